@@ -1,0 +1,159 @@
+"""Photos -> face crops, as an encoder's InputSpec says, for training and evaluation alike."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
+from siamese_verify.errors import InputError
+from siamese_verify.faces import Box, FaceDetector, crop_face, most_central
+from siamese_verify.files import write_whole
+from siamese_verify.types import InputSpec, Photos
+
+CHUNK = 64  # photos decoded, searched and embedded together
+SAVE_EVERY = 1024  # photos searched between two savings of the boxes: what a kill can lose
+
+
+class FaceCropper:
+    """Cuts faces, and keeps account of the photos it could not read or found no face on.
+
+    The subject of a photo is its most central face. A photo without a face gives its central square, as a data set
+    would otherwise lose pairs; such photos are listed in `faceless`.
+
+    Args:
+        spec: what the encoder takes.
+        cache: folder to remember boxes in (never photos): a file for each detector, by the photos' SHA-256. None
+            searches anew each time.
+        max_damaged: photos that may be unreadable before it is an error.
+    """
+
+    def __init__(self, spec: InputSpec, cache: str | Path | None = None, max_damaged: int = 0) -> None:
+        self.spec = spec
+        self.max_damaged = max_damaged
+        self.damaged: list[tuple[str, str]] = []  # name, reason
+        self.faceless: list[str] = []
+        self._finder = _BoxFinder(cache) if spec.crop.kind == "box" else None
+        self._digest = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all crops so far and their names: the data as the encoder saw it."""
+        return self._digest.hexdigest()
+
+    def stream(self, photos: Photos, rows: Sequence[int], title: str) -> Iterator[tuple[list[int], Tensor]]:
+        """Crop some photos, a chunk at a time, under a progress bar.
+
+        Args:
+            photos: where from.
+            rows: which.
+            title: what the progress bar says.
+
+        Yields:
+            The rows that could be read, and (n,3,S,S) uint8 crops.
+
+        Raises:
+            InputError: more than `max_damaged` photos are damaged.
+        """
+        names = photos.names
+        try:
+            for start in track(range(0, len(rows), CHUNK), title):
+                readable, images = self._open(photos, rows[start : start + CHUNK], len(rows))
+                if not readable:
+                    continue
+                boxes = self._finder(images) if self._finder else [None] * len(images)
+                if self._finder:
+                    self.faceless += [names[row] for row, box in zip(readable, boxes, strict=True) if box is None]
+                crops = np.stack(
+                    [np.asarray(crop_face(i, self.spec, box)) for i, box in zip(images, boxes, strict=True)]
+                )
+                self._digest.update("\n".join(names[row] for row in readable).encode() + crops.tobytes())
+                yield readable, torch.from_numpy(crops).permute(0, 3, 1, 2)  # (n,3,S,S), channels last in memory
+        finally:
+            if self._finder:
+                self._finder.save()
+
+    def __call__(self, photos: Photos, rows: Sequence[int], title: str) -> tuple[list[int], Tensor]:
+        """Crop some photos at once: the rows that could be read, and (n,3,S,S) uint8 crops.
+
+        Raises:
+            InputError: more than `max_damaged` photos are damaged, or there are none at all.
+        """
+        chunks = list(self.stream(photos, rows, title))
+        if not chunks:
+            raise InputError(f"There are no photos to crop ({len(rows)} given, {len(self.damaged)} damaged).")
+        return [row for chunk, _ in chunks for row in chunk], torch.cat([images for _, images in chunks])
+
+    def _open(self, photos: Photos, rows: Sequence[int], total: int) -> tuple[list[int], list[Image.Image]]:
+        readable, images = [], []
+        for row in rows:
+            try:
+                images.append(photos[row])
+                readable.append(row)
+            except InputError as error:
+                self.damaged.append((photos.names[row], str(error)))
+                if len(self.damaged) > self.max_damaged:
+                    raise InputError(
+                        f"More than {self.max_damaged} of {total:,} photos cannot be read (max_damaged), the first: "
+                        f"{' '.join(reason for _, reason in self.damaged[:5])}"
+                    ) from None
+        return readable, images
+
+    def save_account(self, folder: Path) -> None:
+        """List the photos that were skipped, or have no face, in `skipped.csv`; no file if there are none."""
+        rows = [(name, reason) for name, reason in self.damaged]
+        rows += [(name, "no face found: central square used") for name in self.faceless]
+        if rows:
+            table = io.StringIO()
+            csv.writer(table).writerows([("photo", "reason"), *rows])
+            write_whole(folder / "skipped.csv", table.getvalue().encode())
+
+
+class _BoxFinder:
+    def __init__(self, cache: str | Path | None) -> None:
+        self.detector: FaceDetector | None = None  # built at the first photo that is not in the cache
+        self.file = Path(cache).expanduser() / "boxes" / f"{FaceDetector.identifier}.json" if cache else None
+        self.boxes: dict[str, Box | None] = self._read()
+        self.unsaved: dict[str, Box | None] = {}
+
+    def _read(self) -> dict[str, Box | None]:
+        if self.file is None or not self.file.is_file():
+            return {}
+        try:
+            stored = json.loads(self.file.read_text())
+            return {key: _box(*box) if box else None for key, box in stored.items()}
+        except (ValueError, TypeError, AttributeError):
+            return {}  # a damaged cache is no loss: the faces are searched again
+
+    def __call__(self, images: list[Image.Image]) -> list[Box | None]:
+        keys = [hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest() for image in images]
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self.boxes}
+        if new:
+            self.detector = self.detector or FaceDetector()
+            found = self.detector.detect(list(new.values()))
+            for (key, image), faces in zip(new.items(), found, strict=True):
+                self.boxes[key] = self.unsaved[key] = most_central(faces, *image.size).box if faces else None
+            if len(self.unsaved) >= SAVE_EVERY:
+                self.save()
+        return [self.boxes[key] for key in keys]
+
+    def save(self) -> None:
+        if self.file is None or not self.unsaved:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        merged = self._read() | self.unsaved  # another run may have saved in the meantime
+        write_whole(self.file, json.dumps(merged).encode())
+        self.unsaved = {}
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> Box:
+    return float(left), float(top), float(right), float(bottom)

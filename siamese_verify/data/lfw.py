@@ -1,0 +1,144 @@
+"""Labeled Faces in the Wild: people, View 1 and View 2 pairs.
+
+Huang et al., "Labeled Faces in the Wild: A Database for Studying Face Recognition in Unconstrained Environments",
+University of Massachusetts, Amherst, Technical Report 07-49, 2007.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from siamese_verify.data.protocol import Protocol, all_pairs
+from siamese_verify.errors import InputError
+from siamese_verify.faces import open_photo
+
+IMAGE_FOLDERS = ("lfw-deepfunneled", "lfw_funneled", "lfw")
+
+
+class LFWPhotos:
+    """Some photos of LFW, opened when asked for.
+
+    Args:
+        root: folder that holds the protocol files and one of `IMAGE_FOLDERS`.
+        photos: person and number of each photo, as in ("Abdullah_Gul", 13).
+
+    Raises:
+        InputError: there is no LFW in `root`.
+    """
+
+    def __init__(self, root: str | Path, photos: Sequence[tuple[str, int]]) -> None:
+        self.folder = image_folder(Path(root))
+        self.names = [f"{person}/{person}_{number:04d}.jpg" for person, number in photos]
+        numbers = {person: label for label, person in enumerate(sorted({person for person, _ in photos}))}
+        self.identities = np.array([numbers[person] for person, _ in photos], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> Image.Image:
+        return open_photo(self.folder / self.names[row])
+
+
+def image_folder(root: Path) -> Path:
+    """The folder of LFW's people, in any of its layouts.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not root.is_dir():
+        raise InputError(f"There is no folder {root}: set data.root to a copy of LFW (data/README.md says how).")
+    for name in IMAGE_FOLDERS:
+        if (root / name).is_dir():
+            return root / name
+    raise InputError(f"{root} holds none of {', '.join(IMAGE_FOLDERS)}: set data.root to a copy of LFW.")
+
+
+def lfw_people(root: str | Path, people: str = "peopleDevTrain.txt") -> LFWPhotos:
+    """All photos of the people that a people file lists.
+
+    Args:
+        root: LFW's folder.
+        people: name of the file: a count, then lines of person and number of photos, separated by a tab.
+
+    Raises:
+        InputError: no LFW, no such file, or a wrong line in it.
+    """
+    photos: list[tuple[str, int]] = []
+    for number, fields in _lines(Path(root), people, lambda fields: len(fields) == 2):
+        count = _integer(fields[1], people, number)
+        photos += [(fields[0], photo) for photo in range(1, count + 1)]
+    return LFWPhotos(root, photos)
+
+
+def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
+    """The pairs of a pair file, `pairs.txt` of View 2 with its folds, or one of View 1.
+
+    Args:
+        root: LFW's folder.
+        pairs: name of the file: a head of [folds and] genuine pairs in a fold, then for each fold its genuine pairs
+            (person, two numbers) and as many impostors (person, number, person, number), separated by tabs.
+        name: of the protocol, for reports.
+
+    Raises:
+        InputError: no LFW, no such file, a wrong line in it, or images that are missing.
+    """
+    rows: dict[tuple[str, int], int] = {}
+    left, right, same = [], [], []
+    head: list[int] = []
+    for number, fields in _lines(Path(root), pairs, lambda fields: len(fields) in (3, 4), head):
+        first = (fields[0], _integer(fields[1], pairs, number))
+        second = (fields[-2] if len(fields) == 4 else fields[0], _integer(fields[-1], pairs, number))
+        left.append(rows.setdefault(first, len(rows)))
+        right.append(rows.setdefault(second, len(rows)))
+        same.append(len(fields) == 3)
+    folds, genuine = head if len(head) == 2 else (1, head[0])
+    if len(same) != 2 * folds * genuine:
+        raise InputError(f"{pairs} announces {2 * folds * genuine} pairs in its first line and has {len(same)}.")
+    photos = LFWPhotos(root, list(rows))
+    missing = [name for name in photos.names if not (photos.folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {len(photos):,} images in {pairs} are missing in {photos.folder}, the first: "
+            f"{', '.join(missing[:5])}."
+        )
+    fold = np.arange(len(same)) // (2 * genuine) if folds > 1 else None
+    return Protocol(name, photos, np.array(left), np.array(right), np.array(same), fold)
+
+
+def lfw_all_pairs(root: str | Path, people: str, name: str) -> Protocol:
+    """Every pair of the photos of the people in a file."""
+    return all_pairs(lfw_people(root, people), name)
+
+
+def _lines(
+    root: Path, file: str, fits: Callable[[list[str]], bool], head: list[int] | None = None
+) -> list[tuple[int, list[str]]]:
+    image_folder(root)  # a wrong root is the likelier mistake than a missing file
+    try:
+        lines = (root / file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"LFW's {file} cannot be read in {root}: {error}.") from None
+    if not lines:
+        raise InputError(f"{root / file} is empty.")
+    counts = [_integer(field, file, 1) for field in lines[0].split()]
+    if len(counts) not in (1, 2):
+        raise InputError(f"Line 1 of {file} should hold one or two counts: {lines[0]!r}.")
+    if head is not None:
+        head += counts
+    fields = [(number, line.split("\t")) for number, line in enumerate(lines[1:], start=2) if line.strip()]
+    for number, values in fields:
+        # People files of View 2 repeat the count at the head of each fold.
+        if not fits(values) and not (head is None and len(values) == 1 and values[0].isdigit()):
+            raise InputError(f"Line {number} of {file} is not as LFW's should be: {chr(9).join(values)!r}.")
+    return [(number, values) for number, values in fields if len(values) > 1]
+
+
+def _integer(text: str, file: str, number: int) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"Line {number} of {file} has {text!r} where a number should be.") from None

@@ -1,0 +1,49 @@
+"""FaceNet's Inception-ResNet v1, through facenet-pytorch."""
+
+from __future__ import annotations
+
+from urllib.error import URLError
+
+from torch import nn
+
+from siamese_verify.encoders.encoder import Encoder
+from siamese_verify.errors import InputError
+from siamese_verify.types import Crop, InputSpec
+
+
+class InceptionResNet(Encoder):
+    """Inception-ResNet v1, 512 dimensions, 160 x 160 (Szegedy et al. 2017; Schroff et al. 2015).
+
+    Args:
+        pretrained: `casia-webface` or `vggface2` load facenet-pytorch's weights (107 MB into torch's cache at first
+            use); None starts from random ones.
+        dropout: of the pooled features, in [0, 1); facenet-pytorch's default.
+        size: side of the input in pixels; the weights were trained on 160.
+        crop: how faces are cut; the weights were trained on upright detector boxes with a margin.
+        normalize: give embeddings of unit length.
+
+    Raises:
+        InputError: the weights are neither in the cache nor to be had from the network.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        dropout: float = 0.6,
+        size: int = 160,
+        crop: Crop = Crop("box", margin=14),
+        normalize: bool = True,
+    ) -> None:
+        from facenet_pytorch import InceptionResnetV1
+
+        if pretrained not in (None, "casia-webface", "vggface2"):
+            raise InputError(f"There are no weights called {pretrained!r}: choose casia-webface, vggface2 or null.")
+        try:
+            backbone = InceptionResnetV1(pretrained=pretrained, dropout_prob=dropout)
+        except (URLError, OSError) as error:
+            raise InputError(
+                f"The weights of {pretrained} are not on this machine and cannot be downloaded ({error}): connect to "
+                "the network once, or set TORCH_HOME to a folder that holds them in checkpoints/."
+            ) from None
+        backbone.logits = nn.Identity()  # the classifier over training identities has no part in an embedding
+        super().__init__(backbone, 512, InputSpec(size, std=(128.0, 128.0, 128.0), crop=crop), normalize)

@@ -1,0 +1,28 @@
+"""Raw pixels as an embedding: what a trained encoder has to beat."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from siamese_verify.encoders.encoder import Encoder
+from siamese_verify.types import Crop, InputSpec
+
+
+class CenteredPixels(nn.Module):
+    """Every pixel less the image's mean colour, so that the cosine is the correlation of two images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,3,S,S) -> (B,3*S*S)."""
+        return (x - x.mean(dim=(2, 3), keepdim=True)).flatten(1)
+
+
+class Pixels(Encoder):
+    """The image itself, nothing learned.
+
+    Args:
+        size: side of the input in pixels.
+        crop: how faces are cut from photos.
+    """
+
+    def __init__(self, size: int = 64, crop: Crop = Crop()) -> None:
+        super().__init__(CenteredPixels(), 3 * size * size, InputSpec(size, crop=crop))

@@ -1,0 +1,77 @@
+"""A small residual network that trains from random weights on a laptop."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from siamese_verify.encoders.encoder import Encoder
+from siamese_verify.types import Crop, InputSpec
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut (He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.activation = nn.PReLU(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C',H/stride,W/stride)."""
+        out: Tensor = self.activation(self.body(x) + self.shortcut(x))
+        return out
+
+
+class SmallResNet(Encoder):
+    """Four residual stages, each at half the resolution and twice the width of the one before.
+
+    Args:
+        size: side of the input in pixels, a multiple of 16.
+        width: channels of the first stage.
+        blocks: residual blocks in each stage.
+        dimension: length of an embedding.
+        dropout: of the pooled features, in [0, 1).
+        crop: how faces are cut from photos.
+        normalize: give embeddings of unit length.
+    """
+
+    def __init__(
+        self,
+        size: int = 64,
+        width: int = 32,
+        blocks: tuple[int, ...] = (1, 1, 1, 1),
+        dimension: int = 128,
+        dropout: float = 0.0,
+        crop: Crop = Crop(),
+        normalize: bool = True,
+    ) -> None:
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, width, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.PReLU(width),
+        ]
+        channels = width
+        for stage, count in enumerate(blocks):
+            for block in range(count):
+                outputs = width * 2**stage
+                layers.append(ResidualBlock(channels, outputs, stride=2 if stage and not block else 1))
+                channels = outputs
+        layers += [
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(channels, dimension, bias=False),
+            nn.BatchNorm1d(dimension),
+        ]
+        super().__init__(nn.Sequential(*layers), dimension, InputSpec(size, crop=crop), normalize)

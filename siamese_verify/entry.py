@@ -1,0 +1,69 @@
+"""What entry points share: where the configs are, how to end on a user's mistake, what a run records of itself."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from siamese_verify.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PACKAGE = Path(__file__).resolve().parent
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in the wheel, in the repository
+PACKAGES = ("siamese-verify", "torch", "torchvision", "pytorch-lightning", "facenet-pytorch", "numpy", "pillow")
+
+
+def explained(main: Callable[P, R]) -> Callable[P, R]:
+    """End on an InputError with its sentence and status 2, on Ctrl-C with status 130, both without a traceback."""
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            raise SystemExit(130) from None
+        except Exception as error:
+            cause: BaseException | None = error  # Hydra wraps what a constructor raises
+            while cause is not None and not isinstance(cause, InputError):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            print(f"siamese-verify: {cause}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    return run
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and the packages that decide results, and the git commit of the code."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    found["commit"] = git_commit()
+    return found
+
+
+def git_commit() -> str:
+    """Commit of the checkout that this package lies in, with `+` for uncommitted changes; `none` outside of one."""
+    try:
+        commit, status = (
+            subprocess.run(
+                ["git", "-C", str(PACKAGE), *command], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+    return commit + ("+" if status else "")

@@ -1,0 +1,7 @@
+"""The one exception for what the user can mend, and how an entry point ends on it."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used. The message is one sentence: what was wrong, the value, the way out."""

@@ -1,0 +1,88 @@
+"""The four pictures of a report, each on light and on dark ground."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, NamedTuple
+
+from matplotlib.figure import Figure
+
+from siamese_verify.evaluation.palette import DARK, LIGHT
+from siamese_verify.evaluation.ranking import rank
+from siamese_verify.evaluation.rate_drawing import draw_det, draw_roc
+from siamese_verify.evaluation.roc import curve_of
+from siamese_verify.evaluation.score_drawing import draw_errors, draw_histogram
+from siamese_verify.evaluation.thinning import thinned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.axes import Axes
+
+    from siamese_verify.evaluation.palette import Palette
+    from siamese_verify.evaluation.report import VerificationReport
+    from siamese_verify.evaluation.roc import RocCurve
+
+
+class ReportFigure(NamedTuple):
+    """One picture as PNG, twice."""
+
+    name: str
+    title: str
+    text: str  # what to see in it
+    light: bytes
+    dark: bytes
+
+
+def _png(
+    draw: Callable[[Axes, VerificationReport, RocCurve, Palette], None],
+    report: VerificationReport,
+    curve: RocCurve,
+    palette: Palette,
+) -> bytes:
+    # Figure without pyplot: no window system, no global list of figures, safe in any thread.
+    figure = Figure(figsize=(6.4, 4.4), dpi=150, facecolor=palette.ground)
+    # Margins that hold the longest labels; a layout engine would find them too, in half of the drawing time.
+    figure.subplots_adjust(left=0.15, right=0.955, bottom=0.13, top=0.93)
+    axes = figure.add_subplot(facecolor=palette.ground)
+    axes.grid(True, color=palette.faint, linewidth=0.7)
+    axes.set_axisbelow(True)
+    draw(axes, report, curve, palette)
+    axes.tick_params(which="both", colors=palette.ink, length=0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(palette.faint)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_color(palette.ink)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()
+
+
+FIGURES = (
+    (
+        "roc",
+        "ROC",
+        "Genuine pairs accepted, against impostors accepted; the dots are the operating points of the table.",
+        draw_roc,
+    ),
+    (
+        "det",
+        "DET",
+        "Both errors against each other, on axes that make normal scores a straight line. Lower left is better.",
+        draw_det,
+    ),
+    ("histogram", "Scores", "How alike the two kinds of pairs look. Less overlap is better.", draw_histogram),
+    ("errors", "Errors against the threshold", "What a stricter or a more lenient threshold costs.", draw_errors),
+)
+
+
+def draw_figures(report: VerificationReport) -> list[ReportFigure]:
+    """Draw ROC, DET, score histogram and errors against the threshold, from curves thinned to what can be seen."""
+    ranking = rank(report.scores, report.same)
+    curve = thinned(curve_of(ranking.scores, ranking.same))
+    return [
+        ReportFigure(name, title, text, _png(draw, report, curve, LIGHT), _png(draw, report, curve, DARK))
+        for name, title, text, draw in FIGURES
+    ]

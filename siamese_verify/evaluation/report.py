@@ -1,0 +1,178 @@
+"""All metrics of one set of scored pairs, and the folder that shows them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation.crossing import crossing_of
+from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_of
+from siamese_verify.evaluation.operating_point import OperatingPoint, point_of, zero_fmr_of, zero_fnmr_of
+from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
+from siamese_verify.evaluation.ranking import rank
+from siamese_verify.evaluation.roc import auc_of, curve_of
+from siamese_verify.evaluation.separation import d_prime_of
+from siamese_verify.evaluation.threshold import ThresholdRates, rates_of
+from siamese_verify.files import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+    from PIL.Image import Image
+
+TARGETS = (1e-1, 1e-2, 1e-3)
+
+
+def plain(value: Any) -> Any:
+    """Turn what people put into details into what strict JSON can hold; NaN and infinity become None."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
+        value = value.tolist()
+    if hasattr(value, "items"):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """How well scores tell genuine pairs from impostors.
+
+    Attributes:
+        pairs: N = genuine + impostors.
+        eer: equal error rate in [0, 1].
+        eer_threshold: the operating point nearest to it.
+        auc: P(genuine > impostor) + P(equal) / 2, in [0, 1].
+        d_prime: separation in standard deviations; may be infinite.
+        zero_fmr: lowest FRR without a false accept.
+        zero_fnmr: lowest FAR without a false reject.
+        operating_points: one per target, in the order asked for.
+        kfold: accuracy over folds, None where the pairs have none.
+        at_threshold: rates at a threshold chosen on other data, None where none was given.
+        scores: (N,) the checked similarities; like `same` no part of JSON, repr and comparison.
+        same: (N,) bool, True for a genuine pair.
+    """
+
+    pairs: int
+    genuine: int
+    impostors: int
+    eer: float
+    eer_threshold: float
+    auc: float
+    d_prime: float
+    zero_fmr: float
+    zero_fnmr: float
+    operating_points: tuple[OperatingPoint, ...]
+    kfold: KFoldAccuracy | None
+    at_threshold: ThresholdRates | None
+    scores: NDArray[np.float64] = field(repr=False, compare=False)
+    same: NDArray[np.bool_] = field(repr=False, compare=False)
+
+    @property
+    def threshold(self) -> float:
+        """The threshold that figures and mistakes refer to: the one given, else that of the EER."""
+        return self.eer_threshold if self.at_threshold is None else self.at_threshold.threshold
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the metrics as JSON types, None for what is infinite or absent."""
+        hidden = ("scores", "same")
+        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__ if name not in hidden}
+
+    def to_json(self) -> str:
+        """Return the metrics as strict JSON: no NaN, no Infinity, null instead."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        title: str = "Face verification",
+        details: Mapping[str, Any] | None = None,
+        pictures: Callable[[int], tuple[Image, Image]] | None = None,
+        captions: Callable[[int], str] | None = None,
+        comparison: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Path:
+        """Write metrics.json, roc.png, det.png, histogram.png, errors.png and report.html, each whole or not at all.
+
+        Args:
+            folder: made if it is missing; files of an earlier report are replaced.
+            title: heading of the page.
+            details: configuration, hash of the data, versions, provenance, claims; nested mappings become sections.
+            pictures: gives the two photos of a pair by its row; InputError or OSError leaves a gap in the page.
+            captions: says by row who is on them.
+            comparison: rows of a table, e.g. this encoder beside raw pixels; floats are shown as they are.
+
+        Returns:
+            The path of report.html.
+
+        Raises:
+            InputError: `folder` is a file.
+        """
+        from siamese_verify.evaluation.figures import draw_figures
+        from siamese_verify.evaluation.page import render_page
+
+        target = Path(folder)
+        if target.exists() and not target.is_dir():
+            raise InputError(f"The report needs a folder, and {target} is a file: name another place.")
+        target.mkdir(parents=True, exist_ok=True)
+        given = {"title": title, "details": plain(details or {}), "comparison": plain(list(comparison or []))}
+        metrics = json.dumps({**self.to_dict(), **given}, indent=1, allow_nan=False)
+        figures = draw_figures(self)
+        page = render_page(self, figures, pictures=pictures, captions=captions, **given)
+        for figure in figures:
+            write_whole(target / f"{figure.name}.png", figure.light)
+        write_whole(target / "metrics.json", metrics.encode())
+        write_whole(target / "report.html", page.encode())  # last: where it lies, the rest lies too
+        return target / "report.html"
+
+
+def verification_report(
+    scores: ArrayLike,
+    same: ArrayLike,
+    folds: ArrayLike | None = None,
+    threshold: float | None = None,
+    targets: Sequence[float] = TARGETS,
+) -> VerificationReport:
+    """Measure scored pairs by every metric, with one sort.
+
+    Args:
+        scores: (N,) finite similarities, higher = more alike.
+        same: (N,) bool, True for a genuine pair.
+        folds: (N,) fold of each pair, for accuracy by cross-validation.
+        threshold: one that was chosen on other, held-out data; gives accuracy, FAR and FRR there.
+        targets: false accept rates in [0, 1] to report the true accept rate at.
+
+    Raises:
+        InputError: see `checked_pairs` and `kfold_accuracy`; NaN as the threshold; a target that is no rate.
+    """
+    values, labels = checked_pairs(scores, same)
+    ranking = rank(values, labels)
+    curve = curve_of(ranking.scores, ranking.same)
+    crossing = crossing_of(curve)
+    return VerificationReport(
+        pairs=len(values),
+        genuine=curve.genuine,
+        impostors=curve.impostors,
+        eer=crossing.rate,
+        eer_threshold=crossing.threshold,
+        auc=auc_of(curve),
+        d_prime=d_prime_of(values, labels),
+        zero_fmr=zero_fmr_of(curve),
+        zero_fnmr=zero_fnmr_of(curve),
+        operating_points=tuple(point_of(curve, target) for target in targets),
+        kfold=None if folds is None else kfold_of(ranking, as_array(folds)),
+        at_threshold=None if threshold is None else rates_of(values, labels, checked_threshold(threshold)),
+        scores=values,
+        same=labels,
+    )

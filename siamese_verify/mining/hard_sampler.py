@@ -1,0 +1,160 @@
+"""Batches that put people side by side whom the model still confuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from siamese_verify.errors import InputError
+from siamese_verify.mining.identity_sampler import Hand, IdentityBatchSampler
+
+BLOCK = 1024  # people compared with all others at once
+
+
+@torch.no_grad()
+def nearest_directions(queries: Tensor, keys: Tensor, count: int, own: Tensor | None = None) -> Tensor:
+    """Find the rows most alike by cosine, in blocks of queries.
+
+    Args:
+        queries: (Q, D) unit rows.
+        keys: (K, D) unit rows.
+        count: how many for each query; no more than there are keys are returned.
+        own: (Q,) int64, for each query the key that is the query itself and is left out; None = there is none.
+
+    Returns:
+        (Q, min(count, K)) int64 rows of `keys`, the most alike first; at most K - 1 where `own` is given.
+    """
+    count = min(count, len(keys) - (own is not None))
+    found = [torch.empty(0, count, dtype=torch.int64, device=keys.device)]
+    for start in range(0, len(queries), BLOCK):
+        block = slice(start, start + BLOCK)
+        similarity = queries[block] @ keys.T  # (b,K)
+        if own is not None:
+            similarity.scatter_(1, own[block, None], -torch.inf)
+        found.append(similarity.topk(count, dim=1).indices)
+    return torch.cat(found)
+
+
+class HardMiningSampler(IdentityBatchSampler):
+    """An `IdentityBatchSampler` whose batches grow around seed persons from those the model finds most alike.
+
+    Every batch begins with the next person whose turn it is, the seed. Each further place goes, with probability
+    `hardness`, to someone confusable: the seed's neighbours, nearest first, then their neighbours; else to the next in
+    turn. Singles are chosen in the same way, among the single photos nearest to the people of the batch.
+
+    Guaranteed is what `IdentityBatchSampler` guarantees: everyone with two photos or more is drawn once before anyone
+    is drawn again, so an epoch covers them all. The price is that neighbours who had their turn are no longer there:
+    batches grown late in the epoch are less hard, and are shuffled among the others. Where the neighbours run out, a
+    batch is filled up in turn.
+
+    Before the first `update`, or with `hardness` 0, the batches are exactly those of `IdentityBatchSampler`.
+
+    Args:
+        identities: as in `IdentityBatchSampler`, like the arguments from `batches` to `world_size`.
+        people: people per batch.
+        photos: rows of each of them, >= 2.
+        hardness: share of places for confusable people, in [0, 1].
+        neighbours: how many of the nearest people are remembered for each, >= 1. More keep late batches hard.
+        batches: batches of an epoch, over all ranks.
+        seed: >= 0.
+        singles: people with exactly one photo added to each batch.
+        rank: which of the processes this one is.
+        world_size: number of processes. All must be given the same embeddings.
+
+    Raises:
+        InputError: `hardness` or `neighbours` out of range, and what `IdentityBatchSampler` raises.
+
+    After Smirnov et al., "Doppelganger Mining for Face Representation Learning", ICCV Workshops 2017; there each person
+    brings one look-alike, here a neighbourhood.
+    """
+
+    def __init__(
+        self,
+        identities: ArrayLike,
+        people: int,
+        photos: int,
+        hardness: float = 0.5,
+        neighbours: int = 32,
+        batches: int | None = None,
+        seed: int = 0,
+        singles: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(identities, people, photos, batches, seed, singles, rank, world_size)
+        if not 0 <= hardness <= 1:
+            raise InputError(f"hardness is {hardness}, but is a share and must be in 0 ... 1.")
+        if neighbours < 1:
+            raise InputError(f"neighbours is {neighbours}, but at least 1 confusable person must be remembered.")
+        self.hardness, self.neighbours = hardness, neighbours
+        self._alike: tuple[Tensor, Tensor] | None = None  # (E,k) among the pairable, (E,k') among the single
+
+    @torch.no_grad()
+    def update(self, embeddings: Tensor) -> None:
+        """Learn anew whom the model confuses; effective from the next iteration on.
+
+        People are compared by the direction of the mean of their unit embeddings. Memory is that of a block of people
+        against all, not of all against all.
+
+        Args:
+            embeddings: (N, D) floating point, one for each row of `identities`, in the same order, on any device.
+
+        Raises:
+            InputError: another shape or type; NaN or infinity.
+        """
+        if embeddings.ndim != 2 or len(embeddings) != len(self._person_of_row) or not embeddings.is_floating_point():
+            raise InputError(
+                f"hard mining needs one embedding for each of {len(self._person_of_row)} rows, but got shape "
+                f"{tuple(embeddings.shape)} and type {embeddings.dtype}."
+            )
+        if not bool(embeddings.isfinite().all()):
+            raise InputError("embeddings for hard mining hold NaN or infinity: lower the learning rate.")
+        rows = torch.nn.functional.normalize(embeddings.detach().float())
+        person = torch.from_numpy(self._person_of_row).to(rows.device)
+        sums = rows.new_zeros(len(self._rows_of_person), rows.shape[1]).index_add_(0, person, rows)
+        directions = torch.nn.functional.normalize(sums)  # (people, D): the mean's length does not matter
+        pairable = directions[torch.from_numpy(self._pairable).to(rows.device)]  # (E,D)
+        single = directions[torch.from_numpy(self._single).to(rows.device)]  # (S,D)
+        own = torch.arange(len(pairable), device=rows.device)
+        self._alike = (
+            nearest_directions(pairable, pairable, self.neighbours, own).cpu(),
+            nearest_directions(pairable, single, self.neighbours if self.singles else 0).cpu(),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in `IdentityBatchSampler`, with the neighbours found by the last `update` (None before it)."""
+        alike, alike_singles = self._alike or (None, None)
+        return {**super().state_dict(), "alike": alike, "alike_singles": alike_singles}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the sampler that wrote `state_dict`; as in `IdentityBatchSampler`."""
+        super().load_state_dict(state)
+        self._alike = None if state["alike"] is None else (state["alike"], state["alike_singles"])
+
+    def _deal(self) -> list[Hand]:
+        if self._alike is None or self.hardness == 0:
+            return super()._deal()
+        alike, alike_singles = (table.tolist() for table in self._alike)
+        people, singles = self._decks()
+        generator = self._generator(3)
+        hands: list[Hand] = []
+        for _ in range(self._batches):
+            confusable = int(generator.binomial(self.people - 1, self.hardness))
+            hand = people.deal(1)  # the seed
+            hand += people.deal(confusable, hand, grow(hand[0], alike))
+            hand += people.deal(self.people - len(hand), hand)
+            # Best first means each one's nearest single, then each one's second nearest, ...
+            wishes = chain.from_iterable(zip(*(alike_singles[person] for person in hand), strict=True))
+            near = singles.deal(int(generator.binomial(self.singles, self.hardness)), (), wishes)
+            hands.append((hand, near + singles.deal(self.singles - len(near), near)))
+        return [hands[batch] for batch in generator.permutation(len(hands))]
+
+
+def grow(seed: int, alike: list[list[int]]) -> Iterable[int]:
+    """Walk outwards from a person: his neighbours, nearest first, then theirs. The same person may come repeatedly."""
+    return chain(alike[seed], chain.from_iterable(alike[neighbour] for neighbour in alike[seed]))

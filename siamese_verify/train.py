@@ -1,0 +1,79 @@
+"""`siamese-verify train`: compose, fit, report, bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from siamese_verify.data import FaceCropper, FaceDataModule, Protocol
+from siamese_verify.entry import CONF, explained, versions
+from siamese_verify.files import write_whole
+from siamese_verify.results import measure, print_results, save_results
+from siamese_verify.training import VerificationModule, publish_report
+from siamese_verify.verification import load_checkpoint, save_bundle
+
+
+def train(cfg: DictConfig, folder: Path) -> float:
+    """Train one model and leave its checkpoints, metrics, report and bundle in `folder`.
+
+    Returns:
+        EER on the protocol, what a sweep minimises.
+    """
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    protocol: Protocol = instantiate(cfg.protocol)  # before training: a wrong pair file shows at once
+    encoder = instantiate(cfg.encoder)
+    data: FaceDataModule = instantiate(cfg.datamodule, input_spec=encoder.input_spec)
+    module = VerificationModule(
+        encoder,
+        instantiate(cfg.loss),
+        instantiate(cfg.miner) if cfg.get("miner") else None,
+        instantiate(cfg.optimizer),
+        instantiate(cfg.scheduler) if cfg.get("scheduler") else None,
+        configuration,
+    )
+    trainer: pl.Trainer = instantiate(
+        cfg.trainer,
+        logger=[instantiate(logger) for logger in cfg.logger.values()],
+        callbacks=[instantiate(callback) for callback in cfg.callbacks.values()],
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    if not trainer.is_global_zero:
+        return 0.0  # one process writes
+
+    record: dict[str, Any] = {"versions": versions(), "data": data.digest, "configuration": configuration}
+    write_whole(folder / "run.json", json.dumps(record, indent=1).encode())
+    data.cropper.save_account(folder)
+    best = load_checkpoint(Path(cast(ModelCheckpoint, trainer.checkpoint_callback).best_model_path))
+    save_bundle(folder / "bundle", best, record["versions"])
+
+    result = measure("trained network", best.encoder, protocol, FaceCropper(best.encoder.input_spec, cfg.cache), best)
+    baseline = instantiate(cfg.baseline)
+    other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
+    save_results(folder / "report", result, [other], record)
+    for logger in trainer.loggers:
+        publish_report(logger, result.report, folder / "report")
+    print_results([result, other], folder)
+    return result.report.eer
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+@explained
+def main(cfg: DictConfig) -> float:
+    """Entry point."""
+    return train(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What happens beside the steps: hard negatives, reproducible epochs, a warning before a run is wasted."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol, runtime_checkable
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from siamese_verify.types import FaceBatch
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Refreshable(Protocol):
+    """A sampler that looks at the current embeddings."""
+
+    def update(self, embeddings: Tensor) -> None:
+        """Take (N,D) embeddings of all training photos, in their order."""
+
+
+class RefreshHardNegatives(pl.Callback):
+    """Show the hard-mining sampler the current embeddings; any other sampler is left alone.
+
+    Args:
+        every_n_epochs: after each so many epochs.
+        every_n_steps: also after each so many steps; the batches of the running epoch change then.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, every_n_steps: int | None = None) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Refresh by steps."""
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self.refresh(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refresh by epochs."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self.refresh(trainer, pl_module)
+
+    def refresh(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Embed all training photos, without augmentation, and update the sampler."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if not isinstance(getattr(data, "sampler", None), Refreshable):
+            return
+        loader: DataLoader[FaceBatch] = data.embedding_dataloader()
+        training = pl_module.training
+        pl_module.eval()
+        with torch.inference_mode():
+            embeddings = [pl_module(batch.images.to(pl_module.device)).float().cpu() for batch in loader]
+        pl_module.train(training)
+        data.sampler.update(torch.cat(embeddings))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing of its own: the sampler's state is kept by the data module."""
+        return {}
+
+
+class ReseedEachEpoch(pl.Callback):
+    """Make every epoch depend on (seed, epoch, rank) alone, so that a resumed run goes on as if never stopped.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed torch's generator, which augmentation and dropout draw from."""
+        torch.manual_seed(hash((self.seed, trainer.current_epoch, trainer.global_rank)) % 2**63)
+
+
+class CollapseMonitor(pl.Callback):
+    """Say in words when all embeddings are becoming one point.
+
+    Args:
+        spread: standard deviation of the embedding distances below which they count as one point; unit embeddings
+            of a healthy model lie around 1.4 apart with a spread of 0.1 and more.
+        patience: epochs in a row before it speaks, once a run.
+    """
+
+    def __init__(self, spread: float = 0.01, patience: int = 2) -> None:
+        self.spread = spread
+        self.patience = patience
+        self.epochs = 0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the epoch's last figures."""
+        metrics = trainer.callback_metrics
+        signs = []
+        if "train/distance_spread" in metrics:
+            spread, mean = float(metrics["train/distance_spread"]), float(metrics["train/distance_mean"])
+            if spread < self.spread and mean < 10 * self.spread:
+                signs.append(f"the embeddings lie {mean:.4f} apart with a spread of {spread:.4f}")
+        margin = getattr(pl_module.loss, "margin", None)
+        if margin and "train/loss" in metrics and abs(float(metrics["train/loss"]) - margin) < 0.02 * margin:
+            signs.append(f"the loss is stuck at its margin of {margin:g}")
+        self.epochs = self.epochs + 1 if signs else 0
+        if self.epochs == self.patience:
+            log.warning(
+                "The model seems to be collapsing, all faces to one point: %s for %d epochs. Lower the learning rate, "
+                "mine less hard triplets (miner=semi_hard), or train the first epochs on all of them.",
+                " and ".join(signs),
+                self.epochs,
+            )

@@ -1,0 +1,44 @@
+"""One batch over all ranks, with gradients that add up to those of a single process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+from torch.nn import functional as F
+
+gather_with_gradients: Callable[[Tensor], tuple[Tensor, ...]] = all_gather
+
+
+def gather_batch(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the embeddings of all ranks under one another.
+
+    Every rank then computes the same loss over the whole batch. The gradient of a gather is the sum over ranks, and
+    DistributedDataParallel averages over them, so a parameter gets just the gradient that one process with all the
+    rows would give it.
+
+    Args:
+        embeddings: (B,D), B may differ from rank to rank.
+        labels: (B,) int64.
+
+    Returns:
+        (sum of B, D) embeddings with gradients, and their labels, in the order of the ranks. The arguments themselves
+        where there is one process.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return embeddings, labels
+    count = torch.tensor(len(labels), device=labels.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    sizes = [int(c) for c in counts]
+    padding = max(sizes) - len(labels)
+    padded_labels = [labels.new_empty(max(sizes)) for _ in sizes]
+    dist.all_gather(padded_labels, F.pad(labels, (0, padding)))
+    padded = gather_with_gradients(F.pad(embeddings, (0, 0, 0, padding)).contiguous())
+    return (
+        torch.cat([rows[:size] for rows, size in zip(padded, sizes, strict=True)]),
+        torch.cat([rows[:size] for rows, size in zip(padded_labels, sizes, strict=True)]),
+    )

@@ -1,0 +1,130 @@
+"""The training step: one encoder over all images of a batch, a miner, an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from siamese_verify.evaluation import VerificationReport, verification_report
+from siamese_verify.training.gather import gather_batch
+from siamese_verify.types import FaceBatch, Pairs, Triplets
+
+GEOMETRY_EVERY = 10  # steps between two looks at the distances within a batch
+
+Miner = Callable[[Tensor, Tensor], Pairs | Triplets]
+
+
+class VerificationModule(pl.LightningModule):
+    """A Siamese network in training: the twins are rows of one batch, not second networks.
+
+    Args:
+        encoder: (N,3,S,S) uint8 images -> (N,D) embeddings.
+        loss: called as `loss(embeddings, labels, mined)`.
+        miner: chooses pairs or triplets of a batch that comes without; None leaves all of them to the loss.
+        optimizer: makes the optimizer from parameter groups.
+        scheduler: makes the scheduler from the optimizer and the number of steps; None keeps the learning rate.
+        configuration: the run's composed config, kept in every checkpoint and sent to the logger.
+
+    Attributes:
+        validation: report of the last validation, on people held out from training; its operating points go into the
+            checkpoint, so that a checkpoint knows its thresholds.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        loss: nn.Module,
+        miner: Miner | None,
+        optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
+        scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        configuration: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(configuration or {})
+        self.encoder = encoder
+        self.loss = loss
+        self.miner = miner
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.validation: VerificationReport | None = None
+        self._validation_rows: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed (N,3,S,S) images."""
+        embeddings: Tensor = self.encoder(images)
+        return embeddings
+
+    def training_step(self, batch: FaceBatch, _: int) -> Tensor:
+        """Return the loss of a batch; with a miner, of the batches of all ranks together."""
+        embeddings, labels, mined = self(batch.images), batch.labels, batch.mined  # (N,D)
+        if mined is None:
+            embeddings, labels = gather_batch(embeddings, labels)
+            mined = self.miner(embeddings.detach(), labels) if self.miner else None
+        active: Tensor | None = None
+        objective: Any = self.loss
+        if hasattr(objective, "items"):  # ours: the share of active items comes with it
+            items = objective.items(embeddings, labels, mined)
+            loss: Tensor = objective.reduce(items)
+            active = objective.active_share(items)
+        else:
+            loss = objective(embeddings, labels, mined)
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(labels))
+        self._log_geometry(embeddings.detach(), active)
+        return loss
+
+    def _log_geometry(self, embeddings: Tensor, active: Tensor | None) -> None:
+        if self.global_step % GEOMETRY_EVERY:
+            return
+        distance = torch.pdist(embeddings.float())  # (N(N-1)/2,)
+        self.log("train/distance_mean", distance.mean())
+        self.log("train/distance_spread", distance.std())
+        if active is not None:
+            self.log("train/active_share", active)
+
+    def validation_step(self, batch: FaceBatch, _: int) -> None:
+        """Embed some of the validation photos."""
+        self._validation_rows.append((self(batch.images).float().cpu(), batch.labels.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score every pair of the validation set and log how well the encoder verifies."""
+        embeddings = torch.cat([rows for rows, _ in self._validation_rows]).numpy()  # (V,D)
+        labels = torch.cat([rows for _, rows in self._validation_rows]).numpy()  # (V,)
+        self._validation_rows.clear()
+        self.validation = score_all_pairs(embeddings, labels)
+        self.log("val/eer", self.validation.eer, prog_bar=True, rank_zero_only=False)
+        self.log("val/auc", self.validation.auc, prog_bar=True, rank_zero_only=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the last validation measured beside the weights it was measured on."""
+        checkpoint["validation"] = self.validation.to_dict() if self.validation else None
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Decay the weights of matrices and kernels only: biases, norms and slopes are left alone."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in trained if parameter.ndim > 1]
+        vectors = [parameter for parameter in trained if parameter.ndim <= 1]
+        optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def score_all_pairs(embeddings: np.ndarray, labels: np.ndarray) -> VerificationReport:
+    """Report on every pair i < j.
+
+    Args:
+        embeddings: (N,D) of unit length.
+        labels: (N,) identities.
+    """
+    left, right = np.triu_indices(len(labels), k=1)
+    scores = (embeddings @ embeddings.T)[left, right]
+    return verification_report(scores, labels[left] == labels[right])

@@ -1,0 +1,92 @@
+"""The types that travel between packages; importing them loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+class Pairs(NamedTuple):
+    """Rows of one batch of embeddings, two by two."""
+
+    anchor: Tensor  # (M,) int64
+    other: Tensor  # (M,) int64
+    same: Tensor  # (M,) bool: True = genuine
+
+
+class Triplets(NamedTuple):
+    """Rows of one batch of embeddings, three by three."""
+
+    anchor: Tensor  # (T,) int64
+    positive: Tensor  # (T,) int64, the anchor's identity
+    negative: Tensor  # (T,) int64, another identity
+
+
+class FaceBatch(NamedTuple):
+    """What a training step gets."""
+
+    images: Tensor  # (N,3,S,S) uint8
+    labels: Tensor  # (N,) int64 identities
+    mined: Pairs | Triplets | None  # given by pair or triplet feeding; None = a miner chooses
+
+
+class Photos(Protocol):
+    """Photos and who is on them. Opening one is lazy, and may raise InputError for a damaged file."""
+
+    @property
+    def identities(self) -> np.ndarray:
+        """(N,) int64, one number per person."""
+
+    @property
+    def names(self) -> list[str]:
+        """N names for people to read, unique."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Image:
+        """The photo in RGB, upright."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How a face is cut from a photo.
+
+    Attributes:
+        kind: `whole`: the photo is the face already; `center`: its central square; `box`: the upright box of the face
+            detector.
+        margin: `box` only: pixels added to the box's width and height together, measured in the finished crop of
+            `InputSpec.size` pixels (facenet-pytorch's convention).
+        fraction: `center` only: side of the square over the photo's shorter side, in (0, 1].
+    """
+
+    kind: Literal["whole", "center", "box"] = "box"
+    margin: float = 0.0
+    fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What an encoder was made to see: it travels with the weights.
+
+    Attributes:
+        size: side of the square input in pixels.
+        mean: subtracted from each RGB channel, in 0 ... 255.
+        std: divides each RGB channel afterwards, in 0 ... 255.
+        crop: how the face is cut from a photo.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    crop: Crop = Crop()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> InputSpec:
+        """Read what `dataclasses.asdict` wrote."""
+        crop = Crop(**values["crop"])
+        return cls(int(values["size"]), tuple(values["mean"]), tuple(values["std"]), crop)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import (
+    accuracy,
+    best_threshold,
+    kfold_accuracy,
+    rates_at,
+    roc_curve,
+    tar_at_far,
+    zero_fmr,
+    zero_fnmr,
+)
+
+
+def tied_pairs(seed: int, count: int = 240) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    same = generator.random(count) < 0.4
+    return np.round(3 * (generator.normal(size=count) + same)) / 3, same
+
+
+def naive_best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+    candidates = [*sorted({float(score) for score in scores}), np.inf]
+    right = [
+        sum(bool(score >= threshold) == bool(label) for score, label in zip(scores, same, strict=True))
+        for threshold in candidates
+    ]
+    return candidates[right.index(max(right))]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("target", [0.0, 0.001, 0.05, 0.1, 1 / 3, 0.5, 1.0])
+def test_the_point_is_the_lowest_one_within_the_target(seed: int, target: float) -> None:
+    scores, same = tied_pairs(seed)
+    impostors, genuine = scores[~same], scores[same]
+    allowed = [t for t in [*np.unique(scores), np.inf] if np.sum(impostors >= t) / len(impostors) <= target]
+    point = tar_at_far(scores, same, target)
+    assert point.target == target
+    assert point.threshold == min(allowed)
+    assert point.tar == np.sum(genuine >= min(allowed)) / len(genuine)
+    assert point.far == np.sum(impostors >= min(allowed)) / len(impostors)
+    assert point.false_accepts == np.sum(impostors >= min(allowed))
+    assert point.impostors == len(impostors)
+
+
+@pytest.mark.parametrize("impostors", [3_000, 7_000, 10_000, 49_000])
+@pytest.mark.parametrize("passing", [1, 3, 7, 29])
+def test_a_target_that_is_reached_exactly_is_not_missed_by_rounding(impostors: int, passing: int) -> None:
+    scores = np.append(np.arange(impostors, dtype=float), 0.5)
+    same = np.append(np.zeros(impostors, bool), True)
+    point = tar_at_far(scores, same, passing / impostors)
+    assert (point.false_accepts, point.threshold) == (passing, impostors - passing)
+
+
+def test_the_threshold_is_infinite_where_even_the_best_score_is_an_impostors() -> None:
+    point = tar_at_far([0.9, 0.9, 0.1], [True, False, False], 0.1)
+    assert (point.threshold, point.far, point.tar) == (np.inf, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("impostors", "far", "insufficient"),
+    [
+        (10_000, 1e-3, False),
+        (9_999, 1e-3, True),
+        (1_000_000, 1e-5, False),
+        (999_999, 1e-5, True),
+        (100, 0.1, False),
+        (99, 0.1, True),
+        (10, 1.0, False),
+    ],
+)
+def test_fewer_than_ten_deciding_impostors_are_insufficient(impostors: int, far: float, insufficient: bool) -> None:
+    scores = np.append(np.zeros(impostors), 1.0)
+    assert tar_at_far(scores, scores > 0, far).insufficient is insufficient
+
+
+@pytest.mark.parametrize("far", [-0.1, 1.1, float("nan")])
+def test_a_target_that_is_no_rate_is_refused(far: float) -> None:
+    with pytest.raises(InputError, match=f"The false accept rate asked for is {far}"):
+        tar_at_far([0.9, 0.1], [True, False], far)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_zero_rates_agree_with_a_count(seed: int) -> None:
+    scores, same = tied_pairs(seed)
+    assert zero_fmr(scores, same) == np.sum(scores[same] <= scores[~same].max()) / same.sum()
+    assert zero_fnmr(scores, same) == np.sum(scores[~same] >= scores[same].min()) / (~same).sum()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_threshold_is_the_lowest_of_the_best(seed: int) -> None:
+    scores, same = tied_pairs(seed)
+    threshold = best_threshold(scores, same)
+    assert threshold == naive_best_threshold(scores, same)
+    curve = roc_curve(scores, same)
+    assert accuracy(scores, same, threshold) == max(accuracy(scores, same, t) for t in curve.thresholds)
+
+
+def test_refusing_everything_can_be_best() -> None:
+    assert best_threshold([0.1, 0.8, 0.9], [True, False, False]) == np.inf
+
+
+def test_a_score_at_the_threshold_is_accepted() -> None:
+    rates = rates_at([0.5, 0.5, 0.4, 0.6], [True, False, True, False], 0.5)
+    assert (rates.accuracy, rates.far, rates.frr) == (0.25, 1.0, 0.5)
+    assert (rates.false_accepts, rates.false_rejects) == (2, 1)
+
+
+def test_a_threshold_is_not_rounded_to_the_precision_of_the_scores() -> None:
+    scores = np.array([0.1, 0.0], dtype=np.float32)  # the float32 0.1 is above the float64 0.1
+    above = float(scores[0]) + 1e-12
+    assert accuracy(scores, [True, False], float(scores[0])) == 1
+    assert accuracy(scores, [True, False], above) == 0.5
+
+
+def test_a_threshold_of_nan_is_refused() -> None:
+    with pytest.raises(InputError, match="The threshold is NaN"):
+        accuracy([0.9, 0.1], [True, False], float("nan"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("count", [2, 5])
+def test_folds_agree_with_a_naive_loop(seed: int, count: int) -> None:
+    scores, same = tied_pairs(seed)
+    folds = np.random.default_rng(seed).permutation(len(scores)) % count + 10
+    found = kfold_accuracy(scores, same, folds)
+    thresholds = [naive_best_threshold(scores[folds != fold], same[folds != fold]) for fold in range(10, 10 + count)]
+    accuracies = [
+        np.mean((scores[folds == fold] >= threshold) == same[folds == fold])
+        for fold, threshold in zip(range(10, 10 + count), thresholds, strict=True)
+    ]
+    assert list(found.thresholds) == thresholds
+    assert found.per_fold == pytest.approx(accuracies, abs=1e-15)
+    assert found.mean == pytest.approx(np.mean(accuracies), abs=1e-15)
+    assert found.standard_error == pytest.approx(np.std(accuracies, ddof=1) / np.sqrt(count), abs=1e-15)
+
+
+def test_the_scores_of_a_fold_are_no_candidates_for_its_own_threshold() -> None:
+    # For fold 1, 0.5 would separate the other fold as well as 0.9 does, and is lower.
+    found = kfold_accuracy([0.9, 0.1, 0.5, 0.2], [True, False, True, False], [0, 0, 1, 1])
+    assert found.thresholds == (0.5, 0.9)
+    assert found.per_fold == (1.0, 0.5)
+
+
+def test_a_fold_may_hold_one_kind_only() -> None:
+    found = kfold_accuracy([0.9, 0.8, 0.7, 0.1, 0.75, 0.2], [1, 1, 1, 0, 1, 0], list("aabbcc"))
+    assert found.thresholds == (0.7, 0.75, 0.7)
+    assert found.per_fold == (1.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        ([3, 3, 3, 3], "There is 1 fold"),
+        ([0, 1, 2], r"The folds have the shape \(3,\) for 4 scores"),
+        (10, r"The folds have the shape \(\) for 4 scores"),
+        ([0, 0, 1, 2], "Without fold 0, the other 2 pairs include no genuine one"),
+        ([0, 1, 2, 2], "Without fold 2, the other 2 pairs include no impostor one"),
+    ],
+)
+def test_unusable_folds_are_refused(folds: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        kfold_accuracy([0.9, 0.8, 0.2, 0.1], [True, True, False, False], np.array(folds))

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import VerificationReport, roc_curve, verification_report
+from siamese_verify.evaluation.mistakes import worst_mistakes
+from siamese_verify.evaluation.thinning import thinned
+from siamese_verify.files import write_whole
+
+FILES = {"metrics.json", "roc.png", "det.png", "histogram.png", "errors.png", "report.html"}
+
+
+def strict(text: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    content: dict[str, Any] = json.loads(text, parse_constant=refuse)
+    return content
+
+
+def sample_report(**options: Any) -> VerificationReport:
+    generator = np.random.default_rng(0)
+    same = np.arange(400) % 2 == 0
+    return verification_report(generator.normal(size=400) + 2 * same, same, **options)
+
+
+def two_photos(row: int) -> tuple[Image.Image, Image.Image]:
+    return Image.new("RGB", (300, 200), (row % 256, 90, 120)), Image.new("L", (92, 112), 80)
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes nearly all the time of a report, and these tests look at the rest."""
+    monkeypatch.setattr("siamese_verify.evaluation.figures.draw_figures", lambda report: [])
+
+
+class Resources(HTMLParser):
+    """Collects what a browser would load, and the tags that stay open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.loaded += [value or "" for name, value in attributes if name in {"src", "srcset", "href", "data"}]
+        if tag not in {"meta", "img", "br", "source", "link"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_report_holds_what_the_single_functions_say() -> None:
+    report = sample_report(folds=np.arange(400) // 40, threshold=1.0, targets=(0.2, 0.1))
+    assert (report.pairs, report.genuine, report.impostors) == (400, 200, 200)
+    assert [point.target for point in report.operating_points] == [0.2, 0.1]
+    assert report.kfold is not None
+    assert len(report.kfold.per_fold) == 10
+    assert report.at_threshold is not None
+    assert report.threshold == 1.0
+    assert report.at_threshold.accuracy == np.mean((report.scores >= 1.0) == report.same)
+    assert sample_report().threshold == report.eer_threshold
+    assert sample_report() == sample_report()
+    assert "scores" not in repr(report)
+
+
+def test_json_round_trips_and_has_null_for_what_is_infinite() -> None:
+    content = strict(verification_report([0.1, 0.9], [True, False]).to_json())
+    assert content["d_prime"] is None
+    assert content["operating_points"][0]["threshold"] is None
+    assert content["kfold"] is None
+    assert content["eer"] == 1.0
+    assert "scores" not in content
+    full = sample_report(folds=np.arange(400) // 40, threshold=1.0)
+    assert strict(full.to_json()) == full.to_dict()
+    assert full.to_dict()["kfold"]["per_fold"] == list(full.kfold.per_fold) if full.kfold else False
+
+
+def test_the_folder_is_complete_and_the_page_needs_nothing_else(tmp_path: Path) -> None:
+    details = {
+        "source": "https://example.org/lfw",
+        "config": {"lr": 3e-4, "layers": [1, 2]},
+        "note": "<script>x</script>",
+    }
+    comparison = [{"encoder": "trained", "eer": 0.02}, {"encoder": "raw pixels", "accuracy": float("nan")}]
+    report = sample_report(folds=np.arange(400) // 40, threshold=1.0)
+    path = report.save(
+        tmp_path / "deep" / "report",
+        title="Faces & <names>",
+        details=details,
+        pictures=two_photos,
+        captions=lambda row: f"Ann & Bob {row}",
+        comparison=comparison,
+    )
+    assert path == tmp_path / "deep" / "report" / "report.html"
+    assert {each.name for each in path.parent.iterdir()} == FILES  # and nothing half written
+    for name in ("roc", "det", "histogram", "errors"):
+        with Image.open(path.with_name(f"{name}.png")) as picture:
+            assert picture.size == (960, 660)
+    page = path.read_text(encoding="utf-8")
+    parser = Resources()
+    parser.feed(page)
+    assert parser.open == []
+    assert len(parser.loaded) == 2 * 4 + 2 * 16  # figures light and dark, eight pairs of photos of each kind
+    assert all(resource.startswith("data:image/") for resource in parser.loaded)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "Faces &amp; &lt;names&gt;" in page
+    assert "Ann &amp; Bob" in page
+    assert "raw pixels" in page
+    assert "https://example.org/lfw" in page  # as text
+    metrics = strict(path.with_name("metrics.json").read_text())
+    assert metrics["details"]["config"] == {"lr": 3e-4, "layers": [1, 2]}
+    assert metrics["comparison"][1]["accuracy"] is None
+    assert metrics["eer"] == report.eer
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_insufficient_points_are_flagged_in_words(tmp_path: Path) -> None:
+    page = sample_report().save(tmp_path).read_text(encoding="utf-8")
+    assert page.count("Too few impostors to rely on") == 2  # 200 impostors: FAR 0.01 and 0.001
+    assert "1 in 1,000" in page
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_damaged_photo_leaves_a_gap_but_a_bug_is_not_hidden(tmp_path: Path) -> None:
+    def damaged(row: int) -> tuple[Image.Image, Image.Image]:
+        raise InputError(f"photo {row} is damaged")
+
+    def wrong(row: int) -> tuple[Image.Image, Image.Image]:
+        raise KeyError(row)
+
+    page = sample_report().save(tmp_path, pictures=damaged).read_text(encoding="utf-8")
+    assert page.count("no picture") == 16
+    with pytest.raises(KeyError):
+        sample_report().save(tmp_path, pictures=wrong)
+
+
+@pytest.mark.parametrize(
+    ("scores", "same", "threshold"),
+    [
+        ([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0], None),
+        ([0.5] * 4, [1, 0, 1, 0], float("inf")),
+        ([1e9, -1e9], [1, 0], None),
+    ],
+    ids=["reversed", "identical", "one of each"],
+)
+def test_extreme_scores_can_be_drawn_without_warnings(
+    scores: list[float], same: list[int], threshold: float | None, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        verification_report(scores, same, threshold=threshold).save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
+    sample_report().save(tmp_path, title="first")
+    sample_report().save(tmp_path, title="second")
+    assert strict((tmp_path / "metrics.json").read_text())["title"] == "second"
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'taken'} is a file")):
+        sample_report().save(tmp_path / "taken")
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "metrics.json"
+    write_whole(target, b"old")
+
+    def interrupted(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(target, b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    assert target.read_bytes() == b"old"
+
+
+def test_the_worst_mistakes_are_the_hardest_pairs_in_order() -> None:
+    scores = np.array([0.9, 0.1, 0.5, 0.5, 0.5, 0.95])
+    same = np.array([False, True, False, False, True, True])
+    worst = worst_mistakes(scores, same, threshold=0.6, count=2)
+    assert [(mistake.row, mistake.wrong) for mistake in worst.impostors] == [(0, True), (2, False)]
+    assert [(mistake.row, mistake.wrong) for mistake in worst.genuine] == [(1, True), (4, True)]
+
+
+def test_a_curve_is_thinned_to_what_can_be_seen_and_keeps_its_ends() -> None:
+    generator = np.random.default_rng(0)
+    same = generator.random(100_000) < 0.5
+    curve = roc_curve(generator.normal(size=100_000) + 2 * same, same)
+    few = thinned(curve)
+    assert len(few) < 6_000
+    assert (few.thresholds[0], few.thresholds[-1]) == (np.inf, curve.thresholds[-1])
+    before = (
+        np.searchsorted(-few.thresholds, -curve.thresholds, side="right") - 1
+    )  # the kept point it falls together with
+    assert np.abs(few.far[before] - curve.far).max() <= 1e-3
+    assert np.abs(few.tar[before] - curve.tar).max() <= 1e-3
+
+
+def test_importing_the_metrics_loads_nothing_that_draws_or_trains() -> None:
+    heavy = {"torch", "matplotlib", "jinja2", "PIL", "sklearn", "scipy"}
+    code = f"import sys, siamese_verify.evaluation; print({heavy} & set(sys.modules))"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == "set()"
