@@ -45,8 +45,8 @@ class Result:
             "model": self.name,
             "EER": f"{report.eer:.2%}",
             "AUC": f"{report.auc:.4f}",
-            "TAR at FAR 1 %": f"{report.operating_points[1].tar:.2%}",
-            "nearest neighbour right": f"{self.nearest_neighbour:.2%}",
+            "TAR@FAR=1%": f"{report.operating_points[1].tar:.2%}",
+            "rank-1": f"{self.nearest_neighbour:.2%}",
         }
         if report.kfold:
             row["accuracy"] = f"{report.kfold.mean:.2%} +- {report.kfold.standard_error:.2%}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +32,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     """
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     protocol: Protocol = instantiate(cfg.protocol)  # before training: a wrong pair file shows at once
@@ -48,7 +51,9 @@ def train(cfg: DictConfig, folder: Path) -> float:
         logger=[instantiate(logger) for logger in cfg.logger.values()],
         callbacks=[instantiate(callback) for callback in cfg.callbacks.values()],
     )
-    trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
+        trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
     if not trainer.is_global_zero:
         return 0.0  # one process writes
 

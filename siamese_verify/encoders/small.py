@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from siamese_verify.encoders.encoder import Encoder
@@ -34,12 +36,14 @@ class ResidualBlock(nn.Module):
 
 
 class SmallResNet(Encoder):
-    """Four residual stages, each at half the resolution and twice the width of the one before.
+    """A few residual stages, each at half the resolution and twice the width of the one before.
 
     Args:
-        size: side of the input in pixels, a multiple of 16.
+        size: side of the input in pixels.
         width: channels of the first stage.
-        blocks: residual blocks in each stage.
+        blocks: residual blocks in each stage; the stages after the first halve the resolution.
+        stem: stride of the first convolution, in pixels.
+        grid: side of the grid of features that the embedding is read from; 1 averages over the whole face.
         dimension: length of an embedding.
         dropout: of the pooled features, in [0, 1).
         crop: how faces are cut from photos.
@@ -50,14 +54,16 @@ class SmallResNet(Encoder):
         self,
         size: int = 64,
         width: int = 32,
-        blocks: tuple[int, ...] = (1, 1, 1, 1),
+        blocks: Sequence[int] = (1, 1, 1, 1),
+        stem: int = 2,
+        grid: int = 1,
         dimension: int = 128,
         dropout: float = 0.0,
         crop: Crop = Crop(),
         normalize: bool = True,
     ) -> None:
         layers: list[nn.Module] = [
-            nn.Conv2d(3, width, 3, 2, 1, bias=False),
+            nn.Conv2d(3, width, stem + 2, stem, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.PReLU(width),
         ]
@@ -68,10 +74,10 @@ class SmallResNet(Encoder):
                 layers.append(ResidualBlock(channels, outputs, stride=2 if stage and not block else 1))
                 channels = outputs
         layers += [
-            nn.AdaptiveAvgPool2d(1),
+            nn.AdaptiveAvgPool2d(grid),
             nn.Flatten(),
             nn.Dropout(dropout),
-            nn.Linear(channels, dimension, bias=False),
+            nn.Linear(channels * grid**2, dimension, bias=False),
             nn.BatchNorm1d(dimension),
         ]
         super().__init__(nn.Sequential(*layers), dimension, InputSpec(size, crop=crop), normalize)

@@ -57,7 +57,7 @@ class FaceDetector:
         for (width, height), rows in by_size.items():
             shrink = min(1.0, LONGEST_SIDE / max(width, height))
             size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-            if min(size) < self.smallest:
+            if min(size) * (12 / self.smallest) < 12:  # facenet-pytorch's arithmetic: 47 * (12 / 47) is less
                 continue  # not one level of the image pyramid
             for start in range(0, len(rows), self.batch_size):
                 batch = rows[start : start + self.batch_size]

@@ -28,7 +28,7 @@ def open_photo(source: Photo, name: str | None = None) -> Image.Image:
         The photo in RGB, turned upright by its EXIF orientation.
 
     Raises:
-        InputError: there is no such file, it is no image, it is damaged, or it is larger than `MAX_BYTES` or
+        InputError: there is no such file, it is no image, it is damaged or empty, or it is larger than `MAX_BYTES` or
             `MAX_PIXELS`.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "the photo")
@@ -37,9 +37,23 @@ def open_photo(source: Photo, name: str | None = None) -> Image.Image:
             raise InputError(
                 f"An array must be (H, W, 3) or (H, W) uint8, {name} is {source.shape} {source.dtype}: convert it."
             )
-        return Image.fromarray(source).convert("RGB")
-    if isinstance(source, Image.Image):
-        return _upright(source, name)
+        source = Image.fromarray(source)
+    try:
+        if isinstance(source, Image.Image):
+            return _upright(source, name)
+        with _opened(source, name) as image:
+            return _upright(image, name)
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is not an image that can be read.") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{name} has more than {MAX_PIXELS / 1e6:.0f} megapixels: scale it down.") from None
+    except Exception as error:  # damage deep in a file can raise anything: struct.error in EXIF, RuntimeError in AVIF
+        raise InputError(f"{name} is damaged: {error}.") from None
+
+
+def _opened(source: str | Path | bytes, name: str) -> Image.Image:
     file: io.BytesIO | Path
     if isinstance(source, bytes):
         size, file = len(source), io.BytesIO(source)
@@ -50,29 +64,20 @@ def open_photo(source: Photo, name: str | None = None) -> Image.Image:
         size = file.stat().st_size
     if size > MAX_BYTES:
         raise InputError(f"{name} has {size / 2**20:.0f} MB, the limit is {MAX_BYTES // 2**20} MB: scale it down.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
-            image = Image.open(file)
-        with image:
-            return _upright(image, name)
-    except InputError:
-        raise
-    except UnidentifiedImageError:
-        raise InputError(f"{name} is not an image that can be read.") from None
-    except Image.DecompressionBombError:
-        raise InputError(f"{name} has more than {MAX_PIXELS / 1e6:.0f} megapixels: scale it down.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"{name} is damaged: {error}.") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
+        return Image.open(file)
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise InputError(f"{name} has {width} x {height} pixels, the limit is {MAX_PIXELS:,}: scale it down.")
+    if not width * height:
+        raise InputError(f"{name} is empty: it has {width} x {height} pixels.")
+    image = ImageOps.exif_transpose(image)  # first, as an image made from an array has no EXIF
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: convert("RGB") would clip, not scale
-        levels = np.asarray(image, dtype=np.float64)
+        levels = np.asarray(image, dtype=np.float64).clip(min=0)
         levels *= 255 / max(65535.0 if image.mode != "F" else 1.0, levels.max())
         image = Image.fromarray(levels.astype(np.uint8))
-    upright = ImageOps.exif_transpose(image)
-    return upright.convert("RGB")
+    return image.convert("RGB")

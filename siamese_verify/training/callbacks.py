@@ -58,10 +58,6 @@ class RefreshHardNegatives(pl.Callback):
         pl_module.train(training)
         data.sampler.update(torch.cat(embeddings))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing of its own: the sampler's state is kept by the data module."""
-        return {}
-
 
 class ReseedEachEpoch(pl.Callback):
     """Make every epoch depend on (seed, epoch, rank) alone, so that a resumed run goes on as if never stopped.
