@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from siamese_verify.data import FaceCropper, Protocol
+from siamese_verify.data import FaceCropper, LFWPhotos, Protocol, lfw_category
 from siamese_verify.encoders import Encoder
 from siamese_verify.evaluation import VerificationReport, nearest_neighbour_accuracy, verification_report
 from siamese_verify.faces import crop_face
@@ -28,7 +28,7 @@ class Result:
         nearest_neighbour: share of photos whose nearest other photo shows the same person, over people with two.
         protocol: the pairs.
         cropper: after use, with its account of photos without a face.
-        threshold_from: where the threshold of `report.at_threshold` was chosen; empty without one.
+        model: what is known about the encoder, with the threshold that was chosen elsewhere; None for a baseline.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Result:
     nearest_neighbour: float
     protocol: Protocol
     cropper: FaceCropper
-    threshold_from: str = ""
+    model: FaceModel | None = None
 
     def row(self) -> dict[str, Any]:
         """Figures for a table, in per cent."""
@@ -65,34 +65,38 @@ def measure(
         encoder: in evaluation mode.
         protocol: which pairs.
         cropper: made with the encoder's input spec.
-        model: gives the threshold that was chosen elsewhere, for protocols without folds.
+        model: gives the threshold for protocols without folds.
     """
     embeddings = embed_photos(encoder.eval(), protocol.photos, cropper)
     scores = score_pairs(embeddings, protocol.left, protocol.right)
     threshold = model.eer_threshold if model and protocol.folds is None else None
     report = verification_report(scores, protocol.same, protocol.folds, threshold)
     nearest = nearest_neighbour_accuracy(embeddings, protocol.photos.identities)
-    return Result(name, report, nearest, protocol, cropper, model.measured_on if model and threshold else "")
+    return Result(name, report, nearest, protocol, cropper, model)
 
 
 def save_results(folder: Path, result: Result, others: Sequence[Result], record: dict[str, Any]) -> Path:
     """Write the report of a result, beside the figures of others; returns the path of its page."""
-    protocol, spec = result.protocol, result.cropper.spec
+    protocol, spec, model = result.protocol, result.cropper.spec, result.model
 
     def pictures(pair: int) -> tuple[Image.Image, Image.Image]:
         left, right = protocol.photos[int(protocol.left[pair])], protocol.photos[int(protocol.right[pair])]
         return (left, right) if spec.crop.kind == "box" else (crop_face(left, spec), crop_face(right, spec))
 
+    chosen_elsewhere = result.report.at_threshold is not None
     details = {
         "protocol": protocol.name,
         "photos": len(protocol.photos),
         "photos without a face, their central square used": len(result.cropper.faceless),
-        "threshold chosen on": result.threshold_from or "these pairs",
+        "threshold chosen on": model.measured_on if model and chosen_elsewhere else "these pairs",
         "data (SHA-256 of the crops)": result.cropper.digest,
         **record,
     }
-    result.cropper.save_account(folder.parent)
-    return result.report.save(
+    if model and isinstance(protocol.photos, LFWPhotos):
+        details["LFW category"] = lfw_category(
+            model.training.get("data"), model.training.get("pretrained"), spec.crop.kind == "box"
+        )
+    page = result.report.save(
         folder,
         title=f"{result.name} on {protocol.name}",
         details=details,
@@ -100,6 +104,8 @@ def save_results(folder: Path, result: Result, others: Sequence[Result], record:
         captions=protocol.describe,
         comparison=[entry.row() for entry in (result, *others)] if others else None,
     )
+    result.cropper.save_account(folder)
+    return page
 
 
 def print_results(results: Sequence[Result], folder: Path) -> None:

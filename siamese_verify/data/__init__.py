@@ -2,7 +2,7 @@
 
 from siamese_verify.data.crops import FaceCropper
 from siamese_verify.data.datamodule import FaceDataModule, FaceDataset, split_by_identity
-from siamese_verify.data.lfw import LFWPhotos, lfw_all_pairs, lfw_pairs, lfw_people
+from siamese_verify.data.lfw import LFWPhotos, lfw_all_pairs, lfw_category, lfw_pairs, lfw_people
 from siamese_verify.data.pairs import PairSampler
 from siamese_verify.data.protocol import Protocol, all_pairs
 from siamese_verify.data.synthetic import SyntheticFaces
@@ -19,6 +19,7 @@ __all__ = [
     "TripletSampler",
     "all_pairs",
     "lfw_all_pairs",
+    "lfw_category",
     "lfw_pairs",
     "lfw_people",
     "split_by_identity",

@@ -33,12 +33,12 @@ def split_by_identity(identities: np.ndarray, share: float, most: int, seed: int
     Args:
         identities: (N,) integers.
         share: of the people to hold out, in (0, 1).
-        most: photos of a held-out person that are kept, >= 2, so that a few people do not decide a validation; the others
-            are in neither part.
+        most: photos of a held-out person that are kept, >= 2, so that a few people do not decide a validation; the
+            others are in neither part.
         seed: of the choice.
 
     Raises:
-        InputError: a share outside (0, 1), fewer than two photos of a person, or too few people to have genuine pairs in both parts.
+        InputError: a share outside (0, 1), `most` below 2, or too few people to have genuine pairs in both parts.
     """
     if not 0 < share < 1:
         raise InputError(f"The validation share must lie between 0 and 1, got {share}.")

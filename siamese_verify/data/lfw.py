@@ -114,6 +114,21 @@ def lfw_all_pairs(root: str | Path, people: str, name: str) -> Protocol:
     return all_pairs(lfw_people(root, people), name)
 
 
+def lfw_category(data: str | None, pretrained: str | None, detector: bool) -> str:
+    """What a result on LFW may claim to be, in the words of its authors' results page.
+
+    Args:
+        data: name of the data set whose identities were trained on.
+        pretrained: name of the weights that training started from, None for random ones.
+        detector: faces were cut by a detector, itself trained on photos from outside of LFW.
+    """
+    if data != "lfw" or pretrained:
+        return "unrestricted, labelled outside data"
+    if detector:
+        return "unrestricted, label-free outside data (the face detector's)"
+    return "unrestricted, no outside data"
+
+
 def _lines(
     root: Path, file: str, fits: Callable[[list[str]], bool], head: list[int] | None = None
 ) -> list[tuple[int, list[str]]]:

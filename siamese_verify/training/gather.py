@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 
-gather_with_gradients: Callable[[Tensor], tuple[Tensor, ...]] = all_gather
+
+class GatherRows(torch.autograd.Function):
+    """All ranks' rows on every rank; the gradient is the sum of what the ranks' losses ask of one rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        """(B,D) of equal B on every rank -> (world_size, B, D)."""
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows)
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """(world_size, B, D) -> (B,D)."""
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
 
 
 def gather_batch(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +52,7 @@ def gather_batch(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     padding = max(sizes) - len(labels)
     padded_labels = [labels.new_empty(max(sizes)) for _ in sizes]
     dist.all_gather(padded_labels, F.pad(labels, (0, padding)))
-    padded = gather_with_gradients(F.pad(embeddings, (0, 0, 0, padding)).contiguous())
+    padded: Tensor = GatherRows.apply(F.pad(embeddings, (0, 0, 0, padding)).contiguous())  # (world_size, max B, D)
     return (
         torch.cat([rows[:size] for rows, size in zip(padded, sizes, strict=True)]),
         torch.cat([rows[:size] for rows, size in zip(padded_labels, sizes, strict=True)]),

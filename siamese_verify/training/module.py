@@ -81,7 +81,7 @@ class VerificationModule(pl.LightningModule):
         return loss
 
     def _log_geometry(self, embeddings: Tensor, active: Tensor | None) -> None:
-        if self.global_step % GEOMETRY_EVERY:
+        if (self.global_step + 1) % GEOMETRY_EVERY:  # the steps that Lightning's loggers take
             return
         distance = torch.pdist(embeddings.float())  # (N(N-1)/2,)
         self.log("train/distance_mean", distance.mean())
@@ -99,8 +99,8 @@ class VerificationModule(pl.LightningModule):
         labels = torch.cat([rows for _, rows in self._validation_rows]).numpy()  # (V,)
         self._validation_rows.clear()
         self.validation = score_all_pairs(embeddings, labels)
-        self.log("val/eer", self.validation.eer, prog_bar=True, rank_zero_only=False)
-        self.log("val/auc", self.validation.auc, prog_bar=True, rank_zero_only=False)
+        self.log("val/eer", self.validation.eer, prog_bar=True, sync_dist=True)
+        self.log("val/auc", self.validation.auc, prog_bar=True, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the last validation measured beside the weights it was measured on."""

@@ -11,6 +11,7 @@ def one_cycle(optimizer: Optimizer, steps: int, warmup: float = 0.1) -> LRSchedu
 
     Smith & Topin, "Super-Convergence", 2018, with the momentum left alone.
     """
+    warmup = warmup if warmup * steps > 1 else 0.0  # OneCycleLR divides by zero where the rise is a single step
     rates = [group["lr"] for group in optimizer.param_groups]
     return OneCycleLR(optimizer, rates, total_steps=steps, pct_start=warmup, cycle_momentum=False)
 
