@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import runpy
 import sys
 from dataclasses import asdict
@@ -78,7 +79,8 @@ def verify(options: argparse.Namespace) -> int:
         print(f"No decision: {error}", file=sys.stderr)
         return NO_DECISION
     if options.json:
-        print(json.dumps(asdict(result)))
+        threshold = result.threshold if math.isfinite(result.threshold) else None  # JSON has no infinity
+        print(json.dumps({**asdict(result), "threshold": threshold}, allow_nan=False))
     else:
         decision = "The same person" if result.same else "Different people"
         print(f"{decision}: score {result.score:.3f}, threshold {result.threshold:.3f}.")

@@ -28,7 +28,9 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return main(*args, **kwargs)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as end:
+            if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+                raise  # not Lightning's answer to Ctrl-C
             print("Interrupted.", file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:

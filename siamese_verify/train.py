@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from siamese_verify.data import FaceCropper, FaceDataModule, Protocol
 from siamese_verify.entry import CONF, explained, versions
+from siamese_verify.errors import InputError
 from siamese_verify.files import write_whole
 from siamese_verify.results import measure, print_results, save_results
 from siamese_verify.training import VerificationModule, publish_report
@@ -30,6 +31,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     Returns:
         EER on the protocol, what a sweep minimises.
     """
+    if cfg.ckpt_path and not Path(cfg.ckpt_path).is_file():
+        raise InputError(f"There is no checkpoint {cfg.ckpt_path} to resume from: give a run's checkpoints/last.ckpt.")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars

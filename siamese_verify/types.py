@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from siamese_verify.errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
@@ -68,6 +70,15 @@ class Crop:
     margin: float = 0.0
     fraction: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.kind not in ("whole", "center", "box"):
+            raise InputError(f"A crop is whole, center or box, not {self.kind!r}.")
+        if not self.margin >= 0 or not 0 < self.fraction <= 1:
+            raise InputError(
+                f"A crop has a margin of 0 or more and a fraction above 0 and up to 1, got {self.margin} and "
+                f"{self.fraction}."
+            )
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -84,6 +95,10 @@ class InputSpec:
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
     crop: Crop = Crop()
+
+    def __post_init__(self) -> None:
+        if not self.size > self.crop.margin:
+            raise InputError(f"A margin of {self.crop.margin} leaves nothing of a crop of {self.size} pixels.")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> InputSpec:

@@ -53,7 +53,7 @@ def split_by_identity(identities: np.ndarray, share: float, most: int, seed: int
     if (counts[~held_out] > 1).sum() < 2 or (counts[held_out] > 1).sum() < 2:
         raise InputError(
             f"{len(identities)} photos of {len(people)} people, {int((counts > 1).sum())} of them with two photos or "
-            "more, are too few to train on some and validate on others: four such people are the least."
+            f"more, cannot be split with a validation share of {share}: each part needs two such people."
         )
     validation = [rng.permutation(np.flatnonzero(person == number))[:most] for number in np.flatnonzero(held_out)]
     return Split(np.flatnonzero(~held_out[person]), np.sort(np.concatenate(validation)))
@@ -153,7 +153,7 @@ class FaceDataModule(pl.LightningDataModule):
             self.sampler = self.make_sampler(
                 identities=self.train_set.labels.numpy(), seed=self.seed, rank=self._rank, world_size=self._world_size
             )
-            if self._sampler_state:
+            if self._sampler_state and hasattr(self.sampler, "load_state_dict"):
                 self.sampler.load_state_dict(self._sampler_state)
         epoch = self.trainer.current_epoch if self.trainer else 0
         self.sampler.set_epoch(epoch)  # a resumed run's workers start before Lightning does this

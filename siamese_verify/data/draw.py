@@ -63,11 +63,16 @@ class RandomDraws(Sampler[Draw]):
         seed: of the draws.
         rank: of this process.
         world_size: number of processes; each gets the same number of draws.
+
+    Raises:
+        InputError: no batches; see also `People`.
     """
 
     def __init__(
         self, identities: np.ndarray, photos: int, batches: int | None, seed: int, rank: int, world_size: int
     ) -> None:
+        if batches is not None and batches < 1:
+            raise InputError(f"An epoch needs one batch or more, got {batches}.")
         self.people = People(identities)
         self.batches = max(1, (len(identities) // photos if batches is None else batches) // world_size)
         self.seed, self.rank, self.world_size = seed, rank, world_size

@@ -6,7 +6,7 @@ University of Massachusetts, Amherst, Technical Report 07-49, 2007.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,16 +62,18 @@ def lfw_people(root: str | Path, people: str = "peopleDevTrain.txt") -> LFWPhoto
 
     Args:
         root: LFW's folder.
-        people: name of the file: a count, then lines of person and number of photos, separated by a tab.
+        people: name of the file: the number of people, then lines of person and number of photos, separated by a tab;
+            in View 2 the number of folds, and the number of people at the head of each.
 
     Raises:
-        InputError: no LFW, no such file, or a wrong line in it.
+        InputError: no LFW, no such file, a wrong line in it, or not as many people as it announces.
     """
-    photos: list[tuple[str, int]] = []
-    for number, fields in _lines(Path(root), people, lambda fields: len(fields) == 2):
-        count = _integer(fields[1], people, number)
-        photos += [(fields[0], photo) for photo in range(1, count + 1)]
-    return LFWPhotos(root, photos)
+    head, rows = _read(Path(root), people, widths=(1, 2))
+    listed = [(fields[0], _integer(fields[1], people, number)) for number, fields in rows if len(fields) == 2]
+    folds = [_integer(fields[0], people, number) for number, fields in rows if len(fields) == 1]
+    if len(listed) != (sum(folds) or head[0]):
+        raise InputError(f"{people} announces {sum(folds) or head[0]:,} people and lists {len(listed):,}.")
+    return LFWPhotos(root, [(person, photo) for person, count in listed for photo in range(1, count + 1)])
 
 
 def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
@@ -88,8 +90,8 @@ def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
     """
     rows: dict[tuple[str, int], int] = {}
     left, right, same = [], [], []
-    head: list[int] = []
-    for number, fields in _lines(Path(root), pairs, lambda fields: len(fields) in (3, 4), head):
+    head, lines = _read(Path(root), pairs, widths=(3, 4))
+    for number, fields in lines:
         first = (fields[0], _integer(fields[1], pairs, number))
         second = (fields[-2] if len(fields) == 4 else fields[0], _integer(fields[-1], pairs, number))
         left.append(rows.setdefault(first, len(rows)))
@@ -98,6 +100,10 @@ def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
     folds, genuine = head if len(head) == 2 else (1, head[0])
     if len(same) != 2 * folds * genuine:
         raise InputError(f"{pairs} announces {2 * folds * genuine} pairs in its first line and has {len(same)}.")
+    for fold in range(folds):
+        found = sum(same[2 * genuine * fold : 2 * genuine * (fold + 1)])
+        if found != genuine:
+            raise InputError(f"Fold {fold + 1} of {pairs} should hold {genuine} genuine pairs and holds {found}.")
     photos = LFWPhotos(root, list(rows))
     missing = [name for name in photos.names if not (photos.folder / name).is_file()]
     if missing:
@@ -105,8 +111,8 @@ def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
             f"{len(missing)} of the {len(photos):,} images in {pairs} are missing in {photos.folder}, the first: "
             f"{', '.join(missing[:5])}."
         )
-    fold = np.arange(len(same)) // (2 * genuine) if folds > 1 else None
-    return Protocol(name, photos, np.array(left), np.array(right), np.array(same), fold)
+    fold_of_pair = np.arange(len(same)) // (2 * genuine) if folds > 1 else None
+    return Protocol(name, photos, np.array(left), np.array(right), np.array(same), fold_of_pair)
 
 
 def lfw_all_pairs(root: str | Path, people: str, name: str) -> Protocol:
@@ -129,9 +135,8 @@ def lfw_category(data: str | None, pretrained: str | None, detector: bool) -> st
     return "unrestricted, no outside data"
 
 
-def _lines(
-    root: Path, file: str, fits: Callable[[list[str]], bool], head: list[int] | None = None
-) -> list[tuple[int, list[str]]]:
+def _read(root: Path, file: str, widths: tuple[int, ...]) -> tuple[list[int], list[tuple[int, list[str]]]]:
+    """The counts in a protocol file's first line, and the numbers and fields of its other lines."""
     image_folder(root)  # a wrong root is the likelier mistake than a missing file
     try:
         lines = (root / file).read_text(encoding="utf-8").splitlines()
@@ -139,17 +144,14 @@ def _lines(
         raise InputError(f"LFW's {file} cannot be read in {root}: {error}.") from None
     if not lines:
         raise InputError(f"{root / file} is empty.")
-    counts = [_integer(field, file, 1) for field in lines[0].split()]
-    if len(counts) not in (1, 2):
+    head = [_integer(field, file, 1) for field in lines[0].split()]
+    if len(head) not in (1, 2):
         raise InputError(f"Line 1 of {file} should hold one or two counts: {lines[0]!r}.")
-    if head is not None:
-        head += counts
-    fields = [(number, line.split("\t")) for number, line in enumerate(lines[1:], start=2) if line.strip()]
-    for number, values in fields:
-        # People files of View 2 repeat the count at the head of each fold.
-        if not fits(values) and not (head is None and len(values) == 1 and values[0].isdigit()):
-            raise InputError(f"Line {number} of {file} is not as LFW's should be: {chr(9).join(values)!r}.")
-    return [(number, values) for number, values in fields if len(values) > 1]
+    rows = [(number, line.split("\t")) for number, line in enumerate(lines[1:], start=2) if line.strip()]
+    for number, fields in rows:
+        if len(fields) not in widths:
+            raise InputError(f"Line {number} of {file} is not as LFW's should be: {chr(9).join(fields)!r}.")
+    return head, rows
 
 
 def _integer(text: str, file: str, number: int) -> int:

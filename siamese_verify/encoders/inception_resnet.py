@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from urllib.error import URLError
 
 from torch import nn
@@ -40,6 +41,11 @@ class InceptionResNet(Encoder):
             raise InputError(f"There are no weights called {pretrained!r}: choose casia-webface, vggface2 or null.")
         try:
             backbone = InceptionResnetV1(pretrained=pretrained, dropout_prob=dropout)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"The weights of {pretrained} in torch's cache are damaged ({type(error).__name__}): delete them in "
+                "checkpoints/ there, and they are downloaded again."
+            ) from None
         except (URLError, OSError) as error:
             raise InputError(
                 f"The weights of {pretrained} are not on this machine and cannot be downloaded ({error}): connect to "

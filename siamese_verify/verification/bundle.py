@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from safetensors import SafetensorError
@@ -18,13 +19,13 @@ from siamese_verify.types import InputSpec
 from siamese_verify.verification.model import FaceModel, build_encoder, read_operating_points
 
 FORMAT = 1
-FIELDS: dict[str, type] = {
+FIELDS: dict[str, type | UnionType] = {
     "format": int,
     "encoder": dict,
     "input": dict,
     "weights_sha256": str,
     "operating_points": list,
-    "eer_threshold": float,
+    "eer_threshold": float | None,
     "measured_on": str,
     "training": dict,
     "metrics": dict,
@@ -83,9 +84,10 @@ def load_bundle(folder: Path) -> FaceModel:
             "make it anew with the version that is installed."
         )
     for name, kind in FIELDS.items():
-        if not isinstance(content.get(name), kind):
+        if name not in content or not isinstance(content[name], kind):
+            wanted = kind.__name__ if isinstance(kind, type) else kind
             found = type(content[name]).__name__ if name in content else "nothing"
-            raise InputError(f"The bundle {folder} is damaged: field {name} should be {kind.__name__}, is {found}.")
+            raise InputError(f"The bundle {folder} is damaged: field {name} should be {wanted}, is {found}.")
     if content["weights_sha256"] != hashlib.sha256(weights).hexdigest():
         raise InputError(f"The bundle {folder} is damaged: model.safetensors does not have its weights_sha256.")
     if content["sha256"] != _digest(content):

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from siamese_verify.data.synthetic import TRAITS, SyntheticFaces, identity_parameters, render_face
+from siamese_verify.data.sculpture import TRAITS, identity_parameters
+from siamese_verify.data.synthetic import SyntheticFaces, render_face
 from siamese_verify.errors import InputError
 
 

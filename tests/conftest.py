@@ -1,0 +1,92 @@
+"""Every test has a home of its own; some share one tiny trained run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from siamese_verify.entry import CONF
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Neither the user's caches nor the user's thresholds decide a test, and no test leaves anything in them."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+            patch.setenv(name, str(folder / name.lower()))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    """Overrides that make a run of seconds; the sampler's own size is not among them."""
+    return (
+        "threads=1",
+        "data.photos.identities=12",
+        "data.photos.images=4",
+        "encoder.width=8",
+        "encoder.size=32",
+        "protocol.photos.identities=6",
+        "protocol.photos.images=3",
+    )
+
+
+@pytest.fixture(scope="session")
+def small_batches() -> tuple[str, ...]:
+    """Overrides for the samplers that take people and photos."""
+    return ("sampler.people=4", "sampler.photos=2")
+
+
+@pytest.fixture(scope="session")
+def configured() -> Callable[..., DictConfig]:
+    """`configured(name, folder, *overrides)`: a composed config of a run that leaves its files in `folder`."""
+
+    def configure(name: str, folder: Path, *overrides: str) -> DictConfig:
+        folder.mkdir(parents=True, exist_ok=True)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            output = f"hydra.runtime.output_dir='{folder}'"
+            cfg = compose(name, [*overrides, output, "hydra.job.num=0"], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return cfg
+
+    return configure
+
+
+@pytest.fixture(scope="session")
+def trained(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
+    """`trained(folder, *overrides)`: a run within this process."""
+
+    def train(folder: Path, *overrides: str) -> Path:
+        from siamese_verify.train import train
+
+        try:
+            train(configured("train", folder, *overrides), folder)
+        finally:
+            torch.use_deterministic_algorithms(False)  # Lightning sets it for the whole process
+        return folder
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, ...], small_batches: tuple[str, ...]) -> Path:
+    """The folder of a run that was started from the command line."""
+    place = tmp_path_factory.mktemp("tiny")
+    run = place / "run"
+    command = [sys.executable, "-m", "siamese_verify.cli", "train", *tiny, *small_batches]
+    ended = subprocess.run(
+        [*command, "trainer.max_epochs=4", f"hydra.run.dir={run}"], cwd=place, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return run

@@ -1,0 +1,204 @@
+"""Who may import whom: the imports of the package, read without running them, against `design/architecture.md`."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = "siamese_verify"
+FOLDER = Path(__file__).resolve().parents[1] / PACKAGE
+
+# From the top down. A unit imports from the levels below its own, never from its own or from above.
+LEVELS = (
+    {"cli", "train", "evaluate", "demo", "serving"},
+    {"results", "entry"},
+    {"training", "verification"},
+    {"data", "evaluation"},
+    {"encoders", "losses", "mining", "faces"},
+    {"types", "files"},
+    {"errors"},
+)
+LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
+SHARED = LEVELS[-2] | LEVELS[-1]
+ENTRY_POINTS = {"cli", "train", "evaluate", "demo"}
+FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc", "base"}
+
+
+class Import(NamedTuple):
+    target: str  # dotted, absolute, down to the imported name: a module or something in one
+    line: int
+    in_function: bool
+
+
+def read_imports(source: str, module: str, is_package: bool = False) -> list[Import]:
+    """All imports of a module, those inside functions and under `TYPE_CHECKING` too."""
+    here = module.split(".") if is_package else module.split(".")[:-1]
+    found: list[Import] = []
+
+    def visit(node: ast.AST, in_function: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend(Import(alias.name, node.lineno, in_function) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            anchor = here[: len(here) + 1 - node.level] if node.level else []
+            origin = ".".join([*anchor, node.module] if node.module else anchor)
+            found.extend(Import(f"{origin}.{alias.name}", node.lineno, in_function) for alias in node.names)
+        inside = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            visit(child, inside)
+
+    visit(ast.parse(source), False)
+    return found
+
+
+def breaches(source: str, module: str, is_package: bool = False) -> list[str]:
+    """What a module imports that it may not, a sentence each."""
+    unit = module.split(".")[1] if "." in module else ""
+    if unit and unit not in LEVEL:
+        return [f"{module} is in no level of the layering: give {unit} one."]
+    return [
+        f"{module}, line {line}: {reason}"
+        for target, line, in_function in read_imports(source, module, is_package)
+        for reason in [_reason(unit, target, in_function)]
+        if reason
+    ]
+
+
+def _reason(unit: str, target: str, in_function: bool) -> str | None:
+    library, _, rest = target.partition(".")
+    if library == PACKAGE:
+        return _reason_within(unit, rest.split(".")[0])
+    if library == "hydra" and unit not in ENTRY_POINTS:
+        return f"{target}, but only entry points import hydra"
+    if library == "facenet_pytorch" and unit not in {"encoders", "faces"}:
+        return f"{target}, but only encoders and faces import facenet_pytorch"
+    if library == "facenet_pytorch" and not in_function:
+        return f"{target} at the top, but facenet_pytorch is imported inside functions"
+    if library == "wandb":
+        return f"{target}, but wandb appears only in conf/logger"
+    return None
+
+
+def _reason_within(unit: str, other: str) -> str | None:
+    if other in {unit, "__version__"}:
+        return None
+    if other not in LEVEL:
+        return f"{other or PACKAGE}, which is no part of the package by its own name"
+    if not unit:  # the package itself shows its verifier
+        return None if other == "verification" else f"{other}, but the package itself shows only its verifier"
+    if LEVEL[other] <= LEVEL[unit]:
+        return f"{unit} imports {other}, which stands {'beside' if LEVEL[other] == LEVEL[unit] else 'above'} it"
+    return None
+
+
+def modules() -> Iterator[tuple[Path, str]]:
+    for file in sorted(FOLDER.rglob("*.py")):
+        parts = file.relative_to(FOLDER.parent).with_suffix("").parts
+        yield file, ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.mark.parametrize(("file", "module"), [pytest.param(*pair, id=pair[1]) for pair in modules()])
+def test_a_module_imports_only_what_stands_below_it(file: Path, module: str) -> None:
+    assert not breaches(file.read_text(encoding="utf-8"), module, file.name == "__init__.py")
+
+
+def test_the_package_is_read() -> None:
+    names = {module for _, module in modules()}
+    assert {PACKAGE, f"{PACKAGE}.cli", f"{PACKAGE}.data", f"{PACKAGE}.data.lfw"} <= names
+
+
+def test_no_file_is_a_box_for_everything() -> None:
+    parts = {part for _, module in modules() for part in module.split(".")}
+    assert not parts & FORBIDDEN_NAMES
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("losses.triplet", "from siamese_verify.encoders import Encoder"),
+        ("losses.triplet", "from siamese_verify import mining"),
+        ("losses.triplet", "import siamese_verify.mining.batch"),
+        ("losses.triplet", "from ..mining.batch import checked_labels"),
+        ("losses.triplet", "from .. import faces"),
+        ("mining.semi_hard", "from siamese_verify.losses import distance"),
+        ("mining.semi_hard", "from siamese_verify.data import lfw"),
+        ("encoders.small", "from siamese_verify.faces import crop_face"),
+        ("faces.crop", "def late():\n    from siamese_verify.data import FaceCropper"),
+        ("data.lfw", "from siamese_verify.evaluation import auc"),
+        ("data.lfw", "class A:\n    async def late(self):\n        import siamese_verify.training"),
+        ("evaluation.roc", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from siamese_verify import data"),
+        ("training.module", "from siamese_verify.verification import Verifier"),
+        ("training.module", "try:\n    from siamese_verify import train\nexcept ImportError:\n    pass"),
+        ("verification.bundle", "from siamese_verify.results import measure"),
+        ("verification.bundle", "from siamese_verify import Verifier"),
+        ("verification.bundle", "import siamese_verify"),
+        ("results", "from siamese_verify.train import main"),
+        ("results", "from siamese_verify.entry import versions"),
+        ("train", "from siamese_verify.evaluate import main"),
+        ("types", "from siamese_verify.files import write_whole"),
+        ("files", "import siamese_verify.faces"),
+        ("utilities", "import math"),
+        ("training.module", "from hydra.utils import instantiate"),
+        ("results", "def late():\n    import hydra"),
+        ("verification.model", "def late():\n    from facenet_pytorch import MTCNN"),
+        ("train", "def late():\n    import facenet_pytorch.models"),
+        ("faces.detector", "from facenet_pytorch import MTCNN"),
+        ("faces.detector", "class A:\n    import facenet_pytorch"),
+        ("training.publish", "def late():\n    import wandb"),
+        ("train", "from wandb.sdk import init"),
+    ],
+)
+def test_a_breach_is_found(module: str, source: str) -> None:
+    assert len(breaches(source, f"{PACKAGE}.{module}")) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("losses.triplet", "from siamese_verify.types import Pairs\nfrom siamese_verify.errors import InputError"),
+        ("losses.triplet", "from siamese_verify.losses.distance import Metric\nfrom . import objective"),
+        ("losses.triplet", "from .distance import Metric\nfrom ..types import Pairs\nfrom .. import errors"),
+        ("data.lfw", "from siamese_verify.faces import open_photo"),
+        ("verification.model", "from siamese_verify import encoders, __version__"),
+        ("results", "from siamese_verify.verification import FaceModel"),
+        ("train", "import hydra\nfrom siamese_verify.results import measure"),
+        ("faces.detector", "class A:\n    def __init__(self):\n        from facenet_pytorch import MTCNN"),
+    ],
+)
+def test_what_is_allowed_is_no_breach(module: str, source: str) -> None:
+    assert not breaches(source, f"{PACKAGE}.{module}")
+
+
+def test_a_relative_import_of_a_package_starts_at_the_package() -> None:
+    assert not breaches("from .distance import Metric", f"{PACKAGE}.losses", is_package=True)
+    assert breaches("from ..mining import AllPairs", f"{PACKAGE}.losses", is_package=True)
+
+
+def test_the_package_itself_shows_only_its_verifier() -> None:
+    assert not breaches("from siamese_verify import verification", PACKAGE, is_package=True)
+    assert breaches("from siamese_verify import training", PACKAGE, is_package=True)
+
+
+@pytest.mark.parametrize("module", [PACKAGE, f"{PACKAGE}.types", f"{PACKAGE}.errors", f"{PACKAGE}.cli"])
+def test_importing_it_loads_no_torch(module: str) -> None:
+    program = f"import sys, {module}; print(*({{'torch', 'numpy', 'PIL', 'hydra', 'matplotlib'}} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=FOLDER.parent, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert not run.stdout.split()
+
+
+def test_the_shared_types_can_be_had_from_mining() -> None:
+    from siamese_verify import mining, types
+
+    assert mining.Pairs is types.Pairs
+    assert mining.Triplets is types.Triplets
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    names = [file.name for file in Path(__file__).parent.rglob("test_*.py")]
+    assert len(set(names)) == len(names)  # pytest cannot tell them apart without packages
