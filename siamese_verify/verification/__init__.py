@@ -1,7 +1,10 @@
 """Two photos -> Verification; the model bundle."""
 
 from siamese_verify.verification.bundle import load_bundle, save_bundle
-from siamese_verify.verification.model import FaceModel, load_checkpoint, load_model, store_thresholds
+from siamese_verify.verification.checkpoint import load_checkpoint
+from siamese_verify.verification.loading import load_model
+from siamese_verify.verification.model import FaceModel
+from siamese_verify.verification.pretrained import store_thresholds
 from siamese_verify.verification.scoring import embed_photos, score_pairs, score_protocol
 from siamese_verify.verification.verifier import NoDecision, Verification, Verifier
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from siamese_verify.errors import InputError
 from siamese_verify.faces import FaceDetector, Photo, crop_face, open_photo
-from siamese_verify.verification.model import FaceModel, load_model
+from siamese_verify.verification.loading import load_model
+from siamese_verify.verification.model import FaceModel
 
 FACE_PROBABILITY = 0.9  # what the detector is less sure of does not count as a second face
 

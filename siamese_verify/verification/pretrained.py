@@ -1,0 +1,53 @@
+"""Models by name: facenet-pytorch's weights, and thresholds that were measured for them."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from siamese_verify import encoders
+from siamese_verify.files import write_whole
+from siamese_verify.verification.model import FaceModel, read_operating_points
+
+PRETRAINED = ("casia-webface", "vggface2")
+
+
+def load_pretrained(name: str) -> FaceModel:
+    """One of `PRETRAINED`, with the thresholds that ship with the package, else those kept on this machine.
+
+    Raises:
+        InputError: its weights are neither in torch's cache nor to be had from the network.
+    """
+    configuration = {"_target_": "siamese_verify.encoders.InceptionResNet", "pretrained": name}
+    encoder = encoders.InceptionResNet(pretrained=name).eval()
+    shipped = files("siamese_verify.verification") / "thresholds" / f"{name}.json"
+    stored = stored_thresholds(name)
+    text = shipped.read_text() if shipped.is_file() else stored.read_text() if stored.is_file() else "{}"
+    measured: dict[str, Any] = json.loads(text)
+    return FaceModel(
+        name=name,
+        encoder=encoder,
+        configuration=configuration,
+        operating_points=read_operating_points(measured.get("operating_points", [])),
+        eer_threshold=measured.get("eer_threshold"),
+        measured_on=measured.get("measured_on", ""),
+        training={"data": name, "pretrained": name},
+        metrics=measured,
+    )
+
+
+def stored_thresholds(name: str) -> Path:
+    """Where an evaluation on this machine keeps the thresholds of a pretrained model that ships without."""
+    home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(home).expanduser() / "siamese-verify" / "thresholds" / f"{name}.json"
+
+
+def store_thresholds(name: str, measurement: dict[str, Any]) -> Path:
+    """Keep a measurement for `load_model`; a model that ships with thresholds goes on using those."""
+    path = stored_thresholds(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(measurement, indent=1, allow_nan=False).encode())
+    return path
