@@ -130,6 +130,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.validation_set: FaceDataset | None = None
         self.sampler: Any = None
         self._sampler_state: dict[str, Any] = {}
+        self._first_epoch = 0
 
     def setup(self, stage: str | None = None) -> None:
         """Crop all photos into memory, once."""
@@ -155,8 +156,8 @@ class FaceDataModule(pl.LightningDataModule):
             )
             if self._sampler_state and hasattr(self.sampler, "load_state_dict"):
                 self.sampler.load_state_dict(self._sampler_state)
-        epoch = self.trainer.current_epoch if self.trainer else 0
-        self.sampler.set_epoch(epoch)  # a resumed run's workers start before Lightning does this
+        # Workers draw their first batches before Lightning tells a resumed sampler, or itself, which epoch it is.
+        self.sampler.set_epoch(max(self._first_epoch, self.trainer.current_epoch if self.trainer else 0))
         return DataLoader(
             self.train_set,
             batch_size=None,  # the sampler's items are whole batches
@@ -181,12 +182,14 @@ class FaceDataModule(pl.LightningDataModule):
         return DataLoader(plain, batch_size=None, sampler=chunks)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the sampler has learned about confusable people, for a checkpoint."""
-        return {"sampler": self.sampler.state_dict()} if hasattr(self.sampler, "state_dict") else {}
+        """The epoch that comes next, and what the sampler has learned about confusable people."""
+        sampler = self.sampler.state_dict() if hasattr(self.sampler, "state_dict") else {}
+        return {"epoch": self.trainer.current_epoch + 1 if self.trainer else 0, "sampler": sampler}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Give a resumed run the sampler it stopped with; the sampler itself is made later."""
-        self._sampler_state = state_dict.get("sampler", {})
+        self._sampler_state = state_dict["sampler"]
+        self._first_epoch = state_dict["epoch"]
 
     def _seed_worker(self, worker: int) -> None:
         torch.manual_seed(hash((self.seed, getattr(self.sampler, "epoch", 0), self._rank, worker)) % 2**63)

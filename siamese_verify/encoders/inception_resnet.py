@@ -20,7 +20,7 @@ class InceptionResNet(Encoder):
             use); None starts from random ones.
         dropout: of the pooled features, in [0, 1); facenet-pytorch's default.
         size: side of the input in pixels; the weights were trained on 160.
-        crop: how faces are cut; the weights were trained on upright detector boxes with a margin.
+        crop: how faces are cut; the weights were validated by their author on upright boxes with a margin of 32.
         normalize: give embeddings of unit length.
 
     Raises:
@@ -32,7 +32,7 @@ class InceptionResNet(Encoder):
         pretrained: str | None = None,
         dropout: float = 0.6,
         size: int = 160,
-        crop: Crop = Crop("box", margin=14),
+        crop: Crop = Crop("box", margin=32),
         normalize: bool = True,
     ) -> None:
         from facenet_pytorch import InceptionResnetV1

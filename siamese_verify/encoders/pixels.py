@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.types import Crop, InputSpec
+
+BLANK = 1e-3  # of one more coordinate: too small to matter, but it gives an image of one colour a direction
 
 
 class CenteredPixels(nn.Module):
     """Every pixel less the image's mean colour, so that the cosine is the correlation of two images."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,3,S,S) -> (B,3*S*S)."""
-        return (x - x.mean(dim=(2, 3), keepdim=True)).flatten(1)
+        """(B,3,S,S) -> (B,3*S*S+1)."""
+        return F.pad((x - x.mean(dim=(2, 3), keepdim=True)).flatten(1), (0, 1), value=BLANK)
 
 
 class Pixels(Encoder):
@@ -25,4 +28,4 @@ class Pixels(Encoder):
     """
 
     def __init__(self, size: int = 64, crop: Crop = Crop()) -> None:
-        super().__init__(CenteredPixels(), 3 * size * size, InputSpec(size, crop=crop))
+        super().__init__(CenteredPixels(), 3 * size * size + 1, InputSpec(size, crop=crop))

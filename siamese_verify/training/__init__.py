@@ -1,12 +1,13 @@
 """LightningModule, schedules and callbacks: steps and logging only."""
 
-from siamese_verify.training.callbacks import CollapseMonitor, RefreshHardNegatives, ReseedEachEpoch
+from siamese_verify.training.callbacks import BestCheckpoint, CollapseMonitor, RefreshHardNegatives, ReseedEachEpoch
 from siamese_verify.training.gather import gather_batch
 from siamese_verify.training.module import VerificationModule
 from siamese_verify.training.publish import publish_report
 from siamese_verify.training.schedule import cosine, one_cycle
 
 __all__ = [
+    "BestCheckpoint",
     "CollapseMonitor",
     "RefreshHardNegatives",
     "ReseedEachEpoch",

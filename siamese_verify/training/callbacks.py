@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from siamese_verify.files import write_whole
 from siamese_verify.types import FaceBatch
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,27 @@ class RefreshHardNegatives(pl.Callback):
         data.sampler.update(torch.cat(embeddings))
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, which brings the best epoch so far along when a run is resumed in a new folder."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copy the earlier best, so that later epochs are measured against it."""
+        earlier = Path(state_dict["best_model_path"])
+        if self.dirpath and earlier.is_file() and earlier.parent.resolve() != Path(self.dirpath).resolve():
+            copy = Path(self.dirpath) / earlier.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(copy, earlier.read_bytes())
+            state_dict = {
+                **state_dict,
+                "dirpath": self.dirpath,
+                "best_model_path": str(copy),
+                "kth_best_model_path": str(copy),
+                "best_k_models": {str(copy): state_dict["best_model_score"]},
+                "last_model_path": "",
+            }
+        super().load_state_dict(state_dict)
+
+
 class ReseedEachEpoch(pl.Callback):
     """Make every epoch depend on (seed, epoch, rank) alone, so that a resumed run goes on as if never stopped.
 
@@ -68,6 +92,11 @@ class ReseedEachEpoch(pl.Callback):
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the loader off torch's generator: in a resumed run it would draw before the reseeding, else after."""
+        loader: Any = trainer.train_dataloader
+        loader.generator = torch.Generator().manual_seed(self.seed)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed torch's generator, which augmentation and dropout draw from."""
@@ -96,7 +125,7 @@ class CollapseMonitor(pl.Callback):
             spread, mean = float(metrics["train/distance_spread"]), float(metrics["train/distance_mean"])
             if spread < self.spread and mean < 10 * self.spread:
                 signs.append(f"the embeddings lie {mean:.4f} apart with a spread of {spread:.4f}")
-        margin = getattr(pl_module.loss, "margin", None)
+        margin = 0.0 if getattr(pl_module.loss, "soft", False) else getattr(pl_module.loss, "margin", 0.0)
         if margin and "train/loss" in metrics and abs(float(metrics["train/loss"]) - margin) < 0.02 * margin:
             signs.append(f"the loss is stuck at its margin of {margin:g}")
         self.epochs = self.epochs + 1 if signs else 0

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from siamese_verify import encoders
+from siamese_verify.encoders import SmallResNet
+from siamese_verify.errors import InputError
+from siamese_verify.evaluate import evaluate
+from siamese_verify.verification import load_model
+
+Configured = Callable[..., DictConfig]
+PROTOCOL = (
+    "threads=1",
+    "data=synthetic",
+    "protocol=synthetic",
+    "protocol.photos.identities=6",
+    "protocol.photos.images=3",
+)
+
+
+def metrics(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "report" / "metrics.json").read_text())
+    return found
+
+
+def test_a_run_its_bundle_and_its_checkpoint_measure_alike(
+    tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    found = []
+    for number, model in enumerate((tiny_run, tiny_run / "bundle", tiny_run / "checkpoints" / "best.ckpt")):
+        folder = tmp_path / str(number)
+        eer = evaluate(configured("evaluate", folder, *PROTOCOL, f"model='{model}'"), folder)
+        assert metrics(folder)["eer"] == eer
+        found.append((eer, metrics(folder)["auc"], metrics(folder)["at_threshold"]))
+    assert found[0] == found[1] == found[2]
+    after_training = metrics(tiny_run)
+    assert found[0] == (after_training["eer"], after_training["auc"], after_training["at_threshold"])
+
+
+def test_an_evaluation_leaves_a_report_and_what_made_it(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:
+    evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run}'"), tmp_path)
+    left = {path.name for path in (tmp_path / "report").iterdir()}
+    assert left >= {"report.html", "metrics.json", "roc.png", "det.png", "histogram.png"}
+    details = metrics(tmp_path)["details"]
+    assert isinstance(details, dict)
+    assert details["configuration"]["model"] == str(tiny_run)
+    assert "held out from synthetic training" in details["threshold chosen on"]
+
+
+def test_a_model_is_asked_for(configured: Configured, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Say which model: model=casia-webface"):
+        evaluate(configured("evaluate", tmp_path, *PROTOCOL), tmp_path)
+
+
+def test_one_evaluation_stores_the_thresholds_of_a_pretrained_model_without(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4))
+    with pytest.raises(InputError, match="evaluate model=vggface2"):
+        load_model("vggface2").operating_point()
+    evaluate(configured("evaluate", tmp_path / "run", *PROTOCOL, "model=vggface2"), tmp_path / "run")
+    assert "kept for verify" in capsys.readouterr().out
+    model = load_model("vggface2")
+    assert model.operating_point(0.1).impostors == 18 * 17 // 2 - 18
+    assert model.measured_on == "synthetic faces, all pairs of 100 unseen people"
+
+
+def test_an_evaluation_does_not_change_a_bundle(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in (tiny_run / "bundle").iterdir()}
+    evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run / 'bundle'}'"), tmp_path)
+    assert {path: path.read_bytes() for path in (tiny_run / "bundle").iterdir()} == before

@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from siamese_verify.data import SyntheticFaces
+from siamese_verify.encoders import Encoder
+from siamese_verify.entry import CONF
+from siamese_verify.errors import InputError
+
+Configured = Callable[..., DictConfig]
+Trained = Callable[..., Path]
+
+
+def group(name: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / name).glob("*.yaml"))
+
+
+def weights(run: Path, file: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / file, weights_only=True)["state_dict"]
+    return state
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    assert list(a) == list(b)
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+# What a run leaves
+
+
+def test_a_run_leaves_its_configuration_metrics_checkpoints_bundle_and_report(tiny_run: Path) -> None:
+    left = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
+    assert left >= {
+        ".hydra/config.yaml",
+        ".hydra/overrides.yaml",
+        "run.json",
+        "metrics/metrics.csv",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "bundle/bundle.json",
+        "bundle/model.safetensors",
+        *(f"report/{name}" for name in ("report.html", "metrics.json", "roc.png", "det.png", "histogram.png")),
+    }
+    assert not {path for path in left if path.endswith(".part")}
+    assert "skipped.csv" not in left
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch(tiny_run: Path) -> None:
+    last, best = (torch.load(tiny_run / "checkpoints" / name, weights_only=True) for name in ("last.ckpt", "best.ckpt"))
+    assert last["epoch"] == 3
+    assert best["epoch"] <= 3
+    assert sorted(path.name for path in (tiny_run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_the_record_says_which_code_data_and_configuration(tiny_run: Path) -> None:
+    record = json.loads((tiny_run / "run.json").read_text())
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"python", "siamese-verify", "commit"} <= set(record["versions"])
+    assert len(record["data"]) == 64
+    composed = OmegaConf.load(tiny_run / ".hydra" / "config.yaml")
+    assert record["configuration"]["seed"] == composed.seed
+    assert record["configuration"]["encoder"]["width"] == 8
+    assert record["configuration"]["datamodule"]["photos"]["identities"] == 12  # resolved
+
+
+def test_the_metrics_hold_every_figure(tiny_run: Path) -> None:
+    with (tiny_run / "metrics" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    training = ("train/loss", "train/active_share", "train/distance_mean", "train/distance_spread")
+    for name in (*training, "val/eer", "val/auc", "test/eer", "test/auc"):
+        values = [float(row[name]) for row in rows if row[name]]
+        assert values
+        assert np.isfinite(values).all()
+    assert len([row for row in rows if row["val/eer"]]) == 4
+
+
+def test_the_report_compares_with_raw_pixels(tiny_run: Path) -> None:
+    metrics = json.loads((tiny_run / "report" / "metrics.json").read_text())
+    assert [row["model"] for row in metrics["comparison"]] == ["trained network", "raw pixels"]
+    assert metrics["pairs"] == 18 * 17 // 2
+    assert metrics["details"]["versions"]["torch"]
+
+
+# Every file of the configuration
+
+
+@pytest.mark.parametrize("name", group("encoder"))
+def test_every_encoder_can_be_made(name: str, configured: Configured, tmp_path: Path) -> None:
+    encoder = instantiate(configured("train", tmp_path, f"encoder={name}").encoder)
+    assert isinstance(encoder, Encoder)
+    size = encoder.input_spec.size
+    with torch.inference_mode():
+        embedding = encoder.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    assert embedding.shape == (1, encoder.dimension)
+
+
+@pytest.mark.parametrize("loss", group("loss"))
+@pytest.mark.parametrize("miner", group("miner"))
+def test_every_loss_and_miner_can_be_made(loss: str, miner: str, configured: Configured, tmp_path: Path) -> None:
+    cfg = configured("train", tmp_path, f"loss={loss}", f"miner={miner}")
+    torch.manual_seed(0)
+    embeddings = torch.nn.functional.normalize(torch.randn(8, 4))
+    labels = torch.arange(4).repeat_interleave(2)
+    mined = instantiate(cfg.miner)(embeddings, labels) if cfg.get("miner") else None
+    if loss == "triplet" and miner == "all_pairs":
+        with pytest.raises(InputError, match="TripletLoss compares triplets"):
+            instantiate(cfg.loss)(embeddings, labels, mined)
+    else:
+        assert instantiate(cfg.loss)(embeddings, labels, mined).isfinite()
+
+
+@pytest.mark.parametrize("optimizer", group("optimizer"))
+@pytest.mark.parametrize("scheduler", group("scheduler"))
+def test_every_optimizer_and_scheduler_can_be_made(
+    optimizer: str, scheduler: str, configured: Configured, tmp_path: Path
+) -> None:
+    cfg = configured("train", tmp_path, f"optimizer={optimizer}", f"scheduler={scheduler}")
+    made = instantiate(cfg.optimizer)([{"params": [torch.zeros(2, 2)]}])
+    assert made.param_groups[0]["weight_decay"] > 0
+    if cfg.get("scheduler"):
+        instantiate(cfg.scheduler)(made, 100).step()
+
+
+@pytest.mark.parametrize("name", group("sampler"))
+def test_every_sampler_can_be_made(name: str, configured: Configured, tmp_path: Path) -> None:
+    cfg = configured("train", tmp_path, f"sampler={name}")
+    sampler = instantiate(cfg.sampler)(identities=np.arange(200) // 4, seed=0, rank=0, world_size=1)
+    assert len(list(sampler)) == len(sampler) > 0
+
+
+@pytest.mark.parametrize("name", group("trainer"))
+@pytest.mark.parametrize("callbacks", group("callbacks"))
+def test_every_trainer_and_set_of_callbacks_can_be_made(
+    name: str, callbacks: str, configured: Configured, tmp_path: Path
+) -> None:
+    on_this_machine = ("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.devices=1")
+    cfg = configured("train", tmp_path, f"trainer={name}", f"callbacks={callbacks}", *on_this_machine)
+    try:
+        instantiate(cfg.trainer, callbacks=[instantiate(callback) for callback in cfg.callbacks.values()])
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", group("logger"))
+def test_every_logger_can_be_made(name: str, configured: Configured, tmp_path: Path) -> None:
+    cfg = configured("train", tmp_path / "run", f"logger={name}")
+    assert "csv" in cfg.logger
+    assert all(instantiate(logger) for logger in cfg.logger.values())
+
+
+@pytest.mark.parametrize("name", group("data"))
+@pytest.mark.parametrize("protocol", group("protocol"))
+def test_every_data_set_and_protocol_composes(name: str, protocol: str, configured: Configured, tmp_path: Path) -> None:
+    overrides = (f"data={name}", f"protocol={protocol}")
+    for entry in (("train",), ("evaluate", "model=casia-webface")):
+        OmegaConf.to_container(
+            configured(entry[0], tmp_path, *overrides, *entry[1:]), resolve=True, throw_on_missing=True
+        )
+
+
+@pytest.mark.parametrize("name", group("experiment"))
+def test_every_experiment_composes(name: str, configured: Configured, tmp_path: Path) -> None:
+    cfg = configured("train", tmp_path, f"experiment={name}")
+    values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert values["name"] == name
+    assert {"_target_"} <= set(values["encoder"]) & set(values["loss"]) & set(values["trainer"])
+
+
+# Training
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("sampler=pairs", "sampler.pairs=8", "loss=contrastive"),
+        ("sampler=triplets", "sampler.triplets=6"),
+        (
+            "sampler=hard",
+            "sampler.people=4",
+            "sampler.photos=2",
+            "miner=semi_hard",
+            "optimizer=sgd",
+            "scheduler=cosine",
+        ),
+    ],
+)
+def test_every_way_of_feeding_trains(
+    overrides: tuple[str, ...], trained: Trained, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = trained(tmp_path / "run", *tiny, *overrides, "trainer.max_epochs=1")
+    assert all(tensor.isfinite().all() for tensor in weights(run).values())
+    assert (run / "report" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(("sampler=identity",), id="uniform"),
+        pytest.param(("sampler=hard",), id="hard"),
+        pytest.param(("sampler=hard", "datamodule.workers=1"), id="hard, with a worker"),
+    ],
+)
+def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(
+    overrides: tuple[str, ...], trained: Trained, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+) -> None:
+    settings = (*tiny, *overrides, *small_batches, "encoder.dropout=0.3", "trainer.max_epochs=4")
+    whole = trained(tmp_path / "whole", *settings)
+    stop = ("callbacks=early_stopping", "+callbacks.early_stopping.stopping_threshold=2", "+trainer.min_epochs=2")
+    stopped = trained(tmp_path / "stopped", *settings, *stop)
+    checkpoint = stopped / "checkpoints" / "last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 1
+    assert not equal(weights(stopped), weights(whole))
+    resumed = trained(tmp_path / "resumed", *settings, f"ckpt_path='{checkpoint}'")
+    assert equal(weights(resumed), weights(whole))
+    assert (resumed / "bundle" / "model.safetensors").read_bytes() == (
+        whole / "bundle" / "model.safetensors"
+    ).read_bytes(), "the best epoch so far came along"
+
+
+@pytest.mark.slow
+def test_a_seed_decides_all(
+    trained: Trained, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+) -> None:
+    settings = (*tiny, *small_batches, "encoder.dropout=0.3", "trainer.max_epochs=2")
+    runs = [trained(tmp_path / str(number), *settings, f"seed={seed}") for number, seed in enumerate((3, 3, 4))]
+    first, second, third = (weights(run) for run in runs)
+    assert equal(first, second)
+    assert not equal(first, third)
+    figures = [(run / "report" / "metrics.json").read_text() for run in runs]
+    assert json.loads(figures[0])["eer"] == json.loads(figures[1])["eer"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_without_a_traceback_and_with_a_whole_checkpoint(
+    tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+) -> None:
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # off in a background job
+        "from siamese_verify.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    overrides = (*tiny, *small_batches, "trainer.max_epochs=100000", f"hydra.run.dir={tmp_path}/run")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "train", *overrides],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    while not last.is_file() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, out + err
+    assert "Traceback" not in out + err
+    assert err.endswith("Interrupted.\n")
+    assert weights(tmp_path / "run")
+    assert not (tmp_path / "run" / "bundle").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_leave_one_run(
+    tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+) -> None:
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.sync_batchnorm=false")
+    overrides = (*tiny, *small_batches, *two, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    ended = subprocess.run(
+        [sys.executable, "-m", "siamese_verify.cli", "train", *overrides],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("Report:") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
+
+
+# Photos that cannot be read
+
+
+def small_lfw(root: Path) -> list[Path]:
+    """Lay out drawn faces as LFW does; returns the photos that training and validation see."""
+    faces = SyntheticFaces(9, 3, 64)
+    names = [f"Person_{number}" for number in range(9)]
+    for row in range(len(faces)):
+        person = names[row // 3]
+        (root / "lfw" / person).mkdir(parents=True, exist_ok=True)
+        faces[row].save(root / "lfw" / person / f"{person}_{row % 3 + 1:04d}.jpg")
+    (root / "peopleDevTrain.txt").write_text("6\n" + "".join(f"{name}\t3\n" for name in names[:6]))
+    genuine = "".join(f"{name}\t1\t2\n" for name in names[6:])
+    impostors = "".join(
+        f"{a}\t1\t{b}\t2\n" for a, b in ((names[6], names[7]), (names[7], names[8]), (names[8], names[6]))
+    )
+    (root / "pairsDevTest.txt").write_text(f"3\n{genuine}{impostors}")
+    return sorted(path for name in names[:6] for path in (root / "lfw" / name).iterdir())
+
+
+def lfw_overrides(root: Path) -> tuple[str, ...]:
+    small = ("threads=1", "encoder.width=8", "encoder.size=32", "sampler.people=2", "sampler.photos=2")
+    return (*small, "data=lfw", f"data.root='{root}'", "protocol=lfw_view1", "trainer.max_epochs=1")
+
+
+def skipped(run: Path) -> dict[str, str]:
+    with (run / "skipped.csv").open() as file:
+        return {row["photo"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_damaged_photos_are_skipped_and_listed(trained: Trained, tmp_path: Path) -> None:
+    photos = small_lfw(tmp_path)
+    photos[0].write_bytes(photos[0].read_bytes()[:300])
+    photos[4].write_text("a text file")
+    photos[8].unlink()
+    run = trained(tmp_path / "run", *lfw_overrides(tmp_path), "datamodule.max_damaged=3")
+    reasons = skipped(run)
+    assert set(reasons) == {f"{photo.parent.name}/{photo.name}" for photo in (photos[0], photos[4], photos[8])}
+    assert all(photo.split("/")[1] in reason for photo, reason in reasons.items())
+    assert (run / "report" / "report.html").is_file()
+
+
+def test_too_many_damaged_photos_are_an_error_and_leave_nothing(trained: Trained, tmp_path: Path) -> None:
+    photos = small_lfw(tmp_path)
+    for photo in photos[:3]:
+        photo.write_text("a text file")
+    with pytest.raises(InputError, match=r"More than 2 of \d+ photos cannot be read \(max_damaged\)"):
+        trained(tmp_path / "run", *lfw_overrides(tmp_path), "datamodule.max_damaged=2")
+    assert [path for path in (tmp_path / "run").rglob("*") if path.suffix != ".yaml" and path.is_file()] == []
+
+
+def test_a_missing_photo_of_the_protocol_is_an_error_before_training(trained: Trained, tmp_path: Path) -> None:
+    small_lfw(tmp_path)
+    (tmp_path / "lfw" / "Person_7" / "Person_7_0002.jpg").unlink()
+    with pytest.raises(
+        InstantiationException, match=r"1 of the 6 images in pairsDevTest\.txt are missing.*Person_7_0002\.jpg"
+    ):
+        trained(tmp_path / "run", *lfw_overrides(tmp_path))
+
+
+def test_photos_without_a_face_do_not_hide_the_damaged_ones(trained: Trained, tmp_path: Path) -> None:
+    photos = small_lfw(tmp_path)
+    rng = np.random.default_rng(0)
+    for path in sorted((tmp_path / "lfw").rglob("*.jpg")):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    photos[0].write_text("a text file")
+    box = ("encoder.crop.kind=box", "+encoder.crop.margin=6")
+    run = trained(tmp_path / "run", *lfw_overrides(tmp_path), *box)
+    reasons = skipped(run)
+    assert "not an image" in reasons[f"{photos[0].parent.name}/{photos[0].name}"]
+    assert sum("no face" in reason for reason in reasons.values()) == 17

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from siamese_verify.data import FaceDataModule, SyntheticFaces
+from siamese_verify.encoders import SmallResNet
+from siamese_verify.losses import TripletLoss
+from siamese_verify.mining import BatchHard, IdentityBatchSampler
+from siamese_verify.training import CollapseMonitor, RefreshHardNegatives, ReseedEachEpoch, VerificationModule
+from siamese_verify.types import FaceBatch
+
+STEPS = 10  # of an epoch: as often as the geometry is looked at
+
+
+class Batches(Dataset[FaceBatch]):
+    """The same people in every batch."""
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __getitem__(self, row: int) -> FaceBatch:
+        images = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(row))
+        return FaceBatch(images, torch.arange(4).repeat_interleave(2), None)
+
+
+class Point(nn.Module):
+    """Everybody looks the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.point = nn.Parameter(torch.ones(1, 5))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.point).expand(len(images), -1)
+
+
+class Flat(nn.Module):
+    """Pixels as they are: far apart, nothing learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(48))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(images.flatten(1) * self.scale)
+
+
+class StuckLoss(nn.Module):
+    """Stays at its margin, whatever is done."""
+
+    margin = 0.2
+
+    def forward(self, embeddings: Tensor, labels: Tensor, mined: Any) -> Tensor:
+        return self.margin + 0 * embeddings.sum()
+
+
+def warnings_of(encoder: nn.Module, loss: nn.Module, epochs: int, log: pytest.LogCaptureFixture) -> list[str]:
+    module = VerificationModule(encoder, loss, None, lambda groups: torch.optim.SGD(groups, lr=1e-4))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[CollapseMonitor()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with log.at_level(logging.WARNING, logger="siamese_verify"):
+        trainer.fit(module, DataLoader(Batches(), batch_size=None))
+    return [record.getMessage() for record in log.records if record.name == "siamese_verify.training.callbacks"]
+
+
+def test_a_collapsed_model_is_told_once_in_words_with_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    (message,) = warnings_of(Point(), TripletLoss(), 4, caplog)
+    assert "collapsing, all faces to one point" in message
+    assert "the embeddings lie 0.0000 apart with a spread of 0.0000" in message
+    assert "the loss is stuck at its margin of 0.2" in message
+    assert "for 2 epochs" in message
+    assert "Lower the learning rate" in message
+
+
+def test_a_loss_at_its_margin_is_told_with_embeddings_apart(caplog: pytest.LogCaptureFixture) -> None:
+    (message,) = warnings_of(Flat(), StuckLoss(), 2, caplog)
+    assert "stuck at its margin" in message
+    assert "apart" not in message
+
+
+def test_one_bad_epoch_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings_of(Point(), TripletLoss(), 1, caplog) == []
+
+
+def test_a_healthy_model_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings_of(Flat(), TripletLoss(), 4, caplog) == []
+
+
+class Listening(IdentityBatchSampler):
+    """Keeps what it is shown."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(people=3, photos=2, **arguments)
+        self.shown: list[Tensor] = []
+
+    def update(self, embeddings: Tensor) -> None:
+        self.shown.append(embeddings)
+
+
+class Watched(SmallResNet):
+    """Keeps the mode it was in for each batch outside of training."""
+
+    def __init__(self) -> None:
+        super().__init__(size=16, width=4, dimension=8, dropout=0.5)
+        self.modes: list[bool] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        return super().forward(images)
+
+
+def flip_everything(image: Tensor) -> Tensor:
+    return 255 - image
+
+
+def refreshed(sampler: type[Sampler[Any]], callback: RefreshHardNegatives, epochs: int) -> tuple[Any, Any, list[bool]]:
+    """Train, and return the data module, the encoder, and whether each epoch began in training mode."""
+    encoder = Watched()
+    data = FaceDataModule(SyntheticFaces(8, 3, 16), encoder.input_spec, sampler, flip_everything, workers=0)
+    modes: list[bool] = []
+
+    class Modes(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+            modes.append(pl_module.training and encoder.training)
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            modes.append(pl_module.training and encoder.training)
+
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[callback, Modes()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    module = VerificationModule(encoder, TripletLoss(), BatchHard(), lambda g: torch.optim.SGD(g, lr=0.1))
+    trainer.fit(module, datamodule=data)
+    return data, encoder, modes
+
+
+def test_a_sampler_that_listens_sees_all_training_photos_in_order_as_in_evaluation() -> None:
+    data, encoder, modes = refreshed(Listening, RefreshHardNegatives(), epochs=2)
+    assert len(data.sampler.shown) == 2
+    encoder.eval()
+    with torch.no_grad():
+        expected = encoder(data.train_set.images)  # as they are: without augmentation
+    assert torch.equal(data.sampler.shown[-1], expected)
+    assert not torch.equal(data.sampler.shown[0], expected)
+    assert modes
+    assert all(modes)
+
+
+def test_a_refresh_every_other_epoch() -> None:
+    data, _, _ = refreshed(Listening, RefreshHardNegatives(every_n_epochs=2), epochs=3)
+    assert len(data.sampler.shown) == 1
+
+
+def test_a_refresh_by_steps_comes_beside_those_by_epochs() -> None:
+    data, _, modes = refreshed(Listening, RefreshHardNegatives(every_n_epochs=3, every_n_steps=1), epochs=3)
+    assert len(data.sampler.shown) == 1 + len(data.sampler) * 3
+    assert all(modes)
+
+
+def test_a_sampler_that_does_not_listen_costs_no_pass_over_the_photos() -> None:
+    class Deaf(IdentityBatchSampler):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(people=3, photos=2, **arguments)
+
+    data, encoder, _ = refreshed(Deaf, RefreshHardNegatives(), epochs=2)
+    assert encoder.modes.count(True) == 2 * len(data.sampler)
+    assert encoder.modes.count(False) == 2  # the two validations
+
+
+def first_numbers(seed: int, epoch: int, rank: int) -> list[float]:
+    class Trainer:
+        current_epoch, global_rank = epoch, rank
+
+    reseed: Any = ReseedEachEpoch(seed)
+    reseed.on_train_epoch_start(Trainer(), None)
+    numbers: list[float] = torch.rand(4).tolist()
+    return numbers
+
+
+def test_every_seed_epoch_and_rank_has_numbers_of_its_own_and_the_same_again() -> None:
+    places = [(seed, epoch, rank) for seed in (0, 1) for epoch in (0, 1) for rank in (0, 1)]
+    found = [first_numbers(*place) for place in places]
+    torch.rand(7)
+    assert found == [first_numbers(*place) for place in places]
+    assert len({tuple(numbers) for numbers in found}) == 8

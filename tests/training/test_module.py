@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
+
+from siamese_verify.encoders import SmallResNet
+from siamese_verify.evaluation import verification_report
+from siamese_verify.losses import ContrastiveLoss, TripletLoss
+from siamese_verify.mining import AllPairs, BatchHard, SemiHard
+from siamese_verify.training import VerificationModule, cosine, one_cycle
+from siamese_verify.training.module import Miner, score_all_pairs
+from siamese_verify.types import FaceBatch, Pairs, Triplets
+
+ADAM = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
+Schedule = Callable[[torch.optim.Optimizer, int], LRScheduler]
+FIGURES = {"train/loss", "train/active_share", "train/distance_mean", "train/distance_spread", "val/eer", "val/auc"}
+
+
+class SumLoss(nn.Module):
+    """Somebody else's loss, without items."""
+
+    def forward(self, embeddings: Tensor, labels: Tensor, mined: Pairs | Triplets | None) -> Tensor:
+        assert mined is None
+        return (embeddings * labels[:, None]).sum()
+
+
+def encoder() -> SmallResNet:
+    torch.manual_seed(0)
+    return SmallResNet(size=16, width=4, dimension=8)
+
+
+def batch(people: int = 3, photos: int = 2, mined: Pairs | Triplets | None = None, seed: int = 0) -> FaceBatch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (people * photos, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    return FaceBatch(images, torch.arange(people).repeat_interleave(photos), mined)
+
+
+class Batches(Dataset[FaceBatch]):
+    """Whole batches, as they are."""
+
+    def __init__(self, batches: Sequence[FaceBatch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, row: int) -> FaceBatch:
+        return self.batches[row]
+
+
+def loader(batches: Sequence[FaceBatch]) -> DataLoader[FaceBatch]:
+    return DataLoader(Batches(batches), batch_size=None)
+
+
+def fit(
+    module: VerificationModule,
+    batches: Sequence[FaceBatch],
+    folder: Path,
+    epochs: int = 1,
+    validation: int = 1,
+    callbacks: Sequence[pl.Callback] = (),
+) -> pl.Trainer:
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=CSVLogger(folder, name="", version="metrics"),
+        callbacks=list(callbacks),
+        log_every_n_steps=10,  # as in conf/trainer
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, loader(batches), loader([batch(4, 3, seed=number) for number in range(validation)]))
+    return trainer
+
+
+@pytest.mark.parametrize("miner", [BatchHard(), SemiHard(margin=0.2), AllPairs(), None])
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_the_loss_is_that_of_encoder_miner_and_objective(miner: Miner | None) -> None:
+    objective = ContrastiveLoss() if isinstance(miner, AllPairs) else TripletLoss()
+    module = VerificationModule(encoder(), objective, miner, ADAM).eval()
+    given = batch()
+    embeddings = module.encoder(given.images)
+    expected = objective(embeddings, given.labels, miner(embeddings, given.labels) if miner else None)
+    assert torch.equal(module.training_step(given, 0), expected)
+    assert expected > 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "mined"),
+    [
+        (ContrastiveLoss(), Pairs(torch.tensor([0, 2]), torch.tensor([1, 4]), torch.tensor([True, False]))),
+        (TripletLoss(), Triplets(torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([4, 5]))),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_pairs_and_triplets_of_the_batch_are_used_and_no_miner_is_asked(
+    objective: nn.Module, mined: Pairs | Triplets
+) -> None:
+    def miner(embeddings: Tensor, labels: Tensor) -> Pairs | Triplets:
+        raise AssertionError("the miner was asked")
+
+    module = VerificationModule(encoder(), objective, miner, ADAM).eval()
+    given = batch(mined=mined)
+    assert torch.equal(module.training_step(given, 0), objective(module.encoder(given.images), given.labels, mined))
+
+
+def test_a_loss_without_items_trains_and_logs_no_active_share(tmp_path: Path) -> None:
+    module = VerificationModule(encoder(), SumLoss(), None, ADAM)
+    before = [parameter.clone() for parameter in module.parameters()]
+    trainer = fit(module, [batch(seed=number) for number in range(10)], tmp_path)
+    assert not all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    assert set(trainer.callback_metrics) == FIGURES - {"train/active_share"}
+
+
+def test_the_last_validation_is_the_report_on_all_its_embeddings(tmp_path: Path) -> None:
+    module = VerificationModule(encoder(), TripletLoss(), BatchHard(), ADAM)
+    trainer = fit(module, [batch()], tmp_path, validation=2)
+    module.eval()
+    with torch.no_grad():
+        rows = torch.cat([module(batch(4, 3, seed=number).images) for number in range(2)]).numpy()
+    labels = np.tile(np.arange(4).repeat(3), 2)
+    scores, same = [], []
+    for left in range(24):
+        for right in range(left + 1, 24):
+            scores.append(float(rows[left] @ rows[right]))
+            same.append(bool(labels[left] == labels[right]))
+    expected = verification_report(scores, same)
+    assert module.validation is not None
+    assert (module.validation.pairs, module.validation.genuine) == (276, 60)
+    assert module.validation.eer == pytest.approx(expected.eer, abs=1e-6)
+    assert module.validation.auc == pytest.approx(expected.auc, abs=1e-6)
+    assert float(trainer.callback_metrics["val/eer"]) == pytest.approx(expected.eer, abs=1e-6)
+    assert float(trainer.callback_metrics["val/auc"]) == pytest.approx(expected.auc, abs=1e-6)
+
+
+def test_every_pair_is_scored_once() -> None:
+    report = score_all_pairs(np.eye(4, dtype=np.float32)[[0, 0, 1, 2]], np.array([5, 5, 6, 7]))
+    assert (report.pairs, report.genuine, report.eer, report.auc) == (6, 1, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("steps", [3, 12])
+def test_the_metrics_file_holds_all_figures_however_short_an_epoch(steps: int, tmp_path: Path) -> None:
+    module = VerificationModule(encoder(), TripletLoss(), BatchHard(), ADAM)
+    fit(module, [batch(seed=number) for number in range(steps)], tmp_path, epochs=12 // steps)
+    columns = (tmp_path / "metrics" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert set(columns) >= FIGURES
+
+
+def test_only_matrices_and_kernels_decay() -> None:
+    module = VerificationModule(encoder(), TripletLoss(), None, ADAM)
+    optimizer = module.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    decayed, others = optimizer.param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
+    assert {parameter.ndim for parameter in decayed["params"]} == {2, 4}
+    assert {parameter.ndim for parameter in others["params"]} == {1}
+    assert len(decayed["params"]) + len(others["params"]) == len(list(module.parameters()))
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    module = VerificationModule(encoder(), TripletLoss(), None, ADAM)
+    first = next(module.parameters()).requires_grad_(False)
+    optimizer = module.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert not any(parameter is first for group in optimizer.param_groups for parameter in group["params"])
+
+
+class Rates(pl.Callback):
+    """Keeps the learning rate of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.seen.append(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("schedule", [one_cycle, cosine, None])
+def test_a_schedule_goes_by_steps_and_ends_with_the_run(schedule: Schedule | None, tmp_path: Path) -> None:
+    rates = Rates()
+    module = VerificationModule(encoder(), TripletLoss(), BatchHard(), ADAM, schedule)
+    fit(module, [batch(seed=number) for number in range(3)], tmp_path, epochs=4, callbacks=[rates])
+    assert len(rates.seen) == 12
+    if schedule is None:
+        assert set(rates.seen) == {1e-3}
+    else:
+        assert len(set(rates.seen)) > 10
+        assert rates.seen[-1] < 5e-5

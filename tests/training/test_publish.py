@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from siamese_verify.evaluation import verification_report
+from siamese_verify.training import publish_report
+
+PICTURES = ("roc", "det", "histogram", "errors")
+
+
+class Figures:
+    """A logger that takes figures only, as CSVLogger does."""
+
+    experiment = object()
+
+    def __init__(self) -> None:
+        self.figures: dict[str, float] = {}
+
+    def log_metrics(self, figures: dict[str, float]) -> None:
+        self.figures |= figures
+
+    def save(self) -> None:
+        """There is no file to finish."""
+
+
+def test_every_logger_gets_the_figures(tmp_path: Path) -> None:
+    report = verification_report([0.9, 0.8, 0.3, 0.7, 0.1, 0.0], [True, True, True, False, False, False], threshold=0.5)
+    logger = Figures()
+    publish_report(logger, report, tmp_path)
+    assert logger.figures["test/eer"] == report.eer
+    assert logger.figures["test/auc"] == report.auc
+    assert logger.figures["test/accuracy"] == pytest.approx(4 / 6)
+    assert {name for name in logger.figures if "tar" in name} == {
+        f"test/tar_at_far_{far}" for far in (0.1, 0.01, 0.001)
+    }
+
+
+def test_tensorboard_gets_metrics_and_pictures(
+    trained: Callable[..., Path], tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = trained(tmp_path / "run", *tiny, *small_batches, "logger=tensorboard", "trainer.max_epochs=1")
+    reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")  # untyped
+    events: Any = reader.EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["images"]) == {f"report/{name}" for name in PICTURES}
+    assert {"val/eer", "val/auc", "test/eer", "test/tar_at_far_0.01"} <= set(tags["scalars"])
+    for name in PICTURES:
+        (event,) = events.Images(f"report/{name}")
+        with Image.open(run / "report" / f"{name}.png") as picture:
+            assert (event.width, event.height) == picture.size
+    assert (run / "metrics" / "metrics.csv").is_file()  # beside the others, not in their place
+
+
+@pytest.mark.slow
+def test_wandb_gets_metrics_configuration_pictures_and_curve_without_a_network(
+    tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+) -> None:
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    command = [sys.executable, "-m", "siamese_verify.cli", "train", *tiny, *small_batches]
+    ended = subprocess.run(
+        [*command, "logger=wandb", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"],
+        cwd=tmp_path,
+        env={**os.environ, **nowhere, "WANDB_MODE": "offline", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    media = offline / "files" / "media"
+    pictures = {path.name.split("_")[0]: path for path in (media / "images" / "report").glob("*.png")}
+    assert set(pictures) == set(PICTURES)
+    for name, path in pictures.items():
+        assert path.read_bytes() == (tmp_path / "run" / "report" / f"{name}.png").read_bytes()
+    (table,) = (media / "table" / "report").glob("roc_curve*.table.json")
+    curve = json.loads(table.read_text())
+    assert curve["columns"] == ["threshold", "far", "tar"]
+    assert 2 <= len(curve["data"]) <= 200
+    assert curve["data"][-1][1:] == [1.0, 1.0]
+    (record,) = offline.glob("*.wandb")
+    content = record.read_bytes()
+    for text in (b"val/eer", b"val/auc", b"test/eer", b"siamese_verify.losses.TripletLoss"):
+        assert text in content
