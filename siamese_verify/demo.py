@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -29,10 +30,10 @@ def photograph(folder: Path) -> dict[str, Path]:
 def main(overrides: list[str]) -> None:
     """Train with `overrides`, then verify a genuine and an impostor pair, each by the commands a user would type."""
     command = [sys.executable, "-m", "siamese_verify.cli"]
-    code = subprocess.run([*command, "train", "experiment=demo", *overrides]).returncode
+    run = Path("runs/demo") / time.strftime("%Y-%m-%d_%H-%M-%S")
+    code = subprocess.run([*command, "train", "experiment=demo", f"hydra.run.dir={run}", *overrides]).returncode
     if code:
         raise SystemExit(code)
-    run = max(Path("runs/demo").iterdir(), key=lambda folder: folder.stat().st_mtime)
     photos = photograph(run / "photos")
     console = Console(soft_wrap=True, highlight=False)
     for title, other in (("A genuine pair", "anna-2"), ("An impostor", "berta")):

@@ -41,6 +41,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     protocol: Protocol = instantiate(cfg.protocol)  # before training: a wrong pair file shows at once
     encoder = instantiate(cfg.encoder)
     data: FaceDataModule = instantiate(cfg.datamodule, input_spec=encoder.input_spec)
+    data.setup()
+    record: dict[str, Any] = {"versions": versions(), "data": data.digest, "configuration": configuration}
     module = VerificationModule(
         encoder,
         instantiate(cfg.loss),
@@ -54,15 +56,17 @@ def train(cfg: DictConfig, folder: Path) -> float:
         logger=[instantiate(logger) for logger in cfg.logger.values()],
         callbacks=[instantiate(callback) for callback in cfg.callbacks.values()],
     )
+    if trainer.is_global_zero:  # one process writes
+        write_whole(folder / "run.json", json.dumps(record, indent=1).encode())
+        data.cropper.save_account(folder)
+        if data.cropper.damaged:
+            print(f"{len(data.cropper.damaged)} damaged photos were left out: {folder / 'skipped.csv'} lists them.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
         trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
     if not trainer.is_global_zero:
-        return 0.0  # one process writes
+        return 0.0
 
-    record: dict[str, Any] = {"versions": versions(), "data": data.digest, "configuration": configuration}
-    write_whole(folder / "run.json", json.dumps(record, indent=1).encode())
-    data.cropper.save_account(folder)
     best = load_checkpoint(Path(cast(ModelCheckpoint, trainer.checkpoint_callback).best_model_path))
     save_bundle(folder / "bundle", best, record["versions"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -96,7 +96,10 @@ class HardMiningSampler(IdentityBatchSampler):
 
     @torch.no_grad()
     def update(self, embeddings: Tensor) -> None:
-        """Learn anew whom the model confuses; effective from the next iteration on.
+        """Learn anew whom the model confuses; effective from the next batch on.
+
+        After an update within an epoch its remaining batches are dealt anew: that epoch may show some people twice and
+        leave others out.
 
         People are compared by the direction of the mean of their unit embeddings. Memory is that of a block of people
         against all, not of all against all.
@@ -125,6 +128,14 @@ class HardMiningSampler(IdentityBatchSampler):
             nearest_directions(pairable, pairable, self.neighbours, own).cpu(),
             nearest_directions(pairable, single, self.neighbours if self.singles else 0).cpu(),
         )
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield as in `IdentityBatchSampler`, from what the latest `update` found."""
+        hands, alike = self._deal(), self._alike
+        for batch in self._positions():
+            if self._alike is not alike:
+                hands, alike = self._deal(), self._alike
+            yield self._draw(batch, *hands[batch])
 
     def state_dict(self) -> dict[str, Any]:
         """As in `IdentityBatchSampler`, with the neighbours found by the last `update` (None before it)."""

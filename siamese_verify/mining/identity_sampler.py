@@ -106,8 +106,12 @@ class IdentityBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this rank's batches of the current epoch, from `start` on."""
         hands = self._deal()
-        for batch in range(self.rank + self.start * self.world_size, self._batches, self.world_size):
+        for batch in self._positions():
             yield self._draw(batch, *hands[batch])
+
+    def _positions(self) -> range:
+        """This rank's places among the batches of all ranks, from `start` on."""
+        return range(self.rank + self.start * self.world_size, self._batches, self.world_size)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose what the next iteration yields.

@@ -31,7 +31,7 @@ class RefreshHardNegatives(pl.Callback):
 
     Args:
         every_n_epochs: after each so many epochs.
-        every_n_steps: also after each so many steps; the batches of the running epoch change then.
+        every_n_steps: also after each so many steps; the rest of the running epoch is dealt anew then.
     """
 
     def __init__(self, every_n_epochs: int = 1, every_n_steps: int | None = None) -> None:

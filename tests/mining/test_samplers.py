@@ -297,3 +297,15 @@ def test_a_deck_grants_wishes_first_and_only_once() -> None:
     assert deck.deal(2, wishes=[3, 3, 1, 0]) == [3, 1]
     assert sorted(deck.deal(2, wishes=[1, 3])) == [0, 2]
     assert deck.deal(1, hand=[2], wishes=[2]) != [2]
+
+
+def test_an_update_within_an_epoch_changes_its_remaining_batches() -> None:
+    sampler, untouched = hard(hardness=1.0), list(hard(hardness=1.0))
+    running = iter(sampler)
+    first = next(running)
+    sampler.update(torch.randn(len(IDENTITIES), 6, generator=torch.Generator().manual_seed(9)))
+    assert first == untouched[0]
+    rest = list(running)
+    assert len(rest) == len(untouched) - 1
+    assert rest != untouched[1:]
+    assert rest == list(sampler)[1:]
