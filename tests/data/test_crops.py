@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,6 @@ class Detector:
         Detector.searched += len(photos)
         corner, centre = Face((0, 0, 4, 4), 0.99, ()), Face((8, 4, 24, 20), 0.95, ())
         return [[corner, centre] if photo.getextrema() != ((0, 0),) * 3 else [] for photo in photos]
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -298,7 +290,7 @@ def test_the_digest_changes_with(change: str) -> None:
     assert digest_of(album, spec, rows) != before
 
 
-def test_faces_of_lfw_are_cut_as_the_detector_sees_them(tmp_path: Path, one_thread: None) -> None:
+def test_faces_of_lfw_are_cut_as_the_detector_sees_them(tmp_path: Path) -> None:
     if not (LFW / "lfw-deepfunneled").is_dir():
         pytest.skip(f"LFW is not in {LFW}: see data/README.md")
     photos, spec = LFWPhotos(LFW, [("AJ_Cook", 1), ("Abdullah_Gul", 1)]), InputSpec(64, crop=Crop("box", margin=10))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,14 +40,6 @@ FEEDINGS = pytest.mark.parametrize(
     [(BY_IDENTITY, 6, type(None)), (BY_PAIRS, 8, Pairs), (BY_TRIPLETS, 12, Triplets)],
     ids=["identities", "pairs", "triplets"],
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def datamodule(sampler: Any = BY_IDENTITY, photos: Any = None, **options: Any) -> FaceDataModule:

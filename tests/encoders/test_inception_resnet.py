@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,14 +15,6 @@ from siamese_verify.errors import InputError
 from siamese_verify.types import Crop, InputSpec
 
 WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared/weights"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_pretrained_embeddings_are_those_of_facenet_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
