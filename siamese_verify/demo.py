@@ -34,6 +34,8 @@ def main(overrides: list[str]) -> None:
     code = subprocess.run([*command, "train", "experiment=demo", f"hydra.run.dir={run}", *overrides]).returncode
     if code:
         raise SystemExit(code)
+    if not (run / "bundle").is_dir():
+        return  # Hydra was only asked to show something
     photos = photograph(run / "photos")
     console = Console(soft_wrap=True, highlight=False)
     for title, other in (("A genuine pair", "anna-2"), ("An impostor", "berta")):

@@ -18,11 +18,12 @@ R = TypeVar("R")
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in the wheel, in the repository
+CONFIGURING = ("hydra", "omegaconf", "lightning_fabric", "pytorch_lightning")  # whose own errors are of the config
 PACKAGES = ("siamese-verify", "torch", "torchvision", "pytorch-lightning", "facenet-pytorch", "numpy", "pillow")
 
 
 def explained(main: Callable[P, R]) -> Callable[P, R]:
-    """End on an InputError with its sentence and status 2, on Ctrl-C with status 130, both without a traceback."""
+    """End on a user's mistake with its sentence and status 2, on Ctrl-C with status 130, both without a traceback."""
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -37,12 +38,27 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
             cause: BaseException | None = error  # Hydra wraps what a constructor raises
             while cause is not None and not isinstance(cause, InputError):
                 cause = cause.__cause__
-            if cause is None:
+            if cause is None and type(error).__module__.partition(".")[0] not in CONFIGURING:
                 raise
-            print(f"siamese-verify: {cause}", file=sys.stderr)
+            print(f"siamese-verify: {cause or ' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return run
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch use so many threads; None leaves it one for each core.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    import torch
+
+    if threads is None:
+        return
+    if threads < 1:
+        raise InputError(f"torch needs one thread or more, got threads={threads}.")
+    torch.set_num_threads(threads)
 
 
 def versions() -> dict[str, str]:

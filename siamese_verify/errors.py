@@ -1,4 +1,4 @@
-"""The one exception for what the user can mend, and how an entry point ends on it."""
+"""The one exception for what the user can mend."""
 
 from __future__ import annotations
 

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.data import FaceCropper, Protocol
-from siamese_verify.entry import CONF, explained, versions
+from siamese_verify.entry import CONF, explained, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.results import measure, print_results, save_results
-from siamese_verify.verification import load_model, store_thresholds
+from siamese_verify.verification import PRETRAINED, load_model, ships_thresholds, store_thresholds
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> float:
@@ -28,8 +27,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     """
     if OmegaConf.is_missing(cfg, "model"):
         raise InputError("Say which model: model=casia-webface, or the path of a bundle, a run or a checkpoint.")
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
+    set_threads(cfg.threads)
     protocol: Protocol = instantiate(cfg.protocol)
     model = load_model(cfg.model, cfg.device)
     cropper = FaceCropper(model.encoder.input_spec, cfg.cache)
@@ -38,7 +36,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     record = {"versions": versions(), "configuration": configuration}
     save_results(folder / "report", result, [], record)
     print_results([result], folder)
-    if not model.operating_points:
+    if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
         measurement = {**result.report.to_dict(), "measured_on": protocol.name, "versions": versions()}
         print(f"Its thresholds are kept for verify: {store_thresholds(str(cfg.model), measurement)}")
     return result.report.eer

@@ -94,7 +94,10 @@ def save_results(folder: Path, result: Result, others: Sequence[Result], record:
     }
     if model and isinstance(protocol.photos, LFWPhotos):
         details["LFW category"] = lfw_category(
-            model.training.get("data"), model.training.get("pretrained"), spec.crop.kind == "box"
+            model.training.get("data"),
+            model.training.get("pretrained"),
+            detector=spec.crop.kind == "box",
+            view1="View 1" in protocol.name,
         )
     page = result.report.save(
         folder,

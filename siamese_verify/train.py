@@ -10,19 +10,18 @@ from typing import Any, cast
 
 import hydra
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from siamese_verify.data import FaceCropper, FaceDataModule, Protocol
-from siamese_verify.entry import CONF, explained, versions
+from siamese_verify.entry import CONF, explained, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.files import write_whole
 from siamese_verify.results import measure, print_results, save_results
 from siamese_verify.training import VerificationModule, publish_report
-from siamese_verify.verification import load_checkpoint, save_bundle
+from siamese_verify.verification import encoder_class, load_checkpoint, save_bundle
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
@@ -33,16 +32,16 @@ def train(cfg: DictConfig, folder: Path) -> float:
     """
     if cfg.ckpt_path and not Path(cfg.ckpt_path).is_file():
         raise InputError(f"There is no checkpoint {cfg.ckpt_path} to resume from: give a run's checkpoints/last.ckpt.")
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
+    if cfg.ckpt_path:
+        load_checkpoint(Path(cfg.ckpt_path))  # or say what is wrong with it
+    set_threads(cfg.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     protocol: Protocol = instantiate(cfg.protocol)  # before training: a wrong pair file shows at once
+    encoder_class(configuration["encoder"])  # one that a bundle can hold
     encoder = instantiate(cfg.encoder)
     data: FaceDataModule = instantiate(cfg.datamodule, input_spec=encoder.input_spec)
-    data.setup()
-    record: dict[str, Any] = {"versions": versions(), "data": data.digest, "configuration": configuration}
     module = VerificationModule(
         encoder,
         instantiate(cfg.loss),
@@ -53,9 +52,11 @@ def train(cfg: DictConfig, folder: Path) -> float:
     )
     trainer: pl.Trainer = instantiate(
         cfg.trainer,
-        logger=[instantiate(logger) for logger in cfg.logger.values()],
-        callbacks=[instantiate(callback) for callback in cfg.callbacks.values()],
+        logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
+        callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
     )
+    data.setup()
+    record: dict[str, Any] = {"versions": versions(), "data": data.digest, "configuration": configuration}
     if trainer.is_global_zero:  # one process writes
         write_whole(folder / "run.json", json.dumps(record, indent=1).encode())
         data.cropper.save_account(folder)
@@ -67,7 +68,10 @@ def train(cfg: DictConfig, folder: Path) -> float:
     if not trainer.is_global_zero:
         return 0.0
 
-    best = load_checkpoint(Path(cast(ModelCheckpoint, trainer.checkpoint_callback).best_model_path))
+    best_path = cast(ModelCheckpoint, trainer.checkpoint_callback).best_model_path
+    if not best_path:
+        raise InputError("No epoch was finished and validated, so there is no model: train for one epoch or more.")
+    best = load_checkpoint(Path(best_path))
     save_bundle(folder / "bundle", best, record["versions"])
 
     result = measure("trained network", best.encoder, protocol, FaceCropper(best.encoder.input_spec, cfg.cache), best)
@@ -75,7 +79,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
     save_results(folder / "report", result, [other], record)
     for logger in trainer.loggers:
-        publish_report(logger, result.report, folder / "report")
+        publish_report(logger, result.report, folder / "report", trainer.global_step)
     print_results([result, other], folder)
     return result.report.eer
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from siamese_verify.errors import InputError
 from siamese_verify.faces import Box, FaceDetector, crop_face, most_central
 from siamese_verify.files import write_whole
 from siamese_verify.types import InputSpec, Photos
+
+log = logging.getLogger(__name__)
 
 CHUNK = 64  # photos decoded, searched and embedded together
 SAVE_EVERY = 1024  # photos searched between two savings of the boxes: what a kill can lose
@@ -131,7 +134,7 @@ class _BoxFinder:
         try:
             stored = json.loads(self.file.read_text())
             return {key: _box(*box) if box else None for key, box in stored.items()}
-        except (ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return {}  # a damaged cache is no loss: the faces are searched again
 
     def __call__(self, images: list[Image.Image]) -> list[Box | None]:
@@ -149,9 +152,12 @@ class _BoxFinder:
     def save(self) -> None:
         if self.file is None or not self.unsaved:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         merged = self._read() | self.unsaved  # another run may have saved in the meantime
-        write_whole(self.file, json.dumps(merged).encode())
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.file, json.dumps(merged).encode())
+        except OSError as error:  # a cache must not end a run
+            log.warning("The boxes of faces cannot be kept in %s (%s): they will be searched again.", self.file, error)
         self.unsaved = {}
 
 

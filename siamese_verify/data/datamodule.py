@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from siamese_verify.data.draw import Draw
 from siamese_verify.errors import InputError
 from siamese_verify.types import FaceBatch, InputSpec, Photos
 
-VALIDATION_BATCH = 256
+IN_ORDER = 256  # photos of a batch where nothing is learned
 
 
 class Split(NamedTuple):
@@ -84,6 +85,18 @@ class FaceDataset(Dataset[FaceBatch]):
         return FaceBatch(images, self.labels[rows], mined)
 
 
+def in_order(faces: FaceDataset) -> DataLoader[FaceBatch]:
+    """Each photo once, in batches too small to fill a memory."""
+    rows = list(range(len(faces)))
+    chunks = [rows[start : start + IN_ORDER] for start in range(0, len(rows), IN_ORDER)]
+    return DataLoader(faces, batch_size=None, sampler=chunks)
+
+
+def seed_worker(seed: int, rank: int, sampler: Any, worker: int) -> None:
+    """Make the augmentation of a worker process depend on the epoch, not on what was drawn before it started."""
+    torch.manual_seed(hash((seed, sampler.epoch, rank, worker)) % 2**63)
+
+
 class FaceDataModule(pl.LightningDataModule):
     """Training photos, split by person, cropped once, fed by a batch sampler.
 
@@ -125,6 +138,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.split = split_by_identity(photos.identities, validation_share, validation_photos, seed)
+        sampler(identities=photos.identities[self.split.train], seed=seed)  # what cannot work fails before the cropping
         self.cropper = FaceCropper(input_spec, cache, max_damaged)
         self.train_set: FaceDataset | None = None
         self.validation_set: FaceDataset | None = None
@@ -163,23 +177,18 @@ class FaceDataModule(pl.LightningDataModule):
             batch_size=None,  # the sampler's items are whole batches
             sampler=self.sampler,
             num_workers=self.workers,
-            worker_init_fn=self._seed_worker,
+            worker_init_fn=partial(seed_worker, self.seed, self._rank, self.sampler),
         )
 
     def val_dataloader(self) -> DataLoader[FaceBatch]:
         """Every validation photo once; under DDP on every rank, so that no figure depends on their number."""
         assert self.validation_set is not None
-        rows = list(range(len(self.validation_set)))
-        chunks = [rows[start : start + VALIDATION_BATCH] for start in range(0, len(rows), VALIDATION_BATCH)]
-        return DataLoader(self.validation_set, batch_size=None, sampler=chunks)
+        return in_order(self.validation_set)
 
     def embedding_dataloader(self) -> DataLoader[FaceBatch]:
         """Every training photo once, as it is, for miners that look at all of them."""
         assert self.train_set is not None
-        plain = FaceDataset(self.train_set.images, self.train_set.labels)
-        rows = list(range(len(plain)))
-        chunks = [rows[start : start + VALIDATION_BATCH] for start in range(0, len(rows), VALIDATION_BATCH)]
-        return DataLoader(plain, batch_size=None, sampler=chunks)
+        return in_order(FaceDataset(self.train_set.images, self.train_set.labels))
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch that comes next, and what the sampler has learned about confusable people."""
@@ -190,9 +199,6 @@ class FaceDataModule(pl.LightningDataModule):
         """Give a resumed run the sampler it stopped with; the sampler itself is made later."""
         self._sampler_state = state_dict["sampler"]
         self._first_epoch = state_dict["epoch"]
-
-    def _seed_worker(self, worker: int) -> None:
-        torch.manual_seed(hash((self.seed, getattr(self.sampler, "epoch", 0), self._rank, worker)) % 2**63)
 
     @property
     def _rank(self) -> int:

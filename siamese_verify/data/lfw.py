@@ -31,7 +31,7 @@ class LFWPhotos:
     """
 
     def __init__(self, root: str | Path, photos: Sequence[tuple[str, int]]) -> None:
-        self.folder = image_folder(Path(root))
+        self.folder = image_folder(root)
         self.names = [f"{person}/{person}_{number:04d}.jpg" for person, number in photos]
         numbers = {person: label for label, person in enumerate(sorted({person for person, _ in photos}))}
         self.identities = np.array([numbers[person] for person, _ in photos], dtype=np.int64)
@@ -43,14 +43,15 @@ class LFWPhotos:
         return open_photo(self.folder / self.names[row])
 
 
-def image_folder(root: Path) -> Path:
+def image_folder(root: str | Path | None) -> Path:
     """The folder of LFW's people, in any of its layouts.
 
     Raises:
         InputError: there is none.
     """
-    if not root.is_dir():
+    if root is None or not Path(root).is_dir():
         raise InputError(f"There is no folder {root}: set data.root to a copy of LFW (data/README.md says how).")
+    root = Path(root)
     for name in IMAGE_FOLDERS:
         if (root / name).is_dir():
             return root / name
@@ -68,7 +69,7 @@ def lfw_people(root: str | Path, people: str = "peopleDevTrain.txt") -> LFWPhoto
     Raises:
         InputError: no LFW, no such file, a wrong line in it, or not as many people as it announces.
     """
-    head, rows = _read(Path(root), people, widths=(1, 2))
+    head, rows = _read(root, people, widths=(1, 2))
     listed = [(fields[0], _integer(fields[1], people, number)) for number, fields in rows if len(fields) == 2]
     folds = [_integer(fields[0], people, number) for number, fields in rows if len(fields) == 1]
     if len(listed) != (sum(folds) or head[0]):
@@ -90,7 +91,7 @@ def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
     """
     rows: dict[tuple[str, int], int] = {}
     left, right, same = [], [], []
-    head, lines = _read(Path(root), pairs, widths=(3, 4))
+    head, lines = _read(root, pairs, widths=(3, 4))
     for number, fields in lines:
         first = (fields[0], _integer(fields[1], pairs, number))
         second = (fields[-2] if len(fields) == 4 else fields[0], _integer(fields[-1], pairs, number))
@@ -120,14 +121,17 @@ def lfw_all_pairs(root: str | Path, people: str, name: str) -> Protocol:
     return all_pairs(lfw_people(root, people), name)
 
 
-def lfw_category(data: str | None, pretrained: str | None, detector: bool) -> str:
+def lfw_category(data: str | None, pretrained: str | None, detector: bool, view1: bool) -> str:
     """What a result on LFW may claim to be, in the words of its authors' results page.
 
     Args:
         data: name of the data set whose identities were trained on.
         pretrained: name of the weights that training started from, None for random ones.
         detector: faces were cut by a detector, itself trained on photos from outside of LFW.
+        view1: the pairs are View 1's. View 2 has View 1's training people in most of its pairs.
     """
+    if data == "lfw" and not view1:
+        return "none: training saw people of these pairs, so this is no measurement of strangers"
     if data != "lfw" or pretrained:
         return "unrestricted, labelled outside data"
     if detector:
@@ -135,9 +139,10 @@ def lfw_category(data: str | None, pretrained: str | None, detector: bool) -> st
     return "unrestricted, no outside data"
 
 
-def _read(root: Path, file: str, widths: tuple[int, ...]) -> tuple[list[int], list[tuple[int, list[str]]]]:
+def _read(root: str | Path, file: str, widths: tuple[int, ...]) -> tuple[list[int], list[tuple[int, list[str]]]]:
     """The counts in a protocol file's first line, and the numbers and fields of its other lines."""
     image_folder(root)  # a wrong root is the likelier mistake than a missing file
+    root = Path(root)
     try:
         lines = (root / file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.types import Crop, InputSpec
 
-BLANK = 1e-3  # of one more coordinate: too small to matter, but it gives an image of one colour a direction
+BLANK = 1e-5  # of one more coordinate: too small to matter, but it gives an image of one colour a direction
 
 
 class CenteredPixels(nn.Module):

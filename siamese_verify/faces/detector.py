@@ -29,15 +29,14 @@ class FaceDetector:
     Args:
         smallest: side of the smallest face to look for, in pixels.
         batch_size: photos searched together; only photos of one size can be.
-        device: where the networks run.
     """
 
     identifier = "mtcnn-1"  # what a cache of boxes is named after: to be counted up with any change of the boxes
 
-    def __init__(self, smallest: int = 20, batch_size: int = 32, device: str = "cpu") -> None:
+    def __init__(self, smallest: int = 20, batch_size: int = 32) -> None:
         from facenet_pytorch import MTCNN
 
-        self.mtcnn = MTCNN(min_face_size=smallest, device=torch.device(device)).eval()
+        self.mtcnn = MTCNN(min_face_size=smallest).eval()
         self.smallest = smallest
         self.batch_size = batch_size
 

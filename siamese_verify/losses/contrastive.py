@@ -69,6 +69,11 @@ class ContrastiveLoss(BatchObjective):
         self.distance = distance
         self.scale = scale
 
+    @property
+    def at_collapse(self) -> float:
+        """What every active item, an impostor pair, costs when all embeddings are one point."""
+        return self.scale * self.margin**2
+
     def score_items(self, embeddings: Tensor, labels: Tensor, mined: Pairs | Triplets | None) -> Tensor:
         """Compute (M,) losses of pairs; see `BatchObjective.items`."""
         if mined is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -70,6 +72,11 @@ class TripletLoss(BatchObjective):
         self.margin = margin
         self.squared = squared
         self.soft = soft
+
+    @property
+    def at_collapse(self) -> float:
+        """What every item costs when all embeddings are one point."""
+        return math.log(2) if self.soft else self.margin
 
     def score_items(self, embeddings: Tensor, labels: Tensor, mined: Pairs | Triplets | None) -> Tensor:
         """Compute (T,) losses of triplets; see `BatchObjective.items`."""

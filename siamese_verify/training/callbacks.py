@@ -16,6 +16,7 @@ from siamese_verify.files import write_whole
 from siamese_verify.types import FaceBatch
 
 log = logging.getLogger(__name__)
+NEAR = 0.5  # mean distance of unit embeddings below which a loss at its margin is no coincidence
 
 
 @runtime_checkable
@@ -37,10 +38,13 @@ class RefreshHardNegatives(pl.Callback):
     def __init__(self, every_n_epochs: int = 1, every_n_steps: int | None = None) -> None:
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
+        self.last_step = 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Refresh by steps."""
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+        step = trainer.global_step
+        if self.every_n_steps and step % self.every_n_steps == 0 and step != self.last_step:
+            self.last_step = step  # a step of several accumulated batches ends with the first of the next
             self.refresh(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -59,7 +63,8 @@ class RefreshHardNegatives(pl.Callback):
         with torch.inference_mode():
             embeddings = [pl_module(batch.images.to(pl_module.device)).float().cpu() for batch in loader]
         pl_module.train(training)
-        data.sampler.update(torch.cat(embeddings))
+        # Ranks may differ in their batch norms' statistics, but must find the same neighbours.
+        data.sampler.update(trainer.strategy.broadcast(torch.cat(embeddings)))
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -125,9 +130,9 @@ class CollapseMonitor(pl.Callback):
             spread, mean = float(metrics["train/distance_spread"]), float(metrics["train/distance_mean"])
             if spread < self.spread and mean < 10 * self.spread:
                 signs.append(f"the embeddings lie {mean:.4f} apart with a spread of {spread:.4f}")
-        margin = 0.0 if getattr(pl_module.loss, "soft", False) else getattr(pl_module.loss, "margin", 0.0)
-        if margin and "train/loss" in metrics and abs(float(metrics["train/loss"]) - margin) < 0.02 * margin:
-            signs.append(f"the loss is stuck at its margin of {margin:g}")
+            stuck, loss = getattr(pl_module.loss, "at_collapse", None), float(metrics["train/loss"])
+            if stuck and abs(loss - stuck) < 0.02 * stuck and mean < NEAR:
+                signs.append(f"the loss is stuck at the {stuck:g} that its margin gives to equal embeddings")
         self.epochs = self.epochs + 1 if signs else 0
         if self.epochs == self.patience:
             log.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, verification_report
 from siamese_verify.training.gather import gather_batch
 from siamese_verify.types import FaceBatch, Pairs, Triplets
@@ -33,6 +36,10 @@ class VerificationModule(pl.LightningModule):
         scheduler: makes the scheduler from the optimizer and the number of steps; None keeps the learning rate.
         configuration: the run's composed config, kept in every checkpoint and sent to the logger.
 
+    Raises:
+        InputError: a loss without a reduction; when fitting, a schedule without an end, or another one than a resumed
+            run's.
+
     Attributes:
         validation: report of the last validation, on people held out from training; its operating points go into the
             checkpoint, so that a checkpoint knows its thresholds.
@@ -48,6 +55,8 @@ class VerificationModule(pl.LightningModule):
         configuration: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if getattr(loss, "reduction", "") == "none":
+            raise InputError("Training needs one number to descend, but loss.reduction is none: choose mean.")
         self.save_hyperparameters(configuration or {})
         self.encoder = encoder
         self.loss = loss
@@ -55,6 +64,7 @@ class VerificationModule(pl.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.validation: VerificationReport | None = None
+        self._planned_steps: float | None = None
         self._validation_rows: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -63,7 +73,7 @@ class VerificationModule(pl.LightningModule):
         return embeddings
 
     def training_step(self, batch: FaceBatch, _: int) -> Tensor:
-        """Return the loss of a batch; with a miner, of the batches of all ranks together."""
+        """Return the loss of a batch: of all ranks' batches together, unless it brings its own pairs or triplets."""
         embeddings, labels, mined = self(batch.images), batch.labels, batch.mined  # (N,D)
         if mined is None:
             embeddings, labels = gather_batch(embeddings, labels)
@@ -91,7 +101,7 @@ class VerificationModule(pl.LightningModule):
 
     def validation_step(self, batch: FaceBatch, _: int) -> None:
         """Embed some of the validation photos."""
-        self._validation_rows.append((self(batch.images).float().cpu(), batch.labels.cpu()))
+        self._validation_rows.append((F.normalize(self(batch.images).float()).cpu(), batch.labels.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Score every pair of the validation set and log how well the encoder verifies."""
@@ -105,6 +115,15 @@ class VerificationModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the last validation measured beside the weights it was measured on."""
         checkpoint["validation"] = self.validation.to_dict() if self.validation else None
+        checkpoint["steps"] = self.trainer.estimated_stepping_batches
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember for how many steps the resumed run was planned."""
+        self._planned_steps = checkpoint.get("steps")
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last validation: it was of other weights."""
+        self.validation = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Decay the weights of matrices and kernels only: biases, norms and slopes are left alone."""
@@ -114,7 +133,15 @@ class VerificationModule(pl.LightningModule):
         optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
         if self.make_scheduler is None:
             return optimizer
-        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise InputError("A schedule needs to know its end: set trainer.max_epochs, or scheduler=constant.")
+        if self._planned_steps is not None and steps != self._planned_steps:
+            raise InputError(
+                f"The run was planned for {self._planned_steps} steps and would now have {steps}: its schedule cannot "
+                "be stretched, so resume with the same trainer.max_epochs, or train with scheduler=constant."
+            )
+        scheduler = self.make_scheduler(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

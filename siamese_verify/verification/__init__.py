@@ -3,22 +3,24 @@
 from siamese_verify.verification.bundle import load_bundle, save_bundle
 from siamese_verify.verification.checkpoint import load_checkpoint
 from siamese_verify.verification.loading import load_model
-from siamese_verify.verification.model import FaceModel
-from siamese_verify.verification.pretrained import store_thresholds
-from siamese_verify.verification.scoring import embed_photos, score_pairs, score_protocol
+from siamese_verify.verification.model import FaceModel, encoder_class
+from siamese_verify.verification.pretrained import PRETRAINED, ships_thresholds, store_thresholds
+from siamese_verify.verification.scoring import embed_photos, score_pairs
 from siamese_verify.verification.verifier import NoDecision, Verification, Verifier
 
 __all__ = [
+    "PRETRAINED",
     "FaceModel",
     "NoDecision",
     "Verification",
     "Verifier",
     "embed_photos",
+    "encoder_class",
     "load_bundle",
     "load_checkpoint",
     "load_model",
     "save_bundle",
     "score_pairs",
-    "score_protocol",
+    "ships_thresholds",
     "store_thresholds",
 ]

@@ -72,7 +72,7 @@ def load_bundle(folder: Path) -> FaceModel:
         InputError: a file or a field is missing, of another version, or was changed; the message names it.
     """
     try:
-        content = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / "bundle.json").read_text(encoding="utf-8"), parse_constant=_refuse)
         weights = (folder / "model.safetensors").read_bytes()
     except (OSError, ValueError) as error:
         raise InputError(f"The bundle {folder} cannot be read: {error}.") from None
@@ -96,7 +96,9 @@ def load_bundle(folder: Path) -> FaceModel:
         encoder = build_encoder(content["encoder"], load(weights))
         points = read_operating_points(content["operating_points"])
         spec = InputSpec.from_dict(content["input"])
-    except (TypeError, KeyError, SafetensorError) as error:
+    except InputError:
+        raise
+    except (TypeError, KeyError, ValueError, SafetensorError) as error:
         raise InputError(f"The bundle {folder} is damaged: {error}.") from None
     if spec != encoder.input_spec:
         raise InputError(f"The bundle {folder} is damaged: field input is not what its encoder takes.")
@@ -110,6 +112,10 @@ def load_bundle(folder: Path) -> FaceModel:
         training=content["training"],
         metrics=content["metrics"],
     )
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _digest(content: dict[str, Any]) -> str:

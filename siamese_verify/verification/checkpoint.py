@@ -23,7 +23,7 @@ def load_checkpoint(path: Path) -> FaceModel:
     except Exception as error:  # torch's unpickler raises anything on what is no pickle, and advises to trust the file
         raise InputError(f"{path} is not a checkpoint of siamese-verify ({type(error).__name__}).") from None
     measured = checkpoint.get("validation") or {}
-    data = checkpoint["hyper_parameters"].get("data", {}).get("name")
+    data = (checkpoint["hyper_parameters"].get("data") or {}).get("name")
     return FaceModel(
         name=str(path),
         encoder=build_encoder(configuration, state),

@@ -19,18 +19,23 @@ def load_model(name: str | Path, device: str = "cpu") -> FaceModel:
         device: where the encoder goes.
 
     Raises:
-        InputError: there is no such model, or it is damaged.
+        InputError: there is no such model, it is damaged, or there is no such device.
     """
     path = Path(name)
     if str(name) in PRETRAINED:
         model = load_pretrained(str(name))
-    elif (path / "bundle.json").is_file():
-        model = load_bundle(path)
-    elif (path / "bundle" / "bundle.json").is_file():
-        model = load_bundle(path / "bundle")
     elif path.is_file():
         model = load_checkpoint(path)
+    elif (path / "bundle").is_dir():
+        model = load_bundle(path / "bundle")
+    elif (path / "checkpoints").is_dir():
+        raise InputError(f"The run {name} has no bundle, it did not finish: give {path / 'checkpoints' / 'best.ckpt'}.")
+    elif (path / "bundle.json").is_file() or (path / "model.safetensors").is_file():
+        model = load_bundle(path)
     else:
         raise InputError(f"There is no model {name}: give {', '.join(PRETRAINED)}, a bundle folder or a checkpoint.")
-    model.encoder.to(device)
+    try:
+        model.encoder.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
     return model

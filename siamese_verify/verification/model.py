@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,8 +49,8 @@ class FaceModel:
         """
         if not self.operating_points:
             raise InputError(
-                f"No threshold of {self.name} was ever measured: give one with --threshold, or measure it with "
-                f"`siamese-verify evaluate model={self.name}`."
+                f"No threshold of {self.name} was ever measured: give one of your own (--threshold), or, for a "
+                "pretrained model, measure it with one `siamese-verify evaluate model=NAME`, which keeps it."
             )
         by_far = sorted(self.operating_points, key=lambda point: point.target)
         if far is None:
@@ -64,8 +64,24 @@ class FaceModel:
         )
 
 
+def encoder_class(configuration: Mapping[str, Any]) -> Callable[..., encoders.Encoder]:
+    """The class that a config names; nothing else is ever imported or called.
+
+    Raises:
+        InputError: it is not one of `siamese_verify.encoders`, by that name.
+    """
+    target = str(configuration.get("_target_", ""))
+    module, _, name = target.rpartition(".")
+    if module != "siamese_verify.encoders" or name == "Encoder" or name not in encoders.__all__:
+        raise InputError(
+            f"The encoder {target!r} is not one of siamese_verify.encoders, and a bundle can hold no other."
+        )
+    kind: Callable[..., encoders.Encoder] = getattr(encoders, name)
+    return kind
+
+
 def build_encoder(configuration: Mapping[str, Any], state: Mapping[str, Tensor]) -> encoders.Encoder:
-    """Build an encoder of ours from its config and weights; nothing else is ever imported or called.
+    """Build an encoder of ours from its config and weights.
 
     Args:
         configuration: `_target_`, a class of `siamese_verify.encoders`, and its arguments.
@@ -74,20 +90,17 @@ def build_encoder(configuration: Mapping[str, Any], state: Mapping[str, Tensor])
     Raises:
         InputError: another target, wrong arguments, or weights that do not fit.
     """
-    arguments = dict(configuration)
-    target = str(arguments.pop("_target_", ""))
-    module, _, name = target.rpartition(".")
-    if module != "siamese_verify.encoders" or name == "Encoder" or name not in encoders.__all__:
-        raise InputError(f"The model's encoder {target!r} is not one of siamese_verify.encoders.")
+    kind = encoder_class(configuration)
+    arguments = {name: value for name, value in configuration.items() if name != "_target_"}
     if arguments.get("pretrained"):
         arguments["pretrained"] = None  # the weights come with the model
-    if isinstance(arguments.get("crop"), Mapping):
-        arguments["crop"] = Crop(**{key: value for key, value in arguments["crop"].items() if key != "_target_"})
     try:
-        encoder: encoders.Encoder = getattr(encoders, name)(**arguments)
+        if isinstance(arguments.get("crop"), Mapping):
+            arguments["crop"] = Crop(**{key: value for key, value in arguments["crop"].items() if key != "_target_"})
+        encoder = kind(**arguments)
         encoder.load_state_dict(state)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"The model's weights do not fit its encoder {name}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"The weights do not fit the encoder {kind.__name__}: {str(error).splitlines()[0]}") from None
     return encoder.eval()
 
 

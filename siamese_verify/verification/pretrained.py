@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from siamese_verify import encoders
+from siamese_verify.errors import InputError
 from siamese_verify.files import write_whole
 from siamese_verify.verification.model import FaceModel, read_operating_points
 
@@ -23,20 +23,31 @@ def load_pretrained(name: str) -> FaceModel:
     """
     configuration = {"_target_": "siamese_verify.encoders.InceptionResNet", "pretrained": name}
     encoder = encoders.InceptionResNet(pretrained=name).eval()
-    shipped = files("siamese_verify.verification") / "thresholds" / f"{name}.json"
-    stored = stored_thresholds(name)
-    text = shipped.read_text() if shipped.is_file() else stored.read_text() if stored.is_file() else "{}"
-    measured: dict[str, Any] = json.loads(text)
+    source = shipped_thresholds(name) if ships_thresholds(name) else stored_thresholds(name)
+    try:
+        measured: dict[str, Any] = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
+        points = read_operating_points(measured.get("operating_points", []))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise InputError(f"The thresholds in {source} are damaged: delete it and evaluate {name} again.") from None
     return FaceModel(
         name=name,
         encoder=encoder,
         configuration=configuration,
-        operating_points=read_operating_points(measured.get("operating_points", [])),
-        eer_threshold=measured.get("eer_threshold"),
+        operating_points=points,
         measured_on=measured.get("measured_on", ""),
         training={"data": name, "pretrained": name},
         metrics=measured,
     )
+
+
+def shipped_thresholds(name: str) -> Path:
+    """Where the package keeps the thresholds of a pretrained model, if it does."""
+    return Path(__file__).with_name("thresholds") / f"{name}.json"
+
+
+def ships_thresholds(name: str) -> bool:
+    """The package holds thresholds of this model, and those of an evaluation here are not asked for."""
+    return shipped_thresholds(name).is_file()
 
 
 def stored_thresholds(name: str) -> Path:

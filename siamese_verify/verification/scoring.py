@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
-from siamese_verify.data import FaceCropper, Protocol
+from siamese_verify.data import FaceCropper
 from siamese_verify.encoders import Encoder
 from siamese_verify.types import Photos
 
-BLOCK = 65_536  # pairs scored together
+BLOCK = 2**22  # numbers gathered together: 16 MB
 
 
 def embed_photos(encoder: Encoder, photos: Photos, cropper: FaceCropper) -> np.ndarray:
@@ -21,13 +22,13 @@ def embed_photos(encoder: Encoder, photos: Photos, cropper: FaceCropper) -> np.n
         cropper: made with the encoder's input spec; one that allows no damaged photos.
 
     Returns:
-        (N,D) float32.
+        (N,D) float32 of unit length.
     """
     device = next(encoder.buffers()).device
     embeddings = np.empty((len(photos), encoder.dimension), dtype=np.float32)
     with torch.inference_mode():
         for rows, images in cropper.stream(photos, range(len(photos)), "Embedding faces"):
-            embeddings[rows] = encoder(images.to(device)).float().cpu().numpy()
+            embeddings[rows] = F.normalize(encoder(images.to(device)).float()).cpu().numpy()
     return embeddings
 
 
@@ -43,12 +44,8 @@ def score_pairs(embeddings: np.ndarray, left: np.ndarray, right: np.ndarray) -> 
         (M,) float32, in [-1, 1] up to rounding.
     """
     scores = np.empty(len(left), dtype=np.float32)
-    for start in range(0, len(left), BLOCK):
-        block = slice(start, start + BLOCK)
+    pairs = max(1, BLOCK // embeddings.shape[1])
+    for start in range(0, len(left), pairs):
+        block = slice(start, start + pairs)
         scores[block] = np.einsum("md,md->m", embeddings[left[block]], embeddings[right[block]])
     return scores
-
-
-def score_protocol(encoder: Encoder, protocol: Protocol, cropper: FaceCropper) -> np.ndarray:
-    """Scores of a protocol's pairs, (M,) float32; arguments as in `embed_photos`."""
-    return score_pairs(embed_photos(encoder, protocol.photos, cropper), protocol.left, protocol.right)

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from siamese_verify.errors import InputError
 from siamese_verify.faces import FaceDetector, Photo, crop_face, open_photo
 from siamese_verify.verification.loading import load_model
 from siamese_verify.verification.model import FaceModel
 
+CHUNK = 64  # photos embedded together
 FACE_PROBABILITY = 0.9  # what the detector is less sure of does not count as a second face
 
 
@@ -105,7 +107,7 @@ class Verifier:
         )
 
     def embed(self, photos: Sequence[Photo]) -> np.ndarray:
-        """Embed the one face of each photo.
+        """Embed the one face of each photo; models without a detector (`whole`, `center` crops) take it as given.
 
         Returns:
             (N,D) float32 of unit length.
@@ -115,12 +117,15 @@ class Verifier:
         """
         if not len(photos):
             return np.empty((0, self.model.encoder.dimension), dtype=np.float32)
-        faces = [self._face(photo, number) for number, photo in enumerate(photos, start=1)]
-        images = torch.from_numpy(np.stack([np.asarray(face) for face in faces])).permute(0, 3, 1, 2)
         encoder = self.model.encoder
+        device = next(encoder.buffers()).device
+        chunks: list[np.ndarray] = []
         with torch.inference_mode():
-            embeddings: np.ndarray = encoder(images.to(next(encoder.buffers()).device)).float().cpu().numpy()
-        return embeddings
+            for start in range(0, len(photos), CHUNK):
+                faces = [self._face(photo, start + row + 1) for row, photo in enumerate(photos[start : start + CHUNK])]
+                images = torch.from_numpy(np.stack([np.asarray(face) for face in faces])).permute(0, 3, 1, 2)
+                chunks.append(F.normalize(encoder(images.to(device)).float()).cpu().numpy())
+        return np.concatenate(chunks)
 
     def _face(self, photo: Photo, number: int) -> Image.Image:
         name = str(photo) if isinstance(photo, str | Path) else f"photo {number}"

@@ -30,7 +30,7 @@ def test_pretrained_embeddings_are_those_of_facenet_pytorch(monkeypatch: pytest.
 
 
 def test_it_sees_what_the_weights_were_trained_on() -> None:
-    spec = InputSpec(160, (127.5, 127.5, 127.5), (128.0, 128.0, 128.0), Crop("box", margin=14))
+    spec = InputSpec(160, (127.5, 127.5, 127.5), (128.0, 128.0, 128.0), Crop("box", margin=32))
     encoder = InceptionResNet()
     assert encoder.input_spec == spec
     assert encoder.dimension == 512

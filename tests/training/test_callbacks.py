@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from siamese_verify.data import FaceDataModule, SyntheticFaces
 from siamese_verify.encoders import SmallResNet
-from siamese_verify.losses import TripletLoss
+from siamese_verify.losses import ContrastiveLoss, TripletLoss
 from siamese_verify.mining import BatchHard, IdentityBatchSampler
 from siamese_verify.training import CollapseMonitor, RefreshHardNegatives, ReseedEachEpoch, VerificationModule
 from siamese_verify.types import FaceBatch
@@ -82,15 +82,19 @@ def test_a_collapsed_model_is_told_once_in_words_with_what_to_do(caplog: pytest.
     (message,) = warnings_of(Point(), TripletLoss(), 4, caplog)
     assert "collapsing, all faces to one point" in message
     assert "the embeddings lie 0.0000 apart with a spread of 0.0000" in message
-    assert "the loss is stuck at its margin of 0.2" in message
+    assert "the loss is stuck at the 0.2 that its margin gives to equal embeddings" in message
     assert "for 2 epochs" in message
     assert "Lower the learning rate" in message
 
 
-def test_a_loss_at_its_margin_is_told_with_embeddings_apart(caplog: pytest.LogCaptureFixture) -> None:
-    (message,) = warnings_of(Flat(), StuckLoss(), 2, caplog)
-    assert "stuck at its margin" in message
-    assert "apart" not in message
+def test_a_loss_at_its_margin_is_no_collapse_while_the_embeddings_lie_apart(caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings_of(Flat(), StuckLoss(), 4, caplog) == []
+
+
+@pytest.mark.parametrize("loss", [TripletLoss(soft=True), ContrastiveLoss(1.2, reduction="mean_active")])
+def test_every_loss_knows_its_value_at_collapse(loss: TripletLoss | ContrastiveLoss) -> None:
+    labels = torch.arange(3).repeat_interleave(2)
+    assert float(loss(torch.ones(6, 4), labels)) == pytest.approx(loss.at_collapse)
 
 
 def test_one_bad_epoch_is_not_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -129,7 +129,8 @@ def test_the_last_validation_is_the_report_on_all_its_embeddings(tmp_path: Path)
     trainer = fit(module, [batch()], tmp_path, validation=2)
     module.eval()
     with torch.no_grad():
-        rows = torch.cat([module(batch(4, 3, seed=number).images) for number in range(2)]).numpy()
+        embeddings = torch.cat([module(batch(4, 3, seed=number).images) for number in range(2)])
+        rows = torch.nn.functional.normalize(embeddings).numpy()
     labels = np.tile(np.arange(4).repeat(3), 2)
     scores, same = [], []
     for left in range(24):
@@ -137,12 +138,13 @@ def test_the_last_validation_is_the_report_on_all_its_embeddings(tmp_path: Path)
             scores.append(float(rows[left] @ rows[right]))
             same.append(bool(labels[left] == labels[right]))
     expected = verification_report(scores, same)
+    one_swap = 1 / (60 * 216)  # two scores that differ by rounding alone may change places
     assert module.validation is not None
     assert (module.validation.pairs, module.validation.genuine) == (276, 60)
-    assert module.validation.eer == pytest.approx(expected.eer, abs=1e-6)
-    assert module.validation.auc == pytest.approx(expected.auc, abs=1e-6)
-    assert float(trainer.callback_metrics["val/eer"]) == pytest.approx(expected.eer, abs=1e-6)
-    assert float(trainer.callback_metrics["val/auc"]) == pytest.approx(expected.auc, abs=1e-6)
+    assert module.validation.eer == pytest.approx(expected.eer, abs=one_swap)
+    assert module.validation.auc == pytest.approx(expected.auc, abs=one_swap)
+    assert float(trainer.callback_metrics["val/eer"]) == pytest.approx(expected.eer, abs=one_swap)
+    assert float(trainer.callback_metrics["val/auc"]) == pytest.approx(expected.auc, abs=one_swap)
 
 
 def test_every_pair_is_scored_once() -> None:

@@ -26,8 +26,9 @@ class Figures:
     def __init__(self) -> None:
         self.figures: dict[str, float] = {}
 
-    def log_metrics(self, figures: dict[str, float]) -> None:
+    def log_metrics(self, figures: dict[str, float], step: int | None = None) -> None:
         self.figures |= figures
+        self.step = step
 
     def save(self) -> None:
         """There is no file to finish."""
@@ -36,7 +37,8 @@ class Figures:
 def test_every_logger_gets_the_figures(tmp_path: Path) -> None:
     report = verification_report([0.9, 0.8, 0.3, 0.7, 0.1, 0.0], [True, True, True, False, False, False], threshold=0.5)
     logger = Figures()
-    publish_report(logger, report, tmp_path)
+    publish_report(logger, report, tmp_path, step=7)
+    assert logger.step == 7
     assert logger.figures["test/eer"] == report.eer
     assert logger.figures["test/auc"] == report.auc
     assert logger.figures["test/accuracy"] == pytest.approx(4 / 6)

@@ -46,7 +46,7 @@ def test_a_rate_that_was_not_measured_is_an_error_that_lists_those_that_were(far
 
 
 def test_a_model_without_thresholds_says_the_two_ways_out() -> None:
-    with pytest.raises(InputError, match=r"No threshold of vggface2.*--threshold.*evaluate model=vggface2"):
+    with pytest.raises(InputError, match=r"No threshold of vggface2.*--threshold.*evaluate model=NAME"):
         model_with(name="vggface2").operating_point()
 
 
@@ -78,7 +78,7 @@ def test_one_measurement_gives_a_pretrained_model_its_own_thresholds(
     assert tmp_path in path.parents
     model = load_model("vggface2")
     assert model.operating_points == report.operating_points
-    assert (model.eer_threshold, model.measured_on) == (report.eer_threshold, "four pairs")
+    assert model.measured_on == "four pairs"
     if casia := load_model("casia-webface").operating_points:  # its own, where it ships with some
         assert casia != report.operating_points
 
