@@ -233,18 +233,42 @@ def test_a_wrong_override_gives_hydras_words_and_no_traceback(
         (["protocol.photos.identities=1"], "no impostors"),
         (["sampler.people=100"], "people is 100, but only"),
         (["ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
+        (["threads=-1"], "one thread or more, got threads=-1"),
+        (["sampler.people=4", "loss.reduction=none"], "loss.reduction is none"),
+        (["data.root=null", "protocol=lfw_view1"], "There is no folder None: set data.root"),
+        (["encoder._target_=os.system"], "'os.system' is not one of siamese_verify.encoders"),
+        (["datamodule.validation_share=2"], "validation share must lie between 0 and 1"),
     ],
 )
 def test_a_run_that_cannot_be_ends_with_2_and_a_sentence_and_leaves_no_results(
     overrides: list[str], complaint: str, command: Command, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
-    small = [] if "data=lfw" in overrides else tiny
+    small = [] if "protocol=lfw_view1" in overrides else tiny
     ended = command("train", *small, *overrides, "hydra.run.dir=run")
     assert ended.code == 2
     assert LONE.fullmatch(ended.err), ended.err
     assert complaint in ended.err
     left = {path.relative_to(tmp_path / "run").parts[0] for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert left <= {".hydra", "train.log", "__main__.log"}
+
+
+@pytest.mark.parametrize("override", ["data.photos.identities=abc", "sampler.people=4.5", "trainer.max_epochs=abc"])
+def test_a_value_of_the_wrong_type_ends_with_2_and_no_traceback(
+    override: str, command: Command, tiny: tuple[str, ...]
+) -> None:
+    ended = command("train", *tiny, override, "hydra.run.dir=run")
+    assert ended.code == 2
+    assert ended.err.startswith("siamese-verify: ")
+    assert "Traceback" not in ended.err
+
+
+def test_a_run_that_did_not_finish_is_told_from_an_unknown_model(
+    command: Command, tmp_path: Path, photos: list[str]
+) -> None:
+    (tmp_path / "stopped" / "checkpoints").mkdir(parents=True)
+    ended = command("verify", *photos, "--model", "stopped")
+    assert ended.code == 2
+    assert "did not finish: give stopped/checkpoints/best.ckpt" in ended.err
 
 
 def test_an_evaluation_without_a_model_ends_with_2_and_a_sentence(command: Command) -> None:

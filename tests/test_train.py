@@ -235,6 +235,14 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(
     ).read_bytes(), "the best epoch so far came along"
 
 
+def test_a_finished_run_is_not_stretched_under_its_schedule(
+    tiny_run: Path, trained: Trained, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+) -> None:
+    last = tiny_run / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match=r"planned for .* its schedule cannot be stretched"):
+        trained(tmp_path / "run", *tiny, *small_batches, f"ckpt_path='{last}'", "trainer.max_epochs=9")
+
+
 @pytest.mark.slow
 def test_a_seed_decides_all(
     trained: Trained, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path

@@ -65,8 +65,8 @@ class IdentityBatchSampler(Sampler[list[int]]):
             )
         smallest = {"people": (people, 1), "photos": (photos, 2), "singles": (singles, 0), "seed": (seed, 0)}
         for name, (value, least) in {**smallest, "batches": (1 if batches is None else batches, 1)}.items():
-            if value < least:
-                raise InputError(f"{name} is {value}, but batches of people need it to be {least} or more.")
+            if not isinstance(value, int | np.integer) or value < least:
+                raise InputError(f"{name} is {value}, but batches of people need a whole number of {least} or more.")
         if not 0 <= rank < world_size:
             raise InputError(f"rank is {rank}, but must be in 0 ... {world_size - 1} for a world size of {world_size}.")
         if people + singles < 2:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_verify.data import LFWPhotos, lfw_all_pairs, lfw_pairs, lfw_people
+from siamese_verify.data import LFWPhotos, lfw_all_pairs, lfw_category, lfw_pairs, lfw_people
 from siamese_verify.data.lfw import IMAGE_FOLDERS
 from siamese_verify.errors import InputError
 
@@ -233,6 +233,26 @@ def test_a_damaged_photo_is_named_when_it_is_opened(root: Path) -> None:
     assert photos[4].size == (8, 8)
     with pytest.raises(InputError, match=r"Bob_0001\.jpg"):
         photos[3]
+
+
+@pytest.mark.parametrize(
+    ("data", "pretrained", "detector", "view1", "claim"),
+    [
+        ("lfw", None, False, True, "unrestricted, no outside data"),
+        ("lfw", None, True, True, "unrestricted, label-free outside data (the face detector's)"),
+        ("lfw", "casia-webface", True, True, "unrestricted, labelled outside data"),
+        ("casia-webface", "casia-webface", True, False, "unrestricted, labelled outside data"),
+        ("synthetic", None, False, True, "unrestricted, labelled outside data"),
+    ],
+)
+def test_a_result_claims_the_category_of_what_it_was_trained_on(
+    data: str, pretrained: str | None, detector: bool, view1: bool, claim: str
+) -> None:
+    assert lfw_category(data, pretrained, detector, view1) == claim
+
+
+def test_view_2_after_training_on_view_1_claims_nothing() -> None:
+    assert lfw_category("lfw", None, True, view1=False).startswith("none")
 
 
 def test_a_people_file_that_was_cut_off_is_refused(root: Path) -> None:
