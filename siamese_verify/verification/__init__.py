@@ -3,8 +3,8 @@
 from siamese_verify.verification.bundle import load_bundle, save_bundle
 from siamese_verify.verification.checkpoint import load_checkpoint
 from siamese_verify.verification.loading import load_model
-from siamese_verify.verification.model import FaceModel, encoder_class
-from siamese_verify.verification.pretrained import PRETRAINED, ships_thresholds, store_thresholds
+from siamese_verify.verification.model import PRETRAINED, FaceModel, encoder_class
+from siamese_verify.verification.pretrained import ships_thresholds, store_thresholds
 from siamese_verify.verification.scoring import embed_photos, score_pairs
 from siamese_verify.verification.verifier import NoDecision, Verification, Verifier
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from siamese_verify.errors import InputError
 from siamese_verify.verification.bundle import load_bundle
 from siamese_verify.verification.checkpoint import load_checkpoint
-from siamese_verify.verification.model import FaceModel
-from siamese_verify.verification.pretrained import PRETRAINED, load_pretrained
+from siamese_verify.verification.model import PRETRAINED, FaceModel
+from siamese_verify.verification.pretrained import load_pretrained
 
 
 def load_model(name: str | Path, device: str = "cpu") -> FaceModel:

@@ -13,6 +13,8 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import OperatingPoint
 from siamese_verify.types import Crop
 
+PRETRAINED = ("casia-webface", "vggface2")  # names of facenet-pytorch's weights
+
 
 @dataclass(frozen=True)
 class FaceModel:
@@ -48,9 +50,10 @@ class FaceModel:
             InputError: none was measured, or not this one.
         """
         if not self.operating_points:
+            measure = f", or measure it with `siamese-verify evaluate model={self.name}`, which keeps it"
             raise InputError(
-                f"No threshold of {self.name} was ever measured: give one of your own (--threshold), or, for a "
-                "pretrained model, measure it with one `siamese-verify evaluate model=NAME`, which keeps it."
+                f"No threshold of {self.name} was ever measured: give one of your own with --threshold"
+                f"{measure if self.name in PRETRAINED else ''}."
             )
         by_far = sorted(self.operating_points, key=lambda point: point.target)
         if far is None:

@@ -12,8 +12,6 @@ from siamese_verify.errors import InputError
 from siamese_verify.files import write_whole
 from siamese_verify.verification.model import FaceModel, read_operating_points
 
-PRETRAINED = ("casia-webface", "vggface2")
-
 
 def load_pretrained(name: str) -> FaceModel:
     """One of `PRETRAINED`, with the thresholds that ship with the package, else those kept on this machine.

@@ -46,7 +46,7 @@ def test_a_rate_that_was_not_measured_is_an_error_that_lists_those_that_were(far
 
 
 def test_a_model_without_thresholds_says_the_two_ways_out() -> None:
-    with pytest.raises(InputError, match=r"No threshold of vggface2.*--threshold.*evaluate model=NAME"):
+    with pytest.raises(InputError, match=r"No threshold of vggface2.*--threshold.*evaluate model=vggface2"):
         model_with(name="vggface2").operating_point()
 
 
