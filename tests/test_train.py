@@ -369,7 +369,7 @@ def test_photos_without_a_face_do_not_hide_the_damaged_ones(trained: Trained, tm
     for path in sorted((tmp_path / "lfw").rglob("*.jpg")):
         Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
     photos[0].write_text("a text file")
-    box = ("encoder.crop.kind=box", "+encoder.crop.margin=6")
+    box = ("encoder.crop.kind=box", "encoder.crop.margin=6")
     run = trained(tmp_path / "run", *lfw_overrides(tmp_path), *box)
     reasons = skipped(run)
     assert "not an image" in reasons[f"{photos[0].parent.name}/{photos[0].name}"]
