@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from siamese_verify.data import FaceCropper, LFWPhotos, Protocol, lfw_category
+from siamese_verify.data import FaceCropper, LFWPhotos, Protocol, has_training_people, lfw_category
 from siamese_verify.encoders import Encoder
 from siamese_verify.evaluation import VerificationReport, nearest_neighbour_accuracy, verification_report
 from siamese_verify.faces import crop_face
@@ -93,11 +93,10 @@ def save_results(folder: Path, result: Result, others: Sequence[Result], record:
         **record,
     }
     if model and isinstance(protocol.photos, LFWPhotos):
+        data = model.training.get("data")
+        strangers = data != "lfw" or not has_training_people(protocol.photos)
         details["LFW category"] = lfw_category(
-            model.training.get("data"),
-            model.training.get("pretrained"),
-            detector=spec.crop.kind == "box",
-            view1="View 1" in protocol.name,
+            data, model.training.get("pretrained"), detector=spec.crop.kind == "box", strangers=strangers
         )
     page = result.report.save(
         folder,

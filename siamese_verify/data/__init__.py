@@ -2,7 +2,7 @@
 
 from siamese_verify.data.crops import FaceCropper
 from siamese_verify.data.datamodule import FaceDataModule, FaceDataset, split_by_identity
-from siamese_verify.data.lfw import LFWPhotos, lfw_all_pairs, lfw_category, lfw_pairs, lfw_people
+from siamese_verify.data.lfw import LFWPhotos, has_training_people, lfw_all_pairs, lfw_category, lfw_pairs, lfw_people
 from siamese_verify.data.pairs import PairSampler
 from siamese_verify.data.protocol import Protocol, all_pairs
 from siamese_verify.data.synthetic import SyntheticFaces
@@ -18,6 +18,7 @@ __all__ = [
     "SyntheticFaces",
     "TripletSampler",
     "all_pairs",
+    "has_training_people",
     "lfw_all_pairs",
     "lfw_category",
     "lfw_pairs",

@@ -17,6 +17,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.faces import open_photo
 
 IMAGE_FOLDERS = ("lfw-deepfunneled", "lfw_funneled", "lfw")
+TRAINING_PEOPLE = "peopleDevTrain.txt"  # View 1's
 
 
 class LFWPhotos:
@@ -32,8 +33,10 @@ class LFWPhotos:
 
     def __init__(self, root: str | Path, photos: Sequence[tuple[str, int]]) -> None:
         self.folder = image_folder(root)
+        self.root = Path(root)
+        self.people = frozenset(person for person, _ in photos)
         self.names = [f"{person}/{person}_{number:04d}.jpg" for person, number in photos]
-        numbers = {person: label for label, person in enumerate(sorted({person for person, _ in photos}))}
+        numbers = {person: label for label, person in enumerate(sorted(self.people))}
         self.identities = np.array([numbers[person] for person, _ in photos], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -58,7 +61,7 @@ def image_folder(root: str | Path | None) -> Path:
     raise InputError(f"{root} holds none of {', '.join(IMAGE_FOLDERS)}: set data.root to a copy of LFW.")
 
 
-def lfw_people(root: str | Path, people: str = "peopleDevTrain.txt") -> LFWPhotos:
+def lfw_people(root: str | Path, people: str = TRAINING_PEOPLE) -> LFWPhotos:
     """All photos of the people that a people file lists.
 
     Args:
@@ -121,17 +124,30 @@ def lfw_all_pairs(root: str | Path, people: str, name: str) -> Protocol:
     return all_pairs(lfw_people(root, people), name)
 
 
-def lfw_category(data: str | None, pretrained: str | None, detector: bool, view1: bool) -> str:
+def has_training_people(photos: LFWPhotos) -> bool:
+    """Whether anybody of View 1's training people is on the photos, as on most of View 2's.
+
+    Without the file that lists them it is assumed: a claim has to be shown, and a report not to be lost.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not (photos.root / TRAINING_PEOPLE).is_file():
+        return True
+    return not photos.people.isdisjoint(lfw_people(photos.root).people)
+
+
+def lfw_category(data: str | None, pretrained: str | None, detector: bool, strangers: bool) -> str:
     """What a result on LFW may claim to be, in the words of its authors' results page.
 
     Args:
         data: name of the data set whose identities were trained on.
         pretrained: name of the weights that training started from, None for random ones.
         detector: faces were cut by a detector, itself trained on photos from outside of LFW.
-        view1: the pairs are View 1's. View 2 has View 1's training people in most of its pairs.
+        strangers: none of View 1's training people is in the pairs, see `has_training_people`.
     """
-    if data == "lfw" and not view1:
-        return "none: training saw people of these pairs, so this is no measurement of strangers"
+    if data == "lfw" and not strangers:
+        return f"none: training saw people of these pairs, or there is no {TRAINING_PEOPLE} to rule it out"
     if data != "lfw" or pretrained:
         return "unrestricted, labelled outside data"
     if detector:

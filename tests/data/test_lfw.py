@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_verify.data import LFWPhotos, lfw_all_pairs, lfw_category, lfw_pairs, lfw_people
+from siamese_verify.data import LFWPhotos, has_training_people, lfw_all_pairs, lfw_category, lfw_pairs, lfw_people
 from siamese_verify.data.lfw import IMAGE_FOLDERS
 from siamese_verify.errors import InputError
 
@@ -236,7 +236,7 @@ def test_a_damaged_photo_is_named_when_it_is_opened(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "pretrained", "detector", "view1", "claim"),
+    ("data", "pretrained", "detector", "strangers", "claim"),
     [
         ("lfw", None, False, True, "unrestricted, no outside data"),
         ("lfw", None, True, True, "unrestricted, label-free outside data (the face detector's)"),
@@ -246,13 +246,30 @@ def test_a_damaged_photo_is_named_when_it_is_opened(root: Path) -> None:
     ],
 )
 def test_a_result_claims_the_category_of_what_it_was_trained_on(
-    data: str, pretrained: str | None, detector: bool, view1: bool, claim: str
+    data: str, pretrained: str | None, detector: bool, strangers: bool, claim: str
 ) -> None:
-    assert lfw_category(data, pretrained, detector, view1) == claim
+    assert lfw_category(data, pretrained, detector, strangers) == claim
 
 
 def test_view_2_after_training_on_view_1_claims_nothing() -> None:
-    assert lfw_category("lfw", None, True, view1=False).startswith("none")
+    assert lfw_category("lfw", None, True, strangers=False).startswith("none")
+
+
+@needs_lfw
+@pytest.mark.parametrize(("pairs", "met"), [("pairsDevTest.txt", False), ("pairs.txt", True)])
+def test_training_people_are_met_in_view_2_and_not_in_view_1_whatever_the_protocol_is_called(
+    pairs: str, met: bool
+) -> None:
+    photos = lfw_pairs(LFW, pairs, "some pairs").photos
+    assert isinstance(photos, LFWPhotos)
+    assert has_training_people(photos) is met
+
+
+def test_without_the_list_of_training_people_they_are_assumed_to_be_met(root: Path) -> None:
+    photos = lfw_people(root, "people.txt")
+    assert has_training_people(photos)
+    write(root, "peopleDevTrain.txt", ["1", "Dan\t1"])
+    assert not has_training_people(photos)
 
 
 def test_a_people_file_that_was_cut_off_is_refused(root: Path) -> None:
