@@ -21,6 +21,7 @@ LEVELS = (
     {"training", "verification"},
     {"data", "evaluation"},
     {"encoders", "losses", "mining", "faces"},
+    {"geometry"},
     {"types", "files"},
     {"errors"},
 )

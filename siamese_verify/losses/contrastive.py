@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.distance import distance_matrix, row_distance
-from siamese_verify.losses.objective import BatchObjective
-from siamese_verify.losses.reduction import Reduction
+from siamese_verify.geometry import Batch, row_distance
+from siamese_verify.losses.every_pair import every_pair
+from siamese_verify.losses.objective import BatchObjective, listed_pairs
+from siamese_verify.losses.reduction import Reduction, Totals
 from siamese_verify.types import Pairs, Triplets
 
 PairDistance = Literal["euclidean", "cosine"]
@@ -36,8 +37,9 @@ def contrastive_loss(distance: Tensor, same: Tensor, margin: float = 1.0, scale:
 class ContrastiveLoss(BatchObjective):
     """`contrastive_loss` over mined pairs, or over every pair i < j of the batch.
 
-    The items follow the order of the pairs. Triplets are taken apart: T genuine pairs (anchor, positive), then T
-    impostor pairs (anchor, negative); a pair that several triplets share counts as often as they name it.
+    The items follow the order of the pairs; all pairs come ordered by i, then j, those with references last of each i.
+    Triplets are taken apart: T genuine pairs (anchor, positive), then T impostor pairs (anchor, negative); a pair that
+    several triplets share counts as often as they name it.
 
     Args:
         margin: distance beyond which an impostor pair costs nothing, >= 0, in the unit of the distance. Unit
@@ -74,28 +76,23 @@ class ContrastiveLoss(BatchObjective):
         """What every active item, an impostor pair, costs when all embeddings are one point."""
         return self.scale * self.margin**2
 
-    def score_items(self, embeddings: Tensor, labels: Tensor, mined: Pairs | Triplets | None) -> Tensor:
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
         """Compute (M,) losses of pairs; see `BatchObjective.items`."""
-        if mined is None:
-            upper = torch.ones(len(labels), len(labels), dtype=torch.bool, device=labels.device).triu(1)  # i < j
-            distance = distance_matrix(embeddings, self.distance)[upper]  # (B * (B - 1) / 2,)
-            same = (labels[:, None] == labels)[upper]
-        else:
-            pairs = mined if isinstance(mined, Pairs) else pairs_of_triplets(mined)
-            distance = row_distance(embeddings, pairs.anchor, pairs.other, self.distance)
-            same = pairs.same.bool()
-        return contrastive_loss(distance, same, self.margin, self.scale)
+        pairs = listed_pairs(batch, mined)
+        distance = row_distance(batch.embeddings, batch.candidates, pairs.anchor, pairs.other, self.distance)
+        return contrastive_loss(distance, pairs.same, self.margin, self.scale)
+
+    def add_up_all(self, batch: Batch) -> Totals:
+        """Sum over every pair."""
+        return every_pair(batch, self._rule, self.distance == "cosine")
+
+    def _rule(self, measure: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+        cosine = self.distance == "cosine"
+        distance = (1 - measure).clamp_(min=0) if cosine else measure
+        # Genuine pairs are too far apart by d, impostors by the negative d - margin: the loss is the square of either.
+        excess = torch.where(same, distance, (distance - self.margin).clamp_(max=0))
+        return excess.square().mul_(self.scale), excess.mul_(-2 * self.scale if cosine else 2 * self.scale)
 
     def extra_repr(self) -> str:
         """Name the parameters where the module is printed."""
         return f"margin={self.margin}, distance={self.distance!r}, scale={self.scale}, reduction={self.reduction!r}"
-
-
-def pairs_of_triplets(triplets: Triplets) -> Pairs:
-    """Take T triplets apart into 2T pairs: (anchor, positive) genuine, then (anchor, negative) impostor."""
-    genuine = torch.ones_like(triplets.anchor, dtype=torch.bool)
-    return Pairs(
-        anchor=torch.cat([triplets.anchor, triplets.anchor]),
-        other=torch.cat([triplets.positive, triplets.negative]),
-        same=torch.cat([genuine, ~genuine]),
-    )

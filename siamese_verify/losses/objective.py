@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.reduction import Reduction, active_share, check_reduction, reduce_items
+from siamese_verify.geometry import Batch, check_batch
+from siamese_verify.losses.reduction import Reduction, Totals, active_share, add_up, check_reduction, reduce_totals
 from siamese_verify.types import Pairs, Triplets
+
+Mined = Pairs | Triplets | Sequence[Tensor] | None
+
+
+class Measured(NamedTuple):
+    """One evaluation of an objective."""
+
+    loss: Tensor  # scalar to descend
+    active_share: Tensor  # scalar in [0, 1] without gradient: items above zero over all items
 
 
 class BatchObjective(nn.Module):
-    """An objective made of items (pairs, triplets), each with a loss of its own.
+    """An objective made of items (pairs, triplets, rows), each with a loss of its own.
 
-    `forward` is `reduce(items(...))`. Who also wants to log how many items were active calls the two by themselves and
-    pays for one computation:
-
-        items = loss.items(embeddings, labels, mined)
-        value, active = loss.reduce(items), loss.active_share(items)
-
-    A subclass defines `score_items`.
+    A subclass defines `list_items`, and `add_up_all` if it can sum over everything without listing it.
 
     Args:
         reduction: `mean` over all items, `mean_active` over those above zero, `sum`, or `none`.
@@ -33,77 +40,124 @@ class BatchObjective(nn.Module):
         check_reduction(reduction)
         self.reduction = reduction
 
-    def forward(self, embeddings: Tensor, labels: Tensor, mined: Pairs | Triplets | None = None) -> Tensor:
-        """Return the reduced loss, in the type of the embeddings; arguments and errors as in `items`."""
-        return self.reduce(self.items(embeddings, labels, mined)).to(embeddings.dtype)
-
-    def items(self, embeddings: Tensor, labels: Tensor, mined: Pairs | Triplets | None = None) -> Tensor:
-        """Compute the loss of every item, unreduced.
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        mined: Mined = None,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the reduced loss.
 
         Args:
             embeddings: (B, D) floating point; half and bfloat16 are computed in float32, also under autocast.
             labels: (B,) identities, of any integer type.
-            mined: rows of `embeddings` to compare; None compares everything the objective can.
+            mined: rows to compare; None compares everything the objective can, without listing it. What the miners of
+                pytorch-metric-learning return is understood too: three vectors are triplets, four are the anchors and
+                positives of genuine pairs, then the anchors and negatives of impostor pairs.
+            references: (R, D) further embeddings, such as a memory of past batches. They are partners, positives and
+                negatives of the embeddings, but never anchors; `mined` numbers them from B on.
+            reference_labels: (R,) their identities.
+
+        Returns:
+            A scalar in the type of the embeddings, or (M,) items for the reduction `none`.
+
+        Raises:
+            InputError: embeddings that are not (B, D) floating point; labels that are not (B,) integers; references
+                that don't fit; `mined` of a kind the objective can't use, or with lengths that differ; on a CPU also
+                NaN or infinite embeddings (a GPU would have to be waited for).
+        """
+        if self.reduction == "none":
+            return self.items(embeddings, labels, mined, references, reference_labels).to(embeddings.dtype)
+        return self.measure(embeddings, labels, mined, references, reference_labels).loss
+
+    def measure(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        mined: Mined = None,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
+    ) -> Measured:
+        """Compute the loss and the share of active items at once; arguments and errors as in `forward`."""
+        batch = check_batch(embeddings, labels, references, reference_labels)
+        chosen = read_mined(mined)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            totals = self.add_up_all(batch) if chosen is None else add_up(self.list_items(batch, chosen))
+            return Measured(reduce_totals(totals, self.reduction).to(embeddings.dtype), active_share(totals))
+
+    def items(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        mined: Mined = None,
+        references: Tensor | None = None,
+        reference_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the loss of every item, unreduced; arguments and errors as in `forward`.
 
         Returns:
             (M,) losses, >= 0, in the type they were computed in: float32, or float64 for float64 embeddings. M may be
             0.
-
-        Raises:
-            InputError: embeddings that are not (B, D) floating point; labels that are not (B,) integers; `mined` of a
-                kind the objective can't use, or with lengths that differ; on a CPU also NaN or infinite embeddings (a
-                GPU would have to be waited for).
         """
-        check_batch(embeddings, labels)
-        check_mined(mined)
-        labels = labels.to(embeddings.device, torch.int64)
+        batch = check_batch(embeddings, labels, references, reference_labels)
+        chosen = read_mined(mined)
         with torch.autocast(embeddings.device.type, enabled=False):
-            precise = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-            return self.score_items(precise, labels, mined)
+            return self.list_items(batch, chosen)
 
-    def score_items(self, embeddings: Tensor, labels: Tensor, mined: Pairs | Triplets | None) -> Tensor:
-        """Compute (M,) losses from checked arguments: embeddings (B, D) float32 or float64, labels (B,) int64."""
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
+        """Compute (M,) losses from checked arguments."""
         raise NotImplementedError
 
-    def reduce(self, items: Tensor) -> Tensor:
-        """Reduce (M,) items as `reduction` says; see `reduce_items`."""
-        return reduce_items(items, self.reduction)
-
-    def active_share(self, items: Tensor) -> Tensor:
-        """Share of the (M,) items above zero, in [0, 1]; see `siamese_verify.losses.active_share`."""
-        return active_share(items)
+    def add_up_all(self, batch: Batch) -> Totals:
+        """Sum over everything the objective can compare."""
+        return add_up(self.list_items(batch, None))
 
 
-def check_batch(embeddings: Tensor, labels: Tensor) -> None:
-    """Refuse what is not a batch of embeddings with a label each; see `BatchObjective.items`."""
-    if embeddings.ndim != 2 or not embeddings.is_floating_point():
-        raise InputError(
-            f"embeddings must be a floating-point matrix of shape (batch, dimensions), but have shape "
-            f"{tuple(embeddings.shape)} and type {embeddings.dtype}."
-        )
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-        raise InputError(
-            f"labels must be one integer for each embedding, but have shape {tuple(labels.shape)} and type "
-            f"{labels.dtype}."
-        )
-    if len(embeddings) != len(labels):
-        raise InputError(f"{len(embeddings)} embeddings came with {len(labels)} labels: give one label for each.")
-    if embeddings.device.type == "cpu" and not bool(embeddings.isfinite().all()):
-        broken = (~embeddings.isfinite()).any(dim=1).nonzero().flatten().tolist()
-        raise InputError(
-            f"{len(broken)} of {len(embeddings)} embeddings hold NaN or infinity, the first is row {broken[0]}: lower "
-            f"the learning rate or look at that row's photo."
-        )
-
-
-def check_mined(mined: object) -> None:
-    """Refuse what is neither Pairs, Triplets nor None, or has fields that do not go together."""
+def read_mined(mined: Mined) -> Pairs | Triplets | None:
+    """Refuse what says not which rows to compare; see `BatchObjective.forward`."""
     if mined is None:
-        return
-    if not isinstance(mined, Pairs | Triplets):
-        raise InputError(f"mined must be Pairs, Triplets or None, but is of type {type(mined).__name__}.")
-    shapes = [tuple(field.shape) for field in mined]
-    if len(shapes[0]) != 1 or len(set(shapes)) != 1:
+        return None
+    known = isinstance(mined, Pairs | Triplets)
+    if not known and not (isinstance(mined, tuple) and len(mined) in (3, 4)):
         raise InputError(
-            f"the fields of {type(mined).__name__} must be vectors of one length, but have shapes {shapes}."
+            f"mined must be Pairs, Triplets, None, or the three or four vectors of another library's miner, but is of "
+            f"type {type(mined).__name__}."
         )
+    shapes = [tuple(field.shape) for field in mined]
+    halves = [shapes] if len(mined) == 3 else [shapes[:2], shapes[2:]]
+    if any(len(half[0]) != 1 or len(set(half)) != 1 for half in halves):
+        name = type(mined).__name__ if known else "mined"
+        raise InputError(f"the fields of {name} must be vectors of one length, but have shapes {shapes}.")
+    if isinstance(mined, Pairs | Triplets):
+        return mined
+    if len(mined) == 3:
+        return Triplets(*mined)
+    anchor, positive, other_anchor, negative = mined
+    genuine = torch.ones_like(anchor, dtype=torch.bool)
+    impostor = torch.zeros_like(other_anchor, dtype=torch.bool)
+    return Pairs(
+        torch.cat([anchor, other_anchor]), torch.cat([positive, negative]), torch.cat([genuine, impostor])
+    )
+
+
+def pairs_of_triplets(triplets: Triplets) -> Pairs:
+    """Take T triplets apart into 2T pairs: (anchor, positive) genuine, then (anchor, negative) impostor."""
+    genuine = torch.ones_like(triplets.anchor, dtype=torch.bool)
+    return Pairs(
+        anchor=torch.cat([triplets.anchor, triplets.anchor]),
+        other=torch.cat([triplets.positive, triplets.negative]),
+        same=torch.cat([genuine, ~genuine]),
+    )
+
+
+def listed_pairs(batch: Batch, mined: Pairs | Triplets | None) -> Pairs:
+    """The pairs that were mined, or all: ordered by i, then j > i; references come last of each i."""
+    if isinstance(mined, Triplets):
+        return pairs_of_triplets(mined)
+    if mined is not None:
+        return mined._replace(same=mined.same.bool())
+    labels, columns = batch.labels, batch.candidate_labels
+    anchor, other = torch.triu_indices(len(labels), len(columns), offset=1, device=labels.device)
+    return Pairs(anchor, other, labels[anchor] == columns[other])

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
 
 Reduction = Literal["mean", "mean_active", "sum", "none"]
+
+
+class Totals(NamedTuple):
+    """What a reduction needs to know of the items, whether or not they were ever listed."""
+
+    total: Tensor  # scalar, the sum of the items
+    count: Tensor | int  # how many items there are
+    active: Tensor | int  # how many are above zero
 
 
 def check_reduction(reduction: str) -> None:
@@ -19,6 +28,20 @@ def check_reduction(reduction: str) -> None:
     """
     if reduction not in get_args(Reduction):
         raise InputError(f"reduction is {reduction!r}, but must be one of {', '.join(get_args(Reduction))}.")
+
+
+def add_up(items: Tensor) -> Totals:
+    """Sum and count (M,) losses, >= 0; M may be 0."""
+    return Totals(items.sum(), items.numel(), torch.count_nonzero(items.detach() > 0))
+
+
+def reduce_totals(totals: Totals, reduction: Reduction) -> Tensor:
+    """Reduce what was summed already; `none` has no meaning here. See `reduce_items`."""
+    total, count, active = totals
+    if reduction == "sum":
+        return total
+    divisor = count if reduction == "mean" else active
+    return total / (divisor.clamp(min=1) if isinstance(divisor, Tensor) else max(divisor, 1))
 
 
 def reduce_items(items: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -36,24 +59,16 @@ def reduce_items(items: Tensor, reduction: Reduction = "mean") -> Tensor:
         InputError: unknown reduction.
     """
     check_reduction(reduction)
-    if reduction == "none":
-        return items
-    total = items.sum()
-    if reduction == "mean":
-        return total / max(items.numel(), 1)
-    if reduction == "mean_active":
-        return total / (items > 0).sum().clamp(min=1)
-    return total
+    return items if reduction == "none" else reduce_totals(add_up(items), reduction)
 
 
-def active_share(items: Tensor) -> Tensor:
+def active_share(totals: Totals) -> Tensor:
     """Share of the items that still teach something.
-
-    Args:
-        items: (M,) losses, >= 0.
 
     Returns:
         Scalar in [0, 1] without gradient: items above zero over all items; 0 without items. It stays on the device,
         so that logging it does not wait for a GPU.
     """
-    return (items.detach() > 0).sum() / max(items.numel(), 1)
+    total, count, active = totals
+    share = torch.as_tensor(active, device=total.device) / torch.as_tensor(count, device=total.device).clamp(min=1)
+    return share.detach()

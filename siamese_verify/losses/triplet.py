@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.distance import Metric, distance_matrix, row_distance
+from siamese_verify import geometry
+from siamese_verify.geometry import Batch, Metric, row_distance
+from siamese_verify.losses.every_triplet import every_triplet
 from siamese_verify.losses.objective import BatchObjective
-from siamese_verify.losses.reduction import Reduction
+from siamese_verify.losses.reduction import Reduction, Totals
 from siamese_verify.types import Pairs, Triplets
 
 
@@ -78,27 +80,32 @@ class TripletLoss(BatchObjective):
         """What every item costs when all embeddings are one point."""
         return math.log(2) if self.soft else self.margin
 
-    def score_items(self, embeddings: Tensor, labels: Tensor, mined: Pairs | Triplets | None) -> Tensor:
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
         """Compute (T,) losses of triplets; see `BatchObjective.items`."""
-        metric: Metric = "squared" if self.squared else "euclidean"
         if isinstance(mined, Pairs):
             raise InputError(
                 f"TripletLoss compares triplets, but was given {len(mined.anchor)} pairs: feed triplets, or let a "
                 f"miner such as BatchHard or SemiHard choose them."
             )
         if mined is None:
-            distance = distance_matrix(embeddings, metric)
-            same = labels[:, None] == labels  # (B,B)
-            anchor, positive = same.fill_diagonal_(False).nonzero(as_tuple=True)  # (M,) ordered genuine pairs
-            losses = self._score(distance[anchor, positive, None], distance[anchor])  # (M,B): every row as the negative
-            return losses[labels[anchor, None] != labels]
-        positive_distance = row_distance(embeddings, mined.anchor, mined.positive, metric)
-        return self._score(positive_distance, row_distance(embeddings, mined.anchor, mined.negative, metric))
-
-    def _score(self, positive_distance: Tensor, negative_distance: Tensor) -> Tensor:
+            mined = geometry.every_triplet(batch.labels, batch.candidate_labels, itself=True)
+        anchor, positive, negative = mined
+        metric: Metric = "squared" if self.squared else "euclidean"
+        positive_distance = row_distance(batch.embeddings, batch.candidates, anchor, positive, metric)
+        negative_distance = row_distance(batch.embeddings, batch.candidates, anchor, negative, metric)
         if self.soft:
             return soft_triplet_loss(positive_distance, negative_distance)
         return triplet_loss(positive_distance, negative_distance, self.margin)
+
+    def add_up_all(self, batch: Batch) -> Totals:
+        """Sum over every triplet."""
+        return every_triplet(batch, self._rule, self.squared)
+
+    def _rule(self, difference: Tensor) -> tuple[Tensor, Tensor]:
+        if self.soft:
+            return torch.logaddexp(difference, torch.zeros_like(difference)), difference.sigmoid()
+        losses = (difference + self.margin).clamp_(min=0)
+        return losses, (losses > 0).to(losses.dtype)
 
     def extra_repr(self) -> str:
         """Name the parameters where the module is printed."""

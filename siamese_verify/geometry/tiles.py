@@ -1,0 +1,127 @@
+"""Distances between many rows, a tile at a time: as fast as a matrix product, as exact as differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from siamese_verify.geometry.distance import chunks
+
+SIDE = 512  # rows of a tile on a CPU: small enough for its cache, large enough for a matrix product
+SIDE_OF_ACCELERATOR = 2048
+NEAR = 1 / 32  # of |a|^2 + |b|^2: a squared distance below it has lost more than five bits to cancellation
+
+
+def steps(count: int, device: torch.device, first: int = 0) -> Iterator[slice]:
+    """Cut rows `first` ... `count` into even pieces, each the side of a tile at most."""
+    side = SIDE if device.type == "cpu" else SIDE_OF_ACCELERATOR
+    size = -(-count // max(1, -(-count // side)))
+    return (slice(start, min(start + size, count)) for start in range(first, count, max(size, 1)))
+
+
+def bands(rows: int, columns: int) -> Iterator[slice]:
+    """Cut rows into pieces that can be held with all columns: the area of a few tiles."""
+    size = max(1, 4 * SIDE * SIDE // max(columns, 1))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+class Spread(NamedTuple):
+    """Rows around a centre that all share: distances stay, and the lengths they cancel from become small."""
+
+    rows: Tensor  # (N, D)
+    squares: Tensor  # (N,) squared lengths
+
+    def part(self, rows: slice) -> Spread:
+        """Some of the rows."""
+        return Spread(self.rows[rows], self.squares[rows])
+
+    @classmethod
+    def around(cls, rows: Tensor, centre: Tensor) -> Spread:
+        """Move (N, D) rows by a (D,) centre."""
+        moved = rows - centre
+        return cls(moved, torch.linalg.vecdot(moved, moved))
+
+
+def expands(rows: Tensor) -> bool:
+    """Whether `|a|^2 + |b|^2 - 2 a.b` is to be used: where rounding is known, and correcting it waits for nobody."""
+    exact = rows.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+    return rows.device.type == "cpu" and exact
+
+
+class DistanceTile:
+    """Euclidean distances of some rows from some columns, and their gradient.
+
+    Far pairs come from an inner product; the near ones, where it cancels, from differences. Where most are near, or a
+    GPU would have to be waited for, all come from differences.
+
+    Args:
+        left: n rows.
+        right: m columns, around the same centre.
+
+    Attributes:
+        values: (n, m) distances, >= 0.
+    """
+
+    def __init__(self, left: Spread, right: Spread) -> None:
+        self.left, self.right = left, right
+        self.graph: Tensor | None = None
+        self.near: tuple[Tensor, Tensor] | None = None
+        if not expands(left.rows):
+            self._measure()
+            return
+        size = left.squares[:, None] + right.squares  # (n,m)
+        squared = torch.addmm(size, left.rows, right.rows.T, alpha=-2)
+        near = squared <= size.mul_(NEAR)
+        if near.any():
+            row, column = self.near = near.nonzero(as_tuple=True)
+            if len(row) * 16 > near.numel():
+                self._measure()
+                return
+            for part in chunks(len(row), left.rows.shape[1]):
+                difference = left.rows[row[part]] - right.rows[column[part]]  # (k,D)
+                squared[row[part], column[part]] = torch.linalg.vecdot(difference, difference)
+        self.values = squared.sqrt_()
+
+    def _measure(self) -> None:
+        with torch.enable_grad():
+            self.leaves = [side.rows.detach().requires_grad_() for side in (self.left, self.right)]
+            self.graph = torch.cdist(*self.leaves, compute_mode="donot_use_mm_for_euclid_dist")
+        self.values = self.graph.detach()
+
+    def pull(self, slope: Tensor, to_left: Tensor, to_right: Tensor | None) -> None:
+        """Add the gradient of a sum over the tile; zero distances have none.
+
+        Args:
+            slope: (n, m) derivative by each distance; not to be used afterwards.
+            to_left: (n, D) to add to.
+            to_right: (m, D) to add to; None if the columns are constants.
+        """
+        if self.graph is not None:
+            gradients = torch.autograd.grad(self.graph, self.leaves, slope)
+            for gradient, target in zip(gradients, (to_left, to_right), strict=True):
+                if target is not None:
+                    target.add_(gradient)
+            return
+        near_slope = None if self.near is None else slope[self.near]  # (k,)
+        weight = slope.div_(self.values)
+        if self.near is not None and near_slope is not None:
+            weight[self.near] = 0
+            self._pull_near(near_slope, to_left, to_right)
+        left, right = self.left.rows, self.right.rows
+        to_left.addcmul_(left, weight.sum(dim=1, keepdim=True)).addmm_(weight, right, alpha=-1)
+        if to_right is not None:
+            to_right.addcmul_(right, weight.sum(dim=0)[:, None]).addmm_(weight.T, left, alpha=-1)
+
+    def _pull_near(self, slope: Tensor, to_left: Tensor, to_right: Tensor | None) -> None:
+        assert self.near is not None
+        row, column = self.near
+        distance = self.values[row, column]
+        weight = torch.where(distance > 0, slope / distance, 0)
+        for part in chunks(len(row), self.left.rows.shape[1]):
+            pull = (self.left.rows[row[part]] - self.right.rows[column[part]]).mul_(weight[part, None])
+            to_left.index_add_(0, row[part], pull)
+            if to_right is not None:
+                to_right.index_add_(0, column[part], pull, alpha=-1)

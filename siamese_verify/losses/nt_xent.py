@@ -1,0 +1,40 @@
+"""Normalised, temperature-scaled cross-entropy over all partners."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from siamese_verify.geometry import Batch
+from siamese_verify.losses.reduction import Reduction, Totals
+from siamese_verify.losses.softmax import SoftmaxObjective
+from siamese_verify.types import Pairs, Triplets
+
+
+class NTXentLoss(SoftmaxObjective):
+    """-log exp(s_ip / t) / sum over k != i of exp(s_ik / t), for each ordered positive pair (i, p).
+
+    With two views of each image a label, it is SimCLR's. With more, the other positives of an anchor stand in the
+    denominator too, as in `SupConLoss`, which only averages differently. Items come ordered by i, then p.
+
+    Args:
+        temperature: > 0; 0.5 is SimCLR's on small images, 0.07 ... 0.1 are usual for faces.
+        reduction: `mean`, `mean_active`, `sum` or `none`; all items count as active, unless there is but one partner.
+
+    Raises:
+        InputError: a temperature that is not above 0; an unknown reduction.
+
+    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, eq. 1.
+    """
+
+    def __init__(self, temperature: float = 0.1, reduction: Reduction = "mean") -> None:
+        super().__init__(temperature, reduction)
+
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
+        """Compute (M,) losses of ordered positive pairs; see `BatchObjective.items`."""
+        return self.positive_terms(batch, mined).loss
+
+    def add_up_all(self, batch: Batch) -> Totals:
+        """Sum over every ordered positive pair."""
+        loss, positives = self.anchor_terms(batch)
+        count = positives.sum()
+        return Totals(loss.sum(), count, count if len(batch.candidate_labels) > 2 else 0)
