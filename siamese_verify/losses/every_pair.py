@@ -72,7 +72,7 @@ class _EveryPair(torch.autograd.Function):
         to_rows = torch.zeros_like(embeddings) if needed or needed_of_references else None
         to_references = torch.zeros_like(references) if needed_of_references else None
         total, active = embeddings.new_zeros(()), labels.new_zeros(())
-        centre = torch.zeros_like(embeddings[0]) if cosine else embeddings.mean(dim=0)
+        centre = embeddings.new_zeros(embeddings.shape[1]) if cosine else embeddings.mean(dim=0)
         left, right = Spread.around(embeddings, centre), Spread.around(references, centre)
 
         def add(rows: slice, others: Spread, other_labels: Tensor, to_others: Tensor | None, diagonal: bool) -> None:

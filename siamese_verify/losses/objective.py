@@ -137,9 +137,7 @@ def read_mined(mined: Mined) -> Pairs | Triplets | None:
     anchor, positive, other_anchor, negative = mined
     genuine = torch.ones_like(anchor, dtype=torch.bool)
     impostor = torch.zeros_like(other_anchor, dtype=torch.bool)
-    return Pairs(
-        torch.cat([anchor, other_anchor]), torch.cat([positive, negative]), torch.cat([genuine, impostor])
-    )
+    return Pairs(torch.cat([anchor, other_anchor]), torch.cat([positive, negative]), torch.cat([genuine, impostor]))
 
 
 def pairs_of_triplets(triplets: Triplets) -> Pairs:

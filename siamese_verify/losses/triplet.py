@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from siamese_verify.errors import InputError
 from siamese_verify import geometry
+from siamese_verify.errors import InputError
 from siamese_verify.geometry import Batch, Metric, row_distance
 from siamese_verify.losses.every_triplet import every_triplet
 from siamese_verify.losses.objective import BatchObjective

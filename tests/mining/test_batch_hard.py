@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from siamese_verify.geometry import tiles
 from siamese_verify.mining import BatchHard, Triplets
-from siamese_verify.mining import batch as batch_module
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "objectives.json"
 
@@ -42,10 +42,10 @@ def test_reference_triplets_are_chosen() -> None:
     assert listed(triplets) == reference["mining (raw embeddings, labels_many)"]["batch_hard"]
 
 
-@pytest.mark.parametrize("block", [1, 3, 1024])
+@pytest.mark.parametrize("block", [1, 4, 512])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_naive_loop_chooses_the_same(seed: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_module, "BLOCK", block)
+    monkeypatch.setattr(tiles, "SIDE", block)
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(17, 4, dtype=torch.float64, generator=generator)
     labels = torch.randint(6, (17,), generator=generator)

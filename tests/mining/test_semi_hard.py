@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
+from siamese_verify.geometry import tiles
 from siamese_verify.mining import SemiHard, Triplets
-from siamese_verify.mining import batch as batch_module
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "objectives.json"
 
@@ -49,14 +49,14 @@ def test_reference_triplets_are_chosen() -> None:
     assert listed(triplets) == reference["mining (raw embeddings, labels_many)"]["semi_hard margin=1.0"]
 
 
-@pytest.mark.parametrize("block", [1, 5, 1024])
+@pytest.mark.parametrize("block", [1, 4, 512])
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("margin", [0.05, 0.5, 100.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_naive_loop_chooses_the_same(
     seed: int, margin: float, squared: bool, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_module, "BLOCK", block)
+    monkeypatch.setattr(tiles, "SIDE", block)
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(18, 4, dtype=torch.float64, generator=generator)
     labels = torch.randint(5, (18,), generator=generator)

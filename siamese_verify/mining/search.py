@@ -1,0 +1,185 @@
+"""The search among all partners of each row: as fast as a matrix product, decided by exact distances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from siamese_verify.geometry import Spread, check_batch, expands, row_distance, steps
+
+PENDING = 1 << 20  # candidates that wait for their exact distance at once
+
+
+class Sets(NamedTuple):
+    """Rows, and the columns among which partners are sought."""
+
+    rows: Tensor  # (N, D) float32 or float64
+    labels: Tensor  # (N,) int64
+    columns: Tensor  # (C, D)
+    column_labels: Tensor  # (C,) int64
+    itself: bool  # the columns are the rows, and nobody is his own partner
+
+
+class Tile(NamedTuple):
+    """Squared distances of some rows from some columns, not yet exact."""
+
+    rows: slice
+    columns: slice
+    squared: Tensor  # (n, m); inf where the two have one identity
+    slack: float  # how far a squared distance may be from the one that `exact_distance` gives
+
+
+class Candidates(NamedTuple):
+    """Columns that may be the nearest."""
+
+    query: Tensor  # (K,) int64
+    column: Tensor  # (K,) int64
+    squared: Tensor  # (K,) not yet exact
+
+
+def check_sets(embeddings: Tensor, labels: Tensor, references: Tensor | None, reference_labels: Tensor | None) -> Sets:
+    """Check what a miner is given; arguments and errors as in `siamese_verify.geometry.check_batch`."""
+    batch = check_batch(embeddings, labels, references, reference_labels)
+    if references is None:
+        return Sets(batch.embeddings, batch.labels, batch.embeddings, batch.labels, True)
+    return Sets(batch.embeddings, batch.labels, batch.references, batch.reference_labels, False)
+
+
+def exact_distance(sets: Sets, row: Tensor, column: Tensor, squared: bool = False) -> Tensor:
+    """(M,) Euclidean distances from differences; ties are exact."""
+    return row_distance(sets.rows, sets.columns, row, column, "squared" if squared else "euclidean")
+
+
+def impostor_tiles(sets: Sets) -> Iterator[Tile]:
+    """Walk through the squared Euclidean distances of all impostors; a set with itself is seen once, columns >= rows.
+
+    They come from inner products of centred rows, with a bound of their rounding: 8 sqrt(D) u (|a|^2 + |b|^2), after
+    Higham & Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.
+    """
+    if not len(sets.rows) or not len(sets.columns):
+        return
+    centre = sets.columns.mean(dim=0)
+    right = Spread.around(sets.columns, centre)
+    left = right if sets.itself else Spread.around(sets.rows, centre)
+    longest = float(left.squares.max() + right.squares.max())
+    slack = 8 * sets.rows.shape[1] ** 0.5 * torch.finfo(sets.rows.dtype).eps / 2 * longest
+    for rows in steps(len(sets.rows), sets.rows.device):
+        for columns in steps(len(sets.columns), sets.rows.device, rows.start if sets.itself else 0):
+            squared = squared_distance(left.part(rows), right.part(columns))
+            squared.masked_fill_(sets.labels[rows, None] == sets.column_labels[columns], torch.inf)
+            yield Tile(rows, columns, squared, slack)
+
+
+def squared_distance(left: Spread, right: Spread) -> Tensor:
+    """(n, m) squared distances by the fastest way whose rounding is known."""
+    if expands(left.rows):
+        return torch.mm(left.rows, right.rows.T).mul_(-2).add_(left.squares[:, None]).add_(right.squares)
+    return torch.cdist(left.rows, right.rows, compute_mode="donot_use_mm_for_euclid_dist").square_()
+
+
+def nearest_impostor(
+    sets: Sets, anchor: Tensor, inner: Tensor | None = None, outer: Tensor | None = None, squared: bool = False
+) -> Tensor:
+    """Find for each query the nearest column of another identity, `inner < distance < outer`.
+
+    Args:
+        sets: where to seek.
+        anchor: (M,) int64 rows, ascending; a row may ask several times.
+        inner: (M,) distances, or None for no bound.
+        outer: (M,) distances, or None for no bound.
+        squared: whether `inner` and `outer` are squared distances.
+
+    Returns:
+        (M,) int64 columns, -1 where there is none; ties take the lowest.
+    """
+    search = _Search(sets, anchor, inner, outer, squared)
+    for tile in impostor_tiles(sets):
+        search.look(tile.squared, tile.slack, tile.rows, tile.columns.start)
+        if sets.itself and tile.rows != tile.columns:
+            search.look(tile.squared.T, tile.slack, tile.columns, tile.rows.start)
+    return search.decide()
+
+
+class _Search:
+    """What is known of the nearest columns while the tiles pass by."""
+
+    def __init__(self, sets: Sets, anchor: Tensor, inner: Tensor | None, outer: Tensor | None, squared: bool) -> None:
+        none, most = torch.finfo(sets.rows.dtype).min, torch.finfo(sets.rows.dtype).max  # inf stands for genuine pairs
+        self.sets, self.anchor, self.squared = sets, anchor, squared
+        self.bounded = inner is not None
+        self.inner = sets.rows.new_full((len(anchor),), none) if inner is None else inner
+        self.outer = sets.rows.new_full((len(anchor),), most) if outer is None else outer
+        self.near, self.far = self.inner, self.outer  # squared
+        if not squared:
+            self.near = self.near if inner is None else inner.square()
+            self.far = self.far if outer is None else outer.square()
+        self.best = torch.full_like(self.far, most)  # squared distance of the nearest that is surely within
+        self.slack = 0.0
+        self.waiting = [Candidates(anchor[:0], anchor[:0], self.best[:0])]
+        # Queries of one row lie together: where those of each piece of rows begin, waited for once.
+        self.pieces = list(steps(len(sets.rows), anchor.device))
+        edges = torch.tensor([*(rows.start for rows in self.pieces), len(sets.rows)], device=anchor.device)
+        starts = torch.searchsorted(anchor, edges).tolist()
+        self.queries = {r.start: slice(*ends) for r, *ends in zip(self.pieces, starts, starts[1:], strict=False)}
+
+    def look(self, tile: Tensor, slack: float, rows: slice, first_column: int) -> None:
+        """Compare the queries of some rows with some columns: (n, m) squared distances."""
+        self.slack = slack
+        asking = self.queries[rows.start]
+        local = self.anchor[asking] - rows.start  # (q,)
+        once = len(local) == len(tile) and bool((local.diff() == 1).all())
+        distance = tile if once else tile[local]  # (q,m)
+        near, far, best = self.near[asking], self.far[asking], self.best[asking]
+        if self.bounded:
+            distance = distance.masked_fill(distance <= (near - slack)[:, None], torch.inf)
+        nearest = distance.amin(dim=1)
+        unsure = (nearest <= near + slack).nonzero().flatten()
+        if len(unsure):  # the nearest may be too near by rounding
+            row = distance[unsure]
+            nearest = nearest.index_put(
+                (unsure,), row.masked_fill(row <= (near + slack)[unsure, None], torch.inf).amin(dim=1)
+            )
+        torch.minimum(best, nearest, out=best)
+        limit = torch.minimum(best + 2 * slack, far + slack).clamp_(max=torch.finfo(best.dtype).max)
+        # Whatever may be the nearest, within rounding, waits to be measured exactly.
+        hit = torch.cat([(nearest <= limit).nonzero().flatten(), unsure]).unique()
+        close = distance[hit]
+        query, column = (close <= limit[hit, None]).nonzero(as_tuple=True)
+        self.waiting.append(Candidates(hit[query] + asking.start, column + first_column, close[query, column]))
+        if sum(len(candidates.query) for candidates in self.waiting) > PENDING:
+            self.decide()
+
+    def decide(self) -> Tensor:
+        """Measure the candidates and keep the nearest of each query: (M,) columns, -1 for none."""
+        query, column, approximate = (torch.cat(part) for part in zip(*self.waiting, strict=True))
+        close = approximate <= self.best[query] + 2 * self.slack
+        query, column, approximate = query[close], column[close], approximate[close]
+        distance = exact_distance(self.sets, self.anchor[query], column, self.squared)
+        within = (distance > self.inner[query]) & (distance < self.outer[query])
+        query, column, approximate, distance = (part[within] for part in (query, column, approximate, distance))
+        chosen = first_best(query, column, distance, len(self.anchor))
+        winners = column == chosen[query]
+        self.waiting = [Candidates(query[winners], column[winners], approximate[winners])]
+        return chosen
+
+
+def first_best(group: Tensor, column: Tensor, value: Tensor, groups: int) -> Tensor:
+    """Choose the column with the smallest value in each group; ties take the lowest column.
+
+    Args:
+        group: (K,) int64 in [0, groups).
+        column: (K,) int64.
+        value: (K,).
+        groups: how many there are.
+
+    Returns:
+        (groups,) int64 columns; -1 for a group without any.
+    """
+    best = value.new_full((groups,), torch.inf).scatter_reduce(0, group, value, "amin")
+    winners = value == best[group]
+    none = torch.iinfo(torch.int64).max
+    chosen = column.new_full((groups,), none).scatter_reduce(0, group[winners], column[winners], "amin")
+    return torch.where(chosen == none, -1, chosen)
