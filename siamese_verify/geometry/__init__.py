@@ -1,7 +1,7 @@
 """What objectives and miners share: a checked batch, who is who in it, and exact distances within little memory."""
 
 from siamese_verify.geometry.batch import Batch, check_batch
-from siamese_verify.geometry.distance import Metric, row_distance, row_product, unit
+from siamese_verify.geometry.distance import Metric, directions_of, row_distance, row_product, through_directions_, unit
 from siamese_verify.geometry.identities import GenuinePairs, Identities, every_triplet
 from siamese_verify.geometry.tiles import DistanceTile, Spread, bands, expands, steps
 
@@ -14,10 +14,12 @@ __all__ = [
     "Spread",
     "bands",
     "check_batch",
+    "directions_of",
     "every_triplet",
     "expands",
     "row_distance",
     "row_product",
     "steps",
+    "through_directions_",
     "unit",
 ]

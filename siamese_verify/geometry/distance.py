@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -23,8 +22,21 @@ def unit(embeddings: Tensor) -> Tensor:
     Returns:
         (B, D) unit rows. A row of zeros has no direction: it stays zero, and its gradient stays finite.
     """
-    length = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)  # (B,1)
-    return embeddings / torch.where(length == 0, 1, length)
+    directions: Tensor = _Unit.apply(embeddings)
+    return directions
+
+
+def directions_of(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, D) unit rows, and (B, 1) the lengths they were divided by: 1 for a row of zeros."""
+    length = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
+    length.masked_fill_(length == 0, 1)
+    return embeddings / length, length
+
+
+def through_directions_(gradient: Tensor, directions: Tensor, length: Tensor) -> Tensor:
+    """Turn a (B, D) gradient by the directions into that by the embeddings, in place: only turning changes them."""
+    along = torch.linalg.vecdot(gradient, directions)[:, None]
+    return gradient.addcmul_(directions, along, value=-1).div_(length)
 
 
 def row_distance(
@@ -47,7 +59,11 @@ def row_distance(
         (M,) distances, >= 0.
     """
     if metric == "cosine":
-        return (1 - row_product(unit(embeddings), unit(candidates), rows, columns)).clamp(min=0)  # rounding: 1 - s < 0
+        directions = unit(embeddings)
+        others = directions if candidates is embeddings else unit(candidates)
+        return (1 - row_product(directions, others, rows, columns)).clamp(
+            min=0
+        )  # rounding alone would make it negative
     distance: Tensor = _RowDistance.apply(embeddings, candidates, rows, columns, metric == "squared")
     return distance
 
@@ -58,10 +74,23 @@ def row_product(embeddings: Tensor, candidates: Tensor, rows: Tensor, columns: T
     return product
 
 
-def chunks(count: int, dimensions: int) -> Iterator[slice]:
-    """Cut a list so that gathered rows of a piece stay few."""
+def chunks(count: int, dimensions: int) -> list[slice]:
+    """Cut a list so that the gathered rows of a piece stay few."""
     size = max(1, GATHERED // max(dimensions, 1))
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+class _Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor) -> Tensor:
+        directions, length = directions_of(embeddings)
+        ctx.save_for_backward(directions, length)
+        return directions
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return through_directions_(slope.clone(), *ctx.saved_tensors)
 
 
 class _RowDistance(torch.autograd.Function):
@@ -70,11 +99,14 @@ class _RowDistance(torch.autograd.Function):
         ctx: Any, embeddings: Tensor, candidates: Tensor, rows: Tensor, columns: Tensor, squared: bool
     ) -> Tensor:
         distance = embeddings.new_empty(len(rows))
-        for part in chunks(len(rows), embeddings.shape[1]):
-            difference = embeddings[rows[part]] - candidates[columns[part]]  # (m,D)
+        pieces = chunks(len(rows), embeddings.shape[1])
+        difference = None
+        for part in pieces:
+            difference = embeddings[rows[part]].sub_(candidates[columns[part]])  # (m,D)
             torch.linalg.vector_norm(difference, dim=1, out=distance[part])
         ctx.save_for_backward(embeddings, candidates, rows, columns, distance)
-        ctx.squared = squared
+        ctx.squared, ctx.shared = squared, embeddings is candidates
+        ctx.difference = difference if len(pieces) == 1 else None  # little enough to be kept
         return distance.square() if squared else distance
 
     @staticmethod
@@ -82,23 +114,27 @@ class _RowDistance(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         embeddings, candidates, rows, columns, distance = ctx.saved_tensors
         weight = 2 * slope if ctx.squared else torch.where(distance > 0, slope / distance, 0)
-        to_rows, to_columns = (
-            torch.zeros_like(leaf) if needed else None
-            for leaf, needed in zip((embeddings, candidates), ctx.needs_input_grad, strict=False)
-        )
+        to_rows = torch.zeros_like(embeddings) if ctx.needs_input_grad[0] else None
+        to_columns = to_rows
+        if not ctx.shared:
+            to_columns = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
         for part in chunks(len(rows), embeddings.shape[1]):
-            pull = (embeddings[rows[part]] - candidates[columns[part]]).mul_(weight[part, None])
+            difference = ctx.difference
+            if difference is None:
+                difference = embeddings[rows[part]].sub_(candidates[columns[part]])
+            pull = difference * weight[part, None]
             if to_rows is not None:
                 to_rows.index_add_(0, rows[part], pull)
             if to_columns is not None:
                 to_columns.index_add_(0, columns[part], pull, alpha=-1)
-        return to_rows, to_columns, None, None, None
+        return to_rows, None if ctx.shared else to_columns, None, None, None
 
 
 class _RowProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor, candidates: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         ctx.save_for_backward(embeddings, candidates, rows, columns)
+        ctx.shared = embeddings is candidates
         product = embeddings.new_empty(len(rows))
         for part in chunks(len(rows), embeddings.shape[1]):
             torch.linalg.vecdot(embeddings[rows[part]], candidates[columns[part]], out=product[part])
@@ -109,10 +145,12 @@ class _RowProduct(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         embeddings, candidates, rows, columns = ctx.saved_tensors
         to_rows = torch.zeros_like(embeddings) if ctx.needs_input_grad[0] else None
-        to_columns = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
+        to_columns = to_rows
+        if not ctx.shared:
+            to_columns = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
         for part in chunks(len(rows), embeddings.shape[1]):
             if to_rows is not None:
                 to_rows.index_add_(0, rows[part], candidates[columns[part]].mul_(slope[part, None]))
             if to_columns is not None:
                 to_columns.index_add_(0, columns[part], embeddings[rows[part]].mul_(slope[part, None]))
-        return to_rows, to_columns, None, None
+        return to_rows, None if ctx.shared else to_columns, None, None

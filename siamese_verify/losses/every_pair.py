@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from siamese_verify.geometry import Batch, DistanceTile, Spread, steps, unit
+from siamese_verify.geometry import Batch, DistanceTile, Spread, directions_of, steps, through_directions_
 from siamese_verify.losses.reduction import Totals
 
 
@@ -45,15 +45,9 @@ def every_pair(batch: Batch, rule: PairRule, cosine: bool) -> Totals:
         rule: what a pair costs.
         cosine: measure the cosine of two embeddings, in place of their Euclidean distance.
     """
-    embeddings, references = batch.embeddings, batch.references
-    if cosine:
-        embeddings, references = unit(embeddings), unit(references)
-    learning = torch.is_grad_enabled()
-    total, active = _EveryPair.apply(
-        embeddings, references, batch.labels, batch.reference_labels, rule, cosine, learning
-    )
-    count = len(embeddings)
-    return Totals(total, count * (count - 1) // 2 + count * len(references), active)
+    total, active = _EveryPair.apply(*batch, rule, cosine, torch.is_grad_enabled())
+    count = len(batch.labels)
+    return Totals(total, count * (count - 1) // 2 + count * len(batch.reference_labels), active)
 
 
 class _EveryPair(torch.autograd.Function):
@@ -61,19 +55,22 @@ class _EveryPair(torch.autograd.Function):
     def forward(
         ctx: Any,
         embeddings: Tensor,
-        references: Tensor,
         labels: Tensor,
+        references: Tensor,
         reference_labels: Tensor,
         rule: PairRule,
         cosine: bool,
         learning: bool,
     ) -> tuple[Tensor, Tensor]:
-        needed, needed_of_references = (learning and needed for needed in ctx.needs_input_grad[:2])
+        needed, _, needed_of_references, *_ = (learning and needed for needed in ctx.needs_input_grad)
         to_rows = torch.zeros_like(embeddings) if needed or needed_of_references else None
         to_references = torch.zeros_like(references) if needed_of_references else None
         total, active = embeddings.new_zeros(()), labels.new_zeros(())
-        centre = embeddings.new_zeros(embeddings.shape[1]) if cosine else embeddings.mean(dim=0)
-        left, right = Spread.around(embeddings, centre), Spread.around(references, centre)
+        if cosine:
+            left, right = Spread(*directions_of(embeddings)), Spread(*directions_of(references))
+        else:
+            centre = embeddings.mean(dim=0)
+            left, right = Spread.around(embeddings, centre), Spread.around(references, centre)
 
         def add(rows: slice, others: Spread, other_labels: Tensor, to_others: Tensor | None, diagonal: bool) -> None:
             tile = CosineTile(left.part(rows), others) if cosine else DistanceTile(left.part(rows), others)
@@ -92,6 +89,10 @@ class _EveryPair(torch.autograd.Function):
             for columns in steps(len(reference_labels), labels.device):
                 to_columns = None if to_references is None else to_references[columns]
                 add(rows, right.part(columns), reference_labels[columns], to_columns, False)
+        if cosine:
+            for gradient, side in ((to_rows, left), (to_references, right)):
+                if gradient is not None:
+                    through_directions_(gradient, *side)
         ctx.gradients = (to_rows if needed else None, to_references)
         ctx.mark_non_differentiable(active)
         return total, active
@@ -100,4 +101,4 @@ class _EveryPair(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if gradient is None else gradient * slope for gradient in ctx.gradients]
-        return (*scaled, None, None, None, None, None)
+        return scaled[0], None, scaled[1], None, None, None, None

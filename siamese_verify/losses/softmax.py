@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from siamese_verify.errors import InputError
-from siamese_verify.geometry import Batch, Identities, row_product, steps, unit
+from siamese_verify.geometry import Batch, Identities, directions_of, row_product, steps, through_directions_, unit
 from siamese_verify.losses.objective import BatchObjective
 from siamese_verify.losses.reduction import Reduction
 from siamese_verify.types import Pairs, Triplets
@@ -51,12 +51,13 @@ class SoftmaxObjective(BatchObjective):
 
     def positive_terms(self, batch: Batch, mined: Pairs | Triplets | None) -> PositiveTerms:
         """List -log softmax of every ordered (anchor, positive): by anchor, then positive, if nothing was mined."""
-        rows, candidates = unit(batch.embeddings), unit(batch.candidates)
+        rows = unit(batch.embeddings)
+        candidates = unit(batch.candidates) if len(batch.references) else rows
         if mined is None:
-            pairs = Identities(batch.candidate_labels).pairs(batch.labels, itself=True)
-            partition = log_partition(rows, unit(batch.references), self.temperature)
-            cosine = row_product(rows, candidates, pairs.row, pairs.column)
-            return PositiveTerms(pairs.row, (partition[pairs.row] - cosine / self.temperature).clamp(min=0))
+            anchor, positive = Identities(batch.candidate_labels).pairs(batch.labels, itself=True)
+            logit = row_product(rows, candidates, anchor, positive) / self.temperature
+            partition = choose_among_all(batch, self.temperature).partition
+            return PositiveTerms(anchor, (partition[anchor] - logit).clamp(min=0))
         if isinstance(mined, Triplets):
             genuine = row_product(rows, candidates, mined.anchor, mined.positive)
             impostor = row_product(rows, candidates, mined.anchor, mined.negative)
@@ -72,15 +73,10 @@ class SoftmaxObjective(BatchObjective):
 
     def anchor_terms(self, batch: Batch) -> AnchorTerms:
         """Sum -log softmax over all positives of each anchor, without listing them."""
-        rows, references = unit(batch.embeddings), unit(batch.references)
-        labels = batch.candidate_labels
-        identities = Identities(labels)
-        first, last = identities.span(labels)
-        positives = (last - first - 1)[: len(rows)]
-        partition = log_partition(rows, references, self.temperature)
-        cosines = partner_sum(rows, references, first)
-        loss = positives * partition - cosines / self.temperature
-        return AnchorTerms(torch.where(positives > 0, loss, 0).clamp(min=0), positives)
+        first, last = Identities(batch.candidate_labels).span(batch.labels)
+        positives = last - first - 1
+        partition, genuine = choose_among_all(batch, self.temperature)
+        return AnchorTerms(torch.where(positives > 0, positives * partition - genuine, 0).clamp(min=0), positives)
 
     def extra_repr(self) -> str:
         """Name the parameters where the module is printed."""
@@ -109,66 +105,85 @@ def log_sum_exp_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
     return torch.where(total > 0, highest + total.log(), -torch.inf)
 
 
+class Choice(NamedTuple):
+    """What a softmax over all partners needs of each row."""
+
+    partition: Tensor  # (B,) log-sum-exp of the logits of all partners; -inf for a row alone
+    genuine: Tensor  # (B,) sum of the logits of its positives
+
+
 @torch.compiler.disable
-def log_partition(rows: Tensor, references: Tensor, temperature: float) -> Tensor:
-    """Log-sum-exp of u_i . u_k / t over all k != i, and over all references.
+def choose_among_all(batch: Batch, temperature: float) -> Choice:
+    """Compare each row with all others and all references: logits are cosines divided by the temperature.
 
     Products of two rows are computed once, in tiles, and used for both; the backward pass computes them again: two
-    products of the whole (B, D) batch with itself for both passes together, O(B D) memory. Each tile is shifted by its
-    own largest logit, so that nothing underflows, however small the temperature.
-
-    Args:
-        rows: (B, D).
-        references: (R, D).
-        temperature: > 0.
-
-    Returns:
-        (B,); -inf for a row alone.
+    products of the whole (B, D) batch with itself for both passes together, O((B + R) D) memory. Each tile is shifted
+    by its own largest logit, so that nothing underflows, however small the temperature. The logits of positives are
+    summed by way of the sum of their vectors. Nothing waits for a GPU.
     """
-    partition: Tensor = _LogPartition.apply(rows, references, temperature)
-    return partition
+    identity = Identities(batch.candidate_labels).span(batch.candidate_labels)[0]
+    return Choice(*_ChooseAmongAll.apply(batch.embeddings, batch.references, identity, temperature))
 
 
-class _LogPartition(torch.autograd.Function):
+class _ChooseAmongAll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, references: Tensor, temperature: float) -> Tensor:
+    def forward(
+        ctx: Any, embeddings: Tensor, references: Tensor, identity: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        (rows, length), (others, length_of_others) = directions_of(embeddings), directions_of(references)
         partition = rows.new_full((len(rows),), -torch.inf)
+        ctx.logits = None
         for left in steps(len(rows), rows.device):
             for right in steps(len(rows), rows.device, left.start):
                 logits = logits_of(rows[left], rows[right], temperature, left == right)
                 partition[left] = torch.logaddexp(partition[left], logits.logsumexp(dim=1))
                 if left != right:
                     partition[right] = torch.logaddexp(partition[right], logits.logsumexp(dim=0))
-            for right in steps(len(references), rows.device):
-                logits = logits_of(rows[left], references[right], temperature)
+                elif len(logits) == len(rows):
+                    ctx.logits = logits  # a single tile is kept
+            for right in steps(len(others), rows.device):
+                logits = logits_of(rows[left], others[right], temperature)
                 partition[left] = torch.logaddexp(partition[left], logits.logsumexp(dim=1))
-        ctx.save_for_backward(rows, references, partition)
+        genuine = torch.linalg.vecdot(rows, partners_of(rows, others, identity)).div_(temperature)
+        ctx.save_for_backward(rows, length, others, length_of_others, identity, partition)
         ctx.temperature = temperature
-        return partition
+        return partition, genuine
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        rows, references, partition = ctx.saved_tensors
-        slope = slope / ctx.temperature
-        shift = torch.where(partition.isinf(), 0, partition)[:, None]  # (B,1)
-        to_rows = torch.zeros_like(rows)
-        to_references = torch.zeros_like(references) if ctx.needs_input_grad[1] else None
+    def backward(ctx: Any, slope: Tensor, genuine_slope: Tensor) -> tuple[Tensor | None, ...]:
+        rows, length, others, length_of_others, identity, partition = ctx.saved_tensors
+        slope, genuine_slope = slope / ctx.temperature, (genuine_slope / ctx.temperature)[:, None]
+        own = identity[: len(rows)]
+        asking = rows * genuine_slope  # (B,D) what each anchor asks of its positives
+        sums = rows.new_zeros(len(identity), rows.shape[1]).index_add_(0, own, asking)
+        to_others = sums[identity[len(rows) :]] if ctx.needs_input_grad[1] else None
+        to_rows = sums[own].sub_(asking)
+        del sums, asking
+        to_rows.addcmul_(partners_of(rows, others, identity), genuine_slope)
+        shift = torch.where(partition.isinf(), 0, partition)
         for left in steps(len(rows), rows.device):
             for right in steps(len(rows), rows.device, left.start):
-                logits = logits_of(rows[left], rows[right], ctx.temperature, left == right)
-                weight = (logits - shift[left]).exp_().mul_(slope[left, None])
-                weight += logits.sub_(shift[right].T).exp_().mul_(slope[right])
+                logits = ctx.logits
+                if logits is None:
+                    logits = logits_of(rows[left], rows[right], ctx.temperature, left == right)
+                weight = (logits - shift[left, None]).exp_().mul_(slope[left, None])
+                if left == right:
+                    to_rows[left].addmm_(weight + weight.T, rows[right])
+                    continue
+                weight += logits.sub_(shift[right]).exp_().mul_(slope[right])
                 to_rows[left].addmm_(weight, rows[right])
-                if left != right:
-                    to_rows[right].addmm_(weight.T, rows[left])
-            for right in steps(len(references), rows.device):
-                logits = logits_of(rows[left], references[right], ctx.temperature)
-                weight = logits.sub_(shift[left]).exp_().mul_(slope[left, None])
-                to_rows[left].addmm_(weight, references[right])
-                if to_references is not None:
-                    to_references[right].addmm_(weight.T, rows[left])
-        return to_rows, to_references, None
+                to_rows[right].addmm_(weight.T, rows[left])
+            for right in steps(len(others), rows.device):
+                logits = logits_of(rows[left], others[right], ctx.temperature)
+                weight = logits.sub_(shift[left, None]).exp_().mul_(slope[left, None])
+                to_rows[left].addmm_(weight, others[right])
+                if to_others is not None:
+                    to_others[right].addmm_(weight.T, rows[left])
+        through_directions_(to_rows, rows, length)
+        if to_others is not None:
+            through_directions_(to_others, others, length_of_others)
+        return to_rows, to_others, None, None
 
 
 def logits_of(left: Tensor, right: Tensor, temperature: float, diagonal: bool = False) -> Tensor:
@@ -177,8 +192,8 @@ def logits_of(left: Tensor, right: Tensor, temperature: float, diagonal: bool = 
     return logits.fill_diagonal_(-torch.inf) if diagonal else logits
 
 
-def partner_sum(rows: Tensor, references: Tensor, identity: Tensor) -> Tensor:
-    """Sum u_i . u_p over all p of the same identity, p != i, references included: by way of the sum of their vectors.
+def partners_of(rows: Tensor, references: Tensor, identity: Tensor) -> Tensor:
+    """Sum the partners of each row, references included: by way of the sum of their identity.
 
     Args:
         rows: (B, D).
@@ -186,33 +201,8 @@ def partner_sum(rows: Tensor, references: Tensor, identity: Tensor) -> Tensor:
         identity: (B + R,) int64, a number in [0, B + R) for each identity.
 
     Returns:
-        (B,).
+        (B, D).
     """
-    total: Tensor = _PartnerSum.apply(rows, references, identity)
-    return total
-
-
-class _PartnerSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, references: Tensor, identity: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, references, identity)
-        return torch.linalg.vecdot(rows, partners_of(rows, references, identity))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        rows, references, identity = ctx.saved_tensors
-        own, others = identity[: len(rows)], identity[len(rows) :]
-        asking = rows * slope[:, None]  # (B,D) what each anchor asks of its partners
-        sums = rows.new_zeros(len(identity), rows.shape[1]).index_add_(0, own, asking)
-        to_references = sums[others] if ctx.needs_input_grad[1] else None
-        to_rows = sums[own].sub_(asking)
-        del sums, asking
-        return to_rows.addcmul_(partners_of(rows, references, identity), slope[:, None]), to_references, None
-
-
-def partners_of(rows: Tensor, references: Tensor, identity: Tensor) -> Tensor:
-    """(B, D) sums of the partners of each row; arguments as in `partner_sum`."""
     sums = rows.new_zeros(len(identity), rows.shape[1]).index_add_(0, identity[: len(rows)], rows)
     if len(references):
         sums.index_add_(0, identity[len(rows) :], references)

@@ -91,8 +91,10 @@ class TripletLoss(BatchObjective):
             mined = geometry.every_triplet(batch.labels, batch.candidate_labels, itself=True)
         anchor, positive, negative = mined
         metric: Metric = "squared" if self.squared else "euclidean"
-        positive_distance = row_distance(batch.embeddings, batch.candidates, anchor, positive, metric)
-        negative_distance = row_distance(batch.embeddings, batch.candidates, anchor, negative, metric)
+        distance = row_distance(
+            batch.embeddings, batch.candidates, torch.cat([anchor, anchor]), torch.cat([positive, negative]), metric
+        )
+        positive_distance, negative_distance = distance.tensor_split(2)
         if self.soft:
             return soft_triplet_loss(positive_distance, negative_distance)
         return triplet_loss(positive_distance, negative_distance, self.margin)

@@ -157,7 +157,13 @@ class _Search:
         query, column, approximate = (torch.cat(part) for part in zip(*self.waiting, strict=True))
         close = approximate <= self.best[query] + 2 * self.slack
         query, column, approximate = query[close], column[close], approximate[close]
-        distance = exact_distance(self.sets, self.anchor[query], column, self.squared)
+        low, high = approximate - self.slack, approximate + self.slack
+        sure = (low > self.near[query]) & (high < self.far[query])
+        alone = query.bincount(minlength=len(self.anchor))[query] == 1
+        open_to_doubt = (~(sure & alone)).nonzero().flatten()
+        distance = (self.inner[query] + self.outer[query]) / 2  # of those that need no measuring: any that is within
+        measured = exact_distance(self.sets, self.anchor[query[open_to_doubt]], column[open_to_doubt], self.squared)
+        distance[open_to_doubt] = measured
         within = (distance > self.inner[query]) & (distance < self.outer[query])
         query, column, approximate, distance = (part[within] for part in (query, column, approximate, distance))
         chosen = first_best(query, column, distance, len(self.anchor))
