@@ -42,9 +42,11 @@ def train(cfg: DictConfig, folder: Path) -> float:
     encoder_class(configuration["encoder"])  # one that a bundle can hold
     encoder = instantiate(cfg.encoder)
     data: FaceDataModule = instantiate(cfg.datamodule, input_spec=encoder.input_spec)
+    known = {"identities": len(data.people), "dimensions": encoder.dimension}  # what a loss with class weights asks for
+    asked = {name: value for name, value in known.items() if name in cfg.loss and cfg.loss[name] is None}
     module = VerificationModule(
         encoder,
-        instantiate(cfg.loss),
+        instantiate(cfg.loss, **asked),
         instantiate(cfg.miner) if cfg.get("miner") else None,
         instantiate(cfg.optimizer),
         instantiate(cfg.scheduler) if cfg.get("scheduler") else None,

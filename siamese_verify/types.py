@@ -20,6 +20,10 @@ class Pairs(NamedTuple):
     other: Tensor  # (M,) int64
     same: Tensor  # (M,) bool: True = genuine
 
+    def numbered_from(self, first: int) -> Pairs:
+        """Say where the others lie when they come after `first` other rows, as references do in an objective."""
+        return Pairs(self.anchor, self.other + first, self.same)
+
 
 class Triplets(NamedTuple):
     """Rows of one batch of embeddings, three by three."""
@@ -27,6 +31,10 @@ class Triplets(NamedTuple):
     anchor: Tensor  # (T,) int64
     positive: Tensor  # (T,) int64, the anchor's identity
     negative: Tensor  # (T,) int64, another identity
+
+    def numbered_from(self, first: int) -> Triplets:
+        """Say where positives and negatives lie when they come after `first` other rows; see `Pairs`."""
+        return Triplets(self.anchor, self.positive + first, self.negative + first)
 
 
 class FaceBatch(NamedTuple):

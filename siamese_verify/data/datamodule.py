@@ -116,6 +116,7 @@ class FaceDataModule(pl.LightningDataModule):
     Attributes:
         split: rows of `photos` before damaged ones were left out, after `setup`.
         cropper: its account of damaged photos, after `setup`.
+        people: whom training sees, by their numbers in `photos`, ascending; a training label is a place among them.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.split = split_by_identity(photos.identities, validation_share, validation_photos, seed)
+        self.people = np.unique(photos.identities[self.split.train])
         sampler(identities=photos.identities[self.split.train], seed=seed)  # what cannot work fails before the cropping
         self.cropper = FaceCropper(input_spec, cache, max_damaged)
         self.train_set: FaceDataset | None = None
@@ -149,12 +151,15 @@ class FaceDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Crop all photos into memory, once."""
         if self.train_set is None:
-            self.train_set = self._crop(self.split.train, "Training faces", self.transform)
-            self.validation_set = self._crop(self.split.validation, "Validation faces", None)
+            images, identities = self._crop(self.split.train, "Training faces")
+            labels = torch.from_numpy(np.searchsorted(self.people, identities))
+            self.train_set = FaceDataset(images, labels, self.transform)
+            images, identities = self._crop(self.split.validation, "Validation faces")
+            self.validation_set = FaceDataset(images, torch.from_numpy(identities))
 
-    def _crop(self, rows: np.ndarray, title: str, transform: Callable[[Tensor], Tensor] | None) -> FaceDataset:
+    def _crop(self, rows: np.ndarray, title: str) -> tuple[Tensor, np.ndarray]:
         readable, images = self.cropper(self.photos, rows.tolist(), title)
-        return FaceDataset(images, torch.from_numpy(self.photos.identities[readable]), transform)
+        return images, self.photos.identities[readable]
 
     @property
     def digest(self) -> str:

@@ -13,6 +13,7 @@ from siamese_verify.geometry.distance import chunks
 SIDE = 512  # rows of a tile on a CPU: small enough for its cache, large enough for a matrix product
 SIDE_OF_ACCELERATOR = 2048
 NEAR = 1 / 32  # of |a|^2 + |b|^2: a squared distance below it has lost more than five bits to cancellation
+CROWDED = 1 / 16  # share of a tile that is near, beyond which the whole of it is measured by differences
 
 
 def steps(count: int, device: torch.device, first: int = 0) -> Iterator[slice]:
@@ -31,18 +32,19 @@ def bands(rows: int, columns: int) -> Iterator[slice]:
 class Spread(NamedTuple):
     """Rows around a centre that all share: distances stay, and the lengths they cancel from become small."""
 
-    rows: Tensor  # (N, D)
-    squares: Tensor  # (N,) squared lengths
+    rows: Tensor  # (N, D), moved
+    squares: Tensor  # (N,) squared lengths of those
+    origin: Tensor  # (N, D), as they were: moving rounds
 
     def part(self, rows: slice) -> Spread:
         """Some of the rows."""
-        return Spread(self.rows[rows], self.squares[rows])
+        return Spread(self.rows[rows], self.squares[rows], self.origin[rows])
 
     @classmethod
     def around(cls, rows: Tensor, centre: Tensor) -> Spread:
         """Move (N, D) rows by a (D,) centre."""
         moved = rows - centre
-        return cls(moved, torch.linalg.vecdot(moved, moved))
+        return cls(moved, torch.linalg.vecdot(moved, moved), rows)
 
 
 def expands(rows: Tensor) -> bool:
@@ -76,19 +78,21 @@ class DistanceTile:
         squared = torch.addmm(size, left.rows, right.rows.T, alpha=-2)
         near = squared <= size.mul_(NEAR)
         if near.any():
-            row, column = self.near = near.nonzero(as_tuple=True)
-            if len(row) * 16 > near.numel():
+            row, column = near.nonzero(as_tuple=True)
+            self.near = row, column
+            if len(row) > CROWDED * near.numel():
                 self._measure()
                 return
             for part in chunks(len(row), left.rows.shape[1]):
-                difference = left.rows[row[part]] - right.rows[column[part]]  # (k,D)
+                difference = left.origin[row[part]] - right.origin[column[part]]  # (k,D)
                 squared[row[part], column[part]] = torch.linalg.vecdot(difference, difference)
         self.values = squared.sqrt_()
 
     def _measure(self) -> None:
         with torch.enable_grad():
-            self.leaves = [side.rows.detach().requires_grad_() for side in (self.left, self.right)]
-            self.graph = torch.cdist(*self.leaves, compute_mode="donot_use_mm_for_euclid_dist")
+            left, right = (side.origin.detach().requires_grad_() for side in (self.left, self.right))
+            self.leaves = left, right
+            self.graph = torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
         self.values = self.graph.detach()
 
     def pull(self, slope: Tensor, to_left: Tensor, to_right: Tensor | None) -> None:
@@ -121,7 +125,7 @@ class DistanceTile:
         distance = self.values[row, column]
         weight = torch.where(distance > 0, slope / distance, 0)
         for part in chunks(len(row), self.left.rows.shape[1]):
-            pull = (self.left.rows[row[part]] - self.right.rows[column[part]]).mul_(weight[part, None])
+            pull = (self.left.origin[row[part]] - self.right.origin[column[part]]).mul_(weight[part, None])
             to_left.index_add_(0, row[part], pull)
             if to_right is not None:
                 to_right.index_add_(0, column[part], pull, alpha=-1)

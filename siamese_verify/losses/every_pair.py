@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from siamese_verify.geometry import Batch, DistanceTile, Spread, directions_of, steps, through_directions_
+from siamese_verify.losses.objective import uncompiled
 from siamese_verify.losses.reduction import Totals
 
 
 class PairRule(Protocol):
     """What a pair costs."""
 
-    def __call__(self, measure: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, measure: Tensor, same: Tensor, /) -> tuple[Tensor, Tensor]:
         """Distances or cosines and a bool of one shape -> losses >= 0 and their derivatives, of that shape."""
 
 
@@ -33,7 +34,7 @@ class CosineTile:
             to_right.addmm_(slope.T, self.left)
 
 
-@torch.compiler.disable
+@uncompiled
 def every_pair(batch: Batch, rule: PairRule, cosine: bool) -> Totals:
     """Sum `rule` over all pairs i < j of the embeddings, and over all pairs of an embedding with a reference.
 
@@ -67,7 +68,8 @@ class _EveryPair(torch.autograd.Function):
         to_references = torch.zeros_like(references) if needed_of_references else None
         total, active = embeddings.new_zeros(()), labels.new_zeros(())
         if cosine:
-            left, right = Spread(*directions_of(embeddings)), Spread(*directions_of(references))
+            (own, length), (others, length_of_references) = directions_of(embeddings), directions_of(references)
+            left, right = Spread(own, length, own), Spread(others, length_of_references, others)
         else:
             centre = embeddings.mean(dim=0)
             left, right = Spread.around(embeddings, centre), Spread.around(references, centre)
@@ -89,10 +91,10 @@ class _EveryPair(torch.autograd.Function):
             for columns in steps(len(reference_labels), labels.device):
                 to_columns = None if to_references is None else to_references[columns]
                 add(rows, right.part(columns), reference_labels[columns], to_columns, False)
-        if cosine:
-            for gradient, side in ((to_rows, left), (to_references, right)):
-                if gradient is not None:
-                    through_directions_(gradient, *side)
+        if cosine and to_rows is not None:
+            through_directions_(to_rows, left.rows, length)
+        if cosine and to_references is not None:
+            through_directions_(to_references, right.rows, length_of_references)
         ctx.gradients = (to_rows if needed else None, to_references)
         ctx.mark_non_differentiable(active)
         return total, active

@@ -9,17 +9,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from siamese_verify.geometry import Batch, DistanceTile, Identities, Spread, bands
+from siamese_verify.losses.objective import uncompiled
 from siamese_verify.losses.reduction import Totals
 
 
 class TripletRule(Protocol):
     """What a triplet costs."""
 
-    def __call__(self, difference: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, difference: Tensor, /) -> tuple[Tensor, Tensor]:
         """Differences d_ap - d_an -> losses >= 0 and their derivatives, of the same shape."""
 
 
-@torch.compiler.disable
+@uncompiled
 def every_triplet(batch: Batch, rule: TripletRule, squared: bool) -> Totals:
     """Sum `rule` over all (anchor, positive, negative): anchors are embeddings, the others may be references.
 

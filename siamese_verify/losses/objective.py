@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from siamese_verify.geometry import Batch, check_batch
 from siamese_verify.losses.reduction import Reduction, Totals, active_share, add_up, check_reduction, reduce_totals
 from siamese_verify.types import Pairs, Triplets
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Mined = Pairs | Triplets | Sequence[Tensor] | None
 
 
@@ -113,6 +115,11 @@ class BatchObjective(nn.Module):
     def add_up_all(self, batch: Batch) -> Totals:
         """Sum over everything the objective can compare."""
         return add_up(self.list_items(batch, None))
+
+
+def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Leave a walk through tiles as it is when torch compiles what is around it."""
+    return cast("Callable[P, R]", torch.compiler.disable(function))  # type: ignore[no-untyped-call]
 
 
 def read_mined(mined: Mined) -> Pairs | Triplets | None:

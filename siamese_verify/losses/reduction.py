@@ -16,7 +16,7 @@ class Totals(NamedTuple):
     """What a reduction needs to know of the items, whether or not they were ever listed."""
 
     total: Tensor  # scalar, the sum of the items
-    count: Tensor | int  # how many items there are
+    items: Tensor | int  # how many there are
     active: Tensor | int  # how many are above zero
 
 

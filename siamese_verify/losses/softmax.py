@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import Batch, Identities, directions_of, row_product, steps, through_directions_, unit
-from siamese_verify.losses.objective import BatchObjective
+from siamese_verify.losses.objective import BatchObjective, uncompiled
 from siamese_verify.losses.reduction import Reduction
 from siamese_verify.types import Pairs, Triplets
 
@@ -112,7 +112,7 @@ class Choice(NamedTuple):
     genuine: Tensor  # (B,) sum of the logits of its positives
 
 
-@torch.compiler.disable
+@uncompiled
 def choose_among_all(batch: Batch, temperature: float) -> Choice:
     """Compare each row with all others and all references: logits are cosines divided by the temperature.
 

@@ -77,7 +77,7 @@ def squared_distance(left: Spread, right: Spread) -> Tensor:
     """(n, m) squared distances by the fastest way whose rounding is known."""
     if expands(left.rows):
         return torch.mm(left.rows, right.rows.T).mul_(-2).add_(left.squares[:, None]).add_(right.squares)
-    return torch.cdist(left.rows, right.rows, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    return torch.cdist(left.origin, right.origin, compute_mode="donot_use_mm_for_euclid_dist").square_()
 
 
 def nearest_impostor(
@@ -145,7 +145,9 @@ class _Search:
         torch.minimum(best, nearest, out=best)
         limit = torch.minimum(best + 2 * slack, far + slack).clamp_(max=torch.finfo(best.dtype).max)
         # Whatever may be the nearest, within rounding, waits to be measured exactly.
-        hit = torch.cat([(nearest <= limit).nonzero().flatten(), unsure]).unique()
+        hopeful = nearest <= limit
+        hopeful[unsure] = True
+        hit = hopeful.nonzero().flatten()
         close = distance[hit]
         query, column = (close <= limit[hit, None]).nonzero(as_tuple=True)
         self.waiting.append(Candidates(hit[query] + asking.start, column + first_column, close[query, column]))

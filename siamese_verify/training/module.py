@@ -30,7 +30,8 @@ class VerificationModule(pl.LightningModule):
 
     Args:
         encoder: (N,3,S,S) uint8 images -> (N,D) embeddings.
-        loss: called as `loss(embeddings, labels, mined)`.
+        loss: called as `loss(embeddings, labels, mined)`; parameters of its own are trained along. One that is not of
+            `siamese_verify.losses` is given pairs and triplets as pytorch-metric-learning's miners return them.
         miner: chooses pairs or triplets of a batch that comes without; None leaves all of them to the loss.
         optimizer: makes the optimizer from parameter groups.
         scheduler: makes the scheduler from the optimizer and the number of steps; None keeps the learning rate.
@@ -61,6 +62,7 @@ class VerificationModule(pl.LightningModule):
         self.encoder = encoder
         self.loss = loss
         self.miner = miner
+        self.seed = int((configuration or {}).get("seed", 0))
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.validation: VerificationReport | None = None
@@ -72,23 +74,30 @@ class VerificationModule(pl.LightningModule):
         embeddings: Tensor = self.encoder(images)
         return embeddings
 
-    def training_step(self, batch: FaceBatch, _: int) -> Tensor:
+    def training_step(self, batch: FaceBatch, index: int) -> Tensor:
         """Return the loss of a batch: of all ranks' batches together, unless it brings its own pairs or triplets."""
         embeddings, labels, mined = self(batch.images), batch.labels, batch.mined  # (N,D)
         if mined is None:
             embeddings, labels = gather_batch(embeddings, labels)
-            mined = self.miner(embeddings.detach(), labels) if self.miner else None
+            mined = self._mine(embeddings.detach(), labels, index)
+        loss: Tensor
         active: Tensor | None = None
         objective: Any = self.loss
-        if hasattr(objective, "items"):  # ours: the share of active items comes with it
-            items = objective.items(embeddings, labels, mined)
-            loss: Tensor = objective.reduce(items)
-            active = objective.active_share(items)
+        if hasattr(objective, "measure"):  # ours: the share of active items comes with it
+            loss, active = objective.measure(embeddings, labels, mined)
         else:
-            loss = objective(embeddings, labels, mined)
+            loss = objective(embeddings, labels, for_others(mined))
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(labels))
         self._log_geometry(embeddings.detach(), active)
         return loss
+
+    def _mine(self, embeddings: Tensor, labels: Tensor, index: int) -> Pairs | Triplets | None:
+        if self.miner is None:
+            return None
+        # Every rank draws the same, and a resumed run what the uninterrupted one would have drawn.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(hash((self.seed, self.current_epoch, index)) % 2**63)
+            return self.miner(embeddings, labels)
 
     def _log_geometry(self, embeddings: Tensor, active: Tensor | None) -> None:
         if (self.global_step + 1) % GEOMETRY_EVERY:  # the steps that Lightning's loggers take
@@ -143,6 +152,14 @@ class VerificationModule(pl.LightningModule):
             )
         scheduler = self.make_scheduler(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def for_others(mined: Pairs | Triplets | None) -> tuple[Tensor, ...] | None:
+    """Say it in the terms of pytorch-metric-learning: (a, p, n), or genuine pairs (a, p), then impostors (a, n)."""
+    if not isinstance(mined, Pairs):
+        return mined
+    same = mined.same.bool()
+    return mined.anchor[same], mined.other[same], mined.anchor[~same], mined.other[~same]
 
 
 def score_all_pairs(embeddings: np.ndarray, labels: np.ndarray) -> VerificationReport:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses import BatchObjective, ContrastiveLoss, TripletLoss, active_share, reduce_items
+from siamese_verify.losses import BatchObjective, ContrastiveLoss, TripletLoss, reduce_items
+from siamese_verify.losses.reduction import active_share, add_up
 
 ITEMS = torch.tensor([0.0, 3.0, 0.0, 1.0])
 
@@ -40,18 +41,20 @@ def test_an_unknown_reduction_is_named() -> None:
 
 
 def test_active_share_counts_items_above_zero() -> None:
-    assert active_share(ITEMS).item() == 0.5
-    assert active_share(ITEMS[:0]).item() == 0
-    assert not active_share(ITEMS.clone().requires_grad_()).requires_grad
+    assert active_share(add_up(ITEMS)).item() == 0.5
+    assert active_share(add_up(ITEMS[:0])).item() == 0
+    assert not active_share(add_up(ITEMS.clone().requires_grad_())).requires_grad
 
 
 @pytest.mark.parametrize("loss", [ContrastiveLoss(2.0), TripletLoss(0.5, reduction="mean_active")])
-def test_items_then_reduce_is_what_calling_the_loss_gives(loss: BatchObjective) -> None:
+def test_a_measurement_is_the_loss_and_the_share_of_active_items(loss: BatchObjective) -> None:
     embeddings = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(8) // 2
     items = loss.items(embeddings, labels)
-    assert loss.reduce(items) == loss(embeddings, labels)
-    assert loss.active_share(items) == (items > 0).float().mean()
+    value, share = loss.measure(embeddings, labels)
+    assert value == loss(embeddings, labels)
+    torch.testing.assert_close(value, reduce_items(items, loss.reduction))
+    torch.testing.assert_close(share, (items > 0).float().mean())
 
 
 def test_reduction_none_returns_the_items_in_the_type_of_the_embeddings() -> None:

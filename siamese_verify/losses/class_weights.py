@@ -1,0 +1,98 @@
+"""What the margin softmaxes share: a weight vector for each identity, and cross-entropy of angles with them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from siamese_verify.errors import InputError
+from siamese_verify.geometry import Batch, unit
+from siamese_verify.losses.objective import BatchObjective
+from siamese_verify.losses.reduction import Reduction
+from siamese_verify.types import Pairs, Triplets
+
+
+class MarginSoftmax(BatchObjective):
+    """Classify every row among all identities of the training set, its own cosine lowered by a margin: (B,) items.
+
+    A subclass defines `lower`. The objective has parameters of its own: give them to the optimizer, and labels that
+    count the identities from 0.
+
+    Args:
+        identities: how many there are, >= 1.
+        scale: > 0, multiplies the cosines: the inverse of a temperature.
+        margin: >= 0; its unit is the subclass's.
+        dimensions: of the embeddings, >= 1.
+        reduction: `mean`, `mean_active`, `sum` or `none`.
+
+    Attributes:
+        weights: (identities, dimensions) parameter; only its directions count.
+
+    Raises:
+        InputError: an argument out of its range; when called with mined pairs or triplets, with references, with
+            embeddings of other dimensions, and on a CPU with labels that are not in [0, identities).
+    """
+
+    def __init__(
+        self, identities: int, scale: float, margin: float, dimensions: int = 512, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__(reduction)
+        for name, count in (("identities", identities), ("dimensions", dimensions)):
+            if not isinstance(count, int) or count < 1:
+                raise InputError(f"{name} is {count}, but must be a whole number, 1 or more.")
+        if not scale > 0:
+            raise InputError(f"scale is {scale}, but must be above 0: 64 is usual.")
+        if not margin >= 0:
+            raise InputError(f"margin is {margin}, but a margin softmax needs a margin of 0 or more.")
+        self.identities = identities
+        self.scale = scale
+        self.margin = margin
+        self.dimensions = dimensions
+        self.weights = nn.Parameter(torch.randn(identities, dimensions))  # normal: every direction is as likely
+
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
+        """Compute (B,) losses of rows; see `BatchObjective.items`."""
+        self._check(batch, mined)
+        rows, labels = batch.embeddings, batch.labels[:, None]
+        cosine = unit(rows) @ unit(self.weights.to(rows.dtype)).T  # (B,identities)
+        logits = self.scale * cosine.scatter(1, labels, self.lower(cosine.gather(1, labels)))
+        return functional.cross_entropy(logits, batch.labels, reduction="none")
+
+    def lower(self, cosine: Tensor) -> Tensor:
+        """Cosines with the own identity -> what stands in the softmax for them, of the same shape."""
+        raise NotImplementedError
+
+    def _check(self, batch: Batch, mined: Pairs | Triplets | None) -> None:
+        name = type(self).__name__
+        if mined is not None:
+            raise InputError(
+                f"{name} compares with class weights, not with rows, but was given {len(mined.anchor)} mined "
+                f"{type(mined).__name__.lower()}: set miner=none."
+            )
+        if len(batch.references):
+            raise InputError(
+                f"{name} has no use for a memory, but was given {len(batch.references)} references: it compares with "
+                f"class weights."
+            )
+        if batch.embeddings.shape[1] != self.dimensions:
+            raise InputError(
+                f"{name} holds weights of {self.dimensions} dimensions, but was given embeddings of "
+                f"{batch.embeddings.shape[1]}: set dimensions to the encoder's."
+            )
+        labels = batch.labels
+        if labels.device.type == "cpu" and len(labels):
+            strange = (labels < 0) | (labels >= self.identities)
+            if strange.any():
+                raise InputError(
+                    f"label {int(labels[strange][0])} is none of the {self.identities} identities, 0 to "
+                    f"{self.identities - 1}: number the training identities from 0, and set identities to how many "
+                    f"they are."
+                )
+
+    def extra_repr(self) -> str:
+        """Name the parameters where the module is printed."""
+        return (
+            f"identities={self.identities}, scale={self.scale}, margin={self.margin}, dimensions={self.dimensions}, "
+            f"reduction={self.reduction!r}"
+        )

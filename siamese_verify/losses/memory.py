@@ -1,0 +1,195 @@
+"""Past batches as further partners of the present one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from siamese_verify.errors import InputError
+from siamese_verify.losses.objective import BatchObjective, Measured, Mined, read_mined
+from siamese_verify.types import Pairs, Triplets
+
+Compared = TypeVar("Compared", Tensor, Measured)
+SetMiner = Callable[..., Any]  # miner(embeddings, labels), and miner(embeddings, labels, references, reference_labels)
+
+
+class EmbeddingQueue(nn.Module):
+    """The newest embeddings and labels, first in, first out; part of a checkpoint, never of a gradient.
+
+    It is also the dictionary of MoCo: `loss(query, key, queue.embeddings)`, then `queue.enqueue(key, labels)`, with
+    keys of the momentum encoder.
+
+    Args:
+        size: rows to keep, >= 1.
+
+    Raises:
+        InputError: a size below 1; when enqueueing, embeddings of another dimension than those before.
+
+    He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, section 3.2.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        if not size >= 1:
+            raise InputError(f"size is {size}, but a memory keeps one row or more.")
+        self.size = size
+        self._rows: Tensor | None = None  # (size, D), made with the first batch; a ring
+        self._labels = torch.empty(0, dtype=torch.int64)  # (size,)
+        self._next = 0
+        self._filled = 0
+
+    def __len__(self) -> int:
+        """Rows it holds."""
+        return self._filled
+
+    @property
+    def embeddings(self) -> Tensor:
+        """(R, D), R <= size; (0, 0) before the first batch."""
+        return torch.empty(0, 0) if self._rows is None else self._rows[: self._filled]
+
+    @property
+    def labels(self) -> Tensor:
+        """(R,) int64."""
+        return self._labels[: self._filled]
+
+    @torch.no_grad()
+    def enqueue(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Replace the oldest rows by (B, D) embeddings and (B,) labels; of more than `size` the last stay.
+
+        Under distributed training the rows of all ranks must be given, in the same order on each: what
+        `siamese_verify.training.gather_batch` returns. Nothing waits for a GPU.
+        """
+        if self._rows is None or len(self) == 0:
+            self._rows = embeddings.new_empty(self.size, embeddings.shape[1])
+            self._labels = torch.empty(self.size, dtype=torch.int64, device=embeddings.device)
+        if embeddings.shape[1] != self._rows.shape[1]:
+            raise InputError(
+                f"The memory holds embeddings of {self._rows.shape[1]} dimensions, and was given some of "
+                f"{embeddings.shape[1]}: use one memory for each encoder."
+            )
+        self._rows = self._rows.to(embeddings.device)
+        self._labels = self._labels.to(embeddings.device)
+        newest, names = embeddings[-self.size :], labels[-self.size :].to(self._labels)
+        place = (self._next + torch.arange(len(newest), device=embeddings.device)) % self.size
+        self._rows[place] = newest.to(self._rows)
+        self._labels[place] = names
+        self._next = (self._next + len(newest)) % self.size
+        self._filled = min(self._filled + len(newest), self.size)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps. Not buffers: distributed training would send them from rank to rank each step."""
+        state = {"rows": self.embeddings.clone(), "labels": self.labels.clone()}
+        return {**state, "size": self.size, "next": self._next}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint: the ring as it lay, so that sums keep their order."""
+        if state["size"] != self.size:
+            raise InputError(f"The checkpoint's memory has a size of {state['size']}, not {self.size}: keep its size.")
+        self._rows, self._filled, self._next = None, 0, 0
+        if len(state["rows"]):
+            self.enqueue(state["rows"], state["labels"])
+            self._next = state["next"]
+
+    def extra_repr(self) -> str:
+        """Name the parameters where the module is printed."""
+        return f"size={self.size}"
+
+
+class CrossBatchMemory(nn.Module):
+    """An objective over the batch and a memory of past ones, which drift slowly enough to stand for the present.
+
+    Each step, the batch is compared with itself and with the memory, and then joins it. Rows of the memory are
+    positives and negatives, never anchors, and get no gradient.
+
+    Args:
+        objective: compares everything, or what `miner` chooses.
+        size: rows to keep, >= 1; at most a few epochs' worth.
+        miner: chooses among the batch, and between the batch and the memory; None leaves everything to the objective.
+        warm_up: batches during which the memory is only filled: embeddings drift fast at first.
+
+    Raises:
+        InputError: an objective without references; when called, rows that were chosen elsewhere.
+
+    Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020, algorithm 1.
+    """
+
+    def __init__(
+        self, objective: BatchObjective, size: int = 4096, miner: SetMiner | None = None, warm_up: int = 0
+    ) -> None:
+        super().__init__()
+        if not isinstance(objective, BatchObjective):
+            raise InputError(
+                f"A memory gives its rows to an objective of siamese_verify.losses, which {type(objective).__name__} "
+                f"is not: pytorch-metric-learning has a CrossBatchMemory for its own."
+            )
+        self.objective = objective
+        self.miner = miner
+        self.warm_up = warm_up
+        self.queue = EmbeddingQueue(size)
+        self._batches = 0
+
+    @property
+    def reduction(self) -> str:
+        """The objective's."""
+        return self.objective.reduction
+
+    @property
+    def at_collapse(self) -> float | None:
+        """The objective's value when all embeddings are one point, where it has one."""
+        return getattr(self.objective, "at_collapse", None)
+
+    def forward(self, embeddings: Tensor, labels: Tensor, mined: Mined = None) -> Tensor:
+        """Compute the loss, and in training remember the batch; arguments as in `BatchObjective.forward`."""
+        return self._compare(self.objective.forward, embeddings, labels, mined)
+
+    def measure(self, embeddings: Tensor, labels: Tensor, mined: Mined = None) -> Measured:
+        """Compute the loss and the share of active items at once, and in training remember the batch."""
+        return self._compare(self.objective.measure, embeddings, labels, mined)
+
+    def _compare(self, compute: Callable[..., Compared], embeddings: Tensor, labels: Tensor, mined: Mined) -> Compared:
+        if mined is not None:
+            raise InputError(
+                "A memory lets its own miner choose: set miner=none and loss.miner, and feed identity batches."
+            )
+        references = reference_labels = None
+        if len(self.queue) and self._batches >= self.warm_up:
+            # Copies: the ring goes on turning before the backward pass.
+            references, reference_labels = self.queue.embeddings.clone(), self.queue.labels.clone()
+        result = compute(
+            embeddings,
+            labels,
+            self._mine(embeddings.detach(), labels, references, reference_labels),
+            references,
+            reference_labels,
+        )
+        if self.training:
+            self.queue.enqueue(embeddings.detach(), labels)
+            self._batches += 1
+        return result
+
+    def _mine(
+        self, embeddings: Tensor, labels: Tensor, references: Tensor | None, reference_labels: Tensor | None
+    ) -> Pairs | Triplets | None:
+        if self.miner is None:
+            return None
+        within = read_mined(self.miner(embeddings, labels))
+        if within is None or references is None:
+            return within
+        across = read_mined(self.miner(embeddings, labels, references, reference_labels))
+        assert type(across) is type(within)
+        return type(within)(*map(torch.cat, zip(within, across.numbered_from(len(labels)), strict=True)))
+
+    def get_extra_state(self) -> int:
+        """How many batches were seen, for a checkpoint."""
+        return self._batches
+
+    def set_extra_state(self, state: int) -> None:
+        """Go on from a checkpoint."""
+        self._batches = state
+
+    def extra_repr(self) -> str:
+        """Name the parameters where the module is printed."""
+        return f"miner={type(self.miner).__name__ if self.miner else None}, warm_up={self.warm_up}"
