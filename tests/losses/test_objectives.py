@@ -1,0 +1,209 @@
+"""What every batch objective promises, whichever it is."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from siamese_verify.errors import InputError
+from siamese_verify.geometry import tiles
+from siamese_verify.losses import (
+    ArcFaceLoss,
+    BatchObjective,
+    ContrastiveLoss,
+    CosFaceLoss,
+    CosinePairLoss,
+    InBatchNegatives,
+    InfoNCELoss,
+    MagnetLoss,
+    NCELoss,
+    NTXentLoss,
+    SupConLoss,
+    TripletLoss,
+    reduce_items,
+)
+from siamese_verify.losses.reduction import Reduction
+from siamese_verify.mining import AllPairs, AllTriplets
+from siamese_verify.types import Pairs, Triplets
+
+COMPARING = {
+    "contrastive": ContrastiveLoss(1.5),
+    "contrastive, cosine": ContrastiveLoss(0.9, "cosine"),
+    "cosine pair": CosinePairLoss(0.1),
+    "triplet": TripletLoss(0.4),
+    "triplet, squared": TripletLoss(0.4, squared=True),
+    "triplet, soft": TripletLoss(soft=True),
+    "nt_xent": NTXentLoss(0.3),
+    "sup_con": SupConLoss(0.3),
+    "info_nce": InBatchNegatives(InfoNCELoss(0.3)),
+    "nce": InBatchNegatives(NCELoss(0.3)),
+}
+CLASSIFYING = {
+    "magnet": MagnetLoss(2),
+    "arc_face": ArcFaceLoss(16, scale=8, dimensions=5),
+    "cos_face": CosFaceLoss(16, scale=8, dimensions=5),
+}
+ALL = COMPARING | CLASSIFYING
+UNHURRIED = ("triplet", "triplet, squared", "triplet, soft", "info_nce", "nce")  # wait for the number of genuine pairs
+EVERY = pytest.mark.parametrize("loss", [pytest.param(loss, id=name) for name, loss in ALL.items()])
+EVERY_COMPARING = pytest.mark.parametrize("loss", [pytest.param(loss, id=name) for name, loss in COMPARING.items()])
+
+
+def batch(count: int = 10, people: int = 4, seed: int = 0, dimensions: int = 5) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(count, dimensions, dtype=torch.float64, generator=generator)
+    return embeddings, torch.randint(people, (count,), generator=generator)
+
+
+def gradients(loss: nn.Module, value: Tensor, embeddings: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(value, [embeddings, *loss.parameters()])
+    return [gradient.double() for gradient in found]
+
+
+@EVERY_COMPARING
+@pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum"])
+@pytest.mark.parametrize("side", [3, 512])
+@pytest.mark.parametrize(("count", "people", "references"), [(10, 4, 0), (10, 4, 6), (7, 1, 0), (7, 90, 5), (1, 1, 4)])
+def test_everything_is_the_sum_over_the_list_of_everything(
+    loss: BatchObjective,
+    reduction: Reduction,
+    side: int,
+    count: int,
+    people: int,
+    references: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tiles, "SIDE", side)
+    monkeypatch.setattr(loss, "reduction", reduction)
+    embeddings, labels = batch(count, people)
+    others, other_labels = batch(references, people, seed=1)
+    leaves = [embeddings.requires_grad_(), others.requires_grad_()]
+    value = loss(embeddings, labels, None, others, other_labels)
+    listed = reduce_items(loss.items(embeddings, labels, None, others, other_labels), reduction)
+    torch.testing.assert_close(value, listed, rtol=1e-12, atol=1e-14)
+    ours, theirs = (
+        torch.autograd.grad(result, leaves, allow_unused=True, materialize_grads=True) for result in (value, listed)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@EVERY_COMPARING
+def test_everything_is_what_a_miner_of_everything_lists(loss: BatchObjective) -> None:
+    embeddings, labels = batch()
+    mined: Pairs | Triplets = AllPairs()(embeddings, labels)
+    if isinstance(loss, TripletLoss):
+        mined = AllTriplets()(embeddings, labels)
+    torch.testing.assert_close(loss(embeddings, labels, mined), loss(embeddings, labels), rtol=1e-12, atol=1e-14)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_single_and_returned_in_its_own(loss: BatchObjective, dtype: torch.dtype) -> None:
+    embeddings, labels = batch()
+    half = embeddings.to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(half, labels)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert value.dtype == dtype
+    assert half.grad is not None
+    assert half.grad.dtype == dtype
+    assert loss.items(half, labels).dtype == torch.float32
+    assert value == loss(half.detach().float(), labels).to(dtype)
+
+
+@EVERY
+def test_memory_layout_and_the_type_of_labels_change_nothing(loss: BatchObjective) -> None:
+    embeddings, labels = batch()
+    expected = loss(embeddings, labels)
+    torch.testing.assert_close(loss(embeddings.T.contiguous().T, labels), expected)
+    spaced = torch.stack([embeddings, embeddings + 1], dim=1)[:, 0]
+    torch.testing.assert_close(loss(spaced, labels), expected)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16):
+        assert loss(embeddings, labels.to(dtype)) == expected
+
+
+@EVERY
+def test_compiling_changes_nothing(loss: BatchObjective) -> None:
+    embeddings, labels = batch()
+    embeddings.requires_grad_()
+    compiled: Any = torch.compile(loss, backend="aot_eager")
+    expected, value = loss(embeddings, labels), compiled(embeddings, labels)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradients(loss, value, embeddings), gradients(loss, expected, embeddings))
+
+
+@EVERY
+def test_a_single_precision_batch_of_512_dimensions_is_right_to_five_digits(loss: BatchObjective) -> None:
+    if loss in CLASSIFYING.values() and not isinstance(loss, MagnetLoss):
+        pytest.skip("its weights have other dimensions")
+    embeddings, labels = batch(48, 16, dimensions=512)
+    embeddings = torch.nn.functional.normalize(embeddings)
+    embeddings[1::2] = embeddings[::2] + 1e-4 * embeddings[1::2]  # near pairs, where distances cancel
+    single, double = embeddings.float().requires_grad_(), embeddings.float().double().requires_grad_()
+    value, exact = loss(single, labels), loss(double, labels)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+    for found, expected in zip(gradients(loss, value, single), gradients(loss, exact, double), strict=True):
+        assert (found - expected).norm() <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in UNHURRIED])
+def test_nothing_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = ALL[name]
+    if list(loss.parameters()):
+        loss = type(loss)(16, 8.0, 0.2, 5)  # type: ignore[call-arg,arg-type]
+    with FakeTensorMode(allow_non_fake_inputs=True):  # raises where a value is asked for
+        if not list(loss.parameters()):
+            loss.measure(torch.empty(9, 5, device="cuda"), torch.zeros(9, dtype=torch.int32, device="cuda"))
+        monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for `meta`
+        embeddings = torch.empty(9, 5, device="meta", requires_grad=True)
+        loss = loss.to("meta")
+        value, _ = loss.measure(embeddings, torch.zeros(9, dtype=torch.int64, device="meta"))
+        value.backward()  # type: ignore[no-untyped-call]  # on `meta`: a build without CUDA has no backward pass for it
+
+
+ROW = torch.tensor([0])
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.ones(4), torch.ones(4).long()), r"embeddings must be .* shape \(4,\)"),
+        ((torch.ones(4, 5).long(), torch.ones(4).long()), r"type torch\.int64"),
+        ((torch.ones(4, 5), torch.ones(4, 1).long()), r"labels must be .* shape \(4, 1\)"),
+        ((torch.ones(4, 5), torch.ones(4)), r"type torch\.float32"),
+        ((torch.ones(4, 5), torch.ones(3).long()), "4 embeddings came with 3 labels"),
+        ((torch.full((4, 5), torch.nan), torch.ones(4).long()), "4 of 4 embeddings hold NaN or infinity.*row 0"),
+        ((torch.ones(4, 5), torch.ones(4).long(), [0, 1]), "of type list"),
+        ((torch.ones(4, 5), torch.ones(4).long(), (ROW, ROW)), "of type tuple"),
+        ((torch.ones(4, 5), torch.ones(4).long(), Pairs(ROW, torch.tensor([1, 2]), ROW)), r"\(1,\), \(2,\)"),
+        ((torch.ones(4, 5), torch.ones(4).long(), (ROW, ROW, ROW, torch.tensor([1, 2]))), r"\(1,\), \(2,\)"),
+        ((torch.ones(4, 5), torch.ones(4).long(), None, torch.ones(2, 5)), "2 references came without"),
+        ((torch.ones(4, 5), torch.ones(4).long(), None, torch.ones(2, 5), ROW), "2 references came with 1 labels"),
+        ((torch.ones(4, 5), torch.ones(4).long(), None, torch.ones(1, 6), ROW), "5 dimensions .* references of 6"),
+    ],
+)
+def test_what_is_no_batch_is_refused_in_one_sentence(
+    loss: BatchObjective, arguments: tuple[Any, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as refusal:
+        loss(*arguments)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_sum_that_overflows_is_no_reason_to_refuse() -> None:
+    embeddings = torch.full((4, 2), 3e38)
+    assert CosinePairLoss()(embeddings[:, :1] / 3e38, torch.arange(4)) == 1
+    ContrastiveLoss(distance="cosine").items(embeddings, torch.arange(4))
+
+
+def test_the_four_vectors_of_another_library_are_genuine_and_impostor_pairs() -> None:
+    embeddings, labels = batch()
+    theirs = (torch.tensor([0, 3]), torch.tensor([1, 4]), torch.tensor([5]), torch.tensor([2]))
+    ours = Pairs(torch.tensor([0, 3, 5]), torch.tensor([1, 4, 2]), torch.tensor([True, True, False]))
+    assert ContrastiveLoss()(embeddings, labels, theirs) == ContrastiveLoss()(embeddings, labels, ours)
