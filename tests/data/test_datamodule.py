@@ -193,19 +193,23 @@ def test_every_feeding_gives_face_batches(sampler: Any, rows: int, mined: type, 
 
 
 def test_nobody_is_in_training_and_in_validation() -> None:
-    train, validation = sets_of(datamodule())
-    people = [set(data.labels.tolist()) for data in (train, validation)]
-    assert people[0].isdisjoint(people[1])
-    assert people[0] | people[1] == set(range(100, 110))
+    module = datamodule()
+    train, validation = sets_of(module)
+    held_out = set(validation.labels.tolist())
+    assert held_out.isdisjoint(module.people.tolist())
+    assert held_out | set(module.people.tolist()) == set(range(100, 110))
+    assert set(train.labels.tolist()) == set(range(len(module.people)))  # as losses with class weights need them
     assert [len(train), len(validation)] == [7 * 4, 3 * 3]
 
 
 def test_images_stand_with_their_labels() -> None:
     photos = SyntheticFaces(identities=10, images=4, size=16, first=100)
     known = {np.asarray(photos[row]).tobytes(): person for row, person in enumerate(photos.identities.tolist())}
-    for data in sets_of(datamodule(photos=photos)):
-        for image, label in zip(data.images, data.labels.tolist(), strict=True):
-            assert known[image.permute(1, 2, 0).contiguous().numpy().tobytes()] == label
+    module = datamodule(photos=photos)
+    train, validation = sets_of(module)
+    for data, people in ((train, module.people[train.labels]), (validation, validation.labels.numpy())):
+        for image, person in zip(data.images, people.tolist(), strict=True):
+            assert known[image.permute(1, 2, 0).contiguous().numpy().tobytes()] == person
 
 
 @pytest.mark.parametrize("chunk", [2, 256])
@@ -342,9 +346,10 @@ def test_damaged_photos_are_left_out_with_their_labels() -> None:
     train, validation = sets_of(module)
     assert len(train) + len(validation) == 37
     assert {name for name, _ in module.cropper.damaged} == {damaged().names[row] for row in Damaged.rows}
-    for data, rows in ((train, module.split.train), (validation, module.split.validation)):
+    people = (module.people[train.labels], validation.labels.numpy())
+    for found, rows in zip(people, module.split, strict=True):
         readable = [row for row in rows.tolist() if row not in Damaged.rows]
-        np.testing.assert_array_equal(data.labels.numpy(), damaged().identities[readable])
+        np.testing.assert_array_equal(found, damaged().identities[readable])
 
 
 def test_more_damaged_photos_than_the_limit_end_the_setup() -> None:
