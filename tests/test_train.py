@@ -18,11 +18,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from safetensors.torch import load_file
 
 from siamese_verify.data import SyntheticFaces
 from siamese_verify.encoders import Encoder
 from siamese_verify.entry import CONF
 from siamese_verify.errors import InputError
+from siamese_verify.losses import ContrastiveLoss
+from siamese_verify.mining import HardPairs
 from siamese_verify.training.module import for_others
 from siamese_verify.types import Pairs
 
@@ -42,9 +45,11 @@ def weights(run: Path, file: str = "last.ckpt") -> dict[str, torch.Tensor]:
     return state
 
 
-def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    assert list(a) == list(b)
-    return all(torch.equal(a[name], b[name]) for name in a)
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        return all(equal(a[name], b[name]) for name in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
 
 
 # What a run leaves
@@ -221,12 +226,60 @@ def test_every_way_of_feeding_trains(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loss", group("loss"))
+@pytest.mark.parametrize("miner", ["none", "multi_similarity"])
+def test_every_loss_trains(
+    loss: str, miner: str, trained: Trained, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+) -> None:
+    steps = ("trainer.max_epochs=1", "trainer.log_every_n_steps=1")
+    overrides = (*tiny, *small_batches, *steps, f"loss={loss}", f"miner={miner}")
+    if miner != "none" and loss in {*REFUSING, "triplet" if miner == "multi_similarity" else ""}:
+        with pytest.raises(InputError):
+            trained(tmp_path / "run", *overrides)
+        return
+    run = trained(tmp_path / "run", *overrides)
+    assert all(tensor.isfinite().all() for name, tensor in weights(run).items() if "extra_state" not in name)
+    with (run / "metrics" / "metrics.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert losses
+    assert max(losses) > 0
+
+
+def test_class_weights_are_in_the_checkpoint_but_not_in_the_bundle(
+    trained: Trained, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = trained(tmp_path / "run", *tiny, *small_batches, "loss=arc_face", "trainer.max_epochs=1")
+    learned = weights(run)["loss.weights"]
+    held_out = 2  # of 12 people
+    assert learned.shape == (12 - held_out, 128)
+    kept = load_file(run / "bundle" / "model.safetensors")
+    assert kept
+    assert not any(tensor.shape == learned.shape for tensor in kept.values())
+    assert {f"encoder.{name}" for name in kept} == weights(run).keys() - {"loss.weights"}
+
+
+def test_a_memory_takes_its_objective_and_its_miner_from_the_command_line(
+    configured: Configured, tmp_path: Path
+) -> None:
+    overrides = ("experiment=demo", "loss=cross_batch_memory", "loss@loss.objective=contrastive")
+    memory = instantiate(configured("train", tmp_path, *overrides, "miner@loss.miner=hard_pairs").loss)
+    assert isinstance(memory.objective, ContrastiveLoss)
+    assert isinstance(memory.miner, HardPairs)
+    assert instantiate(configured("train", tmp_path, *overrides).loss).miner is None
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
         pytest.param(("sampler=identity",), id="uniform"),
         pytest.param(("sampler=hard",), id="hard"),
         pytest.param(("sampler=hard", "datamodule.workers=1"), id="hard, with a worker"),
+        pytest.param(("loss=cos_face", "loss.scale=8"), id="class weights"),
+        pytest.param(("loss=triplet", "miner=distance_weighted"), id="drawn triplets"),
+        pytest.param(
+            ("loss=cross_batch_memory", "loss.size=20", "loss.warm_up=3", "miner@loss.miner=hard_pairs"), id="memory"
+        ),
     ],
 )
 def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(

@@ -47,13 +47,13 @@ class EmbeddingQueue(nn.Module):
 
     @property
     def embeddings(self) -> Tensor:
-        """(R, D), R <= size; (0, 0) before the first batch."""
-        return torch.empty(0, 0) if self._rows is None else self._rows[: self._filled]
+        """(R, D), R <= size; (0, 0) before the first batch. A copy: the ring may turn before the backward pass."""
+        return torch.empty(0, 0) if self._rows is None else self._rows[: self._filled].clone()
 
     @property
     def labels(self) -> Tensor:
-        """(R,) int64."""
-        return self._labels[: self._filled]
+        """(R,) int64, a copy."""
+        return self._labels[: self._filled].clone()
 
     @torch.no_grad()
     def enqueue(self, embeddings: Tensor, labels: Tensor) -> None:
@@ -81,8 +81,7 @@ class EmbeddingQueue(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint keeps. Not buffers: distributed training would send them from rank to rank each step."""
-        state = {"rows": self.embeddings.clone(), "labels": self.labels.clone()}
-        return {**state, "size": self.size, "next": self._next}
+        return {"rows": self.embeddings, "labels": self.labels, "size": self.size, "next": self._next}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: the ring as it lay, so that sums keep their order."""
@@ -126,7 +125,7 @@ class CrossBatchMemory(nn.Module):
                 f"is not: pytorch-metric-learning has a CrossBatchMemory for its own."
             )
         self.objective = objective
-        self.miner = miner
+        self.miner = miner or None  # an empty config is no miner
         self.warm_up = warm_up
         self.queue = EmbeddingQueue(size)
         self._batches = 0
@@ -156,8 +155,7 @@ class CrossBatchMemory(nn.Module):
             )
         references = reference_labels = None
         if len(self.queue) and self._batches >= self.warm_up:
-            # Copies: the ring goes on turning before the backward pass.
-            references, reference_labels = self.queue.embeddings.clone(), self.queue.labels.clone()
+            references, reference_labels = self.queue.embeddings, self.queue.labels
         result = compute(
             embeddings,
             labels,

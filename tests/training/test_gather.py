@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from siamese_verify.losses import ContrastiveLoss, TripletLoss
+from siamese_verify.losses import ContrastiveLoss, CrossBatchMemory, NTXentLoss, TripletLoss
 from siamese_verify.mining import AllPairs, BatchHard
 from siamese_verify.training import gather_batch
 
@@ -44,6 +45,10 @@ def losses(embeddings: Tensor, labels: Tensor) -> list[Tensor]:
     ]
 
 
+def remember(memory: CrossBatchMemory, gathered: Callable[[int], tuple[Tensor, Tensor]]) -> list[float]:
+    return [float(memory(*gathered(turn))) for turn in range(1, 4)]
+
+
 def train_on_one_rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
@@ -53,9 +58,10 @@ def train_on_one_rank(rank: int, folder: Path) -> None:
     found = losses(embeddings, labels)
     torch.autograd.backward(found)
     gradients = [parameter.grad for parameter in model.parameters()]
-    torch.save(
-        {"labels": labels, "losses": [loss.item() for loss in found], "gradients": gradients}, folder / f"{rank}.pt"
-    )
+    memory = CrossBatchMemory(NTXentLoss(), size=12)
+    later = remember(memory, lambda turn: gather_batch(model(turn * images()[first:last]), LABELS[first:last]))
+    found_here = {"labels": labels, "losses": [loss.item() for loss in found], "gradients": gradients}
+    torch.save({**found_here, "later": later, "queue": memory.queue.get_extra_state()}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -77,6 +83,10 @@ def test_two_ranks_have_the_losses_and_gradients_of_one_process_with_all_rows(tm
         for gradient, parameter in zip(found["gradients"], model.parameters(), strict=True):
             torch.testing.assert_close(gradient, parameter.grad, rtol=1e-9, atol=1e-12)
             assert gradient.abs().max() > 0
+        memory = CrossBatchMemory(NTXentLoss(), size=12)
+        later = remember(memory, lambda turn: (model(turn * images()), LABELS))
+        assert found["later"] == pytest.approx(later, abs=1e-12)
+        torch.testing.assert_close(found["queue"], memory.queue.get_extra_state(), rtol=0, atol=1e-12)
 
 
 def test_a_single_process_gets_its_own_tensors_back() -> None:

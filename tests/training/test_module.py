@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from siamese_verify.encoders import SmallResNet
 from siamese_verify.evaluation import verification_report
-from siamese_verify.losses import ContrastiveLoss, TripletLoss
+from siamese_verify.losses import ArcFaceLoss, ContrastiveLoss, TripletLoss
 from siamese_verify.mining import AllPairs, BatchHard, SemiHard
 from siamese_verify.training import VerificationModule, cosine, one_cycle
 from siamese_verify.training.module import Miner, score_all_pairs
@@ -24,6 +24,18 @@ from siamese_verify.types import FaceBatch, Pairs, Triplets
 ADAM = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
 Schedule = Callable[[torch.optim.Optimizer, int], LRScheduler]
 FIGURES = {"train/loss", "train/active_share", "train/distance_mean", "train/distance_spread", "val/eer", "val/auc"}
+
+
+class Recorder(nn.Module):
+    """Somebody else's loss: keeps which rows it was to compare."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[tuple[Tensor, ...] | None] = []
+
+    def forward(self, embeddings: Tensor, labels: Tensor, mined: tuple[Tensor, ...] | None) -> Tensor:
+        self.given.append(mined)
+        return embeddings.sum()
 
 
 class SumLoss(nn.Module):
@@ -114,6 +126,51 @@ def test_pairs_and_triplets_of_the_batch_are_used_and_no_miner_is_asked(
     module = VerificationModule(encoder(), objective, miner, ADAM).eval()
     given = batch(mined=mined)
     assert torch.equal(module.training_step(given, 0), objective(module.encoder(given.images), given.labels, mined))
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_another_librarys_loss_gets_what_its_miners_return() -> None:
+    pairs = Pairs(torch.tensor([0, 2, 1]), torch.tensor([1, 4, 5]), torch.tensor([1, 0, 0]))
+    triplets = Triplets(torch.tensor([0]), torch.tensor([1]), torch.tensor([4]))
+    recorder = Recorder()
+    module = VerificationModule(encoder(), recorder, None, ADAM)
+    for mined in (pairs, triplets, None):
+        module.training_step(batch(mined=mined), 0)
+    genuine_and_impostors, three, none = recorder.given
+    assert genuine_and_impostors is not None
+    assert [field.tolist() for field in genuine_and_impostors] == [[0], [1], [2, 1], [4, 5]]
+    assert three == triplets
+    assert none is None
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_draws_of_a_miner_depend_on_seed_epoch_and_step_alone() -> None:
+    drawn: list[float] = []
+
+    def miner(embeddings: Tensor, labels: Tensor) -> Triplets:
+        drawn.append(float(torch.rand(())))
+        return BatchHard()(embeddings, labels)
+
+    for seed, index in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        module = VerificationModule(encoder(), TripletLoss(), miner, ADAM, configuration={"seed": seed})
+        torch.manual_seed(17)
+        module.training_step(batch(), index)
+        after = torch.rand(())
+        torch.manual_seed(17)
+        assert after == torch.rand(())  # what others draw goes on as without a miner
+        torch.rand(5)
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) == 3
+
+
+def test_a_loss_with_parameters_is_trained_along(tmp_path: Path) -> None:
+    objective = ArcFaceLoss(3, scale=8.0, dimensions=8)
+    before = [parameter.detach().clone() for parameter in objective.parameters()]
+    module = VerificationModule(encoder(), objective, None, ADAM)
+    fit(module, [batch(seed=number) for number in range(4)], tmp_path)
+    moved = [(now - old).abs().max() for now, old in zip(objective.parameters(), before, strict=True)]
+    assert moved
+    assert min(moved) > 1e-4
 
 
 def test_a_loss_without_items_trains_and_logs_no_active_share(tmp_path: Path) -> None:

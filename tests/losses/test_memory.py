@@ -1,0 +1,208 @@
+"""The ring of past embeddings, and an objective over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from siamese_verify.errors import InputError
+from siamese_verify.losses import (
+    ArcFaceLoss,
+    BatchObjective,
+    ContrastiveLoss,
+    CrossBatchMemory,
+    EmbeddingQueue,
+    InfoNCELoss,
+    NTXentLoss,
+    SupConLoss,
+    TripletLoss,
+)
+from siamese_verify.mining import AllPairs, AllTriplets, BatchHard
+from siamese_verify.types import Pairs
+
+OBJECTIVES: dict[str, Callable[[], BatchObjective]] = {
+    "contrastive": lambda: ContrastiveLoss(1.5),
+    "triplet": lambda: TripletLoss(0.4),
+    "nt_xent": lambda: NTXentLoss(0.3),
+    "sup_con": lambda: SupConLoss(0.3),
+}
+EVERY = pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in OBJECTIVES.items()])
+
+
+def batches(sizes: tuple[int, ...] = (6, 5, 7, 4), people: int = 3) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (
+            torch.randn(size, 4, dtype=torch.float64, generator=generator, requires_grad=True),
+            torch.randint(people, (size,), generator=generator),
+        )
+        for size in sizes
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 5, 8, 100])
+@pytest.mark.parametrize("sizes", [(1,), (3, 3), (6, 5, 7, 4), (8, 8), (20, 2), (0, 3)])
+def test_a_queue_holds_the_newest_rows(size: int, sizes: tuple[int, ...]) -> None:
+    queue, given = EmbeddingQueue(size), batches(sizes)
+    for embeddings, labels in given:
+        queue.enqueue(embeddings, labels.int())
+    rows, labels = (torch.cat(part) for part in zip(*given, strict=True))
+    kept = min(size, sum(sizes))
+    assert len(queue) == len(queue.embeddings) == len(queue.labels) == kept
+    found = sorted((*row, label) for row, label in zip(queue.embeddings.tolist(), queue.labels.tolist(), strict=True))
+    newest = zip(rows[-kept:].tolist(), labels[-kept:].tolist(), strict=True)
+    assert found == sorted((*row, label) for row, label in newest)
+    assert not queue.embeddings.requires_grad
+
+
+@pytest.mark.parametrize("stop", range(4))
+def test_a_queue_goes_on_from_a_checkpoint(stop: int, tmp_path: Path) -> None:
+    whole = EmbeddingQueue(8)
+    for number, batch in enumerate(batches()):
+        if number == stop:
+            torch.save(whole.state_dict(), tmp_path / "state.pt")
+        whole.enqueue(*batch)
+    resumed = EmbeddingQueue(8)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for batch in batches()[stop:]:
+        resumed.enqueue(*batch)
+    assert torch.equal(resumed.embeddings, whole.embeddings)  # where each row lies, too
+    assert torch.equal(resumed.labels, whole.labels)
+
+
+def test_a_queue_of_another_size_does_not_go_on() -> None:
+    with pytest.raises(InputError, match="memory has a size of 8, not 4"):
+        EmbeddingQueue(4).load_state_dict(EmbeddingQueue(8).state_dict())
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_queue_without_room_is_refused(size: int) -> None:
+    with pytest.raises(InputError, match=f"size is {size}"):
+        EmbeddingQueue(size)
+
+
+def test_a_queue_refuses_another_encoders_rows() -> None:
+    queue = EmbeddingQueue(8)
+    queue.enqueue(torch.ones(2, 3), torch.zeros(2).long())
+    with pytest.raises(InputError, match="holds embeddings of 3 dimensions, and was given some of 5"):
+        queue.enqueue(torch.ones(2, 5), torch.zeros(2).long())
+
+
+def test_a_queue_serves_momentum_contrast() -> None:
+    queue, loss = EmbeddingQueue(8), InfoNCELoss(0.2)
+    (query, labels), *past = batches((3, 6, 5))
+    for batch in past:
+        queue.enqueue(*batch)
+    key = query.detach() + 0.1
+    value = loss(query, key, queue.embeddings)
+    rows = torch.cat([rows for rows, _ in past]).detach()[-8:]
+    unit = nn.functional.normalize
+    logits = torch.cat([(unit(query) * unit(key)).sum(1, keepdim=True), unit(query) @ unit(rows).T], dim=1) / 0.2
+    expected = nn.functional.cross_entropy(logits, torch.zeros(3).long())
+    torch.testing.assert_close(value, expected)
+    queue.enqueue(key, labels)
+    ours, theirs = (torch.autograd.grad(loss, query)[0] for loss in (value, expected))  # after the ring has turned
+    torch.testing.assert_close(ours, theirs)
+    assert torch.equal(queue.labels.sort().values, torch.cat([past[1][1], labels]).sort().values)
+
+
+@EVERY
+@pytest.mark.parametrize("warm_up", [0, 2])
+def test_a_memory_is_the_objective_over_the_batch_and_past_ones(
+    make: Callable[[], BatchObjective], warm_up: int
+) -> None:
+    memory, objective = CrossBatchMemory(make(), 8, warm_up=warm_up), make()
+    past = [rows.detach() for rows, _ in batches()], [labels for _, labels in batches()]
+    for number, (embeddings, labels) in enumerate(batches()):
+        references = [torch.cat([part[0][:0], *part[:number]])[-8:] for part in past]
+        used = references if number and number >= warm_up else ()
+        expected = objective(embeddings, labels, None, *used)
+        value = memory(embeddings, labels)
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-14)
+        ours, theirs = (torch.autograd.grad(loss, embeddings)[0] for loss in (value, expected))
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
+        assert len(memory.queue) == min(8, sum(len(labels) for labels in past[1][: number + 1]))
+
+
+def test_the_backward_pass_may_wait_for_later_batches() -> None:
+    given = batches((6, 6, 6))
+    at_once, later = (CrossBatchMemory(NTXentLoss(0.3), 8) for _ in range(2))
+    expected = [torch.autograd.grad(at_once(*batch), batch[0])[0] for batch in given]
+    values = [later(*batch) for batch in given]  # the ring has turned
+    for value, (embeddings, _), gradient in zip(values, given, expected, strict=True):
+        assert torch.equal(torch.autograd.grad(value, embeddings)[0], gradient)
+
+
+@pytest.mark.parametrize(
+    ("make", "miner"),
+    [(OBJECTIVES["contrastive"], AllPairs()), (OBJECTIVES["triplet"], AllTriplets())],
+    ids=["pairs", "triplets"],
+)
+def test_a_miner_chooses_within_the_batch_and_between_batch_and_memory(
+    make: Callable[[], BatchObjective], miner: AllPairs | AllTriplets
+) -> None:
+    memory, objective = CrossBatchMemory(make(), 8, miner), make()
+    first, second = batches((6, 5))
+    torch.testing.assert_close(memory(*first), objective(*first))
+    value = memory(*second)
+    mined = [
+        miner(*second),
+        miner(*second, *(part.detach() for part in first)).numbered_from(5),
+    ]
+    chosen = type(mined[0])(*map(torch.cat, zip(*mined, strict=True)))
+    torch.testing.assert_close(value, objective(*second, chosen, first[0].detach(), first[1]))
+    if isinstance(miner, AllPairs):
+        torch.testing.assert_close(value, objective(*second, None, first[0].detach(), first[1]))
+
+
+def test_a_miner_of_another_library_serves_a_memory_too() -> None:
+    miners = pytest.importorskip("pytorch_metric_learning.miners")
+    memory = CrossBatchMemory(TripletLoss(0.4, squared=False), 8, miners.BatchHardMiner())
+    ours = CrossBatchMemory(TripletLoss(0.4, squared=False), 8, BatchHard())
+    for batch in batches((6, 6, 6)):
+        embeddings = nn.functional.normalize(batch[0])  # theirs measures directions
+        torch.testing.assert_close(memory(embeddings, batch[1]), ours(embeddings, batch[1]))
+
+
+def test_only_training_fills_the_memory() -> None:
+    memory = CrossBatchMemory(NTXentLoss(), 8).eval()
+    memory(*batches()[0])
+    assert len(memory.queue) == 0
+
+
+def test_a_memory_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    whole = CrossBatchMemory(NTXentLoss(0.3), 8, warm_up=1)
+    first, second, third, fourth = batches()
+    whole(*first), whole(*second)
+    torch.save(whole.state_dict(), tmp_path / "state.pt")
+    resumed = CrossBatchMemory(NTXentLoss(0.3), 8, warm_up=1)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [resumed(*third), resumed(*fourth)] == [whole(*third), whole(*fourth)]
+
+
+def test_half_precision_is_remembered_as_it_came() -> None:
+    memory = CrossBatchMemory(NTXentLoss(), 8)
+    for (first, labels), (second, others) in pairwise(batches()):
+        assert memory(first.bfloat16(), labels).dtype == memory(second.bfloat16(), others).dtype == torch.bfloat16
+    assert memory.queue.embeddings.dtype == torch.bfloat16
+
+
+def test_rows_that_somebody_else_chose_are_refused() -> None:
+    embeddings, labels = batches()[0]
+    row = torch.tensor([0])
+    with pytest.raises(InputError, match=r"set miner=none and loss\.miner"):
+        CrossBatchMemory(ContrastiveLoss(), 8)(embeddings, labels, Pairs(row, row, row.bool()))
+
+
+def test_objectives_that_have_no_use_for_a_memory_are_refused() -> None:
+    with pytest.raises(InputError, match="which MSELoss is not"):
+        CrossBatchMemory(nn.MSELoss(), 8)  # type: ignore[arg-type]
+    memory = CrossBatchMemory(ArcFaceLoss(3, dimensions=4), 8)
+    memory(*batches()[0])
+    with pytest.raises(InputError, match="ArcFaceLoss has no use for a memory"):
+        memory(*batches()[1])
