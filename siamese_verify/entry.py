@@ -35,12 +35,17 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
             print("Interrupted.", file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:
+            configuring = type(error).__module__.partition(".")[0] in CONFIGURING
             cause: BaseException | None = error  # Hydra wraps what a constructor raises
-            while cause is not None and not isinstance(cause, InputError):
+            while cause is not None and not isinstance(cause, InputError | ModuleNotFoundError):
                 cause = cause.__cause__
-            if cause is None and type(error).__module__.partition(".")[0] not in CONFIGURING:
+            if not configuring and not isinstance(cause, InputError):
                 raise
-            print(f"siamese-verify: {cause or ' '.join(str(error).split())}", file=sys.stderr)
+            sentence = str(cause or " ".join(str(error).split()))
+            if isinstance(cause, ModuleNotFoundError) and cause.name:
+                package = cause.name.partition(".")[0].replace("_", "-")
+                sentence = f"The configuration asks for {package}, which is not installed: pip install {package}."
+            print(f"siamese-verify: {sentence}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return run

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from siamese_verify.data import SyntheticFaces
 from siamese_verify.encoders import Encoder
-from siamese_verify.entry import CONF
+from siamese_verify.entry import CONF, explained
 from siamese_verify.errors import InputError
 from siamese_verify.losses import ContrastiveLoss
 from siamese_verify.mining import HardPairs
@@ -140,6 +140,18 @@ def test_every_loss_and_miner_can_be_made(loss: str, miner: str, configured: Con
     else:
         ours = objective.__module__.startswith("siamese_verify")
         assert objective(embeddings, labels, mined if ours else for_others(mined)).isfinite()
+
+
+def test_a_package_that_is_missing_is_named(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
+    cfg = configured("train", tmp_path, "loss=multi_similarity")
+    with pytest.raises(SystemExit) as ended:
+        explained(instantiate)(cfg.loss)
+    assert ended.value.code == 2
+    expected = "asks for pytorch-metric-learning, which is not installed: pip install pytorch-metric-learning.\n"
+    assert capsys.readouterr().err == f"siamese-verify: The configuration {expected}"
 
 
 @pytest.mark.parametrize("optimizer", group("optimizer"))
