@@ -3,7 +3,7 @@
 from siamese_verify.geometry.batch import Batch, check_batch
 from siamese_verify.geometry.distance import Metric, directions_of, row_distance, row_product, through_directions_, unit
 from siamese_verify.geometry.identities import GenuinePairs, Identities, every_triplet
-from siamese_verify.geometry.tiles import DistanceTile, Spread, bands, expands, steps
+from siamese_verify.geometry.tiles import DistanceTile, Piece, Spread, bands, expands, pieces, steps
 
 __all__ = [
     "Batch",
@@ -11,12 +11,14 @@ __all__ = [
     "GenuinePairs",
     "Identities",
     "Metric",
+    "Piece",
     "Spread",
     "bands",
     "check_batch",
     "directions_of",
     "every_triplet",
     "expands",
+    "pieces",
     "row_distance",
     "row_product",
     "steps",

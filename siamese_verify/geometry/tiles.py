@@ -29,6 +29,28 @@ def bands(rows: int, columns: int) -> Iterator[slice]:
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
+class Piece(NamedTuple):
+    """Rows of a batch, and what they are compared with in one tile."""
+
+    left: slice
+    right: slice  # of the batch: `left` or after it
+    remembered: bool  # the right ones are references, not of the batch
+
+    @property
+    def diagonal(self) -> bool:
+        """Rows are compared with themselves."""
+        return self.left == self.right and not self.remembered
+
+
+def pieces(count: int, references: int, device: torch.device) -> Iterator[Piece]:
+    """Compare the rows of a batch with one another, each two once, and with all references."""
+    for left in steps(count, device):
+        for right in steps(count, device, left.start):
+            yield Piece(left, right, False)
+        for right in steps(references, device):
+            yield Piece(left, right, True)
+
+
 class Spread(NamedTuple):
     """Rows around a centre that all share: distances stay, and the lengths they cancel from become small."""
 
@@ -62,38 +84,41 @@ class DistanceTile:
     Args:
         left: n rows.
         right: m columns, around the same centre.
+        diagonal: the columns are the rows, and nobody is near himself.
 
     Attributes:
-        values: (n, m) distances, >= 0.
+        values: (n, m) distances, >= 0; inf between a row and itself.
     """
 
-    def __init__(self, left: Spread, right: Spread) -> None:
+    def __init__(self, left: Spread, right: Spread, diagonal: bool = False) -> None:
         self.left, self.right = left, right
         self.graph: Tensor | None = None
         self.near: tuple[Tensor, Tensor] | None = None
         if not expands(left.rows):
-            self._measure()
+            self._measure(diagonal)
             return
-        size = left.squares[:, None] + right.squares  # (n,m)
-        squared = torch.addmm(size, left.rows, right.rows.T, alpha=-2)
-        near = squared <= size.mul_(NEAR)
-        if near.any():
-            row, column = near.nonzero(as_tuple=True)
+        squared = (left.squares[:, None] + right.squares).addmm_(left.rows, right.rows.T, alpha=-2)  # (n,m)
+        if diagonal:
+            squared.fill_diagonal_(torch.inf)
+        if squared.amin() <= NEAR * (left.squares.max() + right.squares.max()):  # otherwise none is near
+            row, column = (squared <= NEAR * (left.squares[:, None] + right.squares)).nonzero(as_tuple=True)
             self.near = row, column
-            if len(row) > CROWDED * near.numel():
-                self._measure()
+            if len(row) > CROWDED * squared.numel():
+                self._measure(diagonal)
                 return
             for part in chunks(len(row), left.rows.shape[1]):
                 difference = left.origin[row[part]] - right.origin[column[part]]  # (k,D)
                 squared[row[part], column[part]] = torch.linalg.vecdot(difference, difference)
         self.values = squared.sqrt_()
 
-    def _measure(self) -> None:
+    def _measure(self, diagonal: bool) -> None:
         with torch.enable_grad():
             left, right = (side.origin.detach().requires_grad_() for side in (self.left, self.right))
             self.leaves = left, right
             self.graph = torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
         self.values = self.graph.detach()
+        if diagonal:
+            self.values = self.values.clone().fill_diagonal_(torch.inf)  # the graph needs its own
 
     def pull(self, slope: Tensor, to_left: Tensor, to_right: Tensor | None) -> None:
         """Add the gradient of a sum over the tile; zero distances have none.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import Batch, row_distance
-from siamese_verify.losses.every_pair import every_pair
+from siamese_verify.losses.every_pair import Cost, every_pair
 from siamese_verify.losses.objective import BatchObjective, listed_pairs
 from siamese_verify.losses.reduction import Reduction, Totals
 from siamese_verify.types import Pairs, Triplets
@@ -86,12 +86,14 @@ class ContrastiveLoss(BatchObjective):
         """Sum over every pair."""
         return every_pair(batch, self._rule, self.distance == "cosine")
 
-    def _rule(self, measure: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+    def _rule(self, measure: Tensor, same: Tensor) -> Cost:
         cosine = self.distance == "cosine"
         distance = (1 - measure).clamp_(min=0) if cosine else measure
         # Genuine pairs are too far apart by d, impostors by the negative d - margin: the loss is the square of either.
-        excess = torch.where(same, distance, (distance - self.margin).clamp_(max=0))
-        return excess.square().mul_(self.scale), excess.mul_(-2 * self.scale if cosine else 2 * self.scale)
+        excess = (distance - self.margin).clamp_(max=0)
+        torch.where(same, distance, excess, out=excess)
+        total, active = self.scale * excess.square().sum(), torch.count_nonzero(excess)
+        return Cost(total, active, excess.mul_(-2 * self.scale if cosine else 2 * self.scale))
 
     def extra_repr(self) -> str:
         """Name the parameters where the module is printed."""

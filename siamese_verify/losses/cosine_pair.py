@@ -7,7 +7,7 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import Batch, row_distance
-from siamese_verify.losses.every_pair import every_pair
+from siamese_verify.losses.every_pair import Cost, every_pair
 from siamese_verify.losses.objective import BatchObjective, listed_pairs
 from siamese_verify.losses.reduction import Reduction, Totals
 from siamese_verify.types import Pairs, Triplets
@@ -61,9 +61,10 @@ class CosinePairLoss(BatchObjective):
         """Sum over every pair."""
         return every_pair(batch, self._rule, cosine=True)
 
-    def _rule(self, cosine: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+    def _rule(self, cosine: Tensor, same: Tensor) -> Cost:
         losses = cosine_pair_loss(cosine, same, self.margin)
-        return losses, torch.where(same, -1, (losses > 0).to(cosine.dtype))
+        active = losses > 0
+        return Cost(losses.sum(), active.sum(), torch.where(same, -1, active.to(cosine.dtype)))
 
     def extra_repr(self) -> str:
         """Name the parameters where the module is printed."""

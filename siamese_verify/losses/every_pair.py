@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from siamese_verify.geometry import Batch, DistanceTile, Spread, directions_of, steps, through_directions_
+from siamese_verify.geometry import Batch, DistanceTile, Spread, directions_of, pieces, through_directions_
 from siamese_verify.losses.objective import uncompiled
 from siamese_verify.losses.reduction import Totals
+
+
+class Cost(NamedTuple):
+    """What the pairs of a tile cost together."""
+
+    total: Tensor  # scalar
+    active: Tensor  # scalar int64, how many cost something
+    slope: Tensor  # derivatives by the distances or cosines, of their shape
 
 
 class PairRule(Protocol):
     """What a pair costs."""
 
-    def __call__(self, measure: Tensor, same: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Distances or cosines and a bool of one shape -> losses >= 0 and their derivatives, of that shape."""
+    def __call__(self, measure: Tensor, same: Tensor, /) -> Cost:
+        """Distances or cosines, and a bool of the same shape; an impostor infinitely far away costs nothing."""
 
 
 class CosineTile:
     """Cosines of n rows and m columns, and their gradient: the part of `DistanceTile` where nothing cancels."""
 
-    def __init__(self, left: Spread, right: Spread) -> None:
+    def __init__(self, left: Spread, right: Spread, diagonal: bool) -> None:
         self.left, self.right = left.rows, right.rows
         self.values = left.rows @ right.rows.T  # (n,m)
+        if diagonal:
+            self.values.fill_diagonal_(-torch.inf)
 
     def pull(self, slope: Tensor, to_left: Tensor, to_right: Tensor | None) -> None:
         """Add the gradient of a sum over the tile, as `DistanceTile.pull`."""
@@ -73,29 +83,27 @@ class _EveryPair(torch.autograd.Function):
         else:
             centre = embeddings.mean(dim=0)
             left, right = Spread.around(embeddings, centre), Spread.around(references, centre)
-
-        def add(rows: slice, others: Spread, other_labels: Tensor, to_others: Tensor | None, diagonal: bool) -> None:
-            tile = CosineTile(left.part(rows), others) if cosine else DistanceTile(left.part(rows), others)
-            losses, slope = rule(tile.values, labels[rows, None] == other_labels)
-            if diagonal:  # each pair once, nobody with himself
-                losses, slope = losses.triu_(1), slope.triu_(1)
-            total.add_(losses.sum())
-            active.add_(torch.count_nonzero(losses))
+        make = CosineTile if cosine else DistanceTile
+        batch, memory = (left, labels, to_rows), (right, reference_labels, to_references)
+        for piece in pieces(len(labels), len(reference_labels), labels.device):
+            columns, column_labels, to_columns = memory if piece.remembered else batch
+            tile = make(left.part(piece.left), columns.part(piece.right), piece.diagonal)
+            same = labels[piece.left, None] == column_labels[piece.right]
+            if piece.diagonal:
+                same.fill_diagonal_(False)
+            cost = rule(tile.values, same)
+            share = 1 if piece.diagonal else 2  # a tile of the diagonal holds each pair twice
+            total.add_(cost.total, alpha=share)
+            active.add_(cost.active, alpha=share)
             if to_rows is not None:
-                tile.pull(slope, to_rows[rows], to_others)
-
-        for rows in steps(len(labels), labels.device):
-            for columns in steps(len(labels), labels.device, rows.start):
-                to_columns = None if to_rows is None else to_rows[columns]
-                add(rows, left.part(columns), labels[columns], to_columns, columns == rows)
-            for columns in steps(len(reference_labels), labels.device):
-                to_columns = None if to_references is None else to_references[columns]
-                add(rows, right.part(columns), reference_labels[columns], to_columns, False)
+                to_right = None if piece.diagonal or to_columns is None else to_columns[piece.right]
+                tile.pull(cost.slope, to_rows[piece.left], to_right)
         if cosine and to_rows is not None:
             through_directions_(to_rows, left.rows, length)
         if cosine and to_references is not None:
             through_directions_(to_references, right.rows, length_of_references)
         ctx.gradients = (to_rows if needed else None, to_references)
+        total, active = total / 2, active // 2
         ctx.mark_non_differentiable(active)
         return total, active
 

@@ -9,10 +9,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from siamese_verify.errors import InputError
-from siamese_verify.geometry import Batch, Identities, directions_of, row_product, steps, through_directions_, unit
+from siamese_verify.geometry import (
+    Batch,
+    Identities,
+    Piece,
+    directions_of,
+    pieces,
+    row_product,
+    through_directions_,
+    unit,
+)
 from siamese_verify.losses.objective import BatchObjective, uncompiled
 from siamese_verify.losses.reduction import Reduction
 from siamese_verify.types import Pairs, Triplets
+
+KEPT = 9 << 20  # numbers of tiles that wait for the backward pass: half the matrix of a batch of 4,096
+MILD = 80  # between the largest and the smallest logit: exp(-80) is a normal number in every type
 
 
 class PositiveTerms(NamedTuple):
@@ -116,10 +128,10 @@ class Choice(NamedTuple):
 def choose_among_all(batch: Batch, temperature: float) -> Choice:
     """Compare each row with all others and all references: logits are cosines divided by the temperature.
 
-    Products of two rows are computed once, in tiles, and used for both; the backward pass computes them again: two
-    products of the whole (B, D) batch with itself for both passes together, O((B + R) D) memory. Each tile is shifted
-    by its own largest logit, so that nothing underflows, however small the temperature. The logits of positives are
-    summed by way of the sum of their vectors. Nothing waits for a GPU.
+    Products of two rows are computed once, in tiles, and used for both. The backward pass finds the first tiles as the
+    forward pass left them and computes the others again: one and a half to two products of the whole (B, D) batch with
+    itself for both passes together, O((B + R) D) memory. Nothing underflows, however small the temperature. The logits
+    of positives are summed by way of the sum of their vectors. Nothing waits for a GPU.
     """
     identity = Identities(batch.candidate_labels).span(batch.candidate_labels)[0]
     return Choice(*_ChooseAmongAll.apply(batch.embeddings, batch.references, identity, temperature))
@@ -131,29 +143,25 @@ class _ChooseAmongAll(torch.autograd.Function):
         ctx: Any, embeddings: Tensor, references: Tensor, identity: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         (rows, length), (others, length_of_others) = directions_of(embeddings), directions_of(references)
-        partition = rows.new_full((len(rows),), -torch.inf)
-        ctx.logits = None
-        for left in steps(len(rows), rows.device):
-            for right in steps(len(rows), rows.device, left.start):
-                logits = logits_of(rows[left], rows[right], temperature, left == right)
-                partition[left] = torch.logaddexp(partition[left], logits.logsumexp(dim=1))
-                if left != right:
-                    partition[right] = torch.logaddexp(partition[right], logits.logsumexp(dim=0))
-                elif len(logits) == len(rows):
-                    ctx.logits = logits  # a single tile is kept
-            for right in steps(len(others), rows.device):
-                logits = logits_of(rows[left], others[right], temperature)
-                partition[left] = torch.logaddexp(partition[left], logits.logsumexp(dim=1))
+        softmax = (MildSoftmax if 2 / temperature <= MILD else SharpSoftmax)(rows, temperature)
+        ctx.tiles, room = [], KEPT
+        for piece in pieces(len(rows), len(others), rows.device):
+            tile = softmax.tile(rows[piece.left], (others if piece.remembered else rows)[piece.right], piece.diagonal)
+            softmax.look(tile, piece)
+            room -= tile.numel()
+            if room >= 0:
+                ctx.tiles.append(tile)
         genuine = torch.linalg.vecdot(rows, partners_of(rows, others, identity)).div_(temperature)
-        ctx.save_for_backward(rows, length, others, length_of_others, identity, partition)
-        ctx.temperature = temperature
-        return partition, genuine
+        ctx.save_for_backward(rows, length, others, length_of_others, identity)
+        ctx.softmax = softmax
+        return softmax.partition(), genuine
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor, genuine_slope: Tensor) -> tuple[Tensor | None, ...]:
-        rows, length, others, length_of_others, identity, partition = ctx.saved_tensors
-        slope, genuine_slope = slope / ctx.temperature, (genuine_slope / ctx.temperature)[:, None]
+        rows, length, others, length_of_others, identity = ctx.saved_tensors
+        softmax = ctx.softmax
+        pull, genuine_slope = softmax.pull(slope), (genuine_slope / softmax.temperature)[:, None]
         own = identity[: len(rows)]
         asking = rows * genuine_slope  # (B,D) what each anchor asks of its positives
         sums = rows.new_zeros(len(identity), rows.shape[1]).index_add_(0, own, asking)
@@ -161,35 +169,94 @@ class _ChooseAmongAll(torch.autograd.Function):
         to_rows = sums[own].sub_(asking)
         del sums, asking
         to_rows.addcmul_(partners_of(rows, others, identity), genuine_slope)
-        shift = torch.where(partition.isinf(), 0, partition)
-        for left in steps(len(rows), rows.device):
-            for right in steps(len(rows), rows.device, left.start):
-                logits = ctx.logits
-                if logits is None:
-                    logits = logits_of(rows[left], rows[right], ctx.temperature, left == right)
-                weight = (logits - shift[left, None]).exp_().mul_(slope[left, None])
-                if left == right:
-                    to_rows[left].addmm_(weight + weight.T, rows[right])
-                    continue
-                weight += logits.sub_(shift[right]).exp_().mul_(slope[right])
-                to_rows[left].addmm_(weight, rows[right])
-                to_rows[right].addmm_(weight.T, rows[left])
-            for right in steps(len(others), rows.device):
-                logits = logits_of(rows[left], others[right], ctx.temperature)
-                weight = logits.sub_(shift[left, None]).exp_().mul_(slope[left, None])
-                to_rows[left].addmm_(weight, others[right])
-                if to_others is not None:
-                    to_others[right].addmm_(weight.T, rows[left])
+        for number, piece in enumerate(pieces(len(rows), len(others), rows.device)):
+            left, right = rows[piece.left], (others if piece.remembered else rows)[piece.right]
+            kept = number < len(ctx.tiles)
+            tile = ctx.tiles[number] if kept else softmax.tile(left, right, piece.diagonal)
+            weight = softmax.weight(tile, piece, pull)
+            to_rows[piece.left].addmm_(weight, right)
+            to_right = to_others if piece.remembered else to_rows
+            if to_right is not None and not piece.diagonal:
+                to_right[piece.right].addmm_(weight.T, left)
         through_directions_(to_rows, rows, length)
         if to_others is not None:
             through_directions_(to_others, others, length_of_others)
         return to_rows, to_others, None, None
 
 
-def logits_of(left: Tensor, right: Tensor, temperature: float, diagonal: bool = False) -> Tensor:
-    """(n, D) and (m, D) rows -> (n, m) logits, nobody's own among them."""
-    logits = torch.mm(left, right.T).div_(temperature)
-    return logits.fill_diagonal_(-torch.inf) if diagonal else logits
+class MildSoftmax:
+    """Sums of exponentials, all shifted by the largest logit there can be: one exponential serves both rows of a pair.
+
+    Args:
+        rows: (B, D) of unit length.
+        temperature: 2 / MILD or more.
+    """
+
+    def __init__(self, rows: Tensor, temperature: float) -> None:
+        self.temperature = temperature
+        self.shift = rows.new_full((1,), -1 / temperature)
+        self.total = rows.new_zeros(len(rows))
+
+    def tile(self, left: Tensor, right: Tensor, diagonal: bool) -> Tensor:
+        """(n, D) and (m, D) rows -> (n, m) exponentials, nobody's own among them."""
+        tile = torch.addmm(self.shift, left, right.T, alpha=1 / self.temperature).exp_()
+        return tile.fill_diagonal_(0) if diagonal else tile
+
+    def look(self, tile: Tensor, piece: Piece) -> None:
+        """Add a tile to the sums."""
+        self.total[piece.left] += tile.sum(dim=1)
+        if not piece.remembered and not piece.diagonal:
+            self.total[piece.right] += tile.sum(dim=0)
+
+    def partition(self) -> Tensor:
+        """(B,) log-sum-exp of what was seen."""
+        return self.total.log() - self.shift
+
+    def pull(self, slope: Tensor) -> Tensor:
+        """(B,) derivatives by the partition -> what `weight` multiplies with."""
+        return torch.where(self.total > 0, slope / self.total, 0).div_(self.temperature)
+
+    def weight(self, tile: Tensor, piece: Piece, pull: Tensor) -> Tensor:
+        """(n, m) derivatives by the cosines of a tile, which stays as it is."""
+        if piece.remembered:
+            return tile * pull[piece.left, None]
+        return (pull[piece.left, None] + pull[piece.right]).mul_(tile)
+
+
+class SharpSoftmax:
+    """Log-sum-exp, each row shifted by its own largest logit: exact at any temperature; otherwise as `MildSoftmax`."""
+
+    def __init__(self, rows: Tensor, temperature: float) -> None:
+        self.temperature = temperature
+        self.total = rows.new_full((len(rows),), -torch.inf)
+
+    def tile(self, left: Tensor, right: Tensor, diagonal: bool) -> Tensor:
+        """(n, D) and (m, D) rows -> (n, m) logits, nobody's own among them."""
+        tile = torch.mm(left, right.T).div_(self.temperature)
+        return tile.fill_diagonal_(-torch.inf) if diagonal else tile
+
+    def look(self, tile: Tensor, piece: Piece) -> None:
+        """Add a tile to the sums."""
+        left, right = piece.left, piece.right
+        self.total[left] = torch.logaddexp(self.total[left], tile.logsumexp(dim=1))
+        if not piece.remembered and not piece.diagonal:
+            self.total[right] = torch.logaddexp(self.total[right], tile.logsumexp(dim=0))
+
+    def partition(self) -> Tensor:
+        """(B,) log-sum-exp of what was seen."""
+        return self.total.clone()
+
+    def pull(self, slope: Tensor) -> Tensor:
+        """(B,) derivatives by the partition -> what `weight` multiplies with."""
+        return slope / self.temperature
+
+    def weight(self, tile: Tensor, piece: Piece, pull: Tensor) -> Tensor:
+        """(n, m) derivatives by the cosines of a tile, which stays as it is."""
+        shift = torch.where(self.total.isinf(), 0, self.total)
+        weight = (tile - shift[piece.left, None]).exp_().mul_(pull[piece.left, None])
+        if not piece.remembered:
+            weight += (tile - shift[piece.right]).exp_().mul_(pull[piece.right])
+        return weight
 
 
 def partners_of(rows: Tensor, references: Tensor, identity: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import tiles
-from siamese_verify.losses import NTXentLoss, SupConLoss
+from siamese_verify.losses import NTXentLoss, SupConLoss, softmax
 from siamese_verify.losses.softmax import SoftmaxObjective
 from siamese_verify.mining import AllPairs
 from siamese_verify.types import Pairs, Triplets
@@ -99,10 +99,14 @@ def test_everything_agrees_with_a_naive_loop(
 @BOTH
 @pytest.mark.parametrize("side", [4, 512])
 @pytest.mark.parametrize("references", [0, 5])
+@pytest.mark.parametrize("kept", [0, 40, 9 << 20])  # tiles that wait for the backward pass: none, some, all
+@pytest.mark.parametrize("mild", [0, 80])
 def test_gradients_are_right_with_identical_and_opposite_embeddings_too(
-    kind: type[SoftmaxObjective], side: int, references: int, monkeypatch: pytest.MonkeyPatch
+    kind: type[SoftmaxObjective], side: int, references: int, kept: int, mild: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "SIDE", side)
+    monkeypatch.setattr(softmax, "KEPT", kept)
+    monkeypatch.setattr(softmax, "MILD", mild)
     embeddings, labels = batch()
     embeddings[1], embeddings[2], embeddings[4] = embeddings[0], -embeddings[0], embeddings[3]
     others, other_labels = batch(references, people=4, seed=10)
@@ -142,7 +146,7 @@ def test_sup_con_is_that_of_pytorch_metric_learning(count: int, people: int, see
 
 @BOTH
 @pytest.mark.parametrize("side", [16, 512])
-@pytest.mark.parametrize("temperature", [0.01, 0.05, 1.0])
+@pytest.mark.parametrize("temperature", [0.01, 0.024, 0.025, 0.1, 1.0])  # 0.025 is the last mild one
 def test_single_precision_is_exact_at_any_temperature(
     kind: type[SoftmaxObjective], temperature: float, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +226,14 @@ def test_a_degenerate_batch_has_a_defined_value_and_gradient(
     assert value.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert embeddings.grad is not None
     assert not embeddings.grad.numel() or embeddings.grad.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1])
+def test_the_backward_pass_may_run_twice(temperature: float) -> None:
+    embeddings, labels = batch()
+    value = NTXentLoss(temperature)(embeddings.requires_grad_(), labels)
+    once, again = (torch.autograd.grad(value, embeddings, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(once, again)
 
 
 def test_no_mined_pairs_give_zero_connected_to_the_embeddings() -> None:
