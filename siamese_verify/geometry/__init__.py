@@ -2,6 +2,7 @@
 
 from siamese_verify.geometry.batch import Batch, check_batch
 from siamese_verify.geometry.distance import Metric, directions_of, row_distance, row_product, through_directions_, unit
+from siamese_verify.geometry.gradient import first_order
 from siamese_verify.geometry.identities import GenuinePairs, Identities, every_triplet
 from siamese_verify.geometry.tiles import DistanceTile, Piece, Spread, bands, expands, pieces, steps
 
@@ -18,6 +19,7 @@ __all__ = [
     "directions_of",
     "every_triplet",
     "expands",
+    "first_order",
     "pieces",
     "row_distance",
     "row_product",

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from siamese_verify.geometry.gradient import first_order
 
 Metric = Literal["euclidean", "squared", "cosine"]
 
@@ -88,7 +89,7 @@ class _Unit(torch.autograd.Function):
         return directions
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         return through_directions_(slope.clone(), *ctx.saved_tensors)
 
@@ -110,7 +111,7 @@ class _RowDistance(torch.autograd.Function):
         return distance.square() if squared else distance
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         embeddings, candidates, rows, columns, distance = ctx.saved_tensors
         weight = 2 * slope if ctx.squared else torch.where(distance > 0, slope / distance, 0)
@@ -141,7 +142,7 @@ class _RowProduct(torch.autograd.Function):
         return product
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         embeddings, candidates, rows, columns = ctx.saved_tensors
         to_rows = torch.zeros_like(embeddings) if ctx.needs_input_grad[0] else None

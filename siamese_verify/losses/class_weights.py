@@ -34,6 +34,8 @@ class MarginSoftmax(BatchObjective):
             embeddings of other dimensions, and on a CPU with labels that are not in [0, identities).
     """
 
+    takes_references = False
+
     def __init__(
         self, identities: int, scale: float, margin: float, dimensions: int = 512, reduction: Reduction = "mean"
     ) -> None:

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from siamese_verify.geometry import Batch, DistanceTile, Spread, directions_of, pieces, through_directions_
+from siamese_verify.geometry import Batch, DistanceTile, Spread, directions_of, first_order, pieces, through_directions_
 from siamese_verify.losses.objective import uncompiled
 from siamese_verify.losses.reduction import Totals
 
@@ -108,7 +107,7 @@ class _EveryPair(torch.autograd.Function):
         return total, active
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if gradient is None else gradient * slope for gradient in ctx.gradients]
         return scaled[0], None, scaled[1], None, None, None, None

@@ -6,9 +6,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from siamese_verify.geometry import Batch, DistanceTile, Identities, Spread, bands
+from siamese_verify.geometry import Batch, DistanceTile, Identities, Spread, bands, first_order
 from siamese_verify.losses.objective import uncompiled
 from siamese_verify.losses.reduction import Totals
 
@@ -73,6 +72,6 @@ class _EveryTriplet(torch.autograd.Function):
         return total, active
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.gradient * slope, None, None, None, None, None

@@ -35,6 +35,8 @@ class InBatchNegatives(BatchObjective):
         InputError: an objective of another kind.
     """
 
+    needs_rivals = True
+
     def __init__(self, objective: QueryObjective) -> None:
         if not isinstance(objective, QueryObjective):
             raise InputError(

@@ -56,6 +56,8 @@ class MagnetLoss(BatchObjective):
     Rippel et al. 2016, eq. 5, the batch's approximation of eq. 4.
     """
 
+    takes_references = False
+
     def __init__(
         self, clusters: int = 1, variance_floor: float = 1e-4, margin: float = 1.0, reduction: Reduction = "mean"
     ) -> None:

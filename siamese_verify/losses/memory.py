@@ -110,7 +110,7 @@ class CrossBatchMemory(nn.Module):
         warm_up: batches during which the memory is only filled: embeddings drift fast at first.
 
     Raises:
-        InputError: an objective without references; when called, rows that were chosen elsewhere.
+        InputError: an objective that takes no references; when called, rows that were chosen elsewhere.
 
     Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020, algorithm 1.
     """
@@ -124,6 +124,8 @@ class CrossBatchMemory(nn.Module):
                 f"A memory gives its rows to an objective of siamese_verify.losses, which {type(objective).__name__} "
                 f"is not: pytorch-metric-learning has a CrossBatchMemory for its own."
             )
+        if not objective.takes_references:
+            raise InputError(f"{type(objective).__name__} has no use for a memory: it compares with no other rows.")
         self.objective = objective
         self.miner = miner or None  # an empty config is no miner
         self.warm_up = warm_up

@@ -33,9 +33,16 @@ class BatchObjective(nn.Module):
     Args:
         reduction: `mean` over all items, `mean_active` over those above zero, `sum`, or `none`.
 
+    Attributes:
+        takes_references: whether rows of a memory can be partners.
+        needs_rivals: whether an anchor chooses among several partners; pairs that are fed one by one teach it nothing.
+
     Raises:
         InputError: unknown reduction.
     """
+
+    takes_references = True
+    needs_rivals = False
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()

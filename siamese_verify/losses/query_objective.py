@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from siamese_verify.errors import InputError
-from siamese_verify.geometry import bands, unit
+from siamese_verify.geometry import bands, first_order, unit
 from siamese_verify.geometry.batch import check_matrix
 from siamese_verify.losses.reduction import Reduction, check_reduction, reduce_items
 from siamese_verify.losses.softmax import check_temperature
@@ -43,7 +42,8 @@ class QueryObjective(nn.Module):
         Args:
             query: (N, D) floating point, of any length; half and bfloat16 are computed in float32, also under autocast.
             positive: (N, D), row i the positive of query i.
-            negatives: (K, D) shared by all queries, such as a queue, or (N, K, D): each query's own.
+            negatives: (K, D) shared by all queries, such as a queue, or (N, K, D): each query's own. An empty
+                queue, (0, 0), has none.
 
         Returns:
             A scalar in the type of the queries, or (N,) losses for the reduction `none`. Without queries it is 0 with
@@ -61,6 +61,8 @@ class QueryObjective(nn.Module):
         Returns:
             (N,) losses, >= 0, in the type they were computed in: float32, or float64 for float64 queries.
         """
+        if negatives.shape == (0, 0):
+            negatives = query.new_empty(0, query.shape[-1])
         check_queries(query, positive, negatives)
         precise = torch.float64 if query.dtype == torch.float64 else torch.float32
         query, positive, negatives = (rows.to(query.device, precise) for rows in (query, positive, negatives))
@@ -138,7 +140,7 @@ class _InBands(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         tensors: tuple[Tensor, ...] = ctx.saved_tensors
         needed = ctx.needs_input_grad[3:]

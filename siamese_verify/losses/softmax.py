@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import (
@@ -14,6 +13,7 @@ from siamese_verify.geometry import (
     Identities,
     Piece,
     directions_of,
+    first_order,
     pieces,
     row_product,
     through_directions_,
@@ -55,6 +55,8 @@ class SoftmaxObjective(BatchObjective):
     Raises:
         InputError: a temperature that is not above 0; an unknown reduction.
     """
+
+    needs_rivals = True
 
     def __init__(self, temperature: float, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)
@@ -157,7 +159,7 @@ class _ChooseAmongAll(torch.autograd.Function):
         return softmax.partition(), genuine
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, slope: Tensor, genuine_slope: Tensor) -> tuple[Tensor | None, ...]:
         rows, length, others, length_of_others, identity = ctx.saved_tensors
         softmax = ctx.softmax

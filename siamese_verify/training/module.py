@@ -79,25 +79,29 @@ class VerificationModule(pl.LightningModule):
         embeddings, labels, mined = self(batch.images), batch.labels, batch.mined  # (N,D)
         if mined is None:
             embeddings, labels = gather_batch(embeddings, labels)
-            mined = self._mine(embeddings.detach(), labels, index)
-        loss: Tensor
-        active: Tensor | None = None
-        objective: Any = self.loss
-        if hasattr(objective, "measure"):  # ours: the share of active items comes with it
-            loss, active = objective.measure(embeddings, labels, mined)
-        else:
-            loss = objective(embeddings, labels, for_others(mined))
+        elif isinstance(mined, Pairs) and getattr(self.loss, "needs_rivals", False):
+            raise InputError(
+                f"{type(self.loss).__name__} lets an anchor choose among many partners, but pair feeding brings one: "
+                f"set sampler=identity, or loss=contrastive."
+            )
+        # Every rank draws the same, and a resumed run what the uninterrupted one would have drawn.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(hash((self.seed, self.current_epoch, index)) % 2**63)
+            if mined is None and self.miner is not None:
+                mined = self.miner(embeddings.detach(), labels)
+            loss, active = self._compare(embeddings, labels, mined)
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(labels))
         self._log_geometry(embeddings.detach(), active)
         return loss
 
-    def _mine(self, embeddings: Tensor, labels: Tensor, index: int) -> Pairs | Triplets | None:
-        if self.miner is None:
-            return None
-        # Every rank draws the same, and a resumed run what the uninterrupted one would have drawn.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(hash((self.seed, self.current_epoch, index)) % 2**63)
-            return self.miner(embeddings, labels)
+    def _compare(
+        self, embeddings: Tensor, labels: Tensor, mined: Pairs | Triplets | None
+    ) -> tuple[Tensor, Tensor | None]:
+        objective: Any = self.loss
+        if hasattr(objective, "measure"):  # ours: the share of active items comes with it
+            loss, active = objective.measure(embeddings, labels, mined)
+            return loss, active
+        return objective(embeddings, labels, for_others(mined)), None
 
     def _log_geometry(self, embeddings: Tensor, active: Tensor | None) -> None:
         if (self.global_step + 1) % GEOMETRY_EVERY:  # the steps that Lightning's loggers take

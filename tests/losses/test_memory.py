@@ -18,6 +18,7 @@ from siamese_verify.losses import (
     CrossBatchMemory,
     EmbeddingQueue,
     InfoNCELoss,
+    MagnetLoss,
     NTXentLoss,
     SupConLoss,
     TripletLoss,
@@ -96,6 +97,9 @@ def test_a_queue_refuses_another_encoders_rows() -> None:
 def test_a_queue_serves_momentum_contrast() -> None:
     queue, loss = EmbeddingQueue(8), InfoNCELoss(0.2)
     (query, labels), *past = batches((3, 6, 5))
+    first = loss(query, query.detach(), queue.embeddings)  # an empty queue: nothing to choose
+    assert first == 0
+    assert not torch.autograd.grad(first, query)[0].any()
     for batch in past:
         queue.enqueue(*batch)
     key = query.detach() + 0.1
@@ -202,7 +206,6 @@ def test_rows_that_somebody_else_chose_are_refused() -> None:
 def test_objectives_that_have_no_use_for_a_memory_are_refused() -> None:
     with pytest.raises(InputError, match="which MSELoss is not"):
         CrossBatchMemory(nn.MSELoss(), 8)  # type: ignore[arg-type]
-    memory = CrossBatchMemory(ArcFaceLoss(3, dimensions=4), 8)
-    memory(*batches()[0])
-    with pytest.raises(InputError, match="ArcFaceLoss has no use for a memory"):
-        memory(*batches()[1])
+    for objective in (ArcFaceLoss(3, dimensions=4), MagnetLoss()):
+        with pytest.raises(InputError, match=f"{type(objective).__name__} has no use for a memory"):
+            CrossBatchMemory(objective, 8)

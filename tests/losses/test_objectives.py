@@ -196,6 +196,13 @@ def test_what_is_no_batch_is_refused_in_one_sentence(
     assert "\n" not in str(refusal.value)
 
 
+@EVERY_COMPARING
+def test_a_gradient_of_a_gradient_is_refused(loss: BatchObjective) -> None:
+    embeddings, labels = batch()
+    with pytest.raises(InputError, match="leave out create_graph=True"):
+        torch.autograd.grad(loss(embeddings.requires_grad_(), labels), embeddings, create_graph=True)
+
+
 def test_a_sum_that_overflows_is_no_reason_to_refuse() -> None:
     embeddings = torch.full((4, 2), 3e38)
     assert CosinePairLoss()(embeddings[:, :1] / 3e38, torch.arange(4)) == 1

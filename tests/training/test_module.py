@@ -14,8 +14,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
 from siamese_verify.encoders import SmallResNet
+from siamese_verify.errors import InputError
 from siamese_verify.evaluation import verification_report
-from siamese_verify.losses import ArcFaceLoss, ContrastiveLoss, TripletLoss
+from siamese_verify.losses import (
+    ArcFaceLoss,
+    ContrastiveLoss,
+    CrossBatchMemory,
+    InBatchNegatives,
+    NCELoss,
+    SupConLoss,
+    TripletLoss,
+)
 from siamese_verify.mining import AllPairs, BatchHard, SemiHard
 from siamese_verify.training import VerificationModule, cosine, one_cycle
 from siamese_verify.training.module import Miner, score_all_pairs
@@ -143,6 +152,14 @@ def test_another_librarys_loss_gets_what_its_miners_return() -> None:
     assert none is None
 
 
+def test_a_loss_that_needs_rivals_refuses_pairs_that_are_fed() -> None:
+    pairs = Pairs(torch.tensor([0, 2]), torch.tensor([1, 4]), torch.tensor([True, False]))
+    for objective in (SupConLoss(), InBatchNegatives(NCELoss())):
+        module = VerificationModule(encoder(), objective, None, ADAM)
+        with pytest.raises(InputError, match=f"{type(objective).__name__} lets an anchor choose .* sampler=identity"):
+            module.training_step(batch(mined=pairs), 0)
+
+
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_draws_of_a_miner_depend_on_seed_epoch_and_step_alone() -> None:
     drawn: list[float] = []
@@ -151,8 +168,12 @@ def test_draws_of_a_miner_depend_on_seed_epoch_and_step_alone() -> None:
         drawn.append(float(torch.rand(())))
         return BatchHard()(embeddings, labels)
 
-    for seed, index in ((0, 0), (0, 0), (0, 1), (1, 0)):
-        module = VerificationModule(encoder(), TripletLoss(), miner, ADAM, configuration={"seed": seed})
+    for turn, (seed, index) in enumerate(((0, 0), (0, 0), (0, 1), (1, 0))):
+        configuration = {"seed": seed}
+        module = VerificationModule(encoder(), TripletLoss(), miner, ADAM, configuration=configuration)
+        if turn == 1:  # a memory's own miner draws no less
+            memory = CrossBatchMemory(TripletLoss(), 8, miner)
+            module = VerificationModule(encoder(), memory, None, ADAM, configuration=configuration)
         torch.manual_seed(17)
         module.training_step(batch(), index)
         after = torch.rand(())

@@ -1,0 +1,104 @@
+"""The page of objectives and miners: what it shows, runs and links to."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from siamese_verify import losses, mining
+from siamese_verify.entry import CONF
+from siamese_verify.training.module import for_others
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = (DOCS / "objectives.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+EXAMPLES = [code for language, code in BLOCKS if language == "python"]
+COMMANDS = re.findall(r"^\$ siamese-verify train (.+)$", PAGE, re.MULTILINE)
+TEXT = re.sub(r"^```.*?^```$", "", PAGE, flags=re.DOTALL | re.MULTILINE)
+LINKS = sorted(set(re.findall(r"\]\(([^)]+)\)", TEXT) + re.findall(r'src="([^"]+)"', TEXT)))
+HERE = [link for link in LINKS if not link.startswith("https://")]
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def test_the_script_draws_every_picture_of_the_page_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["draw_objectives.py", str(tmp_path)])
+    runpy.run_path(str(DOCS / "draw_objectives.py"))["main"]()
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {link.removeprefix("objectives/") for link in HERE if link.startswith("objectives/")}
+    assert drawn == {path.name for path in (DOCS / "objectives").iterdir()}
+    for name in drawn:
+        with Image.open(tmp_path / name) as fresh, Image.open(DOCS / "objectives" / name) as kept:
+            assert fresh.info == {}, "no date, no version: nothing that changes by itself"
+            assert fresh.size == kept.size
+    assert sum(path.stat().st_size for path in (DOCS / "objectives").iterdir()) < 600_000
+
+
+@pytest.mark.parametrize("name", sorted({*losses.__all__, *mining.__all__}))
+def test_every_exported_name_is_on_the_page(name: str) -> None:
+    assert re.search(rf"`[^`]*\b{name}\b[^`]*`", TEXT)
+
+
+@pytest.mark.parametrize("group", ["loss", "miner"])
+def test_every_config_is_in_a_command(group: str) -> None:
+    defaults: Any = OmegaConf.load(CONF / "train.yaml").defaults
+    named = {choice for command in COMMANDS for choice in re.findall(rf"\b{group}=(\w+)", command)}
+    named |= {entry[group] for entry in defaults if group in entry}
+    listing = {"all_pairs", "all_triplets"}  # the page says to leave these to loops of one's own
+    assert {path.stem for path in (CONF / group).glob("*.yaml")} - listing == named
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=[str(number) for number in range(len(EXAMPLES))])
+def test_every_example_runs(code: str) -> None:
+    torch.manual_seed(0)
+    exec(compile(code, "docs/objectives.md", "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes_and_its_objective_takes_what_it_is_fed(
+    command: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    cfg = configured("train", tmp_path, *shlex.split(command))
+    values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    torch.manual_seed(0)
+    identities = torch.arange(320).numpy() // 8
+    batch = next(iter(instantiate(cfg.sampler)(identities=identities, seed=0, rank=0, world_size=1)))
+    rows, mined = batch if isinstance(batch, tuple) else (batch, None)
+    labels = torch.from_numpy(identities[rows])
+    embeddings = torch.nn.functional.normalize(torch.randn(len(rows), 8)).requires_grad_()
+    known = {"identities": 40, "dimensions": 8} if "identities" in values["loss"] else {}
+    objective = instantiate(cfg.loss, **known)
+    if mined is None and cfg.get("miner"):
+        mined = instantiate(cfg.miner)(embeddings.detach(), labels)
+    ours = type(objective).__module__.startswith("siamese_verify")
+    loss = objective(embeddings, labels, mined if ours else for_others(mined))
+    loss.backward()
+    assert loss > 0
+    assert embeddings.grad is not None
+    assert embeddings.grad.isfinite().all()
+    assert embeddings.grad.abs().max() > 0, "it teaches something"
+
+
+@pytest.mark.parametrize("link", HERE)
+def test_every_link_within_the_project_leads_somewhere(link: str) -> None:
+    path, _, anchor = link.partition("#")
+    target = DOCS / path if path else DOCS / "objectives.md"
+    assert target.is_file()
+    if anchor:
+        assert anchor in {slug(heading) for heading in re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)}
