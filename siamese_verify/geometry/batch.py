@@ -50,9 +50,10 @@ def check_batch(
     check_rows(embeddings, labels, "embeddings", "labels")
     if references is None:
         references, reference_labels = embeddings[:0].detach(), labels[:0]
-    if reference_labels is None:
+    elif reference_labels is None:
         raise InputError(f"{len(references)} references came without reference_labels: give one label for each.")
-    check_rows(references, reference_labels, "references", "reference_labels")
+    else:
+        check_rows(references, reference_labels, "references", "reference_labels")
     if references.shape[1] != embeddings.shape[1]:
         raise InputError(
             f"embeddings of {embeddings.shape[1]} dimensions can't be compared with references of "

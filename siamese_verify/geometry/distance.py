@@ -103,7 +103,7 @@ class _RowDistance(torch.autograd.Function):
         pieces = chunks(len(rows), embeddings.shape[1])
         difference = None
         for part in pieces:
-            difference = embeddings[rows[part]].sub_(candidates[columns[part]])  # (m,D)
+            difference = embeddings.index_select(0, rows[part]).sub_(candidates.index_select(0, columns[part]))  # (m,D)
             torch.linalg.vector_norm(difference, dim=1, out=distance[part])
         ctx.save_for_backward(embeddings, candidates, rows, columns, distance)
         ctx.squared, ctx.shared = squared, embeddings is candidates
@@ -122,7 +122,7 @@ class _RowDistance(torch.autograd.Function):
         for part in chunks(len(rows), embeddings.shape[1]):
             difference = ctx.difference
             if difference is None:
-                difference = embeddings[rows[part]].sub_(candidates[columns[part]])
+                difference = embeddings.index_select(0, rows[part]).sub_(candidates.index_select(0, columns[part]))
             pull = difference * weight[part, None]
             if to_rows is not None:
                 to_rows.index_add_(0, rows[part], pull)
@@ -138,7 +138,8 @@ class _RowProduct(torch.autograd.Function):
         ctx.shared = embeddings is candidates
         product = embeddings.new_empty(len(rows))
         for part in chunks(len(rows), embeddings.shape[1]):
-            torch.linalg.vecdot(embeddings[rows[part]], candidates[columns[part]], out=product[part])
+            left, right = embeddings.index_select(0, rows[part]), candidates.index_select(0, columns[part])
+            torch.linalg.vecdot(left, right, out=product[part])
         return product
 
     @staticmethod
@@ -151,7 +152,9 @@ class _RowProduct(torch.autograd.Function):
             to_columns = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
         for part in chunks(len(rows), embeddings.shape[1]):
             if to_rows is not None:
-                to_rows.index_add_(0, rows[part], candidates[columns[part]].mul_(slope[part, None]))
+                pull = candidates.index_select(0, columns[part]).mul_(slope[part, None])
+                to_rows.index_add_(0, rows[part], pull)
             if to_columns is not None:
-                to_columns.index_add_(0, columns[part], embeddings[rows[part]].mul_(slope[part, None]))
+                pull = embeddings.index_select(0, rows[part]).mul_(slope[part, None])
+                to_columns.index_add_(0, columns[part], pull)
         return to_rows, None if ctx.shared else to_columns, None, None

@@ -110,6 +110,7 @@ class _Search:
         none, most = torch.finfo(sets.rows.dtype).min, torch.finfo(sets.rows.dtype).max  # inf stands for genuine pairs
         self.sets, self.anchor, self.squared = sets, anchor, squared
         self.bounded = inner is not None
+        self.once = bool((anchor.diff() > 0).all())  # no row asks twice
         self.inner = sets.rows.new_full((len(anchor),), none) if inner is None else inner
         self.outer = sets.rows.new_full((len(anchor),), most) if outer is None else outer
         self.near, self.far = self.inner, self.outer  # squared
@@ -130,25 +131,24 @@ class _Search:
         self.slack = slack
         asking = self.queries[rows.start]
         local = self.anchor[asking] - rows.start  # (q,)
-        once = len(local) == len(tile) and bool((local.diff() == 1).all())
-        distance = tile if once else tile[local]  # (q,m)
+        distance = tile if self.once and len(local) == len(tile) else tile[local]  # (q,m)
         near, far, best = self.near[asking], self.far[asking], self.best[asking]
         if self.bounded:
             distance = distance.masked_fill(distance <= (near - slack)[:, None], torch.inf)
         nearest = distance.amin(dim=1)
-        unsure = (nearest <= near + slack).nonzero().flatten()
-        if len(unsure):  # the nearest may be too near by rounding
+        unsure = local[:0]
+        if self.bounded:  # the nearest may be too near by rounding
+            unsure = (nearest <= near + slack).nonzero().flatten()
             row = distance[unsure]
-            nearest = nearest.index_put(
-                (unsure,), row.masked_fill(row <= (near + slack)[unsure, None], torch.inf).amin(dim=1)
-            )
+            row.masked_fill_(row <= (near + slack)[unsure, None], torch.inf)
+            nearest = nearest.index_put((unsure,), row.amin(dim=1))
         torch.minimum(best, nearest, out=best)
         limit = torch.minimum(best + 2 * slack, far + slack).clamp_(max=torch.finfo(best.dtype).max)
         # Whatever may be the nearest, within rounding, waits to be measured exactly.
         hopeful = nearest <= limit
         hopeful[unsure] = True
         hit = hopeful.nonzero().flatten()
-        close = distance[hit]
+        close = distance if len(hit) == len(distance) else distance[hit]
         query, column = (close <= limit[hit, None]).nonzero(as_tuple=True)
         self.waiting.append(Candidates(hit[query] + asking.start, column + first_column, close[query, column]))
         if sum(len(candidates.query) for candidates in self.waiting) > PENDING:
@@ -163,6 +163,9 @@ class _Search:
         sure = (low > self.near[query]) & (high < self.far[query])
         alone = query.bincount(minlength=len(self.anchor))[query] == 1
         open_to_doubt = (~(sure & alone)).nonzero().flatten()
+        if not len(open_to_doubt):
+            self.waiting = [Candidates(query, column, approximate)]
+            return column.new_full((len(self.anchor),), -1).index_put((query,), column)
         distance = (self.inner[query] + self.outer[query]) / 2  # of those that need no measuring: any that is within
         measured = exact_distance(self.sets, self.anchor[query[open_to_doubt]], column[open_to_doubt], self.squared)
         distance[open_to_doubt] = measured
