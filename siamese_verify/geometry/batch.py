@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -88,7 +89,7 @@ def check_matrix(embeddings: Tensor, name: str) -> None:
             f"{name} must be a floating-point matrix of shape (batch, dimensions), but have shape "
             f"{tuple(embeddings.shape)} and type {embeddings.dtype}."
         )
-    if embeddings.device.type != "cpu" or bool(embeddings.detach().float().sum().isfinite()):
+    if embeddings.device.type != "cpu" or math.isfinite(embeddings.detach().float().sum()):
         return
     broken = (~embeddings.isfinite()).any(dim=1).nonzero().flatten().tolist()
     if broken:  # not a sum that is too large

@@ -48,13 +48,15 @@ class Identities:
         first, last = self.span(labels)
         counts = last - first
         row = torch.repeat_interleave(counts)  # (M,) 0 0 0 1 1 1 ...
-        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]  # 0 1 2 0 1 2 ...
-        column = self.order[first[row] + place]
-        row = row + start
+        shift = first - counts.cumsum(0) + counts  # (N,) from the place in this list to that in `order`
+        place = torch.arange(len(row), device=row.device) + shift.index_select(0, row)
+        column = self.order.index_select(0, place)
+        if start:
+            row = row + start
         if not itself:
             return GenuinePairs(row, column)
-        others = row != column
-        return GenuinePairs(row[others], column[others])
+        others = (row != column).nonzero().flatten()
+        return GenuinePairs(row.index_select(0, others), column.index_select(0, others))
 
 
 def every_triplet(labels: Tensor, column_labels: Tensor, itself: bool) -> Triplets:

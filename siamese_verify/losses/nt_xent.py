@@ -6,7 +6,7 @@ from torch import Tensor
 
 from siamese_verify.geometry import Batch
 from siamese_verify.losses.reduction import Reduction, Totals
-from siamese_verify.losses.softmax import SoftmaxObjective
+from siamese_verify.losses.softmax import SoftmaxObjective, choose_among_all
 from siamese_verify.types import Pairs, Triplets
 
 
@@ -35,6 +35,6 @@ class NTXentLoss(SoftmaxObjective):
 
     def add_up_all(self, batch: Batch) -> Totals:
         """Sum over every ordered positive pair."""
-        loss, positives = self.anchor_terms(batch)
+        _, loss, positives = choose_among_all(batch, self.temperature)
         count = positives.sum()
         return Totals(loss.sum(), count, count if len(batch.candidate_labels) > 2 else 0)

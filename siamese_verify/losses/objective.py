@@ -79,7 +79,8 @@ class BatchObjective(nn.Module):
         """
         if self.reduction == "none":
             return self.items(embeddings, labels, mined, references, reference_labels).to(embeddings.dtype)
-        return self.measure(embeddings, labels, mined, references, reference_labels).loss
+        totals = self._add_up(embeddings, labels, mined, references, reference_labels)
+        return reduce_totals(totals, self.reduction).to(embeddings.dtype)
 
     def measure(
         self,
@@ -90,11 +91,21 @@ class BatchObjective(nn.Module):
         reference_labels: Tensor | None = None,
     ) -> Measured:
         """Compute the loss and the share of active items at once; arguments and errors as in `forward`."""
+        totals = self._add_up(embeddings, labels, mined, references, reference_labels)
+        return Measured(reduce_totals(totals, self.reduction).to(embeddings.dtype), active_share(totals))
+
+    def _add_up(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        mined: Mined,
+        references: Tensor | None,
+        reference_labels: Tensor | None,
+    ) -> Totals:
         batch = check_batch(embeddings, labels, references, reference_labels)
         chosen = read_mined(mined)
         with torch.autocast(embeddings.device.type, enabled=False):
-            totals = self.add_up_all(batch) if chosen is None else add_up(self.list_items(batch, chosen))
-            return Measured(reduce_totals(totals, self.reduction).to(embeddings.dtype), active_share(totals))
+            return self.add_up_all(batch) if chosen is None else add_up(self.list_items(batch, chosen))
 
     def items(
         self,

@@ -23,7 +23,7 @@ from siamese_verify.losses.objective import BatchObjective, uncompiled
 from siamese_verify.losses.reduction import Reduction
 from siamese_verify.types import Pairs, Triplets
 
-KEPT = 9 << 20  # numbers of tiles that wait for the backward pass: half the matrix of a batch of 4,096
+KEPT = 7 << 20  # numbers of tiles that wait for the backward pass: 28 MiB, a block that glibc gives again unzeroed
 MILD = 80  # between the largest and the smallest logit: exp(-80) is a normal number in every type
 
 
@@ -32,13 +32,6 @@ class PositiveTerms(NamedTuple):
 
     anchor: Tensor  # (M,) int64, the row whose positive it is
     loss: Tensor  # (M,) >= 0
-
-
-class AnchorTerms(NamedTuple):
-    """-log of the softmax, summed over the positives of each anchor."""
-
-    loss: Tensor  # (B,) >= 0; 0 where there is no positive
-    positives: Tensor  # (B,) int64, how many
 
 
 class SoftmaxObjective(BatchObjective):
@@ -85,13 +78,6 @@ class SoftmaxObjective(BatchObjective):
         partition = log_sum_exp_by(logit, anchor, len(rows))
         return PositiveTerms(anchor[same], (partition[anchor] - logit)[same].clamp(min=0))
 
-    def anchor_terms(self, batch: Batch) -> AnchorTerms:
-        """Sum -log softmax over all positives of each anchor, without listing them."""
-        first, last = Identities(batch.candidate_labels).span(batch.labels)
-        positives = last - first - 1
-        partition, genuine = choose_among_all(batch, self.temperature)
-        return AnchorTerms(torch.where(positives > 0, positives * partition - genuine, 0).clamp(min=0), positives)
-
     def extra_repr(self) -> str:
         """Name the parameters where the module is printed."""
         return f"temperature={self.temperature}, reduction={self.reduction!r}"
@@ -122,8 +108,9 @@ def log_sum_exp_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
 class Choice(NamedTuple):
     """What a softmax over all partners needs of each row."""
 
-    partition: Tensor  # (B,) log-sum-exp of the logits of all partners; -inf for a row alone
-    genuine: Tensor  # (B,) sum of the logits of its positives
+    partition: Tensor  # (B,) log-sum-exp of the logits of all partners; 0 for a row alone
+    loss: Tensor  # (B,) >= 0, -log softmax summed over its positives; 0 without any
+    positives: Tensor  # (B,) int64, how many
 
 
 @uncompiled
@@ -135,42 +122,52 @@ def choose_among_all(batch: Batch, temperature: float) -> Choice:
     itself for both passes together, O((B + R) D) memory. Nothing underflows, however small the temperature. The logits
     of positives are summed by way of the sum of their vectors. Nothing waits for a GPU.
     """
-    identity = Identities(batch.candidate_labels).span(batch.candidate_labels)[0]
-    return Choice(*_ChooseAmongAll.apply(batch.embeddings, batch.references, identity, temperature))
+    identity, last = Identities(batch.candidate_labels).span(batch.candidate_labels)
+    positives = (last - identity - 1)[: len(batch.labels)]
+    partition, loss = _ChooseAmongAll.apply(batch.embeddings, batch.references, identity, positives, temperature)
+    return Choice(partition, loss, positives)
 
 
 class _ChooseAmongAll(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, embeddings: Tensor, references: Tensor, identity: Tensor, temperature: float
+        ctx: Any, embeddings: Tensor, references: Tensor, identity: Tensor, positives: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        (rows, length), (others, length_of_others) = directions_of(embeddings), directions_of(references)
+        (rows, length), (others, length_of_others) = directions_of(embeddings), (references, references[:, :1])
+        if len(references):
+            others, length_of_others = directions_of(references)
         softmax = (MildSoftmax if 2 / temperature <= MILD else SharpSoftmax)(rows, temperature)
-        ctx.tiles, room = [], KEPT
+        room = rows.new_empty(min(KEPT, len(rows) * (len(rows) + len(others))))
+        ctx.tiles = []
         for piece in pieces(len(rows), len(others), rows.device):
-            tile = softmax.tile(rows[piece.left], (others if piece.remembered else rows)[piece.right], piece.diagonal)
+            left, right = rows[piece.left], (others if piece.remembered else rows)[piece.right]
+            kept = len(left) * len(right) <= len(room)
+            place, room = room.tensor_split([len(left) * len(right)]) if kept else (None, room[:0])
+            tile = softmax.tile(left, right, piece.diagonal, None if place is None else place.view(len(left), -1))
             softmax.look(tile, piece)
-            room -= tile.numel()
-            if room >= 0:
+            if kept:
                 ctx.tiles.append(tile)
-        genuine = torch.linalg.vecdot(rows, partners_of(rows, others, identity)).div_(temperature)
-        ctx.save_for_backward(rows, length, others, length_of_others, identity)
+        partners = partners_of(rows, others, identity)
+        genuine = torch.linalg.vecdot(rows, partners).div_(temperature)  # (B,) logits of the positives, summed
+        ctx.save_for_backward(rows, length, others, length_of_others, identity, positives, partners)
         ctx.softmax = softmax
-        return softmax.partition(), genuine
+        partition = softmax.partition()
+        return partition, (positives * partition).sub_(genuine).clamp_(min=0)
 
     @staticmethod
     @first_order
-    def backward(ctx: Any, slope: Tensor, genuine_slope: Tensor) -> tuple[Tensor | None, ...]:
-        rows, length, others, length_of_others, identity = ctx.saved_tensors
+    def backward(ctx: Any, partition_slope: Tensor, slope: Tensor) -> tuple[Tensor | None, ...]:
+        rows, length, others, length_of_others, identity, positives, partners = ctx.saved_tensors
         softmax = ctx.softmax
-        pull, genuine_slope = softmax.pull(slope), (genuine_slope / softmax.temperature)[:, None]
+        pull = softmax.pull(positives * slope + partition_slope)
+        genuine_slope = (slope / -softmax.temperature)[:, None]
         own = identity[: len(rows)]
         asking = rows * genuine_slope  # (B,D) what each anchor asks of its positives
         sums = rows.new_zeros(len(identity), rows.shape[1]).index_add_(0, own, asking)
-        to_others = sums[identity[len(rows) :]] if ctx.needs_input_grad[1] else None
-        to_rows = sums[own].sub_(asking)
+        to_others = sums.index_select(0, identity[len(rows) :]) if ctx.needs_input_grad[1] else None
+        to_rows = sums.index_select(0, own).sub_(asking)
         del sums, asking
-        to_rows.addcmul_(partners_of(rows, others, identity), genuine_slope)
+        to_rows.addcmul_(partners, genuine_slope)
         for number, piece in enumerate(pieces(len(rows), len(others), rows.device)):
             left, right = rows[piece.left], (others if piece.remembered else rows)[piece.right]
             kept = number < len(ctx.tiles)
@@ -183,7 +180,7 @@ class _ChooseAmongAll(torch.autograd.Function):
         through_directions_(to_rows, rows, length)
         if to_others is not None:
             through_directions_(to_others, others, length_of_others)
-        return to_rows, to_others, None, None
+        return to_rows, to_others, None, None, None
 
 
 class MildSoftmax:
@@ -199,9 +196,9 @@ class MildSoftmax:
         self.shift = rows.new_full((1,), -1 / temperature)
         self.total = rows.new_zeros(len(rows))
 
-    def tile(self, left: Tensor, right: Tensor, diagonal: bool) -> Tensor:
+    def tile(self, left: Tensor, right: Tensor, diagonal: bool, out: Tensor | None = None) -> Tensor:
         """(n, D) and (m, D) rows -> (n, m) exponentials, nobody's own among them."""
-        tile = torch.addmm(self.shift, left, right.T, alpha=1 / self.temperature).exp_()
+        tile = torch.addmm(self.shift, left, right.T, alpha=1 / self.temperature, out=out).exp_()
         return tile.fill_diagonal_(0) if diagonal else tile
 
     def look(self, tile: Tensor, piece: Piece) -> None:
@@ -211,8 +208,8 @@ class MildSoftmax:
             self.total[piece.right] += tile.sum(dim=0)
 
     def partition(self) -> Tensor:
-        """(B,) log-sum-exp of what was seen."""
-        return self.total.log() - self.shift
+        """(B,) log-sum-exp of what was seen; 0 of nothing."""
+        return torch.where(self.total > 0, self.total.log() - self.shift, 0)
 
     def pull(self, slope: Tensor) -> Tensor:
         """(B,) derivatives by the partition -> what `weight` multiplies with."""
@@ -232,9 +229,9 @@ class SharpSoftmax:
         self.temperature = temperature
         self.total = rows.new_full((len(rows),), -torch.inf)
 
-    def tile(self, left: Tensor, right: Tensor, diagonal: bool) -> Tensor:
+    def tile(self, left: Tensor, right: Tensor, diagonal: bool, out: Tensor | None = None) -> Tensor:
         """(n, D) and (m, D) rows -> (n, m) logits, nobody's own among them."""
-        tile = torch.mm(left, right.T).div_(self.temperature)
+        tile = torch.mm(left, right.T, out=out).div_(self.temperature)
         return tile.fill_diagonal_(-torch.inf) if diagonal else tile
 
     def look(self, tile: Tensor, piece: Piece) -> None:
@@ -245,8 +242,8 @@ class SharpSoftmax:
             self.total[right] = torch.logaddexp(self.total[right], tile.logsumexp(dim=0))
 
     def partition(self) -> Tensor:
-        """(B,) log-sum-exp of what was seen."""
-        return self.total.clone()
+        """(B,) log-sum-exp of what was seen; 0 of nothing."""
+        return torch.where(self.total.isinf(), 0, self.total)
 
     def pull(self, slope: Tensor) -> Tensor:
         """(B,) derivatives by the partition -> what `weight` multiplies with."""
@@ -254,7 +251,7 @@ class SharpSoftmax:
 
     def weight(self, tile: Tensor, piece: Piece, pull: Tensor) -> Tensor:
         """(n, m) derivatives by the cosines of a tile, which stays as it is."""
-        shift = torch.where(self.total.isinf(), 0, self.total)
+        shift = self.partition()
         weight = (tile - shift[piece.left, None]).exp_().mul_(pull[piece.left, None])
         if not piece.remembered:
             weight += (tile - shift[piece.right]).exp_().mul_(pull[piece.right])
@@ -275,4 +272,4 @@ def partners_of(rows: Tensor, references: Tensor, identity: Tensor) -> Tensor:
     sums = rows.new_zeros(len(identity), rows.shape[1]).index_add_(0, identity[: len(rows)], rows)
     if len(references):
         sums.index_add_(0, identity[len(rows) :], references)
-    return sums[identity[: len(rows)]].sub_(rows)
+    return sums.index_select(0, identity[: len(rows)]).sub_(rows)

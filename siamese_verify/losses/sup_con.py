@@ -6,7 +6,7 @@ from torch import Tensor
 
 from siamese_verify.geometry import Batch
 from siamese_verify.losses.reduction import Reduction, Totals
-from siamese_verify.losses.softmax import SoftmaxObjective
+from siamese_verify.losses.softmax import SoftmaxObjective, choose_among_all
 from siamese_verify.types import Pairs, Triplets
 
 
@@ -37,6 +37,6 @@ class SupConLoss(SoftmaxObjective):
 
     def add_up_all(self, batch: Batch) -> Totals:
         """Sum over every anchor that has a positive."""
-        loss, positives = self.anchor_terms(batch)
+        _, loss, positives = choose_among_all(batch, self.temperature)
         count = (positives > 0).sum()
         return Totals((loss / positives.clamp(min=1)).sum(), count, count if len(batch.candidate_labels) > 2 else 0)

@@ -76,7 +76,7 @@ def impostor_tiles(sets: Sets) -> Iterator[Tile]:
 def squared_distance(left: Spread, right: Spread) -> Tensor:
     """(n, m) squared distances by the fastest way whose rounding is known."""
     if expands(left.rows):
-        return torch.mm(left.rows, right.rows.T).mul_(-2).add_(left.squares[:, None]).add_(right.squares)
+        return (left.squares[:, None] + right.squares).addmm_(left.rows, right.rows.T, alpha=-2)
     return torch.cdist(left.origin, right.origin, compute_mode="donot_use_mm_for_euclid_dist").square_()
 
 
@@ -110,7 +110,7 @@ class _Search:
         none, most = torch.finfo(sets.rows.dtype).min, torch.finfo(sets.rows.dtype).max  # inf stands for genuine pairs
         self.sets, self.anchor, self.squared = sets, anchor, squared
         self.bounded = inner is not None
-        self.once = bool((anchor.diff() > 0).all())  # no row asks twice
+        self.everyone = torch.equal(anchor, torch.arange(len(sets.rows), device=anchor.device))  # asks once
         self.inner = sets.rows.new_full((len(anchor),), none) if inner is None else inner
         self.outer = sets.rows.new_full((len(anchor),), most) if outer is None else outer
         self.near, self.far = self.inner, self.outer  # squared
@@ -119,11 +119,13 @@ class _Search:
             self.far = self.far if outer is None else outer.square()
         self.best = torch.full_like(self.far, most)  # squared distance of the nearest that is surely within
         self.slack = 0.0
-        self.waiting = [Candidates(anchor[:0], anchor[:0], self.best[:0])]
+        self.waiting: list[Candidates] = []
         # Queries of one row lie together: where those of each piece of rows begin, waited for once.
         self.pieces = list(steps(len(sets.rows), anchor.device))
-        edges = torch.tensor([*(rows.start for rows in self.pieces), len(sets.rows)], device=anchor.device)
-        starts = torch.searchsorted(anchor, edges).tolist()
+        starts = [0, len(anchor)]
+        if len(self.pieces) > 1:
+            edges = torch.tensor([*(rows.start for rows in self.pieces), len(sets.rows)], device=anchor.device)
+            starts = torch.searchsorted(anchor, edges).tolist()
         self.queries = {r.start: slice(*ends) for r, *ends in zip(self.pieces, starts, starts[1:], strict=False)}
 
     def look(self, tile: Tensor, slack: float, rows: slice, first_column: int) -> None:
@@ -131,7 +133,7 @@ class _Search:
         self.slack = slack
         asking = self.queries[rows.start]
         local = self.anchor[asking] - rows.start  # (q,)
-        distance = tile if self.once and len(local) == len(tile) else tile[local]  # (q,m)
+        distance = tile if self.everyone else tile[local]  # (q,m)
         near, far, best = self.near[asking], self.far[asking], self.best[asking]
         if self.bounded:
             distance = distance.masked_fill(distance <= (near - slack)[:, None], torch.inf)
@@ -145,9 +147,7 @@ class _Search:
         torch.minimum(best, nearest, out=best)
         limit = torch.minimum(best + 2 * slack, far + slack).clamp_(max=torch.finfo(best.dtype).max)
         # Whatever may be the nearest, within rounding, waits to be measured exactly.
-        hopeful = nearest <= limit
-        hopeful[unsure] = True
-        hit = hopeful.nonzero().flatten()
+        hit = (nearest <= limit).index_fill_(0, unsure, True).nonzero().flatten()
         close = distance if len(hit) == len(distance) else distance[hit]
         query, column = (close <= limit[hit, None]).nonzero(as_tuple=True)
         self.waiting.append(Candidates(hit[query] + asking.start, column + first_column, close[query, column]))
@@ -156,13 +156,18 @@ class _Search:
 
     def decide(self) -> Tensor:
         """Measure the candidates and keep the nearest of each query: (M,) columns, -1 for none."""
-        query, column, approximate = (torch.cat(part) for part in zip(*self.waiting, strict=True))
-        close = approximate <= self.best[query] + 2 * self.slack
-        query, column, approximate = query[close], column[close], approximate[close]
-        low, high = approximate - self.slack, approximate + self.slack
-        sure = (low > self.near[query]) & (high < self.far[query])
-        alone = query.bincount(minlength=len(self.anchor))[query] == 1
-        open_to_doubt = (~(sure & alone)).nonzero().flatten()
+        if not self.waiting:
+            return torch.full_like(self.anchor, -1)
+        query, column, approximate = self.waiting[0]
+        if len(self.waiting) > 1:  # what was close to the best so far may have been left behind
+            query, column, approximate = (torch.cat(part) for part in zip(*self.waiting, strict=True))
+            close = approximate <= self.best[query] + 2 * self.slack
+            query, column, approximate = query[close], column[close], approximate[close]
+        doubtful = query.bincount(minlength=len(self.anchor)).index_select(0, query) > 1  # not alone
+        if self.bounded:
+            low, high = approximate - self.slack, approximate + self.slack
+            doubtful |= (low <= self.near[query]) | (high >= self.far[query])
+        open_to_doubt = doubtful.nonzero().flatten()
         if not len(open_to_doubt):
             self.waiting = [Candidates(query, column, approximate)]
             return column.new_full((len(self.anchor),), -1).index_put((query,), column)
