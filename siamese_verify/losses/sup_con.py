@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from siamese_verify.geometry import Batch
+from siamese_verify.losses.every_partner import choose_among_all
 from siamese_verify.losses.reduction import Reduction, Totals
-from siamese_verify.losses.softmax import SoftmaxObjective, choose_among_all
+from siamese_verify.losses.softmax import SoftmaxObjective
 from siamese_verify.types import Pairs, Triplets
 
 

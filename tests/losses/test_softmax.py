@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import tiles
-from siamese_verify.losses import NTXentLoss, SupConLoss, softmax
+from siamese_verify.losses import NTXentLoss, SupConLoss, every_partner
 from siamese_verify.losses.softmax import SoftmaxObjective
 from siamese_verify.mining import AllPairs
 from siamese_verify.types import Pairs, Triplets
@@ -105,8 +105,8 @@ def test_gradients_are_right_with_identical_and_opposite_embeddings_too(
     kind: type[SoftmaxObjective], side: int, references: int, kept: int, mild: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "SIDE", side)
-    monkeypatch.setattr(softmax, "KEPT", kept)
-    monkeypatch.setattr(softmax, "MILD", mild)
+    monkeypatch.setattr(every_partner, "KEPT", kept)
+    monkeypatch.setattr(every_partner, "MILD", mild)
     embeddings, labels = batch()
     embeddings[1], embeddings[2], embeddings[4] = embeddings[0], -embeddings[0], embeddings[3]
     others, other_labels = batch(references, people=4, seed=10)
