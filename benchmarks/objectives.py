@@ -6,7 +6,7 @@ its semi-hard miner keeps every semi-hard negative, ours and the one by hand the
 of its own, bounded to 80 % of the free memory; its memory is the peak above the start, in the first run.
 
 Claims: see CLAIMS. Run: `python benchmarks/objectives.py`, or with `--chart docs/objectives_speed.png` to see how time
-and memory grow.
+and memory grow; that takes most of an hour, and `--record FILE` lets an interrupted run go on where it was.
 """
 
 from __future__ import annotations
@@ -223,8 +223,9 @@ def measure(objective: str, names: list[str], size: int, given: argparse.Namespa
             name: partial(descend, contestant, rows, labels) for name, contestant in contestants.items()
         }
         runs["limit"] = limit
-        for run in runs.values():
-            timed(run)
+        if first < 5:
+            for run in runs.values():
+                timed(run)
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         # Short runs are repeated for a second at least, long ones not more often than they must.
         least, begun = min(given.repetitions, 3) if first > 5 else given.repetitions, time.perf_counter()
@@ -255,6 +256,14 @@ def launch(objective: str, implementation: str, size: int, given: argparse.Names
     return Measurement(**json.loads(child.stdout.splitlines()[-1]))
 
 
+def recorded(given: argparse.Namespace) -> Found:
+    """The measurements an earlier run left in the record."""
+    if given.record is None or not given.record.exists():
+        return {}
+    lines = map(json.loads, given.record.read_text().splitlines())
+    return {(objective, name, size): Measurement(**one) for objective, name, size, one in lines}
+
+
 def verdict(value: float, most: float | None) -> str:
     return "" if most is None else f" (at most {most:g}: {'met' if value <= most else 'missed'})"
 
@@ -276,7 +285,7 @@ def line(found: Measurement, objective: str, implementation: str, size: int) -> 
 
 def compare(given: argparse.Namespace) -> Found:
     """Measure and print everything; an implementation that failed is not asked for more."""
-    found: Found = {}
+    found = recorded(given)
     ended: dict[tuple[str, str], str] = {}
     implementations = [OURS, PLAIN, PML]
     if importlib.util.find_spec("pytorch_metric_learning") is None:
@@ -291,7 +300,12 @@ def compare(given: argparse.Namespace) -> Found:
                 if which in ended:
                     print(f"{objective:<12} {implementation:<24} {ended[which]}")
                     continue
-                found[(*which, size)] = one = launch(*which, size, given)
+                if (*which, size) not in found:
+                    found[(*which, size)] = launch(*which, size, given)
+                    if given.record:
+                        with given.record.open("a") as record:
+                            record.write(json.dumps([*which, size, found[(*which, size)]._asdict()]) + "\n")
+                one = found[(*which, size)]
                 print(line(one, *which, size), flush=True)
                 if one.failure:
                     ended[which] = f"{one.failure} at B = {size:,} already"
@@ -388,6 +402,9 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
     options.add_argument("--patience", type=int, default=60, help="seconds for one run (%(default)s)")
     options.add_argument("--chart", type=Path, help="where to draw time and memory as PNG")
+    options.add_argument(
+        "--record", type=Path, help="JSON lines of what is measured; what is in it is not measured again"
+    )
     options.add_argument("--child", nargs=3, help=argparse.SUPPRESS)  # objective, implementations, size
     given = options.parse_args()
     if given.child:
