@@ -85,9 +85,9 @@ class FaceDataset(Dataset[FaceBatch]):
         return FaceBatch(images, self.labels[rows], mined)
 
 
-def in_order(faces: FaceDataset) -> DataLoader[FaceBatch]:
-    """Each photo once, in batches too small to fill a memory."""
-    rows = list(range(len(faces)))
+def in_order(faces: FaceDataset, rank: int = 0, world_size: int = 1) -> DataLoader[FaceBatch]:
+    """Each photo once, on one of the ranks, in batches too small to fill a memory."""
+    rows = np.array_split(np.arange(len(faces)), world_size)[rank].tolist()
     chunks = [rows[start : start + IN_ORDER] for start in range(0, len(rows), IN_ORDER)]
     return DataLoader(faces, batch_size=None, sampler=chunks)
 
@@ -186,9 +186,9 @@ class FaceDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[FaceBatch]:
-        """Every validation photo once; under DDP on every rank, so that no figure depends on their number."""
+        """Every validation photo once; under DDP each rank has its share of them, and no photo is added to fill up."""
         assert self.validation_set is not None
-        return in_order(self.validation_set)
+        return in_order(self.validation_set, self._rank, self._world_size)
 
     def embedding_dataloader(self) -> DataLoader[FaceBatch]:
         """Every training photo once, as it is, for miners that look at all of them."""

@@ -1,5 +1,6 @@
 """Scores -> curves, operating points, protocols, reports. Importing it loads numpy and nothing that draws."""
 
+from siamese_verify.evaluation.all_pairs import all_pairs_report
 from siamese_verify.evaluation.crossing import EqualError, equal_error, equal_error_rate
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
 from siamese_verify.evaluation.nearest_neighbour import nearest_neighbour_accuracy
@@ -17,6 +18,7 @@ __all__ = [
     "ThresholdRates",
     "VerificationReport",
     "accuracy",
+    "all_pairs_report",
     "auc",
     "best_threshold",
     "d_prime",

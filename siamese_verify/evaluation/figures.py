@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from matplotlib.figure import Figure
 
 from siamese_verify.evaluation.palette import DARK, LIGHT
-from siamese_verify.evaluation.ranking import rank
 from siamese_verify.evaluation.rate_drawing import draw_det, draw_roc
-from siamese_verify.evaluation.roc import curve_of
 from siamese_verify.evaluation.score_drawing import draw_errors, draw_histogram
 from siamese_verify.evaluation.thinning import thinned
 
@@ -78,10 +76,15 @@ FIGURES = (
 )
 
 
+def draw_figure(report: VerificationReport, name: str) -> bytes:
+    """Draw one of `FIGURES` on light ground, as PNG."""
+    draw = next(draw for known, _, _, draw in FIGURES if known == name)
+    return _png(draw, report, thinned(report.curve), LIGHT)
+
+
 def draw_figures(report: VerificationReport) -> list[ReportFigure]:
     """Draw ROC, DET, score histogram and errors against the threshold, from curves thinned to what can be seen."""
-    ranking = rank(report.scores, report.same)
-    curve = thinned(curve_of(ranking.scores, ranking.same))
+    curve = thinned(report.curve)
     return [
         ReportFigure(name, title, text, _png(draw, report, curve, LIGHT), _png(draw, report, curve, DARK))
         for name, title, text, draw in FIGURES

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.mistakes import worst_mistakes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from siamese_verify.evaluation.figures import ReportFigure
-    from siamese_verify.evaluation.mistakes import Mistake
+    from siamese_verify.evaluation.hardest_pairs import HardPair
     from siamese_verify.evaluation.report import VerificationReport
 
 THUMBNAIL = 176  # pixels, twice what is shown, for screens of high density
@@ -27,7 +26,8 @@ THUMBNAIL = 176  # pixels, twice what is shown, for screens of high density
 class MistakeCard(NamedTuple):
     """One of the worst pairs, ready to show."""
 
-    mistake: Mistake
+    pair: HardPair
+    wrong: bool
     photos: list[str]  # two data URIs, or none
     caption: str
 
@@ -73,17 +73,19 @@ def thumbnail(photo: Image) -> str:
 
 
 def _card(
-    mistake: Mistake,
+    pair: HardPair,
+    threshold: float,
     pictures: Callable[[int], tuple[Image, Image]] | None,
     captions: Callable[[int], str] | None,
 ) -> MistakeCard:
     photos: list[str] = []
     if pictures is not None:
         try:
-            photos = [thumbnail(photo) for photo in pictures(mistake.row)]
+            photos = [thumbnail(photo) for photo in pictures(pair.row)]
         except (InputError, OSError):
             photos = []  # a damaged photo should not cost the report
-    return MistakeCard(mistake, photos, captions(mistake.row) if captions is not None else f"pair {mistake.row}")
+    caption = captions(pair.row) if captions is not None else f"pair {pair.row}"
+    return MistakeCard(pair, pair.wrong(threshold), photos, caption)
 
 
 def render_page(
@@ -97,10 +99,9 @@ def render_page(
     captions: Callable[[int], str] | None,
 ) -> str:
     """Return the page as HTML; `details` and `comparison` hold JSON types only, see `VerificationReport.save`."""
-    mistakes = worst_mistakes(report.scores, report.same, report.threshold)
     kinds = [
-        ("Strangers that look most alike", "accepted", mistakes.impostors),
-        ("One person, least alike", "refused", mistakes.genuine),
+        ("Strangers that look most alike", "accepted", report.hardest.impostors),
+        ("One person, least alike", "refused", report.hardest.genuine),
     ]
     environment = Environment(
         loader=PackageLoader("siamese_verify.evaluation", package_path=""),
@@ -118,7 +119,7 @@ def render_page(
             {"figure": one, "light": data_uri(one.light, "png"), "dark": data_uri(one.dark, "png")} for one in figures
         ],
         mistakes=[
-            (heading, verdict, [_card(mistake, pictures, captions) for mistake in kind])
+            (heading, verdict, [_card(pair, report.threshold, pictures, captions) for pair in kind])
             for heading, verdict, kind in kinds
         ],
         details=details,

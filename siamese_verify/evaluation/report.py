@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.crossing import crossing_of
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_of
+from siamese_verify.evaluation.hardest_pairs import HardPairs, hardest_pairs
 from siamese_verify.evaluation.operating_point import OperatingPoint, point_of, zero_fmr_of, zero_fnmr_of
 from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
 from siamese_verify.evaluation.ranking import rank
-from siamese_verify.evaluation.roc import auc_of, curve_of
+from siamese_verify.evaluation.roc import RocCurve, auc_of, curve_of
+from siamese_verify.evaluation.score_histogram import ScoreHistogram, histogram_of
 from siamese_verify.evaluation.separation import d_prime_of
 from siamese_verify.evaluation.threshold import ThresholdRates, rates_of
 from siamese_verify.files import write_whole
@@ -24,7 +24,7 @@ from siamese_verify.files import write_whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
     from PIL.Image import Image
 
 TARGETS = (1e-1, 1e-2, 1e-3)
@@ -60,8 +60,9 @@ class VerificationReport:
         operating_points: one per target, in the order asked for.
         kfold: accuracy over folds, None where the pairs have none.
         at_threshold: rates at a threshold chosen on other data, None where none was given.
-        scores: (N,) the checked similarities; like `same` no part of JSON, repr and comparison.
-        same: (N,) bool, True for a genuine pair.
+        curve: all operating points; like what follows no part of JSON, repr and comparison.
+        histogram: how the scores of both kinds are spread.
+        hardest: the pairs that went most wrong, by row.
     """
 
     pairs: int
@@ -76,8 +77,9 @@ class VerificationReport:
     operating_points: tuple[OperatingPoint, ...]
     kfold: KFoldAccuracy | None
     at_threshold: ThresholdRates | None
-    scores: NDArray[np.float64] = field(repr=False, compare=False)
-    same: NDArray[np.bool_] = field(repr=False, compare=False)
+    curve: RocCurve = field(repr=False, compare=False)
+    histogram: ScoreHistogram = field(repr=False, compare=False)
+    hardest: HardPairs = field(repr=False, compare=False)
 
     @property
     def threshold(self) -> float:
@@ -86,8 +88,7 @@ class VerificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as JSON types, None for what is infinite or absent."""
-        hidden = ("scores", "same")
-        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__ if name not in hidden}
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.compare}
 
     def to_json(self) -> str:
         """Return the metrics as strict JSON: no NaN, no Infinity, null instead."""
@@ -159,20 +160,45 @@ def verification_report(
     values, labels = checked_pairs(scores, same)
     ranking = rank(values, labels)
     curve = curve_of(ranking.scores, ranking.same)
+    return report_of(
+        curve,
+        auc=auc_of(curve),
+        d_prime=d_prime_of(values, labels),
+        targets=targets,
+        threshold=None if threshold is None else checked_threshold(threshold),
+        kfold=None if folds is None else kfold_of(ranking, as_array(folds)),
+        histogram=histogram_of(values, labels),
+        hardest=hardest_pairs(values, labels),
+    )
+
+
+def report_of(
+    curve: RocCurve,
+    *,
+    auc: float,
+    d_prime: float,
+    targets: Sequence[float],
+    threshold: float | None,
+    histogram: ScoreHistogram,
+    hardest: HardPairs,
+    kfold: KFoldAccuracy | None = None,
+) -> VerificationReport:
+    """Read off a curve what can be read off it, and take along what can't."""
     crossing = crossing_of(curve)
     return VerificationReport(
-        pairs=len(values),
+        pairs=curve.genuine + curve.impostors,
         genuine=curve.genuine,
         impostors=curve.impostors,
         eer=crossing.rate,
         eer_threshold=crossing.threshold,
-        auc=auc_of(curve),
-        d_prime=d_prime_of(values, labels),
+        auc=auc,
+        d_prime=d_prime,
         zero_fmr=zero_fmr_of(curve),
         zero_fnmr=zero_fnmr_of(curve),
         operating_points=tuple(point_of(curve, target) for target in targets),
-        kfold=None if folds is None else kfold_of(ranking, as_array(folds)),
-        at_threshold=None if threshold is None else rates_of(values, labels, checked_threshold(threshold)),
-        scores=values,
-        same=labels,
+        kfold=kfold,
+        at_threshold=None if threshold is None else rates_of(curve, threshold),
+        curve=curve,
+        histogram=histogram,
+        hardest=hardest,
     )

@@ -38,15 +38,11 @@ def _mark_threshold(axes: Axes, report: VerificationReport, palette: Palette) ->
 
 def draw_histogram(axes: Axes, report: VerificationReport, curve: RocCurve, palette: Palette) -> None:
     """Draw how the scores of both kinds are spread, with the threshold."""
-    low, high = float(curve.thresholds[-1]), float(curve.thresholds[1])
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        low, high = low - 0.5, high + 0.5
-    edges = np.linspace(low, high, 81)
-    for same, name, colour in ((False, "impostor", palette.impostor), (True, "genuine", palette.genuine)):
-        chosen = report.scores[report.same == same]
-        share = np.histogram(chosen, edges)[0] / len(chosen)
+    edges, genuine, impostors = report.histogram
+    for counts, name, colour in ((impostors, "impostor", palette.impostor), (genuine, "genuine", palette.genuine)):
+        share = counts / counts.sum()
         axes.stairs(share, edges, fill=True, color=colour, alpha=0.35)
-        axes.stairs(share, edges, color=colour, linewidth=1.8, label=f"{name} ({len(chosen):,})")
+        axes.stairs(share, edges, color=colour, linewidth=1.8, label=f"{name} ({counts.sum():,})")
     _mark_threshold(axes, report, palette)
     axes.set_ylim(0, 1.18 * axes.get_ylim()[1])  # room for the legend above both humps
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,22 +13,51 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-def _mean_and_variance(scores: NDArray[np.float64]) -> tuple[float, float]:
+class Moments(NamedTuple):
+    """Mean and variance (ddof 0) of one kind of scores."""
+
+    mean: float
+    variance: float
+
+
+class Sums(NamedTuple):
+    """Sums over scores that are not listed; those of two sets add up."""
+
+    pairs: int
+    total: float
+    squares: float
+
+    def without(self, other: Sums) -> Sums:
+        """Return the sums over the scores that are not the other's."""
+        return Sums(self.pairs - other.pairs, self.total - other.total, self.squares - other.squares)
+
+    def moments(self) -> Moments:
+        """Return mean and variance; a variance that rounding could have made is 0."""
+        mean, square = self.total / self.pairs, self.squares / self.pairs
+        variance = square - mean**2
+        return Moments(mean, variance if variance > 1e-13 * square else 0.0)
+
+
+def moments_of(scores: NDArray[np.float64]) -> Moments:
+    """Return the moments of (N,) scores, N >= 1."""
     # Relative to the first score: the variance of equal scores is then exactly zero, not a rounding error.
     first = float(scores[0])
     offsets = scores - first
-    return first + float(offsets.mean()), float(offsets.var())
+    return Moments(first + float(offsets.mean()), float(offsets.var()))
+
+
+def separation_of(genuine: Moments, impostors: Moments) -> float:
+    """Return the separation of two kinds of scores, see `d_prime`."""
+    difference = genuine.mean - impostors.mean
+    spread = math.sqrt((genuine.variance + impostors.variance) / 2)
+    if spread == 0:
+        return math.copysign(math.inf, difference) if difference else 0.0
+    return difference / spread
 
 
 def d_prime_of(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
     """Compute it for checked pairs, see `d_prime`."""
-    genuine_mean, genuine_variance = _mean_and_variance(scores[same])
-    impostor_mean, impostor_variance = _mean_and_variance(scores[~same])
-    difference = genuine_mean - impostor_mean
-    spread = math.sqrt((genuine_variance + impostor_variance) / 2)
-    if spread == 0:
-        return math.copysign(math.inf, difference) if difference else 0.0
-    return difference / spread
+    return separation_of(moments_of(scores[same]), moments_of(scores[~same]))
 
 
 def d_prime(scores: ArrayLike, same: ArrayLike) -> float:

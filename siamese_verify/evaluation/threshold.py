@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from siamese_verify.evaluation.pair_scores import checked_pairs, checked_threshold
+from siamese_verify.evaluation.pair_scores import checked_threshold
 from siamese_verify.evaluation.roc import roc_curve
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from siamese_verify.evaluation.roc import RocCurve
 
@@ -26,17 +26,17 @@ class ThresholdRates(NamedTuple):
     false_rejects: int
 
 
-def rates_of(scores: NDArray[np.float64], same: NDArray[np.bool_], threshold: float) -> ThresholdRates:
-    """Count the errors of checked pairs at a checked threshold."""
-    accepted = scores >= threshold
-    genuine = int(np.count_nonzero(same))
-    false_accepts = int(np.count_nonzero(accepted & ~same))
-    false_rejects = int(np.count_nonzero(same & ~accepted))
+def rates_of(curve: RocCurve, threshold: float) -> ThresholdRates:
+    """Count the errors at a checked threshold: those of the lowest operating point that is not below it."""
+    place = int(np.searchsorted(-curve.thresholds, -threshold, side="right")) - 1
+    false_accepts = int(curve.false_accepts[place])
+    false_rejects = curve.genuine - int(curve.true_accepts[place])
+    pairs = curve.genuine + curve.impostors
     return ThresholdRates(
         threshold=threshold,
-        accuracy=(len(same) - false_accepts - false_rejects) / len(same),
-        far=false_accepts / (len(same) - genuine),
-        frr=false_rejects / genuine,
+        accuracy=(pairs - false_accepts - false_rejects) / pairs,
+        far=false_accepts / curve.impostors,
+        frr=false_rejects / curve.genuine,
         false_accepts=false_accepts,
         false_rejects=false_rejects,
     )
@@ -53,7 +53,7 @@ def rates_at(scores: ArrayLike, same: ArrayLike, threshold: float) -> ThresholdR
     Raises:
         InputError: the threshold is NaN; see also `checked_pairs`.
     """
-    return rates_of(*checked_pairs(scores, same), checked_threshold(threshold))
+    return rates_of(roc_curve(scores, same), checked_threshold(threshold))
 
 
 def accuracy(scores: ArrayLike, same: ArrayLike, threshold: float) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
+
+T = TypeVar("T")
 
 
 class GatherRows(torch.autograd.Function):
@@ -43,7 +45,7 @@ def gather_batch(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         (sum of B, D) embeddings with gradients, and their labels, in the order of the ranks. The arguments themselves
         where there is one process.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not _several():
         return embeddings, labels
     count = torch.tensor(len(labels), device=labels.device)
     counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
@@ -57,3 +59,16 @@ def gather_batch(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         torch.cat([rows[:size] for rows, size in zip(padded, sizes, strict=True)]),
         torch.cat([rows[:size] for rows, size in zip(padded_labels, sizes, strict=True)]),
     )
+
+
+def gather_objects(mine: T) -> list[T]:
+    """Return what each rank gives, in their order, to every rank; a list of one where there is one process."""
+    if not _several():
+        return [mine]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

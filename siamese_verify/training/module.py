@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -16,10 +15,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import VerificationReport, verification_report
-from siamese_verify.training.gather import gather_batch
+from siamese_verify.evaluation import VerificationReport, all_pairs_report
+from siamese_verify.training.gather import gather_batch, gather_objects
+from siamese_verify.training.publish import publish_validation
 from siamese_verify.types import FaceBatch, Pairs, Triplets
 
+VALIDATION_TARGETS = (1e-1, 1e-2, 1e-3)
 GEOMETRY_EVERY = 10  # steps between two looks at the distances within a batch
 
 Miner = Callable[[Tensor, Tensor], Pairs | Triplets]
@@ -117,13 +118,26 @@ class VerificationModule(pl.LightningModule):
         self._validation_rows.append((F.normalize(self(batch.images).float()).cpu(), batch.labels.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Score every pair of the validation set and log how well the encoder verifies."""
-        embeddings = torch.cat([rows for rows, _ in self._validation_rows]).numpy()  # (V,D)
-        labels = torch.cat([rows for _, rows in self._validation_rows]).numpy()  # (V,)
+        """Score every pair of the validation set, whichever rank embedded its photos, and log how well they verify."""
+        embeddings = torch.cat([rows for rows, _ in self._validation_rows])  # (V,D) of this rank
+        labels = torch.cat([rows for _, rows in self._validation_rows])  # (V,)
         self._validation_rows.clear()
-        self.validation = score_all_pairs(embeddings, labels)
-        self.log("val/eer", self.validation.eer, prog_bar=True, sync_dist=True)
-        self.log("val/auc", self.validation.auc, prog_bar=True, sync_dist=True)
+        everyone = gather_objects((embeddings, labels))
+        self.validation = all_pairs_report(
+            torch.cat([rows for rows, _ in everyone]),
+            torch.cat([rows for _, rows in everyone]),
+            targets=VALIDATION_TARGETS,
+            rank=self.global_rank,
+            world_size=len(everyone),
+            gather=gather_objects,
+        )
+        # The same on every rank: to average it could only round it.
+        self.log("val/eer", self.validation.eer, prog_bar=True)
+        self.log("val/auc", self.validation.auc, prog_bar=True)
+        self.log("val/tar_at_far_1e-2", self.validation.operating_points[1].tar)
+        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            for logger in self.loggers:
+                publish_validation(logger, self.validation, self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the last validation measured beside the weights it was measured on."""
@@ -164,15 +178,3 @@ def for_others(mined: Pairs | Triplets | None) -> tuple[Tensor, ...] | None:
         return mined
     same = mined.same.bool()
     return mined.anchor[same], mined.other[same], mined.anchor[~same], mined.other[~same]
-
-
-def score_all_pairs(embeddings: np.ndarray, labels: np.ndarray) -> VerificationReport:
-    """Report on every pair i < j.
-
-    Args:
-        embeddings: (N,D) of unit length.
-        labels: (N,) identities.
-    """
-    left, right = np.triu_indices(len(labels), k=1)
-    scores = (embeddings @ embeddings.T)[left, right]
-    return verification_report(scores, labels[left] == labels[right])

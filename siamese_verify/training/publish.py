@@ -1,21 +1,22 @@
-"""A finished report, sent to whatever logger there is."""
+"""Figures, curves and pictures, sent to whatever logger there is."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from siamese_verify.evaluation import VerificationReport, roc_curve
+from siamese_verify.evaluation import VerificationReport
 
 PICTURES = ("roc", "det", "histogram", "errors")
 POINTS = 200  # of the ROC curve that are sent
 
 
 def publish_report(logger: Any, report: VerificationReport, folder: Path, step: int | None = None) -> None:
-    """Send a report's figures, ROC curve and pictures.
+    """Send a finished run's report, and end the run.
 
     Args:
         logger: any of Lightning's: figures go to all, pictures to W&B and TensorBoard, the curve to W&B.
@@ -28,18 +29,37 @@ def publish_report(logger: Any, report: VerificationReport, folder: Path, step: 
     if report.at_threshold:
         figures["test/accuracy"] = report.at_threshold.accuracy
     logger.log_metrics(figures, step=step)
-    if hasattr(logger, "log_image"):  # W&B
+    if takes_pictures(logger):
         for name in PICTURES:
-            logger.log_image(key=f"report/{name}", images=[str(folder / f"{name}.png")])
-        curve = roc_curve(report.scores, report.same)
+            show(logger, f"report/{name}", folder / f"{name}.png", step)
+    if hasattr(logger, "log_table"):  # W&B
+        curve = report.curve
         rows = np.unique(np.linspace(0, len(curve.far) - 1, POINTS).astype(int))
         points = np.stack([curve.thresholds, curve.far, curve.tar], axis=1)[rows]
         finite = points[np.isfinite(points[:, 0])]
         logger.log_table(key="report/roc_curve", columns=["threshold", "far", "tar"], data=finite.tolist())
-    elif hasattr(logger.experiment, "add_image"):  # TensorBoard
-        for name in PICTURES:
-            with Image.open(folder / f"{name}.png") as picture:
-                logger.experiment.add_image(f"report/{name}", np.asarray(picture.convert("RGB")), dataformats="HWC")
     logger.save()
     if hasattr(logger.experiment, "finish"):  # W&B: the next run of a sweep would go on in this one
         logger.experiment.finish()
+
+
+def publish_validation(logger: Any, report: VerificationReport, step: int) -> None:
+    """Send the ROC curve of a validation to a logger that takes pictures."""
+    if takes_pictures(logger):
+        from siamese_verify.evaluation.figures import draw_figure
+
+        show(logger, "val/roc", io.BytesIO(draw_figure(report, "roc")), step)
+
+
+def takes_pictures(logger: Any) -> bool:
+    """Whether it is W&B or TensorBoard."""
+    return hasattr(logger, "log_image") or hasattr(logger.experiment, "add_image")
+
+
+def show(logger: Any, name: str, source: Path | io.BytesIO, step: int | None) -> None:
+    """Send one picture."""
+    with Image.open(source) as picture:
+        if hasattr(logger, "log_image"):
+            logger.log_image(key=name, images=[str(source) if isinstance(source, Path) else picture])
+        else:
+            logger.experiment.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")

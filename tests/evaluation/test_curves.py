@@ -165,7 +165,7 @@ def test_what_is_measured_is_not_shared_with_the_caller() -> None:
     scores = np.array([0.9, 0.1])
     report = verification_report(scores, [True, False])
     scores[:] = np.nan
-    assert report.scores.tolist() == [0.9, 0.1]
+    assert report.curve.thresholds.tolist() == [np.inf, 0.9, 0.1]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, roc_curve, verification_report
-from siamese_verify.evaluation.mistakes import worst_mistakes
+from siamese_verify.evaluation.hardest_pairs import hardest_pairs
 from siamese_verify.evaluation.thinning import thinned
 from siamese_verify.files import write_whole
 
@@ -30,10 +30,13 @@ def strict(text: str) -> dict[str, Any]:
     return content
 
 
-def sample_report(**options: Any) -> VerificationReport:
-    generator = np.random.default_rng(0)
+def sample() -> tuple[np.ndarray, np.ndarray]:
     same = np.arange(400) % 2 == 0
-    return verification_report(generator.normal(size=400) + 2 * same, same, **options)
+    return np.random.default_rng(0).normal(size=400) + 2 * same, same
+
+
+def sample_report(**options: Any) -> VerificationReport:
+    return verification_report(*sample(), **options)
 
 
 def two_photos(row: int) -> tuple[Image.Image, Image.Image]:
@@ -71,10 +74,11 @@ def test_the_report_holds_what_the_single_functions_say() -> None:
     assert len(report.kfold.per_fold) == 10
     assert report.at_threshold is not None
     assert report.threshold == 1.0
-    assert report.at_threshold.accuracy == np.mean((report.scores >= 1.0) == report.same)
+    scores, same = sample()
+    assert report.at_threshold.accuracy == np.mean((scores >= 1.0) == same)
     assert sample_report().threshold == report.eer_threshold
     assert sample_report() == sample_report()
-    assert "scores" not in repr(report)
+    assert "curve" not in repr(report)
 
 
 def test_json_round_trips_and_has_null_for_what_is_infinite() -> None:
@@ -83,7 +87,7 @@ def test_json_round_trips_and_has_null_for_what_is_infinite() -> None:
     assert content["operating_points"][0]["threshold"] is None
     assert content["kfold"] is None
     assert content["eer"] == 1.0
-    assert "scores" not in content
+    assert not {"curve", "histogram", "hardest"} & set(content)
     full = sample_report(folds=np.arange(400) // 40, threshold=1.0)
     assert strict(full.to_json()) == full.to_dict()
     assert full.to_dict()["kfold"]["per_fold"] == list(full.kfold.per_fold) if full.kfold else False
@@ -114,7 +118,7 @@ def test_the_folder_is_complete_and_the_page_needs_nothing_else(tmp_path: Path) 
     parser = Resources()
     parser.feed(page)
     assert parser.open == []
-    assert len(parser.loaded) == 2 * 4 + 2 * 16  # figures light and dark, eight pairs of photos of each kind
+    assert len(parser.loaded) == 2 * 4 + 2 * 40  # figures light and dark, twenty pairs of photos of each kind
     assert all(resource.startswith("data:image/") for resource in parser.loaded)
     assert "url(" not in page
     assert "@import" not in page
@@ -146,7 +150,7 @@ def test_a_damaged_photo_leaves_a_gap_but_a_bug_is_not_hidden(tmp_path: Path) ->
         raise KeyError(row)
 
     page = sample_report().save(tmp_path, pictures=damaged).read_text(encoding="utf-8")
-    assert page.count("no picture") == 16
+    assert page.count("no picture") == 40
     with pytest.raises(KeyError):
         sample_report().save(tmp_path, pictures=wrong)
 
@@ -201,9 +205,9 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
 def test_the_worst_mistakes_are_the_hardest_pairs_in_order() -> None:
     scores = np.array([0.9, 0.1, 0.5, 0.5, 0.5, 0.95])
     same = np.array([False, True, False, False, True, True])
-    worst = worst_mistakes(scores, same, threshold=0.6, count=2)
-    assert [(mistake.row, mistake.wrong) for mistake in worst.impostors] == [(0, True), (2, False)]
-    assert [(mistake.row, mistake.wrong) for mistake in worst.genuine] == [(1, True), (4, True)]
+    hardest = hardest_pairs(scores, same, count=2)
+    assert [(pair.row, pair.wrong(0.6)) for pair in hardest.impostors] == [(0, True), (2, False)]
+    assert [(pair.row, pair.wrong(0.6)) for pair in hardest.genuine] == [(1, True), (4, True)]
 
 
 def test_a_curve_is_thinned_to_what_can_be_seen_and_keeps_its_ends() -> None:

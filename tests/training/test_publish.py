@@ -55,7 +55,7 @@ def test_tensorboard_gets_metrics_and_pictures(
     events: Any = reader.EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     tags = events.Tags()
-    assert set(tags["images"]) == {f"report/{name}" for name in PICTURES}
+    assert set(tags["images"]) == {"val/roc", *(f"report/{name}" for name in PICTURES)}
     assert {"val/eer", "val/auc", "test/eer", "test/tar_at_far_0.01"} <= set(tags["scalars"])
     for name in PICTURES:
         (event,) = events.Images(f"report/{name}")

@@ -1,0 +1,286 @@
+"""The report over every pair of a set, exact, in memory that does not grow with the number of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation.hardest_pairs import HardPair, HardPairs
+from siamese_verify.evaluation.pair_scores import as_array, checked_threshold
+from siamese_verify.evaluation.report import VerificationReport, report_of
+from siamese_verify.evaluation.roc import RocCurve
+from siamese_verify.evaluation.score_histogram import BINS, ScoreHistogram
+from siamese_verify.evaluation.separation import separation_of
+from siamese_verify.evaluation.unit_rows import numbered, unit_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
+
+    from siamese_verify.evaluation.genuine_tally import GenuineTally
+    from siamese_verify.evaluation.hardest_pairs import Extremes
+    from siamese_verify.evaluation.impostor_tally import ImpostorTally
+    from siamese_verify.evaluation.pair_blocks import Block, PairBlocks
+
+TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+SAMPLED = 8  # one row of so many makes the guess of where to look closer
+WORTH = 2**24  # pairs for which guessing saves time
+KEPT = 2**25  # exact scores that a guess may ask for: 128 MB
+
+
+def all_pairs_report(
+    embeddings: ArrayLike,
+    identities: ArrayLike,
+    gallery: ArrayLike | None = None,
+    gallery_identities: ArrayLike | None = None,
+    *,
+    targets: Sequence[float] = TARGETS,
+    threshold: float | None = None,
+    processes: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    gather: Callable[[ImpostorTally], Sequence[ImpostorTally]] | None = None,
+    progress: bool = False,
+) -> VerificationReport:
+    """Measure every pair i < j of a set by cosine similarity, or every probe with every row of a gallery.
+
+    Counts and thresholds are those that `verification_report` finds on the listed scores. Products of embeddings are
+    computed in blocks and forgotten: one look counts the impostors in 65,541 cells of the scale and ranks each among
+    the genuine scores; only in the few cells that hold an operating point are single scores kept. Where these cells
+    lie is guessed from a sample; a second look finds what the guess has missed.
+
+    Args:
+        embeddings: (N, D) of any non-zero length; float64 is compared in double precision, all else in float32.
+        identities: (N,) one number or name per row.
+        gallery: (M, D), or None for the set with itself.
+        gallery_identities: (M,), with a gallery.
+        targets: false accept rates in [0, 1] to report the true accept rate at.
+        threshold: one that was chosen on other data; gives accuracy, FAR and FRR there.
+        processes: to spread the work over, on this machine.
+        rank: of this process among those that share the work; all call this with the same data.
+        world_size: how many they are.
+        gather: returns the tallies of all ranks, in their order, to every rank.
+        progress: draw a bar.
+
+    Returns:
+        The report, the same for any number of ranks and processes. The rows of its hardest pairs are i * M + j. Its
+        curve has every point in the cells that hold operating points, elsewhere one point for each cell.
+
+    Raises:
+        InputError: shapes that do not fit, rows without a direction, no genuine or no impostor pair, no rate, NaN.
+    """
+    from siamese_verify.evaluation.genuine_tally import GenuineTally
+    from siamese_verify.evaluation.score_cells import CELLS, SCALE, cells_of
+
+    for target in targets:
+        if not 0 <= target <= 1:
+            raise InputError(f"The false accept rate asked for is {target}: give one between 0 and 1.")
+    fixed = None if threshold is None else checked_threshold(threshold)
+    blocks = _blocks(embeddings, identities, gallery, gallery_identities)
+    genuine = GenuineTally(blocks)
+    if genuine.count in (0, blocks.pairs):
+        kind = "an impostor" if genuine.count else "genuine"
+        raise InputError(f"None of the {blocks.pairs:,} pairs is {kind}: give two people, and two photos of one.")
+
+    def needed(impostors: NDArray[np.int64], slack: float = 0.0) -> NDArray[np.bool_]:
+        cells = cells_needed(genuine.cells, impostors, (*targets, 0.0), slack)
+        if fixed is not None and abs(fixed) <= 1:
+            cells[cells_of(np.array([fixed * SCALE]))] = True
+        return cells
+
+    def look(scores: Tensor, wanted: NDArray[np.bool_], title: str) -> ImpostorTally:
+        share = _share(blocks, scores, wanted, processes, (rank, world_size), title if progress else "")
+        first, *others = gather(share) if gather else [share]
+        for other in others:
+            first.add(other)
+        return first
+
+    nothing = np.zeros(CELLS, dtype=np.bool_)
+    chunks = genuine.chunks()
+    scores = next(chunks)
+    guess = _guess(blocks, needed) if blocks.pairs >= WORTH else nothing
+    tally = look(scores, guess, "Comparing all pairs")
+    wanted = needed(tally.cells)
+    if (wanted & ~guess).any():
+        tally.values += look(scores[:0], wanted & ~guess, "Looking closer").values
+    for scores in chunks:
+        tally.doubled_rank += look(scores, nothing, "Ranking more genuine pairs").doubled_rank
+    sums = blocks.sums()
+    return report_of(
+        _curve(genuine, tally, wanted),
+        auc=tally.doubled_rank / (2 * genuine.count * (blocks.pairs - genuine.count)),
+        d_prime=separation_of(genuine.sums.moments(), sums.without(genuine.sums).moments()),
+        targets=targets,
+        threshold=fixed,
+        histogram=_histogram(genuine.cells, tally.cells),
+        hardest=HardPairs(_hard_pairs(tally.hardest, False), _hard_pairs(genuine.hardest, True)),
+    )
+
+
+def cells_needed(
+    genuine: NDArray[np.int64], impostors: NDArray[np.int64], targets: Sequence[float], slack: float = 0.0
+) -> NDArray[np.bool_]:
+    """Say in which cells of the score the operating points lie, or may lie where the impostors are a sample.
+
+    Args:
+        genuine: (C,) how many genuine scores each cell holds, by ascending score.
+        impostors: (C,) likewise.
+        targets: false accept rates; the crossing of both errors and the lowest genuine score are needed anyway.
+        slack: share by which the number of impostors above a score may be wrong, beside chance; 0 if it is exact.
+    """
+    total, count = int(impostors.sum()), int(genuine.sum())
+    accepted = np.cumsum(impostors[::-1])[::-1]  # (C,) impostors in this cell or above
+    rejected = np.cumsum(genuine) - genuine  # (C,) genuine below this cell
+    doubt = (slack * accepted + np.where(slack, 6 * np.sqrt(accepted) + 10, 0)).astype(np.int64)
+    filled = np.flatnonzero(genuine + impostors)
+    needed = np.zeros(len(genuine), dtype=np.bool_)
+    needed[np.flatnonzero(genuine)[0]] = True
+
+    def between(surely: NDArray[np.bool_], perhaps: NDArray[np.bool_]) -> None:
+        # Both hold up to some cell. The point lies in the last of them, or it is the lowest score of the next above.
+        low, high = (int(np.flatnonzero(one)[-1]) if one.any() else int(filled[0]) for one in (surely, perhaps))
+        above = filled[np.searchsorted(filled, high, side="right") :]
+        needed[low : (int(above[0]) if len(above) else high) + 1] = True
+
+    for target in targets:
+        between((accepted - doubt) / total > target, (accepted + doubt) / total > target)
+    between(rejected * total <= (accepted - doubt) * count, rejected * total <= (accepted + doubt) * count)
+    return needed
+
+
+def _blocks(
+    embeddings: ArrayLike,
+    identities: ArrayLike,
+    gallery: ArrayLike | None,
+    gallery_identities: ArrayLike | None,
+) -> PairBlocks:
+    from siamese_verify.evaluation.pair_blocks import PairBlocks
+
+    rows = unit_rows(embeddings)
+    names = as_array(identities)
+    if gallery is None:
+        return PairBlocks(rows, numbered(names, len(rows)))
+    others, their_names = unit_rows(gallery), as_array(() if gallery_identities is None else gallery_identities)
+    if others.shape[1] != rows.shape[1]:
+        raise InputError(
+            f"The embeddings have {rows.shape[1]} dimensions and the gallery's {others.shape[1]}: embed both alike."
+        )
+    for found, wanted in ((names, rows), (their_names, others)):
+        numbered(found, len(wanted))
+    people = numbered(np.concatenate([names, their_names]), len(rows) + len(others))
+    kind = np.result_type(rows, others)
+    return PairBlocks(rows.astype(kind), people[: len(rows)], others.astype(kind), people[len(rows) :])
+
+
+def _share(
+    blocks: PairBlocks,
+    genuine: Tensor,
+    wanted: NDArray[np.bool_],
+    processes: int,
+    place: tuple[int, int],
+    title: str,
+) -> ImpostorTally:
+    """Look at every world_size-th block."""
+    from siamese_verify.evaluation.impostor_tally import Look
+
+    rank, world_size = place
+    mine = blocks.blocks[rank::world_size]
+    if processes == 1:
+        return Look(genuine, wanted).at(blocks, _shown(mine, title))
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        shares = [
+            pool.submit(_look_alone, blocks, mine[number::processes], genuine, wanted, processes)
+            for number in range(processes)
+        ]
+        first, *others = [share.result() for share in shares]
+    for other in others:
+        first.add(other)
+    return first
+
+
+def _look_alone(
+    blocks: PairBlocks, which: list[Block], genuine: Tensor, wanted: NDArray[np.bool_], processes: int
+) -> ImpostorTally:
+    import torch
+
+    from siamese_verify.evaluation.impostor_tally import Look
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    return Look(genuine, wanted).at(blocks, which)
+
+
+def _shown(blocks: list[Block], title: str) -> Iterable[Block]:
+    if not title:
+        return blocks
+    from rich.progress import track
+
+    return track(blocks, title)
+
+
+def _guess(blocks: PairBlocks, needed: Callable[[NDArray[np.int64], float], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Guess from a sample of the rows which cells will be needed; none if that would keep too many scores."""
+    import torch
+
+    from siamese_verify.evaluation.impostor_tally import Look
+    from siamese_verify.evaluation.score_cells import CELLS
+
+    sample = blocks.sample(SAMPLED)
+    nothing = np.zeros(CELLS, dtype=np.bool_)
+    cells = Look(torch.empty(0, dtype=blocks.scaled.dtype), nothing).at(sample, sample.blocks).cells
+    if not cells.any():
+        return nothing
+    # The rows of a sample differ more than their pairs would: one face is like many others, another like none.
+    guess = needed(cells, 8 / len(sample.probes.rows) ** 0.5)
+    return guess if cells[guess].sum() / cells.sum() * blocks.pairs <= KEPT else nothing
+
+
+def _curve(genuine: GenuineTally, tally: ImpostorTally, wanted: NDArray[np.bool_]) -> RocCurve:
+    """Put together the points of single scores, where they are known, and those of whole cells."""
+    from siamese_verify.evaluation.score_cells import SCALE, cells_of, floors_of
+
+    single: NDArray[np.floating] = np.concatenate([np.empty(0, dtype=np.float32), *tally.values])
+    kinds = [genuine.values_in(wanted), single[wanted[cells_of(single)]]]
+    values, place = np.unique(np.concatenate(kinds), return_inverse=True)
+    whole = np.flatnonzero((genuine.cells + tally.cells > 0) & ~wanted)
+    cells = np.concatenate([whole, cells_of(values)])
+    thresholds = np.concatenate([floors_of(whole), values.astype(np.float64) / SCALE])
+    order = np.lexsort((thresholds, cells))[::-1]
+    found = np.split(place, [len(kinds[0])])
+    accepts = [
+        np.concatenate([counts[whole], np.bincount(rows, minlength=len(values))])[order].cumsum()
+        for counts, rows in zip((genuine.cells, tally.cells), found, strict=True)
+    ]
+    return RocCurve(
+        thresholds=np.append(np.inf, thresholds[order]),
+        true_accepts=np.append(0, accepts[0]),
+        false_accepts=np.append(0, accepts[1]),
+        genuine=int(accepts[0][-1]),
+        impostors=int(accepts[1][-1]),
+    )
+
+
+def _histogram(genuine: NDArray[np.int64], impostors: NDArray[np.int64]) -> ScoreHistogram:
+    """Gather cells in bins."""
+    from siamese_verify.evaluation.score_cells import CELLS, floors_of
+
+    filled = np.flatnonzero(genuine + impostors)
+    width = -(-(filled[-1] + 1 - filled[0]) // BINS)
+    starts = np.arange(filled[0], filled[-1] + 1, width)
+    ends = np.append(starts, min(starts[-1] + width, CELLS))
+    return ScoreHistogram(
+        floors_of(ends), *(np.add.reduceat(counts[: ends[-1]], starts) for counts in (genuine, impostors))
+    )
+
+
+def _hard_pairs(extremes: Extremes, same: bool) -> tuple[HardPair, ...]:
+    from siamese_verify.evaluation.score_cells import SCALE
+
+    return tuple(
+        HardPair(int(pair), float(score) / SCALE, same)
+        for score, pair in zip(extremes.scores, extremes.pairs, strict=True)
+    )

@@ -1,0 +1,74 @@
+"""The pairs that a verifier got most wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+HARDEST = 20  # of each kind that are remembered
+
+
+class HardPair(NamedTuple):
+    """One of the hardest pairs of its kind; a good verifier may still decide it right."""
+
+    row: int  # which pair
+    score: float
+    same: bool
+
+    def wrong(self, threshold: float) -> bool:
+        """Whether a threshold decides it wrong."""
+        return (self.score >= threshold) != self.same
+
+
+class HardPairs(NamedTuple):
+    """The hardest pairs of both kinds, the worst first."""
+
+    impostors: tuple[HardPair, ...]  # strangers that look most alike
+    genuine: tuple[HardPair, ...]  # photos of one person that look least alike
+
+
+class Extremes(NamedTuple):
+    """The hardest pairs of one kind among pairs that are not listed, the worst first; among ties the first pairs."""
+
+    scores: NDArray[np.floating]  # (K,)
+    pairs: NDArray[np.int64]  # (K,) their numbers
+
+    def joined(self, other: Extremes, lowest: bool) -> Extremes:
+        """Return the hardest of both: those with the lowest scores, or with the highest."""
+        scores, pairs = (np.concatenate(both) for both in zip(self, other, strict=True))
+        hardness = scores if lowest else -scores
+        if len(scores) > HARDEST:
+            worst = np.flatnonzero(hardness <= np.partition(hardness, HARDEST - 1)[HARDEST - 1])
+            scores, pairs, hardness = scores[worst], pairs[worst], hardness[worst]
+        order = np.lexsort((pairs, hardness))[:HARDEST]
+        return Extremes(scores[order], pairs[order])
+
+
+NONE = Extremes(np.empty(0), np.empty(0, dtype=np.int64))
+
+
+def _hardest(scores: NDArray[np.float64], rows: NDArray[np.int64], same: bool, count: int) -> tuple[HardPair, ...]:
+    hardness = scores[rows] if same else -scores[rows]  # ascending: the hardest first
+    if len(rows) > count:
+        candidates = np.flatnonzero(hardness <= np.partition(hardness, count - 1)[count - 1])
+        hardness, rows = hardness[candidates], rows[candidates]
+    chosen = rows[np.argsort(hardness, kind="stable")[:count]]  # stable: among ties the first rows, on any machine
+    return tuple(HardPair(int(row), float(scores[row]), same) for row in chosen)
+
+
+def hardest_pairs(scores: NDArray[np.float64], same: NDArray[np.bool_], count: int = HARDEST) -> HardPairs:
+    """Return the highest scoring impostors and the lowest scoring genuine pairs.
+
+    Args:
+        scores: (N,) checked similarities.
+        same: (N,) bool, True for a genuine pair.
+        count: how many of each kind at most, >= 1.
+    """
+    return HardPairs(
+        impostors=_hardest(scores, np.flatnonzero(~same), False, count),
+        genuine=_hardest(scores, np.flatnonzero(same), True, count),
+    )

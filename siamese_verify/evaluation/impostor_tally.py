@@ -1,0 +1,106 @@
+"""What one look at the impostors counts: cells of the scale, ranks among genuine scores, a few single scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from siamese_verify.evaluation.hardest_pairs import HARDEST, NONE, Extremes
+from siamese_verify.evaluation.pair_blocks import COLUMNS, ROWS
+from siamese_verify.evaluation.score_cells import CELLS, FINE, fine_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from siamese_verify.evaluation.pair_blocks import Block, PairBlocks
+
+
+@dataclass
+class ImpostorTally:
+    """Counts of impostors; those of two shares add up.
+
+    Attributes:
+        cells: (CELLS,) int64 pairs by score.
+        doubled_rank: over all impostors, the genuine scores above plus those not below: twice the Mann-Whitney count.
+        values: scaled scores in the wanted cells, in no order.
+        hardest: the highest scores.
+    """
+
+    cells: NDArray[np.int64] = field(default_factory=lambda: np.zeros(CELLS, dtype=np.int64))
+    doubled_rank: int = 0
+    values: list[NDArray[np.floating]] = field(default_factory=list)
+    hardest: Extremes = NONE
+
+    def add(self, other: ImpostorTally) -> None:
+        """Take in another share's counts."""
+        self.cells += other.cells
+        self.doubled_rank += other.doubled_rank
+        self.values += other.values
+        self.hardest = self.hardest.joined(other.hardest, lowest=False)
+
+
+class Look:
+    """One look at impostors.
+
+    A table says for each fine cell how many genuine scores lie above it. Only where genuine scores lie within the cell,
+    or it is wanted, are scores compared one by one.
+
+    Args:
+        genuine: (G,) scaled scores, ascending; G < 2**31.
+        wanted: (CELLS,) bool, where single scores are to be kept.
+    """
+
+    def __init__(self, genuine: Tensor, wanted: NDArray[np.bool_]) -> None:
+        self.genuine = genuine
+        self.wanted = torch.from_numpy(wanted)
+        within = torch.bincount(fine_cells(genuine), minlength=CELLS << FINE)
+        self.above = (len(genuine) - within.cumsum(0)).int()
+        self.above[within > 0] = -1
+        self.above.view(CELLS, -1)[self.wanted] = -1
+
+    def at(self, blocks: PairBlocks, which: Iterable[Block]) -> ImpostorTally:
+        """Count the impostors of some blocks."""
+        tally = ImpostorTally()
+        memory = torch.empty(ROWS * COLUMNS, dtype=blocks.scaled.dtype)
+        cells = torch.zeros(CELLS, dtype=torch.int64)
+        for block in which:
+            scores, mask = blocks.product(block, memory), blocks.impostors(block)
+            values = scores.view(-1) if mask is None else scores[mask]
+            if not len(values):
+                continue
+            fine = fine_cells(values)
+            above = self.above.index_select(0, fine)
+            close = (above < 0).nonzero().view(-1)
+            exact = values[close]
+            tally.doubled_rank += 2 * (int(above.sum()) + len(close)) + self._doubled_rank(exact)
+            fine >>= FINE
+            cells += torch.bincount(fine, minlength=CELLS)
+            kept = exact[self.wanted[fine[close]]]
+            if len(kept):
+                tally.values.append(kept.numpy())
+            tally.hardest = self._hardest(tally.hardest, blocks, block, values, mask)
+        tally.cells = cells.numpy()
+        return tally
+
+    def _doubled_rank(self, scores: Tensor) -> int:
+        not_above = torch.searchsorted(self.genuine, scores, right=True)
+        below = torch.searchsorted(self.genuine, scores)
+        return 2 * len(scores) * len(self.genuine) - int(not_above.sum()) - int(below.sum())
+
+    @staticmethod
+    def _hardest(known: Extremes, blocks: PairBlocks, block: Block, values: Tensor, mask: Tensor | None) -> Extremes:
+        bound = float(known.scores[-1]) if len(known.scores) == HARDEST else -np.inf
+        if float(values.max()) < bound:
+            return known
+        places = (values >= bound).nonzero().view(-1)
+        high = values[places].numpy()
+        if mask is not None:
+            places = mask.view(-1).nonzero().view(-1)[places]
+        rows, columns = np.divmod(places.numpy(), block.right - block.left)
+        return known.joined(Extremes(high, blocks.number(block.top + rows, block.left + columns)), lowest=False)
