@@ -358,7 +358,7 @@ def draw(found: Found, given: argparse.Namespace) -> None:
         label(axes, ends, sizes[len(sizes) // 2])
     for axes, name, low in ((grid[0, 0], "time [s]", None), (grid[1, 0], "peak memory above the start [MB]", 1)):
         axes.set_ylabel(name, color=ink)
-        axes.set_ylim(low, axes.get_ylim()[1] * 30)  # room for the words
+        axes.set_ylim(low, axes.get_ylim()[1] * 300)  # room for the words
     title = f"Objectives, forward and backward: {DIMENSIONS} dimensions, float32, {given.photos} photos a person"
     figure.text(0.01, 0.955, title, color=ink, fontsize=15, fontweight="bold")
     below = f"A cross: the last size before an implementation failed, and how it failed. {machine(given)}"
