@@ -120,6 +120,7 @@ class _Search:
         self.best = torch.full_like(self.far, most)  # squared distance of the nearest that is surely within
         self.slack = 0.0
         self.waiting: list[Candidates] = []
+        self.pending = 0  # how many they are
         # Queries of one row lie together: where those of each piece of rows begin, waited for once.
         self.pieces = list(steps(len(sets.rows), anchor.device))
         starts = [0, len(anchor)]
@@ -151,8 +152,10 @@ class _Search:
         close = distance if len(hit) == len(distance) else distance[hit]
         query, column = (close <= limit[hit, None]).nonzero(as_tuple=True)
         self.waiting.append(Candidates(hit[query] + asking.start, column + first_column, close[query, column]))
-        if sum(len(candidates.query) for candidates in self.waiting) > PENDING:
+        self.pending += len(query)
+        if self.pending > PENDING:
             self.decide()
+            self.pending = sum(len(candidates.query) for candidates in self.waiting)
 
     def decide(self) -> Tensor:
         """Measure the candidates and keep the nearest of each query: (M,) columns, -1 for none."""
