@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         runpy.run_module(f"siamese_verify.{arguments[0]}", run_name="__main__", alter_sys=True)
         return 0
     options = parser().parse_args(arguments)
-    return verify(options)
+    return compare(options) if options.command == "compare" else verify(options)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,6 +46,13 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in HYDRA_COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
+    compare = commands.add_parser(
+        "compare",
+        help="put evaluations beside one another",
+        description="Put the reports of runs or evaluations beside one another, with paired tests on the same pairs.",
+    )
+    compare.add_argument("run", nargs="+", help="a run, an evaluation, a report folder or a table of scores")
+    compare.add_argument("--output", default="runs/compare", help="folder for compare.html (%(default)s)")
     verify = commands.add_parser(
         "verify",
         help="say whether two photos show the same person",
@@ -63,6 +70,16 @@ def parser() -> argparse.ArgumentParser:
     limit.add_argument("--threshold", type=float, help="accept at this score and above instead, in [-1, 1]")
     verify.add_argument("--json", action="store_true", help="print JSON")
     return top
+
+
+@explained
+def compare(options: argparse.Namespace) -> int:
+    """Write a page that compares evaluations, and print what it says."""
+    from siamese_verify.compare import compare as compare_runs
+
+    sentences, page = compare_runs(options.run, options.output)
+    print(*sentences, f"Page: {page}", sep="\n")
+    return 0
 
 
 @explained
@@ -89,6 +106,10 @@ def verify(options: argparse.Namespace) -> int:
             print(
                 f"At this threshold {result.far:.3%} of {result.impostors:,} impostor pairs were accepted{doubt}; "
                 f"measured on {result.measured_on}."
+            )
+        if result.probability is not None:
+            print(
+                f"The probability of one person is {result.probability:.1%} if one pair in two is. {result.strangers}"
             )
     return SAME if result.same else DIFFERENT
 

@@ -1,7 +1,8 @@
-"""`siamese-verify evaluate`: any model on any protocol."""
+"""`siamese-verify evaluate`: any model on any protocol, or anyone's scores."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,33 +14,76 @@ from omegaconf import DictConfig, OmegaConf
 from siamese_verify.data import FaceCropper, Protocol
 from siamese_verify.entry import CONF, explained, set_threads, versions
 from siamese_verify.errors import InputError
-from siamese_verify.results import measure, print_results, save_results
+from siamese_verify.evaluation import (
+    VerificationReport,
+    calibrate,
+    group_reports,
+    read_published,
+    read_scores,
+    verification_report,
+)
+from siamese_verify.results import check_claim, measure, measure_robustness, print_results, save_results
 from siamese_verify.verification import PRETRAINED, load_model, ships_thresholds, store_thresholds
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> float:
-    """Measure a model on a protocol and leave the report in `folder`.
+    """Measure a model on a protocol, or scores from elsewhere, and leave the report in `folder`.
 
-    The thresholds of a pretrained model that ships without any are kept for `siamese-verify verify`.
+    Thresholds and calibration of a pretrained model that ships without any are kept for `siamese-verify verify`.
 
     Returns:
         The equal error rate.
     """
+    if cfg.scores is not None:
+        return evaluate_scores(cfg, folder).eer
     if OmegaConf.is_missing(cfg, "model"):
         raise InputError("Say which model: model=casia-webface, or the path of a bundle, a run or a checkpoint.")
     set_threads(cfg.threads)
+    published = read_published(cfg.published) if cfg.published else []
     protocol: Protocol = instantiate(cfg.protocol)
     model = load_model(cfg.model, cfg.device)
     cropper = FaceCropper(model.encoder.input_spec, cfg.cache)
-    result = measure(Path(str(cfg.model)).name, model.encoder, protocol, cropper, model)
-    configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
-    record = {"versions": versions(), "configuration": configuration}
-    save_results(folder / "report", result, [], record)
+    name = Path(str(cfg.model)).name
+    result = measure(name, model.encoder, protocol, cropper, model, resamples=cfg.resamples, processes=cfg.processes)
+    check_claim(result, cfg.claim)
+    if cfg.robustness:
+        result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
+    save_results(folder / "report", result, [], record_of(cfg), published)
     print_results([result], folder)
     if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
-        measurement = {**result.report.to_dict(), "measured_on": protocol.name, "versions": versions()}
+        measurement = {
+            **result.report.to_dict(),
+            **calibrate(result.embeddings, protocol.photos.identities, protocol.name).to_dict(),
+            "measured_on": protocol.name,
+            "versions": versions(),
+        }
         print(f"Its thresholds are kept for verify: {store_thresholds(str(cfg.model), measurement)}")
     return result.report.eer
+
+
+def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
+    """Report on a table of scores, whatever made them."""
+    given = read_scores(cfg.scores)
+    people = given.identities if cfg.resamples else None
+    report = verification_report(given.scores, given.same, given.folds, people, resamples=cfg.resamples)
+    if given.groups is not None:
+        groups = group_reports(given.scores, given.same, given.groups, report.threshold, people)
+        report = replace(report, groups=tuple(groups))
+    page = report.save(
+        folder / "report",
+        title=Path(str(cfg.scores)).stem,
+        details=record_of(cfg),
+        captions=lambda row: f"line {row + 2} of the table",
+        published=read_published(cfg.published) if cfg.published else [],
+    )
+    print(f"EER {report.eer:.2%}, AUC {report.auc:.4f}. Report: {page}")
+    return report
+
+
+def record_of(cfg: DictConfig) -> dict[str, Any]:
+    """What made a report."""
+    configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    return {"versions": versions(), "configuration": configuration}
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")

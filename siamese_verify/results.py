@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from siamese_verify.data import FaceCropper, LFWPhotos, Protocol, has_training_people, lfw_category
+from siamese_verify.data import FaceCropper, LFWPhotos, Protocol, has_training_people, lfw_category, sampled_pairs
 from siamese_verify.encoders import Encoder
-from siamese_verify.evaluation import VerificationReport, nearest_neighbour_accuracy, verification_report
-from siamese_verify.faces import crop_face
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import (
+    DamagedRates,
+    PublishedCurve,
+    VerificationReport,
+    all_pairs_report,
+    check_calibration,
+    damaged_rates,
+    group_reports,
+    identification_report,
+    verification_report,
+)
+from siamese_verify.faces import CORRUPTIONS, corrupt, crop_face, describe_corruption
+from siamese_verify.files import write_whole
 from siamese_verify.verification import FaceModel, embed_photos, score_pairs
+
+WITH_INTERVALS = 100_000  # listed pairs at most: a bootstrap of more takes minutes
 
 
 @dataclass(frozen=True)
@@ -25,16 +43,18 @@ class Result:
     Attributes:
         name: of the encoder, for tables.
         report: its metrics.
-        nearest_neighbour: share of photos whose nearest other photo shows the same person, over people with two.
         protocol: the pairs.
+        embeddings: (N,D) of the protocol's photos.
+        scores: (M,) of its listed pairs, None where all pairs were compared.
         cropper: after use, with its account of photos without a face.
         model: what is known about the encoder, with the threshold that was chosen elsewhere; None for a baseline.
     """
 
     name: str
     report: VerificationReport
-    nearest_neighbour: float
     protocol: Protocol
+    embeddings: np.ndarray
+    scores: np.ndarray | None
     cropper: FaceCropper
     model: FaceModel | None = None
 
@@ -46,8 +66,9 @@ class Result:
             "EER": f"{report.eer:.2%}",
             "AUC": f"{report.auc:.4f}",
             "TAR@FAR=1%": f"{report.operating_points[1].tar:.2%}",
-            "rank-1": f"{self.nearest_neighbour:.2%}",
         }
+        if report.identification:
+            row["rank-1"] = f"{report.identification.cmc[1]:.2%}"
         if report.kfold:
             row["accuracy"] = f"{report.kfold.mean:.2%} +- {report.kfold.standard_error:.2%}"
         elif report.at_threshold:
@@ -56,7 +77,14 @@ class Result:
 
 
 def measure(
-    name: str, encoder: Encoder, protocol: Protocol, cropper: FaceCropper, model: FaceModel | None = None
+    name: str,
+    encoder: Encoder,
+    protocol: Protocol,
+    cropper: FaceCropper,
+    model: FaceModel | None = None,
+    *,
+    resamples: int = 1000,
+    processes: int = 1,
 ) -> Result:
     """Embed a protocol's photos, each once, and score its pairs.
 
@@ -65,22 +93,98 @@ def measure(
         encoder: in evaluation mode.
         protocol: which pairs.
         cropper: made with the encoder's input spec.
-        model: gives the threshold for protocols without folds.
+        model: gives the threshold for protocols without folds, and the calibration.
+        resamples: of the people, for confidence intervals; 0 for none.
+        processes: to compare all pairs by.
     """
     embeddings = embed_photos(encoder.eval(), protocol.photos, cropper)
-    scores = score_pairs(embeddings, protocol.left, protocol.right)
-    threshold = model.eer_threshold if model and protocol.folds is None else None
-    report = verification_report(scores, protocol.same, protocol.folds, threshold)
-    nearest = nearest_neighbour_accuracy(embeddings, protocol.photos.identities)
-    return Result(name, report, nearest, protocol, cropper, model)
+    people, pairs = protocol.photos.identities, protocol.pairs
+    threshold = model.eer_threshold if model and (pairs is None or pairs.folds is None) else None
+    scores = None
+    if pairs is None:
+        report = all_pairs_report(embeddings, people, threshold=threshold, processes=processes, progress=True)
+    else:
+        scores = score_pairs(embeddings, pairs.left, pairs.right)
+        known = np.stack([people[pairs.left], people[pairs.right]], axis=1)
+        known_enough = resamples > 0 and len(scores) <= WITH_INTERVALS
+        report = verification_report(
+            scores, pairs.same, pairs.folds, known if known_enough else None, threshold, resamples=resamples
+        )
+        if pairs.groups is not None:
+            groups = group_reports(scores, pairs.same, pairs.groups, report.threshold, known if known_enough else None)
+            report = replace(report, groups=tuple(groups))
+    if np.unique(people, return_counts=True)[1].max() > 1:
+        report = replace(report, identification=identification_report(embeddings, people))
+    if model and model.calibration:
+        report = replace(report, calibration=check_calibration(model.calibration, report.curve))
+    return Result(name, report, protocol, embeddings, scores, cropper, model)
 
 
-def save_results(folder: Path, result: Result, others: Sequence[Result], record: dict[str, Any]) -> Path:
+def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pairs: int, seed: int = 0) -> Result:
+    """Damage the first photo of some pairs in every way, and add what that does to a result.
+
+    Args:
+        result: of the same encoder on photos as they are.
+        encoder: in evaluation mode.
+        cache: of the faces' boxes.
+        pairs: how many, half of them genuine; fewer if there are not so many.
+        seed: of the choice of pairs, and of the noise in low light.
+    """
+    listed = sampled_pairs(result.protocol, pairs, seed)
+    photos, places = np.unique(listed.left, return_inverse=True)
+    rows: list[DamagedRates] = []
+    for kind, corruption in CORRUPTIONS.items():
+        for severity in corruption.severities:
+            text = describe_corruption(kind, severity)
+            damaged = embed_photos(
+                encoder,
+                result.protocol.photos,
+                FaceCropper(encoder.input_spec, cache),
+                photos.tolist(),
+                partial(corrupt, kind=kind, severity=severity, seed=seed),
+                text,
+            )
+            scores = np.einsum("md,md->m", damaged[places], result.embeddings[listed.right])
+            rows.append(damaged_rates(kind, text, scores, listed.same, result.report.threshold))
+    return replace(result, report=replace(result.report, robustness=tuple(rows)))
+
+
+def category_of(result: Result) -> str | None:
+    """The category of LFW's results page that a result may claim; None for another data set or a baseline."""
+    model, photos = result.model, result.protocol.photos
+    if not model or not isinstance(photos, LFWPhotos):
+        return None
+    data = model.training.get("data")
+    strangers = data != "lfw" or not has_training_people(photos)
+    detector = result.cropper.spec.crop.kind == "box"
+    return lfw_category(data, model.training.get("pretrained"), detector=detector, strangers=strangers)
+
+
+def check_claim(result: Result, claim: str | None) -> None:
+    """Refuse a claim that a result on LFW may not make.
+
+    Raises:
+        InputError: the category that it may claim is another one, or there is none.
+    """
+    category = category_of(result)
+    if claim is not None and claim != category:
+        raise InputError(
+            f"This result may not claim {claim!r}: its category is {category or 'none, it is not on LFW'}."
+        )
+
+
+def save_results(
+    folder: Path,
+    result: Result,
+    others: Sequence[Result],
+    record: dict[str, Any],
+    published: Sequence[PublishedCurve] = (),
+) -> Path:
     """Write the report of a result, beside the figures of others; returns the path of its page."""
     protocol, spec, model = result.protocol, result.cropper.spec, result.model
 
     def pictures(pair: int) -> tuple[Image.Image, Image.Image]:
-        left, right = protocol.photos[int(protocol.left[pair])], protocol.photos[int(protocol.right[pair])]
+        left, right = (protocol.photos[row] for row in protocol.photos_of(pair))
         return (left, right) if spec.crop.kind == "box" else (crop_face(left, spec), crop_face(right, spec))
 
     chosen_elsewhere = result.report.at_threshold is not None
@@ -92,12 +196,8 @@ def save_results(folder: Path, result: Result, others: Sequence[Result], record:
         "data (SHA-256 of the crops)": result.cropper.digest,
         **record,
     }
-    if model and isinstance(protocol.photos, LFWPhotos):
-        data = model.training.get("data")
-        strangers = data != "lfw" or not has_training_people(protocol.photos)
-        details["LFW category"] = lfw_category(
-            data, model.training.get("pretrained"), detector=spec.crop.kind == "box", strangers=strangers
-        )
+    if category := category_of(result):
+        details["LFW category"] = category
     page = result.report.save(
         folder,
         title=f"{result.name} on {protocol.name}",
@@ -105,9 +205,36 @@ def save_results(folder: Path, result: Result, others: Sequence[Result], record:
         pictures=pictures,
         captions=protocol.describe,
         comparison=[entry.row() for entry in (result, *others)] if others else None,
+        published=published,
     )
+    save_scores(folder, result)
     result.cropper.save_account(folder)
     return page
+
+
+def save_scores(folder: Path, result: Result) -> None:
+    """Write `scores.csv`, one line for each listed pair: what `compare` and any other tool can go on from."""
+    pairs, names = result.protocol.pairs, result.protocol.photos.names
+    if pairs is None or result.scores is None:
+        return
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    people = result.protocol.photos.identities
+    columns: dict[str, Any] = {
+        "a": [names[row] for row in pairs.left],
+        "b": [names[row] for row in pairs.right],
+        "score": [f"{score:.9g}" for score in result.scores],
+        "same": pairs.same.astype(int),
+        "identity_a": people[pairs.left],
+        "identity_b": people[pairs.right],
+    }
+    if pairs.folds is not None:
+        columns["fold"] = pairs.folds
+    if pairs.groups is not None:
+        columns["group"] = pairs.groups
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    write_whole(folder / "scores.csv", table.getvalue().encode())
 
 
 def print_results(results: Sequence[Result], folder: Path) -> None:

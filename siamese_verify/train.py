@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +19,11 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from siamese_verify.data import FaceCropper, FaceDataModule, Protocol
 from siamese_verify.entry import CONF, explained, set_threads, versions
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation import calibrate
 from siamese_verify.files import write_whole
 from siamese_verify.results import measure, print_results, save_results
 from siamese_verify.training import VerificationModule, publish_report
-from siamese_verify.verification import encoder_class, load_checkpoint, save_bundle
+from siamese_verify.verification import embed_faces, encoder_class, load_checkpoint, save_bundle
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
@@ -74,6 +76,10 @@ def train(cfg: DictConfig, folder: Path) -> float:
     if not best_path:
         raise InputError("No epoch was finished and validated, so there is no model: train for one epoch or more.")
     best = load_checkpoint(Path(best_path))
+    assert data.validation_set is not None
+    held_out = embed_faces(best.encoder, data.validation_set.images)
+    meaning = calibrate(held_out, data.validation_set.labels, best.measured_on, cfg.seed)
+    best = replace(best, calibration=meaning.calibration, strangers=meaning.strangers)
     save_bundle(folder / "bundle", best, record["versions"])
 
     result = measure("trained network", best.encoder, protocol, FaceCropper(best.encoder.input_spec, cfg.cache), best)

@@ -16,13 +16,13 @@ FOLDER = Path(__file__).resolve().parents[1] / PACKAGE
 
 # From the top down. A unit imports from the levels below its own, never from its own or from above.
 LEVELS = (
-    {"cli", "train", "evaluate", "demo", "serving"},
+    {"cli", "train", "evaluate", "compare", "demo", "serving"},
     {"results", "entry"},
     {"training", "verification"},
     {"data", "evaluation"},
     {"encoders", "losses", "mining", "faces"},
     {"geometry"},
-    {"types", "files"},
+    {"types", "files", "tables"},
     {"errors"},
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}

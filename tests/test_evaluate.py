@@ -8,9 +8,11 @@ import pytest
 from omegaconf import DictConfig
 
 from siamese_verify import encoders
+from siamese_verify.data import SyntheticFaces
 from siamese_verify.encoders import SmallResNet
 from siamese_verify.errors import InputError
 from siamese_verify.evaluate import evaluate
+from siamese_verify.evaluation import read_scores, verification_report
 from siamese_verify.verification import load_model
 
 Configured = Callable[..., DictConfig]
@@ -75,3 +77,48 @@ def test_an_evaluation_does_not_change_a_bundle(tiny_run: Path, configured: Conf
     before = {path: path.read_bytes() for path in (tiny_run / "bundle").iterdir()}
     evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run / 'bundle'}'"), tmp_path)
     assert {path: path.read_bytes() for path in (tiny_run / "bundle").iterdir()} == before
+
+
+def test_scores_from_elsewhere_get_the_whole_report(configured: Configured, tmp_path: Path) -> None:
+    lines = [f"{row % 7 / 7 + row % 2},{row % 2},{row % 4},{'old' if row % 3 else 'young'}" for row in range(80)]
+    (tmp_path / "scores.csv").write_text("\n".join(["score,same,fold,group", *lines]))
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "theirs.txt").write_text("0 0\n0.1 0.9\n1 1\n")
+    options = (f"scores='{tmp_path / 'scores.csv'}'", f"published='{tmp_path / 'published'}'")
+    eer = evaluate(configured("evaluate", tmp_path, *options), tmp_path)
+    found = metrics(tmp_path)
+    assert found["eer"] == eer
+    assert found["kfold"] is not None
+    assert [group["name"] for group in found["groups"]] == ["old", "young"]  # type: ignore[attr-defined]
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "theirs" in page
+    assert "Group by group" in page
+
+
+def test_listed_pairs_leave_scores_intervals_and_robustness(
+    tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    faces = SyntheticFaces(identities=6, images=3, size=48)
+    for row, name in enumerate(faces.names):
+        (photos / name[:11]).mkdir(parents=True, exist_ok=True)
+        faces[row].save(photos / name[:11] / f"{row}.png")
+    options = ("threads=1", "protocol=folder", f"protocol.root='{photos}'", "protocol.pairs=30", f"model='{tiny_run}'")
+    evaluate(configured("evaluate", tmp_path, *options, "robustness=20", "resamples=50"), tmp_path)
+    found = metrics(tmp_path)
+    assert set(found["intervals"]) >= {"eer", "auc", "accuracy"}  # type: ignore[call-overload]
+    assert len(found["robustness"]) == 21  # type: ignore[arg-type]
+    assert found["calibration"]["cllr"] > 0  # type: ignore[index]
+    scores = read_scores(tmp_path / "report" / "scores.csv")
+    assert verification_report(scores.scores, scores.same).eer == found["eer"]
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    for heading in ("Under bad conditions", "What a score means", "Finding a person among many"):
+        assert heading in page
+
+
+def test_a_claim_about_lfw_is_refused_elsewhere(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="may not claim 'unrestricted, no outside data'"):
+        evaluate(
+            configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run}'", "claim='unrestricted, no outside data'"),
+            tmp_path,
+        )

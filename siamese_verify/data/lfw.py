@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from siamese_verify.data.protocol import Protocol, all_pairs
+from siamese_verify.data.protocol import Listed, Protocol, all_pairs
 from siamese_verify.errors import InputError
 from siamese_verify.faces import open_photo
 
@@ -116,7 +116,7 @@ def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
             f"{', '.join(missing[:5])}."
         )
     fold_of_pair = np.arange(len(same)) // (2 * genuine) if folds > 1 else None
-    return Protocol(name, photos, np.array(left), np.array(right), np.array(same), fold_of_pair)
+    return Protocol(name, photos, Listed(np.array(left), np.array(right), np.array(same), fold_of_pair))
 
 
 def lfw_all_pairs(root: str | Path, people: str, name: str) -> Protocol:

@@ -1,33 +1,82 @@
 """Scores -> curves, operating points, protocols, reports. Importing it loads numpy and nothing that draws."""
 
 from siamese_verify.evaluation.all_pairs import all_pairs_report
+from siamese_verify.evaluation.bootstrap import Interval, bootstrap_intervals
+from siamese_verify.evaluation.calibration import (
+    Calibration,
+    CalibrationCheck,
+    check_calibration,
+    choose_calibration,
+    cllr,
+    fit_isotonic,
+    fit_logistic,
+    min_cllr,
+)
+from siamese_verify.evaluation.comparison import Comparison, compare_scores
 from siamese_verify.evaluation.crossing import EqualError, equal_error, equal_error_rate
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
-from siamese_verify.evaluation.nearest_neighbour import nearest_neighbour_accuracy
+from siamese_verify.evaluation.groups import GroupRates, group_reports, pair_groups
+from siamese_verify.evaluation.identification import IdentificationReport, OpenSetPoint, identification_report
+from siamese_verify.evaluation.meaning import ScoreMeaning, calibrate
 from siamese_verify.evaluation.operating_point import OperatingPoint, tar_at_far, zero_fmr, zero_fnmr
+from siamese_verify.evaluation.published import PublishedCurve, read_published
 from siamese_verify.evaluation.report import VerificationReport, verification_report
-from siamese_verify.evaluation.roc import RocCurve, auc, roc_curve
+from siamese_verify.evaluation.robustness import DamagedRates, damaged_rates
+from siamese_verify.evaluation.roc import DetCurve, RocCurve, auc, det_curve, roc_curve
+from siamese_verify.evaluation.score_file import ScoreFile, read_scores
 from siamese_verify.evaluation.separation import d_prime
+from siamese_verify.evaluation.strangers import Strangers, strangers_of
+from siamese_verify.evaluation.thinning import read_curve_points
 from siamese_verify.evaluation.threshold import ThresholdRates, accuracy, best_threshold, rates_at
 
 __all__ = [
+    "Calibration",
+    "CalibrationCheck",
+    "Comparison",
+    "DamagedRates",
+    "DetCurve",
     "EqualError",
+    "GroupRates",
+    "IdentificationReport",
+    "Interval",
     "KFoldAccuracy",
+    "OpenSetPoint",
     "OperatingPoint",
+    "PublishedCurve",
     "RocCurve",
+    "ScoreFile",
+    "ScoreMeaning",
+    "Strangers",
     "ThresholdRates",
     "VerificationReport",
     "accuracy",
     "all_pairs_report",
     "auc",
     "best_threshold",
+    "bootstrap_intervals",
+    "calibrate",
+    "check_calibration",
+    "choose_calibration",
+    "cllr",
+    "compare_scores",
     "d_prime",
+    "damaged_rates",
+    "det_curve",
     "equal_error",
     "equal_error_rate",
+    "fit_isotonic",
+    "fit_logistic",
+    "group_reports",
+    "identification_report",
     "kfold_accuracy",
-    "nearest_neighbour_accuracy",
+    "min_cllr",
+    "pair_groups",
     "rates_at",
+    "read_curve_points",
+    "read_published",
+    "read_scores",
     "roc_curve",
+    "strangers_of",
     "tar_at_far",
     "verification_report",
     "zero_fmr",

@@ -1,4 +1,4 @@
-"""The four pictures of a report, each on light and on dark ground."""
+"""The pictures of a report, for papers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.figure import Figure
 
-from siamese_verify.evaluation.palette import DARK, LIGHT
+from siamese_verify.evaluation.palette import LIGHT
 from siamese_verify.evaluation.rate_drawing import draw_det, draw_roc
 from siamese_verify.evaluation.score_drawing import draw_errors, draw_histogram
 from siamese_verify.evaluation.thinning import thinned
@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 
 
 class ReportFigure(NamedTuple):
-    """One picture as PNG, twice."""
+    """One picture as PNG."""
 
     name: str
     title: str
     text: str  # what to see in it
-    light: bytes
-    dark: bytes
+    png: bytes
 
 
 def _png(
@@ -85,7 +84,4 @@ def draw_figure(report: VerificationReport, name: str) -> bytes:
 def draw_figures(report: VerificationReport) -> list[ReportFigure]:
     """Draw ROC, DET, score histogram and errors against the threshold, from curves thinned to what can be seen."""
     curve = thinned(report.curve)
-    return [
-        ReportFigure(name, title, text, _png(draw, report, curve, LIGHT), _png(draw, report, curve, DARK))
-        for name, title, text, draw in FIGURES
-    ]
+    return [ReportFigure(name, title, text, _png(draw, report, curve, LIGHT)) for name, title, text, draw in FIGURES]

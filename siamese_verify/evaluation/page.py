@@ -5,21 +5,32 @@ from __future__ import annotations
 import base64
 import io
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
 
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.bootstrap import Interval
+from siamese_verify.evaluation.crossing import crossing_of
+from siamese_verify.evaluation.thinning import thinned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from numpy.typing import ArrayLike
     from PIL.Image import Image
 
+    from siamese_verify.evaluation.comparison import Difference
     from siamese_verify.evaluation.figures import ReportFigure
     from siamese_verify.evaluation.hardest_pairs import HardPair
+    from siamese_verify.evaluation.published import PublishedCurve
     from siamese_verify.evaluation.report import VerificationReport
+    from siamese_verify.evaluation.roc import RocCurve
 
+DIGITS = 7  # of the numbers that are drawn
 THUMBNAIL = 176  # pixels, twice what is shown, for screens of high density
 
 
@@ -48,6 +59,29 @@ def number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     return "" if value is None else str(value)
+
+
+def rate(value: float | None) -> str:
+    """Write a rate that may not be known."""
+    return "" if value is None else percent(value)
+
+
+def interval(bounds: Interval | None) -> str:
+    """Write an interval of rates."""
+    return "" if bounds is None else f"{100 * bounds[0]:.2f} to {percent(bounds[1])}"
+
+
+def difference(value: tuple[float, Interval] | None) -> str:
+    """Write a difference of rates with its interval, in percentage points."""
+    if value is None:
+        return ""
+    shift, (low, high) = value
+    return f"{100 * shift:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+
+
+def shift(value: Difference) -> str:
+    """Write a difference of rates with its interval, in percentage points."""
+    return difference((value.value, Interval(value.low, value.high)))
 
 
 def one_in(rate: float) -> str:
@@ -88,6 +122,70 @@ def _card(
     return MistakeCard(pair, pair.wrong(threshold), photos, caption)
 
 
+class Plot(NamedTuple):
+    """A drawing that the page's script makes; `picture` stands in where scripts don't run."""
+
+    name: str
+    title: str
+    text: str
+    picture: str = ""
+
+
+def plots_of(report: VerificationReport, figures: Sequence[ReportFigure]) -> list[Plot]:
+    """Say which drawings a report has."""
+    plots = [Plot(one.name, one.title, one.text, data_uri(one.png, "png")) for one in figures]
+    if report.calibration:
+        text = "What share of the pairs that were said to be genuine with some probability was. On the line is right."
+        plots.append(Plot("reliability", "Reliability", text))
+    if report.kfold:
+        plots.append(Plot("folds", "Accuracy, fold by fold", "Each by the threshold that is best for the others."))
+    if report.robustness:
+        plots.append(Plot("robustness", "Robustness", "How much more goes wrong when one of two photos is damaged."))
+    return plots
+
+
+def drawn(values: ArrayLike) -> list[float]:
+    """Shorten numbers to what can be seen."""
+    return [float(f"{value:.{DIGITS}g}") for value in np.asarray(values, dtype=np.float64)]
+
+
+def curve_numbers(curve: RocCurve, name: str) -> dict[str, Any]:
+    """Return what the page's script draws a curve from, as JSON types."""
+    few = thinned(curve)
+    return {
+        "name": name,
+        "genuine": curve.genuine,
+        "impostors": curve.impostors,
+        "eer": crossing_of(curve).rate,
+        "threshold": [float(f"{value:.9g}") for value in few.thresholds[1:]],
+        "far": drawn(few.far[1:]),
+        "frr": drawn(few.frr[1:]),
+    }
+
+
+def numbers_of(report: VerificationReport, name: str, published: Sequence[PublishedCurve]) -> dict[str, Any]:
+    """Return what the page's script draws from, as JSON types."""
+    low, high = float(report.curve.thresholds[-1]), float(report.curve.thresholds[1])
+    return {
+        "curves": [curve_numbers(report.curve, name)],
+        "threshold": min(max(report.threshold, low), high),
+        "slider": {"low": low, "high": high},
+        "points": [
+            {"target": point.target, "tar": point.tar, "insufficient": point.insufficient}
+            for point in report.operating_points
+        ],
+        "histogram": {
+            "edges": drawn(report.histogram.edges),
+            "genuine": report.histogram.genuine.tolist(),
+            "impostors": report.histogram.impostors.tolist(),
+        },
+        "published": [{"name": one.name, "far": drawn(one.far), "tar": drawn(one.tar)} for one in published],
+        "folds": list(report.kfold.per_fold) if report.kfold else [],
+        "reliability": [bin_._asdict() for bin_ in report.calibration.bins] if report.calibration else [],
+        "robustness": [row._asdict() for row in report.robustness],
+    }
+
+
 def render_page(
     report: VerificationReport,
     figures: Sequence[ReportFigure],
@@ -95,6 +193,7 @@ def render_page(
     title: str,
     details: Mapping[str, Any],
     comparison: Sequence[Mapping[str, Any]],
+    published: Sequence[PublishedCurve],
     pictures: Callable[[int], tuple[Image, Image]] | None,
     captions: Callable[[int], str] | None,
 ) -> str:
@@ -103,21 +202,14 @@ def render_page(
         ("Strangers that look most alike", "accepted", report.hardest.impostors),
         ("One person, least alike", "refused", report.hardest.genuine),
     ]
-    environment = Environment(
-        loader=PackageLoader("siamese_verify.evaluation", package_path=""),
-        autoescape=True,  # names of people and files may hold anything
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, number=number, one_in=one_in)
-    return environment.get_template("report.html.j2").render(
+    return page_from(
+        "report.html.j2",
+        script="report.js",
         report=report,
         infinity=math.inf,
         title=title,
-        figures=[
-            {"figure": one, "light": data_uri(one.light, "png"), "dark": data_uri(one.dark, "png")} for one in figures
-        ],
+        plots=plots_of(report, figures),
+        numbers=numbers_of(report, title, published),
         mistakes=[
             (heading, verdict, [_card(pair, report.threshold, pictures, captions) for pair in kind])
             for heading, verdict, kind in kinds
@@ -126,3 +218,18 @@ def render_page(
         columns=list(dict.fromkeys(column for row in comparison for column in row)),
         comparison=comparison,
     )
+
+
+def page_from(template: str, *, script: str, **values: Any) -> str:
+    """Fill a template of this package in; its script and the library that draws become part of the page."""
+    environment = Environment(
+        loader=PackageLoader("siamese_verify.evaluation", package_path=""),
+        autoescape=True,  # names of people and files may hold anything
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (percent, number, one_in, rate, interval, difference, shift)
+    environment.filters.update({one.__name__: one for one in filters})
+    source, style = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in (script, "page.css"))
+    return environment.get_template(template).render(plotly=get_plotlyjs(), script=source, style=style, **values)

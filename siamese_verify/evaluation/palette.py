@@ -17,4 +17,3 @@ class Palette:
 
 
 LIGHT = Palette("#ffffff", "#1d2733", "#d5dbe3", "#1769c2", "#d9591a")
-DARK = Palette("#161c24", "#dfe6ee", "#36414e", "#63a9f5", "#f58a4b")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.bootstrap import Interval, bootstrap_intervals
 from siamese_verify.evaluation.crossing import crossing_of
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_of
 from siamese_verify.evaluation.hardest_pairs import HardPairs, hardest_pairs
@@ -18,6 +19,7 @@ from siamese_verify.evaluation.ranking import rank
 from siamese_verify.evaluation.roc import RocCurve, auc_of, curve_of
 from siamese_verify.evaluation.score_histogram import ScoreHistogram, histogram_of
 from siamese_verify.evaluation.separation import d_prime_of
+from siamese_verify.evaluation.thinning import curve_points, thinned
 from siamese_verify.evaluation.threshold import ThresholdRates, rates_of
 from siamese_verify.files import write_whole
 
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
     from PIL.Image import Image
+
+    from siamese_verify.evaluation.calibration import CalibrationCheck
+    from siamese_verify.evaluation.groups import GroupRates
+    from siamese_verify.evaluation.identification import IdentificationReport
+    from siamese_verify.evaluation.published import PublishedCurve
+    from siamese_verify.evaluation.robustness import DamagedRates
 
 TARGETS = (1e-1, 1e-2, 1e-3)
 
@@ -61,6 +69,11 @@ class VerificationReport:
         kfold: accuracy over folds, None where the pairs have none.
         at_threshold: rates at a threshold chosen on other data, None where none was given.
         curve: all operating points; like what follows no part of JSON, repr and comparison.
+        intervals: 95 % confidence intervals by name of the metric, where the people on the photos are known.
+        calibration: how right the probabilities are that a calibration, learned elsewhere, gives these pairs.
+        identification: how well a person is found among many.
+        groups: rates of groups of people at the common threshold.
+        robustness: rates when photos are damaged.
         histogram: how the scores of both kinds are spread.
         hardest: the pairs that went most wrong, by row.
     """
@@ -80,6 +93,11 @@ class VerificationReport:
     curve: RocCurve = field(repr=False, compare=False)
     histogram: ScoreHistogram = field(repr=False, compare=False)
     hardest: HardPairs = field(repr=False, compare=False)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    calibration: CalibrationCheck | None = None
+    identification: IdentificationReport | None = None
+    groups: tuple[GroupRates, ...] = ()
+    robustness: tuple[DamagedRates, ...] = ()
 
     @property
     def threshold(self) -> float:
@@ -103,6 +121,7 @@ class VerificationReport:
         pictures: Callable[[int], tuple[Image, Image]] | None = None,
         captions: Callable[[int], str] | None = None,
         comparison: Sequence[Mapping[str, Any]] | None = None,
+        published: Sequence[PublishedCurve] = (),
     ) -> Path:
         """Write metrics.json, roc.png, det.png, histogram.png, errors.png and report.html, each whole or not at all.
 
@@ -113,6 +132,7 @@ class VerificationReport:
             pictures: gives the two photos of a pair by its row; InputError or OSError leaves a gap in the page.
             captions: says by row who is on them.
             comparison: rows of a table, e.g. this encoder beside raw pixels; floats are shown as they are.
+            published: curves of others, to draw beside this one.
 
         Returns:
             The path of report.html.
@@ -130,9 +150,10 @@ class VerificationReport:
         given = {"title": title, "details": plain(details or {}), "comparison": plain(list(comparison or []))}
         metrics = json.dumps({**self.to_dict(), **given}, indent=1, allow_nan=False)
         figures = draw_figures(self)
-        page = render_page(self, figures, pictures=pictures, captions=captions, **given)
+        page = render_page(self, figures, published=published, pictures=pictures, captions=captions, **given)
         for figure in figures:
-            write_whole(target / f"{figure.name}.png", figure.light)
+            write_whole(target / f"{figure.name}.png", figure.png)
+        write_whole(target / "curve.csv", curve_points(thinned(self.curve)).encode())
         write_whole(target / "metrics.json", metrics.encode())
         write_whole(target / "report.html", page.encode())  # last: where it lies, the rest lies too
         return target / "report.html"
@@ -142,8 +163,12 @@ def verification_report(
     scores: ArrayLike,
     same: ArrayLike,
     folds: ArrayLike | None = None,
+    identities: ArrayLike | None = None,
     threshold: float | None = None,
     targets: Sequence[float] = TARGETS,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> VerificationReport:
     """Measure scored pairs by every metric, with one sort.
 
@@ -151,15 +176,22 @@ def verification_report(
         scores: (N,) finite similarities, higher = more alike.
         same: (N,) bool, True for a genuine pair.
         folds: (N,) fold of each pair, for accuracy by cross-validation.
+        identities: (N, 2) who is on the two photos of each pair, for confidence intervals.
         threshold: one that was chosen on other, held-out data; gives accuracy, FAR and FRR there.
         targets: false accept rates in [0, 1] to report the true accept rate at.
+        resamples: of the people, for the intervals.
+        seed: of the resamples.
 
     Raises:
-        InputError: see `checked_pairs` and `kfold_accuracy`; NaN as the threshold; a target that is no rate.
+        InputError: see `checked_pairs`, `bootstrap_intervals` and `kfold_accuracy`; NaN as the threshold; a target
+            that is no rate.
     """
     values, labels = checked_pairs(scores, same)
     ranking = rank(values, labels)
     curve = curve_of(ranking.scores, ranking.same)
+    intervals = None
+    if identities is not None:
+        intervals = bootstrap_intervals(values, labels, identities, folds, threshold, targets, resamples, seed=seed)
     return report_of(
         curve,
         auc=auc_of(curve),
@@ -167,6 +199,7 @@ def verification_report(
         targets=targets,
         threshold=None if threshold is None else checked_threshold(threshold),
         kfold=None if folds is None else kfold_of(ranking, as_array(folds)),
+        intervals=intervals,
         histogram=histogram_of(values, labels),
         hardest=hardest_pairs(values, labels),
     )
@@ -182,6 +215,7 @@ def report_of(
     histogram: ScoreHistogram,
     hardest: HardPairs,
     kfold: KFoldAccuracy | None = None,
+    intervals: Mapping[str, Interval] | None = None,
 ) -> VerificationReport:
     """Read off a curve what can be read off it, and take along what can't."""
     crossing = crossing_of(curve)
@@ -201,4 +235,5 @@ def report_of(
         curve=curve,
         histogram=histogram,
         hardest=hardest,
+        intervals=intervals or {},
     )

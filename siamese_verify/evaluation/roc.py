@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -95,6 +95,30 @@ def roc_curve(scores: ArrayLike, same: ArrayLike) -> RocCurve:
     """
     ranking = rank(*checked_pairs(scores, same))
     return curve_of(ranking.scores, ranking.same)
+
+
+class DetCurve(NamedTuple):
+    """Detection error tradeoff: both errors at every operating point, from strict to lenient."""
+
+    far: NDArray[np.float64]  # (T,) false accept rate, ascending from 0 to 1
+    frr: NDArray[np.float64]  # (T,) false reject rate, descending from 1 to 0
+    thresholds: NDArray[np.float64]  # (T,) strictly descending, the first +inf
+
+
+def det_curve(scores: ArrayLike, same: ArrayLike) -> DetCurve:
+    """Return both error rates at every operating point of scored pairs.
+
+    Args:
+        scores: (N,) finite similarities, higher = more alike.
+        same: (N,) bool, True for a genuine pair.
+
+    Raises:
+        InputError: see `checked_pairs`.
+
+    Martin et al., "The DET curve in assessment of detection task performance", Eurospeech 1997.
+    """
+    curve = roc_curve(scores, same)
+    return DetCurve(curve.far, curve.frr, curve.thresholds)
 
 
 def auc_of(curve: RocCurve) -> float:

@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from siamese_verify.evaluation.roc import RocCurve
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation.roc import RocCurve
+from siamese_verify.tables import read_table
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COLUMNS = ("threshold", "false_accepts", "true_accepts")
 STEPS = 1000  # resolution of the thinned curve in each coordinate, a little finer than the pictures
 
 
@@ -29,3 +34,26 @@ def thinned(curve: RocCurve) -> RocCurve:
     for cell in cells:
         moved[1:] |= np.diff(np.floor(cell)) != 0
     return curve.at(np.flatnonzero(moved))
+
+
+def curve_points(curve: RocCurve) -> str:
+    """Write a thinned curve as CSV, for other tools and for `read_curve_points`."""
+    rows = zip(curve.thresholds.tolist(), curve.false_accepts.tolist(), curve.true_accepts.tolist(), strict=True)
+    return "\n".join([",".join(COLUMNS), *(f"{threshold!r},{false},{true}" for threshold, false, true in rows), ""])
+
+
+def read_curve_points(path: str | Path) -> RocCurve:
+    """Read what `curve_points` wrote.
+
+    Raises:
+        InputError: no such file, or no curve in it.
+    """
+    columns = read_table(path, COLUMNS)
+    try:
+        thresholds = np.array(columns["threshold"], dtype=np.float64)
+        false, true = (np.array(columns[name], dtype=np.int64) for name in COLUMNS[1:])
+    except ValueError as error:
+        raise InputError(f"{path} holds no curve: {error}.") from None
+    if len(thresholds) < 2 or min(false[-1], true[-1]) < 1 or (np.diff(false) < 0).any() or (np.diff(true) < 0).any():
+        raise InputError(f"{path} holds no curve: its counts do not rise from 0 to those of all pairs.")
+    return RocCurve(thresholds, false, true, int(true[-1]), int(false[-1]))

@@ -5,7 +5,7 @@ from siamese_verify.verification.checkpoint import load_checkpoint
 from siamese_verify.verification.loading import load_model
 from siamese_verify.verification.model import PRETRAINED, FaceModel, encoder_class
 from siamese_verify.verification.pretrained import ships_thresholds, store_thresholds
-from siamese_verify.verification.scoring import embed_photos, score_pairs
+from siamese_verify.verification.scoring import embed_faces, embed_photos, score_pairs
 from siamese_verify.verification.verifier import NoDecision, Verification, Verifier
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "NoDecision",
     "Verification",
     "Verifier",
+    "embed_faces",
     "embed_photos",
     "encoder_class",
     "load_bundle",

@@ -14,11 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation import Calibration, Strangers
 from siamese_verify.files import write_whole
 from siamese_verify.types import InputSpec
 from siamese_verify.verification.model import FaceModel, build_encoder, read_operating_points
 
-FORMAT = 1
+FORMAT = 2
 FIELDS: dict[str, type | UnionType] = {
     "format": int,
     "encoder": dict,
@@ -29,6 +30,8 @@ FIELDS: dict[str, type | UnionType] = {
     "measured_on": str,
     "training": dict,
     "metrics": dict,
+    "calibration": dict | None,
+    "strangers": dict | None,
     "versions": dict,
     "sha256": str,
 }
@@ -58,6 +61,8 @@ def save_bundle(folder: Path, model: FaceModel, versions: dict[str, str]) -> Non
         "measured_on": model.measured_on,
         "training": model.training,
         "metrics": model.metrics,
+        "calibration": model.calibration.to_dict() if model.calibration else None,
+        "strangers": model.strangers.to_dict() if model.strangers else None,
         "versions": versions,
     }
     content["sha256"] = _digest(content)
@@ -96,6 +101,8 @@ def load_bundle(folder: Path) -> FaceModel:
         encoder = build_encoder(content["encoder"], load(weights))
         points = read_operating_points(content["operating_points"])
         spec = InputSpec.from_dict(content["input"])
+        calibration = Calibration.from_dict(content["calibration"]) if content["calibration"] else None
+        strangers = Strangers.from_dict(content["strangers"]) if content["strangers"] else None
     except InputError:
         raise
     except (TypeError, KeyError, ValueError, SafetensorError) as error:
@@ -111,6 +118,8 @@ def load_bundle(folder: Path) -> FaceModel:
         measured_on=content["measured_on"],
         training=content["training"],
         metrics=content["metrics"],
+        calibration=calibration,
+        strangers=strangers,
     )
 
 

@@ -37,6 +37,9 @@ class Verification:
         insufficient: fewer than ten of them decided it: take `far` as a rough guess.
         measured_on: the data they came from.
         model: what the model was loaded by.
+        probability: that it is one person, if one pair in two of those asked about is genuine; None where the model was
+            not calibrated.
+        strangers: how many strangers would score this high, in words; empty where it was not measured.
     """
 
     same: bool
@@ -47,6 +50,8 @@ class Verification:
     insufficient: bool
     measured_on: str
     model: str
+    probability: float | None
+    strangers: str
 
 
 class Verifier:
@@ -104,6 +109,8 @@ class Verifier:
             insufficient=point.insufficient if point else False,
             measured_on=self.model.measured_on if point else "",
             model=self.model.name,
+            probability=float(self.model.calibration.probability(score)) if self.model.calibration else None,
+            strangers=self.model.strangers.sentence(score) if self.model.strangers else "",
         )
 
     def embed(self, photos: Sequence[Photo]) -> np.ndarray:

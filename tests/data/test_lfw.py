@@ -69,6 +69,8 @@ def test_people_and_photos_are_as_many_as_published(file: str, people: int, imag
 )
 def test_pairs_are_those_of_a_naive_reading(file: str, folds: int, each: int) -> None:
     protocol = lfw_pairs(LFW, file, "LFW")
+    pairs = protocol.pairs
+    assert pairs is not None
     names = protocol.photos.names
     naive = []
     for line in (LFW / file).read_text().splitlines()[1:]:
@@ -77,20 +79,17 @@ def test_pairs_are_those_of_a_naive_reading(file: str, folds: int, each: int) ->
         naive.append(
             (f"{first}/{first}_{int(number):04d}.jpg", f"{second}/{second}_{int(rest[-1]):04d}.jpg", first == second)
         )
-    found = [
-        (names[i], names[j], bool(same))
-        for i, j, same in zip(protocol.left, protocol.right, protocol.same, strict=True)
-    ]
+    found = [(names[i], names[j], bool(same)) for i, j, same in zip(pairs.left, pairs.right, pairs.same, strict=True)]
     assert found == naive
     assert len(set(names)) == len(names)  # each photo is embedded once
     people = protocol.photos.identities
-    np.testing.assert_array_equal(people[protocol.left] == people[protocol.right], protocol.same)
+    np.testing.assert_array_equal(people[pairs.left] == people[pairs.right], pairs.same)
     if folds == 1:
-        assert protocol.folds is None
-        assert (protocol.same.sum(), (~protocol.same).sum()) == (each, each)
+        assert pairs.folds is None
+        assert (pairs.same.sum(), (~pairs.same).sum()) == (each, each)
     else:
-        assert protocol.folds is not None
-        counts = Counter(zip(protocol.folds.tolist(), protocol.same.tolist(), strict=True))
+        assert pairs.folds is not None
+        counts = Counter(zip(pairs.folds.tolist(), pairs.same.tolist(), strict=True))
         assert counts == {(fold, same): each for fold in range(folds) for same in (True, False)}
 
 
@@ -125,24 +124,28 @@ def test_the_count_at_the_head_of_each_fold_is_no_person(root: Path) -> None:
 
 def test_pairs_without_folds(root: Path) -> None:
     protocol = lfw_pairs(root, "pairs.txt", "LFW View 1")
+    pairs = protocol.pairs
+    assert pairs is not None
     assert protocol.name == "LFW View 1"
-    assert protocol.same.tolist() == [True, True, False, False]
-    assert protocol.folds is None
+    assert pairs.same.tolist() == [True, True, False, False]
+    assert pairs.folds is None
     assert protocol.describe(2) == "Ann/Ann_0002.jpg and Cyd/Cyd_0001.jpg"
     assert len(protocol.photos) == 6
 
 
 def test_pairs_with_folds_and_blank_lines(root: Path) -> None:
     write(root, "pairs.txt", ["2\t1", PAIRS[0], PAIRS[2], "", PAIRS[1], PAIRS[3], ""])
-    protocol = lfw_pairs(root, "pairs.txt", "LFW")
-    assert protocol.folds is not None
-    assert protocol.folds.tolist() == [0, 0, 1, 1]
-    assert protocol.same.tolist() == [True, False, True, False]
+    pairs = lfw_pairs(root, "pairs.txt", "LFW").pairs
+    assert pairs is not None
+    assert pairs.folds is not None
+    assert pairs.folds.tolist() == [0, 0, 1, 1]
+    assert pairs.same.tolist() == [True, False, True, False]
 
 
 def test_all_pairs_of_the_people_in_a_file(root: Path) -> None:
     protocol = lfw_all_pairs(root, "people.txt", "LFW, all pairs")
-    assert (len(protocol.same), protocol.same.sum()) == (15, 3 + 1)
+    assert protocol.pairs is None
+    assert protocol.photos.identities.tolist() == [0, 0, 0, 1, 1, 2]
 
 
 def test_a_root_that_is_no_folder_is_named_with_the_setting(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Pairs of one's own: a table of two photos and whether they show the same person."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+
+from siamese_verify.data.files import FilePhotos
+from siamese_verify.data.protocol import Listed, Protocol
+from siamese_verify.errors import InputError
+from siamese_verify.tables import read_table, truths
+
+
+def pair_file(path: str | Path, root: str | Path | None = None, name: str | None = None) -> Protocol:
+    """Read a CSV with the columns `a,b,same[,fold][,identity_a,identity_b][,group]`.
+
+    Without identities, photos that genuine pairs join are taken to show one person, and all others to show strangers.
+
+    Args:
+        path: of the file; `same` is 1 or 0, true or false.
+        root: folder that the paths in `a` and `b` start from; by default that of the file.
+        name: of the protocol; by default the file's.
+
+    Raises:
+        InputError: what `read_table` refuses, a truth that is none, paths out of `root`, photos that are not there,
+            fewer than two folds, identities that contradict `same`.
+    """
+    file = Path(path)
+    columns = read_table(file, ("a", "b", "same"), ("fold", "identity_a", "identity_b", "group"))
+    same = np.array(truths(file, "same", columns["same"]), dtype=np.bool_)
+    folder = file.parent if root is None else Path(root)
+    names, rows = np.unique([*columns["a"], *columns["b"]], return_inverse=True)
+    photos = names.tolist()
+    outside = [one for one in photos if _leaves(one)]
+    if outside:
+        raise InputError(f"{len(outside)} paths in {path} lead out of {folder}, the first: {outside[0]!r}.")
+    missing = [one for one in photos if not (folder / one).is_file()]
+    if missing:
+        first = ", ".join(missing[:5])
+        raise InputError(
+            f"{len(missing)} of the {len(photos):,} photos in {path} are not in {folder}, the first: {first}: set root."
+        )
+    left, right = rows[: len(same)], rows[len(same) :]
+    folds = None
+    if "fold" in columns:
+        found, folds = np.unique(columns["fold"], return_inverse=True)
+        if len(found) < 2:
+            raise InputError(f"{path} has one fold, {columns['fold'][0]!r}: give two or more, or leave the column out.")
+    if "identity_a" in columns and "identity_b" in columns:
+        identities = _given(path, [*columns["identity_a"], *columns["identity_b"]], rows, len(photos))
+    else:
+        identities = joined(len(photos), left[same], right[same])
+    contrary = np.flatnonzero((identities[left] == identities[right]) != same)
+    if len(contrary):
+        raise InputError(
+            f"{len(contrary)} lines of {path} contradict who is on the photos, the first is line {contrary[0] + 2}: "
+            "a pair is genuine if both photos show one person."
+        )
+    groups = np.array(columns["group"]) if "group" in columns else None
+    return Protocol(name or file.stem, FilePhotos(folder, photos, identities), Listed(left, right, same, folds, groups))
+
+
+def joined(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Number the people on photos, where genuine pairs are known and nothing else.
+
+    Args:
+        count: of the photos.
+        left: (G,) rows of genuine pairs.
+        right: (G,) likewise.
+
+    Returns:
+        (count,) int64; photos that pairs join, over others if need be, have one number.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    edges = coo_matrix((np.ones(len(left), dtype=np.bool_), (left, right)), shape=(count, count))
+    return np.asarray(connected_components(edges, directed=False)[1], dtype=np.int64)
+
+
+def _given(path: str | Path, people: list[str], rows: np.ndarray, count: int) -> np.ndarray:
+    _, numbers = np.unique(people, return_inverse=True)
+    identities = np.full(count, -1, dtype=np.int64)
+    identities[rows] = numbers
+    several = np.flatnonzero(identities[rows] != numbers)
+    if len(several):
+        line = several[0] % (len(rows) // 2) + 2
+        raise InputError(f"Line {line} of {path} gives a photo another person than a later line: mend one of them.")
+    return identities
+
+
+def _leaves(name: str) -> bool:
+    parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
+    return ".." in parts or PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).drive)

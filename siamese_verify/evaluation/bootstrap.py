@@ -1,0 +1,225 @@
+"""How far metrics would move with other people: the bootstrap over identities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Weights = NDArray[np.int64]  # (R,N) how often each pair is in each resample
+
+BLOCK = 2**20  # weights held at once
+
+
+class Interval(NamedTuple):
+    """Where a metric lies in the middle share of the resamples."""
+
+    low: float
+    high: float
+
+
+def interval_of(values: NDArray[np.float64], level: float = 0.95) -> Interval:
+    """Return the percentile interval of (R,) values; no interpolation, as thresholds may be infinite."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    return Interval(float(low), float(high))
+
+
+class Resamples:
+    """Sets of people drawn with replacement, and how often each pair is then there.
+
+    Pairs that share a person are not independent, so people are drawn, not pairs. If a person is drawn m times, her
+    genuine pairs are there m times, and her impostor pairs with somebody drawn n times m * n times.
+
+    Args:
+        same: (N,) bool, True for a genuine pair.
+        identities: (N, 2) number or name of who is on the two photos of each pair.
+        resamples: how many, R.
+        seed: of the draws.
+
+    Raises:
+        InputError: another shape, fewer than two people, a genuine pair of two people, an impostor pair of one, R < 1.
+
+    Bolle, Ratha & Pankanti, "Error analysis of pattern recognition systems - the subsets bootstrap", CVIU 2004;
+    Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.
+    """
+
+    def __init__(self, same: NDArray[np.bool_], identities: ArrayLike, resamples: int = 1000, seed: int = 0) -> None:
+        names = as_array(identities)
+        if names.shape != (len(same), 2):
+            raise InputError(f"The identities have the shape {names.shape}: give two for each of {len(same)} pairs.")
+        if resamples < 1:
+            raise InputError(f"{resamples} resamples say nothing: draw 1,000.")
+        people, numbers = np.unique(names, return_inverse=True)
+        self.left, self.right = numbers.reshape(-1, 2).T
+        wrong = np.flatnonzero((self.left == self.right) != same)
+        if len(wrong):
+            raise InputError(
+                f"{len(wrong)} pairs are genuine with two identities or impostors with one (first row: {wrong[0]}): "
+                "identities and labels must agree."
+            )
+        if len(people) < 2:
+            raise InputError("All photos are of one person: intervals over people need at least two.")
+        self.same, self.people, self.count, self.seed = same, len(people), resamples, seed
+
+    def __iter__(self) -> Iterator[Weights]:
+        """Give (R,N) weights in blocks that fit in memory; resamples that lost a kind of pairs are left out."""
+        rng = np.random.default_rng(self.seed)
+        step = max(1, BLOCK // max(len(self.same), self.people))
+        for start in range(0, self.count, step):
+            number = min(step, self.count - start)
+            drawn = rng.integers(0, self.people, (number, self.people)) + self.people * np.arange(number)[:, None]
+            times = np.bincount(drawn.ravel(), minlength=number * self.people).reshape(number, self.people)
+            weights = times[:, self.left]
+            weights[:, ~self.same] *= times[:, self.right[~self.same]]
+            whole = (weights @ self.same > 0) & (weights @ ~self.same > 0)
+            if whole.any():
+                yield weights[whole]
+
+
+class WeightedPairs:
+    """Ranked pairs, to be measured again and again with other weights.
+
+    Every metric is that of the pairs written down as often as they weigh: a score that weighs nothing is no operating
+    point.
+
+    Args:
+        scores: (N,) checked similarities.
+        same: (N,) bool.
+        targets: false accept rates.
+        threshold: a fixed one, or None.
+        folds: (N,) fold of each pair, or None.
+    """
+
+    def __init__(
+        self,
+        scores: NDArray[np.float64],
+        same: NDArray[np.bool_],
+        targets: Sequence[float] = (),
+        threshold: float | None = None,
+        folds: NDArray[np.generic] | None = None,
+    ) -> None:
+        self.order = np.argsort(scores)[::-1]
+        self.same = same[self.order]
+        ranked = scores[self.order]
+        self.last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # (T,) ends of ties
+        self.values = np.append(ranked[self.last], np.inf)  # the last is found by the place -1
+        self.point = np.searchsorted(self.last, np.arange(len(ranked)))  # (N,) operating point of each pair
+        self.targets = targets
+        self.threshold = threshold
+        self.folds = None if folds is None else np.unique(folds, return_inverse=True)[1][self.order]
+
+    def metrics(self, weights: Weights) -> dict[str, NDArray[np.float64]]:
+        """Return each metric in (R,) resamples, with the names of `bootstrap_intervals`."""
+        ranked = weights[:, self.order]
+        true, false = self._accepts(ranked)
+        genuine, impostors = true[:, -1:], false[:, -1:]
+        ahead = true.copy()
+        ahead[:, 1:] += true[:, :-1]
+        area = (np.diff(false, axis=1, prepend=0) * ahead).sum(axis=1)
+        found = {"eer": self._crossing(true, false), "auc": area / (2 * genuine * impostors)[:, 0]}
+        for target in self.targets:
+            place = (false / impostors <= target).sum(axis=1) - 1
+            found[f"tar_at_far_{target:g}"] = _at(true, place) / genuine[:, 0]
+            found[f"threshold_at_far_{target:g}"] = self.values[_at(_occurring(true + false), place, -1)]
+        if self.threshold is not None:
+            place = np.full(len(weights), int((self.values[:-1] >= self.threshold).sum()) - 1)
+            rejects, accepts = genuine[:, 0] - _at(true, place), _at(false, place)
+            found["frr"], found["far"] = rejects / genuine[:, 0], accepts / impostors[:, 0]
+            found["accuracy"] = 1 - (rejects + accepts) / (genuine + impostors)[:, 0]
+        if self.folds is not None:
+            found["accuracy"] = self._fold_accuracy(ranked)
+        return found
+
+    def _accepts(self, ranked: Weights) -> tuple[Weights, Weights]:
+        """(R,T) genuine pairs and impostors accepted at each score."""
+        true = np.cumsum(ranked * self.same, axis=1)[:, self.last]
+        return true, np.cumsum(ranked, axis=1)[:, self.last] - true
+
+    def _crossing(self, true: Weights, false: Weights) -> NDArray[np.float64]:
+        """(R,) equal error rates, as by `crossing_of`; products of counts below 2**53 are exact."""
+        genuine, impostors = true[:, -1], false[:, -1]
+        after = ((genuine[:, None] - true) * impostors[:, None] <= false * genuine[:, None]).argmax(axis=1)
+        gaps = [(genuine - _at(true, place)) * impostors - _at(false, place) * genuine for place in (after - 1, after)]
+        upper, lower = gaps[0].astype(np.float64), -gaps[1].astype(np.float64)
+        strict, lenient = _at(false, after - 1), _at(false, after)
+        return np.asarray((strict * lower + lenient * upper) / (impostors * (upper + lower)))
+
+    def _fold_accuracy(self, ranked: Weights) -> NDArray[np.float64]:
+        """(R,) means over folds of the accuracy by the other folds' best threshold, folds without pairs left out."""
+        assert self.folds is not None
+        total, counted = np.zeros(len(ranked)), np.zeros(len(ranked))
+        for fold in range(int(self.folds.max()) + 1):
+            inside = self.folds == fold
+            true, false = self._accepts(np.where(inside, 0, ranked))
+            right = true - false
+            best = right.max(axis=1)
+            last = right.shape[1] - 1 - (right == best[:, None])[:, ::-1].argmax(axis=1)
+            place = _at(_occurring(true + false), np.where(best < 0, -1, last), -1)  # or refuse every pair
+            here = ranked[:, inside]
+            correct = (here * ((self.point[inside] <= place[:, None]) == self.same[inside])).sum(axis=1)
+            pairs = here.sum(axis=1)
+            total += np.divide(correct, pairs, out=np.zeros(len(pairs)), where=pairs > 0)
+            counted += pairs > 0
+        return np.asarray(total / counted)
+
+
+def _at(table: Weights, place: NDArray[np.int64], before: int = 0) -> NDArray[np.int64]:
+    """(R,) entries of an (R,T) table; `before` its first column, at the threshold +inf, nothing is accepted."""
+    found = np.take_along_axis(table, np.maximum(place, 0)[:, None], axis=1)[:, 0]
+    return np.where(place < 0, before, found)
+
+
+def _occurring(accepted: Weights) -> Weights:
+    """(R,T) the place of the last score up to here that weighs something, -1 without one."""
+    weighs = np.diff(accepted, axis=1, prepend=0) > 0
+    return np.maximum.accumulate(np.where(weighs, np.arange(accepted.shape[1]), -1), axis=1)
+
+
+def bootstrap_intervals(
+    scores: ArrayLike,
+    same: ArrayLike,
+    identities: ArrayLike,
+    folds: ArrayLike | None = None,
+    threshold: float | None = None,
+    targets: Sequence[float] = (1e-1, 1e-2, 1e-3),
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return confidence intervals of metrics by drawing people anew, see `Resamples`.
+
+    Args:
+        scores: (N,) finite similarities.
+        same: (N,) bool, True for a genuine pair.
+        identities: (N, 2) who is on the two photos of each pair.
+        folds: (N,) fold of each pair; its thresholds are chosen anew in each resample.
+        threshold: one that was chosen on other data.
+        targets: false accept rates.
+        resamples: how many.
+        level: share of the resamples within an interval, in (0, 1).
+        seed: of the draws.
+
+    Returns:
+        Percentile intervals of `eer`, `auc`, `tar_at_far_F` and `threshold_at_far_F`, with a threshold or folds of
+        `accuracy`, with a threshold of `far` and `frr`.
+
+    Raises:
+        InputError: see `checked_pairs` and `Resamples`; a level outside of (0, 1).
+    """
+    if not 0 < level < 1:
+        raise InputError(f"An interval of level {level} is none: give a level between 0 and 1, such as 0.95.")
+    values, labels = checked_pairs(scores, same)
+    fixed = None if threshold is None else checked_threshold(threshold)
+    pairs = WeightedPairs(values, labels, targets, fixed, None if folds is None else as_array(folds))
+    blocks = [pairs.metrics(weights) for weights in Resamples(labels, identities, resamples, seed)]
+    if not blocks:
+        raise InputError("No resample of the people has genuine and impostor pairs: there are too few people.")
+    return {name: interval_of(np.concatenate([block[name] for block in blocks]), level) for name in blocks[0]}

@@ -1,0 +1,126 @@
+"""The same threshold for everybody: does it treat groups of people alike?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation.bootstrap import Interval, Resamples, interval_of
+from siamese_verify.evaluation.crossing import crossing_of
+from siamese_verify.evaluation.operating_point import DECISIVE_IMPOSTORS
+from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
+from siamese_verify.evaluation.roc import roc_curve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+class GroupRates(NamedTuple):
+    """One group at the threshold for all."""
+
+    name: str
+    genuine: int
+    impostors: int
+    eer: float | None  # None without genuine pairs or impostors
+    far: float | None  # None without impostors
+    frr: float | None  # None without genuine pairs
+    far_difference: tuple[float, Interval] | None  # to all other groups together; None where either has no rate
+    frr_difference: tuple[float, Interval] | None
+    insufficient: bool  # fewer than ten errors of a kind decide a rate
+
+
+def pair_groups(left: Sequence[str], right: Sequence[str]) -> NDArray[np.str_]:
+    """Return the group of each pair: that of both photos, or "" where they differ or one has none."""
+    return np.array([one if one == other else "" for one, other in zip(left, right, strict=True)], dtype=np.str_)
+
+
+def group_reports(
+    scores: ArrayLike,
+    same: ArrayLike,
+    groups: ArrayLike,
+    threshold: float,
+    identities: ArrayLike | None = None,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[GroupRates]:
+    """Measure each group of pairs at one threshold, and against all others.
+
+    Args:
+        scores: (N,) finite similarities.
+        same: (N,) bool, True for a genuine pair.
+        groups: (N,) a label for each pair; "" for pairs of no group, which are left out.
+        threshold: the one for all.
+        identities: (N, 2) who is on the two photos; without, differences have no interval and are left out.
+        resamples: of the people.
+        level: of the intervals, in (0, 1).
+        seed: of the resamples.
+
+    Returns:
+        The groups in the order of their names.
+
+    Raises:
+        InputError: not one label per pair, no group at all; see also `checked_pairs` and `Resamples`.
+
+    The terms are those of ISO/IEC 19795-10 on demographic differentials.
+    """
+    values, labels = checked_pairs(scores, same)
+    names = as_array(groups).astype(np.str_)
+    if names.shape != labels.shape:
+        raise InputError(f"The groups have the shape {names.shape} for {len(labels)} pairs: give one label per pair.")
+    known = names != ""
+    if not known.any():
+        raise InputError("None of the pairs has a group: give a label other than the empty one.")
+    accepted = values >= checked_threshold(threshold)
+    differences = {}
+    if identities is not None:
+        resampled = Resamples(labels, identities, resamples, seed)
+        blocks = [_rates_beside(weights, accepted, labels, names) for weights in resampled]
+        differences = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]} if blocks else {}
+    plain = _rates_beside(np.ones((1, len(labels)), dtype=np.int64), accepted, labels, names)
+
+    def difference(name: str, kind: str) -> tuple[float, Interval] | None:
+        value = float(plain[name, kind][0])
+        drawn = differences.get((name, kind), np.empty(0))
+        drawn = drawn[np.isfinite(drawn)]
+        return (value, interval_of(drawn, level)) if np.isfinite(value) and len(drawn) else None
+
+    found = []
+    for name in np.unique(names[known]).tolist():
+        inside = names == name
+        genuine, impostors = int((inside & labels).sum()), int((inside & ~labels).sum())
+        accepts, rejects = int((inside & ~labels & accepted).sum()), int((inside & labels & ~accepted).sum())
+        found.append(
+            GroupRates(
+                name=name,
+                genuine=genuine,
+                impostors=impostors,
+                eer=crossing_of(roc_curve(values[inside], labels[inside])).rate if genuine and impostors else None,
+                far=accepts / impostors if impostors else None,
+                frr=rejects / genuine if genuine else None,
+                far_difference=difference(name, "far"),
+                frr_difference=difference(name, "frr"),
+                insufficient=min(accepts, rejects) < DECISIVE_IMPOSTORS,
+            )
+        )
+    return found
+
+
+def _rates_beside(
+    weights: NDArray[np.int64], accepted: NDArray[np.bool_], same: NDArray[np.bool_], names: NDArray[np.str_]
+) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """(R,) FAR and FRR of each group minus those of all other groups together; NaN where either has no pairs."""
+    found = {}
+    for name in np.unique(names[names != ""]).tolist():
+        for kind, wrong, among in (("far", accepted, ~same), ("frr", ~accepted, same)):
+            rates = []
+            for side in (names == name, (names != name) & (names != "")):
+                errors, pairs = weights @ (wrong & among & side), weights @ (among & side)
+                rates.append(np.divide(errors, pairs, out=np.full(len(weights), np.nan), where=pairs > 0))
+            found[name, kind] = rates[0] - rates[1]
+    return found

@@ -1,0 +1,53 @@
+"""What a model's scores mean, learned from people it was not trained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation.all_pairs import all_pairs_report
+from siamese_verify.evaluation.calibration import Calibration, choose_calibration, fit_logistic
+from siamese_verify.evaluation.pair_scores import as_array
+from siamese_verify.evaluation.strangers import Strangers, strangers_of
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+class ScoreMeaning(NamedTuple):
+    """Probability and rarity of scores."""
+
+    calibration: Calibration
+    strangers: Strangers
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {"calibration": self.calibration.to_dict(), "strangers": self.strangers.to_dict()}
+
+
+def calibrate(embeddings: ArrayLike, identities: ArrayLike, measured_on: str = "", seed: int = 0) -> ScoreMeaning:
+    """Learn what scores mean from all pairs of some people.
+
+    Which kind of calibration is better is found out on people it was not learned from: they are split in halves. Where
+    a half has no genuine or no impostor pair, it is the straight line.
+
+    Args:
+        embeddings: (N, D) of any non-zero length.
+        identities: (N,) one number or name per row.
+        measured_on: the data, for people.
+        seed: of the split.
+
+    Raises:
+        InputError: see `all_pairs_report`.
+    """
+    rows, names = as_array(embeddings), as_array(identities)
+    whole = all_pairs_report(rows, names).curve
+    people = np.unique(names)
+    chosen = np.isin(names, np.random.default_rng(seed).permutation(people)[: len(people) // 2])
+    try:
+        halves = tuple(all_pairs_report(rows[half], names[half]).curve for half in (chosen, ~chosen))
+    except InputError:  # too few people to hold some out
+        return ScoreMeaning(fit_logistic(whole, measured_on), strangers_of(whole))
+    return ScoreMeaning(choose_calibration(whole, (halves[0], halves[1]), measured_on), strangers_of(whole))
