@@ -53,7 +53,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
         measurement = {
             **result.report.to_dict(),
-            **calibrate(result.embeddings, protocol.photos.identities, protocol.name).to_dict(),
+            "meaning": calibrate(result.embeddings, protocol.photos.identities, protocol.name).to_dict(),
             "measured_on": protocol.name,
             "versions": versions(),
         }

@@ -115,8 +115,8 @@ def measure(
             report = replace(report, groups=tuple(groups))
     if np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
-    if model and model.calibration:
-        report = replace(report, calibration=check_calibration(model.calibration, report.curve))
+    if model and model.meaning:
+        report = replace(report, calibration=check_calibration(model.meaning.calibration, report.curve))
     return Result(name, report, protocol, embeddings, scores, cropper, model)
 
 

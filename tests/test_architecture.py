@@ -16,8 +16,8 @@ FOLDER = Path(__file__).resolve().parents[1] / PACKAGE
 
 # From the top down. A unit imports from the levels below its own, never from its own or from above.
 LEVELS = (
-    {"cli", "train", "evaluate", "compare", "demo", "serving"},
-    {"results", "entry"},
+    {"cli", "train", "evaluate", "demo", "serving"},
+    {"results", "compare", "entry"},
     {"training", "verification"},
     {"data", "evaluation"},
     {"encoders", "losses", "mining", "faces"},

@@ -197,10 +197,10 @@ def test_every_logger_can_be_made(name: str, configured: Configured, tmp_path: P
 @pytest.mark.parametrize("protocol", group("protocol"))
 def test_every_data_set_and_protocol_composes(name: str, protocol: str, configured: Configured, tmp_path: Path) -> None:
     overrides = (f"data={name}", f"protocol={protocol}")
+    own = {"folder": ("protocol.root=x",), "pair_file": ("protocol.path=x",), "insightface": ("protocol.path=x",)}
     for entry in (("train",), ("evaluate", "model=casia-webface")):
-        OmegaConf.to_container(
-            configured(entry[0], tmp_path, *overrides, *entry[1:]), resolve=True, throw_on_missing=True
-        )
+        cfg = configured(entry[0], tmp_path, *overrides, *entry[1:], *own.get(protocol, ()))
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
 @pytest.mark.parametrize("name", group("experiment"))

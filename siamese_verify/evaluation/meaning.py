@@ -13,6 +13,8 @@ from siamese_verify.evaluation.pair_scores import as_array
 from siamese_verify.evaluation.strangers import Strangers, strangers_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import ArrayLike
 
 
@@ -25,6 +27,18 @@ class ScoreMeaning(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
         return {"calibration": self.calibration.to_dict(), "strangers": self.strangers.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ScoreMeaning:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            InputError: a part is missing or damaged.
+        """
+        try:
+            return cls(Calibration.from_dict(values["calibration"]), Strangers.from_dict(values["strangers"]))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"The meaning of scores is damaged ({error}): measure it again.") from None
 
 
 def calibrate(embeddings: ArrayLike, identities: ArrayLike, measured_on: str = "", seed: int = 0) -> ScoreMeaning:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Calibration, Strangers
+from siamese_verify.evaluation import ScoreMeaning
 from siamese_verify.files import write_whole
 from siamese_verify.types import InputSpec
 from siamese_verify.verification.model import FaceModel, build_encoder, read_operating_points
@@ -30,8 +30,7 @@ FIELDS: dict[str, type | UnionType] = {
     "measured_on": str,
     "training": dict,
     "metrics": dict,
-    "calibration": dict | None,
-    "strangers": dict | None,
+    "meaning": dict | None,
     "versions": dict,
     "sha256": str,
 }
@@ -61,8 +60,7 @@ def save_bundle(folder: Path, model: FaceModel, versions: dict[str, str]) -> Non
         "measured_on": model.measured_on,
         "training": model.training,
         "metrics": model.metrics,
-        "calibration": model.calibration.to_dict() if model.calibration else None,
-        "strangers": model.strangers.to_dict() if model.strangers else None,
+        "meaning": model.meaning.to_dict() if model.meaning else None,
         "versions": versions,
     }
     content["sha256"] = _digest(content)
@@ -101,8 +99,7 @@ def load_bundle(folder: Path) -> FaceModel:
         encoder = build_encoder(content["encoder"], load(weights))
         points = read_operating_points(content["operating_points"])
         spec = InputSpec.from_dict(content["input"])
-        calibration = Calibration.from_dict(content["calibration"]) if content["calibration"] else None
-        strangers = Strangers.from_dict(content["strangers"]) if content["strangers"] else None
+        meaning = ScoreMeaning.from_dict(content["meaning"]) if content["meaning"] else None
     except InputError:
         raise
     except (TypeError, KeyError, ValueError, SafetensorError) as error:
@@ -118,8 +115,7 @@ def load_bundle(folder: Path) -> FaceModel:
         measured_on=content["measured_on"],
         training=content["training"],
         metrics=content["metrics"],
-        calibration=calibration,
-        strangers=strangers,
+        meaning=meaning,
     )
 
 

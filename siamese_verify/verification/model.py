@@ -10,7 +10,7 @@ from torch import Tensor
 
 from siamese_verify import encoders
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Calibration, OperatingPoint, Strangers
+from siamese_verify.evaluation import OperatingPoint, ScoreMeaning
 from siamese_verify.types import Crop
 
 PRETRAINED = ("casia-webface", "vggface2")  # names of facenet-pytorch's weights
@@ -29,8 +29,7 @@ class FaceModel:
         measured_on: the data and pairs behind them.
         training: what the weights were trained on: `data` and `pretrained`, each a name or None.
         metrics: of the same measurement.
-        calibration: scores to probabilities; None where it was never measured.
-        strangers: how many impostors score as high; None likewise.
+        meaning: of its scores, as probabilities and among strangers; None where it was never measured.
     """
 
     name: str
@@ -41,8 +40,7 @@ class FaceModel:
     measured_on: str = ""
     training: dict[str, str | None] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    calibration: Calibration | None = None
-    strangers: Strangers | None = None
+    meaning: ScoreMeaning | None = None
 
     def operating_point(self, far: float | None = None) -> OperatingPoint:
         """The threshold for a false accept rate.

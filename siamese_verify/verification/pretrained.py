@@ -9,7 +9,7 @@ from typing import Any
 
 from siamese_verify import encoders
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Calibration, Strangers
+from siamese_verify.evaluation import ScoreMeaning
 from siamese_verify.files import write_whole
 from siamese_verify.verification.model import FaceModel, read_operating_points
 
@@ -26,8 +26,7 @@ def load_pretrained(name: str) -> FaceModel:
     try:
         measured: dict[str, Any] = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
         points = read_operating_points(measured.get("operating_points", []))
-        calibration = Calibration.from_dict(measured["calibration"]) if "calibration" in measured else None
-        strangers = Strangers.from_dict(measured["strangers"]) if "strangers" in measured else None
+        meaning = ScoreMeaning.from_dict(measured["meaning"]) if "meaning" in measured else None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"The thresholds in {source} are damaged: delete it and evaluate {name} again.") from None
     return FaceModel(
@@ -38,8 +37,7 @@ def load_pretrained(name: str) -> FaceModel:
         measured_on=measured.get("measured_on", ""),
         training={"data": name, "pretrained": name},
         metrics=measured,
-        calibration=calibration,
-        strangers=strangers,
+        meaning=meaning,
     )
 
 

@@ -99,6 +99,7 @@ class Verifier:
         point = self.model.operating_point(far) if threshold is None else None
         first, second = self.embed([a, b])
         score = float(np.clip(first @ second, -1, 1))
+        meaning = self.model.meaning
         limit = point.threshold if point else float(threshold or 0)
         return Verification(
             same=score >= limit,
@@ -109,8 +110,8 @@ class Verifier:
             insufficient=point.insufficient if point else False,
             measured_on=self.model.measured_on if point else "",
             model=self.model.name,
-            probability=float(self.model.calibration.probability(score)) if self.model.calibration else None,
-            strangers=self.model.strangers.sentence(score) if self.model.strangers else "",
+            probability=float(meaning.calibration.probability(score)) if meaning else None,
+            strangers=meaning.strangers.sentence(score) if meaning else "",
         )
 
     def embed(self, photos: Sequence[Photo]) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 
 from siamese_verify.encoders import SmallResNet
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import verification_report
+from siamese_verify.evaluation import calibrate, verification_report
 from siamese_verify.types import Crop
 from siamese_verify.verification import FaceModel, load_bundle, save_bundle
 
@@ -105,6 +105,13 @@ def test_a_threshold_that_nothing_reaches_survives_as_null(tmp_path: Path) -> No
     assert load_bundle(tmp_path).operating_points == report.operating_points
 
 
+def test_what_scores_mean_round_trips(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 8)) + np.repeat(np.eye(8), 5, axis=0)
+    meaning = calibrate(rows, np.arange(40) // 5, "these people")
+    save_bundle(tmp_path, FaceModel("mine", measured_model().encoder, ENCODER, meaning=meaning), {})
+    assert load_bundle(tmp_path).meaning == meaning
+
+
 def test_a_model_that_was_never_measured_round_trips(tmp_path: Path) -> None:
     save_bundle(tmp_path, FaceModel("mine", measured_model().encoder, ENCODER), {})
     loaded = load_bundle(tmp_path)
@@ -156,9 +163,9 @@ def test_a_changed_value_is_noticed(field: str, value: object, bundle: Path) -> 
 
 
 def test_another_version_says_which_and_what_to_do(bundle: Path) -> None:
-    rewrite(bundle, lambda content: content.__setitem__("format", 2))
+    rewrite(bundle, lambda content: content.__setitem__("format", 9))
     message = complaint(bundle)
-    assert "has format 2, this version reads 1" in message
+    assert "has format 9, this version reads 2" in message
     assert "make it anew" in message
 
 
