@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from siamese_verify.evaluation import (
     read_scores,
     verification_report,
 )
+from siamese_verify.files import write_whole
 from siamese_verify.results import check_claim, measure, measure_robustness, print_results, save_results
 from siamese_verify.verification import PRETRAINED, load_model, ships_thresholds, store_thresholds
 
@@ -50,14 +52,16 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
     save_results(folder / "report", result, [], record_of(cfg), published)
     print_results([result], folder)
-    if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
+    if cfg.model in PRETRAINED:
         measurement = {
             **result.report.to_dict(),
             "meaning": calibrate(result.embeddings, protocol.photos.identities, protocol.name).to_dict(),
             "measured_on": protocol.name,
             "versions": versions(),
         }
-        print(f"Its thresholds are kept for verify: {store_thresholds(str(cfg.model), measurement)}")
+        write_whole(folder / "thresholds.json", json.dumps(measurement, indent=1, allow_nan=False).encode())
+        if not ships_thresholds(cfg.model):
+            print(f"Its thresholds are kept for verify: {store_thresholds(str(cfg.model), measurement)}")
     return result.report.eer
 
 

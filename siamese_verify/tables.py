@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import csv
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
 from siamese_verify.errors import InputError
 
 
-def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[str]]:
+class Table(dict[str, list[str]]):
+    """Columns by name; blank lines and line breaks within quotes make rows and lines differ.
+
+    Attributes:
+        lines: number of the line that each row ends in, the header's being 1.
+    """
+
+    lines: array[int]
+
+
+def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Table:
     """Read the columns of a CSV by name; others are left out.
 
     Args:
@@ -37,29 +48,60 @@ def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] 
                 raise InputError(f"{path} has the column {twice[0]} twice: keep one of them.")
             places = [header.index(name) for name in wanted]
             columns: list[list[str]] = [[] for _ in wanted]
+            lines = array("q")
             for row in rows:
                 if not row:
                     continue
                 if len(row) != len(header):
                     raise InputError(f"Line {rows.line_num} of {path} has {len(row)} fields, not {len(header)}.")
+                lines.append(rows.line_num)
                 for column, place in zip(columns, places, strict=True):
                     column.append(row[place])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"The table {path} cannot be read: {error}.") from None
     if not columns[0]:
         raise InputError(f"The table {path} has no line below its header: give a pair a line.")
-    return dict(zip(wanted, columns, strict=True))
+    table = Table(zip(wanted, columns, strict=True))
+    table.lines = lines
+    return table
 
 
-def truths(path: str | Path, name: str, values: Sequence[str]) -> list[bool]:
+def truths(path: str | Path, table: Table, name: str) -> list[bool]:
     """Read a column of 1 and 0, true and false, yes and no.
 
     Raises:
         InputError: another value; the line is named.
     """
     known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    found = [known.get(value.strip().lower()) for value in values]
+    found = [known.get(value.strip().lower()) for value in table[name]]
     if None in found:
         row = found.index(None)
-        raise InputError(f"Line {row + 2} of {path} has {values[row]!r} as {name}: write 1 (one person) or 0.")
+        raise InputError(
+            f"Line {table.lines[row]} of {path} has {table[name][row]!r} as {name}: write 1 (one person) or 0."
+        )
     return [bool(value) for value in found]
+
+
+def filled(path: str | Path, table: Table, name: str) -> list[str]:
+    """Read a column of names or numbers that every line must have, without the blanks around them.
+
+    Raises:
+        InputError: a value is empty or NaN; the line is named.
+    """
+    values = [value.strip() for value in table[name]]
+    for row, value in enumerate(values):
+        if not value or value.lower() == "nan":
+            raise InputError(f"Line {table.lines[row]} of {path} has no {name}: fill it in, or leave the column out.")
+    return values
+
+
+def people(path: str | Path, table: Table) -> tuple[list[str], list[str]] | None:
+    """Read who is on both photos of each pair, None without `identity_a` and `identity_b`.
+
+    Raises:
+        InputError: there is only one of the columns, or see `filled`.
+    """
+    there = [name for name in ("identity_a", "identity_b") if name in table]
+    if len(there) == 1:
+        raise InputError(f"{path} has {there[0]} alone: give both identity_a and identity_b, or neither.")
+    return (filled(path, table, "identity_a"), filled(path, table, "identity_b")) if there else None

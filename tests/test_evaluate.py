@@ -107,7 +107,7 @@ def test_listed_pairs_leave_scores_intervals_and_robustness(
     evaluate(configured("evaluate", tmp_path, *options, "robustness=20", "resamples=50"), tmp_path)
     found = metrics(tmp_path)
     assert set(found["intervals"]) >= {"eer", "auc", "accuracy"}  # type: ignore[call-overload]
-    assert len(found["robustness"]) == 21  # type: ignore[arg-type]
+    assert len(found["robustness"]) == 31  # type: ignore[arg-type]
     assert found["calibration"]["cllr"] > 0  # type: ignore[index]
     scores = read_scores(tmp_path / "report" / "scores.csv")
     assert verification_report(scores.scores, scores.same).eer == found["eer"]

@@ -84,11 +84,20 @@ def folder_pairs(root: str | Path, name: str | None = None, pairs: int | None = 
         seed: of the draw.
 
     Raises:
-        InputError: see `FolderPhotos` and `all_pairs`; fewer than two pairs.
+        InputError: see `FolderPhotos` and `all_pairs`; fewer than two pairs, an odd number, or more than there are.
     """
-    protocol = all_pairs(FolderPhotos(root), name or f"{Path(root).name}, {'all' if pairs is None else pairs} pairs")
+    protocol = all_pairs(
+        FolderPhotos(root), name or f"{Path(root).resolve().name}, {'all' if pairs is None else pairs} pairs"
+    )
     if pairs is None:
         return protocol
     if pairs < 2:
         raise InputError(f"{pairs} pairs hold no genuine and no impostor pair: draw two or more.")
-    return Protocol(protocol.name, protocol.photos, sampled_pairs(protocol, pairs, seed))
+    drawn = sampled_pairs(protocol, pairs, seed)
+    if len(drawn.same) != pairs:
+        genuine, impostors = int(drawn.same.sum()), int((~drawn.same).sum())
+        raise InputError(
+            f"{root} gives {genuine:,} genuine and {impostors:,} impostor pairs where half of {pairs:,} pairs was "
+            f"asked for each: set pairs to {2 * min(genuine, impostors)} at most, and even."
+        )
+    return Protocol(protocol.name, protocol.photos, drawn)

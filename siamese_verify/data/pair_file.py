@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from siamese_verify.data.files import FilePhotos
 from siamese_verify.data.protocol import Listed, Protocol
 from siamese_verify.errors import InputError
-from siamese_verify.tables import read_table, truths
+from siamese_verify.tables import filled, people, read_table, truths
 
 
 def pair_file(path: str | Path, root: str | Path | None = None, name: str | None = None) -> Protocol:
@@ -28,14 +29,16 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
     """
     file = Path(path)
     columns = read_table(file, ("a", "b", "same"), ("fold", "identity_a", "identity_b", "group"))
-    same = np.array(truths(file, "same", columns["same"]), dtype=np.bool_)
+    same = np.array(truths(file, columns, "same"), dtype=np.bool_)
     folder = file.parent if root is None else Path(root)
-    names, rows = np.unique([*columns["a"], *columns["b"]], return_inverse=True)
-    photos = names.tolist()
-    outside = [one for one in photos if _leaves(one)]
+    outside = [one for one in dict.fromkeys([*columns["a"], *columns["b"]]) if _leaves(one)]
     if outside:
         raise InputError(f"{len(outside)} paths in {path} lead out of {folder}, the first: {outside[0]!r}.")
-    missing = [one for one in photos if not (folder / one).is_file()]
+    # One photo may be written as x.jpg and ./x.jpg, and would be two strangers.
+    paths = [PurePosixPath(one).as_posix() for column in ("a", "b") for one in columns[column]]
+    names, rows = np.unique(paths, return_inverse=True)
+    photos: list[str] = names.tolist()
+    missing = [one for one in photos if not _is_there(folder / one)]
     if missing:
         first = ", ".join(missing[:5])
         raise InputError(
@@ -44,18 +47,19 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
     left, right = rows[: len(same)], rows[len(same) :]
     folds = None
     if "fold" in columns:
-        found, folds = np.unique(columns["fold"], return_inverse=True)
+        found, folds = np.unique(filled(path, columns, "fold"), return_inverse=True)
         if len(found) < 2:
             raise InputError(f"{path} has one fold, {columns['fold'][0]!r}: give two or more, or leave the column out.")
-    if "identity_a" in columns and "identity_b" in columns:
-        identities = _given(path, [*columns["identity_a"], *columns["identity_b"]], rows, len(photos))
+    given = people(path, columns)
+    if given:
+        identities = _given(path, [*given[0], *given[1]], rows, len(photos), columns.lines)
     else:
         identities = joined(len(photos), left[same], right[same])
     contrary = np.flatnonzero((identities[left] == identities[right]) != same)
     if len(contrary):
         raise InputError(
-            f"{len(contrary)} lines of {path} contradict who is on the photos, the first is line {contrary[0] + 2}: "
-            "a pair is genuine if both photos show one person."
+            f"{len(contrary)} lines of {path} contradict who is on the photos, the first is line "
+            f"{columns.lines[contrary[0]]}: a pair is genuine if both photos show one person."
         )
     groups = np.array(columns["group"]) if "group" in columns else None
     return Protocol(name or file.stem, FilePhotos(folder, photos, identities), Listed(left, right, same, folds, groups))
@@ -79,17 +83,24 @@ def joined(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.asarray(connected_components(edges, directed=False)[1], dtype=np.int64)
 
 
-def _given(path: str | Path, people: list[str], rows: np.ndarray, count: int) -> np.ndarray:
-    _, numbers = np.unique(people, return_inverse=True)
+def _given(path: str | Path, named: list[str], rows: np.ndarray, count: int, lines: Sequence[int]) -> np.ndarray:
+    _, numbers = np.unique(named, return_inverse=True)
     identities = np.full(count, -1, dtype=np.int64)
     identities[rows] = numbers
     several = np.flatnonzero(identities[rows] != numbers)
     if len(several):
-        line = several[0] % (len(rows) // 2) + 2
-        raise InputError(f"Line {line} of {path} gives a photo another person than a later line: mend one of them.")
+        line = lines[several[0] % len(lines)]
+        raise InputError(f"Line {line} of {path} gives a photo another person than some other line: mend one of them.")
     return identities
 
 
 def _leaves(name: str) -> bool:
     parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
     return ".." in parts or PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).drive)
+
+
+def _is_there(photo: Path) -> bool:
+    try:
+        return photo.is_file()
+    except OSError:  # a name too long for the file system
+        return False

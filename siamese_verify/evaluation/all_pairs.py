@@ -224,14 +224,12 @@ def _shown(blocks: list[Block], title: str) -> Iterable[Block]:
 
 def _guess(blocks: PairBlocks, needed: Callable[[NDArray[np.int64], float], NDArray[np.bool_]]) -> NDArray[np.bool_]:
     """Guess from a sample of the rows which cells will be needed; none if that would keep too many scores."""
-    import torch
-
-    from siamese_verify.evaluation.impostor_tally import Look
+    from siamese_verify.evaluation.impostor_tally import count_cells
     from siamese_verify.evaluation.score_cells import CELLS
 
     sample = blocks.sample(SAMPLED)
     nothing = np.zeros(CELLS, dtype=np.bool_)
-    cells = Look(torch.empty(0, dtype=blocks.scaled.dtype), nothing).at(sample, sample.blocks).cells
+    cells = count_cells(sample)
     if not cells.any():
         return nothing
     # The rows of a sample differ more than their pairs would: one face is like many others, another like none.

@@ -76,15 +76,28 @@ class Calibration:
             InputError: a field is missing, unknown or of another kind.
         """
         try:
+            for name, wrong in _wrong_fields(values).items():
+                if wrong:
+                    raise InputError(f"The calibration is damaged ({name} is {values[name]!r}): measure it again.")
             scores, ratios = (tuple(map(float, values[name])) for name in ("scores", "ratios"))
             rest = {name: value for name, value in values.items() if name not in ("scores", "ratios")}
             found = cls(scores=scores, ratios=ratios, **rest)
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"The calibration is damaged ({error}): measure it again.") from None
         ascending = all(bool(np.all(np.diff(knots) >= 0)) for knots in (scores, ratios))
         if not (len(scores) == len(ratios) > 0 and np.isfinite([*scores, *ratios]).all() and ascending):
             raise InputError("The calibration is damaged (its knots do not ascend): measure it again.")
         return found
+
+
+def _wrong_fields(values: Mapping[str, Any]) -> dict[str, bool]:
+    """Say of each field whether it holds another kind of value than `Calibration.to_dict` writes."""
+    lists = {name: not isinstance(values[name], list | tuple) for name in ("scores", "ratios")}
+    counts = {name: type(values[name]) is not int or values[name] < 1 for name in ("genuine", "impostors")}
+    kind, text = values["kind"] not in ("logistic", "isotonic"), not isinstance(values["measured_on"], str)
+    return {"kind": kind, "measured_on": text, **lists, **counts}
 
 
 class CalibrationBin(NamedTuple):
@@ -118,6 +131,10 @@ def counts_of(curve: RocCurve) -> tuple[NDArray[np.float64], NDArray[np.int64], 
 def fit_logistic(curve: RocCurve, measured_on: str = "") -> Calibration:
     """Fit a straight line by maximum likelihood, both kinds of pairs weighing the same.
 
+    The line ends where the evidence would be more than the pairs can support, that of one pair against half a pair of
+    the other kind: log 2M above and -log 2G below, which `fit_isotonic` cannot pass either. So a handful of separated
+    pairs is never taken for certainty.
+
     Args:
         curve: with all scores, see `roc_curve`.
         measured_on: the data they came from.
@@ -141,8 +158,9 @@ def fit_logistic(curve: RocCurve, measured_on: str = "") -> Calibration:
 
     found = minimize(cost, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)], tol=1e-14)
     ends = scores[[0, -1]]
-    ratios = found.x[0] * (ends - centre) / spread + found.x[1]
-    return _calibration("logistic", ends, ratios, curve, measured_on)
+    line = found.x[0] * (ends - centre) / spread + found.x[1]
+    ratios = np.clip(line, -math.log(2 * curve.genuine), math.log(2 * curve.impostors))
+    return _calibration("logistic", np.interp(ratios, line, ends), ratios, curve, measured_on)
 
 
 def pools_of(curve: RocCurve) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

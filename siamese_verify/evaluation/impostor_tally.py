@@ -45,10 +45,20 @@ class ImpostorTally:
         self.hardest = self.hardest.joined(other.hardest, lowest=False)
 
 
+def count_cells(blocks: PairBlocks) -> NDArray[np.int64]:
+    """(CELLS,) int64 impostors by score, and nothing else."""
+    cells = torch.zeros(CELLS, dtype=torch.int64)
+    for block in blocks.blocks:
+        scores, mask = blocks.product(block), blocks.impostors(block)
+        values = scores.view(-1) if mask is None else scores[mask]
+        cells += torch.bincount(fine_cells(values).bitwise_right_shift_(FINE), minlength=CELLS)
+    return cells.numpy()
+
+
 class Look:
     """One look at impostors.
 
-    A table says for each fine cell how many genuine scores lie above it. Only where genuine scores lie within the cell,
+    A table says for each fine cell how many genuine scores lie below it. Only where genuine scores lie within the cell,
     or it is wanted, are scores compared one by one.
 
     Args:
@@ -59,10 +69,12 @@ class Look:
     def __init__(self, genuine: Tensor, wanted: NDArray[np.bool_]) -> None:
         self.genuine = genuine
         self.wanted = torch.from_numpy(wanted)
-        within = torch.bincount(fine_cells(genuine), minlength=CELLS << FINE)
-        self.above = (len(genuine) - within.cumsum(0)).int()
-        self.above[within > 0] = -1
-        self.above.view(CELLS, -1)[self.wanted] = -1
+        self.ended = torch.cat([genuine, genuine.new_full((1,), torch.inf)])
+        within = torch.bincount(fine_cells(genuine), minlength=CELLS << FINE).int()
+        self.below = within.cumsum(0, dtype=torch.int32).sub_(within)
+        # Where single scores matter the complement is kept, which is negative.
+        close = within.view(CELLS, -1).ne(0).logical_or_(self.wanted[:, None]).view(-1)
+        self.below[close] = self.below[close].bitwise_not_()
 
     def at(self, blocks: PairBlocks, which: Iterable[Block]) -> ImpostorTally:
         """Count the impostors of some blocks."""
@@ -75,10 +87,10 @@ class Look:
             if not len(values):
                 continue
             fine = fine_cells(values)
-            above = self.above.index_select(0, fine)
-            close = (above < 0).nonzero().view(-1)
+            below = self.below.index_select(0, fine)
+            close = (below < 0).nonzero().view(-1)
             exact = values[close]
-            tally.doubled_rank += 2 * (int(above.sum()) + len(close)) + self._doubled_rank(exact)
+            tally.doubled_rank += 2 * len(values) * len(self.genuine) - self._doubled_below(below, close, exact)
             fine >>= FINE
             cells += torch.bincount(fine, minlength=CELLS)
             kept = exact[self.wanted[fine[close]]]
@@ -88,10 +100,16 @@ class Look:
         tally.cells = cells.numpy()
         return tally
 
-    def _doubled_rank(self, scores: Tensor) -> int:
-        not_above = torch.searchsorted(self.genuine, scores, right=True)
-        below = torch.searchsorted(self.genuine, scores)
-        return 2 * len(scores) * len(self.genuine) - int(not_above.sum()) - int(below.sum())
+    def _doubled_below(self, below: Tensor, close: Tensor, exact: Tensor) -> int:
+        """Sum over impostors the genuine scores below and those not above."""
+        place = below[close].bitwise_not_()  # of the first genuine score in the cell
+        total = 2 * (int(below.sum()) + 2 * int(place.sum(dtype=torch.int64)) + len(close))  # ~x is -x - 1
+        while len(place):  # climb through the genuine scores that are not above
+            genuine = self.ended[place]
+            climbs = (genuine <= exact).nonzero().view(-1)
+            total += len(climbs) + int((genuine < exact).sum())
+            place, exact = place[climbs] + 1, exact[climbs]
+        return total
 
     @staticmethod
     def _hardest(known: Extremes, blocks: PairBlocks, block: Block, values: Tensor, mask: Tensor | None) -> Extremes:

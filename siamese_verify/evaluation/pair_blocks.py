@@ -86,7 +86,8 @@ class PairBlocks:
 
     def sums(self) -> Sums:
         """Sums over all pairs, by sums over rows: of s = p.q is P.Q, of s^2 is <p p^T, q q^T>; in double precision."""
-        (total, outer), (other, their_outer) = _row_sums(self.probes.rows), _row_sums(self.gallery.rows)
+        total, outer = _row_sums(self.probes.rows)
+        other, their_outer = (total, outer) if self.alone else _row_sums(self.gallery.rows)
         every, squares = float(total @ other), float((outer * their_outer).sum())
         if self.alone:  # each pair was counted twice, and each row with itself
             own = torch.linalg.vector_norm(self.probes.rows.double(), dim=1).square()

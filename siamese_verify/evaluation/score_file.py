@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.tables import read_table, truths
+from siamese_verify.tables import filled, people, read_table, truths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,24 +41,22 @@ def read_scores(path: str | Path) -> ScoreFile:
         scores = np.array(columns["score"], dtype=np.float64)
     except ValueError:
         row = next(row for row, value in enumerate(columns["score"]) if not _is_number(value))
-        raise InputError(f"Line {row + 2} of {path} has {columns['score'][row]!r} as score: write a number.") from None
+        raise InputError(
+            f"Line {columns.lines[row]} of {path} has {columns['score'][row]!r} as score: write a number."
+        ) from None
     strange = np.flatnonzero(~np.isfinite(scores))
     if len(strange):
-        lines = ", ".join(str(row + 2) for row in strange[:5])
+        lines = ", ".join(str(columns.lines[row]) for row in strange[:5])
         raise InputError(f"{len(strange)} scores in {path} are NaN or infinite (first lines: {lines}): leave them out.")
+    given = people(path, columns)
     return ScoreFile(
         scores,
-        np.array(truths(path, "same", columns["same"]), dtype=np.bool_),
-        np.array(columns["fold"]) if "fold" in columns else None,
-        _two(columns, "identity_a", "identity_b"),
+        np.array(truths(path, columns, "same"), dtype=np.bool_),
+        np.array(filled(path, columns, "fold")) if "fold" in columns else None,
+        None if given is None else np.array(given).T,
         np.array(columns["group"]) if "group" in columns else None,
-        _two(columns, "a", "b"),
+        np.array([columns["a"], columns["b"]]).T if "a" in columns and "b" in columns else None,
     )
-
-
-def _two(columns: dict[str, list[str]], first: str, second: str) -> NDArray[np.str_] | None:
-    there = first in columns and second in columns
-    return np.stack([np.array(columns[first]), np.array(columns[second])], axis=1) if there else None
 
 
 def _is_number(text: str) -> bool:

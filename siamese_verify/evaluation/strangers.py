@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +32,30 @@ class Strangers:
     accepted: tuple[int, ...]
     impostors: int
 
-    def rate(self, score: float) -> float:
-        """Return a share of impostor pairs, in [0, 1], that no smaller one scores at least as high as `score`."""
+    def accepts(self, score: float) -> int:
+        """Return how many impostors at most score at least as high as `score`.
+
+        Raises:
+            InputError: the score is NaN, which would pass for the rarest of all.
+        """
+        if math.isnan(score):
+            raise InputError("The score is NaN: look for an empty or diverged embedding.")
         place = int(np.searchsorted(self.scores, score, side="right")) - 1
-        return self.accepted[place] / self.impostors if place >= 0 else 1.0
+        return self.accepted[place] if place >= 0 else self.impostors
+
+    def rate(self, score: float) -> float:
+        """Return a share of impostor pairs, in [0, 1], that no smaller one scores at least as high; see `accepts`."""
+        return self.accepts(score) / self.impostors
 
     def sentence(self, score: float) -> str:
-        """Say it in words."""
-        rate = self.rate(score)
-        if rate <= 1 / self.impostors:
+        """Say it in words; see `accepts`."""
+        accepted = self.accepts(score)
+        if accepted == 0:
             return f"Fewer than 1 in {self.impostors:,} strangers would score this high."
-        if rate > 0.5:
+        if 2 * accepted > self.impostors:
             return "Most strangers would score this high."
-        return f"1 in {round(1 / rate):,} strangers would score this high."
+        # Rounded down, in integers: a stranger is never said to be rarer than counted.
+        return f"1 in {self.impostors // accepted:,} strangers would score this high."
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -62,11 +74,17 @@ class Strangers:
                 accepted=tuple(map(int, values["accepted"])),
                 impostors=int(values["impostors"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"The tail of strangers' scores is damaged ({error}): measure it again.") from None
         falls = bool(np.all(np.diff(found.scores) > 0) and np.all(np.diff(found.accepted) <= 0))
-        if not (falls and len(found.scores) == len(found.accepted) > 0 < found.impostors):
+        sizes = len(found.scores) == len(found.accepted) > 0 < found.impostors
+        if not (falls and sizes and np.isfinite(found.scores).all()):
             raise InputError("The tail of strangers' scores is damaged (it does not fall): measure it again.")
+        if not 0 <= found.accepted[-1] <= found.accepted[0] <= found.impostors:
+            raise InputError(
+                f"The tail of strangers' scores is damaged (it counts {found.accepted[0]} of {found.impostors}): "
+                "measure it again."
+            )
         return found
 
 

@@ -7,9 +7,11 @@ far as they happen to photos of faces; severities are in units that can be imagi
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -18,23 +20,40 @@ from torchvision.transforms.v2 import functional as F
 
 from siamese_verify.errors import InputError
 
+WHITE_PHOTONS = 4000  # that a pixel counts at white: a small sensor in good light
+READ_NOISE = 3  # photons, standard deviation of the sensor's electronics
+EYE_LEVEL = 0.4  # of the height, from above
+
 
 class Corruption(NamedTuple):
     """A kind of damage."""
 
     severities: tuple[float, ...]  # from mild to severe
     text: str  # with a place for the severity
-    damage: Callable[[Tensor, float, list[int]], Tensor]  # (N,3,S,S) uint8, a severity, a seed for each image
+    lowest: float  # severity that makes sense
+    highest: float
+    whole: bool  # the severity is a whole number
+    damage: Callable[[Tensor, float, list[np.random.Generator]], Tensor]  # may write to the images; a source for each
 
 
-def _blurred(images: Tensor, percent: float, _: list[int]) -> Tensor:
-    sigma = percent / 100 * images.shape[-1]
-    width = 2 * int(3 * sigma + 0.5) + 1
+def linear_light(values: Tensor) -> Tensor:
+    """Light in [0, 1] that sRGB values in [0, 1] stand for (IEC 61966-2-1)."""
+    return torch.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def srgb_values(light: Tensor) -> Tensor:
+    """Turn light in [0, 1] into sRGB values in [0, 1], the inverse of `linear_light`."""
+    return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def _blurred(images: Tensor, percent: float, _: list[np.random.Generator]) -> Tensor:
+    sigma, side = percent / 100 * images.shape[-1], images.shape[-1]
+    width = 2 * min(round(3 * sigma), side - 1) + 1  # the border is mirrored, which reaches no further than the image
     blurred: Tensor = F.gaussian_blur(images, [width, width], [sigma, sigma])
     return blurred
 
 
-def _compressed(images: Tensor, quality: float, _: list[int]) -> Tensor:
+def _compressed(images: Tensor, quality: float, _: list[np.random.Generator]) -> Tensor:
     found = []
     for image in images:
         file = io.BytesIO()
@@ -44,84 +63,112 @@ def _compressed(images: Tensor, quality: float, _: list[int]) -> Tensor:
     return torch.stack(found)
 
 
-def _darkened(images: Tensor, factor: float, seeds: list[int]) -> Tensor:
-    """Divide the light, then let the sensor count photons: 4,000 at white, and read noise of 3."""
-    light = images.double() / 255
-    light = torch.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4) / factor
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    noise = torch.stack([torch.randn(images.shape[1:], generator=one, dtype=torch.float64) for one in generators])
-    light = (light + noise * (light * 4000 + 9).sqrt() / 4000).clamp(0, 1)
-    encoded = torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return (255 * encoded).round().to(torch.uint8)
+def _standard_normal(images: Tensor, sources: list[np.random.Generator]) -> Tensor:
+    return torch.from_numpy(np.stack([source.standard_normal(images.shape[1:]) for source in sources]))
 
 
-def _masked(images: Tensor, percent: float, _: list[int]) -> Tensor:
-    covered = images.clone()
-    covered[..., images.shape[-2] - round(percent / 100 * images.shape[-2]) :, :] = 128
-    return covered
+def _darkened(images: Tensor, factor: float, sources: list[np.random.Generator]) -> Tensor:
+    """Divide the light, then let the sensor count what photons are left: shot noise and read noise."""
+    photons = linear_light(images.double() / 255) / factor * WHITE_PHOTONS
+    photons = photons + _standard_normal(images, sources) * (photons + READ_NOISE**2).sqrt()
+    return (255 * srgb_values((photons / WHITE_PHOTONS).clamp(0, 1))).round().to(torch.uint8)
 
 
-def _behind_glasses(images: Tensor, percent: float, _: list[int]) -> Tensor:
-    height = images.shape[-2]
-    top = round(height * (0.4 - percent / 200))
-    covered = images.clone()
-    covered[..., max(0, top) : round(height * (0.4 + percent / 200)), :] = 20
-    return covered
+def _noisy(images: Tensor, sigma: float, sources: list[np.random.Generator]) -> Tensor:
+    return (images + sigma * _standard_normal(images, sources)).round().clamp(0, 255).to(torch.uint8)
 
 
-def _shrunk(images: Tensor, side: float, _: list[int]) -> Tensor:
+def _masked(images: Tensor, percent: float, _: list[np.random.Generator]) -> Tensor:
+    side = images.shape[-1]
+    images[..., side - round(percent / 100 * side) :, :] = 128
+    return images
+
+
+def _behind_glasses(images: Tensor, percent: float, _: list[np.random.Generator]) -> Tensor:
+    side = images.shape[-1]
+    height = round(percent / 100 * side)
+    top = max(0, round(EYE_LEVEL * side - height / 2))  # moved inside, so as to keep its area
+    images[..., top : top + height, :] = 20
+    return images
+
+
+def _shrunk(images: Tensor, side: float, _: list[np.random.Generator]) -> Tensor:
+    if side >= images.shape[-1]:
+        return images  # whoever resolves more than the face has loses nothing of it
     small = F.resize(images, [int(side), int(side)], InterpolationMode.BILINEAR, antialias=True)
     restored: Tensor = F.resize(small, list(images.shape[-2:]), InterpolationMode.BICUBIC, antialias=True)
     return restored
 
 
-def _turned(images: Tensor, degrees: float, _: list[int]) -> Tensor:
+def _turned(images: Tensor, degrees: float, _: list[np.random.Generator]) -> Tensor:
     side = images.shape[-1]
-    border = side // 2
-    wide = F.pad(images, [border] * 4, padding_mode="edge")
+    wide = F.pad(images, [side // 2] * 4, padding_mode="edge")  # as far as a corner can swing
     turned: Tensor = F.center_crop(F.rotate(wide, degrees, InterpolationMode.BILINEAR), [side, side])
     return turned
 
 
 CORRUPTIONS = {
-    "blur": Corruption((1, 2, 4), "Gaussian blur, sigma {:g} % of the side", _blurred),
-    "jpeg": Corruption((40, 20, 10), "JPEG of quality {:g}", _compressed),
-    "low light": Corruption((8, 32, 128), "light divided by {:g}, with the sensor's noise", _darkened),
-    "mask": Corruption((25, 35, 45), "lowest {:g} % covered", _masked),
-    "glasses": Corruption((10, 20, 30), "band of {:g} % over the eyes covered", _behind_glasses),
-    "resolution": Corruption((48, 32, 16), "shrunk to {:g} pixels and back", _shrunk),
-    "rotation": Corruption((10, 20, 30), "turned by {:g} degrees", _turned),
+    "blur": Corruption((1, 2, 3, 4), "Gaussian blur, sigma {:g} % of the side", 0, 100, False, _blurred),
+    "jpeg": Corruption((50, 30, 20, 10, 5), "JPEG of quality {:g}", 1, 95, True, _compressed),
+    "low light": Corruption((2, 4, 8, 16), "light divided by {:g}, with the sensor's noise", 1, 1000, False, _darkened),
+    "noise": Corruption((5, 10, 20, 40), "Gaussian noise, sigma {:g} of 255", 0, 255, False, _noisy),
+    "mask": Corruption((25, 35, 45), "lowest {:g} % covered", 0, 100, False, _masked),
+    "glasses": Corruption((10, 20, 30), "band of {:g} % over the eyes covered", 0, 100, False, _behind_glasses),
+    "resolution": Corruption((64, 32, 24, 16), "shrunk to {:g} pixels and back", 2, math.inf, True, _shrunk),
+    "rotation": Corruption((5, 10, 20, 30), "turned by {:g} degrees", -180, 180, False, _turned),
 }
+
+
+def _checked(kind: str, severity: float) -> Corruption:
+    """Look up a kind that can be had in this severity, or in none, which is zero."""
+    if kind not in CORRUPTIONS:
+        raise InputError(f"There is no damage {kind!r}: choose one of {', '.join(CORRUPTIONS)}.")
+    found = CORRUPTIONS[kind]
+    fits = found.lowest <= severity <= found.highest and not (found.whole and severity % 1)
+    if severity != 0 and not fits:
+        numbers = "a whole number" if found.whole else "a number"
+        limit = (
+            f"of {found.lowest:g} or more" if math.isinf(found.highest) else f"{found.lowest:g} ... {found.highest:g}"
+        )
+        raise InputError(f"The severity of {kind} is {severity}: give {numbers} {limit}, or 0 for no damage.")
+    return found
 
 
 def corrupt(images: Tensor, kind: str, severity: float, seed: int = 0, first: int = 0) -> Tensor:
     """Damage faces; the same face at the same place is damaged alike in any batch.
 
     Args:
-        images: (N,3,S,S) uint8.
+        images: (N,3,S,S) uint8; they stay as they are.
         kind: one of `CORRUPTIONS`.
-        severity: in the unit of the kind; those listed there go from mild to severe.
-        seed: of the noise.
-        first: place of the first image among all that are damaged; the noise of an image depends on its place.
+        severity: in the unit of the kind; those listed there go from mild to severe, and zero is no damage.
+        seed: of the noise, >= 0.
+        first: place of the first image among all that are damaged, >= 0; the noise of an image depends on the seed and
+            on its place alone.
 
     Returns:
-        (N,3,S,S) uint8.
+        (N,3,S,S) uint8, contiguous, a copy.
 
     Raises:
-        InputError: an unknown kind, images of another type or shape, a severity that is not positive.
+        InputError: an unknown kind, a severity outside its range, images of another type or shape, a negative seed or
+            place.
     """
-    if kind not in CORRUPTIONS:
-        raise InputError(f"There is no damage {kind!r}: choose one of {', '.join(CORRUPTIONS)}.")
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise InputError(f"The faces are {images.dtype} of shape {tuple(images.shape)}, not (N,3,S,S) uint8.")
-    if not severity > 0:
-        raise InputError(f"A severity of {severity} is none: give one like {CORRUPTIONS[kind].severities[0]:g}.")
-    if not len(images):
-        return images
-    seeds = [(seed * 1_000_003 + first + row) % 2**63 for row in range(len(images))]
-    return CORRUPTIONS[kind].damage(images, severity, seeds).contiguous()
+    corruption = _checked(kind, severity)
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise InputError(f"The faces are {images.dtype} of shape {tuple(images.shape)}: give (N,3,S,S) uint8.")
+    if min(seed, first) < 0:
+        raise InputError(f"The seed is {seed} and the first place {first}: give numbers of 0 or more.")
+    faces = images.clone(memory_format=torch.contiguous_format)
+    if severity == 0 or not faces.numel():
+        return faces
+    # A pair of numbers seeds without collisions, which a sum of both would have.
+    sources = [np.random.default_rng((seed, first + row)) for row in range(len(faces))]
+    return corruption.damage(faces, severity, sources).contiguous()
 
 
 def describe_corruption(kind: str, severity: float) -> str:
-    """Say what was done, for tables."""
-    return CORRUPTIONS[kind].text.format(severity)
+    """Say what was done, for tables.
+
+    Raises:
+        InputError: an unknown kind, or a severity outside its range.
+    """
+    return _checked(kind, severity).text.format(severity) if severity else "undamaged"

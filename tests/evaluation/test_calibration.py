@@ -38,7 +38,7 @@ def test_a_line_is_what_scikit_learn_finds_with_balanced_weights() -> None:
     scores, same = gaussian()
     found = fit_logistic(roc_curve(scores, same))
     theirs = LogisticRegression(C=1e9, class_weight="balanced", tol=1e-10, max_iter=1000).fit(scores[:, None], same)
-    points = np.linspace(scores.min(), scores.max(), 7)
+    points = np.quantile(scores, np.linspace(0.01, 0.99, 7))  # beyond, pairs are too few to support the line
     np.testing.assert_allclose(found.log_likelihood_ratio(points), theirs.decision_function(points[:, None]), atol=1e-3)
 
 
@@ -177,6 +177,39 @@ def test_a_calibration_survives_json() -> None:
         assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
+def test_half_a_pair_does_not_turn_neighbours_around() -> None:
+    same = [0, 1, 0, 0, 0, 1, 1, 1, 0, 1]  # alone at either end; half a pair weighs more there than one in four
+    found = fit_isotonic(roc_curve([0, 1, 1, 1, 1, 2, 2, 2, 2, 3], same))
+    assert list(found.ratios) == sorted(found.ratios)
+
+
+@pytest.mark.parametrize(("genuine", "impostors"), [(1, 1), (2, 20), (100, 1000)])
+@pytest.mark.parametrize("fit", FITS)
+def test_separated_pairs_are_no_more_evidence_than_their_number(fit: type, genuine: int, impostors: int) -> None:
+    scores = np.append(np.linspace(2, 3, genuine), np.linspace(0, 1, impostors))
+    found: Calibration = fit(roc_curve(scores, np.arange(len(scores)) < genuine))
+    assert found.ratios[0] == pytest.approx(-math.log(2 * genuine))
+    assert found.ratios[-1] == pytest.approx(math.log(2 * impostors))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "straight"},
+        {"genuine": "many"},
+        {"genuine": 0},
+        {"impostors": True},
+        {"measured_on": 7},
+        {"scores": "01"},
+        {"ratios": None},
+    ],
+)
+def test_a_field_of_another_kind_is_named(change: dict[str, object]) -> None:
+    whole = Calibration("logistic", (0.0, 1.0), (-1.0, 1.0), 5, 5).to_dict()
+    with pytest.raises(InputError, match=f"calibration is damaged .{next(iter(change))} is"):
+        Calibration.from_dict(whole | change)
+
+
 @pytest.mark.parametrize(
     "change", [{"scores": [0.0]}, {"ratios": None}, {"scores": [1.0, 0.0]}, {"ratios": [0.0, math.nan]}, {"more": 1}]
 )
@@ -205,12 +238,27 @@ def test_strangers_are_never_said_to_be_fewer_than_they_were(seed: int) -> None:
     assert tail.rate(9) == 0
 
 
+def test_nobody_was_seen_above_the_highest_stranger() -> None:
+    tail = strangers_of(roc_curve([0.1, 0.2, 0.9], [True, False, False]))
+    assert (tail.rate(0.9), tail.rate(np.nextafter(0.9, 1))) == (0.5, 0)
+
+
 def test_strangers_are_said_in_words() -> None:
     tail = Strangers((0.1, 0.5, 0.9, 0.95), (5000, 80, 1, 0), 10_000)
     assert tail.sentence(0.0) == "Most strangers would score this high."
     assert tail.sentence(0.5) == "1 in 125 strangers would score this high."
-    assert tail.sentence(0.9) == tail.sentence(0.99) == "Fewer than 1 in 10,000 strangers would score this high."
+    assert tail.sentence(0.9) == "1 in 10,000 strangers would score this high."
+    assert tail.sentence(0.99) == "Fewer than 1 in 10,000 strangers would score this high."
+    assert Strangers((0.0,), (2800,), 10_000).sentence(0.1) == "1 in 3 strangers would score this high."
+    with pytest.raises(InputError, match="score is NaN"):
+        tail.sentence(math.nan)
     assert Strangers.from_dict(json.loads(json.dumps(tail.to_dict()))) == tail
-    for change in ({"scores": [0.1]}, {"accepted": [1, 2, 3, 4]}, {"impostors": "x"}, {"impostors": 0}):
+    for change in (
+        {"scores": [0.1]},
+        {"accepted": [1, 2, 3, 4]},
+        {"impostors": "x"},
+        {"impostors": 0},
+        {"impostors": 9},
+    ):
         with pytest.raises(InputError, match="tail of strangers' scores is damaged"):
             Strangers.from_dict(tail.to_dict() | change)

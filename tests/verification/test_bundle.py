@@ -33,6 +33,7 @@ FIELDS = {
     "measured_on": None,
     "training": [],
     "metrics": None,
+    "meaning": [],
     "versions": "1",
     "sha256": 7,
 }  # and a value of another type for each
