@@ -76,8 +76,8 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
     page = report.save(
         folder / "report",
         title=Path(str(cfg.scores)).stem,
-        details=record_of(cfg),
-        captions=lambda row: f"line {row + 2} of the table",
+        details={"versions": versions(), "scores": str(cfg.scores), "resamples of the people": cfg.resamples},
+        captions=given.describe,
         published=read_published(cfg.published) if cfg.published else [],
     )
     print(f"EER {report.eer:.2%}, AUC {report.auc:.4f}. Report: {page}")

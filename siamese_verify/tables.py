@@ -6,8 +6,14 @@ import csv
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from siamese_verify.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Table(dict[str, list[str]]):
@@ -93,6 +99,20 @@ def filled(path: str | Path, table: Table, name: str) -> list[str]:
         if not value or value.lower() == "nan":
             raise InputError(f"Line {table.lines[row]} of {path} has no {name}: fill it in, or leave the column out.")
     return values
+
+
+def folds_of(path: str | Path, table: Table) -> NDArray[np.int64] | NDArray[np.str_] | None:
+    """Read the column `fold`, None without one; whole numbers are put in their order, not in that of their digits.
+
+    Raises:
+        InputError: see `filled`.
+    """
+    if "fold" not in table:
+        return None
+    values = filled(path, table, "fold")
+    if all(value.isdecimal() for value in values):
+        return np.array(values, dtype=np.int64)
+    return np.array(values)
 
 
 def people(path: str | Path, table: Table) -> tuple[list[str], list[str]] | None:

@@ -10,7 +10,7 @@ import numpy as np
 from siamese_verify.data.files import FilePhotos
 from siamese_verify.data.protocol import Listed, Protocol
 from siamese_verify.errors import InputError
-from siamese_verify.tables import filled, people, read_table, truths
+from siamese_verify.tables import folds_of, people, read_table, truths
 
 
 def pair_file(path: str | Path, root: str | Path | None = None, name: str | None = None) -> Protocol:
@@ -45,9 +45,9 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
             f"{len(missing)} of the {len(photos):,} photos in {path} are not in {folder}, the first: {first}: set root."
         )
     left, right = rows[: len(same)], rows[len(same) :]
-    folds = None
-    if "fold" in columns:
-        found, folds = np.unique(filled(path, columns, "fold"), return_inverse=True)
+    folds = folds_of(path, columns)
+    if folds is not None:
+        found, folds = np.unique(folds, return_inverse=True)
         if len(found) < 2:
             raise InputError(f"{path} has one fold, {columns['fold'][0]!r}: give two or more, or leave the column out.")
     given = people(path, columns)

@@ -71,6 +71,11 @@ def interval(bounds: Interval | None) -> str:
     return "" if bounds is None else f"{100 * bounds[0]:.2f} to {percent(bounds[1])}"
 
 
+def span(bounds: Interval | None) -> str:
+    """Write an interval of scores."""
+    return "" if bounds is None else f"{number(bounds[0])} to {number(bounds[1])}"
+
+
 def difference(value: tuple[float, Interval] | None) -> str:
     """Write a difference of rates with its interval, in percentage points."""
     if value is None:
@@ -129,9 +134,12 @@ class Plot(NamedTuple):
     title: str
     text: str
     picture: str = ""
+    wide: bool = False
 
 
-def plots_of(report: VerificationReport, figures: Sequence[ReportFigure]) -> list[Plot]:
+def plots_of(
+    report: VerificationReport, figures: Sequence[ReportFigure], published: Sequence[PublishedCurve]
+) -> list[Plot]:
     """Say which drawings a report has."""
     plots = [Plot(one.name, one.title, one.text, data_uri(one.png, "png")) for one in figures]
     if report.calibration:
@@ -141,7 +149,7 @@ def plots_of(report: VerificationReport, figures: Sequence[ReportFigure]) -> lis
         plots.append(Plot("folds", "Accuracy, fold by fold", "Each by the threshold that is best for the others."))
     if report.robustness:
         plots.append(Plot("robustness", "Robustness", "How much more goes wrong when one of two photos is damaged."))
-    return plots
+    return [plot._replace(wide=plot.name == "roc" and bool(published)) for plot in plots]
 
 
 def drawn(values: ArrayLike) -> list[float]:
@@ -208,8 +216,9 @@ def render_page(
         report=report,
         infinity=math.inf,
         title=title,
-        plots=plots_of(report, figures),
+        plots=plots_of(report, figures, published),
         numbers=numbers_of(report, title, published),
+        pictures=pictures is not None,
         mistakes=[
             (heading, verdict, [_card(pair, report.threshold, pictures, captions) for pair in kind])
             for heading, verdict, kind in kinds
@@ -229,7 +238,7 @@ def page_from(template: str, *, script: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, number, one_in, rate, interval, difference, shift)
+    filters = (percent, number, one_in, rate, interval, span, difference, shift)
     environment.filters.update({one.__name__: one for one in filters})
     source, style = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in (script, "page.css"))
     return environment.get_template(template).render(plotly=get_plotlyjs(), script=source, style=style, **values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,7 +39,7 @@ def read_published(folder: str | Path) -> list[PublishedCurve]:
 
 
 def read_curve(file: Path) -> PublishedCurve:
-    """Read one curve, see `read_published`; it is named after its file."""
+    """Read one curve, see `read_published`; it is named after its file, without what they all are."""
     try:
         points = np.loadtxt(file, ndmin=2)
     except (ValueError, OSError) as error:
@@ -51,4 +52,5 @@ def read_curve(file: Path) -> PublishedCurve:
     far, tar = far[order], tar[order]
     moved = np.diff(np.floor(np.stack([far, tar, np.log10(np.maximum(far, 1e-7)) / 7]) * STEPS), prepend=-np.inf).any(0)
     moved[-1] = True
-    return PublishedCurve(file.stem.replace("_", " "), far[moved], tar[moved])
+    name = re.sub("[_-](lfw|roc|curve)(?![^_-])", "", file.stem, flags=re.IGNORECASE)
+    return PublishedCurve(name.replace("_", " "), far[moved], tar[moved])

@@ -26,6 +26,13 @@ function layout(x, y, extra = {}) {
     font: { color: colour("--ink"), family: getComputedStyle(document.body).fontFamily, size: 13 },
     legend: { bgcolor: "rgba(0,0,0,0)", font: { size: 12 } }, ...extra };
 }
+const decades = { type: "log", dtick: 1, exponentformat: "power" };
+function below(names, target) {  // a legend under the axis, where it covers nothing, and room for it
+  const width = Math.max(...names.map(name => 45 + 6.5 * name.length)), columns = Math.max(1, Math.floor((target.clientWidth - 80) / width));
+  const rows = names.length > 1 ? Math.ceil(names.length / columns) : 0;
+  return { showlegend: rows > 0, height: 360 + 19 * rows, margin: { l: 60, r: 14, t: 10, b: 48 + 19 * rows },
+    legend: { orientation: "h", entrywidth: width, x: 0, y: -52 / 302, yanchor: "top", bgcolor: "rgba(0,0,0,0)", font: { size: 11 } } };
+}
 function line(x, y, name, shade, extra = {}) {
   return { x, y, name, type: "scatter", mode: "lines", line: { color: shade, width: 2, shape: "hv", ...extra.line },
     ...Object.fromEntries(Object.entries(extra).filter(([key]) => key !== "line")) };
@@ -46,7 +53,7 @@ const rates = threshold => {
 };
 
 const drawings = {
-  roc() {
+  roc(target) {
     const floor = Math.min(0.5 / Math.max(...data.curves.map(curve => curve.impostors)), 0.005);
     const measured = data.points.filter(point => point.target >= floor), drawn = rates => rates.map(rate => Math.max(rate, floor));
     const others = data.published.map((one, i) => line(drawn(one.far), one.tar, one.name, greys[i % greys.length],
@@ -60,11 +67,10 @@ const drawings = {
     const here = { x: [], y: [], type: "scatter", mode: "markers", showlegend: false, hoverinfo: "skip",
       marker: { size: 13, symbol: "cross-thin-open", color: colour("--ink"), line: { width: 2 } } };
     return [[...others, ...curves, points, here], layout(
-      axis("false accept rate (log)", { type: "log", range: [Math.log10(floor), 0], tickformat: "~e" }),
-      axis("true accept rate", { tickformat: ".0%" }),
-      { showlegend: others.length + curves.length > 1, legend: { x: 1, y: 0, xanchor: "right", bgcolor: "rgba(0,0,0,0)", font: { size: 11 } } })];
+      axis("false accept rate (log)", { ...decades, range: [Math.log10(floor), 0] }),
+      axis("true accept rate", { tickformat: ".0%", range: [Math.max(0, Math.min(...data.curves.map(curve => 1 - curve.frr[curve.far.findIndex(rate => rate > 0)])) - 0.15), 1.005] }), below([...others, ...curves].map(one => one.name), target))];
   },
-  det() {
+  det(target) {
     const most = kind => Math.max(...data.curves.map(curve => curve[kind]));
     const floors = [Math.min(0.5 / most("impostors"), 0.01), Math.min(0.5 / most("genuine"), 0.01)];
     const drawn = (rates, floor) => rates.map(rate => probit(Math.min(Math.max(rate, floor), 1 - 1e-9)));
@@ -78,7 +84,7 @@ const drawings = {
       type: "scatter", mode: "markers+text", text: data.curves.map(curve => `EER ${percent(curve.eer)}`), textposition: "top right",
       marker: { size: 9, color: data.curves.map((_, i) => shades()[i % 8]) }, hoverinfo: "skip", showlegend: false };
     return [[...curves, equal], layout(axis("false accept rate (probit)", scale(floors[0])), axis("false reject rate (probit)", scale(floors[1])),
-      { showlegend: curves.length > 1, legend: { x: 1, y: 1, xanchor: "right", bgcolor: "rgba(0,0,0,0)", font: { size: 11 } } })];
+      below(curves.map(one => one.name), target))];
   },
   histogram() {
     const { edges, genuine, impostors } = data.histogram;
@@ -93,7 +99,7 @@ const drawings = {
     const shown = rate => rate > 0 ? rate : null;
     return [[line(own.threshold, own.far.map(shown), "false accepts", colour("--impostor")),
       line(own.threshold, own.frr.map(shown), "false rejects", colour("--genuine"))],
-      layout(axis("threshold"), axis("error rate (log)", { type: "log", tickformat: "~e" }),
+      layout(axis("threshold"), axis("error rate (log)", decades),
         { shapes: [mark(data.threshold)], legend: { orientation: "h", y: 1.12 } })];
   },
   folds() {
@@ -124,7 +130,7 @@ const drawings = {
 function draw() {
   for (const [name, make] of Object.entries(drawings)) {
     const target = document.getElementById(name);
-    if (target) Plotly.react(target, ...make(), settings);
+    if (target) Plotly.react(target, ...make(target), settings);
   }
   if (slider) follow();
 }

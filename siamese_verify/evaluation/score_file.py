@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.tables import filled, people, read_table, truths
+from siamese_verify.tables import folds_of, people, read_table, truths
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -20,10 +21,16 @@ class ScoreFile(NamedTuple):
 
     scores: NDArray[np.float64]  # (N,)
     same: NDArray[np.bool_]  # (N,)
-    folds: NDArray[np.str_] | None  # (N,)
+    folds: NDArray[np.int64] | NDArray[np.str_] | None  # (N,)
     identities: NDArray[np.str_] | None  # (N, 2)
     groups: NDArray[np.str_] | None  # (N,)
     names: NDArray[np.str_] | None  # (N, 2) of the photos
+    lines: Sequence[int]  # (N,) where they stand in the file
+
+    def describe(self, row: int) -> str:
+        """Say which pair it is."""
+        photos = "" if self.names is None else f"{self.names[row, 0]} and {self.names[row, 1]}, "
+        return f"{photos}line {self.lines[row]}"
 
 
 def read_scores(path: str | Path) -> ScoreFile:
@@ -52,10 +59,11 @@ def read_scores(path: str | Path) -> ScoreFile:
     return ScoreFile(
         scores,
         np.array(truths(path, columns, "same"), dtype=np.bool_),
-        np.array(filled(path, columns, "fold")) if "fold" in columns else None,
+        folds_of(path, columns),
         None if given is None else np.array(given).T,
         np.array(columns["group"]) if "group" in columns else None,
         np.array([columns["a"], columns["b"]]).T if "a" in columns and "b" in columns else None,
+        columns.lines,
     )
 
 
