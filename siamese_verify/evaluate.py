@@ -16,6 +16,7 @@ from siamese_verify.data import FaceCropper, Protocol
 from siamese_verify.entry import CONF, explained, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
+    TARGETS,
     VerificationReport,
     calibrate,
     group_reports,
@@ -46,7 +47,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     model = load_model(cfg.model, cfg.device)
     cropper = FaceCropper(model.encoder.input_spec, cfg.cache)
     name = Path(str(cfg.model)).name
-    result = measure(name, model.encoder, protocol, cropper, model, resamples=cfg.resamples, processes=cfg.processes)
+    result = measure(
+        name, model.encoder, protocol, cropper, model, resamples=cfg.resamples, processes=cfg.processes, targets=cfg.far
+    )
     check_claim(result, cfg.claim)
     if cfg.robustness:
         result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
@@ -55,7 +58,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     if cfg.model in PRETRAINED:
         measurement = {
             **result.report.to_dict(),
-            "meaning": calibrate(result.embeddings, protocol.photos.identities, protocol.name).to_dict(),
+            "meaning": calibrate(
+                result.embeddings, protocol.photos.identities, protocol.name, resamples=cfg.resamples, progress=True
+            ).to_dict(),
             "measured_on": protocol.name,
             "versions": versions(),
         }
@@ -69,7 +74,15 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
     """Report on a table of scores, whatever made them."""
     given = read_scores(cfg.scores)
     people = given.identities if cfg.resamples else None
-    report = verification_report(given.scores, given.same, given.folds, people, resamples=cfg.resamples)
+    report = verification_report(
+        given.scores,
+        given.same,
+        given.folds,
+        people,
+        None,
+        sorted({*TARGETS, *cfg.far}, reverse=True),
+        resamples=cfg.resamples,
+    )
     if given.groups is not None:
         groups = group_reports(given.scores, given.same, given.groups, report.threshold, people)
         report = replace(report, groups=tuple(groups))

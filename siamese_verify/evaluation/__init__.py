@@ -1,6 +1,7 @@
 """Scores -> curves, operating points, protocols, reports. Importing it loads numpy and nothing that draws."""
 
-from siamese_verify.evaluation.all_pairs import all_pairs_report
+from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS, all_pairs_report
+from siamese_verify.evaluation.all_pairs_intervals import all_pairs_intervals
 from siamese_verify.evaluation.bootstrap import Interval, bootstrap_intervals
 from siamese_verify.evaluation.calibration import (
     Calibration,
@@ -20,7 +21,7 @@ from siamese_verify.evaluation.identification import IdentificationReport, OpenS
 from siamese_verify.evaluation.meaning import ScoreMeaning, calibrate
 from siamese_verify.evaluation.operating_point import OperatingPoint, tar_at_far, zero_fmr, zero_fnmr
 from siamese_verify.evaluation.published import PublishedCurve, read_published
-from siamese_verify.evaluation.report import VerificationReport, verification_report
+from siamese_verify.evaluation.report import TARGETS, VerificationReport, verification_report
 from siamese_verify.evaluation.robustness import DamagedRates, damaged_rates
 from siamese_verify.evaluation.roc import DetCurve, RocCurve, auc, det_curve, roc_curve
 from siamese_verify.evaluation.score_file import ScoreFile, read_scores
@@ -30,6 +31,8 @@ from siamese_verify.evaluation.thinning import read_curve_points
 from siamese_verify.evaluation.threshold import ThresholdRates, accuracy, best_threshold, rates_at
 
 __all__ = [
+    "ALL_PAIRS_TARGETS",
+    "TARGETS",
     "Calibration",
     "CalibrationCheck",
     "Comparison",
@@ -50,6 +53,7 @@ __all__ = [
     "ThresholdRates",
     "VerificationReport",
     "accuracy",
+    "all_pairs_intervals",
     "all_pairs_report",
     "auc",
     "best_threshold",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation.impostor_tally import ImpostorTally
     from siamese_verify.evaluation.pair_blocks import Block, PairBlocks
 
-TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+ALL_PAIRS_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SAMPLED = 8  # one row of so many makes the guess of where to look closer
 WORTH = 2**24  # pairs for which guessing saves time
 KEPT = 2**25  # exact scores that a guess may ask for: 128 MB
@@ -39,7 +39,7 @@ def all_pairs_report(
     gallery: ArrayLike | None = None,
     gallery_identities: ArrayLike | None = None,
     *,
-    targets: Sequence[float] = TARGETS,
+    targets: Sequence[float] = ALL_PAIRS_TARGETS,
     threshold: float | None = None,
     processes: int = 1,
     rank: int = 0,

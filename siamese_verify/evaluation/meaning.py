@@ -8,9 +8,10 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import all_pairs_report
+from siamese_verify.evaluation.all_pairs_intervals import RecountedPairs
 from siamese_verify.evaluation.calibration import Calibration, choose_calibration, fit_logistic
 from siamese_verify.evaluation.pair_scores import as_array
-from siamese_verify.evaluation.strangers import Strangers, strangers_of
+from siamese_verify.evaluation.strangers import Strangers, strangers_of, with_intervals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +42,15 @@ class ScoreMeaning(NamedTuple):
             raise InputError(f"The meaning of scores is damaged ({error}): measure it again.") from None
 
 
-def calibrate(embeddings: ArrayLike, identities: ArrayLike, measured_on: str = "", seed: int = 0) -> ScoreMeaning:
+def calibrate(
+    embeddings: ArrayLike,
+    identities: ArrayLike,
+    measured_on: str = "",
+    seed: int = 0,
+    *,
+    resamples: int = 1000,
+    progress: bool = False,
+) -> ScoreMeaning:
     """Learn what scores mean from all pairs of some people.
 
     Which kind of calibration is better is found out on people it was not learned from: they are split in halves. Where
@@ -51,17 +60,22 @@ def calibrate(embeddings: ArrayLike, identities: ArrayLike, measured_on: str = "
         embeddings: (N, D) of any non-zero length.
         identities: (N,) one number or name per row.
         measured_on: the data, for people.
-        seed: of the split.
+        seed: of the split and of the resamples.
+        resamples: of the people, for the intervals of the strangers' shares; 0 for none.
+        progress: draw a bar.
 
     Raises:
         InputError: see `all_pairs_report`.
     """
     rows, names = as_array(embeddings), as_array(identities)
     whole = all_pairs_report(rows, names).curve
+    tail = strangers_of(whole)
+    if resamples:
+        tail = with_intervals(tail, RecountedPairs(rows, names), resamples, seed, progress)
     people = np.unique(names)
     chosen = np.isin(names, np.random.default_rng(seed).permutation(people)[: len(people) // 2])
     try:
         halves = tuple(all_pairs_report(rows[half], names[half]).curve for half in (chosen, ~chosen))
     except InputError:  # too few people to hold some out
-        return ScoreMeaning(fit_logistic(whole, measured_on), strangers_of(whole))
-    return ScoreMeaning(choose_calibration(whole, (halves[0], halves[1]), measured_on), strangers_of(whole))
+        return ScoreMeaning(fit_logistic(whole, measured_on), tail)
+    return ScoreMeaning(choose_calibration(whole, (halves[0], halves[1]), measured_on), tail)

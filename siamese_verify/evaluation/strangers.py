@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.bootstrap import Interval, interval_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from siamese_verify.evaluation.all_pairs_intervals import RecountedPairs
     from siamese_verify.evaluation.roc import RocCurve
 
 PER_DECADE = 40  # points that are kept while the false accept rate grows tenfold
@@ -26,11 +28,14 @@ class Strangers:
         scores: (K,) ascending.
         accepted: (K,) impostors that score at least as high; what lies between two points is given the larger number.
         impostors: pairs it was counted on.
+        intervals: (K,) 95 % confidence intervals of the share accepted, over people; None where too many impostors
+            decide to count them anew, and empty where nobody did.
     """
 
     scores: tuple[float, ...]
     accepted: tuple[int, ...]
     impostors: int
+    intervals: tuple[Interval | None, ...] = ()
 
     def accepts(self, score: float) -> int:
         """Return how many impostors at most score at least as high as `score`.
@@ -38,14 +43,45 @@ class Strangers:
         Raises:
             InputError: the score is NaN, which would pass for the rarest of all.
         """
+        place = self._place(score)
+        return self.accepted[place] if place >= 0 else self.impostors
+
+    def _place(self, score: float) -> int:
         if math.isnan(score):
             raise InputError("The score is NaN: look for an empty or diverged embedding.")
-        place = int(np.searchsorted(self.scores, score, side="right")) - 1
-        return self.accepted[place] if place >= 0 else self.impostors
+        return int(np.searchsorted(self.scores, score, side="right")) - 1
 
     def rate(self, score: float) -> float:
         """Return a share of impostor pairs, in [0, 1], that no smaller one scores at least as high; see `accepts`."""
         return self.accepts(score) / self.impostors
+
+    def interval(self, score: float) -> Interval | None:
+        """Return the 95 % confidence interval of `rate`, None where it is not known; see `accepts`."""
+        place = self._place(score)
+        return self.intervals[place] if self.intervals and place >= 0 else None
+
+    def threshold(self, far: float) -> tuple[float, Interval | None]:
+        """Return a threshold for any false accept rate, and its 95 % confidence interval.
+
+        The threshold is the lowest point of this tail that accepts no larger share. That a share lies below `far` at
+        some score means that the threshold lies below that score, so its interval is where that of the shares ends.
+
+        Args:
+            far: in [0, 0.5].
+
+        Raises:
+            InputError: another rate; looser ones were not kept.
+        """
+        if not 0 <= far <= 0.5:
+            raise InputError(f"The false accept rate asked for is {far}: give one between 0 and 0.5.")
+        place = next(k for k, accepted in enumerate(self.accepted) if accepted <= far * self.impostors)
+        if not self.intervals:
+            return self.scores[place], None
+        known = [Interval(1.0, 1.0) if one is None else one for one in self.intervals]
+        low, high = (next(k for k, one in enumerate(known) if one[side] <= far) for side in (0, 1))
+        if low == 0 or self.intervals[low - 1] is None:  # it may be lower still
+            return self.scores[place], None
+        return self.scores[place], Interval(self.scores[low], self.scores[high])
 
     def sentence(self, score: float) -> str:
         """Say it in words; see `accepts`."""
@@ -55,7 +91,12 @@ class Strangers:
         if 2 * accepted > self.impostors:
             return "Most strangers would score this high."
         # Rounded down, in integers: a stranger is never said to be rarer than counted.
-        return f"1 in {self.impostors // accepted:,} strangers would score this high."
+        said = f"1 in {self.impostors // accepted:,} strangers would score this high"
+        interval = self.interval(score)
+        if interval is None:
+            return f"{said}."
+        rarest = f"1 in {int(1 / interval.low):,}" if interval.low else "none at all"
+        return f"{said} (95 % interval: 1 in {int(1 / interval.high):,} to {rarest})."
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -73,8 +114,9 @@ class Strangers:
                 scores=tuple(map(float, values["scores"])),
                 accepted=tuple(map(int, values["accepted"])),
                 impostors=int(values["impostors"]),
+                intervals=tuple(one and Interval(float(one[0]), float(one[1])) for one in values["intervals"]),
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"The tail of strangers' scores is damaged ({error}): measure it again.") from None
         falls = bool(np.all(np.diff(found.scores) > 0) and np.all(np.diff(found.accepted) <= 0))
         sizes = len(found.scores) == len(found.accepted) > 0 < found.impostors
@@ -85,6 +127,11 @@ class Strangers:
                 f"The tail of strangers' scores is damaged (it counts {found.accepted[0]} of {found.impostors}): "
                 "measure it again."
             )
+        bounds = [one for one in found.intervals if one is not None]
+        if len(found.intervals) not in (0, len(found.scores)) or any(not 0 <= low <= high <= 1 for low, high in bounds):
+            raise InputError("The tail of strangers' scores is damaged (its intervals are none): measure it again.")
+        if found.accepted[-1] or (bounds and found.intervals[-1] != (0, 0)):
+            raise InputError("The tail of strangers' scores is damaged (it has no end): measure it again.")
         return found
 
 
@@ -101,3 +148,14 @@ def strangers_of(curve: RocCurve) -> Strangers:
         kept_scores = np.append(kept_scores, np.nextafter(kept_scores[-1], np.inf))
         kept_counts = np.append(kept_counts, 0)
     return Strangers(tuple(kept_scores.tolist()), tuple(kept_counts.tolist()), curve.impostors)
+
+
+def with_intervals(tail: Strangers, pairs: RecountedPairs, resamples: int, seed: int, progress: bool) -> Strangers:
+    """Add how far the shares would move with other people, see `RecountedPairs`."""
+    places = np.searchsorted(-pairs.impostors, -np.array(tail.scores), side="right")
+    known = [pairs.all_kept or score >= pairs.impostors[-1] for score in tail.scores]
+    rates = [found.false[places] / found.impostors for found in pairs.recounts(resamples, seed, progress)]
+    if not rates:  # too few people
+        return tail
+    intervals = [interval_of(column) if there else None for column, there in zip(np.array(rates).T, known, strict=True)]
+    return replace(tail, intervals=tuple(intervals))
