@@ -24,10 +24,12 @@ from siamese_verify.data import SyntheticFaces
 from siamese_verify.encoders import Encoder
 from siamese_verify.entry import CONF, explained
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation import all_pairs_report
 from siamese_verify.losses import ContrastiveLoss
 from siamese_verify.mining import HardPairs
 from siamese_verify.training.module import for_others
 from siamese_verify.types import Pairs
+from siamese_verify.verification import embed_faces, load_checkpoint
 
 Configured = Callable[..., DictConfig]
 Trained = Callable[..., Path]
@@ -361,13 +363,17 @@ def test_ctrl_c_ends_without_a_traceback_and_with_a_whole_checkpoint(
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_leave_one_run(
-    tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+def test_two_processes_train_and_leave_one_run_that_is_validated_on_each_photo_once(
+    tiny: tuple[str, ...],
+    small_batches: tuple[str, ...],
+    configured: Configured,
+    tmp_path: Path,
 ) -> None:
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.sync_batchnorm=false")
-    overrides = (*tiny, *small_batches, *two, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    odd = ("data.photos.identities=30", "data.photos.images=5")  # 15 photos to validate on, so the ranks' shares differ
+    overrides = (*tiny, *small_batches, *odd, "trainer.max_epochs=1")
     ended = subprocess.run(
-        [sys.executable, "-m", "siamese_verify.cli", "train", *overrides],
+        [sys.executable, "-m", "siamese_verify.cli", "train", *overrides, *two, f"hydra.run.dir={tmp_path}/run"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -377,6 +383,17 @@ def test_two_processes_train_and_leave_one_run(
     assert ended.stdout.count("Report:") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
+
+    model = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    data = instantiate(
+        configured("train", tmp_path / "one", *overrides).datamodule, input_spec=model.encoder.input_spec
+    )
+    data.setup()
+    held_out = embed_faces(model.encoder, data.validation_set.images)
+    expected = all_pairs_report(held_out, data.validation_set.labels).to_dict()
+    assert expected["pairs"] == 15 * 14 // 2
+    names = ("pairs", "genuine", "impostors", "eer", "auc")
+    assert {name: model.metrics[name] for name in names} == pytest.approx({name: expected[name] for name in names})
 
 
 # Photos that cannot be read

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
+from sklearn.metrics import det_curve as peer_det_curve
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as peer_roc_curve
+from torchmetrics.functional.classification import binary_auroc, binary_roc
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
     auc,
     d_prime,
+    det_curve,
     equal_error,
     equal_error_rate,
     kfold_accuracy,
@@ -212,3 +216,39 @@ def test_the_scores_of_lfw_view_2_give_the_reference_metrics() -> None:
         assert point.tar == pytest.approx(metrics[f"tar_at_far_{target}"], abs=1e-9)
         assert point.threshold == pytest.approx(metrics[f"threshold_at_far_{target}"], abs=1e-9)
         assert point.insufficient == (target == 0.001)
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_area_is_the_statistic_of_mann_and_whitney(seed: int, levels: int | None) -> None:
+    scores, same = scored_pairs(seed, 300, levels)
+    statistic = mannwhitneyu(scores[same], scores[~same]).statistic
+    assert auc(scores, same) == pytest.approx(statistic / (same.sum() * (~same).sum()), abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_torchmetrics_finds_the_same_curve_through_its_sigmoid(seed: int, levels: int | None) -> None:
+    scores, same = scored_pairs(seed, 300, levels)
+    assert scores.min() < 0 < 1 < scores.max()  # what lies outside of [0, 1] is taken for a logit
+    given = torch.from_numpy(scores), torch.from_numpy(same).long()
+    far, tar, thresholds = (values.numpy() for values in binary_roc(*given))
+    curve = roc_curve(scores, same)
+    assert curve.thresholds[1:] == pytest.approx(np.log(thresholds[1:] / (1 - thresholds[1:])), abs=1e-9)
+    assert curve.far == pytest.approx(far, abs=1e-6)  # it divides in float32
+    assert curve.tar == pytest.approx(tar, abs=1e-6)
+    assert auc(scores, same) == pytest.approx(float(binary_auroc(*given)), abs=1e-6)
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_scikit_learn_finds_the_same_det_curve_between_its_ends(seed: int, levels: int | None) -> None:
+    scores, same = scored_pairs(seed, 200, levels)
+    far, frr, thresholds = peer_det_curve(same, scores)
+    found = det_curve(scores, same)
+    ours = {*zip(found.far.round(12), found.frr.round(12), strict=True)}
+    assert {*zip(far.round(12), frr.round(12), strict=True)} <= ours  # it drops points at which only one error is left
+    assert {*thresholds[np.isfinite(thresholds)]} <= {*found.thresholds}
+    points = zip(found.far, found.frr, found.thresholds, strict=True)
+    for point, (threshold, *rates) in zip(points, naive_points(scores, same), strict=True):
+        assert point == pytest.approx((*rates, threshold), abs=1e-12)
