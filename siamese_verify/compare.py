@@ -45,16 +45,16 @@ class Evaluation:
 
     def row(self) -> dict[str, str]:
         """Figures for the table."""
-        row = {"": self.name, "pairs": f"{self.metrics['pairs']:,}", "EER": percent(self.metrics["eer"])}
+        row = {"pairs": f"{self.metrics['pairs']:,}", "EER": percent(self.metrics["eer"])}
         row["AUC"] = f"{self.metrics['auc']:.5f}"
-        for point in self.metrics["operating_points"]:
-            row[f"TAR@FAR={percent(point['target'], 0)}"] = percent(point["tar"]) + (
-                "*" if point["insufficient"] else ""
-            )
         if self.metrics["kfold"]:
             row["accuracy"] = percent(self.metrics["kfold"]["mean"])
         elif self.metrics["at_threshold"]:
             row["accuracy"] = percent(self.metrics["at_threshold"]["accuracy"])
+        for point in self.metrics["operating_points"]:
+            row[f"TAR@FAR={percent(point['target'], 0)}"] = percent(point["tar"]) + (
+                "*" if point["insufficient"] else ""
+            )
         return row
 
 
@@ -98,13 +98,14 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> tuple[list[str],
         if (test := _test(runs[first], runs[second], (names[first], names[second]))) is not None
     ]
     sentences = [test.sentence for test in tests] or ["They did not score the same pairs, so only the curves compare."]
-    rows = [{**run.row(), "": name} for run, name in zip(runs, names, strict=True)]
+    rows = [run.row() for run in runs]
     page = page_from(
         "compare.html.j2",
         script="report.js",
         title="Comparison",
         rows=rows,
-        columns=list(dict.fromkeys(column for row in rows for column in row)),
+        names=names,
+        figures=list(max(rows, key=len) | dict.fromkeys(name for row in rows for name in row)),
         sentences=sentences,
         tests=tests,
         targets=TARGETS,
@@ -119,7 +120,10 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> tuple[list[str],
     write_whole(folder / "compare.html", page.encode())
     tested = [test.to_dict() for test in tests]
     write_whole(
-        folder / "compare.json", json.dumps({"rows": rows, "tests": tested}, indent=1, allow_nan=False).encode()
+        folder / "compare.json",
+        json.dumps(
+            {"figures": dict(zip(names, rows, strict=True)), "tests": tested}, indent=1, allow_nan=False
+        ).encode(),
     )
     return sentences, folder / "compare.html"
 

@@ -38,7 +38,7 @@ def test_tables_of_scores_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert scores[0] is not None and scores[1] is not None
     expected = compare_scores(scores[0].scores, scores[1].scores, scores[0].same, names=("old", "new"))
     assert content["tests"] == [json.loads(json.dumps(expected.to_dict()))]
-    assert [row[""] for row in content["rows"]] == ["old", "new"]
+    assert list(content["figures"]) == ["old", "new"]
     html = page.read_text(encoding="utf-8")
     assert sentence in html.replace("&#39;", "'")
     for part in ("old", "new", 'id="roc"', 'id="det"', "Plotly"):
@@ -60,8 +60,8 @@ def test_evaluations_with_one_name_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     paths = [table(tmp_path / folder / "scores.csv", 0, seed) for seed, folder in enumerate("ab")]
     compare(paths, tmp_path / "out")
-    rows = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
-    assert [row[""] for row in rows] == [f"scores ({path})" for path in paths]
+    figures = json.loads((tmp_path / "out" / "compare.json").read_text())["figures"]
+    assert list(figures) == [f"scores ({path})" for path in paths]
 
 
 def test_runs_are_compared_from_the_command_line(
@@ -79,8 +79,8 @@ def test_runs_are_compared_from_the_command_line(
     ended = subprocess.run([*command, "--output", str(tmp_path / "out")], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "compare.html" in ended.stdout
-    rows = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
-    assert rows[0]["EER"] == rows[1]["EER"]
+    first, second = json.loads((tmp_path / "out" / "compare.json").read_text())["figures"].values()
+    assert first["EER"] == second["EER"]
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:

@@ -67,24 +67,29 @@ const drawings = {
     const here = { x: [], y: [], type: "scatter", mode: "markers", showlegend: false, hoverinfo: "skip",
       marker: { size: 13, symbol: "cross-thin-open", color: colour("--ink"), line: { width: 2 } } };
     return [[...others, ...curves, points, here], layout(
-      axis("false accept rate (log)", { ...decades, range: [Math.log10(floor), 0] }),
+      axis("false accept rate (log)", { ...decades, range: [Math.log10(floor), 0], tickangle: 0, dtick: Math.ceil(-Math.log10(floor) * 38 / (target.clientWidth - 74)) }),
       axis("true accept rate", { tickformat: ".0%", range: [Math.max(0, Math.min(...data.curves.map(curve => 1 - curve.frr[curve.far.findIndex(rate => rate > 0)])) - 0.15), 1.005] }), below([...others, ...curves].map(one => one.name), target))];
   },
   det(target) {
-    const most = kind => Math.max(...data.curves.map(curve => curve[kind]));
+    const curves = data.curves.length, most = kind => Math.max(...data.curves.map(curve => curve[kind]));
     const floors = [Math.min(0.5 / most("impostors"), 0.01), Math.min(0.5 / most("genuine"), 0.01)];
     const drawn = (rates, floor) => rates.map(rate => probit(Math.min(Math.max(rate, floor), 1 - 1e-9)));
     const ticks = [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95];
     const worst = Math.max(...data.curves.map(curve => curve.eer)), top = probit(worst < 0.35 ? 0.5 : 0.99);
-    const scale = floor => ({ range: [probit(floor), top], tickvals: ticks.map(probit), ticktext: ticks.map(rate => percent(rate)) });
-    const curves = data.curves.map((curve, i) => line(drawn(curve.far, floors[0]), drawn(curve.frr, floors[1]), curve.name, shades()[i % 8], {
+    const scale = (floor, gap) => {  // ticks that are no closer than `gap` of the axis
+      const least = gap * (top - probit(floor)), shown = [];
+      for (const tick of ticks) if (tick >= floor && (!shown.length || probit(tick) - probit(shown.at(-1)) >= least)) shown.push(tick);
+      return { range: [probit(floor), top], tickvals: shown.map(probit), ticktext: shown.map(rate => percent(rate)), tickangle: 0 };
+    };
+    const named = curve => curves > 1 ? `${curve.name}, EER ${percent(curve.eer)}` : curve.name;
+    const lines = data.curves.map((curve, i) => line(drawn(curve.far, floors[0]), drawn(curve.frr, floors[1]), named(curve), shades()[i % 8], {
       text: curve.far.map((rate, k) => `FAR ${percent(rate)}<br>FRR ${percent(curve.frr[k])}<br>threshold ${curve.threshold[k].toFixed(4)}`),
       hovertemplate: "%{text}<extra></extra>" }));
     const equal = { x: drawn(data.curves.map(curve => curve.eer), floors[0]), y: drawn(data.curves.map(curve => curve.eer), floors[1]),
-      type: "scatter", mode: "markers+text", text: data.curves.map(curve => `EER ${percent(curve.eer)}`), textposition: "top right",
+      type: "scatter", mode: curves > 1 ? "markers" : "markers+text", text: data.curves.map(curve => `EER ${percent(curve.eer)}`), textposition: "top right",
       marker: { size: 9, color: data.curves.map((_, i) => shades()[i % 8]) }, hoverinfo: "skip", showlegend: false };
-    return [[...curves, equal], layout(axis("false accept rate (probit)", scale(floors[0])), axis("false reject rate (probit)", scale(floors[1])),
-      below(curves.map(one => one.name), target))];
+    return [[...lines, equal], layout(axis("false accept rate (probit)", scale(floors[0], 60 / (target.clientWidth - 74))),
+      axis("false reject rate (probit)", scale(floors[1], 0.07)), below(lines.map(one => one.name), target))];
   },
   histogram() {
     const { edges, genuine, impostors } = data.histogram;
