@@ -84,7 +84,8 @@ def insightface_bin(path: str | Path, name: str | None = None) -> Protocol:
 
     Returns:
         The pairs in the order of the file, in ten folds of neighbours as InsightFace's own evaluation has them if there
-        are ten pairs or more. Photos that genuine pairs join, and only they, are taken to show one person.
+        are ten pairs or more. A photo that comes again is read once. Photos that genuine pairs join, and only they,
+        are taken to show one person; where the set contradicts that, each pair is taken for itself.
 
     Raises:
         InputError: no such file, larger than 4 GiB, or no such pickle; the message says what it asked for.
@@ -101,12 +102,17 @@ def insightface_bin(path: str | Path, name: str | None = None) -> Protocol:
         raise InputError(f"{path} is no set of InsightFace's: {error}.") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(f"{path} is no set of InsightFace's, or damaged ({type(error).__name__}).") from None
-    left, right = np.arange(0, len(photos), 2), np.arange(1, len(photos), 2)
+    places: dict[bytes, int] = {}
+    rows = np.array([places.setdefault(photo, len(places)) for photo in photos])
+    identities = joined(len(places), rows[::2][same], rows[1::2][same])
+    if ((identities[rows[::2]] == identities[rows[1::2]]) != same).any():
+        rows = np.arange(len(photos))
+        identities = joined(len(photos), rows[::2][same], rows[1::2][same])
+    _, first = np.unique(rows, return_index=True)
+    names = [f"pair {row // 2 + 1} {'ab'[row % 2]}" for row in first]
     folds = np.repeat(np.arange(FOLDS), [len(part) for part in np.array_split(same, FOLDS)])
-    names = [f"pair {row // 2 + 1} {'ab'[row % 2]}" for row in range(len(photos))]
-    identities = joined(len(photos), left[same], right[same])
-    listed = Listed(left, right, same, folds if len(same) >= FOLDS else None)
-    return Protocol(name or file.stem, EncodedPhotos(photos, names, identities), listed)
+    listed = Listed(rows[::2], rows[1::2], same, folds if len(same) >= FOLDS else None)
+    return Protocol(name or file.stem, EncodedPhotos([photos[row] for row in first], names, identities), listed)
 
 
 def _checked(content: Any) -> tuple[list[bytes], np.ndarray]:

@@ -123,3 +123,25 @@ def test_a_damaged_photo_costs_only_itself(tmp_path: Path) -> None:
     assert found.photos[2].size == (12, 12)
     with pytest.raises(InputError, match="pair 2 b is not an image"):
         found.photos[3]
+
+
+def test_a_photo_that_comes_again_is_read_once_and_shows_one_person(tmp_path: Path) -> None:
+    a, b, c, d = map(encoded, range(4))
+    (tmp_path / "x.bin").write_bytes(pickle.dumps(([a, b, b, c, d, a], [True, True, False])))
+    found = insightface_bin(tmp_path / "x.bin")
+    assert found.pairs is not None
+    assert (found.pairs.left.tolist(), found.pairs.right.tolist()) == ([0, 1, 3], [1, 2, 0])
+    assert found.photos.names == ["pair 1 a", "pair 1 b", "pair 2 b", "pair 3 a"]
+    assert [found.photos[row].getpixel((3, 3))[0] for row in range(4)] == [0, 1, 2, 3]
+    people = found.photos.identities
+    assert people[0] == people[1] == people[2] != people[3]
+
+
+def test_pairs_that_contradict_one_another_are_taken_for_themselves(tmp_path: Path) -> None:
+    a, b, c = map(encoded, range(3))
+    (tmp_path / "x.bin").write_bytes(pickle.dumps(([a, b, b, c, a, c], [True, True, False])))
+    found = insightface_bin(tmp_path / "x.bin")
+    assert found.pairs is not None
+    assert (len(found.photos), found.pairs.left.tolist(), found.pairs.right.tolist()) == (6, [0, 2, 4], [1, 3, 5])
+    people = found.photos.identities
+    assert (people[found.pairs.left] == people[found.pairs.right]).tolist() == [True, True, False]
