@@ -55,7 +55,7 @@ def test_a_pickle_of_python_2_is_read(tmp_path: Path) -> None:
     assert found.name == "old set"
     assert found.pairs.same.tolist() == [True]
     assert found.pairs.folds is None
-    assert found.photos[1].getpixel((0, 0)) == (9, 9, 9)
+    assert found.photos[0].getpixel((0, 0)) == (9, 9, 9)
 
 
 class Evil:
@@ -132,7 +132,7 @@ def test_a_photo_that_comes_again_is_read_once_and_shows_one_person(tmp_path: Pa
     assert found.pairs is not None
     assert (found.pairs.left.tolist(), found.pairs.right.tolist()) == ([0, 1, 3], [1, 2, 0])
     assert found.photos.names == ["pair 1 a", "pair 1 b", "pair 2 b", "pair 3 a"]
-    assert [found.photos[row].getpixel((3, 3))[0] for row in range(4)] == [0, 1, 2, 3]
+    assert [found.photos[row].getpixel((3, 3)) for row in range(4)] == [(row, row, row) for row in range(4)]
     people = found.photos.identities
     assert people[0] == people[1] == people[2] != people[3]
 
