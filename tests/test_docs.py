@@ -1,4 +1,4 @@
-"""The page of objectives and miners: what it shows, runs and links to."""
+"""The pages of objectives and of evaluation: what they show, run and link to."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ from siamese_verify.training.module import for_others
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "objectives.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-EXAMPLES = [code for language, code in BLOCKS if language == "python"]
+EVALUATION = (DOCS / "evaluation.md").read_text()
+EXAMPLES = {
+    f"{name} {number}": code
+    for name, page in (("objectives", PAGE), ("evaluation", EVALUATION))
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+}
 COMMANDS = re.findall(r"^\$ siamese-verify train (.+)$", PAGE, re.MULTILINE)
 TEXT = re.sub(r"^```.*?^```$", "", PAGE, flags=re.DOTALL | re.MULTILINE)
 LINKS = sorted(set(re.findall(r"\]\(([^)]+)\)", TEXT) + re.findall(r'src="([^"]+)"', TEXT)))
@@ -64,10 +68,25 @@ def test_every_config_is_in_a_command(group: str) -> None:
     assert {path.stem for path in (CONF / group).glob("*.yaml")} - listing == named
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=[str(number) for number in range(len(EXAMPLES))])
-def test_every_example_runs(code: str) -> None:
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    exec(compile(code, "docs/objectives.md", "exec"), {"__name__": "example"})
+    exec(compile(EXAMPLES[name], name, "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify evaluate (.+)$", EVALUATION, re.MULTILINE))
+def test_every_evaluation_composes(command: str, configured: Callable[..., DictConfig], tmp_path: Path) -> None:
+    cfg = configured("evaluate", tmp_path, *shlex.split(command, comments=True))
+    assert OmegaConf.is_missing(cfg, "model") == (cfg.scores is not None)
+    OmegaConf.to_container(cfg.protocol, resolve=True, throw_on_missing=True)
+
+
+def test_every_protocol_and_setting_of_an_evaluation_is_on_the_page() -> None:
+    named = set(re.findall(r"`(\w+)[`=]", EVALUATION))
+    assert named >= {path.stem for path in (CONF / "protocol").glob("*.yaml")}
+    machine = {"defaults", "model", "threads", "device", "cache", "hydra"}
+    assert named >= {str(name) for name in OmegaConf.load(CONF / "evaluate.yaml")} - machine
 
 
 @pytest.mark.parametrize("command", COMMANDS)

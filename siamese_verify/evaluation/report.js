@@ -151,4 +151,6 @@ function follow() {
 }
 slider?.addEventListener("input", follow);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+for (const [event, paper] of [["beforeprint", true], ["afterprint", false]])  // ink on white, whatever the screen shows
+  addEventListener(event, () => { document.documentElement.classList.toggle("paper", paper); draw(); });
 draw();
