@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from siamese_verify import losses, mining
-from siamese_verify.evaluation.palette import LIGHT
+from siamese_verify.evaluation.pages.palette import LIGHT
 from siamese_verify.types import Pairs, Triplets
 
 SOLID, DASHED, DOTTED = "-", "--", ":"

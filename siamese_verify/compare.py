@@ -21,7 +21,7 @@ from siamese_verify.evaluation import (
     read_scores,
     verification_report,
 )
-from siamese_verify.evaluation.page import curve_numbers, page_from, percent
+from siamese_verify.evaluation.pages.page import curve_numbers, page_from, percent
 from siamese_verify.files import write_whole
 
 TARGETS = (1e-2, 1e-3)

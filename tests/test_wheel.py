@@ -57,7 +57,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_the_configuration(wheel: 
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert sources <= packed
-    assert {"siamese_verify/conf/train.yaml", "siamese_verify/evaluation/report.html.j2"} <= packed
+    assert {"siamese_verify/conf/train.yaml", "siamese_verify/evaluation/pages/report.html.j2"} <= packed
     assert not any(name.startswith(("tests/", "runs/", "benchmarks/", "data/")) for name in packed)
 
 

@@ -140,8 +140,8 @@ class VerificationReport:
         Raises:
             InputError: `folder` is a file.
         """
-        from siamese_verify.evaluation.figures import draw_figures
-        from siamese_verify.evaluation.page import render_page
+        from siamese_verify.evaluation.pages.figures import draw_figures
+        from siamese_verify.evaluation.pages.page import render_page
 
         target = Path(folder)
         if target.exists() and not target.is_dir():

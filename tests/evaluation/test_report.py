@@ -46,7 +46,7 @@ def two_photos(row: int) -> tuple[Image.Image, Image.Image]:
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes nearly all the time of a report, and these tests look at the rest."""
-    monkeypatch.setattr("siamese_verify.evaluation.figures.draw_figures", lambda report: [])
+    monkeypatch.setattr("siamese_verify.evaluation.pages.figures.draw_figures", lambda report: [])
 
 
 class Resources(HTMLParser):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from siamese_verify.evaluation.comparison import Difference
-    from siamese_verify.evaluation.figures import ReportFigure
     from siamese_verify.evaluation.hardest_pairs import HardPair
+    from siamese_verify.evaluation.pages.figures import ReportFigure
     from siamese_verify.evaluation.published import PublishedCurve
     from siamese_verify.evaluation.report import VerificationReport
     from siamese_verify.evaluation.roc import RocCurve
@@ -232,7 +232,7 @@ def render_page(
 def page_from(template: str, *, script: str, **values: Any) -> str:
     """Fill a template of this package in; its script and the library that draws become part of the page."""
     environment = Environment(
-        loader=PackageLoader("siamese_verify.evaluation", package_path=""),
+        loader=PackageLoader("siamese_verify.evaluation.pages", package_path=""),
         autoescape=True,  # names of people and files may hold anything
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.figure import Figure
 
-from siamese_verify.evaluation.palette import LIGHT
-from siamese_verify.evaluation.rate_drawing import draw_det, draw_roc
-from siamese_verify.evaluation.score_drawing import draw_errors, draw_histogram
+from siamese_verify.evaluation.pages.palette import LIGHT
+from siamese_verify.evaluation.pages.rate_drawing import draw_det, draw_roc
+from siamese_verify.evaluation.pages.score_drawing import draw_errors, draw_histogram
 from siamese_verify.evaluation.thinning import thinned
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from siamese_verify.evaluation.palette import Palette
+    from siamese_verify.evaluation.pages.palette import Palette
     from siamese_verify.evaluation.report import VerificationReport
     from siamese_verify.evaluation.roc import RocCurve
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from siamese_verify.evaluation.rate_drawing import percent_label
+from siamese_verify.evaluation.pages.rate_drawing import percent_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from siamese_verify.evaluation.palette import Palette
+    from siamese_verify.evaluation.pages.palette import Palette
     from siamese_verify.evaluation.report import VerificationReport
     from siamese_verify.evaluation.roc import RocCurve
 
