@@ -123,7 +123,7 @@ class VerificationReport:
         comparison: Sequence[Mapping[str, Any]] | None = None,
         published: Sequence[PublishedCurve] = (),
     ) -> Path:
-        """Write metrics.json, roc.png, det.png, histogram.png, errors.png and report.html, each whole or not at all.
+        """Write metrics.json, curve.csv, a PNG of each figure and report.html, each whole or not at all.
 
         Args:
             folder: made if it is missing; files of an earlier report are replaced.

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,20 @@ import pytest
 from PIL import Image
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import VerificationReport, roc_curve, verification_report
+from siamese_verify.evaluation import (
+    VerificationReport,
+    check_calibration,
+    damaged_rates,
+    fit_logistic,
+    roc_curve,
+    verification_report,
+)
 from siamese_verify.evaluation.hardest_pairs import hardest_pairs
 from siamese_verify.evaluation.thinning import thinned
 from siamese_verify.files import write_whole
 
 FILES = {"metrics.json", "curve.csv", "roc.png", "det.png", "histogram.png", "errors.png", "report.html"}
+EXTRA = ("reliability", "folds", "robustness")  # figures of reports that have been given what they show
 
 
 def strict(text: str) -> dict[str, Any]:
@@ -101,6 +110,9 @@ def test_the_folder_is_complete_and_the_page_needs_nothing_else(tmp_path: Path) 
     }
     comparison = [{"encoder": "trained", "eer": 0.02}, {"encoder": "raw pixels", "accuracy": float("nan")}]
     report = sample_report(folds=np.arange(400) // 40, threshold=1.0)
+    check = check_calibration(fit_logistic(report.curve, "others"), report.curve)
+    damaged = tuple(damaged_rates("blur", f"blur {step}", *sample(), report.threshold) for step in range(3))
+    report = replace(report, calibration=check, robustness=damaged)
     path = report.save(
         tmp_path / "deep" / "report",
         title="Faces & <names>",
@@ -110,15 +122,15 @@ def test_the_folder_is_complete_and_the_page_needs_nothing_else(tmp_path: Path) 
         comparison=comparison,
     )
     assert path == tmp_path / "deep" / "report" / "report.html"
-    assert {each.name for each in path.parent.iterdir()} == FILES  # and nothing half written
-    for name in ("roc", "det", "histogram", "errors"):
+    assert {each.name for each in path.parent.iterdir()} == FILES | {f"{name}.png" for name in EXTRA}
+    for name in ("roc", "det", "histogram", "errors", *EXTRA):
         with Image.open(path.with_name(f"{name}.png")) as picture:
             assert picture.size == (960, 660)
     page = path.read_text(encoding="utf-8")
     parser = Resources()
     parser.feed(page)
     assert parser.open == []
-    assert len(parser.loaded) == 4 + 2 * 40  # figures where no script runs, twenty pairs of photos of each kind
+    assert len(parser.loaded) == 7 + 2 * 40  # figures where no script runs, twenty pairs of photos of each kind
     assert all(resource.startswith("data:image/") for resource in parser.loaded)
     own = page.partition("<script>")[0]  # before the library that draws
     assert "url(" not in own

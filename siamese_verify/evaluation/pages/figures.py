@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.figure import Figure
 
+from siamese_verify.evaluation.pages.check_drawing import draw_folds, draw_reliability, draw_robustness
 from siamese_verify.evaluation.pages.palette import LIGHT
 from siamese_verify.evaluation.pages.rate_drawing import draw_det, draw_roc
 from siamese_verify.evaluation.pages.score_drawing import draw_errors, draw_histogram
@@ -57,31 +58,68 @@ def _png(
     return picture.getvalue()
 
 
-FIGURES = (
-    (
+class Drawing(NamedTuple):
+    """A picture that a report may have."""
+
+    name: str
+    title: str
+    text: str  # what to see in it
+    draw: Callable[[Axes, VerificationReport, RocCurve, Palette], None]
+    field: str = ""  # of the report, without which there is nothing to draw
+
+
+DRAWINGS = (
+    Drawing(
         "roc",
         "ROC",
         "Genuine pairs accepted, against impostors accepted; the dots are the operating points of the table.",
         draw_roc,
     ),
-    (
+    Drawing(
         "det",
         "DET",
         "Both errors against each other, on axes that make normal scores a straight line. Lower left is better.",
         draw_det,
     ),
-    ("histogram", "Scores", "How alike the two kinds of pairs look. Less overlap is better.", draw_histogram),
-    ("errors", "Errors against the threshold", "What a stricter or a more lenient threshold costs.", draw_errors),
+    Drawing("histogram", "Scores", "How alike the two kinds of pairs look. Less overlap is better.", draw_histogram),
+    Drawing(
+        "errors", "Errors against the threshold", "What a stricter or a more lenient threshold costs.", draw_errors
+    ),
+    Drawing(
+        "reliability",
+        "Reliability",
+        "What share of the pairs that were said to be genuine with some probability was. On the line is right.",
+        draw_reliability,
+        "calibration",
+    ),
+    Drawing(
+        "folds",
+        "Accuracy, fold by fold",
+        "Each by the threshold that is best for the others.",
+        draw_folds,
+        "kfold",
+    ),
+    Drawing(
+        "robustness",
+        "Robustness",
+        "How much more goes wrong when one of two photos is damaged.",
+        draw_robustness,
+        "robustness",
+    ),
 )
 
 
 def draw_figure(report: VerificationReport, name: str) -> bytes:
-    """Draw one of `FIGURES` on light ground, as PNG."""
-    draw = next(draw for known, _, _, draw in FIGURES if known == name)
+    """Draw one of `DRAWINGS` on light ground, as PNG."""
+    draw = next(one.draw for one in DRAWINGS if one.name == name)
     return _png(draw, report, thinned(report.curve), LIGHT)
 
 
 def draw_figures(report: VerificationReport) -> list[ReportFigure]:
-    """Draw ROC, DET, score histogram and errors against the threshold, from curves thinned to what can be seen."""
+    """Draw all that a report has, from curves thinned to what can be seen."""
     curve = thinned(report.curve)
-    return [ReportFigure(name, title, text, _png(draw, report, curve, LIGHT)) for name, title, text, draw in FIGURES]
+    return [
+        ReportFigure(one.name, one.title, one.text, _png(one.draw, report, curve, LIGHT))
+        for one in DRAWINGS
+        if not one.field or getattr(report, one.field)
+    ]

@@ -133,23 +133,8 @@ class Plot(NamedTuple):
     name: str
     title: str
     text: str
-    picture: str = ""
-    wide: bool = False
-
-
-def plots_of(
-    report: VerificationReport, figures: Sequence[ReportFigure], published: Sequence[PublishedCurve]
-) -> list[Plot]:
-    """Say which drawings a report has."""
-    plots = [Plot(one.name, one.title, one.text, data_uri(one.png, "png")) for one in figures]
-    if report.calibration:
-        text = "What share of the pairs that were said to be genuine with some probability was. On the line is right."
-        plots.append(Plot("reliability", "Reliability", text))
-    if report.kfold:
-        plots.append(Plot("folds", "Accuracy, fold by fold", "Each by the threshold that is best for the others."))
-    if report.robustness:
-        plots.append(Plot("robustness", "Robustness", "How much more goes wrong when one of two photos is damaged."))
-    return [plot._replace(wide=plot.name == "roc" and bool(published)) for plot in plots]
+    picture: str
+    wide: bool
 
 
 def drawn(values: ArrayLike) -> list[float]:
@@ -216,7 +201,10 @@ def render_page(
         report=report,
         infinity=math.inf,
         title=title,
-        plots=plots_of(report, figures, published),
+        plots=[
+            Plot(one.name, one.title, one.text, data_uri(one.png, "png"), one.name == "roc" and bool(published))
+            for one in figures
+        ],
         numbers=numbers_of(report, title, published),
         pictures=pictures is not None,
         mistakes=[
