@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from siamese_verify.evaluation.genuine_tally import GenuineTally
     from siamese_verify.evaluation.hardest_pairs import Extremes
-    from siamese_verify.evaluation.impostor_tally import ImpostorTally
+    from siamese_verify.evaluation.impostor_tally import ImpostorTally, Look
     from siamese_verify.evaluation.pair_blocks import Block, PairBlocks
 
 ALL_PAIRS_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -191,7 +192,7 @@ def _share(
     rank, world_size = place
     mine = blocks.blocks[rank::world_size]
     if processes == 1:
-        return Look(genuine, wanted).at(blocks, _shown(mine, title))
+        return _in_threads(Look(genuine, wanted), blocks, _shown(mine, title))
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         shares = [
             pool.submit(_look_alone, blocks, mine[number::processes], genuine, wanted, processes)
@@ -211,7 +212,46 @@ def _look_alone(
     from siamese_verify.evaluation.impostor_tally import Look
 
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    return Look(genuine, wanted).at(blocks, which)
+    return _in_threads(Look(genuine, wanted), blocks, which)
+
+
+class _Turns:
+    """Blocks that threads take in turn."""
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        self.blocks = iter(blocks)
+        self.lock = Lock()
+
+    def __iter__(self) -> _Turns:
+        return self
+
+    def __next__(self) -> Block:
+        with self.lock:
+            return next(self.blocks)
+
+    def stop(self) -> None:
+        with self.lock:
+            self.blocks = iter(())
+
+
+def _in_threads(look: Look, blocks: PairBlocks, which: Iterable[Block]) -> ImpostorTally:
+    """Look at each block in one of as many threads as torch has: a fifth faster than each step of a block in all."""
+    import torch
+
+    turns = _Turns(which)
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:  # theirs alone
+            shares = [pool.submit(look.at, blocks, turns) for _ in range(threads)]
+            try:
+                first, *others = [share.result() for share in shares]
+            finally:
+                turns.stop()  # if one fails or is interrupted, no other goes on
+    finally:
+        torch.set_num_threads(threads)  # what threads to come begin with
+    for other in others:
+        first.add(other)
+    return first
 
 
 def _shown(blocks: list[Block], title: str) -> Iterable[Block]:

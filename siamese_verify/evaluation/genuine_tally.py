@@ -26,6 +26,7 @@ class GenuineTally:
     """The genuine scores of all pairs: kept if they are few, computed again in chunks if they are many.
 
     Attributes:
+        count: of the pairs.
         cells: (CELLS,) int64 pairs by score.
         sums: of the scores.
         hardest: the lowest scores.
@@ -35,6 +36,7 @@ class GenuineTally:
         self.blocks = blocks
         self.cells: NDArray[np.int64] = np.zeros(CELLS, dtype=np.int64)
         self.hardest = NONE
+        self.count = 0
         total = squares = 0.0
         kept: list[Tensor] = []
         for scores, pairs in blocks.genuine():
@@ -43,9 +45,9 @@ class GenuineTally:
             unscaled = values.astype(np.float64) / SCALE
             total, squares = total + float(unscaled.sum()), squares + float(unscaled @ unscaled)
             self.hardest = self.hardest.joined(Extremes(values, pairs), lowest=True)
-            if sum(map(len, kept)) < AT_ONCE:
+            self.count += len(values)
+            if self.count <= AT_ONCE:
                 kept.append(scores)
-        self.count = int(self.cells.sum())
         self.sums = Sums(self.count, total, squares)
         self._all = torch.cat(kept).sort().values if kept and self.count <= AT_ONCE else None
 

@@ -50,9 +50,14 @@ def count_cells(blocks: PairBlocks) -> NDArray[np.int64]:
     cells = torch.zeros(CELLS, dtype=torch.int64)
     for block in blocks.blocks:
         scores, mask = blocks.product(block), blocks.impostors(block)
-        values = scores.view(-1) if mask is None else scores[mask]
+        values = scores.view(-1) if mask is None else chosen(scores, mask)
         cells += torch.bincount(fine_cells(values).bitwise_right_shift_(FINE), minlength=CELLS)
     return cells.numpy()
+
+
+def chosen(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return `scores[mask]`, by numpy in a twentieth of the time."""
+    return torch.from_numpy(scores.numpy()[mask.numpy()])
 
 
 class Look:
@@ -80,15 +85,16 @@ class Look:
         """Count the impostors of some blocks."""
         tally = ImpostorTally()
         memory = torch.empty(ROWS * COLUMNS, dtype=blocks.scaled.dtype)
+        whole, ranks = torch.empty((2, ROWS * COLUMNS), dtype=torch.int32)
         cells = torch.zeros(CELLS, dtype=torch.int64)
         for block in which:
             scores, mask = blocks.product(block, memory), blocks.impostors(block)
-            values = scores.view(-1) if mask is None else scores[mask]
+            values = scores.view(-1) if mask is None else chosen(scores, mask)
             if not len(values):
                 continue
-            fine = fine_cells(values)
-            below = self.below.index_select(0, fine)
-            close = (below < 0).nonzero().view(-1)
+            fine = fine_cells(values, whole[: len(values)])
+            below = torch.index_select(self.below, 0, fine, out=ranks[: len(values)])
+            close = torch.from_numpy(np.flatnonzero(below.numpy() < 0))
             exact = values[close]
             tally.doubled_rank += 2 * len(values) * len(self.genuine) - self._doubled_below(below, close, exact)
             fine >>= FINE
@@ -103,7 +109,8 @@ class Look:
     def _doubled_below(self, below: Tensor, close: Tensor, exact: Tensor) -> int:
         """Sum over impostors the genuine scores below and those not above."""
         place = below[close].bitwise_not_()  # of the first genuine score in the cell
-        total = 2 * (int(below.sum()) + 2 * int(place.sum(dtype=torch.int64)) + len(close))  # ~x is -x - 1
+        # ~x is -x - 1, so that adding x twice and 1 leaves x.
+        total = 2 * (int(below.numpy().sum(dtype=np.int64)) + 2 * int(place.sum(dtype=torch.int64)) + len(close))
         while len(place):  # climb through the genuine scores that are not above
             genuine = self.ended[place]
             climbs = (genuine <= exact).nonzero().view(-1)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-ROWS, COLUMNS = 512, 2048  # of a block of impostors: product and cells stay in the processor's cache
+ROWS, COLUMNS = 512, 1024  # of a block of impostors: product and cells stay in the processor's cache
+SLICE = 128  # rows of a D x D matrix
 BAND = 256  # rows of a block of genuine pairs, which lie along the diagonal
 
 
@@ -119,14 +120,17 @@ class PairBlocks:
             people = self.probes.people[top:bottom]
             first = top if self.alone else int(np.searchsorted(self.gallery.people, people[0]))
             last = int(np.searchsorted(self.gallery.people, people[-1], side="right"))
+            starts = np.searchsorted(self.gallery.people, people) if not self.alone else np.arange(top, bottom) + 1
+            ends = np.searchsorted(self.gallery.people, people, side="right")
             for left in range(first, last, COLUMNS):
                 right = min(left + COLUMNS, last)
-                mask = torch.from_numpy(people[:, None] == self.gallery.people[left:right])
-                if self.alone:
-                    mask.triu_(top - left + 1)
-                rows, columns = np.nonzero(mask.numpy())
+                begin = np.clip(starts, left, right)
+                counts = np.maximum(np.clip(ends, left, right) - begin, 0)  # of columns of the same person in a row
+                rows = np.repeat(np.arange(bottom - top), counts)
+                columns = np.arange(len(rows)) + np.repeat(begin - left - (np.cumsum(counts) - counts), counts)
                 if len(rows):
-                    yield self.product(Block(top, bottom, left, right))[mask], self.number(top + rows, left + columns)
+                    scores = self.product(Block(top, bottom, left, right)).numpy()[rows, columns]
+                    yield torch.from_numpy(scores), self.number(top + rows, left + columns)
 
     def number(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return i * M + j for pairs of sorted rows, by where they stood before; within one set i < j."""
@@ -147,5 +151,7 @@ def _row_sums(rows: Tensor) -> tuple[Tensor, Tensor]:
     for start in range(0, len(rows), COLUMNS):
         double = rows[start : start + COLUMNS].double()
         total += double.sum(dim=0)
-        outer.addmm_(double.T, double)
-    return total, outer
+        for left in range(0, len(outer), SLICE):  # of a symmetric matrix half is enough
+            right = left + SLICE
+            outer[left:right, left:].addmm_(double[:, left:right].T, double[:, left:])
+    return total, outer.triu_().add_(outer.triu(1).T)

@@ -18,9 +18,10 @@ ZERO = int(SCALE) + MARGIN  # fine cell of the score 0; it is twice as wide, as 
 CELLS = (2 * ZERO) // 2**FINE + 1  # 65,541
 
 
-def fine_cells(scaled: Tensor) -> Tensor:
+def fine_cells(scaled: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the fine cell of (K,) scaled scores, int32; a higher score is never in a lower cell."""
-    return scaled.to(torch.int32).add_(ZERO)
+    whole = scaled.to(torch.int32) if out is None else out.copy_(scaled)
+    return whole.add_(ZERO)
 
 
 def cells_of(scaled: NDArray[np.floating]) -> NDArray[np.int64]:
