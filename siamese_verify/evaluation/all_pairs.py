@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 ALL_PAIRS_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SAMPLED = 8  # one row of so many makes the guess of where to look closer
 WORTH = 2**24  # pairs for which guessing saves time
+# A share p is wrong by sqrt(p / n) times something where n rows are drawn, as if each row were one observation: one face
+# is like many others, another like none. 0.1 was enough for ordinary embeddings, 0.45 for those with a few wolves.
+DOUBTS = (1.0, 0.5)
 KEPT = 2**25  # exact scores that a guess may ask for: 128 MB
 
 
@@ -132,12 +135,14 @@ def cells_needed(
         genuine: (C,) how many genuine scores each cell holds, by ascending score.
         impostors: (C,) likewise.
         targets: false accept rates; the crossing of both errors and the lowest genuine score are needed anyway.
-        slack: share by which the number of impostors above a score may be wrong, beside chance; 0 if it is exact.
+        slack: a share p of the impostors may be wrong by `slack` sqrt(p), and by chance; 0 if they are exact.
     """
     total, count = int(impostors.sum()), int(genuine.sum())
     accepted = np.cumsum(impostors[::-1])[::-1]  # (C,) impostors in this cell or above
     rejected = np.cumsum(genuine) - genuine  # (C,) genuine below this cell
-    doubt = (slack * accepted + np.where(slack, 6 * np.sqrt(accepted) + 10, 0)).astype(np.int64)
+    doubt = (slack * total * np.sqrt(accepted / total) + np.where(slack, 6 * np.sqrt(accepted) + 10, 0)).astype(
+        np.int64
+    )
     filled = np.flatnonzero(genuine + impostors)
     needed = np.zeros(len(genuine), dtype=np.bool_)
     needed[np.flatnonzero(genuine)[0]] = True
@@ -272,9 +277,11 @@ def _guess(blocks: PairBlocks, needed: Callable[[NDArray[np.int64], float], NDAr
     cells = count_cells(sample)
     if not cells.any():
         return nothing
-    # The rows of a sample differ more than their pairs would: one face is like many others, another like none.
-    guess = needed(cells, 8 / len(sample.probes.rows) ** 0.5)
-    return guess if cells[guess].sum() / cells.sum() * blocks.pairs <= KEPT else nothing
+    for doubt in DOUBTS:  # the widest that memory allows
+        guess = needed(cells, doubt / len(sample.probes.rows) ** 0.5)
+        if cells[guess].sum() / cells.sum() * blocks.pairs <= KEPT:
+            return guess
+    return nothing
 
 
 def _curve(genuine: GenuineTally, tally: ImpostorTally, wanted: NDArray[np.bool_]) -> RocCurve:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from threading import Barrier
@@ -19,6 +20,8 @@ from siamese_verify.evaluation import (
     verification_report,
 )
 from siamese_verify.evaluation.all_pairs import cells_needed
+from siamese_verify.evaluation.impostor_tally import ImpostorTally, Look
+from siamese_verify.evaluation.pair_blocks import Block, PairBlocks
 from siamese_verify.evaluation.score_cells import CELLS
 
 TARGETS = (0.3, 1e-2, 1e-3, 1e-4)
@@ -170,6 +173,37 @@ def test_processes_have_the_report_of_one() -> None:
     assert all_pairs_report(*given, processes=2) == all_pairs_report(*given)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_any_number_of_threads_has_the_report_of_any_other_and_is_left_as_it_was(threads: int) -> None:
+    given = signs(2500, 100)
+    before, expected = torch.get_num_threads(), all_pairs_report(*given)
+    torch.set_num_threads(threads)
+    try:
+        assert all_pairs_report(*given) == expected
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_look_that_fails_ends_all_threads_and_leaves_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def interrupted(self: Look, blocks: PairBlocks, which: Iterable[Block]) -> ImpostorTally:
+        for _ in which:
+            looked.append(1)
+            if len(looked) > 2:
+                raise KeyboardInterrupt
+            time.sleep(0.01)
+        return ImpostorTally()
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(Look, "at", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        all_pairs_report(*signs(12_000, 100, dimensions=2))
+    assert len(looked) < 2 + 2 * before
+    assert torch.get_num_threads() == before
+
+
 def test_the_curve_and_the_histogram_count_every_pair() -> None:
     given = signs(900, 50)
     found, expected = all_pairs_report(*given), listed(given)
@@ -203,8 +237,8 @@ def test_cells_are_needed_where_an_operating_point_can_lie() -> None:
     # cross in cell 2: FRR 1/6 <= FAR 3/11 there, and 1/6 > 1/11 in cell 3. The lowest genuine score is in cell 1.
     assert np.flatnonzero(cells_needed(genuine, impostors, (0.2,))).tolist() == [1, 2, 3]
     assert np.flatnonzero(cells_needed(genuine, impostors, (0.0,))).tolist() == [1, 2, 3, 4]
-    doubtful = [cells_needed(genuine * 10**6, impostors * 10**6, (0.2,), slack) for slack in (0.3, 0.5, 0.9)]
-    assert [np.flatnonzero(cells).tolist() for cells in doubtful] == [[1, 2, 3], [1, 2, 3], [0, 1, 2, 3, 4]]
+    doubtful = [cells_needed(genuine * 10**6, impostors * 10**6, (0.2,), slack) for slack in (0.05, 0.2, 0.3)]
+    assert [np.flatnonzero(cells).tolist() for cells in doubtful] == [[1, 2, 3], [1, 2, 3], [1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize(
