@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 ALL_PAIRS_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SAMPLED = 8  # one row of so many makes the guess of where to look closer
 WORTH = 2**24  # pairs for which guessing saves time
-# A share p is wrong by sqrt(p / n) times something where n rows are drawn, as if each row were one observation: one face
-# is like many others, another like none. 0.1 was enough for ordinary embeddings, 0.45 for those with a few wolves.
+# Where n rows are drawn a share p is wrong by some sqrt(p / n), as if each row were one observation: one face is like
+# many others, another like none. 0.1 times that was enough for ordinary embeddings, 0.45 times for a few wolves.
 DOUBTS = (1.0, 0.5)
 KEPT = 2**25  # exact scores that a guess may ask for: 128 MB
 
