@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
-from threading import Lock
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +22,8 @@ if TYPE_CHECKING:
 
     from siamese_verify.evaluation.genuine_tally import GenuineTally
     from siamese_verify.evaluation.hardest_pairs import Extremes
-    from siamese_verify.evaluation.impostor_tally import ImpostorTally, Look
-    from siamese_verify.evaluation.pair_blocks import Block, PairBlocks
+    from siamese_verify.evaluation.impostor_tally import ImpostorTally
+    from siamese_verify.evaluation.pair_blocks import PairBlocks
 
 ALL_PAIRS_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SAMPLED = 8  # one row of so many makes the guess of where to look closer
@@ -80,6 +77,7 @@ def all_pairs_report(
     """
     from siamese_verify.evaluation.genuine_tally import GenuineTally
     from siamese_verify.evaluation.score_cells import CELLS, SCALE, cells_of
+    from siamese_verify.evaluation.spread import spread
 
     for target in targets:
         if not 0 <= target <= 1:
@@ -98,7 +96,7 @@ def all_pairs_report(
         return cells
 
     def look(scores: Tensor, wanted: NDArray[np.bool_], title: str) -> ImpostorTally:
-        share = _share(blocks, scores, wanted, processes, (rank, world_size), title if progress else "")
+        share = spread(blocks, scores, wanted, processes, (rank, world_size), title if progress else "")
         first, *others = gather(share) if gather else [share]
         for other in others:
             first.add(other)
@@ -181,90 +179,6 @@ def _blocks(
     people = numbered(np.concatenate([names, their_names]), len(rows) + len(others))
     kind = np.result_type(rows, others)
     return PairBlocks(rows.astype(kind), people[: len(rows)], others.astype(kind), people[len(rows) :])
-
-
-def _share(
-    blocks: PairBlocks,
-    genuine: Tensor,
-    wanted: NDArray[np.bool_],
-    processes: int,
-    place: tuple[int, int],
-    title: str,
-) -> ImpostorTally:
-    """Look at every world_size-th block."""
-    from siamese_verify.evaluation.impostor_tally import Look
-
-    rank, world_size = place
-    mine = blocks.blocks[rank::world_size]
-    if processes == 1:
-        return _in_threads(Look(genuine, wanted), blocks, _shown(mine, title))
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        shares = [
-            pool.submit(_look_alone, blocks, mine[number::processes], genuine, wanted, processes)
-            for number in range(processes)
-        ]
-        first, *others = [share.result() for share in shares]
-    for other in others:
-        first.add(other)
-    return first
-
-
-def _look_alone(
-    blocks: PairBlocks, which: list[Block], genuine: Tensor, wanted: NDArray[np.bool_], processes: int
-) -> ImpostorTally:
-    import torch
-
-    from siamese_verify.evaluation.impostor_tally import Look
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    return _in_threads(Look(genuine, wanted), blocks, which)
-
-
-class _Turns:
-    """Blocks that threads take in turn."""
-
-    def __init__(self, blocks: Iterable[Block]) -> None:
-        self.blocks = iter(blocks)
-        self.lock = Lock()
-
-    def __iter__(self) -> _Turns:
-        return self
-
-    def __next__(self) -> Block:
-        with self.lock:
-            return next(self.blocks)
-
-    def stop(self) -> None:
-        with self.lock:
-            self.blocks = iter(())
-
-
-def _in_threads(look: Look, blocks: PairBlocks, which: Iterable[Block]) -> ImpostorTally:
-    """Look at each block in one of as many threads as torch has: a fifth faster than each step of a block in all."""
-    import torch
-
-    turns = _Turns(which)
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:  # theirs alone
-            shares = [pool.submit(look.at, blocks, turns) for _ in range(threads)]
-            try:
-                first, *others = [share.result() for share in shares]
-            finally:
-                turns.stop()  # if one fails or is interrupted, no other goes on
-    finally:
-        torch.set_num_threads(threads)  # what threads to come begin with
-    for other in others:
-        first.add(other)
-    return first
-
-
-def _shown(blocks: list[Block], title: str) -> Iterable[Block]:
-    if not title:
-        return blocks
-    from rich.progress import track
-
-    return track(blocks, title)
 
 
 def _guess(blocks: PairBlocks, needed: Callable[[NDArray[np.int64], float], NDArray[np.bool_]]) -> NDArray[np.bool_]:
