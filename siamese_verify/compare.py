@@ -105,7 +105,7 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> tuple[list[str],
         title="Comparison",
         rows=rows,
         names=names,
-        figures=list(max(rows, key=len) | dict.fromkeys(name for row in rows for name in row)),
+        figures=list(dict.fromkeys(name for row in sorted(rows, key=_order) for name in row)),
         sentences=sentences,
         tests=tests,
         targets=TARGETS,
@@ -126,6 +126,11 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> tuple[list[str],
         ).encode(),
     )
     return sentences, folder / "compare.html"
+
+
+def _order(row: dict[str, str]) -> tuple[bool, int]:
+    """Put rows first that have every figure, so that those of all come in their order."""
+    return "accuracy" not in row, -len(row)
 
 
 def _unlike(names: list[str], paths: Sequence[str | Path]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from siamese_verify.data import FaceCropper, Protocol
 from siamese_verify.entry import CONF, explained, set_threads, versions
@@ -48,7 +49,14 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     cropper = FaceCropper(model.encoder.input_spec, cfg.cache)
     name = Path(str(cfg.model)).name
     result = measure(
-        name, model.encoder, protocol, cropper, model, resamples=cfg.resamples, processes=cfg.processes, targets=cfg.far
+        name,
+        model.encoder,
+        protocol,
+        cropper,
+        model,
+        resamples=cfg.resamples,
+        processes=cfg.processes,
+        targets=further_rates(cfg.far),
     )
     check_claim(result, cfg.claim)
     if cfg.robustness:
@@ -80,7 +88,7 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
         given.folds,
         people,
         None,
-        sorted({*TARGETS, *cfg.far}, reverse=True),
+        sorted({*TARGETS, *further_rates(cfg.far)}, reverse=True),
         resamples=cfg.resamples,
     )
     if given.groups is not None:
@@ -95,6 +103,23 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
     )
     print(f"EER {report.eer:.2%}, AUC {report.auc:.4f}. Report: {page}")
     return report
+
+
+def further_rates(asked: Any) -> list[float]:
+    """Read the false accept rates that somebody asks for.
+
+    Raises:
+        InputError: one that is no rate.
+    """
+    try:
+        rates = [float(one) for one in (asked if isinstance(asked, ListConfig) else [asked])]
+    except (TypeError, ValueError):
+        rates = [math.nan]
+    if not all(0 <= rate <= 1 for rate in rates):
+        raise InputError(
+            f"The false accept rates asked for are {asked}: give some between 0 and 1, such as far=[2e-4]."
+        )
+    return rates
 
 
 def record_of(cfg: DictConfig) -> dict[str, Any]:

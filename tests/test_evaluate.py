@@ -85,14 +85,23 @@ def test_scores_from_elsewhere_get_the_whole_report(configured: Configured, tmp_
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "theirs.txt").write_text("0 0\n0.1 0.9\n1 1\n")
     options = (f"scores='{tmp_path / 'scores.csv'}'", f"published='{tmp_path / 'published'}'")
-    eer = evaluate(configured("evaluate", tmp_path, *options), tmp_path)
+    eer = evaluate(configured("evaluate", tmp_path, *options, "far=[0.25]"), tmp_path)
     found = metrics(tmp_path)
     assert found["eer"] == eer
     assert found["kfold"] is not None
+    assert [point["target"] for point in found["operating_points"]] == [0.25, 0.1, 0.01, 0.001]  # type: ignore[attr-defined]
     assert [group["name"] for group in found["groups"]] == ["old", "young"]  # type: ignore[attr-defined]
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "theirs" in page
     assert "Group by group" in page
+
+
+@pytest.mark.parametrize("far", ["[2]", "-0.1", "[0.1,abc]", "[null]"])
+def test_a_rate_that_is_none_is_refused(far: str, configured: Configured, tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("score,same\n0.5,1\n0.1,0\n")
+    cfg = configured("evaluate", tmp_path, f"scores='{tmp_path / 'scores.csv'}'", f"far={far}")
+    with pytest.raises(InputError, match="give some between 0 and 1, such as far="):
+        evaluate(cfg, tmp_path)
 
 
 def test_listed_pairs_leave_scores_intervals_and_robustness(
