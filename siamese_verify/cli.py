@@ -108,9 +108,9 @@ def verify(options: argparse.Namespace) -> int:
                 f"measured on {result.measured_on}."
             )
         if result.probability is not None:
-            print(
-                f"The probability of one person is {result.probability:.1%} if one pair in two is. {result.strangers}"
-            )
+            likely = f"{min(max(result.probability, 0.001), 0.999):.1%}"
+            bound = "under " if result.probability < 0.001 else "over " if result.probability > 0.999 else ""
+            print(f"The probability of one person is {bound}{likely} if one pair in two is. {result.strangers}")
     return SAME if result.same else DIFFERENT
 
 

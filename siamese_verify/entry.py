@@ -42,6 +42,8 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
             if not configuring and not isinstance(cause, InputError):
                 raise
             sentence = str(cause or " ".join(str(error).split()))
+            if type(error).__name__ == "MissingMandatoryValue" and (key := getattr(error, "full_key", "")):
+                sentence = f"{key} is needed and not set: add {key}=... to the command."
             if isinstance(cause, ModuleNotFoundError) and cause.name:
                 package = cause.name.partition(".")[0].replace("_", "-")
                 sentence = f"The configuration asks for {package}, which is not installed: pip install {package}."

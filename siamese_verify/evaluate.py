@@ -101,6 +101,7 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
         captions=given.describe,
         published=read_published(cfg.published) if cfg.published else [],
     )
+    write_whole(folder / "report" / "scores.csv", Path(str(cfg.scores)).read_bytes())  # for `compare`
     print(f"EER {report.eer:.2%}, AUC {report.auc:.4f}. Report: {page}")
     return report
 

@@ -252,6 +252,12 @@ def test_a_run_that_cannot_be_ends_with_2_and_a_sentence_and_leaves_no_results(
     assert left <= {".hydra", "train.log", "__main__.log"}
 
 
+def test_a_setting_that_is_needed_is_named(command: Command, tiny_run: Path) -> None:
+    ended = command("evaluate", "protocol=pair_file", f"model={tiny_run}", "hydra.run.dir=run")
+    assert ended.code == 2
+    assert ended.err == "siamese-verify: protocol.path is needed and not set: add protocol.path=... to the command.\n"
+
+
 @pytest.mark.parametrize("override", ["data.photos.identities=abc", "sampler.people=4.5", "trainer.max_epochs=abc"])
 def test_a_value_of_the_wrong_type_ends_with_2_and_no_traceback(
     override: str, command: Command, tiny: tuple[str, ...]

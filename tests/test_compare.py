@@ -83,6 +83,15 @@ def test_runs_are_compared_from_the_command_line(
     assert first["EER"] == second["EER"]
 
 
+def test_the_evaluation_of_a_table_is_compared_pair_by_pair_with_the_table(
+    configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    given = table(tmp_path / "scores.csv", 0.0)
+    other = table(tmp_path / "other.csv", 2.0)
+    evaluate(configured("evaluate", tmp_path / "run", f"scores='{given}'"), tmp_path / "run")
+    assert compare([tmp_path / "run", other], tmp_path)[0][0].startswith("other is better")
+
+
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 evaluation has nothing to be compared with"):
         compare([tmp_path], tmp_path)
