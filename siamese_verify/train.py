@@ -78,7 +78,9 @@ def train(cfg: DictConfig, folder: Path) -> float:
     best = load_checkpoint(Path(best_path))
     assert data.validation_set is not None
     held_out = embed_faces(best.encoder, data.validation_set.images)
-    best = replace(best, meaning=calibrate(held_out, data.validation_set.labels, best.measured_on, cfg.seed))
+    best = replace(
+        best, meaning=calibrate(held_out, data.validation_set.labels, best.measured_on, cfg.seed, progress=True)
+    )
     save_bundle(folder / "bundle", best, record["versions"])
 
     result = measure("trained network", best.encoder, protocol, FaceCropper(best.encoder.input_spec, cfg.cache), best)

@@ -96,7 +96,7 @@ class RecountedPairs:
 
         rng = np.random.default_rng(seed)
         turns = range(resamples)
-        for _ in track(turns, "Drawing people anew") if progress else turns:
+        for _ in track(turns, "Confidence intervals") if progress else turns:
             times = np.bincount(rng.integers(0, len(self.sizes), len(self.sizes)), minlength=len(self.sizes))
             few = times.astype(np.int32)
             true = np.cumsum(few[self.genuine_people], dtype=np.int64)

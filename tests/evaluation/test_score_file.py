@@ -36,7 +36,7 @@ def test_all_columns_are_read_in_any_order(tmp_path: Path) -> None:
     assert found.scores.tolist() == [0.5, -0.001]
     assert found.same.tolist() == [True, False]
     assert found.folds is not None and found.identities is not None and found.groups is not None
-    assert found.folds.tolist() == ["1", "2"]
+    assert found.folds.tolist() == [1, 2]
     assert found.identities.tolist() == [["Ann", "Ann"], ["Ann", "Bob"]]
     assert found.groups.tolist() == ["g", ""]
     assert found.names is not None
@@ -90,7 +90,7 @@ def test_published_curves_are_read_whichever_column_comes_first() -> None:
         at = {far: curve.tar[np.searchsorted(curve.far, far, side="right") - 1] for far in (0.01, 0.1)}
         assert at[0.1] > 0.6 or "eigenfaces" in curve.name
         assert at[0.1] >= at[0.01]
-    best = {curve.name: curve for curve in curves}["dlib LFW roc curve"]
+    best = {curve.name: curve for curve in curves}["dlib"]
     assert best.tar[np.searchsorted(best.far, 0.01, side="right") - 1] > 0.99
 
 
@@ -115,3 +115,15 @@ def test_a_folder_without_curves_is_said(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="no published curves"):
             read_published(folder)
+
+
+def test_folds_by_number_keep_their_order_and_may_have_names_too(tmp_path: Path) -> None:
+    lines = [f"{row % 5},{row % 2},{row // 4 + 1}" for row in range(44)]
+    (tmp_path / "x.csv").write_text("\n".join(["score,same,fold", *lines]))
+    found = read_scores(tmp_path / "x.csv").folds
+    assert found is not None
+    assert np.unique(found).tolist() == list(range(1, 12))
+    (tmp_path / "x.csv").write_text("score,same,fold\n1,1,a\n0,0,2\n")
+    named = read_scores(tmp_path / "x.csv").folds
+    assert named is not None
+    assert named.tolist() == ["a", "2"]
