@@ -70,6 +70,8 @@ def distance_weighted(
     rows, columns = unit(sets.rows), unit(sets.columns)
     nothing = sets.labels.new_empty(0)
     found = [Triplets(nothing, nothing, nothing)]
+    if not len(columns):  # rows of no length have no largest entry
+        return found[0]
     identities = Identities(sets.column_labels)
     for band in bands(len(rows), len(columns)):
         anchor, positive = identities.pairs(sets.labels[band], band.start, sets.itself)
