@@ -117,13 +117,11 @@ def measure(
             report = replace(report, intervals=intervals)
     else:
         scores = score_pairs(embeddings, pairs.left, pairs.right)
-        known = np.stack([people[pairs.left], people[pairs.right]], axis=1)
-        known_enough = resamples > 0 and len(scores) <= WITH_INTERVALS
-        report = verification_report(
-            scores, pairs.same, pairs.folds, known if known_enough else None, threshold, targets, resamples=resamples
-        )
+        few = resamples > 0 and len(scores) <= WITH_INTERVALS
+        known = np.stack([people[pairs.left], people[pairs.right]], axis=1) if few else None
+        report = verification_report(scores, pairs.same, pairs.folds, known, threshold, targets, resamples=resamples)
         if pairs.groups is not None:
-            groups = group_reports(scores, pairs.same, pairs.groups, report.threshold, known if known_enough else None)
+            groups = group_reports(scores, pairs.same, pairs.groups, report.threshold, known)
             report = replace(report, groups=tuple(groups))
     if np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))

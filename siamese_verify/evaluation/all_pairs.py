@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.hardest_pairs import HardPair, HardPairs
+from siamese_verify.evaluation.hardest_pairs import HardPairs
 from siamese_verify.evaluation.pair_scores import as_array, checked_threshold
 from siamese_verify.evaluation.report import VerificationReport, report_of
 from siamese_verify.evaluation.roc import RocCurve
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from siamese_verify.evaluation.genuine_tally import GenuineTally
-    from siamese_verify.evaluation.hardest_pairs import Extremes
     from siamese_verify.evaluation.impostor_tally import ImpostorTally
     from siamese_verify.evaluation.pair_blocks import PairBlocks
 
@@ -120,7 +119,7 @@ def all_pairs_report(
         targets=targets,
         threshold=fixed,
         histogram=_histogram(genuine.cells, tally.cells),
-        hardest=HardPairs(_hard_pairs(tally.hardest, False), _hard_pairs(genuine.hardest, True)),
+        hardest=HardPairs(tally.hardest.listed(False, SCALE), genuine.hardest.listed(True, SCALE)),
     )
 
 
@@ -233,13 +232,4 @@ def _histogram(genuine: NDArray[np.int64], impostors: NDArray[np.int64]) -> Scor
     ends = np.append(starts, min(starts[-1] + width, CELLS))
     return ScoreHistogram(
         floors_of(ends), *(np.add.reduceat(counts[: ends[-1]], starts) for counts in (genuine, impostors))
-    )
-
-
-def _hard_pairs(extremes: Extremes, same: bool) -> tuple[HardPair, ...]:
-    from siamese_verify.evaluation.score_cells import SCALE
-
-    return tuple(
-        HardPair(int(pair), float(score) / SCALE, same)
-        for score, pair in zip(extremes.scores, extremes.pairs, strict=True)
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS
-from siamese_verify.evaluation.bootstrap import Interval, interval_of
+from siamese_verify.evaluation.bootstrap import Interval, check_level, interval_of
 from siamese_verify.evaluation.pair_scores import checked_threshold
 from siamese_verify.evaluation.unit_rows import numbered, unit_rows
 
@@ -47,7 +47,7 @@ class RecountedPairs:
     Attributes:
         genuine: (G,) float64 scores, descending.
         impostors: (K,) float64 the highest scores, descending.
-        all_kept: whether these are all impostors.
+        lowest: a score from which on these are all impostors; -inf if they all are.
     """
 
     def __init__(self, embeddings: ArrayLike, identities: ArrayLike, kept: int = KEPT) -> None:
@@ -62,22 +62,21 @@ class RecountedPairs:
             raise InputError(f"{len(rows)} photos of {len(self.sizes)} people: give two people, and two photos of one.")
         blocks = PairBlocks(rows, self.people)
         above = np.cumsum(count_cells(blocks)[::-1])[::-1]  # (C,) impostors in a cell or above
-        self.all_kept = bool(above[0] <= kept)
-        lowest = floors_of(np.flatnonzero(above <= kept)[:1])[0] * SCALE if not self.all_kept else -np.inf
+        # Where equal scores are more than may be kept, none is.
+        self.lowest = -np.inf if above[0] <= kept else float(floors_of(np.flatnonzero(above <= kept)[:1])[0])
         self.genuine, self.genuine_people = self._ranked(
             [(scores.numpy(), self.people[pairs // len(rows)]) for scores, pairs in blocks.genuine()]
         )
-        self.impostors, self.impostor_people = self._ranked(list(self._impostors(blocks, lowest)))
+        self.impostors, self.impostor_people = self._ranked(list(self._impostors(blocks, self.lowest * SCALE)))
 
     def _impostors(self, blocks: PairBlocks, lowest: float) -> Iterator[tuple[NDArray[np.floating], NDArray[np.int64]]]:
         for block in blocks.blocks:
-            high = blocks.product(block) >= lowest
-            mask = blocks.impostors(block)
+            scores, mask = blocks.product(block), blocks.impostors(block)
+            high = scores >= lowest
             rows, columns = np.nonzero((high if mask is None else high & mask).numpy())
-            if len(rows):
-                pairs = blocks.number(block.top + rows, block.left + columns)
-                people = self.people[np.stack(np.divmod(pairs, len(self.people)))]
-                yield blocks.product(block).numpy()[rows, columns], people
+            pairs = blocks.number(block.top + rows, block.left + columns)
+            people = self.people[np.stack(np.divmod(pairs, len(self.people)))]
+            yield scores.numpy()[rows, columns], people
 
     @staticmethod
     def _ranked(
@@ -114,15 +113,14 @@ class _Points:
     def __init__(self, pairs: RecountedPairs) -> None:
         self.pairs = pairs
         scores = np.unique(np.concatenate([pairs.genuine, pairs.impostors]))[::-1]
-        if not pairs.all_kept:
-            scores = scores[scores >= pairs.impostors[-1]]
+        scores = scores[scores >= pairs.lowest]
         self.true = np.searchsorted(-pairs.genuine, -scores, side="right")
         self.false = np.searchsorted(-pairs.impostors, -scores, side="right")
 
     def at_rate(self, found: Recount, target: float) -> tuple[float, float] | None:
         """TAR and threshold at a false accept rate; None where it lies beyond the impostors that are known."""
         beyond = bisect_left(self.false, True, key=lambda place: found.false[place] / found.impostors > target)
-        if beyond == len(self.false) and not self.pairs.all_kept:
+        if beyond == len(self.false) and self.pairs.lowest > -np.inf:
             return None
         if not beyond:
             return 0.0, float("inf")
@@ -187,8 +185,7 @@ def all_pairs_intervals(
         InputError: shapes that do not fit, rows without a direction, fewer than two people, no genuine pair, a level
             outside of (0, 1).
     """
-    if not 0 < level < 1:
-        raise InputError(f"An interval of level {level} is none: give a level between 0 and 1, such as 0.95.")
+    check_level(level)
     fixed = None if threshold is None else checked_threshold(threshold)
     pairs = RecountedPairs(embeddings, identities)
     points = _Points(pairs)
@@ -201,7 +198,7 @@ def all_pairs_intervals(
         else:
             values.setdefault(name, []).append(value)
 
-    known = fixed is not None and (pairs.all_kept or fixed >= pairs.impostors[-1])
+    known = fixed is not None and fixed >= pairs.lowest
     accepted = [
         int(np.searchsorted(-scores, -(fixed or 0.0), side="right")) for scores in (pairs.genuine, pairs.impostors)
     ]
@@ -217,6 +214,6 @@ def all_pairs_intervals(
             note("frr", rejects / found.genuine)
             note("far", accepts / found.impostors)
             note("accuracy", 1 - (rejects + accepts) / (found.genuine + found.impostors))
-    if not values:
+    if not (values or unknown):
         raise InputError("No resample of the people has genuine and impostor pairs: there are too few people.")
     return {name: interval_of(np.array(found), level) for name, found in values.items() if name not in unknown}

@@ -26,6 +26,12 @@ class Interval(NamedTuple):
     high: float
 
 
+def check_level(level: float) -> None:
+    """Refuse a share of the resamples that is none."""
+    if not 0 < level < 1:
+        raise InputError(f"An interval of level {level} is none: give a level between 0 and 1, such as 0.95.")
+
+
 def interval_of(values: NDArray[np.float64], level: float = 0.95) -> Interval:
     """Return the percentile interval of (R,) values; no interpolation, as thresholds may be infinite."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
@@ -214,8 +220,7 @@ def bootstrap_intervals(
     Raises:
         InputError: see `checked_pairs` and `Resamples`; a level outside of (0, 1).
     """
-    if not 0 < level < 1:
-        raise InputError(f"An interval of level {level} is none: give a level between 0 and 1, such as 0.95.")
+    check_level(level)
     values, labels = checked_pairs(scores, same)
     fixed = None if threshold is None else checked_threshold(threshold)
     pairs = WeightedPairs(values, labels, targets, fixed, None if folds is None else as_array(folds))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.bootstrap import BLOCK, Resamples, WeightedPairs, interval_of
+from siamese_verify.evaluation.bootstrap import BLOCK, Resamples, WeightedPairs, check_level, interval_of
 from siamese_verify.evaluation.crossing import equal_error
 from siamese_verify.evaluation.folds import kfold_accuracy
 from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
@@ -117,8 +117,7 @@ def compare_scores(
     """
     from scipy.stats import binomtest
 
-    if not 0 < level < 1:
-        raise InputError(f"An interval of level {level} is none: give a level between 0 and 1, such as 0.95.")
+    check_level(level)
     sizes = [len(as_array(scores)) for scores in (first, second)]
     if sizes[0] != sizes[1]:
         raise InputError(f"{names[0]} has {sizes[0]} scores and {names[1]} {sizes[1]}: compare the same pairs.")

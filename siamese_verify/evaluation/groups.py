@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.bootstrap import Interval, Resamples, interval_of
+from siamese_verify.evaluation.bootstrap import Interval, Resamples, check_level, interval_of
 from siamese_verify.evaluation.crossing import crossing_of
 from siamese_verify.evaluation.operating_point import DECISIVE_IMPOSTORS
 from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
@@ -65,10 +65,12 @@ def group_reports(
         The groups in the order of their names.
 
     Raises:
-        InputError: not one label per pair, no group at all; see also `checked_pairs` and `Resamples`.
+        InputError: not one label per pair, no group at all, a level outside of (0, 1); see also `checked_pairs` and
+            `Resamples`.
 
     The terms are those of ISO/IEC 19795-10 on demographic differentials.
     """
+    check_level(level)
     values, labels = checked_pairs(scores, same)
     names = as_array(groups).astype(np.str_)
     if names.shape != labels.shape:

@@ -37,27 +37,23 @@ class Extremes(NamedTuple):
     scores: NDArray[np.floating]  # (K,)
     pairs: NDArray[np.int64]  # (K,) their numbers
 
-    def joined(self, other: Extremes, lowest: bool) -> Extremes:
+    def joined(self, other: Extremes, lowest: bool, count: int = HARDEST) -> Extremes:
         """Return the hardest of both: those with the lowest scores, or with the highest."""
         scores, pairs = (np.concatenate(both) for both in zip(self, other, strict=True))
         hardness = scores if lowest else -scores
-        if len(scores) > HARDEST:
-            worst = np.flatnonzero(hardness <= np.partition(hardness, HARDEST - 1)[HARDEST - 1])
+        if len(scores) > count:
+            worst = np.flatnonzero(hardness <= np.partition(hardness, count - 1)[count - 1])
             scores, pairs, hardness = scores[worst], pairs[worst], hardness[worst]
-        order = np.lexsort((pairs, hardness))[:HARDEST]
+        order = np.lexsort((pairs, hardness))[:count]
         return Extremes(scores[order], pairs[order])
+
+    def listed(self, same: bool, scale: float = 1.0) -> tuple[HardPair, ...]:
+        """Return them one by one; `scale` is what the scores were multiplied by."""
+        rows = zip(self.pairs.tolist(), self.scores.tolist(), strict=True)
+        return tuple(HardPair(pair, score / scale, same) for pair, score in rows)
 
 
 NONE = Extremes(np.empty(0), np.empty(0, dtype=np.int64))
-
-
-def _hardest(scores: NDArray[np.float64], rows: NDArray[np.int64], same: bool, count: int) -> tuple[HardPair, ...]:
-    hardness = scores[rows] if same else -scores[rows]  # ascending: the hardest first
-    if len(rows) > count:
-        candidates = np.flatnonzero(hardness <= np.partition(hardness, count - 1)[count - 1])
-        hardness, rows = hardness[candidates], rows[candidates]
-    chosen = rows[np.argsort(hardness, kind="stable")[:count]]  # stable: among ties the first rows, on any machine
-    return tuple(HardPair(int(row), float(scores[row]), same) for row in chosen)
 
 
 def hardest_pairs(scores: NDArray[np.float64], same: NDArray[np.bool_], count: int = HARDEST) -> HardPairs:
@@ -68,7 +64,8 @@ def hardest_pairs(scores: NDArray[np.float64], same: NDArray[np.bool_], count: i
         same: (N,) bool, True for a genuine pair.
         count: how many of each kind at most, >= 1.
     """
-    return HardPairs(
-        impostors=_hardest(scores, np.flatnonzero(~same), False, count),
-        genuine=_hardest(scores, np.flatnonzero(same), True, count),
-    )
+    found = []
+    for kind, lowest in ((~same, False), (same, True)):
+        rows = np.flatnonzero(kind)
+        found.append(NONE.joined(Extremes(scores[rows], rows), lowest, count).listed(same=lowest))
+    return HardPairs(*found)

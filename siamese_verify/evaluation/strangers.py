@@ -153,7 +153,7 @@ def strangers_of(curve: RocCurve) -> Strangers:
 def with_intervals(tail: Strangers, pairs: RecountedPairs, resamples: int, seed: int, progress: bool) -> Strangers:
     """Add how far the shares would move with other people, see `RecountedPairs`."""
     places = np.searchsorted(-pairs.impostors, -np.array(tail.scores), side="right")
-    known = [pairs.all_kept or score >= pairs.impostors[-1] for score in tail.scores]
+    known = (np.array(tail.scores) >= pairs.lowest) | (np.array(tail.accepted) == 0)
     rates = [found.false[places] / found.impostors for found in pairs.recounts(resamples, seed, progress)]
     if not rates:  # too few people
         return tail

@@ -121,3 +121,14 @@ def test_a_rate_that_the_tail_does_not_hold_is_refused() -> None:
 def test_bad_input_is_refused_in_a_sentence(people: list[int], level: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         all_pairs_intervals(np.eye(3), people, level=level)
+
+
+def test_collapsed_embeddings_have_no_interval_where_more_tie_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, people = np.ones((30, 4), dtype=np.float32), np.arange(30) // 2
+    assert all_pairs_intervals(rows, people, targets=TARGETS, resamples=20)["eer"] == (0.5, 0.5)
+    monkeypatch.setattr(RecountedPairs.__init__, "__defaults__", (100,))
+    assert all_pairs_intervals(rows, people, 0.5, TARGETS, 20) == {}
+    tail = calibrate(rows, people, resamples=20).strangers
+    assert tail.accepts(1.0) == len(RecountedPairs(rows, people, 1000).impostors)
+    assert (tail.interval(1.0), tail.interval(2.0)) == (None, (0, 0))
+    assert tail.threshold(0.1) == (tail.scores[-1], None)

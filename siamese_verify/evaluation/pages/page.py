@@ -127,16 +127,6 @@ def _card(
     return MistakeCard(pair, pair.wrong(threshold), photos, caption)
 
 
-class Plot(NamedTuple):
-    """A drawing that the page's script makes; `picture` stands in where scripts don't run."""
-
-    name: str
-    title: str
-    text: str
-    picture: str
-    wide: bool
-
-
 def drawn(values: ArrayLike) -> list[float]:
     """Shorten numbers to what can be seen."""
     return [float(f"{value:.{DIGITS}g}") for value in np.asarray(values, dtype=np.float64)]
@@ -201,10 +191,7 @@ def render_page(
         report=report,
         infinity=math.inf,
         title=title,
-        plots=[
-            Plot(one.name, one.title, one.text, data_uri(one.png, "png"), one.name == "roc" and bool(published))
-            for one in figures
-        ],
+        plots=figures,
         numbers=numbers_of(report, title, published),
         pictures=pictures is not None,
         mistakes=[
@@ -226,7 +213,7 @@ def page_from(template: str, *, script: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, number, one_in, rate, interval, span, difference, shift)
+    filters = (percent, number, one_in, rate, interval, span, difference, shift, data_uri)
     environment.filters.update({one.__name__: one for one in filters})
     source, style = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in (script, "page.css"))
     return environment.get_template(template).render(plotly=get_plotlyjs(), script=source, style=style, **values)
