@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +62,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
     save_results(folder / "report", result, [], record_of(cfg), published)
     print_results([result], folder)
-    if cfg.model in PRETRAINED:
+    if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
         measurement = {
             **result.report.to_dict(),
             "meaning": calibrate(
@@ -72,9 +71,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
             "measured_on": protocol.name,
             "versions": versions(),
         }
-        write_whole(folder / "thresholds.json", json.dumps(measurement, indent=1, allow_nan=False).encode())
-        if not ships_thresholds(cfg.model):
-            print(f"Its thresholds are kept for verify: {store_thresholds(str(cfg.model), measurement)}")
+        print(f"Its thresholds are kept for verify: {store_thresholds(str(cfg.model), measurement)}")
     return result.report.eer
 
 
