@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from siamese_verify.data import FaceDataset
+from siamese_verify.data import EachImage, FaceDataset, FacesInMemory
 from siamese_verify.encoders import SmallResNet
 from siamese_verify.losses import TripletLoss
 from siamese_verify.mining import IdentityBatchSampler, SemiHard
@@ -34,9 +34,9 @@ def loader(steps: int) -> DataLoader[FaceBatch]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64 * PHOTOS, 3, 64, 64), dtype=torch.uint8, generator=generator)
     labels = torch.arange(64).repeat_interleave(PHOTOS)
-    transform = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomErasing(0.5)])
+    transform = EachImage(v2.Compose([v2.RandomHorizontalFlip(), v2.RandomErasing(0.5)]))
     sampler = IdentityBatchSampler(labels.numpy(), PEOPLE, PHOTOS, batches=steps)
-    return DataLoader(FaceDataset(images, labels, transform), batch_size=None, sampler=sampler)
+    return DataLoader(FaceDataset(FacesInMemory(images), labels, transform), batch_size=None, sampler=sampler)
 
 
 def bare(steps: int) -> float:

@@ -15,8 +15,11 @@ from siamese_verify.entry import explained
 SAME, DIFFERENT, NO_DECISION = 0, 1, 3  # 2 is argparse's and `explained`'s: wrong usage
 
 HYDRA_COMMANDS = {
+    "prepare": "get, check and align a data set: Hydra overrides follow, such as data=lfw align=five_point",
+    "preview": "draw the batches that training will see: takes the overrides of train",
     "train": "train an encoder: Hydra overrides follow, such as experiment=lfw_triplet trainer.max_epochs=10",
     "evaluate": "measure a model: Hydra overrides follow, such as model=casia-webface protocol=lfw_view2",
+    "center": "make a bundle that adds the mirror image and subtracts the mean face, such as model=casia-webface",
     "demo": "train on built-in synthetic faces and verify two pairs of photos; takes the overrides of train",
 }
 

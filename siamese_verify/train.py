@@ -43,7 +43,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     protocol: Protocol = instantiate(cfg.protocol)  # before training: a wrong pair file shows at once
     encoder_class(configuration["encoder"])  # one that a bundle can hold
     encoder = instantiate(cfg.encoder)
-    data: FaceDataModule = instantiate(cfg.datamodule, input_spec=encoder.input_spec)
+    data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec)
     known = {"identities": len(data.people), "dimensions": encoder.dimension}  # what a loss with class weights asks for
     asked = {name: value for name, value in known.items() if name in cfg.loss and cfg.loss[name] is None}
     module = VerificationModule(
@@ -60,7 +60,9 @@ def train(cfg: DictConfig, folder: Path) -> float:
         callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
     )
     data.setup()
-    record: dict[str, Any] = {"versions": versions(), "data": data.digest, "configuration": configuration}
+    record: dict[str, Any] = {"versions": versions(), "data": data.digest}
+    record["training set filtered"] = getattr(data.photos, "filtered", "no")
+    record["configuration"] = configuration
     if trainer.is_global_zero:  # one process writes
         write_whole(folder / "run.json", json.dumps(record, indent=1).encode())
         data.cropper.save_account(folder)
@@ -77,7 +79,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         raise InputError("No epoch was finished and validated, so there is no model: train for one epoch or more.")
     best = load_checkpoint(Path(best_path))
     assert data.validation_set is not None
-    held_out = embed_faces(best.encoder, data.validation_set.images)
+    held_out = embed_faces(best.encoder, data.validation_set.faces)
     best = replace(
         best, meaning=calibrate(held_out, data.validation_set.labels, best.measured_on, cfg.seed, progress=True)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -50,10 +51,10 @@ class Photos(Protocol):
 
     @property
     def identities(self) -> np.ndarray:
-        """(N,) int64, one number per person."""
+        """(N,) integers, one number per person."""
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """N names for people to read, unique."""
 
     def __len__(self) -> int: ...
@@ -68,24 +69,37 @@ class Crop:
 
     Attributes:
         kind: `whole`: the photo is the face already; `center`: its central square; `box`: the upright box of the face
-            detector.
+            detector; `five_point`: turned and scaled so that eyes, nose and mouth lie as in ArcFace's template.
         margin: `box` only: pixels added to the box's width and height together, measured in the finished crop of
             `InputSpec.size` pixels (facenet-pytorch's convention).
         fraction: `center` only: side of the square over the photo's shorter side, in (0, 1].
+        square: `box` only: the longer side of the box for both, instead of stretching it to a square.
+        resample: filter that scales: `bilinear`, `bicubic`, `box`, `hamming` or `lanczos`, as Pillow has them.
     """
 
-    kind: Literal["whole", "center", "box"] = "box"
+    kind: Literal["whole", "center", "box", "five_point"] = "box"
     margin: float = 0.0
     fraction: float = 1.0
+    square: bool = False
+    resample: Literal["bilinear", "bicubic", "box", "hamming", "lanczos"] = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("whole", "center", "box"):
-            raise InputError(f"A crop is whole, center or box, not {self.kind!r}.")
+        if self.kind not in ("whole", "center", "box", "five_point"):
+            raise InputError(f"A crop is whole, center, box or five_point, not {self.kind!r}.")
+        if self.resample not in ("bilinear", "bicubic", "box", "hamming", "lanczos"):
+            raise InputError(
+                f"A crop is scaled by a bilinear, bicubic, box, hamming or lanczos filter, not {self.resample!r}."
+            )
         if not self.margin >= 0 or not 0 < self.fraction <= 1:
             raise InputError(
                 f"A crop has a margin of 0 or more and a fraction above 0 and up to 1, got {self.margin} and "
                 f"{self.fraction}."
             )
+
+    @property
+    def needs_face(self) -> bool:
+        """A detector has to find the face first."""
+        return self.kind in ("box", "five_point")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parents[1] / PACKAGE
 
 # From the top down. A unit imports from the levels below its own, never from its own or from above.
 LEVELS = (
-    {"cli", "train", "evaluate", "demo", "serving"},
+    {"cli", "prepare", "preview", "train", "evaluate", "center", "demo", "serving"},
     {"results", "compare", "entry"},
     {"training", "verification"},
     {"data", "evaluation"},
@@ -27,7 +27,7 @@ LEVELS = (
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 SHARED = LEVELS[-2] | LEVELS[-1]
-ENTRY_POINTS = {"cli", "train", "evaluate", "demo"}
+ENTRY_POINTS = {"cli", "prepare", "preview", "train", "evaluate", "center", "demo"}
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc", "base"}
 
 

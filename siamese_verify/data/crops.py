@@ -8,7 +8,9 @@ import io
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,35 +19,38 @@ from rich.progress import track
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Box, FaceDetector, crop_face, most_central
+from siamese_verify.faces import Choice, Face, FaceDetector, Subject, crop_face, find_subjects
 from siamese_verify.files import write_whole
-from siamese_verify.types import InputSpec, Photos
+from siamese_verify.types import Crop, InputSpec, Photos
 
 log = logging.getLogger(__name__)
 
 CHUNK = 64  # photos decoded, searched and embedded together
-SAVE_EVERY = 1024  # photos searched between two savings of the boxes: what a kill can lose
+SAVE_EVERY = 1024  # photos searched between two savings of the faces: what a kill can lose
 
 
 class FaceCropper:
     """Cuts faces, and keeps account of the photos it could not read or found no face on.
 
-    The subject of a photo is its most central face. A photo without a face gives its central square, as a data set
-    would otherwise lose pairs; such photos are listed in `faceless`.
+    A photo without a face gives its central square, as a data set would otherwise lose pairs; such photos are listed in
+    `faceless`.
 
     Args:
         spec: what the encoder takes.
-        cache: folder to remember boxes in (never photos): a file for each detector, by the photos' SHA-256. None
-            searches anew each time.
+        cache: folder to remember faces' places in (never photos): a file for each detector, by the photos' SHA-256.
+            None searches anew each time.
         max_damaged: photos that may be unreadable before it is an error.
+        choice: which of several faces is the subject of a photo, see `siamese_verify.faces.choose_face`.
     """
 
-    def __init__(self, spec: InputSpec, cache: str | Path | None = None, max_damaged: int = 0) -> None:
+    def __init__(
+        self, spec: InputSpec, cache: str | Path | None = None, max_damaged: int = 0, choice: Choice = "central"
+    ) -> None:
         self.spec = spec
         self.max_damaged = max_damaged
         self.damaged: list[tuple[str, str]] = []  # name, reason
         self.faceless: list[str] = []
-        self._finder = _BoxFinder(cache) if spec.crop.kind == "box" else None
+        self._finder = SubjectFinder(cache, choice) if spec.crop.needs_face else None
         self._digest = hashlib.sha256()
 
     @property
@@ -57,7 +62,7 @@ class FaceCropper:
         """Crop some photos, a chunk at a time, under a progress bar.
 
         Args:
-            photos: where from.
+            photos: where from; faces that were aligned before are taken as they are.
             rows: which.
             title: what the progress bar says.
 
@@ -65,25 +70,27 @@ class FaceCropper:
             The rows that could be read, and (n,3,S,S) uint8 crops.
 
         Raises:
-            InputError: more than `max_damaged` photos are damaged.
+            InputError: more than `max_damaged` photos are damaged, or the faces were aligned for another input.
         """
-        names = photos.names
+        names, spec = photos.names, spec_for(photos, self.spec)
+        finder = self._finder if spec.crop.needs_face else None
         try:
             for start in track(range(0, len(rows), CHUNK), title):
                 readable, images = self._open(photos, rows[start : start + CHUNK], len(rows))
                 if not readable:
                     continue
-                boxes = self._finder(images) if self._finder else [None] * len(images)
-                if self._finder:
-                    self.faceless += [names[row] for row, box in zip(readable, boxes, strict=True) if box is None]
-                crops = np.stack(
-                    [np.asarray(crop_face(i, self.spec, box)) for i, box in zip(images, boxes, strict=True)]
-                )
+                faces: list[Face | None] = [None] * len(images)
+                if finder:
+                    subjects = finder(images)
+                    images = [subject.upright(image) for subject, image in zip(subjects, images, strict=True)]
+                    faces = [subject.face for subject in subjects]
+                    self.faceless += [names[row] for row, face in zip(readable, faces, strict=True) if face is None]
+                crops = np.stack([np.asarray(crop_face(i, spec, face)) for i, face in zip(images, faces, strict=True)])
                 self._digest.update("\n".join(names[row] for row in readable).encode() + crops.tobytes())
                 yield readable, torch.from_numpy(crops).permute(0, 3, 1, 2)  # (n,3,S,S), channels last in memory
         finally:
-            if self._finder:
-                self._finder.save()
+            if finder:
+                finder.save()
 
     def __call__(self, photos: Photos, rows: Sequence[int], title: str) -> tuple[list[int], Tensor]:
         """Crop some photos at once: the rows that could be read, and (n,3,S,S) uint8 crops.
@@ -121,35 +128,72 @@ class FaceCropper:
             write_whole(folder / "skipped.csv", table.getvalue().encode())
 
 
-class _BoxFinder:
-    def __init__(self, cache: str | Path | None) -> None:
-        self.detector: FaceDetector | None = None  # built at the first photo that is not in the cache
-        self.file = Path(cache).expanduser() / "boxes" / f"{FaceDetector.identifier}.json" if cache else None
-        self.boxes: dict[str, Box | None] = self._read()
-        self.unsaved: dict[str, Box | None] = {}
+def spec_for(photos: Photos, spec: InputSpec) -> InputSpec:
+    """How photos are cut for an encoder: as it says, or not at all if they were aligned for it before.
 
-    def _read(self) -> dict[str, Box | None]:
+    Raises:
+        InputError: they were aligned in another way.
+    """
+    aligned: InputSpec | None = getattr(photos, "aligned", None)
+    if aligned is None:
+        return spec
+    was, wanted = aligned.crop, spec.crop
+    same = was.kind == wanted.kind and was.square == wanted.square and was.fraction == wanted.fraction
+    if not same or abs(was.margin / aligned.size - wanted.margin / spec.size) > 1e-6 or aligned.size < spec.size:
+        raise InputError(
+            f"These faces were aligned as {describe(aligned)}, but the encoder takes {describe(spec)}: prepare them "
+            f"anew, or set data.crop and the encoder's crop to what they are."
+        )
+    return replace(spec, crop=Crop("whole", resample=wanted.resample))
+
+
+def describe(spec: InputSpec) -> str:
+    """An input in words, as in `box of 160 pixels, margin 32`."""
+    crop = spec.crop
+    details = [f"{crop.kind} of {spec.size} pixels"]
+    details += [f"margin {crop.margin:g}"] * (crop.kind == "box") + ["square"] * crop.square
+    return ", ".join([*details, *[f"fraction {crop.fraction:g}"] * (crop.kind == "center")])
+
+
+class SubjectFinder:
+    """Finds the subjects of photos, and remembers where they are.
+
+    Args:
+        cache: folder for what is remembered, or None.
+        choice: which of several faces it is.
+    """
+
+    def __init__(self, cache: str | Path | None, choice: Choice = "central") -> None:
+        self.choice = choice
+        self.detector: FaceDetector | None = None  # built at the first photo that is not in the cache
+        name = f"{FaceDetector.identifier}-{choice}.json"
+        self.file = Path(cache).expanduser() / "faces" / name if cache else None
+        self.known: dict[str, Subject] = self._read()
+        self.unsaved: dict[str, Subject] = {}
+
+    def _read(self) -> dict[str, Subject]:
         if self.file is None or not self.file.is_file():
             return {}
         try:
-            stored = json.loads(self.file.read_text())
-            return {key: _box(*box) if box else None for key, box in stored.items()}
+            return {key: _subject(*stored) for key, stored in json.loads(self.file.read_text()).items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}  # a damaged cache is no loss: the faces are searched again
 
-    def __call__(self, images: list[Image.Image]) -> list[Box | None]:
-        keys = [hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest() for image in images]
-        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self.boxes}
+    def __call__(self, photos: list[Image.Image]) -> list[Subject]:
+        """Where the subjects of RGB photos are."""
+        keys = [hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest() for photo in photos]
+        new = {key: photo for key, photo in zip(keys, photos, strict=True) if key not in self.known}
         if new:
             self.detector = self.detector or FaceDetector()
-            found = self.detector.detect(list(new.values()))
-            for (key, image), faces in zip(new.items(), found, strict=True):
-                self.boxes[key] = self.unsaved[key] = most_central(faces, *image.size).box if faces else None
+            found = find_subjects(self.detector, list(new.values()), self.choice)
+            for key, subject in zip(new, found, strict=True):
+                self.known[key] = self.unsaved[key] = subject
             if len(self.unsaved) >= SAVE_EVERY:
                 self.save()
-        return [self.boxes[key] for key in keys]
+        return [self.known[key] for key in keys]
 
     def save(self) -> None:
+        """Keep what was found since the last time."""
         if self.file is None or not self.unsaved:
             return
         merged = self._read() | self.unsaved  # another run may have saved in the meantime
@@ -157,9 +201,13 @@ class _BoxFinder:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.file, json.dumps(merged).encode())
         except OSError as error:  # a cache must not end a run
-            log.warning("The boxes of faces cannot be kept in %s (%s): they will be searched again.", self.file, error)
+            log.warning("The places of faces cannot be kept in %s (%s): they will be searched again.", self.file, error)
         self.unsaved = {}
 
 
-def _box(left: float, top: float, right: float, bottom: float) -> Box:
-    return float(left), float(top), float(right), float(bottom)
+def _subject(face: list[Any] | None, faces: int, turned: int) -> Subject:
+    if face is None:
+        return Subject(None, int(faces), int(turned))
+    (left, top, right, bottom), probability, landmarks = face
+    box = (float(left), float(top), float(right), float(bottom))
+    return Subject(Face(box, float(probability), tuple((float(x), float(y)) for x, y in landmarks)), faces, turned)

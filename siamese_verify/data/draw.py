@@ -1,4 +1,4 @@
-"""One batch before its images are read, and how random batches of any kind are laid out over epochs and ranks."""
+"""One batch of pairs or triplets before its images are read, and how its people and photos are drawn."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import Sampler
+from numpy.typing import ArrayLike
 
 from siamese_verify.errors import InputError
+from siamese_verify.mining.epoch_sampler import EpochSampler
+from siamese_verify.mining.people import People
 from siamese_verify.types import Pairs, Triplets
 
 
@@ -20,76 +22,75 @@ class Draw(NamedTuple):
     mined: Pairs | Triplets
 
 
-class People:
-    """Rows of a data set by person, for drawing genuine and impostor photos.
-
-    Args:
-        identities: (N,) integers.
-
-    Raises:
-        InputError: nobody has two photos, or all photos are of one person.
-    """
-
-    def __init__(self, identities: np.ndarray) -> None:
-        identities = np.asarray(identities)
-        self.people, counts = np.unique(identities, return_counts=True)
-        self.rows = np.split(np.argsort(identities, kind="stable"), np.cumsum(counts)[:-1])  # by person
-        self.repeated = np.flatnonzero(counts > 1)  # persons with a genuine pair
-        if len(self.people) < 2 or not len(self.repeated):
-            raise InputError(
-                f"{len(identities)} photos of {len(self.people)} people give no "
-                f"{'impostors' if len(self.people) < 2 else 'genuine pair'}: add people with two photos or more."
-            )
-
-    def genuine(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        """A person drawn uniformly from those with two photos, and two rows of theirs."""
-        person = int(rng.choice(self.repeated))
-        first, second = rng.choice(self.rows[person], 2, replace=False)
-        return person, int(first), int(second)
-
-    def other(self, rng: np.random.Generator, person: int) -> int:
-        """A row of somebody else, drawn uniformly from the people."""
-        stranger = int(rng.integers(len(self.people) - 1))
-        return int(rng.choice(self.rows[stranger + (stranger >= person)]))
-
-
-class RandomDraws(Sampler[Draw]):
-    """An epoch of random draws, fixed by (seed, epoch, position), the positions dealt out to the ranks in turn.
+class RandomDraws(EpochSampler[Draw]):
+    """An epoch of random draws, fixed by (seed, epoch, position); for epochs and ranks see `EpochSampler`.
 
     Args:
         identities: (N,) integers.
         photos: rows in a draw; an epoch draws as many photos as the data set holds, unless `batches` says otherwise.
-        batches: draws in an epoch, over all ranks.
-        seed: of the draws.
+        batches: draws in an epoch, over all ranks together, rounded up to a multiple of `world_size`.
+        seed: of the draws, >= 0.
         rank: of this process.
         world_size: number of processes; each gets the same number of draws.
+        weight: people are drawn in proportion to (number of photos) ** weight, in [0, 1]: 0 draws uniformly over the
+            people, 1 uniformly over the photos.
 
     Raises:
-        InputError: no batches; see also `People`.
+        InputError: identities that are no vector of integers; nobody has two photos, or all photos are of one person;
+            a number out of range.
     """
 
     def __init__(
-        self, identities: np.ndarray, photos: int, batches: int | None, seed: int, rank: int, world_size: int
+        self,
+        identities: ArrayLike,
+        photos: int,
+        batches: int | None,
+        seed: int,
+        rank: int,
+        world_size: int,
+        weight: float,
     ) -> None:
-        if batches is not None and batches < 1:
-            raise InputError(f"An epoch needs one batch or more, got {batches}.")
-        self.people = People(identities)
-        self.batches = max(1, (len(identities) // photos if batches is None else batches) // world_size)
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.batches
+        if not 0 <= weight <= 1:
+            raise InputError(f"weight is {weight}, but must be in 0 ... 1: 0 draws people evenly, 1 photos.")
+        self.people = people = People(identities)
+        self._repeated = people.repeated  # persons with a genuine pair
+        if len(people) < 2 or not len(self._repeated):
+            raise InputError(
+                f"{people.photos} photos of {len(people)} people give no "
+                f"{'impostors' if len(people) < 2 else 'genuine pair'}: add people with two photos or more."
+            )
+        wanted = max(1, people.photos // photos) if batches is None else batches
+        super().__init__(people.photos, wanted, seed, rank, world_size)
+        self.weight = weight
+        self._below = np.append(0, np.cumsum(people.counts**weight))  # (P + 1,) weight of all earlier people
+        self._repeated_up_to = np.cumsum(people.counts[self._repeated] ** weight)
 
     def __iter__(self) -> Iterator[Draw]:
-        for batch in range(self.batches):
-            position = batch * self.world_size + self.rank
-            yield self.draw(np.random.default_rng([self.seed, self.epoch, position]))
+        """Yield this rank's draws of the current epoch, from `start` on."""
+        for position in self.positions():
+            yield self.draw(self.generator(position))
 
     @abstractmethod
     def draw(self, rng: np.random.Generator) -> Draw:
         """One batch."""
+
+    def genuine(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw people among those with two photos or more, and two photos of each.
+
+        Returns:
+            (count,) persons, rows and other rows.
+        """
+        where = rng.random(count) * self._repeated_up_to[-1]
+        person = self._repeated[np.searchsorted(self._repeated_up_to, where, side="right")]
+        photos = self.people.counts[person]
+        first, second = rng.integers(photos), rng.integers(photos - 1)
+        return person, self.people.at(person, first), self.people.at(person, second + (second >= first))
+
+    def other(self, rng: np.random.Generator, person: np.ndarray) -> np.ndarray:
+        """Draw for each of (M,) persons a row of somebody else: (M,)."""
+        before, after = self._below[person], self._below[person + 1]
+        where = rng.random(len(person)) * (before + (self._below[-1] - after))  # as if the person were not there
+        where = np.where(where < before, where, after + (where - before))
+        stranger = np.searchsorted(self._below, where, side="right") - 1
+        stranger = np.minimum(stranger, len(self.people) - 1)
+        return self.people.at(stranger, rng.integers(self.people.counts[stranger]))

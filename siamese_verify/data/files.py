@@ -1,17 +1,20 @@
-"""Photos in files: a folder for each identity, or any list of paths."""
+"""Photos in files: a folder for each identity, or any list of paths; on this machine or in object storage."""
 
 from __future__ import annotations
 
-import os
+import hashlib
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
+from siamese_verify.data.index import FaceIndex, make_index
 from siamese_verify.data.protocol import Protocol, all_pairs, sampled_pairs
+from siamese_verify.data.storage import Storage
 from siamese_verify.errors import InputError
 from siamese_verify.faces import open_photo
+from siamese_verify.faces.photo import MAX_BYTES, too_large
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".pgm", ".ppm", ".tif", ".tiff"})
 
@@ -20,58 +23,84 @@ class FilePhotos:
     """Photos by their paths, opened when asked for.
 
     Args:
-        root: folder that the paths start from.
+        root: folder that the paths start from, here or in object storage (`s3://bucket/folder`).
         names: N paths, unique.
-        identities: (N,) int64 who is on them.
+        identities: (N,) integers, who is on them.
     """
 
     def __init__(self, root: str | Path, names: Sequence[str], identities: np.ndarray) -> None:
-        self.root = Path(root)
-        self.names = list(names)
+        self.root = root
+        self.storage = Storage(root)
+        self.names = names
         self.identities = identities
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, row: int) -> Image.Image:
-        return open_photo(self.root / self.names[row])
+        return open_photo(self.read(row), self.storage.place(self.names[row]))
+
+    def read(self, row: int) -> bytes:
+        """The file as it is.
+
+        Raises:
+            InputError: it is not there, or larger than a photo may be.
+        """
+        name = self.names[row]
+        if self.storage.remote:  # one request instead of two
+            return self.storage.read(name, 0, MAX_BYTES + 1)
+        if (size := self.storage.size(name)) > MAX_BYTES:
+            raise too_large(self.storage.place(name), size)
+        return self.storage.read(name)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the paths and of who is on them; the photos themselves are not read."""
+        told = hashlib.sha256(np.ascontiguousarray(self.identities, dtype=np.int64).tobytes())
+        for name in self.names:
+            told.update(name.encode("utf-8", "surrogateescape") + b"\n")
+        return told.hexdigest()
 
 
-class FolderPhotos(FilePhotos):
-    """A folder for each identity of anything: faces, signatures, products, animals.
-
-    Photos may lie in folders within. Names are sorted by code points, so that they stand alike on any machine; hidden
-    files are left out, and links to folders are not followed.
+class IndexedPhotos(FilePhotos):
+    """Photos of an index, which worker processes map instead of being sent it.
 
     Args:
-        root: `root/identity/.../photo.jpg`.
+        root: folder that the paths start from.
+        index: of the photos.
+    """
+
+    def __init__(self, root: str | Path, index: FaceIndex) -> None:
+        super().__init__(root, index.names, index.identities)
+        self.index = index
+        self.people = index.people
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return IndexedPhotos, (self.root, self.index)
+
+
+class FolderPhotos(IndexedPhotos):
+    """A folder for each identity of anything: faces, signatures, products, animals.
+
+    Photos may lie in folders within. They stand in the order of their identities and paths, by code points, alike on
+    any machine; hidden files are left out, and links to folders are not followed.
+
+    Args:
+        root: `root/identity/.../photo.jpg`, here or in object storage.
 
     Raises:
         InputError: no such folder, or none with a photo in it.
     """
 
     def __init__(self, root: str | Path) -> None:
-        place = Path(root)
-        if not place.is_dir():
+        storage = Storage(root)
+        if not storage.is_folder():
             raise InputError(f"There is no folder {root}: name one that holds a folder for each identity.")
-        names = sorted(photo_names(place))
+        names = [name for name in storage.names() if "/" in name and PurePosixPath(name).suffix.lower() in SUFFIXES]
         if not names:
             kinds = ", ".join(sorted(SUFFIXES))
             raise InputError(f"{root} holds no folder with photos ({kinds}): give each identity a folder of its own.")
-        self.people, identities = np.unique([name.partition("/")[0] for name in names], return_inverse=True)
-        super().__init__(place, names, identities.astype(np.int64))
-
-
-def photo_names(root: Path) -> list[str]:
-    """Paths of the photos in the folders of a folder, relative to it, with forward slashes."""
-    found = []
-    for folder, folders, files in os.walk(root):  # does not follow links
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(folder).relative_to(root)
-        if inside.parts:
-            photos = [name for name in files if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
-            found += [(inside / name).as_posix() for name in photos]
-    return found
+        super().__init__(root, make_index(names, [name.partition("/")[0] for name in names]))
 
 
 def folder_pairs(root: str | Path, name: str | None = None, pairs: int | None = None, seed: int = 0) -> Protocol:

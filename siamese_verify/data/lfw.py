@@ -6,21 +6,23 @@ University of Massachusetts, Amherst, Technical Report 07-49, 2007.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from siamese_verify.data.files import FilePhotos
 from siamese_verify.data.protocol import Listed, Protocol, all_pairs
 from siamese_verify.errors import InputError
-from siamese_verify.faces import open_photo
 
 IMAGE_FOLDERS = ("lfw-deepfunneled", "lfw_funneled", "lfw")
-TRAINING_PEOPLE = "peopleDevTrain.txt"  # View 1's
+IMAGES, PEOPLE = 13_233, 5_749
+TRAINING_PEOPLE, TEST_PEOPLE = "peopleDevTrain.txt", "peopleDevTest.txt"  # View 1's
+log = logging.getLogger(__name__)
 
 
-class LFWPhotos:
+class LFWPhotos(FilePhotos):
     """Some photos of LFW, opened when asked for.
 
     Args:
@@ -32,18 +34,43 @@ class LFWPhotos:
     """
 
     def __init__(self, root: str | Path, photos: Sequence[tuple[str, int]]) -> None:
-        self.folder = image_folder(root)
-        self.root = Path(root)
-        self.people = frozenset(person for person, _ in photos)
-        self.names = [f"{person}/{person}_{number:04d}.jpg" for person, number in photos]
-        numbers = {person: label for label, person in enumerate(sorted(self.people))}
-        self.identities = np.array([numbers[person] for person, _ in photos], dtype=np.int64)
+        self.lfw = Path(root)
+        self.people = sorted({person for person, _ in photos})
+        numbers = {person: label for label, person in enumerate(self.people)}
+        names = [f"{person}/{person}_{number:04d}.jpg" for person, number in photos]
+        identities = np.array([numbers[person] for person, _ in photos], dtype=np.int64)
+        super().__init__(image_folder(root), names, identities)
 
-    def __len__(self) -> int:
-        return len(self.names)
 
-    def __getitem__(self, row: int) -> Image.Image:
-        return open_photo(self.folder / self.names[row])
+class AllOfLFW(LFWPhotos):
+    """Every photo of LFW, for `prepare`.
+
+    Args:
+        root: LFW's folder.
+
+    Raises:
+        InputError: there is no LFW in `root`, or no photo in it.
+
+    Attributes:
+        splits: `train` or `test` of View 1 for each photo, "" where the people files are missing.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        found = sorted(path.stem.rpartition("_") for path in image_folder(root).glob("*/*_[0-9][0-9][0-9][0-9].jpg"))
+        if not found:
+            raise InputError(f"{image_folder(root)} holds no photos such as Aaron_Eckhart/Aaron_Eckhart_0001.jpg.")
+        super().__init__(root, [(person, int(number)) for person, _, number in found])
+        if (len(found), len(self.people)) != (IMAGES, PEOPLE):
+            log.warning(
+                "%s has %s photos of %s people, LFW has %s of %s: some are missing, or others were added.",
+                root,
+                *(f"{count:,}" for count in (len(found), len(self.people), IMAGES, PEOPLE)),
+            )
+        split_of: dict[str, str] = {}
+        for split, file in (("train", TRAINING_PEOPLE), ("test", TEST_PEOPLE)):
+            if (Path(root) / file).is_file():
+                split_of |= dict.fromkeys(lfw_people(root, file).people, split)
+        self.splits = [split_of.get(person, "") for person, _, _ in found]
 
 
 def image_folder(root: str | Path | None) -> Path:
@@ -109,10 +136,10 @@ def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
         if found != genuine:
             raise InputError(f"Fold {fold + 1} of {pairs} should hold {genuine} genuine pairs and holds {found}.")
     photos = LFWPhotos(root, list(rows))
-    missing = [name for name in photos.names if not (photos.folder / name).is_file()]
+    missing = [name for name in photos.names if not (Path(photos.root) / name).is_file()]
     if missing:
         raise InputError(
-            f"{len(missing)} of the {len(photos):,} images in {pairs} are missing in {photos.folder}, the first: "
+            f"{len(missing)} of the {len(photos):,} images in {pairs} are missing in {photos.root}, the first: "
             f"{', '.join(missing[:5])}."
         )
     fold_of_pair = np.arange(len(same)) // (2 * genuine) if folds > 1 else None
@@ -132,9 +159,9 @@ def has_training_people(photos: LFWPhotos) -> bool:
     Raises:
         InputError: the file is damaged.
     """
-    if not (photos.root / TRAINING_PEOPLE).is_file():
+    if not (photos.lfw / TRAINING_PEOPLE).is_file():
         return True
-    return not photos.people.isdisjoint(lfw_people(photos.root).people)
+    return not set(photos.people).isdisjoint(lfw_people(photos.lfw).people)
 
 
 def lfw_category(data: str | None, pretrained: str | None, detector: bool, strangers: bool) -> str:

@@ -165,12 +165,12 @@ class SyntheticFaces:
         for (name, value), least in zip(given.items(), (1, 1, 16, 0, 0), strict=True):
             if value < least:
                 raise InputError(f"{name} of synthetic faces must be at least {least}, got {value}.")
-        self.people, self.images, self.size, self.seed, self.first = identities, images, size, seed, first
+        self.persons, self.images, self.size, self.seed, self.first = identities, images, size, seed, first
 
     @property
     def identities(self) -> np.ndarray:
         """(N,) int64 numbers of the people, `images` rows each."""
-        return np.repeat(np.arange(self.first, self.first + self.people, dtype=np.int64), self.images)
+        return np.repeat(np.arange(self.first, self.first + self.persons, dtype=np.int64), self.images)
 
     @property
     def names(self) -> list[str]:
@@ -178,7 +178,7 @@ class SyntheticFaces:
         return [f"person {self.first + row // self.images:04} photo {row % self.images:02}" for row in range(len(self))]
 
     def __len__(self) -> int:
-        return self.people * self.images
+        return self.persons * self.images
 
     def __getitem__(self, row: int) -> Image.Image:
         """Draw a photo: RGB, size x size."""

@@ -63,10 +63,15 @@ def _opened(source: str | Path | bytes, name: str) -> Image.Image:
             raise InputError(f"There is no file {name}.")
         size = file.stat().st_size
     if size > MAX_BYTES:
-        raise InputError(f"{name} has {size / 2**20:.0f} MB, the limit is {MAX_BYTES // 2**20} MB: scale it down.")
+        raise too_large(name, size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
         return Image.open(file)
+
+
+def too_large(name: str, size: int) -> InputError:
+    """What is wrong with a file of more than `MAX_BYTES`."""
+    return InputError(f"{name} has {size / 2**20:.0f} MB, the limit is {MAX_BYTES // 2**20} MB: scale it down.")
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

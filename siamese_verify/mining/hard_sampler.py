@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.mining.identity_sampler import Hand, IdentityBatchSampler
+from siamese_verify.mining.deck import Deck
+from siamese_verify.mining.identity_sampler import Hands, IdentityBatchSampler, Turns
+from siamese_verify.mining.turns import allotted
 
 BLOCK = 1024  # people compared with all others at once
+ROWS = 1 << 16  # embeddings added up at once
 
 
 @torch.no_grad()
@@ -47,15 +50,14 @@ class HardMiningSampler(IdentityBatchSampler):
     `hardness`, to someone confusable: the seed's neighbours, nearest first, then their neighbours; else to the next in
     turn. Singles are chosen in the same way, among the single photos nearest to the people of the batch.
 
-    Guaranteed is what `IdentityBatchSampler` guarantees: everyone with two photos or more is drawn once before anyone
-    is drawn again, so an epoch covers them all. The price is that neighbours who had their turn are no longer there:
-    batches grown late in the epoch are less hard, and are shuffled among the others. Where the neighbours run out, a
-    batch is filled up in turn.
+    Guaranteed is what `IdentityBatchSampler` guarantees of an epoch: how many turns everyone has, and that nobody is in
+    a batch twice. The price is that neighbours who had their turns are no longer there: batches grown late in the epoch
+    are less hard, and are shuffled among the others. Where the neighbours run out, a batch is filled up in turn.
 
     Before the first `update`, or with `hardness` 0, the batches are exactly those of `IdentityBatchSampler`.
 
     Args:
-        identities: as in `IdentityBatchSampler`, like the arguments from `batches` to `world_size`.
+        identities: as in `IdentityBatchSampler`, like the arguments from `batches` on.
         people: people per batch.
         photos: rows of each of them, >= 2.
         hardness: share of places for confusable people, in [0, 1].
@@ -65,6 +67,8 @@ class HardMiningSampler(IdentityBatchSampler):
         singles: people with exactly one photo added to each batch.
         rank: which of the processes this one is.
         world_size: number of processes. All must be given the same embeddings.
+        turns: how often a person comes in an epoch.
+        cap: with `turns="photos"`, photos of a person that count.
 
     Raises:
         InputError: `hardness` or `neighbours` out of range, and what `IdentityBatchSampler` raises.
@@ -85,14 +89,16 @@ class HardMiningSampler(IdentityBatchSampler):
         singles: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        turns: Turns = "once",
+        cap: int | None = None,
     ) -> None:
-        super().__init__(identities, people, photos, batches, seed, singles, rank, world_size)
+        super().__init__(identities, people, photos, batches, seed, singles, rank, world_size, turns, cap)
         if not 0 <= hardness <= 1:
             raise InputError(f"hardness is {hardness}, but is a share and must be in 0 ... 1.")
         if neighbours < 1:
             raise InputError(f"neighbours is {neighbours}, but at least 1 confusable person must be remembered.")
         self.hardness, self.neighbours = hardness, neighbours
-        self._alike: tuple[Tensor, Tensor] | None = None  # (E,k) among the pairable, (E,k') among the single
+        self._alike: tuple[Tensor, Tensor] | None = None  # (E,k) among the pairable, (E,k') among the single; int32
 
     @torch.no_grad()
     def update(self, embeddings: Tensor) -> None:
@@ -110,32 +116,35 @@ class HardMiningSampler(IdentityBatchSampler):
         Raises:
             InputError: another shape or type; NaN or infinity.
         """
-        if embeddings.ndim != 2 or len(embeddings) != len(self._person_of_row) or not embeddings.is_floating_point():
+        photos, device = self._everyone.photos, embeddings.device
+        if embeddings.ndim != 2 or len(embeddings) != photos or not embeddings.is_floating_point():
             raise InputError(
-                f"hard mining needs one embedding for each of {len(self._person_of_row)} rows, but got shape "
-                f"{tuple(embeddings.shape)} and type {embeddings.dtype}."
+                f"hard mining needs one embedding for each of {photos} rows, but got shape {tuple(embeddings.shape)} "
+                f"and type {embeddings.dtype}."
             )
-        if not bool(embeddings.isfinite().all()):
-            raise InputError("embeddings for hard mining hold NaN or infinity: lower the learning rate.")
-        rows = torch.nn.functional.normalize(embeddings.detach().float())
-        person = torch.from_numpy(self._person_of_row).to(rows.device)
-        sums = rows.new_zeros(len(self._rows_of_person), rows.shape[1]).index_add_(0, person, rows)
+        person = torch.from_numpy(self._everyone.person_of_row())
+        sums = torch.zeros(len(self._everyone), embeddings.shape[1], device=device)
+        for rows, people in zip(torch.split(embeddings, ROWS), torch.split(person, ROWS), strict=True):
+            if not bool(rows.isfinite().all()):
+                raise InputError("embeddings for hard mining hold NaN or infinity: lower the learning rate.")
+            sums.index_add_(0, people.to(device), torch.nn.functional.normalize(rows.float()))
         directions = torch.nn.functional.normalize(sums)  # (people, D): the mean's length does not matter
-        pairable = directions[torch.from_numpy(self._pairable).to(rows.device)]  # (E,D)
-        single = directions[torch.from_numpy(self._single).to(rows.device)]  # (S,D)
-        own = torch.arange(len(pairable), device=rows.device)
+        pairable = directions[torch.from_numpy(self._pairable).to(device)]  # (E,D)
+        single = directions[torch.from_numpy(self._single).to(device)]  # (S,D)
+        own = torch.arange(len(pairable), device=device)
         self._alike = (
-            nearest_directions(pairable, pairable, self.neighbours, own).cpu(),
-            nearest_directions(pairable, single, self.neighbours if self.singles else 0).cpu(),
+            nearest_directions(pairable, pairable, self.neighbours, own).int().cpu(),
+            nearest_directions(pairable, single, self.neighbours if self.singles else 0).int().cpu(),
         )
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield as in `IdentityBatchSampler`, from what the latest `update` found."""
-        hands, alike = self._deal(), self._alike
-        for batch in self._positions():
+        positions = self.positions()
+        alike, drawn = self._alike, self._drawn(self._deal(), positions)
+        for done in range(len(positions)):
             if self._alike is not alike:
-                hands, alike = self._deal(), self._alike
-            yield self._draw(batch, *hands[batch])
+                alike, drawn = self._alike, self._drawn(self._deal(), positions[done:])
+            yield next(drawn)
 
     def state_dict(self) -> dict[str, Any]:
         """As in `IdentityBatchSampler`, with the neighbours found by the last `update` (None before it)."""
@@ -147,25 +156,31 @@ class HardMiningSampler(IdentityBatchSampler):
         super().load_state_dict(state)
         self._alike = None if state["alike"] is None else (state["alike"], state["alike_singles"])
 
-    def _deal(self) -> list[Hand]:
+    def _deal(self) -> Hands:
         if self._alike is None or self.hardness == 0:
             return super()._deal()
-        alike, alike_singles = (table.tolist() for table in self._alike)
-        people, singles = self._decks()
-        generator = self._generator(3)
-        hands: list[Hand] = []
-        for _ in range(self._batches):
-            confusable = int(generator.binomial(self.people - 1, self.hardness))
-            hand = people.deal(1)  # the seed
+        alike, alike_singles = (table.numpy() for table in self._alike)
+        generator, order = self.generator(3), self.generator(4).permutation(self.batches)
+        copies = allotted(self._due(), self.batches, self.people, generator)
+        people = Deck(copies, self.batches, self.people, self.generator(0))
+        copies = np.ones(len(self._single), dtype=np.int64)
+        if self.batches * self.singles > len(copies):
+            copies = allotted(copies, self.batches, self.singles, generator)
+        singles = Deck(copies, self.batches, self.singles, self.generator(1))
+        hands = Hands(*(np.empty((self.batches, width), dtype=np.int32) for width in (self.people, self.singles)))
+        for row, single_row in zip(*hands, strict=True):
+            hand = people.begin() or people.deal(1)  # begins with the seed
+            confusable = min(int(generator.binomial(self.people - 1, self.hardness)), self.people - len(hand))
             hand += people.deal(confusable, hand, grow(hand[0], alike))
-            hand += people.deal(self.people - len(hand), hand)
+            row[:] = hand + people.deal(self.people - len(hand), hand)
+            near = singles.begin()
+            confusable = min(int(generator.binomial(self.singles, self.hardness)), self.singles - len(near))
             # Best first means each one's nearest single, then each one's second nearest, ...
-            wishes = chain.from_iterable(zip(*(alike_singles[person] for person in hand), strict=True))
-            near = singles.deal(int(generator.binomial(self.singles, self.hardness)), (), wishes)
-            hands.append((hand, near + singles.deal(self.singles - len(near), near)))
-        return [hands[batch] for batch in generator.permutation(len(hands))]
+            near += singles.deal(confusable, near, alike_singles[row].T.ravel())
+            single_row[:] = near + singles.deal(self.singles - len(near), near)
+        return Hands(hands.people[order], hands.singles[order])
 
 
-def grow(seed: int, alike: list[list[int]]) -> Iterable[int]:
+def grow(seed: int, alike: np.ndarray) -> np.ndarray:
     """Walk outwards from a person: his neighbours, nearest first, then theirs. The same person may come repeatedly."""
-    return chain(alike[seed], chain.from_iterable(alike[neighbour] for neighbour in alike[seed]))
+    return np.concatenate([alike[seed], alike[alike[seed]].ravel()])

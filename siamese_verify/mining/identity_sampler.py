@@ -3,42 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch.utils.data import Sampler
 
 from siamese_verify.errors import InputError
-from siamese_verify.mining.deck import Deck
+from siamese_verify.mining.epoch_sampler import EpochSampler, check_whole
+from siamese_verify.mining.people import People
+from siamese_verify.mining.shuffle import STEP, mixed, shuffled
+from siamese_verify.mining.turns import allotted, numbered, rounds, spread
 
-Hand = tuple[list[int], list[int]]  # a batch before its photos are drawn: people, and people with a single photo
+Turns = Literal["once", "photos"]
 
 
-class IdentityBatchSampler(Sampler[list[int]]):
+class Hands(NamedTuple):
+    """All batches of an epoch before their photos are drawn."""
+
+    people: np.ndarray  # (B, people) places among those with two photos or more
+    singles: np.ndarray  # (B, singles) places among those with one
+
+
+class IdentityBatchSampler(EpochSampler[list[int]]):
     """Yield rows of `people` people x `photos` photos, and of `singles` people with one photo as further impostors.
 
     Each batch has `people * photos + singles` rows: the people one after the other, then the singles.
 
-    - Everyone with two photos or more is drawn once before anyone is drawn again. So an epoch covers them all, unless
-      `batches` cuts it short; where their number is no multiple of `people`, the last batch is filled up with a second
-      turn.
-    - Of each, `photos` different photos are drawn at random; who has fewer gives all of them, then repeats.
+    - `turns="once"`: everyone with two photos or more is drawn once before anyone is drawn again, however many photos
+      he has. So an epoch covers them all, unless `batches` cuts it short; where their number is no multiple of
+      `people`, the last batch is filled up with a second turn.
+    - `turns="photos"`: a person with n photos has ceil(min(n, `cap`) / `photos`) turns, spread at random over the
+      epoch. So an epoch covers every photo, or `cap` photos of a person, drawn anew in each epoch, unless `batches`
+      cuts it short. Some people have a turn more, to fill up all batches. Nobody is in a batch twice, unless he has
+      more turns than there are batches.
+    - In each turn `photos` different photos are drawn at random; who has fewer gives all of them, then repeats. Further
+      turns in an epoch go on with photos that were not drawn yet, until all were, and then start over in a new order.
     - People with one photo have no genuine pair. They serve as singles only, in turn over the epoch.
 
-    The batches are a function of the arguments, `seed` and the epoch: nothing depends on what was drawn before.
-    Give it to a DataLoader as `batch_sampler`, and call `set_epoch` before each epoch, or all epochs are the same.
+    Give it to a DataLoader as `batch_sampler`; for seeds, epochs and ranks see `EpochSampler`. At millions of rows it
+    holds what `People` holds, and an epoch's people while it is iterated.
 
     Args:
         identities: (N,) integers, the person on each row.
         people: people per batch, drawn from those with two photos or more.
         photos: rows of each of them, >= 2.
-        batches: batches of an epoch, over all ranks together; None = as many as everyone's turn takes. Rounded up to
-            a multiple of `world_size`, so that each rank gets the same number.
+        batches: batches of an epoch, over all ranks together; None = as many as everyone's turns take. Rounded up to
+            a multiple of `world_size`.
         seed: >= 0.
         singles: people with exactly one photo added to each batch.
-        rank: which of the processes this one is; each yields batches of its own: rank, rank + world_size, ...
+        rank: which of the processes this one is.
         world_size: number of processes that train together.
+        turns: how often a person comes in an epoch.
+        cap: with `turns="photos"`, photos of a person that count, >= `photos`; None = all.
 
     Raises:
         InputError: identities that are no vector of integers, too few people for one batch, a number out of range.
@@ -56,109 +72,86 @@ class IdentityBatchSampler(Sampler[list[int]]):
         singles: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        turns: Turns = "once",
+        cap: int | None = None,
     ) -> None:
-        super().__init__()
-        rows = np.asarray(identities)
-        if rows.ndim != 1 or rows.dtype.kind not in "iu":
-            raise InputError(
-                f"identities must be one integer for each row, but have shape {rows.shape} and type {rows.dtype}."
-            )
-        smallest = {"people": (people, 1), "photos": (photos, 2), "singles": (singles, 0), "seed": (seed, 0)}
-        for name, (value, least) in {**smallest, "batches": (1 if batches is None else batches, 1)}.items():
-            if not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"{name} is {value}, but batches of people need a whole number of {least} or more.")
-        if not 0 <= rank < world_size:
-            raise InputError(f"rank is {rank}, but must be in 0 ... {world_size - 1} for a world size of {world_size}.")
+        check_whole(people=(people, 1), photos=(photos, 2), singles=(singles, 0))
         if people + singles < 2:
             raise InputError(
                 "a batch of 1 person holds no impostors: set people to 2 or more, or singles to 1 or more."
             )
-
-        _, self._person_of_row, counts = np.unique(rows, return_inverse=True, return_counts=True)
-        self._rows_of_person = np.split(np.argsort(self._person_of_row, kind="stable"), np.cumsum(counts)[:-1])
-        self._pairable = np.flatnonzero(counts >= 2)  # (E,) people who have a genuine pair
-        self._single = np.flatnonzero(counts == 1)  # (S,)
-        if len(counts) < 2:
+        self._check_turns(turns, cap, photos)
+        self._everyone = everyone = People(identities)
+        self._pairable, self._single = everyone.repeated, everyone.single  # (E,), (S,)
+        if len(everyone) < 2:
             raise InputError(
-                f"the {len(rows)} rows show {len(counts)} different people, but verification is learnt from 2 or more: "
-                f"add photos of others."
+                f"the {everyone.photos} rows show {len(everyone)} different people, but verification is learnt from "
+                f"2 or more: add photos of others."
             )
         if len(self._pairable) < people:
             raise InputError(
-                f"people is {people}, but only {len(self._pairable)} of {len(counts)} people have two photos or more: "
-                f"lower people or add photos."
+                f"people is {people}, but only {len(self._pairable)} of {len(everyone)} people have two photos or "
+                f"more: lower people or add photos."
             )
         if len(self._single) < singles:
             raise InputError(
-                f"singles is {singles}, but only {len(self._single)} of {len(counts)} people have a single photo: "
+                f"singles is {singles}, but only {len(self._single)} of {len(everyone)} people have a single photo: "
                 f"lower singles."
             )
-        self.people, self.photos, self.singles = people, photos, singles
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.epoch, self.start = 0, 0
-        wanted = -(-len(self._pairable) // people) if batches is None else batches
-        self._batches = -(-wanted // world_size) * world_size  # of all ranks
-
-    def __len__(self) -> int:
-        """Batches of an epoch on this rank."""
-        return self._batches // self.world_size
+        self.people, self.photos, self.singles, self.turns, self.cap = people, photos, singles, turns, cap
+        wanted = -(-int(self._due().sum()) // people) if batches is None else batches
+        super().__init__(everyone.photos, wanted, seed, rank, world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this rank's batches of the current epoch, from `start` on."""
-        hands = self._deal()
-        for batch in self._positions():
-            yield self._draw(batch, *hands[batch])
+        yield from self._drawn(self._deal(), self.positions())
 
-    def _positions(self) -> range:
-        """This rank's places among the batches of all ranks, from `start` on."""
-        return range(self.rank + self.start * self.world_size, self._batches, self.world_size)
+    @staticmethod
+    def _check_turns(turns: str, cap: int | None, photos: int) -> None:
+        if turns not in ("once", "photos"):
+            raise InputError(f"turns is {turns!r}, but must be once or photos.")
+        if cap is None:
+            return
+        if turns == "once":
+            raise InputError(f"cap is {cap}, but limits nothing where everyone has one turn: it needs turns=photos.")
+        check_whole(cap=(cap, 1))
+        if cap < photos:
+            raise InputError(f"cap is {cap}, but a turn shows {photos} photos: raise cap, or lower photos.")
 
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose what the next iteration yields.
+    def _photos_of(self, people: np.ndarray) -> np.ndarray:
+        """How many photos count, in the shape of the people."""
+        counts: np.ndarray = self._everyone.counts[people]
+        return counts if self.cap is None else np.minimum(counts, self.cap)
 
-        Args:
-            epoch: >= 0; the same epoch yields the same batches.
-            start: batches of this rank to leave out at the beginning of the epoch, because a run that stopped within
-                it has trained on them. `len` does not change.
-        """
-        self.epoch, self.start = epoch, start
+    def _due(self) -> np.ndarray:
+        """(E,) turns that everyone has in an epoch."""
+        if self.turns == "once":
+            return np.ones(len(self._pairable), dtype=np.int64)
+        turns: np.ndarray = -(-self._photos_of(self._pairable) // self.photos)
+        return turns
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to draw what the uninterrupted one would have drawn."""
-        return {"rows": len(self._person_of_row), "seed": self.seed, "epoch": self.epoch, "start": self.start}
+    def _deal(self) -> Hands:
+        """Deal the people of all batches of all ranks."""
+        generator = self.generator(0)
+        if self.turns == "once":
+            people = rounds(len(self._pairable), self.batches, self.people, generator)
+        else:
+            people = spread(allotted(self._due(), self.batches, self.people, generator), self.batches, generator)
+        return Hands(people, rounds(len(self._single), self.batches, self.singles, self.generator(1)))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the sampler that wrote `state_dict`, made with the same identities and sizes.
-
-        Raises:
-            InputError: the state comes from another number of rows.
-        """
-        if state["rows"] != len(self._person_of_row):
-            raise InputError(
-                f"the saved sampler drew from {state['rows']} rows, but there are {len(self._person_of_row)} now: "
-                f"resume on the photos the run began with."
-            )
-        self.seed, self.epoch, self.start = int(state["seed"]), int(state["epoch"]), int(state["start"])
-
-    def _deal(self) -> list[Hand]:
-        """Deal the people of all batches of all ranks, as indices into `_pairable` and `_single`."""
-        people, singles = self._decks()
-        return [(people.deal(self.people), singles.deal(self.singles)) for _ in range(self._batches)]
-
-    def _decks(self) -> tuple[Deck, Deck]:
-        return Deck(len(self._pairable), self._generator(0)), Deck(len(self._single), self._generator(1))
-
-    def _draw(self, batch: int, people: list[int], singles: list[int]) -> list[int]:
-        """Draw the photos of one batch."""
-        generator = self._generator(2, batch)
-        rows: list[int] = []
-        for person in self._pairable[people]:
-            shuffled = generator.permutation(self._rows_of_person[person])
-            rows += np.resize(shuffled, self.photos).tolist()  # starts over where there are too few
-        for person in self._single[singles]:
-            rows += self._rows_of_person[person].tolist()
-        return rows
-
-    def _generator(self, *purpose: int) -> np.random.Generator:
-        """A generator for one purpose in the current epoch, independent of the order of use."""
-        return np.random.default_rng((self.seed, self.epoch, *purpose))
+    def _drawn(self, hands: Hands, positions: range) -> Iterator[list[int]]:
+        """Draw the photos of some batches."""
+        everyone = self._everyone
+        number = numbered(hands.people)  # (B, people)
+        keys = self.generator(2).integers(2**64, size=2, dtype=np.uint64)
+        for batch in positions:
+            people = self._pairable[hands.people[batch], None]  # (people, 1)
+            key = people.astype(np.uint64) * STEP
+            counted = self._photos_of(people)
+            lap, turn = np.divmod(number[batch, :, None], -(-counted // self.photos))
+            place = (turn * self.photos + np.arange(self.photos)) % counted  # (people, photos)
+            place = shuffled(place, counted, mixed(mixed(keys[:1] + key) + lap.astype(np.uint64)))
+            if self.cap is not None:  # of the photos that count in this epoch
+                place = shuffled(place, everyone.counts[people], mixed(keys[1:] + key))
+            singles = everyone.at(self._single[hands.singles[batch]], np.array(0))
+            yield [*everyone.at(people, place).ravel().tolist(), *singles.tolist()]

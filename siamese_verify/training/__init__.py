@@ -1,6 +1,6 @@
 """LightningModule, schedules and callbacks: steps and logging only."""
 
-from siamese_verify.training.callbacks import BestCheckpoint, CollapseMonitor, RefreshHardNegatives, ReseedEachEpoch
+from siamese_verify.training.callbacks import BestCheckpoint, CollapseMonitor, RefreshHardNegatives, ReseedEachBatch
 from siamese_verify.training.gather import gather_batch
 from siamese_verify.training.module import VerificationModule
 from siamese_verify.training.publish import publish_report
@@ -10,7 +10,7 @@ __all__ = [
     "BestCheckpoint",
     "CollapseMonitor",
     "RefreshHardNegatives",
-    "ReseedEachEpoch",
+    "ReseedEachBatch",
     "VerificationModule",
     "cosine",
     "gather_batch",

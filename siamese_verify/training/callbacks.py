@@ -88,8 +88,8 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(state_dict)
 
 
-class ReseedEachEpoch(pl.Callback):
-    """Make every epoch depend on (seed, epoch, rank) alone, so that a resumed run goes on as if never stopped.
+class ReseedEachBatch(pl.Callback):
+    """Make every step depend on (seed, epoch, rank, batch) alone, so that a resumed run goes on as if never stopped.
 
     Args:
         seed: of the run.
@@ -103,9 +103,11 @@ class ReseedEachEpoch(pl.Callback):
         loader: Any = trainer.train_dataloader
         loader.generator = torch.Generator().manual_seed(self.seed)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Seed torch's generator, which augmentation and dropout draw from."""
-        torch.manual_seed(hash((self.seed, trainer.current_epoch, trainer.global_rank)) % 2**63)
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed torch's generator, which dropout draws from; augmentation has seeds of its own."""
+        torch.manual_seed(hash((self.seed, trainer.current_epoch, trainer.global_rank, batch_idx)) % 2**63)
 
 
 class CollapseMonitor(pl.Callback):

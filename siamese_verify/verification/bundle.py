@@ -15,15 +15,17 @@ from safetensors.torch import load, save
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreMeaning
+from siamese_verify.faces import alignment_name
 from siamese_verify.files import write_whole
 from siamese_verify.types import InputSpec
 from siamese_verify.verification.model import FaceModel, build_encoder, read_operating_points
 
-FORMAT = 2
+FORMAT = 3
 FIELDS: dict[str, type | UnionType] = {
     "format": int,
     "encoder": dict,
     "input": dict,
+    "alignment": str,
     "weights_sha256": str,
     "operating_points": list,
     "eer_threshold": float | None,
@@ -51,6 +53,7 @@ def save_bundle(folder: Path, model: FaceModel, versions: dict[str, str]) -> Non
         "format": FORMAT,
         "encoder": model.configuration,
         "input": asdict(model.encoder.input_spec),
+        "alignment": alignment_name(model.encoder.input_spec.crop),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "operating_points": [
             {**point._asdict(), "threshold": point.threshold if math.isfinite(point.threshold) else None}
@@ -106,6 +109,12 @@ def load_bundle(folder: Path) -> FaceModel:
         raise InputError(f"The bundle {folder} is damaged: {error}.") from None
     if spec != encoder.input_spec:
         raise InputError(f"The bundle {folder} is damaged: field input is not what its encoder takes.")
+    now = alignment_name(spec.crop)
+    if content["alignment"] != now:
+        raise InputError(
+            f"The bundle {folder} is of faces aligned as {content['alignment']}, this version aligns as {now}, and its "
+            "thresholds would not hold: make it anew, or install the version that it names."
+        )
     return FaceModel(
         name=str(folder),
         encoder=encoder,

@@ -96,17 +96,28 @@ def build_encoder(configuration: Mapping[str, Any], state: Mapping[str, Tensor])
         InputError: another target, wrong arguments, or weights that do not fit.
     """
     kind = encoder_class(configuration)
-    arguments = {name: value for name, value in configuration.items() if name != "_target_"}
-    if arguments.get("pretrained"):
-        arguments["pretrained"] = None  # the weights come with the model
     try:
-        if isinstance(arguments.get("crop"), Mapping):
-            arguments["crop"] = Crop(**{key: value for key, value in arguments["crop"].items() if key != "_target_"})
-        encoder = kind(**arguments)
+        encoder = kind(**_arguments(configuration))
         encoder.load_state_dict(state)
+    except InputError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"The weights do not fit the encoder {kind.__name__}: {str(error).splitlines()[0]}") from None
     return encoder.eval()
+
+
+def _arguments(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = {name: value for name, value in configuration.items() if name != "_target_"}
+    if arguments.get("pretrained"):
+        arguments["pretrained"] = None  # the weights come with the model
+    if isinstance(arguments.get("crop"), Mapping):
+        arguments["crop"] = Crop(**{key: value for key, value in arguments["crop"].items() if key != "_target_"})
+    if isinstance(arguments.get("encoder"), Mapping):  # of an encoder around another one
+        inner = arguments["encoder"]
+        if "encoder" in inner:
+            raise InputError("An encoder around an encoder around another is none of ours.")
+        arguments["encoder"] = encoder_class(inner)(**_arguments(inner))
+    return arguments
 
 
 def read_operating_points(rows: list[dict[str, Any]]) -> tuple[OperatingPoint, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from siamese_verify.data import FaceCropper
+from siamese_verify.data import FaceCropper, FacesInMemory, FacesOnDisk
 from siamese_verify.encoders import Encoder
 from siamese_verify.types import Photos
 
@@ -47,7 +47,7 @@ def embed_photos(
     return embeddings
 
 
-def embed_faces(encoder: Encoder, images: Tensor) -> np.ndarray:
+def embed_faces(encoder: Encoder, images: Tensor | FacesInMemory | FacesOnDisk) -> np.ndarray:
     """Embed (N,3,S,S) uint8 crops, some at a time, by an encoder in evaluation mode; (N,D) float32 of unit length."""
     device = next(encoder.buffers()).device
     with torch.inference_mode():

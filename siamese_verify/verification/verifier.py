@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces import FaceDetector, Photo, crop_face, open_photo
+from siamese_verify.faces import FaceDetector, Photo, crop_face, find_subject, open_photo
 from siamese_verify.verification.loading import load_model
 from siamese_verify.verification.model import FaceModel
 
@@ -142,12 +142,12 @@ class Verifier:
         except InputError as error:
             raise NoDecision(str(error)) from None
         spec = self.model.encoder.input_spec
-        if spec.crop.kind != "box":
+        if not spec.crop.needs_face:
             return crop_face(image, spec)
         self._detector = self._detector or FaceDetector()
-        faces = [face for face in self._detector.detect([image])[0] if face.probability >= FACE_PROBABILITY]
-        if not faces:
+        subject = find_subject(self._detector, image, least=FACE_PROBABILITY)
+        if subject.face is None:
             raise NoDecision(f"No face was found on {name}: use a photo that shows one from the front.")
-        if len(faces) > 1:
-            raise NoDecision(f"{len(faces)} faces were found on {name}: crop it to the one that is meant.")
-        return crop_face(image, spec, faces[0].box)
+        if subject.faces > 1:
+            raise NoDecision(f"{subject.faces} faces were found on {name}: crop it to the one that is meant.")
+        return crop_face(subject.upright(image), spec, subject.face)

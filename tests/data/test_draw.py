@@ -1,101 +1,114 @@
-"""Random draws of pairs and of triplets: fixed by seed, epoch and position, and dealt out to the ranks."""
+"""Random draws of pairs and of triplets: whom they draw, how often, and what cannot be drawn from."""
 
 from __future__ import annotations
 
-from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-from siamese_verify.data import PairSampler, TripletSampler
-from siamese_verify.data.draw import Draw, People, RandomDraws
+from siamese_verify.data.draw import Draw
+from siamese_verify.data.pairs import PairSampler
+from siamese_verify.data.triplets import TripletSampler
 from siamese_verify.errors import InputError
 
-COUNTS = [4, 1, 2, 7, 1, 3]
+COUNTS = np.array([4, 1, 2, 7, 1, 3])
 IDENTITIES = np.random.default_rng(0).permutation(np.repeat(np.arange(len(COUNTS)) * 5 - 7, COUNTS))
+KINDS = pytest.mark.parametrize("kind", [PairSampler, TripletSampler])
+WEIGHTS = pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+DRAWS = 20_000
 
 
-def sampler(
-    kind: str, seed: int = 0, epoch: int = 0, rank: int = 0, world_size: int = 1, batches: int = 12
-) -> RandomDraws:
-    made: RandomDraws
-    if kind == "pairs":
-        made = PairSampler(IDENTITIES, pairs=4, batches=batches, seed=seed, rank=rank, world_size=world_size)
-    else:
-        made = TripletSampler(IDENTITIES, triplets=4, batches=batches, seed=seed, rank=rank, world_size=world_size)
-    made.set_epoch(epoch)
-    return made
+def shares(rows: np.ndarray) -> np.ndarray:
+    """How often each person was drawn."""
+    return np.bincount((IDENTITIES[rows] + 7) // 5, minlength=len(COUNTS)) / len(rows)
 
 
-def rows(draws: RandomDraws) -> list[list[int]]:
-    return [draw.rows for draw in draws]
+def within(measured: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether shares are those expected within five standard deviations; what is impossible never comes."""
+    return bool((np.abs(measured - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS)).all())
 
 
-@pytest.mark.parametrize("kind", ["pairs", "triplets"])
-def test_equal_seeds_and_epochs_draw_the_same_and_others_do_not(kind: str) -> None:
-    first = rows(sampler(kind, seed=3, epoch=2))
-    assert first == rows(sampler(kind, seed=3, epoch=2))
-    assert first != rows(sampler(kind, seed=4, epoch=2))
-    assert first != rows(sampler(kind, seed=3, epoch=3))
-    assert first != rows(sampler(kind, seed=2, epoch=3))
+@KINDS
+def test_an_epoch_reads_as_many_photos_as_there_are_unless_told_otherwise(kind: Any) -> None:
+    identities, rows = np.repeat(np.arange(50), 4), {PairSampler: 2, TripletSampler: 3}[kind]
+    assert len(kind(identities, 10)) == 200 // (10 * rows)
+    assert len(kind(identities, 10, world_size=4)) == -(-(200 // (10 * rows)) // 4)
+    assert len(kind(identities, 1000)) == 1
+    assert len(kind(identities, 10, batches=3)) == 3
 
 
-@pytest.mark.parametrize("kind", ["pairs", "triplets"])
-def test_a_second_iteration_of_an_epoch_draws_the_same(kind: str) -> None:
-    draws = sampler(kind)
-    assert rows(draws) == rows(draws)
+@KINDS
+def test_a_draw_is_told_apart_from_a_plain_list_of_rows(kind: Any) -> None:
+    assert all(isinstance(draw, Draw) for draw in kind(IDENTITIES, 4))
 
 
-@pytest.mark.parametrize("kind", ["pairs", "triplets"])
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_out_what_one_process_would_draw(kind: str, world_size: int) -> None:
-    alone = rows(sampler(kind))
-    ranks = [rows(sampler(kind, rank=rank, world_size=world_size)) for rank in range(world_size)]
-    assert [batch for turn in zip(*ranks, strict=True) for batch in turn] == alone
-    assert len({tuple(batch) for batch in alone}) == len(alone)
+@WEIGHTS
+def test_people_with_two_photos_are_drawn_by_their_weight_and_their_photos_evenly(weight: float) -> None:
+    sampler = PairSampler(IDENTITIES, weight=weight)
+    person, first, second = sampler.genuine(np.random.default_rng(0), DRAWS)
+    assert (first != second).all()
+    assert (IDENTITIES[first] == person * 5 - 7).all()
+    assert (IDENTITIES[second] == person * 5 - 7).all()
+    expected = np.where(COUNTS > 1, COUNTS**weight, 0)
+    assert within(shares(first), expected / expected.sum())
+    for rows in (first, second):
+        photos = np.bincount(rows, minlength=len(IDENTITIES)) / DRAWS
+        assert within(photos, (expected / expected.sum() / COUNTS)[(IDENTITIES + 7) // 5])
 
 
-@pytest.mark.parametrize("kind", ["pairs", "triplets"])
-@pytest.mark.parametrize(("batches", "world_size", "each"), [(12, 1, 12), (12, 5, 2), (1, 4, 1)])
-def test_every_rank_gets_as_many_batches(kind: str, batches: int, world_size: int, each: int) -> None:
-    for rank in range(world_size):
-        draws = sampler(kind, rank=rank, world_size=world_size, batches=batches)
-        assert len(draws) == len(list(draws)) == each
+@WEIGHTS
+@pytest.mark.parametrize("person", range(len(COUNTS)))
+def test_strangers_are_drawn_by_their_weight_from_all_other_people(person: int, weight: float) -> None:
+    sampler = PairSampler(IDENTITIES, weight=weight)
+    rows = sampler.other(np.random.default_rng(0), np.full(DRAWS, person))
+    expected = np.where(np.arange(len(COUNTS)) == person, 0, COUNTS**weight)
+    assert within(shares(rows), expected / expected.sum())
+    photos = np.bincount(rows, minlength=len(IDENTITIES)) / DRAWS
+    assert within(photos, (expected / expected.sum() / COUNTS)[(IDENTITIES + 7) // 5])
 
 
-def test_an_epoch_reads_as_many_photos_as_there_are_unless_told_otherwise() -> None:
-    identities = np.repeat(np.arange(50), 4)
-    assert len(PairSampler(identities, pairs=10)) == 200 // 20
-    assert len(TripletSampler(identities, triplets=10)) == 200 // 30
-    assert len(TripletSampler(identities, triplets=1000)) == 1
+def test_full_weight_draws_photos_evenly() -> None:
+    sampler = PairSampler(np.repeat([0, 1], [98, 2]), weight=1.0)
+    person, _, _ = sampler.genuine(np.random.default_rng(0), 1000)
+    assert 5 < (person == 1).sum() < 40  # 20
+    assert (sampler.other(np.random.default_rng(0), person) < 98).sum() == (person == 1).sum()
 
 
-def test_a_draw_is_told_apart_from_a_plain_list_of_rows() -> None:
-    assert all(isinstance(draw, Draw) for draw in sampler("pairs"))
+class Edge:
+    """A generator that draws the same number again and again."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def random(self, count: int) -> np.ndarray:
+        return np.full(count, self.value)
+
+    def integers(self, high: np.ndarray) -> np.ndarray:
+        return high - 1
 
 
-def test_people_with_two_photos_are_drawn_evenly_however_many_they_have() -> None:
-    people, rng = People(IDENTITIES), np.random.default_rng(0)
-    drawn: Counter[int] = Counter()
-    for _ in range(4000):
-        person, first, second = people.genuine(rng)
-        assert first != second
-        assert IDENTITIES[first] == IDENTITIES[second] == people.people[person]
-        drawn[int(IDENTITIES[first])] += 1
-    repeated = {number * 5 - 7 for number, count in enumerate(COUNTS) if count > 1}
-    assert set(drawn) == repeated
-    assert min(drawn.values()) > 0.85 * 4000 / len(repeated)
+@pytest.mark.parametrize("value", [0.0, 0.5, 1 - 2**-53])
+@pytest.mark.parametrize("weight", [0.0, 0.1, 0.3, 0.7, 1.0])
+def test_nobody_is_his_own_stranger_whatever_is_drawn(value: float, weight: float) -> None:
+    counts = np.random.default_rng(0).integers(1, 50, 300)
+    sampler = PairSampler(np.repeat(np.arange(300), counts), weight=weight)
+    edge: Any = Edge(value)
+    everyone = np.arange(300)
+    assert (np.repeat(everyone, counts)[sampler.other(edge, everyone)] != everyone).all()
+    person, first, second = sampler.genuine(edge, 5)
+    assert (counts[person] > 1).all()
+    assert (first != second).all()
 
 
-def test_strangers_are_drawn_evenly_from_all_other_people() -> None:
-    people, rng = People(IDENTITIES), np.random.default_rng(0)
-    for person, identity in enumerate(people.people):
-        drawn = Counter(int(IDENTITIES[people.other(rng, person)]) for _ in range(1000))
-        assert set(drawn) == set(people.people.tolist()) - {int(identity)}
-        assert min(drawn.values()) > 150
+@KINDS
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+def test_a_weight_that_is_no_share_is_refused(kind: Any, weight: float) -> None:
+    with pytest.raises(InputError, match=f"weight is {weight}, but must be in 0"):
+        kind(IDENTITIES, weight=weight)
 
 
-@pytest.mark.parametrize("kind", [PairSampler, TripletSampler])
+@KINDS
 @pytest.mark.parametrize(
     ("identities", "reason"),
     [
@@ -104,8 +117,6 @@ def test_strangers_are_drawn_evenly_from_all_other_people() -> None:
         ([], "0 photos of 0 people give no impostors"),
     ],
 )
-def test_people_without_pairs_are_refused(
-    kind: type[PairSampler] | type[TripletSampler], identities: list[int], reason: str
-) -> None:
+def test_people_without_pairs_are_refused(kind: Any, identities: list[int], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         kind(np.array(identities, dtype=np.int64))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,9 +16,10 @@ IDENTITIES = np.random.default_rng(1).permutation(np.repeat([10, 20, 30, 40, 50]
 
 
 @pytest.mark.parametrize(("pairs", "share", "genuine"), [(8, 0.5, 4), (5, 0.5, 2), (10, 0.3, 3), (2, 0.5, 1)])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_pair_is_what_it_says(pairs: int, share: float, genuine: int, seed: int) -> None:
-    for rows, mined in PairSampler(IDENTITIES, pairs, share, batches=20, seed=seed):
+def test_every_pair_is_what_it_says(pairs: int, share: float, genuine: int, weight: float, seed: int) -> None:
+    for rows, mined in PairSampler(IDENTITIES, pairs, share, batches=20, seed=seed, weight=weight):
         assert isinstance(mined, Pairs)
         assert all(type(row) is int for row in rows)
         assert len(rows) == 2 * pairs
@@ -34,3 +37,9 @@ def test_a_batch_without_genuine_or_impostor_pairs_is_refused(pairs: int, share:
     with pytest.raises(InputError, match=f"{pairs} pairs with a genuine share of {share} give") as raised:
         PairSampler(IDENTITIES, pairs, share)
     assert str(raised.value).endswith("genuine and impostor pairs.")
+
+
+def test_pairs_that_are_no_number_are_refused() -> None:
+    pairs: Any = 4.5
+    with pytest.raises(InputError, match=r"pairs is 4\.5, but must be a whole number"):
+        PairSampler(IDENTITIES, pairs)

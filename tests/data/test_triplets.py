@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ def test_every_triplet_is_what_it_says(triplets: int, seed: int) -> None:
             assert IDENTITIES[anchor] == IDENTITIES[positive] != IDENTITIES[negative]
 
 
-@pytest.mark.parametrize("triplets", [0, -3])
-def test_a_batch_without_triplets_is_refused(triplets: int) -> None:
-    with pytest.raises(InputError, match=f"one triplet or more, got {triplets}"):
+@pytest.mark.parametrize("triplets", [0, -3, 2.5])
+def test_a_batch_without_triplets_is_refused(triplets: Any) -> None:
+    with pytest.raises(InputError, match=f"triplets is {triplets}, but must be a whole number of 1 or more"):
         TripletSampler(IDENTITIES, triplets)

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
-from siamese_verify.faces import Face, FaceDetector, most_central, open_photo
+from siamese_verify.errors import InputError
+from siamese_verify.faces import Choice, Face, FaceDetector, choose_face, find_subject, find_subjects, open_photo
 from siamese_verify.faces import detector as detector_module
+from siamese_verify.faces.detector import HalvingMax
+from siamese_verify.faces.mtcnn import AreaSums, Detections, keep_apart
 
 LFW = Path(__file__).resolve().parents[2].parent / "shared/data/lfw/lfw-deepfunneled"
 SUBJECTS = ["AJ_Cook", "Abdullah_Gul", "George_W_Bush"]
@@ -28,97 +33,99 @@ def portraits() -> list[Image.Image]:
     return [open_photo(file) for file in files]
 
 
-def assert_equal_faces(found: list[Face], expected: list[Face]) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one.box, other.box, atol=1e-2)
-        np.testing.assert_allclose(one.landmarks, other.landmarks, atol=1e-2)
-        assert one.probability == pytest.approx(other.probability, abs=1e-4)
-
-
 def test_boxes_landmarks_and_probabilities_are_those_of_facenet_pytorch(
     detector: FaceDetector, portraits: list[Image.Image]
 ) -> None:
     from facenet_pytorch import MTCNN
 
     mtcnn = MTCNN(select_largest=False)
-    for photo in portraits:
-        boxes, probabilities, landmarks = mtcnn.detect(photo, landmarks=True)
-        faces = detector.detect([photo])[0]
-        assert [face.probability for face in faces] == sorted(probabilities.tolist(), reverse=True)
-        order = np.argsort(-probabilities.astype(np.float64), kind="stable")
-        np.testing.assert_array_equal([face.box for face in faces], boxes[order])
-        np.testing.assert_array_equal([face.landmarks for face in faces], landmarks[order])
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 32])
-def test_a_batch_finds_what_one_photo_at_a_time_finds(
-    detector: FaceDetector, portraits: list[Image.Image], batch_size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    black, noise = Image.new("RGB", (250, 250)), np.random.default_rng(0).integers(0, 256, (120, 90, 3), np.uint8)
     several = Image.new("RGB", (500, 250))
     several.paste(portraits[0], (0, 0))
     several.paste(portraits[1], (250, 0))
-    photos = [
-        portraits[0],
-        black,
-        portraits[1].resize((140, 120)),
-        Image.fromarray(noise),
-        several,
-        Image.new("RGB", (8, 8)),
-        portraits[2],
-        black,
-        several.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-    ]
-    alone = [detector.detect([photo])[0] for photo in photos]
-    assert [len(faces) for faces in alone] == [1, 0, 1, 0, 2, 0, 1, 0, 2]
-    monkeypatch.setattr(detector, "batch_size", batch_size)
-    for found, expected in zip(detector.detect(photos), alone, strict=True):
-        assert_equal_faces(found, expected)
+    for photo in [*portraits, several, portraits[2].resize((140, 120)), portraits[1].resize((411, 360))]:
+        boxes, probabilities, landmarks = (part.astype(float) for part in mtcnn.detect(photo, landmarks=True))
+        faces = detector.detect(photo)
+        order = np.argsort(-probabilities, kind="stable")
+        np.testing.assert_allclose([face.probability for face in faces], probabilities[order], atol=1e-4)
+        np.testing.assert_allclose([face.box for face in faces], boxes[order], atol=1e-2)
+        np.testing.assert_allclose([face.landmarks for face in faces], landmarks[order], atol=1e-2)
 
 
-def test_faceless_photos_alone_make_a_batch(detector: FaceDetector) -> None:
-    assert detector.detect([Image.new("RGB", (60, 60), shade) for shade in ("black", "white", "red")]) == [[], [], []]
+@pytest.mark.parametrize("shade", ["black", "white", "red"])
+def test_a_plain_photo_has_no_face(detector: FaceDetector, shade: str) -> None:
+    assert detector.detect(Image.new("RGB", (60, 60), shade)) == []
 
 
-def test_no_photos_have_no_faces(detector: FaceDetector) -> None:
-    assert detector.detect([]) == []
+def test_sums_over_areas_are_those_of_adaptive_pooling() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    pixels = (torch.from_numpy(photo).permute(2, 0, 1).float() - 127.5) / 128
+    sums = AreaSums(photo)
+    for height, width in [(37, 53), (20, 31), (50, 60), (1, 1)]:
+        expected = F.adaptive_avg_pool2d(pixels[None], (height, width))
+        np.testing.assert_allclose(sums.whole(height, width), expected, atol=1e-5)
+    corners = np.array([[0, 0, 53, 37], [5, 7, 9, 30], [52, 36, 53, 37]])
+    for (left, top, right, bottom), window in zip(corners, sums.windows(corners, 24), strict=True):
+        expected = F.adaptive_avg_pool2d(pixels[:, top:bottom, left:right], (24, 24))
+        np.testing.assert_allclose(window, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(5, 6), (6, 5), (7, 7), (1, 1)])
+def test_the_fast_pooling_is_that_of_torch(size: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size)
+    assert torch.equal(HalvingMax()(x), F.max_pool2d(x, 2, ceil_mode=True))
+
+
+def test_boxes_are_kept_apart_as_by_a_naive_loop() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 50, (200, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 30, (200, 2)), rng.random((200, 1))], axis=1)
+    kept: list[int] = []
+    for row in np.argsort(-boxes[:, 4]):
+        overlaps = []
+        for other in kept:
+            sides = np.minimum(boxes[row, 2:4], boxes[other, 2:4]) - np.maximum(boxes[row, :2], boxes[other, :2])
+            both = np.prod(sides.clip(min=0))
+            areas = [np.prod(boxes[one, 2:4] - boxes[one, :2]) for one in (row, other)]
+            overlaps.append(both / (sum(areas) - both))
+        if all(overlap <= 0.4 for overlap in overlaps):
+            kept.append(int(row))
+    assert keep_apart(boxes.astype(np.float32), 0.4).tolist() == kept
 
 
 @pytest.mark.parametrize("size", [(1, 1), (19, 19), (19, 300), (300, 19), (20, 20)])
 def test_a_tiny_photo_has_no_face(detector: FaceDetector, size: tuple[int, int]) -> None:
-    assert detector.detect([Image.new("RGB", size, "grey")]) == [[]]
+    assert detector.detect(Image.new("RGB", size, "grey")) == []
 
 
 @pytest.mark.parametrize("smallest", [20, 46, 47, 94])  # 47 * (12 / 47) is less than 12 in floating point
 def test_a_photo_as_small_as_the_smallest_face_can_be_searched(smallest: int) -> None:
     detector = FaceDetector(smallest)
     sizes = [(smallest, smallest), (smallest + 1, smallest), (smallest - 1, smallest)]
-    assert detector.detect([Image.new("RGB", size) for size in sizes]) == [[], [], []]
+    assert [detector.detect(Image.new("RGB", size)) for size in sizes] == [[], [], []]
 
 
 def test_a_large_photo_is_searched_smaller_and_answered_in_its_own_pixels(
     detector: FaceDetector, portraits: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = detector.detect([portraits[0]])[0][0]
+    expected = detector.detect(portraits[0])[0]
     monkeypatch.setattr(detector_module, "LONGEST_SIDE", 250)
-    face = detector.detect([portraits[0].resize((1000, 1000))])[0][0]
+    face = detector.detect(portraits[0].resize((1000, 1000)))[0]
     np.testing.assert_allclose(face.box, 4 * np.array(expected.box), atol=20)
     np.testing.assert_allclose(face.landmarks, 4 * np.array(expected.landmarks), atol=20)
 
 
-def test_the_most_probable_face_comes_first(detector: FaceDetector, monkeypatch: pytest.MonkeyPatch) -> None:
-    def three_faces(*_: object) -> tuple[np.ndarray, np.ndarray]:
-        probabilities = np.array([0.8, 0.99, 0.9], dtype=np.float32)
+def test_faces_come_as_the_cascade_gives_them(detector: FaceDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+    def three_faces(*_: object) -> Detections:
         corners = 10 * np.arange(3, dtype=np.float32)
-        boxes = np.stack([corners, corners, corners + 30, corners + 30, probabilities], axis=1)
-        return boxes[None], np.repeat(corners, 10).reshape(1, 3, 5, 2)
+        boxes = np.stack([corners, corners, corners + 30, corners + 30], axis=1)
+        probabilities = np.array([0.99, 0.9, 0.8], dtype=np.float32)
+        return Detections(boxes, probabilities, np.repeat(corners, 10).reshape(3, 5, 2))
 
-    monkeypatch.setattr("facenet_pytorch.models.utils.detect_face.detect_face", three_faces)
-    faces = detector.detect([Image.new("RGB", (60, 60))])[0]
-    assert [face.box for face in faces] == [(10, 10, 40, 40), (20, 20, 50, 50), (0, 0, 30, 30)]
+    monkeypatch.setattr(detector_module, "find_faces", three_faces)
+    faces = detector.detect(Image.new("RGB", (60, 60)))
+    assert [face.box for face in faces] == [(0, 0, 30, 30), (10, 10, 40, 40), (20, 20, 50, 50)]
     assert [round(face.probability, 4) for face in faces] == [0.99, 0.9, 0.8]
-    assert [face.landmarks for face in faces] == [((corner, corner),) * 5 for corner in (10, 20, 0)]
+    assert [face.landmarks for face in faces] == [((corner, corner),) * 5 for corner in (0, 10, 20)]
 
 
 def face_at(left: float, top: float, side: float, probability: float = 0.9) -> Face:
@@ -126,22 +133,22 @@ def face_at(left: float, top: float, side: float, probability: float = 0.9) -> F
 
 
 def test_the_only_face_is_the_subject() -> None:
-    assert most_central([face_at(0, 0, 5)], 100, 100) == face_at(0, 0, 5)
+    assert choose_face([face_at(0, 0, 5)], 100, 100) == face_at(0, 0, 5)
 
 
 def test_of_equal_faces_the_one_nearest_to_the_centre_is_the_subject() -> None:
     faces = [face_at(0, 0, 20, 0.99), face_at(45, 40, 20), face_at(80, 80, 20)]
-    assert most_central(faces, 100, 100) == faces[1]
+    assert choose_face(faces, 100, 100) == faces[1]
 
 
 def test_of_faces_as_far_from_the_centre_the_larger_is_the_subject() -> None:
     faces = [face_at(10, 45, 10), face_at(75, 40, 20)]
-    assert most_central(faces, 100, 100) == faces[1]
+    assert choose_face(faces, 100, 100) == faces[1]
 
 
 def test_a_large_passer_by_at_the_border_is_not_the_subject() -> None:
     faces = [face_at(0, 0, 60), face_at(80, 80, 40)]
-    assert most_central(faces, 200, 200) == faces[1]
+    assert choose_face(faces, 200, 200) == faces[1]
 
 
 def test_the_subject_is_that_of_facenet_pytorch() -> None:
@@ -156,4 +163,50 @@ def test_the_subject_is_that_of_facenet_pytorch() -> None:
         chosen = MTCNN.select_boxes(
             None, boxes, probabilities, np.zeros((4, 5, 2)), photo, method="center_weighted_size"
         )[0]
-        np.testing.assert_array_equal(most_central(faces, *photo.size).box, np.ravel(chosen))
+        np.testing.assert_array_equal(choose_face(faces, *photo.size).box, np.ravel(chosen))
+
+
+@pytest.mark.parametrize(("choice", "number"), [("largest", 0), ("central", 1), ("probable", 2)])
+def test_the_subject_can_be_chosen_in_other_ways(choice: Choice, number: int) -> None:
+    faces = [face_at(0, 0, 60, 0.8), face_at(80, 80, 40, 0.9), face_at(10, 150, 30, 0.99)]
+    assert choose_face(faces, 200, 200, choice) == faces[number]
+
+
+def test_another_choice_is_refused() -> None:
+    with pytest.raises(InputError, match="not 'best'"):
+        choose_face([face_at(0, 0, 5)], 100, 100, "best")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("turned", "turn"), [(90, Image.Transpose.ROTATE_270), (270, Image.Transpose.ROTATE_90)])
+def test_a_photo_on_its_side_is_turned(
+    detector: FaceDetector, portraits: list[Image.Image], turned: int, turn: Image.Transpose
+) -> None:
+    sideways = portraits[2].transpose(turn)
+    subject = find_subject(detector, sideways)
+    assert (subject.turned, subject.faces) == (turned, 1)
+    assert subject.upright(sideways).tobytes() == portraits[2].tobytes()
+    assert subject.face is not None
+    np.testing.assert_allclose(subject.face.box, detector.detect(portraits[2])[0].box, atol=1e-2)
+
+
+def test_a_subject_does_not_depend_on_threads_or_neighbours(
+    detector: FaceDetector, portraits: list[Image.Image]
+) -> None:
+    threads = torch.get_num_threads()
+    black = Image.new("RGB", (90, 60))
+    try:
+        found = []
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            found.append(find_subjects(detector, [*portraits, black, portraits[0]]))
+            assert torch.get_num_threads() == number
+        torch.set_num_threads(1)
+        alone = [find_subject(detector, photo) for photo in (*portraits, black, portraits[0])]
+    finally:
+        torch.set_num_threads(threads)
+    assert found == [alone, alone, alone]
+    assert alone[3].face is None
+
+
+def test_an_unlikely_face_does_not_count(detector: FaceDetector, portraits: list[Image.Image]) -> None:
+    assert find_subject(detector, portraits[0], least=1.01) == (None, 0, 0)

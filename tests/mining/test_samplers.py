@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from siamese_verify.errors import InputError
 from siamese_verify.mining import HardMiningSampler, IdentityBatchSampler, SemiHard
 from siamese_verify.mining import hard_sampler as hard_module
-from siamese_verify.mining.deck import Deck
 from siamese_verify.mining.hard_sampler import nearest_directions
 
 # 11 people with two photos or more (3, 2, 5, 6, ...), 7 with one; rows and numbers in disorder, like files on a disk.
@@ -112,54 +110,11 @@ def test_batches_depend_on_seed_and_epoch_alone(make: Any) -> None:
     assert list(make(seed=1)) != list(make(seed=0))
 
 
-@pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_ranks_share_out_the_batches_of_one_epoch(make: Any, world_size: int) -> None:
-    ranks = [list(make(rank=rank, world_size=world_size, batches=8)) for rank in range(world_size)]
-    lengths = {len(batches) for batches in ranks}
-    assert lengths == {-(-8 // world_size)}
-    interleaved = [batch for step in zip(*ranks, strict=True) for batch in step]
-    assert interleaved == list(make(batches=len(interleaved)))
-
-
-@pytest.mark.parametrize("world_size", [1, 2])
-@pytest.mark.parametrize("make", MAKERS)
-def test_a_run_resumed_within_an_epoch_draws_the_rest(make: Any, world_size: int) -> None:
-    sampler = make(world_size=world_size, batches=8)
-    sampler.set_epoch(3)
-    whole = list(sampler)
-    sampler.set_epoch(3, start=2)
-    assert list(sampler) == whole[2:]
-    assert len(sampler) == len(whole)
-    sampler.set_epoch(3)
-    assert list(sampler) == whole
-
-
-@pytest.mark.parametrize("make", MAKERS)
-def test_a_saved_sampler_continues_in_a_fresh_one(make: Any) -> None:
-    sampler = make(seed=4)
-    sampler.set_epoch(2, start=1)
-    file = io.BytesIO()
-    torch.save(sampler.state_dict(), file)
-    file.seek(0)
-    fresh = type(sampler)(IDENTITIES, people=3, photos=2, singles=2)
-    fresh.load_state_dict(torch.load(file, weights_only=True))
-    assert list(fresh) == list(sampler)
-    fresh.set_epoch(7)
-    sampler.set_epoch(7)
-    assert list(fresh) == list(sampler)
-
-
 def test_a_hard_sampler_saved_before_its_first_update_loads() -> None:
     sampler = HardMiningSampler(IDENTITIES, people=3, photos=2, seed=3)
     fresh = hard()
     fresh.load_state_dict(sampler.state_dict())
     assert fresh.state_dict()["alike"] is None
-
-
-def test_a_state_of_other_photos_is_refused() -> None:
-    with pytest.raises(InputError, match="drew from 4 rows, but there are 47 now"):
-        hard().load_state_dict(HardMiningSampler([0, 0, 1, 1], people=2, photos=2).state_dict())
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -275,28 +230,19 @@ def test_embeddings_that_do_not_fit_are_refused(embeddings: torch.Tensor, messag
         ({"batches": 0}, "batches is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"rank": 2, "world_size": 2}, r"rank is 2, but must be in 0 \.\.\. 1"),
+        ({"world_size": 0}, "world_size is 0"),
+        ({"people": 2.5}, r"people is 2\.5"),
         ({"hardness": 1.5}, "hardness is 1.5"),
         ({"neighbours": 0}, "neighbours is 0"),
+        ({"turns": "twice"}, "turns is 'twice', but must be once or photos"),
+        ({"cap": 4}, "cap is 4, but limits nothing where everyone has one turn: it needs turns=photos"),
+        ({"cap": 1, "turns": "photos"}, "cap is 1, but a turn shows 2 photos"),
+        ({"cap": 2.5, "turns": "photos"}, r"cap is 2\.5"),
     ],
 )
 def test_batches_that_cannot_be_filled_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         HardMiningSampler(**{"identities": IDENTITIES, "people": 3, "photos": 2, **arguments})
-
-
-def test_a_deck_used_up_within_a_hand_gives_no_card_twice() -> None:
-    deck = Deck(5, np.random.default_rng(0))
-    hands = [deck.deal(3) for _ in range(50)]
-    assert all(len(set(hand)) == 3 for hand in hands)
-    cards = [card for hand in hands for card in hand]
-    assert all(set(cards[i : i + 5]) == set(range(5)) for i in range(0, 150, 5))
-
-
-def test_a_deck_grants_wishes_first_and_only_once() -> None:
-    deck = Deck(4, np.random.default_rng(0))
-    assert deck.deal(2, wishes=[3, 3, 1, 0]) == [3, 1]
-    assert sorted(deck.deal(2, wishes=[1, 3])) == [0, 2]
-    assert deck.deal(1, hand=[2], wishes=[2]) != [2]
 
 
 def test_an_update_within_an_epoch_changes_its_remaining_batches() -> None:

@@ -13,6 +13,7 @@ import torch
 from siamese_verify.encoders import SmallResNet
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate, verification_report
+from siamese_verify.faces.crop import VERSIONS
 from siamese_verify.types import Crop
 from siamese_verify.verification import FaceModel, load_bundle, save_bundle
 
@@ -23,7 +24,8 @@ ENCODER = {
     "dimension": 16,
     "crop": {"_target_": "siamese_verify.types.Crop", "kind": "center", "fraction": 0.8},
 }
-FIELDS = {
+FIELDS: dict[str, Any] = {
+    "alignment": None,
     "format": "1",
     "encoder": [],
     "input": [],
@@ -166,7 +168,7 @@ def test_a_changed_value_is_noticed(field: str, value: object, bundle: Path) -> 
 def test_another_version_says_which_and_what_to_do(bundle: Path) -> None:
     rewrite(bundle, lambda content: content.__setitem__("format", 9))
     message = complaint(bundle)
-    assert "has format 9, this version reads 2" in message
+    assert "has format 9, this version reads 3" in message
     assert "make it anew" in message
 
 
@@ -232,3 +234,13 @@ def test_an_encoder_that_is_none_of_ours_is_refused_and_nothing_is_run(
     with pytest.raises(InputError, match=r"is not one of siamese_verify\.encoders"):
         load_bundle(bundle)
     assert not trace.exists()
+
+
+def test_faces_that_this_version_would_align_in_another_way_are_refused(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_bundle(bundle).encoder.input_spec
+    monkeypatch.setitem(VERSIONS, spec.crop.kind, 99)
+    kind = spec.crop.kind
+    with pytest.raises(InputError, match=rf"aligned as {kind}-1.* this version aligns as {kind}-99"):
+        load_bundle(bundle)

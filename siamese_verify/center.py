@@ -1,0 +1,86 @@
+"""`siamese-verify center`: a model that also looks in the mirror and subtracts the mean face, as a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from siamese_verify.data import FaceCropper, Protocol
+from siamese_verify.encoders import MirroredEncoder
+from siamese_verify.entry import CONF, explained, set_threads, versions
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import calibrate
+from siamese_verify.results import measure, print_results, save_results
+from siamese_verify.types import Photos
+from siamese_verify.verification import FaceModel, embed_photos, load_model, read_operating_points, save_bundle
+
+
+def center(cfg: DictConfig, output: Path) -> FaceModel:
+    """Wrap a model's encoder, measure the mean over some photos, and thresholds over a protocol."""
+    if OmegaConf.is_missing(cfg, "model"):
+        raise InputError("Say which model: model=casia-webface, or the path of a bundle, a run or a checkpoint.")
+    if (output / "bundle.json").exists():
+        raise InputError(f"{output} holds a bundle already: set another folder by output.")
+    set_threads(cfg.threads)
+    model = load_model(cfg.model)
+    if isinstance(model.encoder, MirroredEncoder):
+        raise InputError(f"The model {cfg.model} is centred already.")
+    photos: Photos = instantiate(cfg.data.photos)
+    protocol: Protocol = instantiate(cfg.protocol)
+    encoder = MirroredEncoder(model.encoder, cfg.mirror).eval()
+    cropper = FaceCropper(encoder.input_spec, cfg.cache)
+    embeddings = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
+    encoder.center.copy_(torch.from_numpy(embeddings.mean(axis=0, dtype="float64")))
+    inner = {**model.configuration, "crop": asdict(encoder.input_spec.crop)}
+    configuration = {
+        "_target_": "siamese_verify.encoders.MirroredEncoder",
+        "encoder": inner,
+        "mirror": bool(cfg.mirror),
+    }
+    result = measure(output.name, encoder, protocol, cropper, None, resamples=cfg.resamples)
+    figures = result.report.to_dict()
+    centred = replace(
+        model,
+        encoder=encoder,
+        configuration=configuration,
+        operating_points=read_operating_points(figures["operating_points"]),
+        eer_threshold=figures.get("eer_threshold"),
+        measured_on=protocol.name,
+        training={**model.training, "center": f"{len(photos):,} photos of {cfg.data.name}"},
+        metrics=figures,
+        meaning=calibrate(
+            result.embeddings,
+            protocol.photos.identities,
+            protocol.name,
+            cfg.seed,
+            resamples=cfg.resamples,
+            progress=True,
+        ),
+    )
+    record: dict[str, Any] = {
+        "versions": versions(),
+        "configuration": cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)),
+        "data": cropper.digest,
+    }
+    save_bundle(output, centred, record["versions"])
+    save_results(output / "report", result, [], record)
+    print_results([result], output)
+    print(f"Bundle: {output}")
+    return centred
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="center")
+@explained
+def main(cfg: DictConfig) -> None:
+    """Entry point."""
+    center(cfg, Path(cfg.output))
+
+
+if __name__ == "__main__":
+    main()

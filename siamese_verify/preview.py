@@ -1,0 +1,91 @@
+"""`siamese-verify preview`: the batches that training will see, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import hydra
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
+
+from siamese_verify.data import Cell, FaceDataModule, contact_sheet, identity_name, in_rows, save_sheet
+from siamese_verify.entry import CONF, explained
+from siamese_verify.errors import InputError
+from siamese_verify.types import FaceBatch, Pairs, Triplets
+
+GENUINE, IMPOSTOR, ANCHOR = "#1a7f37", "#cf222e", "#57606a"
+SHOWN = 20  # pairs or triplets of a batch
+
+
+def preview(cfg: DictConfig) -> list[Path]:
+    """Draw the first batches of an epoch, augmented as training has them: a picture each."""
+    if cfg.batches < 1:
+        raise InputError(f"One batch or more can be drawn, got batches={cfg.batches}.")
+    spec = instantiate(cfg.encoder).input_spec
+    data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=spec)
+    data.setup()
+    paths = []
+    for number, batch in enumerate(islice(data.train_dataloader(), cfg.batches), start=1):
+        names = [name_of(data, label) for label in batch.labels.tolist()]
+        title = f"{cfg.data.name}, batch {number}: {len(names)} images of {len(set(names))} identities"
+        path = Path(cfg.output) / f"batch_{number}.png"
+        save_sheet(contact_sheet(list(rows_of(batch, names)), title), path)
+        paths.append(path)
+        print(path)
+    return paths
+
+
+def name_of(data: FaceDataModule, label: int) -> str:
+    """Who a training label is."""
+    if data.instances:
+        return f"image {label}"
+    return identity_name(data.photos, int(data.people[label]))
+
+
+def rows_of(batch: FaceBatch, names: Sequence[str]) -> Iterator[Sequence[Cell]]:
+    """A batch as rows of pictures: a pair or triplet in each, or the images of a person after another."""
+    images, mined = [picture(image) for image in batch.images], batch.mined
+    if isinstance(mined, Pairs):
+        triples = zip(mined.anchor.tolist(), mined.other.tolist(), mined.same.tolist(), strict=True)
+        kinds = sorted(triples, key=lambda pair: not pair[2])
+        half = [pair for pair in kinds if pair[2]][: SHOWN // 2] + [pair for pair in kinds if not pair[2]][: SHOWN // 2]
+        for left, right, same in half:
+            frame = GENUINE if same else IMPOSTOR
+            yield [Cell(images[left], names[left], frame), Cell(images[right], names[right], frame)]
+    elif isinstance(mined, Triplets):
+        rows = zip(mined.anchor.tolist(), mined.positive.tolist(), mined.negative.tolist(), strict=True)
+        for anchor, positive, negative in islice(rows, SHOWN):
+            yield [
+                Cell(images[anchor], f"anchor {names[anchor]}", ANCHOR),
+                Cell(images[positive], f"positive {names[positive]}", GENUINE),
+                Cell(images[negative], f"negative {names[negative]}", IMPOSTOR),
+            ]
+    else:
+        order = np.argsort(batch.labels.numpy(), kind="stable")
+        ends = np.flatnonzero(np.diff(batch.labels.numpy()[order])) + 1
+        several = [group for group in np.split(order, ends) if len(group) > 1]
+        single = [row for group in np.split(order, ends) if len(group) == 1 for row in group]
+        for group in several:
+            yield [Cell(images[row], names[row]) for row in group]
+        yield from in_rows([Cell(images[row], names[row]) for row in single])
+
+
+def picture(image: Tensor) -> Image.Image:
+    """A (3,S,S) uint8 image to look at."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="preview")
+@explained
+def main(cfg: DictConfig) -> None:
+    """Entry point."""
+    preview(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as vision
+
+from siamese_verify.data import EachImage, FaceAugmentation
+from siamese_verify.data.augmentation import GREY, coloured
+from siamese_verify.errors import InputError
+
+NOTHING: dict[str, Any] = {
+    "flip": 0.0,
+    "scale": (1.0, 1.0),
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "occlusion": 0.0,
+}
+ONE_BY_ONE = {
+    "flip": {"flip": 0.5},
+    "crop": {"scale": (0.4, 0.9)},
+    "colour": {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3},
+    "grey": {"grey": 0.5},
+    "blur": {"blur": 0.5},
+    "occlusion": {"occlusion": 0.5},
+    "jpeg": {"jpeg": 0.5},
+}
+
+
+def faces(count: int, size: int = 32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    return torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear")
+
+
+def test_nothing_changes_nothing() -> None:
+    images = faces(5)
+    assert torch.equal(FaceAugmentation(**NOTHING)(images), images)
+
+
+@pytest.mark.parametrize("change", ONE_BY_ONE.values(), ids=ONE_BY_ONE.keys())
+def test_each_change_changes_some_images_and_leaves_the_batch_itself(change: dict[str, Any]) -> None:
+    images = faces(40)
+    kept = images.clone()
+    torch.manual_seed(0)
+    augment = FaceAugmentation(**{**NOTHING, **change})
+    found = augment(images)
+    assert torch.equal(images, kept)
+    assert (found.shape, found.dtype) == (images.shape, torch.uint8)
+    changed = [not torch.equal(one, other) for one, other in zip(found, images, strict=True)]
+    assert any(changed)
+    if 0.5 in change.values():
+        assert 8 <= sum(changed) <= 32
+    torch.manual_seed(0)
+    assert torch.equal(augment(images), found)
+
+
+def test_a_flip_is_the_mirror_image() -> None:
+    images = faces(4)
+    assert torch.equal(FaceAugmentation(**{**NOTHING, "flip": 1.0})(images), images.flip(3))
+
+
+def test_a_crop_is_the_resized_part_that_torchvision_makes() -> None:
+    images = faces(8)
+    augment = FaceAugmentation(**{**NOTHING, "scale": (0.3, 0.8)})
+    torch.manual_seed(3)
+    boxes = augment._crops(8, 32)
+    torch.manual_seed(3)
+    found = augment(images)
+    for image, (top, left, height, width), one in zip(images, boxes, found, strict=True):
+        assert 0.25 < height * width / 32**2 < 0.85
+        expected = vision.resized_crop(image, top, left, height, width, [32, 32], antialias=True)
+        assert torch.equal(one, expected)
+
+
+@pytest.mark.parametrize(("brightness", "contrast", "saturation"), [(0.8, 1.0, 1.0), (1.0, 0.6, 1.0), (0.9, 0.7, 0.4)])
+def test_colours_are_those_of_torchvision_but_for_its_roundings(
+    brightness: float, contrast: float, saturation: float
+) -> None:
+    image = faces(1)[0] // 2 + 30  # nothing is clipped
+    expected = vision.adjust_brightness(image, brightness)
+    expected = vision.adjust_contrast(vision.adjust_saturation(expected, saturation), contrast)
+    linear = (saturation * np.eye(3) + (1 - saturation) * GREY).astype(np.float32) * np.float32(brightness)
+    found = coloured(image, linear, contrast, np.empty((2, 32 * 32, 3), dtype=np.float32))
+    assert (found.int() - expected.int()).abs().max() <= 3  # it cuts off decimals after each change
+
+
+def test_a_grey_image_has_no_colour() -> None:
+    grey = FaceAugmentation(**{**NOTHING, "grey": 1.0})(faces(3)).int()
+    assert (grey.amax(dim=1) - grey.amin(dim=1)).max() <= 1
+
+
+def test_an_occlusion_covers_a_rectangle_of_the_asked_size_in_one_grey() -> None:
+    images = faces(30)
+    found = FaceAugmentation(**{**NOTHING, "occlusion": 1.0, "cover": (0.2, 0.3)})(images)
+    for one, image in zip(found, images, strict=True):
+        rows, columns = np.nonzero((one != image).any(dim=0).numpy())
+        inside = one[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert 0.1 < inside.shape[1] * inside.shape[2] / 32**2 < 0.4
+        assert inside.amin() == inside.amax()
+
+
+def test_any_transform_of_torchvision_can_be_used_image_by_image() -> None:
+    images = faces(20)
+    torch.manual_seed(0)
+    found = EachImage(v2.RandomHorizontalFlip())(images)
+    flipped = [torch.equal(one, image.flip(2)) for one, image in zip(found, images, strict=True)]
+    assert 0 < sum(flipped) < 20
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"flip": 1.5}, {"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"quality": (0, 50)}, {"cover": (0.5, 1.5)}],
+)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"^{next(iter(wrong))} of an augmentation"):
+        FaceAugmentation(**wrong)

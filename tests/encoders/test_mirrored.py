@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from siamese_verify.encoders import MirroredEncoder, SmallResNet
+from siamese_verify.errors import InputError
+from siamese_verify.types import Crop
+from siamese_verify.verification.model import build_encoder
+
+IMAGES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+INNER = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 8, "crop": {"kind": "five_point"}}
+CONFIGURATION = {"_target_": "siamese_verify.encoders.MirroredEncoder", "encoder": INNER, "mirror": True}
+
+
+def small() -> SmallResNet:
+    torch.manual_seed(0)
+    return SmallResNet(size=32, width=8, crop=Crop("five_point")).eval()
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_the_embedding_is_that_of_both_sides_less_the_centre(mirror: bool) -> None:
+    inner = small()
+    encoder = MirroredEncoder(inner, mirror).eval()
+    center = torch.randn(encoder.dimension) / 10
+    encoder.center.copy_(center)
+    with torch.no_grad():
+        found = encoder(IMAGES).double().numpy()
+        sides = [inner(IMAGES)] + [inner(IMAGES.flip(3))] * mirror
+    for row in range(3):
+        parts = [side[row].double().numpy() / np.linalg.norm(side[row].double().numpy()) for side in sides]
+        whole = np.concatenate(parts) / np.sqrt(len(parts)) - center.double().numpy()
+        np.testing.assert_allclose(found[row], whole / np.linalg.norm(whole), atol=1e-6)
+
+
+def test_a_face_and_its_mirror_image_are_as_alike_as_their_halves() -> None:
+    encoder = MirroredEncoder(small()).eval()
+    with torch.no_grad():
+        one, other = encoder(IMAGES), encoder(IMAGES.flip(3))
+    half = encoder.dimension // 2
+    torch.testing.assert_close(one[:, :half], other[:, half:])
+    torch.testing.assert_close(one[:, half:], other[:, :half])
+
+
+def test_weights_and_centre_survive_and_nothing_else_is_built() -> None:
+    encoder = MirroredEncoder(small()).eval()
+    encoder.center.normal_()
+    again = build_encoder(CONFIGURATION, encoder.state_dict())
+    assert again.input_spec == encoder.input_spec
+    with torch.no_grad():
+        assert torch.equal(again(IMAGES), encoder(IMAGES))
+    with pytest.raises(InputError, match="none of ours"):
+        build_encoder({**CONFIGURATION, "encoder": CONFIGURATION}, encoder.state_dict())
+    with pytest.raises(InputError, match=r"os\.system"):
+        build_encoder({**CONFIGURATION, "encoder": {"_target_": "os.system"}}, encoder.state_dict())
