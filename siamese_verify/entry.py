@@ -43,6 +43,7 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
                 raise
             sentence = str(cause or " ".join(str(error).split()))
             if type(error).__name__ == "MissingMandatoryValue" and (key := getattr(error, "full_key", "")):
+                key = named_as_set(key, args)
                 sentence = f"{key} is needed and not set: add {key}=... to the command."
             if isinstance(cause, ModuleNotFoundError) and cause.name:
                 package = cause.name.partition(".")[0].replace("_", "-")
@@ -51,6 +52,19 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
             raise SystemExit(2) from None
 
     return run
+
+
+def named_as_set(key: str, arguments: tuple[object, ...]) -> str:
+    """The setting that a missing value goes back to, as users know it: `data.root`, not `datamodule.photos.root`."""
+    from omegaconf import DictConfig, OmegaConf
+
+    for config in arguments:
+        if isinstance(config, DictConfig):
+            missing = OmegaConf.missing_keys(config)
+            if key not in missing:
+                end = key.rpartition(".")[2]
+                return min((one for one in missing if one.rpartition(".")[2] == end), key=len, default=key)
+    return key
 
 
 def set_threads(threads: int | None) -> None:

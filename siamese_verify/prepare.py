@@ -53,7 +53,8 @@ def get(cfg: DictConfig, root: Path | None) -> None:
 def print_outcomes(found: Preparation, output: Path) -> None:
     """Print what became of the photos, and where to look."""
     console = Console()
-    table = Table(title=f"{found.source}, aligned as {found.alignment}")
+    console.print(f"{found.source}, aligned as {found.alignment}:", highlight=False)
+    table = Table()
     table.add_column("photos", justify="right")
     table.add_column("outcome")
     for outcome, words in OUTCOMES.items():

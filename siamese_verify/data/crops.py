@@ -137,21 +137,27 @@ def spec_for(photos: Photos, spec: InputSpec) -> InputSpec:
     aligned: InputSpec | None = getattr(photos, "aligned", None)
     if aligned is None:
         return spec
-    was, wanted = aligned.crop, spec.crop
-    same = was.kind == wanted.kind and was.square == wanted.square and was.fraction == wanted.fraction
-    if not same or abs(was.margin / aligned.size - wanted.margin / spec.size) > 1e-6 or aligned.size < spec.size:
+    if geometry(aligned) != geometry(spec) or aligned.size < spec.size:
         raise InputError(
             f"These faces were aligned as {describe(aligned)}, but the encoder takes {describe(spec)}: prepare them "
             f"anew, or set data.crop and the encoder's crop to what they are."
         )
-    return replace(spec, crop=Crop("whole", resample=wanted.resample))
+    return replace(spec, crop=Crop("whole", resample=spec.crop.resample))
+
+
+def geometry(spec: InputSpec) -> tuple[object, ...]:
+    """What decides which part of a photo a crop shows, whatever its size."""
+    crop = spec.crop
+    if crop.kind == "box":
+        return crop.kind, round(crop.margin / spec.size, 6), crop.square
+    return (crop.kind, crop.fraction) if crop.kind == "center" else (crop.kind,)
 
 
 def describe(spec: InputSpec) -> str:
     """An input in words, as in `box of 160 pixels, margin 32`."""
     crop = spec.crop
     details = [f"{crop.kind} of {spec.size} pixels"]
-    details += [f"margin {crop.margin:g}"] * (crop.kind == "box") + ["square"] * crop.square
+    details += [f"margin {crop.margin:g}"] * (crop.kind == "box") + ["square"] * (crop.kind == "box" and crop.square)
     return ", ".join([*details, *[f"fraction {crop.fraction:g}"] * (crop.kind == "center")])
 
 

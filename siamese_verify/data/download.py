@@ -218,7 +218,7 @@ def _ask(url: str, headers: dict[str, str], timeout: float) -> http.client.HTTPR
     except urllib.error.URLError as error:
         raise _FailedError(error.reason) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _FailedError(error, not isinstance(error, ValueError)) from None
+        raise _FailedError(error, not isinstance(error, ValueError | http.client.InvalidURL)) from None
     if answer.status not in (200, 206):
         answer.close()
         raise _FailedError(f"the server answers {answer.status} {answer.reason}", passing=False)
