@@ -23,9 +23,10 @@ from siamese_verify.training.module import for_others
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "objectives.md").read_text()
 EVALUATION = (DOCS / "evaluation.md").read_text()
+DATA = (DOCS / "data.md").read_text()
 EXAMPLES = {
     f"{name} {number}": code
-    for name, page in (("objectives", PAGE), ("evaluation", EVALUATION))
+    for name, page in (("objectives", PAGE), ("evaluation", EVALUATION), ("data", DATA))
     for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
 }
 COMMANDS = re.findall(r"^\$ siamese-verify train (.+)$", PAGE, re.MULTILINE)
@@ -73,6 +74,19 @@ def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     exec(compile(EXAMPLES[name], name, "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify (\w+ .+)$", DATA, re.MULTILINE))
+def test_every_command_on_data_composes(command: str, configured: Callable[..., DictConfig], tmp_path: Path) -> None:
+    name, *overrides = shlex.split(command, comments=True)
+    cfg = configured(name, tmp_path, *overrides)
+    assert cfg.data.name
+
+
+def test_every_source_sampler_and_augmentation_is_on_the_page_of_data() -> None:
+    for group in ("data", "sampler", "augmentation"):
+        for path in (CONF / group).glob("*.yaml"):
+            assert re.search(rf"\b{path.stem}\b", DATA), f"{group}={path.stem}"
 
 
 @pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify evaluate (.+)$", EVALUATION, re.MULTILINE))

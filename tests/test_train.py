@@ -313,6 +313,31 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(
     ).read_bytes(), "the best epoch so far came along"
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("sampler.people=4", "sampler.photos=2"),
+        ("sampler=hard", "sampler.people=4", "sampler.photos=2", "datamodule.in_memory=false", "datamodule.workers=1"),
+        ("sampler=pairs", "sampler.pairs=4", "loss=contrastive"),
+        ("sampler=images", "sampler.images=8", "loss=nt_xent", "datamodule.multi_view=2", "datamodule.instances=true"),
+    ],
+    ids=["identity", "hard", "pairs", "images"],
+)
+def test_a_run_that_was_stopped_within_an_epoch_ends_bit_for_bit_as_the_uninterrupted_one(
+    overrides: tuple[str, ...], trained: Trained, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    settings = (*tiny, *overrides, "sampler.batches=5", "encoder.dropout=0.3", "trainer.max_epochs=3")
+    steps = f"dirpath: '{tmp_path / 'steps'}', every_n_train_steps: 7, save_top_k: -1, filename: '{{step}}'"
+    callback = f"{{_target_: pytorch_lightning.callbacks.ModelCheckpoint, {steps}}}"
+    whole = trained(tmp_path / "whole", *settings, f"+callbacks.steps={callback}")
+    checkpoint = tmp_path / "steps" / "step=7.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    assert (content["epoch"], content["global_step"]) == (1, 7)
+    resumed = trained(tmp_path / "resumed", *settings, f"ckpt_path='{checkpoint}'")
+    assert torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 15
+    assert equal(weights(resumed), weights(whole))
+
+
 def test_a_finished_run_is_not_stretched_under_its_schedule(
     tiny_run: Path, trained: Trained, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -240,6 +240,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.sampler: Any = None
         self._loader: ResumableLoader | None = None
         self._sampler_state: dict[str, Any] = {}
+        self._loader_state = {"given": 0}
         self._first_epoch = 0
 
     def setup(self, stage: str | None = None) -> None:
@@ -288,6 +289,8 @@ class FaceDataModule(pl.LightningDataModule):
             num_workers=self.workers,
         )
         self._loader.trainer = self.trainer
+        self._loader.load_state_dict(self._loader_state)  # Lightning forgets to, where a schedule asks for its length
+        self._loader_state = {"given": 0}
         return self._loader
 
     def val_dataloader(self) -> DataLoader[FaceBatch]:
@@ -308,11 +311,13 @@ class FaceDataModule(pl.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         if self._loader is not None and self._loader.ended:
             epoch += 1
-        return {"epoch": epoch, "sampler": sampler}
+        given = self._loader.state_dict() if self._loader is not None else {"given": 0}
+        return {"epoch": epoch, "sampler": sampler, "loader": given}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Give a resumed run the sampler it stopped with; the sampler itself is made later."""
         self._sampler_state = state_dict["sampler"]
+        self._loader_state = state_dict["loader"]
         self._first_epoch = state_dict["epoch"]
 
     @property

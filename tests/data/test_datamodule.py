@@ -355,7 +355,7 @@ def test_a_sampler_that_learns_nothing_leaves_only_its_place_in_a_checkpoint(sam
 
 
 def test_before_training_there_is_no_state() -> None:
-    assert datamodule(HARD).state_dict() == {"epoch": 0, "sampler": {}}
+    assert datamodule(HARD).state_dict() == {"epoch": 0, "sampler": {}, "loader": {"given": 0}}
 
 
 class Damaged(SyntheticFaces):
