@@ -47,7 +47,7 @@ def contact_sheet(rows: Sequence[Sequence[Cell]], title: str) -> Image.Image:
             if cell.frame:
                 draw.rectangle((x - 3, y - 3, x + CELL + 2, y + CELL + 2), outline=cell.frame, width=3)
             caption = cell.caption
-            while font.getlength(caption) > across:
+            while font.getlength(caption) > CELL:
                 caption = caption[:-2].rstrip("…") + "…"
             draw.text((x, y + CELL + 1), caption, INK, font)
     return sheet

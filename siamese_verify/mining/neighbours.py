@@ -10,7 +10,7 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 
-SIDE = 1024  # rows of a tile: small enough for a cache, large enough for a matrix product
+SIDE = 2048  # rows of a tile: small enough for a cache, large enough for threads to be worth while
 WAITING = 1 << 20  # candidates that are not worth sorting yet
 GATHERED = 1 << 20  # numbers of gathered rows held at once
 CUT = {"highest": 0.0, "high": 2.0**-11, "medium": 2.0**-8}  # what float32 factors may lose before they are multiplied
