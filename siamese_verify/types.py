@@ -47,7 +47,12 @@ class FaceBatch(NamedTuple):
 
 
 class Photos(Protocol):
-    """Photos and who is on them. Opening one is lazy, and may raise InputError for a damaged file."""
+    """Photos and who is on them. Opening one is lazy, and may raise InputError for a damaged file.
+
+    A source may also have `people` (names by identity), `splits` (a name for each photo), `digest` (SHA-256 of what it
+    holds), `aligned` (an InputSpec: its photos are faces that were cut so) and `filtered` (what was left out, in
+    words).
+    """
 
     @property
     def identities(self) -> np.ndarray:

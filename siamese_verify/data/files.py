@@ -16,7 +16,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.faces import open_photo
 from siamese_verify.faces.photo import MAX_BYTES, too_large
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".pgm", ".ppm", ".tif", ".tiff"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".pgm", ".ppm", ".tif", ".tiff"})
 
 
 class FilePhotos:

@@ -13,34 +13,10 @@ from torch import Tensor
 from siamese_verify.errors import InputError
 from siamese_verify.mining.deck import Deck
 from siamese_verify.mining.identity_sampler import Hands, IdentityBatchSampler, Turns
+from siamese_verify.mining.neighbours import nearest_directions
 from siamese_verify.mining.turns import allotted
 
-BLOCK = 1024  # people compared with all others at once
 ROWS = 1 << 16  # embeddings added up at once
-
-
-@torch.no_grad()
-def nearest_directions(queries: Tensor, keys: Tensor, count: int, own: Tensor | None = None) -> Tensor:
-    """Find the rows most alike by cosine, in blocks of queries.
-
-    Args:
-        queries: (Q, D) unit rows.
-        keys: (K, D) unit rows.
-        count: how many for each query; no more than there are keys are returned.
-        own: (Q,) int64, for each query the key that is the query itself and is left out; None = there is none.
-
-    Returns:
-        (Q, min(count, K)) int64 rows of `keys`, the most alike first; at most K - 1 where `own` is given.
-    """
-    count = min(count, len(keys) - (own is not None))
-    found = [torch.empty(0, count, dtype=torch.int64, device=keys.device)]
-    for start in range(0, len(queries), BLOCK):
-        block = slice(start, start + BLOCK)
-        similarity = queries[block] @ keys.T  # (b,K)
-        if own is not None:
-            similarity.scatter_(1, own[block, None], -torch.inf)
-        found.append(similarity.topk(count, dim=1).indices)
-    return torch.cat(found)
 
 
 class HardMiningSampler(IdentityBatchSampler):

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import pickle
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -346,3 +347,37 @@ def test_faces_are_found_aligned_and_described(kind: Any, portraits: dict[str, I
     assert sheets == ["aligned", "blurred", "no_face", "several", "turned"]
     assert json.loads((tmp_path / "out" / "prepared.json").read_text())["alignment"].endswith("after mtcnn-2")
     assert "no face was found, upright or on either side" in (tmp_path / "out" / "left_out.csv").read_text()
+
+
+def test_whatever_people_bring_is_aligned_or_counted_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    photo = Image.fromarray(pixels)
+    folder = tmp_path / "album" / "Ж 名前 'a'"
+    folder.mkdir(parents=True)
+    photo.convert("CMYK").save(folder / "cmyk.jpg")
+    photo.convert("P").save(folder / "palette.png")
+    photo.convert("RGBA").save(folder / "alpha.png")
+    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
+    photo.save(folder / "animated.gif", save_all=True, append_images=[photo.rotate(90), photo.rotate(180)])
+    photo.save(folder / "whole.jpg", quality=95)
+    whole = (folder / "whole.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.png").write_text("no photo")
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (20_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    (folder / "bomb.png").write_bytes(header + zlib.crc32(header[12:]).to_bytes(4, "big") + b"\0\0\0\0IEND\xaeB`\x82")
+    (folder / "loop").symlink_to(tmp_path / "album", target_is_directory=True)
+    (folder / "itself.jpg").symlink_to(folder / "itself.jpg")
+    before = contents(tmp_path)
+    found = prepare(FolderPhotos(tmp_path / "album"), tmp_path / "out")
+    assert found.outcomes == {"aligned": 6, "unreadable": 4}
+    account = {line["photo"].rpartition("/")[2]: line["reason"] for line in left_out(tmp_path / "out")}
+    assert set(account) == {"truncated.jpg", "empty.jpg", "text.png", "bomb.png"}
+    assert "more than 64 megapixels" in account["bomb.png"]
+    assert "is damaged" in account["truncated.jpg"]
+    assert {name: state for name, state in contents(tmp_path).items() if not name.startswith("out/")} == before
+
+
+def left_out(output: Path) -> list[dict[str, str]]:
+    with (output / "left_out.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

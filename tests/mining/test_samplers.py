@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from siamese_verify.errors import InputError
 from siamese_verify.mining import HardMiningSampler, IdentityBatchSampler, SemiHard
-from siamese_verify.mining import hard_sampler as hard_module
-from siamese_verify.mining.hard_sampler import nearest_directions
+from siamese_verify.mining import neighbours as neighbours_module
+from siamese_verify.mining.neighbours import nearest_directions
 
 # 11 people with two photos or more (3, 2, 5, 6, ...), 7 with one; rows and numbers in disorder, like files on a disk.
 COUNTS = [3, 1, 2, 5, 1, 6, 2, 1, 4, 1, 2, 1, 7, 3, 1, 2, 1, 4]
@@ -186,7 +186,7 @@ def test_singles_are_chosen_near_the_people_of_the_batch() -> None:
 
 @pytest.mark.parametrize("block", [1, 4, 1024])
 def test_neighbours_found_in_blocks_are_those_of_the_whole_matrix(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hard_module, "BLOCK", block)
+    monkeypatch.setattr(neighbours_module, "SIDE", block)
     rows = torch.nn.functional.normalize(torch.randn(10, 5, generator=torch.Generator().manual_seed(0)))
     similarity = rows @ rows.T
     assert nearest_directions(rows, rows, 3).tolist() == similarity.argsort(dim=1, descending=True)[:, :3].tolist()
