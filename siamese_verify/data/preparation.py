@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -36,6 +37,7 @@ from siamese_verify.types import InputSpec, Photos
 CHUNK = 256  # photos between two savings: what a kill can lose, for each process
 WORK = ".unfinished"
 PICTURES = 60  # on a contact sheet
+ORIENTATION = 0x0112  # EXIF's tag
 OUTCOMES = {
     "aligned": "aligned",
     "no face": "left out: no face was found",
@@ -328,17 +330,32 @@ class Aligner:
                 return {**line, "outcome": "no face", "reason": "no face was found, upright or on either side"}
         upright = subject.upright(photo)
         face = crop_face(upright, self.spec, subject.face)
-        content = io.BytesIO()
-        face.save(content, "JPEG", quality=self.alignment.quality, subsampling=0)
+        content = self.unchanged(row) or self.encoded(face)
         path = face_path(name, line["identity"])
         (self.output / path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.output / path, content.getvalue())
+        write_whole(self.output / path, content)
         line |= {"path": path, "outcome": "aligned", "faces": subject.faces, "turned": subject.turned}
         line |= {"sharpness": sharpness(face), "width": upright.width, "height": upright.height}
         if subject.face:
             line |= {"box": subject.face.box, "landmarks": np.ravel(subject.face.landmarks).tolist()}
             line |= {"probability": subject.face.probability}
-        return {**line, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
+        return {**line, "sha256": hashlib.sha256(content).hexdigest()}
+
+    def encoded(self, face: Image.Image) -> bytes:
+        """A face as a JPEG."""
+        content = io.BytesIO()
+        face.save(content, "JPEG", quality=self.alignment.quality, subsampling=0)
+        return content.getvalue()
+
+    def unchanged(self, row: int) -> bytes | None:
+        """The photo's own file, where it is a JPEG that is the face already: to encode it again would cost quality."""
+        if self.spec.crop.kind != "whole" or not hasattr(self.photos, "read"):
+            return None
+        content: bytes = self.photos.read(row)
+        with Image.open(io.BytesIO(content)) as image:
+            upright = image.getexif().get(ORIENTATION, 1) == 1
+            same = image.format == "JPEG" and image.mode == "RGB" and image.size == (self.spec.size, self.spec.size)
+        return content if same and upright else None
 
 
 def face_path(name: str, identity: str) -> str:
@@ -364,8 +381,17 @@ def start_worker(photos: Photos, output: Path, alignment: Alignment, dropped: di
     """Make a process ready to align."""
     global _ALIGNER
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that gives out the work
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _ALIGNER = Aligner(photos, output, alignment, dropped)
+
+
+def leave_with_parent() -> None:
+    """End a worker whose parent was killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def run_worker(chunk: int) -> int:

@@ -71,7 +71,7 @@ def stand_ins(rows: Tensor, most: int) -> Tensor | None:
     # Identical rows have one mark, since the sum over a row does not depend on other rows.
     weight = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=rows.device).sin()
     size = max(1, GATHERED // max(rows.shape[1], 1))
-    mark = torch.cat([(part.double() * weight).sum(dim=1) for part in rows.split(size)])
+    mark = torch.cat([(part.double() * weight).sum(dim=1) for part in torch.split(rows, size)])
     order = mark.argsort(stable=True)
     index = torch.arange(len(rows), device=rows.device)
     begins = torch.cat([index[:1] == 0, mark[order][1:] != mark[order][:-1]])
@@ -79,7 +79,7 @@ def stand_ins(rows: Tensor, most: int) -> Tensor | None:
     crowd = (first.bincount(minlength=len(rows))[first] > most).nonzero().flatten()
     if not len(crowd):
         return None
-    alike = torch.cat([(rows[order[part]] == rows[order[first[part]]]).all(dim=1) for part in crowd.split(size)])
+    alike = torch.cat([(rows[order[part]] == rows[order[first[part]]]).all(dim=1) for part in torch.split(crowd, size)])
     mixed = torch.zeros_like(begins).index_fill_(0, first[crowd[~alike]], True)[first[crowd]]
     surplus = crowd[(crowd - first[crowd] >= most) & ~mixed]
     return index.index_put((order[surplus],), order[first[surplus] + most - 1]) if len(surplus) else None
@@ -156,30 +156,31 @@ class _Search:
             mirrored = itself and not first
             limit = self.least[rows, None]
             torch.minimum(limit, self.least[columns] if mirrored else limit.expand(shape), out=least)
-            row, column, value = self.reaching(product, least)
-            row, column = row + rows.start, column + columns.start
-            self.look(row, column, value)
-            if mirrored:
-                self.look(column, row, value)
-            if self.pending > max(self.kept, WAITING):
-                self.sort()
-                if self.kept > 2 * self.count * len(self.queries) + WAITING:
-                    if self.keys.dtype == torch.float32:
-                        return None
-                    self.decide()
+            for row, column, value in self.reaching(product, least):
+                row, column = row + rows.start, column + columns.start
+                self.look(row, column, value)
+                if mirrored:
+                    self.look(column, row, value)
+                if self.pending > max(self.kept, WAITING):
+                    self.sort()
+                    if self.kept > 2 * self.count * len(self.queries) + WAITING:
+                        if self.keys.dtype == torch.float32:
+                            return None
+                        self.decide()
         return self.decide()
 
-    def reaching(self, product: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, columns and values of what in a tile is at least so large."""
+    def reaching(self, product: Tensor, least: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows, columns and values of what in a tile is at least so large, some at a time."""
         words = self.words[: -(-product.numel() // 8)]
         words[-1] = 0
         hit = words.view(torch.bool)
         torch.ge(product, least, out=hit[: product.numel()].view(product.shape))
         # Few are: eight are looked through at once.
-        place = (words.nonzero() * 8 + torch.arange(8, device=words.device)).flatten()
-        place = place[hit[place]]
-        row = place.div(product.shape[1], rounding_mode="floor")
-        return row, place - row * product.shape[1], product.view(-1)[place]
+        for part in torch.split(words.nonzero(), max(1, WAITING // 8)):
+            place = (part * 8 + torch.arange(8, device=words.device)).flatten()
+            place = place[hit[place]]
+            row = place.div(product.shape[1], rounding_mode="floor")
+            yield row, place - row * product.shape[1], product.view(-1)[place]
 
     def look(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Let those wait that may be among the nearest."""
@@ -224,7 +225,7 @@ class _Search:
     def measured(self, query: Tensor, key: Tensor) -> Tensor:
         """(M,) inner products in float64, each summed in the same order."""
         size = max(1, GATHERED // max(self.keys.shape[1], 1))
-        pairs = zip(query.split(size), key.split(size), strict=True)
+        pairs = zip(torch.split(query, size), torch.split(key, size), strict=True)
         return torch.cat([(self.queries[q].double() * self.keys[k].double()).sum(dim=1) for q, k in pairs])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -138,3 +139,18 @@ def test_folders_of_one_kind_of_pair_are_refused(tmp_path: Path) -> None:
         folder_pairs(paint(tmp_path / "alone", "a/1.png", "a/2.png"))
     with pytest.raises(InputError, match="no genuine pairs"):
         folder_pairs(paint(tmp_path / "strangers", "a/1.png", "b/1.png"), pairs=2)
+
+
+def test_a_folder_can_lie_in_object_storage(tmp_path: Path) -> None:
+    paint(tmp_path, "a/1.png", "b/2020/1.png", "b/2.jpg")
+    files = fsspec.filesystem("memory")
+    for path in tmp_path.rglob("*.*"):
+        files.pipe_file(f"/bucket/shop/{path.relative_to(tmp_path).as_posix()}", path.read_bytes())
+    files.pipe_file("/bucket/shop/readme.txt", b"not a photo")
+    near, far = FolderPhotos(tmp_path), FolderPhotos("memory://bucket/shop")
+    assert far.names == near.names == ["a/1.png", "b/2.jpg", "b/2020/1.png"]
+    assert far.identities.tolist() == near.identities.tolist()
+    assert far.digest == near.digest
+    assert [far[row].tobytes() for row in range(3)] == [near[row].tobytes() for row in range(3)]
+    with pytest.raises(InputError, match="There is no folder memory://bucket/none"):
+        FolderPhotos("memory://bucket/none")

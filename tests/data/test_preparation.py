@@ -7,6 +7,9 @@ import errno
 import hashlib
 import json
 import pickle
+import signal
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +130,52 @@ def test_a_finished_preparation_is_not_done_again(
     monkeypatch.setattr(preparation_module, "align_all", None)
     assert prepare(album, tmp_path / "out") == first
     assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_at_any_moment_loses_at_most_a_chunk(
+    album: FolderPhotos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation_module, "CHUNK", 2)
+    program = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from siamese_verify.data import Alignment, FolderPhotos, prepare_faces
+from siamese_verify.data import preparation
+from siamese_verify.types import Crop, InputSpec
+preparation.CHUNK = 2
+album, output, delay = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+write = preparation.write_whole
+def slowly(path, content):
+    time.sleep(0.02)
+    write(path, content)
+preparation.write_whole = slowly
+threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+prepare_faces(FolderPhotos(album), "album", output, Alignment(InputSpec(24, crop=Crop("center"))), {"made": "today"},
+    processes=0)
+os._exit(0)
+"""
+    for delay in (0.03, 0.11, 0.17, 0.26, 60.0):
+        arguments = [sys.executable, "-c", program, str(album.root), str(tmp_path / "again"), str(delay)]
+        ended = subprocess.run(arguments, capture_output=True, text=True)
+        assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
+    assert ended.returncode == 0
+    prepare(album, tmp_path / "whole")
+    whole, again = contents(tmp_path / "whole"), contents(tmp_path / "again")
+    assert {name for name in again if not name.endswith(".part")} == set(whole)
+    assert {name: again[name] for name in whole} == whole
+
+
+def test_faces_that_are_aligned_already_keep_their_bytes(tmp_path: Path) -> None:
+    for name, size in (("same", 24), ("larger", 48)):
+        pixels = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        (tmp_path / "album" / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "album" / "a" / f"{name}.jpg", quality=70)
+    prepare(FolderPhotos(tmp_path / "album"), tmp_path / "out", alignment=Alignment(InputSpec(24, crop=Crop("whole"))))
+    source, made = tmp_path / "album" / "a", tmp_path / "out" / "faces" / "a"
+    assert (made / "same.jpg").read_bytes() == (source / "same.jpg").read_bytes()
+    with Image.open(made / "larger.jpg") as face:
+        assert face.size == (24, 24)
 
 
 @pytest.mark.slow
