@@ -198,7 +198,8 @@ def test_every_logger_can_be_made(name: str, configured: Configured, tmp_path: P
 @pytest.mark.parametrize("name", group("data"))
 @pytest.mark.parametrize("protocol", group("protocol"))
 def test_every_data_set_and_protocol_composes(name: str, protocol: str, configured: Configured, tmp_path: Path) -> None:
-    overrides = (f"data={name}", f"protocol={protocol}")
+    places = {"list": ("data.path=x",)} | dict.fromkeys(("folder", "prepared", "recordio"), ("data.root=x",))
+    overrides = (f"data={name}", f"protocol={protocol}", *places.get(name, ()))
     own = {"folder": ("protocol.root=x",), "pair_file": ("protocol.path=x",), "insightface": ("protocol.path=x",)}
     for entry in (("train",), ("evaluate", "model=casia-webface")):
         cfg = configured(entry[0], tmp_path, *overrides, *entry[1:], *own.get(protocol, ()))
