@@ -411,11 +411,10 @@ def test_two_processes_train_and_leave_one_run_that_is_validated_on_each_photo_o
     assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
 
     model = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
-    data = instantiate(
-        configured("train", tmp_path / "one", *overrides).datamodule, input_spec=model.encoder.input_spec
-    )
+    cfg = configured("train", tmp_path / "one", *overrides)
+    data = instantiate(cfg.datamodule, _partial_=True)(input_spec=model.encoder.input_spec)
     data.setup()
-    held_out = embed_faces(model.encoder, data.validation_set.images)
+    held_out = embed_faces(model.encoder, data.validation_set.faces)
     expected = all_pairs_report(held_out, data.validation_set.labels).to_dict()
     assert expected["pairs"] == 15 * 14 // 2
     names = ("pairs", "genuine", "impostors", "eer", "auc")
