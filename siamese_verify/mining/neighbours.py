@@ -11,7 +11,7 @@ from torch import Tensor
 from siamese_verify.errors import InputError
 
 SIDE = 2048  # rows of a tile: small enough for a cache, large enough for threads to be worth while
-WAITING = 1 << 20  # candidates that are not worth sorting yet
+WAITING = 1 << 19  # candidates that are not worth sorting yet
 GATHERED = 1 << 20  # numbers of gathered rows held at once
 CUT = {"highest": 0.0, "high": 2.0**-11, "medium": 2.0**-8}  # what float32 factors may lose before they are multiplied
 
@@ -47,14 +47,14 @@ def nearest_directions(queries: Tensor, keys: Tensor, count: int, own: Tensor | 
     queries = keys if itself else queries.to(precise)
     stand_in = stand_ins(keys, count + 1)
     if stand_in is None:
-        return search(queries, keys, count, own)
+        return search(queries, keys, count, own, itself)
     # Nobody needs more of identical keys than the first; left-out queries are answered as the last one kept.
     kept = (stand_in == torch.arange(len(keys), device=keys.device)).nonzero().flatten()
     place = torch.full_like(stand_in, -1).index_put((kept,), torch.arange(len(kept), device=keys.device))
     keys = keys[kept]
     if itself:
-        return kept[search(keys, keys, count, None if own is None else place[kept])][place[stand_in]]
-    return kept[search(queries, keys, count, None if own is None else place[own])]
+        return kept[search(keys, keys, count, None if own is None else place[kept], True)][place[stand_in]]
+    return kept[search(queries, keys, count, None if own is None else place[own], False)]
 
 
 def stand_ins(rows: Tensor, most: int) -> Tensor | None:
@@ -108,12 +108,17 @@ def pieces(count: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def search(queries: Tensor, keys: Tensor, count: int, own: Tensor | None) -> Tensor:
-    """As `nearest_directions`, of float32 or float64 rows; -1 in `own` leaves out nobody."""
-    found = _Search(queries, keys, count).run(own)
+def search(queries: Tensor, keys: Tensor, count: int, own: Tensor | None, itself: bool) -> Tensor:
+    """As `nearest_directions`, of float32 or float64 rows.
+
+    Args:
+        own: -1 leaves out nobody.
+        itself: the queries are the keys, and each is his own if `own` is given.
+    """
+    found = _Search(queries, keys, count).run(own, itself)
     if found is None:
         precise = keys.double()
-        found = _Search(precise if queries is keys else queries.double(), precise, count).run(own)
+        found = _Search(precise if queries is keys else queries.double(), precise, count).run(own, itself)
         assert found is not None
     return found
 
@@ -139,9 +144,8 @@ class _Search:
         self.memory = keys.new_empty(2, side[0] * side[1])
         self.words = torch.empty(-(-side[0] * side[1] // 8), dtype=torch.int64, device=keys.device)
 
-    def run(self, own: Tensor | None) -> Tensor | None:
+    def run(self, own: Tensor | None, itself: bool) -> Tensor | None:
         """(Q, count) keys; None if float32 can't tell too many apart."""
-        itself = self.queries is self.keys
         for rows, columns, first in tiles(len(self.queries), len(self.keys), itself):
             shape = rows.stop - rows.start, columns.stop - columns.start
             product, least = (memory[: shape[0] * shape[1]].view(shape) for memory in self.memory)
@@ -158,16 +162,17 @@ class _Search:
             torch.minimum(limit, self.least[columns] if mirrored else limit.expand(shape), out=least)
             for row, column, value in self.reaching(product, least):
                 row, column = row + rows.start, column + columns.start
-                self.look(row, column, value)
                 if mirrored:
                     self.look(column, row, value)
+                self.look(row, column, value)
                 if self.pending > max(self.kept, WAITING):
                     self.sort()
                     if self.kept > 2 * self.count * len(self.queries) + WAITING:
                         if self.keys.dtype == torch.float32:
                             return None
                         self.decide()
-        return self.decide()
+        self.decide()
+        return self.waiting[0][1].view(len(self.queries), self.count)
 
     def reaching(self, product: Tensor, least: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows, columns and values of what in a tile is at least so large, some at a time."""
@@ -176,9 +181,9 @@ class _Search:
         hit = words.view(torch.bool)
         torch.ge(product, least, out=hit[: product.numel()].view(product.shape))
         # Few are: eight are looked through at once.
-        for part in torch.split(words.nonzero(), max(1, WAITING // 8)):
-            place = (part * 8 + torch.arange(8, device=words.device)).flatten()
-            place = place[hit[place]]
+        for part in torch.split(words.nonzero().flatten(), max(1, WAITING // 32)):
+            word, place = hit.view(-1, 8)[part].nonzero().unbind(dim=1)
+            place = part[word] * 8 + place
             row = place.div(product.shape[1], rounding_mode="floor")
             yield row, place - row * product.shape[1], product.view(-1)[place]
 
@@ -202,8 +207,8 @@ class _Search:
         self.kept, self.pending = len(close), 0
         return self.waiting[0]
 
-    def decide(self) -> Tensor:
-        """(Q, c) nearest of the keys seen so far; forget the others."""
+    def decide(self) -> None:
+        """Keep the nearest of the keys seen so far only, the nearest first."""
         query, key, value = self.sort()
         apart = (query[1:] != query[:-1]) | (value[:-1] - value[1:] > self.slack)
         edge = apart.new_ones(1)
@@ -220,7 +225,6 @@ class _Search:
         best = (rank < self.count).nonzero().flatten()
         self.waiting = [(query[best], key[best], value[best])]
         self.kept = len(best)
-        return key[best].view(len(self.queries), -1)
 
     def measured(self, query: Tensor, key: Tensor) -> Tensor:
         """(M,) inner products in float64, each summed in the same order."""
