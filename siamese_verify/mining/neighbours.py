@@ -12,8 +12,7 @@ from siamese_verify.errors import InputError
 
 SIDE = 2048  # rows of a tile: small enough for a cache, large enough for threads to be worth while
 WAITING = 1 << 19  # candidates that are not worth sorting yet
-GATHERED = 1 << 21  # numbers of gathered rows held at once
-WORDS = 4000  # of eight flags looked through at once: so little work that torch leaves it to one thread
+GATHERED = 1 << 20  # numbers of gathered rows held at once
 CUT = {"highest": 0.0, "high": 2.0**-11, "medium": 2.0**-8}  # what float32 factors may lose before they are multiplied
 
 
@@ -182,7 +181,7 @@ class _Search:
         hit = words.view(torch.bool)
         torch.ge(product, least, out=hit[: product.numel()].view(product.shape))
         # Few are: eight are looked through at once.
-        for part in torch.split(words.nonzero().flatten(), WORDS):
+        for part in torch.split(words.nonzero().flatten(), max(1, WAITING // 32)):
             word, place = hit.view(-1, 8)[part].nonzero().unbind(dim=1)
             place = part[word] * 8 + place
             row = place.div(product.shape[1], rounding_mode="floor")
