@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torchvision.ops import nms
 
 Array = NDArray[np.float32]
 Network = Callable[[Array], tuple[Array, ...]]
@@ -176,19 +178,21 @@ def keep_apart(boxes: Array, most: float, nested: bool = False) -> NDArray[np.in
     Returns:
         Rows that are kept, the most probable first.
     """
+    if not nested:
+        kept = nms(torch.from_numpy(boxes[:, :4].copy()), torch.from_numpy(boxes[:, 4].copy()), most)
+        return np.asarray(kept.numpy())
     order = np.argsort(-boxes[:, 4], kind="stable")
     left, top, right, bottom = boxes[order, :4].T
-    area = (right - left + nested) * (bottom - top + nested)
+    area = (right - left + 1) * (bottom - top + 1)
     there = np.ones(len(order), dtype=np.bool_)
     for row in range(len(order)):
         if not there[row]:
             continue
         rest = row + 1 + np.flatnonzero(there[row + 1 :])
-        across = np.minimum(right[row], right[rest]) - np.maximum(left[row], left[rest]) + nested
-        down = np.minimum(bottom[row], bottom[rest]) - np.maximum(top[row], top[rest]) + nested
+        across = np.minimum(right[row], right[rest]) - np.maximum(left[row], left[rest]) + 1
+        down = np.minimum(bottom[row], bottom[rest]) - np.maximum(top[row], top[rest]) + 1
         both = across.clip(min=0) * down.clip(min=0)
-        other = np.minimum(area[row], area[rest]) if nested else area[row] + area[rest] - both
-        there[rest[both > most * other]] = False
+        there[rest[both > most * np.minimum(area[row], area[rest])]] = False
     return order[there]
 
 
