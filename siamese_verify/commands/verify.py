@@ -11,8 +11,8 @@ from siamese_verify.commands.model_options import add_limit_options, add_model_o
 from siamese_verify.errors import InputError
 
 if TYPE_CHECKING:
-    from siamese_verify.verification import Verification, Verifier
     from siamese_verify.faces import Photo
+    from siamese_verify.verification import Verification, Verifier
 
 SAME, DIFFERENT, NO_DECISION = 0, 1, 3  # 2 is argparse's and `explained`'s: wrong usage
 
