@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 
-def session_of(model: bytes | Path, name: str, threads: int = 0) -> InferenceSession:
+def session_of(model: bytes | Path, name: str, threads: int = 0, arena: bool = False) -> InferenceSession:
     """Make a model ready to run on the CPU.
 
     Args:
         model: an ONNX file, or where it lies: then it is never held in memory twice.
         name: what to call it in errors.
         threads: that share the work of one run; 0 for one per core.
+        arena: keep the memory of the largest run for the next: faster, for runs of about one size.
 
     Raises:
         InputError: it is no ONNX model, or needs what this version of ONNX Runtime lacks.
@@ -27,10 +28,10 @@ def session_of(model: bytes | Path, name: str, threads: int = 0) -> InferenceSes
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only, and those are raised
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would take others' cores
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads would take the cores of others
     if threads == 1:
         options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # memory that one large batch took would never be given back
+    options.enable_cpu_mem_arena = arena
     options.enable_mem_pattern = False  # batches differ in size
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -25,7 +25,7 @@ LEVELS = (
     {"data", "evaluation"},
     {"encoders", "losses", "mining", "faces"},
     {"geometry"},
-    {"types", "files", "tables", "onnx_session"},
+    {"types", "files", "tables", "onnx_network", "onnx_session"},
     {"errors"},
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}

@@ -15,7 +15,7 @@ from siamese_verify.onnx_session import session_of
 
 FILES = ("propose.onnx", "refine.onnx", "output.onnx", "apart.onnx")
 CONVERTING = Lock()  # torch's exporter is not made for two threads
-VERSION = 1  # of the files: to be counted up with any change of what `convert_detector` writes
+VERSION = 2  # of the files: to be counted up with any change of what `convert_detector` writes
 
 
 def load_networks(files: Mapping[str, bytes]) -> Networks:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from siamese_verify.onnx_session import session_of
 
-FACES = 32  # embedded together
+FACES = 8  # embedded together: what is between two layers stays near the processor
 
 
 class Engine(Protocol):
@@ -33,7 +33,7 @@ class OnnxEngine:
     """
 
     def __init__(self, model: bytes | Path, name: str, threads: int | None = None) -> None:
-        self._session = session_of(model, name, threads or 0)
+        self._session = session_of(model, name, threads or 0, arena=True)
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from safetensors.torch import load, save
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.faces import detector_files
-from siamese_verify.faces.conversion import onnx_of
+from siamese_verify.onnx_network import onnx_network
 from siamese_verify.verification.bundle import (
     CARD,
     DETECTOR,
@@ -61,13 +60,7 @@ def network_of(encoder: Encoder) -> bytes:
     """The encoder as an ONNX file: `images` (N,3,S,S) uint8 -> `embeddings` (N,D)."""
     size = encoder.input_spec.size
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    plain = copy_of(encoder)
-    return onnx_of(plain, (images,), {"images": {0: torch.export.Dim.DYNAMIC}})
-
-
-def copy_of(encoder: Encoder) -> Encoder:
-    """A copy on the CPU, with its numbers in the common order: what the exporter expects."""
-    return copy.deepcopy(encoder).cpu().eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+    return onnx_network(encoder, (images,), {"images": {0: torch.export.Dim.DYNAMIC}})
 
 
 def weights_of(encoder: Encoder) -> bytes:
@@ -138,7 +131,7 @@ def save_bundle(folder: Path, model: FaceModel, versions: Mapping[str, str], fac
     """
     network, weights = network_of(model.encoder), weights_of(model.encoder)
     engine = OnnxEngine(network, NETWORK)
-    checks = compare_engines(model.record, TorchEngine(copy_of(model.encoder)), engine, faces)
+    checks = compare_engines(model.record, TorchEngine(model.encoder), engine, faces)
     lowest = min(checks["lowest_cosine"], checks.get("lowest_cosine_of_faces", 1.0))
     if not lowest > LEAST_COSINE:
         raise InputError(
