@@ -131,7 +131,9 @@ class EmbeddedPhotos:
         """What a decision has to know of a face."""
         sharpness, size, turn, light, contrast, probability, turned, faces = self.faces[row].tolist()
         quality = Quality(sharpness, _known(size), _known(turn), light, contrast)
-        return SeenFace(None, None, _known(probability), turned, faces, quality, NO_CROP, self.names[name])
+        return SeenFace(
+            self.names[name], NO_CROP, quality, probability=_known(probability), turned=turned, faces=faces
+        )
 
 
 def _row_of(face: SeenFace) -> tuple[float, ...]:

@@ -42,7 +42,7 @@ def region(top: int, left: int, bottom: int, right: int) -> NDArray[np.float64]:
 
 
 def face(crop: NDArray[np.uint8]) -> SeenFace:
-    return SeenFace(None, None, None, 0, 1, Quality(1, None, None, 0.5, 0.2), crop, "a photo")
+    return SeenFace("a photo", crop, Quality(1, None, None, 0.5, 0.2))
 
 
 def noise(seed: int) -> NDArray[np.uint8]:

@@ -57,7 +57,7 @@ class Stand:
             raise NoDecision(f"{faces} faces were found on {name}: crop it to the one that is meant.")
         quality = Quality(float(crop.var()), None, None, float(crop.mean()) / 255, 0.1)
         return [
-            SeenFace(None, None, 0.5, 90, faces, quality, np.roll(crop, 3 * turn, axis=0), name or "")
+            SeenFace(name or "", np.roll(crop, 3 * turn, axis=0), quality, probability=0.5, turned=90, faces=faces)
             for turn in range(faces)
         ]
 

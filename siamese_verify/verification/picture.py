@@ -1,0 +1,381 @@
+"""A decision as a picture: photos, faces, what carried the score, and where it lies among those of strangers."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from unicodedata import east_asian_width
+
+import numpy as np
+from PIL import Image
+
+from siamese_verify.evaluation.pages.palette import LIGHT
+from siamese_verify.faces.photo import Photo, open_photo
+from siamese_verify.verification.explanation import heat
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from siamese_verify.evaluation import ScoreMeaning
+    from siamese_verify.verification.explanation import Explanation
+    from siamese_verify.verification.result import SeenFace, Verification
+
+WIDTH, DPI = 11.0, 150  # inches, pixels per inch
+EDGE, GAP = 0.4, 0.14  # inches around everything, and between pictures
+LINE = 0.2  # inches, of the small text
+WRAPPED = 150  # characters of it in a line
+LARGEST = 1200  # pixels of a photo's longer side: more cannot be seen
+CAPTION = 52  # Latin characters above a photo and its face
+TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+QUIET = "#5a6675"  # of small print: grey that keeps a contrast of 5.8 on white
+FALLBACKS = (  # for names in scripts that DejaVu Sans does not have, where they are installed
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK KR",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Yu Gothic",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "WenQuanYi Zen Hei",
+    "Arial Unicode MS",
+    "Noto Sans Devanagari",
+    "Noto Sans Hebrew",
+    "Noto Sans Thai",
+)
+
+
+class Measured(Protocol):
+    """What the picture needs of a model's record."""
+
+    @property
+    def meaning(self) -> ScoreMeaning | None:
+        """Of its scores."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """`histogram`, if it is there: `edges` (K+1), `genuine` and `impostors` (K) as lists."""
+
+
+class Histogram(NamedTuple):
+    """Shares of the pairs of either kind between edges."""
+
+    edges: np.ndarray  # (K+1,)
+    genuine: np.ndarray  # (K,)
+    impostors: np.ndarray  # (K,)
+
+
+def draw_verification(
+    verification: Verification,
+    photos: tuple[Photo, Photo],
+    record: Measured,
+    explanation: Explanation | None = None,
+) -> Image.Image:
+    """Draw a decision on light ground.
+
+    Args:
+        verification: with its two faces.
+        photos: that they were found on, in any form that `open_photo` takes.
+        record: of the model. Without a histogram among its metrics the tail of the strangers' scores is drawn, and
+            without either the bare scale.
+        explanation: of the score, by the same faces.
+
+    Returns:
+        RGB, 1,650 pixels wide.
+
+    Raises:
+        InputError: a photo cannot be read (any more).
+    """
+    from matplotlib.figure import Figure  # late: drawing must not cost those who only ask for a decision
+
+    side = 1.72 if explanation else 2.2  # of an aligned face, in inches
+    tall = 2 * side + GAP if explanation else 2.6  # of a photo
+    notes = _notes(verification)
+    heights = {
+        "head": 1.2 if verification.strangers else 0.95,
+        "photos": 0.28 + tall + 0.1,
+        "colours": 0.38 if explanation else 0.0,
+        "scores": 2.25 if histogram_of_record(record) or record.meaning else 1.4,
+        "notes": LINE * len(notes) + 0.1,
+    }
+    total = sum(heights.values()) + EDGE / 2
+    # Figure without pyplot: no window system, no global list of figures, safe in any thread.
+    figure = Figure(figsize=(WIDTH, total), dpi=DPI, facecolor=LIGHT.ground)
+    sheet = _Sheet(figure, total)
+    _draw_head(sheet, verification)
+    top = heights["head"]
+    half = (WIDTH - 2 * EDGE - 3 * GAP) / 2
+    maps = (explanation.left, explanation.right) if explanation else (None, None)
+    for place, (photo, face, values) in enumerate(zip(photos, verification.faces, maps, strict=True)):
+        left = EDGE + place * (half + 3 * GAP)
+        sheet.write(left, top + 0.08, _caption(photo, face, place + 1), size=10.5)
+        _draw_photo(sheet, left, top + 0.28, half - side - GAP, tall, _upright(photo, face), face)
+        beside = left + half - side
+        _draw_crop(sheet.axes(beside, top + 0.28, side, side), face.crop)
+        if explanation and values is not None:
+            warm = heat(face.crop, values, explanation.range)
+            _draw_crop(sheet.axes(beside, top + 0.28 + side + GAP, side, side), warm)
+    top += heights["photos"]
+    if explanation:
+        _draw_colours(sheet, explanation.range, top + 0.1)
+    top += heights["colours"]
+    indent = 0.5  # for the numbers beside the axis
+    axes = sheet.axes(EDGE + indent, top + 0.37, WIDTH - 2 * EDGE - indent, heights["scores"] - 0.9)
+    _draw_scores(axes, verification, record)
+    top += heights["scores"]
+    for number, (line, colour) in enumerate(notes):
+        sheet.write(EDGE, top + LINE * (number + 0.5), line, size=9, colour=colour)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    with Image.open(file) as drawn:
+        return drawn.convert("RGB")
+
+
+class _Sheet:
+    """Places things on a figure by inches from its upper left corner."""
+
+    def __init__(self, figure: Figure, height: float) -> None:
+        from matplotlib import font_manager
+
+        self.figure, self.height = figure, height
+        installed = {font.name: font.fname for font in font_manager.fontManager.ttflist}
+        self.families = ["DejaVu Sans", *(name for name in FALLBACKS if name in installed)]
+        self._known: set[int] = set()
+        for name in self.families:
+            self._known |= set(font_manager.get_font(installed[name]).get_charmap())
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        bounds = (left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height)
+        return self.figure.add_axes(bounds, facecolor=LIGHT.ground)
+
+    def write(
+        self, left: float, top: float, text: str, *, size: float, colour: str = LIGHT.ink, **settings: Any
+    ) -> None:
+        """Write one line; names may hold dollars, which are no formula, and signs that no font has."""
+        shown = "".join(sign if ord(sign) in self._known else "\u25a1" for sign in " ".join(text.split()))
+        self.figure.text(
+            left / WIDTH,
+            1 - top / self.height,
+            shown,
+            fontsize=size,
+            color=colour,
+            family=self.families,
+            parse_math=False,
+            va=settings.pop("va", "center"),
+            **settings,
+        )
+
+
+def _draw_head(sheet: _Sheet, verification: Verification) -> None:
+    words, colour = {
+        True: ("The same person", LIGHT.genuine),
+        False: ("Different people", LIGHT.impostor),
+        None: ("Inconclusive", LIGHT.ink),
+    }[verification.same]
+    sheet.write(EDGE, 0.36, words, size=21, colour=colour, weight="bold")
+    sheet.write(EDGE, 0.74, _details(verification), size=11)
+    sheet.write(EDGE, 0.99, verification.strangers, size=11)
+
+
+def _details(verification: Verification) -> str:
+    score, threshold = verification.score, verification.threshold
+    reaches = score >= threshold
+    parts = [f"Score {score:.3f}, {'at or above' if reaches else 'below'} the threshold of {threshold:.3f}."]
+    if verification.probability is not None:
+        likely = f"{min(max(verification.probability, 0.001), 0.999):.1%}".replace("%", " %")
+        bound = {True: "under ", False: ""}[verification.probability < 0.001]
+        bound = "over " if verification.probability > 0.999 else bound
+        parts.append(f"Probability of one person {bound}{likely}.")
+    return " ".join(parts)
+
+
+def _notes(verification: Verification) -> list[tuple[str, str]]:
+    """Lines below everything, each with its colour."""
+    lines = [(f"Reason: {reason}", LIGHT.ink) for reason in verification.reasons]
+    lines += [(f"Note: {warning}", LIGHT.ink) for warning in verification.warnings]
+    measured = f", thresholds measured on {verification.measured_on}" if verification.measured_on else ""
+    lines.append((f"Model {verification.model}{measured}.", QUIET))
+    return [(part, colour) for line, colour in lines for part in textwrap.wrap(line, WRAPPED, subsequent_indent="    ")]
+
+
+def _upright(photo: Photo, face: SeenFace) -> Image.Image:
+    image = open_photo(photo, face.name)
+    return image.transpose(TURNS[face.turned]) if face.turned else image
+
+
+def _caption(photo: Photo, face: SeenFace, number: int) -> str:
+    name = Path(photo).name if isinstance(photo, str | Path) else face.name
+    name = "" if name == f"photo {number}" else f": {shortened(name, CAPTION)}"
+    return f"Photo {number}{name}"
+
+
+def shortened(name: str, most: int) -> str:
+    """Leave the middle of a name out if it is wider than `most` Latin signs; its end tells files apart."""
+    widths = [2 if east_asian_width(sign) in "WF" else 1 for sign in name]
+    if sum(widths) <= most:
+        return name
+    start = end = 0  # signs that are kept on either side
+    room = most - 1
+    while room > 0:
+        forwards = start <= end
+        width = widths[start] if forwards else widths[len(name) - 1 - end]
+        room -= width
+        if room >= 0:
+            start, end = (start + 1, end) if forwards else (start, end + 1)
+    return f"{name[:start]}…{name[len(name) - end :]}"
+
+
+def _draw_photo(
+    sheet: _Sheet, left: float, top: float, width: float, height: float, photo: Image.Image, face: SeenFace
+) -> None:
+    """Draw a photo in the middle of some room, with the box of its face."""
+    from matplotlib.patches import Rectangle
+
+    scale = min(width / photo.width, height / photo.height)
+    across, down = photo.width * scale, photo.height * scale
+    axes = sheet.axes(left + (width - across) / 2, top + (height - down) / 2, across, down)
+    small = photo.copy()
+    small.thumbnail((LARGEST, LARGEST))
+    axes.imshow(np.asarray(small), extent=(0, photo.width, photo.height, 0), aspect="auto", interpolation="antialiased")
+    _without_ticks(axes)
+    if face.box is None:
+        return
+    x, y, right, bottom = face.box
+    for colour, line in ((LIGHT.ink, 4.2), (LIGHT.ground, 2.0)):  # seen on any ground
+        axes.add_patch(Rectangle((x, y), right - x, bottom - y, fill=False, edgecolor=colour, linewidth=line))
+    axes.set_xlim(0, photo.width)
+    axes.set_ylim(photo.height, 0)
+
+
+def _draw_crop(axes: Axes, crop: np.ndarray) -> None:
+    axes.imshow(crop, interpolation="antialiased")
+    _without_ticks(axes)
+
+
+def _without_ticks(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(LIGHT.faint)
+
+
+def _draw_colours(sheet: _Sheet, strongest: float, top: float) -> None:
+    """Draw what the colours of the maps mean."""
+    grey = np.full((1, 1, 3), 200, dtype=np.uint8)
+    steps = np.linspace(-strongest, strongest, 101)
+    colours = np.stack([heat(grey, np.full((1, 1), step), strongest)[0, 0] for step in steps])[None]  # (1,101,3)
+    width = 1.6
+    left = (WIDTH - width) / 2
+    axes = sheet.axes(left, top, width, 0.13)
+    axes.imshow(colours, aspect="auto", interpolation="bilinear")
+    _without_ticks(axes)
+    middle = top + 0.065
+    sheet.write(
+        left - 0.1, middle, f"speaks against: the score rises by {strongest:.2f} without it", size=9, ha="right"
+    )
+    sheet.write(left + width + 0.1, middle, f"carries the similarity: the score falls by {strongest:.2f}", size=9)
+
+
+def histogram_of_record(record: Measured) -> Histogram | None:
+    """The histogram that was stored with a model, as shares of each kind; None without a sound one."""
+    stored = record.metrics.get("histogram")
+    if not isinstance(stored, Mapping):
+        return None
+    try:
+        edges, genuine, impostors = (np.array(stored[name], dtype=np.float64) for name in Histogram._fields)
+    except (KeyError, TypeError, ValueError):
+        return None
+    counts = genuine, impostors
+    if any(len(edges) != len(count) + 1 or not count.sum() > 0 for count in counts) or not (np.diff(edges) > 0).all():
+        return None
+    return Histogram(edges, genuine / genuine.sum(), impostors / impostors.sum())
+
+
+def _draw_scores(axes: Axes, verification: Verification, record: Measured) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+
+    from siamese_verify.evaluation.pages.rate_drawing import percent_label
+
+    histogram = histogram_of_record(record)
+    scores = [verification.score, *(end for end in (verification.threshold,) if math.isfinite(end))]
+    if histogram:
+        kinds = ((histogram.impostors, "strangers", LIGHT.impostor), (histogram.genuine, "one person", LIGHT.genuine))
+        for share, name, colour in kinds:
+            axes.stairs(share, histogram.edges, fill=True, color=colour, alpha=0.35)
+            axes.stairs(share, histogram.edges, color=colour, linewidth=1.6, label=name)
+        scores += [float(histogram.edges[0]), float(histogram.edges[-1])]
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        axes.set_ylabel("share of pairs", fontsize=9)
+        axes.set_ylim(0, 1.08 * max(float(histogram.impostors.max()), float(histogram.genuine.max())))
+    elif record.meaning:
+        tail = record.meaning.strangers
+        shares = np.array(tail.accepted) / tail.impostors
+        there = shares > 0
+        known, shares = np.array(tail.scores)[there], shares[there]
+        axes.fill_between(known, shares, shares.min() / 3, color=LIGHT.impostor, alpha=0.35, linewidth=0)
+        axes.plot(known, shares, color=LIGHT.impostor, linewidth=1.6, label="strangers who score this high or higher")
+        scores += [float(known[0]), float(known[-1])]
+        axes.set_yscale("log")
+        axes.set_ylim(float(shares.min()) / 3, 1.3)
+        axes.yaxis.set_major_locator(LogLocator(10, numticks=5))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: percent_label(rate)))
+        axes.set_ylabel("share (log)", fontsize=9)
+    else:
+        axes.set_yticks([])
+        scores += [-1.0, 1.0]
+    room = 0.03 * (max(scores) - min(scores))
+    axes.set_xlim(max(-1.02, min(scores) - room), min(1.02, max(scores) + room))
+    _mark(axes, verification)
+    axes.set_xlabel("score (higher: more alike)", fontsize=9)
+    axes.tick_params(which="both", colors=LIGHT.ink, length=0, labelsize=9)
+    axes.grid(True, color=LIGHT.faint, linewidth=0.7)
+    axes.set_axisbelow(True)
+    for edge, spine in axes.spines.items():
+        spine.set_visible(edge in ("left", "bottom"))
+        spine.set_color(LIGHT.faint)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_color(LIGHT.ink)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            frameon=False, labelcolor=LIGHT.ink, loc="lower right", bbox_to_anchor=(1, -0.34), ncols=2, fontsize=9
+        )
+
+
+def _mark(axes: Axes, verification: Verification) -> None:
+    """Mark the threshold with its interval, and the score, whose labels stand on different sides."""
+    low, high = axes.get_xlim()
+    marks: list[tuple[float, str, str, str]] = []
+    if math.isfinite(verification.threshold):
+        label = f"threshold {verification.threshold:.3f}"
+        if verification.threshold_interval:
+            start, end = (min(max(one, low), high) for one in verification.threshold_interval)
+            axes.axvspan(start, end, color=LIGHT.ink, alpha=0.13, linewidth=0)
+            label += " (band: 95 %)"
+        axes.axvline(verification.threshold, color=LIGHT.ink, linewidth=1.4, linestyle="--")
+        marks.append((verification.threshold, label, "normal", LIGHT.ink))
+    colour = {True: LIGHT.genuine, False: LIGHT.impostor, None: LIGHT.ink}[verification.same]
+    axes.axvline(verification.score, color=colour, linewidth=2.6)
+    axes.plot([verification.score], [1], marker="v", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
+    marks.append((verification.score, f"these photos {verification.score:.3f}", "bold", colour))
+    marks.sort(key=lambda mark: mark[0])
+    for place, (score, label, weight, ink) in enumerate(marks):
+        share = (score - low) / (high - low)
+        rightwards = share < 0.2 or (share < 0.8 and place == len(marks) - 1)
+        axes.annotate(
+            label,
+            (score, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(7 if rightwards else -7, 5),
+            textcoords="offset points",
+            ha="left" if rightwards else "right",
+            color=ink,
+            fontsize=10,
+            fontweight=weight,
+            annotation_clip=False,
+        )
