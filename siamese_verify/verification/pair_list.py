@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,13 +14,13 @@ from siamese_verify.verification.embedded_photos import EmbeddedPhotos, Embedder
 from siamese_verify.verification.kept_embeddings import KeptEmbeddings
 from siamese_verify.verification.late_bar import late_bar
 from siamese_verify.verification.pair_table import PairTable, ScoreWriter, check_suffix, read_pairs
+from siamese_verify.verification.verifier import SEVERAL, Several
 
 if TYPE_CHECKING:
     from siamese_verify.verification.result import SeenFace, Verification
 
 PAIRS = 16_384  # decided and written together
 TOLD = 5  # failed rows that a summary names
-Several = Literal["refuse", "largest", "central", "any"]
 
 
 class Judge(Embedder, Protocol):
@@ -100,6 +100,8 @@ def verify_pairs(
         raise InputError(f"There is no folder {target.parent} for the output {target.name}: make it first.")
     if target.is_dir() or (target.exists() and source.exists() and target.samefile(source)):
         raise InputError(f"The output {out} is a folder or the table of pairs itself: give another name.")
+    if several is not None and several not in SEVERAL:
+        raise InputError(f"With several faces on a photo you can {', '.join(SEVERAL)}, not {several!r}.")
     folder = source.parent if root is None else Path(root)
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} for the photos to start from: give another root.")

@@ -8,13 +8,12 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from unicodedata import east_asian_width
 
 import numpy as np
 from PIL import Image
 
 from siamese_verify.evaluation.pages.palette import LIGHT
-from siamese_verify.faces.photo import Photo, open_photo
+from siamese_verify.faces import Photo, open_photo, turned
 from siamese_verify.verification.explanation import heat
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ EDGE, GAP = 0.4, 0.14  # inches around everything, and between pictures
 LINE = 0.2  # inches, of the small text
 WRAPPED = 150  # characters of it in a line
 LARGEST = 1200  # pixels of a photo's longer side: more cannot be seen
-CAPTION = 52  # Latin characters above a photo and its face
-TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 QUIET = "#5a6675"  # of small print: grey that keeps a contrast of 5.8 on white
 FALLBACKS = (  # for names in scripts that DejaVu Sans does not have, where they are installed
     "Noto Sans CJK JP",
@@ -94,7 +91,8 @@ def draw_verification(
     from matplotlib.figure import Figure  # late: drawing must not cost those who only ask for a decision
 
     side = 1.72 if explanation else 2.2  # of an aligned face, in inches
-    tall = 2 * side + GAP if explanation else 2.6  # of a photo
+    half = (WIDTH - 2 * EDGE - 3 * GAP) / 2
+    tall = 2 * side + GAP if explanation else half - side - GAP  # of the room for a photo
     notes = _notes(verification)
     heights = {
         "head": 1.2 if verification.strangers else 0.95,
@@ -109,11 +107,10 @@ def draw_verification(
     sheet = _Sheet(figure, total)
     _draw_head(sheet, verification)
     top = heights["head"]
-    half = (WIDTH - 2 * EDGE - 3 * GAP) / 2
     maps = (explanation.left, explanation.right) if explanation else (None, None)
     for place, (photo, face, values) in enumerate(zip(photos, verification.faces, maps, strict=True)):
         left = EDGE + place * (half + 3 * GAP)
-        sheet.write(left, top + 0.08, _caption(photo, face, place + 1), size=10.5)
+        sheet.write(left, top + 0.08, _caption(photo, face, place + 1), size=10.5, room=half)
         _draw_photo(sheet, left, top + 0.28, half - side - GAP, tall, _upright(photo, face), face)
         beside = left + half - side
         _draw_crop(sheet.axes(beside, top + 0.28, side, side), face.crop)
@@ -141,8 +138,10 @@ class _Sheet:
 
     def __init__(self, figure: Figure, height: float) -> None:
         from matplotlib import font_manager
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         self.figure, self.height = figure, height
+        self._renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
         installed = {font.name: font.fname for font in font_manager.fontManager.ttflist}
         self.families = ["DejaVu Sans", *(name for name in FALLBACKS if name in installed)]
         self._known: set[int] = set()
@@ -154,21 +153,26 @@ class _Sheet:
         return self.figure.add_axes(bounds, facecolor=LIGHT.ground)
 
     def write(
-        self, left: float, top: float, text: str, *, size: float, colour: str = LIGHT.ink, **settings: Any
+        self, left: float, top: float, text: str, size: float, colour: str = LIGHT.ink, room: float = 0, **how: Any
     ) -> None:
-        """Write one line; names may hold dollars, which are no formula, and signs that no font has."""
+        """Write one line; names may hold dollars, which are no formula, and signs that no font has.
+
+        Args:
+            left: inches from the left, of where the text is aligned.
+            top: inches from above, of its middle.
+            text: of any length; line breaks become blanks.
+            size: in points.
+            colour: of the text.
+            room: inches; the middle of what is wider is left out. 0 for as much as there is.
+            how: for matplotlib.
+        """
         shown = "".join(sign if ord(sign) in self._known else "\u25a1" for sign in " ".join(text.split()))
-        self.figure.text(
-            left / WIDTH,
-            1 - top / self.height,
-            shown,
-            fontsize=size,
-            color=colour,
-            family=self.families,
-            parse_math=False,
-            va=settings.pop("va", "center"),
-            **settings,
-        )
+        how = {"fontsize": size, "color": colour, "family": self.families, "parse_math": False, "va": "center", **how}
+        line = self.figure.text(left / WIDTH, 1 - top / self.height, shown, **how)
+        room = room or WIDTH - EDGE - left
+        while (width := line.get_window_extent(self._renderer).width / DPI) > room and len(shown) > 1:
+            shown = shortened(shown, min(len(shown) - 1, math.ceil(len(shown) * room / width)))
+            line.set_text(shown)
 
 
 def _draw_head(sheet: _Sheet, verification: Verification) -> None:
@@ -204,30 +208,20 @@ def _notes(verification: Verification) -> list[tuple[str, str]]:
 
 
 def _upright(photo: Photo, face: SeenFace) -> Image.Image:
-    image = open_photo(photo, face.name)
-    return image.transpose(TURNS[face.turned]) if face.turned else image
+    return turned(open_photo(photo, face.name), face.turned)
 
 
 def _caption(photo: Photo, face: SeenFace, number: int) -> str:
     name = Path(photo).name if isinstance(photo, str | Path) else face.name
-    name = "" if name == f"photo {number}" else f": {shortened(name, CAPTION)}"
-    return f"Photo {number}{name}"
+    return f"Photo {number}" if name == f"photo {number}" else f"Photo {number}: {name}"
 
 
 def shortened(name: str, most: int) -> str:
-    """Leave the middle of a name out if it is wider than `most` Latin signs; its end tells files apart."""
-    widths = [2 if east_asian_width(sign) in "WF" else 1 for sign in name]
-    if sum(widths) <= most:
+    """Leave the middle of a name out if it has more than `most` signs; its end tells files apart."""
+    if len(name) <= most:
         return name
-    start = end = 0  # signs that are kept on either side
-    room = most - 1
-    while room > 0:
-        forwards = start <= end
-        width = widths[start] if forwards else widths[len(name) - 1 - end]
-        room -= width
-        if room >= 0:
-            start, end = (start + 1, end) if forwards else (start, end + 1)
-    return f"{name[:start]}…{name[len(name) - end :]}"
+    end = (most - 1) // 2
+    return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
 
 
 def _draw_photo(
@@ -290,10 +284,14 @@ def histogram_of_record(record: Measured) -> Histogram | None:
         edges, genuine, impostors = (np.array(stored[name], dtype=np.float64) for name in Histogram._fields)
     except (KeyError, TypeError, ValueError):
         return None
-    counts = genuine, impostors
-    if any(len(edges) != len(count) + 1 or not count.sum() > 0 for count in counts) or not (np.diff(edges) > 0).all():
+    ascending = edges.ndim == 1 and bool((np.diff(edges) > 0).all())  # not so with NaN
+    if not ascending or not all(_are_counts(counts, len(edges) - 1) for counts in (genuine, impostors)):
         return None
     return Histogram(edges, genuine / genuine.sum(), impostors / impostors.sum())
+
+
+def _are_counts(values: np.ndarray, bins: int) -> bool:
+    return values.shape == (bins,) and bool((values >= 0).all()) and 0 < float(values.sum()) < math.inf
 
 
 def _draw_scores(axes: Axes, verification: Verification, record: Measured) -> None:

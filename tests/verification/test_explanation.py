@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
+from siamese_verify.faces import Quality
 from siamese_verify.verification.explanation import (
     CARRIES,
     MOST_GRID,
@@ -17,7 +18,7 @@ from siamese_verify.verification.explanation import (
     explain_visibly,
     heat,
 )
-from siamese_verify.verification.result import Quality, SeenFace
+from siamese_verify.verification.result import SeenFace
 
 SIDE = 48
 
