@@ -13,7 +13,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.verification.embedded_photos import EmbeddedPhotos, Embedder
 from siamese_verify.verification.kept_embeddings import KeptEmbeddings
 from siamese_verify.verification.late_bar import late_bar
-from siamese_verify.verification.pair_table import PairTable, ScoreWriter, check_suffix, read_pairs
+from siamese_verify.verification.pair_table import PairTable, ScoreWriter, check_suffix, check_writable, read_pairs
 from siamese_verify.verification.verifier import SEVERAL, Several
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def verify_pairs(
         raise InputError(f"There is no folder {folder} for the photos to start from: give another root.")
     verifier.decide(0.0, far=far, threshold=threshold, decide=decide)  # refuses what it must before any photo is read
     pairs = read_pairs(source)
+    check_writable(pairs, target.suffix)
     kept = KeptEmbeddings(target.with_name(f".{target.name}.unfinished"), _origin(verifier, several))
     try:
         photos = EmbeddedPhotos(verifier, pairs.photos, folder, several)

@@ -227,12 +227,12 @@ def shortened(name: str, most: int) -> str:
 def _draw_photo(
     sheet: _Sheet, left: float, top: float, width: float, height: float, photo: Image.Image, face: SeenFace
 ) -> None:
-    """Draw a photo in the middle of some room, with the box of its face."""
+    """Draw a photo at the top of some room, with the box of its face."""
     from matplotlib.patches import Rectangle
 
     scale = min(width / photo.width, height / photo.height)
     across, down = photo.width * scale, photo.height * scale
-    axes = sheet.axes(left + (width - across) / 2, top + (height - down) / 2, across, down)
+    axes = sheet.axes(left + (width - across) / 2, top, across, down)
     small = photo.copy()
     small.thumbnail((LARGEST, LARGEST))
     axes.imshow(np.asarray(small), extent=(0, photo.width, photo.height, 0), aspect="auto", interpolation="antialiased")
