@@ -132,8 +132,9 @@ def verify_pairs(
 def _origin(verifier: Judge, several: Several | None) -> str:
     """Name all that decides which faces are embedded, and how: nothing that was embedded another way is used."""
     policy = several or getattr(verifier, "several", "refuse")
-    hook: Any = getattr(verifier, "liveness", None)  # may refuse what was accepted without it
-    return f"{verifier.record.fingerprint} {policy} {getattr(hook, '__qualname__', hook)}"
+    hook: Any = getattr(verifier, "liveness", None)  # may refuse what was accepted without it; its name has to do
+    named = f"{hook.__module__}.{hook.__qualname__}" if hasattr(hook, "__qualname__") else repr(hook)
+    return f"{verifier.record.fingerprint} {policy} {named}"
 
 
 class _Scores:
@@ -155,7 +156,7 @@ class _Scores:
             writer.write(start, rows)
             for number, row in enumerate(rows, start):
                 if "error" in row:
-                    told += [f"Line {pairs.places[number]}: {row['error']}"] * (len(told) < TOLD)
+                    told += [f"{pairs.place} {pairs.places[number]}: {row['error']}"] * (len(told) < TOLD)
                     continue
                 same += row["same"] is True
                 different += row["same"] is False

@@ -42,6 +42,7 @@ class PairTable(NamedTuple):
     left: NDArray[np.int32]  # (M,) rows of `photos`; -1 where no photo is named
     right: NDArray[np.int32]  # (M,)
     places: Sequence[int]  # (M,) lines of a CSV, the header's being 1; rows of a Parquet file, from 1
+    place: str  # what these are called
 
     def __len__(self) -> int:
         return len(self.left)
@@ -59,18 +60,19 @@ def read_pairs(path: Path) -> PairTable:
         header = _header(path)
         table = read_table(path, ("a", "b"), [name for name in header if name not in ("a", "b")])
         places: Sequence[int] = table.lines
+        place = "Line"
         columns = pa.table({name: pa.array(table[name], pa.large_string()) for name in header})
         named = table["a"], table["b"]
     else:
         columns = _read_parquet(path)
-        places = range(1, len(columns) + 1)
+        places, place = range(1, len(columns) + 1), "Row"
         named = columns["a"].to_pylist(), columns["b"].to_pylist()
     numbers: dict[str, int] = {}
     left, right = np.empty(len(columns), np.int32), np.empty(len(columns), np.int32)
     for row, (a, b) in enumerate(zip(*named, strict=True)):  # so that the photos of a pair stand together
         left[row] = numbers.setdefault(a, len(numbers)) if a else -1
         right[row] = numbers.setdefault(b, len(numbers)) if b else -1
-    return PairTable(_renamed(path, columns), list(numbers), left, right, places)
+    return PairTable(_renamed(path, columns), list(numbers), left, right, places, place)
 
 
 def check_suffix(path: Path) -> None:

@@ -208,7 +208,8 @@ def test_columns_of_any_type_are_carried_from_parquet_to_parquet(folder: Path) -
         }
     )
     parquet.write_table(given, folder / "p.parquet")
-    verify_pairs(Stand(), folder / "p.parquet", folder / "out.parquet")
+    summary = verify_pairs(Stand(), folder / "p.parquet", folder / "out.parquet")
+    assert summary.errors == ("Row 2: No photo is named in the column b.",)
     found = parquet.read_table(folder / "out.parquet")
     assert (found["n"].type, found["n"].to_pylist()) == (pa.int8(), [1, None, 3])
     assert found["l"].to_pylist() == [[1], [], None]
