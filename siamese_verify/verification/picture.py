@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import math
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -15,56 +13,20 @@ from PIL import Image
 from siamese_verify.evaluation.pages.palette import LIGHT
 from siamese_verify.faces import Photo, open_photo, turned
 from siamese_verify.verification.explanation import heat
+from siamese_verify.verification.score_chart import Measured, draw_scores, histogram_of_record
+from siamese_verify.verification.sheet import DPI, EDGE, WIDTH, Sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-    from siamese_verify.evaluation import ScoreMeaning
     from siamese_verify.verification.explanation import Explanation
     from siamese_verify.verification.result import SeenFace, Verification
 
-WIDTH, DPI = 11.0, 150  # inches, pixels per inch
-EDGE, GAP = 0.4, 0.14  # inches around everything, and between pictures
+GAP = 0.14  # inches between pictures
 LINE = 0.2  # inches, of the small text
 WRAPPED = 150  # characters of it in a line
 LARGEST = 1200  # pixels of a photo's longer side: more cannot be seen
 QUIET = "#5a6675"  # of small print: grey that keeps a contrast of 5.8 on white
-FALLBACKS = (  # for names in scripts that DejaVu Sans does not have, where they are installed
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Noto Sans CJK KR",
-    "Hiragino Sans",
-    "PingFang SC",
-    "Yu Gothic",
-    "Microsoft YaHei",
-    "Malgun Gothic",
-    "WenQuanYi Zen Hei",
-    "Arial Unicode MS",
-    "Noto Sans Devanagari",
-    "Noto Sans Hebrew",
-    "Noto Sans Thai",
-)
-
-
-class Measured(Protocol):
-    """What the picture needs of a model's record."""
-
-    @property
-    def meaning(self) -> ScoreMeaning | None:
-        """Of its scores."""
-
-    @property
-    def metrics(self) -> Mapping[str, Any]:
-        """`histogram`, if it is there: `edges` (K+1), `genuine` and `impostors` (K) as lists."""
-
-
-class Histogram(NamedTuple):
-    """Shares of the pairs of either kind between edges."""
-
-    edges: np.ndarray  # (K+1,)
-    genuine: np.ndarray  # (K,)
-    impostors: np.ndarray  # (K,)
 
 
 def draw_verification(
@@ -104,7 +66,7 @@ def draw_verification(
     total = sum(heights.values()) + EDGE / 2
     # Figure without pyplot: no window system, no global list of figures, safe in any thread.
     figure = Figure(figsize=(WIDTH, total), dpi=DPI, facecolor=LIGHT.ground)
-    sheet = _Sheet(figure, total)
+    sheet = Sheet(figure, total)
     _draw_head(sheet, verification)
     top = heights["head"]
     maps = (explanation.left, explanation.right) if explanation else (None, None)
@@ -123,7 +85,7 @@ def draw_verification(
     top += heights["colours"]
     indent = 0.5  # for the numbers beside the axis
     axes = sheet.axes(EDGE + indent, top + 0.37, WIDTH - 2 * EDGE - indent, heights["scores"] - 0.9)
-    _draw_scores(axes, verification, record)
+    draw_scores(axes, verification, record)
     top += heights["scores"]
     for number, (line, colour) in enumerate(notes):
         sheet.write(EDGE, top + LINE * (number + 0.5), line, size=9, colour=colour)
@@ -133,49 +95,7 @@ def draw_verification(
         return drawn.convert("RGB")
 
 
-class _Sheet:
-    """Places things on a figure by inches from its upper left corner."""
-
-    def __init__(self, figure: Figure, height: float) -> None:
-        from matplotlib import font_manager
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-        self.figure, self.height = figure, height
-        self._renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-        installed = {font.name: font.fname for font in font_manager.fontManager.ttflist}
-        self.families = ["DejaVu Sans", *(name for name in FALLBACKS if name in installed)]
-        self._known: set[int] = set()
-        for name in self.families:
-            self._known |= set(font_manager.get_font(installed[name]).get_charmap())
-
-    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        bounds = (left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height)
-        return self.figure.add_axes(bounds, facecolor=LIGHT.ground)
-
-    def write(
-        self, left: float, top: float, text: str, size: float, colour: str = LIGHT.ink, room: float = 0, **how: Any
-    ) -> None:
-        """Write one line; names may hold dollars, which are no formula, and signs that no font has.
-
-        Args:
-            left: inches from the left, of where the text is aligned.
-            top: inches from above, of its middle.
-            text: of any length; line breaks become blanks.
-            size: in points.
-            colour: of the text.
-            room: inches; the middle of what is wider is left out. 0 for as much as there is.
-            how: for matplotlib.
-        """
-        shown = "".join(sign if ord(sign) in self._known else "\u25a1" for sign in " ".join(text.split()))
-        how = {"fontsize": size, "color": colour, "family": self.families, "parse_math": False, "va": "center", **how}
-        line = self.figure.text(left / WIDTH, 1 - top / self.height, shown, **how)
-        room = room or WIDTH - EDGE - left
-        while (width := line.get_window_extent(self._renderer).width / DPI) > room and len(shown) > 1:
-            shown = shortened(shown, min(len(shown) - 1, math.ceil(len(shown) * room / width)))
-            line.set_text(shown)
-
-
-def _draw_head(sheet: _Sheet, verification: Verification) -> None:
+def _draw_head(sheet: Sheet, verification: Verification) -> None:
     words, colour = {
         True: ("The same person", LIGHT.genuine),
         False: ("Different people", LIGHT.impostor),
@@ -216,16 +136,8 @@ def _caption(photo: Photo, face: SeenFace, number: int) -> str:
     return f"Photo {number}" if name == f"photo {number}" else f"Photo {number}: {name}"
 
 
-def shortened(name: str, most: int) -> str:
-    """Leave the middle of a name out if it has more than `most` signs; its end tells files apart."""
-    if len(name) <= most:
-        return name
-    end = (most - 1) // 2
-    return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
-
-
 def _draw_photo(
-    sheet: _Sheet, left: float, top: float, width: float, height: float, photo: Image.Image, face: SeenFace
+    sheet: Sheet, left: float, top: float, width: float, height: float, photo: Image.Image, face: SeenFace
 ) -> None:
     """Draw a photo at the top of some room, with the box of its face."""
     from matplotlib.patches import Rectangle
@@ -258,7 +170,7 @@ def _without_ticks(axes: Axes) -> None:
         spine.set_color(LIGHT.faint)
 
 
-def _draw_colours(sheet: _Sheet, strongest: float, top: float) -> None:
+def _draw_colours(sheet: Sheet, strongest: float, top: float) -> None:
     """Draw what the colours of the maps mean."""
     grey = np.full((1, 1, 3), 200, dtype=np.uint8)
     steps = np.linspace(-strongest, strongest, 101)
@@ -273,107 +185,3 @@ def _draw_colours(sheet: _Sheet, strongest: float, top: float) -> None:
         left - 0.1, middle, f"speaks against: the score rises by {strongest:.2f} without it", size=9, ha="right"
     )
     sheet.write(left + width + 0.1, middle, f"carries the similarity: the score falls by {strongest:.2f}", size=9)
-
-
-def histogram_of_record(record: Measured) -> Histogram | None:
-    """The histogram that was stored with a model, as shares of each kind; None without a sound one."""
-    stored = record.metrics.get("histogram")
-    if not isinstance(stored, Mapping):
-        return None
-    try:
-        edges, genuine, impostors = (np.array(stored[name], dtype=np.float64) for name in Histogram._fields)
-    except (KeyError, TypeError, ValueError):
-        return None
-    ascending = edges.ndim == 1 and bool((np.diff(edges) > 0).all())  # not so with NaN
-    if not ascending or not all(_are_counts(counts, len(edges) - 1) for counts in (genuine, impostors)):
-        return None
-    return Histogram(edges, genuine / genuine.sum(), impostors / impostors.sum())
-
-
-def _are_counts(values: np.ndarray, bins: int) -> bool:
-    return values.shape == (bins,) and bool((values >= 0).all()) and 0 < float(values.sum()) < math.inf
-
-
-def _draw_scores(axes: Axes, verification: Verification, record: Measured) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
-
-    from siamese_verify.evaluation.pages.rate_drawing import percent_label
-
-    histogram = histogram_of_record(record)
-    scores = [verification.score, *(end for end in (verification.threshold,) if math.isfinite(end))]
-    if histogram:
-        kinds = ((histogram.impostors, "strangers", LIGHT.impostor), (histogram.genuine, "one person", LIGHT.genuine))
-        for share, name, colour in kinds:
-            axes.stairs(share, histogram.edges, fill=True, color=colour, alpha=0.35)
-            axes.stairs(share, histogram.edges, color=colour, linewidth=1.6, label=name)
-        scores += [float(histogram.edges[0]), float(histogram.edges[-1])]
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-        axes.set_ylabel("share of pairs", fontsize=9)
-        axes.set_ylim(0, 1.08 * max(float(histogram.impostors.max()), float(histogram.genuine.max())))
-    elif record.meaning:
-        tail = record.meaning.strangers
-        shares = np.array(tail.accepted) / tail.impostors
-        there = shares > 0
-        known, shares = np.array(tail.scores)[there], shares[there]
-        axes.fill_between(known, shares, shares.min() / 3, color=LIGHT.impostor, alpha=0.35, linewidth=0)
-        axes.plot(known, shares, color=LIGHT.impostor, linewidth=1.6, label="strangers who score this high or higher")
-        scores += [float(known[0]), float(known[-1])]
-        axes.set_yscale("log")
-        axes.set_ylim(float(shares.min()) / 3, 1.3)
-        axes.yaxis.set_major_locator(LogLocator(10, numticks=5))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: percent_label(rate)))
-        axes.set_ylabel("share (log)", fontsize=9)
-    else:
-        axes.set_yticks([])
-        scores += [-1.0, 1.0]
-    room = 0.03 * (max(scores) - min(scores))
-    axes.set_xlim(max(-1.02, min(scores) - room), min(1.02, max(scores) + room))
-    _mark(axes, verification)
-    axes.set_xlabel("score (higher: more alike)", fontsize=9)
-    axes.tick_params(which="both", colors=LIGHT.ink, length=0, labelsize=9)
-    axes.grid(True, color=LIGHT.faint, linewidth=0.7)
-    axes.set_axisbelow(True)
-    for edge, spine in axes.spines.items():
-        spine.set_visible(edge in ("left", "bottom"))
-        spine.set_color(LIGHT.faint)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set_color(LIGHT.ink)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(
-            frameon=False, labelcolor=LIGHT.ink, loc="lower right", bbox_to_anchor=(1, -0.34), ncols=2, fontsize=9
-        )
-
-
-def _mark(axes: Axes, verification: Verification) -> None:
-    """Mark the threshold with its interval, and the score, whose labels stand on different sides."""
-    low, high = axes.get_xlim()
-    marks: list[tuple[float, str, str, str]] = []
-    if math.isfinite(verification.threshold):
-        label = f"threshold {verification.threshold:.3f}"
-        if verification.threshold_interval:
-            start, end = (min(max(one, low), high) for one in verification.threshold_interval)
-            axes.axvspan(start, end, color=LIGHT.ink, alpha=0.13, linewidth=0)
-            label += " (band: 95 %)"
-        axes.axvline(verification.threshold, color=LIGHT.ink, linewidth=1.4, linestyle="--")
-        marks.append((verification.threshold, label, "normal", LIGHT.ink))
-    colour = {True: LIGHT.genuine, False: LIGHT.impostor, None: LIGHT.ink}[verification.same]
-    axes.axvline(verification.score, color=colour, linewidth=2.6)
-    axes.plot([verification.score], [1], marker="v", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
-    marks.append((verification.score, f"these photos {verification.score:.3f}", "bold", colour))
-    marks.sort(key=lambda mark: mark[0])
-    for place, (score, label, weight, ink) in enumerate(marks):
-        share = (score - low) / (high - low)
-        rightwards = share < 0.2 or (share < 0.8 and place == len(marks) - 1)
-        axes.annotate(
-            label,
-            (score, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(7 if rightwards else -7, 5),
-            textcoords="offset points",
-            ha="left" if rightwards else "right",
-            color=ink,
-            fontsize=10,
-            fontweight=weight,
-            annotation_clip=False,
-        )

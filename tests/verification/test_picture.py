@@ -19,7 +19,7 @@ from siamese_verify.faces import Quality
 from siamese_verify.types import Crop, InputSpec
 from siamese_verify.verification import picture
 from siamese_verify.verification.explanation import CARRIES, SPEAKS_AGAINST, Explanation, explain
-from siamese_verify.verification.picture import draw_verification, histogram_of_record, shortened
+from siamese_verify.verification.picture import draw_verification
 from siamese_verify.verification.record import ModelRecord
 from siamese_verify.verification.result import SeenFace, Verification
 from siamese_verify.verification.verifier import Verifier
@@ -182,43 +182,6 @@ def test_a_long_name_stays_over_its_own_photo() -> None:
             for one in ("photo 1", name)
         )
         np.testing.assert_array_equal(np.asarray(short)[:, 840:], np.asarray(long)[:, 840:])
-
-
-@pytest.mark.parametrize("most", [1, 2, 5, 10, 11])
-def test_a_shortened_name_keeps_both_ends_within_its_width(most: int) -> None:
-    name = "abcdefghijklmnop.jpg"
-    found = shortened(name, most)
-    start, end = found.split("…")
-    assert len(found) == most
-    assert name.startswith(start)
-    assert name.endswith(end)
-    assert abs(len(start) - len(end)) <= 1
-    assert shortened(name, len(name)) == name
-
-
-def test_the_histogram_of_a_record_is_shares_of_each_kind() -> None:
-    found = histogram_of_record(MODEL)
-    assert found is not None
-    assert found.genuine.tolist() == [0, 0.05, 0.95]
-    assert found.impostors.tolist() == [0.5, 0.49, 0.01]
-    assert found.edges.tolist() == HISTOGRAM["edges"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"edges": [0, 1]},
-        {"edges": [0, 1, 1, 2]},
-        {"genuine": [0, 0, 0]},
-        {"impostors": "many"},
-        {"impostors": None},
-        {"genuine": [[1], [2], [3]]},
-        {"genuine": [1, -1, 5]},
-        {"edges": [0, 1, 2, float("nan")]},
-    ],
-)
-def test_an_unsound_histogram_is_not_drawn(change: dict[str, Any]) -> None:
-    assert histogram_of_record(SimpleNamespace(meaning=None, metrics={"histogram": {**HISTOGRAM, **change}})) is None
 
 
 def test_every_form_of_a_photo_is_drawn_alike(tmp_path: Path) -> None:
