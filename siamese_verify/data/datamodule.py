@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from siamese_verify.data.crops import FaceCropper, spec_for
+from siamese_verify.data.alignment import spec_for
+from siamese_verify.data.crops import FaceCropper
 from siamese_verify.data.draw import Draw
 from siamese_verify.data.faces import FacesInMemory, FacesOnDisk
 from siamese_verify.errors import InputError
