@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from siamese_verify.data.alignment import Alignment
-from siamese_verify.data.archive import unpack
+from siamese_verify.data.archive import unpack, unpack_once
 from siamese_verify.data.contact_sheet import Cell, contact_sheet, in_rows, save_sheet
 from siamese_verify.data.drop_list import identity_name
 from siamese_verify.data.files import FilePhotos, FolderPhotos, folder_pairs
@@ -85,6 +85,7 @@ __all__ = [
     "save_sheet",
     "split_by_identity",
     "unpack",
+    "unpack_once",
 ]
 
 WITH_TORCH = {

@@ -47,11 +47,11 @@ def draw_sheets(photos: Photos, output: Path, dropped: dict[int, str]) -> None:
     with (output / "left_out.csv").open(encoding="utf-8", newline="") as file:
         faceless = [line["photo"] for line in csv.DictReader(file) if line["outcome"] == "no face"]
     wanted = set(faceless[:PICTURES])
-    rows = [row for row, name in enumerate(photos.names) if name in wanted] if wanted else []
-    draw_photos(photos, rows, len(faceless), "No face was found", output / "sheets" / "no_face.jpg")
-    rows = np.flatnonzero(np.isin(photos.identities, list(dropped))) if dropped else []
-    some = np.random.default_rng(0).permutation(rows)[:PICTURES].tolist()
-    draw_photos(photos, some, len(rows), "Of identities on the drop list", output / "sheets" / "dropped.jpg")
+    seen = [row for row, name in enumerate(photos.names) if name in wanted] if wanted else []
+    draw_photos(photos, seen, len(faceless), "No face was found", output / "sheets" / "no_face.jpg")
+    unwanted = np.flatnonzero(np.isin(photos.identities, list(dropped)))
+    some = np.random.default_rng(0).permutation(unwanted)[:PICTURES].tolist()
+    draw_photos(photos, some, len(unwanted), "Of identities on the drop list", output / "sheets" / "dropped.jpg")
 
 
 def draw_photos(photos: Photos, rows: Sequence[int], total: int, title: str, path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(
 ) -> None:
     monkeypatch.setattr(preparation_module, "CHUNK", 3)
     prepare(album, tmp_path / "whole")
-    align = preparation_module.Aligner.align
+    align = aligner_module.Aligner.align
     done: list[int] = []
 
     def stopping(self: Any, row: int) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(
         done.append(row)
         return align(self, row)
 
-    monkeypatch.setattr(preparation_module.Aligner, "align", stopping)
+    monkeypatch.setattr(aligner_module.Aligner, "align", stopping)
     with pytest.raises(StoppedError):
         prepare(album, tmp_path / "again")
     assert not (tmp_path / "again" / "prepared.json").exists()
@@ -128,7 +128,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(
         done.append(row)
         return align(self, row)
 
-    monkeypatch.setattr(preparation_module.Aligner, "align", noting)
+    monkeypatch.setattr(aligner_module.Aligner, "align", noting)
     prepare(album, tmp_path / "again")
     assert done == list(range(3 * (stop // 3), 12))  # whole chunks are not done again
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
@@ -219,8 +219,17 @@ def test_faces_that_are_aligned_already_keep_their_bytes(tmp_path: Path) -> None
         pixels = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)
         (tmp_path / "album" / "a").mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "album" / "a" / f"{name}.jpg", quality=70)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    with Image.open(tmp_path / "album" / "a" / "same.jpg") as photo:
+        photo.save(tmp_path / "album" / "a" / "lying.jpg", exif=exif)
     prepare(FolderPhotos(tmp_path / "album"), tmp_path / "out", alignment=Alignment(InputSpec(24, crop=Crop("whole"))))
     source, made = tmp_path / "album" / "a", tmp_path / "out" / "faces" / "a"
+    assert (made / "lying.jpg").read_bytes() != (source / "lying.jpg").read_bytes()
+    with Image.open(made / "lying.jpg") as face, Image.open(source / "lying.jpg") as photo:
+        assert not face.getexif()
+        upright = np.asarray(photo.transpose(Image.Transpose.ROTATE_270), dtype=int)
+        assert np.abs(np.asarray(face, dtype=int) - upright).mean() < 12
     assert (made / "same.jpg").read_bytes() == (source / "same.jpg").read_bytes()
     with Image.open(made / "larger.jpg") as face:
         assert face.size == (24, 24)
