@@ -34,6 +34,7 @@ from siamese_verify.data.synthetic import SyntheticFaces
 
 if TYPE_CHECKING:
     from siamese_verify.data.augmentation import EachImage, FaceAugmentation
+    from siamese_verify.data.corruption import CORRUPTIONS, corrupt, describe_corruption
     from siamese_verify.data.crops import FaceCropper
     from siamese_verify.data.datamodule import FaceDataModule, FaceDataset, split_by_identity
     from siamese_verify.data.faces import FacesInMemory, FacesOnDisk
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from siamese_verify.data.triplets import TripletSampler
 
 __all__ = [
+    "CORRUPTIONS",
     "IMAGE_FOLDERS",
     "Alignment",
     "AllOfLFW",
@@ -69,6 +71,8 @@ __all__ = [
     "TripletSampler",
     "all_pairs",
     "contact_sheet",
+    "corrupt",
+    "describe_corruption",
     "fetch_lfw",
     "folder_pairs",
     "has_training_people",
@@ -89,6 +93,9 @@ __all__ = [
 ]
 
 WITH_TORCH = {
+    "CORRUPTIONS": "corruption",
+    "corrupt": "corruption",
+    "describe_corruption": "corruption",
     "EachImage": "augmentation",
     "FaceAugmentation": "augmentation",
     "FaceCropper": "crops",

@@ -7,7 +7,6 @@ import io
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +20,15 @@ from siamese_verify.data.alignment import Alignment, spec_for
 from siamese_verify.data.drop_list import identity_name
 from siamese_verify.data.files import SUFFIXES
 from siamese_verify.errors import InputError
-from siamese_verify.faces import FaceDetector, Subject, crop_face, find_subject, sharpness
+from siamese_verify.faces import (
+    FaceDetector,
+    Subject,
+    crop_face,
+    detector_files,
+    find_subject,
+    load_networks,
+    sharpness,
+)
 from siamese_verify.files import write_whole
 from siamese_verify.types import Photos
 
@@ -56,12 +63,20 @@ class Aligner:
         output: folder.
         alignment: how.
         dropped: identities to leave out, and why.
+        networks: of the face detector, see `networks_for`.
     """
 
-    def __init__(self, photos: Photos, output: Path, alignment: Alignment, dropped: dict[int, str]) -> None:
+    def __init__(
+        self,
+        photos: Photos,
+        output: Path,
+        alignment: Alignment,
+        dropped: dict[int, str],
+        networks: dict[str, bytes] | None,
+    ) -> None:
         self.photos, self.output, self.alignment, self.dropped = photos, output, alignment, dropped
         self.spec = spec_for(photos, alignment.spec)
-        self.detector = FaceDetector() if self.spec.crop.needs_face else None
+        self.detector = FaceDetector(load_networks(networks)) if networks else None
         self.splits = getattr(photos, "splits", None)
 
     def __call__(self, rows: range, index: Path) -> int:
@@ -91,7 +106,7 @@ class Aligner:
         if self.detector:
             subject = find_subject(self.detector, photo, self.alignment.choice)
             if subject.face is None:
-                return {**line, "outcome": "no face", "reason": "no face was found, upright or on either side"}
+                return {**line, "outcome": "no face", "reason": "no face was found, whichever side is up"}
         upright = subject.upright(photo)
         face = crop_face(upright, self.spec, subject.face)
         content = self.unchanged(row) or self.encoded(face)
@@ -122,6 +137,11 @@ class Aligner:
         return content if same and upright else None
 
 
+def networks_for(photos: Photos, alignment: Alignment) -> dict[str, bytes] | None:
+    """The face detector's, had once for all processes; None if the photos are cut without looking for a face."""
+    return detector_files() if spec_for(photos, alignment.spec).crop.needs_face else None
+
+
 def face_path(name: str, identity: str) -> str:
     """Where a face goes: beside its like if the photo's name has folders, else under its identity.
 
@@ -149,13 +169,12 @@ def unsafe(identity: str) -> bool:
 _ALIGNER: Aligner | None = None  # of a worker process
 
 
-def start_worker(photos: Photos, output: Path, alignment: Alignment, dropped: dict[int, str]) -> None:
-    """Make a process ready to align."""
+def start_worker(*work: Any) -> None:
+    """Make a process ready to align: what `Aligner` takes."""
     global _ALIGNER
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that gives out the work
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    _ALIGNER = Aligner(photos, output, alignment, dropped)
-    set_torch_threads(1)
+    _ALIGNER = Aligner(*work)
 
 
 def leave_with_parent() -> None:
@@ -170,13 +189,3 @@ def run_worker(rows: range, index: Path) -> int:
     """Align photos in a worker process."""
     assert _ALIGNER is not None
     return _ALIGNER(rows, index)
-
-
-def set_torch_threads(threads: int) -> int:
-    """Let torch work in so many threads, if anything here works with torch; how many it had."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return threads
-    before: int = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    return before

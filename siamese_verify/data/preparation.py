@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from siamese_verify.data.aligner import SCHEMA, Aligner, run_worker, set_torch_threads, start_worker
+from siamese_verify.data.aligner import SCHEMA, Aligner, networks_for, run_worker, start_worker
 from siamese_verify.data.alignment import Alignment
 from siamese_verify.data.drop_list import identity_name, read_drop_list
 from siamese_verify.data.preparation_sheets import draw_sheets
@@ -174,21 +174,17 @@ def align_all(
     chunks = range(-(-len(photos) // CHUNK))
     missing = [chunk for chunk in chunks if not part_of(output, chunk).is_file()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    work = (photos, output, alignment, dropped)
+    work = (photos, output, alignment, dropped, networks_for(photos, alignment))
     with Progress(*columns) as progress:
         bar = progress.add_task("Aligning faces", total=len(photos))
         progress.advance(bar, min(len(photos), (len(chunks) - len(missing)) * CHUNK))
         if processes == 0:
             aligner = Aligner(*work)
-            threads = set_torch_threads(1)  # as in a process of its own: the last bits depend on it
-            try:
-                for chunk in missing:
-                    progress.advance(bar, aligner(rows_of(chunk, len(photos)), part_of(output, chunk)))
-            finally:
-                set_torch_threads(threads)
+            for chunk in missing:
+                progress.advance(bar, aligner(rows_of(chunk, len(photos)), part_of(output, chunk)))
             return
         count = processes or len(os.sched_getaffinity(0))
-        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        context = multiprocessing.get_context("spawn")  # threads of a library do not survive a fork
         with ProcessPoolExecutor(count, context, initializer=start_worker, initargs=work) as pool:
             try:
                 jobs = [(rows_of(chunk, len(photos)), part_of(output, chunk)) for chunk in missing]
