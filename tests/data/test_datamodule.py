@@ -326,7 +326,7 @@ def test_lightning_does_not_replace_a_sampler_that_knows_its_rank(
     loader: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def trainer(**options: Any) -> pl.Trainer:
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         return pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", default_root_dir=tmp_path, **quiet, **options)
 
     module = datamodule()
