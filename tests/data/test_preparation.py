@@ -28,6 +28,7 @@ from siamese_verify.data import (
     FaceCropper,
     FilePhotos,
     FolderPhotos,
+    ListedPhotos,
     PreparedFaces,
     RecordPhotos,
     prepare_faces,
@@ -429,6 +430,14 @@ def test_splits_of_a_source_are_those_of_its_faces(album: FolderPhotos, tmp_path
     prepare(source, tmp_path / "out")
     assert list(PreparedFaces(tmp_path / "out", split="train").people) == ["anna"]
     assert list(PreparedFaces(tmp_path / "out", split="test").people) == ["berta", "Ж"]
+
+
+def test_a_list_with_splits_is_prepared_with_them(album: FolderPhotos, tmp_path: Path) -> None:
+    lines = [f"{name},{name.partition('/')[0]},{'test' if name.startswith('b') else 'train'}" for name in album.names]
+    (tmp_path / "list.csv").write_text("path,identity,split\n" + "\n".join(lines), encoding="utf-8")
+    prepare(ListedPhotos(tmp_path / "list.csv", album.root), tmp_path / "out")
+    assert list(PreparedFaces(tmp_path / "out", split="test").people) == ["berta"]
+    assert list(PreparedFaces(tmp_path / "out", split="train").people) == ["anna", "Ж"]
 
 
 # With the face detector
