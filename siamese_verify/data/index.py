@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import TypeAlias, overload
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from pyarrow import ipc
 
 from siamese_verify.errors import InputError
 
-Strings = pa.Array | Sequence[str]
+Strings: TypeAlias = "pa.Array | Sequence[str]"
 
 
 class Names(Sequence[str]):
