@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,17 @@ def measured_model() -> FaceModel:
     )
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("original") / "bundle"
+    save_bundle(folder, measured_model(), {"python": "3.11"})
+    return folder
+
+
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    save_bundle(tmp_path / "bundle", measured_model(), {"python": "3.11"})
-    return tmp_path / "bundle"
+def bundle(original: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged: making one takes seconds."""
+    return Path(shutil.copytree(original, tmp_path / "bundle"))
 
 
 def rewrite(bundle: Path, change: Change, sign: bool = False) -> None:
