@@ -21,7 +21,8 @@ from siamese_verify.faces import open_photo
 from siamese_verify.faces.photo import MAX_BYTES, too_large
 
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".pgm", ".ppm", ".tif", ".tiff"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".pgm", ".ppm"}
+    | {".tif", ".tiff"}
 )
 BLOCK = 2**16  # names that are looked at together
 log = logging.getLogger(__name__)

@@ -67,6 +67,13 @@ def test_a_photo_may_have_any_of_the_suffixes_in_any_case(tmp_path: Path, suffix
     assert (photos[0].mode, photos[0].size) == ("RGB", (5, 4))
 
 
+def test_photos_of_telephones_are_taken_whoever_can_read_them(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("1.HEIC", "2.heif"):
+        (tmp_path / "a" / name).write_bytes(b"")
+    assert FolderPhotos(tmp_path).names == ["a/1.HEIC", "a/2.heif"]
+
+
 def test_hidden_files_and_folders_are_left_out_and_other_files_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
