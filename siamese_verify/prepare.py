@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from siamese_verify.data import IMAGE_FOLDERS, Alignment, Preparation, fetch_lfw, prepare_faces, unpack
+from siamese_verify.data import IMAGE_FOLDERS, Alignment, Preparation, fetch_lfw, prepare_faces, unpack_once
 from siamese_verify.data.preparation import OUTCOMES
 from siamese_verify.entry import CONF, explained, versions
 from siamese_verify.errors import InputError
@@ -43,8 +43,8 @@ def get(cfg: DictConfig, root: Path | None) -> None:
     if cfg.archive:
         if root is None:
             raise InputError(f"An archive is unpacked on this machine, not into {cfg.data.root}: set data.root.")
-        count = unpack(Path(cfg.archive), root)
-        print(f"{count:,} files unpacked into {root}.")
+        count = unpack_once(Path(cfg.archive), root)
+        print(f"{cfg.archive} is there already." if count is None else f"{count:,} files unpacked into {root}.")
     elif cfg.data.name == "lfw" and root and not any((root / name).is_dir() for name in IMAGE_FOLDERS):
         for missing in fetch_lfw(root):
             print(f"{missing} could not be had: without it View 1's people are not known; put it into {root} by hand.")

@@ -56,7 +56,8 @@ def rows_of(batch: FaceBatch, names: Sequence[str]) -> Iterator[Sequence[Cell]]:
         half = [pair for pair in kinds if pair[2]][: SHOWN // 2] + [pair for pair in kinds if not pair[2]][: SHOWN // 2]
         for left, right, same in half:
             frame = GENUINE if same else IMPOSTOR
-            yield [Cell(images[left], names[left], frame), Cell(images[right], names[right], frame)]
+            words = "same" if same else "different"
+            yield [Cell(images[left], names[left], frame), Cell(images[right], f"{words}: {names[right]}", frame)]
     elif isinstance(mined, Triplets):
         rows = zip(mined.anchor.tolist(), mined.positive.tolist(), mined.negative.tolist(), strict=True)
         for anchor, positive, negative in islice(rows, SHOWN):

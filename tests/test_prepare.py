@@ -54,6 +54,9 @@ def test_an_archive_becomes_faces_to_train_on(
     assert "48 files unpacked" in told
     assert "48 photos of 12 identities" in told
     assert "Dropped p03, 4 photos: in the test set." in told
+    again = configured("prepare", tmp_path, "data=folder", f"archive={archive}", f"drop={drop}", *folders, *WHOLE)
+    assert prepare(again) == found
+    assert f"{archive} is there already." in capsys.readouterr().out
     run = trained(
         tmp_path / "run",
         "data=prepared",

@@ -43,7 +43,30 @@ class Entry(NamedTuple):
     content: Iterator[bytes]
 
 
-def unpack(archive: Path, folder: Path, *, most_bytes: int = MOST_BYTES, most_entries: int = MOST_ENTRIES) -> int:
+def unpack_once(archive: Path, folder: Path) -> int | None:
+    """Unpack an archive, unless a run before has: the number of files, or None.
+
+    What says so is a hidden file that comes into the folder with the last of the others.
+
+    Raises:
+        InputError: see `unpack`.
+    """
+    note = Path(f".{archive.name}.unpacked")
+    state = archive.stat() if archive.is_file() else None
+    told = f"{state.st_size} bytes, changed at {state.st_mtime_ns}\n".encode() if state else b""
+    if told and (folder / note).is_file() and (folder / note).read_bytes() == told:
+        return None
+    return unpack(archive, folder, note=(note, told))
+
+
+def unpack(
+    archive: Path,
+    folder: Path,
+    *,
+    most_bytes: int = MOST_BYTES,
+    most_entries: int = MOST_ENTRIES,
+    note: tuple[Path, bytes] | None = None,
+) -> int:
     """Unpack the files and folders of an archive into a folder: all of them, or none.
 
     They are written into a hidden folder beside `folder` and moved by renaming when they are complete. Where a rename
@@ -55,6 +78,7 @@ def unpack(archive: Path, folder: Path, *, most_bytes: int = MOST_BYTES, most_en
         folder: made if it is missing.
         most_bytes: the files may have together, >= 0.
         most_entries: files and folders the archive may list, >= 0.
+        note: name and content of a file to leave there with the last of the others.
 
     Returns:
         The number of files.
@@ -73,7 +97,9 @@ def unpack(archive: Path, folder: Path, *, most_bytes: int = MOST_BYTES, most_en
         part = _part_of(folder)
         part.mkdir()
         files = _write(archive, part, folder, most_bytes, most_entries)
-        _move(part, folder)
+        if note:
+            (part / note[0]).write_bytes(note[1])
+        _move(part, folder, note[0] if note else None)
         return files
     except InputError as error:
         raise InputError(f"{archive} is not unpacked: {error}.") from None
@@ -169,11 +195,12 @@ def _refuse_present(path: Path) -> None:
         raise InputError(f"{path} is there already: move it away")
 
 
-def _move(part: Path, folder: Path) -> None:
+def _move(part: Path, folder: Path, last: Path | None) -> None:
+    """Give all that is in `part` to `folder`, `last` after the others."""
     if not folder.exists():
         part.rename(folder)
         return
-    found = list(part.iterdir())
+    found = sorted(part.iterdir(), key=lambda path: path == part / last if last else False)
     for path in found:
         _refuse_present(folder / path.name)
     for path in found:

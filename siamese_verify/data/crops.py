@@ -8,7 +8,6 @@ import io
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from siamese_verify.data.alignment import spec_for
 from siamese_verify.errors import InputError
 from siamese_verify.faces import (
     Choice,
@@ -30,7 +30,7 @@ from siamese_verify.faces import (
     quality_of,
 )
 from siamese_verify.files import write_whole
-from siamese_verify.types import Crop, InputSpec, Photos
+from siamese_verify.types import InputSpec, Photos
 
 log = logging.getLogger(__name__)
 
@@ -145,39 +145,6 @@ class FaceCropper:
             table = io.StringIO()
             csv.writer(table).writerows([("photo", "reason"), *rows])
             write_whole(folder / "skipped.csv", table.getvalue().encode())
-
-
-def spec_for(photos: Photos, spec: InputSpec) -> InputSpec:
-    """How photos are cut for an encoder: as it says, or not at all if they were aligned for it before.
-
-    Raises:
-        InputError: they were aligned in another way.
-    """
-    aligned: InputSpec | None = getattr(photos, "aligned", None)
-    if aligned is None:
-        return spec
-    if geometry(aligned) != geometry(spec) or aligned.size < spec.size:
-        raise InputError(
-            f"These faces were aligned as {describe(aligned)}, but the encoder takes {describe(spec)}: prepare them "
-            f"anew, or set data.crop and the encoder's crop to what they are."
-        )
-    return replace(spec, crop=Crop("whole", resample=spec.crop.resample))
-
-
-def geometry(spec: InputSpec) -> tuple[object, ...]:
-    """What decides which part of a photo a crop shows, whatever its size."""
-    crop = spec.crop
-    if crop.kind == "box":
-        return crop.kind, round(crop.margin / spec.size, 6), crop.square
-    return (crop.kind, crop.fraction) if crop.kind == "center" else (crop.kind,)
-
-
-def describe(spec: InputSpec) -> str:
-    """An input in words, as in `box of 160 pixels, margin 32`."""
-    crop = spec.crop
-    details = [f"{crop.kind} of {spec.size} pixels"]
-    details += [f"margin {crop.margin:g}"] * (crop.kind == "box") + ["square"] * (crop.kind == "box" and crop.square)
-    return ", ".join([*details, *[f"fraction {crop.fraction:g}"] * (crop.kind == "center")])
 
 
 class SubjectFinder:

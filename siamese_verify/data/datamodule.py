@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from siamese_verify.data.crops import FaceCropper, spec_for
+from siamese_verify.data.alignment import spec_for
+from siamese_verify.data.crops import FaceCropper
 from siamese_verify.data.draw import Draw
 from siamese_verify.data.faces import FacesInMemory, FacesOnDisk
 from siamese_verify.errors import InputError
@@ -157,6 +158,20 @@ def in_order(faces: FaceDataset, rank: int = 0, world_size: int = 1, workers: in
     return DataLoader(faces, batch_size=None, sampler=chunks, num_workers=workers)
 
 
+def refuse_replacement(trainer: Any) -> None:
+    """See that Lightning leaves the samplers as they are: it would share out once more what a rank is given.
+
+    Raises:
+        InputError: a trainer of several processes that would replace them, as Lightning's do unless told otherwise.
+    """
+    connector = getattr(trainer, "_accelerator_connector", None)
+    if connector is not None and connector.use_distributed_sampler and trainer.world_size > 1:
+        raise InputError(
+            "Lightning would put its own sampler in place of one that knows its rank, and each process would train on "
+            "a part of its part: set trainer.use_distributed_sampler=false."
+        )
+
+
 class FaceDataModule(pl.LightningDataModule):
     """Training photos, split by person, fed by a batch sampler.
 
@@ -273,6 +288,7 @@ class FaceDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[FaceBatch]:
         """Batches as the sampler composes them."""
         assert self.train_set is not None
+        refuse_replacement(self.trainer)
         if self.sampler is None:
             self.sampler = self.make_sampler(
                 identities=self.train_set.labels.numpy(), seed=self.seed, rank=self._rank, world_size=self._world_size
@@ -296,6 +312,7 @@ class FaceDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[FaceBatch]:
         """Every validation photo once; under DDP each rank has its share of them, and no photo is added to fill up."""
         assert self.validation_set is not None
+        refuse_replacement(self.trainer)
         return in_order(self.validation_set, self._rank, self._world_size)
 
     def embedding_dataloader(self) -> DataLoader[FaceBatch]:

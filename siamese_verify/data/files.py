@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
-from siamese_verify.data.index import FaceIndex, make_index
+from siamese_verify.data.index import FaceIndex, make_index, strings
 from siamese_verify.data.protocol import Protocol, all_pairs, sampled_pairs
 from siamese_verify.data.storage import Storage
 from siamese_verify.errors import InputError
 from siamese_verify.faces import open_photo
 from siamese_verify.faces.photo import MAX_BYTES, too_large
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".pgm", ".ppm", ".tif", ".tiff"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".pgm", ".ppm"}
+    | {".tif", ".tiff"}
+)
+BLOCK = 2**16  # names that are looked at together
+log = logging.getLogger(__name__)
 
 
 class FilePhotos:
@@ -74,6 +83,7 @@ class IndexedPhotos(FilePhotos):
         super().__init__(root, index.names, index.identities)
         self.index = index
         self.people = index.people
+        self.splits = index.splits
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return IndexedPhotos, (self.root, self.index)
@@ -83,7 +93,7 @@ class FolderPhotos(IndexedPhotos):
     """A folder for each identity of anything: faces, signatures, products, animals.
 
     Photos may lie in folders within. They stand in the order of their identities and paths, by code points, alike on
-    any machine; hidden files are left out, and links to folders are not followed.
+    any machine; hidden files are left out, and links to folders are not followed. Other files are counted in a warning.
 
     Args:
         root: `root/identity/.../photo.jpg`, here or in object storage.
@@ -96,11 +106,32 @@ class FolderPhotos(IndexedPhotos):
         storage = Storage(root)
         if not storage.is_folder():
             raise InputError(f"There is no folder {root}: name one that holds a folder for each identity.")
-        names = [name for name in storage.names() if "/" in name and PurePosixPath(name).suffix.lower() in SUFFIXES]
-        if not names:
+        names, others = storage.names(), Counter[str]()
+        paths, people = [strings([])], [strings([])]
+        while block := list(islice(names, BLOCK)):  # millions of names are held as columns only
+            fits = ["/" in name and suffix_of(name) in SUFFIXES for name in block]
+            kept = [name for name, fit in zip(block, fits, strict=True) if fit]
+            others.update(suffix_of(name) or "no suffix" for name, fit in zip(block, fits, strict=True) if not fit)
+            paths.append(strings(kept))
+            people.append(strings([name.partition("/")[0] for name in kept]))
+        index = make_index(pa.concat_arrays(paths), pa.concat_arrays(people))
+        if not len(index):
             kinds = ", ".join(sorted(SUFFIXES))
             raise InputError(f"{root} holds no folder with photos ({kinds}): give each identity a folder of its own.")
-        super().__init__(root, make_index(names, [name.partition("/")[0] for name in names]))
+        if others:
+            told = ", ".join(f"{count:,} x {suffix}" for suffix, count in others.most_common(5))
+            log.warning(
+                "%s files in %s are left out: no photos by their names, or in no identity's folder (%s).",
+                f"{others.total():,}",
+                root,
+                told,
+            )
+        super().__init__(root, index)
+
+
+def suffix_of(name: str) -> str:
+    """The end of a name that tells what kind of file it is, as in `.jpg`."""
+    return PurePosixPath(name).suffix.lower()
 
 
 def folder_pairs(root: str | Path, name: str | None = None, pairs: int | None = None, seed: int = 0) -> Protocol:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import TypeAlias, overload
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +15,17 @@ from pyarrow import ipc
 
 from siamese_verify.errors import InputError
 
+Strings: TypeAlias = "pa.Array | Sequence[str]"
+
 
 class Names(Sequence[str]):
     """Strings of an Arrow column, made when they are asked for.
 
     Args:
-        column: of strings.
+        column: of strings, or of a dictionary of them.
     """
 
-    def __init__(self, column: pa.LargeStringArray) -> None:
+    def __init__(self, column: pa.Array) -> None:
         self.column = column
 
     def __len__(self) -> int:
@@ -50,7 +52,8 @@ class FaceIndex:
     """Paths and identities of photos, those of an identity side by side.
 
     Args:
-        table: columns `path` (large_string, N) and `identity` (dictionary of int32 and large_string), ascending.
+        table: columns `path` (large_string, N) and `identity` (dictionary of int32 and large_string), ascending; also
+            `split` (such a dictionary) if the photos have one.
         file: that it is mapped from, so that another process maps it too instead of being sent it; None if it lies in
             memory.
     """
@@ -62,6 +65,7 @@ class FaceIndex:
         identity = whole(table["identity"])
         self.identities: np.ndarray = identity.indices.to_numpy(zero_copy_only=True)  # (N,) int32
         self.people = Names(identity.dictionary)
+        self.splits = Names(whole(table["split"])) if "split" in table.column_names else None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,17 +79,24 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def make_index(paths: pa.Array | Sequence[str], identities: pa.Array | Sequence[str]) -> FaceIndex:
+def make_index(
+    paths: pa.Array | Sequence[str],
+    identities: pa.Array | Sequence[str],
+    splits: pa.Array | Sequence[str] | None = None,
+) -> FaceIndex:
     """Index photos by their identities, in the order of the identities' names; those of one stay in the order given.
 
     Args:
         paths: (N,) of the photos.
         identities: (N,) names.
+        splits: (N,) names, or null for no split; None = there are no splits.
 
     Raises:
         InputError: a name that is not Unicode.
     """
-    path = strings(paths)
+    columns = {"path": strings(paths)}
+    if splits is not None:
+        columns["split"] = strings(splits).fill_null("").dictionary_encode()
     encoded = strings(identities).dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
     place = np.empty(len(order), dtype=np.int32)
@@ -93,12 +104,12 @@ def make_index(paths: pa.Array | Sequence[str], identities: pa.Array | Sequence[
     codes = place[encoded.indices.to_numpy(zero_copy_only=False)]
     if (np.diff(codes) < 0).any():
         rows = np.argsort(codes, kind="stable")
-        codes, path = codes[rows], path.take(pa.array(rows))
+        codes, columns = codes[rows], {name: column.take(pa.array(rows)) for name, column in columns.items()}
     identity = pa.DictionaryArray.from_arrays(pa.array(codes), encoded.dictionary.take(pa.array(order)))
-    return FaceIndex(pa.table({"path": path, "identity": identity}))
+    return FaceIndex(pa.table({**columns, "identity": identity}))
 
 
-def strings(values: pa.Array | Sequence[str]) -> pa.Array:
+def strings(values: Strings) -> pa.Array:
     """An Arrow column of strings.
 
     Raises:
@@ -146,5 +157,5 @@ def kept_file(cache: str | Path | None, source: Path, *details: object) -> Path 
     if cache is None:
         return None
     state = source.stat()
-    told = repr((str(source.resolve()), state.st_size, state.st_mtime_ns, details, 1))
+    told = repr((str(source.resolve()), state.st_size, state.st_mtime_ns, details, 2))  # 2: with splits
     return Path(cache).expanduser() / "index" / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.arrow"

@@ -62,22 +62,22 @@ def read_list(path: str, split: str | None = None) -> FaceIndex:
     """
     folder, _, name = path.rpartition("/")
     kind = PurePosixPath(name).suffix.lower()
-    wanted = ["path", "identity"] + ["split"] * (split is not None)
+    names = ["path", "identity", "split"]
     try:
         content = Storage(folder or ".").read(name) if "://" in path else None
         if kind == ".parquet":
             source = pa.BufferReader(content) if content is not None else path
             there = parquet.read_schema(source).names
-            table = parquet.read_table(source, columns=_present(path, there, wanted))
+            table = parquet.read_table(source, columns=_present(path, there, split))
         elif kind == ".csv":
             strings = arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(wanted, pa.large_string()), strings_can_be_null=False
+                column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False
             )
             table = arrow_csv.read_csv(io.BytesIO(content) if content is not None else path, convert_options=strings)
-            table = table.select(_present(path, table.column_names, wanted))
+            table = table.select(_present(path, table.column_names, split))
         else:
             table = _read_lines(path, content if content is not None else Path(path).read_bytes())
-            _present(path, table.column_names, wanted)
+            _present(path, table.column_names, split)
     except InputError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -86,11 +86,14 @@ def read_list(path: str, split: str | None = None) -> FaceIndex:
         table = table.filter(pc.equal(table["split"].cast(pa.large_string()), split))
         if not len(table):
             raise InputError(f"The list {path} has no photo in the split {split!r}: look at its column split.")
-    columns = [table[name].cast(pa.large_string()).combine_chunks() for name in ("path", "identity")]
-    return make_index(*_checked(path, *columns))
+        table = table.drop_columns("split")
+    columns = {name: table[name].cast(pa.large_string()).combine_chunks() for name in table.column_names}
+    return make_index(*_checked(path, columns["path"], columns["identity"]), columns.get("split"))
 
 
-def _present(path: str, there: Sequence[str], wanted: list[str]) -> list[str]:
+def _present(path: str, there: Sequence[str], split: str | None) -> list[str]:
+    """The columns to read: of the splits too, if there are any."""
+    wanted = ["path", "identity"] + ["split"] * (split is not None or "split" in there)
     missing = [name for name in wanted if name not in there]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)} (its columns: {', '.join(there)}): name them so.")

@@ -138,7 +138,7 @@ class RecordPhotos:
         return len(self.keys)
 
     def __getitem__(self, row: int) -> Image.Image:
-        return open_photo(self.read(row), f"{self.names[row]} of {self.file.place}")
+        return open_photo(self.read(row), f"{self.names[row]} at offset {self.offsets[row]} of {self.file.place}")
 
     @property
     def digest(self) -> str:
@@ -166,7 +166,7 @@ class RecordPhotos:
         """Read all records, and what their photos tell of their kind and size, without decoding them.
 
         Returns:
-            The name of each damaged one, and what is wrong with it, in the order of the keys.
+            The name of each damaged one, and where it begins and what is wrong with it, in the order of the keys.
         """
         window, damaged = self.file.window(BLOCK), []
         order = np.argsort(self.offsets, kind="stable")
@@ -176,7 +176,7 @@ class RecordPhotos:
                 try:
                     check_image(photo_in(window.record(int(self.offsets[row]))))
                 except DamageError as damage:
-                    damaged.append((int(row), str(damage)))
+                    damaged.append((int(row), f"at offset {self.offsets[row]}: {damage}"))
         return [(self.names[row], reason) for row, reason in sorted(damaged)]
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from siamese_verify.data import archive as module
-from siamese_verify.data.archive import MOST_DEPTH, MOST_HEADER, unpack
+from siamese_verify.data.archive import MOST_DEPTH, MOST_HEADER, unpack, unpack_once
 from siamese_verify.errors import InputError
 
 NOISE = random.Random(0).randbytes(2**20 + 17)  # more than a chunk, and no compression makes it shorter
@@ -86,7 +86,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "place"
 
 
-def complaint(archive: Path, place: Path, **limits: int) -> str:
+def complaint(archive: Path, place: Path, **limits: Any) -> str:
     """What is said of an archive that is not unpacked; nothing at all has changed after that."""
     before = everything(place.parent)
     with pytest.raises(InputError) as raised:
@@ -499,3 +499,31 @@ def test_a_link_to_the_folder_is_followed(place: Path) -> None:
     (place / "way on").symlink_to(place / "later")
     unpack(place.parent / "a.zip", place / "way on")
     assert unpacked(place / "later") == {"a": b"1"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_archive_is_unpacked_once_and_anew_when_it_is_another(place: Path, there: bool) -> None:
+    folder = place / ("target" if there else "new")
+    archive = a_zip(place.parent / "a.zip", [("a", b"1"), ("b/c", b"2")])
+    assert unpack_once(archive, folder) == 2
+    assert unpack_once(archive, folder) is None
+    assert (folder / "b/c").read_bytes() == b"2"
+    a_zip(place.parent / "a.zip", [("a", b"1"), ("b/c", b"23")])
+    with pytest.raises(InputError, match="is there already: move it away"):
+        unpack_once(archive, folder)
+    with pytest.raises(InputError, match=r"There is no file .*none\.zip"):
+        unpack_once(place / "none.zip", folder)
+
+
+def test_what_says_that_all_is_unpacked_comes_last(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+    real = Path.rename
+
+    def noting(path: Path, target: Path) -> Path:
+        moved.append(target.name)
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", noting)
+    unpack_once(a_zip(place.parent / "a.zip", [(name, b"1") for name in "gac"]), place / "target")
+    assert moved[-1] == ".a.zip.unpacked"
+    assert sorted(moved[:-1]) == ["a", "c", "g"]

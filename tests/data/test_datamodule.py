@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor
 
 from siamese_verify.data import (
@@ -317,6 +319,24 @@ def test_a_sampler_is_made_once_and_told_its_rank(monkeypatch: pytest.MonkeyPatc
     _, arguments = made  # the first is only to see that it can be made
     np.testing.assert_array_equal(arguments.pop("identities"), train.labels.numpy())
     assert arguments == {"seed": 4, "rank": 1, "world_size": 3}
+
+
+@pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader"])
+def test_lightning_does_not_replace_a_sampler_that_knows_its_rank(
+    loader: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def trainer(**options: Any) -> pl.Trainer:
+        quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        return pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", default_root_dir=tmp_path, **quiet, **options)
+
+    module = datamodule()
+    monkeypatch.setattr(module, "trainer", trainer())
+    with pytest.raises(InputError, match=r"a part of its part: set trainer\.use_distributed_sampler=false"):
+        getattr(module, loader)()
+    ours = trainer(use_distributed_sampler=False)
+    monkeypatch.setattr(module, "trainer", ours)
+    made = getattr(module, loader)()
+    assert ours._data_connector._prepare_dataloader(made, shuffle=True, mode=RunningStage.TRAINING) is made
 
 
 HARD = partial(HardMiningSampler, people=3, photos=2, hardness=1.0, neighbours=2)

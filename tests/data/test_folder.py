@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from siamese_verify.data import FolderPhotos, folder_pairs
+from siamese_verify.data import files as files_module
 from siamese_verify.errors import InputError
 
 
@@ -57,7 +58,7 @@ def test_the_order_does_not_come_from_the_file_system(tmp_path: Path) -> None:
     assert forward.names == backward.names == names
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "Png", "webp", "bmp", "pgm", "ppm", "tif", "TIFF"])
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "jpe", "jfif", "Png", "webp", "bmp", "pgm", "ppm", "tif", "TIFF"])
 def test_a_photo_may_have_any_of_the_suffixes_in_any_case(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "a").mkdir()
     Image.new("L" if suffix == "pgm" else "RGB", (5, 4), 70).save(tmp_path / f"a/1.{suffix}")
@@ -66,11 +67,33 @@ def test_a_photo_may_have_any_of_the_suffixes_in_any_case(tmp_path: Path, suffix
     assert (photos[0].mode, photos[0].size) == ("RGB", (5, 4))
 
 
-def test_hidden_files_and_folders_and_other_files_are_left_out(tmp_path: Path) -> None:
+def test_photos_of_telephones_are_taken_whoever_can_read_them(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("1.HEIC", "2.heif"):
+        (tmp_path / "a" / name).write_bytes(b"")
+    assert FolderPhotos(tmp_path).names == ["a/1.HEIC", "a/2.heif"]
+
+
+def test_hidden_files_and_folders_are_left_out_and_other_files_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     paint(tmp_path, "a/1.png", "a/.2.png", ".cache/1.png", "a/.thumbnails/1.png", "top.png")
     (tmp_path / "a/notes.txt").write_text("of no use")
     (tmp_path / "a/png").write_text("a name without a suffix")
     assert FolderPhotos(tmp_path).names == ["a/1.png"]
+    assert "3 files in" in caplog.text
+    assert "in no identity's folder (1 x .txt, 1 x no suffix, 1 x .png)" in caplog.text
+
+
+def test_names_are_looked_at_in_blocks_of_any_size(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = FolderPhotos(shop)
+    for size in (1, 3, 8):
+        monkeypatch.setattr(files_module, "BLOCK", size)
+        assert FolderPhotos(shop).names == whole.names
+        assert FolderPhotos(shop).identities.tolist() == whole.identities.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert not caplog.text
 
 
 def test_a_link_that_leads_in_a_circle_is_not_followed(tmp_path: Path) -> None:

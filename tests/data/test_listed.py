@@ -60,6 +60,25 @@ def test_a_split_takes_its_photos(root: Path, kind: str) -> None:
         ListedPhotos(table(root, kind), split="validation")
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv", "lst", "txt"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_splits_stay_with_their_photos(root: Path, kind: str, cached: bool) -> None:
+    for _ in range(2):
+        photos = ListedPhotos(table(root, kind), cache=root / "cache" if cached else None)
+        if kind in ("lst", "txt"):
+            assert photos.splits is None
+        else:
+            assert photos.splits == ["train", "train", "train", "test"]  # in the order of the names
+    assert ListedPhotos(table(root, "csv"), split="train").splits is None
+
+
+def test_a_photo_without_a_split_is_in_none(root: Path) -> None:
+    columns = {"path": PATHS, "identity": LABELS, "split": ["train", None, "test", None]}
+    parquet.write_table(pa.table(columns), root / "some.parquet")
+    assert ListedPhotos(root / "some.parquet").splits == ["", "train", "", "test"]
+    assert ListedPhotos(root / "some.parquet", split="train").names == ["x/1.png"]
+
+
 def test_paths_can_start_from_another_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "list.txt"
     elsewhere.write_text("x/1.png a\n")

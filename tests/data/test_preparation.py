@@ -5,26 +5,38 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import io
 import json
 import pickle
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pyarrow import parquet
 
-from siamese_verify.data import Alignment, FaceCropper, FilePhotos, FolderPhotos, PreparedFaces, prepare_faces
+from siamese_verify.data import (
+    Alignment,
+    FaceCropper,
+    FilePhotos,
+    FolderPhotos,
+    ListedPhotos,
+    PreparedFaces,
+    RecordPhotos,
+    prepare_faces,
+)
+from siamese_verify.data import aligner as aligner_module
 from siamese_verify.data import preparation as preparation_module
 from siamese_verify.data import prepared as prepared_module
-from siamese_verify.data.preparation import face_path
+from siamese_verify.data.aligner import face_path
 from siamese_verify.errors import InputError
 from siamese_verify.faces import crop_face
 from siamese_verify.files import write_whole
@@ -95,7 +107,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(
 ) -> None:
     monkeypatch.setattr(preparation_module, "CHUNK", 3)
     prepare(album, tmp_path / "whole")
-    align = preparation_module.Aligner.align
+    align = aligner_module.Aligner.align
     done: list[int] = []
 
     def stopping(self: Any, row: int) -> dict[str, Any]:
@@ -104,7 +116,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(
         done.append(row)
         return align(self, row)
 
-    monkeypatch.setattr(preparation_module.Aligner, "align", stopping)
+    monkeypatch.setattr(aligner_module.Aligner, "align", stopping)
     with pytest.raises(StoppedError):
         prepare(album, tmp_path / "again")
     assert not (tmp_path / "again" / "prepared.json").exists()
@@ -116,7 +128,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(
         done.append(row)
         return align(self, row)
 
-    monkeypatch.setattr(preparation_module.Aligner, "align", noting)
+    monkeypatch.setattr(aligner_module.Aligner, "align", noting)
     prepare(album, tmp_path / "again")
     assert done == list(range(3 * (stop // 3), 12))  # whole chunks are not done again
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
@@ -132,6 +144,43 @@ def test_a_finished_preparation_is_not_done_again(
     assert contents(tmp_path / "out") == before
 
 
+def test_a_run_may_be_killed_between_any_two_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "album" / "a").mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / "album" / "a" / f"{number}.png")
+    photos = FolderPhotos(tmp_path / "album")
+    monkeypatch.setattr(preparation_module, "CHUNK", 2)
+    prepare(photos, tmp_path / "whole")
+
+    def killed(output: Path, after: int) -> bool:
+        taken = iter(range(after))
+
+        def stopping(step: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **options: Any) -> Any:
+                if next(taken, None) is None:
+                    raise StoppedError
+                return step(*args, **options)
+
+            return run
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", lambda *_, **__: None)  # a kill leaves unfinished files
+            for owner, name in ((Path, "write_bytes"), (Path, "replace"), (Path, "mkdir"), (shutil, "rmtree")):
+                patch.setattr(owner, name, stopping(getattr(owner, name)))
+            try:
+                prepare(photos, output)
+            except StoppedError:
+                return True
+        return False
+
+    steps = 0
+    while killed(output := tmp_path / str(steps), steps):
+        prepare(photos, output)
+        assert contents(output) == contents(tmp_path / "whole")
+        steps += 1
+    assert steps > 20
+
+
 @pytest.mark.slow
 def test_a_process_that_is_killed_at_any_moment_loses_at_most_a_chunk(
     album: FolderPhotos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -141,7 +190,7 @@ def test_a_process_that_is_killed_at_any_moment_loses_at_most_a_chunk(
 import os, signal, sys, threading, time
 from pathlib import Path
 from siamese_verify.data import Alignment, FolderPhotos, prepare_faces
-from siamese_verify.data import preparation
+from siamese_verify.data import aligner, preparation
 from siamese_verify.types import Crop, InputSpec
 preparation.CHUNK = 2
 album, output, delay = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
@@ -149,21 +198,20 @@ write = preparation.write_whole
 def slowly(path, content):
     time.sleep(0.02)
     write(path, content)
-preparation.write_whole = slowly
+preparation.write_whole = aligner.write_whole = slowly
 threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 prepare_faces(FolderPhotos(album), "album", output, Alignment(InputSpec(24, crop=Crop("center"))), {"made": "today"},
     processes=0)
 os._exit(0)
 """
-    for delay in (0.03, 0.11, 0.17, 0.26, 60.0):
+    for delay in (0.03, 0.17, 0.26, 60.0):
         arguments = [sys.executable, "-c", program, str(album.root), str(tmp_path / "again"), str(delay)]
         ended = subprocess.run(arguments, capture_output=True, text=True)
         assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
     assert ended.returncode == 0
     prepare(album, tmp_path / "whole")
     whole, again = contents(tmp_path / "whole"), contents(tmp_path / "again")
-    assert {name for name in again if not name.endswith(".part")} == set(whole)
-    assert {name: again[name] for name in whole} == whole
+    assert again == whole
 
 
 def test_faces_that_are_aligned_already_keep_their_bytes(tmp_path: Path) -> None:
@@ -171,8 +219,17 @@ def test_faces_that_are_aligned_already_keep_their_bytes(tmp_path: Path) -> None
         pixels = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)
         (tmp_path / "album" / "a").mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "album" / "a" / f"{name}.jpg", quality=70)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    with Image.open(tmp_path / "album" / "a" / "same.jpg") as photo:
+        photo.save(tmp_path / "album" / "a" / "lying.jpg", exif=exif)
     prepare(FolderPhotos(tmp_path / "album"), tmp_path / "out", alignment=Alignment(InputSpec(24, crop=Crop("whole"))))
     source, made = tmp_path / "album" / "a", tmp_path / "out" / "faces" / "a"
+    assert (made / "lying.jpg").read_bytes() != (source / "lying.jpg").read_bytes()
+    with Image.open(made / "lying.jpg") as face, Image.open(source / "lying.jpg") as photo:
+        assert not face.getexif()
+        upright = np.asarray(photo.transpose(Image.Transpose.ROTATE_270), dtype=int)
+        assert np.abs(np.asarray(face, dtype=int) - upright).mean() < 12
     assert (made / "same.jpg").read_bytes() == (source / "same.jpg").read_bytes()
     with Image.open(made / "larger.jpg") as face:
         assert face.size == (24, 24)
@@ -223,6 +280,8 @@ def test_identities_on_a_list_are_dropped_with_their_reasons(album: FolderPhotos
     photos = PreparedFaces(tmp_path / "out")
     assert photos.filtered == "yes: 2 identities with 8 photos left out by drop.txt"
     assert list(photos.people) == ["berta"]
+    sheets = sorted(path.name for path in (tmp_path / "out" / "sheets").iterdir())
+    assert sheets == ["aligned.jpg", "blurred.jpg", "dropped.jpg"]
 
 
 def test_a_drop_list_that_names_nobody_is_refused(album: FolderPhotos, tmp_path: Path) -> None:
@@ -253,10 +312,11 @@ def test_a_full_disk_is_said_and_nothing_done_is_lost(
         written.append(path)
         write_whole(path, content)
 
-    monkeypatch.setattr(preparation_module, "write_whole", full)
-    with pytest.raises(InputError, match=r"No space left on device.*make room, and run the command again"):
-        prepare(album, tmp_path / "out")
-    monkeypatch.setattr(preparation_module, "write_whole", write_whole)
+    with monkeypatch.context() as patch:
+        for module in (preparation_module, aligner_module):
+            patch.setattr(module, "write_whole", full)
+        with pytest.raises(InputError, match=r"No space left on device.*make room, and run the command again"):
+            prepare(album, tmp_path / "out")
     prepare(album, tmp_path / "out")
     prepare(album, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -267,7 +327,8 @@ def test_a_full_disk_is_said_and_nothing_done_is_lost(
     [
         ("anna/1.png", "anna", "faces/anna/1.png.jpg"),
         ("anna/2020/1.jpg", "anna", "faces/anna/2020/1.jpg"),
-        ("record 17", "5", "faces/5/record 17.jpg"),
+        ("record 17", "5", "faces/5/record 17.face.jpg"),
+        ("anna/1.JPG", "anna", "faces/anna/1.JPG"),
         ("1.jpg", "Ж", "faces/Ж/1.jpg"),
         ("../../1.jpg", "x", "faces/1.jpg"),
         ("/etc/1.jpg", "x", "faces/etc/1.jpg"),
@@ -275,6 +336,21 @@ def test_a_full_disk_is_said_and_nothing_done_is_lost(
 )
 def test_a_face_stays_in_its_folder(name: str, identity: str, path: str) -> None:
     assert face_path(name, identity) == path
+
+
+def test_photos_of_different_names_never_share_a_place() -> None:
+    ends = ("", ".jpg", ".jpeg", ".png", ".face", ".face.jpg", ".png.jpg", ".jpg.jpg", ".png.jpg.jpg", ".x", ".x.jpg")
+    names = [f"a/1{end}{more}" for end in ends for more in ("", *ends)]
+    assert len({face_path(name, "a") for name in names}) == len(set(names))
+
+
+def test_a_face_is_never_written_over_another(album: FolderPhotos, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 30)).save(tmp_path / "album" / "1.jpg")
+    Image.new("RGB", (30, 30)).save(tmp_path / "album" / "anna" / "1.jpg")
+    photos = FilePhotos(tmp_path / "album", ["anna/1.jpg", "1.jpg"], np.array([0, 1]))
+    photos.people = ["x", "anna"]  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"Two photos would both be faces/anna/1\.jpg: rename one"):
+        prepare(photos, tmp_path / "out")
 
 
 @pytest.mark.parametrize("identity", ["..", "a/b", "", "C:\\x"])
@@ -322,7 +398,7 @@ def test_faces_that_were_aligned_for_another_input_are_refused(
 
 
 def test_a_margin_belongs_to_its_size() -> None:
-    from siamese_verify.data.crops import spec_for
+    from siamese_verify.data.alignment import spec_for
 
     photos: Any = FilePhotos(".", [], np.empty(0))
     photos.aligned = InputSpec(160, crop=Crop("box", margin=32))
@@ -356,6 +432,14 @@ def test_splits_of_a_source_are_those_of_its_faces(album: FolderPhotos, tmp_path
     assert list(PreparedFaces(tmp_path / "out", split="test").people) == ["berta", "Ж"]
 
 
+def test_a_list_with_splits_is_prepared_with_them(album: FolderPhotos, tmp_path: Path) -> None:
+    lines = [f"{name},{name.partition('/')[0]},{'test' if name.startswith('b') else 'train'}" for name in album.names]
+    (tmp_path / "list.csv").write_text("path,identity,split\n" + "\n".join(lines), encoding="utf-8")
+    prepare(ListedPhotos(tmp_path / "list.csv", album.root), tmp_path / "out")
+    assert list(PreparedFaces(tmp_path / "out", split="test").people) == ["berta"]
+    assert list(PreparedFaces(tmp_path / "out", split="train").people) == ["anna", "Ж"]
+
+
 # With the face detector
 
 
@@ -378,10 +462,8 @@ def test_faces_are_found_aligned_and_described(kind: Any, portraits: dict[str, I
     for name, picture in pictures.items():
         (tmp_path / "album" / name).parent.mkdir(parents=True, exist_ok=True)
         picture.save(tmp_path / "album" / name)
-    threads = torch.get_num_threads()
     spec = InputSpec(112, crop=Crop(kind))
     found = prepare(FolderPhotos(tmp_path / "album"), tmp_path / "out", alignment=Alignment(spec, "largest"))
-    assert torch.get_num_threads() == threads
     assert found.outcomes == {"aligned": 3, "no face": 1}
     first, turned, crowd = parquet.read_table(tmp_path / "out" / "index.parquet").to_pylist()
     assert (first["turned"], turned["turned"]) == (0, 90)
@@ -394,8 +476,8 @@ def test_faces_are_found_aligned_and_described(kind: Any, portraits: dict[str, I
     assert np.abs(one - same).mean() < 1
     sheets = sorted(path.stem for path in (tmp_path / "out" / "sheets").iterdir())
     assert sheets == ["aligned", "blurred", "no_face", "several", "turned"]
-    assert json.loads((tmp_path / "out" / "prepared.json").read_text())["alignment"].endswith("after mtcnn-2")
-    assert "no face was found, upright or on either side" in (tmp_path / "out" / "left_out.csv").read_text()
+    assert json.loads((tmp_path / "out" / "prepared.json").read_text())["alignment"].endswith("after mtcnn-3")
+    assert "no face was found, whichever side is up" in (tmp_path / "out" / "left_out.csv").read_text()
 
 
 def test_whatever_people_bring_is_aligned_or_counted_and_nothing_else_is_touched(tmp_path: Path) -> None:
@@ -425,6 +507,30 @@ def test_whatever_people_bring_is_aligned_or_counted_and_nothing_else_is_touched
     assert "more than 64 megapixels" in account["bomb.png"]
     assert "is damaged" in account["truncated.jpg"]
     assert {name: state for name, state in contents(tmp_path).items() if not name.startswith("out/")} == before
+
+
+def test_a_record_file_that_was_cut_gives_what_is_whole_and_the_offsets_of_the_rest(
+    tmp_path: Path,
+) -> None:
+    content, lines = b"", ""
+    for key in range(6):
+        picture = io.BytesIO()
+        Image.new("RGB", (24, 24), (40 * key, 0, 0)).save(picture, "JPEG")
+        payload = struct.pack("<IfQQ", 0, float(key // 2), key, 0) + (b"no photo" if key == 1 else picture.getvalue())
+        lines += f"{key}\t{len(content)}\n"
+        content += struct.pack("<II", 0xCED7230A, len(payload)) + payload + b"\0" * (-len(payload) % 4)
+    offsets = [int(line.split("\t")[1]) for line in lines.splitlines()]
+    (tmp_path / "rec").mkdir()
+    (tmp_path / "rec" / "train.rec").write_bytes(content[:-100])
+    (tmp_path / "rec" / "train.idx").write_text(lines)
+    found = prepare(RecordPhotos(tmp_path / "rec"), tmp_path / "out")
+    assert found.outcomes == {"aligned": 4, "unreadable": 2}
+    reasons = {line["photo"]: line["reason"] for line in left_out(tmp_path / "out")}
+    assert set(reasons) == {"record 1", "record 5"}
+    for key in (1, 5):
+        assert f"record {key} at offset {offsets[key]} of {tmp_path}/rec/train.rec" in reasons[f"record {key}"]
+    assert "but the file ends at" in reasons["record 5"]
+    assert list(PreparedFaces(tmp_path / "out").people) == ["0", "1", "2"]
 
 
 def left_out(output: Path) -> list[dict[str, str]]:

@@ -350,12 +350,12 @@ def test_damaged_records_are_all_reported_by_a_check(tmp_path: Path) -> None:
     }
     assert list(found) == [f"record {key}" for key in expected]
     for key, reason in expected.items():
-        assert found[f"record {key}"].startswith(reason)
+        assert found[f"record {key}"].startswith(f"at offset {offsets[key]}: {reason}")
         if key != 3:
             with pytest.raises(InputError, match=f"^record {key} at offset {offsets[key]} of .* is damaged: ") as error:
                 photos.read(key - 1)
             assert reason in str(error.value)
-    with pytest.raises(InputError, match=r"record 3 of .*train\.rec is not an image"):
+    with pytest.raises(InputError, match=rf"record 3 at offset {offsets[3]} of .*train\.rec is not an image"):
         photos[2]
     assert photos.read(8) == jpeg(81)
 
