@@ -1,0 +1,565 @@
+"""People and their templates: enrol, identify, forget."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from siamese_verify.errors import InputError
+from siamese_verify.gallery.cipher import Cipher, damaged, seal_of, together
+from siamese_verify.gallery.contents import Contents, Ledger, packed
+from siamese_verify.gallery.identification import Candidate, Identification
+from siamese_verify.gallery.key import GalleryKey, find_key
+from siamese_verify.gallery.model import FaceVerifier, GalleryModel, gallery_model
+from siamese_verify.gallery.name import person_name
+from siamese_verify.gallery.person import Enrolment, LogEntry, Person, counted, now
+from siamese_verify.gallery.search_threshold import SearchThreshold, search_threshold
+from siamese_verify.gallery.store import Store
+from siamese_verify.gallery.suspicion import suspicions
+from siamese_verify.gallery.templates import Hit, Templates, unit_templates
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from siamese_verify.faces import Photo, Quality
+    from siamese_verify.verification.result import SeenFace
+
+FORMAT = 1
+FAR = 1e-2  # of one search
+TOP = 5
+
+
+class Opened(NamedTuple):
+    """What the gallery's first row says."""
+
+    model: GalleryModel
+    cipher: Cipher
+    header: bytes
+    unswept: bool
+
+
+class Gallery:
+    """People and their templates in an encrypted SQLite file, for several threads and processes at once.
+
+    Use `Gallery.open`, in a `with` statement.
+    """
+
+    def __init__(self, store: Store, opened: Opened, verifier: FaceVerifier | None) -> None:
+        self.model = opened.model
+        self._store, self._cipher, self._header = store, opened.cipher, opened.header
+        self._verifier = verifier
+        self._lock = threading.RLock()  # of the contents; a transaction is within it
+        self._contents = Contents(
+            opened.cipher, opened.header, opened.model.fingerprint, opened.model.dimension, str(store.path)
+        )
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        model: FaceVerifier | GalleryModel | None = None,
+        *,
+        key: GalleryKey | str | Path | bytes | None = None,
+        create: bool = True,
+    ) -> Gallery:
+        """Open a gallery.
+
+        Args:
+            path: of its file.
+            model: a verifier, or what is known of its model, which takes embeddings only; None for the model of the
+                gallery that is there, with embeddings and thresholds of the caller's own.
+            key: see `find_key`; None for that of the environment.
+            create: make the gallery if there is none and a model is given.
+
+        Raises:
+            InputError: no gallery, no key or another one, another model, a damaged file, or no package cryptography.
+        """
+        secret = find_key(key)
+        place = Path(path).expanduser()
+        given = None if model is None else gallery_model(model)
+        if not (create and given) and not place.exists():
+            raise InputError(f"There is no gallery {place}: enrol somebody first.")
+        store = Store(place)
+        try:
+            opened = _opened(store, secret, given, create)
+            if opened.unswept:  # whoever forgot somebody was killed before the end
+                store.sweep()
+        except BaseException:
+            store.close()
+            raise
+        return cls(store, opened, None if isinstance(model, GalleryModel) else model)
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let go of what was decrypted."""
+        with self._lock:
+            self._store.close()
+            self._contents = Contents(
+                self._cipher, self._header, self.model.fingerprint, self.model.dimension, str(self._store.path)
+            )
+
+    def __len__(self) -> int:
+        """People enrolled."""
+        with self._lock, self._store.reading() as connection:
+            self._contents.refresh(connection)
+            return len(self._contents.people)
+
+    def people(self) -> list[Person]:
+        """Return everybody who is enrolled, in the order of their names."""
+        with self._lock, self._store.reading() as connection:
+            self._contents.refresh(connection)
+            return sorted(self._contents.people.values())
+
+    def log(self) -> list[LogEntry]:
+        """Return what happened, oldest first. The entries of people since forgotten have no name."""
+        with self._lock, self._store.reading() as connection:
+            ledger = self._contents.refresh(connection)
+            entries: list[dict[str, Any]] = list(self._contents.read_log(connection, ledger))
+            names = {person.pseudonym: person.name for person in self._contents.people.values()}
+        return [
+            LogEntry(
+                entry["at"],
+                entry["event"],
+                entry["person"],
+                names.get(entry["person"]),
+                entry["model"],
+                entry["details"],
+            )
+            for entry in entries
+        ]
+
+    def enroll(
+        self,
+        name: str,
+        photos: Sequence[Photo],
+        *,
+        several: str | None = None,
+        force: bool = False,
+        keep_photos: bool = False,
+    ) -> Enrolment:
+        """Enrol a person, or add templates to one; all photos or none.
+
+        Args:
+            name: see `person_name`; somebody who is there already gets more templates.
+            photos: of this person's face.
+            several: what to do about several faces on a photo: `refuse`, `largest` or `central`.
+            force: take faces of a quality below what the model was measured on, too.
+            keep_photos: keep the aligned faces, encrypted likewise; see `photos`.
+
+        Raises:
+            NoDecision: a photo cannot be read, or has no face or several.
+            InputError: see `person_name`, no photos, or a face of too low a quality.
+        """
+        verifier = self._needed_verifier()
+        name = person_name(name)
+        if not photos:
+            raise InputError(f"There is no photo of {name}: give one or more.")
+        faces: list[SeenFace] = []
+        for photo in photos:
+            faces += _one(verifier.find(photo, several=several))
+        return self.enroll_embeddings(
+            name,
+            verifier.embed_faces(faces),
+            [face.quality for face in faces],
+            sources=[face.name for face in faces],
+            crops=[face.crop for face in faces] if keep_photos else None,
+            force=force,
+        )
+
+    def enroll_embeddings(
+        self,
+        name: str,
+        embeddings: ArrayLike,
+        qualities: Sequence[Quality | None] | None = None,
+        *,
+        sources: Sequence[str] | None = None,
+        crops: Sequence[NDArray[np.uint8]] | None = None,
+        force: bool = False,
+        compare: bool = True,
+    ) -> Enrolment:
+        """Enrol a person by embeddings, in one transaction: all of them or none.
+
+        Args:
+            name: see `enroll`.
+            embeddings: (N,D) of any non-zero length, of the gallery's model.
+            qualities: N, of the faces; None where it is not known, which is no reason to refuse.
+            sources: N, what to call the faces in warnings; they are not kept.
+            crops: N (S,S,3) uint8 RGB faces to keep; None for none.
+            force: see `enroll`.
+            compare: look for the same face under other names, and for photos that do not fit together.
+
+        Raises:
+            InputError: see `enroll` and `unit_templates`.
+        """
+        name = person_name(name)
+        rows = unit_templates(embeddings, self.model.dimension)
+        called = list(sources) if sources is not None else [f"face {row + 1}" for row in range(len(rows))]
+        judged = list(qualities) if qualities is not None else [None] * len(rows)
+        pictures = [_png(crop) for crop in crops] if crops is not None else [None] * len(rows)
+        if not len(rows) == len(called) == len(judged) == len(pictures):
+            raise InputError(f"There are {len(rows)} embeddings of {name}: give as many qualities, sources and crops.")
+        complaints = self._complaints(called, judged)
+        if complaints and not force:
+            raise InputError(f"{name} was not enrolled, --force would: {' '.join(complaints)}")
+        with self._lock, self._store.writing() as connection:
+            ledger = self._contents.refresh(connection)
+            number = self._contents.numbers.get(name)
+            warnings = complaints
+            if compare:
+                held = self._contents
+                warnings = warnings + suspicions(
+                    rows, called, held.templates, held.people, number, self.model.strangers
+                )
+            if number is None:
+                person = Person(name, secrets.token_hex(8), now(), 0)
+                number, ledger = self._insert_person(connection, ledger, person)
+            else:
+                person = self._contents.people[number]
+            for row, quality, picture in zip(rows, judged, pictures, strict=True):
+                ledger = self._insert_template(connection, ledger, number, person, row, quality, picture)
+            ledger = self._note(connection, ledger, "enrolled", person, {"templates": len(rows)})
+            self._keep(connection, ledger)
+        return Enrolment(name, person.pseudonym, len(rows), person.templates + len(rows), tuple(warnings))
+
+    def identify(
+        self,
+        photo: Photo,
+        *,
+        far: float | None = None,
+        threshold: float | None = None,
+        top: int = TOP,
+        several: str | None = None,
+    ) -> Identification:
+        """Say who is on a photo, if it is anybody who is enrolled.
+
+        Args:
+            photo: of one face.
+            far: share of the searches with a stranger's photo that may name somebody, see `search_threshold`.
+            threshold: a cosine of the caller's own instead, in [-1, 1].
+            top: candidates to return.
+            several: what to do about several faces on the photo: `refuse`, `largest` or `central`.
+
+        Raises:
+            NoDecision: the photo cannot be read, or has no face or several.
+            InputError: see `identify_embedding`.
+        """
+        verifier = self._needed_verifier()
+        start = time.perf_counter()
+        faces = _one(verifier.find(photo, several=several))
+        found = time.perf_counter()
+        embedding = verifier.embed_faces(faces)
+        spent = {"find": 1e3 * (found - start), "embed": 1e3 * (time.perf_counter() - found)}
+        return self.identify_embedding(
+            embedding, far=far, threshold=threshold, top=top, face=faces[0], milliseconds=spent
+        )
+
+    def identify_embedding(
+        self,
+        embedding: ArrayLike,
+        *,
+        far: float | None = None,
+        threshold: float | None = None,
+        top: int = TOP,
+        face: SeenFace | None = None,
+        milliseconds: dict[str, float] | None = None,
+    ) -> Identification:
+        """Say whose embedding it is, if it is that of anybody who is enrolled. Matches are logged, nothing else is.
+
+        Args:
+            embedding: (D,) or (1,D), of any non-zero length, of the gallery's model.
+            far: see `identify`; 1e-2 unless given.
+            threshold: see `identify`.
+            top: see `identify`.
+            face: it was made from, for the answer and for warnings about its quality.
+            milliseconds: spent so far, by stage.
+
+        Raises:
+            InputError: the gallery is empty, there is no such rate, no threshold was measured for the model, or see
+                `unit_templates`.
+        """
+        start = time.perf_counter()
+        rows = unit_templates(embedding, self.model.dimension)
+        if len(rows) != 1 or top < 1:
+            raise InputError(f"A search is for one embedding and 1 candidate or more, got {len(rows)} and {top}.")
+        while True:
+            with self._lock:
+                with self._store.reading() as connection:
+                    self._contents.refresh(connection)
+                templates, people = self._contents.templates, len(self._contents.people)
+            if not len(templates):
+                raise InputError(f"The gallery {self._store.path} is empty: enrol somebody first.")
+            limit = self._limit(far, threshold, len(templates))
+            hits = templates.best(rows[0], top)  # without a lock: it is the long part
+            searched = time.perf_counter()
+            found = self._named(hits, limit)
+            if found is not None:
+                break  # else somebody among them was forgotten meanwhile
+        accepted = [candidate.name for candidate in found if candidate.score >= limit.threshold]
+        warnings = [limit.reason] if limit.insufficient else []
+        if len(accepted) > 1:
+            warnings.append(f"{len(accepted)} people reach the threshold: {', '.join(accepted)}.")
+        if face is not None:
+            warnings += self._complaints([face.name], [face.quality])
+        return Identification(
+            name=accepted[0] if accepted else None,
+            score=found[0].score,
+            threshold=limit.threshold,
+            far=limit.far,
+            candidates=tuple(found),
+            searched=len(templates),
+            people=people,
+            insufficient=limit.insufficient,
+            warnings=tuple(warnings),
+            face=face,
+            model=self.model.name,
+            milliseconds={
+                **(milliseconds or {}),
+                "search": 1e3 * (searched - start),
+                "log": 1e3 * (time.perf_counter() - searched),
+            },
+        )
+
+    def forget(self, name: str) -> int:
+        """Remove a person, all templates and photos, for good: the file is then built anew from what it still holds.
+
+        Returns:
+            How many templates there were.
+
+        Raises:
+            InputError: there is nobody of that name.
+        """
+        name = person_name(name)
+        with self._lock:
+            with self._store.writing() as connection:
+                ledger = self._contents.refresh(connection)
+                number, person = self._known(name)
+                connection.execute("DELETE FROM template WHERE person = ?", (number,))
+                connection.execute("DELETE FROM person WHERE id = ?", (number,))
+                ledger = ledger.plus(rows=-self._contents.marks[number])
+                ledger = self._note(connection, ledger, "forgotten", person, {"templates": person.templates})
+                connection.execute("UPDATE gallery SET unswept = 1")
+                self._keep(connection, ledger)
+            try:
+                self._store.sweep()
+            except InputError as error:
+                raise InputError(f"{name} is forgotten, but the next opening has to sweep the file: {error}") from None
+        return person.templates
+
+    def photos(self, name: str) -> list[NDArray[np.uint8]]:
+        """Return the faces of a person that were kept, (S,S,3) RGB each.
+
+        Raises:
+            InputError: there is nobody of that name.
+        """
+        from PIL import Image
+
+        name = person_name(name)
+        with self._lock, self._store.reading() as connection:
+            self._contents.refresh(connection)
+            number, person = self._known(name)
+            bound = self._contents.bound(person)
+            kept = connection.execute("SELECT sealed, photo FROM template WHERE person = ? ORDER BY id", (number,))
+            contents = [
+                self._cipher.open("photo", photo, *bound, seal_of(sealed))
+                for sealed, photo in kept
+                if photo is not None
+            ]
+        return [np.asarray(Image.open(io.BytesIO(content))) for content in contents]
+
+    def check(self) -> None:
+        """Read all of it, and let SQLite look for damage.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        self.log()
+        found = self._store.check()
+        if found != "ok":
+            raise damaged(str(self._store.path), found.splitlines()[0])
+
+    def _needed_verifier(self) -> FaceVerifier:
+        if self._verifier is None:
+            raise InputError("This gallery was opened without a verifier and takes embeddings only: open it with one.")
+        return self._verifier
+
+    def _known(self, name: str) -> tuple[int, Person]:
+        number = self._contents.numbers.get(name)
+        if number is None:
+            held = counted(len(self._contents.people), "person")
+            raise InputError(f"There is no {name!r} in the gallery ({held}): `siamese-verify people` lists them.")
+        return number, self._contents.people[number]
+
+    def _limit(self, far: float | None, threshold: float | None, templates: int) -> SearchThreshold:
+        if threshold is not None:
+            if far is not None:
+                raise InputError(f"Give a threshold ({threshold}) or a false accept rate ({far}), not both.")
+            if not -1 <= threshold <= 1:
+                raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
+            return SearchThreshold(float(threshold), None, 0, False, "")
+        if self.model.strangers is None:
+            raise InputError(
+                f"How strangers score was never measured for {self.model.name or 'this model'}: give a threshold."
+            )
+        return search_threshold(self.model.strangers, FAR if far is None else far, templates)
+
+    def _named(self, hits: list[Hit], limit: SearchThreshold) -> list[Candidate] | None:
+        """Name candidates and log a match; None if one of them was forgotten since."""
+        match = hits[0].score >= limit.threshold
+        with self._lock, self._store.writing() if match else self._store.reading() as connection:
+            ledger = self._contents.refresh(connection)
+            people = self._contents.people
+            if any(hit.person not in people for hit in hits):
+                return None
+            if match:
+                details = {"score": round(hits[0].score, 6), "threshold": round(limit.threshold, 6), "far": limit.far}
+                ledger = self._note(connection, ledger, "matched", people[hits[0].person], details)
+                self._keep(connection, ledger)
+            return [Candidate(people[hit.person].name, hit.score) for hit in hits]
+
+    def _complaints(self, names: Sequence[str], qualities: Sequence[Quality | None]) -> list[str]:
+        if not self.model.quality:
+            return []
+        from siamese_verify.verification.decision import complaints
+
+        return [
+            f"{name}: {complaint}"
+            for name, quality in zip(names, qualities, strict=True)
+            if quality is not None
+            for complaint in complaints(quality, self.model.quality)
+        ]
+
+    def _insert_person(self, connection: sqlite3.Connection, ledger: Ledger, person: Person) -> tuple[int, Ledger]:
+        values = {"name": person.name, "pseudonym": person.pseudonym, "enrolled": person.enrolled}
+        sealed = self._cipher.seal("person", packed(values), self._header)
+        number = _inserted(connection.execute("INSERT INTO person (sealed) VALUES (?)", (sealed,)))
+        return number, ledger.plus(rows=self._contents.person_mark(number, sealed))
+
+    def _insert_template(
+        self,
+        connection: sqlite3.Connection,
+        ledger: Ledger,
+        number: int,
+        person: Person,
+        row: NDArray[np.float32],
+        quality: Quality | None,
+        picture: bytes | None,
+    ) -> Ledger:
+        bound = self._contents.bound(person)
+        about = packed({"at": now(), "quality": quality and quality._asdict()})
+        sealed = self._cipher.seal("template", row.astype("<f4").tobytes() + about, *bound)
+        photo = None if picture is None else self._cipher.seal("photo", picture, *bound, seal_of(sealed))
+        template = _inserted(
+            connection.execute("INSERT INTO template (person, sealed, photo) VALUES (?, ?, ?)", (number, sealed, photo))
+        )
+        return ledger.plus(rows=self._contents.template_mark(template, number, sealed))
+
+    def _note(
+        self, connection: sqlite3.Connection, ledger: Ledger, event: str, person: Person, details: dict[str, Any]
+    ) -> Ledger:
+        values = {
+            "at": now(),
+            "event": event,
+            "person": person.pseudonym,
+            "model": self.model.name,
+            "details": details,
+        }
+        sealed = self._cipher.seal("log", packed(values), self._header)
+        number = _inserted(connection.execute("INSERT INTO log (sealed) VALUES (?)", (sealed,)))
+        return ledger.plus(log=self._contents.log_mark(number, sealed))
+
+    def _keep(self, connection: sqlite3.Connection, ledger: Ledger) -> None:
+        connection.execute("UPDATE gallery SET state = ?", (self._contents.sealed_ledger(ledger),))
+
+
+def _opened(store: Store, key: GalleryKey, given: GalleryModel | None, create: bool) -> Opened:
+    """Read the gallery's first row, or write it."""
+    with store.reading() as connection:
+        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if empty:
+        if given is None or not create:
+            raise InputError(f"There is no gallery {store.path}: enrol somebody first.")
+        with store.writing() as connection:
+            if store.make_tables(connection):
+                _write_first_row(connection, store, key, given)
+    with store.reading() as connection:
+        store.make_tables(connection)
+        row = connection.execute(
+            "SELECT format, fingerprint, model, dimension, salt, key_check, unswept FROM gallery WHERE one = 1"
+        ).fetchone()
+    kinds = (int, str, str, int, bytes, bytes, int)
+    if row is None or not all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True)):
+        raise damaged(str(store.path), "its first row is missing or of another kind")
+    form, fingerprint, name, dimension, salt, check, unswept = row
+    if form != FORMAT:
+        raise InputError(
+            f"The gallery {store.path} has format {form}, this version reads {FORMAT}: update the package."
+        )
+    cipher = Cipher(key, salt, str(store.path))
+    if check != cipher.check:
+        raise InputError(f"The gallery {store.path} was made with another key than this one: give its own.")
+    if given and (given.fingerprint, given.dimension) != (fingerprint, dimension):
+        raise InputError(
+            f"The gallery {store.path} holds templates of {name or 'a model'} ({fingerprint[:12]}), which those of "
+            f"{given.name or 'another'} ({given.fingerprint[:12]}) cannot be compared with: use one gallery for each."
+        )
+    header = _header(fingerprint, name, dimension, salt)
+    return Opened(given or GalleryModel(fingerprint, dimension, name), cipher, header, bool(unswept))
+
+
+def _write_first_row(connection: sqlite3.Connection, store: Store, key: GalleryKey, model: GalleryModel) -> None:
+    salt = os.urandom(16)
+    cipher = Cipher(key, salt, str(store.path))
+    header = _header(model.fingerprint, model.name, model.dimension, salt)
+    connection.execute(
+        "INSERT INTO gallery VALUES (1, ?, ?, ?, ?, ?, ?, ?, 0)",
+        (
+            FORMAT,
+            model.fingerprint,
+            model.name,
+            model.dimension,
+            salt,
+            cipher.check,
+            cipher.seal("state", Ledger(0, 0).packed(), header),
+        ),
+    )
+
+
+def _header(fingerprint: str, name: str, dimension: int, salt: bytes) -> bytes:
+    return together((str(FORMAT).encode(), fingerprint.encode(), name.encode(), str(dimension).encode(), salt))
+
+
+def _inserted(cursor: sqlite3.Cursor) -> int:
+    number = cursor.lastrowid
+    assert number is not None
+    return number
+
+
+def _one(faces: Sequence[SeenFace]) -> list[SeenFace]:
+    if len(faces) != 1:
+        raise InputError(f"{faces[0].name} shows {len(faces)} faces: crop it to the one that is meant.")
+    return list(faces)
+
+
+def _png(crop: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(crop).save(file, "PNG")
+    return file.getvalue()
