@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Contents:
     """
 
     def __init__(self, cipher: Cipher, header: bytes, fingerprint: str, dimension: int, where: str) -> None:
-        self._cipher, self._header, self._where = cipher, header, where
+        self.cipher, self.header, self._where = cipher, header, where
         self._fingerprint, self._dimension = fingerprint.encode(), dimension
         self._clear()
 
@@ -69,7 +70,7 @@ class Contents:
         (sealed,) = row
         if sealed == self._sealed:
             return self._ledger
-        content = self._cipher.open("state", sealed, self._header)
+        content = self.cipher.open("state", sealed, self.header)
         ledger = Ledger(int.from_bytes(content[:32], "big"), int.from_bytes(content[32:], "big"))
         try:
             self._read(connection, ledger.rows)
@@ -119,7 +120,7 @@ class Contents:
         person = self.people.get(owner) if isinstance(owner, int) else None
         if person is None or not isinstance(owner, int):
             raise damaged(self._where, "a template belongs to nobody")
-        content = self._cipher.open("template", sealed, *self.bound(person))
+        content = self.cipher.open("template", sealed, *self.bound(person))
         self.people[owner] = person._replace(templates=person.templates + 1)
         return np.frombuffer(content, dtype="<f4", count=self._dimension)
 
@@ -143,21 +144,21 @@ class Contents:
 
     def person_mark(self, number: int, sealed: bytes) -> int:
         """See `Ledger`."""
-        return self._cipher.mark(b"person", str(number).encode(), seal_of(sealed))
+        return self.cipher.mark(b"person", str(number).encode(), seal_of(sealed))
 
     def template_mark(self, number: int, person: int, sealed: bytes) -> int:
         """See `Ledger`."""
-        return self._cipher.mark(b"template", str(number).encode(), str(person).encode(), seal_of(sealed))
+        return self.cipher.mark(b"template", str(number).encode(), str(person).encode(), seal_of(sealed))
 
     def log_mark(self, number: int, sealed: bytes) -> int:
         """See `Ledger`."""
-        return self._cipher.mark(b"log", str(number).encode(), seal_of(sealed))
+        return self.cipher.mark(b"log", str(number).encode(), seal_of(sealed))
 
     def sealed_ledger(self, ledger: Ledger) -> bytes:
         """Seal it for the gallery's row."""
-        return self._cipher.seal("state", ledger.packed(), self._header)
+        return self.cipher.seal("state", ledger.packed(), self.header)
 
-    def read_log(self, connection: sqlite3.Connection, ledger: Ledger) -> list[dict[str, object]]:
+    def read_log(self, connection: sqlite3.Connection, ledger: Ledger) -> list[dict[str, Any]]:
         """Open the log.
 
         Raises:
@@ -171,12 +172,12 @@ class Contents:
             raise damaged(self._where, "entries of its log are missing")
         return entries
 
-    def _told(self, kind: str, sealed: object) -> dict[str, str]:
+    def _told(self, kind: str, sealed: object) -> dict[str, Any]:
         """Open a row of JSON, which nobody without the key can have written."""
-        values: dict[str, str] = json.loads(self._cipher.open(kind, sealed, self._header))
+        values: dict[str, Any] = json.loads(self.cipher.open(kind, sealed, self.header))
         return values
 
 
-def packed(values: dict[str, object]) -> bytes:
+def packed(values: Mapping[str, object]) -> bytes:
     """Write a row of JSON, to be sealed."""
     return json.dumps(values, separators=(",", ":")).encode()

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import io
-import os
 import secrets
-import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.gallery.cipher import Cipher, damaged, seal_of, together
-from siamese_verify.gallery.contents import Contents, Ledger, packed
+from siamese_verify.gallery.change import Change
+from siamese_verify.gallery.cipher import damaged, seal_of
+from siamese_verify.gallery.contents import Contents
 from siamese_verify.gallery.identification import Candidate, Identification
 from siamese_verify.gallery.key import GalleryKey, find_key
 from siamese_verify.gallery.model import FaceVerifier, GalleryModel, gallery_model
 from siamese_verify.gallery.name import person_name
+from siamese_verify.gallery.opening import Opened, open_store
 from siamese_verify.gallery.person import Enrolment, LogEntry, Person, counted, now
 from siamese_verify.gallery.search_threshold import SearchThreshold, search_threshold
 from siamese_verify.gallery.store import Store
 from siamese_verify.gallery.suspicion import suspicions
-from siamese_verify.gallery.templates import Hit, Templates, unit_templates
+from siamese_verify.gallery.templates import Hit, unit_templates
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -34,18 +35,8 @@ if TYPE_CHECKING:
     from siamese_verify.faces import Photo, Quality
     from siamese_verify.verification.result import SeenFace
 
-FORMAT = 1
 FAR = 1e-2  # of one search
 TOP = 5
-
-
-class Opened(NamedTuple):
-    """What the gallery's first row says."""
-
-    model: GalleryModel
-    cipher: Cipher
-    header: bytes
-    unswept: bool
 
 
 class Gallery:
@@ -56,12 +47,9 @@ class Gallery:
 
     def __init__(self, store: Store, opened: Opened, verifier: FaceVerifier | None) -> None:
         self.model = opened.model
-        self._store, self._cipher, self._header = store, opened.cipher, opened.header
-        self._verifier = verifier
+        self._store, self._opened, self._verifier = store, opened, verifier
         self._lock = threading.RLock()  # of the contents; a transaction is within it
-        self._contents = Contents(
-            opened.cipher, opened.header, opened.model.fingerprint, opened.model.dimension, str(store.path)
-        )
+        self._contents = self._nothing()
 
     @classmethod
     def open(
@@ -91,7 +79,7 @@ class Gallery:
             raise InputError(f"There is no gallery {place}: enrol somebody first.")
         store = Store(place)
         try:
-            opened = _opened(store, secret, given, create)
+            opened = open_store(store, secret, given, create)
             if opened.unswept:  # whoever forgot somebody was killed before the end
                 store.sweep()
         except BaseException:
@@ -111,9 +99,7 @@ class Gallery:
         """Close the file and let go of what was decrypted."""
         with self._lock:
             self._store.close()
-            self._contents = Contents(
-                self._cipher, self._header, self.model.fingerprint, self.model.dimension, str(self._store.path)
-            )
+            self._contents = self._nothing()
 
     def __len__(self) -> int:
         """People enrolled."""
@@ -218,24 +204,20 @@ class Gallery:
         complaints = self._complaints(called, judged)
         if complaints and not force:
             raise InputError(f"{name} was not enrolled, --force would: {' '.join(complaints)}")
-        with self._lock, self._store.writing() as connection:
-            ledger = self._contents.refresh(connection)
-            number = self._contents.numbers.get(name)
-            warnings = complaints
+        with self._changing() as change:
+            held, warnings = self._contents, complaints
+            number = held.numbers.get(name)
             if compare:
-                held = self._contents
-                warnings = warnings + suspicions(
-                    rows, called, held.templates, held.people, number, self.model.strangers
-                )
+                known = held.templates, held.people, number
+                warnings = warnings + suspicions(rows, called, *known, self.model.strangers)
             if number is None:
                 person = Person(name, secrets.token_hex(8), now(), 0)
-                number, ledger = self._insert_person(connection, ledger, person)
+                number = change.add_person(person)
             else:
-                person = self._contents.people[number]
+                person = held.people[number]
             for row, quality, picture in zip(rows, judged, pictures, strict=True):
-                ledger = self._insert_template(connection, ledger, number, person, row, quality, picture)
-            ledger = self._note(connection, ledger, "enrolled", person, {"templates": len(rows)})
-            self._keep(connection, ledger)
+                change.add_template(number, person, row, quality, picture)
+            change.note("enrolled", person, {"templates": len(rows)})
         return Enrolment(name, person.pseudonym, len(rows), person.templates + len(rows), tuple(warnings))
 
     def identify(
@@ -347,15 +329,10 @@ class Gallery:
         """
         name = person_name(name)
         with self._lock:
-            with self._store.writing() as connection:
-                ledger = self._contents.refresh(connection)
+            with self._changing() as change:
                 number, person = self._known(name)
-                connection.execute("DELETE FROM template WHERE person = ?", (number,))
-                connection.execute("DELETE FROM person WHERE id = ?", (number,))
-                ledger = ledger.plus(rows=-self._contents.marks[number])
-                ledger = self._note(connection, ledger, "forgotten", person, {"templates": person.templates})
-                connection.execute("UPDATE gallery SET unswept = 1")
-                self._keep(connection, ledger)
+                change.remove(number)
+                change.note("forgotten", person, {"templates": person.templates})
             try:
                 self._store.sweep()
             except InputError as error:
@@ -377,7 +354,7 @@ class Gallery:
             bound = self._contents.bound(person)
             kept = connection.execute("SELECT sealed, photo FROM template WHERE person = ? ORDER BY id", (number,))
             contents = [
-                self._cipher.open("photo", photo, *bound, seal_of(sealed))
+                self._contents.cipher.open("photo", photo, *bound, seal_of(sealed))
                 for sealed, photo in kept
                 if photo is not None
             ]
@@ -393,6 +370,17 @@ class Gallery:
         found = self._store.check()
         if found != "ok":
             raise damaged(str(self._store.path), found.splitlines()[0])
+
+    @contextmanager
+    def _changing(self) -> Iterator[Change]:
+        with self._lock, self._store.writing() as connection:
+            change = Change(connection, self._contents, self.model.name)
+            yield change
+            change.finish()
+
+    def _nothing(self) -> Contents:
+        opened, where = self._opened, str(self._store.path)
+        return Contents(opened.cipher, opened.header, opened.model.fingerprint, opened.model.dimension, where)
 
     def _needed_verifier(self) -> FaceVerifier:
         if self._verifier is None:
@@ -421,17 +409,18 @@ class Gallery:
 
     def _named(self, hits: list[Hit], limit: SearchThreshold) -> list[Candidate] | None:
         """Name candidates and log a match; None if one of them was forgotten since."""
-        match = hits[0].score >= limit.threshold
-        with self._lock, self._store.writing() if match else self._store.reading() as connection:
-            ledger = self._contents.refresh(connection)
+        best = hits[0]
+        if best.score < limit.threshold:
+            with self._lock, self._store.reading() as connection:
+                self._contents.refresh(connection)
+                return _candidates(hits, self._contents.people)
+        with self._changing() as change:
             people = self._contents.people
-            if any(hit.person not in people for hit in hits):
-                return None
-            if match:
-                details = {"score": round(hits[0].score, 6), "threshold": round(limit.threshold, 6), "far": limit.far}
-                ledger = self._note(connection, ledger, "matched", people[hits[0].person], details)
-                self._keep(connection, ledger)
-            return [Candidate(people[hit.person].name, hit.score) for hit in hits]
+            found = _candidates(hits, people)
+            if found is not None:
+                details = {"score": round(best.score, 6), "threshold": round(limit.threshold, 6), "far": limit.far}
+                change.note("matched", people[best.person], details)
+            return found
 
     def _complaints(self, names: Sequence[str], qualities: Sequence[Quality | None]) -> list[str]:
         if not self.model.quality:
@@ -445,110 +434,12 @@ class Gallery:
             for complaint in complaints(quality, self.model.quality)
         ]
 
-    def _insert_person(self, connection: sqlite3.Connection, ledger: Ledger, person: Person) -> tuple[int, Ledger]:
-        values = {"name": person.name, "pseudonym": person.pseudonym, "enrolled": person.enrolled}
-        sealed = self._cipher.seal("person", packed(values), self._header)
-        number = _inserted(connection.execute("INSERT INTO person (sealed) VALUES (?)", (sealed,)))
-        return number, ledger.plus(rows=self._contents.person_mark(number, sealed))
 
-    def _insert_template(
-        self,
-        connection: sqlite3.Connection,
-        ledger: Ledger,
-        number: int,
-        person: Person,
-        row: NDArray[np.float32],
-        quality: Quality | None,
-        picture: bytes | None,
-    ) -> Ledger:
-        bound = self._contents.bound(person)
-        about = packed({"at": now(), "quality": quality and quality._asdict()})
-        sealed = self._cipher.seal("template", row.astype("<f4").tobytes() + about, *bound)
-        photo = None if picture is None else self._cipher.seal("photo", picture, *bound, seal_of(sealed))
-        template = _inserted(
-            connection.execute("INSERT INTO template (person, sealed, photo) VALUES (?, ?, ?)", (number, sealed, photo))
-        )
-        return ledger.plus(rows=self._contents.template_mark(template, number, sealed))
-
-    def _note(
-        self, connection: sqlite3.Connection, ledger: Ledger, event: str, person: Person, details: dict[str, Any]
-    ) -> Ledger:
-        values = {
-            "at": now(),
-            "event": event,
-            "person": person.pseudonym,
-            "model": self.model.name,
-            "details": details,
-        }
-        sealed = self._cipher.seal("log", packed(values), self._header)
-        number = _inserted(connection.execute("INSERT INTO log (sealed) VALUES (?)", (sealed,)))
-        return ledger.plus(log=self._contents.log_mark(number, sealed))
-
-    def _keep(self, connection: sqlite3.Connection, ledger: Ledger) -> None:
-        connection.execute("UPDATE gallery SET state = ?", (self._contents.sealed_ledger(ledger),))
-
-
-def _opened(store: Store, key: GalleryKey, given: GalleryModel | None, create: bool) -> Opened:
-    """Read the gallery's first row, or write it."""
-    with store.reading() as connection:
-        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    if empty:
-        if given is None or not create:
-            raise InputError(f"There is no gallery {store.path}: enrol somebody first.")
-        with store.writing() as connection:
-            if store.make_tables(connection):
-                _write_first_row(connection, store, key, given)
-    with store.reading() as connection:
-        store.make_tables(connection)
-        row = connection.execute(
-            "SELECT format, fingerprint, model, dimension, salt, key_check, unswept FROM gallery WHERE one = 1"
-        ).fetchone()
-    kinds = (int, str, str, int, bytes, bytes, int)
-    if row is None or not all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True)):
-        raise damaged(str(store.path), "its first row is missing or of another kind")
-    form, fingerprint, name, dimension, salt, check, unswept = row
-    if form != FORMAT:
-        raise InputError(
-            f"The gallery {store.path} has format {form}, this version reads {FORMAT}: update the package."
-        )
-    cipher = Cipher(key, salt, str(store.path))
-    if check != cipher.check:
-        raise InputError(f"The gallery {store.path} was made with another key than this one: give its own.")
-    if given and (given.fingerprint, given.dimension) != (fingerprint, dimension):
-        raise InputError(
-            f"The gallery {store.path} holds templates of {name or 'a model'} ({fingerprint[:12]}), which those of "
-            f"{given.name or 'another'} ({given.fingerprint[:12]}) cannot be compared with: use one gallery for each."
-        )
-    header = _header(fingerprint, name, dimension, salt)
-    return Opened(given or GalleryModel(fingerprint, dimension, name), cipher, header, bool(unswept))
-
-
-def _write_first_row(connection: sqlite3.Connection, store: Store, key: GalleryKey, model: GalleryModel) -> None:
-    salt = os.urandom(16)
-    cipher = Cipher(key, salt, str(store.path))
-    header = _header(model.fingerprint, model.name, model.dimension, salt)
-    connection.execute(
-        "INSERT INTO gallery VALUES (1, ?, ?, ?, ?, ?, ?, ?, 0)",
-        (
-            FORMAT,
-            model.fingerprint,
-            model.name,
-            model.dimension,
-            salt,
-            cipher.check,
-            cipher.seal("state", Ledger(0, 0).packed(), header),
-        ),
-    )
-
-
-def _header(fingerprint: str, name: str, dimension: int, salt: bytes) -> bytes:
-    return together((str(FORMAT).encode(), fingerprint.encode(), name.encode(), str(dimension).encode(), salt))
-
-
-def _inserted(cursor: sqlite3.Cursor) -> int:
-    number = cursor.lastrowid
-    assert number is not None
-    return number
+def _candidates(hits: list[Hit], people: Mapping[int, Person]) -> list[Candidate] | None:
+    """Name people; None if one of them was forgotten."""
+    if any(hit.person not in people for hit in hits):
+        return None
+    return [Candidate(people[hit.person].name, hit.score) for hit in hits]
 
 
 def _one(faces: Sequence[SeenFace]) -> list[SeenFace]:

@@ -28,5 +28,5 @@ def person_name(text: str) -> str:
     for character in name:
         # Two names that look alike must not be two people, and no name may rewrite the terminal that shows it.
         if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp") and character not in JOINERS:
-            raise InputError(f"The name {ascii(name)} has the invisible character {ascii(character)}: leave it out.")
+            raise InputError(f"The name {name!a} has the invisible character {character!a}: leave it out.")
     return name

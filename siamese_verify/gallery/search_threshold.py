@@ -49,7 +49,8 @@ def search_threshold(strangers: Strangers, far: float, templates: int) -> Search
         least = DECISIVE_IMPOSTORS * templates / strangers.impostors
         way = f"nothing stricter than {least:.2g} is" if least <= 0.5 else "no rate is for so many templates"
         reason = (
-            f"A false accept rate of {far:g} for each search among {templates:,} templates asks for {far / templates:.2g} "
-            f"for each comparison, which {strangers.impostors:,} impostor pairs cannot vouch for: {way}."
+            f"A false accept rate of {far:g} for each search among {templates:,} templates asks for "
+            f"{far / templates:.2g} for each comparison, which {strangers.impostors:,} impostor pairs cannot vouch "
+            f"for: {way}."
         )
     return SearchThreshold(threshold, far, strangers.impostors, insufficient, reason)

@@ -98,7 +98,8 @@ def ranked(rows: NDArray[np.float32], people: NDArray[np.int64], probe: NDArray[
         people: (K,) whose they are.
         probe: (D,) of unit length.
     """
-    scores = np.clip(rows.astype(np.float64) @ probe.astype(np.float64), -1, 1)
+    # Not a matrix product, whose last digit depends on how many rows there are.
+    scores = np.clip((rows.astype(np.float64) * probe.astype(np.float64)).sum(axis=1), -1, 1)
     best: dict[int, float] = {}
     for person, score in zip(people.tolist(), scores.tolist(), strict=True):
         best[person] = max(score, best.get(person, -1.0))
@@ -128,4 +129,5 @@ def unit_templates(embeddings: ArrayLike, dimension: int) -> NDArray[np.float32]
     if not np.isfinite(lengths).all() or not (lengths > 0).all():
         place = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
         raise InputError(f"Embedding {place + 1} is NaN, infinite or zero: look for an empty or diverged one.")
-    return (rows / lengths).astype(np.float32)
+    scaled: NDArray[np.float32] = (rows / lengths).astype(np.float32)
+    return scaled
