@@ -1,1 +1,1 @@
-"""One module for each command of `siamese-verify`, or for a few that belong together."""
+"""Commands of `siamese-verify` that need no Hydra; a module is imported when one of its commands runs."""

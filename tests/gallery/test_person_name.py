@@ -17,7 +17,7 @@ from siamese_verify.gallery import person_name
         "Zoë Müller-Łuczak",
         "山田 太郎",
         "محمد",
-        "می\u200cخواهم",
+        "ქარ\u200cთული",
         "O'Neil, Jr.",
         "../../etc/passwd",
         "😀",
