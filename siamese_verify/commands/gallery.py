@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from siamese_verify.commands.model_options import add_model_options, load_verifier
+from siamese_verify.commands.verify import standard_input
+from siamese_verify.errors import InputError
+
 if TYPE_CHECKING:
     from siamese_verify.gallery import Gallery
 
@@ -24,7 +28,7 @@ def enroll_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="of the person; somebody who is enrolled already gets more templates")
     parser.add_argument("photo", nargs="+", help="photos of this person, one face on each")
     _add_place(parser)
-    _add_model(parser)
+    add_model_options(parser)
     parser.add_argument("--force", action="store_true", help="take faces of too low a quality, too")
     parser.add_argument("--keep-photos", action="store_true", help="keep the aligned faces, encrypted likewise")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -38,9 +42,7 @@ def enroll(options: argparse.Namespace) -> int:
     name = person_name(options.name)  # before a model is loaded
     try:
         with _opened(options, create=True) as gallery:
-            result = gallery.enroll(
-                name, options.photo, several=options.several, force=options.force, keep_photos=options.keep_photos
-            )
+            result = gallery.enroll(name, options.photo, force=options.force, keep_photos=options.keep_photos)
     except NoDecision as error:
         return _no_decision(error, options.json)
     if options.json:
@@ -56,9 +58,9 @@ def identify_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options of `identify`."""
     parser.description = "Say who is on a photo, if it is anybody who is enrolled."
     parser.epilog = STATUS
-    parser.add_argument("photo", help="a photo with one face")
+    parser.add_argument("photo", help="a photo with one face; - reads it from standard input")
     _add_place(parser)
-    _add_model(parser)
+    add_model_options(parser)
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument(
         "--far", type=float, help="share of the searches with a stranger's photo that may name somebody (0.01)"
@@ -70,7 +72,6 @@ def identify_arguments(parser: argparse.ArgumentParser) -> None:
 
 def identify(options: argparse.Namespace) -> int:
     """Search for the person on a photo."""
-    from siamese_verify.errors import InputError
     from siamese_verify.verification import NoDecision
 
     if options.top < 1:
@@ -78,11 +79,10 @@ def identify(options: argparse.Namespace) -> int:
     try:
         with _opened(options, create=False) as gallery:
             result = gallery.identify(
-                options.photo,
+                standard_input() if options.photo == "-" else options.photo,
                 far=options.far,
                 threshold=options.threshold,
                 top=options.top,
-                several=options.several,
             )
     except NoDecision as error:
         return _no_decision(error, options.json)
@@ -174,23 +174,6 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model",
-        default="casia-webface",
-        help="casia-webface, vggface2, a bundle, a run or a checkpoint (%(default)s)",
-    )
-    parser.add_argument(
-        "--engine", default="auto", choices=["auto", "onnx", "torch"], help="that runs it (%(default)s)"
-    )
-    parser.add_argument(
-        "--several",
-        default="refuse",
-        choices=["refuse", "largest", "central"],
-        help="what to do about several faces on one photo (%(default)s)",
-    )
-
-
 def _place(options: argparse.Namespace) -> Path:
     from siamese_verify.gallery import default_gallery
 
@@ -198,15 +181,12 @@ def _place(options: argparse.Namespace) -> Path:
 
 
 def _opened(options: argparse.Namespace, create: bool) -> Gallery:
-    from siamese_verify.errors import InputError
     from siamese_verify.gallery import Gallery, find_key
-    from siamese_verify.verification import Verifier
 
     key, place = find_key(options.key), _place(options)  # what is wrong is said before a model is loaded
     if not create and not place.exists():
         raise InputError(f"There is no gallery {place}: enrol somebody first.")
-    verifier = Verifier.load(options.model, engine=options.engine, several=options.several)
-    return Gallery.open(place, verifier, key=key, create=create)
+    return Gallery.open(place, load_verifier(options), key=key, create=create)
 
 
 def _warn(warnings: tuple[str, ...]) -> None:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from siamese_verify.faces import Photo, Quality
-    from siamese_verify.verification.result import SeenFace
+    from siamese_verify.verification import SeenFace
+    from siamese_verify.verification.verifier import Several
 
 FAR = 1e-2  # of one search
 TOP = 5
@@ -136,7 +137,7 @@ class Gallery:
         name: str,
         photos: Sequence[Photo],
         *,
-        several: str | None = None,
+        several: Several | None = None,
         force: bool = False,
         keep_photos: bool = False,
     ) -> Enrolment:
@@ -158,8 +159,9 @@ class Gallery:
         if not photos:
             raise InputError(f"There is no photo of {name}: give one or more.")
         faces: list[SeenFace] = []
-        for photo in photos:
-            faces += _one(verifier.find(photo, several=several))
+        for place, photo in enumerate(photos, 1):
+            known = None if isinstance(photo, str | Path) else f"photo {place}"
+            faces += _one(verifier.find(photo, known, several))
         return self.enroll_embeddings(
             name,
             verifier.embed_faces(faces),
@@ -227,7 +229,7 @@ class Gallery:
         far: float | None = None,
         threshold: float | None = None,
         top: int = TOP,
-        several: str | None = None,
+        several: Several | None = None,
     ) -> Identification:
         """Say who is on a photo, if it is anybody who is enrolled.
 
@@ -244,7 +246,7 @@ class Gallery:
         """
         verifier = self._needed_verifier()
         start = time.perf_counter()
-        faces = _one(verifier.find(photo, several=several))
+        faces = _one(verifier.find(photo, None, several))
         found = time.perf_counter()
         embedding = verifier.embed_faces(faces)
         spent = {"find": 1e3 * (found - start), "embed": 1e3 * (time.perf_counter() - found)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from siamese_verify.gallery.person import counted
 
 if TYPE_CHECKING:
-    from siamese_verify.verification.result import SeenFace
+    from siamese_verify.verification import SeenFace
 
 
 class Candidate(NamedTuple):

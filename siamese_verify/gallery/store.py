@@ -158,3 +158,5 @@ class Store:
                     "look at its path, its mode and the room on the disk."
                 ) from None
             raise damaged(str(self.path), str(error)) from None
+        except UnicodeDecodeError:  # in a name that SQLite would have complained about
+            raise damaged(str(self.path), "its tables cannot be read") from None

@@ -115,9 +115,9 @@ def test_nothing_of_somebody_forgotten_is_left_in_any_file(path: Path, gallery: 
     for person in range(10):
         gallery.enroll_embeddings(f"P{person}", faces[person])
     with gallery._store.reading() as connection:
-        person = connection.execute("SELECT sealed FROM person WHERE id = 4").fetchall()
-        theirs = [bytes(sealed) for (sealed,) in connection.execute("SELECT sealed FROM template WHERE person = 4")]
-        theirs += [bytes(sealed) for (sealed,) in person]
+        rows = connection.execute("SELECT sealed FROM template WHERE person = 4").fetchall()
+        rows += connection.execute("SELECT sealed FROM person WHERE id = 4").fetchall()
+    theirs = [bytes(sealed) for (sealed,) in rows]
     before = everything(path)
     assert len(theirs) == 4
     assert all(sealed in before for sealed in theirs), "the test looks where they are"
@@ -165,12 +165,16 @@ def test_a_sweep_that_was_killed_is_made_up_for_at_the_next_opening(
     def die(store: Store) -> None:
         raise InputError("killed")
 
+    def seen(store: Store) -> None:
+        swept.append(store.path)
+        true_sweep(store)
+
     with Gallery.open(path, model, key=key) as gallery:
         gallery.enroll_embeddings("Ann", faces[0])
         monkeypatch.setattr(Store, "sweep", die)
         with pytest.raises(InputError, match="Ann is forgotten, but the next opening has to sweep"):
             gallery.forget("Ann")
-    monkeypatch.setattr(Store, "sweep", lambda store: (swept.append(store.path), true_sweep(store))[-1])
+    monkeypatch.setattr(Store, "sweep", seen)
     for _ in range(2):
         with Gallery.open(path, model, key=key) as gallery:
             assert names(gallery) == []
