@@ -48,6 +48,7 @@ class Contents:
         self.cipher, self.header, self._where = cipher, header, where
         self._fingerprint, self._dimension = fingerprint.encode(), dimension
         self._index: ApproximateIndex | None = None
+        self.templates = Templates.empty(dimension)
         self._clear()
 
     def use_index(self, index: ApproximateIndex) -> None:
@@ -59,7 +60,7 @@ class Contents:
         self.people: dict[int, Person] = {}
         self.numbers: dict[str, int] = {}  # by name
         self.marks: dict[int, int] = {}  # by person: of her row and her templates
-        self.templates: Templates = replace(Templates.empty(self._dimension), index=self._index)
+        self.templates = replace(Templates.empty(self._dimension), index=self._index)
         self._total = self._last_person = self._last_template = 0
         self._sealed, self._ledger = b"", Ledger(0, 0)
 

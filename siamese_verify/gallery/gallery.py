@@ -382,7 +382,7 @@ class Gallery:
         index = ApproximateIndex.load(path, mark) if keep else None
         if index is None:
             templates = self._current()[0]
-            index = ApproximateIndex.build(templates.rows, templates.numbers)  # minutes: without a lock
+            index = ApproximateIndex.build(templates.rows, templates.numbers)  # minutes, so without a lock
             if keep:
                 index.save(path, mark)
                 left, _ = self._current()

@@ -14,6 +14,7 @@ from siamese_verify.gallery.approximate import CANDIDATES, ApproximateIndex
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+NOBODY = -1
 FLOAT32_DOUBT = 1e-4  # more than a product of unit rows of 4,096 dimensions is ever off in float32
 
 
@@ -37,10 +38,11 @@ class Templates:
     """Unit rows and whose they are. Never changed: `grown` and `without` return others, so a search needs no lock.
 
     Attributes:
-        rows: (N,D) float32 of unit length, contiguous.
-        people: (N,) int64, whose they are.
+        rows: (N,D) float32 of unit length, contiguous; zeros in place of what was forgotten.
+        people: (N,) int64, whose they are; `NOBODY` likewise.
         numbers: (N,) int64 ascending, their own.
         room: what these are the beginning of; shared with what it grows into.
+        forgotten: how many rows are nobody's.
         index: that proposes templates, in place of looking at all; None for all.
     """
 
@@ -48,12 +50,13 @@ class Templates:
     people: NDArray[np.int64]
     numbers: NDArray[np.int64]
     room: Room
+    forgotten: int = 0
     index: ApproximateIndex | None = None
 
     @classmethod
-    def of(cls, room: Room, count: int, index: ApproximateIndex | None = None) -> Templates:
+    def of(cls, room: Room, count: int, forgotten: int = 0, index: ApproximateIndex | None = None) -> Templates:
         """The first `count` rows of some room."""
-        return cls(room.rows[:count], room.people[:count], room.numbers[:count], room, index)
+        return cls(room.rows[:count], room.people[:count], room.numbers[:count], room, forgotten, index)
 
     @classmethod
     def empty(cls, dimension: int) -> Templates:
@@ -62,11 +65,12 @@ class Templates:
         return cls.of(Room(np.empty((0, dimension), dtype=np.float32), whose, own), 0)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        """Templates that are somebody's."""
+        return len(self.rows) - self.forgotten
 
     def grown(self, rows: NDArray[np.float32], people: Sequence[int], numbers: Sequence[int]) -> Templates:
         """Append rows, in place where there is room. Only the latest may grow, and one caller at a time."""
-        held, total = len(self), len(self) + len(rows)
+        held, total = len(self.rows), len(self.rows) + len(rows)
         room = self.room
         if total > len(room.rows):
             capacity = max(total, held + held // 2)
@@ -74,12 +78,20 @@ class Templates:
             room = Room(wide, np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64))
             room.rows[:held], room.people[:held], room.numbers[:held] = self.rows, self.people, self.numbers
         room.rows[held:total], room.people[held:total], room.numbers[held:total] = rows, people, numbers
-        return Templates.of(room, total, self.index)
+        return Templates.of(room, total, self.forgotten, self.index)
 
     def without(self, people: Collection[int]) -> Templates:
-        """Leave people out, in memory of its own."""
-        keep = ~np.isin(self.people, list(people))
-        return Templates.of(Room(self.rows[keep], self.people[keep], self.numbers[keep]), int(keep.sum()), self.index)
+        """Leave people out. Their rows are overwritten, also for searches that run: those look up whom they found."""
+        gone = np.isin(self.people, list(people))
+        self.rows[gone] = 0
+        count, forgotten = len(self.rows), self.forgotten + int(gone.sum())
+        if forgotten <= count // 8:  # copying all of them would take longer than the next search may
+            owners = self.room.people.copy()
+            owners[:count][gone] = NOBODY
+            return Templates.of(self.room._replace(people=owners), count, forgotten, self.index)
+        keep = ~gone & (self.people != NOBODY)
+        room = Room(self.rows[keep], self.people[keep], self.numbers[keep])
+        return Templates.of(room, len(room.rows), 0, self.index)
 
     def best(self, probe: NDArray[np.float32], top: int) -> list[Hit]:
         """Search for the people who are most alike: all templates, or those that an index proposes.
@@ -96,30 +108,33 @@ class Templates:
         if not len(self):
             return []
         near = self._proposed(probe, top) if self.index else self._nearest(probe, top)
+        if not len(near):  # all that was proposed is forgotten
+            near = self._nearest(probe, top)
         return ranked(self.rows[near], self.people[near], probe)[:top]
 
     def _nearest(self, probe: NDArray[np.float32], top: int) -> NDArray[np.int64]:
         """Rows that hold the best template of each of the best people: one product of the matrix with the probe."""
         scores = self.rows @ probe  # (N,)
-        wanted = min(len(self), 4 * top)
+        wanted = 4 * top
         while True:
-            least = np.partition(scores, len(scores) - wanted)[-wanted] if wanted < len(scores) else -np.inf
-            near = np.flatnonzero(scores >= least - FLOAT32_DOUBT)
-            if wanted == len(self) or len(np.unique(self.people[near])) >= top:
+            whole = wanted >= len(scores)
+            least = -np.inf if whole else np.partition(scores, len(scores) - wanted)[-wanted]
+            near = np.flatnonzero((scores >= least - FLOAT32_DOUBT) & (self.people != NOBODY))
+            if whole or len(np.unique(self.people[near])) >= top:
                 return near
-            wanted = min(len(self), 4 * wanted)  # a person with many templates fills the places
+            wanted *= 4  # a person with many templates fills the places
 
     def _proposed(self, probe: NDArray[np.float32], top: int) -> NDArray[np.int64]:
         """Rows that the index proposes, without those since forgotten, and the best of those enrolled since."""
         assert self.index is not None
         numbers = self.index.propose(probe, max(CANDIDATES, 8 * top))
-        rows = np.minimum(np.searchsorted(self.numbers, numbers), len(self) - 1)
-        known: NDArray[np.int64] = rows[self.numbers[rows] == numbers]
+        rows = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
+        known: NDArray[np.int64] = rows[(self.numbers[rows] == numbers) & (self.people[rows] != NOBODY)]
         start = int(np.searchsorted(self.numbers, self.index.last, side="right"))
-        if start == len(self):
+        if start == len(self.numbers):
             return known
-        since = Templates.of(Room(self.rows[start:], self.people[start:], self.numbers[start:]), len(self) - start)
-        return np.concatenate([known, start + since._nearest(probe, top)])
+        since = Room(self.rows[start:], self.people[start:], self.numbers[start:])
+        return np.concatenate([known, start + Templates.of(since, len(since.rows))._nearest(probe, top)])
 
 
 def ranked(rows: NDArray[np.float32], people: NDArray[np.int64], probe: NDArray[np.float32]) -> list[Hit]:

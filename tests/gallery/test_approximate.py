@@ -44,13 +44,23 @@ def test_scores_of_what_is_proposed_are_exact(index: ApproximateIndex, people: t
     rows = people[0]
     numbers = list(range(10, 6010))
     exact = Templates.empty(32).grown(rows, numbers, numbers)
-    quick = Templates.of(exact.room, len(exact), index)
+    quick = Templates.of(exact.room, len(exact), index=index)
     alike = 0
     for probe in people[1][:200]:
         (best,), (proposed,) = exact.best(probe, 1), quick.best(probe, 1)
         alike += best == proposed
         assert proposed.score == pytest.approx(float(rows[proposed.person - 10] @ probe), abs=1e-6)
     assert alike > 195
+
+
+def test_where_all_that_was_proposed_is_forgotten_everything_is_searched(people: tuple[Rows, Rows]) -> None:
+    rows = people[0][:200]
+    numbers = list(range(1, 201))
+    index = ApproximateIndex.build(rows[:64], np.arange(1, 65))
+    left = Templates.of(Templates.empty(32).grown(rows, numbers, numbers).room, 200).without(set(range(65, 201)))
+    for person in range(1, 64):
+        left = Templates.of(left.room, len(left.rows), left.forgotten, index).without({person})
+    assert [hit.person for hit in left.best(rows[0], 5)] == [64]
 
 
 def test_few_templates_are_one_list(people: tuple[Rows, Rows]) -> None:

@@ -77,16 +77,27 @@ def test_growing_leaves_what_others_hold_as_it_was() -> None:
         assert state.rows.flags.c_contiguous
 
 
-def test_leaving_people_out_leaves_all_their_rows_out_and_lets_it_grow_again() -> None:
-    rows = random_rows(9)
-    before = held(rows, [1, 2, 3] * 3)
-    left = before.without({2, 99})
-    assert left.people.tolist() == [1, 3] * 3
-    np.testing.assert_array_equal(left.rows, rows[[0, 2, 3, 5, 6, 8]])
-    assert left.numbers.tolist() == [1, 3, 4, 6, 7, 9]
-    assert not np.shares_memory(left.rows, before.rows)
-    assert left.grown(rows[:1], [4], [10]).people.tolist() == [1, 3, 1, 3, 1, 3, 4]
-    assert len(before) == 9
+@pytest.mark.parametrize("people", [9, 90])  # of whom one is left out: few are kept anew, many stay where they are
+def test_leaving_people_out_leaves_nothing_of_them_and_lets_it_grow_again(people: int) -> None:
+    rows = random_rows(3 * people)
+    before = held(rows, [*range(1, people + 1)] * 3)
+    kept = before.rows
+    left = before
+    for person in (2, 5):
+        left = left.without({person, 999})
+    assert len(left) == 3 * people - 6
+    for person in range(1, people + 1):
+        for probe in rows[person - 1 :: people]:
+            hit = left.best(probe, 1)[0]
+            assert (hit.person == person) == (person not in (2, 5))
+            assert hit == slow_best(left.rows, left.people.tolist(), probe, 1)[0]._replace(score=hit.score)
+    for row in (1, 4):
+        assert not kept[row::people].any(), "it is overwritten in memory"
+    assert [hit.person for hit in left.best(rows[0], 999)].count(-1) == 0
+    assert len(left.best(rows[0], 999)) == people - 2
+    another = random_rows(1, seed=9)
+    assert left.grown(another, [999], [10_000]).best(another[0], 1)[0].person == 999
+    assert left.without(set(range(1, people + 1))).best(rows[0], 3) == []
 
 
 def test_nobody_is_found_among_none() -> None:
