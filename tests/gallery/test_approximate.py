@@ -54,13 +54,13 @@ def test_scores_of_what_is_proposed_are_exact(index: ApproximateIndex, people: t
 
 
 def test_where_all_that_was_proposed_is_forgotten_everything_is_searched(people: tuple[Rows, Rows]) -> None:
-    rows = people[0][:200]
-    numbers = list(range(1, 201))
-    index = ApproximateIndex.build(rows[:64], np.arange(1, 65))
-    left = Templates.of(Templates.empty(32).grown(rows, numbers, numbers).room, 200).without(set(range(65, 201)))
-    for person in range(1, 64):
-        left = Templates.of(left.room, len(left.rows), left.forgotten, index).without({person})
-    assert [hit.person for hit in left.best(rows[0], 5)] == [64]
+    rows, numbers = people[0][:2000], list(range(1, 2001))
+    index = ApproximateIndex.build(rows, np.array(numbers))
+    last = int(np.argmin(rows @ rows[0])) + 1
+    assert last not in index.propose(rows[0])
+    everybody = Templates.empty(32).grown(rows, numbers, numbers)
+    left = Templates.of(everybody.room, 2000, index=index).without(set(numbers) - {last})
+    assert [hit.person for hit in left.best(rows[0], 5)] == [last]
 
 
 def test_few_templates_are_one_list(people: tuple[Rows, Rows]) -> None:
