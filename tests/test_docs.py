@@ -24,9 +24,10 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "objectives.md").read_text()
 EVALUATION = (DOCS / "evaluation.md").read_text()
 DATA = (DOCS / "data.md").read_text()
+VERIFYING = (DOCS / "verifying.md").read_text()
 EXAMPLES = {
     f"{name} {number}": code
-    for name, page in (("objectives", PAGE), ("evaluation", EVALUATION), ("data", DATA))
+    for name, page in (("objectives", PAGE), ("evaluation", EVALUATION), ("data", DATA), ("verifying", VERIFYING))
     for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
 }
 COMMANDS = re.findall(r"^\$ siamese-verify train (.+)$", PAGE, re.MULTILINE)

@@ -145,9 +145,9 @@ def verify_table(options: argparse.Namespace) -> int:
         several=options.several,
         decide=options.decide,
     )
-    print(
-        f"{summary.pairs:,} pairs of {summary.photos:,} photos: {summary.same:,} the same person, "
-        f"{summary.different:,} different people, {summary.inconclusive:,} inconclusive, {summary.failed:,} without an "
-        f"answer. Scores: {options.out}"
-    )
-    return NO_DECISION if summary.failed == summary.pairs else SAME
+    for error in summary.errors:
+        print(error, file=sys.stderr)
+    if summary.failed > len(summary.errors):
+        print(f"... and {summary.failed - len(summary.errors):,} more, in the column error.", file=sys.stderr)
+    print(f"{summary.sentence()} Scores: {options.out}")
+    return NO_DECISION if summary.failed == summary.pairs > 0 else SAME
