@@ -132,7 +132,7 @@ def embedding(repetitions: int) -> None:
                 found: torch.Tensor = eager(images)
             return found
 
-        works = {
+        works: dict[str, Callable[[], object]] = {
             "siamese-verify, ONNX Runtime": lambda crops=crops: verifier.embed_crops(crops),
             "facenet-pytorch": by_facenet,
             "mobilefacenet, ONNX Runtime": lambda small=small: mobile(small),
@@ -160,7 +160,7 @@ def detection(lfw: Path, repetitions: int) -> None:
     photos = [open_photo(file) for file in files]
     ours, peer = FaceDetector(), MTCNN(keep_all=True)
     some, cores = photos[:200], os.cpu_count() or 1
-    works = {
+    works: dict[str, Callable[[], object]] = {
         "siamese-verify, a photo in each thread": lambda: find_subjects(ours, some, threads=cores),
         "siamese-verify, one thread": lambda: [ours.detect(photo) for photo in some],
         "facenet-pytorch, one photo at a time": lambda: [peer.detect(photo) for photo in some],

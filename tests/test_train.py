@@ -418,7 +418,9 @@ def test_two_processes_train_and_leave_one_run_that_is_validated_on_each_photo_o
     expected = all_pairs_report(held_out, data.validation_set.labels).to_dict()
     assert expected["pairs"] == 15 * 14 // 2
     names = ("pairs", "genuine", "impostors", "eer", "auc")
-    assert {name: model.metrics[name] for name in names} == pytest.approx({name: expected[name] for name in names})
+    assert {name: model.record.metrics[name] for name in names} == pytest.approx(
+        {name: expected[name] for name in names}
+    )
 
 
 # Photos that cannot be read

@@ -118,7 +118,8 @@ def draw(verifier: Verifier, result: Verification, photos: list[Photo], options:
     from siamese_verify.verification.picture import draw_verification
     from siamese_verify.verification.terminal import show
 
-    explanation = explain_visibly(verifier, *result.faces)
+    left, right = result.faces
+    explanation = explain_visibly(verifier, left, right)
     picture = draw_verification(result, (photos[0], photos[1]), verifier.record, explanation)
     file = io.BytesIO()
     picture.save(file, "PNG")
