@@ -381,12 +381,11 @@ class Gallery:
 
         index = ApproximateIndex.load(path, mark) if keep else None
         if index is None:
-            templates = self._current()[0]
-            index = ApproximateIndex.build(templates.rows, templates.numbers)  # minutes, so without a lock
+            rows, numbers = self._current()[0].living()
+            index = ApproximateIndex.build(rows, numbers)  # minutes, so without a lock
             if keep:
                 index.save(path, mark)
-                left, _ = self._current()
-                if not np.isin(templates.numbers, left.numbers).all():  # somebody was forgotten meanwhile
+                if not np.isin(numbers, self._current()[0].living()[1]).all():  # somebody was forgotten meanwhile
                     remove_index(self._store.path)
                 else:
                     index = ApproximateIndex.load(path, mark) or index
@@ -394,7 +393,7 @@ class Gallery:
             self._contents.use_index(index)
 
     def check(self) -> None:
-        """Read all of it, and let SQLite look for damage.
+        """Read the log and what has not been read yet, and let SQLite look for damage.
 
         Raises:
             InputError: the file is damaged.

@@ -109,13 +109,13 @@ def find_key(source: GalleryKey | str | Path | bytes | None = None) -> GalleryKe
     )
 
 
-def new_key(path: Path) -> GalleryKey:
+def new_key(path: str | Path) -> GalleryKey:
     """Make a key and write its file, for its owner only; a file that is there is never overwritten.
 
     Raises:
         InputError: there is a file of that name, or it cannot be written.
     """
-    key = GalleryKey(secrets.token_bytes(LENGTH))
+    key, path = GalleryKey(secrets.token_bytes(LENGTH)), Path(path).expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -93,6 +93,13 @@ class Templates:
         room = Room(self.rows[keep], self.people[keep], self.numbers[keep])
         return Templates.of(room, len(room.rows), 0, self.index)
 
+    def living(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Rows and numbers of the templates that are somebody's."""
+        if not self.forgotten:
+            return self.rows, self.numbers
+        keep = self.people != NOBODY
+        return self.rows[keep], self.numbers[keep]
+
     def best(self, probe: NDArray[np.float32], top: int) -> list[Hit]:
         """Search for the people who are most alike: all templates, or those that an index proposes.
 

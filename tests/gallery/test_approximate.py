@@ -140,6 +140,26 @@ def test_a_kept_index_serves_the_next_opening(
             assert gallery.identify_embedding(people[1][person], threshold=0.6).name == name
 
 
+def test_an_index_that_was_built_while_somebody_was_forgotten_is_not_kept(
+    crowd: Gallery, people: tuple[Rows, Rows], path: Path, key: GalleryKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_build = ApproximateIndex.build
+
+    def build(rows: Rows, numbers: NDArray[np.int64]) -> ApproximateIndex:
+        made = true_build(rows, numbers)
+        with Gallery.open(path, key=key) as other:
+            other.forget("P7")
+        return made
+
+    monkeypatch.setattr(ApproximateIndex, "build", build)
+    with crowd as gallery:
+        gallery.forget("P3")
+        gallery.use_index(keep=True)
+        assert [file.name for file in path.parent.iterdir()] == ["gallery.db"]
+        for person, name in ((3, None), (7, None), (8, "P8")):
+            assert gallery.identify_embedding(people[1][person], threshold=0.6).name == name
+
+
 def test_without_faiss_the_sentence_says_how_to_get_it(crowd: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with crowd, pytest.raises(InputError, match=r"pip install 'siamese-verify\[faiss\]'"):
