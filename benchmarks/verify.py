@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def embedding(repetitions: int) -> None:
 
     from siamese_verify.encoders import MobileFaceNet
     from siamese_verify.verification import Verifier
-    from siamese_verify.verification.engine import OnnxEngine
+    from siamese_verify.verification.engine import OnnxEngine, embed_crops
     from siamese_verify.verification.export import network_of
 
     verifier = Verifier.load("casia-webface")
@@ -133,9 +134,9 @@ def embedding(repetitions: int) -> None:
             return found
 
         works: dict[str, Callable[[], object]] = {
-            "siamese-verify, ONNX Runtime": lambda crops=crops: verifier.embed_crops(crops),
+            "siamese-verify, ONNX Runtime": partial(verifier.embed_crops, crops),
             "facenet-pytorch": by_facenet,
-            "mobilefacenet, ONNX Runtime": lambda small=small: mobile(small),
+            "mobilefacenet, ONNX Runtime": partial(embed_crops, mobile, small, 128),
             "limit": lambda: torch.mm(left, right),
         }
         times = in_turn(works, repetitions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -131,7 +132,8 @@ def save_bundle(folder: Path, model: FaceModel, versions: Mapping[str, str], fac
     """
     network, weights = network_of(model.encoder), weights_of(model.encoder)
     engine = OnnxEngine(network, NETWORK)
-    checks = compare_engines(model.record, TorchEngine(model.encoder), engine, faces)
+    torch_engine = TorchEngine(copy.deepcopy(model.encoder).cpu().eval())
+    checks = compare_engines(model.record, torch_engine, engine, faces)
     lowest = min(checks["lowest_cosine"], checks.get("lowest_cosine_of_faces", 1.0))
     if not lowest > LEAST_COSINE:
         raise InputError(

@@ -48,9 +48,10 @@ def load_parts(
         raise InputError(f"ONNX Runtime needs one thread or more, got {threads}.")
     folder = bundle_folder(name)
     if engine == "torch" or (engine == "auto" and (Path(name).is_file() or device != "cpu")):
+        from siamese_verify.verification.export import with_weights
         from siamese_verify.verification.torch_engine import TorchEngine
 
-        model = load_model(name, device)
+        model = with_weights(load_model(name, device))
         return model.record, TorchEngine(model.encoder), None, None
     if device != "cpu":
         raise InputError(f"The engine onnx runs on the CPU, not on {device!r}: use the engine torch.")

@@ -68,7 +68,9 @@ class ModelRecord:
     @property
     def fingerprint(self) -> str:
         """Name of the space that embeddings lie in: those of models with the same one can be compared."""
-        parts = (self.weights_sha256, alignment_name(self.input_spec.crop), str(self.input_spec), self.quantization)
+        spec, crop = self.input_spec, self.input_spec.crop
+        numbers = [float(one) for one in (spec.size, *spec.mean, *spec.std, crop.margin, crop.fraction, crop.square)]
+        parts = (self.weights_sha256, alignment_name(crop), crop.resample, str(numbers), self.quantization)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def operating_point(self, far: float | None = None) -> OperatingPoint:

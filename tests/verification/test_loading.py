@@ -186,14 +186,14 @@ def test_a_pickle_in_place_of_the_weights_is_not_unpickled(bundle: Path, tmp_pat
     (copy / "bundle.json").write_text(json.dumps(content))
     for engine in ("onnx", "torch"):
         with pytest.raises(InputError) as error:
-            Verifier.load(copy, engine=engine)  # type: ignore[arg-type]
+            Verifier.load(copy, engine=engine)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "trace").exists()
 
 
 def test_a_bundle_never_takes_the_place_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    model = FaceModel.of("mine", SmallResNet(size=32, width=4, dimension=16), SMALL)
+    model = FaceModel.of("mine", SmallResNet(size=32, width=4, dimension=16), SMALL)  # not even in evaluation mode
     with pytest.raises(InputError, match=r"holds notes\.txt"):
         save_bundle(tmp_path, model, {})
     assert (tmp_path / "notes.txt").read_text() == "mine"
