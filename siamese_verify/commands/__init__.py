@@ -1,0 +1,1 @@
+"""Commands of `siamese-verify`, each imported when it runs."""
