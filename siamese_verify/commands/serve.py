@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default="casia-webface", help="a pretrained name, a bundle, a run or a checkpoint (%(default)s)")
     add("--engine", choices=("auto", "onnx", "torch"), default="auto", help="what runs the model (%(default)s)")
     add("--threads", type=int, help="of the engine that embeds faces; one per core by default")
-    add("--several", choices=("refuse", "largest", "central", "any"), default="refuse", help="of several faces (%(default)s)")
+    add(
+        "--several",
+        choices=("refuse", "largest", "central", "any"),
+        default="refuse",
+        help="of several faces (%(default)s)",
+    )
     add("--liveness", metavar="MODULE:FUNCTION", help="hook that sees each photo and face first, and may refuse it")
     where = parser.add_argument_group("where")
     add = where.add_argument
@@ -49,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = limits.add_argument
     add("--upload-mb", type=float, default=10.0, help="most of one photo (%(default)s)")
     add("--megapixels", type=float, default=24.0, help="most of one photo (%(default)s)")
-    add("--rate", type=float, default=20.0, help="requests a second of one key or address, 0 for no limit (%(default)s)")
+    add(
+        "--rate", type=float, default=20.0, help="requests a second of one key or address, 0 for no limit (%(default)s)"
+    )
     add("--burst", type=int, default=40, help="requests at once after a pause (%(default)s)")
     add("--in-flight", type=int, default=32, help="requests answered at a time, more get 503 (%(default)s)")
     add("--workers", type=int, help="threads that look for faces; one per core by default")
@@ -65,8 +72,8 @@ def run(options: argparse.Namespace) -> int:
     if options.new_key is not None:
         return new_key(options.new_key)
     check_installed()
+    from siamese_verify.serving.api_keys import KeyFile
     from siamese_verify.serving.app import create_app
-    from siamese_verify.serving.keys import KeyFile
     from siamese_verify.serving.liveness_hook import load_hook
     from siamese_verify.serving.server import listen
     from siamese_verify.serving.server import run as serve
@@ -132,7 +139,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 def new_key(path: Path) -> int:
     """Make a key and print it once."""
-    from siamese_verify.serving.keys import add_key
+    from siamese_verify.serving.api_keys import add_key
 
     key = add_key(path)
     print(key)

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from siamese_verify import __version__
 from siamese_verify.serving import description
 from siamese_verify.serving.admission import Admission
-from siamese_verify.serving.engine import Engine
+from siamese_verify.serving.face_engine import FaceEngine
 from siamese_verify.serving.gallery_routes import add_gallery
 from siamese_verify.serving.guard import Guard
 from siamese_verify.serving.metrics import Metrics
@@ -26,8 +26,8 @@ from siamese_verify.serving.settings import Settings
 from siamese_verify.serving.verify_routes import add_verify
 
 if TYPE_CHECKING:
-    from siamese_verify.serving.gallery import People
-    from siamese_verify.serving.keys import KeyFile
+    from siamese_verify.serving.api_keys import KeyFile
+    from siamese_verify.serving.people import People
     from siamese_verify.serving.service import Explain
     from siamese_verify.verification import Verifier
 
@@ -57,7 +57,7 @@ def create_app(
     metrics = Metrics()
     service = Service(
         settings=settings,
-        engine=Engine(verifier, settings, metrics),
+        engine=FaceEngine(verifier, settings, metrics),
         admission=Admission(settings.uploads, settings.in_flight, settings.body_bytes),
         metrics=metrics,
         gallery=gallery,
@@ -110,4 +110,9 @@ async def _said(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    return Response(Problem(422, "invalid_field", "A value cannot be used: see /openapi.json.").body(), 422, None, "application/json")
+    return Response(
+        Problem(422, "invalid_field", "A value cannot be used: see /openapi.json.").body(),
+        422,
+        None,
+        "application/json",
+    )

@@ -52,7 +52,9 @@ FAR = {"type": "number", "description": "Share of strangers that may pass", "exa
 def form(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
     """Describe a form, which is read as it arrives and so not by FastAPI."""
     schema = {"type": "object", "properties": properties, "required": required}
-    return {"openapi_extra": {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}}
+    return {
+        "openapi_extra": {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    }
 
 
 VERIFY = form(
@@ -70,4 +72,6 @@ VERIFY = form(
 )
 EMBED = form({"photo": PHOTOS, "several": SEVERAL}, ["photo"])
 ENROLL = form({"name": {"type": "string", "example": "Ada Lovelace"}, "photo": PHOTOS}, ["name", "photo"])
-IDENTIFY = form({"photo": PHOTO, "far": {**FAR, "description": "Share of searches for strangers that may find somebody"}}, ["photo"])
+IDENTIFY = form(
+    {"photo": PHOTO, "far": {**FAR, "description": "Share of searches for strangers that may find somebody"}}, ["photo"]
+)

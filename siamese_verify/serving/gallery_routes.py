@@ -14,14 +14,14 @@ from fastapi import FastAPI, Request
 from siamese_verify.errors import InputError
 from siamese_verify.serving import description
 from siamese_verify.serving.answers import GalleryAnswer
-from siamese_verify.serving.engine import no_decision
+from siamese_verify.serving.face_engine import no_decision
 from siamese_verify.serving.problem import Problem
 from siamese_verify.serving.service import number
 
 if TYPE_CHECKING:
     from siamese_verify.serving.admission import Held
     from siamese_verify.serving.form import Form
-    from siamese_verify.serving.gallery import People
+    from siamese_verify.serving.people import People
     from siamese_verify.serving.service import Service
 
 T = TypeVar("T")

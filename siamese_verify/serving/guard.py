@@ -14,13 +14,15 @@ from siamese_verify.serving.problem import GONE, Problem
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from siamese_verify.serving.keys import KeyFile
+    from siamese_verify.serving.api_keys import KeyFile
     from siamese_verify.serving.metrics import Metrics
     from siamese_verify.serving.rate_limit import RateLimit
 
 log = logging.getLogger("siamese_verify.serving")
 
-OPEN = frozenset({"/", "/page.css", "/page.js", "/icon.svg", "/healthz", "/openapi.json"})  # need no key, are not counted against one
+OPEN = frozenset(
+    {"/", "/page.css", "/page.js", "/icon.svg", "/healthz", "/openapi.json"}
+)  # need no key, are not counted against one
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -67,7 +69,9 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 given = {name.lower() for name, _ in message.get("headers", [])}
-                added = [(n.lower().encode(), v.encode()) for n, v in HEADERS.items() if n.lower().encode() not in given]
+                added = [
+                    (n.lower().encode(), v.encode()) for n, v in HEADERS.items() if n.lower().encode() not in given
+                ]
                 message = {**message, "headers": [*message.get("headers", []), *added]}
             await send(message)
 
@@ -102,7 +106,9 @@ class Guard:
         foreign = headers.get(b"sec-fetch-site") in ("cross-site", "same-site")
         origin = headers.get(b"origin")
         if scope["method"] in CHANGING and (foreign or (origin is not None and urlsplit_host(origin) != host.lower())):
-            raise Problem(403, "wrong_origin", "A web page of another origin may not use this server: open its own page.")
+            raise Problem(
+                403, "wrong_origin", "A web page of another origin may not use this server: open its own page."
+            )
         known = self.keys.find(sent_key(headers)) if self.keys else None
         if known:
             scope["state"]["asks"] = f"key {known}"

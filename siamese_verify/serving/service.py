@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from starlette.requests import Request
 
-    from siamese_verify.serving.engine import Engine
-    from siamese_verify.serving.gallery import People
+    from siamese_verify.serving.face_engine import FaceEngine
     from siamese_verify.serving.metrics import Metrics
+    from siamese_verify.serving.people import People
     from siamese_verify.serving.settings import Settings
     from siamese_verify.verification import SeenFace, Verifier
 
@@ -37,7 +37,7 @@ class Service:
     """What the routes share."""
 
     settings: Settings
-    engine: Engine
+    engine: FaceEngine
     admission: Admission
     metrics: Metrics
     gallery: People | None

@@ -46,7 +46,9 @@ def add_verify(app: FastAPI, service: Service) -> None:
         service.metrics.decision(result.same, result.milliseconds)
         return answer
 
-    @app.post("/v1/verify", response_model=VerifyAnswer, summary="Do two photos show the same person?", **description.VERIFY)
+    @app.post(
+        "/v1/verify", response_model=VerifyAnswer, summary="Do two photos show the same person?", **description.VERIFY
+    )
     async def verify(request: Request) -> Any:
         fields = ("far", "threshold", "several", "decide", "crops", "explain")
         return await service.answer(request, PAIR, fields, decided)

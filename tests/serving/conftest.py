@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 from PIL import Image
 from stand_in import StandIn
 
@@ -32,7 +31,9 @@ def pair(first: bytes | None = None, second: bytes | None = None, **fields: str)
 
 
 @asynccontextmanager
-async def client_of(verifier: Any = None, settings: Settings | None = None, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(
+    verifier: Any = None, settings: Settings | None = None, **more: Any
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server in this process, without a socket."""
     settings = settings or Settings(rate=0)
     app = create_app(verifier or StandIn(), settings, **more)

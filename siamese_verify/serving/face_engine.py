@@ -13,8 +13,8 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.serving.micro_batcher import Full, MicroBatcher
-from siamese_verify.serving.photo import decode_photo
 from siamese_verify.serving.problem import Problem, busy
+from siamese_verify.serving.sent_photo import decode_photo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +35,7 @@ class Seen(NamedTuple):
     detect: float
 
 
-class Engine:
+class FaceEngine:
     """Decodes and looks for faces in a few threads, and embeds the faces of all requests together in one.
 
     Args:
