@@ -17,9 +17,9 @@ TEXT = f"""Is this the same person? Two photos in, a decision out that says what
 
 Photos are kept in memory while a request is answered, and nowhere else: not on disk, not in a log.
 
-A decision may be inconclusive (`same` is null, with `reasons`): that is an answer, status 200. A photo without a face, or
-with several, is status 422; a file that is no photo is status 400. Every failure is JSON with a sentence (`detail`) and a
-word for programs (`reason`):
+A decision may be inconclusive (`same` is null, with `reasons`): that is an answer, status 200. A photo without a face,
+or with several, is status 422; a file that is no photo is status 400. Every failure is JSON with a sentence (`detail`)
+and a word for programs (`reason`):
 
 {chr(10).join(f"- `{reason}`: {meaning}" for reason, meaning in REASONS.items())}
 

@@ -106,9 +106,7 @@ class Guard:
         foreign = headers.get(b"sec-fetch-site") in ("cross-site", "same-site")
         origin = headers.get(b"origin")
         if scope["method"] in CHANGING and (foreign or (origin is not None and urlsplit_host(origin) != host.lower())):
-            raise Problem(
-                403, "wrong_origin", "A web page of another origin may not use this server: open its own page."
-            )
+            raise Problem(403, "wrong_origin", "A page of another origin may not use this server: open its own page.")
         known = self.keys.find(sent_key(headers)) if self.keys else None
         if known:
             scope["state"]["asks"] = f"key {known}"

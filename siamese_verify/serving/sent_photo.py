@@ -12,8 +12,8 @@ from siamese_verify.serving.problem import Problem
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Cameras, phones and browsers make these. Pillow reads forty more, some by other programs (EPS) or old libraries (TIFF),
-# which nobody needs to offer to strangers.
+# Cameras, phones and browsers make these. Pillow reads forty more, some by other programs (EPS) or by libraries with a
+# long list of holes (TIFF), which nobody needs to offer to strangers.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 from types import FrameType
@@ -68,6 +69,7 @@ def run(
         certificate_key: likewise.
         ready: is told the address once connections are taken.
     """
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it quotes bytes of what is sent
     config = uvicorn.Config(
         app,
         http=timed_protocol(settings.header_seconds),
