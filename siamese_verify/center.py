@@ -16,6 +16,7 @@ from siamese_verify.encoders import MirroredEncoder
 from siamese_verify.entry import CONF, explained, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
+from siamese_verify.faces import ranges_of
 from siamese_verify.results import measure, print_results, save_results
 from siamese_verify.types import Photos
 from siamese_verify.verification import FaceModel, embed_photos, load_model, read_operating_points, save_bundle
@@ -37,7 +38,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     cropper = FaceCropper(encoder.input_spec, cfg.cache)
     embeddings = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
     encoder.center.copy_(torch.from_numpy(embeddings.mean(axis=0, dtype="float64")))
-    inner = {**model.configuration, "crop": asdict(encoder.input_spec.crop)}
+    inner = {**model.record.configuration, "crop": asdict(encoder.input_spec.crop)}
     configuration = {
         "_target_": "siamese_verify.encoders.MirroredEncoder",
         "encoder": inner,
@@ -45,14 +46,14 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     }
     result = measure(output.name, encoder, protocol, cropper, None, resamples=cfg.resamples)
     figures = result.report.to_dict()
-    centred = replace(
-        model,
-        encoder=encoder,
+    record = replace(
+        model.record,
         configuration=configuration,
+        dimension=encoder.dimension,
         operating_points=read_operating_points(figures["operating_points"]),
         eer_threshold=figures.get("eer_threshold"),
         measured_on=protocol.name,
-        training={**model.training, "center": f"{len(photos):,} photos of {cfg.data.name}"},
+        training={**model.record.training, "center": f"{len(photos):,} photos of {cfg.data.name}"},
         metrics=figures,
         meaning=calibrate(
             result.embeddings,
@@ -62,14 +63,17 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
             resamples=cfg.resamples,
             progress=True,
         ),
+        quality=ranges_of(cropper.qualities),
+        weights_sha256="",
     )
-    record: dict[str, Any] = {
+    centred = FaceModel(encoder, record)
+    made_by: dict[str, Any] = {
         "versions": versions(),
         "configuration": cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)),
         "data": cropper.digest,
     }
-    save_bundle(output, centred, record["versions"])
-    save_results(output / "report", result, [], record)
+    save_bundle(output, centred, made_by["versions"])
+    save_results(output / "report", result, [], made_by)
     print_results([result], output)
     print(f"Bundle: {output}")
     return centred

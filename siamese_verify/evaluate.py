@@ -24,6 +24,7 @@ from siamese_verify.evaluation import (
     read_scores,
     verification_report,
 )
+from siamese_verify.faces import ranges_of
 from siamese_verify.files import write_whole
 from siamese_verify.results import check_claim, measure, measure_robustness, print_results, save_results
 from siamese_verify.verification import PRETRAINED, load_model, ships_thresholds, store_thresholds
@@ -69,6 +70,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
                 result.embeddings, protocol.photos.identities, protocol.name, resamples=cfg.resamples, progress=True
             ).to_dict(),
             "measured_on": protocol.name,
+            "quality": ranges_of(cropper.qualities),
             "versions": versions(),
         }
         print(f"Its thresholds are kept for verify: {store_thresholds(str(cfg.model), measurement)}")

@@ -1,4 +1,4 @@
-"""Files that are there completely or not at all."""
+"""Files that are there completely or not at all, and the folders that are the user's."""
 
 from __future__ import annotations
 
@@ -15,3 +15,13 @@ def write_whole(path: Path, content: bytes) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: `$XDG_CACHE_HOME/siamese-verify`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "siamese-verify"
+
+
+def data_folder() -> Path:
+    """Where what is the user's is kept: `$XDG_DATA_HOME/siamese-verify`."""
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "siamese-verify"

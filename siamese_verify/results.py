@@ -15,7 +15,17 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from siamese_verify.data import FaceCropper, LFWPhotos, Protocol, has_training_people, lfw_category, sampled_pairs
+from siamese_verify.data import (
+    CORRUPTIONS,
+    FaceCropper,
+    LFWPhotos,
+    Protocol,
+    corrupt,
+    describe_corruption,
+    has_training_people,
+    lfw_category,
+    sampled_pairs,
+)
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
@@ -32,7 +42,7 @@ from siamese_verify.evaluation import (
     identification_report,
     verification_report,
 )
-from siamese_verify.faces import CORRUPTIONS, corrupt, crop_face, describe_corruption
+from siamese_verify.faces import crop_face
 from siamese_verify.files import write_whole
 from siamese_verify.verification import FaceModel, embed_photos, score_pairs
 
@@ -106,7 +116,7 @@ def measure(
     embeddings = embed_photos(encoder.eval(), protocol.photos, cropper)
     people, pairs = protocol.photos.identities, protocol.pairs
     targets = sorted({*targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
-    threshold = model.eer_threshold if model and (pairs is None or pairs.folds is None) else None
+    threshold = model.record.eer_threshold if model and (pairs is None or pairs.folds is None) else None
     scores = None
     if pairs is None:
         report = all_pairs_report(
@@ -125,8 +135,8 @@ def measure(
             report = replace(report, groups=tuple(groups))
     if np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
-    if model and model.meaning:
-        report = replace(report, calibration=check_calibration(model.meaning.calibration, report.curve))
+    if model and model.record.meaning:
+        report = replace(report, calibration=check_calibration(model.record.meaning.calibration, report.curve))
     return Result(name, report, protocol, embeddings, scores, cropper, model)
 
 
@@ -164,10 +174,10 @@ def category_of(result: Result) -> str | None:
     model, photos = result.model, result.protocol.photos
     if not model or not isinstance(photos, LFWPhotos):
         return None
-    data = model.training.get("data")
+    data = model.record.training.get("data")
     strangers = data != "lfw" or not has_training_people(photos)
     detector = result.cropper.spec.crop.kind == "box"
-    return lfw_category(data, model.training.get("pretrained"), detector=detector, strangers=strangers)
+    return lfw_category(data, model.record.training.get("pretrained"), detector=detector, strangers=strangers)
 
 
 def check_claim(result: Result, claim: str | None) -> None:
@@ -202,7 +212,7 @@ def save_results(
         "protocol": protocol.name,
         "photos": len(protocol.photos),
         "photos without a face, their central square used": len(result.cropper.faceless),
-        "threshold chosen on": model.measured_on if model and chosen_elsewhere else "these pairs",
+        "threshold chosen on": model.record.measured_on if model and chosen_elsewhere else "these pairs",
         "data (SHA-256 of the crops)": result.cropper.digest,
         **record,
     }

@@ -20,6 +20,7 @@ from siamese_verify.data import FaceCropper, FaceDataModule, Protocol
 from siamese_verify.entry import CONF, explained, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
+from siamese_verify.faces import ranges_of
 from siamese_verify.files import write_whole
 from siamese_verify.results import measure, print_results, save_results
 from siamese_verify.training import VerificationModule, publish_report
@@ -80,9 +81,14 @@ def train(cfg: DictConfig, folder: Path) -> float:
     best = load_checkpoint(Path(best_path))
     assert data.validation_set is not None
     held_out = embed_faces(best.encoder, data.validation_set.faces)
-    best = replace(
-        best, meaning=calibrate(held_out, data.validation_set.labels, best.measured_on, cfg.seed, progress=True)
+    labels, measured_on = data.validation_set.labels, best.record.measured_on
+    measured = replace(
+        best.record,
+        meaning=calibrate(held_out, labels, measured_on, cfg.seed, progress=True),
+        quality=ranges_of(data.cropper.qualities),
+        licence=cfg.licence or "",
     )
+    best = replace(best, record=measured)
     save_bundle(folder / "bundle", best, record["versions"])
 
     result = measure("trained network", best.encoder, protocol, FaceCropper(best.encoder.input_spec, cfg.cache), best)

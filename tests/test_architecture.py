@@ -16,13 +16,16 @@ FOLDER = Path(__file__).resolve().parents[1] / PACKAGE
 
 # From the top down. A unit imports from the levels below its own, never from its own or from above.
 LEVELS = (
-    {"cli", "prepare", "preview", "train", "evaluate", "center", "demo", "serving"},
-    {"results", "compare", "entry"},
+    {"cli", "prepare", "preview", "train", "evaluate", "center", "demo"},
+    {"commands"},
+    {"serving"},
+    {"export"},
+    {"gallery", "results", "compare", "entry"},
     {"training", "verification"},
     {"data", "evaluation"},
     {"encoders", "losses", "mining", "faces"},
     {"geometry"},
-    {"types", "files", "tables"},
+    {"types", "files", "tables", "onnx_session"},
     {"errors"},
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}

@@ -1,1 +1,1 @@
-"""Commands of `siamese-verify`, each imported when it runs."""
+"""Commands of `siamese-verify` that need no Hydra; a module is imported when one of its commands runs."""

@@ -3,6 +3,7 @@
 from siamese_verify.data.archive import unpack
 from siamese_verify.data.augmentation import EachImage, FaceAugmentation
 from siamese_verify.data.contact_sheet import Cell, contact_sheet, in_rows, save_sheet
+from siamese_verify.data.corruption import CORRUPTIONS, corrupt, describe_corruption
 from siamese_verify.data.crops import FaceCropper
 from siamese_verify.data.datamodule import FaceDataModule, FaceDataset, split_by_identity
 from siamese_verify.data.faces import FacesInMemory, FacesOnDisk
@@ -32,6 +33,7 @@ from siamese_verify.data.synthetic import SyntheticFaces
 from siamese_verify.data.triplets import TripletSampler
 
 __all__ = [
+    "CORRUPTIONS",
     "IMAGE_FOLDERS",
     "Alignment",
     "AllOfLFW",
@@ -59,6 +61,8 @@ __all__ = [
     "TripletSampler",
     "all_pairs",
     "contact_sheet",
+    "corrupt",
+    "describe_corruption",
     "fetch_lfw",
     "folder_pairs",
     "has_training_people",

@@ -19,7 +19,16 @@ from rich.progress import track
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Choice, Face, FaceDetector, Subject, crop_face, find_subjects
+from siamese_verify.faces import (
+    Choice,
+    Face,
+    FaceDetector,
+    Quality,
+    Subject,
+    crop_face,
+    find_subjects,
+    quality_of,
+)
 from siamese_verify.files import write_whole
 from siamese_verify.types import Crop, InputSpec, Photos
 
@@ -33,7 +42,7 @@ class FaceCropper:
     """Cuts faces, and keeps account of the photos it could not read or found no face on.
 
     A photo without a face gives its central square, as a data set would otherwise lose pairs; such photos are listed in
-    `faceless`.
+    `faceless`, and left out of `qualities`.
 
     Args:
         spec: what the encoder takes.
@@ -50,6 +59,7 @@ class FaceCropper:
         self.max_damaged = max_damaged
         self.damaged: list[tuple[str, str]] = []  # name, reason
         self.faceless: list[str] = []
+        self.qualities: list[Quality] = []
         self._finder = SubjectFinder(cache, choice) if spec.crop.needs_face else None
         self._digest = hashlib.sha256()
 
@@ -85,12 +95,21 @@ class FaceCropper:
                     images = [subject.upright(image) for subject, image in zip(subjects, images, strict=True)]
                     faces = [subject.face for subject in subjects]
                     self.faceless += [names[row] for row, face in zip(readable, faces, strict=True) if face is None]
-                crops = np.stack([np.asarray(crop_face(i, spec, face)) for i, face in zip(images, faces, strict=True)])
+                cut = [crop_face(image, spec, face) for image, face in zip(images, faces, strict=True)]
+                self._judge(cut, faces)
+                crops = np.stack([np.asarray(crop) for crop in cut])
                 self._digest.update("\n".join(names[row] for row in readable).encode() + crops.tobytes())
                 yield readable, torch.from_numpy(crops).permute(0, 3, 1, 2)  # (n,3,S,S), channels last in memory
         finally:
             if finder:
                 finder.save()
+
+    def _judge(self, crops: list[Image.Image], faces: list[Face | None]) -> None:
+        for crop, face in zip(crops, faces, strict=True):
+            if face:
+                self.qualities.append(quality_of(crop, face.box, face.landmarks))
+            elif not self._finder:
+                self.qualities.append(quality_of(crop))
 
     def __call__(self, photos: Photos, rows: Sequence[int], title: str) -> tuple[list[int], Tensor]:
         """Crop some photos at once: the rows that could be read, and (n,3,S,S) uint8 crops.
@@ -191,7 +210,7 @@ class SubjectFinder:
         new = {key: photo for key, photo in zip(keys, photos, strict=True) if key not in self.known}
         if new:
             self.detector = self.detector or FaceDetector()
-            found = find_subjects(self.detector, list(new.values()), self.choice)
+            found = find_subjects(self.detector, list(new.values()), self.choice, torch.get_num_threads())
             for key, subject in zip(new, found, strict=True):
                 self.known[key] = self.unsaved[key] = subject
             if len(self.unsaved) >= SAVE_EVERY:

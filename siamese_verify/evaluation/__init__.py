@@ -19,7 +19,13 @@ from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
 from siamese_verify.evaluation.groups import GroupRates, group_reports, pair_groups
 from siamese_verify.evaluation.identification import IdentificationReport, OpenSetPoint, identification_report
 from siamese_verify.evaluation.meaning import ScoreMeaning, calibrate
-from siamese_verify.evaluation.operating_point import OperatingPoint, tar_at_far, zero_fmr, zero_fnmr
+from siamese_verify.evaluation.operating_point import (
+    DECISIVE_IMPOSTORS,
+    OperatingPoint,
+    tar_at_far,
+    zero_fmr,
+    zero_fnmr,
+)
 from siamese_verify.evaluation.published import PublishedCurve, read_published
 from siamese_verify.evaluation.report import TARGETS, VerificationReport, verification_report
 from siamese_verify.evaluation.robustness import DamagedRates, damaged_rates
@@ -32,6 +38,7 @@ from siamese_verify.evaluation.threshold import ThresholdRates, accuracy, best_t
 
 __all__ = [
     "ALL_PAIRS_TARGETS",
+    "DECISIVE_IMPOSTORS",
     "TARGETS",
     "Calibration",
     "CalibrationCheck",

@@ -106,7 +106,8 @@ class VerificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as JSON types, None for what is infinite or absent."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.compare}
+        metrics = {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.compare}
+        return {**metrics, "histogram": {name: part.tolist() for name, part in self.histogram._asdict().items()}}
 
     def to_json(self) -> str:
         """Return the metrics as strict JSON: no NaN, no Infinity, null instead."""

@@ -1,26 +1,30 @@
 """Photo -> face: decode, detect, align, judge."""
 
-from siamese_verify.faces.corruption import CORRUPTIONS, corrupt, describe_corruption
 from siamese_verify.faces.crop import alignment_name, crop_face
 from siamese_verify.faces.detector import Choice, Face, FaceDetector, choose_face
+from siamese_verify.faces.networks import detector_files, load_networks
 from siamese_verify.faces.photo import Photo, open_photo
-from siamese_verify.faces.quality import sharpness
-from siamese_verify.faces.subject import Subject, find_subject, find_subjects
+from siamese_verify.faces.quality import Quality, quality_of, ranges_of, sharpness
+from siamese_verify.faces.subject import Subject, find_subject, find_subjects, search, turned
 
 __all__ = [
-    "CORRUPTIONS",
     "Choice",
     "Face",
     "FaceDetector",
     "Photo",
+    "Quality",
     "Subject",
     "alignment_name",
     "choose_face",
-    "corrupt",
     "crop_face",
-    "describe_corruption",
+    "detector_files",
     "find_subject",
     "find_subjects",
+    "load_networks",
     "open_photo",
+    "quality_of",
+    "ranges_of",
+    "search",
     "sharpness",
+    "turned",
 ]

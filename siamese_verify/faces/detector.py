@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces.mtcnn import Array, Network, Networks, find_faces
+from siamese_verify.faces.mtcnn import Networks, find_faces
+from siamese_verify.faces.networks import detector_files, load_networks
 
 LONGEST_SIDE = 1280  # larger photos are searched at this size: the time of the search grows with the area
+FINER = 2  # times this size, and for faces of half the size, in a second look
 Choice = Literal["central", "largest", "probable"]
 
 
@@ -27,36 +26,39 @@ class Face(NamedTuple):
 
 
 class FaceDetector:
-    """MTCNN with the weights that come inside facenet-pytorch.
+    """MTCNN with the weights that come inside facenet-pytorch, on ONNX Runtime.
 
-    What is found on a photo does not depend on the photos beside it.
+    What is found on a photo does not depend on the photos beside it, and one detector serves any number of threads.
 
     Args:
+        networks: those that come with a model; by default those of this machine's cache, see `detector_files`.
         smallest: side of the smallest face to look for, in pixels.
     """
 
-    identifier = "mtcnn-2"  # names caches and alignments: to be counted up with any change of the boxes
+    identifier = "mtcnn-3"  # names caches and alignments: to be counted up with any change of the boxes
 
-    def __init__(self, smallest: int = 20) -> None:
-        from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
-
+    def __init__(self, networks: Networks | None = None, smallest: int = 20) -> None:
+        self.networks = networks or load_networks(detector_files())
         self.smallest = smallest
-        self.networks = Networks(function(PNet()), function(RNet()), function(ONet()))
 
-    def detect(self, photo: Image.Image) -> list[Face]:
+    def detect(self, photo: Image.Image, finer: bool = False) -> list[Face]:
         """Find all faces of a photo.
 
         Args:
             photo: RGB, of any size.
+            finer: look for smaller faces too, and at large photos in more detail: about four times the work.
 
         Returns:
             The faces, the most probable first.
         """
-        shrink = min(1.0, LONGEST_SIDE / max(photo.size))
+        longest, smallest = LONGEST_SIDE, self.smallest
+        if finer:
+            longest, smallest = longest * FINER, max(1, smallest // FINER)
+        shrink = min(1.0, longest / max(photo.size))
         if shrink < 1:
             width, height = photo.size
             photo = photo.resize((max(1, round(width * shrink)), max(1, round(height * shrink))))
-        found = find_faces(np.asarray(photo), self.networks, self.smallest)
+        found = find_faces(np.asarray(photo), self.networks, smallest)
         return [
             Face(tuple(box), probability, tuple((x, y) for x, y in points))
             for box, probability, points in zip(
@@ -66,32 +68,6 @@ class FaceDetector:
                 strict=True,
             )
         ]
-
-
-def function(network: nn.Module) -> Network:
-    """A network of facenet-pytorch's on arrays, arranged as it is fastest on a CPU."""
-    network.eval().requires_grad_(False)
-    if hasattr(network, "conv4_1"):  # the first: one large picture, which torch pools slowly
-        network.pool1 = HalvingMax()
-    else:
-        network.to(memory_format=torch.channels_last)
-
-    def run(pixels: Array) -> tuple[Array, ...]:
-        with torch.inference_mode():
-            return tuple(part.numpy() for part in network(torch.from_numpy(pixels)))
-
-    return run
-
-
-class HalvingMax(nn.Module):
-    """`MaxPool2d(2, ceil_mode=True)`, several times as fast on a CPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N,C,H,W) -> (N,C,ceil(H/2),ceil(W/2))."""
-        height, width = x.shape[2:]
-        x = F.pad(x, (0, width % 2, 0, height % 2), value=-torch.inf)
-        x = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
-        return torch.maximum(x[..., ::2], x[..., 1::2])
 
 
 def choose_face(faces: Sequence[Face], width: int, height: int, choice: Choice = "central") -> Face:

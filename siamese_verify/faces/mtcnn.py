@@ -11,9 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.ops import nms
 
 Array = NDArray[np.float32]
 Network = Callable[[Array], tuple[Array, ...]]
@@ -21,21 +19,24 @@ Network = Callable[[Array], tuple[Array, ...]]
 CELL, STRIDE = 12, 2  # the window that the first network sees, and the step between two windows
 FACTOR = 0.709  # between two levels of the image pyramid: about half the area
 THRESHOLDS = (0.6, 0.7, 0.7)  # probability of a face that each network asks for
-WINDOWS = 16  # that a network sees at once, always: a library of convolutions prepares itself anew for each number
+WINDOWS = 64  # that a network sees at once, at most: bounds the memory of photos full of faces
 
 
 class Networks(NamedTuple):
-    """The three networks, as functions of (N,3,H,W) float32 pixels around 0.
+    """The three networks, as functions of (N,3,H,W) float32 pixels around 0, and the choice among boxes.
 
     Attributes:
         propose: any H, W of `CELL` and more -> shifts (N,4,h,w) and probabilities (N,2,h,w).
         refine: 24 x 24 -> shifts (N,4) and probabilities (N,2).
         output: 48 x 48 -> shifts (N,4), landmarks (N,10) and probabilities (N,2).
+        apart: (N,4) boxes, (N,) probabilities and the intersection over union that two may have -> rows of those that
+            overlap with no more probable one, the most probable first.
     """
 
     propose: Network
     refine: Network
     output: Network
+    apart: Callable[[Array, Array, float], NDArray[np.int64]]
 
 
 class Detections(NamedTuple):
@@ -130,12 +131,13 @@ def find_faces(photo: NDArray[np.uint8], networks: Networks, smallest: int) -> D
     """
     height, width = photo.shape[:2]
     sums = AreaSums(photo)
-    proposals = [
-        propose(networks.propose(sums.whole(int(height * scale + 1), int(width * scale + 1))), scale)
-        for scale in pyramid(height, width, smallest)
-    ]
-    windows = np.concatenate([np.empty((0, 9), np.float32), *proposals])
-    windows = windows[keep_apart(windows, 0.7)]
+    windows = np.empty((0, 9), np.float32)
+    for scale in pyramid(height, width, smallest):
+        seen = sums.whole(int(height * scale + 1), int(width * scale + 1))
+        proposed = propose(networks.propose(seen), scale)
+        kept = networks.apart(proposed[:, :4], proposed[:, 4], 0.5)
+        windows = np.concatenate([windows, proposed[kept]])
+    windows = windows[networks.apart(windows[:, :4], windows[:, 4], 0.7)]
     size = windows[:, 2:4] - windows[:, :2]
     boxes = np.concatenate([windows[:, :4] + windows[:, 5:9] * np.tile(size, 2), windows[:, 4:5]], axis=1)
 
@@ -143,7 +145,7 @@ def find_faces(photo: NDArray[np.uint8], networks: Networks, smallest: int) -> D
     shifts, probability = in_parts(networks.refine, seen)
     passed = probability[:, 1] > THRESHOLDS[1]
     boxes, shifts = np.concatenate([boxes[passed, :4], probability[passed, 1:]], axis=1), shifts[passed]
-    kept = keep_apart(boxes, 0.7)
+    kept = networks.apart(boxes[:, :4], boxes[:, 4], 0.7)
     boxes, seen = crops(squared(shifted(boxes[kept], shifts[kept])), sums, 48)
 
     shifts, points, probability = in_parts(networks.output, seen)
@@ -153,7 +155,7 @@ def find_faces(photo: NDArray[np.uint8], networks: Networks, smallest: int) -> D
     places = points[passed].reshape(-1, 2, 5).transpose(0, 2, 1)  # (F,5,2)
     landmarks = places * size[:, None] + boxes[:, None, :2] - 1
     boxes = shifted(boxes, shifts)
-    kept = keep_apart(boxes, 0.7, nested=True)
+    kept = outermost(boxes, 0.7)
     return Detections(boxes[kept, :4], boxes[kept, 4], landmarks[kept])
 
 
@@ -163,24 +165,19 @@ def propose(found: tuple[Array, ...], scale: float) -> Array:
     row, column = np.nonzero(probability >= THRESHOLDS[0])
     first = np.stack([column, row], axis=1) * STRIDE
     corners = np.floor(np.concatenate([first + 1, first + CELL], axis=1).astype(np.float32) / np.float32(scale))
-    windows = np.concatenate([corners, probability[row, column, None], shifts[:, row, column].T], axis=1)
-    return windows[keep_apart(windows, 0.5)]
+    return np.concatenate([corners, probability[row, column, None], shifts[:, row, column].T], axis=1)
 
 
-def keep_apart(boxes: Array, most: float, nested: bool = False) -> NDArray[np.int64]:
-    """Choose boxes that do not overlap with a more probable one: non-maximum suppression.
+def outermost(boxes: Array, most: float) -> NDArray[np.int64]:
+    """Choose boxes that neither hold a more probable one nor lie in one: suppression by the smaller one's area.
 
     Args:
-        boxes: (N,5+) corners and probability.
-        most: intersection over union that two may have.
-        nested: over the smaller one's area instead, and counting pixels that both corners lie in.
+        boxes: (N,5) corners, in pixels that belong to the box, and probability.
+        most: intersection over the area of the smaller box that two may have.
 
     Returns:
         Rows that are kept, the most probable first.
     """
-    if not nested:
-        kept = nms(torch.from_numpy(boxes[:, :4].copy()), torch.from_numpy(boxes[:, 4].copy()), most)
-        return np.asarray(kept.numpy())
     order = np.argsort(-boxes[:, 4], kind="stable")
     left, top, right, bottom = boxes[order, :4].T
     area = (right - left + 1) * (bottom - top + 1)
@@ -222,7 +219,5 @@ def crops(boxes: Array, sums: AreaSums, side: int) -> tuple[Array, Array]:
 
 def in_parts(network: Network, windows: Array) -> tuple[Array, ...]:
     """A network's answers about any number of windows, none included."""
-    missing = -len(windows) % WINDOWS if len(windows) else WINDOWS
-    full = np.concatenate([windows, np.zeros((missing, *windows.shape[1:]), np.float32)])
-    answers = [network(full[start : start + WINDOWS]) for start in range(0, len(full), WINDOWS)]
-    return tuple(np.concatenate(part)[: len(windows)] for part in zip(*answers, strict=True))
+    answers = [network(windows[start : start + WINDOWS]) for start in range(0, max(1, len(windows)), WINDOWS)]
+    return tuple(np.concatenate(part) for part in zip(*answers, strict=True))

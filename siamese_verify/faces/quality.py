@@ -2,8 +2,80 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
+
+# An average face in millimetres: right, down and towards the viewer from the middle between the eyes. The landmarks are
+# the detector's: left eye, right eye, nose, left and right corner of the mouth, as the viewer sees them.
+AVERAGE_FACE = ((-32.0, 0.0, 0.0), (32.0, 0.0, 0.0), (0.0, 37.0, 28.0), (-25.0, 68.0, 6.0), (25.0, 68.0, 6.0))
+
+
+COMMON = 0.999  # share of the faces that a limit of quality leaves inside: a few bad ones must not widen it
+
+
+class Quality(NamedTuple):
+    """What decides whether a face can be compared at all.
+
+    Attributes:
+        sharpness: see `sharpness`.
+        size: shorter side of the face's box in the photo, in pixels; None for a face that no detector found.
+        turn: see `turn_of`, in degrees; None likewise.
+        light: mean grey level of the crop, in [0, 1].
+        contrast: standard deviation of the crop's grey levels, in [0, 0.5].
+    """
+
+    sharpness: float
+    size: float | None
+    turn: float | None
+    light: float
+    contrast: float
+
+
+def quality_of(
+    crop: Image.Image,
+    box: tuple[float, float, float, float] | None = None,
+    landmarks: Sequence[tuple[float, float]] | None = None,
+) -> Quality:
+    """Judge a face.
+
+    Args:
+        crop: as the encoder sees it, RGB.
+        box: left, top, right, bottom in pixels of the photo.
+        landmarks: five, in the order of `AVERAGE_FACE`.
+    """
+    grey = np.asarray(crop.convert("L"), dtype=np.float64) / 255
+    return Quality(
+        sharpness=sharpness(crop),
+        size=min(box[2] - box[0], box[3] - box[1]) if box else None,
+        turn=turn_of(landmarks) if landmarks else None,
+        light=float(grey.mean()),
+        contrast=float(grey.std()),
+    )
+
+
+def ranges_of(qualities: Sequence[Quality]) -> dict[str, tuple[float | None, float | None]]:
+    """The quality that faces have in common: what lies outside was not seen, or hardly ever.
+
+    Args:
+        qualities: of the faces that a model was measured on.
+
+    Returns:
+        Lowest and highest value by the names of `Quality`, None for no limit; empty without faces.
+    """
+    if not qualities:
+        return {}
+    limits: dict[str, tuple[float | None, float | None]] = {}
+    for name in Quality._fields:
+        values = [value for quality in qualities if (value := getattr(quality, name)) is not None]
+        if not values:
+            continue
+        low, high = (float(end) for end in np.quantile(values, [1 - COMMON, COMMON]))
+        limits[name] = (None if name == "turn" else low, high if name in ("turn", "light") else None)
+    return limits
 
 
 def sharpness(face: Image.Image) -> float:
@@ -18,3 +90,20 @@ def sharpness(face: Image.Image) -> float:
     grey = np.asarray(face.convert("L"), dtype=np.float64)
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
     return float(laplacian.var())
+
+
+def turn_of(landmarks: Sequence[tuple[float, float]]) -> float:
+    """Angle between where a face looks and the camera, in degrees: about 0 from the front, 90 in profile.
+
+    An average face is laid onto the landmarks by the affine camera that fits them best (Hartley & Zisserman, "Multiple
+    View Geometry", 2004, section 6.3); the way it looks along is the one that this camera sees as a point. A rough
+    figure: people's faces differ.
+
+    Args:
+        landmarks: five, in pixels, in the order of `AVERAGE_FACE`.
+    """
+    model = np.column_stack([np.array(AVERAGE_FACE), np.ones(5)])
+    camera = np.linalg.lstsq(model, np.array(landmarks, dtype=np.float64), rcond=None)[0][:3]  # (3,2)
+    sight = np.cross(camera[:, 0], camera[:, 1])
+    length = float(np.linalg.norm(sight))
+    return math.degrees(math.acos(min(1.0, abs(float(sight[2])) / length))) if length else 90.0

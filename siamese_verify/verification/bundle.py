@@ -1,89 +1,131 @@
-"""The model bundle: a folder with weights and everything a verifier needs to know, and no pickle."""
+"""The model bundle: a folder with everything that a verifier needs, and no pickle. Reading it needs no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from dataclasses import asdict
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreMeaning
 from siamese_verify.faces import alignment_name
-from siamese_verify.files import write_whole
+from siamese_verify.faces.networks import FILES as DETECTOR_FILES
 from siamese_verify.types import InputSpec
-from siamese_verify.verification.model import FaceModel, build_encoder, read_operating_points
+from siamese_verify.verification.record import ModelRecord, read_operating_points, read_quality
 
-FORMAT = 3
+FORMAT = 4
+MANIFEST, WEIGHTS, NETWORK, CARD = "bundle.json", "model.safetensors", "model.onnx", "README.md"
+DETECTOR = tuple(f"detector/{name}" for name in DETECTOR_FILES)
+KNOWN = {WEIGHTS, NETWORK, CARD, *DETECTOR}  # no other file is ever opened
+MANIFEST_BYTES = 64 * 2**20  # more is no manifest of ours
 FIELDS: dict[str, type | UnionType] = {
     "format": int,
     "encoder": dict,
     "input": dict,
+    "dimension": int,
     "alignment": str,
-    "weights_sha256": str,
+    "quantization": str,
+    "licence": str,
     "operating_points": list,
     "eer_threshold": float | None,
     "measured_on": str,
     "training": dict,
     "metrics": dict,
     "meaning": dict | None,
+    "quality": dict,
+    "checks": dict,
     "versions": dict,
+    "files": dict,
     "sha256": str,
 }
 
 
-def save_bundle(folder: Path, model: FaceModel, versions: dict[str, str]) -> None:
-    """Write `model.safetensors` and `bundle.json`.
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest is in order; each of its files is checked when it is read.
 
-    Args:
-        folder: made if it is missing.
-        model: with its thresholds.
-        versions: of the software, for the record.
+    Attributes:
+        folder: where it lies.
+        record: what is known about the model.
+        files: SHA-256 of every file but the manifest.
+        checks: how its network was compared with the weights it was made from.
+        versions: of the software that made it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
-    weights = save(state)
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "encoder": model.configuration,
-        "input": asdict(model.encoder.input_spec),
-        "alignment": alignment_name(model.encoder.input_spec.crop),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "operating_points": [
-            {**point._asdict(), "threshold": point.threshold if math.isfinite(point.threshold) else None}
-            for point in model.operating_points
-        ],
-        "eer_threshold": model.eer_threshold,
-        "measured_on": model.measured_on,
-        "training": model.training,
-        "metrics": model.metrics,
-        "meaning": model.meaning.to_dict() if model.meaning else None,
-        "versions": versions,
-    }
-    content["sha256"] = _digest(content)
-    write_whole(folder / "model.safetensors", weights)
-    write_whole(folder / "bundle.json", json.dumps(content, indent=1, allow_nan=False).encode())
+
+    folder: Path
+    record: ModelRecord
+    files: dict[str, str]
+    checks: dict[str, Any]
+    versions: dict[str, str]
+
+    def read(self, name: str) -> bytes:
+        """Read a file of it.
+
+        Raises:
+            InputError: it is not there, or is not what the manifest says.
+        """
+        self.listed(name)
+        try:
+            content = (self.folder / name).read_bytes()
+        except OSError as error:
+            raise InputError(f"The bundle {self.folder} cannot be read: {error}.") from None
+        self._compare(name, hashlib.sha256(content).hexdigest())
+        return content
+
+    def listed(self, name: str) -> None:
+        """See that a file is part of it.
+
+        Raises:
+            InputError: it is not.
+        """
+        if name not in self.files:
+            raise InputError(f"The bundle {self.folder} holds no {name}: export it anew with the version installed.")
+
+    def check(self, names: Collection[str]) -> None:
+        """Compare files with the manifest, without holding them in memory.
+
+        Raises:
+            InputError: one is not there, or is not what the manifest says.
+        """
+        for name in names:
+            try:
+                with (self.folder / name).open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise InputError(f"The bundle {self.folder} cannot be read: {error}.") from None
+            self._compare(name, digest)
+
+    def _compare(self, name: str, digest: str) -> None:
+        if digest != self.files[name]:
+            raise InputError(
+                f"The bundle {self.folder} is damaged: {name} does not have the SHA-256 that {MANIFEST} says."
+            )
+
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum((self.folder / name).stat().st_size for name in self.files if (self.folder / name).is_file())
 
 
-def load_bundle(folder: Path) -> FaceModel:
-    """Read a bundle and check every byte of it.
+def open_bundle(folder: Path) -> Bundle:
+    """Read the manifest of a bundle, and no other file.
 
     Raises:
-        InputError: a file or a field is missing, of another version, or was changed; the message names it.
+        InputError: it is missing, of another version, or was changed; the message says what.
     """
     try:
-        content = json.loads((folder / "bundle.json").read_text(encoding="utf-8"), parse_constant=_refuse)
-        weights = (folder / "model.safetensors").read_bytes()
-    except (OSError, ValueError) as error:
+        if (folder / MANIFEST).stat().st_size > MANIFEST_BYTES:
+            raise ValueError(f"{MANIFEST} has more than {MANIFEST_BYTES // 2**20} MB")
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"The bundle {folder} cannot be read: {error}.") from None
     if not isinstance(content, dict):
-        raise InputError(f"The bundle {folder} is damaged: bundle.json is not an object.")
+        raise InputError(f"The bundle {folder} is damaged: {MANIFEST} is not an object.")
     if content.get("format") != FORMAT:
         raise InputError(
             f"The bundle {folder} has format {content.get('format')!r}, this version reads {FORMAT}: "
@@ -94,44 +136,99 @@ def load_bundle(folder: Path) -> FaceModel:
             wanted = kind.__name__ if isinstance(kind, type) else kind
             found = type(content[name]).__name__ if name in content else "nothing"
             raise InputError(f"The bundle {folder} is damaged: field {name} should be {wanted}, is {found}.")
-    if content["weights_sha256"] != hashlib.sha256(weights).hexdigest():
-        raise InputError(f"The bundle {folder} is damaged: model.safetensors does not have its weights_sha256.")
-    if content["sha256"] != _digest(content):
-        raise InputError(f"The bundle {folder} is damaged: bundle.json was changed after it was written (sha256).")
+    if content["sha256"] != digest_of(content):
+        raise InputError(f"The bundle {folder} is damaged: {MANIFEST} was changed after it was written (sha256).")
+    if strangers := set(content["files"]) - KNOWN:
+        raise InputError(f"The bundle {folder} is damaged: it lists {min(strangers)!r}, which no bundle holds.")
     try:
-        encoder = build_encoder(content["encoder"], load(weights))
-        points = read_operating_points(content["operating_points"])
         spec = InputSpec.from_dict(content["input"])
-        meaning = ScoreMeaning.from_dict(content["meaning"]) if content["meaning"] else None
+        record = ModelRecord(
+            name=str(folder),
+            configuration=content["encoder"],
+            input_spec=spec,
+            dimension=content["dimension"],
+            operating_points=read_operating_points(content["operating_points"]),
+            eer_threshold=content["eer_threshold"],
+            measured_on=content["measured_on"],
+            training=content["training"],
+            metrics=content["metrics"],
+            meaning=ScoreMeaning.from_dict(content["meaning"]) if content["meaning"] else None,
+            quality=read_quality(content["quality"]),
+            licence=content["licence"],
+            weights_sha256=str(content["files"].get(WEIGHTS) or content["checks"].get("weights_sha256", "")),
+            quantization=content["quantization"],
+        )
     except InputError:
         raise
-    except (TypeError, KeyError, ValueError, SafetensorError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise InputError(f"The bundle {folder} is damaged: {error}.") from None
-    if spec != encoder.input_spec:
-        raise InputError(f"The bundle {folder} is damaged: field input is not what its encoder takes.")
     now = alignment_name(spec.crop)
     if content["alignment"] != now:
         raise InputError(
             f"The bundle {folder} is of faces aligned as {content['alignment']}, this version aligns as {now}, and its "
             "thresholds would not hold: make it anew, or install the version that it names."
         )
-    return FaceModel(
-        name=str(folder),
-        encoder=encoder,
-        configuration=content["encoder"],
-        operating_points=points,
-        eer_threshold=content["eer_threshold"],
-        measured_on=content["measured_on"],
-        training=content["training"],
-        metrics=content["metrics"],
-        meaning=meaning,
-    )
+    return Bundle(folder, record, dict(content["files"]), content["checks"], content["versions"])
+
+
+def write_bundle(
+    folder: Path, record: ModelRecord, files: Mapping[str, bytes], checks: dict[str, Any], versions: dict[str, str]
+) -> Bundle:
+    """Write a bundle: its files come to lie there together, or not at all.
+
+    Args:
+        folder: made if it is missing; a bundle that was there is replaced.
+        record: what is known about the model.
+        files: the content of each, by names of `KNOWN`.
+        checks: how the network was compared with the weights.
+        versions: of the software, for the record.
+    """
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "encoder": record.configuration,
+        "input": asdict(record.input_spec),
+        "dimension": record.dimension,
+        "alignment": alignment_name(record.input_spec.crop),
+        "quantization": record.quantization,
+        "licence": record.licence,
+        "operating_points": [
+            {**point._asdict(), "threshold": point.threshold if math.isfinite(point.threshold) else None}
+            for point in record.operating_points
+        ],
+        "eer_threshold": record.eer_threshold,
+        "measured_on": record.measured_on,
+        "training": record.training,
+        "metrics": record.metrics,
+        "meaning": record.meaning.to_dict() if record.meaning else None,
+        "quality": {name: list(limits) for name, limits in record.quality.items()},
+        "checks": checks,
+        "versions": versions,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
+    }
+    content["sha256"] = digest_of(content)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished, former = (folder.with_name(f".{folder.name}.{word}") for word in ("part", "former"))
+    for leftover in (unfinished, former):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        for name, data in files.items():
+            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+            (unfinished / name).write_bytes(data)
+        (unfinished / MANIFEST).write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+        if folder.exists():
+            folder.replace(former)
+        unfinished.replace(folder)
+    finally:
+        for leftover in (unfinished, former):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return open_bundle(folder)
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _digest(content: dict[str, Any]) -> str:
+def digest_of(content: dict[str, Any]) -> str:
+    """SHA-256 of a manifest without its own field for it."""
     rest = {name: value for name, value in content.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()

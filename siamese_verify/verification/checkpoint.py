@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from siamese_verify.errors import InputError
-from siamese_verify.verification.model import FaceModel, build_encoder, read_operating_points
+from siamese_verify.verification.model import FaceModel, build_encoder
+from siamese_verify.verification.record import read_operating_points
 
 
 def load_checkpoint(path: Path) -> FaceModel:
@@ -24,11 +25,11 @@ def load_checkpoint(path: Path) -> FaceModel:
         raise InputError(f"{path} is not a checkpoint of siamese-verify ({type(error).__name__}).") from None
     measured = checkpoint.get("validation") or {}
     data = (checkpoint["hyper_parameters"].get("data") or {}).get("name")
-    return FaceModel(
-        name=str(path),
-        encoder=build_encoder(configuration, state),
-        configuration=configuration,
-        operating_points=read_operating_points(measured.get("operating_points", [])),
+    return FaceModel.of(
+        str(path),
+        build_encoder(configuration, state),
+        configuration,
+        read_operating_points(measured.get("operating_points", [])),
         eer_threshold=measured.get("eer_threshold"),
         measured_on=f"all {measured.get('pairs', 0):,} pairs of the people held out from {data} training",
         training={"data": data, "pretrained": configuration.get("pretrained")},

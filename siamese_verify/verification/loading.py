@@ -2,17 +2,86 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from siamese_verify.errors import InputError
-from siamese_verify.verification.bundle import load_bundle
-from siamese_verify.verification.checkpoint import load_checkpoint
-from siamese_verify.verification.model import PRETRAINED, FaceModel
-from siamese_verify.verification.pretrained import load_pretrained
+from siamese_verify.faces.mtcnn import Networks
+from siamese_verify.faces.networks import FILES, load_networks
+from siamese_verify.verification.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
+from siamese_verify.verification.engine import Engine, OnnxEngine
+from siamese_verify.verification.record import PRETRAINED, ModelRecord
+
+if TYPE_CHECKING:
+    from siamese_verify.verification.model import FaceModel
+
+Parts = tuple[ModelRecord, Engine, Networks | None, "Future[None] | None"]
+
+
+def bundle_folder(name: str | Path) -> Path | None:
+    """The bundle that a path leads to: itself or that of a run; None where it is something else.
+
+    Raises:
+        InputError: a run that did not finish, or nothing at all.
+    """
+    path = Path(name)
+    if path.is_file() or str(name) in PRETRAINED:
+        return None
+    if (path / "bundle").is_dir():
+        return path / "bundle"
+    if (path / "checkpoints").is_dir():
+        raise InputError(f"The run {name} has no bundle, it did not finish: give {path / 'checkpoints' / 'best.ckpt'}.")
+    if (path / MANIFEST).is_file() or (path / WEIGHTS).is_file():
+        return path
+    raise InputError(f"There is no model {name}: give {', '.join(PRETRAINED)}, a bundle folder or a checkpoint.")
+
+
+def load_parts(
+    name: str | Path, engine: Literal["auto", "onnx", "torch"], device: str = "cpu", threads: int | None = None
+) -> Parts:
+    """What a verifier is made of, see `Verifier.load`."""
+    if engine not in ("auto", "onnx", "torch"):
+        raise InputError(f"A model runs on onnx or torch, or auto chooses, not {engine!r}.")
+    if threads is not None and threads < 1:
+        raise InputError(f"ONNX Runtime needs one thread or more, got {threads}.")
+    folder = bundle_folder(name)
+    if engine == "torch" or (engine == "auto" and (Path(name).is_file() or device != "cpu")):
+        from siamese_verify.verification.torch_engine import TorchEngine
+
+        model = load_model(name, device)
+        return model.record, TorchEngine(model.encoder), None, None
+    if device != "cpu":
+        raise InputError(f"The engine onnx runs on the CPU, not on {device!r}: use the engine torch.")
+    if Path(name).is_file():
+        raise InputError(f"{name} is a checkpoint: `siamese-verify export {name} --to BUNDLE` makes a bundle of it.")
+    if folder is None:
+        from siamese_verify.verification.models import pretrained_bundle
+
+        return parts_of(open_bundle(pretrained_bundle(str(name))), threads, str(name))
+    return parts_of(open_bundle(folder), threads)
+
+
+def parts_of(bundle: Bundle, threads: int | None = None, name: str | None = None) -> Parts:
+    """What a verifier is made of, from a bundle; meanwhile all its files are compared with their hashes."""
+    pool = ThreadPoolExecutor(1)
+    proof = pool.submit(bundle.check, bundle.files)
+    pool.shutdown(wait=False)
+    networks = None
+    if bundle.record.input_spec.crop.needs_face:
+        networks = load_networks({file: bundle.read(place) for file, place in zip(FILES, DETECTOR, strict=True)})
+    bundle.listed(NETWORK)
+    try:
+        run = OnnxEngine(bundle.folder / NETWORK, str(bundle.folder / NETWORK), threads)
+    except InputError:
+        proof.result()  # that it was changed says more than that it cannot be run
+        raise
+    return replace(bundle.record, name=name or bundle.record.name), run, networks, proof
 
 
 def load_model(name: str | Path, device: str = "cpu") -> FaceModel:
-    """Load a model.
+    """Load a model for torch.
 
     Args:
         name: `casia-webface`, `vggface2`, a bundle folder, a run folder, or a Lightning checkpoint.
@@ -21,19 +90,17 @@ def load_model(name: str | Path, device: str = "cpu") -> FaceModel:
     Raises:
         InputError: there is no such model, it is damaged, or there is no such device.
     """
-    path = Path(name)
-    if str(name) in PRETRAINED:
+    from siamese_verify.verification.checkpoint import load_checkpoint
+    from siamese_verify.verification.export import load_bundle
+    from siamese_verify.verification.pretrained import load_pretrained
+
+    folder = bundle_folder(name)
+    if folder is not None:
+        model = load_bundle(folder)
+    elif str(name) in PRETRAINED:
         model = load_pretrained(str(name))
-    elif path.is_file():
-        model = load_checkpoint(path)
-    elif (path / "bundle").is_dir():
-        model = load_bundle(path / "bundle")
-    elif (path / "checkpoints").is_dir():
-        raise InputError(f"The run {name} has no bundle, it did not finish: give {path / 'checkpoints' / 'best.ckpt'}.")
-    elif (path / "bundle.json").is_file() or (path / "model.safetensors").is_file():
-        model = load_bundle(path)
     else:
-        raise InputError(f"There is no model {name}: give {', '.join(PRETRAINED)}, a bundle folder or a checkpoint.")
+        model = load_checkpoint(Path(name))
     try:
         model.encoder.to(device)
     except (RuntimeError, AssertionError) as error:

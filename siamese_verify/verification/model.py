@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from siamese_verify import encoders
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import OperatingPoint, ScoreMeaning
+from siamese_verify.evaluation import OperatingPoint
 from siamese_verify.types import Crop
-
-PRETRAINED = ("casia-webface", "vggface2")  # names of facenet-pytorch's weights
+from siamese_verify.verification.record import ModelRecord
 
 
 @dataclass(frozen=True)
@@ -21,52 +20,25 @@ class FaceModel:
     """An encoder and what is known about it.
 
     Attributes:
-        name: what it was loaded by.
         encoder: in evaluation mode.
-        configuration: `_target_` and arguments that build the encoder.
-        operating_points: thresholds by false accept rate; empty where none were ever measured.
-        eer_threshold: of the same measurement; None without one.
-        measured_on: the data and pairs behind them.
-        training: what the weights were trained on: `data` and `pretrained`, each a name or None.
-        metrics: of the same measurement.
-        meaning: of its scores, as probabilities and among strangers; None where it was never measured.
+        record: the rest.
     """
 
-    name: str
     encoder: encoders.Encoder
-    configuration: dict[str, Any]
-    operating_points: tuple[OperatingPoint, ...] = ()
-    eer_threshold: float | None = None
-    measured_on: str = ""
-    training: dict[str, str | None] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    meaning: ScoreMeaning | None = None
+    record: ModelRecord
 
-    def operating_point(self, far: float | None = None) -> OperatingPoint:
-        """The threshold for a false accept rate.
-
-        Args:
-            far: one of those measured; by default the strictest that enough impostors stand behind, else the loosest.
-
-        Raises:
-            InputError: none was measured, or not this one.
-        """
-        if not self.operating_points:
-            measure = f", or measure it with `siamese-verify evaluate model={self.name}`, which keeps it"
-            raise InputError(
-                f"No threshold of {self.name} was ever measured: give one of your own with --threshold"
-                f"{measure if self.name in PRETRAINED else ''}."
-            )
-        by_far = sorted(self.operating_points, key=lambda point: point.target)
-        if far is None:
-            return next((point for point in by_far if not point.insufficient), by_far[-1])
-        for point in by_far:
-            if abs(point.target - far) <= 1e-9 * far:
-                return point
-        measured = ", ".join(f"{point.target:g}" for point in by_far)
-        raise InputError(
-            f"No threshold of {self.name} for a false accept rate of {far:g} was measured: use {measured}."
-        )
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        encoder: encoders.Encoder,
+        configuration: dict[str, Any],
+        operating_points: tuple[OperatingPoint, ...] = (),
+        **known: Any,
+    ) -> FaceModel:
+        """Put a model together; `known` are further fields of `ModelRecord`."""
+        spec, dimension = encoder.input_spec, encoder.dimension
+        return cls(encoder, ModelRecord(name, configuration, spec, dimension, operating_points, **known))
 
 
 def encoder_class(configuration: Mapping[str, Any]) -> Callable[..., encoders.Encoder]:
@@ -118,15 +90,3 @@ def _arguments(configuration: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError("An encoder around an encoder around another is none of ours.")
         arguments["encoder"] = encoder_class(inner)(**_arguments(inner))
     return arguments
-
-
-def read_operating_points(rows: list[dict[str, Any]]) -> tuple[OperatingPoint, ...]:
-    """Read operating points from JSON, where an infinite threshold is null.
-
-    Raises:
-        TypeError: fields are missing or unknown.
-    """
-    return tuple(
-        OperatingPoint(**{**row, "threshold": float("inf") if row["threshold"] is None else row["threshold"]})
-        for row in rows
-    )

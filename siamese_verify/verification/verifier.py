@@ -2,152 +2,309 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch.nn import functional as F
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces import FaceDetector, Photo, crop_face, find_subject, open_photo
-from siamese_verify.verification.loading import load_model
-from siamese_verify.verification.model import FaceModel
+from siamese_verify.faces import (
+    Face,
+    FaceDetector,
+    Photo,
+    choose_face,
+    crop_face,
+    open_photo,
+    quality_of,
+    search,
+    turned,
+)
+from siamese_verify.faces.mtcnn import Networks
+from siamese_verify.verification.decision import decide, limit_of
+from siamese_verify.verification.engine import Engine, embed_crops
+from siamese_verify.verification.record import ModelRecord
+from siamese_verify.verification.result import NoDecision, SeenFace, Verification
 
-CHUNK = 64  # photos embedded together
 FACE_PROBABILITY = 0.9  # what the detector is less sure of does not count as a second face
-
-
-class NoDecision(InputError):
-    """The photos do not allow a decision: no face, several faces, or an unreadable file."""
-
-
-@dataclass(frozen=True)
-class Verification:
-    """A decision about two photos.
-
-    Attributes:
-        same: the score reaches the threshold.
-        score: cosine similarity of the two faces, in [-1, 1].
-        threshold: accept at this score and above.
-        far: share of impostor pairs that would reach the threshold; None for a threshold of the caller's own.
-        impostors: number of impostor pairs that this share was measured on.
-        insufficient: fewer than ten of them decided it: take `far` as a rough guess.
-        measured_on: the data they came from.
-        model: what the model was loaded by.
-        probability: that it is one person, if one pair in two of those asked about is genuine; None where the model was
-            not calibrated.
-        strangers: how many strangers would score this high, in words; empty where it was not measured.
-    """
-
-    same: bool
-    score: float
-    threshold: float
-    far: float | None
-    impostors: int
-    insufficient: bool
-    measured_on: str
-    model: str
-    probability: float | None
-    strangers: str
+CHUNK = 64  # photos whose faces are held together
+Several = Literal["refuse", "largest", "central", "any"]
+SEVERAL = ("refuse", "largest", "central", "any")
+Liveness = Callable[[Image.Image, SeenFace], str | None]
 
 
 class Verifier:
-    """Decides whether photos show the same person; keeps nothing of them.
+    """Decides whether photos show the same person; keeps nothing of them. It may be used from several threads.
+
+    That two photos match says nothing about whether a living person stood before the camera: a printed photo or a
+    screen matches as well. Detectors of such attacks go in as `liveness`.
 
     Args:
-        model: an encoder with its thresholds, see `Verifier.load`.
+        record: what is known about the model.
+        engine: that runs its encoder.
+        networks: of the face detector; by default those of this machine's cache.
+        several: what to do with a photo of several faces: `refuse` it, take the `largest` or the most `central` one, or
+            compare `any` of them, where the best pair counts and the threshold is raised for the number of pairs.
+        liveness: called with each upright photo and its face before anything is compared; a sentence that it returns
+            refuses the photo.
+        proof: done when the model's files were found to be in order; no embedding is given before.
     """
 
-    def __init__(self, model: FaceModel) -> None:
-        self.model = model
+    def __init__(
+        self,
+        record: ModelRecord,
+        engine: Engine,
+        networks: Networks | None = None,
+        *,
+        several: Several = "refuse",
+        liveness: Liveness | None = None,
+        proof: Future[None] | None = None,
+    ) -> None:
+        self.record = record
+        self.several = _checked(several)
+        self.liveness = liveness
+        self._engine = engine
+        self._networks = networks
         self._detector: FaceDetector | None = None
+        self._proof = proof
 
     @classmethod
-    def load(cls, model: str | Path, device: str = "cpu") -> Verifier:
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        engine: Literal["auto", "onnx", "torch"] = "auto",
+        device: str = "cpu",
+        threads: int | None = None,
+        several: Several = "refuse",
+        liveness: Liveness | None = None,
+    ) -> Verifier:
         """Load a verifier.
 
         Args:
             model: a pretrained name (`casia-webface`, `vggface2`), a bundle folder, a run folder or a checkpoint.
-            device: where the encoder runs.
+            engine: `onnx` imports no torch, `torch` runs on any device; `auto` is onnx for all but checkpoints.
+            device: where torch's engine runs.
+            threads: of ONNX Runtime; None for one per core.
+            several: see `Verifier`.
+            liveness: see `Verifier`.
 
         Raises:
             InputError: there is no such model, or it is damaged.
         """
-        return cls(load_model(model, device))
+        from siamese_verify.verification.loading import load_parts
 
-    def verify(self, a: Photo, b: Photo, far: float | None = None, threshold: float | None = None) -> Verification:
+        record, run, networks, proof = load_parts(model, engine, device, threads)
+        return cls(record, run, networks, several=several, liveness=liveness, proof=proof)
+
+    def verify(
+        self,
+        a: Photo,
+        b: Photo,
+        *,
+        far: float | None = None,
+        threshold: float | None = None,
+        decide: bool = False,
+        several: Several | None = None,
+    ) -> Verification:
         """Decide whether two photos show the same person.
 
         Args:
             a: a path, the bytes of an image file, an (H,W,3) uint8 array or a PIL image.
             b: likewise.
-            far: false accept rate to work at, one of those measured for the model; by default the strictest that
-                enough impostors stand behind.
+            far: false accept rate to work at; by default the strictest that enough impostors stand behind.
             threshold: one of your own instead, in [-1, 1].
+            decide: say yes or no where it would be inconclusive.
+            several: instead of the verifier's own.
 
         Raises:
-            NoDecision: a photo is unreadable, or has no face or several.
+            NoDecision: a photo is unreadable, has no face, or several that are refused, or shows no living person.
             InputError: no threshold was measured for the model, or not for this rate.
         """
-        if threshold is not None and not -1 <= threshold <= 1:
-            raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
-        if threshold is not None and far is not None:
-            raise InputError(f"Give a threshold ({threshold}) or a false accept rate ({far}), not both.")
-        point = self.model.operating_point(far) if threshold is None else None
-        first, second = self.embed([a, b])
-        score = float(np.clip(first @ second, -1, 1))
-        meaning = self.model.meaning
-        limit = point.threshold if point else float(threshold or 0)
-        return Verification(
-            same=score >= limit,
-            score=score,
-            threshold=limit,
-            far=point.far if point else None,
-            impostors=point.impostors if point else 0,
-            insufficient=point.insufficient if point else False,
-            measured_on=self.model.measured_on if point else "",
-            model=self.model.name,
-            probability=float(meaning.calibration.probability(score)) if meaning else None,
-            strangers=meaning.strangers.sentence(score) if meaning else "",
+        limit_of(self.record, far, threshold)  # what is asked for is wrong: before any photo is opened
+        several = _checked(several or self.several)
+        spent: tuple[dict[str, float], dict[str, float]] = ({}, {})
+        with ThreadPoolExecutor(2) as pool:  # decoding and detection leave the interpreter for most of their time
+            names = ("photo 1", "photo 2")
+            left, right = pool.map(self._look, (a, b), names, (several, several), spent)
+        stages = {stage: max(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
+        with timed(stages, "embed"):
+            embeddings = self.embed_faces([*left, *right])
+        scores = embeddings[: len(left)] @ embeddings[len(left) :].T
+        first, second = np.unravel_index(int(np.argmax(scores)), scores.shape)
+        return self.decide(
+            float(scores[first, second]),
+            (left[first], right[second]),
+            far=far,
+            threshold=threshold,
+            decide=decide,
+            comparisons=scores.size,
+            milliseconds=stages,
         )
 
-    def embed(self, photos: Sequence[Photo]) -> np.ndarray:
-        """Embed the one face of each photo; models without a detector (`whole`, `center` crops) take it as given.
+    def decide(
+        self,
+        score: float,
+        faces: Sequence[SeenFace] = (),
+        *,
+        far: float | None = None,
+        threshold: float | None = None,
+        decide: bool = False,
+        comparisons: int = 1,
+        milliseconds: Mapping[str, float] | None = None,
+    ) -> Verification:
+        """Say what a score of this model means.
+
+        Args:
+            score: a cosine of two embeddings.
+            faces: that were compared, for their quality.
+            far: see `verify`.
+            threshold: see `verify`.
+            decide: see `verify`.
+            comparisons: of which it is the best score.
+            milliseconds: spent so far, by stage.
+
+        Raises:
+            InputError: see `siamese_verify.verification.decision.decide`.
+        """
+        return _decide(
+            self.record,
+            score,
+            faces,
+            far=far,
+            threshold=threshold,
+            forced=decide,
+            comparisons=comparisons,
+            milliseconds=milliseconds,
+        )
+
+    def find(self, photo: Photo, name: str | None = None, several: Several | None = None) -> list[SeenFace]:
+        """Find the face of a photo and cut it; models without a detector (`whole`, `center` crops) take it as given.
+
+        Args:
+            photo: see `verify`.
+            name: what to call it; by default its path.
+            several: instead of the verifier's own.
+
+        Returns:
+            One face, or all of them for `any`, the most probable first.
+
+        Raises:
+            NoDecision: see `verify`.
+        """
+        return self._look(photo, name or "the photo", _checked(several or self.several), {}, name is not None)
+
+    def embed(self, photos: Sequence[Photo]) -> NDArray[np.float32]:
+        """Embed the one face of each photo.
 
         Returns:
             (N,D) float32 of unit length.
 
         Raises:
-            NoDecision: a photo is unreadable, or has no face or several.
+            NoDecision: see `verify`; `any` of several faces refuses them here.
         """
-        if not len(photos):
-            return np.empty((0, self.model.encoder.dimension), dtype=np.float32)
-        encoder = self.model.encoder
-        device = next(encoder.buffers()).device
-        chunks: list[np.ndarray] = []
-        with torch.inference_mode():
-            for start in range(0, len(photos), CHUNK):
-                faces = [self._face(photo, start + row + 1) for row, photo in enumerate(photos[start : start + CHUNK])]
-                images = torch.from_numpy(np.stack([np.asarray(face) for face in faces])).permute(0, 3, 1, 2)
-                chunks.append(F.normalize(encoder(images.to(device)).float()).cpu().numpy())
-        return np.concatenate(chunks)
+        several: Several = "refuse" if self.several == "any" else self.several
+        embeddings = np.empty((len(photos), self.record.dimension), dtype=np.float32)
+        for start in range(0, len(photos), CHUNK):
+            chunk = photos[start : start + CHUNK]
+            faces = [self._look(photo, f"photo {start + row + 1}", several, {})[0] for row, photo in enumerate(chunk)]
+            embeddings[start : start + CHUNK] = self.embed_faces(faces)
+        return embeddings
 
-    def _face(self, photo: Photo, number: int) -> Image.Image:
-        name = str(photo) if isinstance(photo, str | Path) else f"photo {number}"
+    def embed_faces(self, faces: Sequence[SeenFace]) -> NDArray[np.float32]:
+        """Embed faces that `find` gave; (N,D) float32 of unit length."""
+        size = self.record.input_spec.size
+        crops = np.stack([face.crop for face in faces]) if faces else np.empty((0, size, size, 3), dtype=np.uint8)
+        return self.embed_crops(crops)
+
+    def embed_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed faces that were cut for this model.
+
+        Args:
+            crops: (N,S,S,3) uint8 RGB.
+
+        Returns:
+            (N,D) float32 of unit length.
+
+        Raises:
+            InputError: crops of another shape or type.
+        """
+        size = self.record.input_spec.size
+        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (size, size, 3):
+            raise InputError(
+                f"This model takes uint8 crops of shape (N, {size}, {size}, 3), got {crops.dtype} {crops.shape}."
+            )
+        embeddings = embed_crops(self._engine, crops, self.record.dimension)
+        if self._proof:
+            self._proof.result()
+        return embeddings
+
+    def _look(
+        self, photo: Photo, fallback: str, several: Several, stages: dict[str, float], named: bool = False
+    ) -> list[SeenFace]:
+        name = str(photo) if isinstance(photo, str | Path) and not named else fallback
         try:
-            image = open_photo(photo, name)
+            with timed(stages, "read"):
+                image = open_photo(photo, name)
         except InputError as error:
             raise NoDecision(str(error)) from None
-        spec = self.model.encoder.input_spec
-        if not spec.crop.needs_face:
-            return crop_face(image, spec)
-        self._detector = self._detector or FaceDetector()
-        subject = find_subject(self._detector, image, least=FACE_PROBABILITY)
-        if subject.face is None:
-            raise NoDecision(f"No face was found on {name}: use a photo that shows one from the front.")
-        if subject.faces > 1:
-            raise NoDecision(f"{subject.faces} faces were found on {name}: crop it to the one that is meant.")
-        return crop_face(subject.upright(image), spec, subject.face)
+        spec = self.record.input_spec
+        found: list[Face | None] = [None]
+        number, degrees = 1, 0
+        if spec.crop.needs_face:
+            with timed(stages, "detect"):
+                faces, degrees = search(self._faces(), image, FACE_PROBABILITY)
+            if not faces:
+                raise NoDecision(f"No face was found on {name}: use a photo that shows one from the front.")
+            if len(faces) > 1 and several == "refuse":
+                raise NoDecision(f"{len(faces)} faces were found on {name}: crop it to the one that is meant.")
+            number, image = len(faces), turned(image, degrees)
+            found = [*faces] if several == "any" else [choose_face(faces, *image.size, _choice(several))]
+        with timed(stages, "align"):
+            seen = [self._cut(image, face, name, degrees, number) for face in found]
+        if self.liveness:
+            with timed(stages, "liveness"):
+                for face in seen:
+                    if refusal := self.liveness(image, face):
+                        raise NoDecision(f"{name} was refused: {refusal}")
+        return seen
+
+    def _cut(self, image: Image.Image, face: Face | None, name: str, degrees: int, number: int) -> SeenFace:
+        crop = crop_face(image, self.record.input_spec, face)
+        if face is None:
+            return SeenFace(name, np.asarray(crop), quality_of(crop), turned=degrees, faces=number)
+        quality = quality_of(crop, face.box, face.landmarks)
+        return SeenFace(name, np.asarray(crop), quality, face.box, face.landmarks, face.probability, degrees, number)
+
+    def _faces(self) -> FaceDetector:
+        if self._detector is None:  # two threads may both make one, and one of them is kept
+            self._detector = FaceDetector(self._networks)
+        return self._detector
+
+
+_decide = decide  # by another name inside the class, whose arguments and method are called the same
+
+
+def _choice(several: Several) -> Literal["central", "largest"]:
+    return "largest" if several == "largest" else "central"
+
+
+def _checked(several: Several) -> Several:
+    if several not in SEVERAL:
+        raise InputError(f"With several faces on a photo you can {', '.join(SEVERAL)}, not {several!r}.")
+    return several
+
+
+@contextmanager
+def timed(stages: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the milliseconds that something takes to those of its stage."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        stages[stage] = stages.get(stage, 0.0) + (time.perf_counter() - start) * 1000

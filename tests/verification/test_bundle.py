@@ -46,10 +46,10 @@ def measured_model() -> FaceModel:
     torch.manual_seed(0)
     scores = np.random.default_rng(0).normal(size=400)
     report = verification_report(np.concatenate([scores[:100] + 2, scores[100:]]), np.arange(400) < 100)
-    return FaceModel(
-        name="mine",
-        encoder=SmallResNet(size=32, width=4, dimension=16, crop=Crop("center", fraction=0.8)),
-        configuration=ENCODER,
+    return FaceModel.of(
+        "mine",
+        SmallResNet(size=32, width=4, dimension=16, crop=Crop("center", fraction=0.8)),
+        ENCODER,
         operating_points=report.operating_points,
         eer_threshold=report.eer_threshold,
         measured_on="400 drawn scores",
@@ -102,21 +102,21 @@ def test_a_bundle_is_two_files_without_a_pickle(bundle: Path) -> None:
 
 def test_a_threshold_that_nothing_reaches_survives_as_null(tmp_path: Path) -> None:
     report = verification_report([0.9, 0.1, 0.9, 0.2], [True, True, False, False])
-    model = FaceModel("mine", measured_model().encoder, ENCODER, report.operating_points, 0.5)
+    model = FaceModel.of("mine", measured_model().encoder, ENCODER, report.operating_points)
     save_bundle(tmp_path, model, {})
     assert "Infinity" not in (tmp_path / "bundle.json").read_text()
-    assert load_bundle(tmp_path).operating_points == report.operating_points
+    assert load_bundle(tmp_path).record.operating_points == report.operating_points
 
 
 def test_what_scores_mean_round_trips(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(40, 8)) + np.repeat(np.eye(8), 5, axis=0)
     meaning = calibrate(rows, np.arange(40) // 5, "these people")
-    save_bundle(tmp_path, FaceModel("mine", measured_model().encoder, ENCODER, meaning=meaning), {})
-    assert load_bundle(tmp_path).meaning == meaning
+    save_bundle(tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER, meaning=meaning), {})
+    assert load_bundle(tmp_path).record.meaning == meaning
 
 
 def test_a_model_that_was_never_measured_round_trips(tmp_path: Path) -> None:
-    save_bundle(tmp_path, FaceModel("mine", measured_model().encoder, ENCODER), {})
+    save_bundle(tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER), {})
     loaded = load_bundle(tmp_path)
     assert (loaded.operating_points, loaded.eer_threshold) == ((), None)
 

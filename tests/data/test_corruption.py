@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces import CORRUPTIONS, corrupt, describe_corruption
-from siamese_verify.faces.corruption import linear_light, srgb_values
+from siamese_verify.data import CORRUPTIONS, corrupt, describe_corruption
+from siamese_verify.data.corruption import linear_light, srgb_values
 
 EVERY = [(kind, severity) for kind, one in CORRUPTIONS.items() for severity in one.severities]
 

@@ -1,0 +1,49 @@
+"""Options that every command has which loads a verifier."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from siamese_verify.verification import Verifier
+    from siamese_verify.verification.verifier import Liveness
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how it runs."""
+    parser.add_argument(
+        "--model",
+        default="casia-webface",
+        help="casia-webface, vggface2, a bundle, a run or a checkpoint (%(default)s)",
+    )
+    parser.add_argument(
+        "--engine", choices=("auto", "onnx", "torch"), default="auto", help="what computes it (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, help="of ONNX Runtime; one for each core by default")
+    parser.add_argument(
+        "--several",
+        choices=("refuse", "largest", "central", "any"),
+        default="refuse",
+        help="what to do with a photo of several faces (%(default)s); any: the best pair counts",
+    )
+
+
+def add_limit_options(parser: argparse.ArgumentParser) -> None:
+    """Where to accept."""
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument("--far", type=float, help="false accept rate to work at, such as 1e-3")
+    limit.add_argument("--threshold", type=float, help="accept at this score and above instead, in [-1, 1]")
+
+
+def load_verifier(options: argparse.Namespace, liveness: Liveness | None = None) -> Verifier:
+    """The verifier that the options ask for."""
+    from siamese_verify.verification import Verifier
+
+    return Verifier.load(
+        options.model,
+        engine=options.engine,
+        threads=options.threads,
+        several=options.several,
+        liveness=liveness,
+    )

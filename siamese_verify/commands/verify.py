@@ -1,0 +1,152 @@
+"""`siamese-verify verify`: two photos, or a table of many pairs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from siamese_verify.commands.model_options import add_limit_options, add_model_options, load_verifier
+from siamese_verify.errors import InputError
+
+if TYPE_CHECKING:
+    from siamese_verify.verification import Verification, Verifier
+    from siamese_verify.faces import Photo
+
+SAME, DIFFERENT, NO_DECISION = 0, 1, 3  # 2 is argparse's and `explained`'s: wrong usage
+
+
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
+    parser.description = "Say whether two photos show the same person, or do so for every pair of a table."
+    parser.epilog = (
+        "Exit status: 0 same, 1 different, 2 wrong usage, 3 no decision (inconclusive, no face, several, unreadable "
+        "file). It does not see whether a living person stood before the camera: a printed photo matches as well."
+    )
+    parser.add_argument("photo", nargs="*", help="two photos with one face each; - reads one from standard input")
+    add_model_options(parser)
+    add_limit_options(parser)
+    parser.add_argument("--decide", action="store_true", help="say yes or no where it would be inconclusive")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--picture", metavar="PNG", help="draw faces, score and an explanation into this file")
+    parser.add_argument(
+        "--pairs", metavar="TABLE", help="a CSV or Parquet table with columns a and b, in place of photos"
+    )
+    parser.add_argument("--out", metavar="TABLE", help="with --pairs: where the scores go, .csv or .parquet")
+    parser.add_argument("--root", metavar="FOLDER", help="with --pairs: where its paths start (its own folder)")
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Decide about two photos and print the decision, or about all pairs of a table."""
+    if options.pairs:
+        if options.photo or options.picture or options.json:
+            raise InputError("With --pairs there are no photos, no --picture and no --json: its answers go to --out.")
+        return verify_table(options)
+    if options.out or options.root:
+        raise InputError("--out and --root go with --pairs.")
+    if len(options.photo) != 2:
+        raise InputError(f"It takes two photos, {len(options.photo)} given: siamese-verify verify A B.")
+    if options.photo == ["-", "-"]:
+        raise InputError("Only one of both photos can come from standard input.")
+    photos: list[Photo] = [standard_input() if photo == "-" else photo for photo in options.photo]
+    return verify_photos(options, photos)
+
+
+def standard_input() -> bytes:
+    """The photo that comes by standard input; at most one byte more than is allowed, which refuses it."""
+    from siamese_verify.faces.photo import MAX_BYTES
+
+    return sys.stdin.buffer.read(MAX_BYTES + 1)
+
+
+def verify_photos(options: argparse.Namespace, photos: list[Photo]) -> int:
+    """Decide about two photos."""
+    from siamese_verify.verification import NoDecision
+
+    verifier = load_verifier(options)
+    try:
+        result = verifier.verify(
+            photos[0], photos[1], far=options.far, threshold=options.threshold, decide=options.decide
+        )
+    except NoDecision as error:
+        if options.json:
+            print(json.dumps({"same": None, "reasons": [str(error)]}))
+        print(f"No decision: {error}", file=sys.stderr)
+        return NO_DECISION
+    if options.json:
+        print(json.dumps(result.to_dict(), allow_nan=False))
+    else:
+        print(in_words(result))
+    if options.picture:
+        draw(verifier, result, photos, options)
+    return NO_DECISION if result.same is None else SAME if result.same else DIFFERENT
+
+
+def in_words(result: Verification) -> str:
+    """The decision for people to read."""
+    lines = [result.sentence(), *result.reasons]
+    if result.same is None:
+        lines.append("With --decide it would be " + ("the same" if result.score >= result.threshold else "different"))
+        lines[-1] += " person." if result.score >= result.threshold else " people."
+    if result.far is not None:
+        doubt = " (fewer than ten decided it: a rough guess)" if result.insufficient else ""
+        lines.append(
+            f"At this threshold {result.far:.3%} of {result.impostors:,} impostor pairs were accepted{doubt}; "
+            f"measured on {result.measured_on}."
+        )
+    if result.probability is not None:
+        likely = f"{min(max(result.probability, 0.001), 0.999):.1%}"
+        bound = "under " if result.probability < 0.001 else "over " if result.probability > 0.999 else ""
+        lines.append(
+            f"The probability of one person is {bound}{likely} if at the threshold it is one half. {result.strangers}"
+        )
+    lines += [f"Note: {warning}" for warning in result.warnings]
+    return "\n".join(lines)
+
+
+def draw(verifier: Verifier, result: Verification, photos: list[Photo], options: argparse.Namespace) -> None:
+    """Draw the decision into a file, and into a terminal that shows pictures."""
+    import io
+    from pathlib import Path
+
+    from siamese_verify.files import write_whole
+    from siamese_verify.verification.explanation import explain_visibly
+    from siamese_verify.verification.picture import draw_verification
+    from siamese_verify.verification.terminal import show
+
+    explanation = explain_visibly(verifier, *result.faces)
+    picture = draw_verification(result, (photos[0], photos[1]), verifier.record, explanation)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    try:
+        write_whole(Path(options.picture), file.getvalue())
+    except OSError as error:
+        raise InputError(f"The picture cannot be written to {options.picture} ({error}): give another path.") from None
+    if not options.json:
+        show(picture)
+        print(f"Picture: {options.picture}")
+
+
+def verify_table(options: argparse.Namespace) -> int:
+    """Decide about every pair of a table."""
+    from siamese_verify.verification.pair_list import verify_pairs
+
+    if not options.out:
+        raise InputError("Say where the scores go: --out scores.parquet, or a .csv.")
+    summary = verify_pairs(
+        load_verifier(options),
+        options.pairs,
+        options.out,
+        options.root,
+        far=options.far,
+        threshold=options.threshold,
+        several=options.several,
+        decide=options.decide,
+    )
+    print(
+        f"{summary.pairs:,} pairs of {summary.photos:,} photos: {summary.same:,} the same person, "
+        f"{summary.different:,} different people, {summary.inconclusive:,} inconclusive, {summary.failed:,} without an "
+        f"answer. Scores: {options.out}"
+    )
+    return NO_DECISION if summary.failed == summary.pairs else SAME

@@ -1,0 +1,165 @@
+"""What is known about a model besides its weights; reading it needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import DECISIVE_IMPOSTORS, OperatingPoint, ScoreMeaning
+from siamese_verify.faces import alignment_name
+from siamese_verify.types import InputSpec
+
+PRETRAINED = ("casia-webface", "vggface2")  # names of facenet-pytorch's weights
+DEFAULT_FAR = 1e-3  # one stranger in a thousand
+Range = tuple[float | None, float | None]
+
+
+class Limit(NamedTuple):
+    """Where to accept."""
+
+    threshold: float
+    far: float | None  # share of impostor pairs that reach it; None for a threshold of somebody's own
+    interval: tuple[float, float] | None  # 95 % of the threshold, over people; None where it is not known
+    impostors: int  # pairs that this was counted on
+    insufficient: bool  # fewer than ten of them decide
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What is known about a model besides its weights.
+
+    Attributes:
+        name: what it was loaded by.
+        configuration: `_target_` and arguments that build the encoder.
+        input_spec: what the encoder takes.
+        dimension: length of an embedding.
+        operating_points: thresholds by false accept rate; empty where none were ever measured.
+        eer_threshold: of the same measurement; None without one.
+        measured_on: the data and pairs behind them.
+        training: what the weights were trained on: `data` and `pretrained`, each a name or None.
+        metrics: of the same measurement.
+        meaning: of its scores, as probabilities and among strangers; None where it was never measured.
+        quality: by the names of `siamese_verify.faces.Quality`, lowest and highest value of the faces that the scores
+            were measured on; None for no limit.
+        licence: of the weights, in words.
+        weights_sha256: of the weights as safetensors; empty where they were not saved yet.
+        quantization: `none`, or the numbers that the network computes with.
+    """
+
+    name: str
+    configuration: dict[str, Any]
+    input_spec: InputSpec
+    dimension: int
+    operating_points: tuple[OperatingPoint, ...] = ()
+    eer_threshold: float | None = None
+    measured_on: str = ""
+    training: dict[str, str | None] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    meaning: ScoreMeaning | None = None
+    quality: dict[str, Range] = field(default_factory=dict)
+    licence: str = ""
+    weights_sha256: str = ""
+    quantization: str = "none"
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the space that embeddings lie in: those of models with the same one can be compared."""
+        parts = (self.weights_sha256, alignment_name(self.input_spec.crop), str(self.input_spec), self.quantization)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def operating_point(self, far: float | None = None) -> OperatingPoint:
+        """The threshold for a false accept rate.
+
+        Args:
+            far: one of those measured; by default `DEFAULT_FAR` where enough impostors stand behind it, else the
+                strictest of which that is true, else the loosest.
+
+        Raises:
+            InputError: none was measured, or not this one.
+        """
+        if not self.operating_points:
+            raise self._unmeasured()
+        by_far = sorted(self.operating_points, key=lambda point: point.target)
+        if far is None:
+            enough = [point for point in by_far if not point.insufficient]
+            usual = [point for point in enough if math.isclose(point.target, DEFAULT_FAR)]
+            return (usual or enough or by_far[-1:])[0]
+        for point in by_far:
+            if abs(point.target - far) <= 1e-9 * far:
+                return point
+        measured = ", ".join(f"{point.target:g}" for point in by_far)
+        raise InputError(
+            f"No threshold of {self.name} for a false accept rate of {far:g} was measured: use {measured}."
+        )
+
+    def limit(self, far: float | None = None, comparisons: int = 1) -> Limit:
+        """Where to accept so that strangers pass with a false accept rate.
+
+        Args:
+            far: any rate in (0, 0.5] where the strangers' scores were measured, else one of the operating points'; by
+                default see `operating_point`.
+            comparisons: scores of which the best decides: each may let in `far` divided by them, so that all of them
+                together let in no more (the union bound).
+
+        Raises:
+            InputError: no threshold was measured, or not for this rate.
+        """
+        if far is not None and not 0 < far < 1:
+            raise InputError(f"The false accept rate asked for is {far}: give one above 0 and below 1, such as 1e-3.")
+        if self.meaning is None:
+            point = self.operating_point(far)
+            rate = point.far * comparisons
+            return Limit(point.threshold, min(1.0, rate), None, point.impostors, point.insufficient)
+        asked = far if far is not None else (self.operating_point().target if self.operating_points else DEFAULT_FAR)
+        strangers, share = self.meaning.strangers, asked / comparisons
+        threshold, interval = strangers.threshold(share)
+        rate = strangers.accepts(threshold) / strangers.impostors
+        for point in self.operating_points:
+            if math.isclose(point.target, share):  # counted on every score, not on a thinned tail
+                threshold, rate = point.threshold, point.far
+        return Limit(
+            threshold,
+            min(1.0, rate * comparisons),
+            (interval.low, interval.high) if interval else None,
+            strangers.impostors,
+            share < DECISIVE_IMPOSTORS / strangers.impostors,
+        )
+
+    def _unmeasured(self) -> InputError:
+        measure = f", or measure it with `siamese-verify evaluate model={self.name}`, which keeps it"
+        return InputError(
+            f"No threshold of {self.name} was ever measured: give one of your own with --threshold"
+            f"{measure if self.name in PRETRAINED else ''}."
+        )
+
+
+def read_operating_points(rows: list[dict[str, Any]]) -> tuple[OperatingPoint, ...]:
+    """Read operating points from JSON, where an infinite threshold is null.
+
+    Raises:
+        TypeError: fields are missing or unknown.
+    """
+    return tuple(
+        OperatingPoint(**{**row, "threshold": float("inf") if row["threshold"] is None else row["threshold"]})
+        for row in rows
+    )
+
+
+def read_quality(values: Mapping[str, Any]) -> dict[str, Range]:
+    """Read ranges of faces' quality from JSON.
+
+    Raises:
+        ValueError: an unknown name, or something else than two numbers or nulls in order.
+    """
+    from siamese_verify.faces import Quality
+
+    found: dict[str, Range] = {}
+    for name, (low, high) in values.items():
+        if name not in Quality._fields:
+            raise ValueError(f"there is no quality {name!r} of a face")
+        found[name] = (None if low is None else float(low), None if high is None else float(high))
+    return found

@@ -1,0 +1,136 @@
+"""What a verifier says: the faces it saw, and its decision about two of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siamese_verify.errors import InputError
+from siamese_verify.faces import Quality
+
+
+class NoDecision(InputError):
+    """The photos do not allow a decision: no face, several faces, an unreadable file, or no living person."""
+
+
+@dataclass(frozen=True)
+class SeenFace:
+    """A face of a photo, cut as the encoder takes it.
+
+    Attributes:
+        name: of the photo.
+        crop: (S,S,3) uint8 RGB.
+        quality: what decides whether it can be compared.
+        box: left, top, right, bottom in pixels of the upright photo; None where no detector looked, as with models that
+            take the photo as the face.
+        landmarks: left eye, right eye, nose, left and right corner of the mouth, likewise.
+        probability: of being a face, likewise.
+        turned: degrees counter-clockwise by which the photo was turned first: 0, 90, 180 or 270.
+        faces: how many faces the photo shows.
+    """
+
+    name: str
+    crop: NDArray[np.uint8] = field(repr=False, compare=False)
+    quality: Quality
+    box: tuple[float, float, float, float] | None = None
+    landmarks: tuple[tuple[float, float], ...] | None = None
+    probability: float | None = None
+    turned: int = 0
+    faces: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types, without its pixels."""
+        return {
+            "name": self.name,
+            "box": list(self.box) if self.box else None,
+            "landmarks": [list(point) for point in self.landmarks] if self.landmarks else None,
+            "probability": self.probability,
+            "turned": self.turned,
+            "faces": self.faces,
+            "quality": self.quality._asdict(),
+        }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A decision about two photos.
+
+    Attributes:
+        same: the score reaches the threshold; None if that is inconclusive, for `reasons`.
+        score: cosine similarity of the two faces, in [-1, 1].
+        threshold: accept at this score and above.
+        threshold_interval: 95 % interval of it over people: other people to measure on would have given another one. A
+            score inside is inconclusive. None where it is not known.
+        far: share of impostor pairs that reach the threshold; None for a threshold of the caller's own.
+        one_in: a stranger scores this high at most once in so many; None where it was not measured.
+        probability: that it is one person, where both are equally probable at the threshold: at least 0.5 for a score
+            that reaches it, at most 0.5 for one that does not. Whoever asks for a rare false accept says that strangers
+            are common or dear, and this is what that amounts to. None where the model was not calibrated.
+        evidence: natural logarithm of how much more often the score occurs among genuine pairs than among impostors:
+            add the log odds of one's own to get those of one person.
+        impostors: number of impostor pairs that the rate was measured on.
+        insufficient: fewer than ten of them decided it: take `far` as a rough guess.
+        measured_on: the data they came from.
+        model: what the model was loaded by.
+        strangers: how many strangers would score this high, in words; empty where it was not measured.
+        faces: of the first photo and of the second.
+        reasons: why it is inconclusive, sentences.
+        warnings: what to know besides, sentences.
+        milliseconds: spent on each stage; both photos are looked at together, and the slower one counts.
+    """
+
+    same: bool | None
+    score: float
+    threshold: float
+    threshold_interval: tuple[float, float] | None
+    far: float | None
+    one_in: int | None
+    probability: float | None
+    evidence: float | None
+    impostors: int
+    insufficient: bool
+    measured_on: str
+    model: str
+    strangers: str = ""
+    faces: tuple[SeenFace, ...] = ()
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    milliseconds: dict[str, float] = field(default_factory=dict, compare=False)
+
+    def sentence(self) -> str:
+        """The decision in plain words."""
+        scored = f"score {self.score:.3f}, threshold {self.threshold:.3f}"
+        if self.same is None:
+            return f"Inconclusive: {scored}."
+        return f"{'The same person' if self.same else 'Different people'}: {scored}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types: an infinite threshold is None, and faces come without their pixels."""
+
+        def finite(value: float) -> float | None:
+            return value if math.isfinite(value) else None
+
+        interval = self.threshold_interval
+        return {
+            "same": self.same,
+            "score": self.score,
+            "threshold": finite(self.threshold),
+            "threshold_interval": [finite(end) for end in interval] if interval else None,
+            "far": self.far,
+            "one_in": self.one_in,
+            "probability": self.probability,
+            "evidence": self.evidence,
+            "impostors": self.impostors,
+            "insufficient": self.insufficient,
+            "measured_on": self.measured_on,
+            "model": self.model,
+            "strangers": self.strangers,
+            "faces": [face.to_dict() for face in self.faces],
+            "reasons": list(self.reasons),
+            "warnings": list(self.warnings),
+            "milliseconds": self.milliseconds,
+        }
