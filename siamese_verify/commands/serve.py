@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siamese_verify.entry import explained
+from siamese_verify.commands.model_options import add_model_options, load_verifier
 from siamese_verify.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,23 +22,16 @@ NEEDS = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     parser.description = (
         "Serve the HTTP API and the web page. Comparing photos does not detect a printed photo or a screen held before "
         "the camera: give a --liveness hook where that matters."
     )
-    add = parser.add_argument
-    add("--model", default="casia-webface", help="a pretrained name, a bundle, a run or a checkpoint (%(default)s)")
-    add("--engine", choices=("auto", "onnx", "torch"), default="auto", help="what runs the model (%(default)s)")
-    add("--threads", type=int, help="of the engine that embeds faces; one per core by default")
-    add(
-        "--several",
-        choices=("refuse", "largest", "central", "any"),
-        default="refuse",
-        help="of several faces (%(default)s)",
+    add_model_options(parser)
+    parser.add_argument(
+        "--liveness", metavar="MODULE:FUNCTION", help="hook that sees each photo and face first, and may refuse it"
     )
-    add("--liveness", metavar="MODULE:FUNCTION", help="hook that sees each photo and face first, and may refuse it")
     where = parser.add_argument_group("where")
     add = where.add_argument
     add("--host", default="127.0.0.1", help="address to bind to (%(default)s); others than loopback need --keys")
@@ -66,8 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--answer-seconds", type=float, default=30.0, help="for an answer, then 503 (%(default)s)")
 
 
-@explained
-def run(options: argparse.Namespace) -> int:
+def serve(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     if options.new_key is not None:
         return new_key(options.new_key)
@@ -75,8 +67,7 @@ def run(options: argparse.Namespace) -> int:
     from siamese_verify.serving.api_keys import KeyFile
     from siamese_verify.serving.app import create_app
     from siamese_verify.serving.liveness_hook import load_hook
-    from siamese_verify.serving.server import listen
-    from siamese_verify.serving.server import run as serve
+    from siamese_verify.serving.server import listen, run
 
     settings = settings_of(options)
     keys = KeyFile.read(options.keys) if options.keys else None
@@ -92,16 +83,12 @@ def run(options: argparse.Namespace) -> int:
             raise InputError(f"There is no file {path}: give a certificate and its key as PEM files.")
     hook = load_hook(options.liveness) if options.liveness else None
     place = listen(settings)
-    from siamese_verify.verification import Verifier
-
-    verifier = Verifier.load(
-        options.model, engine=options.engine, threads=options.threads, several=options.several, liveness=hook
-    )
+    verifier = load_verifier(options, hook)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if not settings.loopback and options.certificate is None:
         logging.warning("Without --certificate, keys and photos travel unencrypted: put a proxy with TLS before it.")
     app = create_app(verifier, settings, keys=keys, liveness=hook is not None)
-    serve(
+    run(
         app,
         settings,
         place,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from siamese_verify.serving.problem import REASONS
 
 QUALITY = {"sharpness": 214.8, "size": 118.2, "turn": 6.4, "light": 0.47, "contrast": 0.21}
-FACE = {
+FACE: dict[str, Any] = {
     "name": "photo a",
     "box": [76.1, 70.4, 171.9, 194.3],
     "landmarks": [[102.5, 117.2], [146.3, 115.9], [125.1, 141.0], [106.6, 164.4], [145.2, 163.1]],
@@ -44,7 +44,7 @@ class FailedAnswer(BaseModel):
     """Why there is no answer."""
 
     detail: str = Field(description="One sentence for people.", examples=["No face was found on photo a."])
-    reason: str = Field(description="A word for programs.", json_schema_extra={"enum": sorted(REASONS)})
+    reason: str = Field(description="A word for programs.", json_schema_extra={"enum": [*sorted(REASONS)]})
     photo: str | None = Field(None, description="Name of the part that is at fault.")
 
 

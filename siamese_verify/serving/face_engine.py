@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from siamese_verify.serving.metrics import Metrics
     from siamese_verify.serving.settings import Settings
     from siamese_verify.verification import SeenFace, Verification, Verifier
+    from siamese_verify.verification.verifier import Several
 
 T = TypeVar("T")
+# A verifier says why it cannot decide in a sentence only; a test holds these to its own.
+SAID = {"No face was found": "no_face", "faces were found on": "several_faces", "was refused": "refused"}
 
 
 class Seen(NamedTuple):
@@ -64,7 +67,7 @@ class FaceEngine:
         most = self.settings.photo_pixels
         return await gathered([self.in_thread(partial(decode_photo, data, name, most)) for name, data in photos])
 
-    async def see(self, photos: Sequence[tuple[str, bytes]], several: str | None) -> list[Seen]:
+    async def see(self, photos: Sequence[tuple[str, bytes]], several: Several | None) -> list[Seen]:
         """Find the faces of photos, each (name, bytes of a file); one face each unless `several` is `any`.
 
         Raises:
@@ -72,7 +75,7 @@ class FaceEngine:
         """
         return await gathered([self.in_thread(partial(self._see, name, data, several)) for name, data in photos])
 
-    def _see(self, name: str, content: bytes, several: str | None) -> Seen:
+    def _see(self, name: str, content: bytes, several: Several | None) -> Seen:
         began = time.perf_counter()
         photo = decode_photo(content, name, self.settings.photo_pixels)
         read = time.perf_counter()
@@ -104,7 +107,7 @@ class FaceEngine:
         far: float | None,
         threshold: float | None,
         decide: bool,
-        several: str | None,
+        several: Several | None,
         decoded: Callable[[], None] = lambda: None,
     ) -> Verification:
         """Decide about two photos.
@@ -182,5 +185,5 @@ async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 def no_decision(error: InputError, name: str) -> Problem:
     """Say why a photo allows no decision, with the verifier's own sentence."""
-    reason = getattr(error, "reason", "no_decision")
+    reason = next((word for text, word in SAID.items() if text in str(error)), "no_decision")
     return Problem(422, reason, str(error), photo=name)

@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from siamese_verify.serving.admission import Admission, Held
 from siamese_verify.serving.form import Form, malformed, read_form
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from siamese_verify.serving.people import People
     from siamese_verify.serving.settings import Settings
     from siamese_verify.verification import SeenFace, Verifier
+    from siamese_verify.verification.verifier import Several
 
     # The verifier and two faces -> for either face (S,S,3) uint8, where the similarity comes from.
     Explain = Callable[[Verifier, SeenFace, SeenFace], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 T = TypeVar("T")
-POLICIES = ("refuse", "largest", "central", "any")
 
 
 @dataclass
@@ -151,16 +151,18 @@ def truth(form: Form, name: str) -> bool:
     return text in ("true", "1", "yes", "on")
 
 
-def policy(form: Form) -> str | None:
+def policy(form: Form) -> Several | None:
     """Read what to do with several faces.
 
     Raises:
         Problem: nothing that is known.
     """
+    from siamese_verify.verification.verifier import SEVERAL
+
     text = form.fields.get("several", "").strip()
-    if text and text not in POLICIES:
-        raise Problem(422, "invalid_field", f"The field several is one of {', '.join(POLICIES)}.")
-    return text or None
+    if text and text not in SEVERAL:
+        raise Problem(422, "invalid_field", f"The field several is one of {', '.join(SEVERAL)}.")
+    return cast("Several | None", text or None)
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
