@@ -1,0 +1,56 @@
+"""The threshold of a search among many: the more templates, the stricter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation.operating_point import DECISIVE_IMPOSTORS
+
+if TYPE_CHECKING:
+    from siamese_verify.evaluation import Strangers
+
+
+class SearchThreshold(NamedTuple):
+    """From which score on somebody is found.
+
+    With n templates, a stranger is taken for somebody with a probability of at most n f, where f is the rate of one
+    comparison. That holds however the comparisons depend on each other, which they do, being made with one photo;
+    1 - (1 - f)^n, for independent ones, is never more.
+    """
+
+    threshold: float  # cosine; may lie above 1, where nobody is found
+    far: float | None  # of one search, asked for; None for a threshold of the caller's own
+    impostors: int  # pairs that it was measured on; 0 for a threshold of the caller's own
+    insufficient: bool  # fewer than ten of them decide it
+    reason: str  # a sentence if it is insufficient, else empty
+
+
+def search_threshold(strangers: Strangers, far: float, templates: int) -> SearchThreshold:
+    """Find the threshold for a false accept rate of one search.
+
+    Args:
+        strangers: how impostors of the model score.
+        far: share of the searches with a stranger's photo that may name somebody, above 0 and up to 0.5.
+        templates: that one search compares with, 1 or more.
+
+    Raises:
+        InputError: another rate, or no templates.
+    """
+    if not 0 < far <= 0.5:
+        raise InputError(f"The false accept rate of a search is {far}: give one above 0 and up to 0.5.")
+    if templates < 1:
+        raise InputError(f"A search among {templates} templates has no threshold: enrol somebody first.")
+    threshold, _ = strangers.threshold(far / templates)
+    decisive = far / templates * strangers.impostors
+    insufficient = decisive < DECISIVE_IMPOSTORS
+    reason = ""
+    if insufficient:
+        least = DECISIVE_IMPOSTORS * templates / strangers.impostors
+        way = f"nothing stricter than {least:.2g} is" if least <= 0.5 else "no rate is for so many templates"
+        reason = (
+            f"A false accept rate of {far:g} for each search among {templates:,} templates asks for "
+            f"{far / templates:.2g} for each comparison, which {strangers.impostors:,} impostor pairs cannot vouch "
+            f"for: {way}."
+        )
+    return SearchThreshold(threshold, far, strangers.impostors, insufficient, reason)

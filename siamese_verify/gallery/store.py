@@ -1,0 +1,162 @@
+"""The SQLite file of a gallery: its tables, its transactions, and its errors in sentences."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from siamese_verify.errors import InputError
+from siamese_verify.gallery.cipher import damaged
+
+APPLICATION = 0x53566779  # "SVgy", what `file` shows of it
+PAGE = 8192  # bytes: three templates of 512 dimensions on a page, where 4,096 would hold one
+BUSY_SECONDS = 60.0
+TABLES = {
+    "gallery": "CREATE TABLE gallery (one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, "
+    "fingerprint TEXT NOT NULL, model TEXT NOT NULL, dimension INTEGER NOT NULL, salt BLOB NOT NULL, "
+    "key_check BLOB NOT NULL, state BLOB NOT NULL, unswept INTEGER NOT NULL)",
+    # AUTOINCREMENT: the number of somebody forgotten is never given to anybody else.
+    "person": "CREATE TABLE person (id INTEGER PRIMARY KEY AUTOINCREMENT, sealed BLOB NOT NULL)",
+    "template": "CREATE TABLE template (id INTEGER PRIMARY KEY AUTOINCREMENT, person INTEGER NOT NULL, "
+    "sealed BLOB NOT NULL, photo BLOB)",
+    "log": "CREATE TABLE log (id INTEGER PRIMARY KEY AUTOINCREMENT, sealed BLOB NOT NULL)",
+}
+INDEX = "CREATE INDEX template_of_person ON template (person)"
+
+
+def default_gallery() -> Path:
+    """Where a gallery lies unless the user says otherwise."""
+    data = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
+    return data / "siamese-verify" / "gallery.db"
+
+
+class Store:
+    """One connection to a gallery's file, for any thread and one process.
+
+    A rollback journal that is deleted, not a write-ahead log: between transactions there is one file only, so nothing
+    of a forgotten person waits in a log that some other process keeps open.
+
+    Args:
+        path: made if it is missing, for its owner only.
+
+    Raises:
+        InputError: it cannot be opened or made, or is no gallery.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not path.exists():
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        except (OSError, ValueError) as error:
+            raise InputError(f"The gallery {path} cannot be made ({error}): choose another place.") from None
+        with self._explained():
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
+            )
+            for setting in (
+                f"page_size = {PAGE}",
+                "secure_delete = ON",
+                "temp_store = MEMORY",  # VACUUM's copy is written nowhere else
+                "cell_size_check = ON",
+                "trusted_schema = OFF",
+                "synchronous = FULL",
+            ):
+                self._connection.execute(f"PRAGMA {setting}")
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Read what was committed when the first statement ran, whatever others write meanwhile."""
+        with self._transaction("BEGIN") as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Write all or nothing: the only writer, in this and all other processes."""
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    def make_tables(self, connection: sqlite3.Connection) -> bool:
+        """Make the tables if the file is empty, within a transaction; say whether it was.
+
+        Raises:
+            InputError: the file holds something else.
+        """
+        found = connection.execute("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchall()
+        if not found:
+            for statement in (*TABLES.values(), INDEX, f"PRAGMA application_id = {APPLICATION}"):
+                connection.execute(statement)
+            return True
+        # Not a line more: a trigger or a view of somebody else's would run with our statements.
+        if {sql for (sql,) in found} != {*TABLES.values(), INDEX}:
+            raise InputError(f"{self.path} is no gallery, or one of another version: give another path.")
+        return False
+
+    def sweep(self) -> None:
+        """Build the file anew from what it still holds, so that no page keeps remains of what was deleted.
+
+        `secure_delete` overwrites deleted rows, but not the copies that SQLite left behind when it moved rows between
+        pages.
+        """
+        with self._lock, self._explained():
+            self._connection.execute("VACUUM")
+            self._connection.execute("UPDATE gallery SET unswept = 0")
+
+    def check(self) -> str:
+        """Return what SQLite finds wrong with the file, `ok` if nothing."""
+        with self._lock, self._explained():
+            return str(self._connection.execute("PRAGMA integrity_check").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        if self._process != os.getpid():  # SQLite's locks belong to the process that took them
+            raise InputError(f"The gallery {self.path} was opened before this process was forked: open it in each.")
+        with self._lock, self._explained():
+            self._connection.execute(begin)
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.ProgrammingError as error:
+            if "closed database" not in str(error):
+                raise
+            raise InputError(f"The gallery {self.path} is closed: open it again.") from None
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", "")
+            if name == "SQLITE_NOTADB":
+                raise InputError(
+                    f"{self.path} is no gallery, or its beginning is damaged: give another path."
+                ) from None
+            if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+                raise InputError(
+                    f"The gallery {self.path} has been held by another process for {BUSY_SECONDS:.0f} s: "
+                    "end that process, or try again."
+                ) from None
+            if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_FULL", "SQLITE_IOERR")):
+                raise InputError(
+                    f"The gallery {self.path} cannot be read or written ({error}): "
+                    "look at its path, its mode and the room on the disk."
+                ) from None
+            raise damaged(str(self.path), str(error)) from None
+        except UnicodeDecodeError:  # in a name that SQLite would have complained about
+            raise damaged(str(self.path), "its tables cannot be read") from None

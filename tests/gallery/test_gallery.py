@@ -1,0 +1,421 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import Strangers
+from siamese_verify.gallery import Gallery, GalleryKey, GalleryModel
+
+Faces = NDArray[np.float32]
+
+
+class Eyes:
+    """Stands in for a verifier: a photo is an array whose first row of pixels is the embedding."""
+
+    def __init__(self, model: GalleryModel, **more: Any) -> None:
+        values = {"weights_sha256": "cd", "meaning": SimpleNamespace(strangers=model.strangers), "quality": {}}
+        self.record = SimpleNamespace(
+            name=model.name, fingerprint=model.fingerprint, dimension=model.dimension, **{**values, **more}
+        )
+
+    def find(self, photo: Any, name: str | None = None, several: Any = None) -> list[Any]:
+        crop = np.zeros((8, 8, 3), np.uint8)
+        crop[:] = int(photo.flat[0] * 100) % 256
+        return [SimpleNamespace(name=name or "photo", quality=None, crop=crop, embedding=photo)] * (2 if several else 1)
+
+    def embed_faces(self, faces: Any) -> Faces:
+        return np.stack([face.embedding for face in faces])
+
+
+def names(gallery: Gallery) -> list[str]:
+    return [person.name for person in gallery.people()]
+
+
+def everything(path: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in sorted(path.parent.iterdir()))
+
+
+def test_somebody_enrolled_is_found_and_a_stranger_is_not(gallery: Gallery, faces: Faces) -> None:
+    for person in range(10):
+        gallery.enroll_embeddings(f"P{person}", faces[person, :2])
+    for person in range(10):
+        found = gallery.identify_embedding(faces[person, 2])
+        assert found.name == f"P{person}" == found.candidates[0].name
+        assert found.score == found.candidates[0].score >= found.threshold
+        assert (found.searched, found.people, found.far, found.model) == (20, 10, 0.01, "mine")
+    for person in (10, 11):
+        found = gallery.identify_embedding(faces[person, 2])
+        assert found.name is None
+        assert found.score < found.threshold
+        assert len(found.candidates) == 5
+
+
+def test_candidates_are_ranked_by_their_best_template(gallery: Gallery, faces: Faces) -> None:
+    for person in range(5):
+        gallery.enroll_embeddings(f"P{person}", faces[person])
+    probe = faces[3, 0] + 0.5 * faces[1, 0]
+    cosines = (faces[:5] @ (probe / np.linalg.norm(probe))).max(axis=1)
+    found = gallery.identify_embedding(probe, top=3).candidates
+    order = np.argsort(-cosines)[:3]
+    assert [candidate.name for candidate in found] == [f"P{person}" for person in order]
+    np.testing.assert_allclose([candidate.score for candidate in found], cosines[order], atol=1e-6)
+
+
+def test_another_photo_of_somebody_becomes_one_more_template(gallery: Gallery, faces: Faces) -> None:
+    first = gallery.enroll_embeddings("Ann", faces[0, :1])
+    second = gallery.enroll_embeddings(" Ann ", faces[0, 1:])
+    assert (first.added, first.templates, second.added, second.templates) == (1, 1, 2, 3)
+    assert first.pseudonym == second.pseudonym
+    assert [person.templates for person in gallery.people()] == [3]
+
+
+def test_composed_and_decomposed_names_are_one_person(gallery: Gallery, faces: Faces) -> None:
+    gallery.enroll_embeddings("Zoe\u0308", faces[0, :1])
+    gallery.enroll_embeddings("Zo\u00eb", faces[0, 1:])
+    assert names(gallery) == ["Zo\u00eb"]
+    assert gallery.forget("Zoe\u0308") == 3
+
+
+def test_a_gallery_is_what_it_was_after_it_was_closed(
+    path: Path, model: GalleryModel, key: GalleryKey, faces: Faces
+) -> None:
+    with Gallery.open(path, model, key=key) as gallery:
+        for person in range(6):
+            gallery.enroll_embeddings(f"P{person}", faces[person])
+        gallery.forget("P2")
+        before = gallery.people(), gallery.log(), gallery.identify_embedding(faces[10, 0]).candidates
+    with Gallery.open(path, model, key=key) as gallery:
+        assert (gallery.people(), gallery.log(), gallery.identify_embedding(faces[10, 0]).candidates) == before
+        gallery.check()
+
+
+def test_neither_names_nor_templates_nor_the_key_can_be_read_in_the_files(
+    path: Path, gallery: Gallery, key: GalleryKey, faces: Faces
+) -> None:
+    enrolled = gallery.enroll_embeddings("Rumpelstiltskin", faces[0])
+    gallery.identify_embedding(faces[0, 0])
+    content = everything(path)
+    for secret in (b"Rumpel", enrolled.pseudonym.encode(), b"enrolled", b"matched", key.content):
+        assert secret not in content
+    for row in faces[0]:
+        for part in np.split(row, 4):  # of four numbers each
+            assert part.astype("<f4").tobytes() not in content
+
+
+def test_nothing_of_somebody_forgotten_is_left_in_any_file(path: Path, gallery: Gallery, faces: Faces) -> None:
+    for person in range(10):
+        gallery.enroll_embeddings(f"P{person}", faces[person])
+    with gallery._store.reading() as connection:
+        rows = connection.execute("SELECT sealed FROM template WHERE person = 4").fetchall()
+        rows += connection.execute("SELECT sealed FROM person WHERE id = 4").fetchall()
+    theirs = [bytes(sealed) for (sealed,) in rows]
+    before = everything(path)
+    assert len(theirs) == 4
+    assert all(sealed in before for sealed in theirs), "the test looks where they are"
+    assert gallery.forget("P3") == 3
+    after = everything(path)
+    for sealed in theirs:
+        for start in range(0, len(sealed) - 16, 8):
+            assert sealed[start : start + 16] not in after
+    assert [file.name for file in path.parent.iterdir()] == ["gallery.db"]
+    assert len(after) <= len(before)
+
+
+def test_a_forgotten_photo_is_gone_as_well(path: Path, model: GalleryModel, key: GalleryKey, faces: Faces) -> None:
+    crop = np.random.default_rng(0).integers(0, 256, (120, 120, 3), np.uint8)
+    with Gallery.open(path, model, key=key) as gallery:
+        gallery.enroll_embeddings("Ann", faces[0, :2], crops=[crop, crop[::-1]])
+        gallery.enroll_embeddings("Ben", faces[1, :1], crops=[crop])
+        kept = gallery.photos("Ann")
+        np.testing.assert_array_equal(kept, [crop, crop[::-1]])
+        with gallery._store.reading() as connection:
+            sealed = [bytes(photo) for (photo,) in connection.execute("SELECT photo FROM template WHERE person = 1")]
+        assert sealed[0][5000:5032] in everything(path)
+        gallery.forget("Ann")
+        after = everything(path)
+        assert not any(photo[start : start + 32] in after for photo in sealed for start in range(0, len(photo), 997))
+        np.testing.assert_array_equal(gallery.photos("Ben"), [crop])
+
+
+def test_photos_are_not_kept_unless_asked(path: Path, model: GalleryModel, key: GalleryKey, faces: Faces) -> None:
+    with Gallery.open(path, Eyes(model), key=key) as gallery:
+        gallery.enroll("Ann", [faces[0, 0]])
+        gallery.enroll("Ben", [faces[1, 0]], keep_photos=True)
+        assert gallery.photos("Ann") == []
+        assert [photo.shape for photo in gallery.photos("Ben")] == [(8, 8, 3)]
+
+
+def test_a_sweep_that_was_killed_is_made_up_for_at_the_next_opening(
+    path: Path, model: GalleryModel, key: GalleryKey, faces: Faces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from siamese_verify.gallery.store import Store
+
+    swept: list[Path] = []
+    true_sweep = Store.sweep
+
+    def die(store: Store) -> None:
+        raise InputError("killed")
+
+    def seen(store: Store) -> None:
+        swept.append(store.path)
+        true_sweep(store)
+
+    with Gallery.open(path, model, key=key) as gallery:
+        gallery.enroll_embeddings("Ann", faces[0])
+        monkeypatch.setattr(Store, "sweep", die)
+        with pytest.raises(InputError, match="Ann is forgotten, but the next opening has to sweep"):
+            gallery.forget("Ann")
+    monkeypatch.setattr(Store, "sweep", seen)
+    for _ in range(2):
+        with Gallery.open(path, model, key=key) as gallery:
+            assert names(gallery) == []
+    assert swept == [path]
+
+
+def test_the_log_says_who_was_enrolled_matched_and_forgotten(gallery: Gallery, faces: Faces) -> None:
+    gallery.enroll_embeddings("Ann", faces[0, :2])
+    gallery.enroll_embeddings("Ben", faces[1, :2])
+    gallery.identify_embedding(faces[0, 2])
+    gallery.identify_embedding(faces[5, 2])  # nobody: not logged
+    gallery.forget("Ann")
+    entries = gallery.log()
+    assert [(entry.event, entry.name) for entry in entries] == [
+        ("enrolled", None),
+        ("enrolled", "Ben"),
+        ("matched", None),
+        ("forgotten", None),
+    ]
+    assert entries[0].pseudonym == entries[2].pseudonym == entries[3].pseudonym != entries[1].pseudonym
+    assert {entry.model for entry in entries} == {"mine"}
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", entry.at) for entry in entries)
+    assert set(entries[2].details) == {"score", "threshold", "far"}
+    assert "Ann" not in str(entries)
+
+
+def test_somebody_who_comes_back_is_not_tied_to_what_was_forgotten(gallery: Gallery, faces: Faces) -> None:
+    first = gallery.enroll_embeddings("Ann", faces[0])
+    gallery.forget("Ann")
+    second = gallery.enroll_embeddings("Ann", faces[0])
+    assert first.pseudonym != second.pseudonym
+    assert [entry.name for entry in gallery.log()] == [None, None, "Ann"]
+
+
+def test_nobody_is_found_after_being_forgotten_by_another_process(
+    path: Path, gallery: Gallery, model: GalleryModel, key: GalleryKey, faces: Faces
+) -> None:
+    with Gallery.open(path, model, key=key) as other:
+        for person in range(4):
+            gallery.enroll_embeddings(f"P{person}", faces[person, :2])
+            assert other.identify_embedding(faces[person, 2]).name == f"P{person}"
+        other.forget("P1")
+        assert gallery.identify_embedding(faces[1, 2]).name is None
+        assert names(gallery) == ["P0", "P2", "P3"]
+        other.enroll_embeddings("P1", faces[7, :2])  # the name again, for somebody else
+        assert gallery.identify_embedding(faces[1, 2]).name is None
+        assert gallery.identify_embedding(faces[7, 2]).name == "P1"
+        other.forget("P1")
+        other.enroll_embeddings("P1", faces[8, :2])
+        assert gallery.identify_embedding(faces[8, 2]).name == "P1", "forgotten and enrolled between two looks"
+
+
+def test_a_match_with_somebody_forgotten_during_the_search_is_searched_again(
+    path: Path, gallery: Gallery, model: GalleryModel, key: GalleryKey, faces: Faces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from siamese_verify.gallery.templates import Hit, Templates
+
+    gallery.enroll_embeddings("Ann", faces[0, :2])
+    gallery.enroll_embeddings("Ben", faces[1, :2])
+    true_best, searches = Templates.best, []
+
+    def best(templates: Templates, probe: Faces, top: int) -> list[Hit]:
+        hits = true_best(templates, probe, top)
+        searches.append([hit.person for hit in hits])
+        if len(searches) == 1:
+            with Gallery.open(path, model, key=key) as other:
+                other.forget("Ann")
+        return hits
+
+    monkeypatch.setattr(Templates, "best", best)
+    found = gallery.identify_embedding(faces[0, 2])
+    assert found.name is None
+    assert [candidate.name for candidate in found.candidates] == ["Ben"]
+    assert (searches, found.people) == ([[1, 2], [2]], 1)
+    assert "matched" not in [entry.event for entry in gallery.log()]
+
+
+def test_another_model_is_refused(path: Path, gallery: Gallery, model: GalleryModel, key: GalleryKey) -> None:
+    for other in (model._replace(fingerprint="ef" * 32), model._replace(dimension=17)):
+        with pytest.raises(InputError, match="cannot be compared with: use one gallery for each"):
+            Gallery.open(path, other, key=key)
+
+
+def test_a_model_without_saved_weights_is_refused(path: Path, model: GalleryModel, key: GalleryKey) -> None:
+    with pytest.raises(InputError, match="never saved: export them"):
+        Gallery.open(path, Eyes(model, weights_sha256=""), key=key)
+    assert not path.exists()
+
+
+def test_without_a_model_a_gallery_is_read_and_searched_with_a_threshold(
+    path: Path, gallery: Gallery, key: GalleryKey, faces: Faces
+) -> None:
+    gallery.enroll_embeddings("Ann", faces[0])
+    with Gallery.open(path, key=key) as other:
+        assert other.model[:3] == gallery.model[:3]
+        assert other.identify_embedding(faces[0, 0], threshold=0.5).name == "Ann"
+        with pytest.raises(InputError, match="never measured for mine: give a threshold"):
+            other.identify_embedding(faces[0, 0])
+
+
+def test_a_threshold_of_ones_own_has_no_rate(gallery: Gallery, faces: Faces) -> None:
+    gallery.enroll_embeddings("Ann", faces[0, :1])
+    score = gallery.identify_embedding(faces[0, 1], threshold=0).score
+    for threshold, name in ((score, "Ann"), (float(np.nextafter(score, 2)), None)):
+        found = gallery.identify_embedding(faces[0, 1], threshold=threshold)
+        assert (found.name, found.threshold, found.far, found.insufficient) == (name, threshold, None, False)
+
+
+@pytest.mark.parametrize("threshold", [-1.1, 2.0, float("nan")])
+def test_a_threshold_that_is_no_cosine_is_refused(threshold: float, gallery: Gallery, faces: Faces) -> None:
+    gallery.enroll_embeddings("Ann", faces[0])
+    with pytest.raises(InputError, match="cosine between -1 and 1"):
+        gallery.identify_embedding(faces[0, 0], threshold=threshold)
+    with pytest.raises(InputError, match="not both"):
+        gallery.identify_embedding(faces[0, 0], threshold=0.5, far=0.1)
+
+
+def test_a_rate_that_was_not_measured_is_said(gallery: Gallery, faces: Faces) -> None:
+    gallery.enroll_embeddings("Ann", faces[0])
+    assert not gallery.identify_embedding(faces[0, 0], far=1e-3).insufficient
+    found = gallery.identify_embedding(faces[0, 0], far=1e-6)
+    assert found.insufficient
+    assert "cannot vouch for" in found.warnings[0]
+    assert found.name == "Ann", "it has scored higher than any impostor"
+
+
+def test_two_people_above_the_threshold_are_both_named(gallery: Gallery, faces: Faces) -> None:
+    gallery.enroll_embeddings("Ann", faces[0, :1])
+    gallery.enroll_embeddings("Twin", faces[0, 1:2])
+    found = gallery.identify_embedding(faces[0, 2])
+    assert found.warnings == ("2 people reach the threshold: " + ", ".join(c.name for c in found.candidates) + ".",)
+
+
+def test_an_answer_is_json(gallery: Gallery, faces: Faces) -> None:
+    import json
+
+    gallery.enroll_embeddings("Ann", faces[0])
+    told = json.loads(json.dumps(gallery.identify_embedding(faces[0, 0]).to_dict(), allow_nan=False))
+    assert (told["name"], told["face"], told["candidates"][0]["name"]) == ("Ann", None, "Ann")
+    assert "Ann: score 1.000, threshold" in gallery.identify_embedding(faces[0, 0]).sentence()
+
+
+def test_an_empty_gallery_asks_for_somebody(gallery: Gallery, faces: Faces) -> None:
+    with pytest.raises(InputError, match="is empty: enrol somebody first"):
+        gallery.identify_embedding(faces[0, 0])
+
+
+def test_an_unknown_name_is_said(gallery: Gallery, faces: Faces) -> None:
+    gallery.enroll_embeddings("Ann", faces[0])
+    for call in (gallery.forget, gallery.photos):
+        with pytest.raises(InputError, match=r"no 'Bob' in the gallery \(1 person\): `siamese-verify people`"):
+            call("Bob")
+
+
+def test_no_gallery_is_made_by_looking_into_it(path: Path, model: GalleryModel, key: GalleryKey) -> None:
+    for arguments in ((None,), (model,)):
+        with pytest.raises(InputError, match="There is no gallery"):
+            Gallery.open(path, *arguments, key=key, create=False)
+    assert not path.exists()
+
+
+def test_the_file_is_closed_to_others(path: Path, gallery: Gallery) -> None:
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_closed_gallery_says_so(gallery: Gallery, faces: Faces) -> None:
+    gallery.close()
+    gallery.close()
+    with pytest.raises(InputError, match="is closed: open it again"):
+        gallery.people()
+    with pytest.raises(InputError, match="is closed"):
+        gallery.enroll_embeddings("Ann", faces[0])
+
+
+def test_photos_are_enrolled_and_identified_through_a_verifier(
+    path: Path, model: GalleryModel, key: GalleryKey, faces: Faces
+) -> None:
+    with Gallery.open(path, Eyes(model), key=key) as gallery:
+        assert gallery.enroll("Ann", [faces[0, 0], faces[0, 1]]).added == 2
+        found = gallery.identify(faces[0, 2])
+        assert found.name == "Ann"
+        assert found.face is not None
+        assert set(found.milliseconds) == {"find", "embed", "search", "log"}
+        with pytest.raises(InputError, match="shows 2 faces: crop it"):
+            gallery.enroll("Ben", [faces[1, 0]], several="any")
+        with pytest.raises(InputError, match="no photo of Ben"):
+            gallery.enroll("Ben", [])
+    with Gallery.open(path, model, key=key) as gallery, pytest.raises(InputError, match="without a verifier"):
+        gallery.identify(faces[0, 0])
+
+
+def test_lists_of_another_length_are_refused(gallery: Gallery, faces: Faces) -> None:
+    with pytest.raises(InputError, match="There are 3 embeddings of Ann"):
+        gallery.enroll_embeddings("Ann", faces[0], sources=["one"])
+    assert names(gallery) == []
+
+
+def test_without_the_strangers_only_the_very_photo_is_noticed(
+    path: Path, model: GalleryModel, key: GalleryKey, faces: Faces
+) -> None:
+    with Gallery.open(path, model._replace(strangers=None), key=key) as gallery:
+        gallery.enroll_embeddings("Ann", faces[0, :1])
+        assert gallery.enroll_embeddings("Ben", faces[0, 1:2]).warnings == ()
+        assert "already, as Ann" in gallery.enroll_embeddings("Cat", faces[0, :1]).warnings[0]
+
+
+def test_the_same_face_under_another_name_is_said(gallery: Gallery, faces: Faces) -> None:
+    assert gallery.enroll_embeddings("Ann", faces[0, :2]).warnings == ()
+    result = gallery.enroll_embeddings("Ben", faces[0, 2:], sources=["ben.jpg"])
+    assert len(result.warnings) == 1
+    assert re.match(r"ben\.jpg: this face is enrolled already, as Ann \(score 0\.9\d+\)\.", result.warnings[0])
+    assert names(gallery) == ["Ann", "Ben"]
+
+
+def test_a_photo_that_is_there_already_is_said(gallery: Gallery, faces: Faces) -> None:
+    gallery.enroll_embeddings("Ann", faces[0, :2])
+    assert "this photo is enrolled already" in gallery.enroll_embeddings("Ann", faces[0, :1]).warnings[0]
+    assert "this photo is enrolled already" in gallery.enroll_embeddings("Ben", faces[[1, 1], 0]).warnings[0]
+
+
+def test_photos_that_do_not_fit_together_are_said(gallery: Gallery, faces: Faces) -> None:
+    assert "face 2: this face is unlike" in gallery.enroll_embeddings("Ann", faces[:2, 0]).warnings[0]
+    assert "face 1: this face is unlike" in gallery.enroll_embeddings("Ann", faces[4, :1]).warnings[0]
+
+
+def test_a_gallery_of_another_process_is_not_used(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("siamese_verify.gallery.store.os.getpid", lambda: -1)
+    with pytest.raises(InputError, match="open it in each"):
+        gallery.people()
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, siamese_verify.gallery, siamese_verify.commands.gallery;"
+        "print(*{'torch', 'onnxruntime', 'PIL', 'scipy', 'faiss', 'cryptography'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == []
+
+
+def test_the_tail_of_these_tests_is_one(strangers: Strangers) -> None:
+    assert Strangers.from_dict(strangers.to_dict()) == strangers
