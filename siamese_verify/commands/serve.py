@@ -12,7 +12,9 @@ from siamese_verify.commands.model_options import add_model_options, load_verifi
 from siamese_verify.errors import InputError
 
 if TYPE_CHECKING:
+    from siamese_verify.gallery import Gallery
     from siamese_verify.serving.settings import Settings
+    from siamese_verify.verification import Verifier
 
 NEEDS = {
     "fastapi": "fastapi",
@@ -39,6 +41,10 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--allow-host", action="append", default=[], metavar="NAME", help="name that the server answers to in Host")
     add("--certificate", type=Path, help="PEM file, for HTTPS")
     add("--certificate-key", type=Path, help="PEM file of its key")
+    people = parser.add_argument_group("people")
+    add = people.add_argument
+    add("--gallery", type=Path, metavar="FILE", help="to enrol people in and look for them; made if it is missing")
+    add("--gallery-key", type=Path, metavar="KEYFILE", help="its key; by default that of the environment")
     keys = parser.add_argument_group("who")
     add = keys.add_argument
     add("--keys", type=Path, metavar="KEYFILE", help="hashes of the API keys that are let in")
@@ -84,10 +90,11 @@ def serve(options: argparse.Namespace) -> int:
     hook = load_hook(options.liveness) if options.liveness else None
     place = listen(settings)
     verifier = load_verifier(options, hook)
+    gallery = open_gallery(options, verifier) if options.gallery else None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if not settings.loopback and options.certificate is None:
         logging.warning("Without --certificate, keys and photos travel unencrypted: put a proxy with TLS before it.")
-    app = create_app(verifier, settings, keys=keys, liveness=hook is not None)
+    app = create_app(verifier, settings, keys=keys, gallery=gallery, liveness=hook is not None)
     run(
         app,
         settings,
@@ -97,6 +104,13 @@ def serve(options: argparse.Namespace) -> int:
         ready=lambda url: print(f"Siamese Verify listens on {url}", flush=True),
     )
     return 0
+
+
+def open_gallery(options: argparse.Namespace, verifier: Verifier) -> Gallery:
+    """Open the gallery that is asked for."""
+    from siamese_verify.gallery import Gallery
+
+    return Gallery.open(options.gallery, verifier, key=options.gallery_key)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from siamese_verify.serving.problem import REASONS
 
@@ -18,7 +18,7 @@ FACE: dict[str, Any] = {
     "faces": 1,
     "quality": QUALITY,
 }
-DECISION = {
+DECISION: dict[str, Any] = {
     "same": True,
     "sentence": "The same person: score 0.713, threshold 0.508.",
     "score": 0.713,
@@ -67,7 +67,7 @@ class FaceAnswer(BaseModel):
 class VerifyAnswer(BaseModel):
     """A decision about two photos."""
 
-    model_config = {"json_schema_extra": {"examples": [DECISION]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [DECISION]})
 
     same: bool | None = Field(description="null is inconclusive, for `reasons`.")
     sentence: str = Field(description="The decision in plain words.")
@@ -113,17 +113,65 @@ class ModelAnswer(BaseModel):
     scale: dict[str, Any] | None = Field(description="To draw a score on: bell curves through the measured rates.")
     quality: dict[str, Any]
     liveness: bool = Field(description="A hook looks for living persons; without one, nothing does.")
-    explains: bool
     gallery: bool
     key_needed: bool
     limits: dict[str, float]
     notice: str
 
 
-class GalleryAnswer(BaseModel):
-    """What the gallery says."""
+class EnrollAnswer(BaseModel):
+    """What enrolling somebody did."""
 
-    model_config = {"extra": "allow"}
+    name: str
+    person: str = Field(description="Random word that names the person in the gallery's log.")
+    added: int = Field(description="Templates.")
+    templates: int = Field(description="Of the person now.")
+    warnings: list[str]
+
+
+class CandidateAnswer(BaseModel):
+    """Somebody whose score reaches the threshold."""
+
+    name: str
+    score: float
+
+
+class IdentifyAnswer(BaseModel):
+    """Who is on a photo, if anybody who is enrolled."""
+
+    name: str | None = Field(description="null for nobody who is enrolled.")
+    sentence: str
+    score: float
+    threshold: float | None = Field(description="Raised for the number of templates that were compared.")
+    far: float | None = Field(description="Share of searches for strangers that may name somebody.")
+    candidates: list[CandidateAnswer] = Field(description="Those who reach the threshold, best first.")
+    searched: int = Field(description="Templates that were compared.")
+    people: int
+    insufficient: bool
+    warnings: list[str]
+    face: FaceAnswer | None
+    model: str
+    milliseconds: dict[str, float]
+
+
+class PersonAnswer(BaseModel):
+    """Somebody who is enrolled."""
+
+    name: str
+    enrolled: str = Field(examples=["2026-03-01T12:00:00Z"])
+    templates: int
+
+
+class PeopleAnswer(BaseModel):
+    """Everybody who is enrolled."""
+
+    people: list[PersonAnswer]
+
+
+class ForgetAnswer(BaseModel):
+    """Somebody was removed."""
+
+    forgotten: bool
 
 
 class HealthAnswer(BaseModel):

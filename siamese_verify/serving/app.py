@@ -28,7 +28,6 @@ from siamese_verify.serving.verify_routes import add_verify
 if TYPE_CHECKING:
     from siamese_verify.serving.api_keys import KeyFile
     from siamese_verify.serving.people import People
-    from siamese_verify.serving.service import Explain
     from siamese_verify.verification import Verifier
 
 STATUSES = {404: "not_found", 405: "wrong_method"}
@@ -40,7 +39,6 @@ def create_app(
     *,
     keys: KeyFile | None = None,
     gallery: People | None = None,
-    explain: Explain | None = None,
     liveness: bool = False,
 ) -> FastAPI:
     """Make the application.
@@ -50,18 +48,21 @@ def create_app(
         settings: limits.
         keys: that open the API; None for an open one.
         gallery: of people; None leaves `/v1/enroll`, `/v1/identify` and `/v1/people` out.
-        explain: draws where a similarity comes from; None leaves `explain` out.
         liveness: the verifier has a hook that looks for living persons.
+
+    Raises:
+        InputError: the model's weights are damaged.
     """
     settings = settings or Settings()
     metrics = Metrics()
+    engine = FaceEngine(verifier, settings, metrics)
+    engine.warm()
     service = Service(
         settings=settings,
-        engine=FaceEngine(verifier, settings, metrics),
+        engine=engine,
         admission=Admission(settings.uploads, settings.in_flight, settings.body_bytes),
         metrics=metrics,
         gallery=gallery,
-        explain=explain,
         key_needed=keys is not None,
         liveness=liveness,
     )
@@ -69,7 +70,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.engine.close)
+        await asyncio.to_thread(engine.close)
 
     app = FastAPI(
         title="Siamese Verify",

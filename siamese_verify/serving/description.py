@@ -46,6 +46,7 @@ SEVERAL = {
     "enum": ["refuse", "largest", "central", "any"],
     "description": "Of several faces: refuse, or compare the largest, the most central, or any",
 }
+ONE_OF = {**SEVERAL, "enum": ["refuse", "largest", "central"], "description": "Which of several faces"}
 FAR = {"type": "number", "description": "Share of strangers that may pass", "example": 0.001}
 
 
@@ -70,8 +71,8 @@ VERIFY = form(
     },
     ["a", "b"],
 )
-EMBED = form({"photo": PHOTOS, "several": SEVERAL}, ["photo"])
-ENROLL = form({"name": {"type": "string", "example": "Ada Lovelace"}, "photo": PHOTOS}, ["name", "photo"])
-IDENTIFY = form(
-    {"photo": PHOTO, "far": {**FAR, "description": "Share of searches for strangers that may find somebody"}}, ["photo"]
-)
+EMBED = form({"photo": PHOTOS, "several": ONE_OF}, ["photo"])
+NAME = {"type": "string", "example": "Ada Lovelace"}
+ENROLL = form({"name": NAME, "photo": PHOTOS, "several": ONE_OF}, ["name", "photo"])
+SEARCHES = {**FAR, "description": "Share of searches for strangers that may name somebody", "example": 0.01}
+IDENTIFY = form({"photo": PHOTO, "far": SEARCHES, "several": ONE_OF}, ["photo"])

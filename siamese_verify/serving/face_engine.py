@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from siamese_verify.errors import InputError
 from siamese_verify.serving.micro_batcher import Full, MicroBatcher
-from siamese_verify.serving.problem import Problem, busy
+from siamese_verify.serving.problem import GONE, Problem, busy
 from siamese_verify.serving.sent_photo import decode_photo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.Image import Image
 
     from siamese_verify.serving.metrics import Metrics
     from siamese_verify.serving.settings import Settings
@@ -26,8 +29,20 @@ if TYPE_CHECKING:
     from siamese_verify.verification.verifier import Several
 
 T = TypeVar("T")
+EXPLAINED = 8  # crops of an explanation that are embedded together: others do not wait long
 # A verifier says why it cannot decide in a sentence only; a test holds these to its own.
 SAID = {"No face was found": "no_face", "faces were found on": "several_faces", "was refused": "refused"}
+
+
+class Waiting:
+    """Embeds crops through a `MicroBatcher`, as an explanation wants them embedded."""
+
+    def __init__(self, batcher: MicroBatcher) -> None:
+        self.batcher = batcher
+
+    def embed_crops(self, crops: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """(N,S,S,3) -> (N,D)."""
+        return self.batcher.submit(crops).result()
 
 
 class Seen(NamedTuple):
@@ -50,6 +65,7 @@ class FaceEngine:
     def __init__(self, verifier: Verifier, settings: Settings, metrics: Metrics) -> None:
         self.verifier, self.settings = verifier, settings
         self._threads = ThreadPoolExecutor(settings.workers, "looks-for-faces")
+        self._explaining = ThreadPoolExecutor(1, "explains")  # seconds each: apart from those who look for faces
         self._batcher = MicroBatcher(
             verifier.embed_crops,
             settings.batch,
@@ -61,11 +77,6 @@ class FaceEngine:
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Do something in one of the threads; if the caller is cancelled before it began, it never begins."""
         return await asyncio.wrap_future(self._threads.submit(work))
-
-    async def decode(self, photos: Sequence[tuple[str, bytes]]) -> list[Image]:
-        """Decode photos, each (name, bytes of a file); see `decode_photo`."""
-        most = self.settings.photo_pixels
-        return await gathered([self.in_thread(partial(decode_photo, data, name, most)) for name, data in photos])
 
     async def see(self, photos: Sequence[tuple[str, bytes]], several: Several | None) -> list[Seen]:
         """Find the faces of photos, each (name, bytes of a file); one face each unless `several` is `any`.
@@ -166,9 +177,57 @@ class FaceEngine:
         except InputError as error:
             raise Problem(422, "invalid_field", str(error)) from None
 
+    async def explain(self, left: SeenFace, right: SeenFace) -> list[NDArray[np.uint8]]:
+        """Draw which parts of two faces carry their similarity.
+
+        Hundreds of crops are embedded for it, some at a time among those of other requests.
+
+        Returns:
+            For either face, (S,S,3) uint8 RGB.
+
+        Raises:
+            Problem: 503, too many wait.
+        """
+        stop = threading.Event()
+        try:
+            return await asyncio.wrap_future(self._explaining.submit(self._explain, left, right, stop))
+        finally:
+            stop.set()  # the client has gone, or it took too long
+
+    def _explain(self, left: SeenFace, right: SeenFace, stop: threading.Event) -> list[NDArray[np.uint8]]:
+        from siamese_verify.verification.explanation import explain, heat
+
+        def advance(done: int, total: int) -> None:
+            if stop.is_set():
+                raise Problem(GONE, "gone", "The client has gone.")
+
+        try:
+            found = explain(Waiting(self._batcher), left, right, batch=EXPLAINED, advance=advance)
+        except Full:
+            raise busy() from None
+        except InputError as error:  # the crop is too small for its cells
+            raise Problem(422, "invalid_field", str(error)) from None
+        return [heat(face.crop, values, found.range) for face, values in ((left, found.left), (right, found.right))]
+
+    def warm(self) -> None:
+        """Load what is loaded at first use, and find damage, before anybody waits.
+
+        Raises:
+            InputError: the model's weights are damaged.
+        """
+        spec = self.verifier.record.input_spec
+        content = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(content, "PNG")
+        picture = decode_photo(content.getvalue(), "1", self.settings.photo_pixels)
+        if spec.crop.needs_face:
+            with suppress(InputError):  # there is no face on it
+                self.verifier.find(picture)
+        self.verifier.embed_crops(np.zeros((1, spec.size, spec.size, 3), dtype=np.uint8))
+
     def close(self) -> None:
         """Finish what was begun, and end the threads."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._explaining, self._threads):
+            pool.shutdown(wait=True, cancel_futures=True)
         self._batcher.close()
 
 

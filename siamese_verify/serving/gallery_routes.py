@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import unicodedata
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,8 +10,7 @@ from fastapi import FastAPI, Request
 
 from siamese_verify.errors import InputError
 from siamese_verify.serving import description
-from siamese_verify.serving.answers import GalleryAnswer
-from siamese_verify.serving.face_engine import no_decision
+from siamese_verify.serving.answers import EnrollAnswer, ForgetAnswer, IdentifyAnswer, PeopleAnswer
 from siamese_verify.serving.problem import Problem
 from siamese_verify.serving.service import number
 
@@ -25,87 +21,81 @@ if TYPE_CHECKING:
     from siamese_verify.serving.service import Service
 
 T = TypeVar("T")
-MOST_LETTERS = 200
 
 
 def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
     """Add the routes of a gallery."""
     engine = service.engine
 
-    async def enrolled(form: Form, held: Held) -> Any:
+    async def enrolled(form: Form, held: Held) -> dict[str, Any]:
         name = checked_name(form.fields.get("name", ""))
-        sent = [(f"{row}", content) for row, content in enumerate(form.photos.pop("photo"), 1)]
-        photos = await engine.decode(sent)
-        sent.clear()
-        held.release()
-        return json_types(await engine.in_thread(partial(said, partial(gallery.enroll, name, photos))))
+        faces, _ = await service.faces(form, "photo", held)
+        rows = await engine.embed(faces)
+        qualities, sources = [face.quality for face in faces], [face.name for face in faces]
+        work = partial(gallery.enroll_embeddings, name, rows, qualities, sources=sources)
+        result = await engine.in_thread(partial(said, work))
+        return {
+            "name": result.name,
+            "person": result.pseudonym,
+            "added": result.added,
+            "templates": result.templates,
+            "warnings": list(result.warnings),
+        }
 
-    @app.post("/v1/enroll", response_model=GalleryAnswer, summary="Remember a person", **description.ENROLL)
+    @app.post("/v1/enroll", response_model=EnrollAnswer, summary="Remember a person", **description.ENROLL)
     async def enroll(request: Request) -> Any:
-        return await service.answer(request, {"photo": service.settings.photos}, ("name",), enrolled)
+        return await service.answer(request, {"photo": service.settings.photos}, ("name", "several"), enrolled)
 
-    async def identified(form: Form, held: Held) -> Any:
+    async def identified(form: Form, held: Held) -> dict[str, Any]:
         far = number(form, "far")
-        (photo,) = await engine.decode([("photo", form.photos["photo"].pop())])
-        held.release()
-        return json_types(await engine.in_thread(partial(said, partial(gallery.identify, photo, far=far))))
+        faces, spent = await service.faces(form, "photo", held)
+        rows = await engine.embed(faces)
+        work = partial(gallery.identify_embedding, rows, far=far, face=faces[0], milliseconds=spent)
+        result = await engine.in_thread(partial(said, work))
+        answer = result.to_dict()
+        # Who was nearly meant is nobody's business: a search for a stranger must not list the people enrolled.
+        answer["candidates"] = [one for one in answer["candidates"] if one["score"] >= result.threshold]
+        return {**answer, "sentence": result.sentence()}
 
-    @app.post("/v1/identify", response_model=GalleryAnswer, summary="Who is this, if anybody?", **description.IDENTIFY)
+    @app.post("/v1/identify", response_model=IdentifyAnswer, summary="Who is this, if anybody?", **description.IDENTIFY)
     async def identify(request: Request) -> Any:
-        return await service.answer(request, {"photo": 1}, ("far",), identified)
+        return await service.answer(request, {"photo": 1}, ("far", "several"), identified)
 
-    @app.get("/v1/people", response_model=GalleryAnswer, summary="Who is enrolled?")
+    @app.get("/v1/people", response_model=PeopleAnswer, summary="Who is enrolled?")
     async def people() -> Any:
         with service.admission.answer():
-            return {"people": json_types(await engine.in_thread(partial(said, gallery.people)))}
+            known = await engine.in_thread(partial(said, gallery.people))
+        fields = ("name", "enrolled", "templates")
+        return {"people": [{field: getattr(person, field) for field in fields} for person in known]}
 
-    @app.delete("/v1/people/{name:path}", response_model=GalleryAnswer, summary="Forget a person")
+    @app.delete("/v1/people/{name:path}", response_model=ForgetAnswer, summary="Forget a person")
     async def forget(name: str) -> Any:
+        known = checked_name(name)
+
+        def work() -> None:
+            if not any(person.name == known for person in gallery.people()):
+                raise Problem(404, "not_found", "Nobody of this name is enrolled: /v1/people lists who is.")
+            gallery.forget(known)
+
         with service.admission.answer():
-            answer = await engine.in_thread(partial(said, partial(gallery.forget, checked_name(name)), 404))
-        if answer is False or answer == 0:
-            raise Problem(404, "not_found", "Nobody of this name is enrolled.")
+            await engine.in_thread(partial(said, work))
         return {"forgotten": True}
 
 
-def said(work: Callable[[], T], status: int = 422) -> T:
+def said(work: Callable[[], T]) -> T:
     """Do something of a gallery's, and say in HTTP why it cannot be done."""
-    from siamese_verify.verification import NoDecision
-
     try:
         return work()
-    except NoDecision as error:
-        raise no_decision(error, "photo") from None
     except InputError as error:
-        raise Problem(status, "not_found" if status == 404 else "invalid_field", str(error)) from None
+        raise Problem(422, "invalid_field", str(error)) from None
 
 
 def checked_name(name: str) -> str:
-    """A name as it is kept: composed Unicode without blanks around it.
+    """A name as the gallery keeps it.
 
     Raises:
-        Problem: it is empty, too long, or holds control characters.
+        Problem: it is no name.
     """
-    name = unicodedata.normalize("NFC", name).strip()
-    if not name or len(name) > MOST_LETTERS:
-        raise Problem(422, "invalid_field", f"A name has 1 to {MOST_LETTERS} letters: send it as the field name.")
-    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
-        raise Problem(422, "invalid_field", "A name holds no control characters: send letters only.")
-    return name
+    from siamese_verify.gallery import person_name
 
-
-def json_types(value: Any) -> Any:
-    """What a gallery returns, as JSON types: of records their fields, without pictures."""
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: json_types(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if hasattr(value, "_asdict"):
-        return {name: json_types(one) for name, one in value._asdict().items()}
-    if isinstance(value, dict):
-        return {str(name): json_types(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_types(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | bool | None) else str(value)
+    return said(partial(person_name, name))

@@ -26,7 +26,22 @@ BACKLOG = 512
 
 
 class Server(uvicorn.Server):
-    """Ends in order on SIGTERM and on Ctrl-C: requests in flight are finished, and the exit status is 0."""
+    """Ends in order on SIGTERM and on Ctrl-C: requests in flight are finished, and the exit status is 0.
+
+    Args:
+        config: of uvicorn.
+        ready: called once connections are taken.
+    """
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take connections."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; a second Ctrl-C ends at once. Unlike uvicorn's, the signal is not raised again afterwards."""
@@ -85,5 +100,5 @@ def run(
         ssl_keyfile=certificate_key,
     )
     scheme, port = "https" if certificate else "http", place.getsockname()[1]
-    ready(f"{scheme}://{bracketed(settings.host)}:{port}/")
-    Server(config).run(sockets=[place])
+    address = f"{scheme}://{bracketed(settings.host)}:{port}/"
+    Server(config, lambda: ready(address)).run(sockets=[place])

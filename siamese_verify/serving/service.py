@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from siamese_verify.serving.metrics import Metrics
     from siamese_verify.serving.people import People
     from siamese_verify.serving.settings import Settings
-    from siamese_verify.verification import SeenFace, Verifier
+    from siamese_verify.verification import SeenFace
     from siamese_verify.verification.verifier import Several
-
-    # The verifier and two faces -> for either face (S,S,3) uint8, where the similarity comes from.
-    Explain = Callable[[Verifier, SeenFace, SeenFace], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 T = TypeVar("T")
 
@@ -41,7 +38,6 @@ class Service:
     admission: Admission
     metrics: Metrics
     gallery: People | None
-    explain: Explain | None
     key_needed: bool
     liveness: bool
 
@@ -86,9 +82,29 @@ class Service:
             if held is not None:
                 held.release()
 
-    def explained(self, a: SeenFace, b: SeenFace) -> list[str]:
-        """Draw where the similarity of two faces comes from, as data URIs."""
-        return [data_uri(picture) for picture in self.explain(self.engine.verifier, a, b)] if self.explain else []
+    async def faces(self, form: Form, name: str, held: Held) -> tuple[list[SeenFace], dict[str, float]]:
+        """Find the one face of each photo of a form, and let go of the form's bytes.
+
+        Args:
+            form: with a field `several`, perhaps.
+            name: of its photos.
+            held: is released.
+
+        Returns:
+            The faces in the order of the photos, and milliseconds by stage.
+
+        Raises:
+            Problem: a photo is unreadable or does not show one face, or there is no such policy.
+        """
+        several = policy(form)
+        if several == "any":
+            raise Problem(422, "invalid_field", "Of several faces one is needed: refuse, largest or central.")
+        photos = [(str(row), content) for row, content in enumerate(form.photos.pop(name), 1)]
+        seen = await self.engine.see(photos, several)
+        photos.clear()
+        held.release()
+        spent = {"read": max(one.read for one in seen), "detect": max(one.detect for one in seen)}
+        return [one.faces[0] for one in seen], spent
 
     def measure(self) -> None:
         """Tell the gauges how much is in flight."""

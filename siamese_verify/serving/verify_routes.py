@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -15,7 +16,7 @@ from siamese_verify.serving.service import Service, data_uri, number, policy, tr
 if TYPE_CHECKING:
     from siamese_verify.serving.admission import Held
     from siamese_verify.serving.form import Form
-    from siamese_verify.verification import ModelRecord, SeenFace
+    from siamese_verify.verification import ModelRecord
 
 PAIR = {"a": 1, "b": 1}
 
@@ -38,11 +39,10 @@ def add_verify(app: FastAPI, service: Service) -> None:
         answer = {**result.to_dict(), "sentence": result.sentence()}
         if crops:
             for face, seen in zip(answer["faces"], result.faces, strict=True):
-                face["crop"] = await engine.in_thread(lambda seen=seen: data_uri(seen.crop))  # type: ignore[misc]
-        if explain and service.explain is not None:
-            maps = await engine.in_thread(lambda: service.explained(*result.faces))
-            for face, picture in zip(answer["faces"], maps, strict=True):
-                face["explanation"] = picture
+                face["crop"] = await engine.in_thread(partial(data_uri, seen.crop))
+        if explain:
+            for face, picture in zip(answer["faces"], await engine.explain(*result.faces), strict=True):
+                face["explanation"] = await engine.in_thread(partial(data_uri, picture))
         service.metrics.decision(result.same, result.milliseconds)
         return answer
 
@@ -54,12 +54,7 @@ def add_verify(app: FastAPI, service: Service) -> None:
         return await service.answer(request, PAIR, fields, decided)
 
     async def embedded(form: Form, held: Held) -> dict[str, Any]:
-        photos = [(f"{row}", content) for row, content in enumerate(form.photos.pop("photo"), 1)]
-        several = policy(form)
-        seen = await engine.see(photos, None if several == "any" else several)
-        photos.clear()
-        held.release()
-        faces: list[SeenFace] = [one.faces[0] for one in seen]
+        faces, _ = await service.faces(form, "photo", held)
         rows = await engine.embed(faces)
         return {
             "model": record.name,
@@ -105,7 +100,6 @@ def describe(record: ModelRecord, service: Service) -> dict[str, Any]:
         "scale": score_scale(record),
         "quality": {name: list(limits) for name, limits in record.quality.items()},
         "liveness": service.liveness,
-        "explains": service.explain is not None,
         "gallery": service.gallery is not None,
         "key_needed": service.key_needed,
         "limits": {

@@ -9,11 +9,18 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from PIL import Image
 from stand_in import StandIn
 
 from siamese_verify.serving.app import create_app
 from siamese_verify.serving.settings import Settings
+from siamese_verify.verification import Verifier
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 def photo(seed: int = 0, width: int = 64, height: int = 64, kind: str = "PNG") -> bytes:
@@ -26,21 +33,19 @@ def photo(seed: int = 0, width: int = 64, height: int = 64, kind: str = "PNG") -
 
 def pair(first: bytes | None = None, second: bytes | None = None, **fields: str) -> dict[str, Any]:
     """What httpx sends to /v1/verify."""
-    files = {"a": ("a.png", first or photo(1), "image/png"), "b": ("b.png", second or photo(2), "image/png")}
-    return {"files": files, "data": fields}
+    a, b = photo(1) if first is None else first, photo(2) if second is None else second
+    return {"files": {"a": ("a.png", a, "image/png"), "b": ("b.png", b, "image/png")}, "data": fields}
 
 
 @asynccontextmanager
 async def client_of(
-    verifier: Any = None, settings: Settings | None = None, **more: Any
+    verifier: Verifier | None = None, settings: Settings | None = None, **more: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server in this process, without a socket."""
-    settings = settings or Settings(rate=0)
-    app = create_app(verifier or StandIn(), settings, **more)
+    app = create_app(verifier or StandIn(), settings or Settings(rate=0), **more)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client,
     ):
-        client.app = app  # type: ignore[attr-defined]
         yield client

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from siamese_verify.evaluation import OperatingPoint
+from siamese_verify.evaluation import Calibration, OperatingPoint, ScoreMeaning, Strangers
 from siamese_verify.faces import quality_of
 from siamese_verify.types import Crop, InputSpec
 from siamese_verify.verification import ModelRecord, NoDecision, SeenFace, Verification, Verifier
@@ -33,8 +33,20 @@ class StandIn(Verifier):
             OperatingPoint(far, far, tar, threshold, False, 4000, round(4000 * far))
             for far, tar, threshold in ((0.1, 0.99, 0.2), (0.01, 0.9, 0.5), (0.001, 0.7, 0.8))
         )
-        spec = InputSpec(32, crop=Crop("whole"))
-        self.record = ModelRecord("stand-in", {}, spec, SIDE * SIDE * 3, points, measured_on="4,000 pairs of nobody")
+        meaning = ScoreMeaning(
+            Calibration("logistic", (-1.0, 1.0), (-8.0, 8.0), 100, 4000),
+            Strangers((0.0, 0.2, 0.5, 0.8, 0.9, 0.95), (2000, 400, 40, 4, 1, 0), 4000),
+        )
+        self.record = ModelRecord(
+            "stand-in",
+            {},
+            InputSpec(32, crop=Crop("whole")),
+            SIDE * SIDE * 3,
+            points,
+            measured_on="4,000 pairs of nobody",
+            meaning=meaning,
+            weights_sha256="00",
+        )
 
     def find(self, photo: Any, name: str | None = None, several: str | None = None) -> list[SeenFace]:
         self.looking += 1

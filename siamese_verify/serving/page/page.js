@@ -60,7 +60,6 @@ async function meet() {
   $("key-form").hidden = true;
   $("model").textContent = model.name.split("/").pop();
   $("model").title = model.name;
-  $("explain-row").hidden = !model.explains;
   if (model.liveness) $("notice").textContent = "A liveness check of this server's owner looks at each photo first. No such check catches everything.";
   $("measured").textContent = model.measured_on ? `Thresholds measured on ${model.measured_on}.` : "No thresholds were measured for this model.";
   const choices = model.operating_points.filter((point) => point.threshold !== null);
@@ -230,7 +229,7 @@ $("compare").addEventListener("submit", async (event) => {
   if ($("far").value) form.append("far", $("far").value);
   if ($("several").value) form.append("several", $("several").value);
   if ($("decide").checked) form.append("decide", "true");
-  if ($("explain").checked && model && model.explains) form.append("explain", "true");
+  if ($("explain").checked) form.append("explain", "true");
   form.append("crops", "true");
   try {
     const answer = await ask("/v1/verify", { method: "POST", body: form });
