@@ -76,7 +76,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     configuration = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 4}
     scores = verification_report([0.9, 0.8, 0.8, *[-1] * 199], [True, True, *[False] * 200])
     points = (*scores.operating_points[:2], report.operating_points[2]._replace(threshold=float("inf")))
-    model = FaceModel("", SmallResNet(size=32, width=4), configuration, points, 0.8, "202 drawn scores")
+    model = FaceModel.of(
+        "",
+        SmallResNet(size=32, width=4),
+        configuration,
+        points,
+        eer_threshold=0.8,
+        measured_on="202 drawn scores",
+    )
     folder = tmp_path_factory.mktemp("model") / "bundle"
     save_bundle(folder, model, {})
     return str(folder)
@@ -132,14 +139,14 @@ def test_no_decision_ends_with_3_and_a_sentence(
 def test_no_decision_is_json_too(command: Command, bundle: str, photos: list[str]) -> None:
     ended = command("verify", photos[0], "nowhere.jpg", "--model", bundle, "--json")
     assert ended.code == 3
-    assert json.loads(ended.out) == {"same": None, "reason": "There is no file nowhere.jpg."}
+    assert json.loads(ended.out) == {"same": None, "reasons": ["There is no file nowhere.jpg."]}
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
         (["--far", "0.5"], "use 0.001, 0.01, 0.1"),
-        (["--far", "nan"], "use 0.001, 0.01, 0.1"),
+        (["--far", "nan"], "above 0 and below 1"),
         (["--threshold", "1.5"], "between -1 and 1"),
         (["--threshold", "nan"], "between -1 and 1"),
         (["--model", "nobody"], "There is no model nobody"),

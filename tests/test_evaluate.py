@@ -65,18 +65,18 @@ def test_one_evaluation_stores_the_thresholds_of_a_pretrained_model_without(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4))
     with pytest.raises(InputError, match="evaluate model=vggface2"):
-        load_model("vggface2").operating_point()
+        load_model("vggface2").record.operating_point()
     evaluate(configured("evaluate", tmp_path / "run", *PROTOCOL, "model=vggface2"), tmp_path / "run")
     assert "kept for verify" in capsys.readouterr().out
     model = load_model("vggface2")
-    assert model.operating_point(0.1).impostors == 18 * 17 // 2 - 18
-    assert model.measured_on == "synthetic faces, all pairs of unseen people"
+    assert model.record.operating_point(0.1).impostors == 18 * 17 // 2 - 18
+    assert model.record.measured_on == "synthetic faces, all pairs of unseen people"
 
 
 def test_an_evaluation_does_not_change_a_bundle(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in (tiny_run / "bundle").iterdir()}
+    before = {path: path.read_bytes() for path in (tiny_run / "bundle").rglob("*") if path.is_file()}
     evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run / 'bundle'}'"), tmp_path)
-    assert {path: path.read_bytes() for path in (tiny_run / "bundle").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tiny_run / "bundle").rglob("*") if path.is_file()} == before
 
 
 def test_scores_from_elsewhere_get_the_whole_report(configured: Configured, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from siamese_verify.commands.model_options import add_limit_options, add_model_o
 from siamese_verify.errors import InputError
 
 if TYPE_CHECKING:
-    from siamese_verify.verification import Verification, Verifier
     from siamese_verify.faces import Photo
+    from siamese_verify.verification import Verification, Verifier
 
 SAME, DIFFERENT, NO_DECISION = 0, 1, 3  # 2 is argparse's and `explained`'s: wrong usage
 
@@ -24,6 +24,7 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
         "Exit status: 0 same, 1 different, 2 wrong usage, 3 no decision (inconclusive, no face, several, unreadable "
         "file). It does not see whether a living person stood before the camera: a printed photo matches as well."
     )
+    parser.set_defaults(complain=parser.error)
     parser.add_argument("photo", nargs="*", help="two photos with one face each; - reads one from standard input")
     add_model_options(parser)
     add_limit_options(parser)
@@ -41,14 +42,16 @@ def verify(options: argparse.Namespace) -> int:
     """Decide about two photos and print the decision, or about all pairs of a table."""
     if options.pairs:
         if options.photo or options.picture or options.json:
-            raise InputError("With --pairs there are no photos, no --picture and no --json: its answers go to --out.")
+            options.complain("with --pairs there are no photos, no --picture and no --json: its answers go to --out")
+        if not options.out:
+            options.complain("say where the scores go: --out scores.parquet, or a .csv")
         return verify_table(options)
     if options.out or options.root:
-        raise InputError("--out and --root go with --pairs.")
+        options.complain("--out and --root go with --pairs")
     if len(options.photo) != 2:
-        raise InputError(f"It takes two photos, {len(options.photo)} given: siamese-verify verify A B.")
+        options.complain(f"it takes two photos, {len(options.photo)} given")
     if options.photo == ["-", "-"]:
-        raise InputError("Only one of both photos can come from standard input.")
+        options.complain("only one of both photos can come from standard input")
     photos: list[Photo] = [standard_input() if photo == "-" else photo for photo in options.photo]
     return verify_photos(options, photos)
 
@@ -132,8 +135,6 @@ def verify_table(options: argparse.Namespace) -> int:
     """Decide about every pair of a table."""
     from siamese_verify.verification.pair_list import verify_pairs
 
-    if not options.out:
-        raise InputError("Say where the scores go: --out scores.parquet, or a .csv.")
     summary = verify_pairs(
         load_verifier(options),
         options.pairs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from siamese_verify.files import cache_folder, write_whole
 from siamese_verify.onnx_session import session_of
 
 FILES = ("propose.onnx", "refine.onnx", "output.onnx", "apart.onnx")
+CONVERTING = Lock()  # torch's exporter is not made for two threads
 VERSION = 1  # of the files: to be counted up with any change of what `convert_detector` writes
 
 
@@ -59,14 +60,14 @@ def _network(files: Mapping[str, bytes], name: str) -> Network:
 def detector_files() -> dict[str, bytes]:
     """The networks as ONNX files: from this machine's cache, else converted from facenet-pytorch's weights by torch."""
     folder = cache_folder() / f"mtcnn-onnx-{VERSION}"
-    try:
-        return {name: (folder / name).read_bytes() for name in FILES}
-    except OSError:
+    with CONVERTING:
+        with suppress(OSError):
+            return {name: (folder / name).read_bytes() for name in FILES}
         from siamese_verify.faces.conversion import convert_detector
 
         files = convert_detector()
         with suppress(OSError):  # a cache that cannot be written costs time, not the answer
             folder.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
-                write_whole(Path(folder) / name, content)
+                write_whole(folder / name, content)
         return files

@@ -13,6 +13,7 @@ from siamese_verify.errors import InputError
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64_000_000
+HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # brands of ISO/IEC 23008-12
 
 Photo = str | Path | bytes | np.ndarray | Image.Image
 
@@ -28,8 +29,8 @@ def open_photo(source: Photo, name: str | None = None) -> Image.Image:
         The photo in RGB, turned upright by its EXIF orientation.
 
     Raises:
-        InputError: there is no such file, it is no image, it is damaged or empty, or it is larger than `MAX_BYTES` or
-            `MAX_PIXELS`.
+        InputError: there is no such file, it is no image, it is damaged or empty, it is larger than `MAX_BYTES` or
+            `MAX_PIXELS`, or it is HEIC and the package for it is not installed.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "the photo")
     if isinstance(source, np.ndarray):
@@ -64,9 +65,26 @@ def _opened(source: str | Path | bytes, name: str) -> Image.Image:
         size = file.stat().st_size
     if size > MAX_BYTES:
         raise too_large(name, size)
+    read_heic(file, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
         return Image.open(file)
+
+
+def read_heic(file: io.BytesIO | Path, name: str) -> None:
+    """Make Pillow read HEIC, as soon as the first such file comes."""
+    if isinstance(file, io.BytesIO):
+        head = file.getvalue()[:12]
+    else:
+        with file.open("rb") as opened:
+            head = opened.read(12)
+    if head[4:8] != b"ftyp" or head[8:12] not in HEIC:
+        return
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise InputError(f"{name} is a HEIC photo: pip install 'siamese-verify[heic]' to read such files.") from None
+    register_heif_opener()
 
 
 def too_large(name: str, size: int) -> InputError:

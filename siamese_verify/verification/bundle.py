@@ -182,6 +182,9 @@ def write_bundle(
         files: the content of each, by names of `KNOWN`.
         checks: how the network was compared with the weights.
         versions: of the software, for the record.
+
+    Raises:
+        InputError: the folder holds something else, which would be lost.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -206,6 +209,8 @@ def write_bundle(
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
     }
     content["sha256"] = digest_of(content)
+    if folder.exists() and (others := others_in(folder)):
+        raise InputError(f"{folder} holds {others[0]}, which is no part of a bundle: give another folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished, former = (folder.with_name(f".{folder.name}.{word}") for word in ("part", "former"))
     for leftover in (unfinished, former):
@@ -222,6 +227,14 @@ def write_bundle(
         for leftover in (unfinished, former):
             shutil.rmtree(leftover, ignore_errors=True)
     return open_bundle(folder)
+
+
+def others_in(folder: Path) -> list[str]:
+    """Names of what lies in a folder and is no part of a bundle; of a file, its own."""
+    if not folder.is_dir():
+        return [folder.name]
+    parts = {MANIFEST, *KNOWN, *(str(Path(name).parent) for name in DETECTOR)}
+    return sorted(found for path in folder.rglob("*") if (found := path.relative_to(folder).as_posix()) not in parts)
 
 
 def _refuse(constant: str) -> None:

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Choice, Face, FaceDetector, choose_face, find_subject, find_subjects, open_photo
 from siamese_verify.faces import detector as detector_module
-from siamese_verify.faces.detector import HalvingMax
-from siamese_verify.faces.mtcnn import AreaSums, Detections, keep_apart
+from siamese_verify.faces.mtcnn import AreaSums, Detections, outermost
 
 LFW = Path(__file__).resolve().parents[2].parent / "shared/data/lfw/lfw-deepfunneled"
 SUBJECTS = ["AJ_Cook", "Abdullah_Gul", "George_W_Bush"]
@@ -69,27 +68,29 @@ def test_sums_over_areas_are_those_of_adaptive_pooling() -> None:
         np.testing.assert_allclose(window, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(5, 6), (6, 5), (7, 7), (1, 1)])
-def test_the_fast_pooling_is_that_of_torch(size: tuple[int, int]) -> None:
-    x = torch.randn(2, 3, *size)
-    assert torch.equal(HalvingMax()(x), F.max_pool2d(x, 2, ceil_mode=True))
-
-
-def test_boxes_are_kept_apart_as_by_a_naive_loop() -> None:
-    rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 50, (200, 2))
-    boxes = np.concatenate([corners, corners + rng.uniform(5, 30, (200, 2)), rng.random((200, 1))], axis=1)
+def naive_suppression(boxes: np.ndarray, most: float, by_smaller: bool) -> list[int]:
     kept: list[int] = []
-    for row in np.argsort(-boxes[:, 4]):
+    edge = 1 if by_smaller else 0
+    for row in np.argsort(-boxes[:, 4], kind="stable"):
         overlaps = []
         for other in kept:
-            sides = np.minimum(boxes[row, 2:4], boxes[other, 2:4]) - np.maximum(boxes[row, :2], boxes[other, :2])
+            sides = np.minimum(boxes[row, 2:4], boxes[other, 2:4]) - np.maximum(boxes[row, :2], boxes[other, :2]) + edge
             both = np.prod(sides.clip(min=0))
-            areas = [np.prod(boxes[one, 2:4] - boxes[one, :2]) for one in (row, other)]
-            overlaps.append(both / (sum(areas) - both))
-        if all(overlap <= 0.4 for overlap in overlaps):
+            areas = [np.prod(boxes[one, 2:4] - boxes[one, :2] + edge) for one in (row, other)]
+            overlaps.append(both / (min(areas) if by_smaller else sum(areas) - both))
+        if all(overlap <= most for overlap in overlaps):
             kept.append(int(row))
-    assert keep_apart(boxes.astype(np.float32), 0.4).tolist() == kept
+    return kept
+
+
+@pytest.mark.parametrize("count", [0, 1, 200])
+def test_boxes_are_kept_apart_as_by_a_naive_loop(detector: FaceDetector, count: int) -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 50, (count, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(5, 30, (count, 2)), rng.random((count, 1))], axis=1)
+    boxes = boxes.astype(np.float32)
+    assert detector.networks.apart(boxes[:, :4], boxes[:, 4], 0.4).tolist() == naive_suppression(boxes, 0.4, False)
+    assert outermost(boxes, 0.6).tolist() == naive_suppression(boxes, 0.6, True)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (19, 19), (19, 300), (300, 19), (20, 20)])
@@ -99,7 +100,7 @@ def test_a_tiny_photo_has_no_face(detector: FaceDetector, size: tuple[int, int])
 
 @pytest.mark.parametrize("smallest", [20, 46, 47, 94])  # 47 * (12 / 47) is less than 12 in floating point
 def test_a_photo_as_small_as_the_smallest_face_can_be_searched(smallest: int) -> None:
-    detector = FaceDetector(smallest)
+    detector = FaceDetector(smallest=smallest)
     sizes = [(smallest, smallest), (smallest + 1, smallest), (smallest - 1, smallest)]
     assert [detector.detect(Image.new("RGB", size)) for size in sizes] == [[], [], []]
 
@@ -177,7 +178,14 @@ def test_another_choice_is_refused() -> None:
         choose_face([face_at(0, 0, 5)], 100, 100, "best")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("turned", "turn"), [(90, Image.Transpose.ROTATE_270), (270, Image.Transpose.ROTATE_90)])
+@pytest.mark.parametrize(
+    ("turned", "turn"),
+    [
+        (90, Image.Transpose.ROTATE_270),
+        (180, Image.Transpose.ROTATE_180),
+        (270, Image.Transpose.ROTATE_90),
+    ],
+)
 def test_a_photo_on_its_side_is_turned(
     detector: FaceDetector, portraits: list[Image.Image], turned: int, turn: Image.Transpose
 ) -> None:
@@ -192,21 +200,27 @@ def test_a_photo_on_its_side_is_turned(
 def test_a_subject_does_not_depend_on_threads_or_neighbours(
     detector: FaceDetector, portraits: list[Image.Image]
 ) -> None:
-    threads = torch.get_num_threads()
     black = Image.new("RGB", (90, 60))
-    try:
-        found = []
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
-            found.append(find_subjects(detector, [*portraits, black, portraits[0]]))
-            assert torch.get_num_threads() == number
-        torch.set_num_threads(1)
-        alone = [find_subject(detector, photo) for photo in (*portraits, black, portraits[0])]
-    finally:
-        torch.set_num_threads(threads)
+    photos = [*portraits, black, portraits[0]]
+    found = [find_subjects(detector, photos, threads=number) for number in (1, 2, 3)]
+    alone = [find_subject(detector, photo) for photo in photos]
     assert found == [alone, alone, alone]
     assert alone[3].face is None
 
 
 def test_an_unlikely_face_does_not_count(detector: FaceDetector, portraits: list[Image.Image]) -> None:
     assert find_subject(detector, portraits[0], least=1.01) == (None, 0, 0)
+
+
+def test_a_face_too_small_for_the_first_look_is_found_in_a_finer_one(
+    detector: FaceDetector, portraits: list[Image.Image]
+) -> None:
+    photo = Image.new("RGB", (200, 200), "grey")
+    photo.paste(portraits[1].resize((23, 23), Image.Resampling.LANCZOS), (80, 80))
+    assert detector.detect(photo) == []
+    subject = find_subject(detector, photo)
+    assert subject.faces == 1
+    assert subject.face is not None
+    left, top, right, bottom = subject.face.box
+    assert 80 < left < right < 103
+    assert 80 < top < bottom < 103

@@ -1,27 +1,76 @@
+"""Quality of faces: numbers that can be checked by hand or by turning a head."""
+
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from siamese_verify.faces import sharpness
+from siamese_verify.faces import Quality, quality_of, ranges_of, sharpness
+from siamese_verify.faces.quality import AVERAGE_FACE, turn_of
 
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+
+def head(yaw: float = 0, pitch: float = 0, roll: float = 0, scale: float = 0.7) -> list[tuple[float, float]]:
+    """Landmarks of the average face, turned by degrees and seen from afar."""
+    y, p, r = (math.radians(angle) for angle in (yaw, pitch, roll))
+    about_y = np.array([[math.cos(y), 0, math.sin(y)], [0, 1, 0], [-math.sin(y), 0, math.cos(y)]])
+    about_x = np.array([[1, 0, 0], [0, math.cos(p), -math.sin(p)], [0, math.sin(p), math.cos(p)]])
+    about_z = np.array([[math.cos(r), -math.sin(r), 0], [math.sin(r), math.cos(r), 0], [0, 0, 1]])
+    seen = np.array(AVERAGE_FACE) @ (about_z @ about_x @ about_y).T
+    return [(float(x), float(y)) for x, y in scale * seen[:, :2] + 100]
 
 
-def test_sharpness_is_the_variance_of_the_laplacian() -> None:
-    grey = np.asarray(NOISE.convert("L"), dtype=float)
-    values = [
-        grey[y - 1, x] + grey[y + 1, x] + grey[y, x - 1] + grey[y, x + 1] - 4 * grey[y, x]
-        for y in range(1, 39)
-        for x in range(1, 49)
+def test_a_flat_picture_has_no_sharpness_and_blur_takes_it_away() -> None:
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    assert sharpness(Image.new("RGB", (9, 9), "red")) == 0
+    assert sharpness(picture) > sharpness(picture.reduce(2).resize((64, 64))) > 0
+
+
+def test_sharpness_is_the_variance_of_the_laplacian_by_a_naive_loop() -> None:
+    grey = np.random.default_rng(1).integers(0, 256, (7, 9))
+    picture = Image.fromarray(np.repeat(grey[..., None], 3, axis=2).astype(np.uint8))
+    seen = np.asarray(picture.convert("L"), dtype=float)
+    found = [
+        seen[r - 1, c] + seen[r + 1, c] + seen[r, c - 1] + seen[r, c + 1] - 4 * seen[r, c]
+        for r in range(1, 6)
+        for c in range(1, 8)
     ]
-    assert sharpness(NOISE) == pytest.approx(np.var(values), rel=1e-12)
+    assert sharpness(picture) == pytest.approx(np.var(found))
 
 
-def test_a_flat_picture_has_no_sharpness() -> None:
-    assert sharpness(Image.new("RGB", (10, 10), "grey")) == 0
+@pytest.mark.parametrize(("yaw", "pitch"), [(0, 0), (30, 0), (-30, 0), (0, 25), (0, -25), (60, 0), (20, 20)])
+@pytest.mark.parametrize("roll", [0, 40, 180])
+def test_the_turn_of_a_head_is_the_angle_it_was_turned_by(yaw: float, pitch: float, roll: float) -> None:
+    expected = math.degrees(math.acos(math.cos(math.radians(yaw)) * math.cos(math.radians(pitch))))
+    assert turn_of(head(yaw, pitch, roll)) == pytest.approx(expected, abs=1e-4)
 
 
-def test_blur_takes_sharpness_away() -> None:
-    assert sharpness(NOISE.filter(ImageFilter.GaussianBlur(1))) < sharpness(NOISE) / 10
+def test_landmarks_in_one_place_or_on_a_line_are_no_frontal_face() -> None:
+    assert turn_of([(5.0, 5.0)] * 5) == 90
+    assert turn_of([(0.0, float(y)) for y in range(5)]) == pytest.approx(90, abs=1e-3)
+
+
+def test_light_and_contrast_are_mean_and_deviation_of_the_grey_levels() -> None:
+    half = np.zeros((10, 10, 3), np.uint8)
+    half[:5] = 255
+    quality = quality_of(Image.fromarray(half))
+    assert (quality.light, quality.contrast) == pytest.approx((0.5, 0.5))
+    assert (quality.size, quality.turn) == (None, None)
+    assert quality_of(Image.fromarray(half), (1.0, 2.0, 31.0, 42.0), head()).size == 30
+
+
+def test_ranges_leave_one_in_a_thousand_outside() -> None:
+    values = np.random.default_rng(0).permutation(100_001) / 100_000
+    ranges = ranges_of([Quality(x, x, x, x, x) for x in values.tolist()])
+    assert ranges["sharpness"] == (pytest.approx(0.001), None)
+    assert ranges["size"] == (pytest.approx(0.001), None)
+    assert ranges["turn"] == (None, pytest.approx(0.999))
+    assert ranges["light"] == (pytest.approx(0.001), pytest.approx(0.999))
+
+
+def test_what_no_detector_measured_has_no_range() -> None:
+    assert set(ranges_of([Quality(1.0, None, None, 0.5, 0.1)])) == {"sharpness", "light", "contrast"}
+    assert ranges_of([]) == {}
