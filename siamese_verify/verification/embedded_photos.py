@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from siamese_verify.errors import InputError
+from siamese_verify.faces import Quality
 from siamese_verify.verification.kept_embeddings import FACE, KeptEmbeddings, Part, photo_key
-from siamese_verify.verification.result import Quality, SeenFace
+from siamese_verify.verification.result import SeenFace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,7 +132,7 @@ class EmbeddedPhotos:
         """What a decision has to know of a face."""
         sharpness, size, turn, light, contrast, probability, turned, faces = self.faces[row].tolist()
         quality = Quality(sharpness, _known(size), _known(turn), light, contrast)
-        return SeenFace(None, None, _known(probability), turned, faces, quality, NO_CROP, self.names[name])
+        return SeenFace(self.names[name], NO_CROP, quality, probability=_known(probability), turned=turned, faces=faces)
 
 
 def _row_of(face: SeenFace) -> tuple[float, ...]:

@@ -21,7 +21,9 @@ MOST_GRID = 32  # 1,922 hidden crops
 BATCH = 32  # crops embedded together
 SMALLEST_RANGE = 0.05  # of the colours: what moves the score by less looks faint, as it is
 BLUR = 0.1  # of the crop's side: standard deviation that leaves the light of a patch and none of its features
-CARRIES, SPEAKS_AGAINST = (13, 71, 161), (230, 97, 1)  # dark blue, light orange: apart in any eyes, and in grey print
+CARRIES, SPEAKS_AGAINST = (13, 71, 161), (230, 97, 1)  # blue and orange stay apart in colour-blind eyes
+STRONG = 0.5  # of the full colour: a line goes around what is stronger
+AROUND = (7, 36, 82), (120, 48, 0)  # the same colours, darker: of the line
 COVER = 0.72  # of the face that the strongest colour hides
 
 
@@ -145,7 +147,8 @@ def blurred(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def heat(crop: NDArray[np.uint8], values: NDArray[np.float64], strongest: float | None = None) -> NDArray[np.uint8]:
     """Lay a map over its face: blue carries the similarity, orange speaks against it, plain grey does neither.
 
-    Blue darkens the lightened face and orange does not, so that they stay apart in a print without colours as well.
+    A line goes around what is above half of the full colour, solid for blue and dashed for orange, so that they stay
+    apart in a print without colours as well.
 
     Args:
         crop: (S,S,3) uint8 RGB.
@@ -158,10 +161,25 @@ def heat(crop: NDArray[np.uint8], values: NDArray[np.float64], strongest: float 
     limit = strongest if strongest is not None else max(float(np.abs(values).max()), SMALLEST_RANGE)
     grey = crop.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     ground = np.repeat((90 + grey * (245 - 90) / 255)[..., None], 3, axis=2)  # (S,S,3), lightened
-    strength = np.clip(_enlarged(values, len(crop)) / limit, -1, 1)[..., None]  # (S,S,1)
+    flat = np.clip(_enlarged(values, len(crop)) / limit, -1, 1)
+    strength = flat[..., None]  # (S,S,1)
     colour = np.where(strength >= 0, np.array(CARRIES, dtype=np.float64), np.array(SPEAKS_AGAINST, dtype=np.float64))
     cover = COVER * np.abs(strength)
-    return (ground * (1 - cover) + colour * cover).round().astype(np.uint8)
+    warm = (ground * (1 - cover) + colour * cover).round().astype(np.uint8)
+    thick = max(1, len(crop) // 80)
+    dashes = np.add.outer(np.arange(len(crop)), np.arange(len(crop))) // (3 * thick) % 2 == 0
+    warm[_edge(flat >= STRONG, thick)] = AROUND[0]
+    warm[_edge(flat <= -STRONG, thick) & dashes] = AROUND[1]
+    return warm
+
+
+def _edge(inside: NDArray[np.bool_], thick: int) -> NDArray[np.bool_]:
+    """The pixels of an (S,S) region that lie next to its outside; the border of the picture is none."""
+    core = inside.copy()
+    for _ in range(thick):
+        padded = np.pad(core, 1, mode="edge")
+        core = padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return np.asarray(inside & ~core)
 
 
 def _enlarged(values: NDArray[np.float64], side: int) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,14 +13,14 @@ from siamese_verify.errors import InputError
 from siamese_verify.verification.embedded_photos import EmbeddedPhotos, Embedder
 from siamese_verify.verification.kept_embeddings import KeptEmbeddings
 from siamese_verify.verification.late_bar import late_bar
-from siamese_verify.verification.pair_table import PairTable, ScoreWriter, check_suffix, read_pairs
+from siamese_verify.verification.pair_table import PairTable, ScoreWriter, check_suffix, check_writable, read_pairs
+from siamese_verify.verification.verifier import SEVERAL, Several
 
 if TYPE_CHECKING:
     from siamese_verify.verification.result import SeenFace, Verification
 
 PAIRS = 16_384  # decided and written together
 TOLD = 5  # failed rows that a summary names
-Several = Literal["refuse", "largest", "central", "any"]
 
 
 class Judge(Embedder, Protocol):
@@ -100,11 +100,14 @@ def verify_pairs(
         raise InputError(f"There is no folder {target.parent} for the output {target.name}: make it first.")
     if target.is_dir() or (target.exists() and source.exists() and target.samefile(source)):
         raise InputError(f"The output {out} is a folder or the table of pairs itself: give another name.")
+    if several is not None and several not in SEVERAL:
+        raise InputError(f"With several faces on a photo you can {', '.join(SEVERAL)}, not {several!r}.")
     folder = source.parent if root is None else Path(root)
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} for the photos to start from: give another root.")
     verifier.decide(0.0, far=far, threshold=threshold, decide=decide)  # refuses what it must before any photo is read
     pairs = read_pairs(source)
+    check_writable(pairs, target.suffix)
     kept = KeptEmbeddings(target.with_name(f".{target.name}.unfinished"), _origin(verifier, several))
     try:
         photos = EmbeddedPhotos(verifier, pairs.photos, folder, several)
@@ -129,8 +132,9 @@ def verify_pairs(
 def _origin(verifier: Judge, several: Several | None) -> str:
     """Name all that decides which faces are embedded, and how: nothing that was embedded another way is used."""
     policy = several or getattr(verifier, "several", "refuse")
-    hook: Any = getattr(verifier, "liveness", None)  # may refuse what was accepted without it
-    return f"{verifier.record.fingerprint} {policy} {getattr(hook, '__qualname__', hook)}"
+    hook: Any = getattr(verifier, "liveness", None)  # may refuse what was accepted without it; its name has to do
+    named = f"{hook.__module__}.{hook.__qualname__}" if hasattr(hook, "__qualname__") else repr(hook)
+    return f"{verifier.record.fingerprint} {policy} {named}"
 
 
 class _Scores:
@@ -152,7 +156,7 @@ class _Scores:
             writer.write(start, rows)
             for number, row in enumerate(rows, start):
                 if "error" in row:
-                    told += [f"Line {pairs.places[number]}: {row['error']}"] * (len(told) < TOLD)
+                    told += [f"{pairs.place} {pairs.places[number]}: {row['error']}"] * (len(told) < TOLD)
                     continue
                 same += row["same"] is True
                 different += row["same"] is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +42,7 @@ class PairTable(NamedTuple):
     left: NDArray[np.int32]  # (M,) rows of `photos`; -1 where no photo is named
     right: NDArray[np.int32]  # (M,)
     places: Sequence[int]  # (M,) lines of a CSV, the header's being 1; rows of a Parquet file, from 1
+    place: str  # what these are called
 
     def __len__(self) -> int:
         return len(self.left)
@@ -58,18 +60,19 @@ def read_pairs(path: Path) -> PairTable:
         header = _header(path)
         table = read_table(path, ("a", "b"), [name for name in header if name not in ("a", "b")])
         places: Sequence[int] = table.lines
+        place = "Line"
         columns = pa.table({name: pa.array(table[name], pa.large_string()) for name in header})
         named = table["a"], table["b"]
     else:
         columns = _read_parquet(path)
-        places = range(1, len(columns) + 1)
+        places, place = range(1, len(columns) + 1), "Row"
         named = columns["a"].to_pylist(), columns["b"].to_pylist()
     numbers: dict[str, int] = {}
     left, right = np.empty(len(columns), np.int32), np.empty(len(columns), np.int32)
     for row, (a, b) in enumerate(zip(*named, strict=True)):  # so that the photos of a pair stand together
         left[row] = numbers.setdefault(a, len(numbers)) if a else -1
         right[row] = numbers.setdefault(b, len(numbers)) if b else -1
-    return PairTable(_renamed(path, columns), list(numbers), left, right, places)
+    return PairTable(_renamed(path, columns), list(numbers), left, right, places, place)
 
 
 def check_suffix(path: Path) -> None:
@@ -132,32 +135,39 @@ class ScoreWriter:
     """Writes a table of scores piece by piece; nobody should see the file before `close`.
 
     Args:
-        path: of a file that is made anew.
+        file: that is made anew, or a buffer.
         kind: `.csv` or `.parquet`.
         table: the pairs that are scored.
-
-    Raises:
-        InputError: a CSV cannot hold lists and structures.
     """
 
-    def __init__(self, path: Path, kind: str, table: PairTable) -> None:
+    def __init__(self, file: Path | io.BytesIO, kind: str, table: PairTable) -> None:
         self.columns = table.columns
-        schema = pa.schema([*table.columns.schema, *SCORED])
-        if kind.lower() == ".csv":
-            nested = [field.name for field in schema if pa.types.is_nested(field.type)]
-            if nested:
-                raise InputError(f"The column {nested[0]} holds more than a CSV can: write to a .parquet file.")
-            self._writer: Any = arrow_csv.CSVWriter(path, schema)
-        else:
-            self._writer = parquet.ParquetWriter(path, schema)
+        self._schema = pa.schema([*table.columns.schema, *SCORED])
+        writer = arrow_csv.CSVWriter if kind.lower() == ".csv" else parquet.ParquetWriter
+        self._writer: Any = writer(file, self._schema)
 
     def write(self, start: int, rows: list[dict[str, Any]]) -> None:
         """Write the scores of the pairs from `start` on, with what their table said of them."""
         scored = pa.Table.from_pylist(rows, schema=SCORED)
         given = self.columns.slice(start, len(rows))
-        fields = [*given.schema, *SCORED]
-        self._writer.write_table(pa.table([*given.columns, *scored.columns], schema=pa.schema(fields)))
+        self._writer.write_table(pa.table([*given.columns, *scored.columns], schema=self._schema))
 
     def close(self) -> None:
         """Finish the file."""
         self._writer.close()
+
+
+def check_writable(table: PairTable, kind: str) -> None:
+    """Write one row into nowhere: what cannot be written should be known before hours of work.
+
+    Raises:
+        InputError: a column holds what such a file cannot, as a CSV cannot hold lists.
+    """
+    try:
+        writer = ScoreWriter(io.BytesIO(), kind, table)
+        writer.write(0, [{}])
+        writer.close()
+    except pa.ArrowException as error:
+        raise InputError(
+            f"A {kind} cannot hold every column of the pairs ({error}): write to a .parquet file, or leave it out."
+        ) from None

@@ -7,7 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
+from siamese_verify.faces import Quality
 from siamese_verify.verification.explanation import (
+    AROUND,
     CARRIES,
     MOST_GRID,
     SPEAKS_AGAINST,
@@ -17,7 +19,7 @@ from siamese_verify.verification.explanation import (
     explain_visibly,
     heat,
 )
-from siamese_verify.verification.result import Quality, SeenFace
+from siamese_verify.verification.result import SeenFace
 
 SIDE = 48
 
@@ -42,7 +44,7 @@ def region(top: int, left: int, bottom: int, right: int) -> NDArray[np.float64]:
 
 
 def face(crop: NDArray[np.uint8]) -> SeenFace:
-    return SeenFace(None, None, None, 0, 1, Quality(1, None, None, 0.5, 0.2), crop, "a photo")
+    return SeenFace("a photo", crop, Quality(1, None, None, 0.5, 0.2))
 
 
 def noise(seed: int) -> NDArray[np.uint8]:
@@ -196,7 +198,26 @@ def test_heat_is_blue_where_a_part_carries_and_orange_where_it_speaks_against() 
     assert carries[2] > carries[0] + 60
     assert against[0] > against[2] + 60
     assert neither[0] == neither[1] == neither[2]
-    assert carries.sum() < against.sum()  # in grey print as well
+
+
+def test_lines_tell_the_kinds_apart_without_colours() -> None:
+    """Solid around what carries, dashed around what speaks against, and none where neither is strong."""
+    plain = np.full((160, 160, 3), 128, dtype=np.uint8)
+    shares = []
+    for value, line in ((0.3, AROUND[0]), (-0.3, AROUND[1])):
+        values = np.zeros((8, 8))
+        values[2:6, 2:6] = value
+        found = (heat(plain, values) == np.array(line)).all(axis=2)
+        top = np.flatnonzero(found.any(axis=1))[0]
+        across = np.flatnonzero(found[:, 60:100].any(axis=1))
+        assert across[-1] - across[0] == pytest.approx(80, abs=4)  # cells 2 to 5 are 80 pixels wide
+        shares.append(found[top, 60:100].mean())
+    assert shares[0] == 1
+    assert 0.3 < shares[1] < 0.7
+    weak = heat(plain, np.full((8, 8), 0.02))
+    assert len(np.unique(weak.reshape(-1, 3), axis=0)) == 1
+    whole = heat(plain, np.full((8, 8), 0.3))
+    assert len(np.unique(whole.reshape(-1, 3), axis=0)) == 1  # the border of the picture is no edge
 
 
 def test_heat_of_one_scale_compares_two_faces() -> None:

@@ -21,10 +21,15 @@ from PIL import Image
 from pyarrow import parquet
 
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation import OperatingPoint
+from siamese_verify.faces import Quality
+from siamese_verify.types import Crop, InputSpec
 from siamese_verify.verification import embedded_photos, pair_list
 from siamese_verify.verification.kept_embeddings import FACE, KeptEmbeddings
-from siamese_verify.verification.pair_list import Several, verify_pairs
-from siamese_verify.verification.result import NoDecision, Quality, SeenFace, Verification
+from siamese_verify.verification.pair_list import verify_pairs
+from siamese_verify.verification.record import ModelRecord
+from siamese_verify.verification.result import NoDecision, SeenFace, Verification
+from siamese_verify.verification.verifier import Several, Verifier
 
 DIMENSION, LIMIT = 16, 0.5
 COLUMNS = ["score", "same", "probability", "one_in", "threshold", "reasons", "warnings", "error"]
@@ -57,7 +62,7 @@ class Stand:
             raise NoDecision(f"{faces} faces were found on {name}: crop it to the one that is meant.")
         quality = Quality(float(crop.var()), None, None, float(crop.mean()) / 255, 0.1)
         return [
-            SeenFace(None, None, 0.5, 90, faces, quality, np.roll(crop, 3 * turn, axis=0), name or "")
+            SeenFace(name or "", np.roll(crop, 3 * turn, axis=0), quality, probability=0.5, turned=90, faces=faces)
             for turn in range(faces)
         ]
 
@@ -203,13 +208,16 @@ def test_columns_of_any_type_are_carried_from_parquet_to_parquet(folder: Path) -
         }
     )
     parquet.write_table(given, folder / "p.parquet")
-    verify_pairs(Stand(), folder / "p.parquet", folder / "out.parquet")
+    summary = verify_pairs(Stand(), folder / "p.parquet", folder / "out.parquet")
+    assert summary.errors == ("Row 2: No photo is named in the column b.",)
     found = parquet.read_table(folder / "out.parquet")
     assert (found["n"].type, found["n"].to_pylist()) == (pa.int8(), [1, None, 3])
     assert found["l"].to_pylist() == [[1], [], None]
     assert found["error"].to_pylist() == [None, "No photo is named in the column b.", None]
-    with pytest.raises(InputError, match="column l holds more than a CSV can"):
-        verify_pairs(Stand(), folder / "p.parquet", folder / "out.csv")
+    stand = Stand()
+    with pytest.raises(InputError, match=r"A \.csv cannot hold every column of the pairs \(.*list"):
+        verify_pairs(stand, folder / "p.parquet", folder / "out.csv")
+    assert stand.seen == []
 
 
 def test_bad_rows_are_kept_and_told(folder: Path) -> None:
@@ -267,6 +275,11 @@ def test_the_threshold_and_rate_are_those_asked_for(folder: Path) -> None:
         verify_pairs(stand, table, folder / "other.parquet", far=0.05)
     assert stand.seen == []
     assert not (folder / "other.parquet").exists()
+
+
+def test_a_policy_that_there_is_not_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="refuse, largest, central, any, not 'all'"):
+        verify_pairs(Stand(), listed(folder, "a,b\n0.png,1.png\n"), folder / "out.csv", several="all")  # type: ignore[arg-type]
 
 
 def test_photos_start_from_another_root(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -504,6 +517,30 @@ def test_faces_are_embedded_in_batches(folder: Path) -> None:
     table = listed(folder, "a,b\n" + "".join(f"{n % 6}.png,{(n * 5) % 6}.png\n" for n in range(100)))
     verify_pairs(stand, table, folder / "out.csv")
     assert stand.batches == [6]
+
+
+def test_a_real_verifier_says_of_each_pair_what_it_says_of_two_photos(folder: Path) -> None:
+    weights = np.random.default_rng(0).standard_normal((192, DIMENSION))
+
+    def engine(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray((crops.reshape(len(crops), -1) - 127.5) @ weights, dtype=np.float32)
+
+    points = (OperatingPoint(0.1, 0.09, 0.9, 0.2, False, 400, 36),)
+    quality: dict[str, tuple[float | None, float | None]] = {"contrast": (0.19, None)}  # some of the photos have less
+    verifier = Verifier(
+        ModelRecord("mine", {}, InputSpec(8, crop=Crop("whole")), DIMENSION, points, quality=quality), engine
+    )
+    order = [(a, b) for a in range(6) for b in range(6)]
+    table = listed(folder, "a,b\n" + "".join(f"{a}.png,{b}.png\n" for a, b in order))
+    summary = verify_pairs(verifier, table, folder / "out.parquet")
+    for (a, b), row in zip(order, rows_of(folder / "out.parquet"), strict=True):
+        result = verifier.verify(folder / f"{a}.png", folder / f"{b}.png")
+        assert row["score"] == pytest.approx(result.score, abs=1e-6)
+        assert (row["same"], row["threshold"], row["probability"]) == (result.same, result.threshold, None)
+        assert (row["reasons"] or "") == " ".join(result.reasons).replace(f"{folder}/", "")
+    assert 0 < summary.inconclusive < 36
+    (folder / "0.png").unlink()
+    assert verify_pairs(verifier, table, folder / "out.parquet").errors[0] == "Line 2: There is no file 0.png."
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from siamese_verify.verification.score_chart import histogram_of_record
+
+HISTOGRAM = {"edges": [-0.5, 0.0, 0.5, 1.0], "genuine": [0, 5, 95], "impostors": [5000, 4900, 100]}
+
+
+def test_the_histogram_of_a_record_is_shares_of_each_kind() -> None:
+    found = histogram_of_record(SimpleNamespace(meaning=None, metrics={"histogram": HISTOGRAM}))
+    assert found is not None
+    assert found.genuine.tolist() == [0, 0.05, 0.95]
+    assert found.impostors.tolist() == [0.5, 0.49, 0.01]
+    assert found.edges.tolist() == HISTOGRAM["edges"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"edges": [0, 1]},
+        {"edges": [0, 1, 1, 2]},
+        {"genuine": [0, 0, 0]},
+        {"impostors": "many"},
+        {"impostors": None},
+        {"genuine": [[1], [2], [3]]},
+        {"genuine": [1, -1, 5]},
+        {"edges": [0, 1, 2, float("nan")]},
+    ],
+)
+def test_an_unsound_histogram_is_not_drawn(change: dict[str, Any]) -> None:
+    assert histogram_of_record(SimpleNamespace(meaning=None, metrics={"histogram": {**HISTOGRAM, **change}})) is None
+
+
+def test_a_record_without_a_histogram_has_none() -> None:
+    assert histogram_of_record(SimpleNamespace(meaning=None, metrics={})) is None
