@@ -94,7 +94,7 @@ def identify(options: argparse.Namespace) -> int:
             print(f"  {candidate.score:6.3f}  {candidate.name}")
         if result.far is not None:
             doubt = ", which was not measured well enough" if result.insufficient else ""
-            print(f"At this threshold at most {result.far:.3g} of all strangers would be named{doubt}.")
+            print(f"At most {100 * result.far:g} % of the searches with a stranger's photo name somebody{doubt}.")
         _warn(result.warnings)
     return FOUND if result.name is not None else NOBODY
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import struct
 from typing import TYPE_CHECKING
 
 from siamese_verify.errors import InputError
@@ -92,8 +93,8 @@ def seal_of(sealed: bytes) -> bytes:
 
 
 def together(parts: tuple[bytes, ...]) -> bytes:
-    """Join parts so that no other parts give the same bytes."""
-    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    """Join parts, their lengths first, so that no other parts give the same bytes."""
+    return struct.pack(f">{len(parts)}Q", *map(len, parts)) + b"".join(parts)
 
 
 def _expanded(extracted: bytes, purpose: str) -> bytes:

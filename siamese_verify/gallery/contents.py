@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from siamese_verify.gallery.approximate import ApproximateIndex
 from siamese_verify.gallery.cipher import MODULUS, Cipher, damaged, seal_of
 from siamese_verify.gallery.person import Person
 from siamese_verify.gallery.templates import Templates
@@ -45,13 +47,20 @@ class Contents:
     def __init__(self, cipher: Cipher, header: bytes, fingerprint: str, dimension: int, where: str) -> None:
         self.cipher, self.header, self._where = cipher, header, where
         self._fingerprint, self._dimension = fingerprint.encode(), dimension
+        self._index: ApproximateIndex | None = None
+        self.templates = Templates.empty(dimension)
         self._clear()
+
+    def use_index(self, index: ApproximateIndex) -> None:
+        """Search with it from now on."""
+        self._index = index
+        self.templates = replace(self.templates, index=index)
 
     def _clear(self) -> None:
         self.people: dict[int, Person] = {}
         self.numbers: dict[str, int] = {}  # by name
         self.marks: dict[int, int] = {}  # by person: of her row and her templates
-        self.templates = Templates.empty(self._dimension)
+        self.templates = replace(Templates.empty(self._dimension), index=self._index)
         self._total = self._last_person = self._last_template = 0
         self._sealed, self._ledger = b"", Ledger(0, 0)
 
@@ -114,7 +123,8 @@ class Contents:
                 vectors[place] = self._vector(owner, sealed)
                 self._count(owner, self.template_mark(number, owner, sealed))
                 self._last_template = number
-            self.templates = self.templates.grown(vectors, [owner for _, owner, _ in chunk])
+            owners, numbers = [owner for _, owner, _ in chunk], [number for number, _, _ in chunk]
+            self.templates = self.templates.grown(vectors, owners, numbers)
 
     def _vector(self, owner: object, sealed: object) -> np.ndarray:
         person = self.people.get(owner) if isinstance(owner, int) else None

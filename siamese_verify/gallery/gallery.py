@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siamese_verify.errors import InputError
+from siamese_verify.gallery.approximate import ApproximateIndex, index_path, remove_index
 from siamese_verify.gallery.change import Change
 from siamese_verify.gallery.cipher import damaged, seal_of
 from siamese_verify.gallery.contents import Contents
@@ -27,7 +28,7 @@ from siamese_verify.gallery.person import Enrolment, LogEntry, Person, counted, 
 from siamese_verify.gallery.search_threshold import SearchThreshold, search_threshold
 from siamese_verify.gallery.store import Store
 from siamese_verify.gallery.suspicion import suspicions
-from siamese_verify.gallery.templates import Hit, unit_templates
+from siamese_verify.gallery.templates import Hit, Templates, unit_templates
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -283,10 +284,7 @@ class Gallery:
         if len(rows) != 1 or top < 1:
             raise InputError(f"A search is for one embedding and 1 candidate or more, got {len(rows)} and {top}.")
         while True:
-            with self._lock:
-                with self._store.reading() as connection:
-                    self._contents.refresh(connection)
-                templates, people = self._contents.templates, len(self._contents.people)
+            templates, people = self._current()
             if not len(templates):
                 raise InputError(f"The gallery {self._store.path} is empty: enrol somebody first.")
             limit = self._limit(far, threshold, len(templates))
@@ -362,6 +360,39 @@ class Gallery:
             ]
         return [np.asarray(Image.open(io.BytesIO(content))) for content in contents]
 
+    def use_index(self, *, keep: bool = False) -> None:
+        """Search approximately from now on, with FAISS: for galleries that are too large to look at every template.
+
+        What is enrolled afterwards is searched besides, exactly, so an old index is slower, not blind. Nobody who was
+        forgotten is found by it.
+
+        Args:
+            keep: keep it in a file beside the gallery, mapped into memory, for the next opening. That file holds the
+                templates in the clear: only on a disk that is encrypted itself. Forgetting anybody deletes it. By
+                default it is in memory alone.
+
+        Raises:
+            InputError: the gallery is empty, the index cannot be written, or FAISS is not installed.
+        """
+        cipher, path = self._contents.cipher, index_path(self._store.path)
+
+        def mark(content: bytes) -> int:
+            return cipher.mark(b"index", content)
+
+        index = ApproximateIndex.load(path, mark) if keep else None
+        if index is None:
+            templates = self._current()[0]
+            index = ApproximateIndex.build(templates.rows, templates.numbers)  # minutes, so without a lock
+            if keep:
+                index.save(path, mark)
+                left, _ = self._current()
+                if not np.isin(templates.numbers, left.numbers).all():  # somebody was forgotten meanwhile
+                    remove_index(self._store.path)
+                else:
+                    index = ApproximateIndex.load(path, mark) or index
+        with self._lock:
+            self._contents.use_index(index)
+
     def check(self) -> None:
         """Read all of it, and let SQLite look for damage.
 
@@ -379,6 +410,12 @@ class Gallery:
             change = Change(connection, self._contents, self.model.name)
             yield change
             change.finish()
+
+    def _current(self) -> tuple[Templates, int]:
+        """Templates and the number of people as of now."""
+        with self._lock, self._store.reading() as connection:
+            self._contents.refresh(connection)
+            return self._contents.templates, len(self._contents.people)
 
     def _nothing(self) -> Contents:
         opened, where = self._opened, str(self._store.path)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from siamese_verify.errors import InputError
+from siamese_verify.gallery.approximate import remove_index
 from siamese_verify.gallery.cipher import damaged
 
 APPLICATION = 0x53566779  # "SVgy", what `file` shows of it
@@ -103,8 +104,12 @@ class Store:
         """Build the file anew from what it still holds, so that no page keeps remains of what was deleted.
 
         `secure_delete` overwrites deleted rows, but not the copies that SQLite left behind when it moved rows between
-        pages.
+        pages. An index that is kept beside the file goes as well.
         """
+        try:
+            remove_index(self.path)
+        except OSError as error:
+            raise InputError(f"The index of {self.path} cannot be deleted ({error}): delete it yourself.") from None
         with self._lock, self._explained():
             self._connection.execute("VACUUM")
             self._connection.execute("UPDATE gallery SET unswept = 0")

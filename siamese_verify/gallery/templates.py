@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
+from siamese_verify.gallery.approximate import CANDIDATES, ApproximateIndex
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+NOBODY = -1
 FLOAT32_DOUBT = 1e-4  # more than a product of unit rows of 4,096 dimensions is ever off in float32
 
 
@@ -23,52 +25,78 @@ class Hit(NamedTuple):
     score: float  # best cosine of her templates, in [-1, 1]
 
 
+class Room(NamedTuple):
+    """Arrays with room for more rows at their end."""
+
+    rows: NDArray[np.float32]  # (C,D)
+    people: NDArray[np.int64]  # (C,)
+    numbers: NDArray[np.int64]  # (C,)
+
+
 @dataclass(frozen=True)
 class Templates:
     """Unit rows and whose they are. Never changed: `grown` and `without` return others, so a search needs no lock.
 
     Attributes:
-        rows: (N,D) float32 of unit length, contiguous.
-        people: (N,) int64, whose they are.
-        room: rows and people with room for more behind the N; shared with what it grows into.
+        rows: (N,D) float32 of unit length, contiguous; zeros in place of what was forgotten.
+        people: (N,) int64, whose they are; `NOBODY` likewise.
+        numbers: (N,) int64 ascending, their own.
+        room: what these are the beginning of; shared with what it grows into.
+        forgotten: how many rows are nobody's.
+        index: that proposes templates, in place of looking at all; None for all.
     """
 
     rows: NDArray[np.float32]
     people: NDArray[np.int64]
-    room: tuple[NDArray[np.float32], NDArray[np.int64]]
+    numbers: NDArray[np.int64]
+    room: Room
+    forgotten: int = 0
+    index: ApproximateIndex | None = None
+
+    @classmethod
+    def of(cls, room: Room, count: int, forgotten: int = 0, index: ApproximateIndex | None = None) -> Templates:
+        """The first `count` rows of some room."""
+        return cls(room.rows[:count], room.people[:count], room.numbers[:count], room, forgotten, index)
 
     @classmethod
     def empty(cls, dimension: int) -> Templates:
         """None yet."""
-        rows, people = np.empty((0, dimension), dtype=np.float32), np.empty(0, dtype=np.int64)
-        return cls(rows, people, (rows, people))
+        whose, own = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        return cls.of(Room(np.empty((0, dimension), dtype=np.float32), whose, own), 0)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        """Templates that are somebody's."""
+        return len(self.rows) - self.forgotten
 
-    def grown(self, rows: NDArray[np.float32], people: Sequence[int]) -> Templates:
+    def grown(self, rows: NDArray[np.float32], people: Sequence[int], numbers: Sequence[int]) -> Templates:
         """Append rows, in place where there is room. Only the latest may grow, and one caller at a time."""
-        held, total = len(self), len(self) + len(rows)
-        wide, owners = self.room
-        if total > len(wide):
+        held, total = len(self.rows), len(self.rows) + len(rows)
+        room = self.room
+        if total > len(room.rows):
             capacity = max(total, held + held // 2)
             wide = np.empty((capacity, self.rows.shape[1]), dtype=np.float32)
-            owners = np.empty(capacity, dtype=np.int64)
-            wide[:held], owners[:held] = self.rows, self.people
-        wide[held:total], owners[held:total] = rows, people
-        return Templates(wide[:total], owners[:total], (wide, owners))
+            room = Room(wide, np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64))
+            room.rows[:held], room.people[:held], room.numbers[:held] = self.rows, self.people, self.numbers
+        room.rows[held:total], room.people[held:total], room.numbers[held:total] = rows, people, numbers
+        return Templates.of(room, total, self.forgotten, self.index)
 
     def without(self, people: Collection[int]) -> Templates:
-        """Leave people out, in memory of its own."""
-        keep = ~np.isin(self.people, list(people))
-        rows, owners = self.rows[keep], self.people[keep]
-        return Templates(rows, owners, (rows, owners))
+        """Leave people out. Their rows are overwritten, also for searches that run: those look up whom they found."""
+        gone = np.isin(self.people, list(people))
+        self.rows[gone] = 0
+        count, forgotten = len(self.rows), self.forgotten + int(gone.sum())
+        if forgotten <= count // 8:  # copying all of them would take longer than the next search may
+            owners = self.room.people.copy()
+            owners[:count][gone] = NOBODY
+            return Templates.of(self.room._replace(people=owners), count, forgotten, self.index)
+        keep = ~gone & (self.people != NOBODY)
+        room = Room(self.rows[keep], self.people[keep], self.numbers[keep])
+        return Templates.of(room, len(room.rows), 0, self.index)
 
     def best(self, probe: NDArray[np.float32], top: int) -> list[Hit]:
-        """Search all templates for the people who are most alike.
+        """Search for the people who are most alike: all templates, or those that an index proposes.
 
-        One product of the matrix with the probe finds the few that matter; their scores are then taken in float64, so
-        that they depend neither on the machine nor on what else the gallery holds.
+        The scores are taken in float64, so that they depend neither on the machine nor on what else the gallery holds.
 
         Args:
             probe: (D,) of unit length.
@@ -79,15 +107,34 @@ class Templates:
         """
         if not len(self):
             return []
-        scores = self.rows @ probe  # (N,)
-        wanted = min(len(self), 4 * top)
-        while True:
-            least = np.partition(scores, len(scores) - wanted)[-wanted] if wanted < len(scores) else -np.inf
-            near = np.flatnonzero(scores >= least - FLOAT32_DOUBT)
-            if wanted == len(self) or len(np.unique(self.people[near])) >= top:
-                break
-            wanted = min(len(self), 4 * wanted)  # a person with many templates fills the places
+        near = self._proposed(probe, top) if self.index else self._nearest(probe, top)
+        if not len(near):  # all that was proposed is forgotten
+            near = self._nearest(probe, top)
         return ranked(self.rows[near], self.people[near], probe)[:top]
+
+    def _nearest(self, probe: NDArray[np.float32], top: int) -> NDArray[np.int64]:
+        """Rows that hold the best template of each of the best people: one product of the matrix with the probe."""
+        scores = self.rows @ probe  # (N,)
+        wanted = 4 * top
+        while True:
+            whole = wanted >= len(scores)
+            least = -np.inf if whole else np.partition(scores, len(scores) - wanted)[-wanted]
+            near = np.flatnonzero((scores >= least - FLOAT32_DOUBT) & (self.people != NOBODY))
+            if whole or len(np.unique(self.people[near])) >= top:
+                return near
+            wanted *= 4  # a person with many templates fills the places
+
+    def _proposed(self, probe: NDArray[np.float32], top: int) -> NDArray[np.int64]:
+        """Rows that the index proposes, without those since forgotten, and the best of those enrolled since."""
+        assert self.index is not None
+        numbers = self.index.propose(probe, max(CANDIDATES, 8 * top))
+        rows = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
+        known: NDArray[np.int64] = rows[(self.numbers[rows] == numbers) & (self.people[rows] != NOBODY)]
+        start = int(np.searchsorted(self.numbers, self.index.last, side="right"))
+        if start == len(self.numbers):
+            return known
+        since = Room(self.rows[start:], self.people[start:], self.numbers[start:])
+        return np.concatenate([known, start + Templates.of(since, len(since.rows))._nearest(probe, top)])
 
 
 def ranked(rows: NDArray[np.float32], people: NDArray[np.int64], probe: NDArray[np.float32]) -> list[Hit]:

@@ -12,6 +12,10 @@ def random_rows(count: int, dimension: int = 8, seed: int = 0) -> NDArray[np.flo
     return unit_templates(np.random.default_rng(seed).normal(size=(count, dimension)), dimension)
 
 
+def held(rows: NDArray[np.float32], people: list[int]) -> Templates:
+    return Templates.empty(rows.shape[1]).grown(rows, people, range(1, len(rows) + 1))
+
+
 def slow_best(rows: NDArray[np.float32], people: list[int], probe: NDArray[np.float32], top: int) -> list[Hit]:
     best: dict[int, float] = {}
     for row, person in zip(rows, people, strict=True):
@@ -25,7 +29,7 @@ def slow_best(rows: NDArray[np.float32], people: list[int], probe: NDArray[np.fl
 def test_the_best_are_those_of_a_loop(count: int, top: int) -> None:
     rows = random_rows(count)
     people = np.random.default_rng(1).integers(1, max(2, count // 3), count).tolist()
-    templates = Templates.empty(8).grown(rows, people)
+    templates = held(rows, people)
     for probe in random_rows(5, seed=2):
         expected = slow_best(rows, people, probe, top)
         found = templates.best(probe, top)
@@ -37,26 +41,26 @@ def test_a_person_with_most_of_the_templates_hides_nobody() -> None:
     rows = random_rows(500)
     rows[:400] = rows[0]
     people = [1] * 400 + list(range(2, 102))
-    found = Templates.empty(8).grown(rows, people).best(rows[0], 5)
+    found = held(rows, people).best(rows[0], 5)
     assert [hit.person for hit in found] == [hit.person for hit in slow_best(rows, people, rows[0], 5)]
 
 
 def test_those_who_score_alike_stand_in_the_order_of_their_enrolment() -> None:
     rows = np.repeat(random_rows(1), 40, axis=0)
-    found = Templates.empty(8).grown(rows, list(range(40, 0, -1))).best(rows[0], 3)
+    found = held(rows, list(range(40, 0, -1))).best(rows[0], 3)
     assert [hit.person for hit in found] == [1, 2, 3]
 
 
 def test_scores_do_not_depend_on_what_else_is_there() -> None:
     rows = random_rows(3000, 64)
     probe = random_rows(1, 64, seed=5)[0]
-    alone = [Templates.empty(64).grown(rows[k : k + 1], [k]).best(probe, 1)[0] for k in range(3000)]
-    assert Templates.empty(64).grown(rows, list(range(3000))).best(probe, 1) == [max(alone, key=lambda hit: hit.score)]
+    alone = [held(rows[k : k + 1], [k]).best(probe, 1)[0] for k in range(3000)]
+    assert held(rows, list(range(3000))).best(probe, 1) == [max(alone, key=lambda hit: hit.score)]
 
 
 def test_scores_are_cosines_even_of_rows_a_little_too_long() -> None:
     row = np.full((1, 3), 0.57735032, np.float32)
-    hit = Templates.empty(3).grown(row, [1]).best(row[0], 1)[0]
+    hit = held(row, [1]).best(row[0], 1)[0]
     assert hit.score == pytest.approx(1, abs=1e-6)
     assert hit.score <= 1
 
@@ -65,22 +69,35 @@ def test_growing_leaves_what_others_hold_as_it_was() -> None:
     rows = random_rows(100)
     states = [Templates.empty(8)]
     for start in range(0, 100, 7):
-        states.append(states[-1].grown(rows[start : start + 7], list(range(start, min(100, start + 7)))))
+        these = list(range(start, min(100, start + 7)))
+        states.append(states[-1].grown(rows[start : start + 7], these, these))
     for state in states:
         np.testing.assert_array_equal(state.rows, rows[: len(state)])
         assert state.people.tolist() == list(range(len(state)))
         assert state.rows.flags.c_contiguous
 
 
-def test_leaving_people_out_leaves_all_their_rows_out_and_lets_it_grow_again() -> None:
-    rows = random_rows(9)
-    held = Templates.empty(8).grown(rows, [1, 2, 3] * 3)
-    left = held.without({2, 99})
-    assert left.people.tolist() == [1, 3] * 3
-    np.testing.assert_array_equal(left.rows, rows[[0, 2, 3, 5, 6, 8]])
-    assert not np.shares_memory(left.rows, held.rows)
-    assert left.grown(rows[:1], [4]).people.tolist() == [1, 3, 1, 3, 1, 3, 4]
-    assert len(held) == 9
+@pytest.mark.parametrize("people", [9, 90])  # of whom one is left out: few are kept anew, many stay where they are
+def test_leaving_people_out_leaves_nothing_of_them_and_lets_it_grow_again(people: int) -> None:
+    rows = random_rows(3 * people)
+    before = held(rows, [*range(1, people + 1)] * 3)
+    kept = before.rows
+    left = before
+    for person in (2, 5):
+        left = left.without({person, 999})
+    assert len(left) == 3 * people - 6
+    for person in range(1, people + 1):
+        for probe in rows[person - 1 :: people]:
+            hit = left.best(probe, 1)[0]
+            assert (hit.person == person) == (person not in (2, 5))
+            assert hit == slow_best(left.rows, left.people.tolist(), probe, 1)[0]._replace(score=hit.score)
+    for row in (1, 4):
+        assert not kept[row::people].any(), "it is overwritten in memory"
+    assert [hit.person for hit in left.best(rows[0], 999)].count(-1) == 0
+    assert len(left.best(rows[0], 999)) == people - 2
+    another = random_rows(1, seed=9)
+    assert left.grown(another, [999], [10_000]).best(another[0], 1)[0].person == 999
+    assert left.without(set(range(1, people + 1))).best(rows[0], 3) == []
 
 
 def test_nobody_is_found_among_none() -> None:
