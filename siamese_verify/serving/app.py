@@ -78,6 +78,7 @@ def create_app(
         description=description.TEXT,
         docs_url=None,  # these pages would load scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would be written from what the client says its Host is
         lifespan=lifespan,
         responses=description.FAILURES,
     )
