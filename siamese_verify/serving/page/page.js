@@ -275,6 +275,9 @@ function show(answer) {
   remarks("warnings", answer.warnings);
   facts(answer);
   $("faces").replaceChildren(...answer.faces.map(face));
+  if (answer.faces.some((seen) => seen.explanation)) {
+    $("faces").append(make("p", { class: "note across" }, "Blue parts carry the likeness: were they hidden, the score would fall. Orange parts speak against it. A line goes around the strongest, solid for blue and dashed for orange."));
+  }
   answer.faces.forEach((one, row) => mark("ab"[row], one));
   numbers(answer);
   $("result").hidden = false;
@@ -286,7 +289,7 @@ function show(answer) {
 function rarity(answer) {
   const often = answer.one_in;
   if (often === null) return "How many strangers would score this high was not measured for this model.";
-  if (often <= 2) return "Most strangers look as alike as these two.";
+  if (often < 2) return "Half of all strangers or more score this high.";
   return `A stranger scores this high once in ${whole(often)}.`;
 }
 
@@ -385,15 +388,17 @@ function draw() {
   }
   if (limit !== null && limit >= low && limit <= 1) {
     parts.push(make("line", { class: "limit", x1: x(limit), x2: x(limit), y1: top - 22, y2: base }));
-    const right = last.score < limit; // away from the score's flag
+    const room = [x(limit) > 160, x(limit) < width - 160];
+    const right = room[1] && (last.score < limit || !room[0]); // away from the score's stem, and within the drawing
     parts.push(make("text", { class: "threshold", x: x(limit) + (right ? 7 : -7), y: top - 10, "text-anchor": right ? "start" : "end" }, right ? "one person from here \u2192" : "\u2190 different up to here"));
   }
   parts.push(...labels);
   const at = x(last.score);
   const label = `score ${number(last.score)}`;
-  const flag = Math.min(width - 49, Math.max(49, at));
+  const half = 4 + 4.1 * label.length; // of the flag
+  const flag = Math.min(width - half - 1, Math.max(half + 1, at));
   parts.push(make("line", { class: "stem", x1: at, x2: at, y1: 26, y2: base }));
-  parts.push(make("rect", { class: "flag", x: flag - 48, y: 2, width: 96, height: 26, rx: 13 }));
+  parts.push(make("rect", { class: "flag", x: flag - half, y: 2, width: 2 * half, height: 26, rx: 13 }));
   parts.push(make("text", { class: "score", x: flag, y: 19.5, "text-anchor": "middle" }, label));
   parts.push(make("circle", { class: "dot", cx: at, cy: base, r: 6 }));
   const said = `${label} on a scale from ${number(low, 1)} to 1; ${limit === null ? "no threshold can be reached" : `the threshold is ${number(limit)}`}.`;
