@@ -95,14 +95,18 @@ def serve(options: argparse.Namespace) -> int:
     if not settings.loopback and options.certificate is None:
         logging.warning("Without --certificate, keys and photos travel unencrypted: put a proxy with TLS before it.")
     app = create_app(verifier, settings, keys=keys, gallery=gallery, liveness=hook is not None)
-    run(
-        app,
-        settings,
-        place,
-        certificate=options.certificate,
-        certificate_key=options.certificate_key,
-        ready=lambda url: print(f"Siamese Verify listens on {url}", flush=True),
-    )
+    try:
+        run(
+            app,
+            settings,
+            place,
+            certificate=options.certificate,
+            certificate_key=options.certificate_key,
+            ready=lambda url: print(f"Siamese Verify listens on {url}", flush=True),
+        )
+    finally:
+        if gallery is not None:
+            gallery.close()
     return 0
 
 

@@ -93,6 +93,7 @@ def run(
         log_config=None,
         access_log=False,  # it would hold paths, which hold names
         server_header=False,
+        proxy_headers=False,  # whoever writes X-Forwarded-For would choose whose rate limit to use up
         h11_max_incomplete_event_size=HEAD_BYTES,
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),

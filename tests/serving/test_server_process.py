@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -15,8 +16,13 @@ from typing import NamedTuple
 
 import httpx
 import pytest
+import uvicorn
 from conftest import pair, photo
 from stand_in import SLOW
+from uvicorn.server import ServerState
+
+from siamese_verify.serving.server import listen
+from siamese_verify.serving.settings import Settings
 
 HERE = Path(__file__).resolve().parent
 
@@ -168,6 +174,45 @@ def test_a_client_that_goes_away_costs_nothing_afterwards(start: Callable[..., R
     while "in_flight 0.0" not in httpx.get(server.url + "metrics").text:
         assert time.monotonic() < deadline, "their places were never given back"
         time.sleep(0.1)
+
+
+def test_nobody_can_pass_for_another_address(start: Callable[..., Running]) -> None:
+    server = start(rate=0.01, burst=1)
+    statuses = [
+        httpx.get(server.url + "v1/model", headers={"X-Forwarded-For": f"10.0.0.{number}"}).status_code
+        for number in range(3)
+    ]
+    assert statuses == [200, 429, 429]
+
+
+def test_head_and_body_of_an_answer_leave_without_waiting_for_each_other() -> None:
+    from siamese_verify.serving.protocol import timed_protocol
+
+    chosen: list[int] = []
+
+    async def look() -> None:
+        loop = asyncio.get_running_loop()
+        kind = timed_protocol(1.0)
+
+        class Looking(kind):  # type: ignore[misc, valid-type]
+            def connection_made(self, transport: asyncio.Transport) -> None:
+                super().connection_made(transport)
+                place = transport.get_extra_info("socket")
+                chosen.append(place.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+        config = uvicorn.Config(app=lambda scope: None)
+        config.load()
+        with listen(Settings(port=0)) as place:
+            port = place.getsockname()[1]
+            server = await loop.create_server(lambda: Looking(config, ServerState(), {}), sock=place)
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            while not chosen:
+                await asyncio.sleep(0.01)
+            writer.close()
+            server.close()
+
+    asyncio.run(look())
+    assert chosen == [1]
 
 
 def test_no_file_is_written_while_a_large_photo_is_verified(start: Callable[..., Running], tmp_path: Path) -> None:
