@@ -1,0 +1,267 @@
+"""The server under load, against the verifier called directly in as many threads, both in one run on this machine.
+
+The load comes from `wrk` (Debian: `apt-get install wrk`), which posts two photos again and again over keep-alive
+connections of the loopback device. It shares the cores with the server, and it is a closed loop: a connection asks anew
+when it was answered, so percentiles are of what was asked, not of what would have been asked meanwhile.
+
+- limit: `Verifier.verify` of the same bytes in as many threads, in a process of its own, without HTTP
+- load: as many connections as threads; latency percentiles, throughput, and its ratio to the limit
+- overload: four times as many connections as the server takes requests; every answer is a 200, 429 or 503, none is lost
+- soak (`--minutes`): a moderate rate; resident memory of the server minute by minute
+
+Claims: with the tiny model, where HTTP weighs most, the server gives 0.5 of the limit and with casia-webface 0.8; an
+overload gets no other answer; memory after the first minute of a soak of ten grows by less than 5 %.
+Run: `python benchmarks/serve.py [--model casia-webface] [--minutes 10]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+IN_FLIGHT = 32
+CONNECTIONS = 8
+ALLOWED = {200, 429, 503}
+CLAIMS = {"tiny": 0.5, "casia-webface": 0.8}
+BOUNDARY = "benchmark"
+
+SCRIPT = f"""
+local file = io.open(os.getenv("SERVE_BODY"), "rb")
+wrk.method = "POST"
+wrk.body = file:read("*a")
+file:close()
+wrk.headers["Content-Type"] = "multipart/form-data; boundary={BOUNDARY}"
+local pause = tonumber(os.getenv("SERVE_PAUSE"))
+local threads = {{}}
+function setup(thread) table.insert(threads, thread) end
+function init() counts = "" ; seen = {{}} end
+if pause > 0 then function delay() return pause * (0.5 + math.random()) end end
+function response(status)
+  seen[status] = (seen[status] or 0) + 1
+  counts = ""
+  for code, number in pairs(seen) do counts = counts .. code .. "=" .. number .. " " end
+end
+function done(summary, latency)
+  local all = ""
+  for _, thread in ipairs(threads) do all = all .. thread:get("counts") end
+  local e = summary.errors
+  io.write(string.format("RESULT %d %d %d %d %d %d %d %d %d | %s\\n", summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(90), latency:percentile(99),
+    e.connect, e.read, e.write, e.timeout, all))
+end
+"""
+
+
+class Load(NamedTuple):
+    """What a run of wrk saw."""
+
+    per_second: float  # answers with status 200
+    milliseconds: dict[str, float]  # of all answers
+    statuses: dict[int, int]
+    lost: int  # connections refused, broken or timed out
+
+    def told(self) -> str:
+        """Say it in a line."""
+        times = ", ".join(f"{name} {value:.1f} ms" for name, value in self.milliseconds.items())
+        return f"{self.per_second:.1f} decisions/s, {times}, answers {self.statuses}, lost {self.lost}"
+
+
+def photos() -> tuple[bytes, bytes]:
+    """Two photos as LFW has them: JPEG, 250 x 250. For casia-webface, two of LFW itself if they are here."""
+    folder = Path(__file__).resolve().parents[2] / "shared/data/lfw/lfw-deepfunneled/George_W_Bush"
+    real = [folder / f"George_W_Bush_000{number}.jpg" for number in (1, 2)]
+    if all(path.is_file() for path in real):
+        return real[0].read_bytes(), real[1].read_bytes()
+    found = []
+    for seed in (1, 2):
+        coarse = np.random.default_rng(seed).integers(0, 255, (25, 25, 3)).astype(np.uint8)
+        content = io.BytesIO()
+        Image.fromarray(coarse).resize((250, 250), Image.Resampling.BICUBIC).save(content, "JPEG", quality=90)
+        found.append(content.getvalue())
+    return found[0], found[1]
+
+
+def form_of(pair: tuple[bytes, bytes]) -> bytes:
+    parts = b""
+    for name, content in zip("ab", pair, strict=True):
+        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}.jpg"\r\n'
+        parts += f"{head}Content-Type: image/jpeg\r\n\r\n".encode() + content + b"\r\n"
+    threshold = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="threshold"\r\n\r\n0.5\r\n'
+    return parts + threshold.encode() + f"--{BOUNDARY}--\r\n".encode()
+
+
+def make_tiny(folder: str) -> str:
+    """A bundle of a small encoder that takes the photo as the face."""
+    import torch
+
+    from siamese_verify.encoders import SmallResNet
+    from siamese_verify.types import Crop
+    from siamese_verify.verification import FaceModel, save_bundle
+
+    torch.manual_seed(0)
+    crop = {"_target_": "siamese_verify.types.Crop", "kind": "whole"}
+    target = "siamese_verify.encoders.SmallResNet"
+    configuration = {"_target_": target, "size": 64, "width": 16, "dimension": 64, "crop": crop}
+    encoder = SmallResNet(size=64, width=16, dimension=64, crop=Crop("whole"))
+    save_bundle(Path(folder), FaceModel.of("tiny", encoder, configuration), {})
+    return folder
+
+
+def limit(model: str, threads: int, seconds: float) -> float:
+    """Decisions a second of the verifier itself."""
+    import threading
+
+    from siamese_verify import Verifier
+
+    verifier, (a, b) = Verifier.load(model), photos()
+    verifier.verify(a, b, threshold=0.5)
+    end, counts = time.monotonic() + seconds, [0] * threads
+
+    def work(row: int) -> None:
+        while time.monotonic() < end:
+            verifier.verify(a, b, threshold=0.5)
+            counts[row] += 1
+
+    began = time.monotonic()
+    running = [threading.Thread(target=work, args=(row,)) for row in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return sum(counts) / (time.monotonic() - began)
+
+
+def in_process(function: str, *arguments: object) -> str:
+    """Run one of these functions in a process of its own, and return what it prints last."""
+    command = [sys.executable, __file__, "--call", json.dumps([function, *arguments])]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise SystemExit(f"{function} failed:\n{run.stderr}")
+    return run.stdout.strip().rpartition("\n")[2]
+
+
+@contextmanager
+def served(model: str, log: Path) -> Iterator[tuple[str, int]]:
+    """The server, as a user starts it, but for its rate limit."""
+    command = [sys.executable, "-m", "siamese_verify.cli", "serve", "--model", model, "--port", "0", "--rate", "0"]
+    with log.open("w") as lines:
+        process = subprocess.Popen(
+            [*command, "--in-flight", str(IN_FLIGHT)], stdout=subprocess.PIPE, stderr=lines, text=True
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"The server did not start:\n{log.read_text()}")
+        yield line.split()[-1], process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        if process.wait(60):
+            raise SystemExit(f"The server ended with status {process.returncode}:\n{log.read_text()[-2000:]}")
+
+
+def wrk(url: str, folder: Path, connections: int, seconds: float, per_second: float = 0) -> Load:
+    """Ask for a while; with a rate, each connection pauses between its requests."""
+    pause = 1000 * connections / per_second if per_second else 0
+    command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{round(seconds)}s", "--timeout", "30s"]
+    run = subprocess.run(
+        [*command, "-s", str(folder / "load.lua"), url + "v1/verify"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"SERVE_BODY": str(folder / "body"), "SERVE_PAUSE": str(pause), "PATH": "/usr/local/bin:/usr/bin:/bin"},
+    )
+    line = next(line for line in run.stdout.splitlines() if line.startswith("RESULT "))
+    numbers, _, told = line.removeprefix("RESULT ").partition("|")
+    _, duration, p50, p90, p99, *lost = (int(word) for word in numbers.split())
+    statuses: dict[int, int] = {}
+    for word in told.split():
+        code, _, count = word.partition("=")
+        statuses[int(code)] = statuses.get(int(code), 0) + int(count)
+    times = {"p50": p50 / 1000, "p90": p90 / 1000, "p99": p99 / 1000}
+    return Load(statuses.get(200, 0) / (duration / 1e6), times, statuses, sum(lost))
+
+
+def megabytes(pid: int) -> float:
+    """Resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", help="tiny, a pretrained name or a bundle (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=8, help="of each measurement (%(default)s)")
+    parser.add_argument("--minutes", type=int, default=0, help="of the soak (none)")
+    parser.add_argument("--rate", type=float, default=20, help="requests a second of the soak (%(default)s)")
+    parser.add_argument("--call", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.call:
+        name, *arguments = json.loads(options.call)
+        print(limit(*arguments) if name == "limit" else make_tiny(*arguments))
+        return
+    if shutil.which("wrk") is None:
+        raise SystemExit("The load comes from wrk, which is not installed: apt-get install wrk.")
+    with tempfile.TemporaryDirectory() as place:
+        measure(options, Path(place))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> None:
+    (folder / "load.lua").write_text(SCRIPT)
+    (folder / "body").write_bytes(form_of(photos()))
+    model = options.model
+    if model == "tiny":
+        model = str(folder / "tiny")
+        in_process("make_tiny", model)
+    direct = float(in_process("limit", model, CONNECTIONS, options.seconds))
+    print(f"limit, {CONNECTIONS} threads without HTTP: {direct:.1f} decisions/s")
+    with served(model, folder / "log") as (url, pid):
+        wrk(url, folder, CONNECTIONS, 2)  # warm
+        start = megabytes(pid)
+        load = wrk(url, folder, CONNECTIONS, options.seconds)
+        print(f"load, {CONNECTIONS} connections: {load.told()}")
+        print(f"ratio to the limit: {load.per_second / direct:.2f}, claimed {CLAIMS.get(options.model, 'nothing')}")
+        over = wrk(url, folder, 4 * IN_FLIGHT, options.seconds)
+        clean = set(over.statuses) <= ALLOWED and not over.lost
+        print(f"overload, {4 * IN_FLIGHT} connections: {over.told()}: {'as claimed' if clean else 'NOT as claimed'}")
+        healthy = urllib.request.urlopen(url + "healthz", timeout=10).status
+        print(f"afterwards: healthz {healthy}, memory {start:.0f} MB before and {megabytes(pid):.0f} MB after")
+        if options.minutes:
+            soak(options, url, pid, folder)
+
+
+def soak(options: argparse.Namespace, url: str, pid: int, folder: Path) -> None:
+    memory: list[float] = []
+    statuses: dict[int, int] = {}
+    lost, worst = 0, 0.0
+    for minute in range(options.minutes):
+        part = wrk(url, folder, CONNECTIONS, 60, options.rate)
+        memory.append(megabytes(pid))
+        lost, worst = lost + part.lost, max(worst, part.milliseconds["p99"])
+        for status, count in part.statuses.items():
+            statuses[status] = statuses.get(status, 0) + count
+        print(f"soak, minute {minute + 1}: {part.told()}, {memory[-1]:.1f} MB", flush=True)
+    growth: Any = memory[-1] / memory[0] - 1
+    print(
+        f"soak: answers {statuses}, lost {lost}, worst p99 {worst:.1f} ms; memory after the first minute "
+        f"{memory[0]:.1f} MB, at the end {memory[-1]:.1f} MB ({growth:+.1%}, claimed below 5 %)"
+    )
+
+
+if __name__ == "__main__":
+    main()

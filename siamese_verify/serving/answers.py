@@ -1,0 +1,181 @@
+"""What the API answers, for its description; each is written from what the verifier says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from siamese_verify.serving.problem import REASONS
+
+QUALITY = {"sharpness": 214.8, "size": 118.2, "turn": 6.4, "light": 0.47, "contrast": 0.21}
+FACE: dict[str, Any] = {
+    "name": "photo a",
+    "box": [76.1, 70.4, 171.9, 194.3],
+    "landmarks": [[102.5, 117.2], [146.3, 115.9], [125.1, 141.0], [106.6, 164.4], [145.2, 163.1]],
+    "probability": 0.9998,
+    "turned": 0,
+    "faces": 1,
+    "quality": QUALITY,
+}
+DECISION: dict[str, Any] = {
+    "same": True,
+    "sentence": "The same person: score 0.713, threshold 0.508.",
+    "score": 0.713,
+    "threshold": 0.508,
+    "threshold_interval": [0.489, 0.527],
+    "far": 0.001,
+    "one_in": 1141359,
+    "probability": 0.993,
+    "evidence": 7.88,
+    "impostors": 6848158,
+    "insufficient": False,
+    "measured_on": "all pairs of LFW View 1's test people",
+    "model": "casia-webface",
+    "strangers": "1 in 1,141,359 strangers would score this high.",
+    "faces": [FACE, {**FACE, "name": "photo b"}],
+    "reasons": [],
+    "warnings": [],
+    "milliseconds": {"read": 3.1, "detect": 41.0, "embed": 55.2},
+}
+
+
+class FailedAnswer(BaseModel):
+    """Why there is no answer."""
+
+    detail: str = Field(description="One sentence for people.", examples=["No face was found on photo a."])
+    reason: str = Field(description="A word for programs.", json_schema_extra={"enum": [*sorted(REASONS)]})
+    photo: str | None = Field(None, description="Name of the part that is at fault.")
+
+
+class FaceAnswer(BaseModel):
+    """A face of a photo."""
+
+    name: str
+    box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the upright photo.")
+    landmarks: list[list[float]] | None = Field(description="Eyes, nose, corners of the mouth, likewise.")
+    probability: float | None = Field(description="Of being a face.")
+    turned: int = Field(description="Degrees counter-clockwise by which the photo was turned to find it.")
+    faces: int = Field(description="How many the photo shows.")
+    quality: dict[str, float | None]
+    crop: str | None = Field(None, description="With `crops`: the face as the model sees it, a PNG as a data URI.")
+    explanation: str | None = Field(
+        None, description="With `explain`: where the similarity comes from, a PNG as a data URI."
+    )
+
+
+class VerifyAnswer(BaseModel):
+    """A decision about two photos."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [DECISION]})
+
+    same: bool | None = Field(description="null is inconclusive, for `reasons`.")
+    sentence: str = Field(description="The decision in plain words.")
+    score: float = Field(description="Cosine similarity, -1 to 1.")
+    threshold: float | None = Field(description="Accepted at this score and above; null is unreachable.")
+    threshold_interval: list[float | None] | None = Field(description="95 %, over people.")
+    far: float | None = Field(description="Share of strangers that reach the threshold.")
+    one_in: int | None = Field(description="A stranger scores this high at most once in so many.")
+    probability: float | None = Field(description="That it is one person; 0.5 at the threshold.")
+    evidence: float | None = Field(description="Log-likelihood ratio in nats.")
+    impostors: int
+    insufficient: bool
+    measured_on: str
+    model: str
+    strangers: str = ""
+    faces: list[FaceAnswer]
+    reasons: list[str] = Field(description="Why it is inconclusive.")
+    warnings: list[str]
+    milliseconds: dict[str, float]
+
+
+class EmbedAnswer(BaseModel):
+    """Embeddings of the photos' faces, in the order sent."""
+
+    model: str
+    fingerprint: str = Field(description="Embeddings compare only under one fingerprint.")
+    dimension: int
+    embeddings: list[list[float]] = Field(description="Of unit length; the cosine of two is their score.")
+    faces: list[FaceAnswer]
+
+
+class ModelAnswer(BaseModel):
+    """What the model is and what its thresholds rest on."""
+
+    name: str
+    fingerprint: str
+    licence: str
+    dimension: int
+    input: dict[str, Any]
+    operating_points: list[dict[str, Any]]
+    measured_on: str
+    calibration: dict[str, Any] | None
+    scale: dict[str, Any] | None = Field(description="To draw a score on: bell curves through the measured rates.")
+    quality: dict[str, Any]
+    liveness: bool = Field(description="A hook looks for living persons; without one, nothing does.")
+    gallery: bool
+    key_needed: bool
+    limits: dict[str, float]
+    notice: str
+
+
+class EnrollAnswer(BaseModel):
+    """What enrolling somebody did."""
+
+    name: str
+    person: str = Field(description="Random word that names the person in the gallery's log.")
+    added: int = Field(description="Templates.")
+    templates: int = Field(description="Of the person now.")
+    warnings: list[str]
+
+
+class CandidateAnswer(BaseModel):
+    """Somebody whose score reaches the threshold."""
+
+    name: str
+    score: float
+
+
+class IdentifyAnswer(BaseModel):
+    """Who is on a photo, if anybody who is enrolled."""
+
+    name: str | None = Field(description="null for nobody who is enrolled.")
+    sentence: str
+    score: float
+    threshold: float | None = Field(description="Raised for the number of templates that were compared.")
+    far: float | None = Field(description="Share of searches for strangers that may name somebody.")
+    candidates: list[CandidateAnswer] = Field(description="Those who reach the threshold, best first.")
+    searched: int = Field(description="Templates that were compared.")
+    people: int
+    insufficient: bool
+    warnings: list[str]
+    face: FaceAnswer | None
+    model: str
+    milliseconds: dict[str, float]
+
+
+class PersonAnswer(BaseModel):
+    """Somebody who is enrolled."""
+
+    name: str
+    enrolled: str = Field(examples=["2026-03-01T12:00:00Z"])
+    templates: int
+
+
+class PeopleAnswer(BaseModel):
+    """Everybody who is enrolled."""
+
+    people: list[PersonAnswer]
+
+
+class ForgetAnswer(BaseModel):
+    """Somebody was removed."""
+
+    forgotten: bool
+
+
+class HealthAnswer(BaseModel):
+    """The server is up."""
+
+    status: str = Field(examples=["ok"])
+    model: str

@@ -1,0 +1,248 @@
+"""A verifier for many requests at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from siamese_verify.errors import InputError
+from siamese_verify.serving.micro_batcher import Full, MicroBatcher
+from siamese_verify.serving.problem import GONE, Problem, busy
+from siamese_verify.serving.sent_photo import decode_photo
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from siamese_verify.serving.metrics import Metrics
+    from siamese_verify.serving.settings import Settings
+    from siamese_verify.verification import SeenFace, Verification, Verifier
+    from siamese_verify.verification.verifier import Several
+
+T = TypeVar("T")
+EXPLAINED = 8  # crops of an explanation that are embedded together: others do not wait long
+# A verifier says why it cannot decide in a sentence only; a test holds these to its own.
+SAID = {"No face was found": "no_face", "faces were found on": "several_faces", "was refused": "refused"}
+
+
+class Waiting:
+    """Embeds crops through a `MicroBatcher`, as an explanation wants them embedded."""
+
+    def __init__(self, batcher: MicroBatcher) -> None:
+        self.batcher = batcher
+
+    def embed_crops(self, crops: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """(N,S,S,3) -> (N,D)."""
+        return self.batcher.submit(crops).result()
+
+
+class Seen(NamedTuple):
+    """What was found on a photo, and the milliseconds it took."""
+
+    faces: list[SeenFace]
+    read: float
+    detect: float
+
+
+class FaceEngine:
+    """Decodes and looks for faces in a few threads, and embeds the faces of all requests together in one.
+
+    Args:
+        verifier: of one model.
+        settings: of the server.
+        metrics: count what is done.
+    """
+
+    def __init__(self, verifier: Verifier, settings: Settings, metrics: Metrics) -> None:
+        self.verifier, self.settings = verifier, settings
+        self._threads = ThreadPoolExecutor(settings.workers, "looks-for-faces")
+        self._explaining = ThreadPoolExecutor(1, "explains")  # seconds each: apart from those who look for faces
+        self._batcher = MicroBatcher(
+            verifier.embed_crops,
+            settings.batch,
+            settings.batch_milliseconds / 1000,
+            settings.in_flight * 2,
+            metrics.batch,
+        )
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Do something in one of the threads; if the caller is cancelled before it began, it never begins."""
+        return await asyncio.wrap_future(self._threads.submit(work))
+
+    async def see(self, photos: Sequence[tuple[str, bytes]], several: Several | None) -> list[Seen]:
+        """Find the faces of photos, each (name, bytes of a file); one face each unless `several` is `any`.
+
+        Raises:
+            Problem: one is unreadable, or does not allow a decision.
+        """
+        return await gathered([self.in_thread(partial(self._see, name, data, several)) for name, data in photos])
+
+    def _see(self, name: str, content: bytes, several: Several | None) -> Seen:
+        began = time.perf_counter()
+        photo = decode_photo(content, name, self.settings.photo_pixels)
+        read = time.perf_counter()
+        try:
+            faces = self.verifier.find(photo, f"photo {name}", several)
+        except InputError as error:
+            raise no_decision(error, name) from None
+        return Seen(faces, 1000 * (read - began), 1000 * (time.perf_counter() - read))
+
+    async def embed(self, faces: Sequence[SeenFace]) -> NDArray[np.float32]:
+        """Embed faces, together with those of other requests.
+
+        Returns:
+            (N,D) float32 of unit length.
+
+        Raises:
+            Problem: 503, too many wait.
+        """
+        try:
+            waiting = self._batcher.submit(np.stack([face.crop for face in faces]))
+        except Full:
+            raise busy() from None
+        return await asyncio.wrap_future(waiting)
+
+    async def verify(
+        self,
+        photos: Sequence[tuple[str, bytes]],
+        *,
+        far: float | None,
+        threshold: float | None,
+        decide: bool,
+        several: Several | None,
+        decoded: Callable[[], None] = lambda: None,
+    ) -> Verification:
+        """Decide about two photos.
+
+        Args:
+            photos: two, each (name, bytes of a file).
+            far: see `Verifier.verify`.
+            threshold: likewise.
+            decide: likewise.
+            several: likewise.
+            decoded: is told once the bytes are not needed any more.
+
+        Returns:
+            The decision, with the face of either photo that it is about.
+
+        Raises:
+            Problem: a photo does not allow one, or a value cannot be used.
+        """
+        self._decide(0.0, (), far, threshold, decide, 1, None)  # a wrong rate is said before any photo is decoded
+        first, second = await self.see(photos, several)
+        decoded()
+        began = time.perf_counter()
+        rows = await self.embed([*first.faces, *second.faces])
+        embedding = 1000 * (time.perf_counter() - began)
+        scores = rows[: len(first.faces)] @ rows[len(first.faces) :].T  # (faces of the one, faces of the other)
+        a, b = divmod(int(scores.argmax()), scores.shape[1])
+        pair = (first.faces[a], second.faces[b])
+        milliseconds = {
+            "read": max(first.read, second.read),  # of both at a time
+            "detect": max(first.detect, second.detect),
+            "embed": embedding,  # with the wait for a batch
+        }
+        score = float(np.clip(scores[a, b], -1, 1))
+        return self._decide(score, pair, far, threshold, decide, scores.size, milliseconds)
+
+    def _decide(
+        self,
+        score: float,
+        faces: Sequence[SeenFace],
+        far: float | None,
+        threshold: float | None,
+        decide: bool,
+        comparisons: int,
+        milliseconds: dict[str, float] | None,
+    ) -> Verification:
+        try:
+            return self.verifier.decide(
+                score,
+                faces,
+                far=far,
+                threshold=threshold,
+                decide=decide,
+                comparisons=comparisons,
+                milliseconds=milliseconds,
+            )
+        except InputError as error:
+            raise Problem(422, "invalid_field", str(error)) from None
+
+    async def explain(self, left: SeenFace, right: SeenFace) -> list[NDArray[np.uint8]]:
+        """Draw which parts of two faces carry their similarity.
+
+        Hundreds of crops are embedded for it, some at a time among those of other requests.
+
+        Returns:
+            For either face, (S,S,3) uint8 RGB.
+
+        Raises:
+            Problem: 503, too many wait.
+        """
+        stop = threading.Event()
+        try:
+            return await asyncio.wrap_future(self._explaining.submit(self._explain, left, right, stop))
+        finally:
+            stop.set()  # the client has gone, or it took too long
+
+    def _explain(self, left: SeenFace, right: SeenFace, stop: threading.Event) -> list[NDArray[np.uint8]]:
+        from siamese_verify.verification.explanation import explain, heat
+
+        def advance(done: int, total: int) -> None:
+            if stop.is_set():
+                raise Problem(GONE, "gone", "The client has gone.")
+
+        try:
+            found = explain(Waiting(self._batcher), left, right, batch=EXPLAINED, advance=advance)
+        except Full:
+            raise busy() from None
+        except InputError as error:  # the crop is too small for its cells
+            raise Problem(422, "invalid_field", str(error)) from None
+        return [heat(face.crop, values, found.range) for face, values in ((left, found.left), (right, found.right))]
+
+    def warm(self) -> None:
+        """Load what is loaded at first use, and find damage, before anybody waits.
+
+        Raises:
+            InputError: the model's weights are damaged.
+        """
+        spec = self.verifier.record.input_spec
+        content = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(content, "PNG")
+        picture = decode_photo(content.getvalue(), "1", self.settings.photo_pixels)
+        if spec.crop.needs_face:
+            with suppress(InputError):  # there is no face on it
+                self.verifier.find(picture)
+        self.verifier.embed_crops(np.zeros((1, spec.size, spec.size, 3), dtype=np.uint8))
+
+    def close(self) -> None:
+        """Finish what was begun, and end the threads."""
+        for pool in (self._explaining, self._threads):
+            pool.shutdown(wait=True, cancel_futures=True)
+        self._batcher.close()
+
+
+async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all; if one fails or the caller is cancelled, cancel the others."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
+
+
+def no_decision(error: InputError, name: str) -> Problem:
+    """Say why a photo allows no decision, with the verifier's own sentence."""
+    reason = next((word for text, word in SAID.items() if text in str(error)), "no_decision")
+    return Problem(422, reason, str(error), photo=name)

@@ -1,0 +1,70 @@
+"""What a client is told when it gets no answer: a status, a word for programs and a sentence for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+GONE = 499  # as nginx counts it: the client did not wait for the answer
+
+REASONS = {
+    "malformed_request": "the body cannot be read as a form, or a part is missing, unknown or given twice",
+    "unreadable_photo": "a file is no photo that can be read, or it is damaged",
+    "wrong_host": "the name in `Host` is not one that this server answers to",
+    "no_key": "no API key was sent, or one that is not known",
+    "wrong_origin": "a web page of another origin sent the request",
+    "not_found": "there is nothing at this address, or nobody of this name",
+    "wrong_method": "this address takes other methods",
+    "slow_upload": "the body did not arrive in time",
+    "too_large": "the body or a photo has too many bytes",
+    "too_many_pixels": "a photo has too many pixels",
+    "wrong_type": "the body is no `multipart/form-data`, or a part is no picture",
+    "no_face": "no face was found on a photo",
+    "several_faces": "several faces were found on a photo, and the policy is to refuse",
+    "refused": "the liveness hook refused a photo",
+    "no_decision": "a photo does not allow a decision for another reason",
+    "invalid_field": "a field has a value that cannot be used",
+    "too_many_requests": "this client asks more often than it may",
+    "internal": "a mistake of the server's, which is in its log",
+    "busy": "more requests are in flight than the server takes",
+    "timeout": "the answer took too long",
+}
+
+
+class Problem(Exception):
+    """A request that gets no answer.
+
+    Args:
+        status: of HTTP.
+        reason: one of `REASONS`.
+        detail: one sentence.
+        photo: name of the part that is at fault.
+        retry: seconds after which to try again.
+        headers: more of them.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        detail: str,
+        *,
+        photo: str | None = None,
+        retry: int | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.reason, self.detail, self.photo = status, reason, detail, photo
+        self.headers = (*headers, *((("Retry-After", str(max(1, retry))),) if retry is not None else ()))
+
+    def body(self) -> bytes:
+        """Write it as JSON."""
+        content = {"detail": self.detail, "reason": self.reason}
+        if self.photo is not None:
+            content["photo"] = self.photo
+        return json.dumps(content).encode()
+
+
+def busy() -> Problem:
+    """Say that there are more requests in flight than the server takes."""
+    return Problem(503, "busy", "More requests are in flight than this server takes: try again in a second.", retry=1)

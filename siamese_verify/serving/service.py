@@ -1,0 +1,190 @@
+"""What every route does with a request: read its form, answer in time, stop when the client has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import math
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from siamese_verify.serving.admission import Admission, Held
+from siamese_verify.serving.form import Form, malformed, read_form
+from siamese_verify.serving.problem import GONE, Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from starlette.requests import Request
+
+    from siamese_verify.serving.face_engine import FaceEngine
+    from siamese_verify.serving.metrics import Metrics
+    from siamese_verify.serving.people import People
+    from siamese_verify.serving.settings import Settings
+    from siamese_verify.verification import SeenFace
+    from siamese_verify.verification.verifier import Several
+
+T = TypeVar("T")
+
+
+@dataclass
+class Service:
+    """What the routes share."""
+
+    settings: Settings
+    engine: FaceEngine
+    admission: Admission
+    metrics: Metrics
+    gallery: People | None
+    key_needed: bool
+    liveness: bool
+
+    async def answer(
+        self,
+        request: Request,
+        photos: dict[str, int],
+        fields: Collection[str],
+        work: Callable[[Form, Held], Coroutine[Any, Any, T]],
+    ) -> T:
+        """Read a form and answer it.
+
+        Args:
+            request: with a form.
+            photos: names of its photos, and how many of each there may be; each has to be there.
+            fields: names of its fields.
+            work: makes the answer; it may release the body once it is not needed.
+
+        Raises:
+            Problem: the form cannot be used, there are too many requests, or it took too long.
+        """
+        settings, held = self.settings, None
+        try:
+            with self.admission.upload() as held:
+                form = await read_form(
+                    request.stream(),
+                    content_type=request.headers.get("content-type", ""),
+                    content_length=request.headers.get("content-length"),
+                    photos=photos,
+                    fields=fields,
+                    photo_bytes=settings.photo_bytes,
+                    body_bytes=settings.request_bytes(sum(photos.values())),
+                    seconds=settings.body_seconds,
+                    count=held.add,
+                )
+            for name in photos:
+                if name not in form.photos:
+                    raise malformed(f"the photo {name} is missing")
+            with self.admission.answer():
+                return await self._in_time(request, work(form, held))
+        finally:
+            if held is not None:
+                held.release()
+
+    async def faces(self, form: Form, name: str, held: Held) -> tuple[list[SeenFace], dict[str, float]]:
+        """Find the one face of each photo of a form, and let go of the form's bytes.
+
+        Args:
+            form: with a field `several`, perhaps.
+            name: of its photos.
+            held: is released.
+
+        Returns:
+            The faces in the order of the photos, and milliseconds by stage.
+
+        Raises:
+            Problem: a photo is unreadable or does not show one face, or there is no such policy.
+        """
+        several = policy(form)
+        if several == "any":
+            raise Problem(422, "invalid_field", "Of several faces one is needed: refuse, largest or central.")
+        photos = [(str(row), content) for row, content in enumerate(form.photos.pop(name), 1)]
+        seen = await self.engine.see(photos, several)
+        photos.clear()
+        held.release()
+        spent = {"read": max(one.read for one in seen), "detect": max(one.detect for one in seen)}
+        return [one.faces[0] for one in seen], spent
+
+    def measure(self) -> None:
+        """Tell the gauges how much is in flight."""
+        self.metrics.in_flight.set(self.admission.in_flight)
+        self.metrics.uploads.set(self.admission.uploads)
+        self.metrics.body_bytes.set(self.admission.held)
+
+    async def _in_time(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+        """Await an answer; give up when it takes too long or nobody waits for it."""
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(disconnected(request))
+        try:
+            async with asyncio.timeout(self.settings.answer_seconds):
+                await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            detail = f"The answer took more than {self.settings.answer_seconds:g} s: try again later."
+            raise Problem(503, "timeout", detail, retry=5) from None
+        finally:
+            gone.cancel()
+            if not task.done():
+                task.cancel()
+        if not task.done() or task.cancelled():
+            raise Problem(GONE, "gone", "The client has gone.")  # nobody reads it
+        return task.result()
+
+
+async def disconnected(request: Request) -> None:
+    """Wait until the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def number(form: Form, name: str) -> float | None:
+    """Read a field that is a number, None where it is missing or empty.
+
+    Raises:
+        Problem: it is none.
+    """
+    text = form.fields.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or len(text) > 40:
+        raise Problem(422, "invalid_field", f"The field {name} is no number: give one such as 0.001.")
+    return value
+
+
+def truth(form: Form, name: str) -> bool:
+    """Read a field that is true or false, false where it is missing.
+
+    Raises:
+        Problem: it is neither.
+    """
+    text = form.fields.get(name, "").strip().lower()
+    if text not in ("", "true", "false", "1", "0", "yes", "no", "on", "off"):
+        raise Problem(422, "invalid_field", f"The field {name} is true or false.")
+    return text in ("true", "1", "yes", "on")
+
+
+def policy(form: Form) -> Several | None:
+    """Read what to do with several faces.
+
+    Raises:
+        Problem: nothing that is known.
+    """
+    from siamese_verify.verification.verifier import SEVERAL
+
+    text = form.fields.get("several", "").strip()
+    if text and text not in SEVERAL:
+        raise Problem(422, "invalid_field", f"The field several is one of {', '.join(SEVERAL)}.")
+    return cast("Several | None", text or None)
+
+
+def data_uri(pixels: NDArray[np.uint8]) -> str:
+    """Pack (H,W,3) RGB as a PNG into a data URI."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

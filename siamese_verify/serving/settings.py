@@ -1,0 +1,97 @@
+"""What a server is told once, when it starts."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+
+from siamese_verify.errors import InputError
+
+MEGABYTE = 2**20
+BEYOND_PHOTOS = 64 * 1024  # bytes of a body that are not photos: boundaries, headers and fields
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a server listens, and its limits.
+
+    Attributes:
+        host: address it binds to.
+        port: likewise; 0 takes a free one.
+        hosts: names in `Host` that it answers to; empty for those of this machine on loopback, any name elsewhere.
+        photo_bytes: most of one photo.
+        photo_pixels: most of one photo.
+        photos: most in one request, of `/v1/embed` and `/v1/enroll`.
+        body_bytes: of all bodies that are held at a time; more wait nowhere, they are refused.
+        uploads: requests that are being read at a time.
+        in_flight: requests that are being answered at a time.
+        workers: threads that decode photos and look for faces.
+        batch: most faces that are embedded together.
+        batch_milliseconds: that the first face of a batch waits for others.
+        rate: requests a second of one key, or of one address without keys; 0 for no limit.
+        burst: requests that may come at once after a pause.
+        header_seconds: for the head of a request.
+        body_seconds: for the whole body of a request.
+        answer_seconds: for an answer once the body is there.
+        shutdown_seconds: for requests in flight when the server is told to end.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    hosts: tuple[str, ...] = ()
+    photo_bytes: int = 10 * MEGABYTE
+    photo_pixels: int = 24_000_000
+    photos: int = 16
+    body_bytes: int = 256 * MEGABYTE
+    uploads: int = 64
+    in_flight: int = 32
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    batch: int = 32
+    batch_milliseconds: float = 2.0
+    rate: float = 20.0
+    burst: int = 40
+    header_seconds: float = 10.0
+    body_seconds: float = 30.0
+    answer_seconds: float = 30.0
+    shutdown_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"A port is a number from 0 to 65535, got {self.port}.")
+        counts = ("photo_bytes", "photo_pixels", "photos", "body_bytes", "uploads", "in_flight", "workers", "batch")
+        times = ("header_seconds", "body_seconds", "answer_seconds", "shutdown_seconds")
+        for name in (*counts, "burst", *times):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is a limit above 0, got {getattr(self, name)}.")
+        if not (self.rate >= 0 and self.batch_milliseconds >= 0):
+            raise InputError(f"A rate or a wait is 0 or more, got {self.rate} and {self.batch_milliseconds}.")
+
+    @property
+    def loopback(self) -> bool:
+        """Nobody but this machine can reach it."""
+        return is_loopback(self.host)
+
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """Names in `Host` that it answers to, lower case and without ports; empty for any."""
+        if self.hosts or not self.loopback:
+            return tuple(name.lower() for name in self.hosts)
+        return tuple(dict.fromkeys(("localhost", "127.0.0.1", "[::1]", bracketed(self.host))))
+
+    def request_bytes(self, photos: int) -> int:
+        """Most that a request with so many photos may send."""
+        return photos * self.photo_bytes + BEYOND_PHOTOS
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach an address; a name other than `localhost` may lead anywhere."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def bracketed(host: str) -> str:
+    """Write an address as it stands in a URL: `[::1]` for `::1`."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -1,0 +1,95 @@
+"""A verifier without weights for tests of the server: a face is the whole photo, an embedding its coarse pixels.
+
+What its photos say by their size: 77 pixels wide has no face, 78 several, 79 raises, 80 takes long.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from siamese_verify.evaluation import Calibration, OperatingPoint, ScoreMeaning, Strangers
+from siamese_verify.faces import quality_of
+from siamese_verify.types import Crop, InputSpec
+from siamese_verify.verification import ModelRecord, NoDecision, SeenFace, Verification, Verifier
+from siamese_verify.verification.decision import decide as decided
+
+NO_FACE, SEVERAL, BROKEN, SLOW = 77, 78, 79, 80
+SIDE = 16
+
+
+class StandIn(Verifier):
+    """See the module."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.batches: list[int] = []
+        self.gate = threading.Event()  # slow photos wait for it
+        self.looking = 0
+        points = tuple(
+            OperatingPoint(far, far, tar, threshold, False, 4000, round(4000 * far))
+            for far, tar, threshold in ((0.1, 0.99, 0.2), (0.01, 0.9, 0.5), (0.001, 0.7, 0.8))
+        )
+        meaning = ScoreMeaning(
+            Calibration("logistic", (-1.0, 1.0), (-8.0, 8.0), 100, 4000),
+            Strangers((0.0, 0.2, 0.5, 0.8, 0.9, 0.95), (2000, 400, 40, 4, 1, 0), 4000),
+        )
+        self.record = ModelRecord(
+            "stand-in",
+            {},
+            InputSpec(32, crop=Crop("whole")),
+            SIDE * SIDE * 3,
+            points,
+            measured_on="4,000 pairs of nobody",
+            meaning=meaning,
+            weights_sha256="00",
+        )
+
+    def find(self, photo: Any, name: str | None = None, several: str | None = None) -> list[SeenFace]:
+        self.looking += 1
+        if photo.width == NO_FACE:
+            raise NoDecision(f"No face was found on {name}: use another.")
+        if photo.width == BROKEN:
+            raise RuntimeError("secret of the client")
+        if photo.width == SLOW:
+            self.gate.wait(20)
+        faces = 2 if photo.width == SEVERAL else 1
+        if faces > 1 and several in (None, "refuse"):
+            raise NoDecision(f"2 faces were found on {name}: crop it.")
+        crop = photo.resize((32, 32))
+        face = SeenFace(str(name), np.asarray(crop), quality_of(crop), faces=faces)
+        return [face] * (faces if several == "any" else 1)
+
+    def embed_crops(self, crops: np.ndarray) -> np.ndarray:
+        self.batches.append(len(crops))
+        time.sleep(self.seconds)
+        rows = crops.reshape(len(crops), SIDE, 2, SIDE, 2, 3).mean(axis=(2, 4)).reshape(len(crops), -1)
+        rows = rows - rows.mean(axis=1, keepdims=True)
+        unit: np.ndarray = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+        return unit
+
+    def decide(self, score: float, faces: Any = (), *, decide: bool = False, **more: Any) -> Verification:
+        return decided(self.record, score, faces, forced=decide, **more)
+
+
+def serve(arguments: list[str]) -> None:
+    """Serve a stand-in as a process of its own; the arguments are fields of `Settings`, as in `rate=0`."""
+    from siamese_verify.serving.api_keys import KeyFile, hash_of
+    from siamese_verify.serving.app import create_app
+    from siamese_verify.serving.server import listen, run
+    from siamese_verify.serving.settings import Settings
+
+    given = dict(argument.split("=") for argument in arguments)
+    keys = KeyFile([hash_of(given.pop("key"))]) if "key" in given else None
+    stand_in = StandIn(float(given.pop("seconds", 0)))
+    settings = Settings(port=0, **{name: float(value) if "." in value else int(value) for name, value in given.items()})  # type: ignore[arg-type]
+    run(create_app(stand_in, settings, keys=keys), settings, listen(settings), ready=lambda url: print(url, flush=True))
+
+
+if __name__ == "__main__":
+    import sys
+
+    serve(sys.argv[1:])

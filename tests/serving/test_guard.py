@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import client_of, pair
+
+from siamese_verify.serving.api_keys import KeyFile, add_key
+from siamese_verify.serving.guard import host_name
+from siamese_verify.serving.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[str, KeyFile]:
+    key = add_key(tmp_path / "keys")
+    return key, KeyFile.read(tmp_path / "keys")
+
+
+@pytest.mark.parametrize("path", ["/v1/model", "/metrics", "/v1/people", "/nothing"])
+async def test_without_a_key_nothing_of_the_api_opens(path: str, keys: tuple[str, KeyFile]) -> None:
+    async with client_of(keys=keys[1]) as client:
+        response = await client.get(path)
+        assert (response.status_code, response.json()["reason"]) == (401, "no_key")
+        assert response.headers["www-authenticate"].startswith("Bearer")
+        assert (await client.get(path, headers={"X-API-Key": keys[0][:-1]})).status_code == 401
+        assert (await client.post(path, headers={"Authorization": f"Basic {keys[0]}"})).status_code == 401
+
+
+async def test_a_key_opens_by_either_header(keys: tuple[str, KeyFile]) -> None:
+    async with client_of(keys=keys[1]) as client:
+        for headers in (
+            {"X-API-Key": keys[0]},
+            {"Authorization": f"Bearer {keys[0]}"},
+            {"authorization": f"bearer {keys[0]}"},
+        ):
+            assert (await client.get("/v1/model", headers=headers)).status_code == 200
+            assert (await client.post("/v1/verify", headers=headers, **pair())).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/icon.svg", "/healthz", "/openapi.json"])
+async def test_the_page_opens_without_a_key_to_take_one(path: str, keys: tuple[str, KeyFile]) -> None:
+    async with client_of(keys=keys[1]) as client:
+        assert (await client.get(path)).status_code == 200
+
+
+async def test_a_key_is_in_no_log(keys: tuple[str, KeyFile], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    async with client_of(keys=keys[1]) as client:
+        await client.get("/v1/model", headers={"X-API-Key": keys[0]})
+        await client.get("/v1/model", headers={"X-API-Key": "sv_wrong"})
+    assert keys[0] not in caplog.text
+    assert "sv_wrong" not in caplog.text
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "localhost.evil.example:8000", "[::2]"])
+async def test_a_name_that_was_rebound_to_this_machine_is_refused(host: str) -> None:
+    async with client_of() as client:
+        for path in ("/", "/v1/model"):
+            response = await client.get(path, headers={"Host": host})
+            assert (response.status_code, response.json()["reason"]) == (400, "wrong_host")
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000"])
+async def test_this_machines_names_are_answered_to(host: str) -> None:
+    async with client_of() as client:
+        assert (await client.get("/healthz", headers={"Host": host})).status_code == 200
+
+
+async def test_names_of_ones_own_take_their_place() -> None:
+    async with client_of(settings=Settings(hosts=("Faces.Example",))) as client:
+        assert (await client.get("/healthz", headers={"Host": "faces.example:443"})).status_code == 200
+        assert (await client.get("/healthz", headers={"Host": "localhost"})).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},  # another server on this machine is another origin
+        {"Origin": "http://[bad"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+async def test_a_page_of_another_origin_cannot_ask(headers: dict[str, str]) -> None:
+    async with client_of() as client:
+        response = await client.post("/v1/verify", headers=headers, **pair())
+        assert (response.status_code, response.json()["reason"]) == (403, "wrong_origin")
+        assert (await client.delete("/v1/people/Ada", headers=headers)).status_code == 403
+
+
+async def test_the_servers_own_page_can_ask() -> None:
+    async with client_of() as client:
+        headers = {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}
+        assert (await client.post("/v1/verify", headers=headers, **pair())).status_code == 200
+
+
+async def test_no_other_origin_is_ever_allowed_to_read() -> None:
+    async with client_of() as client:
+        headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+        for response in (
+            await client.options("/v1/verify", headers=headers),
+            await client.get("/v1/model", headers=headers),
+        ):
+            assert not any(name.startswith("access-control") for name in response.headers)
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/model", "/nothing", "/page.js"])
+async def test_every_answer_is_guarded(path: str) -> None:
+    async with client_of() as client:
+        headers = (await client.get(path)).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] in ("no-store", "no-cache")
+
+
+async def test_a_client_that_asks_too_often_is_told_when_to_come_back() -> None:
+    async with client_of(settings=Settings(rate=0.5, burst=2)) as client:
+        answers = [await client.get("/v1/model") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert answers[2].json()["reason"] == "too_many_requests"
+        assert int(answers[2].headers["retry-after"]) == 2
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_guessing_keys_is_slowed_down_too(keys: tuple[str, KeyFile]) -> None:
+    async with client_of(settings=Settings(rate=0.5, burst=2), keys=keys[1]) as client:
+        statuses = [(await client.get("/v1/model", headers={"X-API-Key": str(n)})).status_code for n in range(3)]
+        assert statuses == [401, 401, 429]
+        assert (await client.get("/v1/model", headers={"X-API-Key": keys[0]})).status_code == 200  # has its own count
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("a:80", "a"), ("A", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("a:b", "a:b"), ("", "")]
+)
+async def test_a_host_without_its_port(host: str, name: str) -> None:
+    assert host_name(host) == name
