@@ -19,6 +19,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.serving.micro_batcher import Full, MicroBatcher
 from siamese_verify.serving.problem import GONE, Problem, busy
 from siamese_verify.serving.sent_photo import decode_photo
+from siamese_verify.verification.result import NoDecision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 EXPLAINED = 8  # crops of an explanation that are embedded together: others do not wait long
 # A verifier says why it cannot decide in a sentence only; a test holds these to its own.
-SAID = {"No face was found": "no_face", "faces were found on": "several_faces", "was refused": "refused"}
 
 
 class Waiting:
@@ -92,8 +92,8 @@ class FaceEngine:
         read = time.perf_counter()
         try:
             faces = self.verifier.find(photo, f"photo {name}", several)
-        except InputError as error:
-            raise no_decision(error, name) from None
+        except NoDecision as error:
+            raise Problem(422, error.reason, str(error), photo=name) from None
         return Seen(faces, 1000 * (read - began), 1000 * (time.perf_counter() - read))
 
     async def embed(self, faces: Sequence[SeenFace]) -> NDArray[np.float32]:
@@ -240,9 +240,3 @@ async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         raise
-
-
-def no_decision(error: InputError, name: str) -> Problem:
-    """Say why a photo allows no decision, with the verifier's own sentence."""
-    reason = next((word for text, word in SAID.items() if text in str(error)), "no_decision")
-    return Problem(422, reason, str(error), photo=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,15 @@ from siamese_verify.faces import Quality
 
 
 class NoDecision(InputError):
-    """The photos do not allow a decision: no face, several faces, an unreadable file, or no living person."""
+    """The photos do not allow a decision.
+
+    Attributes:
+        reason: `unreadable`, `no_face`, `several_faces`, or `refused` by the liveness hook.
+    """
+
+    def __init__(self, sentence: str, reason: Literal["unreadable", "no_face", "several_faces", "refused"]) -> None:
+        super().__init__(sentence)
+        self.reason = reason
 
 
 @dataclass(frozen=True)

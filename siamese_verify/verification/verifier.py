@@ -252,7 +252,7 @@ class Verifier:
             with timed(stages, "read"):
                 image = open_photo(photo, name)
         except InputError as error:
-            raise NoDecision(str(error)) from None
+            raise NoDecision(str(error), "unreadable") from None
         spec = self.record.input_spec
         found: list[Face | None] = [None]
         number, degrees = 1, 0
@@ -260,9 +260,11 @@ class Verifier:
             with timed(stages, "detect"):
                 faces, degrees = search(self._faces(), image, FACE_PROBABILITY)
             if not faces:
-                raise NoDecision(f"No face was found on {name}: use a photo that shows one from the front.")
+                sentence = f"No face was found on {name}: use a photo that shows one from the front."
+                raise NoDecision(sentence, "no_face")
             if len(faces) > 1 and several == "refuse":
-                raise NoDecision(f"{len(faces)} faces were found on {name}: crop it to the one that is meant.")
+                sentence = f"{len(faces)} faces were found on {name}: crop it to the one that is meant."
+                raise NoDecision(sentence, "several_faces")
             number, image = len(faces), turned(image, degrees)
             found = [*faces] if several == "any" else [choose_face(faces, *image.size, _choice(several))]
         with timed(stages, "align"):
@@ -271,7 +273,7 @@ class Verifier:
             with timed(stages, "liveness"):
                 for face in seen:
                     if refusal := self.liveness(image, face):
-                        raise NoDecision(f"{name} was refused: {refusal}")
+                        raise NoDecision(f"{name} was refused: {refusal}", "refused")
         return seen
 
     def _cut(self, image: Image.Image, face: Face | None, name: str, degrees: int, number: int) -> SeenFace:

@@ -11,11 +11,11 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from stand_in import StandIn
 
 from siamese_verify.serving.app import create_app
 from siamese_verify.serving.settings import Settings
 from siamese_verify.verification import Verifier
+from tests.serving.stand_in import StandIn
 
 
 @pytest.fixture

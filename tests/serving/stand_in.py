@@ -51,14 +51,14 @@ class StandIn(Verifier):
     def find(self, photo: Any, name: str | None = None, several: str | None = None) -> list[SeenFace]:
         self.looking += 1
         if photo.width == NO_FACE:
-            raise NoDecision(f"No face was found on {name}: use another.")
+            raise NoDecision(f"No face was found on {name}: use another.", "no_face")
         if photo.width == BROKEN:
             raise RuntimeError("secret of the client")
         if photo.width == SLOW:
             self.gate.wait(20)
         faces = 2 if photo.width == SEVERAL else 1
         if faces > 1 and several in (None, "refuse"):
-            raise NoDecision(f"2 faces were found on {name}: crop it.")
+            raise NoDecision(f"2 faces were found on {name}: crop it.", "several_faces")
         crop = photo.resize((32, 32))
         face = SeenFace(str(name), np.asarray(crop), quality_of(crop), faces=faces)
         return [face] * (faces if several == "any" else 1)

@@ -7,9 +7,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import client_of, photo
 from PIL import Image
-from stand_in import NO_FACE, StandIn
+
+from tests.serving.conftest import client_of, photo
+from tests.serving.stand_in import NO_FACE, StandIn
 
 pytest.importorskip("cryptography", reason="needs cryptography: pip install 'siamese-verify[gallery]'")
 

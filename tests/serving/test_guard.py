@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import client_of, pair
 
 from siamese_verify.serving.api_keys import KeyFile, add_key
 from siamese_verify.serving.guard import host_name
 from siamese_verify.serving.settings import Settings
+from tests.serving.conftest import client_of, pair
 
 pytestmark = pytest.mark.anyio
 

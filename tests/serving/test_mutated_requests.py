@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
-from conftest import client_of, pair, photo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stand_in import StandIn
 
 from siamese_verify.serving.problem import REASONS
 from siamese_verify.serving.settings import Settings
+from tests.serving.conftest import client_of, pair, photo
+from tests.serving.stand_in import StandIn
 
 T = TypeVar("T")
 KINDS = [photo(seed, 40, 40, kind) for seed, kind in enumerate(("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"))]

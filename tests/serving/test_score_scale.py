@@ -4,10 +4,10 @@ from dataclasses import replace
 from statistics import NormalDist
 
 import pytest
-from stand_in import StandIn
 
 from siamese_verify.evaluation import OperatingPoint
 from siamese_verify.serving.score_scale import fitted_hill, score_scale
+from tests.serving.stand_in import StandIn
 
 
 @pytest.mark.parametrize(("centre", "spread"), [(0.05, 0.15), (-0.3, 0.01), (0.8, 0.4)])

@@ -5,11 +5,11 @@ import struct
 import zlib
 
 import pytest
-from conftest import photo
 from PIL import Image
 
 from siamese_verify.serving.problem import Problem
 from siamese_verify.serving.sent_photo import decode_photo
+from tests.serving.conftest import photo
 
 MOST = 100_000
 

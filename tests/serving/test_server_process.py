@@ -17,12 +17,12 @@ from typing import NamedTuple
 import httpx
 import pytest
 import uvicorn
-from conftest import pair, photo
-from stand_in import SLOW
 from uvicorn.server import ServerState
 
 from siamese_verify.serving.server import listen
 from siamese_verify.serving.settings import Settings
+from tests.serving.conftest import pair, photo
+from tests.serving.stand_in import SLOW
 
 HERE = Path(__file__).resolve().parent
 

@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import client_of, pair, photo
 from PIL import Image
-from stand_in import BROKEN, NO_FACE, SEVERAL, SLOW, StandIn
 
 from siamese_verify.serving.settings import Settings
+from tests.serving.conftest import client_of, pair, photo
+from tests.serving.stand_in import BROKEN, NO_FACE, SEVERAL, SLOW, StandIn
 
 pytestmark = pytest.mark.anyio
 

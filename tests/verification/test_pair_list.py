@@ -56,10 +56,10 @@ class Stand:
             with Image.open(photo) as image:
                 crop = np.asarray(image.convert("RGB").resize((8, 8)))
         except (OSError, ValueError):
-            raise NoDecision(f"{name} cannot be read.") from None
+            raise NoDecision(f"{name} cannot be read.", "unreadable") from None
         faces = max(1, photo.name.count("x"))
         if faces > 1 and several != "any":
-            raise NoDecision(f"{faces} faces were found on {name}: crop it to the one that is meant.")
+            raise NoDecision(f"{faces} faces were found on {name}: crop it to the one that is meant.", "several_faces")
         quality = Quality(float(crop.var()), None, None, float(crop.mean()) / 255, 0.1)
         return [
             SeenFace(name or "", np.roll(crop, 3 * turn, axis=0), quality, probability=0.5, turned=90, faces=faces)
