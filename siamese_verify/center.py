@@ -45,7 +45,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         "mirror": bool(cfg.mirror),
     }
     result = measure(output.name, encoder, protocol, cropper, None, resamples=cfg.resamples)
-    figures = result.report.to_dict()
+    figures = result.report.to_keep()
     record = replace(
         model.record,
         configuration=configuration,

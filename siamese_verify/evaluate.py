@@ -65,7 +65,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     print_results([result], folder)
     if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
         measurement = {
-            **result.report.to_dict(),
+            **result.report.to_keep(),
             "meaning": calibrate(
                 result.embeddings, protocol.photos.identities, protocol.name, resamples=cfg.resamples, progress=True
             ).to_dict(),

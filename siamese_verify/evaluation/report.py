@@ -106,8 +106,11 @@ class VerificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as JSON types, None for what is infinite or absent."""
-        metrics = {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.compare}
-        return {**metrics, "histogram": {name: part.tolist() for name, part in self.histogram._asdict().items()}}
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.compare}
+
+    def to_keep(self) -> dict[str, Any]:
+        """Return what a model keeps of its measurement: the metrics, and how the scores are spread, for pictures."""
+        return {**self.to_dict(), "histogram": {name: part.tolist() for name, part in self.histogram._asdict().items()}}
 
     def to_json(self) -> str:
         """Return the metrics as strict JSON: no NaN, no Infinity, null instead."""

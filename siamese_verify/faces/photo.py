@@ -51,7 +51,8 @@ def open_photo(source: Photo, name: str | None = None) -> Image.Image:
     except Image.DecompressionBombError:
         raise InputError(f"{name} has more than {MAX_PIXELS / 1e6:.0f} megapixels: scale it down.") from None
     except Exception as error:  # damage deep in a file can raise anything: struct.error in EXIF, RuntimeError in AVIF
-        raise InputError(f"{name} is damaged: {error}.") from None
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise InputError(f"{name} is damaged: {reason}.") from None
 
 
 def _opened(source: str | Path | bytes, name: str) -> Image.Image:
