@@ -25,9 +25,19 @@ PAGE = (DOCS / "objectives.md").read_text()
 EVALUATION = (DOCS / "evaluation.md").read_text()
 DATA = (DOCS / "data.md").read_text()
 VERIFYING = (DOCS / "verifying.md").read_text()
+GALLERY = (DOCS / "gallery.md").read_text()
+SERVING = (DOCS / "serving.md").read_text()
+PAGES = {
+    "objectives": PAGE,
+    "evaluation": EVALUATION,
+    "data": DATA,
+    "verifying": VERIFYING,
+    "gallery": GALLERY,
+    "serving": SERVING,
+}
 EXAMPLES = {
     f"{name} {number}": code
-    for name, page in (("objectives", PAGE), ("evaluation", EVALUATION), ("data", DATA), ("verifying", VERIFYING))
+    for name, page in PAGES.items()
     for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
 }
 COMMANDS = re.findall(r"^\$ siamese-verify train (.+)$", PAGE, re.MULTILINE)

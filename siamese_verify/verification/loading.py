@@ -17,6 +17,7 @@ from siamese_verify.verification.record import PRETRAINED, ModelRecord
 if TYPE_CHECKING:
     from siamese_verify.verification.model import FaceModel
 
+MOST_THREADS = 256  # each takes memory, and more than there are cores help nobody
 Parts = tuple[ModelRecord, Engine, Networks | None, "Future[None] | None"]
 
 
@@ -44,8 +45,8 @@ def load_parts(
     """What a verifier is made of, see `Verifier.load`."""
     if engine not in ("auto", "onnx", "torch"):
         raise InputError(f"A model runs on onnx or torch, or auto chooses, not {engine!r}.")
-    if threads is not None and threads < 1:
-        raise InputError(f"ONNX Runtime needs one thread or more, got {threads}.")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"ONNX Runtime takes 1 to {MOST_THREADS} threads, got {threads}.")
     folder = bundle_folder(name)
     if engine == "torch" or (engine == "auto" and (Path(name).is_file() or device != "cpu")):
         from siamese_verify.verification.export import with_weights

@@ -70,7 +70,8 @@ def test_a_checkpoint_runs_on_torch_and_lies_in_the_space_of_its_bundle(tiny_run
     ("arguments", "complaint"),
     [
         ({"engine": "tensorrt"}, "onnx or torch"),
-        ({"threads": 0}, "one thread or more"),
+        ({"threads": 0}, "1 to 256 threads"),
+        ({"threads": 100_000}, "1 to 256 threads"),
         ({"engine": "onnx", "device": "cuda"}, "runs on the CPU"),
         ({"engine": "torch", "device": "abacus"}, "'abacus' cannot be used"),
         ({"several": "all"}, "refuse, largest, central, any"),
