@@ -6,6 +6,7 @@ import argparse
 import importlib
 import runpy
 import sys
+import traceback
 
 from siamese_verify import __version__
 from siamese_verify.entry import explained
@@ -30,12 +31,14 @@ COMMANDS = {  # by name: module of `siamese_verify.commands`, and what it does
     "serve": ("serve", "answer over HTTP, with a web page"),
 }
 
+CRASHED = 70  # EX_SOFTWARE of sysexits.h
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        Exit status: 0 done or same person, 1 different people, 2 wrong usage, 3 no decision.
+        Exit status: 0 done or same person, 1 different people, 2 wrong usage, 3 no decision, 70 a fault of ours.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     name = arguments[0] if arguments else ""
@@ -50,7 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f"siamese-verify {name}", description=f"{COMMANDS[name][1].capitalize()}.")
     getattr(module, f"{name}_arguments")(parser)
     options = parser.parse_args(arguments[1:])
-    status: int = explained(getattr(module, name))(options)
+    try:
+        status: int = explained(getattr(module, name))(options)
+    except Exception:  # a fault of ours must not pass for an answer, as Python's own status 1 would
+        traceback.print_exc()
+        return CRASHED
     return status
 
 

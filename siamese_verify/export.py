@@ -7,76 +7,94 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from siamese_verify.data import FaceCropper, Protocol, SyntheticFaces, lfw_pairs
 from siamese_verify.entry import versions
+from siamese_verify.errors import InputError
 from siamese_verify.files import cache_folder
 from siamese_verify.types import InputSpec
 from siamese_verify.verification import Faces, load_model, save_bundle
 
 LFW = Path("data/lfw")  # where it is looked for when nobody says
+OTHERS = 128  # faces that the ranges of an int8 network are taken from
 DRAWN = 200  # people whose faces are compared where there are no real ones
 
 
 def export_bundle(
-    name: str, folder: Path, lfw: Path | None = None, licence: str | None = None, quantize: str | None = None
+    name: str,
+    folder: Path,
+    lfw: Path | None = None,
+    licence: str | None = None,
+    quantize: str | None = None,
+    drawn: bool = False,
 ) -> Iterator[str]:
     """Make a bundle.
 
     Args:
         name: a run, a checkpoint, a bundle or a pretrained name.
         folder: where it goes.
-        lfw: Labeled Faces in the Wild, whose View 1 is compared on; where it is not, faces that the package draws.
+        lfw: Labeled Faces in the Wild, whose View 1 is compared on; by default `LFW`.
         licence: of the weights, in words.
         quantize: `int8`, or None for float32.
+        drawn: compare on faces that the package draws instead.
 
     Yields:
         What was done, sentences.
 
     Raises:
-        InputError: there is no such model, or its network differs from it; nothing is written then.
+        InputError: there is no such model, there are no faces to compare on, or its network differs from it; nothing is
+            written then.
     """
     model = load_model(name)
     if licence is not None:
         model = replace(model, record=replace(model.record, licence=licence))
-    protocol = view_1(lfw)
-    faces = faces_of(protocol, model.record.input_spec) if protocol else drawn_faces(model.record.input_spec)
+    spec, root = model.record.input_spec, lfw or LFW
+    if drawn and quantize:
+        raise InputError("What int8 costs shows on photos of people only: give --faces data/lfw instead of --drawn.")
+    if not drawn and not (root / "pairsDevTest.txt").is_file():
+        raise InputError(
+            f"There is no Labeled Faces in the Wild in {root} to compare on: give --faces, or --drawn for drawn faces."
+        )
+    faces = drawn_faces(spec) if drawn else faces_of(root, spec)
     if quantize:
         from siamese_verify.verification.quantization import save_quantized
 
-        bundle = save_quantized(folder, model, versions(), faces)
+        bundle = save_quantized(folder, model, versions(), faces, other_faces(root, spec))
     else:
         bundle = save_bundle(folder, model, versions(), faces)
     checks = bundle.checks
     yield (
         f"Compared on {checks['faces']:,} faces of {checks['measured_on']}: lowest cosine "
-        f"{checks['lowest_cosine_of_faces']:.6f}, {checks['flips']} of {checks['pairs']:,} pairs decided differently."
+        f"{checks['lowest_cosine_of_faces']:.6f}, {checks['flips']} decisions about {checks['pairs']:,} "
+        "pairs differ, over all thresholds."
     )
     if quantize:
         yield (
             f"EER {checks['eer']:.2%} instead of {checks['eer_float']:.2%}; {checks['milliseconds']:.2f} ms a face "
             f"instead of {checks['milliseconds_float']:.2f}."
         )
-    if protocol is None:
-        yield "These are drawn faces: --faces data/lfw compares on photos of people."
     yield f"Bundle: {folder} ({bundle.size() / 2**20:.0f} MB)"
 
 
-def view_1(lfw: Path | None) -> Protocol | None:
-    """The test pairs of LFW's View 1, if LFW is there; one that was asked for has to be."""
-    if lfw is None and not (LFW / "pairsDevTest.txt").is_file():
-        return None
-    return lfw_pairs(lfw or LFW, "pairsDevTest.txt", "LFW View 1 test pairs")
-
-
-def faces_of(protocol: Protocol, spec: InputSpec) -> Faces:
-    """Cut the faces of a protocol."""
+def faces_of(lfw: Path, spec: InputSpec) -> Faces:
+    """Cut the faces of View 1's test pairs."""
+    protocol = lfw_pairs(lfw, "pairsDevTest.txt", "LFW View 1 test pairs")
     assert protocol.pairs is not None
-    rows = range(len(protocol.photos))
-    _, images = FaceCropper(spec, cache_folder())(protocol.photos, rows, f"Cutting faces of {protocol.name}")
-    crops = images.permute(0, 2, 3, 1).numpy()
-    pairs = protocol.pairs
-    return Faces(crops, pairs.left, pairs.right, pairs.same, protocol.name)
+    crops = crops_of(protocol, len(protocol.photos), spec)
+    return Faces(crops, protocol.pairs.left, protocol.pairs.right, protocol.pairs.same, protocol.name)
+
+
+def other_faces(lfw: Path, spec: InputSpec) -> NDArray[np.uint8]:
+    """Cut some faces of View 1's training pairs, whose people are others than those of its test pairs."""
+    return crops_of(lfw_pairs(lfw, "pairsDevTrain.txt", "LFW View 1 training pairs"), OTHERS, spec)
+
+
+def crops_of(protocol: Protocol, count: int, spec: InputSpec) -> NDArray[np.uint8]:
+    """(N,S,S,3) uint8: the first faces of a protocol."""
+    _, images = FaceCropper(spec, cache_folder())(protocol.photos, range(count), f"Cutting faces of {protocol.name}")
+    crops: NDArray[np.uint8] = images.permute(0, 2, 3, 1).numpy()
+    return crops
 
 
 def drawn_faces(spec: InputSpec) -> Faces:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from siamese_verify.errors import InputError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+
+def runtime() -> ModuleType:
+    """ONNX Runtime, silent: by itself it would keep a number of this device and report to its maker."""
+    import os
+
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when it is imported, and too late afterwards
+    import onnxruntime
+
+    module: ModuleType = onnxruntime
+    return module
 
 
 def session_of(model: bytes | Path, name: str, threads: int = 0, arena: bool = False) -> InferenceSession:
@@ -23,8 +35,7 @@ def session_of(model: bytes | Path, name: str, threads: int = 0, arena: bool = F
     Raises:
         InputError: it is no ONNX model, or needs what this version of ONNX Runtime lacks.
     """
-    import onnxruntime
-
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only, and those are raised
     options.intra_op_num_threads = threads

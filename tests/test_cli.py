@@ -146,7 +146,7 @@ def test_no_decision_is_json_too(command: Command, bundle: str, photos: list[str
     ("options", "complaint"),
     [
         (["--far", "0.5"], "use 0.001, 0.01, 0.1"),
-        (["--far", "nan"], "above 0 and below 1"),
+        (["--far", "nan"], "above 0 and up to 0.5"),
         (["--threshold", "1.5"], "between -1 and 1"),
         (["--threshold", "nan"], "between -1 and 1"),
         (["--model", "nobody"], "There is no model nobody"),

@@ -12,16 +12,16 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     parser.description = (
         "Make a bundle, all that a verifier needs: weights, ONNX network, face detector, thresholds, model card. "
-        "Its network is compared with torch on drawn pictures and on the faces of a protocol, and refused where one "
-        "decision differs."
+        "Its network is compared with torch on the faces of LFW's View 1, and refused where one decision differs."
     )
     parser.add_argument("model", help="a run, a checkpoint, a bundle or a pretrained name")
     parser.add_argument("--to", required=True, metavar="FOLDER", help="where the bundle goes")
     parser.add_argument(
         "--faces",
         metavar="FOLDER",
-        help="Labeled Faces in the Wild, to compare on the pairs of its View 1 (data/lfw where it lies there)",
+        help="Labeled Faces in the Wild, to compare on the test pairs of its View 1 (data/lfw)",
     )
+    parser.add_argument("--drawn", action="store_true", help="compare on drawn faces instead, which shows less")
     parser.add_argument("--licence", help="of the weights, in words, for the model card")
     parser.add_argument(
         "--quantize",
@@ -38,6 +38,6 @@ def export(options: argparse.Namespace) -> int:
     if folder.exists() and not (folder / "bundle.json").is_file():
         raise InputError(f"{folder} is there and is no bundle: give another folder.")
     faces = Path(options.faces) if options.faces else None
-    for sentence in export_bundle(options.model, folder, faces, options.licence, options.quantize):
+    for sentence in export_bundle(options.model, folder, faces, options.licence, options.quantize, options.drawn):
         print(sentence)
     return 0

@@ -50,6 +50,8 @@ def verify(options: argparse.Namespace) -> int:
         options.complain("--out and --root go with --pairs")
     if len(options.photo) != 2:
         options.complain(f"it takes two photos, {len(options.photo)} given")
+    if options.picture and not options.picture.lower().endswith(".png"):
+        options.complain(f"the picture is a PNG: --picture {options.picture}.png")
     if options.photo == ["-", "-"]:
         options.complain("only one of both photos can come from standard input")
     photos: list[Photo] = [standard_input() if photo == "-" else photo for photo in options.photo]
@@ -60,6 +62,8 @@ def standard_input() -> bytes:
     """The photo that comes by standard input; at most one byte more than is allowed, which refuses it."""
     from siamese_verify.faces.photo import MAX_BYTES
 
+    if sys.stdin is None:
+        raise InputError("Standard input is closed: give a file, or pipe a photo in.")
     return sys.stdin.buffer.read(MAX_BYTES + 1)
 
 

@@ -39,6 +39,8 @@ def open_photo(source: Photo, name: str | None = None) -> Image.Image:
                 f"An array must be (H, W, 3) or (H, W) uint8, {name} is {source.shape} {source.dtype}: convert it."
             )
         source = Image.fromarray(source)
+    if not isinstance(source, str | Path | bytes | Image.Image):
+        raise InputError(f"A photo is a path, bytes, an array or a PIL image, {name} is {type(source).__name__}.")
     try:
         if isinstance(source, Image.Image):
             return _upright(source, name)

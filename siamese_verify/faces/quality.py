@@ -74,7 +74,7 @@ def ranges_of(qualities: Sequence[Quality]) -> dict[str, tuple[float | None, flo
         if not values:
             continue
         low, high = (float(end) for end in np.quantile(values, [1 - COMMON, COMMON]))
-        limits[name] = (None if name == "turn" else low, high if name in ("turn", "light") else None)
+        limits[name] = (None if name == "turn" else low, high if name in ("turn", "light", "sharpness") else None)
     return limits
 
 

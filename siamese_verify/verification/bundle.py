@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ MANIFEST, WEIGHTS, NETWORK, CARD = "bundle.json", "model.safetensors", "model.on
 DETECTOR = tuple(f"detector/{name}" for name in DETECTOR_FILES)
 KNOWN = {WEIGHTS, NETWORK, CARD, *DETECTOR}  # no other file is ever opened
 MANIFEST_BYTES = 64 * 2**20  # more is no manifest of ours
+MOST_NUMBERS, MOST_PIXELS = 65_536, 4096  # of an embedding, of a side: no encoder has more
 FIELDS: dict[str, type | UnionType] = {
     "format": int,
     "encoder": dict,
@@ -72,6 +74,7 @@ class Bundle:
         """
         self.listed(name)
         try:
+            regular(self.folder / name)
             content = (self.folder / name).read_bytes()
         except OSError as error:
             raise InputError(f"The bundle {self.folder} cannot be read: {error}.") from None
@@ -95,6 +98,7 @@ class Bundle:
         """
         for name in names:
             try:
+                regular(self.folder / name)
                 with (self.folder / name).open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
@@ -119,9 +123,11 @@ def open_bundle(folder: Path) -> Bundle:
         InputError: it is missing, of another version, or was changed; the message says what.
     """
     try:
+        regular(folder / MANIFEST)
         if (folder / MANIFEST).stat().st_size > MANIFEST_BYTES:
             raise ValueError(f"{MANIFEST} has more than {MANIFEST_BYTES // 2**20} MB")
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"), parse_constant=_refuse)
+        text = (folder / MANIFEST).read_bytes().decode()
+        content = json.loads(text, parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"The bundle {folder} cannot be read: {error}.") from None
     if not isinstance(content, dict):
@@ -136,7 +142,7 @@ def open_bundle(folder: Path) -> Bundle:
             wanted = kind.__name__ if isinstance(kind, type) else kind
             found = type(content[name]).__name__ if name in content else "nothing"
             raise InputError(f"The bundle {folder} is damaged: field {name} should be {wanted}, is {found}.")
-    if content["sha256"] != digest_of(content):
+    if content["sha256"] != digest_of(content) or text != as_text(content):  # not even in white space
         raise InputError(f"The bundle {folder} is damaged: {MANIFEST} was changed after it was written (sha256).")
     if strangers := set(content["files"]) - KNOWN:
         raise InputError(f"The bundle {folder} is damaged: it lists {min(strangers)!r}, which no bundle holds.")
@@ -160,8 +166,14 @@ def open_bundle(folder: Path) -> Bundle:
         )
     except InputError:
         raise
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise InputError(f"The bundle {folder} is damaged: {error}.") from None
+    if not (0 < record.dimension <= MOST_NUMBERS and 0 < spec.size <= MOST_PIXELS) or isinstance(
+        record.dimension, bool
+    ):
+        raise InputError(
+            f"The bundle {folder} is damaged: it says {record.dimension} dimensions and {spec.size} pixels."
+        )
     now = alignment_name(spec.crop)
     if content["alignment"] != now:
         raise InputError(
@@ -184,7 +196,7 @@ def write_bundle(
         versions: of the software, for the record.
 
     Raises:
-        InputError: the folder holds something else, which would be lost.
+        InputError: the folder holds something else, which would be lost, or cannot be written.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -211,18 +223,19 @@ def write_bundle(
     content["sha256"] = digest_of(content)
     if folder.exists() and (others := others_in(folder)):
         raise InputError(f"{folder} holds {others[0]}, which is no part of a bundle: give another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished, former = (folder.with_name(f".{folder.name}.{word}") for word in ("part", "former"))
-    for leftover in (unfinished, former):
-        shutil.rmtree(leftover, ignore_errors=True)
+    # The process number keeps two writers apart.
+    unfinished, former = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("part", "former"))
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             (unfinished / name).write_bytes(data)
-        (unfinished / MANIFEST).write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+        (unfinished / MANIFEST).write_bytes(as_text(content).encode())
         if folder.exists():
             folder.replace(former)
         unfinished.replace(folder)
+    except OSError as error:
+        raise InputError(f"The bundle cannot be written to {folder} ({error}): make room, or give another.") from None
     finally:
         for leftover in (unfinished, former):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -235,6 +248,21 @@ def others_in(folder: Path) -> list[str]:
         return [folder.name]
     parts = {MANIFEST, *KNOWN, *(str(Path(name).parent) for name in DETECTOR)}
     return sorted(found for path in folder.rglob("*") if (found := path.relative_to(folder).as_posix()) not in parts)
+
+
+def as_text(content: dict[str, Any]) -> str:
+    """A manifest as it is written."""
+    return json.dumps(content, indent=1, allow_nan=False)
+
+
+def regular(path: Path) -> None:
+    """See that a path is a file, before opening something that never ends.
+
+    Raises:
+        OSError: it is not.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} is missing or no file")
 
 
 def _refuse(constant: str) -> None:

@@ -14,7 +14,7 @@ from siamese_verify.verification.result import SeenFace, Verification
 COMPLAINTS = {
     "sharpness": ("blurred", "grainy or sharpened"),
     "size": ("small", "large"),
-    "turn": ("", "turned away from the camera"),
+    "turn": ("straight", "turned away from the camera"),
     "light": ("dark", "bright"),
     "contrast": ("flat", "harshly lit"),
 }
@@ -62,10 +62,12 @@ def decide(
     warnings = [f"{face.name} shows {face.faces} faces, one of them was compared." for face in faces if face.faces > 1]
     warnings += [f"{face.name} was turned by {face.turned} degrees to find its face." for face in faces if face.turned]
     if comparisons > 1:
-        warnings.append(f"The best of {comparisons} pairs of faces was taken, and the threshold raised for it.")
+        raised = "the threshold was raised for it" if threshold is None else "your threshold does not allow for that"
+        warnings.append(f"The best of {comparisons} pairs of faces was taken: {raised}.")
     if limit.insufficient:
         warnings.append("Fewer than ten impostors decided the threshold: its false accept rate is a rough guess.")
     meaning = record.meaning
+    strangers = meaning.strangers if meaning else None
     evidence = float(meaning.calibration.log_likelihood_ratio(score)) if meaning else None
     return Verification(
         same=score >= limit.threshold if forced or not reasons else None,
@@ -73,14 +75,14 @@ def decide(
         threshold=limit.threshold,
         threshold_interval=limit.interval,
         far=limit.far,
-        one_in=meaning.strangers.impostors // max(1, meaning.strangers.accepts(score)) if meaning else None,
+        one_in=max(1, strangers.impostors // (max(1, strangers.accepts(score)) * comparisons)) if strangers else None,
         probability=probability_of(meaning, score, limit.threshold) if meaning else None,
         evidence=evidence,
         impostors=limit.impostors,
         insufficient=limit.insufficient,
         measured_on=record.measured_on if limit.far is not None else "",
         model=record.name,
-        strangers=meaning.strangers.sentence(score) if meaning else "",
+        strangers=strangers.sentence(score) if strangers and comparisons == 1 else "",
         faces=tuple(faces),
         reasons=() if forced else tuple(reasons),
         warnings=(*reasons, *warnings) if forced else tuple(warnings),

@@ -99,9 +99,7 @@ def compare_engines(
         return checks
     known, found = (embed_crops(engine, faces.crops, dimension) for engine in (torch_engine, other))
     scores = [np.einsum("md,md->m", rows[faces.left], rows[faces.right]) for rows in (known, found)]
-    thresholds = [point.threshold for point in record.operating_points]
-    thresholds += [record.eer_threshold] if record.eer_threshold is not None else []
-    flips = {f"{limit:.6g}": int(((scores[0] >= limit) != (scores[1] >= limit)).sum()) for limit in thresholds}
+    flips = flips_of(record, scores[0], scores[1])
     return checks | {
         "faces": len(faces.crops),
         "pairs": len(faces.left),
@@ -111,6 +109,13 @@ def compare_engines(
         "flips": sum(flips.values()),
         "flips_by_threshold": flips,
     }
+
+
+def flips_of(record: ModelRecord, left: NDArray[np.float32], right: NDArray[np.float32]) -> dict[str, int]:
+    """How many pairs two engines' scores decide differently, at every threshold of a model."""
+    thresholds = [point.threshold for point in record.operating_points]
+    thresholds += [record.eer_threshold] if record.eer_threshold is not None else []
+    return {f"{limit:.6g}": int(((left >= limit) != (right >= limit)).sum()) for limit in thresholds}
 
 
 def lowest_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:

@@ -73,11 +73,10 @@ def pretrained_bundle(name: str) -> Path:
     model = load_pretrained(name)
     try:
         save_bundle(folder, model, {"siamese-verify": __version__})
-    except OSError as error:
-        raise InputError(
-            f"The bundle of {name} cannot be kept in {folder} ({error}): make room, or set XDG_CACHE_HOME to a folder "
-            "that can be written."
-        ) from None
+    except InputError as error:
+        if (folder / MANIFEST).is_file():  # another process was faster
+            return folder
+        raise InputError(f"{error} XDG_CACHE_HOME says where bundles are kept.") from None
     return folder
 
 

@@ -15,34 +15,37 @@ from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import equal_error_rate
+from siamese_verify.onnx_session import runtime
 from siamese_verify.verification.bundle import CARD, NETWORK, Bundle, write_bundle
 from siamese_verify.verification.card import model_card
 from siamese_verify.verification.engine import FACES, Engine, OnnxEngine, embed_crops
-from siamese_verify.verification.export import Faces, detector_of, lowest_cosine, network_of, with_weights
+from siamese_verify.verification.export import Faces, detector_of, flips_of, lowest_cosine, network_of, with_weights
 from siamese_verify.verification.model import FaceModel
 from siamese_verify.verification.record import ModelRecord
 
 RISE = 0.002  # of the equal error rate, at most
-CALIBRATED_ON = 128  # faces that the ranges of the activations are taken from
 REPEATS = 5  # timings, of which the median counts
 
 
-def save_quantized(folder: Path, model: FaceModel, versions: Mapping[str, str], faces: Faces) -> Bundle:
+def save_quantized(
+    folder: Path, model: FaceModel, versions: Mapping[str, str], faces: Faces, others: NDArray[np.uint8]
+) -> Bundle:
     """Write a model that computes in int8, if it is worth it.
 
     Args:
         folder: where to.
-        model: with its thresholds, which are those of the float network; a whole number away lie other scores, which
-            the checks in the bundle tell.
+        model: with its thresholds, which stay those of the float network: the checks in the bundle tell how many pairs
+            are decided differently at each. The bundle has no weights for torch, which would compute something else.
         versions: of the software.
-        faces: with pairs to measure the equal error rate on; the first of them also give the activations' ranges.
+        faces: with pairs to measure the equal error rate on.
+        others: (N,S,S,3) uint8 faces of other people, for the ranges of the activations.
 
     Raises:
         InputError: the equal error rate rises by more than `RISE`, or the network is slower; both with their numbers.
     """
     model = with_weights(model)
     network = network_of(model.encoder)
-    small = quantized(network, faces.crops[: max(1, min(CALIBRATED_ON, len(faces.crops) // 2))])
+    small = quantized(network, others)
     engines = {"float": OnnxEngine(network, NETWORK), "int8": OnnxEngine(small, f"int8 {NETWORK}")}
     checks = compare_precision(model.record, engines["float"], engines["int8"], faces)
     figures = (
@@ -53,7 +56,8 @@ def save_quantized(folder: Path, model: FaceModel, versions: Mapping[str, str], 
         raise InputError(f"The int8 network is refused, its errors rise by more than {RISE:.1%}: {figures}.")
     if not checks["milliseconds"] < checks["milliseconds_float"]:
         raise InputError(f"The int8 network is refused, it is not faster on this machine: {figures}.")
-    record = replace(model.record, quantization="int8")
+    measured_on = f"{model.record.measured_on}, by the float32 network" if model.record.measured_on else ""
+    record = replace(model.record, quantization="int8", measured_on=measured_on)
     checks["weights_sha256"] = record.weights_sha256
     files = {NETWORK: small, **detector_of(record)}
     files[CARD] = model_card(record, checks).encode()
@@ -64,14 +68,15 @@ def compare_precision(record: ModelRecord, precise: Engine, rough: Engine, faces
     """Measure what a rougher engine costs and gains."""
     known, found = (embed_crops(engine, faces.crops, record.dimension) for engine in (precise, rough))
     scores = [np.einsum("md,md->m", rows[faces.left], rows[faces.right]) for rows in (known, found)]
-    limit = record.eer_threshold if record.eer_threshold is not None else 0.0
+    flips = flips_of(record, scores[0], scores[1])
     times = milliseconds((precise, rough), faces.crops)
     return {
         "faces": len(faces.crops),
         "pairs": len(faces.left),
         "measured_on": faces.name,
         "lowest_cosine_of_faces": lowest_cosine(known, found),
-        "flips": int(((scores[0] >= limit) != (scores[1] >= limit)).sum()),
+        "flips": sum(flips.values()),
+        "flips_by_threshold": flips,
         "eer_float": equal_error_rate(scores[0], faces.same),
         "eer": equal_error_rate(scores[1], faces.same),
         "milliseconds_float": times[0],
@@ -102,6 +107,7 @@ def quantized(network: bytes, crops: NDArray[np.uint8]) -> bytes:
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR
     2018.
     """
+    runtime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

@@ -110,23 +110,24 @@ class ModelRecord:
         Raises:
             InputError: no threshold was measured, or not for this rate.
         """
-        if far is not None and not 0 < far < 1:
-            raise InputError(f"The false accept rate asked for is {far}: give one above 0 and below 1, such as 1e-3.")
+        if far is not None and not 0 < far <= 0.5:
+            raise InputError(f"The false accept rate asked for is {far}: give one above 0 and up to 0.5, such as 1e-3.")
+        if comparisons < 1:
+            raise InputError(f"A score is the best of one comparison or more, got {comparisons}.")
         if self.meaning is None:
-            point = self.operating_point(far)
-            rate = point.far * comparisons
-            return Limit(point.threshold, min(1.0, rate), None, point.impostors, point.insufficient)
+            point = self.operating_point(far if far is None or comparisons == 1 else far / comparisons)
+            return Limit(point.threshold, min(1.0, point.far * comparisons), None, point.impostors, point.insufficient)
         asked = far if far is not None else (self.operating_point().target if self.operating_points else DEFAULT_FAR)
         strangers, share = self.meaning.strangers, asked / comparisons
         threshold, interval = strangers.threshold(share)
         rate = strangers.accepts(threshold) / strangers.impostors
-        for point in self.operating_points:
-            if math.isclose(point.target, share):  # counted on every score, not on a thinned tail
+        for point in self.operating_points:  # they were counted on every score, not on a thinned tail
+            if (point.target <= share or math.isclose(point.target, share)) and point.threshold < threshold:
                 threshold, rate = point.threshold, point.far
         return Limit(
             threshold,
             min(1.0, rate * comparisons),
-            (interval.low, interval.high) if interval else None,
+            (min(interval.low, threshold), max(interval.high, threshold)) if interval else None,
             strangers.impostors,
             share < DECISIVE_IMPOSTORS / strangers.impostors,
         )
@@ -144,11 +145,15 @@ def read_operating_points(rows: list[dict[str, Any]]) -> tuple[OperatingPoint, .
 
     Raises:
         TypeError: fields are missing or unknown.
+        ValueError: one is no number.
     """
-    return tuple(
-        OperatingPoint(**{**row, "threshold": float("inf") if row["threshold"] is None else row["threshold"]})
-        for row in rows
-    )
+    points = []
+    for row in rows:
+        point = OperatingPoint(**{**row, "threshold": math.inf if row["threshold"] is None else row["threshold"]})
+        if not all(isinstance(value, int | float) for value in point) or math.isnan(sum(point[:4])):
+            raise ValueError(f"the operating point {row} holds something else than numbers")
+        points.append(point)
+    return tuple(points)
 
 
 def read_quality(values: Mapping[str, Any]) -> dict[str, Range]:
@@ -163,5 +168,9 @@ def read_quality(values: Mapping[str, Any]) -> dict[str, Range]:
     for name, (low, high) in values.items():
         if name not in Quality._fields:
             raise ValueError(f"there is no quality {name!r} of a face")
-        found[name] = (None if low is None else float(low), None if high is None else float(high))
+        limits = (None if low is None else float(low), None if high is None else float(high))
+        ends = [end for end in limits if end is not None]
+        if not all(math.isfinite(end) for end in ends) or ends != sorted(ends):
+            raise ValueError(f"the quality {name} is from {low} to {high}")
+        found[name] = limits
     return found

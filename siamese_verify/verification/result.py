@@ -74,7 +74,8 @@ class Verification:
         threshold_interval: 95 % interval of it over people: other people to measure on would have given another one. A
             score inside is inconclusive. None where it is not known.
         far: share of impostor pairs that reach the threshold; None for a threshold of the caller's own.
-        one_in: a stranger scores this high at most once in so many; None where it was not measured.
+        one_in: a stranger scores this high at most once in so many, and where the best of several pairs of faces
+            counted, any of them; None where it was not measured.
         probability: that it is one person, where both are equally probable at the threshold: at least 0.5 for a score
             that reaches it, at most 0.5 for one that does not. Whoever asks for a rare false accept says that strangers
             are common or dear, and this is what that amounts to. None where the model was not calibrated.
@@ -84,7 +85,8 @@ class Verification:
         insufficient: fewer than ten of them decided it: take `far` as a rough guess.
         measured_on: the data they came from.
         model: what the model was loaded by.
-        strangers: how many strangers would score this high, in words; empty where it was not measured.
+        strangers: how many strangers would score this high, in words; empty where it was not measured or several pairs
+            of faces were compared.
         faces: of the first photo and of the second.
         reasons: why it is inconclusive, sentences.
         warnings: what to know besides, sentences.

@@ -272,7 +272,12 @@ class Verifier:
         if self.liveness:
             with timed(stages, "liveness"):
                 for face in seen:
-                    if refusal := self.liveness(image, face):
+                    refusal = self.liveness(image, face)
+                    if refusal is not None and not (isinstance(refusal, str) and refusal):
+                        raise InputError(
+                            f"The liveness hook returned {refusal!r}: it returns None, or a sentence that refuses."
+                        )
+                    if refusal:
                         raise NoDecision(f"{name} was refused: {refusal}", "refused")
         return seen
 

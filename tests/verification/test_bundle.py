@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate, verification_report
 from siamese_verify.faces.crop import VERSIONS
 from siamese_verify.types import Crop
-from siamese_verify.verification import FaceModel, load_bundle, save_bundle
+from siamese_verify.verification import FaceModel, Verifier, load_bundle, save_bundle
 
 ENCODER = {
     "_target_": "siamese_verify.encoders.SmallResNet",
@@ -84,7 +85,7 @@ def rewrite(bundle: Path, change: Change, sign: bool = False) -> None:
     if sign:
         rest = {name: value for name, value in content.items() if name != "sha256"}
         content["sha256"] = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-    (bundle / "bundle.json").write_text(json.dumps(content))
+    (bundle / "bundle.json").write_text(json.dumps(content, indent=1))
 
 
 def complaint(bundle: Path) -> str:
@@ -186,6 +187,39 @@ def test_another_version_says_which_and_what_to_do(bundle: Path) -> None:
     assert "make it anew" in message
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text + "\n",
+        lambda text: text.replace(" ", "\t", 1),
+        lambda text: text.replace('"format": 4', '"format": 9,\n "format": 4'),
+        lambda text: text.replace("\n", "\r\n"),
+    ],
+)
+def test_a_byte_that_changes_no_value_is_noticed_too(change: Callable[[str], str], bundle: Path) -> None:
+    text = (bundle / "bundle.json").read_text()
+    (bundle / "bundle.json").write_bytes(change(text).encode())
+    assert "sha256" in complaint(bundle)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("dimension", 0), ("dimension", 10**12), ("dimension", True), ("dimension", 17)],
+)
+def test_a_dimension_that_is_not_the_networks_is_noticed(field: str, value: object, bundle: Path) -> None:
+    rewrite(bundle, lambda content: content.__setitem__(field, value), sign=True)
+    with pytest.raises(InputError) as error:
+        Verifier.load(bundle).embed_crops(np.zeros((1, 32, 32, 3), np.uint8))
+    assert "\n" not in str(error.value)
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(bundle: Path) -> None:
+    for name in ("model.safetensors", "bundle.json"):
+        (bundle / name).unlink()
+        os.mkfifo(bundle / name)
+        assert "missing or no file" in complaint(bundle)
+
+
 @pytest.mark.parametrize("text", ["{", "", "not json", "[]", "null", "\x00"])
 def test_what_is_no_json_object_is_said(text: str, bundle: Path) -> None:
     (bundle / "bundle.json").write_text(text)
@@ -215,6 +249,10 @@ def test_an_input_that_is_not_the_encoders_is_noticed_even_with_a_right_hash(bun
         lambda content: content["operating_points"][0].__delitem__("threshold"),
         lambda content: content["operating_points"][0].__setitem__("colour", "blue"),
         lambda content: content["operating_points"].__setitem__(0, 7),
+        lambda content: content["operating_points"][0].__setitem__("threshold", "x"),
+        lambda content: content["quality"].__setitem__("light", [0.9, 0.1]),
+        lambda content: content["quality"].__setitem__("taste", [0.1, 0.9]),
+        lambda content: content["input"].__setitem__("size", 10**6),
     ],
 )
 def test_nonsense_with_a_right_hash_is_one_sentence(change: Change, bundle: Path) -> None:

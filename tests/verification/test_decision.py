@@ -143,7 +143,7 @@ def test_several_faces_and_turned_photos_are_told_of(record: ModelRecord) -> Non
 
 @pytest.mark.parametrize("far", [0.0, -1.0, 1.0, math.nan, math.inf])
 def test_what_is_no_rate_is_refused(far: float, record: ModelRecord) -> None:
-    with pytest.raises(InputError, match="above 0 and below 1"):
+    with pytest.raises(InputError, match=r"above 0 and up to 0\.5"):
         decide(record, 0.5, far=far)
 
 
@@ -162,7 +162,7 @@ def test_a_measured_rate_has_the_threshold_that_was_counted(meaning: ScoreMeanin
     record = ModelRecord("mine", {}, InputSpec(4, crop=Crop("whole")), 16, (point,), meaning=meaning)
     limit = record.limit(0.01)
     assert (limit.threshold, limit.far) == (0.123, 0.0099)
-    assert record.limit(0.02).threshold == meaning.strangers.threshold(0.02)[0]
+    assert record.limit(0.005).threshold == meaning.strangers.threshold(0.005)[0]
 
 
 def test_one_in_a_thousand_is_the_default_where_it_was_measured_well() -> None:
@@ -173,3 +173,34 @@ def test_one_in_a_thousand_is_the_default_where_it_was_measured_well() -> None:
     known = (point(1e-5), point(1e-3), point(1e-1))
     assert ModelRecord("mine", {}, spec, 16, known).limit().far == 1e-3
     assert ModelRecord("mine", {}, spec, 16, (point(1e-3, True), point(1e-2), point(1e-1))).limit().far == 1e-2
+
+
+def test_without_the_strangers_scores_only_measured_rates_can_be_shared_among_pairs() -> None:
+    def point(far: float) -> OperatingPoint:
+        return OperatingPoint(far, far, 0.9, 1 - far, False, 10**6, 100)
+
+    record = ModelRecord("mine", {}, InputSpec(4, crop=Crop("whole")), 16, (point(1e-3), point(1e-2)))
+    assert record.limit(1e-2, comparisons=10).threshold == 1 - 1e-3
+    with pytest.raises(InputError, match="was measured: use"):
+        record.limit(1e-3, comparisons=10)
+    with pytest.raises(InputError, match="one comparison or more"):
+        record.limit(1e-3, comparisons=0)
+
+
+def test_a_stricter_rate_never_has_a_lower_threshold(meaning: ScoreMeaning) -> None:
+    strangers = meaning.strangers
+    points = tuple(
+        OperatingPoint(far, far, 0.9, strangers.threshold(far)[0] - 0.001, False, 1000, 9) for far in (0.3, 0.1, 0.01)
+    )
+    record = ModelRecord("mine", {}, InputSpec(4, crop=Crop("whole")), 16, points, meaning=meaning)
+    limits = [record.limit(float(far)).threshold for far in np.geomspace(0.5, 0.001, 400)]
+    assert limits == sorted(limits)
+
+
+def test_the_best_of_several_pairs_is_less_rare(record: ModelRecord) -> None:
+    one, nine = (decide(record, 0.5, comparisons=number, forced=True) for number in (1, 9))
+    assert one.one_in is not None
+    assert nine.one_in == max(1, one.one_in // 9) or nine.one_in == pytest.approx(one.one_in / 9, abs=1)
+    own = decide(record, 0.5, threshold=0.4, comparisons=9, forced=True)
+    assert own.threshold == 0.4
+    assert "your threshold does not allow for that" in own.warnings[0]

@@ -159,10 +159,10 @@ def test_a_file_that_the_manifest_does_not_list_is_never_opened(
     assert Verifier.load(copy).embed(photos[:1]).shape == (1, 16)
     content = json.loads((copy / "bundle.json").read_text())
     content["files"]["../../secret"] = "0" * 64
-    from siamese_verify.verification.bundle import digest_of
+    from siamese_verify.verification.bundle import as_text, digest_of
 
     content["sha256"] = digest_of(content)
-    (copy / "bundle.json").write_text(json.dumps(content))
+    (copy / "bundle.json").write_text(as_text(content))
     with pytest.raises(InputError, match=r"lists '\.\./\.\./secret'"):
         Verifier.load(copy)
 
@@ -171,7 +171,7 @@ def test_a_pickle_in_place_of_the_weights_is_not_unpickled(bundle: Path, tmp_pat
     import hashlib
     import pickle
 
-    from siamese_verify.verification.bundle import digest_of
+    from siamese_verify.verification.bundle import as_text, digest_of
 
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -184,7 +184,7 @@ def test_a_pickle_in_place_of_the_weights_is_not_unpickled(bundle: Path, tmp_pat
     for file in ("model.safetensors", "model.onnx"):
         content["files"][file] = hashlib.sha256((copy / file).read_bytes()).hexdigest()
     content["sha256"] = digest_of(content)
-    (copy / "bundle.json").write_text(json.dumps(content))
+    (copy / "bundle.json").write_text(as_text(content))
     for engine in ("onnx", "torch"):
         with pytest.raises(InputError) as error:
             Verifier.load(copy, engine=engine)
