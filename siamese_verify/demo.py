@@ -39,10 +39,10 @@ def main(overrides: list[str]) -> None:
     photos = photograph(run / "photos")
     console = Console(soft_wrap=True, highlight=False)
     for title, other in (("A genuine pair", "anna-2"), ("An impostor", "berta")):
-        arguments = ["verify", str(photos["anna-1"]), str(photos[other]), "--model", str(run)]
+        arguments = ["verify", str(photos["anna-1"]), str(photos[other]), "--model", str(run), "--far", "1e-2"]
         console.print(f"\n[bold]{title}[/bold]\n$ siamese-verify {' '.join(arguments)}")
         code = subprocess.run([*command, *arguments]).returncode
-        if code not in (0, 1):
+        if code not in (0, 1, 3):  # the same, different, inconclusive
             raise SystemExit(code)
 
 
