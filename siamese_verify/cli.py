@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import runpy
 import sys
 import traceback
@@ -32,6 +33,7 @@ COMMANDS = {  # by name: module of `siamese_verify.commands`, and what it does
 }
 
 CRASHED = 70  # EX_SOFTWARE of sysexits.h
+CLOSED = 141  # as a shell tells of SIGPIPE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments[1:])
     try:
         status: int = explained(getattr(module, name))(options)
+    except BrokenPipeError:  # whoever read the answer has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return CLOSED
     except Exception:  # a fault of ours must not pass for an answer, as Python's own status 1 would
         traceback.print_exc()
         return CRASHED

@@ -13,9 +13,9 @@ from siamese_verify.errors import InputError
 from siamese_verify.faces import FaceDetector
 from siamese_verify.files import cache_folder
 from siamese_verify.verification.bundle import FORMAT, MANIFEST, open_bundle
-from siamese_verify.verification.record import PRETRAINED
+from siamese_verify.verification.record import LICENCE, PRETRAINED
 
-MEGABYTES = {"casia-webface": 107, "vggface2": 107}  # of the weights that facenet-pytorch downloads
+MEGABYTES = 107.0  # of the weights that facenet-pytorch downloads
 PLACES = (
     "bundle",
     "bundles/*",
@@ -87,7 +87,7 @@ def models(place: Path) -> Iterator[Listed]:
         if (folder / MANIFEST).is_file():
             yield listed(folder, name)
         else:
-            yield Listed(name, False, MEGABYTES[name], "", "", f"to get it: siamese-verify models pull {name}")
+            yield Listed(name, False, MEGABYTES, LICENCE, "", f"to get it: siamese-verify models pull {name}")
     for pattern in PLACES:
         for folder in sorted(place.glob(pattern)):
             if (folder / MANIFEST).is_file():

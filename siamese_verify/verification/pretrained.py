@@ -9,10 +9,8 @@ from siamese_verify import encoders
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreMeaning
 from siamese_verify.verification.model import FaceModel
-from siamese_verify.verification.record import read_operating_points, read_quality
+from siamese_verify.verification.record import LICENCE, read_operating_points, read_quality
 from siamese_verify.verification.thresholds_file import thresholds_file
-
-LICENCE = "of facenet-pytorch (MIT), trained on data that is for research only"
 
 
 def load_pretrained(name: str) -> FaceModel:

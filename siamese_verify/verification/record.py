@@ -14,6 +14,7 @@ from siamese_verify.faces import alignment_name
 from siamese_verify.types import InputSpec
 
 PRETRAINED = ("casia-webface", "vggface2")  # names of facenet-pytorch's weights
+LICENCE = "of facenet-pytorch (MIT), trained on data that is for research only"
 DEFAULT_FAR = 1e-3  # one stranger in a thousand
 Range = tuple[float | None, float | None]
 
