@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+REST = 0.5  # seconds before each timing: the threads of the one before wait busily for a while
 FLOP = 2.84e9  # of InceptionResnetV1 for a face of 160 x 160, a multiplication and an addition counted as two
 FACENET = """
 import sys, torch
@@ -62,6 +63,7 @@ def in_turn(works: Mapping[str, Callable[[], object]], repetitions: int) -> dict
     times: dict[str, list[float]] = {name: [] for name in works}
     for repetition in range(repetitions + 1):
         for name, work in works.items():
+            time.sleep(REST)
             spent = seconds(work)
             if repetition:
                 times[name].append(spent)

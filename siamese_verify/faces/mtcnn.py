@@ -178,7 +178,7 @@ def outermost(boxes: Array, most: float) -> NDArray[np.int64]:
     Returns:
         Rows that are kept, the most probable first.
     """
-    order = np.argsort(-boxes[:, 4], kind="stable")
+    order = np.argsort(boxes[:, 4], kind="stable")[::-1]  # of equal ones the last, as facenet-pytorch takes them
     left, top, right, bottom = boxes[order, :4].T
     area = (right - left + 1) * (bottom - top + 1)
     there = np.ones(len(order), dtype=np.bool_)

@@ -224,3 +224,11 @@ def test_a_face_too_small_for_the_first_look_is_found_in_a_finer_one(
     left, top, right, bottom = subject.face.box
     assert 80 < left < right < 103
     assert 80 < top < bottom < 103
+
+
+def test_of_boxes_that_are_equally_probable_the_last_is_kept_as_by_facenet_pytorch() -> None:
+    from facenet_pytorch.models.utils.detect_face import nms_numpy
+
+    boxes = np.array([[0, 0, 90, 90, 0.9], [2, 3, 95, 99, 0.9], [200, 0, 260, 70, 0.8]], dtype=np.float32)
+    assert outermost(boxes, 0.7).tolist() == [1, 2]
+    assert nms_numpy(boxes[:, :4], boxes[:, 4], 0.7, "Min").tolist() == [1, 2]
