@@ -100,7 +100,7 @@ def crops_of(protocol: Protocol, count: int, spec: InputSpec) -> NDArray[np.uint
 def drawn_faces(spec: InputSpec) -> Faces:
     """Draw people, two photos of each, and pair each with itself and with the next; no detector looks."""
     drawn = SyntheticFaces(identities=DRAWN, images=2, size=spec.size)
-    crops = np.stack([np.asarray(drawn[row].resize((spec.size, spec.size))) for row in range(len(drawn))])
+    crops = np.stack([np.asarray(drawn[row]) for row in range(len(drawn))])
     first = np.arange(0, len(drawn), 2)
     left, right = np.concatenate([first, first]), np.concatenate([first + 1, (first + 2) % len(drawn)])
     return Faces(crops, left, right, np.arange(len(left)) < len(first), f"{DRAWN} drawn people")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from siamese_verify.errors import InputError
+from siamese_verify.files import data_folder
 from siamese_verify.gallery.approximate import remove_index
 from siamese_verify.gallery.cipher import damaged
 
@@ -31,8 +32,7 @@ INDEX = "CREATE INDEX template_of_person ON template (person)"
 
 def default_gallery() -> Path:
     """Where a gallery lies unless the user says otherwise."""
-    data = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
-    return data / "siamese-verify" / "gallery.db"
+    return data_folder() / "gallery.db"
 
 
 class Store:

@@ -19,6 +19,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.serving.micro_batcher import Full, MicroBatcher
 from siamese_verify.serving.problem import GONE, Problem, busy
 from siamese_verify.serving.sent_photo import decode_photo
+from siamese_verify.verification.decision import best_pair
 from siamese_verify.verification.result import NoDecision
 
 if TYPE_CHECKING:
@@ -143,16 +144,15 @@ class FaceEngine:
         began = time.perf_counter()
         rows = await self.embed([*first.faces, *second.faces])
         embedding = 1000 * (time.perf_counter() - began)
-        scores = rows[: len(first.faces)] @ rows[len(first.faces) :].T  # (faces of the one, faces of the other)
-        a, b = divmod(int(scores.argmax()), scores.shape[1])
+        a, b, score = best_pair(rows[: len(first.faces)], rows[len(first.faces) :])
         pair = (first.faces[a], second.faces[b])
         milliseconds = {
             "read": max(first.read, second.read),  # of both at a time
             "detect": max(first.detect, second.detect),
             "embed": embedding,  # with the wait for a batch
         }
-        score = float(np.clip(scores[a, b], -1, 1))
-        return self._decide(score, pair, far, threshold, decide, scores.size, milliseconds)
+        comparisons = len(first.faces) * len(second.faces)
+        return self._decide(score, pair, far, threshold, decide, comparisons, milliseconds)
 
     def _decide(
         self,

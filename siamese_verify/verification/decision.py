@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreMeaning
 from siamese_verify.faces import Quality
@@ -88,6 +91,21 @@ def decide(
         warnings=(*reasons, *warnings) if forced else tuple(warnings),
         milliseconds=dict(milliseconds or {}),
     )
+
+
+def best_pair(left: NDArray[np.float32], right: NDArray[np.float32]) -> tuple[int, int, float]:
+    """Find the two most alike of the faces of two photos.
+
+    Args:
+        left: (A,D) of unit length, one or more.
+        right: (B,D) likewise.
+
+    Returns:
+        Row of the left and of the right one, and their cosine, in [-1, 1]: the best of A x B.
+    """
+    scores = left @ right.T  # (A,B)
+    first, second = divmod(int(scores.argmax()), scores.shape[1])
+    return first, second, float(np.clip(scores[first, second], -1, 1))
 
 
 def limit_of(record: ModelRecord, far: float | None, threshold: float | None, comparisons: int = 1) -> Limit:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-
 from siamese_verify.errors import InputError
+from siamese_verify.verification.decision import best_pair
 from siamese_verify.verification.embedded_photos import EmbeddedPhotos, Embedder
 from siamese_verify.verification.kept_embeddings import KeptEmbeddings
 from siamese_verify.verification.late_bar import late_bar
 from siamese_verify.verification.pair_table import PairTable, ScoreWriter, check_suffix, check_writable, read_pairs
-from siamese_verify.verification.verifier import SEVERAL, Several
+from siamese_verify.verification.verifier import Several, checked_several
 
 if TYPE_CHECKING:
     from siamese_verify.verification.result import SeenFace, Verification
@@ -100,8 +99,8 @@ def verify_pairs(
         raise InputError(f"There is no folder {target.parent} for the output {target.name}: make it first.")
     if target.is_dir() or (target.exists() and source.exists() and target.samefile(source)):
         raise InputError(f"The output {out} is a folder or the table of pairs itself: give another name.")
-    if several is not None and several not in SEVERAL:
-        raise InputError(f"With several faces on a photo you can {', '.join(SEVERAL)}, not {several!r}.")
+    if several is not None:
+        checked_several(several)
     folder = source.parent if root is None else Path(root)
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} for the photos to start from: give another root.")
@@ -178,12 +177,12 @@ class _Scores:
         if any(errors):
             return {"error": " ".join(dict.fromkeys(filter(None, errors)))}
         first, second = photos.rows_of(left), photos.rows_of(right)
-        scores = photos.embeddings[first.start : first.stop] @ photos.embeddings[second.start : second.stop].T
-        place, other = divmod(int(scores.argmax()), len(second))
+        embeddings = photos.embeddings
+        place, other, score = best_pair(embeddings[first.start : first.stop], embeddings[second.start : second.stop])
         result = self.verifier.decide(
-            float(np.clip(scores[place, other], -1, 1)),
+            score,
             (photos.face(first[place], left), photos.face(second[other], right)),
-            comparisons=scores.size,
+            comparisons=len(first) * len(second),
             **self.asked,
         )
         return {

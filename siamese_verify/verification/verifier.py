@@ -26,7 +26,7 @@ from siamese_verify.faces import (
     turned,
 )
 from siamese_verify.faces.mtcnn import Networks
-from siamese_verify.verification.decision import decide, limit_of
+from siamese_verify.verification.decision import best_pair, decide, limit_of
 from siamese_verify.verification.engine import Engine, embed_crops
 from siamese_verify.verification.record import ModelRecord
 from siamese_verify.verification.result import NoDecision, SeenFace, Verification
@@ -66,7 +66,7 @@ class Verifier:
         proof: Future[None] | None = None,
     ) -> None:
         self.record = record
-        self.several = _checked(several)
+        self.several = checked_several(several)
         self.liveness = liveness
         self._engine = engine
         self._networks = networks
@@ -127,7 +127,7 @@ class Verifier:
             InputError: no threshold was measured for the model, or not for this rate.
         """
         limit_of(self.record, far, threshold)  # what is asked for is wrong: before any photo is opened
-        several = _checked(several or self.several)
+        several = checked_several(several or self.several)
         spent: tuple[dict[str, float], dict[str, float]] = ({}, {})
         with ThreadPoolExecutor(2) as pool:  # decoding and detection leave the interpreter for most of their time
             names = ("photo 1", "photo 2")
@@ -135,15 +135,14 @@ class Verifier:
         stages = {stage: max(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
         with timed(stages, "embed"):
             embeddings = self.embed_faces([*left, *right])
-        scores = embeddings[: len(left)] @ embeddings[len(left) :].T
-        first, second = np.unravel_index(int(np.argmax(scores)), scores.shape)
+        first, second, score = best_pair(embeddings[: len(left)], embeddings[len(left) :])
         return self.decide(
-            float(scores[first, second]),
+            score,
             (left[first], right[second]),
             far=far,
             threshold=threshold,
             decide=decide,
-            comparisons=scores.size,
+            comparisons=len(left) * len(right),
             milliseconds=stages,
         )
 
@@ -197,7 +196,7 @@ class Verifier:
         Raises:
             NoDecision: see `verify`.
         """
-        return self._look(photo, name or "the photo", _checked(several or self.several), {}, name is not None)
+        return self._look(photo, name or "the photo", checked_several(several or self.several), {}, name is not None)
 
     def embed(self, photos: Sequence[Photo]) -> NDArray[np.float32]:
         """Embed the one face of each photo.
@@ -301,7 +300,12 @@ def _choice(several: Several) -> Literal["central", "largest"]:
     return "largest" if several == "largest" else "central"
 
 
-def _checked(several: Several) -> Several:
+def checked_several(several: Several) -> Several:
+    """Give back what to do with several faces.
+
+    Raises:
+        InputError: it is none of `SEVERAL`.
+    """
     if several not in SEVERAL:
         raise InputError(f"With several faces on a photo you can {', '.join(SEVERAL)}, not {several!r}.")
     return several

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from siamese_verify import Verifier
-from siamese_verify.data import SyntheticFaces
 from siamese_verify.encoders import MirroredEncoder, MobileFaceNet, Pixels, ResNet18, SmallResNet
 from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.errors import InputError
@@ -38,16 +37,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loading") / "bundle"
     save_bundle(folder, FaceModel.of("mine", encoder, {**SMALL, "crop": crop}), {"python": "3.11"})
     return folder
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    faces = SyntheticFaces(2, 2, 64)
-    folder = tmp_path_factory.mktemp("photos")
-    paths = [folder / f"{row}.png" for row in range(len(faces))]
-    for row, path in enumerate(paths):
-        faces[row].save(path)
-    return paths
 
 
 def test_both_engines_give_the_same_embeddings_and_the_same_name_to_their_space(

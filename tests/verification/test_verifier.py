@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from siamese_verify import Verification, Verifier
-from siamese_verify.data import SyntheticFaces
 from siamese_verify.encoders import SmallResNet
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import OperatingPoint
@@ -35,16 +34,6 @@ def verifier(crop: Crop = Crop("whole"), points: tuple[OperatingPoint, ...] = PO
     encoder = SmallResNet(size=32, width=4, dimension=16, crop=crop).eval()
     model = FaceModel.of(name, encoder, {}, points, eer_threshold=0.35, measured_on="400 pairs of nobody")
     return Verifier(model.record, TorchEngine(encoder))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    faces = SyntheticFaces(2, 2, 64)
-    folder = tmp_path_factory.mktemp("photos")
-    paths = [folder / f"{row}.png" for row in range(len(faces))]
-    for row, path in enumerate(paths):
-        faces[row].save(path)
-    return paths
 
 
 @pytest.fixture
