@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.geometry.distance import chunks
+from siamese_verify.geometry.identical import identical
 
 SIDE = 512  # rows of a tile on a CPU: small enough for its cache, large enough for a matrix product
 SIDE_OF_ACCELERATOR = 2048
@@ -78,8 +79,8 @@ def expands(rows: Tensor) -> bool:
 class DistanceTile:
     """Euclidean distances of some rows from some columns, and their gradient.
 
-    Far pairs come from an inner product; the near ones, where it cancels, from differences. Where most are near, or a
-    GPU would have to be waited for, all come from differences.
+    Far pairs come from an inner product; the near ones, where it cancels, from differences, unless their rows are
+    identical. Where many are near all the same, or a GPU would have to be waited for, all come from differences.
 
     Args:
         left: n rows.
@@ -94,6 +95,7 @@ class DistanceTile:
         self.left, self.right = left, right
         self.graph: Tensor | None = None
         self.near: tuple[Tensor, Tensor] | None = None
+        self.twins: Tensor | None = None
         if not expands(left.rows):
             self._measure(diagonal)
             return
@@ -101,7 +103,14 @@ class DistanceTile:
         if diagonal:
             squared.fill_diagonal_(torch.inf)
         if squared.amin() <= NEAR * (left.squares.max() + right.squares.max()):  # otherwise none is near
-            row, column = (squared <= NEAR * (left.squares[:, None] + right.squares)).nonzero(as_tuple=True)
+            near = squared <= NEAR * (left.squares[:, None] + right.squares)
+            row, column = near.nonzero(as_tuple=True)
+            if len(row) > CROWDED * squared.numel():  # of identical rows the distance is known
+                number, other = identical(torch.cat([left.origin, right.origin])).tensor_split([len(left.origin)])
+                twins = (number[:, None] == other).logical_and_(squared < torch.inf)  # nobody is his own
+                squared.masked_fill_(twins, 0)
+                row, column = near.logical_and_(~twins).nonzero(as_tuple=True)
+                self.twins = twins
             self.near = row, column
             if len(row) > CROWDED * squared.numel():
                 self._measure(diagonal)
@@ -136,6 +145,8 @@ class DistanceTile:
             return
         near_slope = None if self.near is None else slope[self.near]  # (k,)
         weight = slope.div_(self.values)
+        if self.twins is not None:
+            weight.masked_fill_(self.twins, 0)
         if self.near is not None and near_slope is not None:
             weight[self.near] = 0
             self._pull_near(near_slope, to_left, to_right)

@@ -11,6 +11,7 @@ from siamese_verify.geometry import Batch, Identities, Piece, directions_of, fir
 from siamese_verify.losses.objective import uncompiled
 
 KEPT = 7 << 20  # numbers of tiles that wait for the backward pass: 28 MiB; larger blocks get fresh pages each time
+LEAST = 64  # nats below the whole of a softmax
 MILD = 80  # between the largest and the smallest logit: exp(-80) is a normal number in every type
 
 
@@ -162,10 +163,11 @@ class SharpSoftmax:
     def weight(self, tile: Tensor, piece: Piece, pull: Tensor) -> Tensor:
         """(n, m) derivatives by the cosines of a tile, which stays as it is."""
         shift = self.partition()
-        weight = (tile - shift[piece.left, None]).exp_().mul_(pull[piece.left, None])
+        # Whatever is below exp(-LEAST) changes no digit of a sum, but would be slow as a denormal number.
+        weight = (tile - shift[piece.left, None]).clamp_(min=-LEAST).exp_().mul_(pull[piece.left, None])
         if not piece.remembered:
-            weight += (tile - shift[piece.right]).exp_().mul_(pull[piece.right])
-        return weight
+            weight += (tile - shift[piece.right]).clamp_(min=-LEAST).exp_().mul_(pull[piece.right])
+        return weight.fill_diagonal_(0) if piece.diagonal else weight
 
 
 def partners_of(rows: Tensor, references: Tensor, identity: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import Identities
-from siamese_verify.mining.search import Sets, check_sets, exact_distance, impostor_tiles
+from siamese_verify.mining.search import CROWDED, Sets, Tile, check_sets, exact_distance, impostor_tiles
 from siamese_verify.types import Pairs
 
+WAITING = 1 << 16  # candidates beyond twice the wanted that may wait
 
 @torch.no_grad()
 def hard_pairs(
@@ -50,26 +51,78 @@ def hard_pairs(
 
 def nearest_impostors(sets: Sets, wanted: int) -> tuple[Tensor, Tensor]:
     """(K,) rows and columns of the nearest impostor pairs, K <= wanted, from the nearest on."""
-    if wanted == 0:
-        return sets.labels.new_empty(0), sets.labels.new_empty(0)
-    row = column = sets.labels.new_empty(0)
-    squared = sets.rows.new_empty(0)
-    bound: Tensor | float = torch.finfo(squared.dtype).max  # below inf, which stands for genuine pairs
-    for tile in impostor_tiles(sets):
-        eligible = tile.squared <= bound
-        if sets.itself and tile.rows == tile.columns:
-            eligible = eligible.triu(1)  # every pair once
-        found = eligible.nonzero(as_tuple=True)
-        row, column = torch.cat([row, found[0] + tile.rows.start]), torch.cat([column, found[1] + tile.columns.start])
-        squared = torch.cat([squared, tile.squared[found]])
-        if len(row) > wanted:  # whatever may be among the nearest, within rounding
-            bound = squared.kthvalue(wanted).values + 2 * tile.slack
-            close = squared <= bound
-            row, column, squared = row[close], column[close], squared[close]
-    place = (row * len(sets.columns) + column).argsort()
-    row, column = row[place], column[place]
-    order = exact_distance(sets, row, column).sort(stable=True).indices[:wanted]
-    return row[order], column[order]
+    nearest = _Nearest(sets, wanted)
+    for tile in impostor_tiles(sets) if wanted else ():
+        nearest.look(tile)
+    nearest.settle()
+    return nearest.row, nearest.column
+
+
+class _Nearest:
+    """Pairs that may be among the nearest while the tiles pass by."""
+
+    def __init__(self, sets: Sets, wanted: int) -> None:
+        self.sets, self.wanted = sets, wanted
+        self.row = self.column = sets.labels.new_empty(0)
+        self.squared = sets.rows.new_empty(0)
+        self.exact = sets.labels.new_empty(0, dtype=torch.bool)  # whether it is the exact squared distance
+        self.limit: Tensor | float = torch.finfo(sets.rows.dtype).max  # below inf, which stands for genuine pairs
+        self.last: tuple[Tensor, Tensor] | None = None  # exact squared distance and place of the last that is wanted
+
+    def look(self, tile: Tile) -> None:
+        """Let those wait that may be among the nearest."""
+        close = tile.squared <= self.limit
+        if self.sets.itself and tile.rows == tile.columns:
+            close = close.triu_(1)  # every pair once
+        squared = tile.squared
+        crowded = int(close.count_nonzero()) > CROWDED * squared.numel()
+        if crowded:  # too many to measure one by one
+            squared = tile.exact(self.sets, squared=True)
+            if self.last is not None:
+                close &= self.ahead(squared, tile)
+        row, column = close.nonzero(as_tuple=True)
+        squared = squared[row, column]
+        if len(row) > self.wanted:
+            slack = 0.0 if crowded else 2 * tile.slack
+            near = (squared <= squared.kthvalue(self.wanted).values + slack).nonzero().flatten()
+            row, column, squared = row[near], column[near], squared[near]
+        row, column = row + tile.rows.start, column + tile.columns.start
+        self.row, self.column = torch.cat([self.row, row]), torch.cat([self.column, column])
+        self.squared = torch.cat([self.squared, squared])
+        self.exact = torch.cat([self.exact, torch.full_like(row, crowded, dtype=torch.bool)])
+        if len(self.row) > self.wanted:  # whatever may be among the nearest, within rounding
+            self.limit = self.squared.kthvalue(self.wanted).values + 2 * tile.slack
+            self.keep(self.squared <= self.limit)
+        if len(self.row) > 2 * self.wanted + WAITING:
+            self.settle()
+            self.limit = self.squared[-1] + tile.slack
+
+    def settle(self) -> None:
+        """Decide by exact distances: keep what is wanted, from the nearest on."""
+        doubtful = (~self.exact).nonzero().flatten()
+        self.squared[doubtful] = exact_distance(self.sets, self.row[doubtful], self.column[doubtful], squared=True)
+        self.exact.fill_(True)
+        self.keep(self.place(self.row, self.column).argsort())
+        self.keep(self.squared.sort(stable=True).indices[: self.wanted])
+        if len(self.row):
+            self.last = self.squared[-1], self.place(self.row[-1], self.column[-1])
+
+    def keep(self, chosen: Tensor) -> None:
+        """Keep some of those that wait, in this order."""
+        self.row, self.column = self.row[chosen], self.column[chosen]
+        self.squared, self.exact = self.squared[chosen], self.exact[chosen]
+
+    def ahead(self, exact: Tensor, tile: Tile) -> Tensor:
+        """(n, m) bool: which pairs of a tile come before the last that is wanted."""
+        assert self.last is not None
+        distance, last = self.last
+        device = exact.device
+        row, column = (torch.arange(part.start, part.stop, device=device) for part in (tile.rows, tile.columns))
+        return (exact < distance) | ((exact == distance) & (self.place(row[:, None], column) < last))
+
+    def place(self, row: Tensor, column: Tensor) -> Tensor:
+        """What decides between equals."""
+        return row * len(self.sets.columns) + column
 
 
 class HardPairs:

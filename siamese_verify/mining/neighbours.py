@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
+from siamese_verify.geometry import identical
 
 SIDE = 2048  # rows of a tile: small enough for a cache, large enough for threads to be worth while
 WAITING = 1 << 19  # candidates that are not worth sorting yet
@@ -68,21 +69,15 @@ def stand_ins(rows: Tensor, most: int) -> Tensor | None:
         (N,) int64: for such a row the last of the first `most` that are identical to it, for any other row itself; None
         if there is no such row.
     """
-    # Identical rows have one mark, since the sum over a row does not depend on other rows.
-    weight = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=rows.device).sin()
-    size = max(1, GATHERED // max(rows.shape[1], 1))
-    mark = torch.cat([(part.double() * weight).sum(dim=1) for part in torch.split(rows, size)])
-    order = mark.argsort(stable=True)
-    index = torch.arange(len(rows), device=rows.device)
-    begins = torch.cat([index[:1] == 0, mark[order][1:] != mark[order][:-1]])
-    first = torch.where(begins, index, 0).cummax(dim=0).values  # of those with the same mark
-    crowd = (first.bincount(minlength=len(rows))[first] > most).nonzero().flatten()
-    if not len(crowd):
+    number = identical(rows)
+    size = number.bincount(minlength=len(rows))
+    if int(size.amax()) <= most:
         return None
-    alike = torch.cat([(rows[order[part]] == rows[order[first[part]]]).all(dim=1) for part in torch.split(crowd, size)])
-    mixed = torch.zeros_like(begins).index_fill_(0, first[crowd[~alike]], True)[first[crowd]]
-    surplus = crowd[(crowd - first[crowd] >= most) & ~mixed]
-    return index.index_put((order[surplus],), order[first[surplus] + most - 1]) if len(surplus) else None
+    first = size.cumsum(dim=0) - size
+    order = number.argsort(stable=True)
+    index = torch.arange(len(rows), device=rows.device)
+    surplus = order[index - first[number[order]] >= most]
+    return index.index_put((surplus,), order[first[number[surplus]] + most - 1])
 
 
 class Tile(NamedTuple):

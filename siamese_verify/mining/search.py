@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from siamese_verify.geometry import Spread, check_batch, expands, row_distance, steps
+from siamese_verify.geometry import Spread, check_batch, chunks, expands, identical, steps
 
 PENDING = 1 << 20  # candidates that wait for their exact distance at once
+CROWDED = 1 / 64  # share of a tile that are candidates, beyond which the whole of it is measured at once
 
 
 class Sets(NamedTuple):
@@ -20,16 +22,42 @@ class Sets(NamedTuple):
     labels: Tensor  # (N,) int64
     columns: Tensor  # (C, D)
     column_labels: Tensor  # (C,) int64
-    itself: bool  # the columns are the rows, and nobody is his own partner
+    itself: bool  # the first of the columns are the rows, and nobody is his own partner
 
 
-class Tile(NamedTuple):
+@dataclass(frozen=True)
+class Tile:
     """Squared distances of some rows from some columns, not yet exact."""
 
     rows: slice
     columns: slice
     squared: Tensor  # (n, m); inf where the two have one identity
     slack: float  # how far a squared distance may be from the one that `exact_distance` gives
+    mirrored: bool = False  # rows and columns are different ones of one set: this is all that is seen of the two
+
+    def flipped(self) -> Tile:
+        """The same from the columns' side."""
+        return replace(self, rows=self.columns, columns=self.rows, squared=self.squared.T)
+
+    def exact(self, sets: Sets, squared: bool = False) -> Tensor:
+        """(n, m) distances, each the one that `exact_distance` gives; inf where the two have one identity.
+
+        They come from products in float64, wherever these tell what a difference would round to.
+        """
+        left, right = sets.rows[self.rows], sets.columns[self.columns]
+        number, other = identical(torch.cat([left, right])).tensor_split([len(left)])
+        impostor = self.squared < torch.inf
+        apart = (number[:, None] != other).logical_and_(impostor)
+        if not apart.any():
+            return torch.zeros_like(self.squared).masked_fill_(~impostor, torch.inf)
+        centre = right.double().mean(dim=0)
+        rows, columns = (Spread.around(side.double(), centre) for side in (left, right))
+        between = (rows.squares[:, None] + columns.squares).addmm_(rows.rows, columns.rows.T, alpha=-2)
+        slack = rounding(rows, columns)
+        low, high = (rounded((between + move).clamp_(min=0), left.dtype, squared) for move in (-slack, slack))
+        row, column = (low != high).logical_and_(apart).nonzero(as_tuple=True)
+        low[row, column] = exact_distance(sets, row + self.rows.start, column + self.columns.start, squared)
+        return low.masked_fill_(~apart, 0).masked_fill_(~impostor, torch.inf)
 
 
 class Candidates(NamedTuple):
@@ -40,37 +68,71 @@ class Candidates(NamedTuple):
     squared: Tensor  # (K,) not yet exact
 
 
-def check_sets(embeddings: Tensor, labels: Tensor, references: Tensor | None, reference_labels: Tensor | None) -> Sets:
-    """Check what a miner is given; arguments and errors as in `siamese_verify.geometry.check_batch`."""
+def check_sets(
+    embeddings: Tensor,
+    labels: Tensor,
+    references: Tensor | None,
+    reference_labels: Tensor | None,
+    together: bool = False,
+) -> Sets:
+    """Check what a miner is given; arguments and errors as in `siamese_verify.geometry.check_batch`.
+
+    Args:
+        embeddings: the rows.
+        labels: theirs.
+        references: the columns; None seeks among the rows.
+        reference_labels: theirs.
+        together: seek among the rows and the references; these come after the rows.
+    """
     batch = check_batch(embeddings, labels, references, reference_labels)
-    if references is None:
-        return Sets(batch.embeddings, batch.labels, batch.embeddings, batch.labels, True)
+    if references is None or together:
+        return Sets(batch.embeddings, batch.labels, batch.candidates, batch.candidate_labels, True)
     return Sets(batch.embeddings, batch.labels, batch.references, batch.reference_labels, False)
 
 
 def exact_distance(sets: Sets, row: Tensor, column: Tensor, squared: bool = False) -> Tensor:
-    """(M,) Euclidean distances from differences; ties are exact."""
-    return row_distance(sets.rows, sets.columns, row, column, "squared" if squared else "euclidean")
+    """(M,) Euclidean distances from differences in float64, rounded to the type of the rows: ties are exact."""
+    between = sets.rows.new_empty(len(row), dtype=torch.float64)
+    for part in chunks(len(row), sets.rows.shape[1]):
+        left, right = sets.rows.index_select(0, row[part]), sets.columns.index_select(0, column[part])
+        difference = left.double().sub_(right)  # (m,D)
+        torch.linalg.vecdot(difference, difference, out=between[part])
+    return rounded(between, sets.rows.dtype, squared)
+
+
+def rounded(between: Tensor, dtype: torch.dtype, squared: bool) -> Tensor:
+    """Squared distances in float64 -> distances, or squared ones, of a type."""
+    return (between if squared else between.sqrt()).to(dtype)
+
+
+def rounding(left: Spread, right: Spread) -> float:
+    """How far squared distances by inner products may be off: 8 sqrt(D) u (|a|^2 + |b|^2).
+
+    After Higham & Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.
+    """
+    longest = float(left.squares.max() + right.squares.max())
+    return 8 * left.rows.shape[1] ** 0.5 * torch.finfo(left.rows.dtype).eps / 2 * longest
 
 
 def impostor_tiles(sets: Sets) -> Iterator[Tile]:
-    """Walk through the squared Euclidean distances of all impostors; a set with itself is seen once, columns >= rows.
+    """Walk through the squared Euclidean distances of all impostors; two rows of one set are seen once, in one order.
 
-    They come from inner products of centred rows, with a bound of their rounding: 8 sqrt(D) u (|a|^2 + |b|^2), after
-    Higham & Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.
+    They come from inner products of centred rows, with a bound of their rounding.
     """
-    if not len(sets.rows) or not len(sets.columns):
+    count, device = len(sets.rows), sets.rows.device
+    if not count or not len(sets.columns):
         return
-    centre = sets.columns.mean(dim=0)
-    right = Spread.around(sets.columns, centre)
-    left = right if sets.itself else Spread.around(sets.rows, centre)
-    longest = float(left.squares.max() + right.squares.max())
-    slack = 8 * sets.rows.shape[1] ** 0.5 * torch.finfo(sets.rows.dtype).eps / 2 * longest
-    for rows in steps(len(sets.rows), sets.rows.device):
-        for columns in steps(len(sets.columns), sets.rows.device, rows.start if sets.itself else 0):
+    right = Spread.around(sets.columns, sets.columns.mean(dim=0))
+    left = right.part(slice(count)) if sets.itself else Spread.around(sets.rows, sets.columns.mean(dim=0))
+    slack = rounding(left, right)
+    beside = count if sets.itself else 0  # where the columns begin that are no rows
+    for rows in steps(count, device):
+        within = steps(count, device, rows.start) if sets.itself else ()
+        across = (slice(s.start + beside, s.stop + beside) for s in steps(len(sets.columns) - beside, device))
+        for columns in (*within, *across):
             squared = squared_distance(left.part(rows), right.part(columns))
             squared.masked_fill_(sets.labels[rows, None] == sets.column_labels[columns], torch.inf)
-            yield Tile(rows, columns, squared, slack)
+            yield Tile(rows, columns, squared, slack, columns.stop <= beside and rows != columns)
 
 
 def squared_distance(left: Spread, right: Spread) -> Tensor:
@@ -97,9 +159,9 @@ def nearest_impostor(
     """
     search = _Search(sets, anchor, inner, outer, squared)
     for tile in impostor_tiles(sets):
-        search.look(tile.squared, tile.slack, tile.rows, tile.columns.start)
-        if sets.itself and tile.rows != tile.columns:
-            search.look(tile.squared.T, tile.slack, tile.columns, tile.rows.start)
+        exact = search.look(tile)
+        if tile.mirrored:
+            search.look(tile.flipped(), None if exact is None else exact.T)
     return search.decide()
 
 
@@ -129,12 +191,29 @@ class _Search:
             starts = torch.searchsorted(anchor, edges).tolist()
         self.queries = {r.start: slice(*ends) for r, *ends in zip(self.pieces, starts, starts[1:], strict=False)}
 
-    def look(self, tile: Tensor, slack: float, rows: slice, first_column: int) -> None:
-        """Compare the queries of some rows with some columns: (n, m) squared distances."""
-        self.slack = slack
-        asking = self.queries[rows.start]
-        local = self.anchor[asking] - rows.start  # (q,)
-        distance = tile if self.everyone else tile[local]  # (q,m)
+    def look(self, tile: Tile, exact: Tensor | None = None) -> Tensor | None:
+        """Compare the queries of some rows with some columns.
+
+        Args:
+            tile: approximate distances.
+            exact: what `tile.exact` gives, if it is known.
+
+        Returns:
+            What `tile.exact` gives, if it had to be known.
+        """
+        self.slack = tile.slack
+        queries = self.queries[tile.rows.start]
+        most = 4 * len(tile.squared)  # at once: a row may ask often
+        for start in range(queries.start, queries.stop, most):
+            exact = self._compare(tile, slice(start, min(start + most, queries.stop)), exact)
+            if self.pending > PENDING:
+                self.decide()
+                self.pending = sum(len(candidates.query) for candidates in self.waiting)
+        return exact
+
+    def _compare(self, tile: Tile, asking: slice, exact: Tensor | None) -> Tensor | None:
+        local, slack = self.anchor[asking] - tile.rows.start, tile.slack  # (q,)
+        distance = tile.squared if self.everyone else tile.squared[local]  # (q,m)
         near, far, best = self.near[asking], self.far[asking], self.best[asking]
         if self.bounded:
             distance = distance.masked_fill(distance <= (near - slack)[:, None], torch.inf)
@@ -150,12 +229,30 @@ class _Search:
         # Whatever may be the nearest, within rounding, waits to be measured exactly.
         hit = (nearest <= limit).index_fill_(0, unsure, True).nonzero().flatten()
         close = distance if len(hit) == len(distance) else distance[hit]
-        query, column = (close <= limit[hit, None]).nonzero(as_tuple=True)
-        self.waiting.append(Candidates(hit[query] + asking.start, column + first_column, close[query, column]))
+        among = close <= limit[hit, None]
+        if int(among.count_nonzero()) > 2 * len(local) + CROWDED * tile.squared.numel():  # to measure one by one
+            exact = tile.exact(self.sets, self.squared) if exact is None else exact
+            query, column, value = self._nearest(exact if self.everyone else exact[local], asking)
+        else:
+            query, column = among.nonzero(as_tuple=True)
+            value = close[query, column]
+            query = hit[query]
+        self.waiting.append(Candidates(query + asking.start, column + tile.columns.start, value))
         self.pending += len(query)
-        if self.pending > PENDING:
-            self.decide()
-            self.pending = sum(len(candidates.query) for candidates in self.waiting)
+        return exact
+
+    def _nearest(self, exact: Tensor, asking: slice) -> Candidates:
+        """Of (q, m) exact distances, find the nearest within bounds: one column at most for each query."""
+        nearest = exact
+        if self.bounded:
+            within = (exact > self.inner[asking, None]) & (exact < self.outer[asking, None])
+            nearest = exact.masked_fill(~within, torch.inf)
+        column = nearest.argmin(dim=1)  # the first of equals
+        value = nearest.gather(1, column[:, None]).squeeze(1)
+        query = value.isfinite().nonzero().flatten()
+        value = value[query] if self.squared else value[query].square()
+        self.best[asking][query] = torch.minimum(self.best[asking][query], value)
+        return Candidates(query, column[query], value)
 
     def decide(self) -> Tensor:
         """Measure the candidates and keep the nearest of each query: (M,) columns, -1 for none."""
