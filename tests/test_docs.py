@@ -131,7 +131,7 @@ def test_every_command_composes_and_its_objective_takes_what_it_is_fed(
     if mined is None and cfg.get("miner"):
         mined = instantiate(cfg.miner)(embeddings.detach(), labels)
     ours = type(objective).__module__.startswith("siamese_verify")
-    loss = objective(embeddings, labels, mined if ours else for_others(mined))
+    loss = objective(embeddings, labels, mined if ours else for_others(mined, len(labels)))
     loss.backward()
     assert loss > 0
     assert embeddings.grad is not None

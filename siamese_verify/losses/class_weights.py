@@ -9,7 +9,7 @@ from torch.nn import functional
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import Batch, unit
 from siamese_verify.losses.objective import BatchObjective
-from siamese_verify.losses.reduction import Reduction
+from siamese_verify.losses.reduction import Items, Reduction
 from siamese_verify.types import Pairs, Triplets
 
 
@@ -53,13 +53,14 @@ class MarginSoftmax(BatchObjective):
         self.dimensions = dimensions
         self.weights = nn.Parameter(torch.randn(identities, dimensions))  # normal: every direction is as likely
 
-    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
-        """Compute (B,) losses of rows; see `BatchObjective.items`."""
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Items:
+        """Compute the items of rows; see `BatchObjective.items`."""
         self._check(batch, mined)
         rows, labels = batch.embeddings, batch.labels[:, None]
         cosine = unit(rows) @ unit(self.weights.to(rows.dtype)).T  # (B,identities)
         logits = self.scale * cosine.scatter(1, labels, self.lower(cosine.gather(1, labels)))
-        return functional.cross_entropy(logits, batch.labels, reduction="none")
+        losses = functional.cross_entropy(logits, batch.labels, reduction="none")
+        return Items(losses, torch.full_like(batch.labels, self.identities > 1, dtype=torch.bool))
 
     def lower(self, cosine: Tensor) -> Tensor:
         """Cosines with the own identity -> what stands in the softmax for them, of the same shape."""

@@ -11,7 +11,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.geometry import Batch, row_distance
 from siamese_verify.losses.every_pair import Cost, every_pair
 from siamese_verify.losses.objective import BatchObjective, listed_pairs
-from siamese_verify.losses.reduction import Reduction, Totals
+from siamese_verify.losses.reduction import Items, Reduction, Totals
 from siamese_verify.types import Pairs, Triplets
 
 PairDistance = Literal["euclidean", "cosine"]
@@ -76,11 +76,12 @@ class ContrastiveLoss(BatchObjective):
         """What every active item, an impostor pair, costs when all embeddings are one point."""
         return self.scale * self.margin**2
 
-    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
-        """Compute (M,) losses of pairs; see `BatchObjective.items`."""
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Items:
+        """Compute the items of pairs; see `BatchObjective.items`."""
         pairs = listed_pairs(batch, mined)
         distance = row_distance(batch.embeddings, batch.candidates, pairs.anchor, pairs.other, self.distance)
-        return contrastive_loss(distance, pairs.same, self.margin, self.scale)
+        active = torch.where(pairs.same, distance > 0, distance < self.margin)
+        return Items(contrastive_loss(distance, pairs.same, self.margin, self.scale), active)
 
     def add_up_all(self, batch: Batch) -> Totals:
         """Sum over every pair."""

@@ -9,7 +9,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.geometry import Batch, row_distance
 from siamese_verify.losses.every_pair import Cost, every_pair
 from siamese_verify.losses.objective import BatchObjective, listed_pairs
-from siamese_verify.losses.reduction import Reduction, Totals
+from siamese_verify.losses.reduction import Items, Reduction, Totals
 from siamese_verify.types import Pairs, Triplets
 
 
@@ -51,11 +51,11 @@ class CosinePairLoss(BatchObjective):
         """What every active item, an impostor pair, costs when all embeddings are one point."""
         return 1 - self.margin
 
-    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
-        """Compute (M,) losses of pairs; see `BatchObjective.items`."""
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Items:
+        """Compute the items of pairs; see `BatchObjective.items`."""
         pairs = listed_pairs(batch, mined)
         distance = row_distance(batch.embeddings, batch.candidates, pairs.anchor, pairs.other, "cosine")
-        return cosine_pair_loss(1 - distance, pairs.same, self.margin)
+        return Items.of(cosine_pair_loss(1 - distance, pairs.same, self.margin))
 
     def add_up_all(self, batch: Batch) -> Totals:
         """Sum over every pair."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import Batch, Identities, row_product, unit
-from siamese_verify.losses.objective import BatchObjective
+from siamese_verify.losses.objective import BatchObjective, by_anchor
 from siamese_verify.losses.query_objective import QueryObjective, in_bands
+from siamese_verify.losses.reduction import Items
 from siamese_verify.types import Pairs, Triplets
 
 Rivals = Callable[[Tensor], Tensor]  # (n,) int64 anchors -> (n, B + R) bool: who is a negative of theirs
@@ -46,45 +48,57 @@ class InBatchNegatives(BatchObjective):
         super().__init__(objective.reduction)
         self.objective = objective
 
-    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
-        """Compute (M,) losses of queries; see `BatchObjective.items`."""
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Items:
+        """Compute the items of queries; see `BatchObjective.items`."""
         rows, columns = unit(batch.embeddings), unit(batch.candidates)
         if isinstance(mined, Triplets):
             genuine = row_product(rows, columns, mined.anchor, mined.positive)
             impostor = row_product(rows, columns, mined.anchor, mined.negative)
             temperature = self.objective.temperature
-            return self.objective.score(genuine / temperature, impostor[:, None] / temperature)
-        anchor, positive, rivals = every_query(batch) if mined is None else mined_queries(batch, mined)
+            losses = self.objective.score(genuine / temperature, impostor[:, None] / temperature)
+            return Items(losses, self.objective.active(torch.ones_like(losses, dtype=torch.bool)))
+        queries = every_query(batch) if mined is None else mined_queries(batch, mined)
 
-        def losses(anchor: Tensor, positive: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        def score(anchor: Tensor, positive: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
             owner, place = torch.unique(anchor, return_inverse=True)  # compared once for all its positives
             logits = rows[owner] @ columns.T / self.objective.temperature  # (n,B+R)
-            negatives = logits.masked_fill(~rivals(owner), -torch.inf)
+            negatives = logits.masked_fill(~queries.rivals(owner), -torch.inf)
             return self.objective.score(logits[place, positive], negatives[place])
 
-        return in_bands(losses, len(columns), (anchor, positive), (rows, columns))
+        losses = in_bands(score, len(columns), (queries.anchor, queries.positive), (rows, columns))
+        return Items(losses, self.objective.active(queries.contested))
 
 
-def every_query(batch: Batch) -> tuple[Tensor, Tensor, Rivals]:
-    """List (M,) anchors and (M,) positives of all ordered genuine pairs, and who their negatives are."""
+class Queries(NamedTuple):
+    """Ordered genuine pairs, and who the negatives of their anchors are."""
+
+    anchor: Tensor  # (M,) int64
+    positive: Tensor  # (M,) int64
+    contested: Tensor  # (M,) bool, whether there are negatives
+    rivals: Rivals
+
+
+def every_query(batch: Batch) -> Queries:
+    """All ordered genuine pairs against everybody of another identity."""
     labels = batch.candidate_labels
-    pairs = Identities(labels).pairs(batch.labels, itself=True)
-    return pairs.row, pairs.column, lambda owner: labels[owner, None] != labels
+    identities = Identities(labels)
+    anchor, positive = identities.pairs(batch.labels, itself=True)
+    first, last = identities.span(batch.labels)
+    contested = (last - first < len(labels))[anchor]
+    return Queries(anchor, positive, contested, lambda owner: labels[owner, None] != labels)
 
 
-def mined_queries(batch: Batch, mined: Pairs) -> tuple[Tensor, Tensor, Rivals]:
-    """List (M,) anchors and (M,) positives of mined genuine pairs both ways, and who their negatives are."""
-    within = mined.other < len(batch.labels)  # references are no anchors
-    anchor = torch.cat([mined.anchor, mined.other[within]])
-    partner = torch.cat([mined.other, mined.anchor[within]])
-    same = torch.cat([mined.same, mined.same[within]]).bool()
+def mined_queries(batch: Batch, mined: Pairs) -> Queries:
+    """Mined genuine pairs against the impostors mined for their anchor."""
+    anchor, partner, same = by_anchor(batch, mined)
     impostor = partner[~same]
-    by_anchor = Identities(anchor[~same])
+    asking = Identities(anchor[~same])
 
     def rivals(owner: Tensor) -> Tensor:
         named = torch.zeros(len(owner), len(batch.candidate_labels), dtype=torch.bool, device=owner.device)
-        pairs = by_anchor.pairs(owner)
+        pairs = asking.pairs(owner)
         named[pairs.row, impostor[pairs.column]] = True
         return named
 
-    return anchor[same], partner[same], rivals
+    first, last = asking.span(anchor[same])
+    return Queries(anchor[same], partner[same], last > first, rivals)

@@ -45,8 +45,8 @@ class InfoNCELoss(QueryObjective):
 
     Args:
         temperature: > 0; 0.07 is MoCo's.
-        reduction: `mean`, `mean_active`, `sum` or `none`; all items with a negative count as active, until they
-            underflow.
+        reduction: `mean`, `mean_active`, `sum` or `none`; an item is above zero, however small it rounds, if
+            there is a negative.
 
     Raises:
         InputError: a temperature that is not above 0; an unknown reduction.
@@ -61,3 +61,7 @@ class InfoNCELoss(QueryObjective):
     def score(self, positive: Tensor, negatives: Tensor) -> Tensor:
         """Compute (N,) losses from logits; see `QueryObjective.score`."""
         return info_nce_loss(positive, negatives)
+
+    def active(self, contested: Tensor) -> Tensor:
+        """The loss of a query with a negative is above zero; see `QueryObjective.active`."""
+        return contested

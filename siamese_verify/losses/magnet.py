@@ -10,7 +10,7 @@ from siamese_verify.geometry import Batch, Identities
 from siamese_verify.losses.info_nce import log_sum_exp
 from siamese_verify.losses.objective import BatchObjective
 from siamese_verify.losses.query_objective import in_bands
-from siamese_verify.losses.reduction import Reduction
+from siamese_verify.losses.reduction import Items, Reduction
 from siamese_verify.types import Pairs, Triplets
 
 ROUNDS = 5  # of Lloyd's algorithm: few rows of an identity settle in fewer
@@ -72,8 +72,8 @@ class MagnetLoss(BatchObjective):
         self.variance_floor = variance_floor
         self.margin = margin
 
-    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
-        """Compute (B,) losses of rows; see `BatchObjective.items`."""
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Items:
+        """Compute the items of rows; see `BatchObjective.items`."""
         if mined is not None:
             raise InputError(
                 f"MagnetLoss compares with cluster centres, not with rows, but was given {len(mined.anchor)} mined "
@@ -100,7 +100,7 @@ class MagnetLoss(BatchObjective):
             others = (squared / (2 * variance)).masked_fill(absent | (sizes == 0), torch.inf)
             return magnet_loss(spread / (2 * variance), others, self.margin)
 
-        return in_bands(losses, len(centres), (rows, spread, labels), (centres, variance))
+        return Items.of(in_bands(losses, len(centres), (rows, spread, labels), (centres, variance)))
 
     def extra_repr(self) -> str:
         """Name the parameters where the module is printed."""

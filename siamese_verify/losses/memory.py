@@ -13,7 +13,7 @@ from siamese_verify.losses.objective import BatchObjective, Measured, Mined, rea
 from siamese_verify.types import Pairs, Triplets
 
 Compared = TypeVar("Compared", Tensor, Measured)
-SetMiner = Callable[..., Any]  # miner(embeddings, labels), and miner(embeddings, labels, references, reference_labels)
+SetMiner = Callable[..., Any]  # ours, or another's: miner(embeddings, labels, references, reference_labels)
 
 
 class EmbeddingQueue(nn.Module):
@@ -106,7 +106,8 @@ class CrossBatchMemory(nn.Module):
     Args:
         objective: compares everything, or what `miner` chooses.
         size: rows to keep, >= 1; at most a few epochs' worth.
-        miner: chooses among the batch, and between the batch and the memory; None leaves everything to the objective.
+        miner: chooses among the batch and the memory together: the positives of an anchor may lie in one and its
+            negatives in the other. None leaves everything to the objective.
         warm_up: batches during which the memory is only filled: embeddings drift fast at first.
 
     Raises:
@@ -175,12 +176,16 @@ class CrossBatchMemory(nn.Module):
     ) -> Pairs | Triplets | None:
         if self.miner is None:
             return None
-        within = read_mined(self.miner(embeddings, labels))
-        if within is None or references is None:
-            return within
-        across = read_mined(self.miner(embeddings, labels, references, reference_labels))
-        assert type(across) is type(within)
-        return type(within)(*map(torch.cat, zip(within, across.numbered_from(len(labels)), strict=True)))
+        if references is None or reference_labels is None:
+            return read_mined(self.miner(embeddings, labels))
+        if hasattr(self.miner, "together"):  # ours
+            return read_mined(self.miner.together(embeddings, labels, references, reference_labels))
+        everyone = torch.cat([embeddings, references.to(embeddings)])
+        mined = read_mined(self.miner(embeddings, labels, everyone, torch.cat([labels, reference_labels.to(labels)])))
+        if mined is None:
+            return None
+        others = (mined.anchor != mined[1]).nonzero().flatten()  # nobody is his own positive
+        return type(mined)(*(field[others] for field in mined))
 
     def get_extra_state(self) -> int:
         """How many batches were seen, for a checkpoint."""

@@ -36,7 +36,7 @@ class NCELoss(QueryObjective):
     Args:
         temperature: > 0. The word vectors of skip-gram are of any length and do without (1). A cosine ends at 1, where
             a term still costs 0.31 at temperature 1; at 0.1 it costs 5e-5, and a solved pair stops pulling.
-        reduction: `mean`, `mean_active`, `sum` or `none`; all items count as active, until they underflow.
+        reduction: `mean`, `mean_active`, `sum` or `none`; all items are above zero, however small they round.
 
     Raises:
         InputError: a temperature that is not above 0; an unknown reduction.
@@ -50,3 +50,7 @@ class NCELoss(QueryObjective):
     def score(self, positive: Tensor, negatives: Tensor) -> Tensor:
         """Compute (N,) losses from logits; see `QueryObjective.score`."""
         return nce_loss(positive, negatives)
+
+    def active(self, contested: Tensor) -> Tensor:
+        """Every loss is above zero; see `QueryObjective.active`."""
+        return torch.ones_like(contested)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from siamese_verify.geometry import Batch
 from siamese_verify.losses.every_partner import choose_among_all
-from siamese_verify.losses.reduction import Reduction, Totals
+from siamese_verify.losses.reduction import Items, Reduction, Totals
 from siamese_verify.losses.softmax import SoftmaxObjective
 from siamese_verify.types import Pairs, Triplets
 
@@ -19,7 +17,8 @@ class NTXentLoss(SoftmaxObjective):
 
     Args:
         temperature: > 0; 0.5 is SimCLR's on small images, 0.07 ... 0.1 are usual for faces.
-        reduction: `mean`, `mean_active`, `sum` or `none`; all items count as active, unless there is but one partner.
+        reduction: `mean`, `mean_active`, `sum` or `none`; an item is above zero, however small it rounds, unless the
+            positive is the anchor's only partner.
 
     Raises:
         InputError: a temperature that is not above 0; an unknown reduction.
@@ -30,9 +29,10 @@ class NTXentLoss(SoftmaxObjective):
     def __init__(self, temperature: float = 0.1, reduction: Reduction = "mean") -> None:
         super().__init__(temperature, reduction)
 
-    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
-        """Compute (M,) losses of ordered positive pairs; see `BatchObjective.items`."""
-        return self.positive_terms(batch, mined).loss
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Items:
+        """Compute the items of ordered positive pairs; see `BatchObjective.items`."""
+        terms = self.positive_terms(batch, mined)
+        return Items(terms.loss, terms.contested)
 
     def add_up_all(self, batch: Batch) -> Totals:
         """Sum over every ordered positive pair."""

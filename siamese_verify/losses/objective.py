@@ -9,12 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
-from siamese_verify.geometry import Batch, check_batch
-from siamese_verify.losses.reduction import Reduction, Totals, active_share, add_up, check_reduction, reduce_totals
+from siamese_verify.geometry import Batch, both_ways, check_batch, each_once
+from siamese_verify.losses.reduction import (
+    Items,
+    Reduction,
+    Totals,
+    active_share,
+    add_up,
+    check_reduction,
+    reduce_totals,
+)
 from siamese_verify.types import Pairs, Triplets
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class DirectedPairs(Pairs):
+    """Pairs that count for their anchor only, as another library's miners give them: it chose for each anchor anew."""
+
+
 Mined = Pairs | Triplets | Sequence[Tensor] | None
 
 
@@ -64,7 +78,9 @@ class BatchObjective(nn.Module):
             labels: (B,) identities, of any integer type.
             mined: rows to compare; None compares everything the objective can, without listing it. What the miners of
                 pytorch-metric-learning return is understood too: three vectors are triplets, four are the anchors and
-                positives of genuine pairs, then the anchors and negatives of impostor pairs.
+                positives of genuine pairs, then the anchors and negatives of impostor pairs. Where an objective looks
+                at anchors, `Pairs` count for both rows, and such four vectors, which name a pair for each of its
+                anchors, for the anchor alone; a pair that is named twice counts once.
             references: (R, D) further embeddings, such as a memory of past batches. They are partners, positives and
                 negatives of the embeddings, but never anchors; `mined` numbers them from B on.
             reference_labels: (R,) their identities.
@@ -124,10 +140,10 @@ class BatchObjective(nn.Module):
         batch = check_batch(embeddings, labels, references, reference_labels)
         chosen = read_mined(mined)
         with torch.autocast(embeddings.device.type, enabled=False):
-            return self.list_items(batch, chosen)
+            return self.list_items(batch, chosen).loss
 
-    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
-        """Compute (M,) losses from checked arguments."""
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Items:
+        """Compute M items from checked arguments."""
         raise NotImplementedError
 
     def add_up_all(self, batch: Batch) -> Totals:
@@ -159,10 +175,17 @@ def read_mined(mined: Mined) -> Pairs | Triplets | None:
         return mined
     if len(mined) == 3:
         return Triplets(*mined)
-    anchor, positive, other_anchor, negative = mined
-    genuine = torch.ones_like(anchor, dtype=torch.bool)
-    impostor = torch.zeros_like(other_anchor, dtype=torch.bool)
-    return Pairs(torch.cat([anchor, other_anchor]), torch.cat([positive, negative]), torch.cat([genuine, impostor]))
+    genuine, impostors = mined[:2], mined[2:]
+    same = torch.arange(len(genuine[0]) + len(impostors[0]), device=genuine[0].device) < len(genuine[0])
+    anchor, other = map(torch.cat, zip(genuine, impostors, strict=True))
+    return DirectedPairs(anchor, other, same)
+
+
+def by_anchor(batch: Batch, mined: Pairs) -> Pairs:
+    """What each anchor is compared with, each once: mined pairs count for both rows, directed ones for their anchor."""
+    if isinstance(mined, DirectedPairs):
+        return each_once(mined._replace(same=mined.same.bool()))
+    return both_ways(mined, len(batch.labels))
 
 
 def pairs_of_triplets(triplets: Triplets) -> Pairs:

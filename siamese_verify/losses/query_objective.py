@@ -18,8 +18,9 @@ from siamese_verify.losses.softmax import check_temperature
 class QueryObjective(nn.Module):
     """Each query knows its positive and its negatives, and is compared with them by cosine over temperature.
 
-    A subclass defines `score`. The logits of all queries with all negatives are held a band at a time and computed
-    again in the backward pass: memory beyond the arguments and their gradients is O((N + K) D) for shared negatives.
+    A subclass defines `score` and `active`. The logits of all queries with all negatives are held a band at a time and
+    computed again in the backward pass: memory beyond the arguments and their gradients is O((N + K) D) for shared
+    negatives.
 
     Args:
         temperature: > 0, divides the cosines.
@@ -53,7 +54,9 @@ class QueryObjective(nn.Module):
             InputError: embeddings of another shape or type, or with numbers or dimensions that differ; on a CPU also
                 NaN or infinite embeddings (a GPU would have to be waited for).
         """
-        return reduce_items(self.items(query, positive, negatives), self.reduction).to(query.dtype)
+        items = self.items(query, positive, negatives)
+        contested = torch.full_like(items, negatives.shape[-2] > 0, dtype=torch.bool)
+        return reduce_items(items, self.reduction, self.active(contested)).to(query.dtype)
 
     def items(self, query: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
         """Compute the loss of every query, unreduced; arguments and errors as in `forward`.
@@ -94,6 +97,17 @@ class QueryObjective(nn.Module):
 
         Returns:
             (N,) losses, >= 0.
+        """
+        raise NotImplementedError
+
+    def active(self, contested: Tensor) -> Tensor:
+        """Say which losses are above zero, also where they round to it.
+
+        Args:
+            contested: (N,) bool, whether a query has a negative.
+
+        Returns:
+            (N,) bool.
         """
         raise NotImplementedError
 

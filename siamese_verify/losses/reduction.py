@@ -12,6 +12,18 @@ from siamese_verify.errors import InputError
 Reduction = Literal["mean", "mean_active", "sum", "none"]
 
 
+class Items(NamedTuple):
+    """Losses of single items, and which of them are above zero, also where they round to it."""
+
+    loss: Tensor  # (M,) >= 0
+    active: Tensor  # (M,) bool
+
+    @classmethod
+    def of(cls, loss: Tensor) -> Items:
+        """Items that are above zero wherever they are in floating point."""
+        return cls(loss, loss.detach() > 0)
+
+
 class Totals(NamedTuple):
     """What a reduction needs to know of the items, whether or not they were ever listed."""
 
@@ -30,9 +42,9 @@ def check_reduction(reduction: str) -> None:
         raise InputError(f"reduction is {reduction!r}, but must be one of {', '.join(get_args(Reduction))}.")
 
 
-def add_up(items: Tensor) -> Totals:
-    """Sum and count (M,) losses, >= 0; M may be 0."""
-    return Totals(items.sum(), items.numel(), torch.count_nonzero(items.detach() > 0))
+def add_up(items: Items) -> Totals:
+    """Sum and count losses; there may be none."""
+    return Totals(items.loss.sum(), len(items.loss), torch.count_nonzero(items.active))
 
 
 def reduce_totals(totals: Totals, reduction: Reduction) -> Tensor:
@@ -44,12 +56,13 @@ def reduce_totals(totals: Totals, reduction: Reduction) -> Tensor:
     return total / (divisor.clamp(min=1) if isinstance(divisor, Tensor) else max(divisor, 1))
 
 
-def reduce_items(items: Tensor, reduction: Reduction = "mean") -> Tensor:
+def reduce_items(items: Tensor, reduction: Reduction = "mean", active: Tensor | None = None) -> Tensor:
     """Reduce the losses of single items.
 
     Args:
         items: (M,) losses, >= 0; M may be 0.
         reduction: `mean` over all items, `mean_active` over those above zero, `sum`, or `none`: the items themselves.
+        active: (M,) bool, which are above zero before rounding; None asks the items themselves.
 
     Returns:
         A scalar, or (M,) for `none`. Without items, or without active ones, it is 0 with a gradient of 0 that is still
@@ -59,7 +72,9 @@ def reduce_items(items: Tensor, reduction: Reduction = "mean") -> Tensor:
         InputError: unknown reduction.
     """
     check_reduction(reduction)
-    return items if reduction == "none" else reduce_totals(add_up(items), reduction)
+    if reduction == "none":
+        return items
+    return reduce_totals(add_up(Items.of(items) if active is None else Items(items, active)), reduction)
 
 
 def active_share(totals: Totals) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import Batch, Identities, row_product, unit
 from siamese_verify.losses.every_partner import choose_among_all
-from siamese_verify.losses.objective import BatchObjective
+from siamese_verify.losses.objective import BatchObjective, by_anchor
 from siamese_verify.losses.reduction import Reduction
 from siamese_verify.types import Pairs, Triplets
 
@@ -20,14 +20,15 @@ class PositiveTerms(NamedTuple):
 
     anchor: Tensor  # (M,) int64, the row whose positive it is
     loss: Tensor  # (M,) >= 0
+    contested: Tensor  # (M,) bool, whether the anchor has another partner: then the loss is above zero
 
 
 class SoftmaxObjective(BatchObjective):
     """Each anchor picks its positives among all its partners, by a softmax over cosines divided by a temperature.
 
-    Mined pairs are everything an anchor is compared with, and count for both their rows: those of `AllPairs` give what
-    None gives. Of mined triplets each is a choice between two. With one partner only there is nothing to choose: the
-    item is 0.
+    Mined pairs are everything an anchor is compared with, and count for both their rows, each once: those of `AllPairs`
+    give what None gives. Of mined triplets each is a choice between two. With one partner only there is nothing to
+    choose: the item is 0.
 
     Args:
         temperature: > 0. The smaller, the more the hardest partners decide.
@@ -52,19 +53,19 @@ class SoftmaxObjective(BatchObjective):
             anchor, positive = Identities(batch.candidate_labels).pairs(batch.labels, itself=True)
             logit = row_product(rows, candidates, anchor, positive) / self.temperature
             partition = choose_among_all(batch, self.temperature).partition
-            return PositiveTerms(anchor, (partition[anchor] - logit).clamp(min=0))
+            contested = torch.full_like(anchor, len(batch.candidate_labels) > 2, dtype=torch.bool)
+            return PositiveTerms(anchor, (partition[anchor] - logit).clamp(min=0), contested)
         if isinstance(mined, Triplets):
             genuine = row_product(rows, candidates, mined.anchor, mined.positive)
             impostor = row_product(rows, candidates, mined.anchor, mined.negative)
             difference = (impostor - genuine) / self.temperature
-            return PositiveTerms(mined.anchor, torch.logaddexp(difference, torch.zeros_like(difference)))
-        within = mined.other < len(rows)  # references are no anchors
-        anchor = torch.cat([mined.anchor, mined.other[within]])
-        partner = torch.cat([mined.other, mined.anchor[within]])
-        same = torch.cat([mined.same, mined.same[within]]).bool()
+            losses = torch.logaddexp(difference, torch.zeros_like(difference))
+            return PositiveTerms(mined.anchor, losses, torch.ones_like(losses, dtype=torch.bool))
+        anchor, partner, same = by_anchor(batch, mined)
         logit = row_product(rows, candidates, anchor, partner) / self.temperature
         partition = log_sum_exp_by(logit, anchor, len(rows))
-        return PositiveTerms(anchor[same], (partition[anchor] - logit)[same].clamp(min=0))
+        contested = (anchor.bincount(minlength=len(rows)) > 1)[anchor]
+        return PositiveTerms(anchor[same], (partition[anchor] - logit)[same].clamp(min=0), contested[same])
 
     def extra_repr(self) -> str:
         """Name the parameters where the module is printed."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
 
 from siamese_verify.geometry import Batch
 from siamese_verify.losses.every_partner import choose_among_all
-from siamese_verify.losses.reduction import Reduction, Totals
+from siamese_verify.losses.reduction import Items, Reduction, Totals
 from siamese_verify.losses.softmax import SoftmaxObjective
 from siamese_verify.types import Pairs, Triplets
 
@@ -18,7 +18,8 @@ class SupConLoss(SoftmaxObjective):
 
     Args:
         temperature: > 0; 0.1 is the paper's.
-        reduction: `mean`, `mean_active`, `sum` or `none`; all items count as active, unless there is but one partner.
+        reduction: `mean`, `mean_active`, `sum` or `none`; an item is above zero, however small it rounds, unless the
+            positive is the anchor's only partner.
 
     Raises:
         InputError: a temperature that is not above 0; an unknown reduction.
@@ -29,12 +30,14 @@ class SupConLoss(SoftmaxObjective):
     def __init__(self, temperature: float = 0.1, reduction: Reduction = "mean") -> None:
         super().__init__(temperature, reduction)
 
-    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
-        """Compute (A,) losses of anchors; see `BatchObjective.items`."""
-        anchor, loss = self.positive_terms(batch, mined)
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Items:
+        """Compute the items of anchors; see `BatchObjective.items`."""
+        anchor, loss, contested = self.positive_terms(batch, mined)
         total = loss.new_zeros(len(batch.labels)).index_add(0, anchor, loss)
         positives = anchor.bincount(minlength=len(batch.labels))
-        return (total / positives.clamp(min=1))[positives > 0]
+        active = torch.zeros_like(positives, dtype=torch.bool).index_fill(0, anchor[contested], True)
+        chosen = positives > 0
+        return Items((total / positives.clamp(min=1))[chosen], active[chosen])
 
     def add_up_all(self, batch: Batch) -> Totals:
         """Sum over every anchor that has a positive."""

@@ -12,7 +12,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.geometry import Batch, Metric, row_distance
 from siamese_verify.losses.every_triplet import every_triplet
 from siamese_verify.losses.objective import BatchObjective
-from siamese_verify.losses.reduction import Reduction, Totals
+from siamese_verify.losses.reduction import Items, Reduction, Totals
 from siamese_verify.types import Pairs, Triplets
 
 
@@ -80,8 +80,8 @@ class TripletLoss(BatchObjective):
         """What every item costs when all embeddings are one point."""
         return math.log(2) if self.soft else self.margin
 
-    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Tensor:
-        """Compute (T,) losses of triplets; see `BatchObjective.items`."""
+    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Items:
+        """Compute the items of triplets; see `BatchObjective.items`."""
         if isinstance(mined, Pairs):
             raise InputError(
                 f"TripletLoss compares triplets, but was given {len(mined.anchor)} pairs: feed triplets, or let a "
@@ -96,12 +96,14 @@ class TripletLoss(BatchObjective):
         )
         positive_distance, negative_distance = distance.tensor_split(2)
         if self.soft:
-            return soft_triplet_loss(positive_distance, negative_distance)
-        return triplet_loss(positive_distance, negative_distance, self.margin)
+            losses = soft_triplet_loss(positive_distance, negative_distance)
+            return Items(losses, torch.ones_like(losses, dtype=torch.bool))
+        return Items.of(triplet_loss(positive_distance, negative_distance, self.margin))
 
     def add_up_all(self, batch: Batch) -> Totals:
         """Sum over every triplet."""
-        return every_triplet(batch, self._rule, self.squared)
+        totals = every_triplet(batch, self._rule, self.squared)
+        return totals._replace(active=totals.items) if self.soft else totals
 
     def _rule(self, difference: Tensor) -> tuple[Tensor, Tensor]:
         if self.soft:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from siamese_verify.mining.search import check_sets
+from siamese_verify.mining.miner import Miner, check_length
+from siamese_verify.mining.search import Sets
 from siamese_verify.types import Pairs
 
 
@@ -19,29 +20,29 @@ def all_pairs(labels: Tensor, reference_labels: Tensor | None = None) -> Pairs:
 
     Returns:
         B (B - 1) / 2 pairs in the order (0, 1), (0, 2), ..., (1, 2), ..., or B R in the order (0, 0), (0, 1), ...
+
+    Raises:
+        InputError: more than 2^28 pairs.
     """
-    if reference_labels is None:
-        anchor, other = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
-        return Pairs(anchor, other, labels[anchor] == labels[other])
-    number = torch.arange(len(labels) * len(reference_labels), device=labels.device)
-    anchor, other = number // max(len(reference_labels), 1), number % max(len(reference_labels), 1)
-    return Pairs(anchor, other, labels[anchor] == reference_labels[other])
+    columns = labels if reference_labels is None else reference_labels
+    return _listed(labels, columns, 1 if reference_labels is None else 1 - len(labels))
 
 
-class AllPairs:
+def _listed(labels: Tensor, columns: Tensor, offset: int) -> Pairs:
+    """All pairs of a row i with a column i + offset or beyond."""
+    check_length(len(labels) * len(columns) - (offset > 0) * len(labels) * (len(labels) + 1) // 2, "pairs")
+    anchor, other = torch.triu_indices(len(labels), len(columns), offset=offset, device=labels.device)
+    return Pairs(anchor, other, labels[anchor] == columns[other])
+
+
+class AllPairs(Miner[Pairs]):
     """`all_pairs` as a miner; the embeddings only have to fit the labels.
 
     Raises:
-        InputError: when called with a batch that is none, see `siamese_verify.geometry.check_batch`.
+        InputError: when called with a batch that is none, see `siamese_verify.geometry.check_batch`, or with too many
+            pairs to list.
     """
 
-    def __call__(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        references: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Pairs:
-        """Pair the rows of (B, D) embeddings with (B,) labels, or with (R, D) references with (R,) labels."""
-        sets = check_sets(embeddings, labels, references, reference_labels)
-        return all_pairs(sets.labels, None if sets.itself else sets.column_labels)
+    def choose(self, sets: Sets) -> Pairs:
+        """See `all_pairs`; with references beside the rows, each row is paired with those too."""
+        return _listed(sets.labels, sets.column_labels, 1 if sets.itself else 1 - len(sets.labels))

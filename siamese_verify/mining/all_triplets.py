@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from siamese_verify.geometry import every_triplet
-from siamese_verify.mining.search import check_sets
+from siamese_verify.geometry import Identities, every_triplet
+from siamese_verify.mining.miner import Miner, check_length
+from siamese_verify.mining.search import Sets
 from siamese_verify.types import Triplets
 
 
@@ -21,26 +22,29 @@ def all_triplets(labels: Tensor, reference_labels: Tensor | None = None) -> Trip
 
     Returns:
         Triplets ordered by anchor, positive, negative.
+
+    Raises:
+        InputError: more than 2^28 triplets.
     """
-    itself = reference_labels is None
     columns = labels if reference_labels is None else reference_labels.to(labels.device)
-    return every_triplet(labels.long(), columns.long(), itself)
+    return _listed(labels.long(), columns.long(), reference_labels is None)
 
 
-class AllTriplets:
+def _listed(labels: Tensor, columns: Tensor, itself: bool) -> Triplets:
+    first, last = Identities(columns).span(labels)
+    size = last - first
+    check_length(int(((size - int(itself)) * (len(columns) - size)).sum()), "triplets")
+    return every_triplet(labels, columns, itself)
+
+
+class AllTriplets(Miner[Triplets]):
     """`all_triplets` as a miner; the embeddings only have to fit the labels.
 
     Raises:
-        InputError: when called with a batch that is none, see `siamese_verify.geometry.check_batch`.
+        InputError: when called with a batch that is none, see `siamese_verify.geometry.check_batch`, or with too many
+            triplets to list.
     """
 
-    def __call__(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        references: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Triplets:
-        """Choose triplets among (B, D) embeddings with (B,) labels; see `all_triplets`."""
-        sets = check_sets(embeddings, labels, references, reference_labels)
-        return all_triplets(sets.labels, None if sets.itself else sets.column_labels)
+    def choose(self, sets: Sets) -> Triplets:
+        """See `all_triplets`."""
+        return _listed(sets.labels, sets.column_labels, sets.itself)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from siamese_verify.geometry import Identities
-from siamese_verify.mining.search import check_sets, exact_distance, first_best, nearest_impostor
+from siamese_verify.mining.miner import Miner
+from siamese_verify.mining.search import Sets, exact_distance, first_best, nearest_impostor
 from siamese_verify.types import Triplets
 
 
-@torch.no_grad()
 def batch_hard(
     embeddings: Tensor, labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
 ) -> Triplets:
@@ -31,24 +30,17 @@ def batch_hard(
 
     Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, eq. 5.
     """
-    sets = check_sets(embeddings, labels, references, reference_labels)
-    row, column = Identities(sets.column_labels).pairs(sets.labels, itself=sets.itself)
-    positive = first_best(row, column, -exact_distance(sets, row, column), len(sets.labels))  # (B,)
-    anchor = (positive >= 0).nonzero().flatten()
-    negative = nearest_impostor(sets, anchor)
-    complete = negative >= 0
-    return Triplets(anchor[complete], positive[anchor][complete], negative[complete])
+    return BatchHard()(embeddings, labels, references, reference_labels)
 
 
-class BatchHard:
+class BatchHard(Miner[Triplets]):
     """`batch_hard` as a miner."""
 
-    def __call__(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        references: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Triplets:
-        """Choose triplets among (B, D) embeddings with (B,) labels; see `batch_hard`."""
-        return batch_hard(embeddings, labels, references, reference_labels)
+    def choose(self, sets: Sets) -> Triplets:
+        """See `batch_hard`."""
+        row, column = Identities(sets.column_labels).pairs(sets.labels, itself=sets.itself)
+        positive = first_best(row, column, -exact_distance(sets, row, column), len(sets.labels))  # (B,)
+        anchor = (positive >= 0).nonzero().flatten()
+        negative = nearest_impostor(sets, anchor)
+        complete = negative >= 0
+        return Triplets(anchor[complete], positive[anchor][complete], negative[complete])

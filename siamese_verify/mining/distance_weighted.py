@@ -7,7 +7,8 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import Identities, bands, unit
-from siamese_verify.mining.search import check_sets
+from siamese_verify.mining.miner import Miner
+from siamese_verify.mining.search import Sets
 from siamese_verify.types import Triplets
 
 
@@ -26,7 +27,6 @@ def log_density(distance: Tensor, dimensions: int) -> Tensor:
     return (dimensions - 2) * distance.log() + (dimensions - 3) / 2 * torch.log1p(-distance.square() / 4)
 
 
-@torch.no_grad()
 def distance_weighted(
     embeddings: Tensor,
     labels: Tensor,
@@ -62,61 +62,61 @@ def distance_weighted(
 
     Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017, eq. 3, and `farthest` of the authors' code.
     """
-    check_cutoff(cutoff, farthest)
-    sets = check_sets(embeddings, labels, references, reference_labels)
-    dimensions = sets.rows.shape[1]
-    if dimensions < 2:
-        raise InputError(f"embeddings have {dimensions} dimension, but distances on a sphere need two or more.")
-    rows, columns = unit(sets.rows), unit(sets.columns)
-    nothing = sets.labels.new_empty(0)
-    found = [Triplets(nothing, nothing, nothing)]
-    if not len(columns):  # rows of no length have no largest entry
-        return found[0]
-    identities = Identities(sets.column_labels)
-    for band in bands(len(rows), len(columns)):
-        anchor, positive = identities.pairs(sets.labels[band], band.start, sets.itself)
-        distance = (2 - 2 * rows[band] @ columns.T).clamp_(min=0).sqrt_()  # (b,C)
-        impostor = sets.labels[band, None] != sets.column_labels
-        eligible = impostor & (distance < farthest)
-        desperate = ~eligible.any(dim=1, keepdim=True)
-        level = -log_density(distance.clamp_(cutoff, min(farthest, 2 - 1e-3)), dimensions)
-        level.masked_fill_(~eligible, -torch.inf).masked_fill_(desperate & impostor, 0)
-        weight = (level - level.amax(dim=1, keepdim=True)).exp_().nan_to_num_(0)  # a row without negatives: -inf + inf
-        reach = weight.double().cumsum_(dim=1)  # (b,C)
-        draw = torch.rand(len(anchor), dtype=torch.float64, generator=generator).to(reach.device)
-        local = anchor - band.start
-        target = draw * reach[local, -1]
-        negative = torch.searchsorted(reach[local], target[:, None], right=True).squeeze(1)
-        chosen = reach[local, -1] > 0
-        found.append(Triplets(anchor[chosen], positive[chosen], negative[chosen]))
-    return Triplets(*(torch.cat(column) for column in zip(*found, strict=True)))
+    miner = DistanceWeighted(cutoff, farthest, generator)
+    return miner(embeddings, labels, references, reference_labels)
 
 
-class DistanceWeighted:
-    """`distance_weighted` as a miner, with torch's generator.
+class DistanceWeighted(Miner[Triplets]):
+    """`distance_weighted` as a miner.
 
     Args:
         cutoff: in (0, 2); nearer negatives weigh as much as one at this distance.
         farthest: > cutoff; negatives from here on are not drawn.
+        generator: of a CPU; None is torch's own.
 
     Raises:
         InputError: a cutoff out of its range.
     """
 
-    def __init__(self, cutoff: float = 0.5, farthest: float = 1.4) -> None:
+    def __init__(self, cutoff: float = 0.5, farthest: float = 1.4, generator: torch.Generator | None = None) -> None:
         check_cutoff(cutoff, farthest)
         self.cutoff = cutoff
         self.farthest = farthest
+        self.generator = generator
 
-    def __call__(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        references: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Triplets:
-        """Draw triplets among (B, D) embeddings with (B,) labels; see `distance_weighted`."""
-        return distance_weighted(embeddings, labels, references, reference_labels, self.cutoff, self.farthest)
+    def choose(self, sets: Sets) -> Triplets:
+        """See `distance_weighted`."""
+        dimensions = sets.rows.shape[1]
+        if dimensions < 2:
+            raise InputError(f"embeddings have {dimensions} dimension, but distances on a sphere need two or more.")
+        rows, columns = unit(sets.rows), unit(sets.columns)
+        nothing = sets.labels.new_empty(0)
+        found = [Triplets(nothing, nothing, nothing)]
+        if not len(columns):  # rows of no length have no largest entry
+            return found[0]
+        identities = Identities(sets.column_labels)
+        for band in bands(len(rows), len(columns)):
+            anchor, positive = identities.pairs(sets.labels[band], band.start, sets.itself)
+            distance = (2 - 2 * rows[band] @ columns.T).clamp_(min=0).sqrt_()  # (b,C)
+            impostor = sets.labels[band, None] != sets.column_labels
+            eligible = impostor & (distance < self.farthest)
+            desperate = ~eligible.any(dim=1, keepdim=True)
+            level = -log_density(distance.clamp_(self.cutoff, min(self.farthest, 2 - 1e-3)), dimensions)
+            level.masked_fill_(~eligible, -torch.inf).masked_fill_(desperate & impostor, 0)
+            weight = (
+                (level - level.amax(dim=1, keepdim=True)).exp_().nan_to_num_(0)
+            )  # a row without negatives: -inf + inf
+            reach = weight.double().cumsum_(dim=1)  # (b,C)
+            draw = torch.rand(len(anchor), dtype=torch.float64, generator=self.generator).to(reach.device)
+            local = anchor - band.start
+            counts = local.bincount(minlength=len(reach))
+            place = torch.arange(len(local), device=local.device) - (counts.cumsum(0) - counts)[local]
+            target = reach.new_zeros(len(reach), int(counts.max()))  # of each anchor as many as any has
+            target[local, place] = draw * reach[local, -1]
+            negative = torch.searchsorted(reach, target, right=True)[local, place]
+            chosen = reach[local, -1] > 0
+            found.append(Triplets(anchor[chosen], positive[chosen], negative[chosen]))
+        return Triplets(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
 def check_cutoff(cutoff: float, farthest: float) -> None:

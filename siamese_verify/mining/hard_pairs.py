@@ -9,12 +9,13 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import Identities
-from siamese_verify.mining.search import CROWDED, Sets, Tile, check_sets, exact_distance, impostor_tiles
+from siamese_verify.mining.miner import Miner
+from siamese_verify.mining.search import CROWDED, Sets, Tile, exact_distance, impostor_tiles
 from siamese_verify.types import Pairs
 
 WAITING = 1 << 16  # candidates beyond twice the wanted that may wait
 
-@torch.no_grad()
+
 def hard_pairs(
     embeddings: Tensor,
     labels: Tensor,
@@ -37,16 +38,7 @@ def hard_pairs(
     Raises:
         InputError: a ratio that is not above 0; a batch that is none, see `siamese_verify.geometry.check_batch`.
     """
-    check_ratio(ratio)
-    sets = check_sets(embeddings, labels, references, reference_labels)
-    anchor, other = Identities(sets.column_labels).pairs(sets.labels, itself=sets.itself)
-    if sets.itself:
-        once = anchor < other
-        anchor, other = anchor[once], other[once]
-    wanted = math.ceil(ratio * len(anchor))
-    row, column = nearest_impostors(sets, wanted)
-    same = torch.arange(len(anchor) + len(row), device=row.device) < len(anchor)
-    return Pairs(torch.cat([anchor, row]), torch.cat([other, column]), same)
+    return HardPairs(ratio)(embeddings, labels, references, reference_labels)
 
 
 def nearest_impostors(sets: Sets, wanted: int) -> tuple[Tensor, Tensor]:
@@ -125,7 +117,7 @@ class _Nearest:
         return row * len(self.sets.columns) + column
 
 
-class HardPairs:
+class HardPairs(Miner[Pairs]):
     """`hard_pairs` as a miner.
 
     Args:
@@ -139,15 +131,16 @@ class HardPairs:
         check_ratio(ratio)
         self.ratio = ratio
 
-    def __call__(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        references: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Pairs:
-        """Choose pairs among (B, D) embeddings with (B,) labels; see `hard_pairs`."""
-        return hard_pairs(embeddings, labels, references, reference_labels, self.ratio)
+    def choose(self, sets: Sets) -> Pairs:
+        """See `hard_pairs`."""
+        anchor, other = Identities(sets.column_labels).pairs(sets.labels, itself=sets.itself)
+        if sets.itself:
+            once = anchor < other
+            anchor, other = anchor[once], other[once]
+        wanted = math.ceil(self.ratio * len(anchor))
+        row, column = nearest_impostors(sets, wanted)
+        same = torch.arange(len(anchor) + len(row), device=row.device) < len(anchor)
+        return Pairs(torch.cat([anchor, row]), torch.cat([other, column]), same)
 
 
 def check_ratio(ratio: float) -> None:

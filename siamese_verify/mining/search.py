@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -111,7 +112,7 @@ def rounding(left: Spread, right: Spread) -> float:
     After Higham & Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.
     """
     longest = float(left.squares.max() + right.squares.max())
-    return 8 * left.rows.shape[1] ** 0.5 * torch.finfo(left.rows.dtype).eps / 2 * longest
+    return 8 * math.sqrt(left.rows.shape[1]) * torch.finfo(left.rows.dtype).eps / 2 * longest
 
 
 def impostor_tiles(sets: Sets) -> Iterator[Tile]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import Identities
-from siamese_verify.mining.search import check_sets, exact_distance, nearest_impostor
+from siamese_verify.mining.miner import Miner
+from siamese_verify.mining.search import Sets, exact_distance, nearest_impostor
 from siamese_verify.types import Triplets
 
 
-@torch.no_grad()
 def semi_hard(
     embeddings: Tensor,
     labels: Tensor,
@@ -38,16 +37,10 @@ def semi_hard(
 
     Schroff, Kalenichenko & Philbin, "FaceNet", CVPR 2015, section 3.2.
     """
-    check_margin(margin)
-    sets = check_sets(embeddings, labels, references, reference_labels)
-    anchor, positive = Identities(sets.column_labels).pairs(sets.labels, itself=sets.itself)
-    inner = exact_distance(sets, anchor, positive, squared)  # (M,)
-    negative = nearest_impostor(sets, anchor, inner, inner + margin, squared)
-    chosen = negative >= 0
-    return Triplets(anchor[chosen], positive[chosen], negative[chosen])
+    return SemiHard(margin, squared)(embeddings, labels, references, reference_labels)
 
 
-class SemiHard:
+class SemiHard(Miner[Triplets]):
     """`semi_hard` as a miner.
 
     Args:
@@ -63,15 +56,13 @@ class SemiHard:
         self.margin = margin
         self.squared = squared
 
-    def __call__(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        references: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Triplets:
-        """Choose triplets among (B, D) embeddings with (B,) labels; see `semi_hard`."""
-        return semi_hard(embeddings, labels, references, reference_labels, self.margin, self.squared)
+    def choose(self, sets: Sets) -> Triplets:
+        """See `semi_hard`."""
+        anchor, positive = Identities(sets.column_labels).pairs(sets.labels, itself=sets.itself)
+        inner = exact_distance(sets, anchor, positive, self.squared)  # (M,)
+        negative = nearest_impostor(sets, anchor, inner, inner + self.margin, self.squared)
+        chosen = negative >= 0
+        return Triplets(anchor[chosen], positive[chosen], negative[chosen])
 
 
 def check_margin(margin: float) -> None:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report
+from siamese_verify.geometry import both_ways
 from siamese_verify.training.gather import gather_batch, gather_objects
 from siamese_verify.training.publish import publish_validation
 from siamese_verify.types import FaceBatch, Pairs, Triplets
@@ -32,7 +33,8 @@ class VerificationModule(pl.LightningModule):
     Args:
         encoder: (N,3,S,S) uint8 images -> (N,D) embeddings.
         loss: called as `loss(embeddings, labels, mined)`; parameters of its own are trained along. One that is not of
-            `siamese_verify.losses` is given pairs and triplets as pytorch-metric-learning's miners return them.
+            `siamese_verify.losses` is given pairs and triplets as pytorch-metric-learning's miners return them: pairs
+            both ways.
         miner: chooses pairs or triplets of a batch that comes without; None leaves all of them to the loss.
         optimizer: makes the optimizer from parameter groups.
         scheduler: makes the scheduler from the optimizer and the number of steps; None keeps the learning rate.
@@ -102,7 +104,7 @@ class VerificationModule(pl.LightningModule):
         if hasattr(objective, "measure"):  # ours: the share of active items comes with it
             loss, active = objective.measure(embeddings, labels, mined)
             return loss, active
-        return objective(embeddings, labels, for_others(mined)), None
+        return objective(embeddings, labels, for_others(mined, len(labels))), None
 
     def _log_geometry(self, embeddings: Tensor, active: Tensor | None) -> None:
         if (self.global_step + 1) % GEOMETRY_EVERY:  # the steps that Lightning's loggers take
@@ -172,9 +174,16 @@ class VerificationModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def for_others(mined: Pairs | Triplets | None) -> tuple[Tensor, ...] | None:
-    """Say it in the terms of pytorch-metric-learning: (a, p, n), or genuine pairs (a, p), then impostors (a, n)."""
+def for_others(mined: Pairs | Triplets | None, anchors: int) -> tuple[Tensor, ...] | None:
+    """Say it in the terms of pytorch-metric-learning: (a, p, n), or genuine pairs (a, p), then impostors (a, n).
+
+    There a pair counts for its anchor, so ours are given both ways.
+
+    Args:
+        mined: of a batch of `anchors` rows; what another library's miner returned is left as it is.
+        anchors: rows of the batch.
+    """
     if not isinstance(mined, Pairs):
         return mined
-    same = mined.same.bool()
-    return mined.anchor[same], mined.other[same], mined.anchor[~same], mined.other[~same]
+    anchor, other, same = both_ways(mined, anchors)
+    return anchor[same], other[same], anchor[~same], other[~same]
