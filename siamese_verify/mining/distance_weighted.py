@@ -8,7 +8,7 @@ from torch import Tensor
 from siamese_verify.errors import InputError
 from siamese_verify.geometry import Identities, bands, unit
 from siamese_verify.mining.miner import Miner
-from siamese_verify.mining.search import Sets
+from siamese_verify.mining.search import Sets, bisect_rows
 from siamese_verify.types import Triplets
 
 
@@ -109,11 +109,7 @@ class DistanceWeighted(Miner[Triplets]):
             reach = weight.double().cumsum_(dim=1)  # (b,C)
             draw = torch.rand(len(anchor), dtype=torch.float64, generator=self.generator).to(reach.device)
             local = anchor - band.start
-            counts = local.bincount(minlength=len(reach))
-            place = torch.arange(len(local), device=local.device) - (counts.cumsum(0) - counts)[local]
-            target = reach.new_zeros(len(reach), int(counts.max()))  # of each anchor as many as any has
-            target[local, place] = draw * reach[local, -1]
-            negative = torch.searchsorted(reach, target, right=True)[local, place]
+            negative = bisect_rows(reach, local, draw * reach[local, -1])
             chosen = reach[local, -1] > 0
             found.append(Triplets(anchor[chosen], positive[chosen], negative[chosen]))
         return Triplets(*(torch.cat(column) for column in zip(*found, strict=True)))

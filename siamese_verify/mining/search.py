@@ -13,6 +13,7 @@ from torch import Tensor
 from siamese_verify.geometry import Spread, check_batch, chunks, expands, identical, steps
 
 PENDING = 1 << 20  # candidates that wait for their exact distance at once
+OFTEN = 8  # queries of a row, beyond which its columns are sorted
 CROWDED = 1 / 64  # share of a tile that are candidates, beyond which the whole of it is measured at once
 
 
@@ -204,12 +205,14 @@ class _Search:
         """
         self.slack = tile.slack
         queries = self.queries[tile.rows.start]
-        most = 4 * len(tile.squared)  # at once: a row may ask often
-        for start in range(queries.start, queries.stop, most):
-            exact = self._compare(tile, slice(start, min(start + most, queries.stop)), exact)
-            if self.pending > PENDING:
-                self.decide()
-                self.pending = sum(len(candidates.query) for candidates in self.waiting)
+        if self.bounded and queries.stop - queries.start > OFTEN * len(tile.squared):
+            exact = tile.exact(self.sets, self.squared) if exact is None else exact
+            self._wait(self._beyond(exact, self.anchor[queries] - tile.rows.start, queries), queries, tile)
+        else:
+            exact = self._compare(tile, queries, exact)
+        if self.pending > PENDING:
+            self.decide()
+            self.pending = sum(len(candidates.query) for candidates in self.waiting)
         return exact
 
     def _compare(self, tile: Tile, asking: slice, exact: Tensor | None) -> Tensor | None:
@@ -233,14 +236,17 @@ class _Search:
         among = close <= limit[hit, None]
         if int(among.count_nonzero()) > 2 * len(local) + CROWDED * tile.squared.numel():  # to measure one by one
             exact = tile.exact(self.sets, self.squared) if exact is None else exact
-            query, column, value = self._nearest(exact if self.everyone else exact[local], asking)
+            found = self._nearest(exact if self.everyone else exact[local], asking)
         else:
             query, column = among.nonzero(as_tuple=True)
-            value = close[query, column]
-            query = hit[query]
-        self.waiting.append(Candidates(query + asking.start, column + tile.columns.start, value))
-        self.pending += len(query)
+            found = Candidates(hit[query], column, close[query, column])
+        self._wait(found, asking, tile)
         return exact
+
+    def _wait(self, found: Candidates, asking: slice, tile: Tile) -> None:
+        query, column = found.query + asking.start, found.column + tile.columns.start
+        self.waiting.append(Candidates(query, column, found.squared))
+        self.pending += len(query)
 
     def _nearest(self, exact: Tensor, asking: slice) -> Candidates:
         """Of (q, m) exact distances, find the nearest within bounds: one column at most for each query."""
@@ -249,7 +255,17 @@ class _Search:
             within = (exact > self.inner[asking, None]) & (exact < self.outer[asking, None])
             nearest = exact.masked_fill(~within, torch.inf)
         column = nearest.argmin(dim=1)  # the first of equals
-        value = nearest.gather(1, column[:, None]).squeeze(1)
+        return self._better(column, nearest.gather(1, column[:, None]).squeeze(1), asking)
+
+    def _beyond(self, exact: Tensor, local: Tensor, asking: slice) -> Candidates:
+        """As `_nearest`, of (n, m) distances of all rows, where a row asks so often that sorting its columns pays."""
+        ascending, order = exact.sort(dim=1, stable=True)
+        place = bisect_rows(ascending, local, self.inner[asking]).clamp_(max=exact.shape[1] - 1)
+        value = ascending[local, place]
+        within = (value > self.inner[asking]) & (value < self.outer[asking])
+        return self._better(order[local, place], value.masked_fill_(~within, torch.inf), asking)
+
+    def _better(self, column: Tensor, value: Tensor, asking: slice) -> Candidates:
         query = value.isfinite().nonzero().flatten()
         value = value[query] if self.squared else value[query].square()
         self.best[asking][query] = torch.minimum(self.best[asking][query], value)
@@ -281,6 +297,24 @@ class _Search:
         winners = column == chosen[query]
         self.waiting = [Candidates(query[winners], column[winners], approximate[winners])]
         return chosen
+
+
+def bisect_rows(ascending: Tensor, row: Tensor, value: Tensor) -> Tensor:
+    """Find the first entry above a value in chosen rows.
+
+    Args:
+        ascending: (n, m), each row sorted.
+        row: (q,) int64 rows, ascending.
+        value: (q,).
+
+    Returns:
+        (q,) int64 in [0, m]; m where no entry is above the value.
+    """
+    counts = row.bincount(minlength=len(ascending))
+    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    values = ascending.new_zeros(len(ascending), int(counts.max()))  # of each row as many as any has
+    values[row, place] = value
+    return torch.searchsorted(ascending.contiguous(), values, right=True)[row, place]
 
 
 def first_best(group: Tensor, column: Tensor, value: Tensor, groups: int) -> Tensor:

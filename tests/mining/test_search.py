@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from siamese_verify.geometry import tiles
 from siamese_verify.mining import BatchHard, HardPairs, SemiHard, search
 from siamese_verify.mining.search import Sets, check_sets, impostor_tiles, nearest_impostor
 
+hard_pairs = importlib.import_module("siamese_verify.mining.hard_pairs")  # the package shows the function
 GRID = 1 / 1024  # differences of such numbers, and sums of their squares, are exact in float32: ties are ties
 DIMENSIONS = 8
 
@@ -73,15 +75,30 @@ def sets_of(kind: str, references: bool) -> Sets:
     return check_sets(tight(kind, 40, 2), people(40, 2), None, None)
 
 
+def crowd(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tiles be measured at once from this share of candidates on, and little wait; below 0 they always are."""
+    monkeypatch.setattr(search, "OFTEN", 1 if share < 0 else 8)
+    monkeypatch.setattr(search, "CROWDED", share)
+    monkeypatch.setattr(hard_pairs, "CROWDED", share)
+    monkeypatch.setattr(hard_pairs, "WAITING", 0)
+
+
 @pytest.mark.parametrize("expands", [True, False])
-@pytest.mark.parametrize("pending", [1, 1 << 20])
+@pytest.mark.parametrize(("pending", "crowded"), [(1, 1.0), (1 << 20, 1.0), (1 << 20, -2.0)])
 @pytest.mark.parametrize("side", [4, 16, 512])
 @pytest.mark.parametrize("references", [False, True])
 @pytest.mark.parametrize("kind", ["far", "cross"])
 def test_what_the_tiles_cannot_tell_apart_exact_distances_decide(
-    kind: str, references: bool, side: int, pending: int, expands: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    references: bool,
+    side: int,
+    pending: int,
+    crowded: float,
+    expands: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sets = sets_of(kind, references)
+    crowd(crowded, monkeypatch)
     anchor = torch.arange(len(sets.rows))
     monkeypatch.setattr(tiles, "SIDE", side)
     monkeypatch.setattr(search, "PENDING", pending)
@@ -193,6 +210,7 @@ def test_batches_of_any_shape_agree_with_a_naive_loop(seed: int, monkeypatch: py
     random = np.random.default_rng(seed)
     monkeypatch.setattr(tiles, "SIDE", int(random.choice([1, 3, 8, 512])))
     monkeypatch.setattr(search, "PENDING", int(random.choice([1, 20, 1 << 20])))
+    crowd(float(random.choice([-20, 1 / 64])), monkeypatch)
     dimensions, scale, offset = int(random.integers(1, 7)), int(random.choice([1, 6, 40])), int(random.integers(0, 64))
 
     def draw(count: int) -> tuple[Tensor, Tensor]:
