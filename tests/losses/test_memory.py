@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pytorch_metric_learning import losses as peers
+from pytorch_metric_learning import miners
 from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
+from siamese_verify.geometry import tiles
 from siamese_verify.losses import (
     ArcFaceLoss,
     BatchObjective,
@@ -23,8 +28,8 @@ from siamese_verify.losses import (
     SupConLoss,
     TripletLoss,
 )
-from siamese_verify.mining import AllPairs, AllTriplets, BatchHard
-from siamese_verify.types import Pairs
+from siamese_verify.mining import AllPairs, AllTriplets, BatchHard, DistanceWeighted, HardPairs, SemiHard
+from siamese_verify.types import Pairs, Triplets
 
 OBJECTIVES: dict[str, Callable[[], BatchObjective]] = {
     "contrastive": lambda: ContrastiveLoss(1.5),
@@ -147,30 +152,126 @@ def test_the_backward_pass_may_wait_for_later_batches() -> None:
     [(OBJECTIVES["contrastive"], AllPairs()), (OBJECTIVES["triplet"], AllTriplets())],
     ids=["pairs", "triplets"],
 )
-def test_a_miner_chooses_within_the_batch_and_between_batch_and_memory(
+def test_a_miner_of_everything_changes_nothing(
     make: Callable[[], BatchObjective], miner: AllPairs | AllTriplets
 ) -> None:
-    memory, objective = CrossBatchMemory(make(), 8, miner), make()
-    first, second = batches((6, 5))
-    torch.testing.assert_close(memory(*first), objective(*first))
-    value = memory(*second)
-    mined = [
-        miner(*second),
-        miner(*second, *(part.detach() for part in first)).numbered_from(5),
-    ]
-    chosen = type(mined[0])(*map(torch.cat, zip(*mined, strict=True)))
-    torch.testing.assert_close(value, objective(*second, chosen, first[0].detach(), first[1]))
-    if isinstance(miner, AllPairs):
-        torch.testing.assert_close(value, objective(*second, None, first[0].detach(), first[1]))
+    memory, plain = CrossBatchMemory(make(), 8, miner), CrossBatchMemory(make(), 8)
+    for batch in batches():
+        torch.testing.assert_close(memory(*batch), plain(*batch))
 
 
-def test_a_miner_of_another_library_serves_a_memory_too() -> None:
-    miners = pytest.importorskip("pytorch_metric_learning.miners")
-    memory = CrossBatchMemory(TripletLoss(0.4, squared=False), 8, miners.BatchHardMiner())
-    ours = CrossBatchMemory(TripletLoss(0.4, squared=False), 8, BatchHard())
-    for batch in batches((6, 6, 6)):
-        embeddings = nn.functional.normalize(batch[0])  # theirs measures directions
-        torch.testing.assert_close(memory(embeddings, batch[1]), ours(embeddings, batch[1]))
+def chosen(memory: CrossBatchMemory, embeddings: Tensor, labels: Tensor) -> Pairs | Triplets:
+    """What the memory's miner chooses for a batch, which then joins the memory."""
+    seen: list[Pairs | Triplets] = []
+
+    def look(*arguments: Any) -> Tensor:
+        seen.append(arguments[2])
+        return embeddings.sum()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory.objective, "forward", look)
+        memory(embeddings, labels)
+    return seen[0]
+
+
+def tuples(mined: Pairs | Triplets) -> set[tuple[int, ...]]:
+    fields = mined[:2] if isinstance(mined, Pairs) else mined
+    return set(zip(*(field.tolist() for field in fields), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "objective"),
+    [
+        (AllPairs(), None, ContrastiveLoss()),
+        (BatchHard(), "BatchHardMiner", TripletLoss()),
+        (AllTriplets(), "TripletMarginMiner", TripletLoss()),
+        ("BatchHardMiner", "BatchHardMiner", TripletLoss()),
+        ("TripletMarginMiner", "TripletMarginMiner", TripletLoss()),
+        ("MultiSimilarityMiner", "MultiSimilarityMiner", ContrastiveLoss()),
+        ("PairMarginMiner", "PairMarginMiner", ContrastiveLoss()),
+    ],
+)
+def test_a_miner_chooses_what_it_chooses_in_the_memory_of_pytorch_metric_learning(
+    ours: Any, theirs: str | None, objective: BatchObjective
+) -> None:
+    settings = {"TripletMarginMiner": {"margin": 3.0}}  # every triplet of unit vectors
+
+    def named(name: str) -> Any:
+        return getattr(miners, name)(**settings.get(name, {}))
+
+    memory = CrossBatchMemory(objective, 12, named(ours) if isinstance(ours, str) else ours)
+    peer = peers.CrossBatchMemory(peers.ContrastiveLoss(), 4, 18, named(theirs) if theirs else None)  # with the batch
+    generator = torch.Generator().manual_seed(1)
+    before = torch.empty(0, 4)
+    for _ in range(6):
+        embeddings = nn.functional.normalize(torch.randn(6, 4, generator=generator))  # theirs measures directions
+        labels = torch.randint(4, (6,), generator=generator)
+        found = chosen(memory, embeddings, labels)
+        peer.add_to_memory(embeddings, labels, 6)
+        filled = 18 if peer.has_been_filled else peer.queue_idx
+        kept, names = peer.embedding_memory[:filled], peer.label_memory[:filled]
+        vectors = peer.create_indices_tuple(embeddings, labels, kept, names, None, True)
+        rows = torch.cat([embeddings, before])
+        column = torch.cdist(kept, rows).argmin(dim=1)  # the same rows, wherever they lie
+        if len(vectors) == 3:
+            expected = {(a, int(column[p]), int(column[n])) for a, p, n in torch.stack(vectors, dim=1).tolist()}
+        else:
+            pairs = torch.cat([torch.stack(vectors[:2], dim=1), torch.stack(vectors[2:], dim=1)]).tolist()
+            expected = {(a, int(column[o])) for a, o in pairs}
+            if not isinstance(ours, str):  # ours name two rows of the batch in one order
+                expected = {(a, o) for a, o in expected if a < o}
+        assert tuples(found) == expected
+        assert len(tuples(found)) == len(found[0])
+        before = memory.queue.embeddings
+    assert any(columns[-1] >= 6 for columns in tuples(found))
+
+
+@pytest.mark.parametrize("miner", [BatchHard(), SemiHard(2.0), DistanceWeighted(), HardPairs(), AllTriplets()])
+def test_a_batch_and_a_memory_that_share_nobody_meet(miner: Any) -> None:
+    objective = ContrastiveLoss() if isinstance(miner, HardPairs) else TripletLoss()
+    memory = CrossBatchMemory(objective, 2048, miner)
+    generator = torch.Generator().manual_seed(0)
+    used = 0
+    for _ in range(40):
+        people = torch.randperm(2000, generator=generator)[:32].repeat_interleave(4)
+        embeddings = nn.functional.normalize(torch.randn(128, 16, generator=generator))
+        found = chosen(memory, embeddings, people)
+        used += bool((found[1 if isinstance(found, Pairs) else 2] >= 128).any())
+    assert used == 39  # every step but the first, when the memory is empty
+
+
+@pytest.mark.parametrize("side", [3, 512])
+@pytest.mark.parametrize("miner", [BatchHard(), SemiHard(0.7), HardPairs(0.5), HardPairs(2)])
+def test_among_batch_and_memory_a_naive_loop_chooses_the_same(
+    miner: BatchHard | SemiHard | HardPairs, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "SIDE", side)
+    (rows, labels), (references, others) = batches((9, 7))
+    rows, references = (part.detach().mul(2).round() / 2 for part in (rows, references))  # with ties
+    columns, people = torch.cat([rows, references]).tolist(), [*labels.tolist(), *others.tolist()]
+    distance = [[math.dist(row, column) for column in columns] for row in columns[:9]]
+    genuine = [(a, p) for a in range(9) for p in range(16) if p != a and people[p] == people[a]]
+    rivals = {a: [n for n in range(16) if people[n] != people[a]] for a in range(9)}
+    expected: list[tuple[int, ...]] = []
+    if isinstance(miner, HardPairs):
+        once = [(a, p) for a, p in genuine if a < p]
+        impostors = sorted((distance[a][n], a, n) for a in range(9) for n in rivals[a] if a < n)
+        expected = once + [(a, n) for _, a, n in impostors[: math.ceil(miner.ratio * len(once))]]
+    elif isinstance(miner, BatchHard):
+        for a in range(9):
+            own = [p for b, p in genuine if b == a]
+            if own and rivals[a]:
+                positive = max(own, key=lambda p: distance[a][p])
+                expected.append((a, positive, min(rivals[a], key=lambda n: distance[a][n])))
+    else:
+        for a, p in genuine:
+            band = [n for n in rivals[a] if distance[a][p] < distance[a][n] < distance[a][p] + 0.7]
+            if band:
+                expected.append((a, p, min(band, key=lambda n: distance[a][n])))
+    found = miner.together(rows, labels, references, others)
+    fields = found[:2] if isinstance(found, Pairs) else found
+    assert list(zip(*(field.tolist() for field in fields), strict=True)) == expected
+    assert len(expected) > 3
 
 
 def test_only_training_fills_the_memory() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -28,7 +30,7 @@ from siamese_verify.losses import (
     reduce_items,
 )
 from siamese_verify.losses.reduction import Reduction
-from siamese_verify.mining import AllPairs, AllTriplets
+from siamese_verify.mining import AllPairs, AllTriplets, HardPairs
 from siamese_verify.types import Pairs, Triplets
 
 COMPARING = {
@@ -214,3 +216,87 @@ def test_the_four_vectors_of_another_library_are_genuine_and_impostor_pairs() ->
     theirs = (torch.tensor([0, 3]), torch.tensor([1, 4]), torch.tensor([5]), torch.tensor([2]))
     ours = Pairs(torch.tensor([0, 3, 5]), torch.tensor([1, 4, 2]), torch.tensor([True, True, False]))
     assert ContrastiveLoss()(embeddings, labels, theirs) == ContrastiveLoss()(embeddings, labels, ours)
+
+
+# Items above zero, where most of them round to it
+
+
+def exact_mean_active(
+    loss: BatchObjective,
+    embeddings: Tensor,
+    labels: Tensor,
+    pairs: Pairs | None = None,
+    triplets: Triplets | None = None,
+) -> float:
+    """The mean over the items above zero by naive loops in float64, in which none of these underflows."""
+    rows = torch.nn.functional.normalize(embeddings.double()).tolist()
+    objective = loss.objective if isinstance(loss, InBatchNegatives) else loss
+    temperature = cast(float, objective.temperature)
+    everybody, people = range(len(rows)), labels.tolist()
+
+    def logit(i: int, k: int) -> float:
+        return math.fsum(a * b for a, b in zip(rows[i], rows[k], strict=True)) / temperature
+
+    partners: dict[int, set[int]] = {i: {k for k in everybody if k != i} for i in everybody}
+    if pairs is not None:
+        partners = {i: set() for i in everybody}
+        for i, k in zip(pairs.anchor.tolist(), pairs.other.tolist(), strict=True):
+            partners[i].add(k), partners[k].add(i)
+    items: list[tuple[int, float]] = []
+    for i, others in partners.items():
+        for p in sorted(others):
+            if people[p] != people[i]:
+                continue
+            rivals = [
+                k for k in others if k != p and (not isinstance(loss, InBatchNegatives) or people[k] != people[i])
+            ]
+            items.append((i, math.log1p(math.fsum(math.exp(logit(i, k) - logit(i, p)) for k in rivals))))
+    if triplets is not None:
+        items = [
+            (a, math.log1p(math.exp(logit(a, n) - logit(a, p))))
+            for a, p, n in zip(*(field.tolist() for field in triplets), strict=True)
+        ]
+    if isinstance(loss, SupConLoss):
+        values = [[value for anchor, value in items if anchor == i] for i in everybody]
+        items = [(i, math.fsum(of) / len(of)) for i, of in enumerate(values) if of]
+    active = [value for _, value in items if value > 0]
+    return math.fsum(active) / max(len(active), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [0.01, 0.1])
+@pytest.mark.parametrize("make", [NTXentLoss, SupConLoss, lambda *a: InBatchNegatives(InfoNCELoss(*a))])
+def test_the_mean_of_active_items_is_the_same_on_every_path(make: Any, temperature: float, dtype: torch.dtype) -> None:
+    """Most pairs are solved, so that their losses are far below what float32 tells from zero."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(24) // 3
+    embeddings = torch.randn(8, 32, generator=generator)[labels] + 0.2 * torch.randn(24, 32, generator=generator)
+    embeddings[1] = embeddings[5]  # some are not
+    embeddings = torch.nn.functional.normalize(embeddings).to(dtype)
+    loss = make(temperature, "mean_active")
+    pairs, some = AllPairs()(embeddings, labels), HardPairs(2)(embeddings, labels)
+    triplets = AllTriplets()(embeddings, labels)
+    both_ways = (*get_all_pairs_indices(labels),)
+    expected = exact_mean_active(loss, embeddings, labels)
+    found = [(loss(embeddings, labels, mined), expected) for mined in (None, pairs, both_ways)]
+    found.append((loss(embeddings, labels, some), exact_mean_active(loss, embeddings, labels, some)))
+    found.append((loss(embeddings, labels, triplets), exact_mean_active(loss, embeddings, labels, triplets=triplets)))
+    accuracy = {torch.float16: 2e-3, torch.float32: 2e-4, torch.float64: 1e-9}[dtype]
+    for value, exact in found:
+        assert value.item() == pytest.approx(exact, rel=accuracy)
+    for mined in (None, pairs, both_ways, triplets):
+        assert loss.measure(embeddings, labels, mined).active_share == 1  # a softmax never ends
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [TripletLoss(soft=True, reduction="mean_active"), ArcFaceLoss(4, 1000.0, 0.0, 4, "mean_active")],
+    ids=["triplet, soft", "arc_face"],
+)
+def test_items_that_round_to_zero_are_counted(loss: BatchObjective) -> None:
+    labels = torch.arange(8) // 2
+    embeddings = 1000 * torch.eye(4)[labels]
+    for parameter in loss.parameters():
+        parameter.data = torch.eye(4)
+    for mined in (None, AllTriplets()(embeddings, labels)) if isinstance(loss, TripletLoss) else (None,):
+        assert loss.measure(embeddings, labels, mined).active_share == 1

@@ -1,4 +1,4 @@
-"""Contrastive and triplet losses, values and gradients, against pytorch-metric-learning."""
+"""Losses and miners, values and gradients, against and together with those of pytorch-metric-learning."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ from typing import Any
 import pytest
 import torch
 from pytorch_metric_learning import distances, losses, miners, reducers
-from torch import Tensor
+from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
+from torch import Tensor, nn
 
-from siamese_verify.losses import BatchObjective, ContrastiveLoss, CosinePairLoss, TripletLoss
-from siamese_verify.mining import BatchHard, SemiHard
+from siamese_verify.losses import (
+    BatchObjective,
+    ContrastiveLoss,
+    CosinePairLoss,
+    InBatchNegatives,
+    InfoNCELoss,
+    NTXentLoss,
+    SupConLoss,
+    TripletLoss,
+)
+from siamese_verify.mining import AllPairs, BatchHard, HardPairs, SemiHard
+from siamese_verify.training.module import for_others
+from siamese_verify.types import Pairs
 
 EUCLIDEAN: Any = distances.LpDistance(normalize_embeddings=False)
 
@@ -100,3 +112,67 @@ def test_semi_hard_negatives_are_the_nearest_of_theirs(
             nearest[a, p] = n
     mined = SemiHard(0.5)(embeddings.detach(), labels)
     assert {(a, p): n for a, p, n in torch.stack(list(mined), dim=1).tolist()} == nearest
+
+
+# Pairs over the border between the two libraries
+
+LOOKING_AT_ANCHORS = [
+    *("AngularLoss", "CircleLoss", "ContrastiveLoss", "FastAPLoss", "GeneralizedLiftedStructureLoss", "HistogramLoss"),
+    *("IntraPairVarianceLoss", "LiftedStructureLoss", "MarginLoss", "MultiSimilarityLoss", "NCALoss", "NTXentLoss"),
+    *("SignalToNoiseRatioContrastiveLoss", "SupConLoss", "TripletMarginLoss", "TupletMarginLoss"),
+]
+
+
+def directions(count: int = 24, people: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return nn.functional.normalize(torch.randn(count, 8, generator=generator)).double(), torch.arange(count) % people
+
+
+@pytest.mark.parametrize("name", LOOKING_AT_ANCHORS)
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+def test_our_pairs_feed_their_losses(name: str) -> None:
+    embeddings, labels = directions()
+    loss = getattr(losses, name)()
+    torch.testing.assert_close(
+        loss(embeddings, labels, for_others(AllPairs()(embeddings, labels), len(labels))), loss(embeddings, labels)
+    )
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    values = [
+        loss(rows, people, for_others(HardPairs(2)(rows, people), len(people)))
+        for rows, people in ((embeddings, labels), (embeddings[order], labels[order]))
+    ]
+    torch.testing.assert_close(*values, msg="the order of the batch matters")
+
+
+def test_a_pair_that_is_named_twice_is_handed_over_once() -> None:
+    pairs = Pairs(torch.tensor([0, 1, 0, 2]), torch.tensor([1, 0, 1, 3]), torch.tensor([True, True, True, False]))
+    given = for_others(pairs, 4)
+    assert given is not None
+    assert [field.tolist() for field in given] == [[0, 1], [1, 0], [2, 3], [3, 2]]
+
+
+@pytest.mark.parametrize("name", ["MultiSimilarityMiner", "PairMarginMiner", "BatchEasyHardMiner", "HDCMiner"])
+def test_pairs_of_their_miners_feed_ours_as_theirs(name: str) -> None:
+    embeddings, labels = directions()
+    embeddings.requires_grad_()
+    mined = getattr(miners, name)()(embeddings.detach(), labels)
+    assert_equal(
+        SupConLoss(0.1)(embeddings, labels, mined), losses.SupConLoss(0.1)(embeddings, labels, mined), embeddings
+    )
+    ours = InBatchNegatives(InfoNCELoss(0.1))(embeddings, labels, mined)
+    assert_equal(ours, losses.NTXentLoss(0.1)(embeddings, labels, mined), embeddings)
+    i, j, same = (torch.cat([mined[0], mined[2]]), torch.cat([mined[1], mined[3]]), len(mined[0]))
+    distance = (embeddings[i] - embeddings[j]).norm(dim=1)
+    expected = distance[:same].square().sum() + (1 - distance[same:]).relu().square().sum()
+    assert_equal(ContrastiveLoss(scale=1, reduction="sum")(embeddings, labels, mined), expected, embeddings)
+
+
+@pytest.mark.parametrize("loss", [NTXentLoss(0.1), SupConLoss(0.1), InBatchNegatives(InfoNCELoss(0.1))])
+def test_all_pairs_in_whichever_order_and_number_are_everything(loss: BatchObjective) -> None:
+    embeddings, labels = directions()
+    expected = loss(embeddings, labels)
+    torch.testing.assert_close(loss(embeddings, labels, get_all_pairs_indices(labels)), expected)
+    once = AllPairs()(embeddings, labels)
+    back = Pairs(once.other, once.anchor, once.same)
+    for pairs in (once, back, Pairs(*map(torch.cat, zip(once, back, once, strict=True)))):
+        torch.testing.assert_close(loss(embeddings, labels, pairs), expected)

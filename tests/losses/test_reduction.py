@@ -9,7 +9,7 @@ import torch
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses import BatchObjective, ContrastiveLoss, TripletLoss, reduce_items
-from siamese_verify.losses.reduction import active_share, add_up
+from siamese_verify.losses.reduction import Items, active_share, add_up
 
 ITEMS = torch.tensor([0.0, 3.0, 0.0, 1.0])
 
@@ -41,9 +41,12 @@ def test_an_unknown_reduction_is_named() -> None:
 
 
 def test_active_share_counts_items_above_zero() -> None:
-    assert active_share(add_up(ITEMS)).item() == 0.5
-    assert active_share(add_up(ITEMS[:0])).item() == 0
-    assert not active_share(add_up(ITEMS.clone().requires_grad_())).requires_grad
+    assert active_share(add_up(Items.of(ITEMS))).item() == 0.5
+    assert active_share(add_up(Items.of(ITEMS[:0]))).item() == 0
+    assert not active_share(add_up(Items.of(ITEMS.clone().requires_grad_()))).requires_grad
+    rounded = torch.tensor([True, True, False, True])  # one of them is above zero, and rounds to it
+    assert active_share(add_up(Items(ITEMS, rounded))).item() == 0.75
+    assert reduce_items(ITEMS, "mean_active", rounded).item() == pytest.approx(4 / 3)
 
 
 @pytest.mark.parametrize("loss", [ContrastiveLoss(2.0), TripletLoss(0.5, reduction="mean_active")])
