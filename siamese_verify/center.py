@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.data import FaceCropper, Protocol
 from siamese_verify.encoders import MirroredEncoder
-from siamese_verify.entry import CONF, explained, set_threads, versions
+from siamese_verify.entry import CONF, composed, explained, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
@@ -79,6 +79,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     return centred
 
 
+@composed("center")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="center")
 @explained
 def main(cfg: DictConfig) -> None:

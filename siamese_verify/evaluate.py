@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from siamese_verify.data import FaceCropper, Protocol
-from siamese_verify.entry import CONF, explained, set_threads, versions
+from siamese_verify.entry import CONF, composed, explained, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
     TARGETS,
@@ -128,6 +128,7 @@ def record_of(cfg: DictConfig) -> dict[str, Any]:
     return {"versions": versions(), "configuration": configuration}
 
 
+@composed("evaluate")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 @explained
 def main(cfg: DictConfig) -> float:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from siamese_verify.data import IMAGE_FOLDERS, Alignment, Preparation, fetch_lfw, prepare_faces, unpack_once
 from siamese_verify.data.preparation import OUTCOMES
-from siamese_verify.entry import CONF, explained, versions
+from siamese_verify.entry import CONF, composed, explained, versions
 from siamese_verify.errors import InputError
 from siamese_verify.types import InputSpec, Photos
 
@@ -70,6 +70,7 @@ def print_outcomes(found: Preparation, output: Path) -> None:
     console.print(f"To train on: siamese-verify train data=prepared data.root={output}", soft_wrap=True)
 
 
+@composed("prepare")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="prepare")
 @explained
 def main(cfg: DictConfig) -> None:

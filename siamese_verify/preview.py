@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from siamese_verify.data import Cell, FaceDataModule, contact_sheet, identity_name, in_rows, save_sheet
-from siamese_verify.entry import CONF, explained
+from siamese_verify.entry import CONF, composed, explained
 from siamese_verify.errors import InputError
 from siamese_verify.types import FaceBatch, Pairs, Triplets
 
@@ -81,6 +81,7 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
+@composed("preview")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="preview")
 @explained
 def main(cfg: DictConfig) -> None:

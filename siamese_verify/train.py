@@ -16,15 +16,38 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from siamese_verify.data import FaceCropper, FaceDataModule, Protocol
-from siamese_verify.entry import CONF, explained, set_threads, versions
+from siamese_verify.data import FaceCropper, FaceDataModule, PairSampler, Protocol, TripletSampler
+from siamese_verify.entry import CONF, composed, explained, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
 from siamese_verify.files import write_whole
+from siamese_verify.losses import refuse_miner
 from siamese_verify.results import measure, print_results, save_results
 from siamese_verify.training import VerificationModule, publish_report
+from siamese_verify.types import Pairs, Triplets
 from siamese_verify.verification import embed_faces, encoder_class, load_checkpoint, save_bundle
+
+KNOWN = ("identities", "dimensions")  # what a loss with class weights leaves open: the training people, the encoder's
+
+
+def refuse_loss(cfg: DictConfig) -> None:
+    """Refuse a loss that cannot use what miner or sampler choose, before any photo is read.
+
+    Raises:
+        InputError: naming both; whatever the loss refuses by itself.
+    """
+    loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
+    feeding: dict[Any, set[type]] = {PairSampler: {Pairs}, TripletSampler: {Triplets}}
+    fed = feeding.get(sampler, set())
+    taken = getattr(loss, "takes", None)
+    rivals = getattr(loss, "needs_rivals", False) and Pairs in fed
+    if fed and taken is not None and (rivals or not fed & {*taken}):
+        raise InputError(f"{loss.__name__} cannot learn from what {sampler.__name__} feeds: set sampler=identity.")
+    if all(name not in cfg.loss or cfg.loss[name] is not None for name in KNOWN):
+        instantiate(cfg.loss)
+    if cfg.get("miner") and not fed:
+        refuse_miner(loss, instantiate(cfg.miner))
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
@@ -41,11 +64,12 @@ def train(cfg: DictConfig, folder: Path) -> float:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    refuse_loss(cfg)
     protocol: Protocol = instantiate(cfg.protocol)  # before training: a wrong pair file shows at once
     encoder_class(configuration["encoder"])  # one that a bundle can hold
     encoder = instantiate(cfg.encoder)
     data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec)
-    known = {"identities": len(data.people), "dimensions": encoder.dimension}  # what a loss with class weights asks for
+    known = dict(zip(KNOWN, (len(data.people), encoder.dimension), strict=True))
     asked = {name: value for name, value in known.items() if name in cfg.loss and cfg.loss[name] is None}
     module = VerificationModule(
         encoder,
@@ -101,6 +125,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     return result.report.eer
 
 
+@composed("train")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 @explained
 def main(cfg: DictConfig) -> float:

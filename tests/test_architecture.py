@@ -30,7 +30,7 @@ LEVELS = (
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 SHARED = LEVELS[-2] | LEVELS[-1]
-ENTRY_POINTS = {"cli", "prepare", "preview", "train", "evaluate", "center", "demo"}
+ENTRY_POINTS = {"entry", "cli", "prepare", "preview", "train", "evaluate", "center", "demo"}
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc", "base"}
 
 

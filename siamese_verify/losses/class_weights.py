@@ -34,6 +34,7 @@ class MarginSoftmax(BatchObjective):
             embeddings of other dimensions, and on a CPU with labels that are not in [0, identities).
     """
 
+    takes = ()
     takes_references = False
 
     def __init__(

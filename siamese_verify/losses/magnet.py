@@ -56,6 +56,7 @@ class MagnetLoss(BatchObjective):
     Rippel et al. 2016, eq. 5, the batch's approximation of eq. 4.
     """
 
+    takes = ()
     takes_references = False
 
     def __init__(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.objective import BatchObjective, Measured, Mined, read_mined
+from siamese_verify.losses.objective import BatchObjective, Measured, Mined, read_mined, refuse_miner
 from siamese_verify.types import Pairs, Triplets
 
 Compared = TypeVar("Compared", Tensor, Measured)
@@ -111,10 +111,14 @@ class CrossBatchMemory(nn.Module):
         warm_up: batches during which the memory is only filled: embeddings drift fast at first.
 
     Raises:
-        InputError: an objective that takes no references; when called, rows that were chosen elsewhere.
+        InputError: an objective that takes no references, or not what the miner chooses; when called, rows that were
+            chosen elsewhere.
 
     Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020, algorithm 1.
     """
+
+    takes: tuple[type[Pairs | Triplets], ...] = ()
+    instead = "set miner=none, and the memory's own by miner@loss.miner"
 
     def __init__(
         self, objective: BatchObjective, size: int = 4096, miner: SetMiner | None = None, warm_up: int = 0
@@ -127,6 +131,7 @@ class CrossBatchMemory(nn.Module):
             )
         if not objective.takes_references:
             raise InputError(f"{type(objective).__name__} has no use for a memory: it compares with no other rows.")
+        refuse_miner(type(objective), miner)
         self.objective = objective
         self.miner = miner or None  # an empty config is no miner
         self.warm_up = warm_up

@@ -48,6 +48,8 @@ class BatchObjective(nn.Module):
         reduction: `mean` over all items, `mean_active` over those above zero, `sum`, or `none`.
 
     Attributes:
+        takes: what miners and samplers may choose for it: `Pairs`, `Triplets`, both or neither.
+        instead: what to do in place of anything else.
         takes_references: whether rows of a memory can be partners.
         needs_rivals: whether an anchor chooses among several partners; pairs that are fed one by one teach it nothing.
 
@@ -55,6 +57,8 @@ class BatchObjective(nn.Module):
         InputError: unknown reduction.
     """
 
+    takes: tuple[type[Pairs | Triplets], ...] = (Pairs, Triplets)
+    instead = "set miner=none"
     takes_references = True
     needs_rivals = False
 
@@ -179,6 +183,30 @@ def read_mined(mined: Mined) -> Pairs | Triplets | None:
     same = torch.arange(len(genuine[0]) + len(impostors[0]), device=genuine[0].device) < len(genuine[0])
     anchor, other = map(torch.cat, zip(genuine, impostors, strict=True))
     return DirectedPairs(anchor, other, same)
+
+
+def kind_of(miner: object) -> type[Pairs | Triplets] | None:
+    """What a miner of ours or of pytorch-metric-learning chooses; None = there is no telling before it is called."""
+    if isinstance(miner, nn.Module) and type(miner).__module__.startswith("pytorch_metric_learning."):
+        with torch.random.fork_rng(devices=[]):
+            mined = read_mined(miner(torch.randn(8, 8), torch.arange(8) // 2))
+        return type(mined) if mined is not None else None
+    kind: type[Pairs | Triplets] | None = getattr(miner, "gives", None)
+    return kind
+
+
+def refuse_miner(loss: type[nn.Module], miner: object) -> None:
+    """Refuse a miner whose choice a loss cannot use; a loss of another library says so itself.
+
+    Raises:
+        InputError: naming both.
+    """
+    taken, kind = getattr(loss, "takes", None), kind_of(miner)
+    if taken is None or kind is None or issubclass(kind, taken):
+        return
+    given = "pairs" if issubclass(kind, Pairs) else "triplets"
+    way_out = getattr(loss, "instead", "set miner=none")
+    raise InputError(f"{loss.__name__} takes no {given}, which {type(miner).__name__} chooses: {way_out}.")
 
 
 def by_anchor(batch: Batch, mined: Pairs) -> Pairs:

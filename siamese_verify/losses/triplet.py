@@ -65,6 +65,9 @@ class TripletLoss(BatchObjective):
         InputError: a negative margin or an unknown reduction; when called with Pairs.
     """
 
+    takes = (Triplets,)
+    instead = "set miner=none, or one that chooses triplets, such as miner=semi_hard"
+
     def __init__(
         self, margin: float = 0.2, squared: bool = False, soft: bool = False, reduction: Reduction = "mean"
     ) -> None:

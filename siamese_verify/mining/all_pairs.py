@@ -43,6 +43,8 @@ class AllPairs(Miner[Pairs]):
             pairs to list.
     """
 
+    gives = Pairs
+
     def choose(self, sets: Sets) -> Pairs:
         """See `all_pairs`; with references beside the rows, each row is paired with those too."""
         return _listed(sets.labels, sets.column_labels, 1 if sets.itself else 1 - len(sets.labels))

@@ -45,6 +45,8 @@ class AllTriplets(Miner[Triplets]):
             triplets to list.
     """
 
+    gives = Triplets
+
     def choose(self, sets: Sets) -> Triplets:
         """See `all_triplets`."""
         return _listed(sets.labels, sets.column_labels, sets.itself)

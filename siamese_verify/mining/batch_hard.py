@@ -36,6 +36,8 @@ def batch_hard(
 class BatchHard(Miner[Triplets]):
     """`batch_hard` as a miner."""
 
+    gives = Triplets
+
     def choose(self, sets: Sets) -> Triplets:
         """See `batch_hard`."""
         row, column = Identities(sets.column_labels).pairs(sets.labels, itself=sets.itself)

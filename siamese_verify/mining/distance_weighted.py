@@ -78,6 +78,8 @@ class DistanceWeighted(Miner[Triplets]):
         InputError: a cutoff out of its range.
     """
 
+    gives = Triplets
+
     def __init__(self, cutoff: float = 0.5, farthest: float = 1.4, generator: torch.Generator | None = None) -> None:
         check_cutoff(cutoff, farthest)
         self.cutoff = cutoff

@@ -127,6 +127,8 @@ class HardPairs(Miner[Pairs]):
         InputError: a ratio that is not above 0.
     """
 
+    gives = Pairs
+
     def __init__(self, ratio: float = 1.0) -> None:
         check_ratio(ratio)
         self.ratio = ratio

@@ -16,7 +16,9 @@ Mined = TypeVar("Mined", Pairs, Triplets)
 
 
 class Miner(Generic[Mined]):
-    """Chooses pairs or triplets; a subclass defines `choose`."""
+    """Chooses pairs or triplets; a subclass says which, and defines `choose`."""
+
+    gives: type[Mined]
 
     def choose(self, sets: Sets) -> Mined:
         """Choose among rows and columns: anchors are numbers of rows, the others of columns."""

@@ -51,6 +51,8 @@ class SemiHard(Miner[Triplets]):
         InputError: a margin that is not above 0.
     """
 
+    gives = Triplets
+
     def __init__(self, margin: float = 0.2, squared: bool = False) -> None:
         check_margin(margin)
         self.margin = margin

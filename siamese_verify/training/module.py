@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report
 from siamese_verify.geometry import both_ways
+from siamese_verify.losses import refuse_miner
 from siamese_verify.training.gather import gather_batch, gather_objects
 from siamese_verify.training.publish import publish_validation
 from siamese_verify.types import FaceBatch, Pairs, Triplets
@@ -41,8 +42,8 @@ class VerificationModule(pl.LightningModule):
         configuration: the run's composed config, kept in every checkpoint and sent to the logger.
 
     Raises:
-        InputError: a loss without a reduction; when fitting, a schedule without an end, or another one than a resumed
-            run's.
+        InputError: a loss without a reduction, or one that cannot use what the miner chooses; when fitting, a schedule
+            without an end, or another one than a resumed run's.
 
     Attributes:
         validation: report of the last validation, on people held out from training; its operating points go into the
@@ -61,6 +62,7 @@ class VerificationModule(pl.LightningModule):
         super().__init__()
         if getattr(loss, "reduction", "") == "none":
             raise InputError("Training needs one number to descend, but loss.reduction is none: choose mean.")
+        refuse_miner(type(loss), miner)
         self.save_hyperparameters(configuration or {})
         self.encoder = encoder
         self.loss = loss
