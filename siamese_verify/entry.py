@@ -211,7 +211,7 @@ def most_like(name: str, names: list[str], of: str = "", prefix: str = "") -> st
         of: what they are names of.
         prefix: what stands before a name in an override.
     """
-    if close := difflib.get_close_matches(name, names, n=3, cutoff=0.7):
+    if close := difflib.get_close_matches(name, names, n=3, cutoff=0.65):
         return f"did you mean {' or '.join(prefix + one for one in close)}?"
     there = sorted({one.partition(".")[0] for one in names})
     return f"{of or 'the configuration'} has {', '.join(there) or 'none'}."

@@ -27,6 +27,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import all_pairs_report
 from siamese_verify.losses import ContrastiveLoss
 from siamese_verify.mining import HardPairs
+from siamese_verify.training import VerificationModule
 from siamese_verify.training.module import for_others
 from siamese_verify.types import Pairs
 from siamese_verify.verification import embed_faces, load_checkpoint
@@ -36,6 +37,10 @@ Trained = Callable[..., Path]
 
 
 REFUSING = {"arc_face", "cos_face", "cross_batch_memory", "magnet"}  # losses for which nobody else may choose
+TINY_BATCH = (
+    torch.nn.functional.normalize(torch.randn(8, 4, generator=torch.Generator().manual_seed(0))),
+    torch.arange(4).repeat_interleave(2),
+)
 
 
 def group(name: str) -> list[str]:
@@ -123,25 +128,71 @@ def test_every_encoder_can_be_made(name: str, configured: Configured, tmp_path: 
     assert embedding.shape == (1, encoder.dimension)
 
 
+@pytest.fixture(scope="module")
+def chosen(configured: Configured, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]:
+    """Every miner, and what it chooses of a tiny batch."""
+    made = {}
+    for name in group("miner"):
+        cfg = configured("train", tmp_path_factory.mktemp("miner"), f"miner={name}")
+        miner = instantiate(cfg.miner) if cfg.get("miner") else None
+        made[name] = miner, miner(*TINY_BATCH) if miner else None
+    return made
+
+
+@pytest.mark.parametrize("experiment", group("experiment"))
 @pytest.mark.parametrize("loss", group("loss"))
-@pytest.mark.parametrize("miner", group("miner"))
-def test_every_loss_and_miner_can_be_made(loss: str, miner: str, configured: Configured, tmp_path: Path) -> None:
-    cfg = configured("train", tmp_path, f"loss={loss}", f"miner={miner}")
-    torch.manual_seed(0)
-    embeddings = torch.nn.functional.normalize(torch.randn(8, 4))
-    labels = torch.arange(4).repeat_interleave(2)
-    mined = instantiate(cfg.miner)(embeddings, labels) if cfg.get("miner") else None
-    known = {"identities": 4, "dimensions": 4} if "identities" in cfg.loss else {}
-    objective = instantiate(cfg.loss, **known)
-    if mined is not None and loss in REFUSING:
-        with pytest.raises(InputError, match="set miner=none"):
-            objective(embeddings, labels, mined)
-    elif loss == "triplet" and (isinstance(mined, Pairs) or miner == "multi_similarity"):
-        with pytest.raises(InputError, match="TripletLoss compares triplets"):
-            objective(embeddings, labels, mined)
-    else:
-        ours = objective.__module__.startswith("siamese_verify")
-        assert objective(embeddings, labels, mined if ours else for_others(mined, len(labels))).isfinite()
+def test_every_experiment_takes_every_loss_and_every_miner_that_the_loss_takes(
+    experiment: str, loss: str, chosen: dict[str, tuple[Any, Any]], configured: Configured, tmp_path: Path
+) -> None:
+    cfg = configured("train", tmp_path, f"experiment={experiment}", f"loss={loss}")
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    objective = instantiate(cfg.loss, **({"identities": 4, "dimensions": 4} if "identities" in cfg.loss else {}))
+    own_miner = instantiate(cfg.miner) if cfg.get("miner") else None
+    embeddings, labels = TINY_BATCH
+    for name, (miner, mined) in {**chosen, "the experiment's": (own_miner, None)}.items():
+        triplets_only = loss.startswith("triplet") and (isinstance(mined, Pairs) or name == "multi_similarity")
+        if mined is not None and (loss in REFUSING or triplets_only):
+            with pytest.raises(InputError, match=rf"{type(miner).__name__} chooses: set miner=none"):
+                VerificationModule(torch.nn.Identity(), objective, miner, torch.optim.SGD)
+            continue
+        module = VerificationModule(torch.nn.Identity(), objective, miner, torch.optim.SGD)
+        rows = embeddings.clone().requires_grad_()
+        value = module.loss(rows, labels, mined if hasattr(objective, "measure") else for_others(mined, len(labels)))
+        value.backward()
+        assert value.isfinite()
+        assert rows.grad is not None and rows.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ("loss=triplet", "miner=hard_pairs"),
+            "TripletLoss takes no pairs, which HardPairs chooses: set miner=none, or",
+        ),
+        (("loss=triplet", "miner=multi_similarity"), "TripletLoss takes no pairs, which MultiSimilarityMiner chooses"),
+        (
+            ("loss=arc_face", "miner=batch_hard"),
+            "ArcFaceLoss takes no triplets, which BatchHard chooses: set miner=none.",
+        ),
+        (("loss=cross_batch_memory", "miner=all_pairs"), "CrossBatchMemory takes no pairs, which AllPairs chooses"),
+        (
+            ("loss=cross_batch_memory", "loss@loss.objective=triplet", "miner@loss.miner=hard_pairs"),
+            "TripletLoss takes no pairs, which HardPairs chooses",
+        ),
+        (("loss=sup_con", "sampler=pairs"), "SupConLoss cannot learn from what PairSampler feeds"),
+        (("loss=triplet", "sampler=pairs"), "TripletLoss cannot learn from what PairSampler feeds"),
+        (("loss=magnet", "sampler=triplets"), "MagnetLoss cannot learn from what TripletSampler feeds"),
+    ],
+)
+def test_a_loss_that_cannot_use_what_it_is_given_is_refused_before_photos_are_looked_for(
+    overrides: tuple[str, ...], sentence: str, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = ("experiment=lfw_triplet", f"data.root={tmp_path / 'nowhere'}")
+    with pytest.raises(SystemExit):
+        explained(trained)(tmp_path / "run", *nowhere, *overrides)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and sentence in said
 
 
 def test_a_package_that_is_missing_is_named(
@@ -248,7 +299,7 @@ def test_every_loss_trains(
 ) -> None:
     steps = ("trainer.max_epochs=1", "trainer.log_every_n_steps=1")
     overrides = (*tiny, *small_batches, *steps, f"loss={loss}", f"miner={miner}")
-    if miner != "none" and loss in {*REFUSING, "triplet" if miner == "multi_similarity" else ""}:
+    if miner != "none" and (loss in REFUSING or loss.startswith("triplet")):
         with pytest.raises(InputError):
             trained(tmp_path / "run", *overrides)
         return
