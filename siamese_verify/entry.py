@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from siamese_verify.errors import InputError
+from siamese_verify.files import FULL
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,11 +38,15 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
         except Exception as error:
             configuring = type(error).__module__.partition(".")[0] in CONFIGURING
             cause: BaseException | None = error  # Hydra wraps what a constructor raises
-            while cause is not None and not isinstance(cause, InputError | ModuleNotFoundError):
+            while cause is not None and not isinstance(cause, InputError | ModuleNotFoundError | OSError):
                 cause = cause.__cause__
-            if not configuring and not isinstance(cause, InputError):
+            refused = isinstance(cause, OSError) and (cause.filename is not None or cause.errno in FULL)
+            if not configuring and not refused and not isinstance(cause, InputError):
                 raise
             sentence = str(cause or " ".join(str(error).split()))
+            if refused:
+                assert isinstance(cause, OSError)
+                sentence = f"{cause.filename or 'A file'} cannot be read or written: {cause.strerror}."
             if type(error).__name__ == "MissingMandatoryValue" and (key := getattr(error, "full_key", "")):
                 key = named_as_set(key, args)
                 sentence = f"{key} is needed and not set: add {key}=... to the command."

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none, and asks for O_BINARY
-FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC), None)  # NumPy gives no number
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def write_whole(path: str | Path, content: bytes | memoryview, *, private: bool = False, sync: bool = True) -> None:
@@ -90,7 +90,7 @@ def without_links(path: str, flags: int) -> int:
 def not_written(path: Path, error: OSError) -> OSError:
     """The error of a file that could not be written: its name, and on a full disk the room that is left."""
     reason = error.strerror or str(error)
-    if error.errno in FULL:
+    if error.errno in (*FULL, None):  # NumPy gives no number
         with suppress(OSError):
             reason = f"{reason}, {shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free"
     return OSError(error.errno or errno.EIO, reason, str(path))

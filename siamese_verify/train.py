@@ -12,6 +12,7 @@ from typing import Any, cast
 import hydra
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -27,12 +28,36 @@ from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.verification import embed_faces, encoder_class, load_checkpoint, save_bundle
 
 
+class RefuseUsedFolder(Callback):
+    """Hydra's callback that looks at a run's folder before Hydra writes its own files there."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """End the command where the folder is another run's."""
+        if config.hydra.output_subdir:  # `preview` has none, nor have the further processes of one run
+            explained(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
+
+
+def refuse_used(folder: Path, resumed: str | None) -> None:
+    """Refuse a folder that holds another run than the one that is resumed.
+
+    Raises:
+        InputError: it does.
+    """
+    left = [path for name in ("checkpoints/*.ckpt", "bundle") for path in sorted(folder.glob(name))]
+    if left and not (resumed and Path(resumed).resolve().is_relative_to(folder.resolve())):
+        raise InputError(
+            f"{folder} holds a run already ({left[0].relative_to(folder)}): go on with it by "
+            f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}, or set another folder by hydra.run.dir."
+        )
+
+
 def train(cfg: DictConfig, folder: Path) -> float:
     """Train one model and leave its checkpoints, metrics, report and bundle in `folder`.
 
     Returns:
         EER on the protocol, what a sweep minimises.
     """
+    refuse_used(folder, cfg.ckpt_path)
     if cfg.ckpt_path and not Path(cfg.ckpt_path).is_file():
         raise InputError(f"There is no checkpoint {cfg.ckpt_path} to resume from: give a run's checkpoints/last.ckpt.")
     if cfg.ckpt_path:
