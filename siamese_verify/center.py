@@ -79,6 +79,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     return centred
 
 
+@explained
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="center")
 @explained
 def main(cfg: DictConfig) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import os
 import platform
 import subprocess
 import sys
@@ -28,6 +30,8 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints what it raises, and ends with status 1
+        logging.raiseExceptions = False  # a log on a full disk is not worth a traceback for each of its lines
         try:
             return main(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit) as end:
@@ -46,7 +50,9 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
             sentence = str(cause or " ".join(str(error).split()))
             if refused:
                 assert isinstance(cause, OSError)
-                sentence = f"{cause.filename or 'A file'} cannot be read or written: {cause.strerror}."
+                way_out = "make room there" if cause.errno in FULL else "see that it is there and may be used"
+                place = cause.filename or "A file"
+                sentence = f"{place} cannot be read or written ({cause.strerror}): {way_out}, or name another place."
             if type(error).__name__ == "MissingMandatoryValue" and (key := getattr(error, "full_key", "")):
                 key = named_as_set(key, args)
                 sentence = f"{key} is needed and not set: add {key}=... to the command."

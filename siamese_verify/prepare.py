@@ -70,6 +70,7 @@ def print_outcomes(found: Preparation, output: Path) -> None:
     console.print(f"To train on: siamese-verify train data=prepared data.root={output}", soft_wrap=True)
 
 
+@explained
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="prepare")
 @explained
 def main(cfg: DictConfig) -> None:

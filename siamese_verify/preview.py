@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
-from siamese_verify.data import Cell, FaceDataModule, contact_sheet, identity_name, in_rows, save_sheet
+from siamese_verify.data import Cell, FaceDataModule, HeldOutShare, contact_sheet, identity_name, in_rows, save_sheet
 from siamese_verify.entry import CONF, explained
 from siamese_verify.errors import InputError
 from siamese_verify.types import FaceBatch, Pairs, Triplets
@@ -27,7 +27,9 @@ def preview(cfg: DictConfig) -> list[Path]:
     if cfg.batches < 1:
         raise InputError(f"One batch or more can be drawn, got batches={cfg.batches}.")
     spec = instantiate(cfg.encoder).input_spec
-    data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=spec)
+    protocol = instantiate(cfg.protocol)
+    share = protocol if isinstance(protocol, HeldOutShare) else None
+    data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=spec, test=share)
     data.setup()
     paths = []
     for number, batch in enumerate(islice(data.train_dataloader(), cfg.batches), start=1):
@@ -81,6 +83,7 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
+@explained
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="preview")
 @explained
 def main(cfg: DictConfig) -> None:

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from siamese_verify.data import FaceCropper, FaceDataModule, Protocol
+from siamese_verify.data import FaceCropper, FaceDataModule, HeldOutShare, Protocol, refuse_leak, save_people
 from siamese_verify.entry import CONF, explained, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
@@ -66,10 +66,13 @@ def train(cfg: DictConfig, folder: Path) -> float:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
-    protocol: Protocol = instantiate(cfg.protocol)  # before training: a wrong pair file shows at once
+    asked_protocol: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
     encoder_class(configuration["encoder"])  # one that a bundle can hold
     encoder = instantiate(cfg.encoder)
-    data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec)
+    share = asked_protocol if isinstance(asked_protocol, HeldOutShare) else None
+    data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
+    protocol = data.test_protocol(cfg.data.name) if isinstance(asked_protocol, HeldOutShare) else asked_protocol
+    leak = refuse_leak(data.seen, protocol, cfg.allow_leakage)
     known = {"identities": len(data.people), "dimensions": encoder.dimension}  # what a loss with class weights asks for
     asked = {name: value for name, value in known.items() if name in cfg.loss and cfg.loss[name] is None}
     module = VerificationModule(
@@ -88,9 +91,11 @@ def train(cfg: DictConfig, folder: Path) -> float:
     data.setup()
     record: dict[str, Any] = {"versions": versions(), "data": data.digest}
     record["training set filtered"] = getattr(data.photos, "filtered", "no")
+    record["tested people"] = f"trained on in part: {leak}" if leak else "held out from training"
     record["configuration"] = configuration
     if trainer.is_global_zero:  # one process writes
         write_whole(folder / "run.json", json.dumps(record, indent=1).encode())
+        save_people(folder, data.seen, protocol)
         data.cropper.save_account(folder)
         if data.cropper.damaged:
             print(f"{len(data.cropper.damaged)} damaged photos were left out: {folder / 'skipped.csv'} lists them.")
@@ -123,9 +128,12 @@ def train(cfg: DictConfig, folder: Path) -> float:
     for logger in trainer.loggers:
         publish_report(logger, result.report, folder / "report", trainer.global_step)
     print_results([result, other], folder)
+    if leak:
+        print(f"This result says nothing about strangers: {leak}.")
     return result.report.eer
 
 
+@explained
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 @explained
 def main(cfg: DictConfig) -> float:

@@ -237,7 +237,7 @@ def test_a_wrong_override_gives_hydras_words_and_no_traceback(
         (["data=lfw", "data.root=/no/such/folder", "protocol=lfw_view1"], "There is no folder /no/such/folder"),
         (["data=lfw", "data.root=.", "protocol=lfw_view1"], "holds none of lfw-deepfunneled"),
         (["data.photos.identities=1"], "4 photos of 1 people"),
-        (["protocol.photos.identities=1"], "no impostors"),
+        (["data.test.photos.identities=1"], "no impostors"),
         (["sampler.people=100"], "people is 100, but only"),
         (["ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
         (["threads=-1"], "one thread or more, got threads=-1"),

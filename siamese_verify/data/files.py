@@ -37,6 +37,8 @@ class FilePhotos:
         identities: (N,) integers, who is on them.
     """
 
+    people: Sequence[str]  # names by identity; missing where there are none
+
     def __init__(self, root: str | Path, names: Sequence[str], identities: np.ndarray) -> None:
         self.root = root
         self.storage = Storage(root)
