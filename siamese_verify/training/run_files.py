@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoints, written beside the old one and then renamed; in object storage as Lightning does it."""
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         """Write a checkpoint.
 
