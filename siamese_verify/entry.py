@@ -6,9 +6,11 @@ import functools
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -21,7 +23,7 @@ R = TypeVar("R")
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in the wheel, in the repository
-CONFIGURING = ("hydra", "omegaconf", "lightning_fabric", "pytorch_lightning")  # whose own errors are of the config
+CONFIGURING = ("hydra", "omegaconf", "lightning_fabric", "pytorch_lightning", "wandb")  # their errors are of the config
 PACKAGES = ("siamese-verify", "torch", "torchvision", "pytorch-lightning", "facenet-pytorch", "numpy", "pillow")
 
 
@@ -48,6 +50,8 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
             if not configuring and not refused and not isinstance(cause, InputError):
                 raise
             sentence = str(cause or " ".join(str(error).split()))
+            if missing := re.search(r"Missing mandatory value: (\S+)", sentence):
+                sentence = f"{missing[1]} is needed and not set: add {missing[1]}=... to the command."
             if refused:
                 assert isinstance(cause, OSError)
                 way_out = "make room there" if cause.errno in FULL else "see that it is there and may be used"
@@ -56,6 +60,8 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
             if type(error).__name__ == "MissingMandatoryValue" and (key := getattr(error, "full_key", "")):
                 key = named_as_set(key, args)
                 sentence = f"{key} is needed and not set: add {key}=... to the command."
+            if type(error).__module__.startswith("wandb"):
+                sentence = f"W&B cannot be used ({sentence}): set WANDB_MODE=offline to keep its files on this machine."
             if isinstance(cause, ModuleNotFoundError) and cause.name:
                 package = cause.name.partition(".")[0].replace("_", "-")
                 sentence = f"The configuration asks for {package}, which is not installed: pip install {package}."
@@ -76,6 +82,22 @@ def named_as_set(key: str, arguments: tuple[object, ...]) -> str:
                 end = key.rpartition(".")[2]
                 return min((one for one in missing if one.rpartition(".")[2] == end), key=len, default=key)
     return key
+
+
+@contextmanager
+def making(part: str) -> Iterator[None]:
+    """Say which part of a configuration it is that cannot be made.
+
+    Raises:
+        InputError: whatever was raised within, but what is the user's already.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"The {part} cannot be made as configured ({reason}): look at what was set of it.") from error
 
 
 def set_threads(threads: int | None) -> None:

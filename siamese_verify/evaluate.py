@@ -30,6 +30,7 @@ from siamese_verify.faces import ranges_of
 from siamese_verify.files import write_whole
 from siamese_verify.results import check_claim, measure, measure_robustness, print_results, save_results
 from siamese_verify.types import Photos
+from siamese_verify.values import check_values
 from siamese_verify.verification import PRETRAINED, load_model, ships_thresholds, store_thresholds
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         return evaluate_scores(cfg, folder).eer
     if OmegaConf.is_missing(cfg, "model"):
         raise InputError("Say which model: model=casia-webface, or the path of a bundle, a run or a checkpoint.")
+    check_values(cfg)
     set_threads(cfg.threads)
     published = read_published(cfg.published) if cfg.published else []
     model = load_model(cfg.model, cfg.device)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from siamese_verify.data import Cell, FaceDataModule, HeldOutShare, contact_sheet, identity_name, in_rows, save_sheet
 from siamese_verify.entry import CONF, explained
-from siamese_verify.errors import InputError
 from siamese_verify.types import FaceBatch, Pairs, Triplets
+from siamese_verify.values import check_values
 
 GENUINE, IMPOSTOR, ANCHOR = "#1a7f37", "#cf222e", "#57606a"
 SHOWN = 20  # pairs or triplets of a batch
@@ -24,8 +24,7 @@ SHOWN = 20  # pairs or triplets of a batch
 
 def preview(cfg: DictConfig) -> list[Path]:
     """Draw the first batches of an epoch, augmented as training has them: a picture each."""
-    if cfg.batches < 1:
-        raise InputError(f"One batch or more can be drawn, got batches={cfg.batches}.")
+    check_values(cfg)
     spec = instantiate(cfg.encoder).input_spec
     protocol = instantiate(cfg.protocol)
     share = protocol if isinstance(protocol, HeldOutShare) else None

@@ -11,20 +11,24 @@ from typing import Any, cast
 
 import hydra
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from siamese_verify.data import FaceCropper, FaceDataModule, HeldOutShare, Protocol, refuse_leak, save_people
-from siamese_verify.entry import CONF, explained, set_threads, versions
+from siamese_verify.entry import CONF, explained, making, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
 from siamese_verify.files import write_whole
 from siamese_verify.results import measure, print_results, save_results
 from siamese_verify.training import VerificationModule, publish_report
+from siamese_verify.training.resuming import check_resumed, refuse_used
+from siamese_verify.values import check_values
 from siamese_verify.verification import embed_faces, encoder_class, load_checkpoint, save_bundle
 
 
@@ -37,18 +41,37 @@ class RefuseUsedFolder(Callback):
             explained(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
 
 
-def refuse_used(folder: Path, resumed: str | None) -> None:
-    """Refuse a folder that holds another run than the one that is resumed.
+def descent(cfg: DictConfig) -> tuple[Any, Any]:
+    """What makes the optimizer and the schedule, tried on one number before any photo is read.
 
     Raises:
-        InputError: it does.
+        InputError: an argument that they refuse.
     """
-    left = [path for name in ("checkpoints/*.ckpt", "bundle") for path in sorted(folder.glob(name))]
-    if left and not (resumed and Path(resumed).resolve().is_relative_to(folder.resolve())):
-        raise InputError(
-            f"{folder} holds a run already ({left[0].relative_to(folder)}): go on with it by "
-            f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}, or set another folder by hydra.run.dir."
+    optimizer = instantiate(cfg.optimizer)
+    scheduler = instantiate(cfg.scheduler) if cfg.get("scheduler") else None
+    with making("optimizer"):
+        tried = optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
+    if scheduler:
+        with making("scheduler"):
+            scheduler(tried, 100)
+    return optimizer, scheduler
+
+
+def trainer_of(cfg: DictConfig) -> pl.Trainer:
+    """Lightning's trainer with its loggers and callbacks.
+
+    Raises:
+        InputError: batch norms that are to be synchronised on CPUs.
+    """
+    with making("trainer"):
+        trainer: pl.Trainer = instantiate(
+            cfg.trainer,
+            logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
+            callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
         )
+    if cfg.trainer.get("sync_batchnorm") and isinstance(trainer.accelerator, CPUAccelerator):
+        raise InputError("torch synchronises batch norms of GPUs only: on CPUs set trainer.sync_batchnorm=false.")
+    return trainer
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
@@ -58,6 +81,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         EER on the protocol, what a sweep minimises.
     """
     refuse_used(folder, cfg.ckpt_path)
+    check_values(cfg)
     if cfg.ckpt_path and not Path(cfg.ckpt_path).is_file():
         raise InputError(f"There is no checkpoint {cfg.ckpt_path} to resume from: give a run's checkpoints/last.ckpt.")
     if cfg.ckpt_path:
@@ -70,7 +94,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     encoder_class(configuration["encoder"])  # one that a bundle can hold
     encoder = instantiate(cfg.encoder)
     share = asked_protocol if isinstance(asked_protocol, HeldOutShare) else None
-    data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
+    with making("training set"):
+        data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked_protocol, HeldOutShare) else asked_protocol
     leak = refuse_leak(data.seen, protocol, cfg.allow_leakage)
     known = {"identities": len(data.people), "dimensions": encoder.dimension}  # what a loss with class weights asks for
@@ -79,15 +104,12 @@ def train(cfg: DictConfig, folder: Path) -> float:
         encoder,
         instantiate(cfg.loss, **asked),
         instantiate(cfg.miner) if cfg.get("miner") else None,
-        instantiate(cfg.optimizer),
-        instantiate(cfg.scheduler) if cfg.get("scheduler") else None,
+        *descent(cfg),
         configuration,
     )
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer,
-        logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
-        callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
-    )
+    if cfg.ckpt_path:
+        check_resumed(Path(cfg.ckpt_path), module, configuration)
+    trainer = trainer_of(cfg)
     data.setup()
     record: dict[str, Any] = {"versions": versions(), "data": data.digest}
     record["training set filtered"] = getattr(data.photos, "filtered", "no")

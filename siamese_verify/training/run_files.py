@@ -19,9 +19,7 @@ from siamese_verify.files import append_whole, write_whole
 class WholeCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoints, written beside the old one and then renamed; in object storage as Lightning does it."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint.
 
         Raises:
