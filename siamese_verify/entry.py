@@ -42,33 +42,62 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
             print("Interrupted.", file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:
-            configuring = type(error).__module__.partition(".")[0] in CONFIGURING
-            cause: BaseException | None = error  # Hydra wraps what a constructor raises
-            while cause is not None and not isinstance(cause, InputError | ModuleNotFoundError | OSError):
-                cause = cause.__cause__
-            refused = isinstance(cause, OSError) and (cause.filename is not None or cause.errno in FULL)
-            if not configuring and not refused and not isinstance(cause, InputError):
+            sentence = sentence_of(error, args)
+            if sentence is None:
                 raise
-            sentence = str(cause or " ".join(str(error).split()))
-            if missing := re.search(r"Missing mandatory value: (\S+)", sentence):
-                sentence = f"{missing[1]} is needed and not set: add {missing[1]}=... to the command."
-            if refused:
-                assert isinstance(cause, OSError)
-                way_out = "make room there" if cause.errno in FULL else "see that it is there and may be used"
-                place = cause.filename or "A file"
-                sentence = f"{place} cannot be read or written ({cause.strerror}): {way_out}, or name another place."
-            if type(error).__name__ == "MissingMandatoryValue" and (key := getattr(error, "full_key", "")):
-                key = named_as_set(key, args)
-                sentence = f"{key} is needed and not set: add {key}=... to the command."
-            if type(error).__module__.startswith("wandb"):
-                sentence = f"W&B cannot be used ({sentence}): set WANDB_MODE=offline to keep its files on this machine."
-            if isinstance(cause, ModuleNotFoundError) and cause.name:
-                package = cause.name.partition(".")[0].replace("_", "-")
-                sentence = f"The configuration asks for {package}, which is not installed: pip install {package}."
             print(f"siamese-verify: {sentence}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return run
+
+
+def sentence_of(error: Exception, arguments: tuple[object, ...]) -> str | None:
+    """What a user is told of an error; None for a fault of ours.
+
+    Args:
+        error: that ended a command.
+        arguments: that the command was called with.
+    """
+    causes: list[BaseException] = [error]  # Hydra wraps what a constructor raises
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        if isinstance(cause, InputError):
+            return str(cause)
+        if isinstance(cause, ModuleNotFoundError) and cause.name and _library(error) in CONFIGURING:
+            package = cause.name.partition(".")[0].replace("_", "-")
+            return f"The configuration asks for {package}, which is not installed: pip install {package}."
+        if (
+            isinstance(cause, OSError)
+            and _library(cause) not in CONFIGURING
+            and (cause.filename or cause.errno in FULL)
+        ):
+            way_out = "make room there" if cause.errno in FULL else "see that it is there and may be used"
+            place = cause.filename or "A file"
+            return f"{place} cannot be read or written ({cause.strerror}): {way_out}, or name another place."
+    if _library(error) not in CONFIGURING:
+        return None
+    told, kind = " ".join(str(error).split()), type(error).__name__
+    if kind == "MissingMandatoryValue" and (key := getattr(error, "full_key", "")):
+        key = named_as_set(key, arguments)
+        return f"{key} is needed and not set: add {key}=... to the command."
+    if missing := re.search(r"Missing mandatory value: (\S+)", told):
+        return f"{missing[1]} is needed and not set: add {missing[1]}=... to the command."
+    if options := re.match(
+        r"In '.*?': Could not find '(.*?)/(.*?)' Available options in '.*?': (.*?) Config search", told
+    ):
+        return f"There is no {options[1]}={options[2]}: choose one of {', '.join(options[3].split())}."
+    if kind == "InstantiationException" and len(causes) > 1:
+        place = told.rpartition("full_key: ")[2] if "full_key: " in told else "configuration"
+        reason = " ".join(str(causes[-1]).split())
+        return f"The {place} cannot be made as configured ({reason}): look at what was set of it."
+    if _library(error) == "wandb":
+        return f"W&B cannot be used ({told}): set WANDB_MODE=offline to keep its files on this machine."
+    return told
+
+
+def _library(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def named_as_set(key: str, arguments: tuple[object, ...]) -> str:

@@ -229,10 +229,9 @@ class Storage:
         if not _is_folder(entry) or not entry.is_symlink():
             return _is_folder(entry)
         parts = name.split("/")[:-1]
-        above = [os.path.join(self._folder, *parts[:count]) for count in range(len(parts) + 1)]
-        target = entry.stat()
-        around = any(os.path.samestat(target, os.stat(folder)) for folder in above)
-        return not around and sum(map(os.path.islink, above[1:])) < MOST_LINKS
+        above = [Path(self._folder, *parts[:count]) for count in range(len(parts) + 1)]
+        around = any(folder.samefile(entry.path) for folder in above)
+        return not around and sum(folder.is_symlink() for folder in above[1:]) < MOST_LINKS
 
     def _connect(self) -> Any:
         if self._connection is None or self._process != os.getpid():  # a connection does not survive a fork
