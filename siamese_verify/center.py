@@ -19,6 +19,7 @@ from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
 from siamese_verify.results import measure, print_results, save_results
 from siamese_verify.types import Photos
+from siamese_verify.values import check_values
 from siamese_verify.verification import FaceModel, embed_photos, load_model, read_operating_points, save_bundle
 
 
@@ -28,6 +29,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         raise InputError("Say which model: model=casia-webface, or the path of a bundle, a run or a checkpoint.")
     if (output / "bundle.json").exists():
         raise InputError(f"{output} holds a bundle already: set another folder by output.")
+    check_values(cfg)
     set_threads(cfg.threads)
     model = load_model(cfg.model)
     if isinstance(model.encoder, MirroredEncoder):
@@ -79,6 +81,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     return centred
 
 
+@explained
 @composed("center")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="center")
 @explained

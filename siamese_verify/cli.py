@@ -47,7 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
     if name in HYDRA_COMMANDS:
         sys.argv = [f"siamese-verify {name}", *arguments[1:]]
         # As `python -m`, so that DDP finds out how to start its other processes.
-        runpy.run_module(f"siamese_verify.{name}", run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(f"siamese_verify.{name}", run_name="__main__", alter_sys=True)
+        except Exception:
+            traceback.print_exc()
+            return CRASHED
         return 0
     if name not in COMMANDS:
         overview().parse_args(arguments)  # ends here, with help or a complaint

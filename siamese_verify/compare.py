@@ -117,7 +117,7 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> tuple[list[str],
     )
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "compare.html", page.encode())
+    write_whole(folder / "compare.html", page.encode(), private=True)
     tested = [test.to_dict() for test in tests]
     write_whole(
         folder / "compare.json",

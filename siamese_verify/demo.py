@@ -11,6 +11,7 @@ from rich.console import Console
 
 from siamese_verify.data import SyntheticFaces
 from siamese_verify.entry import explained
+from siamese_verify.files import whole_file
 
 STRANGERS = 2_000_000  # first number of people that neither training nor the protocol reaches
 
@@ -22,7 +23,8 @@ def photograph(folder: Path) -> dict[str, Path]:
     photos = {}
     for name, row in (("anna-1", 0), ("anna-2", 1), ("berta", 2)):
         photos[name] = folder / f"{name}.png"
-        faces[row].save(photos[name])
+        with whole_file(photos[name]) as file:
+            faces[row].save(file, "PNG")
     return photos
 
 

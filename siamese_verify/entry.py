@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from siamese_verify.errors import InputError
+from siamese_verify.files import FULL
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in the wheel, in the repository
-CONFIGURING = ("hydra", "omegaconf", "lightning_fabric", "pytorch_lightning")  # whose own errors are of the config
+CONFIGURING = ("hydra", "omegaconf", "lightning_fabric", "pytorch_lightning", "wandb")  # their errors are of the config
 PACKAGES = ("siamese-verify", "torch", "torchvision", "pytorch-lightning", "facenet-pytorch", "numpy", "pillow")
 
 
@@ -30,6 +33,8 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints what it raises, and ends with status 1
+        logging.raiseExceptions = False  # a log on a full disk is not worth a traceback for each of its lines
         try:
             return main(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit) as end:
@@ -38,26 +43,64 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
             print("Interrupted.", file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:
-            configuring = type(error).__module__.partition(".")[0] in CONFIGURING
-            cause: BaseException | None = error  # Hydra wraps what a constructor raises
-            while cause is not None and not isinstance(cause, InputError | ModuleNotFoundError):
-                cause = cause.__cause__
-            if not configuring and not isinstance(cause, InputError):
+            sentence = sentence_of(error, args)
+            if sentence is None:
                 raise
-            sentence = str(cause or " ".join(str(error).split()))
-            if type(error).__name__ == "MissingMandatoryValue" and (key := getattr(error, "full_key", "")):
-                key = named_as_set(key, args)
-                sentence = f"{key} is needed and not set: add {key}=... to the command."
-            unknown = re.search(r"got an unexpected keyword argument '(\w+)'.*full_key: ([\w.]+)", sentence)
-            if unknown is not None:  # what was added with a +
-                sentence = unknown_setting(f"{unknown[2]}.{unknown[1]}", as_dict(next(iter(args), None)))
-            if isinstance(cause, ModuleNotFoundError) and cause.name:
-                package = cause.name.partition(".")[0].replace("_", "-")
-                sentence = f"The configuration asks for {package}, which is not installed: pip install {package}."
             print(f"siamese-verify: {sentence}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return run
+
+
+def sentence_of(error: Exception, arguments: tuple[object, ...]) -> str | None:
+    """What a user is told of an error; None for a fault of ours.
+
+    Args:
+        error: that ended a command.
+        arguments: that the command was called with.
+    """
+    causes: list[BaseException] = [error]  # Hydra wraps what a constructor raises
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        if isinstance(cause, InputError):
+            return str(cause)
+        if isinstance(cause, ModuleNotFoundError) and cause.name and _library(error) in CONFIGURING:
+            package = cause.name.partition(".")[0].replace("_", "-")
+            return f"The configuration asks for {package}, which is not installed: pip install {package}."
+        if (
+            isinstance(cause, OSError)
+            and _library(cause) not in CONFIGURING
+            and (cause.filename or cause.errno in FULL)
+        ):
+            way_out = "make room there" if cause.errno in FULL else "see that it is there and may be used"
+            place = cause.filename or "A file"
+            return f"{place} cannot be read or written ({cause.strerror}): {way_out}, or name another place."
+    if _library(error) not in CONFIGURING:
+        return None
+    told, kind = " ".join(str(error).split()), type(error).__name__
+    if kind == "MissingMandatoryValue" and (key := getattr(error, "full_key", "")):
+        key = named_as_set(key, arguments)
+        return f"{key} is needed and not set: add {key}=... to the command."
+    if missing := re.search(r"Missing mandatory value: (\S+)", told):
+        return f"{missing[1]} is needed and not set: add {missing[1]}=... to the command."
+    if options := re.match(
+        r"In '.*?': Could not find '(.*?)/(.*?)' Available options in '.*?': (.*?) Config search", told
+    ):
+        return f"There is no {options[1]}={options[2]}: choose one of {', '.join(options[3].split())}."
+    if unknown := re.search(r"got an unexpected keyword argument '(\w+)'.*full_key: ([\w.]+)", told):  # added with a +
+        return unknown_setting(f"{unknown[2]}.{unknown[1]}", as_dict(next(iter(arguments), None)))
+    if kind == "InstantiationException" and len(causes) > 1:
+        place = told.rpartition("full_key: ")[2] if "full_key: " in told else "configuration"
+        reason = " ".join(str(causes[-1]).split())
+        return f"The {place} cannot be made as configured ({reason}): look at what was set of it."
+    if _library(error) == "wandb":
+        return f"W&B cannot be used ({told}): set WANDB_MODE=offline to keep its files on this machine."
+    return told
+
+
+def _library(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def named_as_set(key: str, arguments: tuple[object, ...]) -> str:
@@ -71,6 +114,22 @@ def named_as_set(key: str, arguments: tuple[object, ...]) -> str:
                 end = key.rpartition(".")[2]
                 return min((one for one in missing if one.rpartition(".")[2] == end), key=len, default=key)
     return key
+
+
+@contextmanager
+def making(part: str) -> Iterator[None]:
+    """Say which part of a configuration it is that cannot be made.
+
+    Raises:
+        InputError: whatever was raised within, but what is the user's already.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"The {part} cannot be made as configured ({reason}): look at what was set of it.") from error
 
 
 def set_threads(threads: int | None) -> None:
@@ -117,8 +176,6 @@ def git_commit() -> str:
 def composed(name: str) -> Callable[[Callable[[], R]], Callable[[], R]]:
     """Decorate `hydra.main`: end on a configuration that cannot be composed with one sentence and status 2.
 
-    With HYDRA_FULL_ERROR=1 in the environment nothing is done.
-
     Args:
         name: of the configuration.
     """
@@ -126,9 +183,6 @@ def composed(name: str) -> Callable[[Callable[[], R]], Callable[[], R]]:
     def decorate(main: Callable[[], R]) -> Callable[[], R]:
         @functools.wraps(main)
         def run() -> R:
-            if "HYDRA_FULL_ERROR" in os.environ:
-                return main()
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints the error and ends by itself
             try:
                 return main()
             except Exception as error:
@@ -137,8 +191,6 @@ def composed(name: str) -> Callable[[Callable[[], R]], Callable[[], R]]:
                 overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
                 print(f"siamese-verify: {override_mistake(error, name, overrides)}", file=sys.stderr)
                 raise SystemExit(2) from None
-            finally:
-                del os.environ["HYDRA_FULL_ERROR"]
 
         return run
 

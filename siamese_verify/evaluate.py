@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from siamese_verify.data import FaceCropper, Protocol
+from siamese_verify.data import FaceCropper, HeldOutShare, Protocol, read_past_run, refuse_leak
 from siamese_verify.entry import CONF, composed, explained, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
@@ -27,7 +29,11 @@ from siamese_verify.evaluation import (
 from siamese_verify.faces import ranges_of
 from siamese_verify.files import write_whole
 from siamese_verify.results import check_claim, measure, measure_robustness, print_results, save_results
+from siamese_verify.types import Photos
+from siamese_verify.values import check_values
 from siamese_verify.verification import PRETRAINED, load_model, ships_thresholds, store_thresholds
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> float:
@@ -42,10 +48,11 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         return evaluate_scores(cfg, folder).eer
     if OmegaConf.is_missing(cfg, "model"):
         raise InputError("Say which model: model=casia-webface, or the path of a bundle, a run or a checkpoint.")
+    check_values(cfg)
     set_threads(cfg.threads)
     published = read_published(cfg.published) if cfg.published else []
-    protocol: Protocol = instantiate(cfg.protocol)
     model = load_model(cfg.model, cfg.device)
+    protocol, leak = protocol_for(cfg)
     cropper = FaceCropper(model.encoder.input_spec, cfg.cache)
     name = Path(str(cfg.model)).name
     result = measure(
@@ -61,8 +68,11 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     check_claim(result, cfg.claim)
     if cfg.robustness:
         result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
-    save_results(folder / "report", result, [], record_of(cfg), published)
+    record = record_of(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})
+    save_results(folder / "report", result, [], record, published)
     print_results([result], folder)
+    if leak:
+        print(f"This result says nothing about strangers: {leak}.")
     if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
         measurement = {
             **result.report.to_keep(),
@@ -75,6 +85,38 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         }
         print(f"Its thresholds are kept for verify: {store_thresholds(str(cfg.model), measurement)}")
     return result.report.eer
+
+
+def protocol_for(cfg: DictConfig) -> tuple[Protocol, str]:
+    """What to measure on, and what of it the model's run was trained on.
+
+    Raises:
+        InputError: see `refuse_leak`; people held out by a run that is not there.
+    """
+    run = read_past_run(cfg.model)
+    chosen: Protocol | HeldOutShare | None = instantiate(cfg.protocol) if cfg.get("protocol") else None
+    if run is None:
+        chosen = chosen or instantiate(cfg.usual)
+        if isinstance(chosen, HeldOutShare):
+            raise InputError(f"No run of {cfg.model} has held people out: choose another protocol than held_out.")
+        return chosen, ""
+    own = run.tested is not None and (chosen is None or isinstance(chosen, HeldOutShare))
+    try:
+        trained_on: Photos | None = instantiate(run.configuration["datamodule"]["photos"])
+    except (InstantiationException, InputError) as error:
+        if own:
+            raise
+        log.warning("The photos trained on cannot be compared with those of the protocol, only names: %s", error)
+        trained_on = None
+    if own:
+        assert trained_on is not None
+        protocol = run.test_protocol(trained_on)
+    elif chosen is None or isinstance(chosen, HeldOutShare):
+        protocol = instantiate(run.configuration["protocol"])
+    else:
+        protocol = chosen
+    seen = run.with_photos(trained_on) if trained_on is not None else run.seen
+    return protocol, refuse_leak(seen, protocol, cfg.allow_leakage)
 
 
 def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
@@ -128,6 +170,7 @@ def record_of(cfg: DictConfig) -> dict[str, Any]:
     return {"versions": versions(), "configuration": configuration}
 
 
+@explained
 @composed("evaluate")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 @explained

@@ -2,19 +2,98 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none, and asks for O_BINARY
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under another name, then rename: whoever is killed in between leaves the old file, or none."""
-    # The process number keeps two writers apart; the plain open keeps the user's umask, which tempfile would not.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+def write_whole(path: str | Path, content: bytes | memoryview, *, private: bool = False, sync: bool = True) -> None:
+    """Write a file under another name, then rename it, see `whole_file`."""
+    with whole_file(path, private=private, sync=sync) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: str | Path, *, private: bool = False, sync: bool = True) -> Iterator[BinaryIO]:
+    """Give a file to write to, which takes the place of `path` once everything is written.
+
+    Whoever is killed in between, or finds the disk full, leaves the old file whole, or none. The file is made in the
+    same folder under a name that nobody can guess, so that no link laid there beforehand leads anywhere else.
+
+    Args:
+        path: of the file; a link there is replaced, not followed.
+        private: readable for its owner only, as pictures of people should be; else as the umask has it.
+        sync: wait until the disk has it before it is renamed; False for many small files that can be made again.
+
+    Raises:
+        OSError: it cannot be written; of a full disk with the room that is left, and always with `path` as `filename`.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        kind = "it is a folder" if path.is_dir() else "it is not a regular file"
+        raise OSError(errno.EISDIR if path.is_dir() else errno.EINVAL, kind, str(path))
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
-        unfinished.write_bytes(content)
+        descriptor = os.open(unfinished, flags, 0o600 if private else 0o666)
+    except OSError as error:
+        raise not_written(path, error) from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
         unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)  # before the room is measured
+        if error.filename not in (None, str(unfinished), unfinished):
+            raise  # of another file, that was read meanwhile
+        raise not_written(path, error) from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def append_whole(path: str | Path, content: bytes) -> None:
+    """Add to the end of a file: all of it, or nothing.
+
+    Raises:
+        OSError: see `whole_file`; a link at `path`.
+    """
+    try:
+        with open(path, "ab", opener=without_links) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                file.write(content)
+                file.flush()
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(file.fileno(), size)
+                raise
+    except OSError as error:
+        raise not_written(Path(path), error) from None
+
+
+def without_links(path: str, flags: int) -> int:
+    """Open a file for `open(..., opener=)`, and no link in its place."""
+    return os.open(path, flags | NO_LINKS | getattr(os, "O_CLOEXEC", 0), 0o666)
+
+
+def not_written(path: Path, error: OSError) -> OSError:
+    """The error of a file that could not be written: its name, and on a full disk the room that is left."""
+    reason = error.strerror or str(error)
+    if error.errno in (*FULL, None):  # NumPy gives no number
+        with suppress(OSError):
+            reason = f"{reason}, {shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free"
+    return OSError(error.errno or errno.EIO, reason, str(path))
 
 
 def cache_folder() -> Path:

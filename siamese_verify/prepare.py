@@ -15,10 +15,12 @@ from siamese_verify.data.preparation import OUTCOMES
 from siamese_verify.entry import CONF, composed, explained, versions
 from siamese_verify.errors import InputError
 from siamese_verify.types import InputSpec, Photos
+from siamese_verify.values import check_values
 
 
 def prepare(cfg: DictConfig) -> Preparation:
     """Leave the aligned faces of a data set in a folder."""
+    check_values(cfg)
     if cfg.data.get("root"):
         get(cfg, Path(str(cfg.data.root)) if "://" not in str(cfg.data.root) else None)
     spec: InputSpec = instantiate(cfg.align)
@@ -70,6 +72,7 @@ def print_outcomes(found: Preparation, output: Path) -> None:
     console.print(f"To train on: siamese-verify train data=prepared data.root={output}", soft_wrap=True)
 
 
+@explained
 @composed("prepare")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="prepare")
 @explained

@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
-from siamese_verify.data import Cell, FaceDataModule, contact_sheet, identity_name, in_rows, save_sheet
+from siamese_verify.data import Cell, FaceDataModule, HeldOutShare, contact_sheet, identity_name, in_rows, save_sheet
 from siamese_verify.entry import CONF, composed, explained
-from siamese_verify.errors import InputError
 from siamese_verify.types import FaceBatch, Pairs, Triplets
+from siamese_verify.values import check_values
 
 GENUINE, IMPOSTOR, ANCHOR = "#1a7f37", "#cf222e", "#57606a"
 SHOWN = 20  # pairs or triplets of a batch
@@ -24,10 +24,11 @@ SHOWN = 20  # pairs or triplets of a batch
 
 def preview(cfg: DictConfig) -> list[Path]:
     """Draw the first batches of an epoch, augmented as training has them: a picture each."""
-    if cfg.batches < 1:
-        raise InputError(f"One batch or more can be drawn, got batches={cfg.batches}.")
+    check_values(cfg)
     spec = instantiate(cfg.encoder).input_spec
-    data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=spec)
+    protocol = instantiate(cfg.protocol)
+    share = protocol if isinstance(protocol, HeldOutShare) else None
+    data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=spec, test=share)
     data.setup()
     paths = []
     for number, batch in enumerate(islice(data.train_dataloader(), cfg.batches), start=1):
@@ -81,6 +82,7 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
+@explained
 @composed("preview")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="preview")
 @explained

@@ -11,13 +11,25 @@ from typing import Any, cast
 
 import hydra
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from siamese_verify.data import FaceCropper, FaceDataModule, PairSampler, Protocol, TripletSampler
-from siamese_verify.entry import CONF, composed, explained, set_threads, versions
+from siamese_verify.data import (
+    FaceCropper,
+    FaceDataModule,
+    HeldOutShare,
+    PairSampler,
+    Protocol,
+    TripletSampler,
+    refuse_leak,
+    save_people,
+)
+from siamese_verify.entry import CONF, composed, explained, making, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
@@ -25,7 +37,9 @@ from siamese_verify.files import write_whole
 from siamese_verify.losses import refuse_miner
 from siamese_verify.results import measure, print_results, save_results
 from siamese_verify.training import VerificationModule, publish_report
+from siamese_verify.training.resuming import check_resumed, refuse_used
 from siamese_verify.types import Pairs, Triplets
+from siamese_verify.values import check_values
 from siamese_verify.verification import embed_faces, encoder_class, load_checkpoint, save_bundle
 
 KNOWN = ("identities", "dimensions")  # what a loss with class weights leaves open: the training people, the encoder's
@@ -50,12 +64,56 @@ def refuse_loss(cfg: DictConfig) -> None:
         refuse_miner(loss, instantiate(cfg.miner))
 
 
+class RefuseUsedFolder(Callback):
+    """Hydra's callback that looks at a run's folder before Hydra writes its own files there."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """End the command where the folder is another run's."""
+        if config.hydra.output_subdir:  # `preview` has none, nor have the further processes of one run
+            explained(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
+
+
+def descent(cfg: DictConfig) -> tuple[Any, Any]:
+    """What makes the optimizer and the schedule, tried on one number before any photo is read.
+
+    Raises:
+        InputError: an argument that they refuse.
+    """
+    optimizer = instantiate(cfg.optimizer)
+    scheduler = instantiate(cfg.scheduler) if cfg.get("scheduler") else None
+    with making("optimizer"):
+        tried = optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
+    if scheduler:
+        with making("scheduler"):
+            scheduler(tried, 100)
+    return optimizer, scheduler
+
+
+def trainer_of(cfg: DictConfig) -> pl.Trainer:
+    """Lightning's trainer with its loggers and callbacks.
+
+    Raises:
+        InputError: batch norms that are to be synchronised on CPUs.
+    """
+    with making("trainer"):
+        trainer: pl.Trainer = instantiate(
+            cfg.trainer,
+            logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
+            callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
+        )
+    if cfg.trainer.get("sync_batchnorm") and isinstance(trainer.accelerator, CPUAccelerator):
+        raise InputError("torch synchronises batch norms of GPUs only: on CPUs set trainer.sync_batchnorm=false.")
+    return trainer
+
+
 def train(cfg: DictConfig, folder: Path) -> float:
     """Train one model and leave its checkpoints, metrics, report and bundle in `folder`.
 
     Returns:
         EER on the protocol, what a sweep minimises.
     """
+    refuse_used(folder, cfg.ckpt_path)
+    check_values(cfg)
     if cfg.ckpt_path and not Path(cfg.ckpt_path).is_file():
         raise InputError(f"There is no checkpoint {cfg.ckpt_path} to resume from: give a run's checkpoints/last.ckpt.")
     if cfg.ckpt_path:
@@ -65,31 +123,34 @@ def train(cfg: DictConfig, folder: Path) -> float:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     refuse_loss(cfg)
-    protocol: Protocol = instantiate(cfg.protocol)  # before training: a wrong pair file shows at once
+    asked_protocol: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
     encoder_class(configuration["encoder"])  # one that a bundle can hold
     encoder = instantiate(cfg.encoder)
-    data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec)
+    share = asked_protocol if isinstance(asked_protocol, HeldOutShare) else None
+    with making("training set"):
+        data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
+    protocol = data.test_protocol(cfg.data.name) if isinstance(asked_protocol, HeldOutShare) else asked_protocol
+    leak = refuse_leak(data.seen, protocol, cfg.allow_leakage)
     known = dict(zip(KNOWN, (len(data.people), encoder.dimension), strict=True))
     asked = {name: value for name, value in known.items() if name in cfg.loss and cfg.loss[name] is None}
     module = VerificationModule(
         encoder,
         instantiate(cfg.loss, **asked),
         instantiate(cfg.miner) if cfg.get("miner") else None,
-        instantiate(cfg.optimizer),
-        instantiate(cfg.scheduler) if cfg.get("scheduler") else None,
+        *descent(cfg),
         configuration,
     )
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer,
-        logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
-        callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
-    )
+    if cfg.ckpt_path:
+        check_resumed(Path(cfg.ckpt_path), module, configuration)
+    trainer = trainer_of(cfg)
     data.setup()
     record: dict[str, Any] = {"versions": versions(), "data": data.digest}
     record["training set filtered"] = getattr(data.photos, "filtered", "no")
+    record["tested people"] = f"trained on in part: {leak}" if leak else "held out from training"
     record["configuration"] = configuration
     if trainer.is_global_zero:  # one process writes
         write_whole(folder / "run.json", json.dumps(record, indent=1).encode())
+        save_people(folder, data.seen, protocol)
         data.cropper.save_account(folder)
         if data.cropper.damaged:
             print(f"{len(data.cropper.damaged)} damaged photos were left out: {folder / 'skipped.csv'} lists them.")
@@ -122,9 +183,12 @@ def train(cfg: DictConfig, folder: Path) -> float:
     for logger in trainer.loggers:
         publish_report(logger, result.report, folder / "report", trainer.global_step)
     print_results([result, other], folder)
+    if leak:
+        print(f"This result says nothing about strangers: {leak}.")
     return result.report.eer
 
 
+@explained
 @composed("train")
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 @explained

@@ -41,8 +41,8 @@ def tiny() -> tuple[str, ...]:
         "data.photos.images=4",
         "encoder.width=8",
         "encoder.size=32",
-        "protocol.photos.identities=6",
-        "protocol.photos.images=3",
+        "data.test.photos.identities=6",
+        "data.test.photos.images=3",
     )
 
 

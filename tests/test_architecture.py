@@ -20,7 +20,7 @@ LEVELS = (
     {"commands"},
     {"serving"},
     {"export"},
-    {"gallery", "results", "compare", "entry"},
+    {"gallery", "results", "compare", "entry", "values"},
     {"training", "verification"},
     {"data", "evaluation"},
     {"encoders", "losses", "mining", "faces"},

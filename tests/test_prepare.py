@@ -67,6 +67,7 @@ def test_an_archive_becomes_faces_to_train_on(
         "threads=1",
         "sampler.people=4",
         "sampler.photos=2",
+        "protocol=synthetic",
         "protocol.photos.identities=6",
         "protocol.photos.images=3",
         "trainer.max_epochs=1",

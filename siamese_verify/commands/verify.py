@@ -126,7 +126,6 @@ def in_words(result: Verification) -> str:
 def draw(verifier: Verifier, result: Verification, photos: list[Photo], options: argparse.Namespace) -> None:
     """Draw the decision into a file, and into a terminal that shows pictures."""
     import io
-    from pathlib import Path
 
     from siamese_verify.files import write_whole
     from siamese_verify.verification.explanation import explain_visibly
@@ -139,7 +138,7 @@ def draw(verifier: Verifier, result: Verification, photos: list[Photo], options:
     file = io.BytesIO()
     picture.save(file, "PNG")
     try:
-        write_whole(Path(options.picture), file.getvalue())
+        write_whole(options.picture, file.getvalue(), private=True)
     except OSError as error:
         raise InputError(f"The picture cannot be written to {options.picture} ({error}): give another path.") from None
     if not options.json:

@@ -11,6 +11,15 @@ from siamese_verify.data.archive import unpack, unpack_once
 from siamese_verify.data.contact_sheet import Cell, contact_sheet, in_rows, save_sheet
 from siamese_verify.data.drop_list import identity_name
 from siamese_verify.data.files import FilePhotos, FolderPhotos, folder_pairs
+from siamese_verify.data.held_out import (
+    HeldOutShare,
+    Seen,
+    SomePhotos,
+    held_out,
+    read_past_run,
+    refuse_leak,
+    save_people,
+)
 from siamese_verify.data.insightface import insightface_bin
 from siamese_verify.data.lfw import (
     IMAGE_FOLDERS,
@@ -57,6 +66,7 @@ __all__ = [
     "FacesOnDisk",
     "FilePhotos",
     "FolderPhotos",
+    "HeldOutShare",
     "ImageSampler",
     "LFWPhotos",
     "Listed",
@@ -67,6 +77,8 @@ __all__ = [
     "PreparedFaces",
     "Protocol",
     "RecordPhotos",
+    "Seen",
+    "SomePhotos",
     "SyntheticFaces",
     "TripletSampler",
     "all_pairs",
@@ -76,6 +88,7 @@ __all__ = [
     "fetch_lfw",
     "folder_pairs",
     "has_training_people",
+    "held_out",
     "identity_name",
     "in_rows",
     "insightface_bin",
@@ -85,7 +98,10 @@ __all__ = [
     "lfw_people",
     "pair_file",
     "prepare_faces",
+    "read_past_run",
+    "refuse_leak",
     "sampled_pairs",
+    "save_people",
     "save_sheet",
     "split_by_identity",
     "unpack",

@@ -112,7 +112,7 @@ class Aligner:
         content = self.unchanged(row) or self.encoded(face)
         path = face_path(name, line["identity"])
         (self.output / path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.output / path, content)
+        write_whole(self.output / path, content, sync=False)
         line |= {"path": path, "outcome": "aligned", "faces": subject.faces, "turned": subject.turned}
         line |= {"sharpness": sharpness(face), "width": upright.width, "height": upright.height}
         if subject.face:

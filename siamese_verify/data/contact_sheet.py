@@ -59,8 +59,8 @@ def in_rows(cells: Sequence[Cell], columns: int = 10) -> list[Sequence[Cell]]:
 
 
 def save_sheet(sheet: Image.Image, path: Path) -> None:
-    """Write a sheet as PNG or JPEG, as its name says."""
+    """Write a sheet as PNG or JPEG, as its name says, for its owner only: it shows people."""
     content = io.BytesIO()
     sheet.save(content, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG", quality=90)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.getvalue())
+    write_whole(path, content.getvalue(), private=True)

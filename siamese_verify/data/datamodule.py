@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,20 +18,24 @@ from siamese_verify.data.alignment import spec_for
 from siamese_verify.data.crops import FaceCropper
 from siamese_verify.data.draw import Draw
 from siamese_verify.data.faces import FacesInMemory, FacesOnDisk
+from siamese_verify.data.held_out import HeldOutShare, Seen, SomePhotos, find_leak
+from siamese_verify.data.protocol import Protocol, all_pairs
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Choice
 from siamese_verify.mining.people import People, index_type
 from siamese_verify.types import FaceBatch, InputSpec, Photos
 
+log = logging.getLogger(__name__)
 IN_ORDER = 256  # photos of a batch where nothing is learned
 MEMORY = 2 * 2**30  # bytes of faces that are held in memory unless asked otherwise
 
 
 class Split(NamedTuple):
-    """Rows for training and for validation; no person is in both."""
+    """Rows for training, for validation and for testing; no person is in two of them."""
 
     train: np.ndarray
     validation: np.ndarray
+    test: np.ndarray = np.empty(0, dtype=np.int64)
 
 
 def split_by_identity(
@@ -71,6 +76,44 @@ def split_by_identity(
     validation = [rng.permutation(people.rows(int(person)))[:most] for person in np.flatnonzero(held_out)]
     train = np.flatnonzero(~held_out[people.person_of_row()]).astype(index_type(people.photos))
     return Split(train, np.sort(np.concatenate(validation)))
+
+
+def split_in_three(
+    identities: np.ndarray, test: HeldOutShare, share: float, most: int, seed: int, people: int | None
+) -> Split:
+    """Hold people out for testing, whatever the seed of the run, and of the others some for validation.
+
+    Args:
+        identities: (N,) integers.
+        test: whom to hold out for testing.
+        share: of the others to hold out for validation, see `split_by_identity`.
+        most: likewise.
+        seed: likewise.
+        people: likewise.
+
+    Raises:
+        InputError: see `split_by_identity`; too few people for three parts.
+    """
+    repeated = int((np.unique(identities, return_counts=True)[1] > 1).sum())
+    if repeated < 6:
+        raise InputError(
+            f"{len(identities)} photos hold {repeated} people with two photos or more, but training, validation and "
+            "testing need two such people each: add people, or test on other photos by protocol=folder "
+            "protocol.root=... ."
+        )
+    rest, _, tested = split_for_testing(identities, test)
+    train, validation, _ = split_by_identity(identities[rest], share, most, seed, people)
+    return Split(rest[train], rest[validation], tested)
+
+
+def split_for_testing(identities: np.ndarray, test: HeldOutShare) -> Split:
+    """Hold people out for testing alone.
+
+    Raises:
+        InputError: see `split_by_identity`.
+    """
+    rest, tested, _ = split_by_identity(identities, test.share, test.photos, test.seed, test.people)
+    return Split(rest, np.empty(0, dtype=np.int64), tested)
 
 
 class FaceDataset(Dataset[FaceBatch]):
@@ -193,6 +236,7 @@ class FaceDataModule(pl.LightningDataModule):
         in_memory: hold the faces in memory; None = up to 2 GB of them.
         max_damaged: photos that may be unreadable; read from disk, for each process.
         choice: which of several faces is a photo's subject.
+        test: how many people are held out for testing, before anybody is for validation; None = none.
         cache: folder for the places of faces, or None.
         workers: processes that read and augment; 0 does it in the training process. The batches are the same.
         seed: of the split, the sampler and the augmentation.
@@ -223,6 +267,7 @@ class FaceDataModule(pl.LightningDataModule):
         cache: str | Path | None = None,
         workers: int = 0,
         seed: int = 0,
+        test: HeldOutShare | None = None,
     ) -> None:
         super().__init__()
         if multi_view < 1:
@@ -238,11 +283,14 @@ class FaceDataModule(pl.LightningDataModule):
         self.workers = workers
         self.seed = seed
         identities = photos.identities
+        limits = (validation_share, validation_photos, seed, validation_people)
         if validation is None:
-            self.split = split_by_identity(identities, validation_share, validation_photos, seed, validation_people)
+            self.split = split_in_three(identities, test, *limits) if test else split_by_identity(identities, *limits)
         else:
             count = index_type(len(photos))
-            self.split = Split(np.arange(len(photos), dtype=count), np.arange(len(validation), dtype=count))
+            everybody = Split(np.arange(len(photos), dtype=count), np.empty(0, dtype=count))
+            kept = split_for_testing(identities, test) if test else everybody
+            self.split = kept._replace(validation=np.arange(len(validation), dtype=count))
         self.people = np.unique(identities[self.split.train])
         # What cannot work fails before the cropping.
         sampler(identities=identities[self.split.train], seed=seed)
@@ -257,6 +305,25 @@ class FaceDataModule(pl.LightningDataModule):
         self._sampler_state: dict[str, Any] = {}
         self._loader_state = {"given": 0}
         self._first_epoch = 0
+
+    @property
+    def seen(self) -> list[Seen]:
+        """What training and validation see, and whatever is chosen by them."""
+        return [Seen.of(self.photos, self.split.train), Seen.of(self.validation_source, self.split.validation)]
+
+    def test_protocol(self, name: str) -> Protocol:
+        """All pairs of the people held out for testing, without photos whose files are in another part as well.
+
+        Args:
+            name: of the data set.
+        """
+        tested = SomePhotos(self.photos, self.split.test)
+        twice = find_leak(self.seen, tested).rows  # one photo under two names, as sets from the web have some
+        if twice:
+            log.warning("%s test photos are also training photos, of another name, and are left out.", len(twice))
+            tested = SomePhotos(self.photos, np.delete(self.split.test, twice))
+        people = len(np.unique(tested.identities))
+        return all_pairs(tested, f"{name}, all pairs of {people:,} people held out for testing")
 
     def setup(self, stage: str | None = None) -> None:
         """Cut the faces into memory, or see where they are, once."""

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from siamese_verify import __version__
 from siamese_verify.errors import InputError
-from siamese_verify.files import write_whole
+from siamese_verify.files import without_links, write_whole
 
 CHUNK = 2**16
 MOST_UNANNOUNCED = 2**30  # bytes taken from a server that does not say how many there are
@@ -183,7 +183,7 @@ class _Part:
     ) -> None:
         most = MOST_UNANNOUNCED if length is None else length
         show(have, length)
-        with self.path.open("ab") as file:
+        with open(self.path, "ab", opener=without_links) as file:
             for chunk in _chunks(answer, most - have):
                 file.write(chunk)
                 have += len(chunk)

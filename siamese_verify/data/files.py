@@ -37,6 +37,8 @@ class FilePhotos:
         identities: (N,) integers, who is on them.
     """
 
+    people: Sequence[str]  # names by identity; missing where there are none
+
     def __init__(self, root: str | Path, names: Sequence[str], identities: np.ndarray) -> None:
         self.root = root
         self.storage = Storage(root)
@@ -93,7 +95,8 @@ class FolderPhotos(IndexedPhotos):
     """A folder for each identity of anything: faces, signatures, products, animals.
 
     Photos may lie in folders within. They stand in the order of their identities and paths, by code points, alike on
-    any machine; hidden files are left out, and links to folders are not followed. Other files are counted in a warning.
+    any machine; hidden files are left out, and links are followed unless they lead in a circle. Other files are counted
+    in a warning.
 
     Args:
         root: `root/identity/.../photo.jpg`, here or in object storage.

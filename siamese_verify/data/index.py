@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, overload
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 from pyarrow import ipc
 
 from siamese_verify.errors import InputError
+from siamese_verify.files import whole_file
 
 Strings: TypeAlias = "pa.Array | Sequence[str]"
 
@@ -124,13 +124,8 @@ def strings(values: Strings) -> pa.Array:
 def save_index(index: FaceIndex, file: Path) -> FaceIndex:
     """Write an index so that it can be mapped, and map it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with pa.OSFile(str(unfinished), "wb") as sink, ipc.new_file(sink, index._table.schema) as writer:
-            writer.write_table(index._table, max_chunksize=max(1, len(index)))  # one piece
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(file) as sink, ipc.new_file(sink, index._table.schema) as writer:
+        writer.write_table(index._table, max_chunksize=max(1, len(index)))  # one piece
     return open_index(file)
 
 

@@ -35,7 +35,11 @@ class EncodedPhotos:
         return len(self.contents)
 
     def __getitem__(self, row: int) -> Image.Image:
-        return open_photo(self.contents[row], self.names[row])
+        return open_photo(self.read(row), self.names[row])
+
+    def read(self, row: int) -> bytes:
+        """The file as it is."""
+        return self.contents[row]
 
 
 class Plain(pickle.Unpickler):

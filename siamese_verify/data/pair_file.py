@@ -51,8 +51,9 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
         if len(found) < 2:
             raise InputError(f"{path} has one fold, {columns['fold'][0]!r}: give two or more, or leave the column out.")
     given = people(path, columns)
+    files = FilePhotos(folder, photos, np.empty(0, dtype=np.int64))
     if given:
-        identities = _given(path, [*given[0], *given[1]], rows, len(photos), columns.lines)
+        identities, files.people = _given(path, [*given[0], *given[1]], rows, len(photos), columns.lines)
     else:
         identities = joined(len(photos), left[same], right[same])
     contrary = np.flatnonzero((identities[left] == identities[right]) != same)
@@ -62,7 +63,8 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
             f"{columns.lines[contrary[0]]}: a pair is genuine if both photos show one person."
         )
     groups = np.array(columns["group"]) if "group" in columns else None
-    return Protocol(name or file.stem, FilePhotos(folder, photos, identities), Listed(left, right, same, folds, groups))
+    files.identities = identities
+    return Protocol(name or file.stem, files, Listed(left, right, same, folds, groups))
 
 
 def joined(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -83,15 +85,17 @@ def joined(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.asarray(connected_components(edges, directed=False)[1], dtype=np.int64)
 
 
-def _given(path: str | Path, named: list[str], rows: np.ndarray, count: int, lines: Sequence[int]) -> np.ndarray:
-    _, numbers = np.unique(named, return_inverse=True)
+def _given(
+    path: str | Path, named: list[str], rows: np.ndarray, count: int, lines: Sequence[int]
+) -> tuple[np.ndarray, list[str]]:
+    people, numbers = np.unique(named, return_inverse=True)
     identities = np.full(count, -1, dtype=np.int64)
     identities[rows] = numbers
     several = np.flatnonzero(identities[rows] != numbers)
     if len(several):
         line = lines[several[0] % len(lines)]
         raise InputError(f"Line {line} of {path} gives a photo another person than some other line: mend one of them.")
-    return identities
+    return identities, people.tolist()
 
 
 def _leaves(name: str) -> bool:

@@ -29,7 +29,7 @@ from siamese_verify.data.preparation_sheets import draw_sheets
 from siamese_verify.data.prepared import INDEX, RECORD, Preparation, read_preparation
 from siamese_verify.errors import InputError
 from siamese_verify.faces import alignment_name
-from siamese_verify.files import write_whole
+from siamese_verify.files import whole_file, write_whole
 from siamese_verify.types import Photos
 
 CHUNK = 256  # photos between two savings: what a kill can lose, for each process
@@ -222,7 +222,7 @@ def merge(output: Path, photos: int) -> tuple[Counter[str], str]:
     account = io.StringIO()
     left_out = csv.writer(account, lineterminator="\n")
     left_out.writerow(("photo", "identity", "outcome", "reason"))
-    with parquet.ParquetWriter(unfinished, SCHEMA) as writer:
+    with whole_file(unfinished) as file, parquet.ParquetWriter(file, SCHEMA) as writer:
         for chunk in range(-(-photos // CHUNK)):
             table = parquet.read_table(part_of(output, chunk), schema=SCHEMA)
             counts.update(table["outcome"].to_pylist())

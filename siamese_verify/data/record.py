@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import warnings
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from siamese_verify.data.record_file import (
 from siamese_verify.data.storage import Storage
 from siamese_verify.errors import InputError
 from siamese_verify.faces import open_photo
-from siamese_verify.files import write_whole
+from siamese_verify.files import whole_file
 from siamese_verify.types import InputSpec
 
 
@@ -96,9 +95,8 @@ class RecordPhotos:
         if self._kept:
             if not self._kept.is_file():
                 self._kept.parent.mkdir(parents=True, exist_ok=True)
-                content = io.BytesIO()
-                np.save(content, np.stack([self.keys, self.offsets, self.identities]))
-                write_whole(self._kept, content.getvalue())
+                with whole_file(self._kept) as file:
+                    np.save(file, np.stack([self.keys, self.offsets, self.identities]))
             self._map(self._kept)
         self.names = RecordNames(self.keys)
 

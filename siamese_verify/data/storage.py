@@ -13,6 +13,7 @@ from typing import Any
 
 from siamese_verify.errors import InputError
 
+MOST_LINKS = 2  # to folders, one within the other
 KEPT_OPEN = 16  # files of which parts were read, per process
 
 
@@ -147,7 +148,8 @@ class Storage:
         """The files at any depth, sorted by code points.
 
         Names of files and folders that begin with "." are left out with all that is in them. Links to files are
-        followed, links to folders are not. A local folder is listed when its turn comes, object storage all at once.
+        followed, and so are links to folders, but for those that lead back to where they are in, and those in more
+        than one linked folder. A local folder is listed when its turn comes, object storage all at once.
 
         Raises:
             InputError: no such folder.
@@ -215,13 +217,21 @@ class Storage:
                 with os.scandir(f"{self._folder}/{name}") as entries:
                     shown = [entry for entry in entries if not entry.name.startswith(".")]
                 # A folder is sorted by its name with the slash that all names in it go on with.
-                found = [f"{name}{entry.name}/" for entry in shown if entry.is_dir(follow_symlinks=False)]
+                found = [f"{name}{entry.name}/" for entry in shown if self._is_to_list(entry, name)]
                 found += [f"{name}{entry.name}" for entry in shown if _is_file(entry)]
             except (FileNotFoundError, NotADirectoryError):
                 raise InputError(f"There is no folder {self.place(name)}: name one that holds files.") from None
             except OSError as error:
                 raise _refusal(self.place(name), error) from None
             waiting += sorted(found, reverse=True)
+
+    def _is_to_list(self, entry: os.DirEntry[str], name: str) -> bool:
+        if not _is_folder(entry) or not entry.is_symlink():
+            return _is_folder(entry)
+        parts = name.split("/")[:-1]
+        above = [Path(self._folder, *parts[:count]) for count in range(len(parts) + 1)]
+        around = any(folder.samefile(entry.path) for folder in above)
+        return not around and sum(folder.is_symlink() for folder in above[1:]) < MOST_LINKS
 
     def _connect(self) -> Any:
         if self._connection is None or self._process != os.getpid():  # a connection does not survive a fork
@@ -246,6 +256,13 @@ class Storage:
                 return str(files.info(path)["type"])
             except FileNotFoundError:
                 return None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -159,7 +159,7 @@ class VerificationReport:
             write_whole(target / f"{figure.name}.png", figure.png)
         write_whole(target / "curve.csv", curve_points(thinned(self.curve)).encode())
         write_whole(target / "metrics.json", metrics.encode())
-        write_whole(target / "report.html", page.encode())  # last: where it lies, the rest lies too
+        write_whole(target / "report.html", page.encode(), private=True)  # last: where it lies, the rest does
         return target / "report.html"
 
 

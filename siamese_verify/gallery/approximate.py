@@ -6,14 +6,13 @@ import hashlib
 import importlib
 import json
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.files import write_whole
+from siamese_verify.files import whole_file, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,17 +83,14 @@ class ApproximateIndex:
             path: of the file; another one with `.json` behind its name says what belongs to it.
             mark: of the gallery, see `Cipher.mark`, so that nothing is read back but what was written here.
         """
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        faiss = _faiss()
         try:
-            os.close(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
-            _faiss().write_index(self._index, str(part))
-            about = {"last": self.last, "mark": hex(mark(_digest(part, self.last)))}
-            part.replace(path)
-            write_whole(_about(path), json.dumps(about).encode())
+            with whole_file(path, private=True) as file:
+                faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
+            about = {"last": self.last, "mark": hex(mark(_digest(path, self.last)))}
+            write_whole(_about(path), json.dumps(about).encode(), private=True)
         except (OSError, RuntimeError) as error:
             raise InputError(f"The index {path} cannot be written ({error}): look at the room on the disk.") from None
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path, mark: Callable[[bytes], int]) -> ApproximateIndex | None:

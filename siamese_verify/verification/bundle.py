@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
+import secrets
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +17,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreMeaning
 from siamese_verify.faces import alignment_name
 from siamese_verify.faces.networks import FILES as DETECTOR_FILES
+from siamese_verify.files import write_whole
 from siamese_verify.types import InputSpec
 from siamese_verify.verification.record import ModelRecord, read_operating_points, read_quality
 
@@ -223,14 +224,14 @@ def write_bundle(
     content["sha256"] = digest_of(content)
     if folder.exists() and (others := others_in(folder)):
         raise InputError(f"{folder} holds {others[0]}, which is no part of a bundle: give another folder.")
-    # The process number keeps two writers apart.
-    unfinished, former = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("part", "former"))
+    own = secrets.token_hex(8)  # keeps two writers apart, and nobody can lay a link there beforehand
+    unfinished, former = (folder.with_name(f".{own}.{word}") for word in ("part", "former"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-            (unfinished / name).write_bytes(data)
-        (unfinished / MANIFEST).write_bytes(as_text(content).encode())
+        unfinished.mkdir()
+        for name, data in {**files, MANIFEST: as_text(content).encode()}.items():
+            (unfinished / name).parent.mkdir(exist_ok=True)
+            write_whole(unfinished / name, data)
         if folder.exists():
             folder.replace(former)
         unfinished.replace(folder)

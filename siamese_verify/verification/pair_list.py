@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from siamese_verify.errors import InputError
+from siamese_verify.files import whole_file
 from siamese_verify.verification.decision import best_pair
 from siamese_verify.verification.embedded_photos import EmbeddedPhotos, Embedder
 from siamese_verify.verification.kept_embeddings import KeptEmbeddings
@@ -112,12 +113,10 @@ def verify_pairs(
         photos = EmbeddedPhotos(verifier, pairs.photos, folder, several)
         with late_bar("Embedding photos", progress) as advance:
             photos.embed(kept, advance)
-        unfinished = kept.folder / f"output{target.suffix}"
-        with late_bar("Deciding about pairs", progress) as advance:
-            writer = ScoreWriter(unfinished, target.suffix, pairs)
+        with late_bar("Deciding about pairs", progress) as advance, whole_file(target) as file:
+            writer = ScoreWriter(file, target.suffix, pairs)
             scores = _Scores(verifier, pairs, photos, {"far": far, "threshold": threshold, "decide": decide})
             summary = scores.write(writer, advance)
-        unfinished.replace(target)
         kept.remove()
     except OSError as error:
         raise InputError(

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -135,12 +135,12 @@ class ScoreWriter:
     """Writes a table of scores piece by piece; nobody should see the file before `close`.
 
     Args:
-        file: that is made anew, or a buffer.
+        file: open for writing.
         kind: `.csv` or `.parquet`.
         table: the pairs that are scored.
     """
 
-    def __init__(self, file: Path | io.BytesIO, kind: str, table: PairTable) -> None:
+    def __init__(self, file: BinaryIO, kind: str, table: PairTable) -> None:
         self.columns = table.columns
         self._schema = pa.schema([*table.columns.schema, *SCORED])
         writer = arrow_csv.CSVWriter if kind.lower() == ".csv" else parquet.ParquetWriter

@@ -367,14 +367,11 @@ def test_a_full_disk_or_a_folder_in_the_way_is_said(
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="folder cannot be written: Is a directory"):
         fetch(server, tmp_path / "folder")
-    real = Path.open
 
-    def full(path: Path, mode: str = "r", *rest: Any) -> Any:
-        if mode == "ab":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(path, mode, *rest)
+    def full(path: str, flags: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr("siamese_verify.data.download.without_links", full)
     with pytest.raises(InputError, match="a cannot be written: the disk is full"):
         fetch(server, tmp_path / "a")
 

@@ -195,9 +195,9 @@ from siamese_verify.types import Crop, InputSpec
 preparation.CHUNK = 2
 album, output, delay = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 write = preparation.write_whole
-def slowly(path, content):
+def slowly(path, content, **how):
     time.sleep(0.02)
-    write(path, content)
+    write(path, content, **how)
 preparation.write_whole = aligner.write_whole = slowly
 threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 prepare_faces(FolderPhotos(album), "album", output, Alignment(InputSpec(24, crop=Crop("center"))), {"made": "today"},
@@ -306,11 +306,11 @@ def test_a_full_disk_is_said_and_nothing_done_is_lost(
     monkeypatch.setattr(preparation_module, "CHUNK", 3)
     written: list[Path] = []
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: bytes, **how: bool) -> None:
         if len(written) == 8:
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(path)
-        write_whole(path, content)
+        write_whole(path, content, **how)
 
     with monkeypatch.context() as patch:
         for module in (preparation_module, aligner_module):

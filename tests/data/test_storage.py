@@ -112,7 +112,30 @@ def test_a_folder_is_no_file(root: str | Path) -> None:
             ask("a")
 
 
-def test_links_to_files_are_followed_and_those_to_folders_are_not(tmp_path: Path) -> None:
+def test_linked_folders_are_listed_but_not_in_circles(tmp_path: Path) -> None:
+    for name in ("elsewhere/anna", "elsewhere/berta/2020", "here"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "elsewhere/anna/1.jpg").write_bytes(b"1")
+    (tmp_path / "elsewhere/berta/2020/2.jpg").write_bytes(b"2")
+    here = tmp_path / "here"
+    (here / "anna").symlink_to(tmp_path / "elsewhere" / "anna")
+    (here / "berta").symlink_to(tmp_path / "elsewhere" / "berta")
+    assert list(Storage(here).names()) == ["anna/1.jpg", "berta/2020/2.jpg"]
+    linked = tmp_path / "linked"
+    linked.symlink_to(here)
+    assert list(Storage(linked).names()) == ["anna/1.jpg", "berta/2020/2.jpg"]
+    # Folders that all link to one another: without limits as many paths as there are orders of them.
+    (tmp_path / "elsewhere/anna/sister").symlink_to(tmp_path / "elsewhere" / "berta")
+    (tmp_path / "elsewhere/berta/sister").symlink_to(tmp_path / "elsewhere" / "anna")
+    assert list(Storage(here).names()) == [
+        "anna/1.jpg",
+        "anna/sister/2020/2.jpg",
+        "berta/2020/2.jpg",
+        "berta/sister/1.jpg",
+    ]
+
+
+def test_links_that_lead_back_or_nowhere_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.jpg").write_bytes(b"x")
     (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)

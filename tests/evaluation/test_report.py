@@ -25,7 +25,6 @@ from siamese_verify.evaluation import (
 )
 from siamese_verify.evaluation.hardest_pairs import hardest_pairs
 from siamese_verify.evaluation.thinning import thinned
-from siamese_verify.files import write_whole
 
 FILES = {"metrics.json", "curve.csv", "roc.png", "det.png", "histogram.png", "errors.png", "report.html"}
 EXTRA = ("reliability", "folds", "robustness")  # figures of reports that have been given what they show
@@ -197,22 +196,6 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'taken'} is a file")):
         sample_report().save(tmp_path / "taken")
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "metrics.json"
-    write_whole(target, b"old")
-
-    def interrupted(self: Path, content: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(content[:1])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_bytes", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(target, b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
-    assert target.read_bytes() == b"old"
 
 
 def test_the_worst_mistakes_are_the_hardest_pairs_in_order() -> None:
