@@ -12,7 +12,7 @@ from siamese_verify.evaluation.hardest_pairs import HardPairs
 from siamese_verify.evaluation.pair_scores import as_array, checked_threshold
 from siamese_verify.evaluation.report import VerificationReport, report_of
 from siamese_verify.evaluation.roc import RocCurve
-from siamese_verify.evaluation.score_counts import NO_SCORES
+from siamese_verify.evaluation.score_counts import NO_SCORES, joined
 from siamese_verify.evaluation.score_histogram import BINS, ScoreHistogram
 from siamese_verify.evaluation.separation import separation_of
 from siamese_verify.evaluation.unit_rows import numbered, unit_rows
@@ -111,7 +111,7 @@ def all_pairs_report(
     tally = look(scores, guess, "Comparing all pairs")
     wanted = needed(tally.cells)
     if (wanted & ~guess).any():
-        tally.single = tally.single.joined(look(NO_SCORES, wanted & ~guess, "Looking closer").single)
+        tally.single = joined([tally.single, look(NO_SCORES, wanted & ~guess, "Looking closer").single])
     for scores in chunks:
         tally.doubled_rank += look(scores, nothing, "Ranking more genuine pairs").doubled_rank
     return report_of(

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from siamese_verify.evaluation.hardest_pairs import NONE, Extremes
+from siamese_verify.evaluation.hardest_pairs import HARDEST, NONE, Extremes
 from siamese_verify.evaluation.score_cells import CELLS, SCALE, cells_of
-from siamese_verify.evaluation.score_counts import NO_SCORES, ScoreCounter, ScoreCounts
+from siamese_verify.evaluation.score_counts import ScoreCounter, ScoreCounts, joined, score_counts
 from siamese_verify.evaluation.separation import Sums
 
 if TYPE_CHECKING:
@@ -46,9 +46,10 @@ class GenuineTally:
             self.cells += np.bincount(cells_of(values), minlength=CELLS)
             offsets = values.astype(np.float64) - self.centre
             total, squares = total + float(offsets.sum()), squares + float(np.square(offsets).sum())
-            self.hardest = self.hardest.joined(Extremes(values, pairs), lowest=True)
+            hard = values <= (self.hardest.scores[-1] if len(self.hardest.scores) == HARDEST else np.inf)
+            self.hardest = self.hardest.joined(Extremes(values[hard], pairs[hard]), lowest=True)
             self.count += len(values)
-            if counter and counter.add(values):
+            if counter and counter.add(score_counts(values)):
                 counter = None
         self.sums = Sums(self.count, self.centre / SCALE, total / SCALE, squares / SCALE**2)
         self._all = counter and counter.counts()
@@ -60,7 +61,7 @@ class GenuineTally:
             return
         counter = ScoreCounter(AT_ONCE)
         for scores, _ in self.blocks.genuine():
-            if counter.add(scores.numpy()):
+            if counter.add(score_counts(scores.numpy())):
                 yield counter.counts()
                 counter = ScoreCounter(AT_ONCE)
         if len((rest := counter.counts()).values):
@@ -68,7 +69,4 @@ class GenuineTally:
 
     def single(self, wanted: NDArray[np.bool_]) -> ScoreCounts:
         """Return the scaled scores in the cells that a (CELLS,) mask names."""
-        found = NO_SCORES
-        for chunk in self.chunks():
-            found = found.joined(chunk.chosen(wanted[cells_of(chunk.values)]))
-        return found
+        return joined([chunk.chosen(wanted[cells_of(chunk.values)]) for chunk in self.chunks()])

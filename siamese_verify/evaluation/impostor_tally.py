@@ -11,8 +11,8 @@ import torch
 
 from siamese_verify.evaluation.hardest_pairs import HARDEST, NONE, Extremes
 from siamese_verify.evaluation.pair_blocks import COLUMNS, ROWS
-from siamese_verify.evaluation.score_cells import CELLS, FINE, SCALE, fine_cells
-from siamese_verify.evaluation.score_counts import NO_SCORES, ScoreCounter, ScoreCounts
+from siamese_verify.evaluation.score_cells import CELLS, FINE, SCALE, cells_of, fine_cells
+from siamese_verify.evaluation.score_counts import NO_SCORES, ScoreCounter, ScoreCounts, joined, score_counts
 from siamese_verify.evaluation.separation import Sums
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from siamese_verify.evaluation.pair_blocks import Block, PairBlocks
 
-STEPS = 3  # from one genuine score to the next, before a bisection is worth it
 TOGETHER = 2**22  # single scores, before equal ones are counted together
 
 
@@ -49,7 +48,7 @@ class ImpostorTally:
         """Take in another share's counts."""
         self.cells += other.cells
         self.doubled_rank += other.doubled_rank
-        self.single = self.single.joined(other.single)
+        self.single = joined([self.single, other.single])
         self.hardest = self.hardest.joined(other.hardest, lowest=False)
         self.sums += other.sums
 
@@ -78,7 +77,7 @@ class Look:
     """One look at impostors.
 
     A table says for each fine cell how many genuine scores lie below it. Only where genuine scores lie within the cell,
-    or it is wanted, are scores compared one by one.
+    or it is wanted, are scores looked at one by one: sorted, and equal ones once.
 
     Args:
         genuine: scaled scores.
@@ -87,20 +86,16 @@ class Look:
     """
 
     def __init__(self, genuine: ScoreCounts, wanted: NDArray[np.bool_], centre: float) -> None:
-        self.wanted = torch.from_numpy(wanted)
+        self.genuine = genuine.values
+        self.wanted = wanted
         self.centre = centre
-        self.genuine = torch.from_numpy(genuine.values)
-        self.ended = torch.cat([self.genuine, self.genuine.new_full((1,), torch.inf)])
-        counts = torch.from_numpy(np.append(genuine.counts, 0))
-        self.pairs = int(counts.sum())
-        kind = torch.int32 if self.pairs < 2**31 else torch.int64
-        self.counts = counts.to(kind)
-        self.before = counts.cumsum(0).sub_(counts).to(kind)  # (V+1,) genuine pairs that score lower
-        within = torch.bincount(fine_cells(self.genuine), minlength=CELLS << FINE)
+        self.lower = np.append(0, genuine.counts.cumsum())  # (V+1,) pairs that score lower than each, and all
+        self.pairs = int(self.lower[-1])
+        within = torch.bincount(fine_cells(torch.from_numpy(genuine.values)), minlength=CELLS << FINE)
         first = within.cumsum(0).sub_(within)  # of the distinct genuine scores in a cell or above
-        # Where single scores matter the complement of that score's place is kept, which is negative.
-        close = within.view(CELLS, -1).ne(0).logical_or_(self.wanted[:, None]).view(-1)
-        self.below = torch.where(close, first.bitwise_not().to(kind), self.before[first])
+        kind = torch.int32 if self.pairs < 2**31 else torch.int64
+        self.below = torch.from_numpy(self.lower).to(kind)[first]
+        self.below[within.view(CELLS, -1).ne(0).logical_or_(torch.from_numpy(wanted)[:, None]).view(-1)] = -1
 
     def at(self, blocks: PairBlocks, which: Iterable[Block]) -> ImpostorTally:
         """Count the impostors of some blocks."""
@@ -117,40 +112,39 @@ class Look:
             values = scores.view(-1) if mask is None else chosen(scores, mask)
             fine = fine_cells(values, whole[: len(values)])
             below = torch.index_select(self.below, 0, fine, out=ranks[: len(values)])
-            close = torch.from_numpy(np.flatnonzero(below.numpy() < 0))
-            exact = values[close]
-            tally.doubled_rank += 2 * len(values) * self.pairs - self._doubled_below(below, close, exact)
+            close = np.flatnonzero(below.numpy() < 0)
+            lower = int(below.numpy().sum(dtype=np.int64)) + len(close)
             fine >>= FINE
             cells += torch.bincount(fine, minlength=CELLS)
-            kept = exact[self.wanted[fine[close]]]
-            if len(kept):
-                single.add(kept.numpy())
+            found = score_counts(values.numpy()[close])
+            tally.doubled_rank += 2 * (len(values) * self.pairs - lower) - self._doubled_below(found)
+            kept = found.chosen(self.wanted[cells_of(found.values)])
+            if len(kept.values) and single.add(kept):
+                single.most *= 2
             tally.hardest = self._hardest(tally.hardest, blocks, block, values, mask)
             offset = offsets[: len(values)].copy_(values).sub_(self.centre)
             tally.sums.append((len(values), float(offset.sum()), float(offset.square_().sum())))
         tally.cells, tally.single = cells.numpy(), single.counts()
         return tally
 
-    def _doubled_below(self, below: Tensor, close: Tensor, exact: Tensor) -> int:
+    def _doubled_below(self, found: ScoreCounts) -> int:
         """Sum over impostors the genuine scores below and those not above."""
-        place = below[close].bitwise_not_()
-        # ~x is -x - 1, so that adding x and 1 leaves nothing of those that are close.
-        total = 2 * (int(below.numpy().sum(dtype=np.int64)) + int(place.sum(dtype=torch.int64)) + len(close))
-        lower = (self.ended[place] < exact).nonzero().view(-1)
-        for _ in range(STEPS):
-            place[lower] += 1
-            lower = lower[self.ended[place[lower]] < exact[lower]]
-        if len(lower):
-            place[lower] = torch.searchsorted(self.genuine, exact[lower]).to(place.dtype)
-        equal = self.counts[place[self.ended[place] == exact]]
-        return total + 2 * int(self.before[place].sum(dtype=torch.int64)) + int(equal.sum(dtype=torch.int64))
+        place = np.searchsorted(self.genuine, found.values)
+        after = np.minimum(place + 1, len(self.genuine))
+        tied = self.genuine[np.minimum(place, len(self.genuine) - 1)] == found.values if len(self.genuine) else False
+        return int(found.counts @ (self.lower[place] + self.lower[np.where(tied, after, place)]))
 
     @staticmethod
     def _hardest(known: Extremes, blocks: PairBlocks, block: Block, values: Tensor, mask: Tensor | None) -> Extremes:
-        bound = float(known.scores[-1]) if len(known.scores) == HARDEST else -np.inf
-        if float(values.max()) < bound:
-            return known
-        places = (values >= bound).nonzero().view(-1)
+        if len(known.scores) < HARDEST:
+            hard = torch.ones_like(values, dtype=torch.bool)
+        else:
+            bound = float(known.scores[-1])
+            if float(values.max()) < bound:
+                return known
+            early = blocks.early(block, int(known.pairs.max()))  # of ties, the first pairs
+            hard = (values > bound) | ((values == bound) & (early.view(-1) if mask is None else chosen(early, mask)))
+        places = hard.nonzero().view(-1)
         high = values[places].numpy()
         if mask is not None:
             places = mask.view(-1).nonzero().view(-1)[places]

@@ -127,6 +127,12 @@ class PairBlocks:
             first, second = np.minimum(first, second), np.maximum(first, second)
         return first * len(self.gallery.rows) + second
 
+    def early(self, block: Block, number: int) -> Tensor:
+        """Return a mask of the pairs in a block that may have a number up to `number`: by the rows of the first."""
+        last = number // len(self.gallery.rows)
+        rows, columns = self.probes.order[block.top : block.bottom], self.gallery.order[block.left : block.right]
+        return torch.from_numpy((rows <= last)[:, None] | (self.alone & (columns <= last)))
+
 
 def _sorted(rows: NDArray[np.floating], people: NDArray[np.int64]) -> Sorted:
     order = np.argsort(people, kind="stable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,14 +17,6 @@ class ScoreCounts(NamedTuple):
     values: NDArray[np.floating]  # (V,)
     counts: NDArray[np.int64]  # (V,) how many pairs have each
 
-    def joined(self, other: ScoreCounts) -> ScoreCounts:
-        """Return the scores of both."""
-        if not (len(self.values) and len(other.values)):
-            return self if len(self.values) else other
-        values, counts = (np.concatenate(both) for both in zip(self, other, strict=True))
-        order = np.argsort(values, kind="stable")  # merges what is sorted already
-        return _run_lengths(values[order], counts[order])
-
     def chosen(self, mask: NDArray[np.bool_]) -> ScoreCounts:
         """Return those that a (V,) mask names."""
         return ScoreCounts(self.values[mask], self.counts[mask])
@@ -32,44 +25,52 @@ class ScoreCounts(NamedTuple):
 NO_SCORES = ScoreCounts(np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64))
 
 
-def score_counts(values: NDArray[np.floating]) -> ScoreCounts:
+def score_counts(scores: NDArray[np.floating]) -> ScoreCounts:
     """Return the distinct ones of (K,) scores."""
-    return _run_lengths(np.sort(values), None)
+    values = np.sort(scores)
+    first = _first(values)
+    return ScoreCounts(values[first], np.diff(first, append=len(values)))
 
 
-def _run_lengths(values: NDArray[np.floating], counts: NDArray[np.int64] | None) -> ScoreCounts:
-    """Count equal neighbours once; (K,) `counts` are one each by default."""
-    first = np.append(True, values[1:] != values[:-1])[: len(values)].nonzero()[0]
-    if counts is None:
-        return ScoreCounts(values[first], np.diff(first, append=len(values)))
-    return ScoreCounts(values[first], np.add.reduceat(counts, first) if len(first) else counts)
+def joined(parts: Sequence[ScoreCounts]) -> ScoreCounts:
+    """Return the scores of all parts."""
+    filled = [part for part in parts if len(part.values)] or [NO_SCORES]
+    if len(filled) == 1:
+        return filled[0]
+    values, counts = (np.concatenate(column) for column in zip(*filled, strict=True))
+    order = np.argsort(values, kind="stable")  # merges runs that ascend already
+    values, counts = values[order], counts[order]
+    first = _first(values)
+    return ScoreCounts(values[first], np.add.reduceat(counts, first))
+
+
+def _first(values: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return where a run of equal ones among (K,) ascending scores starts."""
+    return np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
 
 
 class ScoreCounter:
-    """Takes in scores, and holds no more numbers than some, or than twice as many as there are distinct scores.
+    """Takes in scores part by part.
 
     Args:
-        most: scores that are held before equal ones are counted together.
+        most: scores that are held before equal ones of several parts are counted together.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._known = NO_SCORES
-        self._waiting: list[NDArray[np.floating]] = []
+        self._parts: list[ScoreCounts] = []
         self._held = 0
 
-    def add(self, values: NDArray[np.floating]) -> bool:
-        """Take in (K,) scores; returns whether most of those that may be held are distinct."""
-        self._waiting.append(values)
-        self._held += len(values)
+    def add(self, part: ScoreCounts) -> bool:
+        """Take in some; returns whether so many are held that differ."""
+        self._parts.append(part)
+        self._held += len(part.values)
         if self._held < self.most:
             return False
         return 2 * len(self.counts().values) >= self.most
 
     def counts(self) -> ScoreCounts:
         """Return all so far."""
-        if self._waiting:
-            waiting, self._waiting = np.concatenate(self._waiting), []
-            self._known = self._known.joined(score_counts(waiting))
-            self._held = len(self._known.values)
-        return self._known
+        whole = joined(self._parts)
+        self._parts, self._held = [whole], len(whole.values)
+        return whole
