@@ -8,7 +8,7 @@ import numpy as np
 
 from siamese_verify.evaluation.hardest_pairs import HARDEST, NONE, Extremes
 from siamese_verify.evaluation.score_cells import CELLS, SCALE, cells_of
-from siamese_verify.evaluation.score_counts import ScoreCounter, ScoreCounts, joined, score_counts
+from siamese_verify.evaluation.score_counts import NO_SCORES, ScoreCounts, joined, score_counts
 from siamese_verify.evaluation.separation import Sums
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class GenuineTally:
         self.hardest = NONE
         self.count, self.centre = 0, 0.0
         total = squares = 0.0
-        counter: ScoreCounter | None = ScoreCounter(AT_ONCE)
+        chunk: _Chunk | None = _Chunk()
         for scores, pairs in blocks.genuine():
             values = scores.numpy()
             if not self.count:
@@ -49,24 +49,49 @@ class GenuineTally:
             hard = values <= (self.hardest.scores[-1] if len(self.hardest.scores) == HARDEST else np.inf)
             self.hardest = self.hardest.joined(Extremes(values[hard], pairs[hard]), lowest=True)
             self.count += len(values)
-            if counter and counter.add(score_counts(values)):
-                counter = None
+            if chunk and chunk.full(values):
+                chunk = None
         self.sums = Sums(self.count, self.centre / SCALE, total / SCALE, squares / SCALE**2)
-        self._all = counter and counter.counts()
+        self._all = chunk and chunk.counts()
 
     def chunks(self) -> Iterator[ScoreCounts]:
         """Give all scaled scores, some AT_ONCE at a time."""
         if self._all is not None:
             yield self._all
             return
-        counter = ScoreCounter(AT_ONCE)
+        chunk = _Chunk()
         for scores, _ in self.blocks.genuine():
-            if counter.add(score_counts(scores.numpy())):
-                yield counter.counts()
-                counter = ScoreCounter(AT_ONCE)
-        if len((rest := counter.counts()).values):
+            if chunk.full(scores.numpy()):
+                yield chunk.counts()
+                chunk = _Chunk()
+        if len((rest := chunk.counts()).values):
             yield rest
 
     def single(self, wanted: NDArray[np.bool_]) -> ScoreCounts:
         """Return the scaled scores in the cells that a (CELLS,) mask names."""
-        return joined([chunk.chosen(wanted[cells_of(chunk.values)]) for chunk in self.chunks()])
+        if self._all is not None:
+            return self._all.chosen(wanted[cells_of(self._all.values)])
+        parts = (scores.numpy() for scores, _ in self.blocks.genuine())
+        return joined([score_counts(values[wanted[cells_of(values)]]) for values in parts])
+
+
+class _Chunk:
+    """Scores for one look, equal ones counted together when there are many."""
+
+    def __init__(self) -> None:
+        self._known = NO_SCORES
+        self._waiting: list[NDArray[np.floating]] = []
+        self._held = 0
+
+    def full(self, values: NDArray[np.floating]) -> bool:
+        """Take in (K,) scores; returns whether so many differ that this is all for one look."""
+        self._waiting.append(values)
+        self._held += len(values)
+        return self._held >= AT_ONCE and 2 * len(self.counts().values) >= AT_ONCE
+
+    def counts(self) -> ScoreCounts:
+        """Return all so far."""
+        if self._waiting:
+            self._known = joined([self._known, score_counts(np.concatenate(self._waiting))])
+            self._waiting, self._held = [], len(self._known.values)
+        return self._known

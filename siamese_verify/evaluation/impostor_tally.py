@@ -12,7 +12,7 @@ import torch
 from siamese_verify.evaluation.hardest_pairs import HARDEST, NONE, Extremes
 from siamese_verify.evaluation.pair_blocks import COLUMNS, ROWS
 from siamese_verify.evaluation.score_cells import CELLS, FINE, SCALE, cells_of, fine_cells
-from siamese_verify.evaluation.score_counts import NO_SCORES, ScoreCounter, ScoreCounts, joined, score_counts
+from siamese_verify.evaluation.score_counts import NO_SCORES, ScoreCounts, joined, score_counts
 from siamese_verify.evaluation.separation import Sums
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Look:
 
     def at(self, blocks: PairBlocks, which: Iterable[Block]) -> ImpostorTally:
         """Count the impostors of some blocks."""
-        tally, single = ImpostorTally(), ScoreCounter(TOGETHER)
+        tally, single, held, most = ImpostorTally(), [NO_SCORES], 0, TOGETHER
         memory = blocks.probes.rows.new_empty(ROWS * COLUMNS)
         offsets = torch.empty(ROWS * COLUMNS, dtype=torch.float64)
         whole, ranks = torch.empty(ROWS * COLUMNS, dtype=torch.int32), self.below.new_empty(ROWS * COLUMNS)
@@ -119,12 +119,16 @@ class Look:
             found = score_counts(values.numpy()[close])
             tally.doubled_rank += 2 * (len(values) * self.pairs - lower) - self._doubled_below(found)
             kept = found.chosen(self.wanted[cells_of(found.values)])
-            if len(kept.values) and single.add(kept):
-                single.most *= 2
+            single.append(kept)
+            held += len(kept.values)
+            if held > most:
+                single = [joined(single)]
+                held = len(single[0].values)
+                most = max(TOGETHER, 2 * held)
             tally.hardest = self._hardest(tally.hardest, blocks, block, values, mask)
             offset = offsets[: len(values)].copy_(values).sub_(self.centre)
             tally.sums.append((len(values), float(offset.sum()), float(offset.square_().sum())))
-        tally.cells, tally.single = cells.numpy(), single.counts()
+        tally.cells, tally.single = cells.numpy(), joined(single)
         return tally
 
     def _doubled_below(self, found: ScoreCounts) -> int:

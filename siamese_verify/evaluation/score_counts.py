@@ -47,30 +47,3 @@ def joined(parts: Sequence[ScoreCounts]) -> ScoreCounts:
 def _first(values: NDArray[np.floating]) -> NDArray[np.int64]:
     """Return where a run of equal ones among (K,) ascending scores starts."""
     return np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
-
-
-class ScoreCounter:
-    """Takes in scores part by part.
-
-    Args:
-        most: scores that are held before equal ones of several parts are counted together.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._parts: list[ScoreCounts] = []
-        self._held = 0
-
-    def add(self, part: ScoreCounts) -> bool:
-        """Take in some; returns whether so many are held that differ."""
-        self._parts.append(part)
-        self._held += len(part.values)
-        if self._held < self.most:
-            return False
-        return 2 * len(self.counts().values) >= self.most
-
-    def counts(self) -> ScoreCounts:
-        """Return all so far."""
-        whole = joined(self._parts)
-        self._parts, self._held = [whole], len(whole.values)
-        return whole
