@@ -16,7 +16,8 @@ from siamese_verify.tables import folds_of, people, read_table, truths
 def pair_file(path: str | Path, root: str | Path | None = None, name: str | None = None) -> Protocol:
     """Read a CSV with the columns `a,b,same[,fold][,identity_a,identity_b][,group]`.
 
-    Without identities, photos that genuine pairs join are taken to show one person, and all others to show strangers.
+    Without identities, photos that genuine pairs join have one identity and all others different ones, but who is on
+    them is not known.
 
     Args:
         path: of the file; `same` is 1 or 0, true or false.
@@ -62,7 +63,8 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
             f"{columns.lines[contrary[0]]}: a pair is genuine if both photos show one person."
         )
     groups = np.array(columns["group"]) if "group" in columns else None
-    return Protocol(name or file.stem, FilePhotos(folder, photos, identities), Listed(left, right, same, folds, groups))
+    listed = Listed(left, right, same, folds, groups)
+    return Protocol(name or file.stem, FilePhotos(folder, photos, identities), listed, people_known=given is not None)
 
 
 def joined(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:

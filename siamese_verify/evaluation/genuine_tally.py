@@ -52,19 +52,19 @@ class GenuineTally:
             if chunk and chunk.full(values):
                 chunk = None
         self.sums = Sums(self.count, self.centre / SCALE, total / SCALE, squares / SCALE**2)
-        self._all = chunk and chunk.counts()
+        self._all = None if chunk is None else chunk.counts()
 
     def chunks(self) -> Iterator[ScoreCounts]:
         """Give all scaled scores, some AT_ONCE at a time."""
         if self._all is not None:
             yield self._all
             return
-        chunk = _Chunk()
+        waiting = _Chunk()
         for scores, _ in self.blocks.genuine():
-            if chunk.full(scores.numpy()):
-                yield chunk.counts()
-                chunk = _Chunk()
-        if len((rest := chunk.counts()).values):
+            if waiting.full(scores.numpy()):
+                yield waiting.counts()
+                waiting = _Chunk()
+        if len((rest := waiting.counts()).values):
             yield rest
 
     def single(self, wanted: NDArray[np.bool_]) -> ScoreCounts:
