@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TARGETS = (1e-1, 1e-2, 1e-3)
 PAIRS_DIGEST = "pairs (SHA-256)"  # among the details: equal where the same pairs were compared
-CHANCE = 0.01  # that near to one half, the AUC of scores that say nothing may lie
+CHANCE = 0.03  # that near to one half, the AUC of scores that say nothing may lie
 
 
 def inverted_hint(auc: float, eer: float, remedy: str = "negate the scores, or exchange the labels") -> str | None:
