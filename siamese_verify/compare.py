@@ -14,14 +14,17 @@ import numpy as np
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
     Comparison,
+    Interval,
     RocCurve,
     ScoreFile,
     compare_scores,
+    inverted_hint,
     read_curve_points,
     read_scores,
     verification_report,
 )
-from siamese_verify.evaluation.pages.page import curve_numbers, page_from, percent
+from siamese_verify.evaluation.pages.page import curve_numbers, interval, page_from, percent, rate
+from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.files import write_whole
 
 TARGETS = (1e-2, 1e-3)
@@ -43,19 +46,33 @@ class Evaluation:
     curve: RocCurve
     scores: ScoreFile | None
 
-    def row(self) -> dict[str, str]:
-        """Figures for the table."""
-        row = {"pairs": f"{self.metrics['pairs']:,}", "EER": percent(self.metrics["eer"])}
-        row["AUC"] = f"{self.metrics['auc']:.5f}"
-        if self.metrics["kfold"]:
-            row["accuracy"] = percent(self.metrics["kfold"]["mean"])
-        elif self.metrics["at_threshold"]:
-            row["accuracy"] = percent(self.metrics["at_threshold"]["accuracy"])
-        for point in self.metrics["operating_points"]:
-            row[f"TAR@FAR={percent(point['target'], 0)}"] = percent(point["tar"]) + (
-                "*" if point["insufficient"] else ""
-            )
-        return row
+    def figures(self) -> dict[str, Any]:
+        """Return what the table shows, as JSON types: rates as fractions, None for what is not known."""
+        metrics = self.metrics
+        fixed, folds, intervals = metrics["at_threshold"], metrics["kfold"], metrics.get("intervals", {})
+        return {
+            "pairs": metrics["pairs"],
+            "eer": metrics["eer"],
+            "eer_interval": intervals.get("eer"),
+            "auc": metrics["auc"],
+            "accuracy": folds["mean"] if folds else None,
+            "balanced_accuracy": 1 - (fixed["far"] + fixed["frr"]) / 2 if fixed else None,
+            "tar_at_far": [
+                {
+                    "far": point["target"],
+                    "tar": point["tar"],
+                    "interval": intervals.get(f"tar_at_far_{point['target']:g}"),
+                    "insufficient": point["insufficient"],
+                }
+                for point in metrics["operating_points"]
+            ],
+        }
+
+    @property
+    def pairs(self) -> str | None:
+        """The digest of its pairs, None where it was not kept."""
+        found: str | None = self.metrics.get("details", {}).get(PAIRS_DIGEST)
+        return found
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
@@ -92,20 +109,29 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> tuple[list[str],
         raise InputError(f"{len(paths)} evaluation has nothing to be compared with: name two or more.")
     runs = [read_evaluation(path) for path in paths]
     names = _unlike([run.name for run in runs], paths)
-    tests = [
-        test
-        for first, second in combinations(range(len(runs)), 2)
-        if (test := _test(runs[first], runs[second], (names[first], names[second]))) is not None
+    tests: list[Comparison] = []
+    sentences = []
+    for first, second in combinations(range(len(runs)), 2):
+        pair = names[first], names[second]
+        if test := _test(runs[first], runs[second], pair):
+            tests.append(test)
+            sentences.append(test.sentence)
+        else:
+            sentences.append(_untested(runs[first], runs[second], pair))
+    hints = [
+        (name, inverted_hint(run.metrics["auc"], run.metrics["eer"])) for name, run in zip(names, runs, strict=True)
     ]
-    sentences = [test.sentence for test in tests] or ["They did not score the same pairs, so only the curves compare."]
-    rows = [run.row() for run in runs]
+    sentences += [f"{name}: {hint}" for name, hint in hints if hint]
+    rows = [_row(run.figures()) for run in runs]
     page = page_from(
         "compare.html.j2",
         script="report.js",
         title="Comparison",
         rows=rows,
         names=names,
-        figures=list(dict.fromkeys(name for row in sorted(rows, key=_order) for name in row)),
+        figures=[
+            name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name) for row in rows)
+        ],
         sentences=sentences,
         tests=tests,
         targets=TARGETS,
@@ -119,23 +145,49 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> tuple[list[str],
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "compare.html", page.encode(), private=True)
     tested = [test.to_dict() for test in tests]
-    write_whole(
-        folder / "compare.json",
-        json.dumps(
-            {"figures": dict(zip(names, rows, strict=True)), "tests": tested}, indent=1, allow_nan=False
-        ).encode(),
-    )
+    figures = {name: run.figures() for name, run in zip(names, runs, strict=True)}
+    content = {"figures": figures, "tests": tested, "sentences": sentences}
+    write_whole(folder / "compare.json", json.dumps(content, indent=1, allow_nan=False).encode())
     return sentences, folder / "compare.html"
 
 
-def _order(row: dict[str, str]) -> tuple[bool, int]:
-    """Put rows first that have every figure, so that those of all come in their order."""
-    return "accuracy" not in row, -len(row)
+def _row(figures: dict[str, Any]) -> dict[str, str]:
+    """Write figures for the page."""
+    row = {
+        "pairs": f"{figures['pairs']:,}",
+        "EER": _with_interval(figures["eer"], figures["eer_interval"]),
+        "AUC": f"{figures['auc']:.5f}",
+        "accuracy": rate(figures["accuracy"]),
+        "balanced accuracy": rate(figures["balanced_accuracy"]),
+    }
+    for point in figures["tar_at_far"]:
+        few = "*" if point["insufficient"] else ""
+        row[f"TAR@FAR={percent(point['far'], 0)}"] = _with_interval(point["tar"], point["interval"]) + few
+    return row
+
+
+def _with_interval(value: float, bounds: dict[str, float] | None) -> str:
+    return f"{percent(value)} ({interval(Interval(**bounds))})" if bounds else percent(value)
 
 
 def _unlike(names: list[str], paths: Sequence[str | Path]) -> list[str]:
     """Tell evaluations with one name apart by their paths."""
     return [name if names.count(name) == 1 else f"{name} ({path})" for name, path in zip(names, paths, strict=True)]
+
+
+def _untested(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> str:
+    """Say why there is no paired test, and what can be compared."""
+    both = " and ".join(names)
+    if first.pairs is not None and first.pairs == second.pairs:
+        return (
+            f"{both} compared the same {first.metrics['pairs']:,} pairs, so their figures and curves compare; their "
+            "single scores were not kept, so there is no paired test: for one, evaluate both on listed pairs, such as "
+            "protocol=pair_file."
+        )
+    if first.scores is None or second.scores is None:
+        without = [name for name, run in zip(names, (first, second), strict=True) if run.scores is None]
+        return f"{both} cannot be tested pair by pair: the single scores of {' and '.join(without)} were not kept."
+    return f"{both} did not score the same pairs, so only the curves compare."
 
 
 def _test(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> Comparison | None:

@@ -22,6 +22,7 @@ from siamese_verify.evaluation import (
     VerificationReport,
     calibrate,
     group_reports,
+    inverted_hint,
     read_published,
     read_scores,
     verification_report,
@@ -74,6 +75,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     if leak:
         print(f"This result says nothing about strangers: {leak}.")
     if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
+        if not protocol.people_known:
+            print("Its thresholds are not kept for verify: that takes pairs of which it is known who is on the photos.")
+            return result.report.eer
         measurement = {
             **result.report.to_keep(),
             "meaning": calibrate(
@@ -144,6 +148,9 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
     )
     write_whole(folder / "report" / "scores.csv", Path(str(cfg.scores)).read_bytes())  # for `compare`
     print(f"EER {report.eer:.2%}, AUC {report.auc:.4f}. Report: {page}")
+    remedy = "replace each number of the column score by its negative"
+    if hint := inverted_hint(report.auc, report.eer, remedy):
+        print(hint)
     return report
 
 

@@ -42,6 +42,7 @@ from siamese_verify.evaluation import (
     identification_report,
     verification_report,
 )
+from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces import crop_face
 from siamese_verify.files import write_whole
 from siamese_verify.verification import FaceModel, embed_photos, score_pairs
@@ -85,7 +86,7 @@ class Result:
         if report.kfold:
             row["accuracy"] = f"{report.kfold.mean:.2%} +- {report.kfold.standard_error:.2%}"
         elif report.at_threshold:
-            row["accuracy"] = f"{report.at_threshold.accuracy:.2%}"
+            row["balanced accuracy"] = f"{report.at_threshold.balanced_accuracy:.2%}"
         return row
 
 
@@ -114,7 +115,7 @@ def measure(
             listed ones.
     """
     embeddings = embed_photos(encoder.eval(), protocol.photos, cropper)
-    people, pairs = protocol.photos.identities, protocol.pairs
+    people, pairs = np.asarray(protocol.photos.identities), protocol.pairs
     targets = sorted({*targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
     threshold = model.record.eer_threshold if model and (pairs is None or pairs.folds is None) else None
     scores = None
@@ -127,13 +128,13 @@ def measure(
             report = replace(report, intervals=intervals)
     else:
         scores = score_pairs(embeddings, pairs.left, pairs.right)
-        few = resamples > 0 and len(scores) <= WITH_INTERVALS
+        few = resamples > 0 and len(scores) <= WITH_INTERVALS and protocol.people_known
         known = np.stack([people[pairs.left], people[pairs.right]], axis=1) if few else None
         report = verification_report(scores, pairs.same, pairs.folds, known, threshold, targets, resamples=resamples)
         if pairs.groups is not None:
             groups = group_reports(scores, pairs.same, pairs.groups, report.threshold, known)
             report = replace(report, groups=tuple(groups))
-    if np.unique(people, return_counts=True)[1].max() > 1:
+    if protocol.people_known and np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
     if model and model.record.meaning:
         report = replace(report, calibration=check_calibration(model.record.meaning.calibration, report.curve))
@@ -214,6 +215,7 @@ def save_results(
         "photos without a face, their central square used": len(result.cropper.faceless),
         "threshold chosen on": model.record.measured_on if model and chosen_elsewhere else "these pairs",
         "data (SHA-256 of the crops)": result.cropper.digest,
+        PAIRS_DIGEST: protocol.digest(),
         **record,
     }
     if category := category_of(result):
@@ -245,9 +247,9 @@ def save_scores(folder: Path, result: Result) -> None:
         "b": [names[row] for row in pairs.right],
         "score": [f"{score:.9g}" for score in result.scores],
         "same": pairs.same.astype(int),
-        "identity_a": people[pairs.left],
-        "identity_b": people[pairs.right],
     }
+    if result.protocol.people_known:
+        columns |= {"identity_a": people[pairs.left], "identity_b": people[pairs.right]}
     if pairs.folds is not None:
         columns["fold"] = pairs.folds
     if pairs.groups is not None:
@@ -268,4 +270,7 @@ def print_results(results: Sequence[Result], folder: Path) -> None:
         table.add_row(*(row.get(name, "") for name in names))
     console = Console()
     console.print(table)
+    for result in results:
+        if result.report.hint:
+            console.print(f"{result.name}: {result.report.hint}", soft_wrap=True, markup=False)
     console.print(f"Report: {folder / 'report' / 'report.html'}", soft_wrap=True)

@@ -39,6 +39,11 @@ def test_tables_of_scores_are_compared_pair_by_pair(tmp_path: Path) -> None:
     expected = compare_scores(scores[0].scores, scores[1].scores, scores[0].same, names=("old", "new"))
     assert content["tests"] == [json.loads(json.dumps(expected.to_dict()))]
     assert list(content["figures"]) == ["old", "new"]
+    old = content["figures"]["old"]
+    assert old["eer"] == read_evaluation(first).metrics["eer"]
+    assert old["accuracy"] is old["balanced_accuracy"] is old["eer_interval"] is None
+    assert [type(point["tar"]) for point in old["tar_at_far"]] == [float] * 3
+    assert content["sentences"] == sentences
     html = page.read_text(encoding="utf-8")
     assert sentence in html.replace("&#39;", "'")
     for part in ("old", "new", 'id="roc"', 'id="det"', "Plotly"):
@@ -49,10 +54,16 @@ def test_evaluations_of_other_pairs_have_curves_only(tmp_path: Path) -> None:
     one = table(tmp_path / "one.csv", 0)
     verification_report([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1]).save(tmp_path / "run" / "report", title="another")
     sentences, _ = compare([one, tmp_path / "run"], tmp_path / "out")
-    assert sentences == ["They did not score the same pairs, so only the curves compare."]
+    assert sentences == ["one and another cannot be tested pair by pair: the single scores of another were not kept."]
     turned = table(tmp_path / "turned.csv", 0)
     turned.write_text(turned.read_text().replace("p7.png", "other.png"))
-    assert compare([one, turned], tmp_path / "out")[0] == sentences
+    sentences, _ = compare([one, turned], tmp_path / "out")
+    assert sentences == ["one and turned did not score the same pairs, so only the curves compare."]
+
+
+def test_distances_among_what_is_compared_draw_a_hint(tmp_path: Path) -> None:
+    sentences, _ = compare([table(tmp_path / "one.csv", 0), table(tmp_path / "two.csv", -3)], tmp_path / "out")
+    assert sentences[-1].startswith("two: Genuine pairs score lower than impostors (AUC 0.")
 
 
 def test_evaluations_with_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -80,7 +91,9 @@ def test_runs_are_compared_from_the_command_line(
     assert ended.returncode == 0, ended.stderr
     assert "compare.html" in ended.stdout
     first, second = json.loads((tmp_path / "out" / "compare.json").read_text())["figures"].values()
-    assert first["EER"] == second["EER"]
+    assert first["eer"] == second["eer"]
+    assert first["eer_interval"].keys() == {"low", "high"}
+    assert "compared the same 153 pairs, so their figures and curves compare; their single scores" in ended.stdout
 
 
 def test_the_evaluation_of_a_table_is_compared_pair_by_pair_with_the_table(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig
 
@@ -123,6 +124,60 @@ def test_listed_pairs_leave_scores_intervals_and_robustness(
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     for heading in ("Under bad conditions", "What a score means", "Finding a person among many"):
         assert heading in page
+
+
+def test_without_identities_nothing_is_said_about_people(
+    tiny_run: Path, configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = SyntheticFaces(identities=6, images=2, size=48)
+    for row in range(12):
+        faces[row].save(tmp_path / f"{row}.png")
+    lines = [f"{row}.png,{(row + step) % 12}.png,{int(step == 1)}" for row in range(0, 12, 2) for step in (1, 2)]
+    tables = {
+        "unnamed": ["a,b,same,group", *(f"{line},old" for line in lines)],
+        "named": [
+            "a,b,same,identity_a,identity_b",
+            *(f"{line},{int(line.split('.')[0]) // 2},{int(line.split(',')[1][:-4]) // 2}" for line in lines),
+        ],
+    }
+    options = ("threads=1", "protocol=pair_file", f"model='{tiny_run}'", "resamples=20")
+    for name, table in tables.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(table))
+        folder = tmp_path / name
+        evaluate(configured("evaluate", folder, *options, f"protocol.path='{tmp_path / name}.csv'"), folder)
+        known = name == "named"
+        found, page = metrics(folder), (folder / "report" / "report.html").read_text(encoding="utf-8")
+        assert (found["identification"] is not None, bool(found["intervals"])) == (known, known)
+        assert ("Finding a person among many" in page) == known
+        assert ("rank-1" in capsys.readouterr().out) == known
+        assert (read_scores(folder / "report" / "scores.csv").identities is not None) == known
+    groups = metrics(tmp_path / "unnamed")["groups"]
+    assert groups[0]["far"] is not None  # type: ignore[index]
+    assert groups[0]["far_difference"] is None  # type: ignore[index]
+
+
+def test_accuracy_over_all_pairs_is_balanced(
+    tiny_run: Path, configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run}'"), tmp_path)
+    fixed = metrics(tmp_path)["at_threshold"]
+    assert isinstance(fixed, dict)
+    assert fixed["balanced_accuracy"] == 1 - (fixed["far"] + fixed["frr"]) / 2
+    shown = f"{100 * fixed['balanced_accuracy']:.2f}"
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "<h3>Accuracy" not in page
+    assert f"<b>{shown}" in page.split("<h3>Balanced accuracy")[1]
+    assert f"{shown}%" in capsys.readouterr().out
+
+
+def test_distances_draw_a_hint(configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{row % 7 / 7 - row % 2},{row % 2}" for row in range(80)]
+    (tmp_path / "scores.csv").write_text("\n".join(["score,same", *lines]))
+    evaluate(configured("evaluate", tmp_path, f"scores='{tmp_path / 'scores.csv'}'"), tmp_path)
+    assert "as distances do: replace each number of the column score by its negative." in capsys.readouterr().out
+    assert "as distances do: negate the scores" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    generator = np.random.default_rng(0)
+    assert verification_report(generator.random(2000), np.arange(2000) % 2).hint is None
 
 
 def test_a_claim_about_lfw_is_refused_elsewhere(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:

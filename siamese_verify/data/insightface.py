@@ -116,7 +116,8 @@ def insightface_bin(path: str | Path, name: str | None = None) -> Protocol:
     names = [f"pair {row // 2 + 1} {'ab'[row % 2]}" for row in first]
     folds = np.repeat(np.arange(FOLDS), [len(part) for part in np.array_split(same, FOLDS)])
     listed = Listed(rows[::2], rows[1::2], same, folds if len(same) >= FOLDS else None)
-    return Protocol(name or file.stem, EncodedPhotos([photos[row] for row in first], names, identities), listed)
+    encoded = EncodedPhotos([photos[row] for row in first], names, identities)
+    return Protocol(name or file.stem, encoded, listed, people_known=False)
 
 
 def _checked(content: Any) -> tuple[list[bytes], np.ndarray]:

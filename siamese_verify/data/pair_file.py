@@ -16,7 +16,8 @@ from siamese_verify.tables import folds_of, people, read_table, truths
 def pair_file(path: str | Path, root: str | Path | None = None, name: str | None = None) -> Protocol:
     """Read a CSV with the columns `a,b,same[,fold][,identity_a,identity_b][,group]`.
 
-    Without identities, photos that genuine pairs join are taken to show one person, and all others to show strangers.
+    Without identities, photos that genuine pairs join have one identity and all others different ones, but who is on
+    them is not known.
 
     Args:
         path: of the file; `same` is 1 or 0, true or false.
@@ -64,7 +65,8 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
         )
     groups = np.array(columns["group"]) if "group" in columns else None
     files.identities = identities
-    return Protocol(name or file.stem, files, Listed(left, right, same, folds, groups))
+    listed = Listed(left, right, same, folds, groups)
+    return Protocol(name or file.stem, files, listed, people_known=given is not None)
 
 
 def joined(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,17 +38,31 @@ class Protocol:
         name: for people, as in "LFW View 2".
         photos: N photos.
         pairs: which of them; None for every pair i < j, which nobody needs to write down.
+        people_known: whether the photos' identities say who is on them. Where only pairs are known, two photos with
+            different identities may still show one person.
     """
 
     name: str
     photos: Photos
     pairs: Listed | None = None
+    people_known: bool = True
 
     def photos_of(self, pair: int) -> tuple[int, int]:
         """Rows of a pair's two photos; of all pairs, i < j has the number i * N + j."""
         if self.pairs is None:
             return divmod(pair, len(self.photos))
         return int(self.pairs.left[pair]), int(self.pairs.right[pair])
+
+    def digest(self) -> str:
+        """SHA-256 of what is compared: names of the photos, who is on them, and the pairs; not of their pixels."""
+        digest = hashlib.sha256()
+        _, people = np.unique(self.photos.identities, return_inverse=True)
+        for name, person in zip(self.photos.names, people.tolist(), strict=True):
+            digest.update(f"{name}\0{person}\0".encode(errors="surrogateescape"))
+        if self.pairs is not None:
+            for column in (self.pairs.left, self.pairs.right, self.pairs.same):
+                digest.update(column.astype(np.int64).tobytes())
+        return digest.hexdigest()
 
     def describe(self, pair: int) -> str:
         """Names of a pair's two photos."""

@@ -27,7 +27,7 @@ from siamese_verify.evaluation.operating_point import (
     zero_fnmr,
 )
 from siamese_verify.evaluation.published import PublishedCurve, read_published
-from siamese_verify.evaluation.report import TARGETS, VerificationReport, verification_report
+from siamese_verify.evaluation.report import TARGETS, VerificationReport, inverted_hint, verification_report
 from siamese_verify.evaluation.robustness import DamagedRates, damaged_rates
 from siamese_verify.evaluation.roc import DetCurve, RocCurve, auc, det_curve, roc_curve
 from siamese_verify.evaluation.score_file import ScoreFile, read_scores
@@ -79,6 +79,7 @@ __all__ = [
     "fit_logistic",
     "group_reports",
     "identification_report",
+    "inverted_hint",
     "kfold_accuracy",
     "min_cllr",
     "pair_groups",

@@ -12,17 +12,18 @@ from siamese_verify.evaluation.hardest_pairs import HardPairs
 from siamese_verify.evaluation.pair_scores import as_array, checked_threshold
 from siamese_verify.evaluation.report import VerificationReport, report_of
 from siamese_verify.evaluation.roc import RocCurve
+from siamese_verify.evaluation.score_counts import NO_SCORES, joined
 from siamese_verify.evaluation.score_histogram import BINS, ScoreHistogram
 from siamese_verify.evaluation.separation import separation_of
 from siamese_verify.evaluation.unit_rows import numbered, unit_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-    from torch import Tensor
 
     from siamese_verify.evaluation.genuine_tally import GenuineTally
     from siamese_verify.evaluation.impostor_tally import ImpostorTally
     from siamese_verify.evaluation.pair_blocks import PairBlocks
+    from siamese_verify.evaluation.score_counts import ScoreCounts
 
 ALL_PAIRS_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SAMPLED = 8  # one row of so many makes the guess of where to look closer
@@ -75,6 +76,7 @@ def all_pairs_report(
         InputError: shapes that do not fit, rows without a direction, no genuine or no impostor pair, no rate, NaN.
     """
     from siamese_verify.evaluation.genuine_tally import GenuineTally
+    from siamese_verify.evaluation.impostor_tally import Look
     from siamese_verify.evaluation.score_cells import CELLS, SCALE, cells_of
     from siamese_verify.evaluation.spread import spread
 
@@ -94,8 +96,9 @@ def all_pairs_report(
             cells[cells_of(np.array([fixed * SCALE]))] = True
         return cells
 
-    def look(scores: Tensor, wanted: NDArray[np.bool_], title: str) -> ImpostorTally:
-        share = spread(blocks, scores, wanted, processes, (rank, world_size), title if progress else "")
+    def look(scores: ScoreCounts, wanted: NDArray[np.bool_], title: str) -> ImpostorTally:
+        ready = Look(scores, wanted, genuine.centre)
+        share = spread(blocks, ready, processes, (rank, world_size), title if progress else "")
         first, *others = gather(share) if gather else [share]
         for other in others:
             first.add(other)
@@ -108,14 +111,13 @@ def all_pairs_report(
     tally = look(scores, guess, "Comparing all pairs")
     wanted = needed(tally.cells)
     if (wanted & ~guess).any():
-        tally.values += look(scores[:0], wanted & ~guess, "Looking closer").values
+        tally.single = joined([tally.single, look(NO_SCORES, wanted & ~guess, "Looking closer").single])
     for scores in chunks:
         tally.doubled_rank += look(scores, nothing, "Ranking more genuine pairs").doubled_rank
-    sums = blocks.sums()
     return report_of(
         _curve(genuine, tally, wanted),
         auc=tally.doubled_rank / (2 * genuine.count * (blocks.pairs - genuine.count)),
-        d_prime=separation_of(genuine.sums.moments(), sums.without(genuine.sums).moments()),
+        d_prime=separation_of(genuine.sums.moments(), tally.sums_about(genuine.centre).moments()),
         targets=targets,
         threshold=fixed,
         histogram=_histogram(genuine.cells, tally.cells),
@@ -201,18 +203,19 @@ def _curve(genuine: GenuineTally, tally: ImpostorTally, wanted: NDArray[np.bool_
     """Put together the points of single scores, where they are known, and those of whole cells."""
     from siamese_verify.evaluation.score_cells import SCALE, cells_of, floors_of
 
-    single: NDArray[np.floating] = np.concatenate([np.empty(0, dtype=np.float32), *tally.values])
-    kinds = [genuine.values_in(wanted), single[wanted[cells_of(single)]]]
-    values, place = np.unique(np.concatenate(kinds), return_inverse=True)
+    kinds = [genuine.single(wanted), tally.single.chosen(wanted[cells_of(tally.single.values)])]
+    values, place = np.unique(np.concatenate([kind.values for kind in kinds]), return_inverse=True)
     whole = np.flatnonzero((genuine.cells + tally.cells > 0) & ~wanted)
     cells = np.concatenate([whole, cells_of(values)])
     thresholds = np.concatenate([floors_of(whole), values.astype(np.float64) / SCALE])
     order = np.lexsort((thresholds, cells))[::-1]
-    found = np.split(place, [len(kinds[0])])
-    accepts = [
-        np.concatenate([counts[whole], np.bincount(rows, minlength=len(values))])[order].cumsum()
-        for counts, rows in zip((genuine.cells, tally.cells), found, strict=True)
-    ]
+    accepts = []
+    for counts, kind, rows in zip(
+        (genuine.cells, tally.cells), kinds, np.split(place, [len(kinds[0].values)]), strict=True
+    ):
+        each = np.zeros(len(values), dtype=np.int64)
+        each[rows] = kind.counts
+        accepts.append(np.concatenate([counts[whole], each])[order].cumsum())
     return RocCurve(
         thresholds=np.append(np.inf, thresholds[order]),
         true_accepts=np.append(0, accepts[0]),

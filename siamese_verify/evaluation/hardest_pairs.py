@@ -42,7 +42,10 @@ class Extremes(NamedTuple):
         scores, pairs = (np.concatenate(both) for both in zip(self, other, strict=True))
         hardness = scores if lowest else -scores
         if len(scores) > count:
-            worst = np.flatnonzero(hardness <= np.partition(hardness, count - 1)[count - 1])
+            limit = np.partition(hardness, count - 1)[count - 1]
+            worst, ties = np.flatnonzero(hardness < limit), np.flatnonzero(hardness == limit)
+            first = np.argpartition(pairs[ties], count - len(worst) - 1)[: count - len(worst)]
+            worst = np.append(worst, ties[first])
             scores, pairs, hardness = scores[worst], pairs[worst], hardness[worst]
         order = np.lexsort((pairs, hardness))[:count]
         return Extremes(scores[order], pairs[order])

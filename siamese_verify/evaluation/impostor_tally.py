@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ import torch
 
 from siamese_verify.evaluation.hardest_pairs import HARDEST, NONE, Extremes
 from siamese_verify.evaluation.pair_blocks import COLUMNS, ROWS
-from siamese_verify.evaluation.score_cells import CELLS, FINE, fine_cells
+from siamese_verify.evaluation.score_cells import CELLS, FINE, SCALE, cells_of, fine_cells
+from siamese_verify.evaluation.score_counts import NO_SCORES, ScoreCounts, joined, score_counts
+from siamese_verify.evaluation.separation import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
     from siamese_verify.evaluation.pair_blocks import Block, PairBlocks
 
+TOGETHER = 2**22  # single scores, before equal ones are counted together
+
 
 @dataclass
 class ImpostorTally:
@@ -28,21 +33,29 @@ class ImpostorTally:
     Attributes:
         cells: (CELLS,) int64 pairs by score.
         doubled_rank: over all impostors, the genuine scores above plus those not below: twice the Mann-Whitney count.
-        values: scaled scores in the wanted cells, in no order.
+        single: scaled scores in the wanted cells.
         hardest: the highest scores.
+        sums: of each block, pairs, scaled scores less the centre of the look, and their squares.
     """
 
     cells: NDArray[np.int64] = field(default_factory=lambda: np.zeros(CELLS, dtype=np.int64))
     doubled_rank: int = 0
-    values: list[NDArray[np.floating]] = field(default_factory=list)
+    single: ScoreCounts = NO_SCORES
     hardest: Extremes = NONE
+    sums: list[tuple[int, float, float]] = field(default_factory=list)
 
     def add(self, other: ImpostorTally) -> None:
         """Take in another share's counts."""
         self.cells += other.cells
         self.doubled_rank += other.doubled_rank
-        self.values += other.values
+        self.single = joined([self.single, other.single])
         self.hardest = self.hardest.joined(other.hardest, lowest=False)
+        self.sums += other.sums
+
+    def sums_about(self, centre: float) -> Sums:
+        """Return the sums of all scores about the scaled centre of the look, the same in any order of the blocks."""
+        pairs, totals, squares = zip(*self.sums, strict=True)
+        return Sums(sum(pairs), centre / SCALE, math.fsum(totals) / SCALE, math.fsum(squares) / SCALE**2)
 
 
 def count_cells(blocks: PairBlocks) -> NDArray[np.int64]:
@@ -64,66 +77,78 @@ class Look:
     """One look at impostors.
 
     A table says for each fine cell how many genuine scores lie below it. Only where genuine scores lie within the cell,
-    or it is wanted, are scores compared one by one.
+    or it is wanted, are scores looked at one by one: sorted, and equal ones once.
 
     Args:
-        genuine: (G,) scaled scores, ascending; G < 2**31.
+        genuine: scaled scores.
         wanted: (CELLS,) bool, where single scores are to be kept.
+        centre: scaled score that sums are relative to.
     """
 
-    def __init__(self, genuine: Tensor, wanted: NDArray[np.bool_]) -> None:
-        self.genuine = genuine
-        self.wanted = torch.from_numpy(wanted)
-        self.ended = torch.cat([genuine, genuine.new_full((1,), torch.inf)])
-        within = torch.bincount(fine_cells(genuine), minlength=CELLS << FINE).int()
-        self.below = within.cumsum(0, dtype=torch.int32).sub_(within)
-        # Where single scores matter the complement is kept, which is negative.
-        close = within.view(CELLS, -1).ne(0).logical_or_(self.wanted[:, None]).view(-1)
-        self.below[close] = self.below[close].bitwise_not_()
+    def __init__(self, genuine: ScoreCounts, wanted: NDArray[np.bool_], centre: float) -> None:
+        self.genuine = genuine.values
+        self.wanted = wanted
+        self.centre = centre
+        self.lower = np.append(0, genuine.counts.cumsum())  # (V+1,) pairs that score lower than each, and all
+        self.pairs = int(self.lower[-1])
+        within = torch.bincount(fine_cells(torch.from_numpy(genuine.values)), minlength=CELLS << FINE)
+        first = within.cumsum(0).sub_(within)  # of the distinct genuine scores in a cell or above
+        kind = torch.int32 if self.pairs < 2**31 else torch.int64
+        self.below = torch.from_numpy(self.lower).to(kind)[first]
+        self.below[within.view(CELLS, -1).ne(0).logical_or_(torch.from_numpy(wanted)[:, None]).view(-1)] = -1
 
     def at(self, blocks: PairBlocks, which: Iterable[Block]) -> ImpostorTally:
         """Count the impostors of some blocks."""
-        tally = ImpostorTally()
-        memory = torch.empty(ROWS * COLUMNS, dtype=blocks.scaled.dtype)
-        whole, ranks = torch.empty((2, ROWS * COLUMNS), dtype=torch.int32)
+        tally, single, held, most = ImpostorTally(), [NO_SCORES], 0, TOGETHER
+        memory = blocks.probes.rows.new_empty(ROWS * COLUMNS)
+        offsets = torch.empty(ROWS * COLUMNS, dtype=torch.float64)
+        whole, ranks = torch.empty(ROWS * COLUMNS, dtype=torch.int32), self.below.new_empty(ROWS * COLUMNS)
         cells = torch.zeros(CELLS, dtype=torch.int64)
         for block in which:
-            scores, mask = blocks.product(block, memory), blocks.impostors(block)
-            values = scores.view(-1) if mask is None else chosen(scores, mask)
-            if not len(values):
+            mask = blocks.impostors(block)
+            if mask is not None and not mask.any():
                 continue
+            scores = blocks.product(block, memory)
+            values = scores.view(-1) if mask is None else chosen(scores, mask)
             fine = fine_cells(values, whole[: len(values)])
             below = torch.index_select(self.below, 0, fine, out=ranks[: len(values)])
-            close = torch.from_numpy(np.flatnonzero(below.numpy() < 0))
-            exact = values[close]
-            tally.doubled_rank += 2 * len(values) * len(self.genuine) - self._doubled_below(below, close, exact)
+            close = np.flatnonzero(below.numpy() < 0)
+            lower = int(below.numpy().sum(dtype=np.int64)) + len(close)
             fine >>= FINE
             cells += torch.bincount(fine, minlength=CELLS)
-            kept = exact[self.wanted[fine[close]]]
-            if len(kept):
-                tally.values.append(kept.numpy())
+            found = score_counts(values.numpy()[close])
+            tally.doubled_rank += 2 * (len(values) * self.pairs - lower) - self._doubled_below(found)
+            kept = found.chosen(self.wanted[cells_of(found.values)])
+            single.append(kept)
+            held += len(kept.values)
+            if held > most:
+                single = [joined(single)]
+                held = len(single[0].values)
+                most = max(TOGETHER, 2 * held)
             tally.hardest = self._hardest(tally.hardest, blocks, block, values, mask)
-        tally.cells = cells.numpy()
+            offset = offsets[: len(values)].copy_(values).sub_(self.centre)
+            tally.sums.append((len(values), float(offset.sum()), float(offset.square_().sum())))
+        tally.cells, tally.single = cells.numpy(), joined(single)
         return tally
 
-    def _doubled_below(self, below: Tensor, close: Tensor, exact: Tensor) -> int:
+    def _doubled_below(self, found: ScoreCounts) -> int:
         """Sum over impostors the genuine scores below and those not above."""
-        place = below[close].bitwise_not_()  # of the first genuine score in the cell
-        # ~x is -x - 1, so that adding x twice and 1 leaves x.
-        total = 2 * (int(below.numpy().sum(dtype=np.int64)) + 2 * int(place.sum(dtype=torch.int64)) + len(close))
-        while len(place):  # climb through the genuine scores that are not above
-            genuine = self.ended[place]
-            climbs = (genuine <= exact).nonzero().view(-1)
-            total += len(climbs) + int((genuine < exact).sum())
-            place, exact = place[climbs] + 1, exact[climbs]
-        return total
+        place = np.searchsorted(self.genuine, found.values)
+        after = np.minimum(place + 1, len(self.genuine))
+        tied = self.genuine[np.minimum(place, len(self.genuine) - 1)] == found.values if len(self.genuine) else False
+        return int(found.counts @ (self.lower[place] + self.lower[np.where(tied, after, place)]))
 
     @staticmethod
     def _hardest(known: Extremes, blocks: PairBlocks, block: Block, values: Tensor, mask: Tensor | None) -> Extremes:
-        bound = float(known.scores[-1]) if len(known.scores) == HARDEST else -np.inf
-        if float(values.max()) < bound:
-            return known
-        places = (values >= bound).nonzero().view(-1)
+        if len(known.scores) < HARDEST:
+            hard = torch.ones_like(values, dtype=torch.bool)
+        else:
+            bound = float(known.scores[-1])
+            if float(values.max()) < bound:
+                return known
+            early = blocks.early(block, int(known.pairs.max()))  # of ties, the first pairs
+            hard = (values > bound) | ((values == bound) & (early.view(-1) if mask is None else chosen(early, mask)))
+        places = hard.nonzero().view(-1)
         high = values[places].numpy()
         if mask is not None:
             places = mask.view(-1).nonzero().view(-1)[places]

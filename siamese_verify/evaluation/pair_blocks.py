@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from siamese_verify.evaluation.score_cells import SCALE
-from siamese_verify.evaluation.separation import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS, COLUMNS = 512, 1024  # of a block of impostors: product and cells stay in the processor's cache
-SLICE = 128  # rows of a D x D matrix
 BAND = 256  # rows of a block of genuine pairs, which lie along the diagonal
 
 
@@ -62,7 +60,6 @@ class PairBlocks:
         self.alone = gallery is None or gallery_people is None
         self.gallery = self.probes if gallery is None or gallery_people is None else _sorted(gallery, gallery_people)
         height, width = len(self.probes.rows), len(self.gallery.rows)
-        self.scaled = self.probes.rows * SCALE
         self.blocks = [
             Block(top, min(top + ROWS, height), left, min(left + COLUMNS, width))
             for top in range(0, height, ROWS)
@@ -85,22 +82,13 @@ class PairBlocks:
 
         return PairBlocks(*some(self.probes)) if self.alone else PairBlocks(*some(self.probes), *some(self.gallery))
 
-    def sums(self) -> Sums:
-        """Sums over all pairs, by sums over rows: of s = p.q is P.Q, of s^2 is <p p^T, q q^T>; in double precision."""
-        total, outer = _row_sums(self.probes.rows)
-        other, their_outer = (total, outer) if self.alone else _row_sums(self.gallery.rows)
-        every, squares = float(total @ other), float((outer * their_outer).sum())
-        if self.alone:  # each pair was counted twice, and each row with itself
-            own = torch.linalg.vector_norm(self.probes.rows.double(), dim=1).square()
-            every, squares = (every - float(own.sum())) / 2, (squares - float(own @ own)) / 2
-        return Sums(self.pairs, every, squares)
-
     def product(self, block: Block, out: Tensor | None = None) -> Tensor:
         """Return the scores of a block times `SCALE`, (bottom - top, right - left); `out` is memory for it."""
         top, bottom, left, right = block
         shape = (bottom - top, right - left)
-        memory = None if out is None else out[: shape[0] * shape[1]].view(shape)
-        return torch.mm(self.scaled[top:bottom], self.gallery.rows[left:right].T, out=memory)
+        rows, columns = self.probes.rows[top:bottom], self.gallery.rows[left:right]
+        memory = rows.new_empty(shape) if out is None else out[: shape[0] * shape[1]].view(shape)
+        return torch.addmm(memory, rows, columns.T, beta=0, alpha=SCALE, out=memory)  # a power of two rounds nothing
 
     def impostors(self, block: Block) -> Tensor | None:
         """Return a mask of the pairs of two people in a block, or None where all are."""
@@ -139,19 +127,13 @@ class PairBlocks:
             first, second = np.minimum(first, second), np.maximum(first, second)
         return first * len(self.gallery.rows) + second
 
+    def early(self, block: Block, number: int) -> Tensor:
+        """Return a mask of the pairs in a block that may have a number up to `number`: by the rows of the first."""
+        last = number // len(self.gallery.rows)
+        rows, columns = self.probes.order[block.top : block.bottom], self.gallery.order[block.left : block.right]
+        return torch.from_numpy((rows <= last)[:, None] | (self.alone & (columns <= last)))
+
 
 def _sorted(rows: NDArray[np.floating], people: NDArray[np.int64]) -> Sorted:
     order = np.argsort(people, kind="stable")
     return Sorted(torch.from_numpy(np.ascontiguousarray(rows[order])), people[order], order)
-
-
-def _row_sums(rows: Tensor) -> tuple[Tensor, Tensor]:
-    total = torch.zeros(rows.shape[1], dtype=torch.float64)
-    outer = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-    for start in range(0, len(rows), COLUMNS):
-        double = rows[start : start + COLUMNS].double()
-        total += double.sum(dim=0)
-        for left in range(0, len(outer), SLICE):  # of a symmetric matrix half is enough
-            right = left + SLICE
-            outer[left:right, left:].addmm_(double[:, left:right].T, double[:, left:])
-    return total, outer.triu_().add_(outer.triu(1).T)

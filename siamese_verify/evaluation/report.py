@@ -36,6 +36,15 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation.robustness import DamagedRates
 
 TARGETS = (1e-1, 1e-2, 1e-3)
+PAIRS_DIGEST = "pairs (SHA-256)"  # among the details: equal where the same pairs were compared
+CHANCE = 0.03  # that near to one half, the AUC of scores that say nothing may lie
+
+
+def inverted_hint(auc: float, eer: float, remedy: str = "negate the scores, or exchange the labels") -> str | None:
+    """Say that scores look like distances; None where they do not."""
+    if auc >= 0.5 - CHANCE or eer <= 0.5:
+        return None
+    return f"Genuine pairs score lower than impostors (AUC {auc:.4f}, EER {eer:.2%}), as distances do: {remedy}."
 
 
 def plain(value: Any) -> Any:
@@ -98,6 +107,11 @@ class VerificationReport:
     identification: IdentificationReport | None = None
     groups: tuple[GroupRates, ...] = ()
     robustness: tuple[DamagedRates, ...] = ()
+
+    @property
+    def hint(self) -> str | None:
+        """What is probably wrong with the scores, in a sentence; None where nothing is."""
+        return inverted_hint(self.auc, self.eer)
 
     @property
     def threshold(self) -> float:

@@ -21,21 +21,18 @@ class Moments(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over scores that are not listed; those of two sets add up."""
+    """Sums over scores that are not listed, relative to a score near them: what they share is not rounded."""
 
     pairs: int
-    total: float
-    squares: float
-
-    def without(self, other: Sums) -> Sums:
-        """Return the sums over the scores that are not the other's."""
-        return Sums(self.pairs - other.pairs, self.total - other.total, self.squares - other.squares)
+    centre: float
+    total: float  # of score - centre
+    squares: float  # of its square
 
     def moments(self) -> Moments:
         """Return mean and variance; a variance that rounding could have made is 0."""
         mean, square = self.total / self.pairs, self.squares / self.pairs
         variance = square - mean**2
-        return Moments(mean, variance if variance > 1e-13 * square else 0.0)
+        return Moments(self.centre + mean, variance if variance > 1e-13 * square else 0.0)
 
 
 def moments_of(scores: NDArray[np.float64]) -> Moments:

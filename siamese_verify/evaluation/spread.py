@@ -10,20 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from siamese_verify.evaluation.impostor_tally import ImpostorTally, Look
-
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
+    from siamese_verify.evaluation.impostor_tally import ImpostorTally, Look
     from siamese_verify.evaluation.pair_blocks import Block, PairBlocks
 
 
 def spread(
     blocks: PairBlocks,
-    genuine: Tensor,
-    wanted: NDArray[np.bool_],
+    look: Look,
     processes: int,
     place: tuple[int, int],
     title: str,
@@ -32,8 +26,7 @@ def spread(
 
     Args:
         blocks: of all pairs.
-        genuine: (G,) scaled scores, ascending.
-        wanted: (CELLS,) bool, where single scores are to be kept.
+        look: what to count.
         processes: how many.
         place: rank, and the number of ranks.
         title: of a progress bar; empty for none.
@@ -41,11 +34,10 @@ def spread(
     rank, world_size = place
     mine = blocks.blocks[rank::world_size]
     if processes == 1:
-        return _in_threads(Look(genuine, wanted), blocks, _shown(mine, title))
+        return _in_threads(look, blocks, _shown(mine, title))
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         shares = [
-            pool.submit(_look_alone, blocks, mine[number::processes], genuine, wanted, processes)
-            for number in range(processes)
+            pool.submit(_look_alone, look, blocks, mine[number::processes], processes) for number in range(processes)
         ]
         first, *others = [share.result() for share in shares]
     for other in others:
@@ -53,11 +45,9 @@ def spread(
     return first
 
 
-def _look_alone(
-    blocks: PairBlocks, which: list[Block], genuine: Tensor, wanted: NDArray[np.bool_], processes: int
-) -> ImpostorTally:
+def _look_alone(look: Look, blocks: PairBlocks, which: list[Block], processes: int) -> ImpostorTally:
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    return _in_threads(Look(genuine, wanted), blocks, which)
+    return _in_threads(look, blocks, which)
 
 
 class _Turns:

@@ -20,6 +20,7 @@ class ThresholdRates(NamedTuple):
 
     threshold: float
     accuracy: float  # decided right, in [0, 1]
+    balanced_accuracy: float  # 1 - (FAR + FRR) / 2, in [0, 1]: as if there were as many impostors as genuine pairs
     far: float  # in [0, 1]
     frr: float  # in [0, 1]
     false_accepts: int
@@ -32,11 +33,13 @@ def rates_of(curve: RocCurve, threshold: float) -> ThresholdRates:
     false_accepts = int(curve.false_accepts[place])
     false_rejects = curve.genuine - int(curve.true_accepts[place])
     pairs = curve.genuine + curve.impostors
+    far, frr = false_accepts / curve.impostors, false_rejects / curve.genuine
     return ThresholdRates(
         threshold=threshold,
         accuracy=(pairs - false_accepts - false_rejects) / pairs,
-        far=false_accepts / curve.impostors,
-        frr=false_rejects / curve.genuine,
+        balanced_accuracy=1 - (far + frr) / 2,
+        far=far,
+        frr=frr,
         false_accepts=false_accepts,
         false_rejects=false_rejects,
     )

@@ -27,7 +27,7 @@ def publish_report(logger: Any, report: VerificationReport, folder: Path, step: 
     figures = {"test/eer": report.eer, "test/auc": report.auc}
     figures |= {f"test/tar_at_far_{point.target:g}": point.tar for point in report.operating_points}
     if report.at_threshold:
-        figures["test/accuracy"] = report.at_threshold.accuracy
+        figures["test/balanced_accuracy"] = report.at_threshold.balanced_accuracy
     logger.log_metrics(figures, step=step)
     if takes_pictures(logger):
         for name in PICTURES:

@@ -33,3 +33,11 @@ def test_brightness_contrast_and_tint_do_not_count() -> None:
 
 def test_there_is_nothing_to_learn() -> None:
     assert not list(Pixels().parameters())
+
+
+def test_large_images_are_compared_at_64_pixels() -> None:
+    small = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8))
+    large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    found = Pixels(size=128)(large)
+    assert found.shape == (2, Pixels(size=128).dimension) == (2, 3 * 64 * 64 + 1)
+    torch.testing.assert_close(found, Pixels(size=64)(small))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from siamese_verify.evaluation import (
     all_pairs,
     all_pairs_report,
     genuine_tally,
+    impostor_tally,
     verification_report,
 )
 from siamese_verify.evaluation.all_pairs import cells_needed
@@ -77,6 +80,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(all_pairs, "_guess", lambda blocks, needed: wrong.random(CELLS) < 0.5)
     if "chunks" in request.param:
         monkeypatch.setattr(genuine_tally, "AT_ONCE", 300)
+        monkeypatch.setattr(impostor_tally, "TOGETHER", 100)
 
 
 @pytest.mark.usefixtures("way")
@@ -87,6 +91,10 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         pytest.param(signs(700, 2, kept=0.3), id="mostly genuine"),
         pytest.param(signs(900, 600, 1024), id="mostly alone"),
         pytest.param(signs(1200, 100, 64, kept=0.1), id="confused"),
+        pytest.param(signs(700, 40, 16, kept=0.3), id="few scores"),
+        pytest.param((signs(1, 1)[0][np.zeros(700, int)], signs(700, 40)[1]), id="one point"),
+        pytest.param((signs(2, 2)[0][signs(700, 2)[1]], signs(700, 40, seed=1)[1]), id="two points"),
+        pytest.param((signs(700, 1)[0], np.arange(700) // 699), id="one person and one more"),
         pytest.param((signs(3, 2, 16)[0], np.array([0, 1, 0])), id="three photos"),
     ],
 )
@@ -222,6 +230,47 @@ def test_collapsed_embeddings_are_a_coin_toss() -> None:
     assert (found.eer, found.auc, found.d_prime) == (0.5, 0.5, 0.0)
     assert found.operating_points[0].tar == 0.0
     assert [pair.row for pair in found.hardest.impostors] == [*range(2, 22)]  # of ties the first
+
+
+def test_moments_of_near_collapse_are_those_of_the_listed_pairs() -> None:
+    generator = np.random.default_rng(0)
+    rows = 1 + 3e-3 * generator.standard_normal((300, 128))  # float64: products agree to the last digits
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    given = rows, np.arange(300) // 3
+    assert all_pairs_report(*given).d_prime == pytest.approx(listed(given).d_prime, rel=1e-6)
+
+
+COLLAPSE = """
+import resource
+import numpy as np
+from siamese_verify.evaluation import all_pairs_intervals, all_pairs_report, calibrate
+
+def size(what):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(what)) * 1024
+
+generator = np.random.default_rng(0)
+people = np.repeat(np.arange(200), 8)
+noise = generator.standard_normal((1600, 128), dtype=np.float32)
+all_pairs_report(noise, people)  # loads what there is to load
+resource.setrlimit(resource.RLIMIT_AS, (size("VmSize:") + 2**30,) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+for spread in (0, 1e-6, 1e-4, 3e-3):
+    found = all_pairs_report((0.3 + spread * noise).astype(np.float32), people)
+    assert abs(found.eer - 0.5) < 0.05
+assert all_pairs_report(np.full((1600, 128), 0.3, np.float32), people).d_prime == 0
+calibrate(np.ones((1600, 128), np.float32), people, resamples=20)
+all_pairs_intervals(np.ones((1600, 128), np.float32), people, resamples=20)
+pixels = generator.standard_normal((120, 3 * 112 * 112), dtype=np.float32)
+all_pairs_report(pixels, np.arange(120) // 4)
+all_pairs_report(pixels.repeat(2, axis=1), np.arange(120) // 4)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads its size from /proc")
+def test_collapsed_embeddings_and_those_of_many_dimensions_cost_little_more_than_others() -> None:
+    ended = subprocess.run([sys.executable, "-c", COLLAPSE], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr or ended.returncode
 
 
 def test_tensors_names_and_short_fars_are_taken() -> None:
