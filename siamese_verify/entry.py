@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +48,7 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
             if isinstance(cause, ModuleNotFoundError) and cause.name:
                 package = cause.name.partition(".")[0].replace("_", "-")
                 sentence = f"The configuration asks for {package}, which is not installed: pip install {package}."
-            print(f"siamese-verify: {sentence}", file=sys.stderr)
+            print(f"siamese-verify: {printable(sentence)}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return run
