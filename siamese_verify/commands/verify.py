@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from siamese_verify.commands.model_options import (
@@ -92,7 +93,7 @@ def verify_photos(options: argparse.Namespace, photos: list[Photo]) -> int:
         )
     except NoDecision as error:
         if options.json:
-            print(json.dumps(undecided(error, Verification)))
+            print(json.dumps(undecided(error, (one.name for one in fields(Verification)))))
         print(f"No decision: {printable(error)}", file=sys.stderr)
         return NO_DECISION
     if options.json:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -169,14 +170,12 @@ class Verification:
         }
 
 
-def undecided(error: NoDecision, answer: type) -> dict[str, Any]:
-    """Return what stands in place of an answer as JSON types, with the keys of its `to_dict`.
+def undecided(error: NoDecision, keys: Iterable[str]) -> dict[str, Any]:
+    """Return what stands in place of an answer as JSON types, so that programs find every key.
 
     Args:
         error: why there is none.
-        answer: a dataclass of answers, such as `Verification`.
+        keys: of the answer.
     """
-    keys = [one.name for one in fields(answer)]
-    kept: dict[str, Any] = {"reasons": [str(error)], "warnings": [], "faces": [], "candidates": [], "milliseconds": {}}
-    found = {key: kept.get(key) for key in keys}
-    return {**found, "reason": error.reason, "detail": str(error)}
+    empty: dict[str, Any] = {"reasons": [str(error)], "warnings": [], "faces": [], "candidates": [], "milliseconds": {}}
+    return {**{key: empty.get(key) for key in keys}, "reason": error.reason, "detail": str(error)}

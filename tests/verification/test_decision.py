@@ -68,7 +68,7 @@ def test_whoever_forces_a_decision_gets_one_and_the_doubts_as_warnings(record: M
 
 
 def test_what_a_score_says_does_not_move_with_the_threshold(record: ModelRecord) -> None:
-    asked: list[dict[str, float]] = [{"far": 0.3}, {"far": 0.01}, {"threshold": 0.75}, {"threshold": -0.5}]
+    asked: list[dict[str, Any]] = [{"far": 0.3}, {"far": 0.01}, {"threshold": 0.75}, {"threshold": -0.5}]
     found = [decide(record, 0.4, forced=True, prior=0.5, **one) for one in asked]
     assert len({(one.log_likelihood_ratio, one.probability, one.likelihood) for one in found}) == 1
     assert found[0].log_likelihood_ratio is not None
