@@ -29,6 +29,7 @@ COMMANDS = {  # by name: module of `siamese_verify.commands`, and what it does
     "compare": ("compare", "put evaluations beside one another"),
     "verify": ("verify", "say whether two photos show the same person"),
     "export": ("export", "make a bundle of a run or checkpoint: all that a verifier needs"),
+    "recalibrate": ("recalibrate", "judge a model by photos of yours, and measure its thresholds anew on them"),
     "models": ("models", "list the models of this machine, or get one for later"),
     "enroll": ("gallery", "add a person to a gallery"),
     "identify": ("gallery", "say which person of a gallery a photo shows"),
