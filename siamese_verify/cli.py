@@ -87,6 +87,8 @@ def run(arguments: list[str]) -> int:
     """Run a command, and let what an answer is written to fail as it may."""
     name = arguments[0] if arguments else ""
     if name in HYDRA_COMMANDS:
+        if hidden := [one for one in arguments if printable(one) != one]:  # Hydra would show it as it is
+            overview().error(f"the override {hidden[0]} holds a character that nobody sees: leave it out")
         sys.argv = [f"siamese-verify {name}", *arguments[1:]]
         # As `python -m`, so that DDP finds out how to start its other processes.
         runpy.run_module(f"siamese_verify.{name}", run_name="__main__", alter_sys=True)

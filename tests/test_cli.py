@@ -176,6 +176,10 @@ def test_no_name_of_a_file_writes_to_the_terminal_what_is_no_name(
         (["people", "--gallery", name, "--key", name], 2),
         (["export", name, "--to", f"no{name}", "--drawn"], 2),
         (["compare", name, name], 2),
+        (
+            ["evaluate", f"model={name}", "hydra.run.dir=run", "protocol=synthetic", "protocol.photos.identities=3"],
+            None,
+        ),
     ]
     for arguments, code in cases:
         ended = command(*arguments)
