@@ -68,6 +68,8 @@ def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] 
     Raises:
         InputError: no such file, not UTF-8, a column that is missing or there twice, a line of another length, no line.
     """
+    if Path(path).exists() and not Path(path).is_file():  # a pipe that nobody may write to
+        raise InputError(f"The table {path} is no file: write it to one first.")
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, strict=True)

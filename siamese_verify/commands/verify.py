@@ -122,8 +122,9 @@ def in_words(result: Verification) -> list[str]:
         lines[-1] += " person." if result.score >= result.threshold else " people."
     if result.far is not None:
         doubt = " (fewer than ten decided it: a rough guess)" if result.insufficient else ""
+        share = f"{result.far:.3%}" if result.far >= 1e-4 else f"{100 * result.far:.2g}%"
         lines.append(
-            f"At this threshold {result.far:.3%} of {result.impostors:,} impostor pairs were accepted{doubt}; "
+            f"At this threshold {share} of {result.impostors:,} impostor pairs were accepted{doubt}; "
             f"measured on {result.measured_on}."
         )
     lines += filter(None, (result.likelihood, result.stated_probability(), result.strangers))
