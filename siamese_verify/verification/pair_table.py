@@ -165,10 +165,17 @@ class ScoreWriter:
 
 def _without_formulas(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column as `csv_cell` would have it, where it is text."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):  # in any encoding that goes on from ASCII
+        cells = [
+            one if one is None else csv_cell(one.decode("latin-1")).encode("latin-1") for one in column.to_pylist()
+        ]
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        cells = [one if one is None else csv_cell(one) for one in column.to_pylist()]
+    else:
         return column
-    texts = [text if text is None else csv_cell(text) for text in column.to_pylist()]
-    return pa.chunked_array([pa.array(texts, column.type)])
+    plain = pa.chunked_array([pa.array(cells, kind)])
+    return plain.dictionary_encode().cast(column.type) if kind != column.type else plain
 
 
 def check_writable(table: PairTable, kind: str) -> None:

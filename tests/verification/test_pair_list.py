@@ -153,6 +153,18 @@ def left_beside(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int8(), pa.string())])
+def test_no_text_of_a_csv_is_a_formula_whatever_column_it_came_from(kind: pa.DataType, folder: Path) -> None:
+    cells = ["=1+1", "-2.5", None, "@x", "fine"]
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    noted = pa.array([one and (one.encode() if value == pa.binary() else one) for one in cells], value)
+    noted = noted.dictionary_encode().cast(kind) if kind != value else noted
+    names = pa.array(["0.png"] * len(cells))
+    parquet.write_table(pa.table({"a": names, "b": names, "note": noted}), folder / "pairs.parquet")
+    verify_pairs(Stand(), folder / "pairs.parquet", folder / "out.csv")
+    assert [row["note"] for row in rows_of(folder / "out.csv")] == ["'=1+1", "-2.5", "", "'@x", "fine"]
+
+
 def test_scores_are_the_cosines_of_the_embeddings_in_the_order_of_the_table(folder: Path) -> None:
     stand = Stand()
     order = [(0, 1), (2, 2), (1, 0), (5, 3), (0, 4)]
