@@ -167,7 +167,7 @@ def _without_formulas(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column as `csv_cell` would have it, where it is text."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):  # in any encoding that goes on from ASCII
-        cells = [
+        cells: list[Any] = [
             one if one is None else csv_cell(one.decode("latin-1")).encode("latin-1") for one in column.to_pylist()
         ]
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
