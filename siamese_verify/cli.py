@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import runpy
 import sys
 import traceback
+from contextlib import suppress
+from typing import NoReturn
 
 from siamese_verify import __version__
 from siamese_verify.entry import explained
+from siamese_verify.errors import printable
 
 HYDRA_COMMANDS = {
     "prepare": "get, check and align a data set: Hydra overrides follow, such as data=lfw align=five_point",
@@ -24,6 +29,7 @@ COMMANDS = {  # by name: module of `siamese_verify.commands`, and what it does
     "compare": ("compare", "put evaluations beside one another"),
     "verify": ("verify", "say whether two photos show the same person"),
     "export": ("export", "make a bundle of a run or checkpoint: all that a verifier needs"),
+    "recalibrate": ("recalibrate", "judge a model by photos of yours, and measure its thresholds anew on them"),
     "models": ("models", "list the models of this machine, or get one for later"),
     "enroll": ("gallery", "add a person to a gallery"),
     "identify": ("gallery", "say which person of a gallery a photo shows"),
@@ -33,18 +39,56 @@ COMMANDS = {  # by name: module of `siamese_verify.commands`, and what it does
 }
 
 CRASHED = 70  # EX_SOFTWARE of sysexits.h
+UNWRITTEN = 74  # EX_IOERR
 CLOSED = 141  # as a shell tells of SIGPIPE
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints show what was typed, or what a shell's `*` stands for, as it cannot harm a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with usage and status 2."""
+        super().error(printable(message))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        Exit status: 0 done or same person, 1 different people, 2 wrong usage, 3 no decision, 70 a fault of ours.
+        Exit status: 0 done or same person, 1 different people, 2 wrong usage, 3 no decision, 70 a fault of ours, 74 the
+        answer cannot be written.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an answer that the terminal has no letters for is one still
+    try:
+        try:
+            return run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            for stream in (sys.stdout, sys.stderr):  # now: Python's own end would complain in its own way
+                if stream is not None:
+                    stream.flush()
+    except OSError as error:
+        closed = isinstance(error, BrokenPipeError)  # whoever read the answer has enough of it
+        if not closed and error.errno not in FULL:
+            raise
+        with suppress(OSError):
+            if not closed:
+                sentence = f"The answer cannot be written ({error.strerror}): make room, or send it elsewhere."
+                print(f"siamese-verify: {sentence}", file=sys.stderr, flush=True)
+        for stream in (sys.stdout, sys.stderr):  # what they still hold is dropped
+            with suppress(OSError, ValueError, AttributeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return CLOSED if closed else UNWRITTEN
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command, and let what an answer is written to fail as it may."""
     name = arguments[0] if arguments else ""
     if name in HYDRA_COMMANDS:
+        if hidden := [one for one in arguments if printable(one) != one]:  # Hydra would show it as it is
+            overview().error(f"the override {hidden[0]} holds a character that nobody sees: leave it out")
         sys.argv = [f"siamese-verify {name}", *arguments[1:]]
         # As `python -m`, so that DDP finds out how to start its other processes.
         try:
@@ -56,15 +100,18 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         overview().parse_args(arguments)  # ends here, with help or a complaint
     module = importlib.import_module(f"siamese_verify.commands.{COMMANDS[name][0]}")
-    parser = argparse.ArgumentParser(prog=f"siamese-verify {name}", description=f"{COMMANDS[name][1].capitalize()}.")
+    parser = Parser(prog=f"siamese-verify {name}", description=f"{COMMANDS[name][1].capitalize()}.")
     getattr(module, f"{name}_arguments")(parser)
     options = parser.parse_args(arguments[1:])
     try:
         status: int = explained(getattr(module, name))(options)
-    except BrokenPipeError:  # whoever read the answer has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
-        return CLOSED
-    except Exception:  # a fault of ours must not pass for an answer, as Python's own status 1 would
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich's way to end
+            raise end.__context__ from None
+        raise
+    except Exception as error:  # a fault of ours must not pass for an answer, as Python's own status 1 would
+        if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.errno in FULL):
+            raise
         traceback.print_exc()
         return CRASHED
     return status
@@ -72,9 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def overview() -> argparse.ArgumentParser:
     """The command line as a whole."""
-    top = argparse.ArgumentParser(
-        prog="siamese-verify", description="Train, measure and use Siamese networks for face verification."
-    )
+    top = Parser(prog="siamese-verify", description="Train, measure and use Siamese networks for face verification.")
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for name, text in {**HYDRA_COMMANDS, **{name: text for name, (_, text) in COMMANDS.items()}}.items():

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 from siamese_verify.files import FULL
 
 P = ParamSpec("P")
@@ -46,7 +46,7 @@ def explained(main: Callable[P, R]) -> Callable[P, R]:
             sentence = sentence_of(error, args)
             if sentence is None:
                 raise
-            print(f"siamese-verify: {sentence}", file=sys.stderr)
+            print(f"siamese-verify: {printable(sentence)}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return run
@@ -189,7 +189,7 @@ def composed(name: str) -> Callable[[Callable[[], R]], Callable[[], R]]:
                 if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf"):
                     raise
                 overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-                print(f"siamese-verify: {override_mistake(error, name, overrides)}", file=sys.stderr)
+                print(f"siamese-verify: {printable(override_mistake(error, name, overrides))}", file=sys.stderr)
                 raise SystemExit(2) from None
 
         return run

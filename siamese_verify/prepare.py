@@ -13,7 +13,7 @@ from rich.table import Table
 from siamese_verify.data import IMAGE_FOLDERS, Alignment, Preparation, fetch_lfw, prepare_faces, unpack_once
 from siamese_verify.data.preparation import OUTCOMES
 from siamese_verify.entry import CONF, composed, explained, versions
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 from siamese_verify.types import InputSpec, Photos
 from siamese_verify.values import check_values
 
@@ -46,7 +46,9 @@ def get(cfg: DictConfig, root: Path | None) -> None:
         if root is None:
             raise InputError(f"An archive is unpacked on this machine, not into {cfg.data.root}: set data.root.")
         count = unpack_once(Path(cfg.archive), root)
-        print(f"{cfg.archive} is there already." if count is None else f"{count:,} files unpacked into {root}.")
+        print(
+            printable(f"{cfg.archive} is there already." if count is None else f"{count:,} files unpacked into {root}.")
+        )
     elif cfg.data.name == "lfw" and root and not any((root / name).is_dir() for name in IMAGE_FOLDERS):
         for missing in fetch_lfw(root):
             print(f"{missing} could not be had: without it View 1's people are not known; put it into {root} by hand.")
@@ -55,7 +57,7 @@ def get(cfg: DictConfig, root: Path | None) -> None:
 def print_outcomes(found: Preparation, output: Path) -> None:
     """Print what became of the photos, and where to look."""
     console = Console()
-    console.print(f"{found.source}, aligned as {found.alignment}:", highlight=False)
+    console.print(printable(f"{found.source}, aligned as {found.alignment}:"), highlight=False, markup=False)
     table = Table()
     table.add_column("photos", justify="right")
     table.add_column("outcome")
@@ -64,12 +66,13 @@ def print_outcomes(found: Preparation, output: Path) -> None:
             table.add_row(f"{found.outcomes[outcome]:,}", words)
     console.print(table)
     for one in found.dropped[:10]:
-        console.print(f"Dropped {one['identity']}, {one['photos']} photos: {one['reason']}.", highlight=False)
+        dropped = f"Dropped {one['identity']}, {one['photos']} photos: {one['reason']}."
+        console.print(printable(dropped), highlight=False, markup=False)
     if len(found.dropped) > 10:
         console.print(f"... and {len(found.dropped) - 10:,} identities more.", highlight=False)
-    console.print(f"Faces and index: {output}", soft_wrap=True)
-    console.print(f"To look at: {output / 'sheets'}; left out: {output / 'left_out.csv'}", soft_wrap=True)
-    console.print(f"To train on: siamese-verify train data=prepared data.root={output}", soft_wrap=True)
+    console.print(f"Faces and index: {output}", soft_wrap=True, markup=False)
+    console.print(f"To look at: {output / 'sheets'}; left out: {output / 'left_out.csv'}", soft_wrap=True, markup=False)
+    console.print(f"To train on: siamese-verify train data=prepared data.root={output}", soft_wrap=True, markup=False)
 
 
 @explained

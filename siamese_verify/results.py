@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from siamese_verify.data import (
@@ -27,7 +28,7 @@ from siamese_verify.data import (
     sampled_pairs,
 )
 from siamese_verify.encoders import Encoder
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 from siamese_verify.evaluation import (
     ALL_PAIRS_TARGETS,
     TARGETS,
@@ -45,6 +46,7 @@ from siamese_verify.evaluation import (
 from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces import crop_face
 from siamese_verify.files import write_whole
+from siamese_verify.tables import csv_cell
 from siamese_verify.verification import FaceModel, embed_photos, score_pairs
 
 WITH_INTERVALS = 100_000  # listed pairs at most: a bootstrap of more takes minutes
@@ -243,17 +245,18 @@ def save_scores(folder: Path, result: Result) -> None:
     writer = csv.writer(table, lineterminator="\n")
     people = result.protocol.photos.identities
     columns: dict[str, Any] = {
-        "a": [names[row] for row in pairs.left],
-        "b": [names[row] for row in pairs.right],
+        "a": [csv_cell(names[row]) for row in pairs.left],
+        "b": [csv_cell(names[row]) for row in pairs.right],
         "score": [f"{score:.9g}" for score in result.scores],
         "same": pairs.same.astype(int),
     }
     if result.protocol.people_known:
-        columns |= {"identity_a": people[pairs.left], "identity_b": people[pairs.right]}
+        columns["identity_a"] = [csv_cell(str(people[row])) for row in pairs.left]
+        columns["identity_b"] = [csv_cell(str(people[row])) for row in pairs.right]
     if pairs.folds is not None:
-        columns["fold"] = pairs.folds
+        columns["fold"] = [csv_cell(str(fold)) for fold in pairs.folds]
     if pairs.groups is not None:
-        columns["group"] = pairs.groups
+        columns["group"] = [csv_cell(str(group)) for group in pairs.groups]
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
     write_whole(folder / "scores.csv", table.getvalue().encode())
@@ -261,16 +264,16 @@ def save_scores(folder: Path, result: Result) -> None:
 
 def print_results(results: Sequence[Result], folder: Path) -> None:
     """Print a table, and where the rest lies."""
-    table = Table(title=results[0].protocol.name)
+    table = Table(title=escape(printable(results[0].protocol.name)))
     rows = [result.row() for result in results]
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
         table.add_column(name, justify="left" if name == "model" else "right")
     for row in rows:
-        table.add_row(*(row.get(name, "") for name in names))
+        table.add_row(*(escape(printable(row.get(name, ""))) for name in names))
     console = Console()
     console.print(table)
     for result in results:
         if result.report.hint:
-            console.print(f"{result.name}: {result.report.hint}", soft_wrap=True, markup=False)
-    console.print(f"Report: {folder / 'report' / 'report.html'}", soft_wrap=True)
+            console.print(printable(f"{result.name}: {result.report.hint}"), soft_wrap=True, markup=False)
+    console.print(f"Report: {printable(folder / 'report' / 'report.html')}", soft_wrap=True, markup=False)

@@ -19,7 +19,7 @@ LEVELS = (
     {"cli", "prepare", "preview", "train", "evaluate", "center", "demo"},
     {"commands"},
     {"serving"},
-    {"export"},
+    {"export", "recalibrate"},
     {"gallery", "results", "compare", "entry", "values"},
     {"training", "verification"},
     {"data", "evaluation"},

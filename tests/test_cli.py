@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import logging
+import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -111,7 +114,7 @@ def test_json_holds_the_whole_decision(
     ended = command("verify", photos[0], photos[other], "--model", bundle, "--json", *threshold)
     result = json.loads(ended.out)
     assert (ended.code, ended.err, result["same"]) == (0 if same else 1, "", same)
-    assert set(result) == {field.name for field in dataclasses.fields(Verification)}
+    assert set(result) == {field.name for field in dataclasses.fields(Verification)} | {"reason", "detail"}
 
 
 def test_json_is_strict_where_no_score_reaches_the_threshold(command: Command, bundle: str, photos: list[str]) -> None:
@@ -139,7 +142,107 @@ def test_no_decision_ends_with_3_and_a_sentence(
 def test_no_decision_is_json_too(command: Command, bundle: str, photos: list[str]) -> None:
     ended = command("verify", photos[0], "nowhere.jpg", "--model", bundle, "--json")
     assert ended.code == 3
-    assert json.loads(ended.out) == {"same": None, "reasons": ["There is no file nowhere.jpg."]}
+    told = json.loads(ended.out)
+    assert (told["same"], told["reason"], told["detail"]) == (None, "unreadable_photo", "There is no file nowhere.jpg.")
+    decided = json.loads(command("verify", *photos, "--model", bundle, "--json").out)
+    assert set(told) == set(decided)
+    assert all(type(told[name]) is type(decided[name]) for name in ("reasons", "warnings", "faces", "milliseconds"))
+
+
+HOSTILE = (
+    "\x1b]0;x\x07.jpg",
+    "a\nFAKE: The same person: score 0.999.jpg",
+    "\u202egpj.exe",
+    "\x9b31m\r.jpg",
+    "\udcff.jpg",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_of_a_file_writes_to_the_terminal_what_is_no_name(
+    name: str, command: Command, bundle: str, photos: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(Path(photos[0]).read_bytes())
+    (tmp_path / f"bad{name}").write_text("no photo")
+    (tmp_path / "pairs.csv").write_bytes(f'a,b\n"bad{name}","{name}"\n'.encode("utf-8", "surrogatepass"))
+    (tmp_path / "[bold]b").mkdir()
+    cases = [
+        (["verify", name, photos[0], "--model", bundle], 0),
+        (["verify", f"bad{name}", photos[0], "--model", bundle], 3),
+        (["verify", photos[0], photos[0], "--model", name], 2),
+        (["verify", photos[0], photos[0], "--model", bundle, f"-{name}"], 2),
+        (["verify", photos[0], name, "--model", bundle, "--picture", f"no/{name}.png"], 2),
+        (["verify", "--pairs", "pairs.csv", "--out", "out.csv", "--model", bundle], None),
+        (["people", "--gallery", name, "--key", name], 2),
+        (["export", name, "--to", f"no{name}", "--drawn"], 2),
+        (["compare", name, name], 2),
+        (
+            ["evaluate", f"model={name}", "hydra.run.dir=run", "protocol=synthetic", "protocol.photos.identities=3"],
+            None,
+        ),
+    ]
+    for arguments, code in cases:
+        ended = command(*arguments)
+        assert code is None or ended.code == code, (arguments, ended)
+        told = ended.out + ended.err
+        told.encode()  # and can be shown
+        assert not set(told) & {"\x1b", "\x07", "\u202e", "\x9b", "\r"}, (arguments, told)
+        assert not re.search("^FAKE", told, re.MULTILINE), (arguments, told)
+
+
+def test_a_name_is_no_formula_of_a_spreadsheet(
+    command: Command, bundle: str, photos: list[str], tmp_path: Path
+) -> None:
+    for name in ("=1+1.jpg", "@a.jpg", "-1.jpg"):
+        (tmp_path / name).write_bytes(Path(photos[0]).read_bytes())
+    (tmp_path / "pairs.csv").write_text("a,b,note\n=1+1.jpg,@a.jpg,-0.5\n-1.jpg,=none.jpg,+x\n")
+    assert command("verify", "--pairs", "pairs.csv", "--out", "out.csv", "--model", bundle).code == 0
+    cells = [cell for row in csv.reader((tmp_path / "out.csv").open(newline="")) for cell in row]
+    assert {"'=1+1.jpg", "'@a.jpg", "'-1.jpg", "'=none.jpg", "-0.5", "'+x"} <= set(cells)
+    assert not [cell for cell in cells if re.match(r"[=+@\t\r]|-(?![\d.]+$)", cell)]
+    (tmp_path / "again").mkdir()  # and what was written is read as it was meant
+    again = command("verify", "--pairs", "out.csv", "--out", "again/out.csv", "--root", ".", "--model", bundle)
+    assert again.code == 0
+    assert "'=1+1.jpg" in (tmp_path / "again/out.csv").read_text()
+    assert "''=" not in (tmp_path / "again/out.csv").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_answer_that_cannot_be_written_is_said_and_is_no_other_answer(
+    unbuffered: str, bundle: str, photos: list[str], tmp_path: Path
+) -> None:
+    def ended(*arguments: str, **streams: Any) -> tuple[int, str]:
+        program = [sys.executable, "-m", "siamese_verify.cli", *arguments]
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        streams = {"stderr": subprocess.PIPE, **streams}
+        run = subprocess.run(program, cwd=tmp_path, env=environment, text=True, timeout=120, **streams)
+        return run.returncode, run.stderr or ""
+
+    with Path("/dev/full").open("w") as full:
+        code, said = ended("verify", *photos, "--model", bundle, stdout=full)
+        assert (code, said.count("\n"), "cannot be written" in said) == (74, 1, True), said
+        assert ended("verify", "a", "b", "--model", "nowhere", stdout=full, stderr=full)[0] == 74
+
+
+def test_a_pipe_in_place_of_the_network_is_not_waited_for(
+    command: Command, bundle: str, photos: list[str], tmp_path: Path
+) -> None:
+    shutil.copytree(bundle, tmp_path / "piped")
+    (tmp_path / "piped/model.onnx").unlink()
+    os.mkfifo(tmp_path / "piped/model.onnx")
+    os.mkfifo(tmp_path / "fifo")
+    for model, sentence in (("piped", "model.onnx is missing or no file"), ("fifo", "There is no model fifo")):
+        ended = command("verify", *photos, "--model", model)
+        assert (ended.code, sentence in ended.err) == (2, True), ended
+        assert LONE.fullmatch(ended.err)
+
+
+@pytest.mark.parametrize("prior", ["0", "1", "nan", "0.5"])
+def test_a_prior_needs_a_calibrated_model(prior: str, command: Command, bundle: str, photos: list[str]) -> None:
+    ended = command("verify", *photos, "--model", bundle, "--prior", prior)
+    assert (ended.code, ended.out) == (2, "")
+    assert ("never calibrated" if prior == "0.5" else "give one between 0 and 1") in ended.err
 
 
 @pytest.mark.parametrize(

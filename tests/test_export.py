@@ -88,5 +88,6 @@ def test_a_good_int8_network_is_a_space_of_its_own_and_runs_on_onnx_alone(
     alike = np.einsum("nd,nd->n", rough.embed_crops(crops), precise.embed_crops(crops))
     assert 0.8 < alike.mean() < 0.999999  # alike, and not the same
     assert "model.safetensors" not in open_bundle(folder).files
+    assert f"| fingerprint | `{rough.record.fingerprint}` |" in (folder / "README.md").read_text()
     with pytest.raises(InputError, match="computes in int8 and has no weights for torch"):
         load_bundle(folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from siamese_verify.errors import printable
+
 
 def compare_arguments(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
@@ -17,5 +19,5 @@ def compare(options: argparse.Namespace) -> int:
     from siamese_verify.compare import compare as compare_runs
 
     sentences, page = compare_runs(options.run, options.output)
-    print(*sentences, f"Page: {page}", sep="\n")
+    print(*map(printable, [*sentences, f"Page: {page}"]), sep="\n")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,5 +39,5 @@ def export(options: argparse.Namespace) -> int:
         raise InputError(f"{folder} is there and is no bundle: give another folder.")
     faces = Path(options.faces) if options.faces else None
     for sentence in export_bundle(options.model, folder, faces, options.licence, options.quantize, options.drawn):
-        print(sentence)
+        print(printable(sentence))
     return 0

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 
 
 def models_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,18 +27,19 @@ def models(options: argparse.Namespace) -> int:
         if not options.name:
             raise InputError("Say which model to get: siamese-verify models pull casia-webface.")
         folder = pretrained_bundle(options.name)
-        print(f"{options.name} is here, in {folder}: it needs no network any more.")
+        print(f"{options.name} is here, in {printable(folder)}: it needs no network any more.")
         return 0
     found = list(known_models(Path()))
     if options.json:
         print(json.dumps([asdict(one) for one in found], indent=1))
         return 0
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("model", "here", "size", "accuracy", "licence of the weights")
     for one in found:
-        row = (f"{one.megabytes:.0f} MB" if one.megabytes else "", one.accuracy or one.note, one.licence)
-        table.add_row(one.name, "yes" if one.there else "no", *row)
+        row = (one.name, "yes" if one.there else "no", f"{one.megabytes:.0f} MB" if one.megabytes else "")
+        table.add_row(*(escape(printable(cell)) for cell in (*row, one.accuracy or one.note, one.licence)))
     Console().print(table)
     return 0

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
 from siamese_verify.data.alignment import spec_for
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import (
     Choice,
     Face,
@@ -30,6 +31,7 @@ from siamese_verify.faces import (
     quality_of,
 )
 from siamese_verify.files import write_whole
+from siamese_verify.tables import csv_cell
 from siamese_verify.types import InputSpec, Photos
 
 log = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ class FaceCropper:
         names, spec = photos.names, spec_for(photos, self.spec)
         finder = self._finder if spec.crop.needs_face else None
         try:
-            for start in track(range(0, len(rows), CHUNK), title):
+            for start in track(range(0, len(rows), CHUNK), escape(printable(title))):
                 readable, images = self._open(photos, rows[start : start + CHUNK], len(rows))
                 if not readable:
                     continue
@@ -143,7 +145,7 @@ class FaceCropper:
         rows += [(name, "no face found: central square used") for name in self.faceless]
         if rows:
             table = io.StringIO()
-            csv.writer(table).writerows([("photo", "reason"), *rows])
+            csv.writer(table).writerows([("photo", "reason"), *(map(csv_cell, row) for row in rows)])
             write_whole(folder / "skipped.csv", table.getvalue().encode())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import crop_face
 from siamese_verify.types import InputSpec, Photos
 
@@ -85,7 +85,7 @@ class FacesOnDisk:
         self.damaged[place] = reason
         if len(self.damaged) > self.max_damaged:
             raise InputError(f"More than {self.max_damaged} photos cannot be read (max_damaged), the last: {reason}")
-        log.warning("%s Another photo of the same identity takes its place.", reason)
+        log.warning("%s Another photo of the same identity takes its place.", printable(reason))
 
     def _next(self, place: int) -> int:
         identities = self.photos.identities

@@ -16,7 +16,7 @@ from PIL import Image
 from siamese_verify.data.index import FaceIndex, make_index, strings
 from siamese_verify.data.protocol import Protocol, all_pairs, sampled_pairs
 from siamese_verify.data.storage import Storage
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import open_photo
 from siamese_verify.faces.photo import MAX_BYTES, too_large
 
@@ -126,8 +126,8 @@ class FolderPhotos(IndexedPhotos):
             log.warning(
                 "%s files in %s are left out: no photos by their names, or in no identity's folder (%s).",
                 f"{others.total():,}",
-                root,
-                told,
+                printable(root),
+                printable(told),
             )
         super().__init__(root, index)
 

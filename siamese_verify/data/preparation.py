@@ -30,6 +30,7 @@ from siamese_verify.data.prepared import INDEX, RECORD, Preparation, read_prepar
 from siamese_verify.errors import InputError
 from siamese_verify.faces import alignment_name
 from siamese_verify.files import whole_file, write_whole
+from siamese_verify.tables import csv_cell
 from siamese_verify.types import Photos
 
 CHUNK = 256  # photos between two savings: what a kill can lose, for each process
@@ -229,7 +230,7 @@ def merge(output: Path, photos: int) -> tuple[Counter[str], str]:
             kept = pc.equal(table["outcome"], "aligned")
             writer.write_table(table.filter(kept))
             for line in table.filter(pc.invert(kept)).to_pylist():
-                left_out.writerow((line["source"], line["identity"], line["outcome"], line["reason"]))
+                left_out.writerow([csv_cell(line[name] or "") for name in ("source", "identity", "outcome", "reason")])
     check_places(parquet.read_table(unfinished, columns=["path"])["path"])
     write_whole(output / "left_out.csv", account.getvalue().encode("utf-8", "surrogateescape"))
     with unfinished.open("rb") as file:

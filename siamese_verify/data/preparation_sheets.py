@@ -14,6 +14,7 @@ from pyarrow import parquet
 from siamese_verify.data.contact_sheet import Cell, contact_sheet, in_rows, save_sheet
 from siamese_verify.data.prepared import INDEX
 from siamese_verify.errors import InputError
+from siamese_verify.tables import read_csv_cell
 from siamese_verify.types import Photos
 
 PICTURES = 60  # on a contact sheet
@@ -45,7 +46,7 @@ def draw_sheets(photos: Photos, output: Path, dropped: dict[int, str]) -> None:
             shown = f"{title}: {len(cells)} of {len(rows):,}" if name != "blurred" else title
             save_sheet(contact_sheet(in_rows(cells), shown), output / "sheets" / f"{name}.jpg")
     with (output / "left_out.csv").open(encoding="utf-8", newline="") as file:
-        faceless = [line["photo"] for line in csv.DictReader(file) if line["outcome"] == "no face"]
+        faceless = [read_csv_cell(line["photo"]) for line in csv.DictReader(file) if line["outcome"] == "no face"]
     wanted = set(faceless[:PICTURES])
     seen = [row for row, name in enumerate(photos.names) if name in wanted] if wanted else []
     draw_photos(photos, seen, len(faceless), "No face was found", output / "sheets" / "no_face.jpg")

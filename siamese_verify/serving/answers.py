@@ -139,15 +139,18 @@ class CandidateAnswer(BaseModel):
 class IdentifyAnswer(BaseModel):
     """Who is on a photo, if anybody who is enrolled."""
 
+    found: bool | None = Field(description="null is inconclusive, for `reasons`.")
     name: str | None = Field(description="null for nobody who is enrolled.")
     sentence: str
-    score: float
+    score: float | None = Field(description="Of who was found; null where nobody was.")
     threshold: float | None = Field(description="Raised for the number of templates that were compared.")
+    threshold_interval: list[float | None] | None = Field(description="95 %, over people.")
     far: float | None = Field(description="Share of searches for strangers that may name somebody.")
     candidates: list[CandidateAnswer] = Field(description="Those who reach the threshold, best first.")
     searched: int = Field(description="Templates that were compared.")
     people: int
     insufficient: bool
+    reasons: list[str] = Field(description="Why it is inconclusive.")
     warnings: list[str]
     face: FaceAnswer | None
     model: str

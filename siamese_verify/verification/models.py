@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siamese_verify import __version__
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import FaceDetector
 from siamese_verify.files import cache_folder
 from siamese_verify.verification.bundle import FORMAT, MANIFEST, open_bundle
@@ -66,7 +66,7 @@ def pretrained_bundle(name: str) -> Path:
     folder = pretrained_folder(name)
     if (folder / MANIFEST).is_file():
         return folder
-    print(f"siamese-verify: making the bundle of {name} at its first use, in {folder} ...", file=sys.stderr)
+    print(f"siamese-verify: making the bundle of {name} at its first use, in {printable(folder)} ...", file=sys.stderr)
     from siamese_verify.verification.export import save_bundle
     from siamese_verify.verification.pretrained import load_pretrained
 

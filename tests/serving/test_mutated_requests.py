@@ -77,7 +77,7 @@ class Gallery:
     def identify_embedding(self, embedding: Any, *, far: Any = None, face: Any = None, milliseconds: Any = None) -> Any:
         from siamese_verify.gallery import Identification
 
-        return Identification(None, 0.1, 0.5, far, (), 1, 1, False, face=face)
+        return Identification(False, None, None, 0.5, None, far, (), 1, 1, False, face=face)
 
     def people(self) -> list[Any]:
         return []

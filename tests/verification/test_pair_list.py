@@ -32,7 +32,18 @@ from siamese_verify.verification.result import NoDecision, SeenFace, Verificatio
 from siamese_verify.verification.verifier import Several, Verifier
 
 DIMENSION, LIMIT = 16, 0.5
-COLUMNS = ["score", "same", "probability", "one_in", "threshold", "reasons", "warnings", "error"]
+COLUMNS = [
+    "score",
+    "same",
+    "log_likelihood_ratio",
+    "probability",
+    "prior",
+    "one_in",
+    "threshold",
+    "reasons",
+    "warnings",
+    "error",
+]
 
 
 class Stand:
@@ -56,7 +67,7 @@ class Stand:
             with Image.open(photo) as image:
                 crop = np.asarray(image.convert("RGB").resize((8, 8)))
         except (OSError, ValueError):
-            raise NoDecision(f"{name} cannot be read.", "unreadable") from None
+            raise NoDecision(f"{name} cannot be read.", "unreadable_photo") from None
         faces = max(1, photo.name.count("x"))
         if faces > 1 and several != "any":
             raise NoDecision(f"{faces} faces were found on {name}: crop it to the one that is meant.", "several_faces")
@@ -79,6 +90,7 @@ class Stand:
         *,
         far: float | None = None,
         threshold: float | None = None,
+        prior: float | None = None,
         decide: bool = False,
         comparisons: int = 1,
     ) -> Verification:
@@ -95,8 +107,9 @@ class Stand:
             threshold_interval=None,
             far=far,
             one_in=12,
+            log_likelihood_ratio=score,
             probability=(score + 1) / 2,
-            evidence=None,
+            prior=prior,
             faces=tuple(faces),
             warnings=tuple(f"{face.name} was turned." for face in faces if face.turned),
             reasons=dark if known else (),
@@ -138,6 +151,18 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def left_beside(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int8(), pa.string())])
+def test_no_text_of_a_csv_is_a_formula_whatever_column_it_came_from(kind: pa.DataType, folder: Path) -> None:
+    cells = ["=1+1", "-2.5", None, "@x", "fine"]
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    noted = pa.array([one and (one.encode() if value == pa.binary() else one) for one in cells], value)
+    noted = noted.dictionary_encode().cast(kind) if kind != value else noted
+    names = pa.array(["0.png"] * len(cells))
+    parquet.write_table(pa.table({"a": names, "b": names, "note": noted}), folder / "pairs.parquet")
+    verify_pairs(Stand(), folder / "pairs.parquet", folder / "out.csv")
+    assert [row["note"] for row in rows_of(folder / "out.csv")] == ["'=1+1", "-2.5", "", "'@x", "fine"]
 
 
 def test_scores_are_the_cosines_of_the_embeddings_in_the_order_of_the_table(folder: Path) -> None:

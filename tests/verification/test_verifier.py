@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from siamese_verify.encoders import SmallResNet
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import OperatingPoint
 from siamese_verify.faces import Photo
+from siamese_verify.serving.problem import REASONS
 from siamese_verify.types import Crop
 from siamese_verify.verification import FaceModel, NoDecision, TorchEngine
+from siamese_verify.verification.result import Reason
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FACE = SHARED / "data/lfw/lfw-deepfunneled/George_W_Bush/George_W_Bush_0001.jpg"
@@ -113,6 +116,28 @@ def test_every_kind_of_photo_gives_the_same_embedding(photos: list[Path]) -> Non
     kinds: list[Photo] = [photos[0], str(photos[0]), photos[0].read_bytes(), pixels, Image.fromarray(pixels)]
     embeddings = verifier().embed(kinds)
     np.testing.assert_allclose(embeddings, embeddings[[0] * 5], atol=1e-6)
+
+
+def test_a_bad_photo_is_reported_and_the_others_are_embedded(photos: list[Path], tmp_path: Path) -> None:
+    judge = verifier()
+    (tmp_path / "text.jpg").write_text("no photo")
+    given: list[Photo] = ["nowhere.jpg", photos[0], tmp_path / "text.jpg", *photos * 17, b"nothing", photos[1]]
+    found = judge.embed(given, on_error="skip")
+    assert sorted(found.errors) == [0, 2, len(given) - 2]
+    assert found.rows.tolist() == [row for row in range(len(given)) if row not in found.errors]
+    assert [error.reason for error in found.errors.values()] == ["unreadable_photo"] * 3
+    assert "There is no file nowhere.jpg" in str(found.errors[0])
+    np.testing.assert_allclose(found.embeddings, judge.embed([given[row] for row in found.rows]), atol=1e-6)
+    nothing = judge.embed(["nowhere.jpg"], on_error="skip")
+    assert (nothing.embeddings.shape, nothing.rows.tolist(), len(nothing.errors)) == ((0, 16), [], 1)
+    with pytest.raises(NoDecision, match="no file nowhere"):
+        judge.embed(given)
+    with pytest.raises(InputError, match="on_error is 'raise' or 'skip', got 'ignore'"):
+        judge.embed(given, on_error="ignore")  # type: ignore[call-overload]
+
+
+def test_no_decision_has_a_word_that_the_server_knows() -> None:
+    assert set(get_args(Reason)) <= set(REASONS)
 
 
 def test_embeddings_are_float32_of_unit_length(photos: list[Path]) -> None:
