@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import ScoreMeaning
 from siamese_verify.faces import Quality
 from siamese_verify.verification.record import Limit, ModelRecord, Range
 from siamese_verify.verification.result import SeenFace, Verification
@@ -30,6 +29,7 @@ def decide(
     *,
     far: float | None = None,
     threshold: float | None = None,
+    prior: float | None = None,
     forced: bool = False,
     comparisons: int = 1,
     milliseconds: Mapping[str, float] | None = None,
@@ -42,6 +42,7 @@ def decide(
         faces: that were compared.
         far: false accept rate to work at, see `ModelRecord.limit`.
         threshold: one of the caller's own instead, in [-1, 1].
+        prior: probability of one person before the photos were seen, in (0, 1); None gives no probability.
         forced: decide where it would be inconclusive; the reasons are warnings then.
         comparisons: of which this is the best score.
         milliseconds: spent so far, by stage.
@@ -71,7 +72,7 @@ def decide(
         warnings.append("Fewer than ten impostors decided the threshold: its false accept rate is a rough guess.")
     meaning = record.meaning
     strangers = meaning.strangers if meaning else None
-    evidence = float(meaning.calibration.log_likelihood_ratio(score)) if meaning else None
+    calibration = meaning.calibration if meaning else None
     return Verification(
         same=score >= limit.threshold if forced or not reasons else None,
         score=score,
@@ -79,8 +80,9 @@ def decide(
         threshold_interval=limit.interval,
         far=limit.far,
         one_in=max(1, strangers.impostors // (max(1, strangers.accepts(score)) * comparisons)) if strangers else None,
-        probability=probability_of(meaning, score, limit.threshold) if meaning else None,
-        evidence=evidence,
+        log_likelihood_ratio=float(calibration.log_likelihood_ratio(score)) if calibration else None,
+        prior=prior,
+        probability=float(calibration.probability(score, prior)) if calibration and prior is not None else None,
         impostors=limit.impostors,
         insufficient=limit.insufficient,
         measured_on=record.measured_on if limit.far is not None else "",
@@ -117,12 +119,6 @@ def limit_of(record: ModelRecord, far: float | None, threshold: float | None, co
     if not -1 <= threshold <= 1:
         raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
     return Limit(float(threshold), None, None, 0, False)
-
-
-def probability_of(meaning: ScoreMeaning, score: float, threshold: float) -> float:
-    """Probability of one person, where both are equally probable at the threshold; see `Verification.probability`."""
-    ratio = meaning.calibration.log_likelihood_ratio([score, min(max(threshold, -1.0), 1.0)])
-    return 0.5 * (1 + math.tanh(float(ratio[0] - ratio[1]) / 2))
 
 
 def complaints(quality: Quality, ranges: Mapping[str, Range]) -> list[str]:

@@ -76,11 +76,10 @@ class Verification:
         far: share of impostor pairs that reach the threshold; None for a threshold of the caller's own.
         one_in: a stranger scores this high at most once in so many, and where the best of several pairs of faces
             counted, any of them; None where it was not measured.
-        probability: that it is one person, where both are equally probable at the threshold: at least 0.5 for a score
-            that reaches it, at most 0.5 for one that does not. Whoever asks for a rare false accept says that strangers
-            are common or dear, and this is what that amounts to. None where the model was not calibrated.
-        evidence: natural logarithm of how much more often the score occurs among genuine pairs than among impostors:
-            add the log odds of one's own to get those of one person.
+        log_likelihood_ratio: natural logarithm of how many times more often the score occurs among genuine pairs than
+            among impostor pairs. None where the model was not calibrated.
+        prior: probability of one person before the photos were seen, stated by the caller; None if it was not.
+        probability: of one person, by the likelihood ratio and the prior; None without either.
         impostors: number of impostor pairs that the rate was measured on.
         insufficient: fewer than ten of them decided it: take `far` as a rough guess.
         measured_on: the data they came from.
@@ -99,8 +98,9 @@ class Verification:
     threshold_interval: tuple[float, float] | None
     far: float | None
     one_in: int | None
+    log_likelihood_ratio: float | None
+    prior: float | None
     probability: float | None
-    evidence: float | None
     impostors: int
     insufficient: bool
     measured_on: str
@@ -132,8 +132,9 @@ class Verification:
             "threshold_interval": [finite(end) for end in interval] if interval else None,
             "far": self.far,
             "one_in": self.one_in,
+            "log_likelihood_ratio": self.log_likelihood_ratio,
+            "prior": self.prior,
             "probability": self.probability,
-            "evidence": self.evidence,
             "impostors": self.impostors,
             "insufficient": self.insufficient,
             "measured_on": self.measured_on,

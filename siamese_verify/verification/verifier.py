@@ -109,6 +109,7 @@ class Verifier:
         *,
         far: float | None = None,
         threshold: float | None = None,
+        prior: float | None = None,
         decide: bool = False,
         several: Several | None = None,
     ) -> Verification:
@@ -119,6 +120,7 @@ class Verifier:
             b: likewise.
             far: false accept rate to work at; by default the strictest that enough impostors stand behind.
             threshold: one of your own instead, in [-1, 1].
+            prior: probability of one person before the photos were seen, in (0, 1); without it there is no probability.
             decide: say yes or no where it would be inconclusive.
             several: instead of the verifier's own.
 
@@ -141,6 +143,7 @@ class Verifier:
             (left[first], right[second]),
             far=far,
             threshold=threshold,
+            prior=prior,
             decide=decide,
             comparisons=len(left) * len(right),
             milliseconds=stages,
@@ -153,6 +156,7 @@ class Verifier:
         *,
         far: float | None = None,
         threshold: float | None = None,
+        prior: float | None = None,
         decide: bool = False,
         comparisons: int = 1,
         milliseconds: Mapping[str, float] | None = None,
@@ -164,6 +168,7 @@ class Verifier:
             faces: that were compared, for their quality.
             far: see `verify`.
             threshold: see `verify`.
+            prior: see `verify`.
             decide: see `verify`.
             comparisons: of which it is the best score.
             milliseconds: spent so far, by stage.
@@ -177,6 +182,7 @@ class Verifier:
             faces,
             far=far,
             threshold=threshold,
+            prior=prior,
             forced=decide,
             comparisons=comparisons,
             milliseconds=milliseconds,
