@@ -73,6 +73,7 @@ def decide(
     meaning = record.meaning
     strangers = meaning.strangers if meaning else None
     calibration = meaning.calibration if meaning else None
+    ratio = float(calibration.log_likelihood_ratio(score)) if calibration else None
     return Verification(
         same=score >= limit.threshold if forced or not reasons else None,
         score=score,
@@ -80,7 +81,7 @@ def decide(
         threshold_interval=limit.interval,
         far=limit.far,
         one_in=max(1, strangers.impostors // (max(1, strangers.accepts(score)) * comparisons)) if strangers else None,
-        log_likelihood_ratio=float(calibration.log_likelihood_ratio(score)) if calibration else None,
+        log_likelihood_ratio=ratio,
         prior=prior,
         probability=float(calibration.probability(score, prior)) if calibration and prior is not None else None,
         impostors=limit.impostors,
@@ -88,11 +89,20 @@ def decide(
         measured_on=record.measured_on if limit.far is not None else "",
         model=record.name,
         strangers=strangers.sentence(score) if strangers and comparisons == 1 else "",
+        likelihood=in_words(ratio) if ratio is not None else "",
         faces=tuple(faces),
         reasons=() if forced else tuple(reasons),
         warnings=(*reasons, *warnings) if forced else tuple(warnings),
         milliseconds=dict(milliseconds or {}),
     )
+
+
+def in_words(log_likelihood_ratio: float) -> str:
+    """Say how many times as frequent a score is among pairs of one person."""
+    kinds = ("pairs of one person", "pairs of two people")
+    often, rare = kinds if log_likelihood_ratio >= 0 else kinds[::-1]
+    times = f"{math.exp(abs(log_likelihood_ratio)):,.0f}"
+    return f"A score like this is about {times} times as frequent among {often} as among {rare}."
 
 
 def best_pair(left: NDArray[np.float32], right: NDArray[np.float32]) -> tuple[int, int, float]:

@@ -86,6 +86,7 @@ class Verification:
         model: what the model was loaded by.
         strangers: how many strangers would score this high, in words; empty where it was not measured or several pairs
             of faces were compared.
+        likelihood: the likelihood ratio in words; empty without one.
         faces: of the first photo and of the second.
         reasons: why it is inconclusive, sentences.
         warnings: what to know besides, sentences.
@@ -106,6 +107,7 @@ class Verification:
     measured_on: str
     model: str
     strangers: str = ""
+    likelihood: str = ""
     faces: tuple[SeenFace, ...] = ()
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -140,6 +142,7 @@ class Verification:
             "measured_on": self.measured_on,
             "model": self.model,
             "strangers": self.strangers,
+            "likelihood": self.likelihood,
             "faces": [face.to_dict() for face in self.faces],
             "reasons": list(self.reasons),
             "warnings": list(self.warnings),
