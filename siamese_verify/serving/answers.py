@@ -26,13 +26,16 @@ DECISION: dict[str, Any] = {
     "threshold_interval": [0.489, 0.527],
     "far": 0.001,
     "one_in": 1141359,
-    "probability": 0.993,
-    "evidence": 7.88,
+    "log_likelihood_ratio": 7.88,
+    "prior": 0.5,
+    "probability": 0.9996,
     "impostors": 6848158,
     "insufficient": False,
     "measured_on": "all pairs of LFW View 1's test people",
     "model": "casia-webface",
     "strangers": "1 in 1,141,359 strangers would score this high.",
+    "likelihood": "A score like this is about 2,600 times as frequent among pairs of one person as among pairs of two "
+    "people.",
     "faces": [FACE, {**FACE, "name": "photo b"}],
     "reasons": [],
     "warnings": [],
@@ -46,6 +49,7 @@ class FailedAnswer(BaseModel):
     detail: str = Field(description="One sentence for people.", examples=["No face was found on photo a."])
     reason: str = Field(description="A word for programs.", json_schema_extra={"enum": [*sorted(REASONS)]})
     photo: str | None = Field(None, description="Name of the part that is at fault.")
+    scope: str | None = Field(None, description="With `missing_scope`: what the key would need.")
 
 
 class FaceAnswer(BaseModel):
@@ -73,20 +77,48 @@ class VerifyAnswer(BaseModel):
     sentence: str = Field(description="The decision in plain words.")
     score: float = Field(description="Cosine similarity, -1 to 1.")
     threshold: float | None = Field(description="Accepted at this score and above; null is unreachable.")
-    threshold_interval: list[float | None] | None = Field(description="95 %, over people.")
+    threshold_interval: list[float | None] | None = Field(
+        description="95 %, over people; an end is null where the data set none."
+    )
     far: float | None = Field(description="Share of strangers that reach the threshold.")
     one_in: int | None = Field(description="A stranger scores this high at most once in so many.")
-    probability: float | None = Field(description="That it is one person; 0.5 at the threshold.")
-    evidence: float | None = Field(description="Log-likelihood ratio in nats.")
+    log_likelihood_ratio: float | None = Field(
+        description="Natural logarithm of how many times as frequent the score is among pairs of one person as among "
+        "pairs of two; it does not depend on the threshold."
+    )
+    prior: float | None = Field(description="As stated in the request.")
+    probability: float | None = Field(description="Of one person, for that prior; null without one.")
     impostors: int
     insufficient: bool
     measured_on: str
     model: str
     strangers: str = ""
+    likelihood: str = Field("", description="The likelihood ratio in words.")
     faces: list[FaceAnswer]
     reasons: list[str] = Field(description="Why it is inconclusive.")
     warnings: list[str]
     milliseconds: dict[str, float]
+
+
+class PairAnswer(BaseModel):
+    """A decision about one pair of a batch, or why there is none."""
+
+    decision: VerifyAnswer | None = None
+    error: FailedAnswer | None = None
+
+
+class VerifyBatchAnswer(BaseModel):
+    """Decisions about pairs, in the order sent."""
+
+    results: list[PairAnswer]
+
+
+class FacesAnswer(BaseModel):
+    """All faces of a photo, the most probable first."""
+
+    found: int = Field(description="How many the photo shows; no more than `listed` are listed.")
+    listed: int
+    faces: list[FaceAnswer]
 
 
 class EmbedAnswer(BaseModel):
@@ -130,7 +162,7 @@ class EnrollAnswer(BaseModel):
 
 
 class CandidateAnswer(BaseModel):
-    """Somebody whose score reaches the threshold."""
+    """Somebody who may be meant."""
 
     name: str
     score: float
@@ -141,10 +173,12 @@ class IdentifyAnswer(BaseModel):
 
     name: str | None = Field(description="null for nobody who is enrolled.")
     sentence: str
-    score: float
+    score: float | None = Field(description="Of the best candidate; null for nobody, unless `scores` asks for it.")
     threshold: float | None = Field(description="Raised for the number of templates that were compared.")
     far: float | None = Field(description="Share of searches for strangers that may name somebody.")
-    candidates: list[CandidateAnswer] = Field(description="Those who reach the threshold, best first.")
+    candidates: list[CandidateAnswer] = Field(
+        description="Those who reach the threshold, best first; with `scores` the most alike, whether they do or not."
+    )
     searched: int = Field(description="Templates that were compared.")
     people: int
     insufficient: bool
