@@ -161,9 +161,8 @@ def new_key(options: argparse.Namespace) -> int:
     """Make a key and print it once."""
     from siamese_verify.serving.api_keys import add_key
 
-    key, known = add_key(options.new_key, options.key_name, options.key_scopes, options.key_expires)
-    print(key)
-    print(f"This key is shown once; {options.new_key} keeps its hash: {known.line()}", file=sys.stderr)
+    print(add_key(options.new_key, options.key_name, options.key_scopes, options.key_expires))
+    print(f"This key is shown once; {options.new_key} keeps its hash.", file=sys.stderr)
     return 0
 
 

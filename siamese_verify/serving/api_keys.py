@@ -127,7 +127,7 @@ def hash_of(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def add_key(path: Path, name: str | None = None, scopes: str = "verify", expires: str = "never") -> tuple[str, Key]:
+def add_key(path: Path, name: str | None = None, scopes: str = "verify", expires: str = "never") -> str:
     """Make a key and append its hash to a file that only its owner can read.
 
     Args:
@@ -137,7 +137,7 @@ def add_key(path: Path, name: str | None = None, scopes: str = "verify", expires
         expires: the first day on which it opens nothing, as YYYY-MM-DD, or `never`.
 
     Returns:
-        The key, which is kept nowhere, and what is kept of it.
+        The key, which is kept nowhere.
 
     Raises:
         InputError: the file holds something else or cannot be written, or a value cannot be used.
@@ -162,7 +162,7 @@ def add_key(path: Path, name: str | None = None, scopes: str = "verify", expires
             os.close(place)
     except OSError as error:
         raise InputError(f"The key file {path} cannot be written: {error.strerror}.") from None
-    return key, known
+    return key
 
 
 def checked_name(name: str) -> str:
