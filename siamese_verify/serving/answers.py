@@ -21,6 +21,8 @@ FACE: dict[str, Any] = {
 DECISION: dict[str, Any] = {
     "same": True,
     "sentence": "The same person: score 0.713, threshold 0.508.",
+    "reason": None,
+    "detail": None,
     "score": 0.713,
     "threshold": 0.508,
     "threshold_interval": [0.489, 0.527],
@@ -75,6 +77,8 @@ class VerifyAnswer(BaseModel):
 
     same: bool | None = Field(description="null is inconclusive, for `reasons`.")
     sentence: str = Field(description="The decision in plain words.")
+    reason: str | None = Field(None, description="`inconclusive` where `same` is null.")
+    detail: str | None = Field(None, description="`reasons` as one text, likewise.")
     score: float = Field(description="Cosine similarity, -1 to 1.")
     threshold: float | None = Field(description="Accepted at this score and above; null is unreachable.")
     threshold_interval: list[float | None] | None = Field(
