@@ -5,6 +5,7 @@ import io
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -72,10 +73,18 @@ async def test_a_key_of_the_scope_scores_sees_the_most_alike(gallery: Gallery, t
     trusted = add_key(tmp_path / "keys", "trusted", "identify,scores")
     settings = Settings(rate=0, allow_scores=True)  # for servers without keys
     async with client_of(gallery=gallery, keys=KeyFile.read(tmp_path / "keys"), settings=settings) as client:
-        sent = {"data": {"name": "Ada"}, "files": [("photo", photo(1))], "headers": {"X-API-Key": plain}}
+        sent: dict[str, Any] = {
+            "data": {"name": "Ada"},
+            "files": [("photo", photo(1))],
+            "headers": {"X-API-Key": plain},
+        }
         assert (await client.post("/v1/enroll", **sent)).status_code == 200
         for key, status in ((plain, 403), (trusted, 200)):
-            asked = {"files": {"photo": photo(9)}, "data": {"scores": "yes"}, "headers": {"X-API-Key": key}}
+            asked: dict[str, Any] = {
+                "files": {"photo": photo(9)},
+                "data": {"scores": "yes"},
+                "headers": {"X-API-Key": key},
+            }
             response = await client.post("/v1/identify", **asked)
             assert response.status_code == status
     found = response.json()
@@ -87,7 +96,7 @@ async def test_a_key_of_the_scope_scores_sees_the_most_alike(gallery: Gallery, t
 async def test_enrolling_tells_no_score_of_somebody_who_was_not_found(gallery: Gallery) -> None:
     async with client_of(gallery=gallery) as client:
         for seed in (1, 9):
-            sent = {"data": {"name": "Ada"}, "files": [("photo", photo(seed))]}
+            sent: dict[str, Any] = {"data": {"name": "Ada"}, "files": [("photo", photo(seed))]}
             warnings = (await client.post("/v1/enroll", **sent)).json()["warnings"]
     assert any("unlike the others of this name" in warning for warning in warnings)
     assert not any("score" in warning for warning in warnings)
