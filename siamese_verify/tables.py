@@ -1,8 +1,9 @@
-"""Tables that people bring: CSV with a header, read whole, with the line in every complaint."""
+"""CSV: tables that people bring, read whole, with the line in every complaint; cells that no spreadsheet computes."""
 
 from __future__ import annotations
 
 import csv
+import re
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet computes, and what `csv_cell` made of it
+
+
 class Table(dict[str, list[str]]):
     """Columns by name; blank lines and line breaks within quotes make rows and lines differ.
 
@@ -24,6 +28,30 @@ class Table(dict[str, list[str]]):
     """
 
     lines: array[int]
+
+
+def csv_cell(text: str) -> str:
+    """Return a cell of a CSV that a spreadsheet shows and does not compute: an apostrophe goes before a formula.
+
+    `=1+1.jpg` becomes `'=1+1.jpg`, which `read_csv_cell` turns back; numbers stay as they are.
+
+    Args:
+        text: such as the name of a file or a person.
+    """
+    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
+
+
+def read_csv_cell(text: str) -> str:
+    """Undo `csv_cell`."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Table:
@@ -62,7 +90,7 @@ def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] 
                     raise InputError(f"Line {rows.line_num} of {path} has {len(row)} fields, not {len(header)}.")
                 lines.append(rows.line_num)
                 for column, place in zip(columns, places, strict=True):
-                    column.append(row[place])
+                    column.append(read_csv_cell(row[place]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"The table {path} cannot be read: {error}.") from None
     if not columns[0]:

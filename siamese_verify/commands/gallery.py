@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siamese_verify.commands.model_options import add_model_options, load_verifier
 from siamese_verify.commands.verify import standard_input
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
     from siamese_verify.gallery import Gallery
+    from siamese_verify.verification import NoDecision
 
+ENROLLED = ("name", "person", "added", "templates", "warnings", "reason", "detail")  # of JSON
 FOUND, NOBODY, NO_DECISION = 0, 1, 3
 STATUS = (
-    "Exit status: 0 somebody who is enrolled, 1 nobody, 2 wrong usage, 3 no decision (no face, several, unreadable "
-    "file)."
+    "Exit status: 0 somebody who is enrolled, 1 nobody, 2 wrong usage, 3 no decision (inconclusive, no face, several, "
+    "unreadable file), 70 a fault of this program's, 74 the answer cannot be written."
 )
 
 
@@ -44,12 +48,12 @@ def enroll(options: argparse.Namespace) -> int:
         with _opened(options, create=True) as gallery:
             result = gallery.enroll(name, options.photo, force=options.force, keep_photos=options.keep_photos)
     except NoDecision as error:
-        return _no_decision(error, options.json)
+        return _no_decision(error, options.json, ENROLLED)
     if options.json:
-        fields = {"name": result.name, "person": result.pseudonym, "added": result.added}
-        print(json.dumps({**fields, "templates": result.templates, "warnings": list(result.warnings)}))
+        values = (result.name, result.pseudonym, result.added, result.templates, list(result.warnings), None, None)
+        print(json.dumps(dict(zip(ENROLLED, values, strict=True))))
     else:
-        print(result.sentence())
+        print(printable(result.sentence()))
         _warn(result.warnings)
     return 0
 
@@ -63,15 +67,20 @@ def identify_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument(
-        "--far", type=float, help="share of the searches with a stranger's photo that may name somebody (0.01)"
+        "--far",
+        type=float,
+        help="share of the searches with a stranger's photo that may name somebody (1e-3, else what was measured well)",
     )
     limit.add_argument("--threshold", type=float, help="accept at this score and above instead, in [-1, 1]")
-    parser.add_argument("--top", type=int, default=5, help="candidates to show (%(default)s)")
+    parser.add_argument("--top", type=int, default=5, help="people to show (%(default)s)")
+    parser.add_argument("--scores", action="store_true", help="show names and scores of those most alike, found or not")
+    parser.add_argument("--decide", action="store_true", help="say somebody or nobody where it would be inconclusive")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def identify(options: argparse.Namespace) -> int:
     """Search for the person on a photo."""
+    from siamese_verify.gallery import Identification
     from siamese_verify.verification import NoDecision
 
     if options.top < 1:
@@ -83,20 +92,22 @@ def identify(options: argparse.Namespace) -> int:
                 far=options.far,
                 threshold=options.threshold,
                 top=options.top,
+                scores=options.scores,
+                decide=options.decide,
             )
     except NoDecision as error:
-        return _no_decision(error, options.json)
+        return _no_decision(error, options.json, [one.name for one in fields(Identification)])
     if options.json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     else:
-        print(result.sentence())
+        print(*map(printable, (result.sentence(), *result.reasons)), sep="\n")
         for candidate in result.candidates:
-            print(f"  {candidate.score:6.3f}  {candidate.name}")
-        if result.far is not None:
+            print(printable(f"  {candidate.score:6.3f}  {candidate.name}"))
+        if result.far is not None and result.searched:
             doubt = ", which was not measured well enough" if result.insufficient else ""
             print(f"At most {100 * result.far:g} % of the searches with a stranger's photo name somebody{doubt}.")
         _warn(result.warnings)
-    return FOUND if result.name is not None else NOBODY
+    return NO_DECISION if result.found is None else FOUND if result.found else NOBODY
 
 
 def people_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,14 +143,15 @@ def people(options: argparse.Namespace) -> int:
             if options.json:
                 print(json.dumps([entry._asdict() for entry in entries]))
             else:
-                print(*(entry.sentence() for entry in entries), sep="\n")
+                for entry in entries:
+                    print(printable(entry.sentence()))
             return 0
         found = gallery.people()
     if options.json:
         print(json.dumps([person._asdict() for person in found]))
     else:
         for person in found:
-            print(f"{person.name}  ({counted(person.templates, 'template')}, since {person.enrolled})")
+            print(f"{printable(person.name)}  ({counted(person.templates, 'template')}, since {person.enrolled})")
         print(f"{counted(len(found), 'person')} enrolled{', no damage found' if options.check else ''}.")
     return 0
 
@@ -159,7 +171,7 @@ def forget(options: argparse.Namespace) -> int:
     name = person_name(options.name)
     with Gallery.open(_place(options), key=find_key(options.key)) as gallery:
         removed = gallery.forget(name)
-    print(f"{name} is forgotten: {counted(removed, 'template')} removed.")
+    print(f"{printable(name)} is forgotten: {counted(removed, 'template')} removed.")
     return 0
 
 
@@ -191,11 +203,13 @@ def _opened(options: argparse.Namespace, create: bool) -> Gallery:
 
 def _warn(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
+        print(f"Warning: {printable(warning)}", file=sys.stderr)
 
 
-def _no_decision(error: Exception, as_json: bool) -> int:
+def _no_decision(error: NoDecision, as_json: bool, keys: Iterable[str]) -> int:
+    from siamese_verify.verification import undecided
+
     if as_json:
-        print(json.dumps({"name": None, "reason": str(error)}))
-    print(f"No decision: {error}", file=sys.stderr)
+        print(json.dumps(undecided(error, keys)))
+    print(f"No decision: {printable(error)}", file=sys.stderr)
     return NO_DECISION

@@ -36,6 +36,15 @@ def add_limit_options(parser: argparse.ArgumentParser) -> None:
     limit.add_argument("--threshold", type=float, help="accept at this score and above instead, in [-1, 1]")
 
 
+def add_prior_option(parser: argparse.ArgumentParser) -> None:
+    """What the caller knows without the photos."""
+    parser.add_argument(
+        "--prior",
+        type=float,
+        help="share of pairs of one person among those that you ask about, such as 0.5: adds the probability",
+    )
+
+
 def load_verifier(options: argparse.Namespace, liveness: Liveness | None = None) -> Verifier:
     """The verifier that the options ask for."""
     from siamese_verify.verification import Verifier

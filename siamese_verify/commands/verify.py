@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from siamese_verify.commands.model_options import add_limit_options, add_model_options, load_verifier
-from siamese_verify.errors import InputError
+from siamese_verify.commands.model_options import (
+    add_limit_options,
+    add_model_options,
+    add_prior_option,
+    load_verifier,
+)
+from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
     from siamese_verify.faces import Photo
@@ -23,12 +29,14 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Say whether two photos show the same person, or do so for every pair of a table."
     parser.epilog = (
         "Exit status: 0 same, 1 different, 2 wrong usage, 3 no decision (inconclusive, no face, several, unreadable "
-        "file). It does not see whether a living person stood before the camera: a printed photo matches as well."
+        "file), 70 a fault of this program's, 74 the answer cannot be written. "
+        "It does not see whether a living person stood before the camera: a printed photo matches as well."
     )
     parser.set_defaults(complain=parser.error)
     parser.add_argument("photo", nargs="*", help="two photos with one face each; - reads one from standard input")
     add_model_options(parser)
     add_limit_options(parser)
+    add_prior_option(parser)
     parser.add_argument("--decide", action="store_true", help="say yes or no where it would be inconclusive")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--picture", metavar="PNG", help="draw faces, score and an explanation into this file")
@@ -70,23 +78,28 @@ def standard_input() -> bytes:
 
 def verify_photos(options: argparse.Namespace, photos: list[Photo]) -> int:
     """Decide about two photos."""
-    from siamese_verify.verification import NoDecision
+    from siamese_verify.verification import NoDecision, Verification, undecided
 
     share_one_heap()
     verifier = load_verifier(options)
     try:
         result = verifier.verify(
-            photos[0], photos[1], far=options.far, threshold=options.threshold, decide=options.decide
+            photos[0],
+            photos[1],
+            far=options.far,
+            threshold=options.threshold,
+            prior=options.prior,
+            decide=options.decide,
         )
     except NoDecision as error:
         if options.json:
-            print(json.dumps({"same": None, "reasons": [str(error)]}))
-        print(f"No decision: {error}", file=sys.stderr)
+            print(json.dumps(undecided(error, (one.name for one in fields(Verification)))))
+        print(f"No decision: {printable(error)}", file=sys.stderr)
         return NO_DECISION
     if options.json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     else:
-        print(in_words(result))
+        print(*map(printable, in_words(result)), sep="\n")
     if options.picture:
         draw(verifier, result, photos, options)
     return NO_DECISION if result.same is None else SAME if result.same else DIFFERENT
@@ -101,8 +114,8 @@ def share_one_heap() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
-def in_words(result: Verification) -> str:
-    """The decision for people to read."""
+def in_words(result: Verification) -> list[str]:
+    """The decision for people to read, in lines."""
     lines = [result.sentence(), *result.reasons]
     if result.same is None:
         lines.append("With --decide it would be " + ("the same" if result.score >= result.threshold else "different"))
@@ -113,14 +126,8 @@ def in_words(result: Verification) -> str:
             f"At this threshold {result.far:.3%} of {result.impostors:,} impostor pairs were accepted{doubt}; "
             f"measured on {result.measured_on}."
         )
-    if result.probability is not None:
-        likely = f"{min(max(result.probability, 0.001), 0.999):.1%}"
-        bound = "under " if result.probability < 0.001 else "over " if result.probability > 0.999 else ""
-        lines.append(
-            f"The probability of one person is {bound}{likely} if at the threshold it is one half. {result.strangers}"
-        )
-    lines += [f"Note: {warning}" for warning in result.warnings]
-    return "\n".join(lines)
+    lines += filter(None, (result.likelihood, result.stated_probability(), result.strangers))
+    return [*lines, *(f"Note: {warning}" for warning in result.warnings)]
 
 
 def draw(verifier: Verifier, result: Verification, photos: list[Photo], options: argparse.Namespace) -> None:
@@ -141,10 +148,12 @@ def draw(verifier: Verifier, result: Verification, photos: list[Photo], options:
     try:
         write_whole(Path(options.picture), file.getvalue())
     except OSError as error:
-        raise InputError(f"The picture cannot be written to {options.picture} ({error}): give another path.") from None
+        raise InputError(
+            f"The picture cannot be written to {options.picture} ({error.strerror}): give another path."
+        ) from None
     if not options.json:
         show(picture)
-        print(f"Picture: {options.picture}")
+        print(f"Picture: {printable(options.picture)}")
 
 
 def verify_table(options: argparse.Namespace) -> int:
@@ -160,10 +169,11 @@ def verify_table(options: argparse.Namespace) -> int:
         threshold=options.threshold,
         several=options.several,
         decide=options.decide,
+        prior=options.prior,
     )
     for error in summary.errors:
-        print(error, file=sys.stderr)
+        print(printable(error), file=sys.stderr)
     if summary.failed > len(summary.errors):
         print(f"... and {summary.failed - len(summary.errors):,} more, in the column error.", file=sys.stderr)
-    print(f"{summary.sentence()} Scores: {options.out}")
+    print(printable(f"{summary.sentence()} Scores: {options.out}"))
     return NO_DECISION if summary.failed == summary.pairs > 0 else SAME

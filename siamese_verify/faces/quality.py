@@ -73,7 +73,11 @@ def ranges_of(qualities: Sequence[Quality]) -> dict[str, tuple[float | None, flo
         values = [value for quality in qualities if (value := getattr(quality, name)) is not None]
         if not values:
             continue
-        low, high = (float(end) for end in np.quantile(values, [1 - COMMON, COMMON]))
+        # Outwards to a face that was seen: of few faces, none of their own may lie outside.
+        low, high = (
+            float(np.quantile(values, 1 - COMMON, method="lower")),
+            float(np.quantile(values, COMMON, method="higher")),
+        )
         limits[name] = (None if name == "turn" else low, high if name in ("turn", "light", "sharpness") else None)
     return limits
 

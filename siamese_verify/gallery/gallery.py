@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import secrets
 import threading
 import time
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from siamese_verify.verification import SeenFace
     from siamese_verify.verification.verifier import Several
 
-FAR = 1e-2  # of one search
 TOP = 5
 
 
@@ -230,15 +230,20 @@ class Gallery:
         far: float | None = None,
         threshold: float | None = None,
         top: int = TOP,
+        scores: bool = False,
+        decide: bool = False,
         several: Several | None = None,
     ) -> Identification:
         """Say who is on a photo, if it is anybody who is enrolled.
 
         Args:
             photo: of one face.
-            far: share of the searches with a stranger's photo that may name somebody, see `search_threshold`.
+            far: share of the searches with a stranger's photo that may name somebody; by default the strictest of one
+                in a thousand, a hundred and ten that was measured well for so many templates.
             threshold: a cosine of the caller's own instead, in [-1, 1].
             top: candidates to return.
+            scores: tell names and scores of those who are most alike though they were not found, see `Identification`.
+            decide: say somebody or nobody where it would be inconclusive, which it is as in `Verifier.verify`.
             several: what to do about several faces on the photo: `refuse`, `largest` or `central`.
 
         Raises:
@@ -252,7 +257,14 @@ class Gallery:
         embedding = verifier.embed_faces(faces)
         spent = {"find": 1e3 * (found - start), "embed": 1e3 * (time.perf_counter() - found)}
         return self.identify_embedding(
-            embedding, far=far, threshold=threshold, top=top, face=faces[0], milliseconds=spent
+            embedding,
+            far=far,
+            threshold=threshold,
+            top=top,
+            scores=scores,
+            decide=decide,
+            face=faces[0],
+            milliseconds=spent,
         )
 
     def identify_embedding(
@@ -262,6 +274,8 @@ class Gallery:
         far: float | None = None,
         threshold: float | None = None,
         top: int = TOP,
+        scores: bool = False,
+        decide: bool = False,
         face: SeenFace | None = None,
         milliseconds: dict[str, float] | None = None,
     ) -> Identification:
@@ -269,46 +283,55 @@ class Gallery:
 
         Args:
             embedding: (D,) or (1,D), of any non-zero length, of the gallery's model.
-            far: see `identify`; 1e-2 unless given.
+            far: see `identify`.
             threshold: see `identify`.
             top: see `identify`.
-            face: it was made from, for the answer and for warnings about its quality.
+            scores: see `identify`.
+            decide: see `identify`.
+            face: it was made from, for the answer and for its quality, which may make it inconclusive.
             milliseconds: spent so far, by stage.
 
         Raises:
-            InputError: the gallery is empty, there is no such rate, no threshold was measured for the model, or see
-                `unit_templates`.
+            InputError: there is no such rate, no threshold was measured for the model, or see `unit_templates`.
         """
+        from siamese_verify.verification.decision import doubt_of  # late, here and below: it loads Pillow
+
         start = time.perf_counter()
         rows = unit_templates(embedding, self.model.dimension)
         if len(rows) != 1 or top < 1:
             raise InputError(f"A search is for one embedding and 1 candidate or more, got {len(rows)} and {top}.")
+        unlike = self._complaints([face.name], [face.quality]) if face is not None else []
         while True:
             templates, people = self._current()
-            if not len(templates):
-                raise InputError(f"The gallery {self._store.path} is empty: enrol somebody first.")
             limit = self._limit(far, threshold, len(templates))
             hits = templates.best(rows[0], top)  # without a lock: it is the long part
             searched = time.perf_counter()
-            found = self._named(hits, limit)
-            if found is not None:
+            doubt = doubt_of(hits[0].score, limit.interval) if hits else ""
+            reasons = [*([f"The best score {doubt}"] if doubt else []), *(unlike if hits else [])]
+            decided = bool(decide or not reasons)
+            named = self._named(hits, limit, decided)
+            if named is not None:
                 break  # else somebody among them was forgotten meanwhile
-        accepted = [candidate.name for candidate in found if candidate.score >= limit.threshold]
+        accepted = [one for one in named if decided and one.score >= limit.threshold]
         warnings = [limit.reason] if limit.insufficient else []
+        if not hits:
+            warnings.append(f"The gallery {self._store.path} is empty: enrol somebody.")
         if len(accepted) > 1:
-            warnings.append(f"{len(accepted)} people reach the threshold: {', '.join(accepted)}.")
-        if face is not None:
-            warnings += self._complaints([face.name], [face.quality])
+            warnings.append(f"{len(accepted)} people reach the threshold: {', '.join(one.name for one in accepted)}.")
+        told = named if scores else accepted
         return Identification(
-            name=accepted[0] if accepted else None,
-            score=found[0].score,
+            found=bool(accepted) if decided else None,
+            name=accepted[0].name if accepted else None,
+            score=told[0].score if told else None,
             threshold=limit.threshold,
+            threshold_interval=limit.interval,
             far=limit.far,
-            candidates=tuple(found),
+            candidates=tuple(told),
             searched=len(templates),
             people=people,
             insufficient=limit.insufficient,
-            warnings=tuple(warnings),
+            reasons=() if decided else tuple(reasons),
+            warnings=(*reasons, *warnings) if decided else tuple(warnings),
             face=face,
             model=self.model.name,
             milliseconds={
@@ -433,25 +456,32 @@ class Gallery:
         return number, self._contents.people[number]
 
     def _limit(self, far: float | None, threshold: float | None, templates: int) -> SearchThreshold:
+        from siamese_verify.verification.decision import check_number
+
+        for name, value in (("false accept rate", far), ("threshold", threshold)):
+            check_number(name, value)
         if threshold is not None:
             if far is not None:
                 raise InputError(f"Give a threshold ({threshold}) or a false accept rate ({far}), not both.")
             if not -1 <= threshold <= 1:
                 raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
-            return SearchThreshold(float(threshold), None, 0, False, "")
+            return SearchThreshold(float(threshold), None, None, 0, False, "")
         if self.model.strangers is None:
             raise InputError(
                 f"How strangers score was never measured for {self.model.name or 'this model'}: give a threshold."
             )
-        return search_threshold(self.model.strangers, FAR if far is None else far, templates)
+        if not templates:
+            search_threshold(self.model.strangers, far, 1)  # a wrong rate is one all the same
+            return SearchThreshold(math.inf, None, far, self.model.strangers.impostors, False, "")
+        return search_threshold(self.model.strangers, far, templates)
 
-    def _named(self, hits: list[Hit], limit: SearchThreshold) -> list[Candidate] | None:
+    def _named(self, hits: list[Hit], limit: SearchThreshold, decided: bool) -> list[Candidate] | None:
         """Name candidates and log a match; None if one of them was forgotten since."""
-        best = hits[0]
-        if best.score < limit.threshold:
+        if not decided or not hits or hits[0].score < limit.threshold:
             with self._lock, self._store.reading() as connection:
                 self._contents.refresh(connection)
                 return _candidates(hits, self._contents.people)
+        best = hits[0]
         with self._changing() as change:
             people = self._contents.people
             found = _candidates(hits, people)

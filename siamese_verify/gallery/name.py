@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import JOINERS, InputError
 
 LONGEST = 200  # characters
-JOINERS = "\u200c\u200d"  # invisible, but Persian and Indian names are spelt with them
 
 
 def person_name(text: str) -> str:

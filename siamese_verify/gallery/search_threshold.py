@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation import Strangers
 
 
+RATES = (1e-3, 1e-2, 1e-1)  # of a search, of which the strictest that was measured well is taken
+
+
 class SearchThreshold(NamedTuple):
     """From which score on somebody is found.
 
@@ -20,28 +23,34 @@ class SearchThreshold(NamedTuple):
     """
 
     threshold: float  # cosine; may lie above 1, where nobody is found
-    far: float | None  # of one search, asked for; None for a threshold of the caller's own
+    interval: tuple[float, float] | None  # 95 % of it, over people; an end is infinite where the data set none
+    far: float | None  # of one search; None for a threshold of the caller's own
     impostors: int  # pairs that it was measured on; 0 for a threshold of the caller's own
     insufficient: bool  # fewer than ten of them decide it
     reason: str  # a sentence if it is insufficient, else empty
 
 
-def search_threshold(strangers: Strangers, far: float, templates: int) -> SearchThreshold:
+def search_threshold(strangers: Strangers, far: float | None, templates: int) -> SearchThreshold:
     """Find the threshold for a false accept rate of one search.
 
     Args:
         strangers: how impostors of the model score.
-        far: share of the searches with a stranger's photo that may name somebody, above 0 and up to 0.5.
+        far: share of the searches with a stranger's photo that may name somebody, above 0 and up to 0.5; None for the
+            strictest of `RATES` that ten impostors or more decide, and for the loosest if there is none.
         templates: that one search compares with, 1 or more.
 
     Raises:
         InputError: another rate, or no templates.
     """
-    if not 0 < far <= 0.5:
-        raise InputError(f"The false accept rate of a search is {far}: give one above 0 and up to 0.5.")
     if templates < 1:
         raise InputError(f"A search among {templates} templates has no threshold: enrol somebody first.")
-    threshold, _ = strangers.threshold(far / templates)
+    if far is None:
+        well = (rate for rate in RATES if rate / templates * strangers.impostors >= DECISIVE_IMPOSTORS)
+        far = next(well, RATES[-1])
+    if not 0 < far <= 0.5:
+        raise InputError(f"The false accept rate of a search is {far}: give one above 0 and up to 0.5.")
+    threshold, known = strangers.threshold(far / templates)
+    interval = (min(known.low, threshold), max(known.high, threshold)) if known else None
     decisive = far / templates * strangers.impostors
     insufficient = decisive < DECISIVE_IMPOSTORS
     reason = ""
@@ -53,4 +62,4 @@ def search_threshold(strangers: Strangers, far: float, templates: int) -> Search
             f"{far / templates:.2g} for each comparison, which {strangers.impostors:,} impostor pairs cannot vouch "
             f"for: {way}."
         )
-    return SearchThreshold(threshold, far, strangers.impostors, insufficient, reason)
+    return SearchThreshold(threshold, interval, far, strangers.impostors, insufficient, reason)

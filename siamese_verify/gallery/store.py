@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from siamese_verify.errors import InputError
@@ -55,8 +56,12 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not path.exists():
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        except (OSError, ValueError) as error:
+                _make(path)
+            if path.is_file() and not path.stat().st_size:  # none of ours ever is, so people may have been in it
+                raise InputError(f"{path} is an empty file and no gallery: put a backup there, or delete it.")
+        except (OSError, ValueError, sqlite3.Error) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"The gallery {path} cannot be made ({error}): choose another place.") from None
         with self._explained():
             self._connection = sqlite3.connect(
@@ -165,3 +170,21 @@ class Store:
             raise damaged(str(self.path), str(error)) from None
         except UnicodeDecodeError:  # in a name that SQLite would have complained about
             raise damaged(str(self.path), "its tables cannot be read") from None
+
+
+def _make(path: Path) -> None:
+    """Make a database without tables, for its owner only, that is there with its first page or not at all."""
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        with closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
+            connection.execute(f"PRAGMA page_size = {PAGE}")
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        try:
+            os.link(unfinished, path)
+        except FileExistsError:  # another process was faster
+            pass
+        except OSError:  # a file system without links
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

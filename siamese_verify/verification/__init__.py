@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     from siamese_verify.verification.loading import load_model
     from siamese_verify.verification.model import FaceModel, encoder_class
     from siamese_verify.verification.record import PRETRAINED, ModelRecord, read_operating_points
-    from siamese_verify.verification.result import NoDecision, SeenFace, Verification
+    from siamese_verify.verification.result import NoDecision, SeenFace, Verification, undecided
     from siamese_verify.verification.scoring import embed_faces, embed_photos, score_pairs
     from siamese_verify.verification.thresholds_file import ships_thresholds, store_thresholds
     from siamese_verify.verification.torch_engine import TorchEngine
-    from siamese_verify.verification.verifier import Verifier
+    from siamese_verify.verification.verifier import Embedded, Verifier
 
 __all__ = [
     "PRETRAINED",
     "Bundle",
+    "Embedded",
     "FaceModel",
     "Faces",
     "ModelRecord",
@@ -41,6 +42,7 @@ __all__ = [
     "score_pairs",
     "ships_thresholds",
     "store_thresholds",
+    "undecided",
 ]
 
 _MODULES = {
@@ -50,11 +52,11 @@ _MODULES = {
     "loading": ("load_model",),
     "model": ("FaceModel", "encoder_class"),
     "record": ("PRETRAINED", "ModelRecord", "read_operating_points"),
-    "result": ("NoDecision", "SeenFace", "Verification"),
+    "result": ("NoDecision", "SeenFace", "Verification", "undecided"),
     "scoring": ("embed_faces", "embed_photos", "score_pairs"),
     "thresholds_file": ("ships_thresholds", "store_thresholds"),
     "torch_engine": ("TorchEngine",),
-    "verifier": ("Verifier",),
+    "verifier": ("Embedded", "Verifier"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -72,23 +72,26 @@ class Bundle:
         Raises:
             InputError: it is not there, or is not what the manifest says.
         """
-        self.listed(name)
         try:
-            regular(self.folder / name)
-            content = (self.folder / name).read_bytes()
+            content = self.path(name).read_bytes()
         except OSError as error:
             raise InputError(f"The bundle {self.folder} cannot be read: {error}.") from None
         self._compare(name, hashlib.sha256(content).hexdigest())
         return content
 
-    def listed(self, name: str) -> None:
-        """See that a file is part of it.
+    def path(self, name: str) -> Path:
+        """Where a file of it lies.
 
         Raises:
-            InputError: it is not.
+            InputError: it is no part of it, or it is not there or no file, such as a pipe that nobody may write to.
         """
         if name not in self.files:
             raise InputError(f"The bundle {self.folder} holds no {name}: export it anew with the version installed.")
+        try:
+            regular(self.folder / name)
+        except OSError as error:
+            raise InputError(f"The bundle {self.folder} cannot be read: {error}.") from None
+        return self.folder / name
 
     def check(self, names: Collection[str]) -> None:
         """Compare files with the manifest, without holding them in memory.
@@ -98,8 +101,7 @@ class Bundle:
         """
         for name in names:
             try:
-                regular(self.folder / name)
-                with (self.folder / name).open("rb") as file:
+                with self.path(name).open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
                 raise InputError(f"The bundle {self.folder} cannot be read: {error}.") from None

@@ -5,6 +5,7 @@ Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from siamese_verify.faces import alignment_name
@@ -82,4 +83,8 @@ def _threshold_interval(record: ModelRecord, far: float) -> str:
     if record.meaning is None or not 0 < far <= 0.5:
         return ""
     interval = record.meaning.strangers.threshold(far)[1]
-    return f" ({interval.low:.4f} to {interval.high:.4f})" if interval else ""
+    if interval is None:
+        return ""
+    if math.isinf(interval.high):
+        return f" ({interval.low:.4f} or more: too few impostors were measured)"
+    return f" ({interval.low:.4f} to {interval.high:.4f})"

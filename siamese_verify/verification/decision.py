@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation import DECISIVE_IMPOSTORS, ScoreMeaning
 from siamese_verify.faces import Quality
 from siamese_verify.verification.record import Limit, ModelRecord, Range
 from siamese_verify.verification.result import SeenFace, Verification
@@ -20,6 +23,8 @@ COMPLAINTS = {
     "light": ("dark", "bright"),
     "contrast": ("flat", "harshly lit"),
 }
+UNLIKE = "How frequent a score is was measured on faces within these limits: of others it says little."
+EVEN = 1.05  # times as frequent: below it is as frequent
 
 
 def decide(
@@ -42,27 +47,23 @@ def decide(
         faces: that were compared.
         far: false accept rate to work at, see `ModelRecord.limit`.
         threshold: one of the caller's own instead, in [-1, 1].
-        prior: probability of one person before the photos were seen, in (0, 1); None gives no probability.
+        prior: share of genuine pairs among those that are asked about, for a probability; None for none.
         forced: decide where it would be inconclusive; the reasons are warnings then.
         comparisons: of which this is the best score.
         milliseconds: spent so far, by stage.
 
     Raises:
-        InputError: no threshold was measured for this rate, the threshold is no cosine, both are given, or the score is
-            NaN.
+        InputError: no threshold was measured for this rate, the threshold is no cosine, both are given, the prior is
+            none or the model was not calibrated for it, or the score is NaN.
     """
     limit = limit_of(record, far, threshold, comparisons)
+    check_prior(record, prior)
     if math.isnan(score):
         raise InputError("The score is NaN: the model's weights are damaged or its training diverged.")
     score = min(max(score, -1.0), 1.0)
-    reasons = []
-    if limit.interval and limit.interval[0] <= score < limit.interval[1]:
-        reasons.append(
-            f"The score {score:.3f} lies where the threshold is not known better: {limit.interval[0]:.3f} to "
-            f"{limit.interval[1]:.3f} is its 95 % interval."
-        )
-    for face in faces:
-        reasons += [f"{face.name}: {complaint}" for complaint in complaints(face.quality, record.quality)]
+    doubt = doubt_of(score, limit.interval)
+    unlike = [f"{face.name}: {complaint}" for face in faces for complaint in complaints(face.quality, record.quality)]
+    reasons = [*([f"The score {score:.3f} {doubt}"] if doubt else []), *unlike]
     warnings = [f"{face.name} shows {face.faces} faces, one of them was compared." for face in faces if face.faces > 1]
     warnings += [f"{face.name} was turned by {face.turned} degrees to find its face." for face in faces if face.turned]
     if comparisons > 1:
@@ -72,8 +73,9 @@ def decide(
         warnings.append("Fewer than ten impostors decided the threshold: its false accept rate is a rough guess.")
     meaning = record.meaning
     strangers = meaning.strangers if meaning else None
-    calibration = meaning.calibration if meaning else None
-    ratio = float(calibration.log_likelihood_ratio(score)) if calibration else None
+    ratio = likelihood_of(meaning, score) if meaning and comparisons == 1 else None
+    if ratio and unlike:
+        warnings.append(UNLIKE)
     return Verification(
         same=score >= limit.threshold if forced or not reasons else None,
         score=score,
@@ -81,28 +83,20 @@ def decide(
         threshold_interval=limit.interval,
         far=limit.far,
         one_in=max(1, strangers.impostors // (max(1, strangers.accepts(score)) * comparisons)) if strangers else None,
-        log_likelihood_ratio=ratio,
+        log_likelihood_ratio=ratio.log if ratio else None,
+        probability=probability_of(ratio.log, prior) if ratio and prior is not None else None,
         prior=prior,
-        probability=float(calibration.probability(score, prior)) if calibration and prior is not None else None,
         impostors=limit.impostors,
         insufficient=limit.insufficient,
         measured_on=record.measured_on if limit.far is not None else "",
         model=record.name,
         strangers=strangers.sentence(score) if strangers and comparisons == 1 else "",
-        likelihood=in_words(ratio) if ratio is not None else "",
+        likelihood=ratio.sentence() if ratio else "",
         faces=tuple(faces),
         reasons=() if forced else tuple(reasons),
         warnings=(*reasons, *warnings) if forced else tuple(warnings),
         milliseconds=dict(milliseconds or {}),
     )
-
-
-def in_words(log_likelihood_ratio: float) -> str:
-    """Say how many times as frequent a score is among pairs of one person."""
-    kinds = ("pairs of one person", "pairs of two people")
-    often, rare = kinds if log_likelihood_ratio >= 0 else kinds[::-1]
-    times = f"{math.exp(abs(log_likelihood_ratio)):,.0f}"
-    return f"A score like this is about {times} times as frequent among {often} as among {rare}."
 
 
 def best_pair(left: NDArray[np.float32], right: NDArray[np.float32]) -> tuple[int, int, float]:
@@ -122,6 +116,8 @@ def best_pair(left: NDArray[np.float32], right: NDArray[np.float32]) -> tuple[in
 
 def limit_of(record: ModelRecord, far: float | None, threshold: float | None, comparisons: int = 1) -> Limit:
     """The threshold that was asked for, see `decide`."""
+    for name, value in (("false accept rate", far), ("threshold", threshold)):
+        check_number(name, value)
     if threshold is None:
         return record.limit(far, comparisons)
     if far is not None:
@@ -129,6 +125,93 @@ def limit_of(record: ModelRecord, far: float | None, threshold: float | None, co
     if not -1 <= threshold <= 1:
         raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
     return Limit(float(threshold), None, None, 0, False)
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse what is neither a number nor None.
+
+    Raises:
+        InputError: a text, for instance.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real | None):
+        raise InputError(f"The {name} is a number such as 0.001, got {value!r} ({type(value).__name__}).")
+
+
+def check_prior(record: ModelRecord, prior: float | None) -> None:
+    """Refuse what is no prior probability, and one for a model that cannot make anything of it.
+
+    Raises:
+        InputError: see `decide`.
+    """
+    check_number("prior", prior)
+    if prior is None:
+        return
+    if not 0 < prior < 1:
+        raise InputError(f"A prior probability of {prior} decides before looking: give one between 0 and 1.")
+    if record.meaning is None:
+        raise InputError(
+            f"The model {record.name} was never calibrated, so no prior leads to a probability: leave it out, or "
+            "recalibrate the model on photos of yours."
+        )
+
+
+def doubt_of(score: float, interval: tuple[float, float] | None) -> str:
+    """Say why a score decides nothing, as the end of a sentence about it; empty where it decides.
+
+    Args:
+        score: a cosine.
+        interval: 95 % interval of the threshold; an end is infinite where the data set none.
+    """
+    if interval is None or not interval[0] <= score < interval[1]:
+        return ""
+    low, high = interval
+    if math.isinf(high):
+        start = f": it may be anything from {low:.3f} on" if math.isfinite(low) else ""
+        return f"decides nothing: too few impostors were measured to know the threshold for this rate{start}."
+    start = f"{low:.3f} to {high:.3f}" if math.isfinite(low) else f"all below {high:.3f}"
+    return f"lies where the threshold is not known better: {start} is its 95 % interval."
+
+
+class Likelihood(NamedTuple):
+    """How many times as frequent a score is among genuine pairs as among impostors."""
+
+    log: float  # natural logarithm of it
+    bounded: bool  # the data can show no more
+
+    def sentence(self) -> str:
+        """Say it in words."""
+        times = math.exp(abs(self.log))
+        if self.bounded and times < EVEN:
+            return "Too few pairs were measured to say how frequent a score like this is among those of one person."
+        kinds = ("pairs of one person", "pairs of two people")
+        often, rare = kinds if self.log >= 0 else kinds[::-1]
+        if times < EVEN:
+            return f"A score like this is about as frequent among {often} as among {rare}."
+        said = f"{times:.2g}" if times < 10 else f"{round(times, 1 - math.floor(math.log10(times))):,.0f}"
+        least = "at least" if self.bounded else "about"
+        most = ": the data can show no more" if self.bounded else ""
+        return f"A score like this is {least} {said} times as frequent among {often} as among {rare}{most}."
+
+
+def likelihood_of(meaning: ScoreMeaning, score: float) -> Likelihood:
+    """Read the likelihood ratio off a calibration, and go no further than ten pairs of either kind can show.
+
+    A higher score never speaks less for one person. So from the score on that ten impostors still reach, the ratio
+    there is a lower bound; and ten of G genuine pairs score low enough to show a ratio of 10 / G, and no less.
+    """
+    calibration, tail = meaning.calibration, meaning.strangers
+    seen = [one for one, count in zip(tail.scores, tail.accepted, strict=True) if count >= DECISIVE_IMPOSTORS]
+    highest = float(calibration.log_likelihood_ratio(seen[-1] if seen else tail.scores[0]))
+    lowest = min(0.0, math.log(DECISIVE_IMPOSTORS / calibration.genuine))
+    found = float(calibration.log_likelihood_ratio(score))
+    most = max(highest, 0.0)
+    return Likelihood(min(max(found, lowest), most), found >= most or found <= lowest)
+
+
+def probability_of(log_likelihood_ratio: float, prior: float) -> float:
+    """Return the probability of one person for a prior in (0, 1), by Bayes' rule."""
+    odds = log_likelihood_ratio + math.log(prior) - math.log1p(-prior)
+    return 0.5 * (1 + math.tanh(odds / 2))
 
 
 def complaints(quality: Quality, ranges: Mapping[str, Range]) -> list[str]:

@@ -151,8 +151,9 @@ def save_bundle(folder: Path, model: FaceModel, versions: Mapping[str, str], fac
             f"{checks['pairs']:,} pairs differently from torch."
         )
     files = {WEIGHTS: weights, NETWORK: network, **detector_of(model.record)}
-    files[CARD] = model_card(model.record, checks).encode()
-    return write_bundle(folder, model.record, files, checks, dict(versions))
+    record = replace(model.record, weights_sha256=hashlib.sha256(weights).hexdigest())  # the fingerprint names these
+    files[CARD] = model_card(record, checks).encode()
+    return write_bundle(folder, record, files, checks, dict(versions))
 
 
 def detector_of(record: ModelRecord) -> dict[str, bytes]:

@@ -73,9 +73,9 @@ def parts_of(bundle: Bundle, threads: int | None = None, name: str | None = None
     networks = None
     if bundle.record.input_spec.crop.needs_face:
         networks = load_networks({file: bundle.read(place) for file, place in zip(FILES, DETECTOR, strict=True)})
-    bundle.listed(NETWORK)
+    network = bundle.path(NETWORK)
     try:
-        run = OnnxEngine(bundle.folder / NETWORK, str(bundle.folder / NETWORK), threads)
+        run = OnnxEngine(network, str(network), threads)
     except InputError:
         proof.result()  # that it was changed says more than that it cannot be run
         raise

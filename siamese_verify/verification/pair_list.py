@@ -33,6 +33,7 @@ class Judge(Embedder, Protocol):
         *,
         far: float | None = None,
         threshold: float | None = None,
+        prior: float | None = None,
         decide: bool = False,
         comparisons: int = 1,
     ) -> Verification:
@@ -68,14 +69,15 @@ def verify_pairs(
     threshold: float | None = None,
     several: Several | None = None,
     decide: bool = False,
+    prior: float | None = None,
     progress: bool = True,
 ) -> Summary:
     """Decide about many pairs.
 
     Each photo is read, searched and embedded once, in however many pairs it is. The output has every row of the table,
-    in its order, with every column, and `score, same, probability, one_in, threshold, reasons, warnings, error`; what
-    a row lacks is empty. It appears when it is complete. Until then, embeddings are kept in a folder beside it, so that
-    the same command goes on where it was stopped; the folder is removed at the end.
+    in its order, with every column, and `score, same, log_likelihood_ratio, probability, prior, one_in, threshold,
+    reasons, warnings, error`; what a row lacks is empty. It appears when it is complete. Until then, embeddings are
+    kept in a folder beside it, so that the same command goes on where it was stopped; the folder is removed at the end.
 
     Args:
         verifier: of photos.
@@ -87,6 +89,7 @@ def verify_pairs(
         threshold: likewise.
         several: what to do about photos of several faces, see `Verifier.load`; of `any`, the best pair of faces counts.
         decide: see `Verifier.verify`.
+        prior: likewise; without one `probability` is empty.
         progress: draw a bar once it takes longer than two seconds.
 
     Raises:
@@ -104,7 +107,9 @@ def verify_pairs(
     folder = source.parent if root is None else Path(root)
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} for the photos to start from: give another root.")
-    verifier.decide(0.0, far=far, threshold=threshold, decide=decide)  # refuses what it must before any photo is read
+    verifier.decide(
+        0.0, far=far, threshold=threshold, prior=prior, decide=decide
+    )  # refuses what it must before any photo is read
     pairs = read_pairs(source)
     check_writable(pairs, target.suffix)
     kept = KeptEmbeddings(target.with_name(f".{target.name}.unfinished"), _origin(verifier, several))
@@ -115,7 +120,9 @@ def verify_pairs(
         unfinished = kept.folder / f"output{target.suffix}"
         with late_bar("Deciding about pairs", progress) as advance:
             writer = ScoreWriter(unfinished, target.suffix, pairs)
-            scores = _Scores(verifier, pairs, photos, {"far": far, "threshold": threshold, "decide": decide})
+            scores = _Scores(
+                verifier, pairs, photos, {"far": far, "threshold": threshold, "prior": prior, "decide": decide}
+            )
             summary = scores.write(writer, advance)
         unfinished.replace(target)
         kept.remove()
@@ -188,7 +195,9 @@ class _Scores:
         return {
             "score": result.score,
             "same": result.same,
+            "log_likelihood_ratio": result.log_likelihood_ratio,
             "probability": result.probability,
+            "prior": result.prior,
             "one_in": result.one_in,
             "threshold": result.threshold if math.isfinite(result.threshold) else None,
             "reasons": " ".join(result.reasons) or None,

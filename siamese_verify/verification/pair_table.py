@@ -14,7 +14,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from siamese_verify.errors import InputError
-from siamese_verify.tables import read_table
+from siamese_verify.tables import csv_cell, read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,9 @@ SCORED = pa.schema(
     [
         ("score", pa.float64()),
         ("same", pa.bool_()),
+        ("log_likelihood_ratio", pa.float64()),
         ("probability", pa.float64()),
+        ("prior", pa.float64()),
         ("one_in", pa.int64()),
         ("threshold", pa.float64()),
         ("reasons", pa.string()),
@@ -143,18 +145,30 @@ class ScoreWriter:
     def __init__(self, file: Path | io.BytesIO, kind: str, table: PairTable) -> None:
         self.columns = table.columns
         self._schema = pa.schema([*table.columns.schema, *SCORED])
-        writer = arrow_csv.CSVWriter if kind.lower() == ".csv" else parquet.ParquetWriter
+        self._csv = kind.lower() == ".csv"
+        writer = arrow_csv.CSVWriter if self._csv else parquet.ParquetWriter
         self._writer: Any = writer(file, self._schema)
 
     def write(self, start: int, rows: list[dict[str, Any]]) -> None:
         """Write the scores of the pairs from `start` on, with what their table said of them."""
         scored = pa.Table.from_pylist(rows, schema=SCORED)
         given = self.columns.slice(start, len(rows))
-        self._writer.write_table(pa.table([*given.columns, *scored.columns], schema=self._schema))
+        columns = [*given.columns, *scored.columns]
+        if self._csv:
+            columns = [_without_formulas(column) for column in columns]
+        self._writer.write_table(pa.table(columns, schema=self._schema))
 
     def close(self) -> None:
         """Finish the file."""
         self._writer.close()
+
+
+def _without_formulas(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column as `csv_cell` would have it, where it is text."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    texts = [text if text is None else csv_cell(text) for text in column.to_pylist()]
+    return pa.chunked_array([pa.array(texts, column.type)])
 
 
 def check_writable(table: PairTable, kind: str) -> None:

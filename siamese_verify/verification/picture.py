@@ -57,10 +57,10 @@ def draw_verification(
     tall = 2 * side + GAP if explanation else half - side - GAP  # of the room for a photo
     notes = _notes(verification)
     heights = {
-        "head": 1.2 if verification.strangers else 0.95,
+        "head": 0.95 + 0.25 * len(_rarity(verification)),
         "photos": 0.28 + tall + 0.1,
         "colours": 0.38 if explanation else 0.0,
-        "scores": 2.25 if histogram_of_record(record) or record.meaning else 1.4,
+        "scores": 2.45 if histogram_of_record(record) or record.meaning else 1.6,
         "notes": LINE * len(notes) + 0.1,
     }
     total = sum(heights.values()) + EDGE / 2
@@ -84,7 +84,7 @@ def draw_verification(
         _draw_colours(sheet, explanation.range, top + 0.1)
     top += heights["colours"]
     indent = 0.5  # for the numbers beside the axis
-    axes = sheet.axes(EDGE + indent, top + 0.37, WIDTH - 2 * EDGE - indent, heights["scores"] - 0.9)
+    axes = sheet.axes(EDGE + indent, top + 0.57, WIDTH - 2 * EDGE - indent, heights["scores"] - 1.1)
     draw_scores(axes, verification, record)
     top += heights["scores"]
     for number, (line, colour) in enumerate(notes):
@@ -103,19 +103,20 @@ def _draw_head(sheet: Sheet, verification: Verification) -> None:
     }[verification.same]
     sheet.write(EDGE, 0.36, words, size=21, colour=colour, weight="bold")
     sheet.write(EDGE, 0.74, _details(verification), size=11)
-    sheet.write(EDGE, 0.99, verification.strangers, size=11)
+    for row, line in enumerate(_rarity(verification), 1):
+        sheet.write(EDGE, 0.74 + 0.25 * row, line, size=11)
 
 
 def _details(verification: Verification) -> str:
     score, threshold = verification.score, verification.threshold
     reaches = score >= threshold
     parts = [f"Score {score:.3f}, {'at or above' if reaches else 'below'} the threshold of {threshold:.3f}."]
-    if verification.probability is not None:
-        likely = f"{min(max(verification.probability, 0.001), 0.999):.1%}".replace("%", " %")
-        bound = {True: "under ", False: ""}[verification.probability < 0.001]
-        bound = "over " if verification.probability > 0.999 else bound
-        parts.append(f"Probability of one person {bound}{likely}.")
-    return " ".join(parts)
+    return " ".join(filter(None, [*parts, verification.stated_probability()]))
+
+
+def _rarity(verification: Verification) -> list[str]:
+    """How often such a score comes, in lines."""
+    return [line for text in (verification.likelihood, verification.strangers) for line in textwrap.wrap(text, 115)]
 
 
 def _notes(verification: Verification) -> list[tuple[str, str]]:

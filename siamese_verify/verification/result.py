@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,17 +13,21 @@ from numpy.typing import NDArray
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Quality
 
+Reason = Literal["unreadable_photo", "no_face", "several_faces", "refused"]
+INCONCLUSIVE = "inconclusive"
+
 
 class NoDecision(InputError):
     """The photos do not allow a decision.
 
     Attributes:
-        reason: `unreadable`, `no_face`, `several_faces`, or `refused` by the liveness hook.
+        reason: `unreadable_photo`, `no_face`, `several_faces`, or `refused` by the liveness hook: the codes that the
+            server answers with, too.
     """
 
-    def __init__(self, sentence: str, reason: Literal["unreadable", "no_face", "several_faces", "refused"]) -> None:
+    def __init__(self, sentence: str, reason: Reason) -> None:
         super().__init__(sentence)
-        self.reason = reason
+        self.reason: Reason = reason
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,11 @@ class Verification:
         far: share of impostor pairs that reach the threshold; None for a threshold of the caller's own.
         one_in: a stranger scores this high at most once in so many, and where the best of several pairs of faces
             counted, any of them; None where it was not measured.
-        log_likelihood_ratio: natural logarithm of how many times more often the score occurs among genuine pairs than
-            among impostor pairs. None where the model was not calibrated.
-        prior: probability of one person before the photos were seen, stated by the caller; None if it was not.
-        probability: of one person, by the likelihood ratio and the prior; None without either.
+        log_likelihood_ratio: natural logarithm of how many times as frequent the score is among genuine pairs as among
+            impostors, no more and no less than the data can show; it does not depend on the threshold. None where the
+            model was not calibrated or the best of several pairs of faces counted.
+        probability: that it is one person, for the prior that the caller stated; None without one.
+        prior: share of genuine pairs among those that the caller asks about, as stated; None without one.
         impostors: number of impostor pairs that the rate was measured on.
         insufficient: fewer than ten of them decided it: take `far` as a rough guess.
         measured_on: the data they came from.
@@ -100,8 +106,8 @@ class Verification:
     far: float | None
     one_in: int | None
     log_likelihood_ratio: float | None
-    prior: float | None
     probability: float | None
+    prior: float | None
     impostors: int
     insufficient: bool
     measured_on: str
@@ -120,8 +126,20 @@ class Verification:
             return f"Inconclusive: {scored}."
         return f"{'The same person' if self.same else 'Different people'}: {scored}."
 
+    def stated_probability(self) -> str:
+        """The probability of one person in words, with the prior that it rests on; empty without one."""
+        if self.probability is None or self.prior is None:
+            return ""
+        shown = min(max(self.probability, 0.001), 0.999)
+        bound = "" if shown == self.probability else "under " if shown > self.probability else "over "
+        return f"The probability of one person is {bound}{shown:.1%}, for your prior of {self.prior:g}."
+
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types: an infinite threshold is None, and faces come without their pixels."""
+        """Return it as JSON types: what is infinite is None, and faces come without their pixels.
+
+        `reason` and `detail` say why there is no decision, in a word and in a sentence, as in `undecided`; both are
+        None where there is one.
+        """
 
         def finite(value: float) -> float | None:
             return value if math.isfinite(value) else None
@@ -129,14 +147,16 @@ class Verification:
         interval = self.threshold_interval
         return {
             "same": self.same,
+            "reason": INCONCLUSIVE if self.same is None else None,
+            "detail": " ".join(self.reasons) if self.same is None else None,
             "score": self.score,
             "threshold": finite(self.threshold),
             "threshold_interval": [finite(end) for end in interval] if interval else None,
             "far": self.far,
             "one_in": self.one_in,
             "log_likelihood_ratio": self.log_likelihood_ratio,
-            "prior": self.prior,
             "probability": self.probability,
+            "prior": self.prior,
             "impostors": self.impostors,
             "insufficient": self.insufficient,
             "measured_on": self.measured_on,
@@ -148,3 +168,14 @@ class Verification:
             "warnings": list(self.warnings),
             "milliseconds": self.milliseconds,
         }
+
+
+def undecided(error: NoDecision, keys: Iterable[str]) -> dict[str, Any]:
+    """Return what stands in place of an answer as JSON types, so that programs find every key.
+
+    Args:
+        error: why there is none.
+        keys: of the answer.
+    """
+    empty: dict[str, Any] = {"reasons": [str(error)], "warnings": [], "faces": [], "candidates": [], "milliseconds": {}}
+    return {**{key: empty.get(key) for key in keys}, "reason": error.reason, "detail": str(error)}

@@ -109,34 +109,38 @@ def draw_scores(axes: Axes, verification: Verification, record: Measured) -> Non
 
 
 def _mark(axes: Axes, verification: Verification) -> None:
-    """Mark the threshold with its interval, and the score, whose labels stand on different sides."""
+    """Mark the score, and in a row above it the threshold with its interval: however near, their labels stay apart."""
     low, high = axes.get_xlim()
-    marks: list[tuple[float, str, str, str]] = []
     if math.isfinite(verification.threshold):
         label = f"threshold {verification.threshold:.3f}"
         if verification.threshold_interval:
             start, end = (min(max(one, low), high) for one in verification.threshold_interval)
             axes.axvspan(start, end, color=LIGHT.ink, alpha=0.13, linewidth=0)
             label += " (band: 95 %)"
-        axes.axvline(verification.threshold, color=LIGHT.ink, linewidth=1.4, linestyle="--")
-        marks.append((verification.threshold, label, "normal", LIGHT.ink))
+        # Up to its label, past the row of the other.
+        axes.axvline(verification.threshold, 0, 1.2, color=LIGHT.ink, linewidth=1.4, linestyle="--", clip_on=False)
+        _label(axes, verification.threshold, label, 19, color=LIGHT.ink)
     colour = {True: LIGHT.genuine, False: LIGHT.impostor, None: LIGHT.ink}[verification.same]
     axes.axvline(verification.score, color=colour, linewidth=2.6)
     axes.plot([verification.score], [1], marker="v", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
-    marks.append((verification.score, f"these photos {verification.score:.3f}", "bold", colour))
-    marks.sort(key=lambda mark: mark[0])
-    for place, (score, label, weight, ink) in enumerate(marks):
-        share = (score - low) / (high - low)
-        rightwards = share < 0.2 or (share < 0.8 and place == len(marks) - 1)
-        axes.annotate(
-            label,
-            (score, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(7 if rightwards else -7, 5),
-            textcoords="offset points",
-            ha="left" if rightwards else "right",
-            color=ink,
-            fontsize=10,
-            fontweight=weight,
-            annotation_clip=False,
-        )
+    away = 1 if verification.score >= verification.threshold else -1  # from the line of the threshold
+    _label(axes, verification.score, f"these photos {verification.score:.3f}", 5, away, color=colour, fontweight="bold")
+
+
+def _label(axes: Axes, score: float, text: str, above: float, side: int = 1, **how: Any) -> None:
+    """Write beside a score, `above` points over the chart: to the right for a `side` of 1, else to the left."""
+    low, high = axes.get_xlim()
+    share = (score - low) / (high - low)
+    rightwards = share < 0.2 or (share < 0.8 and side > 0)
+    axes.annotate(
+        text,
+        (score, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(7 if rightwards else -7, above),
+        textcoords="offset points",
+        ha="left" if rightwards else "right",
+        fontsize=10,
+        annotation_clip=False,
+        bbox={"facecolor": LIGHT.ground, "edgecolor": "none", "pad": 1.0},  # a line behind it does not cross it out
+        **how,
+    )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from siamese_verify.faces import (
     turned,
 )
 from siamese_verify.faces.mtcnn import Networks
-from siamese_verify.verification.decision import best_pair, decide, limit_of
+from siamese_verify.verification.decision import best_pair, check_prior, decide, limit_of
 from siamese_verify.verification.engine import Engine, embed_crops
 from siamese_verify.verification.record import ModelRecord
 from siamese_verify.verification.result import NoDecision, SeenFace, Verification
@@ -36,6 +36,14 @@ CHUNK = 64  # photos whose faces are held together
 Several = Literal["refuse", "largest", "central", "any"]
 SEVERAL = ("refuse", "largest", "central", "any")
 Liveness = Callable[[Image.Image, SeenFace], str | None]
+
+
+class Embedded(NamedTuple):
+    """Embeddings of those photos that have one."""
+
+    embeddings: NDArray[np.float32]  # (K,D) of unit length
+    rows: NDArray[np.int64]  # (K,) ascending, which of the photos
+    errors: dict[int, NoDecision]  # by row, why the others have none
 
 
 class Verifier:
@@ -120,15 +128,16 @@ class Verifier:
             b: likewise.
             far: false accept rate to work at; by default the strictest that enough impostors stand behind.
             threshold: one of your own instead, in [-1, 1].
-            prior: probability of one person before the photos were seen, in (0, 1); without it there is no probability.
+            prior: share of genuine pairs among those that you ask about, in (0, 1): the answer then has a probability.
             decide: say yes or no where it would be inconclusive.
             several: instead of the verifier's own.
 
         Raises:
             NoDecision: a photo is unreadable, has no face, or several that are refused, or shows no living person.
-            InputError: no threshold was measured for the model, or not for this rate.
+            InputError: no threshold was measured for the model, or not for this rate, or there is no such prior.
         """
         limit_of(self.record, far, threshold)  # what is asked for is wrong: before any photo is opened
+        check_prior(self.record, prior)
         several = checked_several(several or self.several)
         spent: tuple[dict[str, float], dict[str, float]] = ({}, {})
         with ThreadPoolExecutor(2) as pool:  # decoding and detection leave the interpreter for most of their time
@@ -204,22 +213,47 @@ class Verifier:
         """
         return self._look(photo, name or "the photo", checked_several(several or self.several), {}, name is not None)
 
-    def embed(self, photos: Sequence[Photo]) -> NDArray[np.float32]:
+    @overload
+    def embed(self, photos: Sequence[Photo], on_error: Literal["raise"] = "raise") -> NDArray[np.float32]: ...
+
+    @overload
+    def embed(self, photos: Sequence[Photo], on_error: Literal["skip"]) -> Embedded: ...
+
+    def embed(
+        self, photos: Sequence[Photo], on_error: Literal["raise", "skip"] = "raise"
+    ) -> NDArray[np.float32] | Embedded:
         """Embed the one face of each photo.
 
+        Args:
+            photos: N, see `verify`.
+            on_error: what to do about a photo without an embedding: `raise` its error, or `skip` it and go on.
+
         Returns:
-            (N,D) float32 of unit length.
+            (N,D) float32 of unit length; with `skip` an `Embedded`, which says whose rows are there.
 
         Raises:
-            NoDecision: see `verify`; `any` of several faces refuses them here.
+            NoDecision: see `verify`; `any` of several faces refuses them here. Never with `skip`.
+            InputError: another way to deal with errors.
         """
+        if on_error not in ("raise", "skip"):
+            raise InputError(f"on_error is 'raise' or 'skip', got {on_error!r}.")
         several: Several = "refuse" if self.several == "any" else self.several
-        embeddings = np.empty((len(photos), self.record.dimension), dtype=np.float32)
+        parts = [np.empty((0, self.record.dimension), dtype=np.float32)]
+        rows: list[int] = []
+        errors: dict[int, NoDecision] = {}
         for start in range(0, len(photos), CHUNK):
-            chunk = photos[start : start + CHUNK]
-            faces = [self._look(photo, f"photo {start + row + 1}", several, {})[0] for row, photo in enumerate(chunk)]
-            embeddings[start : start + CHUNK] = self.embed_faces(faces)
-        return embeddings
+            faces = []
+            for row, photo in enumerate(photos[start : start + CHUNK], start):
+                try:
+                    faces += self._look(photo, f"photo {row + 1}", several, {})
+                    rows.append(row)
+                except NoDecision as error:
+                    if on_error == "raise":
+                        raise
+                    errors[row] = error
+            parts.append(self.embed_faces(faces))
+        embeddings = np.concatenate(parts)
+        return embeddings if on_error == "raise" else Embedded(embeddings, np.array(rows, dtype=np.int64), errors)
 
     def embed_faces(self, faces: Sequence[SeenFace]) -> NDArray[np.float32]:
         """Embed faces that `find` gave; (N,D) float32 of unit length."""
@@ -257,7 +291,7 @@ class Verifier:
             with timed(stages, "read"):
                 image = open_photo(photo, name)
         except InputError as error:
-            raise NoDecision(str(error), "unreadable") from None
+            raise NoDecision(str(error), "unreadable_photo") from None
         spec = self.record.input_spec
         found: list[Face | None] = [None]
         number, degrees = 1, 0

@@ -97,8 +97,13 @@ def test_nobody_is_an_answer_of_its_own(
     bundle: str, photos: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["enroll", "Ann", *photos[0], "--model", bundle])
+    capsys.readouterr()
     assert main(["identify", photos[1][0], "--model", bundle, "--threshold", "0.99999"]) == 1
-    assert "Nobody who is enrolled: best score" in capsys.readouterr().out
+    assert capsys.readouterr().out == "Nobody who is enrolled: threshold 1.000, 1 person searched.\n"
+    assert main(["identify", photos[1][0], "--model", bundle, "--threshold", "0.99999", "--scores"]) == 1
+    told = capsys.readouterr().out
+    assert told.startswith("Nobody who is enrolled: best score ")
+    assert told.endswith("  Ann\n")
 
 
 def test_a_photo_comes_from_standard_input(
@@ -142,7 +147,15 @@ def test_an_unreadable_photo_is_no_decision_and_enrols_nobody(
     assert "No decision: There is no file nowhere.png" in capsys.readouterr().err
     main(["enroll", "Ann", photos[0][0], "--model", bundle])
     assert main(["identify", "nowhere.png", "--model", bundle, "--json"]) == 3
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["name"] is None
+    missing = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (missing["name"], missing["reason"]) == (None, "unreadable_photo")
+    assert missing["detail"] == "There is no file nowhere.png."
+    main(["identify", photos[0][0], "--model", bundle, "--json"])
+    assert set(json.loads(capsys.readouterr().out)) == set(missing)
+    assert main(["enroll", "Ann", "nowhere.png", "--model", bundle, "--json"]) == 3
+    missing = json.loads(capsys.readouterr().out)
+    assert main(["enroll", "Ann", photos[0][0], "--model", bundle, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == set(missing)
 
 
 def test_without_a_key_the_sentence_says_what_to_do(
@@ -216,7 +229,10 @@ def test_an_empty_gallery_and_an_unknown_name_are_said(
     refused("forget", "Ben")
     assert "There is no 'Ben' in the gallery (1 person)" in capsys.readouterr().err
     main(["forget", "Ann"])
-    refused("identify", photos[0][0], "--model", bundle)
-    assert "is empty: enrol somebody first" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["identify", photos[0][0], "--model", bundle]) == 1
+    told = capsys.readouterr()
+    assert told.out == "Nobody who is enrolled: 0 people searched.\n"
+    assert "is empty: enrol somebody" in told.err
     assert main(["people", "--check"]) == 0
     assert "0 people enrolled, no damage found." in capsys.readouterr().out

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Strangers
+from siamese_verify.evaluation import Interval, Strangers
 from siamese_verify.gallery import Gallery, GalleryKey, GalleryModel
 
 Faces = NDArray[np.float32]
@@ -50,13 +51,85 @@ def test_somebody_enrolled_is_found_and_a_stranger_is_not(gallery: Gallery, face
     for person in range(10):
         found = gallery.identify_embedding(faces[person, 2])
         assert found.name == f"P{person}" == found.candidates[0].name
+        assert found.score is not None
         assert found.score == found.candidates[0].score >= found.threshold
-        assert (found.searched, found.people, found.far, found.model) == (20, 10, 0.01, "mine")
+        assert (found.found, found.searched, found.people, found.far, found.model) == (True, 20, 10, 1e-3, "mine")
     for person in (10, 11):
         found = gallery.identify_embedding(faces[person, 2])
-        assert found.name is None
-        assert found.score < found.threshold
-        assert len(found.candidates) == 5
+        assert (found.found, found.name, found.score, found.candidates) == (False, None, None, ())
+        asked = gallery.identify_embedding(faces[person, 2], scores=True)
+        assert (asked.found, asked.name, len(asked.candidates)) == (False, None, 5)
+        assert asked.score == asked.candidates[0].score
+        assert asked.score is not None
+        assert asked.score < asked.threshold
+
+
+def test_scores_of_people_who_were_not_found_are_told_on_request_alone(gallery: Gallery, faces: Faces) -> None:
+    for person in range(6):
+        gallery.enroll_embeddings(f"P{person}", faces[person])
+    found = gallery.identify_embedding(faces[2, 0], threshold=0.9)
+    assert [one.name for one in found.candidates] == ["P2"]
+    assert len(gallery.identify_embedding(faces[2, 0], threshold=0.9, scores=True).candidates) == 5
+    nobody = gallery.identify_embedding(faces[8, 0], threshold=0.9)
+    told = f"{nobody.to_dict()} {nobody.sentence()}"
+    assert "P" not in "".join(one["name"] for one in nobody.to_dict()["candidates"])
+    assert (nobody.to_dict()["score"], "score" in nobody.sentence(), "best" in told) == (None, False, False)
+
+
+@pytest.mark.parametrize("high", [0.6, float("inf")])
+def test_a_score_within_the_interval_of_the_raised_threshold_is_inconclusive(
+    high: float, path: Path, model: GalleryModel, key: GalleryKey, faces: Faces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def threshold(self: Strangers, far: float) -> tuple[float, Interval]:
+        asked.append(far)
+        return 0.5, Interval(0.4, high)
+
+    monkeypatch.setattr(Strangers, "threshold", threshold)
+    with Gallery.open(path, model, key=key) as gallery:
+        gallery.enroll_embeddings("Ann", faces[0], compare=False)
+        aside = faces[1, 0] - (faces[1, 0] @ faces[0, 0]) * faces[0, 0]
+
+        def probe(cosine: float) -> Faces:
+            return np.asarray(cosine * faces[0, 0] + np.sqrt(1 - cosine**2) * aside / np.linalg.norm(aside))
+
+        gallery.identify_embedding(probe(0.3))
+        assert asked[-1] == pytest.approx(1e-3 / 3)
+        for cosine, open_end in ((0.3, False), (0.42, None), (0.55, None), (0.7, None if high > 1 else True)):
+            found = gallery.identify_embedding(probe(cosine))
+            assert found.found is open_end, cosine
+            assert (found.name is not None) == (found.found is True)
+            assert bool(found.reasons) == (found.found is None)
+            if found.found is None:
+                assert (found.score, found.candidates, found.to_dict()["reason"]) == (None, (), "inconclusive")
+                assert found.sentence().startswith("Inconclusive: threshold 0.500, 1 person searched")
+                forced = gallery.identify_embedding(probe(cosine), decide=True)
+                assert forced.found is (cosine >= 0.5)
+                assert set(found.reasons) < set(forced.warnings) | {""}
+        json.dumps(found.to_dict(), allow_nan=False)
+    with Gallery.open(path, model, key=key) as gallery:
+        matched = [entry for entry in gallery.log() if entry.event == "matched"]
+    assert len(matched) == {0.6: 2}.get(high, 2), "what is inconclusive is logged as no match"
+
+
+def test_a_face_unlike_the_measured_ones_is_inconclusive_as_in_verify(
+    path: Path, model: GalleryModel, key: GalleryKey, faces: Faces
+) -> None:
+    with Gallery.open(path, model._replace(quality={"light": (0.2, 0.8)}), key=key) as gallery:
+        gallery.enroll_embeddings("Ann", faces[0])
+        dark = SimpleNamespace(name="dark.jpg", quality=SimpleNamespace(light=0.1), to_dict=dict)
+        found = gallery.identify_embedding(faces[0, 0], face=dark)  # type: ignore[arg-type]
+        assert (found.found, found.name) == (None, None)
+        assert "dark.jpg: the face is dark" in found.reasons[0]
+        assert gallery.identify_embedding(faces[0, 0], face=dark, decide=True).name == "Ann"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value"), [("far", "1e-3"), ("threshold", "0.5"), ("far", True)])
+def test_what_is_no_number_is_refused(name: str, value: Any, gallery: Gallery, faces: Faces) -> None:
+    gallery.enroll_embeddings("Ann", faces[0])
+    with pytest.raises(InputError, match="is a number such as"):
+        gallery.identify_embedding(faces[0, 0], **{name: value})
 
 
 def test_candidates_are_ranked_by_their_best_template(gallery: Gallery, faces: Faces) -> None:
@@ -64,7 +137,7 @@ def test_candidates_are_ranked_by_their_best_template(gallery: Gallery, faces: F
         gallery.enroll_embeddings(f"P{person}", faces[person])
     probe = faces[3, 0] + 0.5 * faces[1, 0]
     cosines = (faces[:5] @ (probe / np.linalg.norm(probe))).max(axis=1)
-    found = gallery.identify_embedding(probe, top=3).candidates
+    found = gallery.identify_embedding(probe, top=3, scores=True).candidates
     order = np.argsort(-cosines)[:3]
     assert [candidate.name for candidate in found] == [f"P{person}" for person in order]
     np.testing.assert_allclose([candidate.score for candidate in found], cosines[order], atol=1e-6)
@@ -245,7 +318,7 @@ def test_a_match_with_somebody_forgotten_during_the_search_is_searched_again(
         return hits
 
     monkeypatch.setattr(Templates, "best", best)
-    found = gallery.identify_embedding(faces[0, 2])
+    found = gallery.identify_embedding(faces[0, 2], scores=True)
     assert found.name is None
     assert [candidate.name for candidate in found.candidates] == ["Ben"]
     assert (searches, found.people) == ([[1, 2], [2]], 1)
@@ -278,6 +351,7 @@ def test_without_a_model_a_gallery_is_read_and_searched_with_a_threshold(
 def test_a_threshold_of_ones_own_has_no_rate(gallery: Gallery, faces: Faces) -> None:
     gallery.enroll_embeddings("Ann", faces[0, :1])
     score = gallery.identify_embedding(faces[0, 1], threshold=0).score
+    assert score is not None
     for threshold, name in ((score, "Ann"), (float(np.nextafter(score, 2)), None)):
         found = gallery.identify_embedding(faces[0, 1], threshold=threshold)
         assert (found.name, found.threshold, found.far, found.insufficient) == (name, threshold, None, False)
@@ -309,17 +383,31 @@ def test_two_people_above_the_threshold_are_both_named(gallery: Gallery, faces: 
 
 
 def test_an_answer_is_json(gallery: Gallery, faces: Faces) -> None:
-    import json
-
     gallery.enroll_embeddings("Ann", faces[0])
     told = json.loads(json.dumps(gallery.identify_embedding(faces[0, 0]).to_dict(), allow_nan=False))
     assert (told["name"], told["face"], told["candidates"][0]["name"]) == ("Ann", None, "Ann")
     assert "Ann: score 1.000, threshold" in gallery.identify_embedding(faces[0, 0]).sentence()
 
 
-def test_an_empty_gallery_asks_for_somebody(gallery: Gallery, faces: Faces) -> None:
-    with pytest.raises(InputError, match="is empty: enrol somebody first"):
-        gallery.identify_embedding(faces[0, 0])
+def test_a_gallery_without_people_knows_nobody(gallery: Gallery, faces: Faces) -> None:
+    for emptied in (False, True):
+        found = gallery.identify_embedding(faces[0, 0])
+        assert (found.found, found.name, found.searched, found.to_dict()["threshold"]) == (False, None, 0, None)
+        assert found.sentence() == "Nobody who is enrolled: 0 people searched."
+        assert "is empty: enrol somebody" in found.warnings[0]
+        with pytest.raises(InputError, match="false accept rate of a search is 7"):
+            gallery.identify_embedding(faces[0, 0], far=7)
+        if not emptied:
+            gallery.enroll_embeddings("Ann", faces[0])
+            gallery.forget("Ann")
+
+
+def test_an_emptied_file_is_told_from_none(path: Path, gallery: Gallery, model: GalleryModel, key: GalleryKey) -> None:
+    gallery.close()
+    path.write_bytes(b"")
+    for given in (None, model):  # and nobody is told that a gallery which lost everybody knows nobody
+        with pytest.raises(InputError, match="is an empty file and no gallery: put a backup there"):
+            Gallery.open(path, given, key=key)
 
 
 def test_an_unknown_name_is_said(gallery: Gallery, faces: Faces) -> None:

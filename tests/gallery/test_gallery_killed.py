@@ -21,9 +21,9 @@ path, kills, forgets = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "forg
 key, model, photos = GalleryKey(bytes(range(32))), GalleryModel("ab" * 32, 64, "mine"), 3
 rng, clock = np.random.default_rng(0), random.Random(0)
 
-def work(turn):
+def work(turn, turns=10_000):
     with Gallery.open(path, model, key=key) as gallery:
-        for count in range(10_000):
+        for count in range(turns):
             gallery.enroll_embeddings(f"P{turn}-{count}", rng.normal(size=(photos, 64)), compare=False)
             if forgets and count % 2:
                 gallery.forget(f"P{turn}-{count - 1}")
@@ -33,6 +33,10 @@ def wrong(connection, person):
     return count != photos
 
 found = {"kills": 0, "torn": 0, "orphans": 0, "damaged": 0, "journals": 0, "people": []}
+start = time.perf_counter()
+work("undisturbed", 4)
+span = time.perf_counter() - start  # on this disk, with whatever else it does
+path.unlink()
 for turn in range(kills):
     if turn % 20 == 0:
         path.unlink(missing_ok=True)  # so that making the tables is interrupted, too
@@ -42,7 +46,7 @@ for turn in range(kills):
             work(turn)
         finally:
             os._exit(1)
-    time.sleep(clock.uniform(0, 0.03))
+    time.sleep(clock.uniform(0, span))
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     found["kills"] += os.WIFSIGNALED(status)

@@ -32,6 +32,13 @@ def test_the_rate_of_a_search_is_shared_among_its_comparisons(
     assert bool(found.reason) == insufficient
 
 
+@pytest.mark.parametrize(
+    ("templates", "far"), [(1, 1e-3), (2, 1e-2), (10, 1e-2), (11, 1e-1), (100, 1e-1), (10**6, 1e-1)]
+)
+def test_the_default_rate_is_the_strictest_that_was_measured_well(templates: int, far: float) -> None:
+    assert search_threshold(TAIL, None, templates).far == far
+
+
 def test_a_threshold_never_falls_as_a_gallery_grows() -> None:
     thresholds = [search_threshold(TAIL, 0.05, templates).threshold for templates in range(1, 2000)]
     assert thresholds == sorted(thresholds)

@@ -17,7 +17,8 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate, verification_report
 from siamese_verify.faces.crop import VERSIONS
 from siamese_verify.types import Crop
-from siamese_verify.verification import FaceModel, Verifier, load_bundle, save_bundle
+from siamese_verify.verification import FaceModel, Verifier, load_bundle, open_bundle, save_bundle
+from siamese_verify.verification.export import with_weights
 
 ENCODER = {
     "_target_": "siamese_verify.encoders.SmallResNet",
@@ -107,6 +108,14 @@ def test_a_round_trip_gives_the_same_embeddings_thresholds_and_knowledge(bundle:
     for name in ("configuration", "operating_points", "eer_threshold", "measured_on", "training", "metrics"):
         assert getattr(loaded.record, name) == getattr(model.record, name)
     assert loaded.record.name == str(bundle)
+
+
+def test_a_model_has_one_fingerprint_wherever_it_is_shown(bundle: Path) -> None:
+    known = open_bundle(bundle).record.fingerprint
+    assert f"| fingerprint | `{known}` |" in (bundle / "README.md").read_text()
+    assert Verifier.load(bundle).record.fingerprint == known
+    assert Verifier.load(bundle, engine="torch").record.fingerprint == known
+    assert with_weights(measured_model()).record.fingerprint == known
 
 
 def test_a_bundle_holds_no_pickle(bundle: Path) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import OperatingPoint, ScoreMeaning, calibrate
+from siamese_verify.evaluation import Calibration, OperatingPoint, ScoreMeaning, Strangers, calibrate
 from siamese_verify.faces import Quality
 from siamese_verify.types import Crop, InputSpec
-from siamese_verify.verification.decision import complaints, decide, probability_of
-from siamese_verify.verification.record import ModelRecord
+from siamese_verify.verification.decision import UNLIKE, Likelihood, complaints, decide, likelihood_of
+from siamese_verify.verification.record import Limit, ModelRecord
 from siamese_verify.verification.result import SeenFace
 
 GOOD = Quality(sharpness=40.0, size=90.0, turn=10.0, light=0.5, contrast=0.2)
@@ -65,28 +67,92 @@ def test_whoever_forces_a_decision_gets_one_and_the_doubts_as_warnings(record: M
     assert forced.warnings[: len(doubtful.reasons)] == doubtful.reasons
 
 
-@pytest.mark.parametrize("far", [0.3, 0.1, 0.01])
-def test_a_probability_always_fits_the_threshold_that_was_asked_for(far: float, record: ModelRecord) -> None:
-    limit = decide(record, 0, far=far).threshold
-    for score in np.linspace(-1, 1, 201):
-        result = decide(record, float(score), far=far, forced=True)
-        assert result.probability is not None
-        assert 0 <= result.probability <= 1
-        assert result.probability >= 0.5 if result.same else result.probability <= 0.5
-    assert decide(record, limit, far=far).probability == 0.5
-    own = [decide(record, score, threshold=0.3, forced=True).probability or 0.0 for score in (0.2, 0.3, 0.4)]
-    assert own[0] <= 0.5 == own[1] <= own[2]
+def test_what_a_score_says_does_not_move_with_the_threshold(record: ModelRecord) -> None:
+    asked: list[dict[str, Any]] = [{"far": 0.3}, {"far": 0.01}, {"threshold": 0.75}, {"threshold": -0.5}]
+    found = [decide(record, 0.4, forced=True, prior=0.5, **one) for one in asked]
+    assert len({(one.log_likelihood_ratio, one.probability, one.likelihood) for one in found}) == 1
+    assert found[0].log_likelihood_ratio is not None
+    assert found[0].probability == pytest.approx(1 / (1 + math.exp(-found[0].log_likelihood_ratio)), rel=1e-12)
 
 
-def test_the_probability_is_that_of_the_evidence_less_the_evidence_at_the_threshold(meaning: ScoreMeaning) -> None:
-    ratio = meaning.calibration.log_likelihood_ratio([0.5, 0.2])
-    assert probability_of(meaning, 0.5, 0.2) == pytest.approx(1 / (1 + math.exp(ratio[1] - ratio[0])), rel=1e-12)
-    assert decide_evidence(meaning, 0.5) == ratio[0]
+def test_there_is_a_probability_for_a_stated_prior_alone(record: ModelRecord) -> None:
+    plain = decide(record, 0.4)
+    assert (plain.probability, plain.prior, plain.stated_probability()) == (None, None, "")
+    assert plain.log_likelihood_ratio is not None
+    rare = decide(record, 0.4, prior=0.01)
+    assert rare.probability is not None
+    odds = rare.probability / (1 - rare.probability)
+    assert math.log(odds * 99) == pytest.approx(plain.log_likelihood_ratio)
+    assert "for your prior of 0.01" in rare.stated_probability()
+    assert (decide(record, 0.4, prior=0.5, comparisons=2).probability, rare.prior) == (None, 0.01)
 
 
-def decide_evidence(meaning: ScoreMeaning, score: float) -> float | None:
-    record = ModelRecord("mine", {}, InputSpec(4, crop=Crop("whole")), 16, meaning=meaning)
-    return decide(record, score, threshold=0.0).evidence
+@pytest.mark.parametrize("prior", [0, 1, -0.1, 1.5, math.nan, "0.5", True])
+def test_a_prior_that_is_none_is_refused(prior: Any, record: ModelRecord) -> None:
+    with pytest.raises(InputError, match="prior"):
+        decide(record, 0.4, prior=prior)
+
+
+def test_a_prior_for_a_model_without_calibration_is_refused() -> None:
+    with pytest.raises(InputError, match="never calibrated"):
+        decide(ModelRecord("mine", {}, InputSpec(4, crop=Crop("whole")), 16), 0.5, threshold=0.4, prior=0.5)
+
+
+@pytest.mark.parametrize(("name", "value"), [("far", "1e-3"), ("threshold", "0.5"), ("far", True), ("far", [0.1])])
+def test_what_is_no_number_is_refused_in_a_sentence(name: str, value: Any, record: ModelRecord) -> None:
+    with pytest.raises(InputError, match=rf"is a number such as 0\.001, got .*\({type(value).__name__}\)"):
+        decide(record, 0.5, **{name: value})
+    assert decide(record, 0.9, far=np.float32(0.01)).same is True  # type: ignore[arg-type]
+
+
+def test_the_likelihood_ratio_is_no_more_than_ten_pairs_show() -> None:
+    line = Calibration("logistic", (-1.0, 1.0), (-20.0, 20.0), 1000, 10**6)
+    meaning = ScoreMeaning(line, Strangers((0.0, 0.2, 0.3), (400_000, 10, 0), 10**6))
+    most = likelihood_of(meaning, 0.2)
+    assert most == likelihood_of(meaning, 1.0) == pytest.approx((4.0, True))
+    assert likelihood_of(meaning, 0.1) == pytest.approx((2.0, False))
+    assert likelihood_of(meaning, -1.0) == pytest.approx((-math.log(100), True))
+    few = meaning._replace(calibration=Calibration("logistic", (-1.0, 1.0), (-20.0, 20.0), 4, 10**6))
+    assert likelihood_of(few, -1.0) == (0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "bounded", "sentence"),
+    [
+        (7.88, False, "about 2,600 times as frequent among pairs of one person as among pairs of two people."),
+        (7.88, True, "at least 2,600 times as frequent among pairs of one person as among pairs of two people: the"),
+        (-2.0, False, "about 7.4 times as frequent among pairs of two people as among pairs of one person."),
+        (0.02, False, "about as frequent among pairs of one person as among pairs of two people."),
+        (math.log(9.99), False, "about 10 times as frequent"),
+        (0.0, True, "Too few pairs were measured"),
+    ],
+)
+def test_the_likelihood_ratio_is_said_in_words(ratio: float, bounded: bool, sentence: str) -> None:
+    assert sentence in Likelihood(ratio, bounded).sentence()
+
+
+def test_faces_unlike_the_measured_ones_are_said_beside_the_likelihood_ratio(record: ModelRecord) -> None:
+    dark = face("dark.jpg", GOOD._replace(light=0.1))
+    for forced in (False, True):
+        assert UNLIKE in decide(record, 0.4, (face(), dark), forced=forced).warnings
+    assert UNLIKE not in decide(record, 0.4, (face(), face())).warnings
+
+
+@pytest.mark.parametrize(
+    ("low", "score", "same"), [(0.5, 0.9, None), (0.5, 0.5, None), (0.5, 0.49, False), (-math.inf, -0.5, None)]
+)
+def test_a_threshold_that_the_data_cannot_show_accepts_nobody(
+    low: float, score: float, same: bool | None, record: ModelRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = Limit(0.6, 1e-6, (low, math.inf), 1000, True)
+    monkeypatch.setattr(ModelRecord, "limit", lambda self, far=None, comparisons=1: limit)
+    result = decide(record, score, far=1e-6)
+    assert result.same is same
+    assert ("too few impostors were measured" in " ".join(result.reasons)) == (same is None)
+    assert decide(record, score, far=1e-6, forced=True).same == (score >= 0.6)
+    told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert told["threshold_interval"] == [None if math.isinf(low) else low, None]
+    assert told["reason"] == ("inconclusive" if same is None else None)
 
 
 def test_a_stranger_scores_as_high_once_in_so_many(record: ModelRecord) -> None:

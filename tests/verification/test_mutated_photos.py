@@ -95,7 +95,7 @@ def test_ten_thousand_damaged_photos_are_faces_or_sentences() -> None:
             verifier.find(content, "photo")
         except NoDecision as error:
             refused += 1
-            assert error.reason == "unreadable"
+            assert error.reason == "unreadable_photo"
             assert "\n" not in str(error)
             assert str(error).startswith(("photo ", "There is no"))
         assert time.perf_counter() - start < SECONDS

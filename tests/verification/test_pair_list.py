@@ -32,7 +32,18 @@ from siamese_verify.verification.result import NoDecision, SeenFace, Verificatio
 from siamese_verify.verification.verifier import Several, Verifier
 
 DIMENSION, LIMIT = 16, 0.5
-COLUMNS = ["score", "same", "probability", "one_in", "threshold", "reasons", "warnings", "error"]
+COLUMNS = [
+    "score",
+    "same",
+    "log_likelihood_ratio",
+    "probability",
+    "prior",
+    "one_in",
+    "threshold",
+    "reasons",
+    "warnings",
+    "error",
+]
 
 
 class Stand:
@@ -56,7 +67,7 @@ class Stand:
             with Image.open(photo) as image:
                 crop = np.asarray(image.convert("RGB").resize((8, 8)))
         except (OSError, ValueError):
-            raise NoDecision(f"{name} cannot be read.", "unreadable") from None
+            raise NoDecision(f"{name} cannot be read.", "unreadable_photo") from None
         faces = max(1, photo.name.count("x"))
         if faces > 1 and several != "any":
             raise NoDecision(f"{faces} faces were found on {name}: crop it to the one that is meant.", "several_faces")
@@ -79,6 +90,7 @@ class Stand:
         *,
         far: float | None = None,
         threshold: float | None = None,
+        prior: float | None = None,
         decide: bool = False,
         comparisons: int = 1,
     ) -> Verification:
@@ -95,8 +107,9 @@ class Stand:
             threshold_interval=None,
             far=far,
             one_in=12,
+            log_likelihood_ratio=score,
             probability=(score + 1) / 2,
-            evidence=None,
+            prior=prior,
             faces=tuple(faces),
             warnings=tuple(f"{face.name} was turned." for face in faces if face.turned),
             reasons=dark if known else (),
