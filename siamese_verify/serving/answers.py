@@ -58,10 +58,10 @@ class FaceAnswer(BaseModel):
     """A face of a photo."""
 
     name: str
-    box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the upright photo.")
+    box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the photo once it is turned.")
     landmarks: list[list[float]] | None = Field(description="Eyes, nose, corners of the mouth, likewise.")
     probability: float | None = Field(description="Of being a face.")
-    turned: int = Field(description="Degrees counter-clockwise by which the photo was turned to find it.")
+    turned: float = Field(description="Degrees counter-clockwise by which the photo was turned, so that it is upright.")
     faces: int = Field(description="How many the photo shows.")
     quality: dict[str, float | None]
     crop: str | None = Field(None, description="With `crops`: the face as the model sees it, a PNG as a data URI.")
@@ -175,17 +175,24 @@ class CandidateAnswer(BaseModel):
 class IdentifyAnswer(BaseModel):
     """Who is on a photo, if anybody who is enrolled."""
 
-    name: str | None = Field(description="null for nobody who is enrolled.")
+    found: bool | None = Field(description="Somebody was; null is inconclusive, for `reasons`.")
+    name: str | None = Field(description="Of who was found; null where nobody was.")
     sentence: str
-    score: float | None = Field(description="Of the best candidate; null for nobody, unless `scores` asks for it.")
+    reason: str | None = Field(None, description="`inconclusive` where `found` is null.")
+    detail: str | None = Field(None, description="`reasons` as one text, likewise.")
+    score: float | None = Field(description="Of who was found; null where nobody was, unless `scores` asks for it.")
     threshold: float | None = Field(description="Raised for the number of templates that were compared.")
+    threshold_interval: list[float | None] | None = Field(
+        description="95 %, over people; an end is null where the data set none."
+    )
     far: float | None = Field(description="Share of searches for strangers that may name somebody.")
     candidates: list[CandidateAnswer] = Field(
-        description="Those who reach the threshold, best first; with `scores` the most alike, whether they do or not."
+        description="Those who were found, best first; with `scores` all who are most alike."
     )
     searched: int = Field(description="Templates that were compared.")
     people: int
     insufficient: bool
+    reasons: list[str] = Field(description="Why it is inconclusive.")
     warnings: list[str]
     face: FaceAnswer | None
     model: str

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
     """Add the routes of a gallery."""
-    from siamese_verify.gallery.gallery import FAR
-    from siamese_verify.gallery.person import counted
+    from siamese_verify.gallery.search_threshold import RATES
 
     engine = service.engine
 
@@ -53,26 +52,19 @@ def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
 
     async def identified(request: Request, form: Form, held: Held) -> dict[str, Any]:
         far, scores, all_scores = number(form, "far"), truth(form, "scores"), allows(request, "scores")
+        # A score that can be watched can be climbed, photo by photo, until a stranger passes for somebody; and by
+        # bisecting the rate of a search it could be read off.
         if scores and not all_scores:
             raise missing(request, "scores", "may not see the scores of people who were not found")
-        if far is not None and far > FAR and not all_scores:
-            # Bisecting this rate would read off the score of somebody who was not found.
-            raise missing(request, "scores", f"may not search at a far above {FAR:g}, which would tell near misses")
+        if far is not None and far > RATES[0] and not all_scores:
+            raise missing(
+                request, "scores", f"may not search at a far above {RATES[0]:g}, which would tell near misses"
+            )
         faces, spent = await service.faces(form, "photo", held)
         rows = await engine.embed(faces)
-        work = partial(gallery.identify_embedding, rows, far=far, face=faces[0], milliseconds=spent)
+        work = partial(gallery.identify_embedding, rows, far=far, scores=scores, face=faces[0], milliseconds=spent)
         result = await engine.in_thread(partial(said, work))
-        answer = {**result.to_dict(), "sentence": result.sentence()}
-        if not scores:
-            # Who was nearly meant is nobody's business: a search for a stranger must not list the people enrolled, and
-            # a score that can be watched can be climbed, photo by photo, until a stranger passes for somebody.
-            answer["candidates"] = [one for one in answer["candidates"] if one["score"] >= result.threshold]
-            if result.name is None:
-                answer |= {
-                    "score": None,
-                    "sentence": f"Nobody who is enrolled: {counted(result.people, 'person')} searched.",
-                }
-        return answer
+        return {**result.to_dict(), "sentence": result.sentence()}
 
     @app.post(
         "/v1/identify",

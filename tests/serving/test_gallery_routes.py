@@ -50,10 +50,10 @@ async def test_a_search_for_a_stranger_lists_nobody(gallery: Gallery) -> None:
         await client.post("/v1/enroll", data={"name": "Ada"}, files=[("photo", photo(1))])
         answer = (await client.post("/v1/identify", files={"photo": photo(9)})).json()
     assert (answer["name"], answer["candidates"], answer["score"]) == (None, [], None)
-    assert answer["sentence"] == "Nobody who is enrolled: 1 person searched."
+    assert "best score" not in answer["sentence"]
 
 
-@pytest.mark.parametrize("fields", [{"scores": "true"}, {"far": "0.5"}, {"far": "0.011"}])
+@pytest.mark.parametrize("fields", [{"scores": "true"}, {"far": "0.5"}, {"far": "0.0011"}])
 async def test_the_score_of_somebody_who_was_not_found_needs_leave(fields: dict[str, str], gallery: Gallery) -> None:
     """Neither said, nor read off by asking at which rate the person would have been found."""
     async with client_of(gallery=gallery) as client:
@@ -152,7 +152,8 @@ async def test_nobody_cannot_be_forgotten(gallery: Gallery) -> None:
 
 async def test_an_empty_gallery_and_a_photo_without_a_face_are_said(gallery: Gallery) -> None:
     async with client_of(gallery=gallery) as client:
-        assert (await client.post("/v1/identify", files={"photo": photo(1)})).status_code == 422
+        answer = await client.post("/v1/identify", files={"photo": photo(1)})
+        assert (answer.status_code, answer.json()["found"], answer.json()["people"]) == (200, False, 0)
         response = await client.post("/v1/enroll", data={"name": "Ada"}, files=[("photo", photo(1, NO_FACE))])
         assert (response.status_code, response.json()["reason"]) == (422, "no_face")
     assert len(gallery) == 0

@@ -76,10 +76,10 @@ class Gallery:
 
         return Enrolment(name, "p", len(embeddings), len(embeddings))
 
-    def identify_embedding(self, embedding: Any, *, far: Any = None, face: Any = None, milliseconds: Any = None) -> Any:
+    def identify_embedding(self, embedding: Any, **asked: Any) -> Any:
         from siamese_verify.gallery import Identification
 
-        return Identification(None, 0.1, 0.5, far, (), 1, 1, False, face=face)
+        return Identification(False, None, None, 0.5, None, asked["far"], (), 1, 1, False, face=asked["face"])
 
     def people(self) -> list[Any]:
         return []
