@@ -58,6 +58,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_the_configuration(wheel: 
     }
     assert sources <= packed
     assert {"siamese_verify/conf/train.yaml", "siamese_verify/evaluation/pages/report.html.j2"} <= packed
+    assert "siamese_verify/py.typed" in packed  # type checkers read the package's own annotations
     assert not any(name.startswith(("tests/", "runs/", "benchmarks/", "data/")) for name in packed)
 
 

@@ -49,6 +49,20 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
     add = keys.add_argument
     add("--keys", type=Path, metavar="KEYFILE", help="hashes of the API keys that are let in")
     add("--new-key", type=Path, metavar="KEYFILE", help="print a new key once, keep its hash in this file, and end")
+    add("--key-name", metavar="NAME", help="with --new-key: what the log calls the key")
+    add(
+        "--key-scopes",
+        default="verify",
+        metavar="SCOPES",
+        help="with --new-key: verify, identify, enroll, read, delete and scores, with commas between (%(default)s)",
+    )
+    add("--key-expires", default="never", metavar="DATE", help="with --new-key: first day without it, YYYY-MM-DD")
+    add(
+        "--allow-scores",
+        action="store_true",
+        help="without --keys: /v1/identify may tell the scores of people who "
+        "were not found; with them, keys of the scope scores may",
+    )
     limits = parser.add_argument_group("limits")
     add = limits.add_argument
     add("--upload-mb", type=float, default=10.0, help="most of one photo (%(default)s)")
@@ -68,7 +82,7 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
 def serve(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     if options.new_key is not None:
-        return new_key(options.new_key)
+        return new_key(options)
     check_installed()
     from siamese_verify.serving.api_keys import KeyFile
     from siamese_verify.serving.app import create_app
@@ -138,17 +152,17 @@ def settings_of(options: argparse.Namespace) -> Settings:
         batch_milliseconds=options.batch_wait_ms,
         body_seconds=options.body_seconds,
         answer_seconds=options.answer_seconds,
+        allow_scores=options.allow_scores,
         **({"workers": options.workers} if options.workers is not None else {}),
     )
 
 
-def new_key(path: Path) -> int:
+def new_key(options: argparse.Namespace) -> int:
     """Make a key and print it once."""
     from siamese_verify.serving.api_keys import add_key
 
-    key = add_key(path)
-    print(key)
-    print(f"This key is shown once; {path} keeps its hash.", file=sys.stderr)
+    print(add_key(options.new_key, options.key_name, options.key_scopes, options.key_expires))
+    print(f"This key is shown once; {options.new_key} keeps its hash.", file=sys.stderr)
     return 0
 
 

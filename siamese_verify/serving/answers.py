@@ -21,18 +21,23 @@ FACE: dict[str, Any] = {
 DECISION: dict[str, Any] = {
     "same": True,
     "sentence": "The same person: score 0.713, threshold 0.508.",
+    "reason": None,
+    "detail": None,
     "score": 0.713,
     "threshold": 0.508,
     "threshold_interval": [0.489, 0.527],
     "far": 0.001,
     "one_in": 1141359,
-    "probability": 0.993,
-    "evidence": 7.88,
+    "log_likelihood_ratio": 7.88,
+    "prior": 0.5,
+    "probability": 0.9996,
     "impostors": 6848158,
     "insufficient": False,
     "measured_on": "all pairs of LFW View 1's test people",
     "model": "casia-webface",
     "strangers": "1 in 1,141,359 strangers would score this high.",
+    "likelihood": "A score like this is about 2,600 times as frequent among pairs of one person as among pairs of two "
+    "people.",
     "faces": [FACE, {**FACE, "name": "photo b"}],
     "reasons": [],
     "warnings": [],
@@ -46,16 +51,17 @@ class FailedAnswer(BaseModel):
     detail: str = Field(description="One sentence for people.", examples=["No face was found on photo a."])
     reason: str = Field(description="A word for programs.", json_schema_extra={"enum": [*sorted(REASONS)]})
     photo: str | None = Field(None, description="Name of the part that is at fault.")
+    scope: str | None = Field(None, description="With `missing_scope`: what the key would need.")
 
 
 class FaceAnswer(BaseModel):
     """A face of a photo."""
 
     name: str
-    box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the upright photo.")
+    box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the photo once it is turned.")
     landmarks: list[list[float]] | None = Field(description="Eyes, nose, corners of the mouth, likewise.")
     probability: float | None = Field(description="Of being a face.")
-    turned: int = Field(description="Degrees counter-clockwise by which the photo was turned to find it.")
+    turned: float = Field(description="Degrees counter-clockwise by which the photo was turned, so that it is upright.")
     faces: int = Field(description="How many the photo shows.")
     quality: dict[str, float | None]
     crop: str | None = Field(None, description="With `crops`: the face as the model sees it, a PNG as a data URI.")
@@ -71,22 +77,52 @@ class VerifyAnswer(BaseModel):
 
     same: bool | None = Field(description="null is inconclusive, for `reasons`.")
     sentence: str = Field(description="The decision in plain words.")
+    reason: str | None = Field(None, description="`inconclusive` where `same` is null.")
+    detail: str | None = Field(None, description="`reasons` as one text, likewise.")
     score: float = Field(description="Cosine similarity, -1 to 1.")
     threshold: float | None = Field(description="Accepted at this score and above; null is unreachable.")
-    threshold_interval: list[float | None] | None = Field(description="95 %, over people.")
+    threshold_interval: list[float | None] | None = Field(
+        description="95 %, over people; an end is null where the data set none."
+    )
     far: float | None = Field(description="Share of strangers that reach the threshold.")
     one_in: int | None = Field(description="A stranger scores this high at most once in so many.")
-    probability: float | None = Field(description="That it is one person; 0.5 at the threshold.")
-    evidence: float | None = Field(description="Log-likelihood ratio in nats.")
+    log_likelihood_ratio: float | None = Field(
+        description="Natural logarithm of how many times as frequent the score is among pairs of one person as among "
+        "pairs of two; it does not depend on the threshold."
+    )
+    prior: float | None = Field(description="As stated in the request.")
+    probability: float | None = Field(description="Of one person, for that prior; null without one.")
     impostors: int
     insufficient: bool
     measured_on: str
     model: str
     strangers: str = ""
+    likelihood: str = Field("", description="The likelihood ratio in words.")
     faces: list[FaceAnswer]
     reasons: list[str] = Field(description="Why it is inconclusive.")
     warnings: list[str]
     milliseconds: dict[str, float]
+
+
+class PairAnswer(BaseModel):
+    """A decision about one pair of a batch, or why there is none."""
+
+    decision: VerifyAnswer | None = None
+    error: FailedAnswer | None = None
+
+
+class VerifyBatchAnswer(BaseModel):
+    """Decisions about pairs, in the order sent."""
+
+    results: list[PairAnswer]
+
+
+class FacesAnswer(BaseModel):
+    """All faces of a photo, the most probable first."""
+
+    found: int = Field(description="How many the photo shows; no more than `listed` are listed.")
+    listed: int
+    faces: list[FaceAnswer]
 
 
 class EmbedAnswer(BaseModel):
@@ -130,7 +166,7 @@ class EnrollAnswer(BaseModel):
 
 
 class CandidateAnswer(BaseModel):
-    """Somebody whose score reaches the threshold."""
+    """Somebody who may be meant."""
 
     name: str
     score: float
@@ -139,14 +175,20 @@ class CandidateAnswer(BaseModel):
 class IdentifyAnswer(BaseModel):
     """Who is on a photo, if anybody who is enrolled."""
 
-    found: bool | None = Field(description="null is inconclusive, for `reasons`.")
-    name: str | None = Field(description="null for nobody who is enrolled.")
+    found: bool | None = Field(description="Somebody was; null is inconclusive, for `reasons`.")
+    name: str | None = Field(description="Of who was found; null where nobody was.")
     sentence: str
-    score: float | None = Field(description="Of who was found; null where nobody was.")
+    reason: str | None = Field(None, description="`inconclusive` where `found` is null.")
+    detail: str | None = Field(None, description="`reasons` as one text, likewise.")
+    score: float | None = Field(description="Of who was found; null where nobody was, unless `scores` asks for it.")
     threshold: float | None = Field(description="Raised for the number of templates that were compared.")
-    threshold_interval: list[float | None] | None = Field(description="95 %, over people.")
+    threshold_interval: list[float | None] | None = Field(
+        description="95 %, over people; an end is null where the data set none."
+    )
     far: float | None = Field(description="Share of searches for strangers that may name somebody.")
-    candidates: list[CandidateAnswer] = Field(description="Those who reach the threshold, best first.")
+    candidates: list[CandidateAnswer] = Field(
+        description="Those who were found, best first; with `scores` all who are most alike."
+    )
     searched: int = Field(description="Templates that were compared.")
     people: int
     insufficient: bool

@@ -17,6 +17,7 @@ from siamese_verify.serving.admission import Admission
 from siamese_verify.serving.face_engine import FaceEngine
 from siamese_verify.serving.gallery_routes import add_gallery
 from siamese_verify.serving.guard import Guard
+from siamese_verify.serving.head_requests import HeadRequests
 from siamese_verify.serving.metrics import Metrics
 from siamese_verify.serving.page_files import add_page
 from siamese_verify.serving.problem import Problem
@@ -76,7 +77,7 @@ def create_app(
         title="Siamese Verify",
         version=__version__,
         description=description.TEXT,
-        docs_url=None,  # these pages would load scripts from another host
+        docs_url=None,  # these pages would load scripts from another host; ours is among the files of the page
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be written from what the client says its Host is
         lifespan=lifespan,
@@ -89,6 +90,7 @@ def create_app(
     add_page(app)
     app.add_exception_handler(HTTPException, _said)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_middleware(HeadRequests)
     app.add_middleware(
         Guard,
         hosts=settings.allowed_hosts,

@@ -118,6 +118,7 @@ class FaceEngine:
         *,
         far: float | None,
         threshold: float | None,
+        prior: float | None,
         decide: bool,
         several: Several | None,
         decoded: Callable[[], None] = lambda: None,
@@ -128,6 +129,7 @@ class FaceEngine:
             photos: two, each (name, bytes of a file).
             far: see `Verifier.verify`.
             threshold: likewise.
+            prior: likewise.
             decide: likewise.
             several: likewise.
             decoded: is told once the bytes are not needed any more.
@@ -138,7 +140,9 @@ class FaceEngine:
         Raises:
             Problem: a photo does not allow one, or a value cannot be used.
         """
-        self._decide(0.0, (), far, threshold, decide, 1, None)  # a wrong rate is said before any photo is decoded
+        self._decide(
+            0.0, (), far, threshold, prior, decide, 1, None
+        )  # a wrong rate is said before any photo is decoded
         first, second = await self.see(photos, several)
         decoded()
         began = time.perf_counter()
@@ -152,7 +156,7 @@ class FaceEngine:
             "embed": embedding,  # with the wait for a batch
         }
         comparisons = len(first.faces) * len(second.faces)
-        return self._decide(score, pair, far, threshold, decide, comparisons, milliseconds)
+        return self._decide(score, pair, far, threshold, prior, decide, comparisons, milliseconds)
 
     def _decide(
         self,
@@ -160,6 +164,7 @@ class FaceEngine:
         faces: Sequence[SeenFace],
         far: float | None,
         threshold: float | None,
+        prior: float | None,
         decide: bool,
         comparisons: int,
         milliseconds: dict[str, float] | None,
@@ -170,6 +175,7 @@ class FaceEngine:
                 faces,
                 far=far,
                 threshold=threshold,
+                prior=prior,
                 decide=decide,
                 comparisons=comparisons,
                 milliseconds=milliseconds,

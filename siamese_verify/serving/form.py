@@ -1,4 +1,4 @@
-"""A form of photos and fields, read into memory within limits and never to disk.
+"""A form of photos and fields, multipart or JSON, read into memory within limits and never to disk.
 
 Starlette's own parser spools files of more than a megabyte to a temporary file, so this one stands in its place.
 """
@@ -6,8 +6,13 @@ Starlette's own parser spools files of more than a megabyte to a temporary file,
 from __future__ import annotations
 
 import asyncio
+import binascii
+import json
+import re
+import threading
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -19,6 +24,13 @@ FIELD_BYTES = 2048
 HEADERS = 8  # of one part
 HEADER_BYTES = 1024
 BLOCK = 64 * 1024  # bytes parsed at a time
+JSON = b"application/json"
+# Base64 holds none of these, so a body of photos and fields has few of them. What has more is made to be large once it
+# is parsed: 20 MB of `[],[],...` would take a gigabyte.
+MARKS = (b",", b"[", b"{")
+MOST_MARKS = 1024
+DATA_URI = re.compile(r"data:(?P<kind>[^,;]{0,100})(;[^,;]{0,100}){0,4};base64,", re.IGNORECASE)
+PARSING = threading.Lock()  # of JSON, which is twice in memory meanwhile: one body at a time
 
 
 @dataclass
@@ -144,6 +156,120 @@ class FormReader:
         self.ended = True
 
 
+class JsonReader:
+    """Takes the bytes of a JSON object as they come.
+
+    Args:
+        photos: names of the members that are photos, and how many of each there may be: a string, or a list of them.
+        fields: names of the members that are text, numbers, true or false.
+        photo_bytes: most of one photo, decoded.
+    """
+
+    def __init__(self, photos: dict[str, int], fields: Collection[str], photo_bytes: int) -> None:
+        self._photos, self._fields, self._photo_bytes = photos, fields, photo_bytes
+        self._content = bytearray()
+        self._marks = 0
+
+    def write(self, data: bytes) -> None:
+        """Take some bytes.
+
+        Raises:
+            Problem: they are more complicated than a form is.
+        """
+        self._marks += sum(map(data.count, MARKS))
+        if self._marks > MOST_MARKS:
+            raise malformed(f"it has more than {MOST_MARKS} commas and brackets")
+        self._content += data
+
+    def finished(self) -> Form:
+        """Return the form once all bytes were written.
+
+        Raises:
+            Problem: they are no JSON, or not what is expected.
+        """
+        with PARSING:
+            return self._parsed()
+
+    def _parsed(self) -> Form:
+        try:
+            text = self._content.decode("utf-8")
+            self._content.clear()
+            members = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            raise malformed("it is no JSON that can be read") from None
+        del text
+        if not isinstance(members, dict):
+            raise malformed("it is no JSON object")
+        form = Form()
+        for name in [*members]:
+            value = members.pop(name)
+            if name in self._photos:
+                form.photos[name] = self._decoded(name, value)
+            elif name not in self._fields:  # the name is a stranger's text: it is not said back
+                known = ", ".join((*self._photos, *self._fields))
+                raise malformed(f"it has a part that is unknown here; the parts are {known}")
+            elif value is not None:
+                form.fields[name] = _text(name, value)
+        return form
+
+    def _decoded(self, name: str, value: Any) -> list[bytes]:
+        texts: list[Any] = value if isinstance(value, list) else [value]
+        most = self._photos[name]
+        if not 1 <= len(texts) <= most:
+            raise malformed(f"{name} is given {'once' if most == 1 else f'1 to {most} times'}")
+        photos = []
+        while texts:
+            text = texts.pop(0)
+            if not isinstance(text, str):
+                raise malformed(f"{name} is no text of base64")
+            photos.append(self._photo(name, text))
+        return photos
+
+    def _photo(self, name: str, text: str) -> bytes:
+        if text[:5].lower() == "data:":
+            start = DATA_URI.match(text[:1024])
+            if start is None:
+                raise malformed(f"{name} is a data URI without ;base64")
+            if start["kind"] and not start["kind"].lower().startswith(("image/", "application/octet-stream")):
+                detail = f"The photo {name} is declared as something else than a picture: send data:image/jpeg."
+                raise Problem(415, "wrong_type", detail, photo=name)
+            text = text[start.end() :]
+        try:
+            photo = binascii.a2b_base64("".join(text.split()), strict_mode=True)  # lines may be wrapped
+        except ValueError:
+            raise malformed(f"{name} is no base64") from None
+        if len(photo) > self._photo_bytes:
+            raise too_large(f"The photo {name}", self._photo_bytes, name)
+        return photo
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a name is given more than once")
+    return members
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _text(name: str, value: Any) -> str:
+    """Write a member as a form's field is written."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        text = str(value)
+        if len(text.encode("utf-8", "surrogatepass")) > FIELD_BYTES:
+            raise too_large(f"The field {name}", FIELD_BYTES)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise malformed(f"the field {name} is not UTF-8") from None
+        return text
+    raise malformed(f"the field {name} is neither text nor a number, true or false")
+
+
 def malformed(what: str) -> Problem:
     """Say why a body is no form."""
     return Problem(400, "malformed_request", f"The form cannot be used: {what}.")
@@ -184,15 +310,22 @@ async def read_form(
         Problem: it is no form, too large, or too slow.
     """
     kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data":
-        raise Problem(415, "wrong_type", "The body must be multipart/form-data: send the photos as files of a form.")
-    if not options.get(b"boundary"):
+    if kind not in (b"multipart/form-data", JSON):
+        detail = "The body must be multipart/form-data or application/json, with the photos in it."
+        raise Problem(415, "wrong_type", detail)
+    if kind == JSON:
+        body_bytes = body_bytes * 4 // 3 + body_bytes // 32  # base64, in lines perhaps
+    elif not options.get(b"boundary"):
         raise malformed("its boundary is not named in Content-Type")
     if content_length is not None and (not content_length.isascii() or not content_length.isdigit()):
         raise malformed("Content-Length is no number")
     if content_length is not None and int(content_length[:20]) > body_bytes:
         raise too_large("The body", body_bytes)
-    reader = FormReader(options[b"boundary"], photos, fields, photo_bytes)
+    reader: JsonReader | FormReader
+    if kind == JSON:
+        reader = JsonReader(photos, fields, photo_bytes)
+    else:
+        reader = FormReader(options[b"boundary"], photos, fields, photo_bytes)
     total = 0
     try:
         async with asyncio.timeout(seconds):
@@ -206,4 +339,4 @@ async def read_form(
     except TimeoutError:
         detail = f"The body did not arrive within {seconds:g} seconds: send it faster, or smaller photos."
         raise Problem(408, "slow_upload", detail) from None
-    return reader.finished()
+    return await asyncio.to_thread(reader.finished) if kind == JSON else reader.finished()

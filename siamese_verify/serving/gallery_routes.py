@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 
-from siamese_verify.errors import InputError
 from siamese_verify.serving import description
 from siamese_verify.serving.answers import EnrollAnswer, ForgetAnswer, IdentifyAnswer, PeopleAnswer
-from siamese_verify.serving.problem import Problem
-from siamese_verify.serving.service import number
+from siamese_verify.serving.permission import allows, missing, needs
+from siamese_verify.serving.problem import Problem, said
+from siamese_verify.serving.service import number, truth
 
 if TYPE_CHECKING:
     from siamese_verify.serving.admission import Held
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
     from siamese_verify.serving.people import People
     from siamese_verify.serving.service import Service
 
-T = TypeVar("T")
-
 
 def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
     """Add the routes of a gallery."""
+    from siamese_verify.gallery.search_threshold import RATES
+
     engine = service.engine
 
     async def enrolled(form: Form, held: Held) -> dict[str, Any]:
@@ -42,33 +41,51 @@ def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
             "warnings": list(result.warnings),
         }
 
-    @app.post("/v1/enroll", response_model=EnrollAnswer, summary="Remember a person", **description.ENROLL)
-    async def enroll(request: Request) -> Any:
-        return await service.answer(request, {"photo": service.settings.photos}, ("name", "several"), enrolled)
+    several = {"photo": service.settings.photos}
+    sent = description.form(several, description.ENROLL, ("name",))
 
-    async def identified(form: Form, held: Held) -> dict[str, Any]:
-        far = number(form, "far")
+    @app.post(
+        "/v1/enroll", response_model=EnrollAnswer, dependencies=needs("enroll"), summary="Remember a person", **sent
+    )
+    async def enroll(request: Request) -> Any:
+        return await service.answer(request, several, description.ENROLL, enrolled)
+
+    async def identified(request: Request, form: Form, held: Held) -> dict[str, Any]:
+        far, scores, all_scores = number(form, "far"), truth(form, "scores"), allows(request, "scores")
+        # A score that can be watched can be climbed, photo by photo, until a stranger passes for somebody; and by
+        # bisecting the rate of a search it could be read off.
+        if scores and not all_scores:
+            raise missing(request, "scores", "may not see the scores of people who were not found")
+        if far is not None and far > RATES[0] and not all_scores:
+            raise missing(
+                request, "scores", f"may not search at a far above {RATES[0]:g}, which would tell near misses"
+            )
         faces, spent = await service.faces(form, "photo", held)
         rows = await engine.embed(faces)
-        work = partial(gallery.identify_embedding, rows, far=far, face=faces[0], milliseconds=spent)
+        work = partial(gallery.identify_embedding, rows, far=far, scores=scores, face=faces[0], milliseconds=spent)
         result = await engine.in_thread(partial(said, work))
-        answer = result.to_dict()
-        # Who was nearly meant is nobody's business: a search for a stranger must not list the people enrolled.
-        answer["candidates"] = [one for one in answer["candidates"] if one["score"] >= result.threshold]
-        return {**answer, "sentence": result.sentence()}
+        return {**result.to_dict(), "sentence": result.sentence()}
 
-    @app.post("/v1/identify", response_model=IdentifyAnswer, summary="Who is this, if anybody?", **description.IDENTIFY)
+    @app.post(
+        "/v1/identify",
+        response_model=IdentifyAnswer,
+        dependencies=needs("identify"),
+        summary="Who is this, if anybody?",
+        **description.form({"photo": 1}, description.IDENTIFY),
+    )
     async def identify(request: Request) -> Any:
-        return await service.answer(request, {"photo": 1}, ("far", "several"), identified)
+        return await service.answer(request, {"photo": 1}, description.IDENTIFY, partial(identified, request))
 
-    @app.get("/v1/people", response_model=PeopleAnswer, summary="Who is enrolled?")
+    @app.get("/v1/people", response_model=PeopleAnswer, dependencies=needs("read"), summary="Who is enrolled?")
     async def people() -> Any:
         with service.admission.answer():
             known = await engine.in_thread(partial(said, gallery.people))
         fields = ("name", "enrolled", "templates")
         return {"people": [{field: getattr(person, field) for field in fields} for person in known]}
 
-    @app.delete("/v1/people/{name:path}", response_model=ForgetAnswer, summary="Forget a person")
+    @app.delete(
+        "/v1/people/{name:path}", response_model=ForgetAnswer, dependencies=needs("delete"), summary="Forget a person"
+    )
     async def forget(name: str) -> Any:
         known = checked_name(name)
 
@@ -80,14 +97,6 @@ def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
         with service.admission.answer():
             await engine.in_thread(partial(said, work))
         return {"forgotten": True}
-
-
-def said(work: Callable[[], T]) -> T:
-    """Do something of a gallery's, and say in HTTP why it cannot be done."""
-    try:
-        return work()
-    except InputError as error:
-        raise Problem(422, "invalid_field", str(error)) from None
 
 
 def checked_name(name: str) -> str:

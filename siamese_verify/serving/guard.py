@@ -9,6 +9,7 @@ import traceback
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from siamese_verify.serving.page_files import FILES
 from siamese_verify.serving.problem import GONE, Problem
 
 if TYPE_CHECKING:
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("siamese_verify.serving")
 
-OPEN = frozenset(
-    {"/", "/page.css", "/page.js", "/icon.svg", "/healthz", "/openapi.json"}
-)  # need no key, are not counted against one
+OPEN = frozenset({*FILES, "/healthz", "/openapi.json"})  # need no key, are not counted against one
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+CHALLENGE = ("WWW-Authenticate", 'Bearer realm="siamese-verify"')
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -109,13 +109,16 @@ class Guard:
             raise Problem(403, "wrong_origin", "A page of another origin may not use this server: open its own page.")
         known = self.keys.find(sent_key(headers)) if self.keys else None
         if known:
-            scope["state"]["asks"] = f"key {known}"
-        wait = self.rates.wait(f"key {known}" if known else client)
+            scope["state"]["asks"], scope["state"]["key"] = f"key {known.name}", known
+        wait = self.rates.wait(f"key {known.name}" if known else client)
         if wait:
             raise Problem(429, "too_many_requests", f"You ask too often: try again in {wait} s.", retry=wait)
         if self.keys and not known:
             detail = "An API key is needed: send it as Authorization: Bearer KEY or X-API-Key: KEY."
-            raise Problem(401, "no_key", detail, headers=[("WWW-Authenticate", 'Bearer realm="siamese-verify"')])
+            raise Problem(401, "no_key", detail, headers=[CHALLENGE])
+        if known and known.expired():
+            detail = f"The key {known.name} expired on {known.expires}: ask whoever runs the server for another."
+            raise Problem(401, "expired_key", detail, headers=[CHALLENGE])
 
     async def _refuse(self, problem: Problem, status: int, send: Send) -> None:
         self.metrics.refusals.labels(problem.reason).inc()

@@ -32,6 +32,7 @@ class People(Protocol):
         embedding: NDArray[np.float32],
         *,
         far: float | None = None,
+        scores: bool = False,
         face: SeenFace | None = None,
         milliseconds: dict[str, float] | None = None,
     ) -> Identification:

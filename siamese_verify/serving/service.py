@@ -96,9 +96,7 @@ class Service:
         Raises:
             Problem: a photo is unreadable or does not show one face, or there is no such policy.
         """
-        several = policy(form)
-        if several == "any":
-            raise Problem(422, "invalid_field", "Of several faces one is needed: refuse, largest or central.")
+        several = one_face(form)
         photos = [(str(row), content) for row, content in enumerate(form.photos.pop(name), 1)]
         seen = await self.engine.see(photos, several)
         photos.clear()
@@ -179,6 +177,18 @@ def policy(form: Form) -> Several | None:
     if text and text not in SEVERAL:
         raise Problem(422, "invalid_field", f"The field several is one of {', '.join(SEVERAL)}.")
     return cast("Several | None", text or None)
+
+
+def one_face(form: Form) -> Several | None:
+    """Read which of several faces.
+
+    Raises:
+        Problem: nothing that is known, or all of them.
+    """
+    several = policy(form)
+    if several == "any":
+        raise Problem(422, "invalid_field", "Of several faces one is needed: refuse, largest or central.")
+    return several
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:

@@ -22,7 +22,7 @@ class Settings:
         hosts: names in `Host` that it answers to; empty for those of this machine on loopback, any name elsewhere.
         photo_bytes: most of one photo.
         photo_pixels: most of one photo.
-        photos: most in one request, of `/v1/embed` and `/v1/enroll`.
+        photos: most in one request, of `/v1/embed` and `/v1/enroll`; pairs of `/v1/verify/batch`.
         body_bytes: of all bodies that are held at a time; more wait nowhere, they are refused.
         uploads: requests that are being read at a time.
         in_flight: requests that are being answered at a time.
@@ -35,6 +35,7 @@ class Settings:
         body_seconds: for the whole body of a request.
         answer_seconds: for an answer once the body is there.
         shutdown_seconds: for requests in flight when the server is told to end.
+        allow_scores: without keys, searches may ask for the scores of people who were not found.
     """
 
     host: str = "127.0.0.1"
@@ -55,6 +56,7 @@ class Settings:
     body_seconds: float = 30.0
     answer_seconds: float = 30.0
     shutdown_seconds: float = 30.0
+    allow_scores: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -80,8 +82,8 @@ class Settings:
         return tuple(dict.fromkeys(("localhost", "127.0.0.1", "[::1]", bracketed(self.host))))
 
     def request_bytes(self, photos: int) -> int:
-        """Most that a request with so many photos may send."""
-        return photos * self.photo_bytes + BEYOND_PHOTOS
+        """Most that a request with so many photos may send; a batch no more than other requests of many photos."""
+        return min(photos, self.photos) * self.photo_bytes + BEYOND_PHOTOS
 
 
 def is_loopback(host: str) -> bool:

@@ -77,13 +77,13 @@ class StandIn(Verifier):
 
 def serve(arguments: list[str]) -> None:
     """Serve a stand-in as a process of its own; the arguments are fields of `Settings`, as in `rate=0`."""
-    from siamese_verify.serving.api_keys import KeyFile, hash_of
+    from siamese_verify.serving.api_keys import SCOPES, Key, KeyFile, hash_of
     from siamese_verify.serving.app import create_app
     from siamese_verify.serving.server import listen, run
     from siamese_verify.serving.settings import Settings
 
     given = dict(argument.split("=") for argument in arguments)
-    keys = KeyFile([hash_of(given.pop("key"))]) if "key" in given else None
+    keys = KeyFile([Key(hash_of(given.pop("key")), "test", frozenset(SCOPES))]) if "key" in given else None
     stand_in = StandIn(float(given.pop("seconds", 0)))
     settings = Settings(port=0, **{name: float(value) if "." in value else int(value) for name, value in given.items()})  # type: ignore[arg-type]
     run(create_app(stand_in, settings, keys=keys), settings, listen(settings), ready=lambda url: print(url, flush=True))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import tempfile
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
@@ -138,7 +140,7 @@ def test_a_count_that_refuses_is_heard() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["", "application/json", "image/png", "multipart/mixed; boundary=XX", "text/plain", "é"]
+    "kind", ["", "application/jsonp", "text/json", "image/png", "multipart/mixed; boundary=XX", "text/plain", "é"]
 )
 def test_another_content_type_is_refused(kind: str) -> None:
     assert refusal(b"{}", kind=kind).status == 415
@@ -188,3 +190,94 @@ def test_a_field_has_its_own_limit() -> None:
 
 def test_a_name_that_is_not_known_is_not_said_back() -> None:
     assert "secret" not in refusal(body(part("secret", b"1"))).detail
+
+
+# ---- JSON
+
+
+def packed(photo: bytes) -> str:
+    return base64.b64encode(photo).decode()
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_json_is_the_same_form(size: int) -> None:
+    photo = bytes(range(256))
+    sent = {
+        "a": f"data:image/png;name=x;base64,{packed(photo)}",
+        "photo": [packed(bytes([n])) for n in (3, 1, 2)],
+        "far": 1e-3,
+        "name": "Žofie 李",
+    }
+    for content in (json.dumps(sent), json.dumps(sent, ensure_ascii=False, indent=1)):
+        form = read(content.encode(), size, kind="application/json; charset=utf-8")
+        assert form.photos == {"a": [photo], "photo": [b"\3", b"\1", b"\2"]}
+        assert form.fields == {"far": "0.001", "name": "Žofie 李"}
+
+
+def test_base64_in_lines_true_and_null_are_taken() -> None:
+    photo = bytes(200)
+    content = json.dumps({"a": base64.encodebytes(photo).decode(), "far": True, "name": None})
+    form = read(content.encode(), kind="application/json")
+    assert (form.photos, form.fields) == ({"a": [photo]}, {"far": "true"})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '"a"',
+        "[" * 900,
+        '{"a": "' + packed(b"1"),
+        '{"a": 1}',
+        '{"a": ["MQ==", "MQ=="]}',
+        '{"photo": []}',
+        '{"photo": [["MQ=="]]}',
+        '{"a": "MQ"}',
+        '{"a": "!!!!"}',
+        '{"a": "data:image/png,MQ=="}',
+        '{"a": "MQ==", "a": "MQ=="}',
+        '{"far": NaN}',
+        '{"far": {"x": 1}}',
+        '{"far": "\\ud800"}',
+        '{"far": ' + "9" * 5000 + "}",
+        '{"secret": 1}',
+        '{"secret": ' + "[" * 3000,
+    ],
+)
+def test_what_is_no_form_in_json_is_malformed(content: str) -> None:
+    problem = refusal(content.encode(), kind="application/json", body_bytes=9000)
+    assert (problem.status, problem.reason) == (400, "malformed_request")
+    assert "secret" not in problem.detail
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "photo"),
+    [
+        ({"a": packed(bytes(1001))}, 413, "a"),
+        ({"far": "1" * 3000}, 413, None),
+        ({"photo": [packed(bytes(1000))] * 3, "name": "x" * 2100}, 413, None),
+        ({"a": "data:text/html;base64,MQ=="}, 415, "a"),
+    ],
+)
+def test_json_has_the_limits_of_a_form(sent: dict[str, Any], status: int, photo: str | None) -> None:
+    problem = refusal(json.dumps(sent).encode(), kind="application/json", body_bytes=3000)
+    assert (problem.status, problem.photo) == (status, photo)
+
+
+def test_photos_that_fit_into_a_form_fit_into_json() -> None:
+    photos = [bytes(1000), bytes(999), bytes(1000)]
+    content = json.dumps({"photo": [base64.encodebytes(photo).decode() for photo in photos], "name": "Ada"})
+    assert read(content.encode(), kind="application/json", body_bytes=3100).photos["photo"] == photos
+
+
+def test_json_that_grows_when_it_is_parsed_is_refused_before() -> None:
+    """A list of empty lists takes twenty times the memory of its text."""
+    content = b'{"far": [' + b"[]," * 1_000_000 + b"1]}"
+    tracemalloc.start()
+    try:
+        assert refusal(content, kind="application/json", body_bytes=1 << 22).status == 400
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()

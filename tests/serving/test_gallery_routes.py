@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import base64
 import io
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -15,6 +17,8 @@ from tests.serving.stand_in import NO_FACE, StandIn
 pytest.importorskip("cryptography", reason="needs cryptography: pip install 'siamese-verify[gallery]'")
 
 from siamese_verify.gallery import Gallery, new_key
+from siamese_verify.serving.api_keys import KeyFile, add_key
+from siamese_verify.serving.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +49,64 @@ async def test_a_search_for_a_stranger_lists_nobody(gallery: Gallery) -> None:
     async with client_of(gallery=gallery) as client:
         await client.post("/v1/enroll", data={"name": "Ada"}, files=[("photo", photo(1))])
         answer = (await client.post("/v1/identify", files={"photo": photo(9)})).json()
-    assert (answer["name"], answer["candidates"]) == (None, [])
+    assert (answer["name"], answer["candidates"], answer["score"]) == (None, [], None)
+    assert "best score" not in answer["sentence"]
+
+
+@pytest.mark.parametrize("fields", [{"scores": "true"}, {"far": "0.5"}, {"far": "0.0011"}])
+async def test_the_score_of_somebody_who_was_not_found_needs_leave(fields: dict[str, str], gallery: Gallery) -> None:
+    """Neither said, nor read off by asking at which rate the person would have been found."""
+    async with client_of(gallery=gallery) as client:
+        await client.post("/v1/enroll", data={"name": "Ada"}, files=[("photo", photo(1))])
+        response = await client.post("/v1/identify", files={"photo": photo(9)}, data=fields)
+        assert (response.status_code, response.json()["scope"]) == (403, "scores")
+        stricter = await client.post("/v1/identify", files={"photo": photo(1)}, data={"far": "0.001"})
+        assert stricter.json()["name"] == "Ada"
+    async with client_of(gallery=gallery, settings=Settings(rate=0, allow_scores=True)) as client:
+        response = await client.post("/v1/identify", files={"photo": photo(9)}, data=fields)
+        assert response.status_code == 200
+        assert (response.json()["score"] is None) == ("scores" not in fields)
+
+
+async def test_a_key_of_the_scope_scores_sees_the_most_alike(gallery: Gallery, tmp_path: Path) -> None:
+    plain = add_key(tmp_path / "keys", "plain", "identify,enroll")
+    trusted = add_key(tmp_path / "keys", "trusted", "identify,scores")
+    settings = Settings(rate=0, allow_scores=True)  # for servers without keys
+    async with client_of(gallery=gallery, keys=KeyFile.read(tmp_path / "keys"), settings=settings) as client:
+        sent: dict[str, Any] = {
+            "data": {"name": "Ada"},
+            "files": [("photo", photo(1))],
+            "headers": {"X-API-Key": plain},
+        }
+        assert (await client.post("/v1/enroll", **sent)).status_code == 200
+        for key, status in ((plain, 403), (trusted, 200)):
+            asked: dict[str, Any] = {
+                "files": {"photo": photo(9)},
+                "data": {"scores": "yes"},
+                "headers": {"X-API-Key": key},
+            }
+            response = await client.post("/v1/identify", **asked)
+            assert response.status_code == status
+    found = response.json()
+    assert found["name"] is None
+    assert [one["name"] for one in found["candidates"]] == ["Ada"]
+    assert found["candidates"][0]["score"] == found["score"] < found["threshold"]
+
+
+async def test_enrolling_tells_no_score_of_somebody_who_was_not_found(gallery: Gallery) -> None:
+    async with client_of(gallery=gallery) as client:
+        for seed in (1, 9):
+            sent: dict[str, Any] = {"data": {"name": "Ada"}, "files": [("photo", photo(seed))]}
+            warnings = (await client.post("/v1/enroll", **sent)).json()["warnings"]
+    assert any("unlike the others of this name" in warning for warning in warnings)
+    assert not any("score" in warning for warning in warnings)
+
+
+async def test_json_enrols_and_finds(gallery: Gallery) -> None:
+    content = base64.b64encode(photo(1)).decode()
+    async with client_of(gallery=gallery) as client:
+        assert (await client.post("/v1/enroll", json={"name": "Ada", "photo": [content]})).json()["added"] == 1
+        assert (await client.post("/v1/identify", json={"photo": content})).json()["name"] == "Ada"
 
 
 async def test_a_face_is_enrolled_as_the_gallery_itself_would(gallery: Gallery) -> None:

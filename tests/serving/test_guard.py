@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from siamese_verify.serving.api_keys import KeyFile, add_key
+from siamese_verify.serving.api_keys import SCOPES, KeyFile, add_key
 from siamese_verify.serving.guard import host_name
 from siamese_verify.serving.settings import Settings
 from tests.serving.conftest import client_of, pair
@@ -14,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[str, KeyFile]:
-    key = add_key(tmp_path / "keys")
+    key = add_key(tmp_path / "keys", "kiosk")
     return key, KeyFile.read(tmp_path / "keys")
 
 
@@ -39,10 +42,72 @@ async def test_a_key_opens_by_either_header(keys: tuple[str, KeyFile]) -> None:
             assert (await client.post("/v1/verify", headers=headers, **pair())).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/icon.svg", "/healthz", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/", "/page.css", "/page.js", "/icon.svg", "/docs", "/docs.js", "/docs.css", "/healthz", "/openapi.json"]
+)
 async def test_the_page_opens_without_a_key_to_take_one(path: str, keys: tuple[str, KeyFile]) -> None:
     async with client_of(keys=keys[1]) as client:
         assert (await client.get(path)).status_code == 200
+
+
+class Nobody:
+    """A gallery without people."""
+
+    def people(self) -> list[Any]:
+        return []
+
+
+NEEDED = {
+    "POST /v1/verify": "verify",
+    "POST /v1/verify/batch": "verify",
+    "POST /v1/faces": "verify",
+    "POST /v1/embed": "verify",
+    "POST /v1/enroll": "enroll",
+    "POST /v1/identify": "identify",
+    "GET /v1/people": "read",
+    "GET /metrics": "read",
+    "DELETE /v1/people/Ada": "delete",
+}
+
+
+async def test_every_route_needs_its_scope_and_no_other(tmp_path: Path) -> None:
+    keys = {scope: add_key(tmp_path / "keys", scope, scope) for scope in SCOPES}
+    async with client_of(keys=KeyFile.read(tmp_path / "keys"), gallery=Nobody()) as client:
+        described = (await client.get("/openapi.json")).json()["paths"]
+        routes = {f"{method.upper()} {path}" for path, one in described.items() for method in one}
+        assert routes - {"GET /healthz", "GET /readyz", "GET /v1/model"} == {
+            route.replace("Ada", "{name}") for route in NEEDED
+        }, "a route without a scope"
+        for scope, key in keys.items():
+            headers = {"X-API-Key": key}
+            assert (await client.get("/v1/model", headers=headers)).status_code == 200
+            for route, needed in NEEDED.items():
+                method, path = route.split()
+                response = await client.request(method, path, headers=headers)
+                if scope == needed:
+                    assert response.status_code in (200, 404, 415), route
+                    continue
+                said = response.json()
+                assert (response.status_code, said["reason"], said["scope"]) == (403, "missing_scope", needed)
+                assert f"The key {scope} may not" in said["detail"]
+                assert f'scope="{needed}"' in response.headers["www-authenticate"]
+
+
+async def test_a_key_whose_time_is_over_opens_nothing_and_says_so(keys: tuple[str, KeyFile]) -> None:
+    over = KeyFile([replace(keys[1].keys[0], expires=date(2020, 1, 1))])
+    async with client_of(keys=over) as client:
+        response = await client.get("/v1/model", headers={"X-API-Key": keys[0]})
+        assert (response.status_code, response.json()["reason"]) == (401, "expired_key")
+        assert "kiosk expired on 2020-01-01" in response.json()["detail"]
+        wrong = await client.get("/v1/model", headers={"X-API-Key": keys[0] + "a"})
+        assert wrong.json()["reason"] == "no_key"
+
+
+async def test_the_log_has_the_name_of_the_key(keys: tuple[str, KeyFile], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with client_of(keys=keys[1]) as client:
+        await client.get("/v1/model", headers={"X-API-Key": keys[0]})
+    assert any(record.message.endswith("key kiosk") for record in caplog.records)
 
 
 async def test_a_key_is_in_no_log(keys: tuple[str, KeyFile], caplog: pytest.LogCaptureFixture) -> None:

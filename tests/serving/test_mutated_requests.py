@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gc
+import json
 import random
 import time
 from collections import Counter
@@ -23,7 +25,7 @@ from tests.serving.stand_in import StandIn
 
 T = TypeVar("T")
 KINDS = [photo(seed, 40, 40, kind) for seed, kind in enumerate(("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"))]
-ENTRIES = ("/v1/verify", "/v1/embed", "/v1/enroll", "/v1/identify")
+ENTRIES = ("/v1/verify", "/v1/verify/batch", "/v1/faces", "/v1/embed", "/v1/enroll", "/v1/identify")
 LIMITS = Settings(rate=0, photo_bytes=200_000, photo_pixels=1_000_000, answer_seconds=5.0, workers=1)
 CASES = 10_000
 SLOWEST = 5.0  # seconds
@@ -57,7 +59,7 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
 
 def checked(response: httpx.Response) -> int:
     """An answer is an answer, or a problem that is documented; a mistake of the server's is neither."""
-    assert response.status_code in {200, 400, 404, 405, 408, 413, 415, 422, 503}, response.text
+    assert response.status_code in {200, 400, 403, 404, 405, 408, 413, 415, 422, 503}, response.text
     if response.status_code != 200:
         said = response.json()
         assert said["reason"] in REASONS
@@ -74,10 +76,10 @@ class Gallery:
 
         return Enrolment(name, "p", len(embeddings), len(embeddings))
 
-    def identify_embedding(self, embedding: Any, *, far: Any = None, face: Any = None, milliseconds: Any = None) -> Any:
+    def identify_embedding(self, embedding: Any, **asked: Any) -> Any:
         from siamese_verify.gallery import Identification
 
-        return Identification(False, None, None, 0.5, None, far, (), 1, 1, False, face=face)
+        return Identification(False, None, None, 0.5, None, asked["far"], (), 1, 1, False, face=asked["face"])
 
     def people(self) -> list[Any]:
         return []
@@ -86,9 +88,12 @@ class Gallery:
         return 0
 
 
-def encoded(entry: str, contents: list[bytes], fields: dict[str, str]) -> tuple[bytes, str]:
-    """The body and type of a form."""
-    names = ("a", "b") if entry == "/v1/verify" else ("photo",)
+def encoded(entry: str, contents: list[bytes], fields: dict[str, str], packed: bool) -> tuple[bytes, str]:
+    """The body and type of a form, or of the same as JSON."""
+    names = ("a", "b") if entry.startswith("/v1/verify") else ("photo",)
+    if packed:
+        photos = {name: base64.b64encode(content).decode() for name, content in zip(names, contents, strict=False)}
+        return json.dumps({**photos, **fields}).encode(), "application/json"
     files = [(name, ("x.jpg", content, "image/jpeg")) for name, content in zip(names, contents, strict=False)]
     request = httpx.Request("POST", "http://127.0.0.1" + entry, files=files, data=fields)
     return request.read(), request.headers["content-type"]
@@ -119,7 +124,7 @@ def test_ten_thousand_mutated_requests_are_answered_in_time_without_a_crash_or_g
                 contents[rng.randrange(2)] = rng.randbytes(rng.randrange(500))
             elif case % 3 == 1:
                 contents = [mutated(content, rng) for content in contents]
-            body, kind = encoded(entry, contents, fields)
+            body, kind = encoded(entry, contents, fields, rng.random() < 0.5)
             if case % 3 == 2:  # the form itself
                 body = mutated(body, rng)
                 kind = kind if rng.random() < 0.8 else mutated(kind.encode(), rng).decode("latin-1")
@@ -143,14 +148,17 @@ def test_ten_thousand_mutated_requests_are_answered_in_time_without_a_crash_or_g
 @given(
     entry=st.sampled_from(ENTRIES),
     fields=st.dictionaries(
-        st.sampled_from(["far", "threshold", "several", "decide", "crops", "name", "other"]),
+        st.sampled_from(["far", "threshold", "prior", "several", "decide", "crops", "scores", "name", "other"]),
         st.one_of(st.text(max_size=40), st.floats().map(str), st.integers().map(str), st.just("[" * 1500)),
         max_size=4,
     ),
     kinds=st.lists(st.sampled_from([*KINDS, b"", b"\0"]), min_size=2, max_size=2),
+    packed=st.booleans(),
 )
-def test_any_fields_get_an_answer_or_a_sentence(entry: str, fields: dict[str, str], kinds: list[bytes]) -> None:
-    body, kind = encoded(entry, kinds, fields)
+def test_any_fields_get_an_answer_or_a_sentence(
+    entry: str, fields: dict[str, str], kinds: list[bytes], packed: bool
+) -> None:
+    body, kind = encoded(entry, kinds, fields, packed)
 
     async def ask(client: httpx.AsyncClient) -> int:
         return checked(await client.post(entry, content=body, headers={"Content-Type": kind}))

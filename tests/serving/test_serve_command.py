@@ -76,16 +76,30 @@ def test_a_package_that_is_missing_is_said_in_a_sentence(monkeypatch: pytest.Mon
 def test_a_new_key_is_printed_once_and_opens(tmp_path: Path) -> None:
     from siamese_verify.serving.api_keys import KeyFile
 
+    options = ["--key-name", "kiosk", "--key-scopes", "verify,identify", "--key-expires", "2999-01-01"]
     run = subprocess.run(
-        [sys.executable, "-m", "siamese_verify.cli", "serve", "--new-key", str(tmp_path / "keys")],
+        [sys.executable, "-m", "siamese_verify.cli", "serve", "--new-key", str(tmp_path / "keys"), *options],
         capture_output=True,
         text=True,
         cwd=ROOT,
         timeout=60,
         check=True,
     )
-    assert KeyFile.read(tmp_path / "keys").find(run.stdout.strip())
+    known = KeyFile.read(tmp_path / "keys").find(run.stdout.strip())
+    assert known is not None
+    assert known.line().split()[1:] == ["kiosk", "verify,identify", "2999-01-01"]
     assert "shown once" in run.stderr
+
+
+def test_scores_of_people_who_were_not_found_are_off_unless_they_are_allowed() -> None:
+    assert not command.settings_of(parsed()).allow_scores
+    assert command.settings_of(parsed("--allow-scores")).allow_scores
+
+
+def test_the_codes_of_failures_can_be_had_without_a_server() -> None:
+    program = "import sys; from siamese_verify.serving.problem import REASONS; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not {"fastapi", "pydantic", "starlette", "uvicorn", "numpy"} & set(run.stdout.split())
 
 
 def test_a_hook_is_found_by_its_name_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

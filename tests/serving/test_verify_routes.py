@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 from typing import Any
 
 import httpx
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siamese_verify.serving.answers import DECISION
 from siamese_verify.serving.settings import Settings
+from siamese_verify.verification import SeenFace
 from tests.serving.conftest import client_of, pair, photo
 from tests.serving.stand_in import BROKEN, NO_FACE, SEVERAL, SLOW, StandIn
 
@@ -43,6 +46,150 @@ async def test_a_threshold_of_ones_own_is_kept() -> None:
     async with client_of() as client:
         for threshold, same in (("-1", True), ("1", False)):
             assert (await client.post("/v1/verify", **pair(threshold=threshold))).json()["same"] is same
+
+
+async def test_a_probability_is_given_for_a_prior_that_is_stated_only() -> None:
+    async with client_of() as client:
+        without = (await client.post("/v1/verify", **pair(photo(1), photo(1)))).json()
+        stated = (await client.post("/v1/verify", **pair(photo(1), photo(1), prior="0.2"))).json()
+        other = (await client.post("/v1/verify", **pair(photo(1), photo(1), prior="0.2", far="0.1"))).json()
+        wrong = await client.post("/v1/verify", **pair(prior="1"))
+    assert (without["prior"], without["probability"]) == (None, None)
+    ratio = without["log_likelihood_ratio"]
+    assert "times as frequent among pairs of one person as among pairs of two people" in without["likelihood"]
+    odds = math.exp(ratio) * 0.2 / 0.8
+    assert (stated["prior"], stated["probability"]) == (0.2, pytest.approx(odds / (1 + odds), rel=1e-9))
+    assert (other["log_likelihood_ratio"], other["probability"]) == (ratio, stated["probability"])
+    assert (wrong.status_code, wrong.json()["reason"]) == (422, "invalid_field")
+
+
+def packed(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+async def test_json_gets_the_answer_of_a_form() -> None:
+    async with client_of() as client:
+        for path, names in (("verify", ("a", "b")), ("embed", ("photo",)), ("faces", ("photo",))):
+            sent = {name: photo(seed) for seed, name in enumerate(names)}
+            form = (await client.post(f"/v1/{path}", files=sent)).json()
+            packs = {name: packed(content) for name, content in sent.items()}
+            answer = (await client.post(f"/v1/{path}", json=packs)).json()
+            for one in (form, answer):
+                one.pop("milliseconds", None)
+            assert answer == form
+
+
+async def test_a_batch_answers_each_pair_as_if_it_came_alone() -> None:
+    firsts = [photo(1), photo(2, NO_FACE), photo(3), b"nothing"]
+    seconds = [photo(1), photo(2), photo(4), photo(5, SEVERAL)]
+    files = [(name, content) for name, side in (("a", firsts), ("b", seconds)) for content in side]
+    judge = StandIn()
+    async with client_of(judge) as client:
+        judge.batches.clear()
+        batch = (await client.post("/v1/verify/batch", files=files, data={"far": "0.1", "prior": "0.5"})).json()
+        assert judge.batches == [5]  # the faces that there are, together
+        sent = {"a": [*map(packed, firsts)], "b": [*map(packed, seconds)], "far": 0.1, "prior": 0.5}
+        assert [one["error"] for one in (await client.post("/v1/verify/batch", json=sent)).json()["results"]] == [
+            one["error"] for one in batch["results"]
+        ]
+        for first, second, result in zip(firsts, seconds, batch["results"], strict=True):
+            alone = await client.post("/v1/verify", **pair(first, second, far="0.1", prior="0.5"))
+            assert (result["decision"] is None) == (alone.status_code != 200)
+            if alone.status_code == 200:
+                expected, found = alone.json(), result["decision"]
+                assert found["score"] == pytest.approx(expected["score"], abs=1e-6)
+                for volatile in ("score", "log_likelihood_ratio", "probability", "milliseconds", "likelihood"):
+                    expected.pop(volatile), found.pop(volatile)
+                assert found == expected
+            else:
+                assert {name: value for name, value in result["error"].items() if value is not None} == alone.json()
+    assert [result["error"] and result["error"]["reason"] for result in batch["results"]] == [
+        None,
+        "no_face",
+        None,
+        "unreadable_photo",
+    ]
+
+
+async def test_one_photo_is_compared_with_many() -> None:
+    judge = StandIn()
+    async with client_of(judge) as client:
+        judge.looking = 0
+        files = [("a", photo(2)), *(("b", photo(seed)) for seed in (1, 2, 3))]
+        results = (await client.post("/v1/verify/batch", files=files)).json()["results"]
+        assert judge.looking == 4
+    assert [one["decision"]["same"] for one in results] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fields", "status", "reason"),
+    [
+        (2, 3, {}, 400, "malformed_request"),
+        (2, 1, {}, 400, "malformed_request"),
+        (0, 1, {}, 400, "malformed_request"),
+        (1, 17, {}, 400, "malformed_request"),
+        (1, 1, {"several": "any"}, 422, "invalid_field"),
+        (1, 1, {"far": "0.7"}, 422, "invalid_field"),
+        (1, 1, {"crops": "true"}, 400, "malformed_request"),
+    ],
+)
+async def test_a_batch_that_cannot_be_answered_at_all_says_so(
+    first: int, second: int, fields: dict[str, str], status: int, reason: str
+) -> None:
+    judge = StandIn()
+    async with client_of(judge) as client:
+        judge.looking = 0
+        files = [*[("a", photo(1))] * first, *[("b", photo(1))] * second]
+        response = await client.post("/v1/verify/batch", files=files, data=fields)
+    assert (response.status_code, response.json()["reason"]) == (status, reason)
+    assert judge.looking == 0
+
+
+async def test_a_batch_of_photos_without_a_face_is_an_answer() -> None:
+    async with client_of() as client:
+        files = [("a", photo(1, NO_FACE)), ("b", photo(2, NO_FACE))]
+        response = await client.post("/v1/verify/batch", files=files)
+    assert response.status_code == 200
+    assert response.json()["results"][0]["error"]["photo"] == "a"
+
+
+@pytest.mark.parametrize(("width", "found"), [(64, 1), (SEVERAL, 2), (NO_FACE, 0)])
+async def test_all_faces_of_a_photo_are_listed(width: int, found: int) -> None:
+    async with client_of() as client:
+        answer = (await client.post("/v1/faces", files={"photo": photo(1, width)}, data={"crops": "true"})).json()
+        without = (await client.post("/v1/faces", files={"photo": photo(1, width)})).json()
+    assert (answer["found"], answer["listed"], len(answer["faces"])) == (found, found, found)
+    assert all(face["crop"].startswith("data:image/png;base64,") for face in answer["faces"])
+    assert [face["crop"] for face in without["faces"]] == [None] * found
+    assert all(face["quality"]["sharpness"] > 0 for face in answer["faces"])
+
+
+async def test_a_crowd_is_listed_in_part() -> None:
+    class Crowd(StandIn):
+        def find(self, photo: Any, name: str | None = None, several: str | None = None) -> list[SeenFace]:
+            return super().find(photo, name, several) * 500
+
+    async with client_of(Crowd()) as client:
+        answer = (await client.post("/v1/faces", files={"photo": photo(1)})).json()
+    assert (answer["found"], answer["listed"], len(answer["faces"])) == (500, 64, 64)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs.js", "/page.css", "/openapi.json", "/healthz", "/v1/model"])
+async def test_head_is_get_without_its_body(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with client_of() as client:
+        got, head = await client.get(path), await client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers == got.headers
+    assert int(head.headers["content-length"]) == len(got.content)
+    assert any(record.message.startswith("HEAD ") for record in caplog.records)
+
+
+async def test_head_of_what_takes_no_get_is_refused() -> None:
+    async with client_of() as client:
+        response = await client.head("/v1/verify")
+        assert (response.status_code, response.headers["allow"]) == (405, "POST")
+        assert (await client.head("/nothing")).status_code == 404
 
 
 async def test_faces_come_back_only_when_they_are_asked_for() -> None:
@@ -111,7 +258,8 @@ async def test_a_missing_photo_and_an_empty_body_are_malformed() -> None:
         only = await client.post("/v1/verify", files={"a": photo(1)})
         assert (only.status_code, only.json()["detail"]) == (400, "The form cannot be used: the photo b is missing.")
         assert (await client.post("/v1/verify", content=b"")).status_code == 415
-        assert (await client.post("/v1/verify", json={"a": "[" * 100_000})).status_code == 415
+        only = await client.post("/v1/verify", json={"a": "MQ=="})
+        assert (only.status_code, only.json()["reason"]) == (400, "malformed_request")
 
 
 async def test_a_mistake_of_the_servers_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -158,6 +306,13 @@ async def test_the_description_says_that_attacks_are_not_detected_and_has_exampl
     async with client_of() as client:
         described = (await client.get("/openapi.json")).json()
     assert "does not detect presentation attacks" in described["info"]["description"]
+    for path, operations in described["paths"].items():
+        if "post" not in operations:
+            continue
+        content = operations["post"]["requestBody"]["content"]
+        form, packed = (content[kind]["schema"] for kind in ("multipart/form-data", "application/json"))
+        assert form["required"] == packed["required"]
+        assert form["properties"].keys() == packed["properties"].keys(), path
     form = described["paths"]["/v1/verify"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["a", "b"]
     assert described["components"]["schemas"]["VerifyAnswer"]["examples"]
@@ -165,13 +320,22 @@ async def test_the_description_says_that_attacks_are_not_detected_and_has_exampl
     assert {"400", "401", "413", "415", "422", "429", "503"} <= set(responses)
 
 
-async def test_an_example_of_the_description_has_the_fields_of_an_answer() -> None:
+async def test_the_description_says_which_scope_a_route_needs() -> None:
     async with client_of() as client:
         described = (await client.get("/openapi.json")).json()
+    assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert described["components"]["securitySchemes"]["header"]["name"] == "X-API-Key"
+    scopes = {path: next(iter(one.values())).get("security") for path, one in described["paths"].items()}
+    assert scopes["/v1/verify"] == [{"bearer": ["verify"]}, {"header": ["verify"]}]
+    assert scopes["/v1/model"] == [{"bearer": []}, {"header": []}]
+    assert scopes["/healthz"] is None
+
+
+async def test_the_example_of_the_description_has_the_fields_of_an_answer() -> None:
+    async with client_of() as client:
         answer = (await client.post("/v1/verify", **pair())).json()
-    example = described["components"]["schemas"]["VerifyAnswer"]["examples"][0]
-    assert set(example) == set(answer)
-    assert set(example["faces"][0]) | {"crop", "explanation"} == set(answer["faces"][0])
+    assert set(DECISION) == set(answer)
+    assert set(DECISION["faces"][0]) | {"crop", "explanation"} == set(answer["faces"][0])
 
 
 async def test_counters_are_counted_without_names() -> None:

@@ -45,7 +45,7 @@ async function ask(path, options = {}) {
 
 async function meet() {
   try {
-    model = await ask("/v1/model");
+    model = await ask("v1/model");
   } catch (error) {
     if (error.status === 401) {
       const again = !$("key-form").hidden;
@@ -58,6 +58,8 @@ async function meet() {
     return;
   }
   $("key-form").hidden = true;
+  $("prior").disabled = model.calibration === null;
+  if ($("prior").disabled) $("prior-note").textContent = "This model was not calibrated, so no probability can be given.";
   $("model").textContent = model.name.split("/").pop();
   $("model").title = model.name;
   if (model.liveness) $("notice").textContent = "A liveness check of this server's owner looks at each photo first. No such check catches everything.";
@@ -219,6 +221,13 @@ $("compare").addEventListener("submit", async (event) => {
     $(names[missing]).focus();
     return;
   }
+  const prior = stated();
+  if (prior === null) {
+    $("status").textContent = "The share of pairs of one person is a number above 0 and below 100, or empty.";
+    $("prior").closest("details").open = true;
+    $("prior").focus();
+    return;
+  }
   clear();
   const mine = asked;
   $("go").setAttribute("aria-busy", "true");
@@ -228,11 +237,12 @@ $("compare").addEventListener("submit", async (event) => {
   for (const side of Object.keys(sides)) form.append(side, sides[side].file, `${side}.jpg`); // its own name is nobody's business
   if ($("far").value) form.append("far", $("far").value);
   if ($("several").value) form.append("several", $("several").value);
+  if (prior) form.append("prior", prior);
   if ($("decide").checked) form.append("decide", "true");
   if ($("explain").checked) form.append("explain", "true");
   form.append("crops", "true");
   try {
-    const answer = await ask("/v1/verify", { method: "POST", body: form });
+    const answer = await ask("v1/verify", { method: "POST", body: form });
     if (mine === asked) show(answer);
   } catch (error) {
     if (mine === asked) fail(error);
@@ -243,6 +253,14 @@ $("compare").addEventListener("submit", async (event) => {
     $("status").textContent = "";
   }
 });
+
+// The prior as the server takes it, "" for none, null for a text that is none.
+function stated() {
+  const text = $("prior").value.trim().replace("%", "").replace(",", ".").trim();
+  if (!text || $("prior").disabled) return "";
+  const share = Number(text) / 100;
+  return share > 0 && share < 1 ? String(share) : null;
+}
 
 function fail(error) {
   if (error.status === 401) {
@@ -270,7 +288,7 @@ function show(answer) {
   $("result").dataset.same = same;
   $("sign").setAttribute("d", SIGNS[same]);
   $("verdict").textContent = VERDICTS[same];
-  $("meaning").textContent = rarity(answer);
+  $("meaning").textContent = [rarity(answer), answer.likelihood].filter(Boolean).join(" ");
   remarks("reasons", answer.reasons);
   remarks("warnings", answer.warnings);
   facts(answer);
@@ -300,14 +318,19 @@ function remarks(id, sentences) {
 
 const plain = (text) => text.replace(/^photo a\b/, "First photo").replace(/^photo b\b/, "Second photo").replace(/\bphoto a\b/g, "the first photo").replace(/\bphoto b\b/g, "the second photo");
 
+function ends([low, high]) {
+  if (low === null) return high === null ? "unknown" : `below ${number(high)}`;
+  return high === null ? `from ${number(low)} on, its upper end is unknown` : `${number(low)} to ${number(high)}`;
+}
+
 function facts(answer) {
   const rows = [["Score", number(answer.score), "how alike the faces are, \u22121 to 1"]];
   const interval = answer.threshold_interval;
-  const between = interval && interval.every((end) => end !== null) ? `; 95\u00a0% interval ${number(interval[0])} to ${number(interval[1])}` : "";
+  const between = interval ? `; 95\u00a0% interval ${ends(interval)}` : "";
   rows.push(["Threshold", answer.threshold === null ? "\u221e" : number(answer.threshold), answer.far === null ? "one of your own" : `at most ${percent(answer.far)} of strangers pass${between}`]);
   if (answer.probability !== null) {
     const p = answer.probability;
-    rows.push(["Probability", p > 0.999 ? `over ${percent(0.999)}` : p < 0.001 ? `under ${percent(0.001)}` : percent(p), "of one person; 50\u00a0% at the threshold"]);
+    rows.push(["Probability", p > 0.999 ? `over ${percent(0.999)}` : p < 0.001 ? `under ${percent(0.001)}` : percent(p), `of one person, if ${percent(answer.prior)} of the pairs you ask about are`]);
   }
   $("facts").replaceChildren(...rows.map(([name, value, note]) => make("div", {}, make("dt", {}, name), make("dd", { class: "value" }, value), make("dd", {}, note))));
 }
@@ -333,16 +356,16 @@ function mark(side, seen) {
   const shown = $(`side-${side}`).querySelector("img");
   if (!seen.box || !shown || !shown.naturalWidth) return;
   const [w, h] = [shown.naturalWidth, shown.naturalHeight];
-  const back = { 0: (x, y) => [x, y], 90: (x, y) => [w - y, x], 180: (x, y) => [w - x, h - y], 270: (x, y) => [y, h - x] }[seen.turned];
-  const [x1, y1] = back(seen.box[0], seen.box[1]);
-  const [x2, y2] = back(seen.box[2], seen.box[3]);
-  const at = { x: Math.min(x1, x2), y: Math.min(y1, y2), width: Math.abs(x2 - x1), height: Math.abs(y2 - y1), rx: Math.abs(x2 - x1) / 20 };
+  const [x1, y1, x2, y2] = seen.box; // of the photo as it was turned about its middle, which made it larger
+  const [cos, sin] = [Math.cos, Math.sin].map((of) => Math.abs(of((seen.turned * Math.PI) / 180)));
+  const back = `translate(${w / 2} ${h / 2}) rotate(${seen.turned}) translate(${-(w * cos + h * sin) / 2} ${-(w * sin + h * cos) / 2})`;
+  const at = { x: x1, y: y1, width: x2 - x1, height: y2 - y1, rx: (x2 - x1) / 20, transform: back };
   shown.after(make("svg", { class: "marks", viewBox: `0 0 ${w} ${h}`, preserveAspectRatio: "xMidYMid meet", "aria-hidden": "true" }, make("rect", { ...at, class: "halo" }), make("rect", { ...at, class: "box" })));
 }
 
 function numbers(answer) {
   const rows = [["Model", answer.model], ["Measured on", answer.measured_on || "a threshold of your own"], ["Impostor pairs", whole(answer.impostors)]];
-  if (answer.evidence !== null) rows.push(["Evidence", `${number(answer.evidence, 2)} nats for one person`]);
+  if (answer.log_likelihood_ratio !== null) rows.push(["Log-likelihood ratio", `${number(answer.log_likelihood_ratio, 2)} nats for one person`]);
   rows.push(["Time", Object.entries(answer.milliseconds).map(([stage, spent]) => `${stage} ${spent.toFixed(0)} ms`).join(", ")]);
   $("numbers").replaceChildren(...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 }
@@ -383,8 +406,9 @@ function draw() {
   }
   const limit = last.threshold;
   const interval = last.threshold_interval;
-  if (interval && interval.every((end) => end !== null)) {
-    parts.push(make("rect", { class: "interval", x: x(interval[0]), width: Math.max(1, x(interval[1]) - x(interval[0])), y: top - 22, height: base - top + 22 }));
+  if (interval) {
+    const [from, to] = [Math.max(low, interval[0] ?? low), Math.min(1, interval[1] ?? 1)].map(x);
+    parts.push(make("rect", { class: "interval", x: from, width: Math.max(1, to - from), y: top - 22, height: base - top + 22 }));
   }
   if (limit !== null && limit >= low && limit <= 1) {
     parts.push(make("line", { class: "limit", x1: x(limit), x2: x(limit), y1: top - 22, y2: base }));
