@@ -6,8 +6,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -17,8 +16,9 @@ from PIL import Image
 
 from siamese_verify.errors import InputError
 from siamese_verify.serving.micro_batcher import Full, MicroBatcher
-from siamese_verify.serving.problem import GONE, Problem, busy
-from siamese_verify.serving.sent_photo import decode_photo
+from siamese_verify.serving.problem import Problem, busy, gone
+from siamese_verify.serving.sent_photo import declared_pixels, decode_photo
+from siamese_verify.serving.workers import Workers
 from siamese_verify.verification.decision import best_pair
 from siamese_verify.verification.result import NoDecision
 
@@ -65,8 +65,9 @@ class FaceEngine:
 
     def __init__(self, verifier: Verifier, settings: Settings, metrics: Metrics) -> None:
         self.verifier, self.settings = verifier, settings
-        self._threads = ThreadPoolExecutor(settings.workers, "looks-for-faces")
-        self._explaining = ThreadPoolExecutor(1, "explains")  # seconds each: apart from those who look for faces
+        self._threads = Workers(settings.workers, "looks-for-faces")
+        self._explaining = Workers(1, "explains")  # seconds each: apart from those who look for faces
+        self._weighing = Workers(1, "reads-heads")  # who is refused does not wait for those who look for faces
         self._batcher = MicroBatcher(
             verifier.embed_crops,
             settings.batch,
@@ -79,18 +80,34 @@ class FaceEngine:
         """Do something in one of the threads; if the caller is cancelled before it began, it never begins."""
         return await asyncio.wrap_future(self._threads.submit(work))
 
+    async def weigh(self, photos: Iterable[bytes]) -> int:
+        """Add up the pixels that photos declare; those that are refused for it count nothing."""
+        files, most = list(photos), self.settings.photo_pixels
+
+        def work() -> int:
+            return sum(size for size in map(declared_pixels, files) if size <= most)
+
+        return await asyncio.wrap_future(self._weighing.submit(work))
+
     async def see(self, photos: Sequence[tuple[str, bytes]], several: Several | None) -> list[Seen]:
         """Find the faces of photos, each (name, bytes of a file); one face each unless `several` is `any`.
 
         Raises:
             Problem: one is unreadable, or does not allow a decision.
         """
-        return await gathered([self.in_thread(partial(self._see, name, data, several)) for name, data in photos])
+        stop = threading.Event()
+        work = [partial(self._see, name, data, several, stop) for name, data in photos]
+        try:
+            return await gathered([self.in_thread(one) for one in work])
+        finally:
+            stop.set()  # the client has gone, another photo failed, or it took too long
 
-    def _see(self, name: str, content: bytes, several: Several | None) -> Seen:
+    def _see(self, name: str, content: bytes, several: Several | None, stop: threading.Event) -> Seen:
         began = time.perf_counter()
         photo = decode_photo(content, name, self.settings.photo_pixels)
         read = time.perf_counter()
+        if stop.is_set():
+            raise gone()
         try:
             faces = self.verifier.find(photo, f"photo {name}", several)
         except NoDecision as error:
@@ -141,6 +158,10 @@ class FaceEngine:
         self._decide(0.0, (), far, threshold, decide, 1, None)  # a wrong rate is said before any photo is decoded
         first, second = await self.see(photos, several)
         decoded()
+        if len(first.faces) + len(second.faces) > self.settings.faces:
+            shown, most = f"{len(first.faces)} and {len(second.faces)} faces", self.settings.faces
+            detail = f"The photos show {shown}, more than {most} together: crop them, or choose largest or central."
+            raise Problem(422, "several_faces", detail)
         began = time.perf_counter()
         rows = await self.embed([*first.faces, *second.faces])
         embedding = 1000 * (time.perf_counter() - began)
@@ -190,7 +211,7 @@ class FaceEngine:
         """
         stop = threading.Event()
         try:
-            return await asyncio.wrap_future(self._explaining.submit(self._explain, left, right, stop))
+            return await asyncio.wrap_future(self._explaining.submit(partial(self._explain, left, right, stop)))
         finally:
             stop.set()  # the client has gone, or it took too long
 
@@ -199,7 +220,7 @@ class FaceEngine:
 
         def advance(done: int, total: int) -> None:
             if stop.is_set():
-                raise Problem(GONE, "gone", "The client has gone.")
+                raise gone()
 
         try:
             found = explain(Waiting(self._batcher), left, right, batch=EXPLAINED, advance=advance)
@@ -224,11 +245,25 @@ class FaceEngine:
                 self.verifier.find(picture)
         self.verifier.embed_crops(np.zeros((1, spec.size, spec.size, 3), dtype=np.uint8))
 
-    def close(self) -> None:
-        """Finish what was begun, and end the threads."""
-        for pool in (self._explaining, self._threads):
-            pool.shutdown(wait=True, cancel_futures=True)
-        self._batcher.close()
+    @property
+    def stuck(self) -> bool:
+        """Nothing can be answered: every worker, or the encoder, has been at one piece of work for too long."""
+        seconds = self.settings.answer_seconds
+        return self._threads.stuck(seconds) or self._batcher.stuck(seconds)
+
+    def close(self, seconds: float = 1.0) -> bool:
+        """Begin nothing more, and end the threads; may be called again.
+
+        Args:
+            seconds: to wait for what was begun.
+
+        Returns:
+            Whether they ended.
+        """
+        end = time.monotonic() + seconds
+        pools = (self._weighing, self._explaining, self._threads)
+        ended = [pool.close(end - time.monotonic()) for pool in pools]
+        return all(ended) and self._batcher.close(max(0.0, end - time.monotonic()))
 
 
 async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -12,7 +12,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.serving import description
 from siamese_verify.serving.answers import EnrollAnswer, ForgetAnswer, IdentifyAnswer, PeopleAnswer
 from siamese_verify.serving.problem import Problem
-from siamese_verify.serving.service import number
+from siamese_verify.serving.service import asking, number
 
 if TYPE_CHECKING:
     from siamese_verify.serving.admission import Held
@@ -62,14 +62,14 @@ def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
         return await service.answer(request, {"photo": 1}, ("far", "several"), identified)
 
     @app.get("/v1/people", response_model=PeopleAnswer, summary="Who is enrolled?")
-    async def people() -> Any:
-        with service.admission.answer():
+    async def people(request: Request) -> Any:
+        with service.admission.answer(asking(request)):
             known = await engine.in_thread(partial(said, gallery.people))
         fields = ("name", "enrolled", "templates")
         return {"people": [{field: getattr(person, field) for field in fields} for person in known]}
 
     @app.delete("/v1/people/{name:path}", response_model=ForgetAnswer, summary="Forget a person")
-    async def forget(name: str) -> Any:
+    async def forget(request: Request, name: str) -> Any:
         known = checked_name(name)
 
         def work() -> None:
@@ -77,7 +77,7 @@ def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
                 raise Problem(404, "not_found", "Nobody of this name is enrolled: /v1/people lists who is.")
             gallery.forget(known)
 
-        with service.admission.answer():
+        with service.admission.answer(asking(request)):
             await engine.in_thread(partial(said, work))
         return {"forgotten": True}
 

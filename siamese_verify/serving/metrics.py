@@ -37,6 +37,7 @@ class Metrics:
         self.in_flight = Gauge(f"{name}_in_flight", "Requests that are answered now", registry=self.registry)
         self.uploads = Gauge(f"{name}_uploads", "Requests that are read now", registry=self.registry)
         self.body_bytes = Gauge(f"{name}_body_bytes", "Of the bodies that are held now", registry=self.registry)
+        self.pixels = Gauge(f"{name}_pixels", "Of the photos that are answered now", registry=self.registry)
 
     def batch(self, faces: int, seconds: float) -> None:
         """Count a batch that was embedded."""

@@ -27,6 +27,7 @@ REASONS = {
     "too_many_requests": "this client asks more often than it may",
     "internal": "a mistake of the server's, which is in its log",
     "busy": "more requests are in flight than the server takes",
+    "not_ready": "the server's workers are stuck, so that nothing can be answered",
     "timeout": "the answer took too long",
 }
 
@@ -68,3 +69,19 @@ class Problem(Exception):
 def busy() -> Problem:
     """Say that there are more requests in flight than the server takes."""
     return Problem(503, "busy", "More requests are in flight than this server takes: try again in a second.", retry=1)
+
+
+def gone() -> Problem:
+    """Say to nobody that the client has gone: it is counted, not answered."""
+    return Problem(GONE, "gone", "The client has gone.")
+
+
+def not_ready() -> Problem:
+    """Say that no work gets done."""
+    detail = "All of the server's workers have been at one photo for too long: try again later, or start it anew."
+    return Problem(503, "not_ready", detail, retry=30)
+
+
+def ending() -> Problem:
+    """Say that the server was told to end before there was an answer."""
+    return Problem(503, "busy", "The server is being stopped: try again in a moment.", retry=5)

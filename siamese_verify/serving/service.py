@@ -10,9 +10,11 @@ from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from starlette.requests import ClientDisconnect
+
 from siamese_verify.serving.admission import Admission, Held
 from siamese_verify.serving.form import Form, malformed, read_form
-from siamese_verify.serving.problem import GONE, Problem
+from siamese_verify.serving.problem import Problem, gone, not_ready
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,9 +61,11 @@ class Service:
         Raises:
             Problem: the form cannot be used, there are too many requests, or it took too long.
         """
-        settings, held = self.settings, None
+        settings, client, held = self.settings, asking(request), None
+        if self.engine.stuck:
+            raise not_ready()
         try:
-            with self.admission.upload() as held:
+            with self.admission.upload(client) as held:
                 form = await read_form(
                     request.stream(),
                     content_type=request.headers.get("content-type", ""),
@@ -71,13 +75,20 @@ class Service:
                     photo_bytes=settings.photo_bytes,
                     body_bytes=settings.request_bytes(sum(photos.values())),
                     seconds=settings.body_seconds,
+                    stall_seconds=settings.stall_seconds,
+                    rate=settings.body_rate,
                     count=held.add,
                 )
-            for name in photos:
-                if name not in form.photos:
-                    raise malformed(f"the photo {name} is missing")
-            with self.admission.answer():
+                for name in photos:
+                    if name not in form.photos:
+                        raise malformed(f"the photo {name} is missing")
+                sent = [photo for part in form.photos.values() for photo in part]
+                pixels = await self._in_time(request, self.engine.weigh(sent))
+                sent.clear()
+            with self.admission.answer(client, pixels):
                 return await self._in_time(request, work(form, held))
+        except ClientDisconnect:
+            raise gone() from None
         finally:
             if held is not None:
                 held.release()
@@ -108,27 +119,33 @@ class Service:
 
     def measure(self) -> None:
         """Tell the gauges how much is in flight."""
-        self.metrics.in_flight.set(self.admission.in_flight)
-        self.metrics.uploads.set(self.admission.uploads)
-        self.metrics.body_bytes.set(self.admission.held)
+        self.metrics.in_flight.set(self.admission.in_flight.held)
+        self.metrics.uploads.set(self.admission.uploads.held)
+        self.metrics.body_bytes.set(self.admission.bytes.held)
+        self.metrics.pixels.set(self.admission.pixels.held)
 
     async def _in_time(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
         """Await an answer; give up when it takes too long or nobody waits for it."""
         task = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(disconnected(request))
+        left = asyncio.ensure_future(disconnected(request))
         try:
             async with asyncio.timeout(self.settings.answer_seconds):
-                await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             detail = f"The answer took more than {self.settings.answer_seconds:g} s: try again later."
             raise Problem(503, "timeout", detail, retry=5) from None
         finally:
-            gone.cancel()
+            left.cancel()
             if not task.done():
                 task.cancel()
         if not task.done() or task.cancelled():
-            raise Problem(GONE, "gone", "The client has gone.")  # nobody reads it
+            raise gone()
         return task.result()
+
+
+def asking(request: Request) -> str:
+    """Whose share a request takes: that of a key or of an address, as `Guard` found it."""
+    return str(request.scope["state"]["client"])
 
 
 async def disconnected(request: Request) -> None:

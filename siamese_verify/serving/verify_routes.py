@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 
 from siamese_verify.serving import description
 from siamese_verify.serving.answers import EmbedAnswer, HealthAnswer, ModelAnswer, VerifyAnswer
+from siamese_verify.serving.problem import not_ready
 from siamese_verify.serving.score_scale import score_scale
 from siamese_verify.serving.service import Service, data_uri, number, policy, truth
 
@@ -75,6 +76,12 @@ def add_verify(app: FastAPI, service: Service) -> None:
     @app.get("/healthz", response_model=HealthAnswer, summary="Is the server up?")
     async def healthz() -> Any:
         return {"status": "ok", "model": record.name}
+
+    @app.get("/readyz", response_model=HealthAnswer, summary="Can it answer now?")
+    async def readyz() -> Any:
+        if engine.stuck:
+            raise not_ready()
+        return {"status": "ready", "model": record.name}
 
     @app.get("/metrics", summary="Counters for Prometheus", response_class=Response)
     async def metrics() -> Response:

@@ -85,8 +85,20 @@ def serve(arguments: list[str]) -> None:
     given = dict(argument.split("=") for argument in arguments)
     keys = KeyFile([hash_of(given.pop("key"))]) if "key" in given else None
     stand_in = StandIn(float(given.pop("seconds", 0)))
-    settings = Settings(port=0, **{name: float(value) if "." in value else int(value) for name, value in given.items()})  # type: ignore[arg-type]
+    if "trusted_proxies" in given:
+        given["trusted_proxies"] = tuple(given["trusted_proxies"].split(","))  # type: ignore[assignment]
+    settings = Settings(port=0, **{name: number(value) for name, value in given.items()})  # type: ignore[arg-type]
     run(create_app(stand_in, settings, keys=keys), settings, listen(settings), ready=lambda url: print(url, flush=True))
+
+
+def number(text: Any) -> Any:
+    """A number, or what is none as it is."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except (TypeError, ValueError):
+            continue
+    return text
 
 
 if __name__ == "__main__":

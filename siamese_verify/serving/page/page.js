@@ -45,7 +45,7 @@ async function ask(path, options = {}) {
 
 async function meet() {
   try {
-    model = await ask("/v1/model");
+    model = await ask("v1/model");
   } catch (error) {
     if (error.status === 401) {
       const again = !$("key-form").hidden;
@@ -232,7 +232,7 @@ $("compare").addEventListener("submit", async (event) => {
   if ($("explain").checked) form.append("explain", "true");
   form.append("crops", "true");
   try {
-    const answer = await ask("/v1/verify", { method: "POST", body: form });
+    const answer = await ask("v1/verify", { method: "POST", body: form });
     if (mine === asked) show(answer);
   } catch (error) {
     if (mine === asked) fail(error);
