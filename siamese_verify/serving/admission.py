@@ -33,7 +33,7 @@ class Shares:
         Args:
             client: who takes it.
             amount: likewise.
-            had: of what the client holds, the part that this request took before: one request may take all that is free.
+            had: part of what the client holds that this request took before: one request may take all that is free.
 
         Raises:
             Problem: 503, there is not so much.

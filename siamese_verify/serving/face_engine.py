@@ -6,7 +6,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -17,7 +17,7 @@ from PIL import Image
 from siamese_verify.errors import InputError
 from siamese_verify.serving.micro_batcher import Full, MicroBatcher
 from siamese_verify.serving.problem import Problem, busy, gone
-from siamese_verify.serving.sent_photo import declared_pixels, decode_photo
+from siamese_verify.serving.sent_photo import decode_photo
 from siamese_verify.serving.workers import Workers
 from siamese_verify.verification.decision import best_pair
 from siamese_verify.verification.result import NoDecision
@@ -67,7 +67,6 @@ class FaceEngine:
         self.verifier, self.settings = verifier, settings
         self._threads = Workers(settings.workers, "looks-for-faces")
         self._explaining = Workers(1, "explains")  # seconds each: apart from those who look for faces
-        self._weighing = Workers(1, "reads-heads")  # who is refused does not wait for those who look for faces
         self._batcher = MicroBatcher(
             verifier.embed_crops,
             settings.batch,
@@ -79,15 +78,6 @@ class FaceEngine:
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Do something in one of the threads; if the caller is cancelled before it began, it never begins."""
         return await asyncio.wrap_future(self._threads.submit(work))
-
-    async def weigh(self, photos: Iterable[bytes]) -> int:
-        """Add up the pixels that photos declare; those that are refused for it count nothing."""
-        files, most = list(photos), self.settings.photo_pixels
-
-        def work() -> int:
-            return sum(size for size in map(declared_pixels, files) if size <= most)
-
-        return await asyncio.wrap_future(self._weighing.submit(work))
 
     async def see(self, photos: Sequence[tuple[str, bytes]], several: Several | None) -> list[Seen]:
         """Find the faces of photos, each (name, bytes of a file); one face each unless `several` is `any`.
@@ -261,7 +251,7 @@ class FaceEngine:
             Whether they ended.
         """
         end = time.monotonic() + seconds
-        pools = (self._weighing, self._explaining, self._threads)
+        pools = (self._explaining, self._threads)
         ended = [pool.close(end - time.monotonic()) for pool in pools]
         return all(ended) and self._batcher.close(max(0.0, end - time.monotonic()))
 

@@ -90,7 +90,7 @@ def parsed(hop: str) -> Address | None:
 
 
 def subscriber(address: str) -> str:
-    """Whose limits an address uses up: its own, or those of its network in IPv6, where one client has many addresses."""
+    """Whose limits an address uses up: its own, or in IPv6, where one client has many addresses, its network's."""
     known = parsed(address)
     if isinstance(known, ipaddress.IPv6Address) and not known.is_loopback:
         return str(ipaddress.ip_network((known, SUBSCRIBER), strict=False))

@@ -33,18 +33,19 @@ def decode_photo(content: bytes, name: str, most_pixels: int) -> Image:
     """
     from PIL import Image, UnidentifiedImageError
 
-    from siamese_verify.faces.photo import open_photo
+    from siamese_verify.faces.photo import open_photo, read_heic
 
     if not content:
         raise Problem(400, "unreadable_photo", f"The photo {name} is empty: choose a file.", photo=name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is stricter
-            with _opened(content) as image:
+            read_heic(io.BytesIO(content), "the photo")
+            with Image.open(io.BytesIO(content), formats=[one for one in FORMATS if one in registered()]) as image:
                 width, height = image.size
     except Image.DecompressionBombError:
         raise _too_many(name, most_pixels) from None
-    except (UnidentifiedImageError, InputError):  # of the second kind: a HEIC photo, and no package for it
+    except (UnidentifiedImageError, InputError):  # of the second kind: HEIC, and no package for it
         kinds = "JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP"
         detail = f"The photo {name} is not a picture that can be read: send {kinds}."
         raise Problem(400, "unreadable_photo", detail, photo=name) from None
@@ -56,30 +57,6 @@ def decode_photo(content: bytes, name: str, most_pixels: int) -> Image:
         return open_photo(content, f"The photo {name}")
     except InputError:
         raise _damaged(name) from None
-
-
-def declared_pixels(content: bytes) -> int:
-    """Pixels that the head of an image file declares; 0 where it cannot be read, which decoding says."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with _opened(content) as image:
-                return image.width * image.height
-    except Exception:  # damage deep in a file can raise anything
-        return 0
-
-
-def _opened(content: bytes) -> Image:
-    """Read the head of an image file."""
-    from PIL import Image
-
-    from siamese_verify.faces.photo import read_heic
-
-    file = io.BytesIO(content)
-    read_heic(file, "the photo")
-    return Image.open(file, formats=[one for one in FORMATS if one in registered()])
 
 
 def registered() -> frozenset[str]:

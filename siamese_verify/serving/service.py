@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import itertools
 import math
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from starlette.requests import ClientDisconnect
 
 from siamese_verify.serving.admission import Admission, Held
+from siamese_verify.serving.declared_size import declared_pixels
 from siamese_verify.serving.form import Form, malformed, read_form
 from siamese_verify.serving.problem import Problem, gone, not_ready
 
@@ -79,19 +81,24 @@ class Service:
                     rate=settings.body_rate,
                     count=held.add,
                 )
-                for name in photos:
-                    if name not in form.photos:
-                        raise malformed(f"the photo {name} is missing")
-                sent = [photo for part in form.photos.values() for photo in part]
-                pixels = await self._in_time(request, self.engine.weigh(sent))
-                sent.clear()
-            with self.admission.answer(client, pixels):
+            for name in photos:
+                if name not in form.photos:
+                    raise malformed(f"the photo {name} is missing")
+            with self.admission.answer(client, self.weight(form)):
                 return await self._in_time(request, work(form, held))
         except ClientDisconnect:
             raise gone() from None
         finally:
             if held is not None:
                 held.release()
+
+    def weight(self, form: Form) -> int:
+        """Pixels of a form's photos, by their heads; what has too many is refused unseen, and weighs nothing."""
+        most, total = self.settings.photo_pixels, 0
+        for photo in itertools.chain(*form.photos.values()):
+            pixels = declared_pixels(photo)
+            total += most if pixels is None else pixels if pixels <= most else 0
+        return total
 
     async def faces(self, form: Form, name: str, held: Held) -> tuple[list[SeenFace], dict[str, float]]:
         """Find the one face of each photo of a form, and let go of the form's bytes.

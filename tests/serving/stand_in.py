@@ -82,12 +82,12 @@ def serve(arguments: list[str]) -> None:
     from siamese_verify.serving.server import listen, run
     from siamese_verify.serving.settings import Settings
 
-    given = dict(argument.split("=") for argument in arguments)
+    given: dict[str, Any] = dict(argument.split("=") for argument in arguments)
     keys = KeyFile([hash_of(given.pop("key"))]) if "key" in given else None
     stand_in = StandIn(float(given.pop("seconds", 0)))
     if "trusted_proxies" in given:
-        given["trusted_proxies"] = tuple(given["trusted_proxies"].split(","))  # type: ignore[assignment]
-    settings = Settings(port=0, **{name: number(value) for name, value in given.items()})  # type: ignore[arg-type]
+        given["trusted_proxies"] = tuple(given["trusted_proxies"].split(","))
+    settings = Settings(port=0, **{name: number(value) for name, value in given.items()})
     run(create_app(stand_in, settings, keys=keys), settings, listen(settings), ready=lambda url: print(url, flush=True))
 
 

@@ -9,6 +9,7 @@ import pytest
 from siamese_verify.serving import face_engine
 from siamese_verify.serving.admission import Admission, Held, Shares
 from siamese_verify.serving.problem import Problem
+from siamese_verify.serving.sent_photo import decode_photo
 from siamese_verify.serving.settings import Settings
 from tests.serving.conftest import client_of, pair, photo
 from tests.serving.stand_in import SEVERAL, SLOW, StandIn
@@ -115,6 +116,8 @@ async def test_workers_that_are_stuck_are_said_and_nobody_waits_for_them() -> No
         assert (await client.get("/readyz")).json()["status"] == "ready"
         assert (await client.post("/v1/verify", **pair(photo(1, SLOW)))).json()["reason"] == "timeout"
         seen = judge.looking
+        while (await client.get("/readyz")).status_code == 200:
+            await asyncio.sleep(0.01)
         for response in (await client.get("/readyz"), await client.post("/v1/verify", **pair())):
             assert (response.status_code, response.json()["reason"]) == (503, "not_ready")
         assert judge.looking == seen
@@ -141,7 +144,7 @@ async def test_faces_that_are_compared_have_a_limit() -> None:
 async def test_nobody_looks_for_faces_for_a_client_that_left_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     judge, decoding = StandIn(), asyncio.Event()
     async with client_of(judge, Settings(rate=0, workers=1)) as client:
-        loop, decode = asyncio.get_running_loop(), face_engine.decode_photo
+        loop, decode = asyncio.get_running_loop(), decode_photo
 
         def slowly(*given: Any) -> Any:
             loop.call_soon_threadsafe(decoding.set)
