@@ -77,16 +77,10 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise InputError(f"A port is a number from 0 to 65535, got {self.port}.")
-        counts: tuple[str, ...] = (
-            "photo_bytes",
-            "photo_pixels",
-            "photos",
-            "faces",
-            "body_bytes",
-            "connections",
-            "uploads",
+        counts = (
+            *("photo_bytes", "photo_pixels", "photos", "faces", "body_bytes", "body_rate"),
+            *("connections", "uploads", "in_flight", "workers", "pixels", "batch"),
         )
-        counts = (*counts, "in_flight", "workers", "pixels", "batch", "body_rate")
         times = ("header_seconds", "body_seconds", "stall_seconds", "answer_seconds", "shutdown_seconds")
         for name in (*counts, "burst", *times):
             if not getattr(self, name) > 0:

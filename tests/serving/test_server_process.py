@@ -10,10 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import pytest
@@ -22,48 +21,10 @@ from uvicorn.server import ServerState
 
 from siamese_verify.serving.server import listen
 from siamese_verify.serving.settings import Settings
-from tests.serving.conftest import pair, photo
+from tests.serving.conftest import Running, pair, photo
 from tests.serving.stand_in import SLOW
 
 HERE = Path(__file__).resolve().parent
-
-
-class Running(NamedTuple):
-    url: str
-    port: int
-    process: subprocess.Popen[str]
-
-    def connected(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(20)
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Running]]:
-    running: list[subprocess.Popen[str]] = []
-
-    def run(**settings: object) -> Running:
-        arguments = [f"{name}={value}" for name, value in {"rate": 0, **settings}.items()]
-        path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / "stand_in.py"), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        running.append(process)
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        return Running(url, int(url.rstrip("/").rpartition(":")[2]), process)
-
-    yield run
-    for process in running:
-        process.kill()
-        process.communicate()
 
 
 def received(connection: socket.socket) -> bytes:
