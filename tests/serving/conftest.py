@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -89,7 +90,7 @@ def start() -> Iterator[Callable[..., Running]]:
         running.append(process)
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        return Running(url, int(url.rstrip("/").rpartition(":")[2]), process)
+        return Running(url, urlsplit(url).port or 0, process)
 
     yield run
     for process in running:
