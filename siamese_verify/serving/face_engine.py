@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from siamese_verify.errors import InputError
+from siamese_verify.serving.declared_size import declared_pixels
 from siamese_verify.serving.micro_batcher import Full, MicroBatcher
 from siamese_verify.serving.problem import Problem, busy, gone
 from siamese_verify.serving.sent_photo import decode_photo
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 EXPLAINED = 8  # crops of an explanation that are embedded together: others do not wait long
+LITTLE = 100_000  # pixels: what anything costs
 # A verifier says why it cannot decide in a sentence only; a test holds these to its own.
 
 
@@ -75,9 +77,14 @@ class FaceEngine:
             metrics.batch,
         )
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Do something in one of the threads; if the caller is cancelled before it began, it never begins."""
-        return await asyncio.wrap_future(self._threads.submit(work))
+    async def in_thread(self, work: Callable[[], T], pixels: int = LITTLE) -> T:
+        """Do something in one of the threads; if the caller is cancelled before it began, it never begins.
+
+        Args:
+            work: likewise.
+            pixels: that it looks at, as a measure of how long it takes.
+        """
+        return await asyncio.wrap_future(self._threads.submit(work, pixels))
 
     async def see(self, photos: Sequence[tuple[str, bytes]], several: Several | None) -> list[Seen]:
         """Find the faces of photos, each (name, bytes of a file); one face each unless `several` is `any`.
@@ -86,9 +93,12 @@ class FaceEngine:
             Problem: one is unreadable, or does not allow a decision.
         """
         stop = threading.Event()
-        work = [partial(self._see, name, data, several, stop) for name, data in photos]
+        work = [
+            self.in_thread(partial(self._see, name, data, several, stop), LITTLE + (declared_pixels(data) or 0))
+            for name, data in photos
+        ]
         try:
-            return await gathered([self.in_thread(one) for one in work])
+            return await gathered(work)
         finally:
             stop.set()  # the client has gone, another photo failed, or it took too long
 

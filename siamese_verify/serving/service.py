@@ -17,6 +17,7 @@ from siamese_verify.serving.admission import Admission, Held
 from siamese_verify.serving.declared_size import declared_pixels
 from siamese_verify.serving.form import Form, malformed, read_form
 from siamese_verify.serving.problem import Problem, gone, not_ready
+from siamese_verify.serving.workers import CLIENT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +65,7 @@ class Service:
             Problem: the form cannot be used, there are too many requests, or it took too long.
         """
         settings, client, held = self.settings, asking(request), None
+        CLIENT.set(client)
         if self.engine.stuck:
             raise not_ready()
         try:

@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from siamese_verify.commands.serve import serve_arguments, settings_of
 
 DEPLOY = Path(__file__).resolve().parents[2] / "docs/deploy"
-COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["siamese-verify"]
+COMPOSE = OmegaConf.load(DEPLOY / "compose.yaml")["services"]["siamese-verify"]
 UNIT = (DEPLOY / "siamese-verify.service").read_text()
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 
