@@ -135,7 +135,10 @@ def serve_here(options: argparse.Namespace, place: socket.socket, ready: Callabl
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if not settings.loopback and options.certificate is None:
         logging.warning("Without --certificate, keys and photos travel unencrypted: put a proxy with TLS before it.")
-    app = create_app(verifier, settings, keys=open_keys(options), gallery=gallery, liveness=hook is not None)
+    keys = open_keys(options)
+    if settings.trusted_proxies and keys is None:
+        logging.warning("Without --keys, everybody whom the proxy lets through may use the server.")
+    app = create_app(verifier, settings, keys=keys, gallery=gallery, liveness=hook is not None)
     try:
         return run(
             app,

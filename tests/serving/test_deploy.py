@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -17,7 +18,8 @@ from omegaconf import OmegaConf
 from siamese_verify.commands.serve import serve_arguments, settings_of
 
 DEPLOY = Path(__file__).resolve().parents[2] / "docs/deploy"
-COMPOSE = OmegaConf.load(DEPLOY / "compose.yaml")["services"]["siamese-verify"]
+LOADED: Any = OmegaConf.load(DEPLOY / "compose.yaml")
+COMPOSE = LOADED["services"]["siamese-verify"]
 UNIT = (DEPLOY / "siamese-verify.service").read_text()
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 
