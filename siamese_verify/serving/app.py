@@ -21,6 +21,7 @@ from siamese_verify.serving.head_requests import HeadRequests
 from siamese_verify.serving.metrics import Metrics
 from siamese_verify.serving.page_files import add_page
 from siamese_verify.serving.problem import Problem
+from siamese_verify.serving.proxies import Proxies
 from siamese_verify.serving.rate_limit import RateLimit
 from siamese_verify.serving.service import Service
 from siamese_verify.serving.settings import Settings
@@ -61,7 +62,9 @@ def create_app(
     service = Service(
         settings=settings,
         engine=engine,
-        admission=Admission(settings.uploads, settings.in_flight, settings.body_bytes),
+        admission=Admission(
+            settings.uploads, settings.in_flight, settings.body_bytes, settings.pixels * settings.workers
+        ),
         metrics=metrics,
         gallery=gallery,
         key_needed=keys is not None,
@@ -71,7 +74,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(engine.close)
+        await asyncio.to_thread(engine.close)  # within a second
 
     app = FastAPI(
         title="Siamese Verify",
@@ -97,6 +100,8 @@ def create_app(
         keys=keys,
         rates=RateLimit(settings.rate, settings.burst),
         metrics=metrics,
+        proxies=Proxies(settings.trusted_proxies, settings.proxy_header),
+        root_path=settings.root_path,
     )
     return app
 

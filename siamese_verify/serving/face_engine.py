@@ -7,7 +7,6 @@ import io
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -16,9 +15,11 @@ import numpy as np
 from PIL import Image
 
 from siamese_verify.errors import InputError
+from siamese_verify.serving.declared_size import declared_pixels
 from siamese_verify.serving.micro_batcher import Full, MicroBatcher
-from siamese_verify.serving.problem import GONE, Problem, busy
+from siamese_verify.serving.problem import Problem, busy, gone
 from siamese_verify.serving.sent_photo import decode_photo
+from siamese_verify.serving.workers import Workers
 from siamese_verify.verification.decision import best_pair
 from siamese_verify.verification.result import NoDecision
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 EXPLAINED = 8  # crops of an explanation that are embedded together: others do not wait long
+LITTLE = 100_000  # pixels: what anything costs
 # A verifier says why it cannot decide in a sentence only; a test holds these to its own.
 
 
@@ -65,8 +67,8 @@ class FaceEngine:
 
     def __init__(self, verifier: Verifier, settings: Settings, metrics: Metrics) -> None:
         self.verifier, self.settings = verifier, settings
-        self._threads = ThreadPoolExecutor(settings.workers, "looks-for-faces")
-        self._explaining = ThreadPoolExecutor(1, "explains")  # seconds each: apart from those who look for faces
+        self._threads = Workers(settings.workers, "looks-for-faces")
+        self._explaining = Workers(1, "explains")  # seconds each: apart from those who look for faces
         self._batcher = MicroBatcher(
             verifier.embed_crops,
             settings.batch,
@@ -75,9 +77,14 @@ class FaceEngine:
             metrics.batch,
         )
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Do something in one of the threads; if the caller is cancelled before it began, it never begins."""
-        return await asyncio.wrap_future(self._threads.submit(work))
+    async def in_thread(self, work: Callable[[], T], pixels: int = LITTLE) -> T:
+        """Do something in one of the threads; if the caller is cancelled before it began, it never begins.
+
+        Args:
+            work: likewise.
+            pixels: that it looks at, as a measure of how long it takes.
+        """
+        return await asyncio.wrap_future(self._threads.submit(work, pixels))
 
     async def see(self, photos: Sequence[tuple[str, bytes]], several: Several | None) -> list[Seen]:
         """Find the faces of photos, each (name, bytes of a file); one face each unless `several` is `any`.
@@ -85,12 +92,22 @@ class FaceEngine:
         Raises:
             Problem: one is unreadable, or does not allow a decision.
         """
-        return await gathered([self.in_thread(partial(self._see, name, data, several)) for name, data in photos])
+        stop = threading.Event()
+        work = [
+            self.in_thread(partial(self._see, name, data, several, stop), LITTLE + (declared_pixels(data) or 0))
+            for name, data in photos
+        ]
+        try:
+            return await gathered(work)
+        finally:
+            stop.set()  # the client has gone, another photo failed, or it took too long
 
-    def _see(self, name: str, content: bytes, several: Several | None) -> Seen:
+    def _see(self, name: str, content: bytes, several: Several | None, stop: threading.Event) -> Seen:
         began = time.perf_counter()
         photo = decode_photo(content, name, self.settings.photo_pixels)
         read = time.perf_counter()
+        if stop.is_set():
+            raise gone()
         try:
             faces = self.verifier.find(photo, f"photo {name}", several)
         except NoDecision as error:
@@ -145,6 +162,10 @@ class FaceEngine:
         )  # a wrong rate is said before any photo is decoded
         first, second = await self.see(photos, several)
         decoded()
+        if len(first.faces) + len(second.faces) > self.settings.faces:
+            shown, most = f"{len(first.faces)} and {len(second.faces)} faces", self.settings.faces
+            detail = f"The photos show {shown}, more than {most} together: crop them, or choose largest or central."
+            raise Problem(422, "several_faces", detail)
         began = time.perf_counter()
         rows = await self.embed([*first.faces, *second.faces])
         embedding = 1000 * (time.perf_counter() - began)
@@ -196,7 +217,7 @@ class FaceEngine:
         """
         stop = threading.Event()
         try:
-            return await asyncio.wrap_future(self._explaining.submit(self._explain, left, right, stop))
+            return await asyncio.wrap_future(self._explaining.submit(partial(self._explain, left, right, stop)))
         finally:
             stop.set()  # the client has gone, or it took too long
 
@@ -205,7 +226,7 @@ class FaceEngine:
 
         def advance(done: int, total: int) -> None:
             if stop.is_set():
-                raise Problem(GONE, "gone", "The client has gone.")
+                raise gone()
 
         try:
             found = explain(Waiting(self._batcher), left, right, batch=EXPLAINED, advance=advance)
@@ -230,11 +251,25 @@ class FaceEngine:
                 self.verifier.find(picture)
         self.verifier.embed_crops(np.zeros((1, spec.size, spec.size, 3), dtype=np.uint8))
 
-    def close(self) -> None:
-        """Finish what was begun, and end the threads."""
-        for pool in (self._explaining, self._threads):
-            pool.shutdown(wait=True, cancel_futures=True)
-        self._batcher.close()
+    @property
+    def stuck(self) -> bool:
+        """Nothing can be answered: every worker, or the encoder, has been at one piece of work for too long."""
+        seconds = self.settings.answer_seconds
+        return self._threads.stuck(seconds) or self._batcher.stuck(seconds)
+
+    def close(self, seconds: float = 1.0) -> bool:
+        """Begin nothing more, and end the threads; may be called again.
+
+        Args:
+            seconds: to wait for what was begun.
+
+        Returns:
+            Whether they ended.
+        """
+        end = time.monotonic() + seconds
+        pools = (self._explaining, self._threads)
+        ended = [pool.close(end - time.monotonic()) for pool in pools]
+        return all(ended) and self._batcher.close(max(0.0, end - time.monotonic()))
 
 
 async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

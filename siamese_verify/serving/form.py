@@ -291,6 +291,8 @@ async def read_form(
     photo_bytes: int,
     body_bytes: int,
     seconds: float,
+    stall_seconds: float,
+    rate: int,
     count: Callable[[int], None],
 ) -> Form:
     """Read a form as it arrives.
@@ -304,6 +306,8 @@ async def read_form(
         photo_bytes: likewise.
         body_bytes: most of the whole body.
         seconds: for the whole body.
+        stall_seconds: that it may fall behind its rate.
+        rate: bytes a second that come on the average at least.
         count: is told how many bytes come, before they are kept.
 
     Raises:
@@ -328,15 +332,17 @@ async def read_form(
         reader = FormReader(options[b"boundary"], photos, fields, photo_bytes)
     total = 0
     try:
-        async with asyncio.timeout(seconds):
+        began = asyncio.get_running_loop().time()
+        async with asyncio.timeout_at(began + min(seconds, stall_seconds)) as limit:
             async for chunk in chunks:
                 total += len(chunk)
+                limit.reschedule(began + min(seconds, stall_seconds + total / rate))
                 if total > body_bytes:
                     raise too_large("The body", body_bytes)
                 count(len(chunk))
                 for start in range(0, len(chunk), BLOCK):
                     reader.write(chunk[start : start + BLOCK])
     except TimeoutError:
-        detail = f"The body did not arrive within {seconds:g} seconds: send it faster, or smaller photos."
-        raise Problem(408, "slow_upload", detail) from None
+        detail = f"The body did not arrive within {seconds:g} s, or came at less than {rate / 1024:g} KB a second"
+        raise Problem(408, "slow_upload", f"{detail}: send it faster, or smaller photos.") from None
     return await asyncio.to_thread(reader.finished) if kind == JSON else reader.finished()

@@ -11,7 +11,7 @@ from siamese_verify.serving import description
 from siamese_verify.serving.answers import EnrollAnswer, ForgetAnswer, IdentifyAnswer, PeopleAnswer
 from siamese_verify.serving.permission import allows, missing, needs
 from siamese_verify.serving.problem import Problem, said
-from siamese_verify.serving.service import number, truth
+from siamese_verify.serving.service import asking, number, truth
 
 if TYPE_CHECKING:
     from siamese_verify.serving.admission import Held
@@ -77,8 +77,8 @@ def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
         return await service.answer(request, {"photo": 1}, description.IDENTIFY, partial(identified, request))
 
     @app.get("/v1/people", response_model=PeopleAnswer, dependencies=needs("read"), summary="Who is enrolled?")
-    async def people() -> Any:
-        with service.admission.answer():
+    async def people(request: Request) -> Any:
+        with service.admission.answer(asking(request)):
             known = await engine.in_thread(partial(said, gallery.people))
         fields = ("name", "enrolled", "templates")
         return {"people": [{field: getattr(person, field) for field in fields} for person in known]}
@@ -86,7 +86,7 @@ def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
     @app.delete(
         "/v1/people/{name:path}", response_model=ForgetAnswer, dependencies=needs("delete"), summary="Forget a person"
     )
-    async def forget(name: str) -> Any:
+    async def forget(request: Request, name: str) -> Any:
         known = checked_name(name)
 
         def work() -> None:
@@ -94,7 +94,7 @@ def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
                 raise Problem(404, "not_found", "Nobody of this name is enrolled: /v1/people lists who is.")
             gallery.forget(known)
 
-        with service.admission.answer():
+        with service.admission.answer(asking(request)):
             await engine.in_thread(partial(said, work))
         return {"forgotten": True}
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from siamese_verify.serving.supervisor import COUNTERS
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 FACES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """Counters of one server, in a registry of its own."""
+    """Counters of one server, in a registry of its own; those of its other processes are added to what is told."""
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,9 +40,11 @@ class Metrics:
         self.batch_seconds = Histogram(
             f"{name}_batch_seconds", "To embed a batch", buckets=SECONDS, registry=self.registry
         )
-        self.in_flight = Gauge(f"{name}_in_flight", "Requests that are answered now", registry=self.registry)
-        self.uploads = Gauge(f"{name}_uploads", "Requests that are read now", registry=self.registry)
-        self.body_bytes = Gauge(f"{name}_body_bytes", "Of the bodies that are held now", registry=self.registry)
+        gauge = partial(Gauge, multiprocess_mode="livesum")
+        self.in_flight = gauge(f"{name}_in_flight", "Requests that are answered now", registry=self.registry)
+        self.uploads = gauge(f"{name}_uploads", "Requests that are read now", registry=self.registry)
+        self.body_bytes = gauge(f"{name}_body_bytes", "Of the bodies that are held now", registry=self.registry)
+        self.pixels = gauge(f"{name}_pixels", "Of the photos that are answered now", registry=self.registry)
 
     def batch(self, faces: int, seconds: float) -> None:
         """Count a batch that was embedded."""
@@ -51,4 +59,8 @@ class Metrics:
 
     def text(self) -> bytes:
         """Write them in Prometheus' format."""
-        return generate_latest(self.registry)
+        registry = self.registry
+        if COUNTERS in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

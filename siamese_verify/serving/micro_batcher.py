@@ -51,8 +51,10 @@ class MicroBatcher:
         observe: Callable[[int, float], None] = lambda crops, seconds: None,
     ) -> None:
         self.embed, self.most, self.seconds, self.observe = embed, most, seconds, observe
-        self._queue: queue.Queue[Job | None] = queue.Queue(waiting)
+        self._queue: queue.Queue[Job | None] = queue.Queue()
+        self._waiting = waiting
         self._closed = False
+        self._began: float | None = None  # the batch that is embedded now
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="embeds-faces", daemon=True)
         self._thread.start()
@@ -74,19 +76,31 @@ class MicroBatcher:
         with self._lock:
             if self._closed:
                 raise RuntimeError("This MicroBatcher is closed.")
-            try:
-                self._queue.put_nowait(job)
-            except queue.Full:
-                raise Full from None
+            if self._queue.qsize() >= self._waiting:
+                raise Full
+            self._queue.put(job)
         return job.done
 
-    def close(self) -> None:
-        """Finish what waits, then end the thread; may be called again."""
+    def stuck(self, seconds: float) -> bool:
+        """Say whether one batch has been embedded for longer."""
+        began = self._began
+        return began is not None and time.monotonic() - began > seconds
+
+    def close(self, seconds: float | None = None) -> bool:
+        """Finish what waits, then end the thread; may be called again.
+
+        Args:
+            seconds: to wait for the end; None for as long as it takes.
+
+        Returns:
+            Whether it ended.
+        """
         with self._lock:
             first, self._closed = not self._closed, True
-        if first:
-            self._queue.put(None)
-        self._thread.join()
+            if first:
+                self._queue.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         ahead: Job | None = None  # taken from the queue, too large for the batch it was taken for
@@ -133,8 +147,11 @@ class MicroBatcher:
     def _embedded(self, crops: Crops) -> Rows:
         parts: list[Any] = []
         for start in range(0, len(crops), self.most):
-            began = time.monotonic()
+            self._began = began = time.monotonic()
             part = crops[start : start + self.most]
-            parts.append(self.embed(part))
+            try:
+                parts.append(self.embed(part))
+            finally:
+                self._began = None
             self.observe(len(part), time.monotonic() - began)
         return np.concatenate(parts) if parts else self.embed(crops)

@@ -34,6 +34,7 @@ REASONS = {
     "too_many_requests": "this client asks more often than it may",
     "internal": "a mistake of the server's, which is in its log",
     "busy": "more requests are in flight than the server takes",
+    "not_ready": "the server's workers are stuck, so that nothing can be answered",
     "timeout": "the answer took too long",
 }
 
@@ -87,3 +88,19 @@ def said(work: Callable[[], T]) -> T:
         return work()
     except InputError as error:
         raise Problem(422, "invalid_field", str(error)) from None
+
+
+def gone() -> Problem:
+    """Say to nobody that the client has gone: it is counted, not answered."""
+    return Problem(GONE, "gone", "The client has gone.")
+
+
+def not_ready() -> Problem:
+    """Say that no work gets done."""
+    detail = "All of the server's workers have been at one photo for too long: try again later, or start it anew."
+    return Problem(503, "not_ready", detail, retry=30)
+
+
+def ending() -> Problem:
+    """Say that the server was told to end before there was an answer."""
+    return Problem(503, "busy", "The server is being stopped: try again in a moment.", retry=5)

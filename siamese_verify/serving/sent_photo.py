@@ -33,18 +33,19 @@ def decode_photo(content: bytes, name: str, most_pixels: int) -> Image:
     """
     from PIL import Image, UnidentifiedImageError
 
-    from siamese_verify.faces.photo import open_photo
+    from siamese_verify.faces.photo import open_photo, read_heic
 
     if not content:
         raise Problem(400, "unreadable_photo", f"The photo {name} is empty: choose a file.", photo=name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is stricter
+            read_heic(io.BytesIO(content), "the photo")
             with Image.open(io.BytesIO(content), formats=[one for one in FORMATS if one in registered()]) as image:
                 width, height = image.size
     except Image.DecompressionBombError:
         raise _too_many(name, most_pixels) from None
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, InputError):  # of the second kind: HEIC, and no package for it
         kinds = "JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP"
         detail = f"The photo {name} is not a picture that can be read: send {kinds}."
         raise Problem(400, "unreadable_photo", detail, photo=name) from None

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import itertools
 import math
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from starlette.requests import ClientDisconnect
+
 from siamese_verify.serving.admission import Admission, Held
+from siamese_verify.serving.declared_size import declared_pixels
 from siamese_verify.serving.form import Form, malformed, read_form
-from siamese_verify.serving.problem import GONE, Problem
+from siamese_verify.serving.problem import Problem, gone, not_ready
+from siamese_verify.serving.workers import CLIENT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,9 +64,12 @@ class Service:
         Raises:
             Problem: the form cannot be used, there are too many requests, or it took too long.
         """
-        settings, held = self.settings, None
+        settings, client, held = self.settings, asking(request), None
+        CLIENT.set(client)
+        if self.engine.stuck:
+            raise not_ready()
         try:
-            with self.admission.upload() as held:
+            with self.admission.upload(client) as held:
                 form = await read_form(
                     request.stream(),
                     content_type=request.headers.get("content-type", ""),
@@ -71,16 +79,28 @@ class Service:
                     photo_bytes=settings.photo_bytes,
                     body_bytes=settings.request_bytes(sum(photos.values())),
                     seconds=settings.body_seconds,
+                    stall_seconds=settings.stall_seconds,
+                    rate=settings.body_rate,
                     count=held.add,
                 )
             for name in photos:
                 if name not in form.photos:
                     raise malformed(f"the photo {name} is missing")
-            with self.admission.answer():
+            with self.admission.answer(client, self.weight(form)):
                 return await self._in_time(request, work(form, held))
+        except ClientDisconnect:
+            raise gone() from None
         finally:
             if held is not None:
                 held.release()
+
+    def weight(self, form: Form) -> int:
+        """Pixels of a form's photos, by their heads; what has too many is refused unseen, and weighs nothing."""
+        most, total = self.settings.photo_pixels, 0
+        for photo in itertools.chain(*form.photos.values()):
+            pixels = declared_pixels(photo)
+            total += most if pixels is None else pixels if pixels <= most else 0
+        return total
 
     async def faces(self, form: Form, name: str, held: Held) -> tuple[list[SeenFace], dict[str, float]]:
         """Find the one face of each photo of a form, and let go of the form's bytes.
@@ -106,27 +126,33 @@ class Service:
 
     def measure(self) -> None:
         """Tell the gauges how much is in flight."""
-        self.metrics.in_flight.set(self.admission.in_flight)
-        self.metrics.uploads.set(self.admission.uploads)
-        self.metrics.body_bytes.set(self.admission.held)
+        self.metrics.in_flight.set(self.admission.in_flight.held)
+        self.metrics.uploads.set(self.admission.uploads.held)
+        self.metrics.body_bytes.set(self.admission.bytes.held)
+        self.metrics.pixels.set(self.admission.pixels.held)
 
     async def _in_time(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
         """Await an answer; give up when it takes too long or nobody waits for it."""
         task = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(disconnected(request))
+        left = asyncio.ensure_future(disconnected(request))
         try:
             async with asyncio.timeout(self.settings.answer_seconds):
-                await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             detail = f"The answer took more than {self.settings.answer_seconds:g} s: try again later."
             raise Problem(503, "timeout", detail, retry=5) from None
         finally:
-            gone.cancel()
+            left.cancel()
             if not task.done():
                 task.cancel()
         if not task.done() or task.cancelled():
-            raise Problem(GONE, "gone", "The client has gone.")  # nobody reads it
+            raise gone()
         return task.result()
+
+
+def asking(request: Request) -> str:
+    """Whose share a request takes: that of a key or of an address, as `Guard` found it."""
+    return str(request.scope["state"]["client"])
 
 
 async def disconnected(request: Request) -> None:

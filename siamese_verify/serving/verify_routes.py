@@ -20,7 +20,7 @@ from siamese_verify.serving.answers import (
 from siamese_verify.serving.face_engine import Seen, gathered
 from siamese_verify.serving.form import malformed
 from siamese_verify.serving.permission import needs
-from siamese_verify.serving.problem import GONE, Problem, said
+from siamese_verify.serving.problem import GONE, Problem, not_ready, said
 from siamese_verify.serving.score_scale import score_scale
 from siamese_verify.serving.service import Service, data_uri, number, one_face, policy, truth
 
@@ -179,6 +179,12 @@ def add_verify(app: FastAPI, service: Service) -> None:
     @app.get("/healthz", response_model=HealthAnswer, summary="Is the server up?")
     async def healthz() -> Any:
         return {"status": "ok", "model": record.name}
+
+    @app.get("/readyz", response_model=HealthAnswer, summary="Can it answer now?")
+    async def readyz() -> Any:
+        if engine.stuck:
+            raise not_ready()
+        return {"status": "ready", "model": record.name}
 
     @app.get("/metrics", dependencies=needs("read"), summary="Counters for Prometheus", response_class=Response)
     async def metrics() -> Response:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -16,6 +23,8 @@ from siamese_verify.serving.app import create_app
 from siamese_verify.serving.settings import Settings
 from siamese_verify.verification import Verifier
 from tests.serving.stand_in import StandIn
+
+HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture
@@ -49,3 +58,41 @@ async def client_of(
         httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client,
     ):
         yield client
+
+
+class Running(NamedTuple):
+    url: str
+    port: int
+    process: subprocess.Popen[str]
+
+    def connected(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    running: list[subprocess.Popen[str]] = []
+
+    def run(**settings: object) -> Running:
+        arguments = [f"{name}={value}" for name, value in {"rate": 0, **settings}.items()]
+        path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "stand_in.py"), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        running.append(process)
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        return Running(url, urlsplit(url).port or 0, process)
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()

@@ -5,8 +5,11 @@ What its photos say by their size: 77 pixels wide has no face, 78 several, 79 ra
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,21 +78,61 @@ class StandIn(Verifier):
         return decided(self.record, score, faces, forced=decide, **more)
 
 
-def serve(arguments: list[str]) -> None:
-    """Serve a stand-in as a process of its own; the arguments are fields of `Settings`, as in `rate=0`."""
+def serve(arguments: list[str]) -> int:
+    """Serve a stand-in as a process of its own.
+
+    The arguments are fields of `Settings`, as in `rate=0`, and: `key`, `seconds` of a batch, a folder for a `gallery`
+    whose key is there as `key`, and `processes`.
+    """
+    from siamese_verify.serving.server import listen
+    from siamese_verify.serving.settings import Settings
+    from siamese_verify.serving.supervisor import Supervisor
+
+    given: dict[str, Any] = dict(argument.split("=", 1) for argument in arguments)
+    place = listen(Settings(port=0))
+    if "processes" in given:
+        return Supervisor(serve_here, given, place, int(given["processes"]), 10, show).run()
+    return serve_here(given, place, show)
+
+
+def serve_here(options: dict[str, Any], place: socket.socket, ready: Callable[[str], None]) -> int:
     from siamese_verify.serving.api_keys import SCOPES, Key, KeyFile, hash_of
     from siamese_verify.serving.app import create_app
-    from siamese_verify.serving.server import listen, run
+    from siamese_verify.serving.server import run
     from siamese_verify.serving.settings import Settings
 
-    given = dict(argument.split("=") for argument in arguments)
+    given = dict(options)
+    replaced = given.pop("processes", None) is not None
     keys = KeyFile([Key(hash_of(given.pop("key")), "test", frozenset(SCOPES))]) if "key" in given else None
     stand_in = StandIn(float(given.pop("seconds", 0)))
-    settings = Settings(port=0, **{name: float(value) if "." in value else int(value) for name, value in given.items()})  # type: ignore[arg-type]
-    run(create_app(stand_in, settings, keys=keys), settings, listen(settings), ready=lambda url: print(url, flush=True))
+    gallery = None
+    if "gallery" in given:
+        from siamese_verify.gallery import Gallery
+
+        folder = Path(given.pop("gallery"))
+        gallery = Gallery.open(folder / "gallery.db", stand_in, key=folder / "key")
+    if "trusted_proxies" in given:
+        given["trusted_proxies"] = tuple(given["trusted_proxies"].split(","))
+    settings = Settings(port=0, **{name: number(value) for name, value in given.items()})
+    app = create_app(stand_in, settings, keys=keys, gallery=gallery)
+    return run(app, settings, place, ready=ready, replaced=replaced)
+
+
+def show(url: str) -> None:
+    print(url, flush=True)
+
+
+def number(text: Any) -> Any:
+    """A number, or what is none as it is."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except (TypeError, ValueError):
+            continue
+    return text
 
 
 if __name__ == "__main__":
     import sys
 
-    serve(sys.argv[1:])
+    sys.exit(serve(sys.argv[1:]))

@@ -32,7 +32,15 @@ async def sliced(content: bytes, size: int) -> AsyncIterator[bytes]:
 def read(
     content: bytes, size: int = 1 << 20, kind: str = KIND, count: Callable[[int], None] = lambda n: None, **more: Any
 ) -> Form:
-    limits: dict[str, Any] = {"photo_bytes": 1000, "body_bytes": 5000, "seconds": 5.0, "content_length": None, **more}
+    limits: dict[str, Any] = {
+        "photo_bytes": 1000,
+        "body_bytes": 5000,
+        "seconds": 5.0,
+        "stall_seconds": 5.0,
+        "rate": 1,
+        **more,
+    }
+    limits.setdefault("content_length", None)
     chunks = limits.pop("chunks", None) or sliced(content, size)
     photos, fields = {"a": 1, "photo": 3}, ("far", "name")
     reading = read_form(chunks, content_type=kind, count=count, photos=photos, fields=fields, **limits)

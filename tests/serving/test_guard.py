@@ -130,13 +130,20 @@ async def test_a_name_that_was_rebound_to_this_machine_is_refused(host: str) -> 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000"])
 async def test_this_machines_names_are_answered_to(host: str) -> None:
     async with client_of() as client:
-        assert (await client.get("/healthz", headers={"Host": host})).status_code == 200
+        assert (await client.get("/v1/model", headers={"Host": host})).status_code == 200
 
 
 async def test_names_of_ones_own_take_their_place() -> None:
     async with client_of(settings=Settings(hosts=("Faces.Example",))) as client:
-        assert (await client.get("/healthz", headers={"Host": "faces.example:443"})).status_code == 200
-        assert (await client.get("/healthz", headers={"Host": "localhost"})).status_code == 400
+        assert (await client.get("/v1/model", headers={"Host": "faces.example:443"})).status_code == 200
+        assert (await client.get("/v1/model", headers={"Host": "localhost"})).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_probes_are_answered_by_any_name(path: str) -> None:
+    async with client_of(settings=Settings(hosts=("faces.example",), rate=0.01, burst=1)) as client:
+        for _ in range(3):
+            assert (await client.get(path, headers={"Host": "10.1.2.3:8000"})).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -148,6 +155,8 @@ async def test_names_of_ones_own_take_their_place() -> None:
         {"Origin": "http://[bad"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://127.0.0.1:8000"},
+        {"Origin": "https://127.0.0.1"},
     ],
 )
 async def test_a_page_of_another_origin_cannot_ask(headers: dict[str, str]) -> None:
@@ -160,6 +169,22 @@ async def test_a_page_of_another_origin_cannot_ask(headers: dict[str, str]) -> N
 async def test_the_servers_own_page_can_ask() -> None:
     async with client_of() as client:
         headers = {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}
+        assert (await client.post("/v1/verify", headers=headers, **pair())).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "same-origin", "Origin": "https://faces.example"},  # a proxy did not pass on Host
+        {"Sec-Fetch-Site": "none"},
+        {"Origin": "HTTP://127.0.0.1:8000"},
+        {"Host": "localhost", "Origin": "http://localhost:80"},
+        {"Host": "localhost:443", "Origin": "https://localhost"},  # a proxy with TLS did
+        {},
+    ],
+)
+async def test_who_is_of_this_origin_can_ask(headers: dict[str, str]) -> None:
+    async with client_of() as client:
         assert (await client.post("/v1/verify", headers=headers, **pair())).status_code == 200
 
 

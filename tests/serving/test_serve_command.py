@@ -32,6 +32,13 @@ def test_options_reach_the_settings() -> None:
     assert (settings.hosts, settings.workers) == (("a",), 3)
 
 
+def test_what_a_proxy_needs_reaches_the_settings() -> None:
+    options = ["--root-path", "/faces/", "--trusted-proxy", "10.0.0.0/8,::1", "--trusted-proxy", "192.0.2.1"]
+    settings = command.settings_of(parsed(*options, "--proxy-header", "forwarded", "--shutdown-seconds", "3"))
+    assert (settings.root_path, settings.proxy_header, settings.shutdown_seconds) == ("/faces", "forwarded", 3)
+    assert settings.trusted_proxies == ("10.0.0.0/8", "::1", "192.0.2.1")
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
 def test_nobody_is_served_beyond_this_machine_without_a_key(host: str) -> None:
     with pytest.raises(InputError, match=r"can be reached from other machines.*--new-key"):
@@ -45,6 +52,9 @@ def test_nobody_is_served_beyond_this_machine_without_a_key(host: str) -> None:
         (["--upload-mb", "0"], "photo_bytes is a limit above 0"),
         (["--rate", "-1"], "0 or more"),
         (["--in-flight", "0"], "in_flight is a limit above 0"),
+        (["--processes", "0"], "--processes is 1 or more, got 0"),
+        (["--root-path", "faces"], "A root path looks like /faces"),
+        (["--trusted-proxy", "nginx"], "A proxy is an address or a network such as 10.0.0.0/8, got 'nginx'"),
         (["--keys", "/nowhere"], "cannot be read"),
         (["--certificate", "x.pem"], "give both, or neither"),
         (["--certificate", "x.pem", "--certificate-key", "y.pem"], r"There is no file x\.pem"),

@@ -10,9 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import pytest
@@ -21,48 +21,10 @@ from uvicorn.server import ServerState
 
 from siamese_verify.serving.server import listen
 from siamese_verify.serving.settings import Settings
-from tests.serving.conftest import pair, photo
+from tests.serving.conftest import Running, pair, photo
 from tests.serving.stand_in import SLOW
 
 HERE = Path(__file__).resolve().parent
-
-
-class Running(NamedTuple):
-    url: str
-    port: int
-    process: subprocess.Popen[str]
-
-    def connected(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(20)
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Running]]:
-    running: list[subprocess.Popen[str]] = []
-
-    def run(**settings: object) -> Running:
-        arguments = [f"{name}={value}" for name, value in {"rate": 0, **settings}.items()]
-        path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / "stand_in.py"), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        running.append(process)
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        return Running(url, int(url.rstrip("/").rpartition(":")[2]), process)
-
-    yield run
-    for process in running:
-        process.kill()
-        process.communicate()
 
 
 def received(connection: socket.socket) -> bytes:
@@ -127,6 +89,80 @@ def test_a_body_that_drips_is_timed_out(start: Callable[..., Running]) -> None:
     assert b'"reason": "slow_upload"' in answer
 
 
+def test_an_upload_that_stalls_is_timed_out_long_before_its_end(start: Callable[..., Running]) -> None:
+    server = start(body_seconds=60, stall_seconds=0.5, header_seconds=0.4)
+    with server.connected() as connection:
+        connection.sendall(
+            b"POST /v1/verify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n"
+            b"Content-Type: multipart/form-data; boundary=X\r\n\r\n--X\r\n"
+        )
+        assert received(connection).startswith(b"HTTP/1.1 408")  # within the socket's 20 s
+
+
+def test_stalled_uploads_of_one_client_leave_room_for_another(start: Callable[..., Running]) -> None:
+    server = start(uploads=8, trusted_proxies="127.0.0.1", body_seconds=60)
+    head = (
+        b"POST /v1/verify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\nX-Forwarded-For: 203.0.113.1\r\n"
+        b"Content-Type: multipart/form-data; boundary=X\r\n\r\n--X\r\n"
+    )
+    stalled = [server.connected() for _ in range(12)]
+    for connection in stalled:
+        connection.sendall(head)
+    refused = sum(b"503" in connection.recv(65536) for connection in stalled[4:])  # the last eight
+    assert refused == 8
+    assert httpx.post(server.url + "v1/verify", headers={"X-Forwarded-For": "203.0.113.2"}, **pair()).status_code == 200
+    for connection in stalled:
+        connection.close()
+
+
+def test_half_sent_heads_keep_no_health_check_out(start: Callable[..., Running]) -> None:
+    server = start(connections=20, header_seconds=60)
+    halves = [server.connected() for _ in range(60)]
+    for connection in halves:
+        with suppress(ConnectionError):  # it was ended to make room
+            connection.sendall(b"POST /v1/verify HTTP/1.1\r\nHost: 127.0")
+    for _ in range(3):
+        assert httpx.get(server.url + "healthz").status_code == 200
+        assert httpx.post(server.url + "v1/verify", **pair()).status_code == 200
+    for connection in halves:
+        connection.close()
+
+
+def test_a_client_that_reads_no_answer_is_cut_off(start: Callable[..., Running]) -> None:
+    server = start(header_seconds=0.5)
+    with server.connected() as connection:
+        connection.settimeout(20)
+        with pytest.raises(ConnectionError):
+            while True:  # ask again and again, read nothing
+                connection.sendall(b"GET /page.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 100)
+    assert httpx.get(server.url + "healthz").status_code == 200
+
+
+def test_work_that_does_not_end_keeps_no_server_from_ending(start: Callable[..., Running]) -> None:
+    server = start(workers=1, shutdown_seconds=1)
+    answers: list[httpx.Response] = []
+    ask = threading.Thread(
+        target=lambda: answers.append(httpx.post(server.url + "v1/verify", timeout=20, **pair(photo(1, SLOW))))
+    )
+    ask.start()
+    time.sleep(0.7)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(10) == 0  # its photo would take 20 s
+    ask.join()
+    assert (answers[0].status_code, answers[0].json()["reason"]) == (503, "busy")
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_photos_of_phones_are_read(kind: str, start: Callable[..., Running]) -> None:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif", reason="needs pillow-heif: pip install pillow-heif").register_heif_opener()
+    server = start()
+    sent = photo(1, 256, 256, kind)
+    files = {"a": ("IMG_0001.HEIC", sent, "image/heic"), "b": ("IMG_0001.HEIC", sent, "image/heic")}
+    answer = httpx.post(server.url + "v1/verify", files=files, timeout=20)
+    assert (answer.status_code, answer.json().get("same")) == (200, True), answer.text
+
+
 def test_a_large_body_is_refused_before_it_is_sent(start: Callable[..., Running]) -> None:
     server = start(header_seconds=0.4)
     with server.connected() as connection:
@@ -186,13 +222,13 @@ def test_nobody_can_pass_for_another_address(start: Callable[..., Running]) -> N
 
 
 def test_head_and_body_of_an_answer_leave_without_waiting_for_each_other() -> None:
-    from siamese_verify.serving.protocol import timed_protocol
+    from siamese_verify.serving.protocol import Connections, timed_protocol
 
     chosen: list[int] = []
 
     async def look() -> None:
         loop = asyncio.get_running_loop()
-        kind = timed_protocol(1.0)
+        kind = timed_protocol(1.0, Connections(10))
 
         class Looking(kind):  # type: ignore[misc, valid-type]
             def connection_made(self, transport: asyncio.Transport) -> None:

@@ -375,7 +375,7 @@ def slow(**more: Any) -> dict[str, Any]:
 
 async def test_beyond_the_places_a_request_is_refused_at_once() -> None:
     judge = StandIn()
-    async with client_of(judge, Settings(rate=0, in_flight=2, workers=2)) as client:
+    async with client_of(judge, Settings(rate=0, in_flight=3, workers=2)) as client:
         waiting = [asyncio.create_task(client.post("/v1/verify", **slow())) for _ in range(2)]
         while judge.looking < 2:
             await asyncio.sleep(0.01)
@@ -389,7 +389,7 @@ async def test_beyond_the_places_a_request_is_refused_at_once() -> None:
 
 async def test_an_answer_that_takes_too_long_is_given_up() -> None:
     judge = StandIn()
-    async with client_of(judge, Settings(rate=0, answer_seconds=0.2)) as client:
+    async with client_of(judge, Settings(rate=0, answer_seconds=0.2, workers=2)) as client:
         response = await client.post("/v1/verify", **slow())
         assert (response.status_code, response.json()["reason"]) == (503, "timeout")
         assert "retry-after" in response.headers
