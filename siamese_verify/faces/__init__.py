@@ -3,7 +3,7 @@
 from siamese_verify.faces.crop import alignment_name, crop_face
 from siamese_verify.faces.detector import Choice, Face, FaceDetector, choose_face
 from siamese_verify.faces.networks import detector_files, load_networks
-from siamese_verify.faces.photo import Photo, open_photo
+from siamese_verify.faces.photo import Photo, open_photo, reduced
 from siamese_verify.faces.quality import Quality, quality_of, ranges_of, sharpness
 from siamese_verify.faces.subject import Subject, find_subject, find_subjects, search, turned
 
@@ -24,6 +24,7 @@ __all__ = [
     "open_photo",
     "quality_of",
     "ranges_of",
+    "reduced",
     "search",
     "sharpness",
     "turned",
