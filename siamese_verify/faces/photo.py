@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from siamese_verify.errors import InputError
 from siamese_verify.faces import raster
-from siamese_verify.faces.headers import Excerpt, Parts, Unusual, excerpt, format_of, webp_size
+from siamese_verify.faces.headers import Parts, Unusual, excerpt, format_of, webp_size
 from siamese_verify.faces.raster import BAND, bands, oriented, reduction, to_rgb
 
 MAX_BYTES = 64 * 2**20
@@ -165,7 +165,7 @@ def _decoded(content: bytes, name: str, max_pixels: int, formats: Collection[str
     if kind in APART:
         return _decoded_apart(content, kind, name, max_pixels)
     if kind == "WEBP":  # its decoder takes memory as soon as it is opened
-        _check_memory(webp_size(content), "WEBP", Excerpt([], kept=len(content)), name, max_pixels)
+        _check_memory(webp_size(content), kind, content, 0, name, max_pixels)
     found = excerpt(content, kind)
     if found.samples > PASSES * MAX_PIXELS:
         raise Unusual(f"its scans are {found.samples / 1e6:,.0f} million samples")
@@ -177,7 +177,7 @@ def _decoded(content: bytes, name: str, max_pixels: int, formats: Collection[str
         factor = reduction(image.width * image.height)
         if kind == "JPEG" and factor > 1:
             image.draft(None, (image.width // factor, image.height // factor))
-        _check_memory(image.size, image.mode, found._replace(kept=found.kept + len(content)), name, max_pixels)
+        _check_memory(image.size, image.mode, content, found.kept, name, max_pixels)
         if image.width * image.height * 4 + found.kept > MEMORY // 16:
             with LARGE:
                 photo = _pixels(image, content, kind, factor, name)
@@ -282,14 +282,17 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
         raise InputError(f"{name} is empty: it has {width} x {height} pixels.")
 
 
-def _check_memory(size: tuple[int, int], mode: str, found: Excerpt, name: str, max_pixels: int) -> None:
-    """Refuse what takes more than `MEMORY`: its pixels, those of the smaller photo, and what the decoder holds."""
+def _check_memory(
+    size: tuple[int, int], mode: str, content: bytes, kept: int, name: str, max_pixels: int
+) -> None:
+    """Refuse what takes more than `MEMORY`: the file, its pixels, and what the decoder keeps or the photo made of them."""
     _check_size(size, name, max_pixels)
     pixels = size[0] * size[1]
     each = HELD.get(mode) or (1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4)
-    each += 4 / reduction(pixels) ** 2
-    if pixels * each + found.kept > MEMORY:
-        raise _too_many(size, int((MEMORY - found.kept) / each), name, " of such a file")
+    made = 4 / reduction(pixels) ** 2
+    if len(content) + pixels * each + max(kept, pixels * made) > MEMORY:
+        most = min((MEMORY - len(content) - kept) / each, (MEMORY - len(content)) / (each + made))
+        raise _too_many(size, int(most), name, " of such a file")
 
 
 def _too_many(size: tuple[int, int], most: int, name: str, of: str = "") -> TooManyPixels:
