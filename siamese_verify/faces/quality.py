@@ -18,6 +18,7 @@ AVERAGE_FACE = ((-32.0, 0.0, 0.0), (32.0, 0.0, 0.0), (0.0, 37.0, 28.0), (-25.0, 
 
 LOWEST = {"sharpness", "size", "light", "contrast"}  # qualities that can be too low
 HIGHEST = {"turn", "light", "noise", "roll"}  # or too high
+HARMLESS = 2.0  # noise that misleads no model, though a set of soft photos may have none: that of sharpening stays below 1
 BLOCK, CALM = 8, 0.25  # side of the blocks in which noise is estimated, and the share of them that is calm
 COMMON = 0.999  # share of the faces that a limit of quality leaves inside: a few bad ones must not widen it
 
@@ -40,8 +41,8 @@ class Quality(NamedTuple):
     turn: float | None
     light: float
     contrast: float
-    noise: float
-    roll: float | None
+    noise: float = 0.0
+    roll: float | None = None
 
 
 def quality_of(
@@ -85,6 +86,7 @@ def ranges_of(qualities: Sequence[Quality]) -> dict[str, tuple[float | None, flo
         if not values:
             continue
         low, high = (float(end) for end in np.quantile(values, [1 - COMMON, COMMON]))
+        high = max(high, HARMLESS) if name == "noise" else high
         limits[name] = (low if name in LOWEST else None, high if name in HIGHEST else None)
     return limits
 
