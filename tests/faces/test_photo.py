@@ -114,12 +114,12 @@ def test_a_palette_gives_its_colours() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_what_is_transparent_is_white_and_a_photo_that_is_so_all_over_is_refused(kind: str) -> None:
-    alpha = np.zeros((64, 64), dtype=np.uint8)
-    red = np.dstack([np.full((64, 64, 1), (200, 0, 0)), alpha]).astype(np.uint8)
-    assert "the photo shows nothing" in one_sentence(encoded(Image.fromarray(red), kind))
+    red = np.zeros((64, 64, 4), dtype=np.uint8)
+    red[..., 0] = 200
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    assert "the photo shows nothing" in one_sentence(encoded(Image.fromarray(red), kind, **options))
     red[:32, :, 3] = 255
     red[32:, :32, 3] = 128
-    options = {"lossless": True} if kind == "WEBP" else {}
     opened = np.asarray(open_photo(encoded(Image.fromarray(red), kind, **options)), dtype=int)
     for place, colour in (((0, 0), (200, 0, 0)), ((63, 0), (227, 127, 127)), ((63, 63), (255, 255, 255))):
         np.testing.assert_allclose(opened[place], colour, atol=1)
@@ -239,7 +239,7 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path) -> None:
 def test_a_decompression_bomb_is_refused() -> None:
     bomb = bytearray(encoded(Image.new("L", (1, 1)), "BMP"))
     bomb[18:26] = struct.pack("<ii", 100_000, 100_000)
-    assert "the bomb has 100000 x 100000 pixels" in one_sentence(bytes(bomb), "the bomb")
+    assert "the bomb has more than 64 megapixels" in one_sentence(bytes(bomb), "the bomb")
 
 
 @pytest.mark.parametrize("shape", [(0, 0, 3), (0, 5), (5, 0, 3)])
@@ -302,9 +302,8 @@ def test_pipes_devices_and_folders_are_named_and_never_waited_for(tmp_path: Path
 def test_files_of_other_formats_are_not_opened() -> None:
     assert "EPS" not in FORMATS
     picture = Image.fromarray(PIXELS)
-    for kind in ("EPS", "ICO", "TGA", "PCX", "SGI", "JPEG2000"):
+    for kind in ("EPS", "ICO", "TGA", "PCX", "SGI"):
         assert "is not an image that can be read: the formats are AVIF, BMP," in one_sentence(encoded(picture, kind))
-    assert "the formats are BMP, GIF:" not in one_sentence(encoded(picture, "PNG"))
     with pytest.raises(InputError, match=r"the formats are BMP, GIF\.$"):
         open_photo(encoded(picture, "PNG"), formats=["GIF", "BMP"])
 
@@ -363,6 +362,11 @@ def test_the_scans_of_a_jpeg_are_counted_before_they_are_decoded(monkeypatch: py
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("it was decoded"))
     assert "its scans are 40,0" in one_sentence(many_scans((4000, 2500), 4000))
     assert "more than 4,096 segments" in one_sentence(many_scans((8, 8), 5000))
+
+
+def many_chunks() -> bytes:
+    whole = encoded(Image.new("RGB", (8, 8)), "WEBP")
+    return whole + b"ABCD\0\0\0\0" * 70_000
 
 
 def frame_of(kind: int, height: int = 8) -> bytes:
@@ -429,12 +433,12 @@ def test_of_a_file_with_several_pictures_the_first_is_opened() -> None:
 
 
 def test_a_photo_that_a_child_decodes_is_bounded_by_memory_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = encoded(Image.new("RGB", (6000, 4000)), "TIFF", compression="tiff_deflate")
-    assert open_photo(content).size == (6000, 4000)
+    content = encoded(Image.new("RGB", (3000, 2000)), "TIFF", compression="tiff_deflate")
+    assert open_photo(content).size == (3000, 2000)
     monkeypatch.setattr(photo_module, "CHILD_WAIT", 0.0)
     assert "takes too much time or memory" in one_sentence(content)
     monkeypatch.setattr(photo_module, "MEMORY", 16_000_000)
-    with pytest.raises(TooManyPixels, match="the limit of TIFF is 3,"):
+    with pytest.raises(TooManyPixels, match="the limit of TIFF is 3,1"):
         open_photo(content)
 
 
@@ -452,37 +456,41 @@ def test_a_photo_of_many_megapixels_comes_smaller_and_says_so() -> None:
 
 
 PEAK = """
-import resource, sys
-from siamese_verify.errors import InputError
+import sys
+from pathlib import Path
 from siamese_verify.faces import FaceDetector, find_subject, open_photo
+
+def peak():
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) / 1024
+
 detector = FaceDetector()
 find_subject(detector, open_photo(sys.argv[1]))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-try:
-    find_subject(detector, open_photo(sys.argv[2]))
-except InputError as error:
-    print(error, file=sys.stderr)
-children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, children / 1024)
+for path in sys.argv[2:]:
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    find_subject(detector, open_photo(path))
+    print(peak() - before)
 """
 
 
-@pytest.mark.parametrize("kind", ["flat PNG", "noise PNG", "RGBA PNG", "16-bit PNG", "JPEG", "progressive JPEG"])
-def test_no_photo_takes_more_than_300_mb(kind: str, tmp_path: Path) -> None:
-    small, large = tmp_path / "small.png", tmp_path / "large"
-    Image.new("RGB", (64, 64)).save(small)
-    rng = np.random.default_rng(0)
-    noise = Image.fromarray(rng.integers(0, 256, (1024, 1024, 3), dtype=np.uint8))
-    if kind == "flat PNG":
-        Image.new("RGB", (4896, 4896), "grey").save(large, "PNG")
-    elif kind == "noise PNG":
-        noise.resize((4096, 4096), Image.Resampling.NEAREST).save(large, "PNG", compress_level=1)
-    elif kind == "RGBA PNG":
-        Image.new("RGBA", (8000, 6000), (9, 9, 9, 99)).save(large, "PNG", compress_level=1)
-    elif kind == "16-bit PNG":
-        Image.fromarray(np.full((8000, 8000), 30_000, dtype=np.uint16)).save(large, "PNG", compress_level=1)
-    else:
-        Image.new("RGB", (9200, 6900), "grey").save(large, "JPEG", progressive=kind != "JPEG")
-    done = subprocess.run([sys.executable, "-c", PEAK, small, large], capture_output=True, text=True, timeout=120)
-    assert done.stderr == ""
-    assert sum(float(number) for number in done.stdout.split()) < 300
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's peak")
+def test_no_photo_takes_more_than_300_mb(tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
+    photos = {
+        "small.png": Image.new("RGB", (64, 64)),
+        "flat.png": Image.new("RGB", (4896, 4896), "grey"),
+        "noise.png": noise.resize((3200, 2400), Image.Resampling.NEAREST),
+        "clear.png": Image.new("RGBA", (8000, 6000), (9, 9, 9, 99)),
+        "deep.png": Image.fromarray(np.full((8000, 8000), 30_000, dtype=np.uint16)),
+        "phone.jpg": Image.new("RGB", (9200, 6900), "grey"),
+    }
+    for name, picture in photos.items():
+        settings = {"compress_level": 1} if name.endswith("png") else {"progressive": True}
+        picture.save(tmp_path / name, **settings)
+    command = [sys.executable, "-c", PEAK, *(tmp_path / name for name in photos)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    peaks = [float(line) for line in done.stdout.split()]
+    assert len(peaks) == 5
+    assert max(peaks) < 300, peaks
