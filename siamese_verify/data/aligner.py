@@ -27,7 +27,9 @@ from siamese_verify.faces import (
     detector_files,
     find_subject,
     load_networks,
+    reduced,
     sharpness,
+    turned_size,
 )
 from siamese_verify.files import write_whole
 from siamese_verify.types import Photos
@@ -42,13 +44,13 @@ SCHEMA = pa.schema(
         pa.field("source", pa.large_string()),  # of the photo, where it came from
         pa.field("outcome", pa.large_string()),
         pa.field("reason", pa.large_string()),
-        pa.field("box", pa.list_(pa.float32(), 4)),  # left, top, right, bottom in pixels of the upright photo
+        pa.field("box", pa.list_(pa.float32(), 4)),  # left, top, right, bottom in pixels of the turned photo
         pa.field("landmarks", pa.list_(pa.float32(), 10)),  # x and y of eyes, nose and corners of the mouth
         pa.field("probability", pa.float32()),  # of being a face
         pa.field("faces", pa.int32()),  # on the photo
-        pa.field("turned", pa.int32()),  # degrees counter-clockwise
+        pa.field("turned", pa.float32()),  # degrees counter-clockwise
         pa.field("sharpness", pa.float32()),
-        pa.field("width", pa.int32()),  # of the upright photo
+        pa.field("width", pa.int32()),  # of the turned photo
         pa.field("height", pa.int32()),
         pa.field("sha256", pa.large_string()),  # of the face's file
     ]
@@ -107,17 +109,19 @@ class Aligner:
             subject = find_subject(self.detector, photo, self.alignment.choice)
             if subject.face is None:
                 return {**line, "outcome": "no face", "reason": "no face was found, whichever side is up"}
-        upright = subject.upright(photo)
-        face = crop_face(upright, self.spec, subject.face)
+        face = crop_face(photo, self.spec, subject.face, subject.turned)
+        found, scale = subject.face, reduced(photo)
+        width, height = turned_size((photo.width * scale, photo.height * scale), subject.turned)
         content = self.unchanged(row) or self.encoded(face)
         path = face_path(name, line["identity"])
         (self.output / path).parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.output / path, content, sync=False)
         line |= {"path": path, "outcome": "aligned", "faces": subject.faces, "turned": subject.turned}
-        line |= {"sharpness": sharpness(face), "width": upright.width, "height": upright.height}
-        if subject.face:
-            line |= {"box": subject.face.box, "landmarks": np.ravel(subject.face.landmarks).tolist()}
-            line |= {"probability": subject.face.probability}
+        line |= {"sharpness": sharpness(face), "width": width, "height": height}
+        if found:
+            found = found.placed(scale)
+            line |= {"box": found.box, "landmarks": np.ravel(found.landmarks).tolist()}
+            line |= {"probability": found.probability}
         return {**line, "sha256": hashlib.sha256(content).hexdigest()}
 
     def encoded(self, face: Image.Image) -> bytes:

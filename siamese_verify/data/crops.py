@@ -29,6 +29,7 @@ from siamese_verify.faces import (
     crop_face,
     find_subjects,
     quality_of,
+    reduced,
 )
 from siamese_verify.files import write_whole
 from siamese_verify.tables import csv_cell
@@ -91,14 +92,12 @@ class FaceCropper:
                 readable, images = self._open(photos, rows[start : start + CHUNK], len(rows))
                 if not readable:
                     continue
-                faces: list[Face | None] = [None] * len(images)
+                subjects = finder(images) if finder else [Subject(None, 0, 0)] * len(images)
+                found = list(zip(readable, images, subjects, strict=True))
                 if finder:
-                    subjects = finder(images)
-                    images = [subject.upright(image) for subject, image in zip(subjects, images, strict=True)]
-                    faces = [subject.face for subject in subjects]
-                    self.faceless += [names[row] for row, face in zip(readable, faces, strict=True) if face is None]
-                cut = [crop_face(image, spec, face) for image, face in zip(images, faces, strict=True)]
-                self._judge(cut, faces)
+                    self.faceless += [names[row] for row, _, subject in found if subject.face is None]
+                cut = [crop_face(image, spec, subject.face, subject.turned) for _, image, subject in found]
+                self._judge(cut, [subject.face and subject.face.placed(reduced(image)) for _, image, subject in found])
                 crops = np.stack([np.asarray(crop) for crop in cut])
                 self._digest.update("\n".join(names[row] for row in readable).encode() + crops.tobytes())
                 yield readable, torch.from_numpy(crops).permute(0, 3, 1, 2)  # (n,3,S,S), channels last in memory
@@ -199,9 +198,11 @@ class SubjectFinder:
         self.unsaved = {}
 
 
-def _subject(face: list[Any] | None, faces: int, turned: int) -> Subject:
+def _subject(face: list[Any] | None, faces: int, turned: float) -> Subject:
     if face is None:
-        return Subject(None, int(faces), int(turned))
+        return Subject(None, int(faces), float(turned))
     (left, top, right, bottom), probability, landmarks = face
     box = (float(left), float(top), float(right), float(bottom))
-    return Subject(Face(box, float(probability), tuple((float(x), float(y)) for x, y in landmarks)), faces, turned)
+    return Subject(
+        Face(box, float(probability), tuple((float(x), float(y)) for x, y in landmarks)), int(faces), float(turned)
+    )

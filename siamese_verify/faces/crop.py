@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from siamese_verify.faces.detector import Face, FaceDetector
+from siamese_verify.faces.turning import Box, Point, part, to_photo, turned, turned_size
 from siamese_verify.types import Crop, InputSpec
-
-Box = tuple[float, float, float, float]
-Point = tuple[float, float]
 
 VERSIONS = {"whole": 1, "center": 1, "box": 1, "five_point": 1}  # to be counted up with any change of a crop's pixels
 
@@ -29,7 +27,7 @@ def alignment_name(crop: Crop) -> str:
     return f"{name} after {FaceDetector.identifier}" if crop.needs_face else name
 
 
-def crop_face(photo: Image.Image, spec: InputSpec, face: Face | None = None) -> Image.Image:
+def crop_face(photo: Image.Image, spec: InputSpec, face: Face | None = None, degrees: float = 0) -> Image.Image:
     """Cut and scale a face as the encoder's input says.
 
     `box` crops follow facenet-pytorch's `extract_face` to the pixel, since pretrained weights depend on it: the box is
@@ -39,14 +37,17 @@ def crop_face(photo: Image.Image, spec: InputSpec, face: Face | None = None) -> 
         photo: RGB.
         spec: size and crop.
         face: of a `box` or `five_point` crop; without one it is the central square.
+        degrees: by which the photo has to be turned counter-clockwise first; the face lies in the turned photo.
 
     Returns:
         RGB image of `spec.size` x `spec.size`.
     """
-    width, height = photo.size
+    if degrees % 90 == 0:
+        photo, degrees = turned(photo, degrees), 0
+    width, height = turned_size(photo.size, degrees)
     size, crop = spec.size, spec.crop
     if crop.kind == "five_point" and face is not None:
-        return five_point(photo, face.landmarks, size, crop.resample)
+        return five_point(photo, to_photo(face.landmarks, photo.size, degrees), size, crop.resample)
     region: Box
     if crop.kind == "whole":
         region = (0, 0, width, height)
@@ -62,7 +63,8 @@ def crop_face(photo: Image.Image, spec: InputSpec, face: Face | None = None) -> 
         )
     else:
         region = central_square(width, height, crop.fraction)
-    return photo.crop(region).resize((size, size), Image.Resampling[crop.resample.upper()])
+    cut = part(photo, degrees, region) if degrees else photo.crop(region)
+    return cut.resize((size, size), Image.Resampling[crop.resample.upper()])
 
 
 def central_square(width: int, height: int, fraction: float) -> Box:

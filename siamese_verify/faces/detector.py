@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -13,7 +14,8 @@ from siamese_verify.faces.mtcnn import Networks, find_faces
 from siamese_verify.faces.networks import detector_files, load_networks
 
 LONGEST_SIDE = 1280  # larger photos are searched at this size: the time of the search grows with the area
-FINER = 2  # times this size, and for faces of half the size, in a second look
+FINER = 2  # by how much smaller are the faces that a second look finds
+FACE_PROBABILITY = 0.9  # what the detector is less sure of does not count as a face
 Choice = Literal["central", "largest", "probable"]
 
 
@@ -23,6 +25,27 @@ class Face(NamedTuple):
     box: tuple[float, float, float, float]  # left, top, right, bottom
     probability: float  # of being a face, in [0, 1]
     landmarks: tuple[tuple[float, float], ...]  # left eye, right eye, nose, left and right corner of the mouth
+
+    @property
+    def side(self) -> float:
+        """Side of the square that is as large as its box."""
+        left, top, right, bottom = self.box
+        return math.sqrt(max(0.0, right - left) * max(0.0, bottom - top))
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """x and y of the middle of its box."""
+        left, top, right, bottom = self.box
+        return (left + right) / 2, (top + bottom) / 2
+
+    def placed(self, scale: float, x: float = 0.0, y: float = 0.0) -> Face:
+        """The face in a photo of another size, where the corner of its own comes to lie at `x` and `y`."""
+        left, top, right, bottom = self.box
+        return Face(
+            (left * scale + x, top * scale + y, right * scale + x, bottom * scale + y),
+            self.probability,
+            tuple((across * scale + x, down * scale + y) for across, down in self.landmarks),
+        )
 
 
 class FaceDetector:
@@ -35,7 +58,7 @@ class FaceDetector:
         smallest: side of the smallest face to look for, in pixels.
     """
 
-    identifier = "mtcnn-3"  # names caches and alignments: to be counted up with any change of the boxes
+    identifier = "mtcnn-4"  # names caches and alignments: to be counted up with any change of the boxes or the search
 
     def __init__(self, networks: Networks | None = None, smallest: int = 20) -> None:
         self.networks = networks or load_networks(detector_files())
@@ -46,28 +69,29 @@ class FaceDetector:
 
         Args:
             photo: RGB, of any size.
-            finer: look for smaller faces too, and at large photos in more detail: about four times the work.
+            finer: look for faces of half the size, too: about four times the work.
 
         Returns:
             The faces, the most probable first.
         """
-        longest, smallest = LONGEST_SIDE, self.smallest
-        if finer:
-            longest, smallest = longest * FINER, max(1, smallest // FINER)
-        shrink = min(1.0, longest / max(photo.size))
-        if shrink < 1:
-            width, height = photo.size
-            photo = photo.resize((max(1, round(width * shrink)), max(1, round(height * shrink))))
-        found = find_faces(np.asarray(photo), self.networks, smallest)
+        # At most 2.4 megapixels are searched for the smallest faces: 1.2 times a photo of 1,280 pixels.
+        smallest = max(1, self.smallest // FINER) if finer else self.smallest
+        small, scale = searched(photo)
+        found = find_faces(np.asarray(small), self.networks, smallest)
+        faces = zip(found.boxes.tolist(), found.probabilities.tolist(), found.landmarks.tolist(), strict=True)
         return [
-            Face(tuple(box), probability, tuple((x, y) for x, y in points))
-            for box, probability, points in zip(
-                (found.boxes / shrink).tolist(),
-                found.probabilities.tolist(),
-                (found.landmarks / shrink).tolist(),
-                strict=True,
-            )
+            Face(tuple(box), probability, tuple((x, y) for x, y in points)).placed(scale)
+            for box, probability, points in faces
         ]
+
+
+def searched(photo: Image.Image) -> tuple[Image.Image, float]:
+    """A photo at the size at which it is searched for faces, and how many of its pixels one of those is."""
+    shrink = min(1.0, LONGEST_SIDE / max(photo.size))
+    if shrink == 1:
+        return photo, 1.0
+    width, height = photo.size
+    return photo.resize((max(1, round(width * shrink)), max(1, round(height * shrink)))), 1 / shrink
 
 
 def choose_face(faces: Sequence[Face], width: int, height: int, choice: Choice = "central") -> Face:
@@ -86,12 +110,37 @@ def choose_face(faces: Sequence[Face], width: int, height: int, choice: Choice =
     """
 
     def merit(face: Face) -> float:
-        left, top, right, bottom = face.box
         if choice == "probable":
             return face.probability
+        left, top, right, bottom = face.box
         off_centre = ((left + right - width) ** 2 + (top + bottom - height) ** 2) / 4
         return (right - left) * (bottom - top) - (2 * off_centre if choice == "central" else 0)
 
     if choice not in ("central", "largest", "probable"):
         raise InputError(f"Of several faces the central, largest or probable one can be chosen, not {choice!r}.")
     return max(faces, key=merit)
+
+
+def ambiguous(faces: Sequence[Face], width: int, height: int) -> bool:
+    """Tell whether a photo of several faces leaves open which one is meant.
+
+    It does not if the central face (see `choose_face`) is also the largest, and every other one that is at least half
+    as large (by the side of the square that is as large as its box) lies farther from the photo's centre by more than
+    one side of the central face.
+
+    Args:
+        faces: one or more.
+        width: of the photo, in pixels.
+        height: of the photo, in pixels.
+    """
+    chosen = choose_face(faces, width, height)
+
+    def off_centre(face: Face) -> float:
+        return math.dist(face.centre, (width / 2, height / 2))
+
+    return any(
+        face.side > chosen.side
+        or (face.side >= chosen.side / 2 and off_centre(face) <= off_centre(chosen) + chosen.side)
+        for face in faces
+        if face is not chosen
+    )

@@ -20,6 +20,9 @@ CELL, STRIDE = 12, 2  # the window that the first network sees, and the step bet
 FACTOR = 0.709  # between two levels of the image pyramid: about half the area
 THRESHOLDS = (0.6, 0.7, 0.7)  # probability of a face that each network asks for
 WINDOWS = 64  # that a network sees at once, at most: bounds the memory of photos full of faces
+BAND = 700_000  # pixels that the first network sees at once: larger levels are shown to it in bands
+LIKELY = 2000  # windows of one level of the pyramid that go on, the most probable first
+CANDIDATES = (4000, 1000)  # windows that the second and the third network see, likewise
 
 
 class Networks(NamedTuple):
@@ -62,12 +65,12 @@ class AreaSums:
         np.cumsum(photo, axis=0, dtype=kind, out=self.sums[1:, 1:])
         np.cumsum(self.sums[1:, 1:], axis=1, out=self.sums[1:, 1:])
 
-    def whole(self, height: int, width: int) -> Array:
-        """The photo at another size: (1,3,height,width) around 0."""
-        top, bottom = edges(np.zeros(1, np.int64), np.array([self.height]), height)
+    def whole(self, height: int, width: int, first: int = 0, last: int | None = None) -> Array:
+        """The photo at another size, or the rows of it from `first` to before `last`: (1,3,rows,width) around 0."""
+        top, bottom = (rows[:, first:last] for rows in edges(np.zeros(1, np.int64), np.array([self.height]), height))
         left, right = edges(np.zeros(1, np.int64), np.array([self.width]), width)
-        rows = self.sums[bottom[0]] - self.sums[top[0]]  # (height,W+1,3)
-        sums = rows[:, right[0]] - rows[:, left[0]]  # (height,width,3)
+        rows = self.sums[bottom[0]] - self.sums[top[0]]  # (rows,W+1,3)
+        sums = rows[:, right[0]] - rows[:, left[0]]  # (rows,width,3)
         area = (bottom - top)[0][:, None] * (right - left)[0]
         return standardised(sums, area)[None]
 
@@ -133,22 +136,21 @@ def find_faces(photo: NDArray[np.uint8], networks: Networks, smallest: int) -> D
     sums = AreaSums(photo)
     windows = np.empty((0, 9), np.float32)
     for scale in pyramid(height, width, smallest):
-        seen = sums.whole(int(height * scale + 1), int(width * scale + 1))
-        proposed = propose(networks.propose(seen), scale)
+        proposed = propose(networks.propose, sums, int(height * scale + 1), int(width * scale + 1), scale)
         kept = networks.apart(proposed[:, :4], proposed[:, 4], 0.5)
         windows = np.concatenate([windows, proposed[kept]])
-    windows = windows[networks.apart(windows[:, :4], windows[:, 4], 0.7)]
+    windows = windows[networks.apart(windows[:, :4], windows[:, 4], 0.7)][: CANDIDATES[0]]
     size = windows[:, 2:4] - windows[:, :2]
     boxes = np.concatenate([windows[:, :4] + windows[:, 5:9] * np.tile(size, 2), windows[:, 4:5]], axis=1)
 
-    boxes, seen = crops(squared(boxes), sums, 24)
-    shifts, probability = in_parts(networks.refine, seen)
+    boxes, corners = clipped(squared(boxes), sums)
+    shifts, probability = in_parts(networks.refine, sums, corners, 24)
     passed = probability[:, 1] > THRESHOLDS[1]
     boxes, shifts = np.concatenate([boxes[passed, :4], probability[passed, 1:]], axis=1), shifts[passed]
-    kept = networks.apart(boxes[:, :4], boxes[:, 4], 0.7)
-    boxes, seen = crops(squared(shifted(boxes[kept], shifts[kept])), sums, 48)
+    kept = networks.apart(boxes[:, :4], boxes[:, 4], 0.7)[: CANDIDATES[1]]
+    boxes, corners = clipped(squared(shifted(boxes[kept], shifts[kept])), sums)
 
-    shifts, points, probability = in_parts(networks.output, seen)
+    shifts, points, probability = in_parts(networks.output, sums, corners, 48)
     passed = probability[:, 1] > THRESHOLDS[2]
     boxes, shifts = np.concatenate([boxes[passed, :4], probability[passed, 1:]], axis=1), shifts[passed]
     size = boxes[:, 2:4] - boxes[:, :2] + 1
@@ -159,13 +161,33 @@ def find_faces(photo: NDArray[np.uint8], networks: Networks, smallest: int) -> D
     return Detections(boxes[kept, :4], boxes[kept, 4], landmarks[kept])
 
 
-def propose(found: tuple[Array, ...], scale: float) -> Array:
-    """Windows of one level of the pyramid in which a face is likely: (N,9) corners, probability and shifts."""
-    shifts, probability = found[0][0], found[1][0, 1]  # (4,h,w), (h,w)
-    row, column = np.nonzero(probability >= THRESHOLDS[0])
-    first = np.stack([column, row], axis=1) * STRIDE
-    corners = np.floor(np.concatenate([first + 1, first + CELL], axis=1).astype(np.float32) / np.float32(scale))
-    return np.concatenate([corners, probability[row, column, None], shifts[:, row, column].T], axis=1)
+def propose(network: Network, sums: AreaSums, height: int, width: int, scale: float) -> Array:
+    """Windows of one level of the pyramid in which a face is likely.
+
+    Args:
+        network: the first.
+        sums: of the photo.
+        height: of the level, in pixels.
+        width: likewise.
+        scale: of the level.
+
+    Returns:
+        (N,9) corners in pixels of the photo, probability and shifts; at most `LIKELY`.
+    """
+    rows = max(1, (BAND // width - CELL) // STRIDE)  # of windows, for each band
+    found = []
+    for first in range(0, max(1, (height - CELL + STRIDE) // STRIDE), rows):
+        last = height if first + rows >= (height - CELL + STRIDE) // STRIDE else (first + rows - 1) * STRIDE + CELL
+        shifts, probabilities = network(sums.whole(height, width, first * STRIDE, last))
+        shifts, probability = shifts[0], probabilities[0, 1]  # (4,h,w), (h,w)
+        row, column = np.nonzero(probability >= THRESHOLDS[0])
+        corner = np.stack([column, row + first], axis=1) * STRIDE
+        corners = np.floor(np.concatenate([corner + 1, corner + CELL], axis=1).astype(np.float32) / np.float32(scale))
+        found.append(np.concatenate([corners, probability[row, column, None], shifts[:, row, column].T], axis=1))
+    windows = np.concatenate(found)
+    if len(windows) <= LIKELY:
+        return windows
+    return windows[np.sort(np.argpartition(-windows[:, 4], LIKELY)[:LIKELY])]
 
 
 def outermost(boxes: Array, most: float) -> NDArray[np.int64]:
@@ -207,17 +229,18 @@ def shifted(boxes: Array, shifts: Array) -> Array:
     return np.concatenate([boxes[:, :4] + shifts * np.tile(size, 2), boxes[:, 4:]], axis=1)
 
 
-def crops(boxes: Array, sums: AreaSums, side: int) -> tuple[Array, Array]:
-    """What a network sees of the boxes, clipped to the photo; boxes without a pixel are left out."""
+def clipped(boxes: Array, sums: AreaSums) -> tuple[Array, NDArray[np.int64]]:
+    """Boxes and what of them lies in the photo, (N,4) left, top, right, bottom; those without a pixel are left out."""
     corners = np.trunc(boxes[:, :4]).astype(np.int64)
     corners = np.concatenate(
         [corners[:, :2].clip(min=1) - 1, np.minimum(corners[:, 2:], [sums.width, sums.height])], axis=1
     )
     inside = (corners[:, 2:] > corners[:, :2]).all(axis=1)
-    return boxes[inside], sums.windows(corners[inside], side)
+    return boxes[inside], corners[inside]
 
 
-def in_parts(network: Network, windows: Array) -> tuple[Array, ...]:
-    """A network's answers about any number of windows, none included."""
-    answers = [network(windows[start : start + WINDOWS]) for start in range(0, max(1, len(windows)), WINDOWS)]
+def in_parts(network: Network, sums: AreaSums, corners: NDArray[np.int64], side: int) -> tuple[Array, ...]:
+    """A network's answers about any number of windows of a photo, none included."""
+    starts = range(0, max(1, len(corners)), WINDOWS)
+    answers = [network(sums.windows(corners[start : start + WINDOWS], side)) for start in starts]
     return tuple(np.concatenate(part) for part in zip(*answers, strict=True))

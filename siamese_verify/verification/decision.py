@@ -17,11 +17,13 @@ from siamese_verify.verification.record import Limit, ModelRecord, Range
 from siamese_verify.verification.result import SeenFace, Verification
 
 COMPLAINTS = {
-    "sharpness": ("blurred", "grainy or sharpened"),
+    "sharpness": ("blurred", "sharp"),
     "size": ("small", "large"),
     "turn": ("straight", "turned away from the camera"),
     "light": ("dark", "bright"),
     "contrast": ("flat", "harshly lit"),
+    "noise": ("smooth", "grainy"),
+    "roll": ("level", "tilted"),
 }
 UNLIKE = "How frequent a score is was measured on faces within these limits: of others it says little."
 EVEN = 1.05  # times as frequent: below it is as frequent
@@ -64,8 +66,10 @@ def decide(
     doubt = doubt_of(score, limit.interval)
     unlike = [f"{face.name}: {complaint}" for face in faces for complaint in complaints(face.quality, record.quality)]
     reasons = [*([f"The score {score:.3f} {doubt}"] if doubt else []), *unlike]
-    warnings = [f"{face.name} shows {face.faces} faces, one of them was compared." for face in faces if face.faces > 1]
-    warnings += [f"{face.name} was turned by {face.turned} degrees to find its face." for face in faces if face.turned]
+    warnings = [
+        f"{face.name} shows {face.faces} faces, that {_place(face)} was compared." for face in faces if face.faces > 1
+    ]
+    warnings += [f"{face.name} was turned by {face.turned:.0f} degrees for its face." for face in faces if face.turned]
     if comparisons > 1:
         raised = "the threshold was raised for it" if threshold is None else "your threshold does not allow for that"
         warnings.append(f"The best of {comparisons} pairs of faces was taken: {raised}.")
@@ -97,6 +101,11 @@ def decide(
         warnings=(*reasons, *warnings) if forced else tuple(warnings),
         milliseconds=dict(milliseconds or {}),
     )
+
+
+def _place(face: SeenFace) -> str:
+    left, top, right, bottom = face.box or (0, 0, 0, 0)
+    return f"from {left:.0f}, {top:.0f} to {right:.0f}, {bottom:.0f}"
 
 
 def best_pair(left: NDArray[np.float32], right: NDArray[np.float32]) -> tuple[int, int, float]:

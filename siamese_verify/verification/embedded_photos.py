@@ -130,14 +130,22 @@ class EmbeddedPhotos:
 
     def face(self, row: int, name: int) -> SeenFace:
         """What a decision has to know of a face."""
-        sharpness, size, turn, light, contrast, probability, turned, faces = self.faces[row].tolist()
-        quality = Quality(sharpness, _known(size), _known(turn), light, contrast)
-        return SeenFace(self.names[name], NO_CROP, quality, probability=_known(probability), turned=turned, faces=faces)
+        *quality, probability, turned, box, faces = self.faces[row].tolist()
+        return SeenFace(
+            self.names[name],
+            NO_CROP,
+            Quality(*(_known(number) for number in quality)),  # type: ignore[arg-type]
+            None if math.isnan(box[0]) else tuple(box),
+            probability=_known(probability),
+            turned=turned,
+            faces=faces,
+        )
 
 
-def _row_of(face: SeenFace) -> tuple[float, ...]:
+def _row_of(face: SeenFace) -> tuple[Any, ...]:
     numbers = (*face.quality, face.probability)
-    return (*(math.nan if number is None else number for number in numbers), face.turned, face.faces)
+    known = (math.nan if number is None else number for number in numbers)
+    return (*known, face.turned, face.box or (math.nan,) * 4, face.faces)
 
 
 def _known(number: float) -> float | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
+from siamese_verify.faces import Quality
 from siamese_verify.files import write_whole
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 # What a decision needs to know of a face besides its embedding; NaN where it is not known.
 FACE = np.dtype(
-    [(name, np.float64) for name in ("sharpness", "size", "turn", "light", "contrast", "probability")]
-    + [("turned", np.int16), ("faces", np.int32)]
+    [(name, np.float64) for name in (*Quality._fields, "probability", "turned")]
+    + [("box", np.float64, 4), ("faces", np.int32)]
 )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from siamese_verify.evaluation.pages.palette import LIGHT
-from siamese_verify.faces import Photo, open_photo, turned
+from siamese_verify.faces import Photo, open_photo, reduced, turned
 from siamese_verify.verification.explanation import heat
 from siamese_verify.verification.score_chart import Measured, draw_scores, histogram_of_record
 from siamese_verify.verification.sheet import DPI, EDGE, WIDTH, Sheet
@@ -143,20 +143,21 @@ def _draw_photo(
     """Draw a photo at the top of some room, with the box of its face."""
     from matplotlib.patches import Rectangle
 
-    scale = min(width / photo.width, height / photo.height)
-    across, down = photo.width * scale, photo.height * scale
+    whole = (photo.width * reduced(photo), photo.height * reduced(photo))  # the box is in the photo's own pixels
+    scale = min(width / whole[0], height / whole[1])
+    across, down = whole[0] * scale, whole[1] * scale
     axes = sheet.axes(left + (width - across) / 2, top, across, down)
     small = photo.copy()
     small.thumbnail((LARGEST, LARGEST))
-    axes.imshow(np.asarray(small), extent=(0, photo.width, photo.height, 0), aspect="auto", interpolation="antialiased")
+    axes.imshow(np.asarray(small), extent=(0, whole[0], whole[1], 0), aspect="auto", interpolation="antialiased")
     _without_ticks(axes)
     if face.box is None:
         return
     x, y, right, bottom = face.box
     for colour, line in ((LIGHT.ink, 4.2), (LIGHT.ground, 2.0)):  # seen on any ground
         axes.add_patch(Rectangle((x, y), right - x, bottom - y, fill=False, edgecolor=colour, linewidth=line))
-    axes.set_xlim(0, photo.width)
-    axes.set_ylim(photo.height, 0)
+    axes.set_xlim(0, whole[0])
+    axes.set_ylim(whole[1], 0)
 
 
 def _draw_crop(axes: Axes, crop: np.ndarray) -> None:

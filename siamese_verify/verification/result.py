@@ -38,11 +38,12 @@ class SeenFace:
         name: of the photo.
         crop: (S,S,3) uint8 RGB.
         quality: what decides whether it can be compared.
-        box: left, top, right, bottom in pixels of the upright photo; None where no detector looked, as with models that
-            take the photo as the face.
+        box: left, top, right, bottom in pixels of the photo once it is turned; None where no detector looked, as with
+            models that take the photo as the face.
         landmarks: left eye, right eye, nose, left and right corner of the mouth, likewise.
         probability: of being a face, likewise.
-        turned: degrees counter-clockwise by which the photo was turned first: 0, 90, 180 or 270.
+        turned: degrees counter-clockwise by which the photo was turned first, so that the face is upright: 0 to below
+            360, about its centre and with all of it shown.
         faces: how many faces the photo shows.
     """
 
@@ -52,7 +53,7 @@ class SeenFace:
     box: tuple[float, float, float, float] | None = None
     landmarks: tuple[tuple[float, float], ...] | None = None
     probability: float | None = None
-    turned: int = 0
+    turned: float = 0
     faces: int = 1
 
     def to_dict(self) -> dict[str, Any]:

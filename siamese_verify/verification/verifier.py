@@ -18,12 +18,16 @@ from siamese_verify.faces import (
     Face,
     FaceDetector,
     Photo,
+    ambiguous,
     choose_face,
     crop_face,
+    level,
     open_photo,
     quality_of,
+    reduced,
     search,
     turned,
+    turned_size,
 )
 from siamese_verify.faces.mtcnn import Networks
 from siamese_verify.verification.decision import best_pair, check_prior, decide, limit_of
@@ -31,8 +35,8 @@ from siamese_verify.verification.engine import Engine, embed_crops
 from siamese_verify.verification.record import ModelRecord
 from siamese_verify.verification.result import NoDecision, SeenFace, Verification
 
-FACE_PROBABILITY = 0.9  # what the detector is less sure of does not count as a second face
 CHUNK = 64  # photos whose faces are held together
+MOST_FACES = 64  # of a photo whose faces are all compared
 Several = Literal["refuse", "largest", "central", "any"]
 SEVERAL = ("refuse", "largest", "central", "any")
 Liveness = Callable[[Image.Image, SeenFace], str | None]
@@ -293,25 +297,18 @@ class Verifier:
         except InputError as error:
             raise NoDecision(str(error), "unreadable_photo") from None
         spec = self.record.input_spec
-        found: list[Face | None] = [None]
-        number, degrees = 1, 0
+        found: list[tuple[Face | None, float]] = [(None, 0)]
+        number = 1
         if spec.crop.needs_face:
             with timed(stages, "detect"):
-                faces, degrees = search(self._faces(), image, FACE_PROBABILITY)
-            if not faces:
-                sentence = f"No face was found on {name}: use a photo that shows one from the front."
-                raise NoDecision(sentence, "no_face")
-            if len(faces) > 1 and several == "refuse":
-                sentence = f"{len(faces)} faces were found on {name}: crop it to the one that is meant."
-                raise NoDecision(sentence, "several_faces")
-            number, image = len(faces), turned(image, degrees)
-            found = [*faces] if several == "any" else [choose_face(faces, *image.size, _choice(several))]
+                chosen, number, side = self._choose(image, name, several)
+                found = [level(self._faces(), image, face, side) for face in chosen]
         with timed(stages, "align"):
-            seen = [self._cut(image, face, name, degrees, number) for face in found]
+            seen = [self._cut(image, face, name, degrees, number) for face, degrees in found]
         if self.liveness:
             with timed(stages, "liveness"):
                 for face in seen:
-                    refusal = self.liveness(image, face)
+                    refusal = self.liveness(turned(image, face.turned), face)
                     if refusal is not None and not (isinstance(refusal, str) and refusal):
                         raise InputError(
                             f"The liveness hook returned {refusal!r}: it returns None, or a sentence that refuses."
@@ -320,10 +317,27 @@ class Verifier:
                         raise NoDecision(f"{name} was refused: {refusal}", "refused")
         return seen
 
-    def _cut(self, image: Image.Image, face: Face | None, name: str, degrees: int, number: int) -> SeenFace:
-        crop = crop_face(image, self.record.input_spec, face)
+    def _choose(self, image: Image.Image, name: str, several: Several) -> tuple[list[Face], int, int]:
+        """The faces of a photo that are compared, how many it shows, and the degrees that it has to be turned by."""
+        faces, degrees = search(self._faces(), image)
+        if not faces:
+            raise NoDecision(f"No face was found on {name}: use a photo that shows one from the front.", "no_face")
+        if several == "any":
+            if len(faces) > MOST_FACES:
+                sentence = f"{len(faces)} faces were found on {name}, at most {MOST_FACES} are compared: crop it."
+                raise NoDecision(sentence, "several_faces")
+            return faces, len(faces), degrees
+        size = turned_size(image.size, degrees)
+        if several == "refuse" and ambiguous(faces, *size):
+            sentence = f"{len(faces)} faces were found on {name}, and which is meant is open: crop it to that one."
+            raise NoDecision(sentence, "several_faces")
+        return [choose_face(faces, *size, _choice(several))], len(faces), degrees
+
+    def _cut(self, image: Image.Image, face: Face | None, name: str, degrees: float, number: int) -> SeenFace:
+        crop = crop_face(image, self.record.input_spec, face, degrees)
         if face is None:
             return SeenFace(name, np.asarray(crop), quality_of(crop), turned=degrees, faces=number)
+        face = face.placed(reduced(image))
         quality = quality_of(crop, face.box, face.landmarks)
         return SeenFace(name, np.asarray(crop), quality, face.box, face.landmarks, face.probability, degrees, number)
 

@@ -476,7 +476,7 @@ def test_faces_are_found_aligned_and_described(kind: Any, portraits: dict[str, I
     assert np.abs(one - same).mean() < 1
     sheets = sorted(path.stem for path in (tmp_path / "out" / "sheets").iterdir())
     assert sheets == ["aligned", "blurred", "no_face", "several", "turned"]
-    assert json.loads((tmp_path / "out" / "prepared.json").read_text())["alignment"].endswith("after mtcnn-3")
+    assert json.loads((tmp_path / "out" / "prepared.json").read_text())["alignment"].endswith("after mtcnn-4")
     assert "no face was found, whichever side is up" in (tmp_path / "out" / "left_out.csv").read_text()
 
 

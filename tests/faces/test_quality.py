@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from siamese_verify.faces import Quality, quality_of, ranges_of, sharpness
-from siamese_verify.faces.quality import AVERAGE_FACE, turn_of
+from siamese_verify.faces.quality import AVERAGE_FACE, noise, roll_of, turn_of
 
 
 def head(yaw: float = 0, pitch: float = 0, roll: float = 0, scale: float = 0.7) -> list[tuple[float, float]]:
@@ -64,12 +64,54 @@ def test_light_and_contrast_are_mean_and_deviation_of_the_grey_levels() -> None:
 
 def test_ranges_leave_one_in_a_thousand_outside() -> None:
     values = np.random.default_rng(0).permutation(100_001) / 100_000
-    ranges = ranges_of([Quality(x, x, x, x, x) for x in values.tolist()])
-    for name, low, high in (("sharpness", 0.001, 0.999), ("size", 0.001, None), ("turn", None, 0.999)):
-        assert ranges[name] == pytest.approx((low, high))
-    assert ranges["light"] == pytest.approx((0.001, 0.999))
+    ranges = ranges_of([Quality(x, x, x, x, x, x, x) for x in values.tolist()])
+    for names, low, high in (
+        (("sharpness", "size", "contrast"), 0.001, None),
+        (("turn", "roll"), None, 0.999),
+        (("light",), 0.001, 0.999),
+    ):
+        for name in names:
+            assert ranges[name] == pytest.approx((low, high))
 
 
 def test_what_no_detector_measured_has_no_range() -> None:
-    assert set(ranges_of([Quality(1.0, None, None, 0.5, 0.1)])) == {"sharpness", "light", "contrast"}
+    assert set(ranges_of([Quality(1.0, None, None, 0.5, 0.1)])) == {"sharpness", "light", "contrast", "noise"}
     assert ranges_of([]) == {}
+
+
+@pytest.mark.parametrize("roll", [-170, -60, -10, 0, 45, 120])
+@pytest.mark.parametrize("yaw", [0, 30])
+def test_the_roll_of_a_head_is_the_angle_it_was_tilted_by(yaw: float, roll: float) -> None:
+    assert roll_of(head(yaw, 0, roll)) == pytest.approx(roll, abs=3)
+    grey = Image.new("RGB", (20, 20))
+    assert quality_of(grey, (0, 0, 9, 9), head(yaw, 0, roll)).roll == pytest.approx(abs(roll), abs=3)
+
+
+def drawn(levels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.repeat(levels.round().clip(0, 255).astype(np.uint8)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("strength", [3.0, 8.0, 20.0])
+def test_noise_is_the_deviation_of_grain_wherever_it_is_calm(strength: float) -> None:
+    rng = np.random.default_rng(0)
+    x, y = np.meshgrid(np.arange(160), np.arange(160))
+    scene = 90 + 60 * np.sin(x / 25) + 30 * np.cos(y / 40)  # smooth, with a sharp edge and a patch of fine detail
+    scene[60:, 80:] += 30
+    scene[:40, :40] += rng.choice([-40, 40], (40, 40))
+    assert noise(drawn(scene)) < 0.5
+    assert noise(drawn(scene + rng.normal(0, strength, scene.shape))) == pytest.approx(strength, rel=0.15)
+    assert noise(Image.new("RGB", (9, 9))) == 0
+
+
+def test_a_sharpened_picture_is_sharp_and_not_grainy() -> None:
+    blobs = np.random.default_rng(0).normal(128, 60, (20, 20))
+    soft = drawn(blobs).resize((160, 160), Image.Resampling.BICUBIC)
+    sharpened = soft.filter(ImageFilter.UnsharpMask(2, 150, 0))
+    assert sharpness(sharpened) > 2 * sharpness(soft)
+    limit = ranges_of([quality_of(soft)])["noise"][1]
+    assert limit is not None
+    assert (
+        noise(sharpened)
+        < limit
+        < noise(drawn(np.asarray(soft)[..., 0] + np.random.default_rng(0).normal(0, 25, (160, 160))))
+    )

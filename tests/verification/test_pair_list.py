@@ -527,7 +527,7 @@ def test_what_a_decision_is_told_of_a_face_survives_being_kept(folder: Path) -> 
     verify_pairs(stand, table, folder / "out.csv")
     assert stand.seen == []
     assert told == [stand.find(folder / name, name=name)[0] for name in ("0.png", "1.png")]
-    assert set(FACE.names or ()) == {*Quality._fields, "probability", "turned", "faces"}
+    assert set(FACE.names or ()) == {*Quality._fields, "probability", "turned", "box", "faces"}
     assert {field.name for field in dataclasses.fields(SeenFace)} - {
         "quality",
         "box",
