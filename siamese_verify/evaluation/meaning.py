@@ -8,7 +8,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import all_pairs_report
-from siamese_verify.evaluation.all_pairs_intervals import RecountedPairs
+from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
 from siamese_verify.evaluation.calibration import Calibration, choose_calibration, fit_logistic
 from siamese_verify.evaluation.pair_scores import as_array
 from siamese_verify.evaluation.strangers import Strangers, strangers_of, with_intervals
@@ -48,8 +48,7 @@ def calibrate(
     measured_on: str = "",
     seed: int = 0,
     *,
-    resamples: int = 1000,
-    progress: bool = False,
+    intervals: bool = True,
 ) -> ScoreMeaning:
     """Learn what scores mean from all pairs of some people.
 
@@ -60,9 +59,8 @@ def calibrate(
         embeddings: (N, D) of any non-zero length.
         identities: (N,) one number or name per row.
         measured_on: the data, for people.
-        seed: of the split and of the resamples.
-        resamples: of the people, for the intervals of the strangers' shares; 0 for none.
-        progress: draw a bar.
+        seed: of the split.
+        intervals: of the strangers' shares; they take a second look at the pairs.
 
     Raises:
         InputError: see `all_pairs_report`.
@@ -70,8 +68,8 @@ def calibrate(
     rows, names = as_array(embeddings), as_array(identities)
     whole = all_pairs_report(rows, names).curve
     tail = strangers_of(whole)
-    if resamples:
-        tail = with_intervals(tail, RecountedPairs(rows, names), resamples, seed, progress)
+    if intervals:
+        tail = with_intervals(tail, clustered_rows(rows, names))
     people = np.unique(names)
     chosen = np.isin(names, np.random.default_rng(seed).permutation(people)[: len(people) // 2])
     try:
