@@ -100,8 +100,6 @@ class WeightedPairs:
         scores: (N,) checked similarities.
         same: (N,) bool.
         targets: false accept rates.
-        threshold: a fixed one, or None.
-        folds: (N,) fold of each pair, or None.
     """
 
     def __init__(
@@ -109,21 +107,15 @@ class WeightedPairs:
         scores: NDArray[np.float64],
         same: NDArray[np.bool_],
         targets: Sequence[float] = (),
-        threshold: float | None = None,
-        folds: NDArray[np.generic] | None = None,
     ) -> None:
         self.order = np.argsort(scores)[::-1]
         self.same = same[self.order]
         ranked = scores[self.order]
         self.last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # (T,) ends of ties
-        self.values = np.append(ranked[self.last], np.inf)  # the last is found by the place -1
-        self.point = np.searchsorted(self.last, np.arange(len(ranked)))  # (N,) operating point of each pair
         self.targets = targets
-        self.threshold = threshold
-        self.folds = None if folds is None else np.unique(folds, return_inverse=True)[1][self.order]
 
     def metrics(self, weights: Weights) -> dict[str, NDArray[np.float64]]:
-        """Return each metric in (R,) resamples, with the names of `bootstrap_intervals`."""
+        """Return each metric in (R,) resamples, with the names of `pair_intervals`."""
         ranked = weights[:, self.order]
         true, false = self._accepts(ranked)
         genuine, impostors = true[:, -1:], false[:, -1:]
@@ -134,14 +126,6 @@ class WeightedPairs:
         for target in self.targets:
             place = (false / impostors <= target).sum(axis=1) - 1
             found[f"tar_at_far_{target:g}"] = _at(true, place) / genuine[:, 0]
-            found[f"threshold_at_far_{target:g}"] = self.values[_at(_occurring(true + false), place, -1)]
-        if self.threshold is not None:
-            place = np.full(len(weights), int((self.values[:-1] >= self.threshold).sum()) - 1)
-            rejects, accepts = genuine[:, 0] - _at(true, place), _at(false, place)
-            found["frr"], found["far"] = rejects / genuine[:, 0], accepts / impostors[:, 0]
-            found["accuracy"] = 1 - (rejects + accepts) / (genuine + impostors)[:, 0]
-        if self.folds is not None:
-            found["accuracy"] = self._fold_accuracy(ranked)
         return found
 
     def _accepts(self, ranked: Weights) -> tuple[Weights, Weights]:
@@ -158,32 +142,8 @@ class WeightedPairs:
         strict, lenient = _at(false, after - 1), _at(false, after)
         return np.asarray((strict * lower + lenient * upper) / (impostors * (upper + lower)))
 
-    def _fold_accuracy(self, ranked: Weights) -> NDArray[np.float64]:
-        """(R,) means over folds of the accuracy by the other folds' best threshold, folds without pairs left out."""
-        assert self.folds is not None
-        total, counted = np.zeros(len(ranked)), np.zeros(len(ranked))
-        for fold in range(int(self.folds.max()) + 1):
-            inside = self.folds == fold
-            true, false = self._accepts(np.where(inside, 0, ranked))
-            right = true - false
-            best = right.max(axis=1)
-            last = right.shape[1] - 1 - (right == best[:, None])[:, ::-1].argmax(axis=1)
-            place = _at(_occurring(true + false), np.where(best < 0, -1, last), -1)  # or refuse every pair
-            here = ranked[:, inside]
-            correct = (here * ((self.point[inside] <= place[:, None]) == self.same[inside])).sum(axis=1)
-            pairs = here.sum(axis=1)
-            total += np.divide(correct, pairs, out=np.zeros(len(pairs)), where=pairs > 0)
-            counted += pairs > 0
-        return np.asarray(total / counted)
-
 
 def _at(table: Weights, place: NDArray[np.int64], before: int = 0) -> NDArray[np.int64]:
     """(R,) entries of an (R,T) table; `before` its first column, at the threshold +inf, nothing is accepted."""
     found = np.take_along_axis(table, np.maximum(place, 0)[:, None], axis=1)[:, 0]
     return np.where(place < 0, before, found)
-
-
-def _occurring(accepted: Weights) -> Weights:
-    """(R,T) the place of the last score up to here that weighs something, -1 without one."""
-    weighs = np.diff(accepted, axis=1, prepend=0) > 0
-    return np.maximum.accumulate(np.where(weighs, np.arange(accepted.shape[1]), -1), axis=1)

@@ -130,7 +130,7 @@ def tar_interval(rates: ClusteredRates, target: float, level: float, whole: bool
     if not len(lenient) and not whole:
         return None
     return Interval(
-        float(1 - bounds.frr_high[strict[-1]]) if len(strict) else 0.0,
+        float(1 - bounds.frr_high[strict[-1]]) if len(strict) and at.high < np.inf else 0.0,
         float(1 - bounds.frr_low[lenient[0]]) if len(lenient) else 1.0,
     )
 
