@@ -44,7 +44,7 @@ class Truth:
     frr: Callable[[float], float]
 
     def threshold(self, target: float) -> float:
-        return float(brentq(lambda score: np.log(self.far(score)) - np.log(target), -0.999, 20))
+        return float(brentq(lambda score: self.far(score) - target, -0.999, 20, xtol=1e-12))
 
     @property
     def crossing(self) -> float:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Whole = NDArray[np.int64]
 
 STEP = 1.02  # ratio of neighbouring counts among the thresholds that are looked at; smaller counts all are
-PRIOR_PEOPLE = 3.0  # people in error to whose weight it is assumed that a person fails in all pairs or none
+PRIOR_PEOPLE = 1.0  # people in error to whose weight it is assumed that a person fails in all pairs or none
 DECISIVE_PEOPLE = 30  # fewer people among the accepted impostors cannot show how dependent those are
 
 
@@ -121,13 +121,15 @@ class ClusteredPairs:
                 min(np.count_nonzero(passed), np.count_nonzero(passed < own)),
             )
         far, frr = false / pairs, (len(self.genuine) - true) / len(self.genuine)
-        own_people = int(np.count_nonzero(own))
+        effect, seen_at = _design_effects(far, columns[0] * pairs, columns[3], self.totals)
         return ClusteredRates(
             thresholds=thresholds,
             far=far,
             frr=frr,
-            far_size=_impostor_sizes(far, columns[0] * n / (n - 1), columns[3], pairs, n),
-            frr_size=effective_size(frr, columns[1] * own_people / max(1, own_people - 1), columns[4], own_people),
+            impostors=pairs,
+            effect=effect,
+            seen_at=seen_at,
+            frr_size=effective_size(frr, columns[1], columns[4], own[own > 0]),
             covariance=columns[2],
         )
 
@@ -138,7 +140,7 @@ def _places(count: int) -> Whole:
     return np.minimum(places, count - 1)
 
 
-def effective_size(rate: Floats, variance: Floats, people_in_error: Floats, people: int) -> Floats:
+def effective_size(rate: Floats, variance: Floats, people_in_error: Floats, weights: Floats | Whole) -> Floats:
     """Return to how many independent trials rates are equivalent.
 
     Where few people are in error the variance is not known. People themselves are then taken as the trials, as if a
@@ -148,31 +150,59 @@ def effective_size(rate: Floats, variance: Floats, people_in_error: Floats, peop
         rate: (...) in [0, 1].
         variance: (...) of the rate, over people.
         people_in_error: (...) people with errors, or without if they are fewer.
-        people: number of people, n.
+        weights: (n,) of the people in the rate.
     """
     spread = rate * (1 - rate)
     trial = np.divide(variance, spread, out=np.zeros_like(spread), where=spread > 0)  # 1 / n where it is known
     known = np.where(spread > 0, people_in_error, 0)
-    size = (known + PRIOR_PEOPLE) / (known * trial + PRIOR_PEOPLE / people)
-    return np.asarray(size * _few(people))
+    size = (known + PRIOR_PEOPLE) / (known * trial * correction(weights, 1) + PRIOR_PEOPLE / len(weights))
+    return np.asarray(size)
 
 
-def _few(people: int) -> float:
-    """By how much a variance from few people counts less (Korn & Graubard 1998): Student's t instead of normal."""
+def correction(weights: Floats | Whole, fitted: int) -> float:
+    """Return by how much a variance from few people must be larger.
+
+    Args:
+        weights: (n,) of the people; n people of unequal weights count for fewer (Kish).
+        fitted: people that the residuals are short of.
+
+    Returns:
+        The factor that makes the variance unbiased, times the squared ratio of Student's t to the normal deviate by
+        which Korn & Graubard (1998) shrink the effective number of trials.
+    """
     from scipy.stats import norm, t
 
-    return float((norm.ppf(0.975) / t.ppf(0.975, max(1, people - 1))) ** 2)
+    people = float(weights.sum()) ** 2 / float((np.asarray(weights, dtype=np.float64) ** 2).sum())
+    free = max(people - 1, 1)
+    return people / max(people - fitted, 1) * float((t.ppf(0.975, free) / norm.ppf(0.975)) ** 2)
 
 
-def _impostor_sizes(rate: Floats, variance: Floats, people_in_error: Floats, pairs: int, people: int) -> Floats:
+def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, totals: Whole) -> tuple[Floats, Floats]:
+    """Return by what factor pairs that share people make the variance of the FAR larger, at descending thresholds.
+
+    Above those at which enough people are involved to see how dependent impostors are, they are taken to be as
+    dependent as there; if there is none, nothing is known beyond that n people make n / 2 disjoint pairs.
+
+    Args:
+        rate: (P,) FAR, ascending.
+        variance: (P,) of it, times the number of pairs.
+        people_in_error: (P,) on the accepted pairs.
+        totals: (n,) pairs of each person.
+
+    Returns:
+        (P,) factors, 1 or more, and (P,) the rate at which they were seen; infinity where they were not.
+    """
+    people = len(totals)
     spread = rate * (1 - rate)
-    effect = np.divide(variance * pairs, spread, out=np.ones_like(spread), where=spread > 0)
+    # A person's residual is short of four people: of two means, and of what pairs share with themselves.
+    effect = np.divide(variance, spread, out=np.ones_like(spread), where=spread > 0) * correction(totals, 4)
     effect = np.maximum(effect, 1)
     decisive = min(DECISIVE_PEOPLE, people)
-    enough = np.flatnonzero(people_in_error >= decisive)
-    deepest = effect[enough[0]] if len(enough) else pairs / max(1, people // 2)
-    effect = np.where(people_in_error < decisive, np.maximum(effect, deepest), effect)
-    return np.asarray(pairs / effect * _few(people))
+    enough = people_in_error >= decisive
+    if not enough.any():
+        return np.full_like(rate, int(totals.sum()) // 2 / max(1, people // 2)), np.full_like(rate, np.inf)
+    first = int(enough.argmax())
+    return np.where(enough, effect, np.maximum(effect, effect[first])), np.where(enough, rate, rate[first])
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +213,9 @@ class ClusteredRates:
         thresholds: (P,) descending.
         far: (P,) ascending.
         frr: (P,) descending.
-        far_size: (P,) effective number of independent impostors.
+        impostors: number of pairs behind the FAR.
+        effect: (P,) by what factor pairs that share people make its variance larger.
+        seen_at: (P,) the rate at which that was seen.
         frr_size: (P,) effective number of independent genuine pairs.
         covariance: (P,) of both errors.
     """
@@ -191,13 +223,30 @@ class ClusteredRates:
     thresholds: Floats
     far: Floats
     frr: Floats
-    far_size: Floats
+    impostors: int
+    effect: Floats
+    seen_at: Floats
     frr_size: Floats
     covariance: Floats
 
+    @cached_property
+    def far_size(self) -> Floats:
+        """(P,) effective number of independent impostors."""
+        return self.impostors / self.effect
+
+    def far_interval(self, level: float) -> tuple[Floats, Floats]:
+        """Return (P,) low and high ends.
+
+        Were the rate as high as the high end, people would differ by more in the same proportion, and the number of
+        independent impostors would be smaller. The high end allows for that.
+        """
+        low, high = rate_interval(self.far, self.far_size, level)
+        more = 1 + (self.effect - 1) * np.maximum(high / self.seen_at, 1)
+        return low, rate_interval(self.far, self.impostors / more, level)[1]
+
     def bounds(self, level: float = 0.95) -> Bounds:
         """Return intervals of both errors at each threshold; that they are monotone in it is used."""
-        far_low, far_high = rate_interval(self.far, self.far_size, level)
+        far_low, far_high = self.far_interval(level)
         frr_low, frr_high = rate_interval(self.frr, self.frr_size, level)
         return Bounds(
             far_low=np.minimum.accumulate(far_low[::-1])[::-1],

@@ -9,6 +9,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval, Resamples, WeightedPairs, check_level
+from siamese_verify.evaluation.clustered_pairs import correction
 from siamese_verify.evaluation.crossing import equal_error
 from siamese_verify.evaluation.folds import fold_errors
 from siamese_verify.evaluation.pair_intervals import (
@@ -16,6 +17,7 @@ from siamese_verify.evaluation.pair_intervals import (
     error_interval,
     numbered_people,
     pair_intervals,
+    totals_of,
 )
 from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
 from siamese_verify.evaluation.ranking import rank
@@ -167,7 +169,7 @@ def equal_errors(
     """Return the p-value of the hypothesis that two models err equally often, two-sided.
 
     Pairs that share a person are dependent, which McNemar's test does not know. The difference of the error rates is
-    compared with its standard error over people, by Student's t; where few pairs decide, McNemar's exact test has the
+    compared with its standard error over people, which is larger where people are few; where few pairs decide, McNemar's exact test has the
     larger p-value and counts.
 
     Args:
@@ -179,15 +181,16 @@ def equal_errors(
     McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 1947; Aronow,
     Samii & Assenova, "Cluster-robust variance estimation for dyadic data", Political Analysis 2015.
     """
-    from scipy.stats import binomtest, t
+    from scipy.stats import binomtest, norm
 
     apart = first.astype(np.float64) - second
     if not apart.any():
         return 1.0
     mean = float(apart.mean())
     variance = dyadic_variance((apart - mean) / len(apart), same, people)
+    variance *= correction(totals_of(np.ones(len(apart)), same, people), 4)  # with it, t becomes a normal deviate
     exact = float(binomtest(int(np.count_nonzero(apart > 0)), int(np.count_nonzero(apart))).pvalue)
-    clustered = 2 * float(t.sf(abs(mean) / variance**0.5, max(1, int(people.max())))) if variance > 0 else 0.0
+    clustered = 2 * float(norm.sf(abs(mean) / variance**0.5)) if variance > 0 else 0.0
     return max(exact, clustered)
 
 

@@ -145,18 +145,24 @@ def intervals_of(
     if not len(pairs.impostors):
         return {}
     whole = pairs.lowest == -np.inf
-    rates = pairs.rates(pairs.thresholds())
+    known = threshold is not None and (whole or threshold >= pairs.lowest)
+    rates = pairs.rates(pairs.thresholds([threshold] if threshold is not None and known else []))
     bounds = rates.bounds(level)
     found: dict[str, Interval | None] = {"eer": equal_error_interval(rates, level, whole)}
     for target in targets:
         found[f"tar_at_far_{target:g}"] = tar_interval(rates, target, level, whole)
         found[f"threshold_at_far_{target:g}"] = threshold_interval(rates, bounds, target, whole)
-    if threshold is not None and (whole or threshold >= pairs.lowest):
-        place = int(np.searchsorted(-rates.thresholds, -threshold, side="right"))
-        here = pairs.rates(np.insert(rates.thresholds, place, threshold))
-        found["far"] = one_rate(here.far[place], here.far_size[place], level)
-        found["frr"] = one_rate(here.frr[place], here.frr_size[place], level)
+    if threshold is not None and known:
+        place = int(np.searchsorted(-rates.thresholds, -threshold))
+        found["far"] = far_at(rates, place, level)
+        found["frr"] = one_rate(rates.frr[place], rates.frr_size[place], level)
     return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def far_at(rates: ClusteredRates, place: int, level: float = 0.95) -> Interval:
+    """Return the interval of the FAR at one threshold, one-sided where it is 0 or 1."""
+    low, high = rates.far_interval(one_sided(level) if rates.far[place] in (0, 1) else level)
+    return Interval(float(low[place]), float(high[place]))
 
 
 def one_rate(rate: float, size: float, level: float) -> Interval:
@@ -179,11 +185,20 @@ def error_interval(
         by: (N,) not 0 where the pair counts for how many people are in error.
     """
     rate = float(weights @ errors / weights.sum())
-    count = int(people.max()) + 1
     wrong = len(np.unique(people[by != 0]))
     variance = dyadic_variance(weights * (errors - rate), same, people)
-    size = effective_size(np.float64(rate), np.float64(variance), np.float64(min(wrong, count)), count)
-    return one_rate(rate, float(size), level)
+    size = effective_size(np.float64(rate), np.float64(variance), np.float64(wrong), totals_of(weights, same, people))
+    low, high = one_rate(rate, float(size), level)
+    if rate in (0, 1):
+        return Interval(low, high)
+    return Interval(low, one_rate(rate, float(size) * rate / high, level).high)  # see `ClusteredRates.far_interval`
+
+
+def totals_of(values: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> Floats:
+    """Return (n,) sums of the values of the pairs that each person is on."""
+    count = int(people.max()) + 1
+    left, right = people.T
+    return np.bincount(left, values, count) + np.bincount(right[~same], values[~same], count)
 
 
 def dyadic_variance(residuals: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> float:
@@ -191,12 +206,10 @@ def dyadic_variance(residuals: Floats, same: NDArray[np.bool_], people: NDArray[
 
     Aronow, Samii & Assenova, "Cluster-robust variance estimation for dyadic data", Political Analysis 2015.
     """
-    count = int(people.max()) + 1
-    left, right = people.T
-    totals = np.bincount(left, residuals, count) + np.bincount(right[~same], residuals[~same], count)
-    _, dyads = np.unique(np.sort(people[~same], axis=1) @ np.array([count, 1]), return_inverse=True)
+    totals = totals_of(residuals, same, people)
+    _, dyads = np.unique(np.sort(people[~same], axis=1) @ np.array([len(totals), 1]), return_inverse=True)
     shared = np.bincount(dyads, residuals[~same])  # counted with either person, and once is right
-    return max(float(totals @ totals - shared @ shared), 0.0) * count / max(1, count - 1)
+    return max(float(totals @ totals - shared @ shared), 0.0)
 
 
 def pair_intervals(

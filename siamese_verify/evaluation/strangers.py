@@ -11,7 +11,7 @@ import numpy as np
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.operating_point import most_accepts
-from siamese_verify.evaluation.pair_intervals import one_rate
+from siamese_verify.evaluation.pair_intervals import far_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,7 +171,7 @@ def with_intervals(tail: Strangers, pairs: ClusteredPairs) -> Strangers:
     bounds = rates.bounds()
     places = np.searchsorted(-thresholds, -scores)
     intervals = [
-        (Interval(float(bounds.far_low[place]), float(bounds.far_high[place])) if accepted else one_rate(0, float(rates.far_size[place]), 0.95))
+        (Interval(float(bounds.far_low[place]), float(bounds.far_high[place])) if accepted else far_at(rates, int(place)))
         if there else None
         for place, there, accepted in zip(places, known, tail.accepted, strict=True)
     ]
