@@ -146,9 +146,7 @@ class Effects:
             own = self.self_match * rng.normal(size=self.people) - self.goat * (rng.random(self.people) < self.goats)
             alike = self.likeness * rng.normal(size=self.people) + self.wolf * (rng.random(self.people) < self.wolves)
             between = self.pair * rng.normal(size=(self.people, self.people))
-            scores = np.where(
-                same, self.distance + own[one], alike[one] + alike[other] + between[one, other]
-            )
+            scores = np.where(same, self.distance + own[one], alike[one] + alike[other] + between[one, other])
             found.append(scores + photo[left] + photo[right] + self.noise * rng.normal(size=len(left)))
         return (found[0] if models == 1 else np.stack(found)), same, np.stack([one, other], axis=1)
 

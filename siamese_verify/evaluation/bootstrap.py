@@ -1,4 +1,4 @@
-"""How far metrics would move with other people: the bootstrap over identities."""
+"""How much metrics move together with other people: the bootstrap over identities."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
+from siamese_verify.evaluation.pair_scores import as_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,22 +20,73 @@ BLOCK = 2**20  # weights held at once
 
 
 class Interval(NamedTuple):
-    """Where a metric lies in the middle share of the resamples."""
+    """A confidence interval. That of a threshold may have an infinite end."""
 
     low: float
     high: float
 
 
 def check_level(level: float) -> None:
-    """Refuse a share of the resamples that is none."""
+    """Refuse what is no level of confidence."""
     if not 0 < level < 1:
         raise InputError(f"An interval of level {level} is none: give a level between 0 and 1, such as 0.95.")
 
 
-def interval_of(values: NDArray[np.float64], level: float = 0.95) -> Interval:
-    """Return the percentile interval of (R,) values; no interpolation, as thresholds may be infinite."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
-    return Interval(float(low), float(high))
+class Difference(NamedTuple):
+    """A second metric minus the first, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def difference_of(
+    values: NDArray[np.float64], intervals: Sequence[Interval], resampled: Sequence[NDArray[np.float64]]
+) -> Difference:
+    """Return the difference of two metrics, with the interval that follows from those of both.
+
+    Args:
+        values: (2,) both.
+        intervals: of both.
+        resampled: (2,R) both in the same resamples, for how much they move together.
+
+    Zou, "Toward using confidence intervals to compare correlations", Psychological Methods 2007, eq. 15.
+    """
+    drawn = np.concatenate(resampled, axis=1) if resampled else np.empty((2, 0))
+    drawn = drawn[:, np.isfinite(drawn).all(axis=0)]
+    vary = drawn.shape[1] > 1 and bool((drawn.std(axis=1) > 0).all())
+    shared = float(np.clip(np.corrcoef(drawn)[0, 1], -1, 1)) if vary else 0.0
+    first, second = (
+        (max(value - low, 0.0), max(high - value, 0.0)) for value, (low, high) in zip(values, intervals, strict=True)
+    )
+    value = float(values[1] - values[0])
+    down, up = (
+        max(one**2 + other**2 - 2 * shared * one * other, 0.0) ** 0.5
+        for one, other in ((second[0], first[1]), (second[1], first[0]))
+    )
+    return Difference(value, value - down, value + up)
+
+
+def numbered_people(same: NDArray[np.bool_], identities: ArrayLike) -> NDArray[np.int64]:
+    """Return (N, 2) numbers of who is on the photos of pairs, from 0.
+
+    Raises:
+        InputError: another shape, fewer than two people, a genuine pair of two people or an impostor pair of one.
+    """
+    names = as_array(identities)
+    if names.shape != (len(same), 2):
+        raise InputError(f"The identities have the shape {names.shape}: give two for each of {len(same)} pairs.")
+    people, numbers = np.unique(names, return_inverse=True)
+    pairs = numbers.reshape(-1, 2).astype(np.int64)
+    wrong = np.flatnonzero((pairs[:, 0] == pairs[:, 1]) != same)
+    if len(wrong):
+        raise InputError(
+            f"{len(wrong)} pairs are genuine with two identities or impostors with one (first row: {wrong[0]}): "
+            "identities and labels must agree."
+        )
+    if len(people) < 2:
+        raise InputError("All photos are of one person: intervals over people need at least two.")
+    return pairs
 
 
 class Resamples:
@@ -58,22 +109,15 @@ class Resamples:
     """
 
     def __init__(self, same: NDArray[np.bool_], identities: ArrayLike, resamples: int = 1000, seed: int = 0) -> None:
-        names = as_array(identities)
-        if names.shape != (len(same), 2):
-            raise InputError(f"The identities have the shape {names.shape}: give two for each of {len(same)} pairs.")
         if resamples < 1:
             raise InputError(f"{resamples} resamples say nothing: draw 1,000.")
-        people, numbers = np.unique(names, return_inverse=True)
-        self.left, self.right = numbers.reshape(-1, 2).T
-        wrong = np.flatnonzero((self.left == self.right) != same)
-        if len(wrong):
-            raise InputError(
-                f"{len(wrong)} pairs are genuine with two identities or impostors with one (first row: {wrong[0]}): "
-                "identities and labels must agree."
-            )
-        if len(people) < 2:
-            raise InputError("All photos are of one person: intervals over people need at least two.")
-        self.same, self.people, self.count, self.seed = same, len(people), resamples, seed
+        self.left, self.right = numbered_people(same, identities).T
+        self.same, self.people, self.count, self.seed = (
+            same,
+            int(max(self.left.max(), self.right.max())) + 1,
+            resamples,
+            seed,
+        )
 
     def __iter__(self) -> Iterator[Weights]:
         """Give (R,N) weights in blocks that fit in memory; resamples that lost a kind of pairs are left out."""

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.bootstrap import Interval, Resamples, WeightedPairs, check_level
+from siamese_verify.evaluation.bootstrap import (
+    Difference,
+    Interval,
+    Resamples,
+    WeightedPairs,
+    check_level,
+    difference_of,
+    numbered_people,
+)
 from siamese_verify.evaluation.clustered_pairs import correction
 from siamese_verify.evaluation.crossing import equal_error
 from siamese_verify.evaluation.folds import fold_errors
 from siamese_verify.evaluation.pair_intervals import (
     dyadic_variance,
     error_interval,
-    numbered_people,
     pair_intervals,
     totals_of,
 )
@@ -26,14 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
-
-class Difference(NamedTuple):
-    """A metric of the second model minus that of the first, with its interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ def compare_scores(
     """Compare two models by their scores of the same pairs.
 
     Each decides by its own threshold: the one given, else the folds' as in `kfold_accuracy`, else that of its equal
-    error rate. The interval of a difference is put together from those of either model and the correlation of both in
-    the same resamples of the people.
+    error rate. For the intervals of differences see `difference_of`.
 
     Args:
         first: (N,) finite similarities by the first model.
@@ -122,8 +120,6 @@ def compare_scores(
 
     Raises:
         InputError: the models scored different numbers of pairs, or what `checked_pairs` and `Resamples` refuse.
-
-    Zou, "Toward using confidence intervals to compare correlations", Psychological Methods 2007, eq. 15.
     """
     check_level(level)
     sizes = [len(as_array(scores)) for scores in (first, second)]
@@ -145,7 +141,7 @@ def compare_scores(
         for (scores, _), errors in zip(both, wrong, strict=True)
     ]
     differences = {
-        name: _difference(values[:, 0], [one[name] for one in single], [block[name] for block in drawn])
+        name: difference_of(values[:, 0], [one[name] for one in single], [block[name] for block in drawn])
         for name, values in plain.items()
     }
     return Comparison(
@@ -233,21 +229,3 @@ def _intervals(
     errors = wrong.astype(np.float64)
     found["error_rate"] = error_interval(errors, np.full(len(same), 1 / len(same)), same, people, level, errors)
     return found
-
-
-def _difference(
-    values: NDArray[np.float64], intervals: list[Interval], resampled: list[NDArray[np.float64]]
-) -> Difference:
-    """Return the second value minus the first, with the interval that follows from those of both."""
-    drawn = np.concatenate(resampled, axis=1) if resampled else np.empty((2, 0))
-    vary = drawn.shape[1] > 1 and bool((drawn.std(axis=1) > 0).all())
-    shared = float(np.clip(np.corrcoef(drawn)[0, 1], -1, 1)) if vary else 0.0
-    first, second = (
-        (max(value - low, 0.0), max(high - value, 0.0)) for value, (low, high) in zip(values, intervals, strict=True)
-    )
-    value = float(values[1] - values[0])
-    down, up = (
-        max(one**2 + other**2 - 2 * shared * one * other, 0.0) ** 0.5
-        for one, other in ((second[0], first[1]), (second[1], first[0]))
-    )
-    return Difference(value, value - down, value + up)

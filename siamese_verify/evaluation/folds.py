@@ -30,15 +30,15 @@ class KFoldAccuracy(NamedTuple):
 def kfold_of(ranking: Ranking, folds: NDArray[np.generic]) -> KFoldAccuracy:
     """Compute it for ranked pairs; `folds` is (N,) in the original order, see `kfold_accuracy`."""
     thresholds, fold_of_row = fold_thresholds(ranking, folds)
-    right = np.bincount(fold_of_row[ranking.rows], (ranking.scores >= thresholds[fold_of_row[ranking.rows]]) == ranking.same)
+    right = np.bincount(
+        fold_of_row[ranking.rows], (ranking.scores >= thresholds[fold_of_row[ranking.rows]]) == ranking.same
+    )
     per_fold = right / np.bincount(fold_of_row)
     error = float(np.std(per_fold, ddof=1)) / len(per_fold) ** 0.5
     return KFoldAccuracy(float(np.mean(per_fold)), error, tuple(per_fold.tolist()), tuple(thresholds.tolist()))
 
 
-def fold_errors(
-    ranking: Ranking, folds: NDArray[np.generic]
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+def fold_errors(ranking: Ranking, folds: NDArray[np.generic]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Return (N,) in the original order: whether a pair is decided wrong, and its weight in the mean over folds."""
     thresholds, fold_of_row = fold_thresholds(ranking, folds)
     wrong = np.empty(len(fold_of_row), dtype=np.bool_)
@@ -46,9 +46,7 @@ def fold_errors(
     return wrong, 1 / (np.bincount(fold_of_row) * len(thresholds))[fold_of_row]
 
 
-def fold_thresholds(
-    ranking: Ranking, folds: NDArray[np.generic]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def fold_thresholds(ranking: Ranking, folds: NDArray[np.generic]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return (k,) the threshold of each fold, chosen on the others, and (N,) the fold of each row, from 0.
 
     Raises:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from siamese_verify.errors import InputError
-from siamese_verify.evaluation.bootstrap import Interval, check_level
+from siamese_verify.evaluation.bootstrap import Interval, check_level, numbered_people
 from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, effective_size, rate_interval
 from siamese_verify.evaluation.folds import fold_errors
 from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
@@ -185,9 +184,9 @@ def error_interval(
         by: (N,) not 0 where the pair counts for how many people are in error.
     """
     rate = float(weights @ errors / weights.sum())
-    wrong = len(np.unique(people[by != 0]))
+    wrong, totals = len(np.unique(people[by != 0])), totals_of(weights, same, people)
     variance = dyadic_variance(weights * (errors - rate), same, people)
-    size = effective_size(np.float64(rate), np.float64(variance), np.float64(wrong), totals_of(weights, same, people))
+    size = effective_size(np.float64(rate), np.float64(variance), np.float64(wrong), totals[totals > 0])
     low, high = one_rate(rate, float(size), level)
     if rate in (0, 1):
         return Interval(low, high)
@@ -274,28 +273,6 @@ def _losses(values: Floats, same: NDArray[np.bool_]) -> Floats:
         own = sign * values[kind]
         found[kind] = (np.searchsorted(others, own) + np.searchsorted(others, own, side="right")) / (2 * len(others))
     return found
-
-
-def numbered_people(same: NDArray[np.bool_], identities: ArrayLike) -> NDArray[np.int64]:
-    """Return (N, 2) numbers of who is on the photos of pairs, from 0.
-
-    Raises:
-        InputError: another shape, fewer than two people, a genuine pair of two people or an impostor pair of one.
-    """
-    names = as_array(identities)
-    if names.shape != (len(same), 2):
-        raise InputError(f"The identities have the shape {names.shape}: give two for each of {len(same)} pairs.")
-    people, numbers = np.unique(names, return_inverse=True)
-    pairs = numbers.reshape(-1, 2).astype(np.int64)
-    wrong = np.flatnonzero((pairs[:, 0] == pairs[:, 1]) != same)
-    if len(wrong):
-        raise InputError(
-            f"{len(wrong)} pairs are genuine with two identities or impostors with one (first row: {wrong[0]}): "
-            "identities and labels must agree."
-        )
-    if len(people) < 2:
-        raise InputError("All photos are of one person: intervals over people need at least two.")
-    return pairs
 
 
 def clustered(scores: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> ClusteredPairs:

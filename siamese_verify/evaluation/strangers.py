@@ -171,8 +171,13 @@ def with_intervals(tail: Strangers, pairs: ClusteredPairs) -> Strangers:
     bounds = rates.bounds()
     places = np.searchsorted(-thresholds, -scores)
     intervals = [
-        (Interval(float(bounds.far_low[place]), float(bounds.far_high[place])) if accepted else far_at(rates, int(place)))
-        if there else None
+        (
+            Interval(float(bounds.far_low[place]), float(bounds.far_high[place]))
+            if accepted
+            else far_at(rates, int(place))
+        )
+        if there
+        else None
         for place, there, accepted in zip(places, known, tail.accepted, strict=True)
     ]
     return replace(tail, intervals=tuple(intervals))
