@@ -52,10 +52,10 @@ def difference_of(
 
     Zou, "Toward using confidence intervals to compare correlations", Psychological Methods 2007, eq. 15.
     """
-    drawn = np.concatenate(resampled, axis=1) if resampled else np.empty((2, 0))
+    drawn: NDArray[np.float64] = np.concatenate([np.empty((2, 0)), *resampled], axis=1)
     drawn = drawn[:, np.isfinite(drawn).all(axis=0)]
     vary = drawn.shape[1] > 1 and bool((drawn.std(axis=1) > 0).all())
-    shared = float(np.clip(np.corrcoef(drawn)[0, 1], -1, 1)) if vary else 0.0
+    shared = float(np.clip(np.asarray(np.corrcoef(drawn))[0, 1], -1, 1)) if vary else 0.0
     first, second = (
         (max(value - low, 0.0), max(high - value, 0.0)) for value, (low, high) in zip(values, intervals, strict=True)
     )
@@ -112,12 +112,8 @@ class Resamples:
         if resamples < 1:
             raise InputError(f"{resamples} resamples say nothing: draw 1,000.")
         self.left, self.right = numbered_people(same, identities).T
-        self.same, self.people, self.count, self.seed = (
-            same,
-            int(max(self.left.max(), self.right.max())) + 1,
-            resamples,
-            seed,
-        )
+        self.people = int(max(self.left.max(), self.right.max())) + 1
+        self.same, self.count, self.seed = same, resamples, seed
 
     def __iter__(self) -> Iterator[Weights]:
         """Give (R,N) weights in blocks that fit in memory; resamples that lost a kind of pairs are left out."""

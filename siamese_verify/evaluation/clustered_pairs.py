@@ -78,12 +78,12 @@ class ClusteredPairs:
         return int(self.totals.sum()) // 2
 
     def thresholds(self, others: Sequence[float] = ()) -> Floats:
-        """Return thresholds at which about all errors can be told apart, descending, from above the highest impostor."""
+        """Return thresholds, descending, at which about all counts of errors can be told apart."""
         marks = [np.asarray([*others, np.nextafter(self.impostors[0], np.inf)])]
         for scores in (self.impostors, self.genuine, self.genuine[::-1]):
             marks.append(scores[_places(len(scores))])
         found = np.unique(np.concatenate(marks))[::-1]
-        return found[(found >= self.lowest) | (found > self.impostors[0])]
+        return np.asarray(found[(found >= self.lowest) | (found > self.impostors[0])])
 
     def rates(self, thresholds: Floats) -> ClusteredRates:
         """Count the errors at descending thresholds, and how far they would move with other people.
@@ -140,7 +140,9 @@ def _places(count: int) -> Whole:
     return np.minimum(places, count - 1)
 
 
-def effective_size(rate: Floats, variance: Floats, people_in_error: Floats, weights: Floats | Whole) -> Floats:
+def effective_size(
+    rate: Floats | float, variance: Floats | float, people_in_error: Floats | float, weights: Floats | Whole
+) -> Floats:
     """Return to how many independent trials rates are equivalent.
 
     Where few people are in error the variance is not known. People themselves are then taken as the trials, as if a
@@ -152,7 +154,7 @@ def effective_size(rate: Floats, variance: Floats, people_in_error: Floats, weig
         people_in_error: (...) people with errors, or without if they are fewer.
         weights: (n,) of the people in the rate.
     """
-    spread = rate * (1 - rate)
+    spread = np.asarray(rate * (1 - rate))
     trial = np.divide(variance, spread, out=np.zeros_like(spread), where=spread > 0)  # 1 / n where it is known
     known = np.where(spread > 0, people_in_error, 0)
     size = (known + PRIOR_PEOPLE) / (known * trial * correction(weights, 1) + PRIOR_PEOPLE / len(weights))

@@ -165,8 +165,8 @@ def equal_errors(
     """Return the p-value of the hypothesis that two models err equally often, two-sided.
 
     Pairs that share a person are dependent, which McNemar's test does not know. The difference of the error rates is
-    compared with its standard error over people, which is larger where people are few; where few pairs decide, McNemar's exact test has the
-    larger p-value and counts.
+    compared with its standard error over people, which is larger where people are few; where few pairs decide, the
+    p-value of McNemar's exact test is larger and counts.
 
     Args:
         first: (N,) pairs that the first model decides wrong.

@@ -30,9 +30,8 @@ class KFoldAccuracy(NamedTuple):
 def kfold_of(ranking: Ranking, folds: NDArray[np.generic]) -> KFoldAccuracy:
     """Compute it for ranked pairs; `folds` is (N,) in the original order, see `kfold_accuracy`."""
     thresholds, fold_of_row = fold_thresholds(ranking, folds)
-    right = np.bincount(
-        fold_of_row[ranking.rows], (ranking.scores >= thresholds[fold_of_row[ranking.rows]]) == ranking.same
-    )
+    fold = fold_of_row[ranking.rows]
+    right = np.bincount(fold, (ranking.scores >= thresholds[fold]) == ranking.same)
     per_fold = right / np.bincount(fold_of_row)
     error = float(np.std(per_fold, ddof=1)) / len(per_fold) ** 0.5
     return KFoldAccuracy(float(np.mean(per_fold)), error, tuple(per_fold.tolist()), tuple(thresholds.tolist()))

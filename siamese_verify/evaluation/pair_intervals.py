@@ -186,7 +186,7 @@ def error_interval(
     rate = float(weights @ errors / weights.sum())
     wrong, totals = len(np.unique(people[by != 0])), totals_of(weights, same, people)
     variance = dyadic_variance(weights * (errors - rate), same, people)
-    size = effective_size(np.float64(rate), np.float64(variance), np.float64(wrong), totals[totals > 0])
+    size = effective_size(rate, variance, wrong, totals[totals > 0])
     low, high = one_rate(rate, float(size), level)
     if rate in (0, 1):
         return Interval(low, high)
@@ -197,7 +197,8 @@ def totals_of(values: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]
     """Return (n,) sums of the values of the pairs that each person is on."""
     count = int(people.max()) + 1
     left, right = people.T
-    return np.bincount(left, values, count) + np.bincount(right[~same], values[~same], count)
+    totals = np.bincount(left, values, count) + np.bincount(right[~same], values[~same], count)
+    return np.asarray(totals, dtype=np.float64)
 
 
 def dyadic_variance(residuals: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> float:

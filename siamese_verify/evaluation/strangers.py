@@ -171,13 +171,8 @@ def with_intervals(tail: Strangers, pairs: ClusteredPairs) -> Strangers:
     bounds = rates.bounds()
     places = np.searchsorted(-thresholds, -scores)
     intervals = [
-        (
-            Interval(float(bounds.far_low[place]), float(bounds.far_high[place]))
-            if accepted
-            else far_at(rates, int(place))
-        )
-        if there
-        else None
-        for place, there, accepted in zip(places, known, tail.accepted, strict=True)
+        Interval(float(bounds.far_low[place]), float(bounds.far_high[place])) if there else None
+        for place, there in zip(places, known, strict=True)
     ]
+    intervals[-1] = far_at(rates, int(places[-1]))  # nobody is above it: one-sided
     return replace(tail, intervals=tuple(intervals))

@@ -42,8 +42,7 @@ def search_threshold(strangers: Strangers, far: float, templates: int) -> Search
     if templates < 1:
         raise InputError(f"A search among {templates} templates has no threshold: enrol somebody first.")
     threshold, _ = strangers.threshold(far / templates)
-    decisive = far / templates * strangers.impostors
-    insufficient = decisive < DECISIVE_IMPOSTORS
+    insufficient = far / templates < DECISIVE_IMPOSTORS / strangers.impostors  # as a product it could round
     reason = ""
     if insufficient:
         least = DECISIVE_IMPOSTORS * templates / strangers.impostors
