@@ -55,13 +55,15 @@ def difference_of(
     drawn: NDArray[np.float64] = np.concatenate([np.empty((2, 0)), *resampled], axis=1)
     drawn = drawn[:, np.isfinite(drawn).all(axis=0)]
     vary = drawn.shape[1] > 1 and bool((drawn.std(axis=1) > 0).all())
+    if vary and np.array_equal(drawn[0], drawn[1]):  # one and the same
+        return Difference(0.0, 0.0, 0.0)
     shared = float(np.clip(np.asarray(np.corrcoef(drawn))[0, 1], -1, 1)) if vary else 0.0
     first, second = (
         (max(value - low, 0.0), max(high - value, 0.0)) for value, (low, high) in zip(values, intervals, strict=True)
     )
     value = float(values[1] - values[0])
     down, up = (
-        max(one**2 + other**2 - 2 * shared * one * other, 0.0) ** 0.5
+        float(max(one**2 + other**2 - 2 * shared * one * other, 0.0)) ** 0.5
         for one, other in ((second[0], first[1]), (second[1], first[0]))
     )
     return Difference(value, value - down, value + up)

@@ -50,7 +50,7 @@ class Calibration:
         return np.asarray(np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.ratios))
 
     def bounded(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Say of (N,) scores whether they may be more evidence than `log_likelihood_ratio`: no pairs were seen beyond."""
+        """Say of (N,) scores whether they may be more evidence than their ratio: too few pairs were seen beyond."""
         ratios = self.log_likelihood_ratio(scores)
         return np.asarray((ratios <= self.ratios[0]) | (ratios >= self.ratios[-1]))
 

@@ -200,7 +200,7 @@ def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, tot
     effect = np.divide(variance, spread, out=np.ones_like(spread), where=spread > 0) * correction(totals, 4)
     effect = np.maximum(effect, 1)
     decisive = min(DECISIVE_PEOPLE, people)
-    enough = people_in_error >= decisive
+    enough = (people_in_error >= decisive) & (spread > 0)
     if not enough.any():
         return np.full_like(rate, int(totals.sum()) // 2 / max(1, people // 2)), np.full_like(rate, np.inf)
     first = int(enough.argmax())

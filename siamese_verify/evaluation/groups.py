@@ -95,7 +95,8 @@ def group_reports(
         wrong, among = (accepted, ~labels) if kind == "far" else (~accepted, labels)
         intervals = []
         for side in _sides(names, name):
-            weights, errors = (among & side).astype(np.float64), (wrong & among & side).astype(np.float64)
+            weights = (among & side) / np.count_nonzero(among & side)
+            errors = (wrong & among & side).astype(np.float64)
             intervals.append(error_interval(errors, weights, labels, people, level, errors))
         value, low, high = difference_of(both, intervals, [block[name, kind] for block in drawn])
         return value, Interval(low, high)

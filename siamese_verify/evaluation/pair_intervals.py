@@ -70,11 +70,10 @@ def equal_error_interval(rates: ClusteredRates, level: float, whole: bool) -> In
     rise, fall = rates.far[last] - rates.far[first], rates.frr[first] - rates.frr[last]  # slopes, to a factor
     perfect = bool(((rates.far == 0) & (rates.frr == 0)).any())
     bounds = rates.bounds(
-        narrowed(
-            one_sided(level) if perfect else level,
-            float(fall * far[at]),
-            float(rise * frr[at]),
-            float(fall * rise * rates.covariance[at]),
+        one_sided(level)
+        if perfect
+        else narrowed(
+            level, float(fall * far[at]), float(rise * frr[at]), float(fall * rise * rates.covariance[at])
         )
     )
     beyond = bounds.far_low[-1] < bounds.frr_low[-1] or bounds.far_high[-1] < bounds.frr_high[-1]
@@ -177,7 +176,7 @@ def error_interval(
 
     Args:
         errors: (N,) in [0, 1].
-        weights: (N,) how much the mean moves with each; they need not add up to 1.
+        weights: (N,) how much the mean moves with each: 1 / N, if each is in it once.
         same: (N,) bool.
         people: (N,2) numbers of who is on the photos, from 0.
         level: of the interval.
@@ -190,7 +189,8 @@ def error_interval(
     low, high = one_rate(rate, float(size), level)
     if rate in (0, 1):
         return Interval(low, high)
-    return Interval(low, one_rate(rate, float(size) * rate / high, level).high)  # see `ClusteredRates.far_interval`
+    fewer = max(float(size) * rate / high, min(float(size), np.count_nonzero(totals)))  # see `far_interval`
+    return Interval(low, one_rate(rate, fewer, level).high)
 
 
 def totals_of(values: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> Floats:
