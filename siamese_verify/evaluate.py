@@ -81,7 +81,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         measurement = {
             **result.report.to_keep(),
             "meaning": calibrate(
-                result.embeddings, protocol.photos.identities, protocol.name, resamples=cfg.resamples, progress=True
+                result.embeddings, protocol.photos.identities, protocol.name, intervals=cfg.resamples > 0
             ).to_dict(),
             "measured_on": protocol.name,
             "quality": ranges_of(cropper.qualities),
@@ -134,10 +134,11 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
         people,
         None,
         sorted({*TARGETS, *further_rates(cfg.far)}, reverse=True),
-        resamples=cfg.resamples,
     )
     if given.groups is not None:
-        groups = group_reports(given.scores, given.same, given.groups, report.threshold, people)
+        groups = group_reports(
+            given.scores, given.same, given.groups, report.threshold, people, resamples=max(cfg.resamples, 1)
+        )
         report = replace(report, groups=tuple(groups))
     page = report.save(
         folder / "report",

@@ -111,7 +111,7 @@ def measure(
         protocol: which pairs.
         cropper: made with the encoder's input spec.
         model: gives the threshold for protocols without folds, and the calibration.
-        resamples: of the people, for confidence intervals; 0 for none.
+        resamples: of the people, for the intervals of groups' differences; 0 for no confidence intervals at all.
         processes: to compare all pairs by.
         targets: further false accept rates, beside those down to one in a million for all pairs, in a thousand for
             listed ones.
@@ -126,15 +126,16 @@ def measure(
             embeddings, people, targets=targets, threshold=threshold, processes=processes, progress=True
         )
         if resamples:
-            intervals = all_pairs_intervals(embeddings, people, threshold, targets, resamples, progress=True)
-            report = replace(report, intervals=intervals)
+            report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
     else:
         scores = score_pairs(embeddings, pairs.left, pairs.right)
         few = resamples > 0 and len(scores) <= WITH_INTERVALS and protocol.people_known
         known = np.stack([people[pairs.left], people[pairs.right]], axis=1) if few else None
-        report = verification_report(scores, pairs.same, pairs.folds, known, threshold, targets, resamples=resamples)
+        report = verification_report(scores, pairs.same, pairs.folds, known, threshold, targets)
         if pairs.groups is not None:
-            groups = group_reports(scores, pairs.same, pairs.groups, report.threshold, known)
+            groups = group_reports(
+                scores, pairs.same, pairs.groups, report.threshold, known, resamples=max(resamples, 1)
+            )
             report = replace(report, groups=tuple(groups))
     if protocol.people_known and np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))

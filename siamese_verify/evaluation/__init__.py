@@ -2,7 +2,7 @@
 
 from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS, all_pairs_report
 from siamese_verify.evaluation.all_pairs_intervals import all_pairs_intervals
-from siamese_verify.evaluation.bootstrap import Interval, bootstrap_intervals
+from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.calibration import (
     Calibration,
     CalibrationCheck,
@@ -26,6 +26,7 @@ from siamese_verify.evaluation.operating_point import (
     zero_fmr,
     zero_fnmr,
 )
+from siamese_verify.evaluation.pair_intervals import pair_intervals
 from siamese_verify.evaluation.published import PublishedCurve, read_published
 from siamese_verify.evaluation.report import TARGETS, VerificationReport, inverted_hint, verification_report
 from siamese_verify.evaluation.robustness import DamagedRates, damaged_rates
@@ -64,7 +65,6 @@ __all__ = [
     "all_pairs_report",
     "auc",
     "best_threshold",
-    "bootstrap_intervals",
     "calibrate",
     "check_calibration",
     "choose_calibration",
@@ -83,6 +83,7 @@ __all__ = [
     "kfold_accuracy",
     "min_cllr",
     "pair_groups",
+    "pair_intervals",
     "rates_at",
     "read_curve_points",
     "read_published",

@@ -1,4 +1,4 @@
-"""How far metrics would move with other people: the bootstrap over identities."""
+"""How much metrics move together with other people: the bootstrap over identities."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
+from siamese_verify.evaluation.pair_scores import as_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,22 +20,75 @@ BLOCK = 2**20  # weights held at once
 
 
 class Interval(NamedTuple):
-    """Where a metric lies in the middle share of the resamples."""
+    """A confidence interval. That of a threshold may have an infinite end."""
 
     low: float
     high: float
 
 
 def check_level(level: float) -> None:
-    """Refuse a share of the resamples that is none."""
+    """Refuse what is no level of confidence."""
     if not 0 < level < 1:
         raise InputError(f"An interval of level {level} is none: give a level between 0 and 1, such as 0.95.")
 
 
-def interval_of(values: NDArray[np.float64], level: float = 0.95) -> Interval:
-    """Return the percentile interval of (R,) values; no interpolation, as thresholds may be infinite."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
-    return Interval(float(low), float(high))
+class Difference(NamedTuple):
+    """A second metric minus the first, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def difference_of(
+    values: NDArray[np.float64], intervals: Sequence[Interval], resampled: Sequence[NDArray[np.float64]]
+) -> Difference:
+    """Return the difference of two metrics, with the interval that follows from those of both.
+
+    Args:
+        values: (2,) both.
+        intervals: of both.
+        resampled: (2,R) both in the same resamples, for how much they move together.
+
+    Zou, "Toward using confidence intervals to compare correlations", Psychological Methods 2007, eq. 15.
+    """
+    drawn: NDArray[np.float64] = np.concatenate([np.empty((2, 0)), *resampled], axis=1)
+    drawn = drawn[:, np.isfinite(drawn).all(axis=0)]
+    vary = drawn.shape[1] > 1 and bool((drawn.std(axis=1) > 0).all())
+    if vary and np.array_equal(drawn[0], drawn[1]):  # one and the same
+        return Difference(0.0, 0.0, 0.0)
+    shared = float(np.clip(np.asarray(np.corrcoef(drawn))[0, 1], -1, 1)) if vary else 0.0
+    first, second = (
+        (max(value - low, 0.0), max(high - value, 0.0)) for value, (low, high) in zip(values, intervals, strict=True)
+    )
+    value = float(values[1] - values[0])
+    down, up = (
+        float(max(one**2 + other**2 - 2 * shared * one * other, 0.0)) ** 0.5
+        for one, other in ((second[0], first[1]), (second[1], first[0]))
+    )
+    return Difference(value, value - down, value + up)
+
+
+def numbered_people(same: NDArray[np.bool_], identities: ArrayLike) -> NDArray[np.int64]:
+    """Return (N, 2) numbers of who is on the photos of pairs, from 0.
+
+    Raises:
+        InputError: another shape, fewer than two people, a genuine pair of two people or an impostor pair of one.
+    """
+    names = as_array(identities)
+    if names.shape != (len(same), 2):
+        raise InputError(f"The identities have the shape {names.shape}: give two for each of {len(same)} pairs.")
+    people, numbers = np.unique(names, return_inverse=True)
+    pairs = numbers.reshape(-1, 2).astype(np.int64)
+    wrong = np.flatnonzero((pairs[:, 0] == pairs[:, 1]) != same)
+    if len(wrong):
+        raise InputError(
+            f"{len(wrong)} pairs are genuine with two identities or impostors with one (first row: {wrong[0]}): "
+            "identities and labels must agree."
+        )
+    if len(people) < 2:
+        raise InputError("All photos are of one person: intervals over people need at least two.")
+    return pairs
 
 
 class Resamples:
@@ -58,22 +111,11 @@ class Resamples:
     """
 
     def __init__(self, same: NDArray[np.bool_], identities: ArrayLike, resamples: int = 1000, seed: int = 0) -> None:
-        names = as_array(identities)
-        if names.shape != (len(same), 2):
-            raise InputError(f"The identities have the shape {names.shape}: give two for each of {len(same)} pairs.")
         if resamples < 1:
             raise InputError(f"{resamples} resamples say nothing: draw 1,000.")
-        people, numbers = np.unique(names, return_inverse=True)
-        self.left, self.right = numbers.reshape(-1, 2).T
-        wrong = np.flatnonzero((self.left == self.right) != same)
-        if len(wrong):
-            raise InputError(
-                f"{len(wrong)} pairs are genuine with two identities or impostors with one (first row: {wrong[0]}): "
-                "identities and labels must agree."
-            )
-        if len(people) < 2:
-            raise InputError("All photos are of one person: intervals over people need at least two.")
-        self.same, self.people, self.count, self.seed = same, len(people), resamples, seed
+        self.left, self.right = numbered_people(same, identities).T
+        self.people = int(max(self.left.max(), self.right.max())) + 1
+        self.same, self.count, self.seed = same, resamples, seed
 
     def __iter__(self) -> Iterator[Weights]:
         """Give (R,N) weights in blocks that fit in memory; resamples that lost a kind of pairs are left out."""
@@ -100,8 +142,6 @@ class WeightedPairs:
         scores: (N,) checked similarities.
         same: (N,) bool.
         targets: false accept rates.
-        threshold: a fixed one, or None.
-        folds: (N,) fold of each pair, or None.
     """
 
     def __init__(
@@ -109,21 +149,15 @@ class WeightedPairs:
         scores: NDArray[np.float64],
         same: NDArray[np.bool_],
         targets: Sequence[float] = (),
-        threshold: float | None = None,
-        folds: NDArray[np.generic] | None = None,
     ) -> None:
         self.order = np.argsort(scores)[::-1]
         self.same = same[self.order]
         ranked = scores[self.order]
         self.last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # (T,) ends of ties
-        self.values = np.append(ranked[self.last], np.inf)  # the last is found by the place -1
-        self.point = np.searchsorted(self.last, np.arange(len(ranked)))  # (N,) operating point of each pair
         self.targets = targets
-        self.threshold = threshold
-        self.folds = None if folds is None else np.unique(folds, return_inverse=True)[1][self.order]
 
     def metrics(self, weights: Weights) -> dict[str, NDArray[np.float64]]:
-        """Return each metric in (R,) resamples, with the names of `bootstrap_intervals`."""
+        """Return each metric in (R,) resamples, with the names of `pair_intervals`."""
         ranked = weights[:, self.order]
         true, false = self._accepts(ranked)
         genuine, impostors = true[:, -1:], false[:, -1:]
@@ -134,14 +168,6 @@ class WeightedPairs:
         for target in self.targets:
             place = (false / impostors <= target).sum(axis=1) - 1
             found[f"tar_at_far_{target:g}"] = _at(true, place) / genuine[:, 0]
-            found[f"threshold_at_far_{target:g}"] = self.values[_at(_occurring(true + false), place, -1)]
-        if self.threshold is not None:
-            place = np.full(len(weights), int((self.values[:-1] >= self.threshold).sum()) - 1)
-            rejects, accepts = genuine[:, 0] - _at(true, place), _at(false, place)
-            found["frr"], found["far"] = rejects / genuine[:, 0], accepts / impostors[:, 0]
-            found["accuracy"] = 1 - (rejects + accepts) / (genuine + impostors)[:, 0]
-        if self.folds is not None:
-            found["accuracy"] = self._fold_accuracy(ranked)
         return found
 
     def _accepts(self, ranked: Weights) -> tuple[Weights, Weights]:
@@ -158,73 +184,8 @@ class WeightedPairs:
         strict, lenient = _at(false, after - 1), _at(false, after)
         return np.asarray((strict * lower + lenient * upper) / (impostors * (upper + lower)))
 
-    def _fold_accuracy(self, ranked: Weights) -> NDArray[np.float64]:
-        """(R,) means over folds of the accuracy by the other folds' best threshold, folds without pairs left out."""
-        assert self.folds is not None
-        total, counted = np.zeros(len(ranked)), np.zeros(len(ranked))
-        for fold in range(int(self.folds.max()) + 1):
-            inside = self.folds == fold
-            true, false = self._accepts(np.where(inside, 0, ranked))
-            right = true - false
-            best = right.max(axis=1)
-            last = right.shape[1] - 1 - (right == best[:, None])[:, ::-1].argmax(axis=1)
-            place = _at(_occurring(true + false), np.where(best < 0, -1, last), -1)  # or refuse every pair
-            here = ranked[:, inside]
-            correct = (here * ((self.point[inside] <= place[:, None]) == self.same[inside])).sum(axis=1)
-            pairs = here.sum(axis=1)
-            total += np.divide(correct, pairs, out=np.zeros(len(pairs)), where=pairs > 0)
-            counted += pairs > 0
-        return np.asarray(total / counted)
-
 
 def _at(table: Weights, place: NDArray[np.int64], before: int = 0) -> NDArray[np.int64]:
     """(R,) entries of an (R,T) table; `before` its first column, at the threshold +inf, nothing is accepted."""
     found = np.take_along_axis(table, np.maximum(place, 0)[:, None], axis=1)[:, 0]
     return np.where(place < 0, before, found)
-
-
-def _occurring(accepted: Weights) -> Weights:
-    """(R,T) the place of the last score up to here that weighs something, -1 without one."""
-    weighs = np.diff(accepted, axis=1, prepend=0) > 0
-    return np.maximum.accumulate(np.where(weighs, np.arange(accepted.shape[1]), -1), axis=1)
-
-
-def bootstrap_intervals(
-    scores: ArrayLike,
-    same: ArrayLike,
-    identities: ArrayLike,
-    folds: ArrayLike | None = None,
-    threshold: float | None = None,
-    targets: Sequence[float] = (1e-1, 1e-2, 1e-3),
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Return confidence intervals of metrics by drawing people anew, see `Resamples`.
-
-    Args:
-        scores: (N,) finite similarities.
-        same: (N,) bool, True for a genuine pair.
-        identities: (N, 2) who is on the two photos of each pair.
-        folds: (N,) fold of each pair; its thresholds are chosen anew in each resample.
-        threshold: one that was chosen on other data.
-        targets: false accept rates.
-        resamples: how many.
-        level: share of the resamples within an interval, in (0, 1).
-        seed: of the draws.
-
-    Returns:
-        Percentile intervals of `eer`, `auc`, `tar_at_far_F` and `threshold_at_far_F`, with a threshold or folds of
-        `accuracy`, with a threshold of `far` and `frr`.
-
-    Raises:
-        InputError: see `checked_pairs` and `Resamples`; a level outside of (0, 1).
-    """
-    check_level(level)
-    values, labels = checked_pairs(scores, same)
-    fixed = None if threshold is None else checked_threshold(threshold)
-    pairs = WeightedPairs(values, labels, targets, fixed, None if folds is None else as_array(folds))
-    blocks = [pairs.metrics(weights) for weights in Resamples(labels, identities, resamples, seed)]
-    if not blocks:
-        raise InputError("No resample of the people has genuine and impostor pairs: there are too few people.")
-    return {name: interval_of(np.concatenate([block[name] for block in blocks]), level) for name in blocks[0]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -49,7 +49,12 @@ class Calibration:
         """Return the evidence of (N,) scores for one person, in nats: 0 says nothing, below 0 speaks for two."""
         return np.asarray(np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.ratios))
 
-    def probability(self, scores: ArrayLike, prior: float = 0.5) -> NDArray[np.float64]:
+    def bounded(self, scores: ArrayLike) -> NDArray[np.bool_]:
+        """Say of (N,) scores whether they may be more evidence than their ratio: too few pairs were seen beyond."""
+        ratios = self.log_likelihood_ratio(scores)
+        return np.asarray((ratios <= self.ratios[0]) | (ratios >= self.ratios[-1]))
+
+    def probability(self, scores: ArrayLike, prior: float) -> NDArray[np.float64]:
         """Return the probability that (N,) pairs are genuine.
 
         Args:
@@ -194,6 +199,25 @@ def fit_isotonic(curve: RocCurve, measured_on: str = "") -> Calibration:
     return _calibration("isotonic", knots, values, curve, measured_on)
 
 
+def limited(calibration: Calibration, genuine: float, impostors: float) -> Calibration:
+    """Return the calibration with no more evidence than independent pairs support.
+
+    Args:
+        calibration: learned from pairs.
+        genuine: share of genuine pairs that may score lower than any that was seen, > 0.
+        impostors: share of impostors that may score higher than any that was seen, > 0.
+    """
+    low, high = min(math.log(genuine), 0.0), max(-math.log(impostors), 0.0)
+    knots, values = np.array(calibration.scores), np.array(calibration.ratios)
+    for end in (low, high):  # where the curve crosses it
+        before = np.flatnonzero((values[:-1] < end) & (values[1:] > end))
+        if len(before):
+            place = int(before[0]) + 1
+            score = float(np.interp(end, values[place - 1 : place + 1], knots[place - 1 : place + 1]))
+            knots, values = np.insert(knots, place, score), np.insert(values, place, end)
+    return replace(calibration, scores=tuple(knots.tolist()), ratios=tuple(np.clip(values, low, high).tolist()))
+
+
 def _thinned(
     knots: NDArray[np.float64], values: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -255,7 +279,7 @@ def check_calibration(calibration: Calibration, curve: RocCurve, bins: int = 10)
         bins: of equal width, of the probability.
     """
     scores, genuine, impostors = counts_of(curve)
-    probability = calibration.probability(scores)
+    probability = calibration.probability(scores, 0.5)
     weights = np.stack([genuine / curve.genuine, impostors / curve.impostors]) / 2  # (2,K)
     place = np.minimum((probability * bins).astype(np.int64), bins - 1)
 

@@ -29,6 +29,28 @@ class KFoldAccuracy(NamedTuple):
 
 def kfold_of(ranking: Ranking, folds: NDArray[np.generic]) -> KFoldAccuracy:
     """Compute it for ranked pairs; `folds` is (N,) in the original order, see `kfold_accuracy`."""
+    thresholds, fold_of_row = fold_thresholds(ranking, folds)
+    fold = fold_of_row[ranking.rows]
+    right = np.bincount(fold, (ranking.scores >= thresholds[fold]) == ranking.same)
+    per_fold = right / np.bincount(fold_of_row)
+    error = float(np.std(per_fold, ddof=1)) / len(per_fold) ** 0.5
+    return KFoldAccuracy(float(np.mean(per_fold)), error, tuple(per_fold.tolist()), tuple(thresholds.tolist()))
+
+
+def fold_errors(ranking: Ranking, folds: NDArray[np.generic]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return (N,) in the original order: whether a pair is decided wrong, and its weight in the mean over folds."""
+    thresholds, fold_of_row = fold_thresholds(ranking, folds)
+    wrong = np.empty(len(fold_of_row), dtype=np.bool_)
+    wrong[ranking.rows] = (ranking.scores >= thresholds[fold_of_row[ranking.rows]]) != ranking.same
+    return wrong, 1 / (np.bincount(fold_of_row) * len(thresholds))[fold_of_row]
+
+
+def fold_thresholds(ranking: Ranking, folds: NDArray[np.generic]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return (k,) the threshold of each fold, chosen on the others, and (N,) the fold of each row, from 0.
+
+    Raises:
+        InputError: not one fold per pair, fewer than two folds, or folds whose others lack a class.
+    """
     if folds.shape != ranking.scores.shape:
         raise InputError(
             f"The folds have the shape {folds.shape} for {len(ranking.scores)} scores: give one fold number per pair."
@@ -37,7 +59,7 @@ def kfold_of(ranking: Ranking, folds: NDArray[np.generic]) -> KFoldAccuracy:
     if len(names) < 2:
         raise InputError(f"There is {len(names)} fold: a threshold comes from the other folds, so give at least two.")
     fold_of_place = fold_of_row[ranking.rows]
-    per_fold, thresholds = [], []
+    thresholds = []
     for number, name in enumerate(names):
         inside = fold_of_place == number
         # Only scores of the other folds are candidates: a score of this one would leak into its own threshold.
@@ -48,13 +70,8 @@ def kfold_of(ranking: Ranking, folds: NDArray[np.generic]) -> KFoldAccuracy:
                     f"Without fold {name}, the other {len(others)} pairs include no {kind} one to set a threshold by: "
                     f"spread the {kind} pairs over the folds."
                 )
-        threshold = best_threshold_of(curve_of(others, their_same))
-        fold_same = ranking.same[inside]
-        right = np.count_nonzero((ranking.scores[inside] >= threshold) == fold_same)
-        per_fold.append(int(right) / len(fold_same))
-        thresholds.append(threshold)
-    error = float(np.std(per_fold, ddof=1)) / len(names) ** 0.5
-    return KFoldAccuracy(float(np.mean(per_fold)), error, tuple(per_fold), tuple(thresholds))
+        thresholds.append(best_threshold_of(curve_of(others, their_same)))
+    return np.array(thresholds), fold_of_row
 
 
 def kfold_accuracy(scores: ArrayLike, same: ArrayLike, folds: ArrayLike) -> KFoldAccuracy:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.bootstrap import Interval, Resamples, check_level, interval_of
+from siamese_verify.evaluation.bootstrap import Interval, Resamples, check_level, difference_of, numbered_people
 from siamese_verify.evaluation.crossing import crossing_of
 from siamese_verify.evaluation.operating_point import DECISIVE_IMPOSTORS
+from siamese_verify.evaluation.pair_intervals import error_interval
 from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
 from siamese_verify.evaluation.roc import roc_curve
 
@@ -79,18 +80,26 @@ def group_reports(
     if not known.any():
         raise InputError("None of the pairs has a group: give a label other than the empty one.")
     accepted = values >= checked_threshold(threshold)
-    differences = {}
-    if identities is not None:
-        resampled = Resamples(labels, identities, resamples, seed)
-        blocks = [_rates_beside(weights, accepted, labels, names) for weights in resampled]
-        differences = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]} if blocks else {}
     plain = _rates_beside(np.ones((1, len(labels)), dtype=np.int64), accepted, labels, names)
+    drawn = (
+        [_rates_beside(weights, accepted, labels, names) for weights in Resamples(labels, identities, resamples, seed)]
+        if identities is not None
+        else []
+    )
 
     def difference(name: str, kind: str) -> tuple[float, Interval] | None:
-        value = float(plain[name, kind][0])
-        drawn = differences.get((name, kind), np.empty(0))
-        drawn = drawn[np.isfinite(drawn)]
-        return (value, interval_of(drawn, level)) if np.isfinite(value) and len(drawn) else None
+        both = plain[name, kind][:, 0]
+        if identities is None or not np.isfinite(both).all():
+            return None
+        people = numbered_people(labels, identities)
+        wrong, among = (accepted, ~labels) if kind == "far" else (~accepted, labels)
+        intervals = []
+        for side in _sides(names, name):
+            weights = (among & side) / np.count_nonzero(among & side)
+            errors = (wrong & among & side).astype(np.float64)
+            intervals.append(error_interval(errors, weights, labels, people, level, errors))
+        value, low, high = difference_of(both, intervals, [block[name, kind] for block in drawn])
+        return value, Interval(low, high)
 
     found = []
     for name in np.unique(names[known]).tolist():
@@ -113,16 +122,21 @@ def group_reports(
     return found
 
 
+def _sides(names: NDArray[np.str_], name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N,) the pairs of all other groups, and those of one."""
+    return (names != name) & (names != ""), names == name
+
+
 def _rates_beside(
     weights: NDArray[np.int64], accepted: NDArray[np.bool_], same: NDArray[np.bool_], names: NDArray[np.str_]
 ) -> dict[tuple[str, str], NDArray[np.float64]]:
-    """(R,) FAR and FRR of each group minus those of all other groups together; NaN where either has no pairs."""
+    """(2,R) FAR and FRR of all other groups together and of each; NaN where it has no pairs."""
     found = {}
     for name in np.unique(names[names != ""]).tolist():
         for kind, wrong, among in (("far", accepted, ~same), ("frr", ~accepted, same)):
             rates = []
-            for side in (names == name, (names != name) & (names != "")):
+            for side in _sides(names, name):
                 errors, pairs = weights @ (wrong & among & side), weights @ (among & side)
                 rates.append(np.divide(errors, pairs, out=np.full(len(weights), np.nan), where=pairs > 0))
-            found[name, kind] = rates[0] - rates[1]
+            found[name, kind] = np.stack(rates)
     return found

@@ -8,15 +8,18 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import all_pairs_report
-from siamese_verify.evaluation.all_pairs_intervals import RecountedPairs
-from siamese_verify.evaluation.calibration import Calibration, choose_calibration, fit_logistic
+from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+from siamese_verify.evaluation.calibration import Calibration, choose_calibration, fit_logistic, limited
+from siamese_verify.evaluation.pair_intervals import one_rate
 from siamese_verify.evaluation.pair_scores import as_array
 from siamese_verify.evaluation.strangers import Strangers, strangers_of, with_intervals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
+
+    from siamese_verify.evaluation.roc import RocCurve
 
 
 class ScoreMeaning(NamedTuple):
@@ -48,8 +51,7 @@ def calibrate(
     measured_on: str = "",
     seed: int = 0,
     *,
-    resamples: int = 1000,
-    progress: bool = False,
+    intervals: bool = True,
 ) -> ScoreMeaning:
     """Learn what scores mean from all pairs of some people.
 
@@ -60,22 +62,31 @@ def calibrate(
         embeddings: (N, D) of any non-zero length.
         identities: (N,) one number or name per row.
         measured_on: the data, for people.
-        seed: of the split and of the resamples.
-        resamples: of the people, for the intervals of the strangers' shares; 0 for none.
-        progress: draw a bar.
+        seed: of the split.
+        intervals: of the strangers' shares, for which the pairs are looked at again. The evidence of a score is then
+            limited to what people, not pairs, support: above the highest impostor to the share of strangers that may
+            score there, below the lowest genuine pair likewise.
 
     Raises:
         InputError: see `all_pairs_report`.
     """
     rows, names = as_array(embeddings), as_array(identities)
     whole = all_pairs_report(rows, names).curve
-    tail = strangers_of(whole)
-    if resamples:
-        tail = with_intervals(tail, RecountedPairs(rows, names), resamples, seed, progress)
+    calibration, tail = _calibrated(rows, names, whole, measured_on, seed), strangers_of(whole)
+    if intervals:
+        pairs = clustered_rows(rows, names)
+        tail = with_intervals(tail, pairs)
+        if tail.intervals and tail.intervals[-1]:
+            missed = one_rate(0.0, float(len(np.unique(pairs.genuine_people))), 0.95).high
+            calibration = limited(calibration, missed, tail.intervals[-1].high)
+    return ScoreMeaning(calibration, tail)
+
+
+def _calibrated(rows: NDArray[Any], names: NDArray[Any], whole: RocCurve, measured_on: str, seed: int) -> Calibration:
     people = np.unique(names)
     chosen = np.isin(names, np.random.default_rng(seed).permutation(people)[: len(people) // 2])
     try:
         halves = tuple(all_pairs_report(rows[half], names[half]).curve for half in (chosen, ~chosen))
     except InputError:  # too few people to hold some out
-        return ScoreMeaning(fit_logistic(whole, measured_on), tail)
-    return ScoreMeaning(choose_calibration(whole, (halves[0], halves[1]), measured_on), tail)
+        return fit_logistic(whole, measured_on)
+    return choose_calibration(whole, (halves[0], halves[1]), measured_on)

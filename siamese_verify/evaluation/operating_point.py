@@ -29,11 +29,21 @@ class OperatingPoint(NamedTuple):
     false_accepts: int  # how many of them pass
 
 
+def most_accepts(far: float, impostors: int) -> int:
+    """Return the largest number k of false accepts with k / impostors <= far.
+
+    The product would round: 0.29 * 100 is 28.999999999999996, although 29 / 100 is 0.29.
+    """
+    guess = round(far * impostors)
+    return max(k for k in range(max(guess - 1, 0), min(guess + 1, impostors) + 1) if k == 0 or k / impostors <= far)
+
+
 def point_of(curve: RocCurve, far: float) -> OperatingPoint:
     """Find the operating point on a curve, see `tar_at_far`."""
     if not 0 <= far <= 1:
         raise InputError(f"The false accept rate asked for is {far}: give one between 0 and 1.")
-    place = int(np.searchsorted(curve.far, far, side="right")) - 1  # the last, thus the lowest, with FAR <= target
+    most = most_accepts(far, curve.impostors)
+    place = int(np.searchsorted(curve.false_accepts, most, side="right")) - 1  # the last, thus the lowest threshold
     false_accepts = int(curve.false_accepts[place])
     return OperatingPoint(
         target=float(far),

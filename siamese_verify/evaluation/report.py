@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.bootstrap import Interval, bootstrap_intervals
+from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.crossing import crossing_of
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_of
 from siamese_verify.evaluation.hardest_pairs import HardPairs, hardest_pairs
 from siamese_verify.evaluation.operating_point import OperatingPoint, point_of, zero_fmr_of, zero_fnmr_of
+from siamese_verify.evaluation.pair_intervals import pair_intervals
 from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
 from siamese_verify.evaluation.ranking import rank
 from siamese_verify.evaluation.roc import RocCurve, auc_of, curve_of
@@ -184,9 +185,6 @@ def verification_report(
     identities: ArrayLike | None = None,
     threshold: float | None = None,
     targets: Sequence[float] = TARGETS,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> VerificationReport:
     """Measure scored pairs by every metric, with one sort.
 
@@ -197,11 +195,9 @@ def verification_report(
         identities: (N, 2) who is on the two photos of each pair, for confidence intervals.
         threshold: one that was chosen on other, held-out data; gives accuracy, FAR and FRR there.
         targets: false accept rates in [0, 1] to report the true accept rate at.
-        resamples: of the people, for the intervals.
-        seed: of the resamples.
 
     Raises:
-        InputError: see `checked_pairs`, `bootstrap_intervals` and `kfold_accuracy`; NaN as the threshold; a target
+        InputError: see `checked_pairs`, `pair_intervals` and `kfold_accuracy`; NaN as the threshold; a target
             that is no rate.
     """
     values, labels = checked_pairs(scores, same)
@@ -209,7 +205,7 @@ def verification_report(
     curve = curve_of(ranking.scores, ranking.same)
     intervals = None
     if identities is not None:
-        intervals = bootstrap_intervals(values, labels, identities, folds, threshold, targets, resamples, seed=seed)
+        intervals = pair_intervals(values, labels, identities, folds, threshold, targets)
     return report_of(
         curve,
         auc=auc_of(curve),

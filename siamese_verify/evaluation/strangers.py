@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.bootstrap import Interval, interval_of
+from siamese_verify.evaluation.bootstrap import Interval
+from siamese_verify.evaluation.operating_point import most_accepts
+from siamese_verify.evaluation.pair_intervals import far_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from siamese_verify.evaluation.all_pairs_intervals import RecountedPairs
+    from siamese_verify.evaluation.clustered_pairs import ClusteredPairs
     from siamese_verify.evaluation.roc import RocCurve
 
 PER_DECADE = 40  # points that are kept while the false accept rate grows tenfold
@@ -28,8 +30,8 @@ class Strangers:
         scores: (K,) ascending.
         accepted: (K,) impostors that score at least as high; what lies between two points is given the larger number.
         impostors: pairs it was counted on.
-        intervals: (K,) 95 % confidence intervals of the share accepted, over people; None where too many impostors
-            decide to count them anew, and empty where nobody did.
+        intervals: (K,) 95 % confidence intervals of the share accepted, over people; where none is, from 0 to the
+            one-sided bound. None where too many impostors decide, and empty where they were not asked for.
     """
 
     scores: tuple[float, ...]
@@ -63,8 +65,8 @@ class Strangers:
     def threshold(self, far: float) -> tuple[float, Interval | None]:
         """Return a threshold for any false accept rate, and its 95 % confidence interval.
 
-        The threshold is the lowest point of this tail that accepts no larger share. That a share lies below `far` at
-        some score means that the threshold lies below that score, so its interval is where that of the shares ends.
+        The threshold is the lowest point of this tail that accepts no larger share. Its interval is where those of the
+        shares hold `far`: it has no upper end, +inf, where even the highest impostor may be too common.
 
         Args:
             far: in [0, 0.5].
@@ -74,25 +76,31 @@ class Strangers:
         """
         if not 0 <= far <= 0.5:
             raise InputError(f"The false accept rate asked for is {far}: give one between 0 and 0.5.")
-        place = next(k for k, accepted in enumerate(self.accepted) if accepted <= far * self.impostors)
-        if not self.intervals:
+        most = most_accepts(far, self.impostors)
+        place = next(k for k, accepted in enumerate(self.accepted) if accepted <= most)
+        higher = [k for k, one in enumerate(self.intervals) if one and one.low > far]
+        if not higher:  # it may be lower still
             return self.scores[place], None
-        known = [Interval(1.0, 1.0) if one is None else one for one in self.intervals]
-        low, high = (next(k for k, one in enumerate(known) if one[side] <= far) for side in (0, 1))
-        if low == 0 or self.intervals[low - 1] is None:  # it may be lower still
-            return self.scores[place], None
-        return self.scores[place], Interval(self.scores[low], self.scores[high])
+        low = self.scores[min(higher[-1], place)]
+        strict = [k for k, one in enumerate(self.intervals) if one and one.high <= far]
+        return self.scores[place], Interval(low, self.scores[max(strict[0], place)] if strict else math.inf)
+
+    def at_most(self, score: float) -> float | None:
+        """Return the upper end of `interval`: what the share of strangers that score as high is known not to exceed."""
+        interval = self.interval(score)
+        return None if interval is None else interval.high
 
     def sentence(self, score: float) -> str:
         """Say it in words; see `accepts`."""
-        accepted = self.accepts(score)
-        if accepted == 0:
-            return f"Fewer than 1 in {self.impostors:,} strangers would score this high."
+        accepted, interval = self.accepts(score), self.interval(score)
+        if accepted == 0 and interval is None:
+            return f"None of {self.impostors:,} pairs of strangers scored this high."
+        if accepted == 0 and interval is not None:
+            return f"Fewer than 1 in {int(1 / interval.high):,} strangers would score this high (95 % confidence)."
         if 2 * accepted > self.impostors:
             return "Most strangers would score this high."
         # Rounded down, in integers: a stranger is never said to be rarer than counted.
         said = f"1 in {self.impostors // accepted:,} strangers would score this high"
-        interval = self.interval(score)
         if interval is None:
             return f"{said}."
         rarest = f"1 in {int(1 / interval.low):,}" if interval.low else "none at all"
@@ -130,8 +138,10 @@ class Strangers:
         bounds = [one for one in found.intervals if one is not None]
         if len(found.intervals) not in (0, len(found.scores)) or any(not 0 <= low <= high <= 1 for low, high in bounds):
             raise InputError("The tail of strangers' scores is damaged (its intervals are none): measure it again.")
-        if found.accepted[-1] or (bounds and found.intervals[-1] != (0, 0)):
+        if found.accepted[-1]:
             raise InputError("The tail of strangers' scores is damaged (it has no end): measure it again.")
+        if bounds and bounds[-1].high == 0:
+            raise InputError("The tail of strangers' scores claims that none scores higher: measure it again.")
         return found
 
 
@@ -150,12 +160,19 @@ def strangers_of(curve: RocCurve) -> Strangers:
     return Strangers(tuple(kept_scores.tolist()), tuple(kept_counts.tolist()), curve.impostors)
 
 
-def with_intervals(tail: Strangers, pairs: RecountedPairs, resamples: int, seed: int, progress: bool) -> Strangers:
-    """Add how far the shares would move with other people, see `RecountedPairs`."""
-    places = np.searchsorted(-pairs.impostors, -np.array(tail.scores), side="right")
-    known = (np.array(tail.scores) >= pairs.lowest) | (np.array(tail.accepted) == 0)
-    rates = [found.false[places] / found.impostors for found in pairs.recounts(resamples, seed, progress)]
-    if not rates:  # too few people
+def with_intervals(tail: Strangers, pairs: ClusteredPairs) -> Strangers:
+    """Add how far the shares may be from those of all people, see `ClusteredPairs`."""
+    scores = np.array(tail.scores)
+    known = scores >= pairs.lowest
+    if not len(pairs.impostors):
         return tail
-    intervals = [interval_of(column) if there else None for column, there in zip(np.array(rates).T, known, strict=True)]
+    thresholds = pairs.thresholds(scores[known].tolist())
+    rates = pairs.rates(thresholds)
+    bounds = rates.bounds()
+    places = np.searchsorted(-thresholds, -scores)
+    intervals = [
+        Interval(float(bounds.far_low[place]), float(bounds.far_high[place])) if there else None
+        for place, there in zip(places, known, strict=True)
+    ]
+    intervals[-1] = far_at(rates, int(places[-1]))  # nobody is above it: one-sided
     return replace(tail, intervals=tuple(intervals))

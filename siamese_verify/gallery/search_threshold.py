@@ -45,14 +45,13 @@ def search_threshold(strangers: Strangers, far: float | None, templates: int) ->
     if templates < 1:
         raise InputError(f"A search among {templates} templates has no threshold: enrol somebody first.")
     if far is None:
-        well = (rate for rate in RATES if rate / templates * strangers.impostors >= DECISIVE_IMPOSTORS)
+        well = (rate for rate in RATES if rate / templates >= DECISIVE_IMPOSTORS / strangers.impostors)
         far = next(well, RATES[-1])
     if not 0 < far <= 0.5:
         raise InputError(f"The false accept rate of a search is {far}: give one above 0 and up to 0.5.")
     threshold, known = strangers.threshold(far / templates)
     interval = (min(known.low, threshold), max(known.high, threshold)) if known else None
-    decisive = far / templates * strangers.impostors
-    insufficient = decisive < DECISIVE_IMPOSTORS
+    insufficient = far / templates < DECISIVE_IMPOSTORS / strangers.impostors  # as a product it could round
     reason = ""
     if insufficient:
         least = DECISIVE_IMPOSTORS * templates / strangers.impostors

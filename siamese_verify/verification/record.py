@@ -24,9 +24,9 @@ class Limit(NamedTuple):
 
     threshold: float
     far: float | None  # share of impostor pairs that reach it; None for a threshold of somebody's own
-    interval: tuple[float, float] | None  # 95 % of the threshold, over people; None where it is not known
+    interval: tuple[float, float] | None  # 95 % of it, to +inf where the data cannot show `far`; None: unknown
     impostors: int  # pairs that this was counted on
-    insufficient: bool  # fewer than ten of them decide
+    insufficient: bool  # fewer than ten of them decide, or too few people to give the threshold an upper end
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class ModelRecord:
         """The threshold for a false accept rate.
 
         Args:
-            far: one of those measured; by default `DEFAULT_FAR` where enough impostors stand behind it, else the
-                strictest of which that is true, else the loosest.
+            far: one of those measured; by default `DEFAULT_FAR` where enough impostors and people stand behind it, else
+                the strictest of which that is true, else the loosest.
 
         Raises:
             InputError: none was measured, or not this one.
@@ -88,7 +88,7 @@ class ModelRecord:
             raise self._unmeasured()
         by_far = sorted(self.operating_points, key=lambda point: point.target)
         if far is None:
-            enough = [point for point in by_far if not point.insufficient]
+            enough = [point for point in by_far if not point.insufficient and self._shows(point.target)]
             usual = [point for point in enough if math.isclose(point.target, DEFAULT_FAR)]
             return (usual or enough or by_far[-1:])[0]
         for point in by_far:
@@ -130,8 +130,13 @@ class ModelRecord:
             min(1.0, rate * comparisons),
             (min(interval.low, threshold), max(interval.high, threshold)) if interval else None,
             strangers.impostors,
-            share < DECISIVE_IMPOSTORS / strangers.impostors,
+            share < DECISIVE_IMPOSTORS / strangers.impostors or (interval is not None and interval.high == math.inf),
         )
+
+    def _shows(self, far: float) -> bool:
+        """Nothing speaks against the data being able to show a false accept rate."""
+        interval = self.meaning.strangers.threshold(far)[1] if self.meaning and far <= 0.5 else None
+        return interval is None or interval.high < math.inf
 
     def _unmeasured(self) -> InputError:
         measure = f", or measure it with `siamese-verify evaluate model={self.name}`, which keeps it"

@@ -57,7 +57,7 @@ def test_steps_are_those_of_scikit_learn() -> None:
     weights = np.where(same, 1 / same.sum(), 1 / (~same).sum())
     theirs = IsotonicRegression(out_of_bounds="clip").fit(scores, same, sample_weight=weights)
     inside = scores[(theirs.predict(scores) > 0.05) & (theirs.predict(scores) < 0.95)]
-    np.testing.assert_allclose(found.probability(inside), theirs.predict(inside), atol=0.005)
+    np.testing.assert_allclose(found.probability(inside, 0.5), theirs.predict(inside), atol=0.005)
     assert len(found.scores) < 500
 
 
@@ -68,7 +68,7 @@ def test_more_alike_is_never_less_evidence_and_never_infinite(fit: type, seed: i
     ratios = found.log_likelihood_ratio(np.linspace(-10, 10, 1001))
     assert np.isfinite(ratios).all()
     assert (np.diff(ratios) >= 0).all()
-    assert 0 < found.probability(-10) < 0.5 < found.probability(10) < 1
+    assert 0 < found.probability(-10, 0.5) < 0.5 < found.probability(10, 0.5) < 1
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -101,7 +101,9 @@ def test_thinned_knots_stay_close_to_all_of_them(monkeypatch: pytest.MonkeyPatch
 def test_a_prior_moves_the_odds() -> None:
     found = Calibration("logistic", (-1.0, 1.0), (-2.0, 2.0), 10, 10)
     assert found.probability(0.0, prior=0.2) == pytest.approx(0.2)
-    assert found.probability([0.5])[0] == pytest.approx(1 / (1 + math.exp(-1)))
+    assert found.probability([0.5], 0.5)[0] == pytest.approx(1 / (1 + math.exp(-1)))
+    with pytest.raises(TypeError, match="prior"):
+        found.probability(0.0)  # type: ignore[call-arg]
     with pytest.raises(InputError, match="prior probability of 1 decides before"):
         found.probability(0.0, prior=1)
 
@@ -248,7 +250,7 @@ def test_strangers_are_said_in_words() -> None:
     assert tail.sentence(0.0) == "Most strangers would score this high."
     assert tail.sentence(0.5) == "1 in 125 strangers would score this high."
     assert tail.sentence(0.9) == "1 in 10,000 strangers would score this high."
-    assert tail.sentence(0.99) == "Fewer than 1 in 10,000 strangers would score this high."
+    assert tail.sentence(0.99) == "None of 10,000 pairs of strangers scored this high."
     assert Strangers((0.0,), (2800,), 10_000).sentence(0.1) == "1 in 3 strangers would score this high."
     with pytest.raises(InputError, match="score is NaN"):
         tail.sentence(math.nan)

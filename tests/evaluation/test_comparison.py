@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import Comparison, compare_scores, equal_error_rate, kfold_accuracy, tar_at_far
@@ -61,12 +61,12 @@ def test_luck_is_not_called_a_difference() -> None:
 def test_the_sentence_has_the_numbers_in_percentage_points() -> None:
     found = compare(1.0)
     value, low, high = (-100 * number for number in found.error_rate)
-    expected = f"{value:.2f} percentage points fewer errors (95 % CI {high:.2f} to {low:.2f}, McNemar p ="
+    expected = f"{value:.2f} percentage points fewer errors (95 % CI {high:.2f} to {low:.2f}, p ="
     assert expected in found.sentence
     assert high < value < low
 
 
-def test_the_p_value_is_the_exact_one_of_mcnemar() -> None:
+def test_few_pairs_are_judged_by_mcnemars_exact_test() -> None:
     same = np.array([True, False] * 20)
     perfect = np.where(same, 1.0, 0.0)
     worse = perfect.copy()
@@ -91,6 +91,31 @@ def test_folds_decide_each_by_the_others() -> None:
     for number, name in enumerate(("first", "second")):
         accuracy = kfold_accuracy(given[name], given["same"], folds).mean
         assert 1 - found.errors[number] / 1500 == pytest.approx(accuracy, abs=1e-12)
+
+
+def test_one_person_who_decides_all_is_no_difference_between_models() -> None:
+    """McNemar's test would be sure: forty pairs are wrong by one model alone, and none by the other."""
+    who = np.repeat(np.arange(30), 40)
+    other = np.where(np.arange(len(who)) % 2, who, (who + 1) % 30)
+    same = who == other
+    good = np.where(same, 1.0, 0.0)
+    bad = np.where(who == 7, 1 - good, good)
+    found = compare_scores(good, bad, same, np.stack([who, other], 1), thresholds=(0.5, 0.5), resamples=50)
+    assert found.alone == (0, 40)
+    assert binomtest(0, 40).pvalue < 1e-9
+    assert found.p_value > 0.05
+    assert found.error_rate.low < 0
+
+
+def test_two_models_without_errors_may_still_differ() -> None:
+    who = np.repeat(np.arange(20), 10)
+    other = np.where(np.arange(200) % 2, who, (who + 1) % 20)
+    same = who == other
+    noise = np.random.default_rng(0).random((2, 200)) / 2
+    found = compare_scores(*(same + noise), same=same, identities=np.stack([who, other], 1), resamples=50)
+    for one in (found.error_rate, found.eer, found.auc, found.tar[0.01]):
+        assert one.value == 0
+        assert one.low < -0.05 < 0.05 < one.high
 
 
 def test_it_is_json() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from PIL.Image import Image
 
-    from siamese_verify.evaluation.comparison import Difference
+    from siamese_verify.evaluation.bootstrap import Difference
     from siamese_verify.evaluation.hardest_pairs import HardPair
     from siamese_verify.evaluation.pages.figures import ReportFigure
     from siamese_verify.evaluation.published import PublishedCurve

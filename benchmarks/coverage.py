@@ -1,0 +1,276 @@
+"""How often confidence intervals hold the truth, and how often tests find a difference where there is none.
+
+Sets of people are drawn again and again from populations whose error rates are known exactly, and the interval of each
+metric is seen to hold the truth or to miss it. Pairs that share a person are dependent: people differ in how well they
+match themselves (goats do not), and in how often others pass for them (wolves do).
+
+Claims, for a nominal 95 %: every interval of a metric holds the truth in 92 % of the sets or more, up to the doubt of
+the simulation (two standard errors are printed); a statement that is one-sided at 95 % is false in 8 % at most; equally
+good models are told apart at p < 0.05 in 8 % at most. Run: `python benchmarks/coverage.py [--sets 300]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import beta, binomtest, norm
+
+from siamese_verify.evaluation import compare_scores, pair_intervals, roc_curve, strangers_of
+from siamese_verify.evaluation.pair_intervals import clustered
+from siamese_verify.evaluation.strangers import with_intervals
+
+TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+LEAST, MOST_WRONG = 0.92, 0.08
+
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # (N,) scores, (N,) same, (N,2) people
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Error rates of a population.
+
+    Attributes:
+        far: share of impostors at or above a threshold.
+        frr: share of genuine pairs below it.
+    """
+
+    far: Callable[[float], float]
+    frr: Callable[[float], float]
+
+    def threshold(self, target: float) -> float:
+        return float(brentq(lambda score: self.far(score) - target, -0.999, 20, xtol=1e-12))
+
+    @property
+    def crossing(self) -> float:
+        return float(brentq(lambda score: self.far(score) - self.frr(score), -0.999, 20))
+
+    @property
+    def auc(self) -> float:
+        scores = np.linspace(-0.999 if self.far(-1.0) == 1 else -15, 20, 20001)
+        rejected = np.array([self.frr(score) for score in scores])
+        accepted = np.array([self.far(score) for score in scores])
+        return float(1 - np.diff(rejected) @ (accepted[1:] + accepted[:-1]) / 2)
+
+
+def clustered_embeddings(people: int, photos: int, dimensions: int, noise: float) -> tuple[Callable, Truth]:
+    """All pairs of embeddings that gather around people; two people's cosines follow a beta distribution."""
+
+    def draw(rng: np.random.Generator) -> Pairs:
+        who = np.repeat(np.arange(people), photos)
+        rows = rng.normal(size=(people, dimensions))[who] + noise * rng.normal(size=(len(who), dimensions))
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        left, right = np.triu_indices(len(who), 1)
+        return (rows @ rows.T)[left, right], who[left] == who[right], np.stack([who[left], who[right]], axis=1)
+
+    rng = np.random.default_rng(0)
+    genuine = np.sort(
+        np.concatenate(
+            [_cosines(rng.normal(size=(50_000, dimensions)), noise, rng) for _ in range(20)],
+        )
+    )
+    half = (dimensions - 1) / 2
+    return draw, Truth(
+        far=lambda score: float(beta.sf((1 + score) / 2, half, half)),
+        frr=lambda score: float(np.searchsorted(genuine, score) / len(genuine)),
+    )
+
+
+def _cosines(centres: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    one, other = (centres + noise * rng.normal(size=centres.shape) for _ in range(2))
+    return np.einsum("nd,nd->n", one, other) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Scores as sums of normal effects of people, of photos and of the pair.
+
+    Attributes:
+        photos: of each person, one number or several to draw from.
+        impostors: listed for each person; None for all pairs.
+        distance: of the genuine scores' mean from the impostors'.
+        self_match: standard deviation between people of how well they match themselves.
+        goats: share of people who match themselves by `goat` less.
+        likeness: standard deviation between people of how well they match others.
+        wolves: share of people who match others by `wolf` more.
+        pair: standard deviation between pairs of people, among impostors.
+        photo: between photos.
+    """
+
+    people: int
+    photos: tuple[int, ...] = (5,)
+    impostors: int | None = None
+    distance: float = 3.0
+    self_match: float = 0.5
+    goats: float = 0.0
+    goat: float = 3.0
+    likeness: float = 0.3
+    wolves: float = 0.0
+    wolf: float = 1.5
+    pair: float = 0.5
+    photo: float = 0.4
+    noise: float = 0.5
+
+    @property
+    def truth(self) -> Truth:
+        genuine = np.sqrt(self.self_match**2 + 2 * self.photo**2 + self.noise**2)
+        impostors = np.sqrt(2 * self.likeness**2 + 2 * self.photo**2 + self.pair**2 + self.noise**2)
+        shares = np.array([(1 - self.wolves) ** 2, 2 * self.wolves * (1 - self.wolves), self.wolves**2])
+        both = np.array([1 - self.goats, self.goats])
+        return Truth(
+            far=lambda score: float(shares @ norm.sf((score - self.wolf * np.arange(3)) / impostors)),
+            frr=lambda score: float(
+                both @ norm.cdf((score - np.array([self.distance, self.distance - self.goat])) / genuine)
+            ),
+        )
+
+    def draw(self, rng: np.random.Generator, models: int = 1) -> Pairs:
+        """(N,) scores of one model, or (models, N): photos are the same, all else is each model's own."""
+        who = np.repeat(np.arange(self.people), rng.choice(self.photos, self.people))
+        left, right = np.triu_indices(len(who), 1)
+        same = who[left] == who[right]
+        if self.impostors is not None:
+            others = np.flatnonzero(~same)
+            some = rng.choice(others, min(self.impostors * self.people, len(others)), replace=False)
+            rows = np.concatenate([np.flatnonzero(same), some])
+            left, right, same = left[rows], right[rows], same[rows]
+        one, other = who[left], who[right]
+        photo = self.photo * rng.normal(size=len(who))
+        found = []
+        for _ in range(models):
+            own = self.self_match * rng.normal(size=self.people) - self.goat * (rng.random(self.people) < self.goats)
+            alike = self.likeness * rng.normal(size=self.people) + self.wolf * (rng.random(self.people) < self.wolves)
+            between = self.pair * rng.normal(size=(self.people, self.people))
+            scores = np.where(same, self.distance + own[one], alike[one] + alike[other] + between[one, other])
+            found.append(scores + photo[left] + photo[right] + self.noise * rng.normal(size=len(left)))
+        return (found[0] if models == 1 else np.stack(found)), same, np.stack([one, other], axis=1)
+
+
+POPULATIONS: dict[str, tuple[Callable[[np.random.Generator], Pairs], Truth]] = {}
+
+
+def populations() -> dict[str, tuple[Callable[[np.random.Generator], Pairs], Truth]]:
+    effects = {
+        "60 people, all pairs of 5 photos": Effects(60),
+        "40 people with goats and wolves, all pairs of 4 photos": Effects(
+            40, (4,), goats=0.05, wolves=0.05, distance=3.5
+        ),
+        "100 people, 2 to 12 photos, all pairs": Effects(100, (2, 2, 2, 3, 4, 12), distance=3.5),
+        "300 people, 3 photos, 5 impostors listed for each": Effects(300, (3,), 5, self_match=1.0),
+        "20 people, all pairs of 4 photos, one in twenty fails": Effects(
+            20, (4,), distance=12.0, goats=0.05, goat=12.0, wolves=0.0
+        ),
+    }
+    found = {name: (one.draw, one.truth) for name, one in effects.items()}
+    found["60 people, all pairs of 5 embeddings"] = clustered_embeddings(60, 5, 32, 1.0)
+    return found
+
+
+class Tally:
+    """How often each statement held."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, list[tuple[bool, bool, float]]] = defaultdict(list)
+
+    def note(self, name: str, low: float, value: float, high: float) -> None:
+        self.held[name].append((low <= value + 1e-12, value <= high + 1e-12, high - low))
+
+    def lines(self, sets: int) -> Sequence[tuple[str, float, float, float, float, float]]:
+        found = []
+        for name, rows in self.held.items():
+            low, high = np.mean([row[0] for row in rows]), np.mean([row[1] for row in rows])
+            held = float(np.mean([row[0] and row[1] for row in rows]))
+            found.append((name, held, float(low), float(high), np.median([row[2] for row in rows]), doubt(held, sets)))
+        return found
+
+
+def doubt(share: float, sets: int) -> float:
+    """Return the standard error of a share, that of one miss at least."""
+    some = min(max(share, 1 / (sets + 2)), 1 - 1 / (sets + 2))
+    return float(np.sqrt(some * (1 - some) / sets))
+
+
+def cover(draw: Callable[[np.random.Generator], Pairs], truth: Truth, sets: int, seed: int) -> Tally:
+    rng = np.random.default_rng(seed)
+    at, auc = truth.crossing, truth.auc
+    thresholds = {target: truth.threshold(target) for target in TARGETS}
+    values = {"eer": truth.far(at), "auc": auc, "far": truth.far(at), "frr": truth.frr(at)}
+    for target, threshold in thresholds.items():
+        values[f"threshold_at_far_{target:g}"] = threshold
+        values[f"tar_at_far_{target:g}"] = 1 - truth.frr(threshold)
+    tally = Tally()
+    for _ in range(sets):
+        scores, same, people = draw(rng)
+        intervals = pair_intervals(scores, same, people, threshold=at, targets=TARGETS)
+        for name, value in values.items():
+            tally.note(name, intervals[name].low, value, intervals[name].high)
+        share = same.mean()
+        tally.note("accuracy", intervals["accuracy"].low, 1 - values["eer"], intervals["accuracy"].high)
+        assert 0 < share < 1
+        numbers = np.unique(people, return_inverse=True)[1].reshape(-1, 2)
+        tail = with_intervals(strangers_of(roc_curve(scores, same)), clustered(scores, same, numbers))
+        highest = tail.scores[-1]
+        tally.note("fewer than 1 in N strangers", 0.0, truth.far(highest), tail.at_most(highest) or 1.0)
+    return tally
+
+
+def level_of_tests(population: Effects, sets: int, seed: int) -> tuple[float, float, dict[str, float]]:
+    """How often equally good models are told apart: by p < 0.05, by McNemar's test, and by each difference."""
+    rng = np.random.default_rng(seed)
+    at = population.truth.crossing
+    ours, theirs = 0, 0
+    missed: dict[str, int] = defaultdict(int)
+    for _ in range(sets):
+        scores, same, people = population.draw(rng, models=2)
+        found = compare_scores(*scores, same, people, thresholds=(at, at), targets=(1e-2,), resamples=200)
+        ours += found.p_value < 0.05
+        theirs += binomtest(found.alone[0], max(1, sum(found.alone))).pvalue < 0.05
+        for name, one in {"error rate": found.error_rate, "eer": found.eer, "auc": found.auc, **found.tar}.items():
+            missed[f"TAR at FAR {name:g}" if isinstance(name, float) else name] += not one.low <= 0 <= one.high
+    return ours / sets, theirs / sets, {name: count / sets for name, count in missed.items()}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--sets", type=int, default=300)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--only", default="", help="part of a population's name, or 'models'")
+    chosen = options.parse_args()
+    failed = []
+    for name, (draw, truth) in populations().items():
+        if chosen.only not in name:
+            continue
+        start = time.perf_counter()
+        tally = cover(draw, truth, chosen.sets, chosen.seed)
+        print(f"\n{name}: EER {truth.far(truth.crossing):.3%}, {chosen.sets} sets, nominal 95 %")
+        print(f"{'':30} {'covered':>8} {'+- 2 se':>8} {'low ends':>9} {'high ends':>10} {'median width':>13}")
+        for metric, held, low, high, width, error in tally.lines(chosen.sets):
+            print(f"{metric:30} {held:8.1%} {2 * error:8.1%} {low:9.1%} {high:10.1%} {width:13.4g}")
+            if held + 2 * error < LEAST:
+                failed.append(f"{metric} of {name}: {held:.1%}")
+        print(f"{time.perf_counter() - start:.0f} s")
+    for name, population in {
+        "40 people, all pairs of 4 photos": Effects(40, (4,)),
+        "100 people, 3 photos, 5 impostors listed for each": Effects(100, (3,), 5, self_match=1.0),
+    }.items():
+        if chosen.only not in f"{name} models":
+            continue
+        ours, theirs, missed = level_of_tests(population, chosen.sets, chosen.seed)
+        print(f"\n{name}, two equally good models, {chosen.sets} sets: told apart at p < 0.05 (nominal 5 %)")
+        print(f"{'p_value':30} {ours:8.1%} {2 * doubt(ours, chosen.sets):8.1%}")
+        print(f"{'(McNemar over pairs)':30} {theirs:8.1%} {2 * doubt(theirs, chosen.sets):8.1%}")
+        for metric, share in missed.items():
+            print(f"{'difference of the ' + metric:30} {share:8.1%} {2 * doubt(share, chosen.sets):8.1%}")
+        for metric, share in {"p_value": ours, **missed}.items():
+            if share - 2 * doubt(share, chosen.sets) > MOST_WRONG:
+                failed.append(f"{metric} of {name}: {share:.1%} of null comparisons")
+    print("\nAll as claimed." if not failed else "\nNot as claimed:\n" + "\n".join(failed))
+
+
+if __name__ == "__main__":
+    main()

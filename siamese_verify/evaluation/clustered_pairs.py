@@ -1,0 +1,267 @@
+"""Error rates with their sampling variance, where people are the independent units and pairs are not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Whole = NDArray[np.int64]
+
+STEP = 1.02  # ratio of neighbouring counts among the thresholds that are looked at; smaller counts all are
+PRIOR_PEOPLE = 1.0  # people in error to whose weight it is assumed that a person fails in all pairs or none
+DECISIVE_PEOPLE = 30  # fewer people among the accepted impostors cannot show how dependent those are
+
+
+def rate_interval(rate: Floats | float, size: Floats | float, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Return Clopper-Pearson intervals of rates for effective numbers of independent trials.
+
+    Args:
+        rate: (...) in [0, 1].
+        size: (...) effective number of trials, that is `rate * (1 - rate)` over the variance of the rate; not whole.
+        level: two-sided, in (0, 1).
+
+    Korn & Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated from
+    survey data", Survey Methodology 24, 1998.
+    """
+    from scipy.special import betaincinv
+
+    p, n = np.broadcast_arrays(np.asarray(rate, dtype=np.float64), np.asarray(size, dtype=np.float64))
+    errors, rest, alpha = p * n, (1 - p) * n, (1 - level) / 2
+    low = np.where(errors > 0, betaincinv(np.maximum(errors, 1e-300), rest + 1, alpha), 0.0)
+    high = np.where(rest > 0, betaincinv(errors + 1, np.maximum(rest, 1e-300), 1 - alpha), 1.0)
+    return np.asarray(low), np.asarray(high)
+
+
+@dataclass(frozen=True, eq=False)
+class ClusteredPairs:
+    """Scored pairs and who is on them.
+
+    Attributes:
+        genuine: (G,) scores, descending.
+        genuine_people: (G,) whose pair it is, from 0.
+        impostors: (K,) the highest scores, descending.
+        impostor_people: (2,K) who is on the two photos.
+        dyads: (K,) number of the two people, the same for all pairs of them.
+        dyad_pairs: (K,) how many impostor pairs these two people have, kept or not.
+        totals: (n,) impostor pairs of each person, kept or not.
+        squares: sum over all pairs of people of their squared number of impostor pairs.
+        lowest: a score from which on these are all impostors; -inf if they all are.
+    """
+
+    genuine: Floats
+    genuine_people: Whole
+    impostors: Floats
+    impostor_people: Whole
+    dyads: Whole
+    dyad_pairs: Whole
+    totals: Whole
+    squares: int
+    lowest: float = -np.inf
+
+    @cached_property
+    def people(self) -> int:
+        """Number of people, n."""
+        return len(self.totals)
+
+    @cached_property
+    def impostor_total(self) -> int:
+        """Number of impostor pairs, kept or not, M."""
+        return int(self.totals.sum()) // 2
+
+    def thresholds(self, others: Sequence[float] = ()) -> Floats:
+        """Return thresholds, descending, at which about all counts of errors can be told apart."""
+        marks = [np.asarray([*others, np.nextafter(self.impostors[0], np.inf)])]
+        for scores in (self.impostors, self.genuine, self.genuine[::-1]):
+            marks.append(scores[_places(len(scores))])
+        found = np.unique(np.concatenate(marks))[::-1]
+        return np.asarray(found[(found >= self.lowest) | (found > self.impostors[0])])
+
+    def rates(self, thresholds: Floats) -> ClusteredRates:
+        """Count the errors at descending thresholds, and how far they would move with other people.
+
+        The variance of the FAR is the sum of products of residuals over all pairs of pairs that share a person.
+        Aronow, Samii & Assenova, "Cluster-robust variance estimation for dyadic data", Political Analysis 2015.
+        """
+        false = np.searchsorted(-self.impostors, -thresholds, side="right")
+        true = np.searchsorted(-self.genuine, -thresholds, side="right")
+        n, pairs, own = self.people, self.impostor_total, np.bincount(self.genuine_people, minlength=self.people)
+        accepted, passed = np.zeros(n), np.zeros(n)
+        seen = np.zeros(int(self.dyads.max(initial=-1)) + 1)
+        squares = cross = 0.0
+        columns = np.zeros((5, len(thresholds)))
+        before = (0, 0)
+        for place, (wrong, right) in enumerate(zip(false.tolist(), true.tolist(), strict=True)):
+            new = slice(before[0], wrong)
+            if wrong > before[0]:
+                accepted += np.bincount(self.impostor_people[:, new].ravel(), minlength=n)
+                dyads, times = np.unique(self.dyads[new], return_counts=True)
+                squares += float((times * (2 * seen[dyads] + times)).sum())
+                seen[dyads] += times
+                cross += float(self.dyad_pairs[new].sum())
+            if right > before[1]:
+                passed += np.bincount(self.genuine_people[before[1] : right], minlength=n)
+            before = wrong, right
+            far, frr = wrong / pairs, (len(self.genuine) - right) / len(self.genuine)
+            off, missed = accepted - far * self.totals, own - passed - frr * own
+            within = squares - 2 * far * cross + far**2 * self.squares
+            columns[:, place] = (
+                (off @ off - within) / pairs**2,
+                (missed @ missed) / len(self.genuine) ** 2,
+                (off @ missed) / (pairs * len(self.genuine)),
+                np.count_nonzero(accepted),
+                min(np.count_nonzero(passed), np.count_nonzero(passed < own)),
+            )
+        far, frr = false / pairs, (len(self.genuine) - true) / len(self.genuine)
+        effect, seen_at = _design_effects(far, columns[0] * pairs, columns[3], self.totals)
+        return ClusteredRates(
+            thresholds=thresholds,
+            far=far,
+            frr=frr,
+            impostors=pairs,
+            effect=effect,
+            seen_at=seen_at,
+            frr_size=effective_size(frr, columns[1], columns[4], own[own > 0]),
+            covariance=columns[2],
+        )
+
+
+def _places(count: int) -> Whole:
+    """Every place among the first few, then ever fewer, and the last."""
+    places = np.unique(np.geomspace(1, count, int(np.log(max(count, 2)) / np.log(STEP)) + 2).astype(np.int64)) - 1
+    return np.minimum(places, count - 1)
+
+
+def effective_size(
+    rate: Floats | float, variance: Floats | float, people_in_error: Floats | float, weights: Floats | Whole
+) -> Floats:
+    """Return to how many independent trials rates are equivalent.
+
+    Where few people are in error the variance is not known. People themselves are then taken as the trials, as if a
+    person failed in all pairs or in none, with the weight of `PRIOR_PEOPLE` people in error.
+
+    Args:
+        rate: (...) in [0, 1].
+        variance: (...) of the rate, over people.
+        people_in_error: (...) people with errors, or without if they are fewer.
+        weights: (n,) of the people in the rate.
+    """
+    spread = np.asarray(rate * (1 - rate))
+    trial = np.divide(variance, spread, out=np.zeros_like(spread), where=spread > 0)  # 1 / n where it is known
+    known = np.where(spread > 0, people_in_error, 0)
+    size = (known + PRIOR_PEOPLE) / (known * trial * correction(weights, 1) + PRIOR_PEOPLE / len(weights))
+    return np.asarray(size)
+
+
+def correction(weights: Floats | Whole, fitted: int) -> float:
+    """Return by how much a variance from few people must be larger.
+
+    Args:
+        weights: (n,) of the people; n people of unequal weights count for fewer (Kish).
+        fitted: people that the residuals are short of.
+
+    Returns:
+        The factor that makes the variance unbiased, times the squared ratio of Student's t to the normal deviate by
+        which Korn & Graubard (1998) shrink the effective number of trials.
+    """
+    from scipy.stats import norm, t
+
+    people = float(weights.sum()) ** 2 / float((np.asarray(weights, dtype=np.float64) ** 2).sum())
+    free = max(people - 1, 1)
+    return people / max(people - fitted, 1) * float((t.ppf(0.975, free) / norm.ppf(0.975)) ** 2)
+
+
+def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, totals: Whole) -> tuple[Floats, Floats]:
+    """Return by what factor pairs that share people make the variance of the FAR larger, at descending thresholds.
+
+    Above those at which enough people are involved to see how dependent impostors are, they are taken to be as
+    dependent as there; if there is none, nothing is known beyond that n people make n / 2 disjoint pairs.
+
+    Args:
+        rate: (P,) FAR, ascending.
+        variance: (P,) of it, times the number of pairs.
+        people_in_error: (P,) on the accepted pairs.
+        totals: (n,) pairs of each person.
+
+    Returns:
+        (P,) factors, 1 or more, and (P,) the rate at which they were seen; infinity where they were not.
+    """
+    people = len(totals)
+    spread = rate * (1 - rate)
+    # A person's residual is short of four people: of two means, and of what pairs share with themselves.
+    effect = np.divide(variance, spread, out=np.ones_like(spread), where=spread > 0) * correction(totals, 4)
+    effect = np.maximum(effect, 1)
+    decisive = min(DECISIVE_PEOPLE, people)
+    enough = (people_in_error >= decisive) & (spread > 0)
+    if not enough.any():
+        return np.full_like(rate, int(totals.sum()) // 2 / max(1, people // 2)), np.full_like(rate, np.inf)
+    first = int(enough.argmax())
+    return np.where(enough, effect, np.maximum(effect, effect[first])), np.where(enough, rate, rate[first])
+
+
+@dataclass(frozen=True, eq=False)
+class ClusteredRates:
+    """Error rates at descending thresholds, and to how many independent trials they are equivalent.
+
+    Attributes:
+        thresholds: (P,) descending.
+        far: (P,) ascending.
+        frr: (P,) descending.
+        impostors: number of pairs behind the FAR.
+        effect: (P,) by what factor pairs that share people make its variance larger.
+        seen_at: (P,) the rate at which that was seen.
+        frr_size: (P,) effective number of independent genuine pairs.
+        covariance: (P,) of both errors.
+    """
+
+    thresholds: Floats
+    far: Floats
+    frr: Floats
+    impostors: int
+    effect: Floats
+    seen_at: Floats
+    frr_size: Floats
+    covariance: Floats
+
+    @cached_property
+    def far_size(self) -> Floats:
+        """(P,) effective number of independent impostors."""
+        return self.impostors / self.effect
+
+    def far_interval(self, level: float) -> tuple[Floats, Floats]:
+        """Return (P,) low and high ends.
+
+        Were the rate as high as the high end, people would differ by more in the same proportion, and the number of
+        independent impostors would be smaller. The high end allows for that.
+        """
+        low, high = rate_interval(self.far, self.far_size, level)
+        more = 1 + (self.effect - 1) * np.maximum(high / self.seen_at, 1)
+        return low, rate_interval(self.far, self.impostors / more, level)[1]
+
+    def bounds(self, level: float = 0.95) -> Bounds:
+        """Return intervals of both errors at each threshold; that they are monotone in it is used."""
+        far_low, far_high = self.far_interval(level)
+        frr_low, frr_high = rate_interval(self.frr, self.frr_size, level)
+        return Bounds(
+            far_low=np.minimum.accumulate(far_low[::-1])[::-1],
+            far_high=np.maximum.accumulate(far_high),
+            frr_low=np.minimum.accumulate(frr_low),
+            frr_high=np.maximum.accumulate(frr_high[::-1])[::-1],
+        )
+
+
+class Bounds(NamedTuple):
+    """Ends of the intervals of FAR and FRR at descending thresholds, each (P,)."""
+
+    far_low: Floats
+    far_high: Floats
+    frr_low: Floats
+    frr_high: Floats

@@ -1,0 +1,293 @@
+"""Confidence intervals of verification metrics, with people as the independent units."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from siamese_verify.evaluation.bootstrap import Interval, check_level, numbered_people
+from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, effective_size, rate_interval
+from siamese_verify.evaluation.folds import fold_errors
+from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
+from siamese_verify.evaluation.ranking import rank
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from siamese_verify.evaluation.clustered_pairs import Bounds, ClusteredRates
+
+    Floats = NDArray[np.float64]
+
+
+def one_sided(level: float) -> float:
+    """Return the two-sided level whose upper end is the one-sided bound of this level."""
+    return 2 * level - 1
+
+
+def narrowed(level: float, first: float, second: float, covariance: float = 0.0) -> float:
+    """Return the level of two intervals whose ends, added, make the end of an interval of the sum.
+
+    Errors that vary independently do not both reach their ends at once. With standard deviations a and b of the two,
+    z sqrt(a^2 + b^2) is z' (a + b) for a smaller z'.
+    """
+    from scipy.stats import norm
+
+    if first + second <= 0:
+        return level
+    share = np.sqrt(max(first**2 + second**2 + 2 * covariance, 0.0)) / (first + second)
+    z = norm.ppf((1 + level) / 2) * np.clip(share, 0.5**0.5, 1)
+    return float(2 * norm.cdf(z) - 1)
+
+
+def spreads(rates: ClusteredRates) -> tuple[Floats, Floats]:
+    """Return (P,) standard deviations of FAR and FRR, those of one error at least."""
+    found = []
+    for rate, size in ((rates.far, rates.far_size), (rates.frr, rates.frr_size)):
+        some = np.clip(rate, 1 / (size + 1), size / (size + 1))
+        found.append(np.sqrt(some * (1 - some) / size))
+    return found[0], found[1]
+
+
+def equal_error_interval(rates: ClusteredRates, level: float, whole: bool) -> Interval | None:
+    """Return the interval of the equal error rate.
+
+    The rate is below r if and only if at some threshold both errors are, and above r if and only if at every threshold
+    one of them is.
+
+    Args:
+        rates: at all thresholds.
+        level: of the interval.
+        whole: the thresholds go down to the lowest score; if not, an end that may lie beyond makes it unknown.
+    """
+    far, frr = spreads(rates)
+    gap = rates.frr - rates.far
+    at = int(np.abs(gap).argmin())
+    near = np.flatnonzero(np.abs(gap) <= np.hypot(far[at], frr[at]))
+    first, last = (max(near.min(initial=at) - 1, 0), min(near.max(initial=at) + 1, len(gap) - 1))
+    rise, fall = rates.far[last] - rates.far[first], rates.frr[first] - rates.frr[last]  # slopes, to a factor
+    perfect = bool(((rates.far == 0) & (rates.frr == 0)).any())
+    bounds = rates.bounds(
+        one_sided(level)
+        if perfect
+        else narrowed(level, float(fall * far[at]), float(rise * frr[at]), float(fall * rise * rates.covariance[at]))
+    )
+    beyond = bounds.far_low[-1] < bounds.frr_low[-1] or bounds.far_high[-1] < bounds.frr_high[-1]
+    if beyond and not whole:
+        return None
+    return Interval(
+        float(np.minimum(bounds.far_low, bounds.frr_low).max()),
+        float(np.maximum(bounds.far_high, bounds.frr_high).min()),
+    )
+
+
+def threshold_interval(rates: ClusteredRates, bounds: Bounds, target: float, whole: bool) -> Interval | None:
+    """Return the interval of the threshold at a false accept rate: where the rate's intervals hold the target.
+
+    It has no upper end where not even the highest impostor is known to be rare enough, and no lower one where all
+    thresholds may be strict enough.
+
+    Woodruff, "Confidence intervals for medians and other position measures", JASA 1952.
+    """
+    strict, lenient = np.flatnonzero(bounds.far_high <= target), np.flatnonzero(bounds.far_low > target)
+    if not len(lenient) and not whole:
+        return None
+    return Interval(
+        float(rates.thresholds[lenient[0]]) if len(lenient) else -np.inf,
+        float(rates.thresholds[strict[-1]]) if len(strict) else np.inf,
+    )
+
+
+def tar_interval(rates: ClusteredRates, target: float, level: float, whole: bool) -> Interval | None:
+    """Return the interval of the true accept rate at a false accept rate.
+
+    Its ends are those of the rate at the ends of the threshold's interval: 0 where that has no upper end.
+    """
+    usual = rates.bounds(level)
+    at = threshold_interval(rates, usual, target, whole)
+    if at is None:
+        return None
+    far, frr = spreads(rates)
+    place = max(int(np.searchsorted(rates.far, target, side="right")) - 1, 0)
+    inside = np.flatnonzero((rates.thresholds >= at.low) & (rates.thresholds <= at.high))
+    rise = rates.far[inside[-1]] - rates.far[inside[0]] if len(inside) else 0.0
+    fall = rates.frr[inside[0]] - rates.frr[inside[-1]] if len(inside) else 0.0
+    bounds = rates.bounds(
+        narrowed(
+            one_sided(level) if rates.frr[place] == 0 else level,
+            float(fall * far[place]),
+            float(rise * frr[place]),
+            float(fall * rise * rates.covariance[place]),
+        )
+    )
+    strict, lenient = np.flatnonzero(bounds.far_high <= target), np.flatnonzero(bounds.far_low > target)
+    if not len(lenient) and not whole:
+        return None
+    return Interval(
+        float(1 - bounds.frr_high[strict[-1]]) if len(strict) and at.high < np.inf else 0.0,
+        float(1 - bounds.frr_low[lenient[0]]) if len(lenient) else 1.0,
+    )
+
+
+def intervals_of(
+    pairs: ClusteredPairs, targets: Sequence[float], threshold: float | None, level: float
+) -> dict[str, Interval]:
+    """Return the intervals of `eer`, `tar_at_far_F`, `threshold_at_far_F`, and with a threshold of `far` and `frr`.
+
+    Those that impostors decide which were not kept are left out.
+    """
+    if not len(pairs.impostors):
+        return {}
+    whole = pairs.lowest == -np.inf
+    known = threshold is not None and (whole or threshold >= pairs.lowest)
+    rates = pairs.rates(pairs.thresholds([threshold] if threshold is not None and known else []))
+    bounds = rates.bounds(level)
+    found: dict[str, Interval | None] = {"eer": equal_error_interval(rates, level, whole)}
+    for target in targets:
+        found[f"tar_at_far_{target:g}"] = tar_interval(rates, target, level, whole)
+        found[f"threshold_at_far_{target:g}"] = threshold_interval(rates, bounds, target, whole)
+    if threshold is not None and known:
+        place = int(np.searchsorted(-rates.thresholds, -threshold))
+        found["far"] = far_at(rates, place, level)
+        found["frr"] = one_rate(rates.frr[place], rates.frr_size[place], level)
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def far_at(rates: ClusteredRates, place: int, level: float = 0.95) -> Interval:
+    """Return the interval of the FAR at one threshold, one-sided where it is 0 or 1."""
+    low, high = rates.far_interval(one_sided(level) if rates.far[place] in (0, 1) else level)
+    return Interval(float(low[place]), float(high[place]))
+
+
+def one_rate(rate: float, size: float, level: float) -> Interval:
+    """Return the interval of a rate, one-sided where it is 0 or 1."""
+    low, high = rate_interval(rate, size, one_sided(level) if rate in (0, 1) else level)
+    return Interval(float(low), float(high))
+
+
+def error_interval(
+    errors: Floats, weights: Floats, same: NDArray[np.bool_], people: NDArray[np.int64], level: float, by: Floats
+) -> Interval:
+    """Return the interval of a weighted mean of errors.
+
+    Args:
+        errors: (N,) in [0, 1].
+        weights: (N,) how much the mean moves with each: 1 / N, if each is in it once.
+        same: (N,) bool.
+        people: (N,2) numbers of who is on the photos, from 0.
+        level: of the interval.
+        by: (N,) not 0 where the pair counts for how many people are in error.
+    """
+    rate = float(weights @ errors / weights.sum())
+    wrong, totals = len(np.unique(people[by != 0])), totals_of(weights, same, people)
+    variance = dyadic_variance(weights * (errors - rate), same, people)
+    size = effective_size(rate, variance, wrong, totals[totals > 0])
+    low, high = one_rate(rate, float(size), level)
+    if rate in (0, 1):
+        return Interval(low, high)
+    fewer = max(float(size) * rate / high, min(float(size), np.count_nonzero(totals)))  # see `far_interval`
+    return Interval(low, one_rate(rate, fewer, level).high)
+
+
+def totals_of(values: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> Floats:
+    """Return (n,) sums of the values of the pairs that each person is on."""
+    count = int(people.max()) + 1
+    left, right = people.T
+    totals = np.bincount(left, values, count) + np.bincount(right[~same], values[~same], count)
+    return np.asarray(totals, dtype=np.float64)
+
+
+def dyadic_variance(residuals: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> float:
+    """Return the variance of a sum of (N,) residuals of pairs, of which those that share a person are dependent.
+
+    Aronow, Samii & Assenova, "Cluster-robust variance estimation for dyadic data", Political Analysis 2015.
+    """
+    totals = totals_of(residuals, same, people)
+    _, dyads = np.unique(np.sort(people[~same], axis=1) @ np.array([len(totals), 1]), return_inverse=True)
+    shared = np.bincount(dyads, residuals[~same])  # counted with either person, and once is right
+    return max(float(totals @ totals - shared @ shared), 0.0)
+
+
+def pair_intervals(
+    scores: ArrayLike,
+    same: ArrayLike,
+    identities: ArrayLike,
+    folds: ArrayLike | None = None,
+    threshold: float | None = None,
+    targets: Sequence[float] = (1e-1, 1e-2, 1e-3),
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Return confidence intervals of metrics, with people as the independent units.
+
+    Pairs that share a person are dependent, and an effective number of independent ones takes their place, see
+    `ClusteredPairs`. How often the intervals hold the truth is measured by `benchmarks/coverage.py`.
+
+    Args:
+        scores: (N,) finite similarities.
+        same: (N,) bool, True for a genuine pair.
+        identities: (N, 2) who is on the two photos of each pair.
+        folds: (N,) fold of each pair, each decided by the threshold of the others.
+        threshold: one that was chosen on other data.
+        targets: false accept rates.
+        level: how often an interval holds the truth, in (0, 1).
+
+    Returns:
+        Intervals of `eer`, `auc`, `tar_at_far_F` and `threshold_at_far_F`, with a threshold or folds of `accuracy`,
+        with a threshold of `far` and `frr`. That of a threshold has no upper end, +inf, where the pairs cannot show
+        the rate.
+
+    Raises:
+        InputError: see `checked_pairs` and `numbered_people`; a level outside of (0, 1).
+    """
+    check_level(level)
+    values, labels = checked_pairs(scores, same)
+    fixed = None if threshold is None else checked_threshold(threshold)
+    people = numbered_people(labels, identities)
+    found = intervals_of(clustered(values, labels, people), targets, fixed, level)
+    losses = _losses(values, labels)
+    kinds = np.where(labels, 1 / labels.sum(), 1 / (~labels).sum())
+    found["auc"] = _complement(error_interval(losses, kinds, labels, people, level, losses * labels))
+    wrong = None
+    if folds is not None:
+        wrong, weights = fold_errors(rank(values, labels), as_array(folds))
+    elif fixed is not None:
+        wrong, weights = (values >= fixed) != labels, np.full(len(values), 1 / len(values))
+    if wrong is not None:
+        errors = wrong.astype(np.float64)
+        found["accuracy"] = _complement(error_interval(errors, weights, labels, people, level, errors))
+    return found
+
+
+def _complement(interval: Interval) -> Interval:
+    return Interval(1 - interval.high, 1 - interval.low)
+
+
+def _losses(values: Floats, same: NDArray[np.bool_]) -> Floats:
+    """(N,) share of the other kind of pairs that each pair is on the wrong side of, ties counting one half."""
+    found = np.empty(len(values))
+    for kind, sign in ((same, -1), (~same, 1)):
+        others = np.sort(sign * values[~kind])
+        own = sign * values[kind]
+        found[kind] = (np.searchsorted(others, own) + np.searchsorted(others, own, side="right")) / (2 * len(others))
+    return found
+
+
+def clustered(scores: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> ClusteredPairs:
+    """Sort checked pairs of both kinds for `ClusteredPairs`."""
+    ranked = np.argsort(scores)[::-1]
+    genuine, impostors = ranked[same[ranked]], ranked[~same[ranked]]
+    count = int(people.max()) + 1
+    both = np.sort(people[impostors], axis=1)
+    _, dyads, times = np.unique(both @ np.array([count, 1]), return_inverse=True, return_counts=True)
+    return ClusteredPairs(
+        genuine=scores[genuine],
+        genuine_people=people[genuine, 0],
+        impostors=scores[impostors],
+        impostor_people=np.ascontiguousarray(both.T),
+        dyads=dyads,
+        dyad_pairs=times[dyads],
+        totals=np.bincount(both.ravel(), minlength=count),
+        squares=int((times**2).sum()),
+    )

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import all_pairs_intervals, all_pairs_report, pair_intervals, verification_report
+from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, rate_interval
+from siamese_verify.evaluation.pair_intervals import clustered, dyadic_variance
+
+TARGETS = (0.3, 0.1, 0.01, 1e-4)
+
+
+def drawn(seed: int, people: int = 40, photos: int = 4, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(people), photos)
+    return rng.normal(size=(len(who), 16)) + spread * rng.normal(size=(people, 16))[who], who
+
+
+def listed(rows: np.ndarray, who: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores with the bits of the blocks, truth and people of all pairs i < j."""
+    pairs = clustered_rows(rows, who)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    left, right = np.triu_indices(len(rows), 1)
+    scores, same = np.einsum("nd,nd->n", unit[left], unit[right]), who[left] == who[right]
+    for kind, exact in ((same, pairs.genuine), (~same, pairs.impostors)):
+        order = np.flatnonzero(kind)[np.argsort(-scores[kind], kind="stable")]
+        np.testing.assert_allclose(scores[order], exact, atol=1e-12)
+        scores[order] = exact
+    return scores, same, np.stack([who[left], who[right]], axis=1)
+
+
+def separated(people: int, photos: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of people who could not be told apart more easily."""
+    who = np.repeat(np.arange(people), photos)
+    left, right = np.triu_indices(len(who), 1)
+    same = who[left] == who[right]
+    noise = np.random.default_rng(0).random(len(same))
+    return np.where(same, 2 + noise, noise), same, np.stack([who[left], who[right]], axis=1)
+
+
+def test_without_errors_an_interval_ends_where_people_end_it_and_not_at_zero() -> None:
+    scores, same, people = separated(20)
+    found = pair_intervals(scores, same, people, threshold=1.5)
+    bound = 1 - 0.05 ** (1 / 20)  # no error among 20 independent people
+    assert found["frr"] == (0, pytest.approx(bound))
+    assert found["auc"] == (pytest.approx(1 - bound), 1)
+    assert found["accuracy"] == (pytest.approx(1 - bound), 1)
+    assert found["eer"].low == 0
+    assert bound <= found["eer"].high < 0.3
+    assert found["far"].low == 0 < 3 / len(same) < found["far"].high
+    assert 0 < found["tar_at_far_0.1"].low < 1 == found["tar_at_far_0.1"].high
+
+
+@pytest.mark.parametrize("people", [10, 60])
+def test_more_people_without_errors_show_more(people: int) -> None:
+    few, many = (pair_intervals(*separated(count), threshold=1.5) for count in (people, 2 * people))
+    for name in ("eer", "far", "frr"):
+        assert many[name].high < few[name].high
+
+
+def test_a_rate_that_the_pairs_cannot_show_has_no_upper_threshold() -> None:
+    rows, who = drawn(0, people=60, photos=5)
+    found = all_pairs_intervals(rows, who, targets=(1e-1, 1e-2, 1e-5, 1e-6, 0.0))
+    for target in ("0.1", "0.01"):
+        assert np.isfinite(found[f"threshold_at_far_{target}"]).all()
+        assert found[f"tar_at_far_{target}"].low > 0
+    for target in ("1e-05", "1e-06", "0"):
+        assert found[f"threshold_at_far_{target}"].high == np.inf
+        assert found[f"tar_at_far_{target}"].low == 0
+
+
+@pytest.mark.parametrize(("errors", "trials"), [(0, 20), (3, 50), (50, 50)])
+def test_the_interval_of_independent_trials_is_that_of_clopper_and_pearson(errors: int, trials: int) -> None:
+    low, high = rate_interval(errors / trials, trials)
+    assert low == pytest.approx(beta.ppf(0.025, errors, trials - errors + 1) if errors else 0)
+    assert high == pytest.approx(beta.ppf(0.975, errors + 1, trials - errors) if errors < trials else 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_variance_adds_up_the_products_of_all_pairs_that_share_a_person(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    people = rng.integers(0, 6, (60, 2))
+    same = people[:, 0] == people[:, 1]
+    residuals = rng.normal(size=60)
+    products = [
+        one * other
+        for one, these in zip(residuals, people.tolist(), strict=True)
+        for other, those in zip(residuals, people.tolist(), strict=True)
+        if set(these) & set(those)
+    ]
+    assert dyadic_variance(residuals, same, people) == pytest.approx(max(sum(products), 0))
+
+
+def test_the_far_has_that_variance_at_every_threshold() -> None:
+    scores, same, people = listed(*drawn(1, people=35))
+    pairs = clustered(scores, same, people)
+    thresholds = np.quantile(scores[~same], [0.9, 0.7, 0.5])
+    rates = pairs.rates(thresholds)
+    accepted = scores[~same] >= thresholds[:, None]
+    np.testing.assert_array_equal(rates.far, accepted.mean(axis=1))
+    widened = []
+    for far, effect, wrong in zip(rates.far, rates.effect, accepted, strict=True):
+        variance = dyadic_variance((wrong - far) / len(wrong), np.zeros(len(wrong), dtype=bool), people[~same])
+        widened.append(effect * far * (1 - far) / len(wrong) / variance)
+    assert widened == pytest.approx([widened[0]] * 3)  # the same correction for few people
+    assert 1 < widened[0] < 1.4
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_pairs_have_the_intervals_of_the_listed_pairs(seed: int) -> None:
+    rows, who = drawn(seed, people=12 + 9 * seed)
+    wanted = pair_intervals(*listed(rows, who), threshold=0.3, targets=TARGETS)
+    found = all_pairs_intervals(rows, who, 0.3, TARGETS)
+    assert {*wanted} - {*found} == {"auc", "accuracy"}
+    for name, interval in found.items():
+        assert interval == pytest.approx(wanted[name], rel=1e-9), name
+
+
+def test_what_too_many_impostors_decide_is_left_out_and_nothing_else_changes() -> None:
+    from siamese_verify.evaluation.pair_intervals import intervals_of
+
+    rows, who = drawn(3)
+    whole, some = clustered_rows(rows, who), clustered_rows(rows, who, kept=3000)
+    assert len(some.impostors) < 3001 < len(whole.impostors)
+    found = [intervals_of(pairs, TARGETS, 0.9, 0.95) for pairs in (whole, some)]
+    assert "tar_at_far_0.3" not in found[1]
+    assert "tar_at_far_0.01" in found[1]
+    for name, interval in found[1].items():
+        assert interval == pytest.approx(found[0][name], rel=0.05), name  # other thresholds are looked at
+
+
+def test_the_interval_holds_the_value_and_a_level_widens_it() -> None:
+    rows, who = drawn(5)
+    report = all_pairs_report(rows, who, targets=TARGETS, threshold=0.3)
+    found, wide = (all_pairs_intervals(rows, who, 0.3, TARGETS, level) for level in (0.95, 0.99))
+    assert report.at_threshold is not None
+    values = {"eer": report.eer, "far": report.at_threshold.far, "frr": report.at_threshold.frr}
+    values |= {f"tar_at_far_{point.target:g}": point.tar for point in report.operating_points}
+    values |= {f"threshold_at_far_{point.target:g}": point.threshold for point in report.operating_points}
+    for name, value in values.items():
+        assert wide[name].low <= found[name].low <= value <= found[name].high <= wide[name].high, name
+
+
+def test_people_and_not_pairs_decide() -> None:
+    """The same photos many times over are no more people."""
+    scores, same, people = listed(*drawn(2))
+    once = pair_intervals(scores, same, people, threshold=0.3)
+    often = pair_intervals(np.tile(scores, 9), np.tile(same, 9), np.tile(people, (9, 1)), threshold=0.3)
+    for name in ("eer", "auc", "far", "frr", "accuracy"):
+        widths = [found[name].high - found[name].low for found in (once, often)]
+        assert widths[1] > 0.9 * widths[0], name
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """Where people fail in all of their pairs or in none; `benchmarks/coverage.py` draws other people as well."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(200):
+        people, share = 40, 0.1
+        fails = rng.random(people) < share
+        genuine = np.repeat(np.arange(people), 5)
+        impostors = np.stack([np.arange(200) % people, (np.arange(200) + 1 + np.arange(200) // people) % people], 1)
+        identities = np.concatenate([np.stack([genuine, genuine], 1), impostors])
+        same = identities[:, 0] == identities[:, 1]
+        scores = np.where(same & ~fails[identities[:, 0]], 1.0, 0.0) + 1e-3 * rng.random(len(same))
+        frr = pair_intervals(scores, same, identities, threshold=0.5, targets=())["frr"]
+        covered.append(frr.low <= share <= frr.high)
+    assert 0.92 <= np.mean(covered) <= 0.995
+
+
+def test_the_report_has_the_intervals_of_known_people() -> None:
+    scores, same, people = separated(6)
+    report = verification_report(scores, same, identities=people, targets=TARGETS)
+    assert report.intervals == pair_intervals(scores, same, people, targets=TARGETS)
+    assert report.to_dict()["intervals"]["threshold_at_far_0.0001"]["high"] is None  # JSON has no infinity
+    assert verification_report(scores, same).intervals == {}
+
+
+def test_a_name_is_as_good_as_a_number() -> None:
+    scores, same, people = separated(12)
+    assert pair_intervals(scores, same, people) == pair_intervals(scores, same, np.char.zfill(people.astype(str), 2))
+
+
+def test_collapsed_embeddings_have_no_interval_where_more_tie_than_are_kept() -> None:
+    rows, who = np.ones((30, 4), dtype=np.float32), np.arange(30) // 2
+    found = all_pairs_intervals(rows, who, targets=TARGETS)
+    assert found["eer"].low < 0.5 < found["eer"].high
+    assert found["threshold_at_far_0.1"].high == np.inf
+    pairs = clustered_rows(rows, who, kept=100)
+    assert len(pairs.impostors) == 0
+    assert isinstance(pairs, ClusteredPairs)
+
+
+@pytest.mark.parametrize(
+    ("people", "level", "message"),
+    [
+        ([0, 0, 0], 0.95, "3 photos of 1 people"),
+        ([0, 1, 2], 0.95, "3 photos of 3 people"),
+        ([0, 0, 1], 1.0, "level 1.0"),
+    ],
+)
+def test_bad_rows_are_refused_in_a_sentence(people: list[int], level: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        all_pairs_intervals(np.eye(3), people, level=level)
+
+
+@pytest.mark.parametrize(
+    ("identities", "options", "message"),
+    [
+        ([[0, 0], [0, 1]], {"level": 1}, "level 1 is none"),
+        ([0, 1], {}, r"shape \(2,\): give two for each of 2 pairs"),
+        ([[0, 1], [0, 1]], {}, r"1 pairs are genuine with two identities or impostors with one \(first row: 0\)"),
+        ([[0, 0], [1, 1]], {}, r"first row: 1"),
+    ],
+)
+def test_bad_pairs_are_refused_in_a_sentence(identities: list[object], options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pair_intervals([0.9, 0.1], [True, False], identities, **options)  # type: ignore[arg-type]
+
+
+def test_two_people_and_one_pair_of_each_kind_show_nothing() -> None:
+    found = pair_intervals([0.9, 0.1], [True, False], [[0, 0], [0, 1]], threshold=0.5)
+    assert found["frr"].high >= 0.95
+    assert found["far"].high >= 0.95
+    assert found["threshold_at_far_0.1"] == (-np.inf, np.inf)
