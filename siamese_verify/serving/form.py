@@ -318,7 +318,7 @@ async def read_form(
         detail = "The body must be multipart/form-data or application/json, with the photos in it."
         raise Problem(415, "wrong_type", detail)
     if kind == JSON:
-        body_bytes = body_bytes * 4 // 3 + body_bytes // 32  # base64, in lines perhaps
+        body_bytes = body_bytes * 3 // 2  # base64, in lines perhaps
     elif not options.get(b"boundary"):
         raise malformed("its boundary is not named in Content-Type")
     if content_length is not None and (not content_length.isascii() or not content_length.isdigit()):

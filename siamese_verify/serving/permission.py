@@ -45,11 +45,13 @@ def missing(request: Request, scope: str, what: str) -> Problem:
     Args:
         request: that may not.
         scope: it would need.
-        what: it may not do, as the end of a sentence about the key.
+        what: it may not do, as the end of a sentence about the key or the client.
     """
     key = key_of(request)
     if key is None:
-        return Problem(403, "missing_scope", f"This server {what}: start it with --allow-{scope}.", scope=scope)
+        return Problem(
+            403, "missing_scope", f"A client {what}: the server has to be started with --allow-{scope}.", scope=scope
+        )
     detail = f"The key {key.name} {what}: it lacks the scope {scope}, which whoever runs the server can give."
     challenge = f'Bearer realm="siamese-verify", error="insufficient_scope", scope="{scope}"'
     return Problem(403, "missing_scope", detail, scope=scope, headers=[("WWW-Authenticate", challenge)])
