@@ -34,7 +34,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
 from siamese_verify.files import write_whole
-from siamese_verify.losses import refuse_miner
+from siamese_verify.losses.objective import refuse_miner
 from siamese_verify.results import measure, print_results, save_results
 from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.resuming import check_resumed, refuse_used

@@ -10,7 +10,7 @@ from siamese_verify.losses.magnet import MagnetLoss, magnet_loss
 from siamese_verify.losses.memory import CrossBatchMemory, EmbeddingQueue
 from siamese_verify.losses.nce import NCELoss, nce_loss
 from siamese_verify.losses.nt_xent import NTXentLoss
-from siamese_verify.losses.objective import BatchObjective, Measured, refuse_miner
+from siamese_verify.losses.objective import BatchObjective, Measured
 from siamese_verify.losses.query_objective import QueryObjective
 from siamese_verify.losses.reduction import reduce_items
 from siamese_verify.losses.sup_con import SupConLoss
@@ -41,7 +41,6 @@ __all__ = [
     "magnet_loss",
     "nce_loss",
     "reduce_items",
-    "refuse_miner",
     "soft_triplet_loss",
     "triplet_loss",
 ]

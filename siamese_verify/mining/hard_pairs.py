@@ -67,6 +67,8 @@ class _Nearest:
         if self.sets.itself and tile.rows == tile.columns:
             close = close.triu_(1)  # every pair once
         squared = tile.squared
+        if self.last is None and int(close.count_nonzero()) > self.wanted:
+            close &= squared <= squared[close].kthvalue(self.wanted).values + 2 * tile.slack
         crowded = int(close.count_nonzero()) > CROWDED * squared.numel()
         if crowded:  # too many to measure one by one
             squared = tile.exact(self.sets, squared=True)
@@ -74,10 +76,6 @@ class _Nearest:
                 close &= self.ahead(squared, tile)
         row, column = close.nonzero(as_tuple=True)
         squared = squared[row, column]
-        if len(row) > self.wanted:
-            slack = 0.0 if crowded else 2 * tile.slack
-            near = (squared <= squared.kthvalue(self.wanted).values + slack).nonzero().flatten()
-            row, column, squared = row[near], column[near], squared[near]
         row, column = row + tile.rows.start, column + tile.columns.start
         self.row, self.column = torch.cat([self.row, row]), torch.cat([self.column, column])
         self.squared = torch.cat([self.squared, squared])

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report
 from siamese_verify.geometry import both_ways
-from siamese_verify.losses import refuse_miner
+from siamese_verify.losses.objective import refuse_miner
 from siamese_verify.training.gather import gather_batch, gather_objects
 from siamese_verify.training.publish import publish_validation
 from siamese_verify.types import FaceBatch, Pairs, Triplets

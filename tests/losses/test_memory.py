@@ -213,13 +213,14 @@ def test_a_miner_chooses_what_it_chooses_in_the_memory_of_pytorch_metric_learnin
         vectors = peer.create_indices_tuple(embeddings, labels, kept, names, None, True)
         rows = torch.cat([embeddings, before])
         column = torch.cdist(kept, rows).argmin(dim=1)  # the same rows, wherever they lie
-        if len(vectors) == 3:
-            expected = {(a, int(column[p]), int(column[n])) for a, p, n in torch.stack(vectors, dim=1).tolist()}
-        else:
-            pairs = torch.cat([torch.stack(vectors[:2], dim=1), torch.stack(vectors[2:], dim=1)]).tolist()
-            expected = {(a, int(column[o])) for a, o in pairs}
-            if not isinstance(ours, str):  # ours name two rows of the batch in one order
-                expected = {(a, o) for a, o in expected if a < o}
+        lists = [vectors] if len(vectors) == 3 else [vectors[:2], vectors[2:]]
+        expected = {
+            (row[0], *(int(column[other]) for other in row[1:]))
+            for rows in lists
+            for row in torch.stack(rows, dim=1).tolist()
+        }
+        if len(vectors) == 4 and not isinstance(ours, str):  # ours name two rows of the batch in one order
+            expected = {(anchor, other) for anchor, other in expected if anchor < other}
         assert tuples(found) == expected
         assert len(tuples(found)) == len(found[0])
         before = memory.queue.embeddings
@@ -254,7 +255,7 @@ def test_among_batch_and_memory_a_naive_loop_chooses_the_same(
     rivals = {a: [n for n in range(16) if people[n] != people[a]] for a in range(9)}
     expected: list[tuple[int, ...]] = []
     if isinstance(miner, HardPairs):
-        once = [(a, p) for a, p in genuine if a < p]
+        once: list[tuple[int, ...]] = [(a, p) for a, p in genuine if a < p]
         impostors = sorted((distance[a][n], a, n) for a in range(9) for n in rivals[a] if a < n)
         expected = once + [(a, n) for _, a, n in impostors[: math.ceil(miner.ratio * len(once))]]
     elif isinstance(miner, BatchHard):

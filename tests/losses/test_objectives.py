@@ -241,7 +241,8 @@ def exact_mean_active(
     if pairs is not None:
         partners = {i: set() for i in everybody}
         for i, k in zip(pairs.anchor.tolist(), pairs.other.tolist(), strict=True):
-            partners[i].add(k), partners[k].add(i)
+            partners[i].add(k)
+            partners[k].add(i)
     items: list[tuple[int, float]] = []
     for i, others in partners.items():
         for p in sorted(others):

@@ -33,7 +33,7 @@ class Work(TorchDispatchMode):
     """Counts the numbers that torch's operations write, and the most that one of them does."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -65,7 +65,8 @@ def descend(loss: BatchObjective) -> Callable[[Tensor, Tensor], None]:
 
 
 def work(job: Callable[[Tensor, Tensor], Any], embeddings: Tensor, labels: Tensor) -> Work:
-    with Work() as counted:
+    counted = Work()
+    with counted:
         job(embeddings, labels)
     return counted
 
