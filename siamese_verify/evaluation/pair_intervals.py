@@ -72,9 +72,7 @@ def equal_error_interval(rates: ClusteredRates, level: float, whole: bool) -> In
     bounds = rates.bounds(
         one_sided(level)
         if perfect
-        else narrowed(
-            level, float(fall * far[at]), float(rise * frr[at]), float(fall * rise * rates.covariance[at])
-        )
+        else narrowed(level, float(fall * far[at]), float(rise * frr[at]), float(fall * rise * rates.covariance[at]))
     )
     beyond = bounds.far_low[-1] < bounds.frr_low[-1] or bounds.far_high[-1] < bounds.frr_high[-1]
     if beyond and not whole:

@@ -24,9 +24,7 @@ class Limit(NamedTuple):
 
     threshold: float
     far: float | None  # share of impostor pairs that reach it; None for a threshold of somebody's own
-    interval: (
-        tuple[float, float] | None
-    )  # 95 % of it, to +inf where the data cannot show `far`; None: unknown
+    interval: tuple[float, float] | None  # 95 % of it, to +inf where the data cannot show `far`; None: unknown
     impostors: int  # pairs that this was counted on
     insufficient: bool  # fewer than ten of them decide, or too few people to give the threshold an upper end
 

@@ -216,9 +216,7 @@ def test_bad_rows_are_refused_in_a_sentence(people: list[int], level: float, mes
         ([[0, 0], [1, 1]], {}, r"first row: 1"),
     ],
 )
-def test_bad_pairs_are_refused_in_a_sentence(
-    identities: list[object], options: dict[str, float], message: str
-) -> None:
+def test_bad_pairs_are_refused_in_a_sentence(identities: list[object], options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         pair_intervals([0.9, 0.1], [True, False], identities, **options)  # type: ignore[arg-type]
 

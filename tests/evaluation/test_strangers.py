@@ -65,7 +65,9 @@ def test_what_nobody_was_seen_to_reach_is_said_with_what_that_shows() -> None:
     bound = tail.at_most(2.0)
     assert bound is not None
     assert 3 / tail.impostors <= bound < 100 / tail.impostors  # pairs that share people are fewer than they seem
-    assert tail.sentence(2.0) == f"Fewer than 1 in {int(1 / bound):,} strangers would score this high (95 % confidence)."
+    assert (
+        tail.sentence(2.0) == f"Fewer than 1 in {int(1 / bound):,} strangers would score this high (95 % confidence)."
+    )
     few = calibrate(*drawn(people=10)).strangers
     assert few.at_most(2.0) is not None
     assert few.at_most(2.0) > 10 * bound  # type: ignore[operator]
