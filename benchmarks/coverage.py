@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 LEAST, MOST_WRONG = 0.92, 0.08
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # (N,) scores, (N,) same, (N,2) people
+Draw = Callable[[np.random.Generator], Pairs]
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,24 @@ class Truth:
     frr: Callable[[float], float]
 
     def threshold(self, target: float) -> float:
+        """Where the false accept rate is the target."""
         return float(brentq(lambda score: self.far(score) - target, -0.999, 20, xtol=1e-12))
 
     @property
     def crossing(self) -> float:
+        """The threshold of the equal error rate."""
         return float(brentq(lambda score: self.far(score) - self.frr(score), -0.999, 20))
 
     @property
     def auc(self) -> float:
+        """Area under the ROC, by the trapezoidal rule."""
         scores = np.linspace(-0.999 if self.far(-1.0) == 1 else -15, 20, 20001)
         rejected = np.array([self.frr(score) for score in scores])
         accepted = np.array([self.far(score) for score in scores])
         return float(1 - np.diff(rejected) @ (accepted[1:] + accepted[:-1]) / 2)
 
 
-def clustered_embeddings(people: int, photos: int, dimensions: int, noise: float) -> tuple[Callable, Truth]:
+def clustered_embeddings(people: int, photos: int, dimensions: int, noise: float) -> tuple[Draw, Truth]:
     """All pairs of embeddings that gather around people; two people's cosines follow a beta distribution."""
 
     def draw(rng: np.random.Generator) -> Pairs:
@@ -69,11 +73,7 @@ def clustered_embeddings(people: int, photos: int, dimensions: int, noise: float
         return (rows @ rows.T)[left, right], who[left] == who[right], np.stack([who[left], who[right]], axis=1)
 
     rng = np.random.default_rng(0)
-    genuine = np.sort(
-        np.concatenate(
-            [_cosines(rng.normal(size=(50_000, dimensions)), noise, rng) for _ in range(20)],
-        )
-    )
+    genuine = np.sort(np.concatenate([_cosines(rng.normal(size=(50_000, dimensions)), noise, rng) for _ in range(20)]))
     half = (dimensions - 1) / 2
     return draw, Truth(
         far=lambda score: float(beta.sf((1 + score) / 2, half, half)),
@@ -83,7 +83,8 @@ def clustered_embeddings(people: int, photos: int, dimensions: int, noise: float
 
 def _cosines(centres: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
     one, other = (centres + noise * rng.normal(size=centres.shape) for _ in range(2))
-    return np.einsum("nd,nd->n", one, other) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    products = np.einsum("nd,nd->n", one, other)
+    return np.asarray(products / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1))
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Effects:
 
     @property
     def truth(self) -> Truth:
+        """Normal distributions, mixed."""
         genuine = np.sqrt(self.self_match**2 + 2 * self.photo**2 + self.noise**2)
         impostors = np.sqrt(2 * self.likeness**2 + 2 * self.photo**2 + self.pair**2 + self.noise**2)
         shares = np.array([(1 - self.wolves) ** 2, 2 * self.wolves * (1 - self.wolves), self.wolves**2])
@@ -129,8 +131,13 @@ class Effects:
             ),
         )
 
-    def draw(self, rng: np.random.Generator, models: int = 1) -> Pairs:
-        """(N,) scores of one model, or (models, N): photos are the same, all else is each model's own."""
+    def draw(self, rng: np.random.Generator) -> Pairs:
+        """Draw people and their pairs."""
+        scores, same, people = self.models(rng, 1)
+        return scores[0], same, people
+
+    def models(self, rng: np.random.Generator, models: int) -> Pairs:
+        """Draw people and (models, N) scores of their pairs: photos are the same, all else is each model's own."""
         who = np.repeat(np.arange(self.people), rng.choice(self.photos, self.people))
         left, right = np.triu_indices(len(who), 1)
         same = who[left] == who[right]
@@ -148,17 +155,15 @@ class Effects:
             between = self.pair * rng.normal(size=(self.people, self.people))
             scores = np.where(same, self.distance + own[one], alike[one] + alike[other] + between[one, other])
             found.append(scores + photo[left] + photo[right] + self.noise * rng.normal(size=len(left)))
-        return (found[0] if models == 1 else np.stack(found)), same, np.stack([one, other], axis=1)
+        return np.stack(found), same, np.stack([one, other], axis=1)
 
 
-POPULATIONS: dict[str, tuple[Callable[[np.random.Generator], Pairs], Truth]] = {}
-
-
-def populations() -> dict[str, tuple[Callable[[np.random.Generator], Pairs], Truth]]:
+def populations() -> dict[str, tuple[Draw, Truth]]:
+    """What sets are drawn from, by name."""
     effects = {
         "60 people, all pairs of 5 photos": Effects(60),
-        "40 people with goats and wolves, all pairs of 4 photos": Effects(
-            40, (4,), goats=0.05, wolves=0.05, distance=3.5
+        "80 people with goats and wolves, all pairs of 3 photos": Effects(
+            80, (3,), goats=0.05, wolves=0.05, distance=3.5
         ),
         "100 people, 2 to 12 photos, all pairs": Effects(100, (2, 2, 2, 3, 4, 12), distance=3.5),
         "300 people, 3 photos, 5 impostors listed for each": Effects(300, (3,), 5, self_match=1.0),
@@ -166,7 +171,7 @@ def populations() -> dict[str, tuple[Callable[[np.random.Generator], Pairs], Tru
             20, (4,), distance=12.0, goats=0.05, goat=12.0, wolves=0.0
         ),
     }
-    found = {name: (one.draw, one.truth) for name, one in effects.items()}
+    found: dict[str, tuple[Draw, Truth]] = {name: (one.draw, one.truth) for name, one in effects.items()}
     found["60 people, all pairs of 5 embeddings"] = clustered_embeddings(60, 5, 32, 1.0)
     return found
 
@@ -178,15 +183,15 @@ class Tally:
         self.held: dict[str, list[tuple[bool, bool, float]]] = defaultdict(list)
 
     def note(self, name: str, low: float, value: float, high: float) -> None:
+        """Count an interval that holds the value or not."""
         self.held[name].append((low <= value + 1e-12, value <= high + 1e-12, high - low))
 
-    def lines(self, sets: int) -> Sequence[tuple[str, float, float, float, float, float]]:
-        found = []
+    def lines(self) -> Iterator[tuple[str, float, float, float, float]]:
+        """Give each name, how often both ends, the low and the high one held, and the median width."""
         for name, rows in self.held.items():
-            low, high = np.mean([row[0] for row in rows]), np.mean([row[1] for row in rows])
-            held = float(np.mean([row[0] and row[1] for row in rows]))
-            found.append((name, held, float(low), float(high), np.median([row[2] for row in rows]), doubt(held, sets)))
-        return found
+            held = float(np.mean([low and high for low, high, _ in rows]))
+            low, high, width = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+            yield name, held, float(low.mean()), float(high.mean()), float(np.median(width))
 
 
 def doubt(share: float, sets: int) -> float:
@@ -195,7 +200,8 @@ def doubt(share: float, sets: int) -> float:
     return float(np.sqrt(some * (1 - some) / sets))
 
 
-def cover(draw: Callable[[np.random.Generator], Pairs], truth: Truth, sets: int, seed: int) -> Tally:
+def cover(draw: Draw, truth: Truth, sets: int, seed: int) -> Tally:
+    """Draw sets, and see which intervals hold the truth."""
     rng = np.random.default_rng(seed)
     at, auc = truth.crossing, truth.auc
     thresholds = {target: truth.threshold(target) for target in TARGETS}
@@ -209,9 +215,7 @@ def cover(draw: Callable[[np.random.Generator], Pairs], truth: Truth, sets: int,
         intervals = pair_intervals(scores, same, people, threshold=at, targets=TARGETS)
         for name, value in values.items():
             tally.note(name, intervals[name].low, value, intervals[name].high)
-        share = same.mean()
         tally.note("accuracy", intervals["accuracy"].low, 1 - values["eer"], intervals["accuracy"].high)
-        assert 0 < share < 1
         numbers = np.unique(people, return_inverse=True)[1].reshape(-1, 2)
         tail = with_intervals(strangers_of(roc_curve(scores, same)), clustered(scores, same, numbers))
         highest = tail.scores[-1]
@@ -226,12 +230,18 @@ def level_of_tests(population: Effects, sets: int, seed: int) -> tuple[float, fl
     ours, theirs = 0, 0
     missed: dict[str, int] = defaultdict(int)
     for _ in range(sets):
-        scores, same, people = population.draw(rng, models=2)
-        found = compare_scores(*scores, same, people, thresholds=(at, at), targets=(1e-2,), resamples=200)
+        (first, second), same, people = population.models(rng, 2)
+        found = compare_scores(first, second, same, people, thresholds=(at, at), targets=(1e-2,), resamples=200)
         ours += found.p_value < 0.05
         theirs += binomtest(found.alone[0], max(1, sum(found.alone))).pvalue < 0.05
-        for name, one in {"error rate": found.error_rate, "eer": found.eer, "auc": found.auc, **found.tar}.items():
-            missed[f"TAR at FAR {name:g}" if isinstance(name, float) else name] += not one.low <= 0 <= one.high
+        differences = {
+            "error rate": found.error_rate,
+            "EER": found.eer,
+            "AUC": found.auc,
+            "TAR at FAR 1 %": found.tar[1e-2],
+        }
+        for name, one in differences.items():
+            missed[name] += not one.low <= 0 <= one.high
     return ours / sets, theirs / sets, {name: count / sets for name, count in missed.items()}
 
 
@@ -249,7 +259,8 @@ def main() -> None:
         tally = cover(draw, truth, chosen.sets, chosen.seed)
         print(f"\n{name}: EER {truth.far(truth.crossing):.3%}, {chosen.sets} sets, nominal 95 %")
         print(f"{'':30} {'covered':>8} {'+- 2 se':>8} {'low ends':>9} {'high ends':>10} {'median width':>13}")
-        for metric, held, low, high, width, error in tally.lines(chosen.sets):
+        for metric, held, low, high, width in tally.lines():
+            error = doubt(held, chosen.sets)
             print(f"{metric:30} {held:8.1%} {2 * error:8.1%} {low:9.1%} {high:10.1%} {width:13.4g}")
             if held + 2 * error < LEAST:
                 failed.append(f"{metric} of {name}: {held:.1%}")

@@ -187,7 +187,8 @@ def error_interval(
     low, high = one_rate(rate, float(size), level)
     if rate in (0, 1):
         return Interval(low, high)
-    fewer = max(float(size) * rate / high, min(float(size), np.count_nonzero(totals)))  # see `far_interval`
+    alone = min(float(size), float(np.count_nonzero(totals)))
+    fewer = max(float(size) * rate / high, alone)  # see `ClusteredRates.far_interval`
     return Interval(low, one_rate(rate, fewer, level).high)
 
 

@@ -112,7 +112,8 @@ def test_two_models_without_errors_may_still_differ() -> None:
     other = np.where(np.arange(200) % 2, who, (who + 1) % 20)
     same = who == other
     noise = np.random.default_rng(0).random((2, 200)) / 2
-    found = compare_scores(*(same + noise), same=same, identities=np.stack([who, other], 1), resamples=50)
+    first, second = same + noise
+    found = compare_scores(first, second, same, np.stack([who, other], 1), resamples=50)
     for one in (found.error_rate, found.eer, found.auc, found.tar[0.01]):
         assert one.value == 0
         assert one.low < -0.05 < 0.05 < one.high

@@ -26,7 +26,7 @@ def meaning() -> ScoreMeaning:
     rng = np.random.default_rng(0)
     people = np.repeat(np.arange(60), 5)
     rows = rng.normal(size=(60, 16))[people] + 0.8 * rng.normal(size=(300, 16))
-    return calibrate(rows, people, "drawn people", resamples=200)
+    return calibrate(rows, people, "drawn people")
 
 
 @pytest.fixture(scope="module")
