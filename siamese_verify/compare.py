@@ -166,8 +166,9 @@ def _row(figures: dict[str, Any]) -> dict[str, str]:
     return row
 
 
-def _with_interval(value: float, bounds: dict[str, float] | None) -> str:
-    return f"{percent(value)} ({interval(Interval(**bounds))})" if bounds else percent(value)
+def _with_interval(value: float, bounds: dict[str, float | None] | None) -> str:
+    low, high = (bounds["low"], bounds["high"]) if bounds else (None, None)
+    return percent(value) if low is None or high is None else f"{percent(value)} ({interval(Interval(low, high))})"
 
 
 def _unlike(names: list[str], paths: Sequence[str | Path]) -> list[str]:
@@ -184,10 +185,11 @@ def _untested(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> 
             "single scores were not kept, so there is no paired test: for one, evaluate both on listed pairs, such as "
             "protocol=pair_file."
         )
-    if first.scores is None or second.scores is None:
+    differ = first.pairs is not None and second.pairs is not None
+    if not differ and (first.scores is None or second.scores is None):
         without = [name for name, run in zip(names, (first, second), strict=True) if run.scores is None]
         return f"{both} cannot be tested pair by pair: the single scores of {' and '.join(without)} were not kept."
-    return f"{both} did not score the same pairs, so only the curves compare."
+    return f"{both} did not compare the same pairs, so only the curves compare."
 
 
 def _test(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> Comparison | None:

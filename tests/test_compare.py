@@ -58,7 +58,7 @@ def test_evaluations_of_other_pairs_have_curves_only(tmp_path: Path) -> None:
     turned = table(tmp_path / "turned.csv", 0)
     turned.write_text(turned.read_text().replace("p7.png", "other.png"))
     sentences, _ = compare([one, turned], tmp_path / "out")
-    assert sentences == ["one and turned did not score the same pairs, so only the curves compare."]
+    assert sentences == ["one and turned did not compare the same pairs, so only the curves compare."]
 
 
 def test_distances_among_what_is_compared_draw_a_hint(tmp_path: Path) -> None:
@@ -94,6 +94,9 @@ def test_runs_are_compared_from_the_command_line(
     assert first["eer"] == second["eer"]
     assert first["eer_interval"].keys() == {"low", "high"}
     assert "compared the same 153 pairs, so their figures and curves compare; their single scores" in ended.stdout
+    other = (*arguments[:-2], "protocol.photos.identities=5", "protocol.photos.images=3")
+    evaluate(configured("evaluate", tmp_path / "other", *other, f"model='{tiny_run}'"), tmp_path / "other")
+    assert "did not compare the same pairs" in compare([tiny_run, tmp_path / "other"], tmp_path / "out")[0][0]
 
 
 def test_the_evaluation_of_a_table_is_compared_pair_by_pair_with_the_table(

@@ -41,7 +41,7 @@ def test_every_logger_gets_the_figures(tmp_path: Path) -> None:
     assert logger.step == 7
     assert logger.figures["test/eer"] == report.eer
     assert logger.figures["test/auc"] == report.auc
-    assert logger.figures["test/accuracy"] == pytest.approx(4 / 6)
+    assert logger.figures["test/balanced_accuracy"] == pytest.approx(4 / 6)
     assert {name for name in logger.figures if "tar" in name} == {
         f"test/tar_at_far_{far}" for far in (0.1, 0.01, 0.001)
     }
