@@ -93,6 +93,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     asked_protocol: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
     encoder_class(configuration["encoder"])  # one that a bundle can hold
     encoder = instantiate(cfg.encoder)
+    if encoder.dimension < 1:
+        raise InputError(f"An embedding needs one number or more, got encoder.dimension={encoder.dimension}.")
     share = asked_protocol if isinstance(asked_protocol, HeldOutShare) else None
     with making("training set"):
         data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
