@@ -98,8 +98,10 @@ def train(cfg: DictConfig, folder: Path) -> float:
     share = asked_protocol if isinstance(asked_protocol, HeldOutShare) else None
     with making("training set"):
         data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
-    protocol = data.test_protocol(cfg.data.name) if isinstance(asked_protocol, HeldOutShare) else asked_protocol
-    leak = refuse_leak(data.seen, protocol, cfg.allow_leakage)
+    if isinstance(asked_protocol, HeldOutShare):
+        protocol, leak = data.test_protocol(cfg.data.name), ""
+    else:
+        protocol, leak = asked_protocol, refuse_leak(data.seen, asked_protocol, cfg.allow_leakage)
     known = {"identities": len(data.people), "dimensions": encoder.dimension}  # what a loss with class weights asks for
     asked = {name: value for name, value in known.items() if name in cfg.loss and cfg.loss[name] is None}
     module = VerificationModule(
