@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from siamese_verify.data import FaceCropper, Protocol
+from siamese_verify.data import FaceCropper, Protocol, Seen, refuse_leak
 from siamese_verify.encoders import MirroredEncoder
 from siamese_verify.entry import CONF, composed, explained, set_threads, versions
 from siamese_verify.errors import InputError
@@ -36,6 +37,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         raise InputError(f"The model {cfg.model} is centred already.")
     photos: Photos = instantiate(cfg.data.photos)
     protocol: Protocol = instantiate(cfg.protocol)
+    leak = refuse_leak([Seen.of(photos, np.arange(len(photos)))], protocol, cfg.allow_leakage)
     encoder = MirroredEncoder(model.encoder, cfg.mirror).eval()
     cropper = FaceCropper(encoder.input_spec, cfg.cache)
     embeddings = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
@@ -72,6 +74,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         "versions": versions(),
         "configuration": cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)),
         "data": cropper.digest,
+        **({"tested people": f"among those averaged in part: {leak}"} if leak else {}),
     }
     save_bundle(output, centred, made_by["versions"])
     save_results(output / "report", result, [], made_by)

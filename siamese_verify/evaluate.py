@@ -114,11 +114,10 @@ def protocol_for(cfg: DictConfig) -> tuple[Protocol, str]:
         trained_on = None
     if own:
         assert trained_on is not None
-        protocol = run.test_protocol(trained_on)
-    elif chosen is None or isinstance(chosen, HeldOutShare):
-        protocol = instantiate(run.configuration["protocol"])
-    else:
-        protocol = chosen
+        return run.test_protocol(trained_on), ""
+    if chosen is None or isinstance(chosen, HeldOutShare):
+        chosen = instantiate(run.configuration["protocol"])
+    protocol = cast(Protocol, chosen)
     seen = run.with_photos(trained_on) if trained_on is not None else run.seen
     return protocol, refuse_leak(seen, protocol, cfg.allow_leakage)
 

@@ -126,11 +126,15 @@ def train(cfg: DictConfig, folder: Path) -> float:
     asked_protocol: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
     encoder_class(configuration["encoder"])  # one that a bundle can hold
     encoder = instantiate(cfg.encoder)
+    if encoder.dimension < 1:
+        raise InputError(f"An embedding needs one number or more, got encoder.dimension={encoder.dimension}.")
     share = asked_protocol if isinstance(asked_protocol, HeldOutShare) else None
     with making("training set"):
         data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
-    protocol = data.test_protocol(cfg.data.name) if isinstance(asked_protocol, HeldOutShare) else asked_protocol
-    leak = refuse_leak(data.seen, protocol, cfg.allow_leakage)
+    if isinstance(asked_protocol, HeldOutShare):
+        protocol, leak = data.test_protocol(cfg.data.name), ""
+    else:
+        protocol, leak = asked_protocol, refuse_leak(data.seen, asked_protocol, cfg.allow_leakage)
     known = dict(zip(KNOWN, (len(data.people), encoder.dimension), strict=True))
     asked = {name: value for name, value in known.items() if name in cfg.loss and cfg.loss[name] is None}
     module = VerificationModule(

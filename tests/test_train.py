@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +115,90 @@ def test_the_report_compares_with_raw_pixels(tiny_run: Path) -> None:
     assert [row["model"] for row in metrics["comparison"]] == ["trained network", "raw pixels"]
     assert metrics["pairs"] == 18 * 17 // 2
     assert metrics["details"]["versions"]["torch"]
+
+
+def test_a_folder_that_holds_a_run_is_left_as_it_is(
+    tiny_run: Path, trained: Trained, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+) -> None:
+    before = {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"holds a run already \(checkpoints/best.ckpt\): go on with it by ckpt_path="):
+        trained(tiny_run, *tiny, *small_batches)
+    command = [sys.executable, "-m", "siamese_verify.cli", "train", *tiny, f"hydra.run.dir={tiny_run}", "seed=1"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_goes_on_in_its_own_folder_and_keeps_its_metrics(
+    tiny_run: Path, trained: Trained, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    last = run / "checkpoints" / "last.ckpt"
+    trained(run, *tiny, *small_batches, "trainer.max_epochs=4", f"ckpt_path='{last}'")
+    with (run / "metrics" / "metrics.csv").open() as resumed, (tiny_run / "metrics" / "metrics.csv").open() as whole:
+        assert list(csv.DictReader(resumed)) == list(csv.DictReader(whole))
+    assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("encoder.width=16", "encoder.width is 8 there and 16 here"),
+        ("encoder.size=48", "encoder.size is 32 there and 48 here"),
+        (
+            "loss=arc_face",
+            "loss._target_ is siamese_verify.losses.TripletLoss there and siamese_verify.losses.ArcFaceLoss",
+        ),
+        ("optimizer=sgd", "optimizer._target_ is torch.optim.AdamW there and torch.optim.SGD here"),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_refused_by_what_differs(
+    override: str, told: str, tiny_run: Path, trained: Trained, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    settings = [one for one in tiny if one.partition("=")[0] != override.partition("=")[0]]
+    last = tiny_run / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match=re.escape(f"is of another configuration: {told}")):
+        trained(tmp_path / "run", *settings, "sampler.people=4", "sampler.photos=2", override, f"ckpt_path='{last}'")
+
+
+def test_a_folder_is_tested_on_people_held_out_and_evaluated_on_the_same_people_again(
+    trained: Trained, configured: Configured, tmp_path: Path
+) -> None:
+    from siamese_verify.evaluate import evaluate
+
+    faces = SyntheticFaces(9, 3, 32)
+    for row in range(len(faces)):
+        (tmp_path / "album" / f"p{row // 3}").mkdir(parents=True, exist_ok=True)
+        faces[row].save(tmp_path / "album" / f"p{row // 3}" / f"{row % 3}.png")
+    album = ("threads=1", "data=folder", f"data.root='{tmp_path / 'album'}'", "data.crop=whole")
+    small = ("encoder.width=8", "encoder.size=32", "sampler.people=2", "sampler.photos=2", "trainer.max_epochs=1")
+    run = trained(tmp_path / "run", *album, *small)
+    people = json.loads((run / "people.json").read_text())
+    tested = {name.partition("/")[0] for name in people["tested photos"]}
+    parts = [set(part["people"]) for part in people["seen"]] + [tested]
+    assert sorted(one for part in parts for one in part) == [f"p{number}" for number in range(9)]
+    report = json.loads((run / "report" / "metrics.json").read_text())
+    assert report["details"]["protocol"] == people["protocol"] == "folder, all pairs of 2 people held out for testing"
+    assert report["details"]["tested people"] == "held out from training"
+
+    for model in (run, run / "checkpoints" / "best.ckpt"):
+        cfg = configured("evaluate", tmp_path / "again", f"model='{model}'", "resamples=0", "threads=1")
+        assert evaluate(cfg, tmp_path / "again") == pytest.approx(report["eer"])
+    everybody = (
+        f"model='{run}'",
+        "resamples=0",
+        "threads=1",
+        "protocol=folder",
+        f"protocol.root='{tmp_path / 'album'}'",
+    )
+    with pytest.raises(InputError, match=r"7 of its 9 people .* and 21 of its 27 photos are training photos"):
+        evaluate(configured("evaluate", tmp_path / "all", *everybody), tmp_path / "all")
+    evaluate(configured("evaluate", tmp_path / "all", *everybody, "allow_leakage=true"), tmp_path / "all")
+    marked = json.loads((tmp_path / "all" / "report" / "metrics.json").read_text())
+    assert marked["details"]["tested people"].startswith("trained on in part: 7 of its 9 people")
+    with pytest.raises(InputError, match="would measure what was learned by heart"):
+        trained(tmp_path / "other", *album, *small, "protocol=folder", f"protocol.root='{tmp_path / 'album'}'")
 
 
 # Every file of the configuration

@@ -274,6 +274,8 @@ class FaceDataModule(pl.LightningDataModule):
             raise InputError(f"A batch needs one view of an image or more, got multi_view={multi_view}.")
         if instances and multi_view < 2:
             raise InputError("Images that are labelled by themselves need partners: set multi_view to 2 or more.")
+        if workers < 0:
+            raise InputError(f"So many processes cannot read photos: workers={workers}; 0 = the training process does.")
         self.photos = photos
         self.validation_source = photos if validation is None else validation
         self.make_sampler = sampler

@@ -10,6 +10,7 @@ from torch import nn
 
 from siamese_verify.errors import InputError
 
+FREE = ("encoder.dropout ", "encoder.pretrained ")  # settings that the weights do not depend on
 NAMED = 5  # settings that an error names
 
 
@@ -45,9 +46,10 @@ def check_resumed(path: Path, module: nn.Module, configuration: dict[str, Any]) 
     for part in ("optimizer", "scheduler"):
         before, now = ((one.get(part) or {}).get("_target_") for one in (earlier, configuration))
         others += differing(before, now, f"{part}._target_")
+    within = differing(earlier.get("encoder"), configuration.get("encoder"), "encoder")
+    others += [one for one in within if not one.startswith(FREE)]
     if shapes != saved:
-        for part in ("encoder", "loss"):
-            others += differing(earlier.get(part), configuration.get(part), part)
+        others += differing(earlier.get("loss"), configuration.get("loss"), "loss")
         if not others:
             odd = min(name for name in {*shapes, *saved} if shapes.get(name) != saved.get(name))
             others = differing(saved.get(odd), shapes.get(odd), odd)
@@ -57,11 +59,8 @@ def check_resumed(path: Path, module: nn.Module, configuration: dict[str, Any]) 
 
 
 def shapes_of(state: dict[str, Any]) -> dict[str, str]:
-    """The sizes of all tensors, and what else makes an encoder."""
-    shapes = {name: str(list(value.shape)) for name, value in state.items() if isinstance(value, torch.Tensor)}
-    return shapes | {
-        name: str(value) for name, value in state.items() if name.startswith("encoder.") and name not in shapes
-    }
+    """The sizes of all tensors."""
+    return {name: str(list(value.shape)) for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def differing(earlier: Any, now: Any, place: str) -> list[str]:
