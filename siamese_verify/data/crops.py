@@ -201,4 +201,6 @@ def _subject(face: list[Any] | None, faces: int, turned: float) -> Subject:
         return Subject(None, int(faces), float(turned))
     (left, top, right, bottom), probability, landmarks = face
     box = (float(left), float(top), float(right), float(bottom))
-    return Subject(Face(box, float(probability), tuple((float(x), float(y)) for x, y in landmarks)), int(faces), float(turned))
+    return Subject(
+        Face(box, float(probability), tuple((float(x), float(y)) for x, y in landmarks)), int(faces), float(turned)
+    )

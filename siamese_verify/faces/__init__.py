@@ -9,8 +9,8 @@ from siamese_verify.faces.subject import Subject, find_subject, find_subjects, l
 from siamese_verify.faces.turning import turned, turned_size
 
 __all__ = [
-    "Choice",
     "FACE_PROBABILITY",
+    "Choice",
     "Face",
     "FaceDetector",
     "Photo",

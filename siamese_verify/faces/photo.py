@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from siamese_verify.errors import InputError
 from siamese_verify.faces import raster
 from siamese_verify.faces.headers import Parts, Unusual, excerpt, format_of, webp_size
-from siamese_verify.faces.raster import BAND, bands, oriented, reduction, to_rgb
+from siamese_verify.faces.raster import bands, oriented, reduction, to_rgb
 
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64_000_000
@@ -164,7 +164,7 @@ def _decoded(content: bytes, name: str, max_pixels: int, formats: Collection[str
         raise _unreadable(name, formats)
     if kind in APART:
         return _decoded_apart(content, kind, name, max_pixels)
-    if kind == "WEBP":  # its decoder takes memory as soon as it is opened
+    if kind == "WEBP" and all(webp_size(content)):  # its decoder takes memory as soon as it is opened
         _check_memory(webp_size(content), kind, content, 0, name, max_pixels)
     found = excerpt(content, kind)
     if found.samples > PASSES * MAX_PIXELS:
@@ -282,9 +282,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
         raise InputError(f"{name} is empty: it has {width} x {height} pixels.")
 
 
-def _check_memory(
-    size: tuple[int, int], mode: str, content: bytes, kept: int, name: str, max_pixels: int
-) -> None:
+def _check_memory(size: tuple[int, int], mode: str, content: bytes, kept: int, name: str, max_pixels: int) -> None:
     """Refuse what takes more than `MEMORY`: the file, its pixels, and what the decoder keeps or the photo made of them."""
     _check_size(size, name, max_pixels)
     pixels = size[0] * size[1]

@@ -18,7 +18,9 @@ AVERAGE_FACE = ((-32.0, 0.0, 0.0), (32.0, 0.0, 0.0), (0.0, 37.0, 28.0), (-25.0, 
 
 LOWEST = {"sharpness", "size", "light", "contrast"}  # qualities that can be too low
 HIGHEST = {"turn", "light", "noise", "roll"}  # or too high
-HARMLESS = 2.0  # noise that misleads no model, though a set of soft photos may have none: that of sharpening stays below 1
+HARMLESS = (
+    2.0  # noise that misleads no model, though a set of soft photos may have none: that of sharpening stays below 1
+)
 BLOCK, CALM = 8, 0.25  # side of the blocks in which noise is estimated, and the share of them that is calm
 COMMON = 0.999  # share of the faces that a limit of quality leaves inside: a few bad ones must not widen it
 

@@ -27,9 +27,7 @@ class Subject(NamedTuple):
     turned: float  # degrees counter-clockwise that the photo has to be turned first, from 0 to below 360
 
 
-def search(
-    detector: FaceDetector, photo: Image.Image, least: float = FACE_PROBABILITY
-) -> tuple[list[Face], int]:
+def search(detector: FaceDetector, photo: Image.Image, least: float = FACE_PROBABILITY) -> tuple[list[Face], int]:
     """Find the faces of a photo; where none of them is sure, on its other sides, and then more closely.
 
     Args:

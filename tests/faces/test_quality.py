@@ -110,4 +110,8 @@ def test_a_sharpened_picture_is_sharp_and_not_grainy() -> None:
     assert sharpness(sharpened) > 2 * sharpness(soft)
     limit = ranges_of([quality_of(soft)])["noise"][1]
     assert limit is not None
-    assert noise(sharpened) < limit < noise(drawn(np.asarray(soft)[..., 0] + np.random.default_rng(0).normal(0, 25, (160, 160))))
+    assert (
+        noise(sharpened)
+        < limit
+        < noise(drawn(np.asarray(soft)[..., 0] + np.random.default_rng(0).normal(0, 25, (160, 160))))
+    )

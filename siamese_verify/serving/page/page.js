@@ -318,7 +318,7 @@ function face(seen, row) {
   if (seen.crop) shown.append(make("figure", {}, make("img", { src: seen.crop, alt: `${title} as the model sees it` }), make("figcaption", {}, "as the model sees it")));
   if (seen.explanation) shown.append(make("figure", {}, make("img", { src: seen.explanation, alt: `${title}: which parts carry the similarity` }), make("figcaption", {}, "what carries the score")));
   const quality = make("dl", { class: "quality" });
-  const words = { sharpness: ["Sharpness", (v) => v.toPrecision(3)], size: ["Size", (v) => `${Math.round(v)} pixels`], turn: ["Turned", (v) => `${Math.round(v)}°`], light: ["Light", percent], contrast: ["Contrast", percent] };
+  const words = { sharpness: ["Sharpness", (v) => v.toPrecision(3)], size: ["Size", (v) => `${Math.round(v)} pixels`], turn: ["Turned", (v) => `${Math.round(v)}°`], light: ["Light", percent], contrast: ["Contrast", percent], noise: ["Noise", (v) => v.toPrecision(2)], roll: ["Tilted", (v) => `${Math.round(v)}°`] };
   for (const [name, [word, write]] of Object.entries(words)) {
     const value = seen.quality[name];
     if (value === null || value === undefined) continue;
@@ -333,10 +333,14 @@ function mark(side, seen) {
   const shown = $(`side-${side}`).querySelector("img");
   if (!seen.box || !shown || !shown.naturalWidth) return;
   const [w, h] = [shown.naturalWidth, shown.naturalHeight];
-  const back = { 0: (x, y) => [x, y], 90: (x, y) => [w - y, x], 180: (x, y) => [w - x, h - y], 270: (x, y) => [y, h - x] }[seen.turned];
-  const [x1, y1] = back(seen.box[0], seen.box[1]);
-  const [x2, y2] = back(seen.box[2], seen.box[3]);
-  const at = { x: Math.min(x1, x2), y: Math.min(y1, y2), width: Math.abs(x2 - x1), height: Math.abs(y2 - y1), rx: Math.abs(x2 - x1) / 20 };
+  const angle = (seen.turned * Math.PI) / 180;
+  const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
+  // The box lies in the photo as it was turned about its centre, with all of it shown.
+  const dx = (seen.box[0] + seen.box[2]) / 2 - (w * Math.abs(cos) + h * Math.abs(sin)) / 2;
+  const dy = (seen.box[1] + seen.box[3]) / 2 - (w * Math.abs(sin) + h * Math.abs(cos)) / 2;
+  const [x, y] = [w / 2 + dx * cos - dy * sin, h / 2 + dx * sin + dy * cos];
+  const [width, height] = [seen.box[2] - seen.box[0], seen.box[3] - seen.box[1]];
+  const at = { x: x - width / 2, y: y - height / 2, width, height, rx: width / 20, transform: `rotate(${seen.turned} ${x} ${y})` };
   shown.after(make("svg", { class: "marks", viewBox: `0 0 ${w} ${h}`, preserveAspectRatio: "xMidYMid meet", "aria-hidden": "true" }, make("rect", { ...at, class: "halo" }), make("rect", { ...at, class: "box" })));
 }
 
