@@ -283,7 +283,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
 
 
 def _check_memory(size: tuple[int, int], mode: str, content: bytes, kept: int, name: str, max_pixels: int) -> None:
-    """Refuse what takes more than `MEMORY`: the file, its pixels, and what the decoder keeps or the photo made of them."""
+    """Refuse what takes more than `MEMORY`: file, pixels, and what the decoder keeps or the photo made of them."""
     _check_size(size, name, max_pixels)
     pixels = size[0] * size[1]
     each = HELD.get(mode) or (1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4)

@@ -271,7 +271,7 @@ def test_a_tilted_face_is_levelled_and_cut_as_if_it_had_never_been(
             np.asarray(crop_face(photo, spec, found.face, found.turned), dtype=float)
             for photo, found in ((portrait, straight), (tilted, subject))
         )
-        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.8
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.6
 
 
 def test_a_face_is_cut_from_a_turned_photo_without_turning_all_of_it() -> None:
@@ -326,8 +326,8 @@ def test_the_windows_that_noise_proposes_are_bounded(detector: FaceDetector, mon
     [
         ([], False),
         ([(150, 80, 19)], False),  # smaller than half
-        ([(150, 80, 25)], True),
-        ([(190, 80, 25)], False),  # farther off than one side of the face in the middle
+        ([(100, 80, 25)], True),
+        ([(140, 80, 25)], False),  # farther off by more than half a side of the face in the middle
         ([(160, 80, 60)], True),  # larger than the one in the middle
         ([(0, 0, 10), (5, 190, 10)], False),
     ],
