@@ -142,6 +142,8 @@ def _content(source: str | Path | bytes | bytearray | memoryview | BinaryIO, nam
 
 
 def _read(file: IO[bytes], name: str) -> bytes:
+    """Read a file from where it stands, and go back there if it can: the photo may be opened again, to be drawn."""
+    start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
     parts: list[bytes] = []
     left = MAX_BYTES + 1
     while left > 0:
@@ -152,6 +154,8 @@ def _read(file: IO[bytes], name: str) -> bytes:
         if not isinstance(part, bytes | bytearray | memoryview | None):
             raise InputError(f'{name} is a file that gives text: open it with mode "rb".')
         if not part:
+            if start is not None:
+                file.seek(start)
             return b"".join(parts)
         parts.append(bytes(part))
         left -= len(part)

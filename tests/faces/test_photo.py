@@ -53,6 +53,7 @@ def test_every_kind_of_source_gives_the_same_rgb_image(kind: str, tmp_path: Path
     with file.open("rb", buffering=0) as opened_file:
         sources |= {"file": opened_file, "memory": io.BytesIO(content), "view": memoryview(content)}
         opened = open_photo(sources[kind])
+        assert open_photo(sources[kind]).tobytes() == opened.tobytes()
     assert opened.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(opened), PIXELS)
 
