@@ -288,6 +288,8 @@ def test_a_face_is_cut_from_a_turned_photo_without_turning_all_of_it() -> None:
         )
         assert np.abs(once - twice).mean() < 5, kind
     np.testing.assert_allclose(to_turned(to_photo(landmarks, (160, 120), 200), (160, 120), 200), landmarks)
+    far = part(photo, 37.5, (-100_000, -100_000, 100_000, 100_000), (40, 40))  # most of it lies beyond the photo
+    assert far.size == (40, 40)
     small = np.asarray(part(photo, 37.5, (20, 20, 140, 140), (40, 40)), dtype=int)
     assert np.abs(small - np.asarray(whole.crop((20, 20, 140, 140)).reduce(3), dtype=int)).mean() < 5
 
