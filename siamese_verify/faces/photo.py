@@ -201,8 +201,8 @@ def _pixels(image: Image.Image, content: bytes, kind: str, factor: int, name: st
         return _seen(image, factor, name)
     # Of 16 bits a colour Pillow takes the upper byte, which is empty where the numbers are those of 8 bits.
     with Image.open(io.BufferedReader(Parts(excerpt(content, kind).parts)), formats=[kind]) as lower:
-        tile = lower.tile[0]  # type: ignore[attr-defined]
-        lower.tile = [tile._replace(args=tile.args.replace(";16B", ";16L"))]  # type: ignore[attr-defined]
+        tile = lower.tile[0]
+        lower.tile = [tile._replace(args=str(tile.args).replace(";16B", ";16L"))]
         image.close()
         return _seen(lower, factor, name)
 

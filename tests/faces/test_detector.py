@@ -282,7 +282,7 @@ def test_a_face_is_cut_from_a_turned_photo_without_turning_all_of_it() -> None:
     landmarks = ((70.0, 80.0), (90.0, 82.0), (80.0, 95.0), (72.0, 110.0), (90.0, 108.0))
     face = Face((60.0, 70.0, 100.0, 121.0), 1.0, landmarks)
     for kind in ("box", "five_point", "center", "whole"):
-        spec = InputSpec(40, crop=Crop(kind))  # type: ignore[arg-type]
+        spec = InputSpec(40, crop=Crop(kind))
         once, twice = (
             np.asarray(crop_face(*given), dtype=int) for given in ((photo, spec, face, 37.5), (whole, spec, face))
         )
