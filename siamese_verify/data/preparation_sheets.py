@@ -34,7 +34,7 @@ def draw_sheets(photos: Photos, output: Path, dropped: dict[int, str]) -> None:
     groups = {
         "aligned": ("Aligned faces, drawn at random", np.random.default_rng(0).permutation(len(table))),
         "several": ("The chosen one of several faces", np.flatnonzero(faces > 1)),
-        "turned": ("Found on photos that lie on their side", np.flatnonzero(turned > 0)),
+        "turned": ("Turned: faces that were tilted or lay on their side", np.flatnonzero(turned > 0)),
         "blurred": ("The least sharp faces", np.argsort(sharp, kind="stable")),
     }
     for name, (title, rows) in groups.items():

@@ -126,7 +126,7 @@ def ambiguous(faces: Sequence[Face], width: int, height: int) -> bool:
 
     It does not if the central face (see `choose_face`) is also the largest, and every other one that is at least half
     as large (by the side of the square that is as large as its box) lies farther from the photo's centre by more than
-    one side of the central face.
+    half a side of the central face.
 
     Args:
         faces: one or more.
@@ -140,7 +140,7 @@ def ambiguous(faces: Sequence[Face], width: int, height: int) -> bool:
 
     return any(
         face.side > chosen.side
-        or (face.side >= chosen.side / 2 and off_centre(face) <= off_centre(chosen) + chosen.side)
+        or (face.side >= chosen.side / 2 and off_centre(face) <= off_centre(chosen) + chosen.side / 2)
         for face in faces
         if face is not chosen
     )

@@ -142,6 +142,8 @@ def _content(source: str | Path | bytes | bytearray | memoryview | BinaryIO, nam
 
 
 def _read(file: IO[bytes], name: str) -> bytes:
+    """Read a file from where it stands, and go back there if it can: the photo may be opened again, to be drawn."""
+    start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
     parts: list[bytes] = []
     left = MAX_BYTES + 1
     while left > 0:
@@ -152,6 +154,8 @@ def _read(file: IO[bytes], name: str) -> bytes:
         if not isinstance(part, bytes | bytearray | memoryview | None):
             raise InputError(f'{name} is a file that gives text: open it with mode "rb".')
         if not part:
+            if start is not None:
+                file.seek(start)
             return b"".join(parts)
         parts.append(bytes(part))
         left -= len(part)
@@ -164,7 +168,7 @@ def _decoded(content: bytes, name: str, max_pixels: int, formats: Collection[str
         raise _unreadable(name, formats)
     if kind in APART:
         return _decoded_apart(content, kind, name, max_pixels)
-    if kind == "WEBP":  # its decoder takes memory as soon as it is opened
+    if kind == "WEBP" and all(webp_size(content)):  # its decoder takes memory as soon as it is opened
         _check_memory(webp_size(content), kind, content, 0, name, max_pixels)
     found = excerpt(content, kind)
     if found.samples > PASSES * MAX_PIXELS:
@@ -197,8 +201,8 @@ def _pixels(image: Image.Image, content: bytes, kind: str, factor: int, name: st
         return _seen(image, factor, name)
     # Of 16 bits a colour Pillow takes the upper byte, which is empty where the numbers are those of 8 bits.
     with Image.open(io.BufferedReader(Parts(excerpt(content, kind).parts)), formats=[kind]) as lower:
-        tile = lower.tile[0]  # type: ignore[attr-defined]
-        lower.tile = [tile._replace(args=tile.args.replace(";16B", ";16L"))]  # type: ignore[attr-defined]
+        tile = lower.tile[0]
+        lower.tile = [tile._replace(args=str(tile.args).replace(";16B", ";16L"))]
         image.close()
         return _seen(lower, factor, name)
 
@@ -283,7 +287,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
 
 
 def _check_memory(size: tuple[int, int], mode: str, content: bytes, kept: int, name: str, max_pixels: int) -> None:
-    """Refuse what takes more than `MEMORY`: the file, its pixels, and what the decoder keeps or the photo made of them."""
+    """Refuse what takes more than `MEMORY`: file, pixels, and what the decoder keeps or the photo made of them."""
     _check_size(size, name, max_pixels)
     pixels = size[0] * size[1]
     each = HELD.get(mode) or (1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4)

@@ -62,7 +62,7 @@ def to_rgb(image: Image.Image, factor: int = 1) -> Image.Image:
             band = _levels(band, scale)
         elif clear:
             band = band.convert("RGBA")
-            seen = seen or band.getextrema()[3][1] > 0
+            seen = seen or band.getchannel("A").getbbox() is not None
             band = Image.alpha_composite(Image.new("RGBA", band.size, "white"), band)
         band = band.convert("RGB")
         result.paste(band.reduce(factor) if factor > 1 else band, (0, top // factor))

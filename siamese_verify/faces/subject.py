@@ -1,4 +1,4 @@
-"""Photo -> the faces on it, and the one that it is about: searched on all sides and more closely if need be, levelled."""
+"""Photo -> the faces on it, and the one that it is about: searched on all sides, more closely if need be, levelled."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ def part(photo: Image.Image, degrees: float, box: Box, size: tuple[int, int] | N
     finer = max(1, math.floor((right - left) / width))  # pixels of the photo for one of the answer
     if finer > 1:  # averaged, not skipped
         corners = (corner, across, down, (across[0] + down[0] - corner[0], across[1] + down[1] - corner[1]))
-        x, y = (math.floor(min(point[axis] for point in corners)) for axis in (0, 1))
-        end = [math.ceil(max(point[axis] for point in corners)) for axis in (0, 1)]
-        photo = photo.crop((x, y, *end)).reduce(finer)
+        x, y = (max(0, math.floor(min(point[axis] for point in corners))) for axis in (0, 1))
+        end_x, end_y = (min(photo.size[axis], math.ceil(max(point[axis] for point in corners))) for axis in (0, 1))
+        photo = photo.crop((x, y, max(x + 1, end_x), max(y + 1, end_y))).reduce(finer)  # never what lies beyond it
         corner, across, down = (((p[0] - x) / finer, (p[1] - y) / finer) for p in (corner, across, down))
     matrix = [
         value

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from siamese_verify.serving.problem import REASONS
 
-QUALITY = {"sharpness": 214.8, "size": 118.2, "turn": 6.4, "light": 0.47, "contrast": 0.21}
+QUALITY = {"sharpness": 214.8, "size": 118.2, "turn": 6.4, "light": 0.47, "contrast": 0.21, "noise": 0.31, "roll": 1.8}
 FACE: dict[str, Any] = {
     "name": "photo a",
     "box": [76.1, 70.4, 171.9, 194.3],
@@ -61,7 +61,9 @@ class FaceAnswer(BaseModel):
     box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the photo once it is turned.")
     landmarks: list[list[float]] | None = Field(description="Eyes, nose, corners of the mouth, likewise.")
     probability: float | None = Field(description="Of being a face.")
-    turned: float = Field(description="Degrees counter-clockwise by which the photo was turned, so that it is upright.")
+    turned: float = Field(
+        description="Degrees counter-clockwise by which the photo was turned for it, about its centre."
+    )
     faces: int = Field(description="How many the photo shows.")
     quality: dict[str, float | None]
     crop: str | None = Field(None, description="With `crops`: the face as the model sees it, a PNG as a data URI.")

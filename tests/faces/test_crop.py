@@ -8,7 +8,8 @@ from facenet_pytorch.models.utils.detect_face import extract_face
 from PIL import Image
 
 from siamese_verify.faces import Face, crop_face
-from siamese_verify.faces.crop import TEMPLATE, Box, central_square, five_point, similarity
+from siamese_verify.faces.crop import TEMPLATE, central_square, five_point, similarity
+from siamese_verify.faces.turning import Box
 from siamese_verify.types import Crop, InputSpec
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))

@@ -11,9 +11,25 @@ from PIL import Image
 from torch.nn import functional as F
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Choice, Face, FaceDetector, choose_face, find_subject, find_subjects, open_photo
+from siamese_verify.faces import (
+    Choice,
+    Face,
+    FaceDetector,
+    ambiguous,
+    choose_face,
+    crop_face,
+    find_subject,
+    find_subjects,
+    open_photo,
+    turned,
+)
 from siamese_verify.faces import detector as detector_module
+from siamese_verify.faces import mtcnn as mtcnn_module
 from siamese_verify.faces.mtcnn import AreaSums, Detections, outermost
+from siamese_verify.faces.quality import roll_of
+from siamese_verify.faces.subject import TILT
+from siamese_verify.faces.turning import part, to_photo, to_turned, turned_size
+from siamese_verify.types import Crop, InputSpec
 
 LFW = Path(__file__).resolve().parents[2].parent / "shared/data/lfw/lfw-deepfunneled"
 SUBJECTS = ["AJ_Cook", "Abdullah_Gul", "George_W_Bush"]
@@ -179,7 +195,7 @@ def test_another_choice_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("turned", "turn"),
+    ("degrees", "turn"),
     [
         (90, Image.Transpose.ROTATE_270),
         (180, Image.Transpose.ROTATE_180),
@@ -187,12 +203,12 @@ def test_another_choice_is_refused() -> None:
     ],
 )
 def test_a_photo_on_its_side_is_turned(
-    detector: FaceDetector, portraits: list[Image.Image], turned: int, turn: Image.Transpose
+    detector: FaceDetector, portraits: list[Image.Image], degrees: int, turn: Image.Transpose
 ) -> None:
     sideways = portraits[2].transpose(turn)
     subject = find_subject(detector, sideways)
-    assert (subject.turned, subject.faces) == (turned, 1)
-    assert subject.upright(sideways).tobytes() == portraits[2].tobytes()
+    assert (subject.turned, subject.faces) == (degrees, 1)
+    assert turned(sideways, subject.turned).tobytes() == portraits[2].tobytes()
     assert subject.face is not None
     np.testing.assert_allclose(subject.face.box, detector.detect(portraits[2])[0].box, atol=1e-2)
 
@@ -232,3 +248,95 @@ def test_of_boxes_that_are_equally_probable_the_last_is_kept_as_by_facenet_pytor
     boxes = np.array([[0, 0, 90, 90, 0.9], [2, 3, 95, 99, 0.9], [200, 0, 260, 70, 0.8]], dtype=np.float32)
     assert outermost(boxes, 0.7).tolist() == [1, 2]
     assert nms_numpy(boxes[:, :4], boxes[:, 4], 0.7, "Min").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("degrees", [25, -50, 100, 165])
+def test_a_tilted_face_is_levelled_and_cut_as_if_it_had_never_been(
+    detector: FaceDetector, portraits: list[Image.Image], degrees: float
+) -> None:
+    spec = InputSpec(64, crop=Crop("box", margin=10))
+    for portrait in portraits:
+        straight = find_subject(detector, portrait)
+        tilted = turned(portrait, -degrees)
+        subject = find_subject(detector, tilted)
+        assert straight.turned == 0
+        assert straight.face is not None
+        assert subject.face is not None
+        assert abs(roll_of(subject.face.landmarks)) <= TILT
+        assert abs((subject.turned - degrees + 180) % 360 - 180) < 2 * TILT
+        corners = to_photo(subject.face.landmarks, tilted.size, subject.turned)
+        expected = to_turned(straight.face.landmarks, portrait.size, -degrees)
+        np.testing.assert_allclose(corners, expected, atol=8)
+        one, other = (
+            np.asarray(crop_face(photo, spec, found.face, found.turned), dtype=float)
+            for photo, found in ((portrait, straight), (tilted, subject))
+        )
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.6
+
+
+def test_a_face_is_cut_from_a_turned_photo_without_turning_all_of_it() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    photo = Image.fromarray(colours).resize((160, 120), Image.Resampling.BICUBIC)
+    whole = turned(photo, 37.5)
+    assert whole.size == turned_size(photo.size, 37.5)
+    landmarks = ((70.0, 80.0), (90.0, 82.0), (80.0, 95.0), (72.0, 110.0), (90.0, 108.0))
+    face = Face((60.0, 70.0, 100.0, 121.0), 1.0, landmarks)
+    for kind in ("box", "five_point", "center", "whole"):
+        spec = InputSpec(40, crop=Crop(kind))
+        once, twice = (
+            np.asarray(crop_face(*given), dtype=int) for given in ((photo, spec, face, 37.5), (whole, spec, face))
+        )
+        assert np.abs(once - twice).mean() < 5, kind
+    np.testing.assert_allclose(to_turned(to_photo(landmarks, (160, 120), 200), (160, 120), 200), landmarks)
+    far = part(photo, 37.5, (-100_000, -100_000, 100_000, 100_000), (40, 40))  # most of it lies beyond the photo
+    assert far.size == (40, 40)
+    small = np.asarray(part(photo, 37.5, (20, 20, 140, 140), (40, 40)), dtype=int)
+    assert np.abs(small - np.asarray(whole.crop((20, 20, 140, 140)).reduce(3), dtype=int)).mean() < 5
+
+
+def test_large_levels_of_the_pyramid_are_searched_in_bands_with_the_same_result(
+    detector: FaceDetector, portraits: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = Image.new("RGB", (501, 503))
+    for place, portrait in zip(((0, 0), (251, 0), (100, 253)), portraits, strict=True):
+        several.paste(portrait, place)
+    expected = detector.detect(several, finer=True)
+    assert len(expected) >= 3
+    for band in (8000, 12_345):
+        monkeypatch.setattr(mtcnn_module, "BAND", band)
+        found = detector.detect(several, finer=True)
+        np.testing.assert_allclose([face.box for face in found], [face.box for face in expected], atol=1e-3)
+
+
+def test_the_windows_that_noise_proposes_are_bounded(detector: FaceDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def counted(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        seen.append(len(pixels))
+        return detector.networks.refine(pixels)
+
+    monkeypatch.setattr(mtcnn_module, "LIKELY", 50)
+    monkeypatch.setattr(mtcnn_module, "CANDIDATES", (70, 5))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8))
+    FaceDetector(detector.networks._replace(refine=counted)).detect(noise, finer=True)
+    assert 0 < sum(seen) <= 70
+    assert max(seen) <= mtcnn_module.WINDOWS
+
+
+@pytest.mark.parametrize(
+    ("others", "open_question"),
+    [
+        ([], False),
+        ([(150, 80, 19)], False),  # smaller than half
+        ([(100, 80, 25)], True),
+        ([(140, 80, 25)], False),  # farther off by more than half a side of the face in the middle
+        ([(160, 80, 60)], True),  # larger than the one in the middle
+        ([(0, 0, 10), (5, 190, 10)], False),
+    ],
+)
+def test_several_faces_are_ambiguous_if_another_is_as_good(
+    others: list[tuple[int, int, int]], open_question: bool
+) -> None:
+    faces = [face_at(80, 80, 40), *[face_at(*other) for other in others]]
+    for order in (faces, faces[::-1]):
+        assert ambiguous(order, 200, 200) is open_question

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Photo, open_photo, reduced
+from siamese_verify.faces import Photo, open_photo, raster, reduced
 from siamese_verify.faces import photo as photo_module
 from siamese_verify.faces.headers import Parts, excerpt, orientation_of
 from siamese_verify.faces.photo import FORMATS, TooManyPixels
@@ -53,6 +53,7 @@ def test_every_kind_of_source_gives_the_same_rgb_image(kind: str, tmp_path: Path
     with file.open("rb", buffering=0) as opened_file:
         sources |= {"file": opened_file, "memory": io.BytesIO(content), "view": memoryview(content)}
         opened = open_photo(sources[kind])
+        assert open_photo(sources[kind]).tobytes() == opened.tobytes()
     assert opened.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(opened), PIXELS)
 
@@ -384,7 +385,7 @@ def frame_of(kind: int, height: int = 8) -> bytes:
         frame_of(0xC0, height=0),
         png((8, 8, 8, 2, 0, 0, 0), *[(b"IDAT", b"")] * 70_000),
         b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + b"!\xfe" + b"\1a" * 70_000 + b"\0,",
-        b"RIFF" + struct.pack("<I", 600_000) + b"WEBP" + b"VP8 \x0a\0\0\0" + bytes(10) + b"ABCD\0\0\0\0" * 70_000,
+        many_chunks(),
         b"P2 2 2 255 1 2 3 4",
         b"P6 2 2 100 " + bytes(12),
     ],
@@ -429,27 +430,29 @@ def test_of_a_file_with_several_pictures_the_first_is_opened() -> None:
     first, second = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
     for kind in ("GIF", "PNG", "WEBP", "AVIF", "TIFF", "MPO"):
         content = encoded(first, kind, save_all=True, append_images=[second])
-        np.testing.assert_allclose(open_photo(content).getpixel((5, 5)), (255, 0, 0), atol=6)
+        np.testing.assert_allclose(np.asarray(open_photo(content))[5, 5], (255, 0, 0), atol=6)
 
 
 def test_a_photo_that_a_child_decodes_is_bounded_by_memory_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded(Image.new("RGB", (3000, 2000)), "TIFF", compression="tiff_deflate")
     assert open_photo(content).size == (3000, 2000)
-    monkeypatch.setattr(photo_module, "CHILD_WAIT", 0.0)
-    assert "takes too much time or memory" in one_sentence(content)
     monkeypatch.setattr(photo_module, "MEMORY", 16_000_000)
     with pytest.raises(TooManyPixels, match="the limit of TIFF is 3,1"):
         open_photo(content)
+    monkeypatch.setattr(photo_module, "CHILD_WAIT", 0.0)
+    assert "takes too much time or memory" in one_sentence(content)
 
 
-def test_a_photo_of_many_megapixels_comes_smaller_and_says_so() -> None:
+def test_a_photo_of_many_megapixels_comes_smaller_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raster, "WHOLE", 400 * 300 - 1)
+    monkeypatch.setattr(raster, "BAND", 3000)
     colours = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
-    large = Image.fromarray(colours).resize((6000, 4500), Image.Resampling.BICUBIC)
+    large = Image.fromarray(colours).resize((400, 300), Image.Resampling.BICUBIC)
     expected = np.asarray(large.reduce(2), dtype=int)
     for source in (large, encoded(large, "PNG", compress_level=1), encoded(large, "JPEG", quality=95)):
         opened = open_photo(source)
         assert reduced(opened) == 2
-        assert np.abs(np.asarray(opened, dtype=int) - expected).mean() < 1
+        assert np.abs(np.asarray(opened, dtype=int) - expected).mean() < 2
     grey = open_photo(large.convert("L"))
     assert np.abs(np.asarray(grey, dtype=int)[..., 0] - np.asarray(large.convert("L").reduce(2))).max() == 0
     assert reduced(open_photo(PIXELS)) == 1
@@ -480,7 +483,7 @@ def test_no_photo_takes_more_than_300_mb(tmp_path: Path) -> None:
     photos = {
         "small.png": Image.new("RGB", (64, 64)),
         "flat.png": Image.new("RGB", (4896, 4896), "grey"),
-        "noise.png": noise.resize((3200, 2400), Image.Resampling.NEAREST),
+        "noise.png": noise.resize((1280, 960), Image.Resampling.NEAREST),
         "clear.png": Image.new("RGBA", (8000, 6000), (9, 9, 9, 99)),
         "deep.png": Image.fromarray(np.full((8000, 8000), 30_000, dtype=np.uint16)),
         "phone.jpg": Image.new("RGB", (9200, 6900), "grey"),
@@ -488,7 +491,7 @@ def test_no_photo_takes_more_than_300_mb(tmp_path: Path) -> None:
     for name, picture in photos.items():
         settings = {"compress_level": 1} if name.endswith("png") else {"progressive": True}
         picture.save(tmp_path / name, **settings)
-    command = [sys.executable, "-c", PEAK, *(tmp_path / name for name in photos)]
+    command = [sys.executable, "-c", PEAK, *(str(tmp_path / name) for name in photos)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     peaks = [float(line) for line in done.stdout.split()]

@@ -341,7 +341,7 @@ function face(seen, row) {
   if (seen.crop) shown.append(make("figure", {}, make("img", { src: seen.crop, alt: `${title} as the model sees it` }), make("figcaption", {}, "as the model sees it")));
   if (seen.explanation) shown.append(make("figure", {}, make("img", { src: seen.explanation, alt: `${title}: which parts carry the similarity` }), make("figcaption", {}, "what carries the score")));
   const quality = make("dl", { class: "quality" });
-  const words = { sharpness: ["Sharpness", (v) => v.toPrecision(3)], size: ["Size", (v) => `${Math.round(v)} pixels`], turn: ["Turned", (v) => `${Math.round(v)}°`], light: ["Light", percent], contrast: ["Contrast", percent] };
+  const words = { sharpness: ["Sharpness", (v) => v.toPrecision(3)], size: ["Size", (v) => `${Math.round(v)} pixels`], turn: ["Turned", (v) => `${Math.round(v)}°`], light: ["Light", percent], contrast: ["Contrast", percent], noise: ["Noise", (v) => v.toPrecision(2)], roll: ["Tilted", (v) => `${Math.round(v)}°`] };
   for (const [name, [word, write]] of Object.entries(words)) {
     const value = seen.quality[name];
     if (value === null || value === undefined) continue;
