@@ -16,7 +16,6 @@ from siamese_verify.data import FolderPhotos
 from siamese_verify.entry import versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
-    ALL_PAIRS_TARGETS,
     DECISIVE_IMPOSTORS,
     Interval,
     VerificationReport,
@@ -119,7 +118,6 @@ def recalibrate(
     faces: str | Path,
     far: float | None = None,
     *,
-    resamples: int = 1000,
     progress: bool = True,
 ) -> Recalibration:
     """Measure a model on photos of one's own, found, chosen and cut as `Verifier.verify` does it.
@@ -128,7 +126,6 @@ def recalibrate(
         verifier: of the model, with its policy for photos of several faces.
         faces: a folder for each person, see `FolderPhotos`.
         far: the rate whose shipped threshold is judged; by default that of `verify`.
-        resamples: of the people, for the intervals.
         progress: draw bars.
 
     Raises:
@@ -163,11 +160,8 @@ def recalibrate(
     _check_enough(faces, people, left_out)
     embeddings = np.concatenate(parts)
     report = all_pairs_report(embeddings, people, threshold=limit.threshold if limit else None, progress=progress)
-    if resamples:
-        known = all_pairs_intervals(
-            embeddings, people, limit.threshold if limit else None, ALL_PAIRS_TARGETS, resamples, progress=progress
-        )
-        report = replace(report, intervals=known)
+    known = all_pairs_intervals(embeddings, people, limit.threshold if limit else None)
+    report = replace(report, intervals=known)
     count = len(np.unique(people))
     name = f"all {report.pairs:,} pairs of {len(rows):,} photos of {count:,} people in {Path(faces).resolve().name}"
     record = replace(
@@ -176,7 +170,7 @@ def recalibrate(
         eer_threshold=report.eer_threshold,
         measured_on=name,
         metrics=report.to_keep(),
-        meaning=calibrate(embeddings, people, name, resamples=resamples, progress=progress),
+        meaning=calibrate(embeddings, people, name),
         quality=ranges_of(qualities),
     )
     unlike = sum(bool(complaints(quality, shipped.quality)) for quality in qualities)

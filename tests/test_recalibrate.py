@@ -46,7 +46,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_the_shipped_threshold_does_is_counted_as_verify_would(bundle: Path, faces: Path) -> None:
     verifier = Verifier.load(bundle)
-    found = recalibrate(verifier, faces, resamples=50, progress=False)
+    found = recalibrate(verifier, faces, progress=False)
     paths = sorted(path for path in faces.rglob("*.png") if path.name not in ("none.png", "copy.png"))
     pairs = list(itertools.combinations(paths, 2))
     scores = np.array([verifier.verify(a, b, decide=True).score for a, b in pairs[:300]])
@@ -72,7 +72,7 @@ def test_what_the_shipped_threshold_does_is_counted_as_verify_would(bundle: Path
 def test_the_new_bundle_has_the_same_weights_and_thresholds_for_these_photos(
     bundle: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["recalibrate", str(bundle), "--faces", str(faces), "--resamples", "50"]
+    arguments = ["recalibrate", str(bundle), "--faces", str(faces)]
     assert main(arguments) == 0
     assert "Nothing was written" in capsys.readouterr().out
     assert main([*arguments, "--out", str(tmp_path / "mine")]) == 0
@@ -89,7 +89,7 @@ def test_the_new_bundle_has_the_same_weights_and_thresholds_for_these_photos(
     strictest = new.record.operating_point(1e-2)
     assert strictest.far <= 1e-2
     assert new.record.limit(1e-2).threshold == pytest.approx(strictest.threshold, abs=0.02)
-    again = recalibrate(Verifier.load(tmp_path / "mine"), faces, 1e-2, resamples=50, progress=False)
+    again = recalibrate(Verifier.load(tmp_path / "mine"), faces, 1e-2, progress=False)
     assert again.report.at_threshold is not None
     assert again.report.at_threshold.far <= 1e-2
     assert again.unlike == 0, "and these photos are of the quality that was measured"
@@ -113,7 +113,6 @@ def test_too_few_photos_are_refused_with_their_numbers(
         ("nowhere", [], "There is no model nowhere"),
         ("run.ckpt", [], "run.ckpt is a checkpoint: `siamese-verify export"),
         ("BUNDLE", ["--out", "other"], "other is there and is no bundle"),
-        ("BUNDLE", ["--resamples", "0"], "give 1 or more"),
         ("BUNDLE", ["--far", "0.2"], "was measured: use 0.001"),
     ],
 )

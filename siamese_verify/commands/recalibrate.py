@@ -28,7 +28,6 @@ def recalibrate_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to do with a photo of several faces, as you will with `verify` (%(default)s)",
     )
     parser.add_argument("--threads", type=int, help="of ONNX Runtime; one for each core by default")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the people, for intervals (%(default)s)")
 
 
 def recalibrate(options: argparse.Namespace) -> int:
@@ -37,15 +36,13 @@ def recalibrate(options: argparse.Namespace) -> int:
     from siamese_verify.recalibrate import recalibrate as measured_on_photos
     from siamese_verify.verification import Verifier
 
-    if options.resamples < 1:
-        raise InputError(f"{options.resamples} resamples of the people give no intervals: give 1 or more.")
     out = Path(options.out) if options.out else None
     if out and out.exists() and not (out / "bundle.json").is_file():
         raise InputError(f"{out} is there and is no bundle: give another folder.")
     bundle = bundle_of(options.model)  # what is wrong with it is said before any photo is looked at
     verifier = Verifier.load(options.model, engine="onnx", threads=options.threads, several=options.several)
     progress = sys.stdout.isatty()
-    found = measured_on_photos(verifier, options.faces, options.far, resamples=options.resamples, progress=progress)
+    found = measured_on_photos(verifier, options.faces, options.far, progress=progress)
     for sentence in found.sentences():
         print(printable(sentence))
     if out is None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import DECISIVE_IMPOSTORS, ScoreMeaning
+from siamese_verify.evaluation import ScoreMeaning
 from siamese_verify.faces import Quality
 from siamese_verify.verification.record import Limit, ModelRecord, Range
 from siamese_verify.verification.result import SeenFace, Verification
@@ -203,18 +203,9 @@ class Likelihood(NamedTuple):
 
 
 def likelihood_of(meaning: ScoreMeaning, score: float) -> Likelihood:
-    """Read the likelihood ratio off a calibration, and go no further than ten pairs of either kind can show.
-
-    A higher score never speaks less for one person. So from the score on that ten impostors still reach, the ratio
-    there is a lower bound; and ten of G genuine pairs score low enough to show a ratio of 10 / G, and no less.
-    """
-    calibration, tail = meaning.calibration, meaning.strangers
-    seen = [one for one, count in zip(tail.scores, tail.accepted, strict=True) if count >= DECISIVE_IMPOSTORS]
-    highest = float(calibration.log_likelihood_ratio(seen[-1] if seen else tail.scores[0]))
-    lowest = min(0.0, math.log(DECISIVE_IMPOSTORS / calibration.genuine))
-    found = float(calibration.log_likelihood_ratio(score))
-    most = max(highest, 0.0)
-    return Likelihood(min(max(found, lowest), most), found >= most or found <= lowest)
+    """Return the likelihood ratio of a score, which a calibration bounds where too few people were measured."""
+    calibration = meaning.calibration
+    return Likelihood(float(calibration.log_likelihood_ratio(score)), bool(calibration.bounded(score)))
 
 
 def probability_of(log_likelihood_ratio: float, prior: float) -> float:

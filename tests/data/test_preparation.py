@@ -348,7 +348,7 @@ def test_a_face_is_never_written_over_another(album: FolderPhotos, tmp_path: Pat
     Image.new("RGB", (30, 30)).save(tmp_path / "album" / "1.jpg")
     Image.new("RGB", (30, 30)).save(tmp_path / "album" / "anna" / "1.jpg")
     photos = FilePhotos(tmp_path / "album", ["anna/1.jpg", "1.jpg"], np.array([0, 1]))
-    photos.people = ["x", "anna"]  # type: ignore[attr-defined]
+    photos.people = ["x", "anna"]
     with pytest.raises(InputError, match=r"Two photos would both be faces/anna/1\.jpg: rename one"):
         prepare(photos, tmp_path / "out")
 

@@ -11,6 +11,7 @@ import pytest
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import Calibration, OperatingPoint, ScoreMeaning, Strangers, calibrate
+from siamese_verify.evaluation.calibration import limited
 from siamese_verify.faces import Quality
 from siamese_verify.types import Crop, InputSpec
 from siamese_verify.verification.decision import UNLIKE, Likelihood, complaints, decide, likelihood_of
@@ -105,15 +106,12 @@ def test_what_is_no_number_is_refused_in_a_sentence(name: str, value: Any, recor
     assert decide(record, 0.9, far=np.float32(0.01)).same is True  # type: ignore[arg-type]
 
 
-def test_the_likelihood_ratio_is_no_more_than_ten_pairs_show() -> None:
-    line = Calibration("logistic", (-1.0, 1.0), (-20.0, 20.0), 1000, 10**6)
+def test_the_likelihood_ratio_is_bounded_where_the_calibration_ends() -> None:
+    line = limited(Calibration("logistic", (-1.0, 1.0), (-20.0, 20.0), 1000, 10**6), math.exp(-5), math.exp(-4))
     meaning = ScoreMeaning(line, Strangers((0.0, 0.2, 0.3), (400_000, 10, 0), 10**6))
-    most = likelihood_of(meaning, 0.2)
-    assert most == likelihood_of(meaning, 1.0) == pytest.approx((4.0, True))
     assert likelihood_of(meaning, 0.1) == pytest.approx((2.0, False))
-    assert likelihood_of(meaning, -1.0) == pytest.approx((-math.log(100), True))
-    few = meaning._replace(calibration=Calibration("logistic", (-1.0, 1.0), (-20.0, 20.0), 4, 10**6))
-    assert likelihood_of(few, -1.0) == (0.0, True)
+    assert likelihood_of(meaning, 1.0) == pytest.approx((4.0, True))
+    assert likelihood_of(meaning, -1.0) == pytest.approx((-5.0, True))
 
 
 @pytest.mark.parametrize(
