@@ -212,7 +212,8 @@ def test_the_cache_holds_boxes_and_no_photos_nor_names(stand_in: type[Detector],
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert files == [tmp_path / "faces/stand-in-1-central.json"]
     stored = json.loads(files[0].read_text())
-    assert list(stored.values()) == [[[[8, 4, 24, 20], 0.95, []], 2, 0], [None, 0, 0]]
+    landmarks = [list(point) for point in LEVEL]
+    assert list(stored.values()) == [[[[8, 4, 24, 20], 0.95, landmarks], 2, 0], [None, 0, 0]]
     assert all(len(key) == 64 for key in stored)
 
 
