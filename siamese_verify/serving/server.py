@@ -128,7 +128,7 @@ def run(
         log.error("Work that took too long was cut off.")
         logging.shutdown()
         sys.stdout.flush()
-        os._exit(status)  # Python would wait for the threads
+        os._exit(status)  # Python's own end is not safe while threads are in libraries
     return status
 
 
