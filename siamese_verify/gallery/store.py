@@ -57,7 +57,8 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not path.exists():
                 _make(path)
-            if path.is_file() and not path.stat().st_size:  # none of ours ever is, so people may have been in it
+            # None of ours ever is, so people may have been in it. To SQLite, a file of one byte is empty as well.
+            if path.is_file() and path.stat().st_size <= 1:
                 raise InputError(f"{path} is an empty file and no gallery: put a backup there, or delete it.")
         except (OSError, ValueError, sqlite3.Error) as error:
             if isinstance(error, InputError):

