@@ -49,8 +49,6 @@ from siamese_verify.files import write_whole
 from siamese_verify.tables import csv_cell
 from siamese_verify.verification import FaceModel, embed_photos, score_pairs
 
-WITH_INTERVALS = 100_000  # listed pairs at most: a bootstrap of more takes minutes
-
 
 @dataclass(frozen=True)
 class Result:
@@ -129,8 +127,8 @@ def measure(
             report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
     else:
         scores = score_pairs(embeddings, pairs.left, pairs.right)
-        few = resamples > 0 and len(scores) <= WITH_INTERVALS and protocol.people_known
-        known = np.stack([people[pairs.left], people[pairs.right]], axis=1) if few else None
+        wanted = resamples > 0 and protocol.people_known
+        known = np.stack([people[pairs.left], people[pairs.right]], axis=1) if wanted else None
         report = verification_report(scores, pairs.same, pairs.folds, known, threshold, targets)
         if pairs.groups is not None:
             groups = group_reports(

@@ -86,9 +86,12 @@ class Strangers:
         return self.scores[place], Interval(low, self.scores[max(strict[0], place)] if strict else math.inf)
 
     def at_most(self, score: float) -> float | None:
-        """Return the upper end of `interval`: what the share of strangers that score as high is known not to exceed."""
+        """Return what share of strangers scores as high at most: the upper end of `interval`.
+
+        Without an interval it is `rate`; None where no impostor scored as high, which alone bounds nothing.
+        """
         interval = self.interval(score)
-        return None if interval is None else interval.high
+        return interval.high if interval else self.rate(score) or None
 
     def sentence(self, score: float) -> str:
         """Say it in words; see `accepts`."""

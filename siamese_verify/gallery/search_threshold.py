@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from siamese_verify.errors import InputError
@@ -26,7 +27,7 @@ class SearchThreshold(NamedTuple):
     interval: tuple[float, float] | None  # 95 % of it, over people; an end is infinite where the data set none
     far: float | None  # of one search; None for a threshold of the caller's own
     impostors: int  # pairs that it was measured on; 0 for a threshold of the caller's own
-    insufficient: bool  # fewer than ten of them decide it
+    insufficient: bool  # the data cannot show the rate
     reason: str  # a sentence if it is insufficient, else empty
 
 
@@ -36,7 +37,7 @@ def search_threshold(strangers: Strangers, far: float | None, templates: int) ->
     Args:
         strangers: how impostors of the model score.
         far: share of the searches with a stranger's photo that may name somebody, above 0 and up to 0.5; None for the
-            strictest of `RATES` that ten impostors or more decide, and for the loosest if there is none.
+            strictest of `RATES` that the data can show, and for the loosest if there is none.
         templates: that one search compares with, 1 or more.
 
     Raises:
@@ -45,15 +46,14 @@ def search_threshold(strangers: Strangers, far: float | None, templates: int) ->
     if templates < 1:
         raise InputError(f"A search among {templates} templates has no threshold: enrol somebody first.")
     if far is None:
-        well = (rate for rate in RATES if rate / templates >= DECISIVE_IMPOSTORS / strangers.impostors)
-        far = next(well, RATES[-1])
+        far = next((rate for rate in RATES if not _insufficient(strangers, rate / templates)), RATES[-1])
     if not 0 < far <= 0.5:
         raise InputError(f"The false accept rate of a search is {far}: give one above 0 and up to 0.5.")
     threshold, known = strangers.threshold(far / templates)
     interval = (min(known.low, threshold), max(known.high, threshold)) if known else None
-    insufficient = far / templates < DECISIVE_IMPOSTORS / strangers.impostors  # as a product it could round
+    insufficient = _insufficient(strangers, far / templates)
     reason = ""
-    if insufficient:
+    if _few(strangers, far / templates):
         least = DECISIVE_IMPOSTORS * templates / strangers.impostors
         way = f"nothing stricter than {least:.2g} is" if least <= 0.5 else "no rate is for so many templates"
         reason = (
@@ -61,4 +61,18 @@ def search_threshold(strangers: Strangers, far: float | None, templates: int) ->
             f"{far / templates:.2g} for each comparison, which {strangers.impostors:,} impostor pairs cannot vouch "
             f"for: {way}."
         )
+    elif insufficient:
+        reason = (
+            f"A false accept rate of {far:g} for each search among {templates:,} templates asks for "
+            f"{far / templates:.2g} for each comparison, which the people measured cannot show: ask for a looser one."
+        )
     return SearchThreshold(threshold, interval, far, strangers.impostors, insufficient, reason)
+
+
+def _few(strangers: Strangers, far: float) -> bool:
+    return far < DECISIVE_IMPOSTORS / strangers.impostors  # as a product it could round
+
+
+def _insufficient(strangers: Strangers, far: float) -> bool:
+    known = strangers.threshold(far)[1]
+    return _few(strangers, far) or (known is not None and math.isinf(known.high))

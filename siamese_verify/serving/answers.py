@@ -87,7 +87,9 @@ class VerifyAnswer(BaseModel):
         description="95 %, over people; an end is null where the data set none."
     )
     far: float | None = Field(description="Share of strangers that reach the threshold.")
-    one_in: int | None = Field(description="A stranger scores this high at most once in so many.")
+    one_in: int | None = Field(
+        description="A stranger scores this high at most once in so many: upper end of the 95 % interval."
+    )
     log_likelihood_ratio: float | None = Field(
         description="Natural logarithm of how many times as frequent the score is among pairs of one person as among "
         "pairs of two; it does not depend on the threshold."

@@ -21,7 +21,7 @@ from siamese_verify.files import write_whole
 from siamese_verify.types import InputSpec
 from siamese_verify.verification.record import ModelRecord, read_operating_points, read_quality
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST, WEIGHTS, NETWORK, CARD = "bundle.json", "model.safetensors", "model.onnx", "README.md"
 DETECTOR = tuple(f"detector/{name}" for name in DETECTOR_FILES)
 KNOWN = {WEIGHTS, NETWORK, CARD, *DETECTOR}  # no other file is ever opened

@@ -77,6 +77,7 @@ def decide(
         warnings.append("Fewer than ten impostors decided the threshold: its false accept rate is a rough guess.")
     meaning = record.meaning
     strangers = meaning.strangers if meaning else None
+    share = strangers.at_most(score) if strangers else None
     ratio = likelihood_of(meaning, score) if meaning and comparisons == 1 else None
     if ratio and unlike:
         warnings.append(UNLIKE)
@@ -86,7 +87,7 @@ def decide(
         threshold=limit.threshold,
         threshold_interval=limit.interval,
         far=limit.far,
-        one_in=max(1, strangers.impostors // (max(1, strangers.accepts(score)) * comparisons)) if strangers else None,
+        one_in=max(1, int(1 / (share * comparisons))) if share else None,
         log_likelihood_ratio=ratio.log if ratio else None,
         probability=probability_of(ratio.log, prior) if ratio and prior is not None else None,
         prior=prior,

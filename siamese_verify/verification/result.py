@@ -80,8 +80,8 @@ class Verification:
         threshold_interval: 95 % interval of it over people: other people to measure on would have given another one. A
             score inside is inconclusive. None where it is not known.
         far: share of impostor pairs that reach the threshold; None for a threshold of the caller's own.
-        one_in: a stranger scores this high at most once in so many, and where the best of several pairs of faces
-            counted, any of them; None where it was not measured.
+        one_in: a stranger scores this high at most once in so many (upper end of the 95 % interval over people), and
+            where the best of several pairs of faces counted, any of them; None where the data do not bound it.
         log_likelihood_ratio: natural logarithm of how many times as frequent the score is among genuine pairs as among
             impostors, no more and no less than the data can show; it does not depend on the threshold. None where the
             model was not calibrated or the best of several pairs of faces counted.

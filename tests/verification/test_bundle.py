@@ -192,7 +192,7 @@ def test_a_changed_value_is_noticed(field: str, value: object, bundle: Path) -> 
 def test_another_version_says_which_and_what_to_do(bundle: Path) -> None:
     rewrite(bundle, lambda content: content.__setitem__("format", 9))
     message = complaint(bundle)
-    assert "has format 9, this version reads 4" in message
+    assert "has format 9, this version reads 5" in message
     assert "make it anew" in message
 
 
@@ -201,7 +201,7 @@ def test_another_version_says_which_and_what_to_do(bundle: Path) -> None:
     [
         lambda text: text + "\n",
         lambda text: text.replace(" ", "\t", 1),
-        lambda text: text.replace('"format": 4', '"format": 9,\n "format": 4'),
+        lambda text: text.replace('"format": 5', '"format": 9,\n "format": 5'),
         lambda text: text.replace("\n", "\r\n"),
     ],
 )

@@ -306,9 +306,9 @@ function show(answer) {
 
 function rarity(answer) {
   const often = answer.one_in;
-  if (often === null) return "How many strangers would score this high was not measured for this model.";
-  if (often < 2) return "Half of all strangers or more score this high.";
-  return `A stranger scores this high once in ${whole(often)}.`;
+  if (often === null) return "How many strangers would score this high is not known for this model.";
+  if (often < 2) return "Half of all strangers or more may score this high.";
+  return `A stranger scores this high at most once in ${whole(often)}.`;
 }
 
 function remarks(id, sentences) {
