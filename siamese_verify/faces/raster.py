@@ -40,7 +40,7 @@ def bands(width: int, height: int, factor: int = 1) -> Iterator[tuple[int, int]]
 
 
 def to_rgb(image: Image.Image, factor: int = 1) -> Image.Image:
-    """An image in RGB, made smaller by averaging `factor` x `factor` pixels; transparent ones over white.
+    """An image in RGB (itself if it is), smaller by averaging `factor` x `factor` pixels; transparent ones over white.
 
     Numbers of more than 8 bits are scaled by the range that they are of: those of 16-bit images up to 65,535, or 255
     where none is larger; floats up to 1, or 255 or 65,535 where some are larger.
@@ -50,7 +50,7 @@ def to_rgb(image: Image.Image, factor: int = 1) -> Image.Image:
     """
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.reduce(factor) if factor > 1 else image.copy()
+        return image.reduce(factor) if factor > 1 else image
     scale = _scale(image)
     clear = image.has_transparency_data
     seen = not clear
