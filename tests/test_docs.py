@@ -104,7 +104,7 @@ def test_every_source_sampler_and_augmentation_is_on_the_page_of_data() -> None:
 def test_every_evaluation_composes(command: str, configured: Callable[..., DictConfig], tmp_path: Path) -> None:
     cfg = configured("evaluate", tmp_path, *shlex.split(command, comments=True))
     assert OmegaConf.is_missing(cfg, "model") == (cfg.scores is not None)
-    OmegaConf.to_container(cfg.protocol, resolve=True, throw_on_missing=True)
+    OmegaConf.to_container(cfg.get("protocol", cfg.usual), resolve=True, throw_on_missing=True)
 
 
 def test_every_protocol_and_setting_of_an_evaluation_is_on_the_page() -> None:

@@ -108,7 +108,7 @@ def test_people_of_lfw_are_in_one_part_only() -> None:
         pytest.skip(f"LFW is not in {LFW}: see data/README.md")
     photos = lfw_people(LFW)
     split = split_by_identity(photos.identities, 0.1, 5, seed=0)
-    train, held_out = ({photos.names[row].split("/")[0] for row in rows} for rows in split)
+    train, held_out = ({photos.names[row].split("/")[0] for row in rows} for rows in split[:2])
     assert train.isdisjoint(held_out)
     assert len(train) + len(held_out) == 4038
     assert len(held_out) == pytest.approx(404, abs=1)
@@ -136,7 +136,7 @@ def test_too_few_people_are_counted(counts: list[int]) -> None:
 
 def test_four_people_with_two_photos_are_enough() -> None:
     split = split_by_identity(np.repeat(np.arange(4), 2), 0.1, 5, 0)
-    assert [len(rows) for rows in split] == [4, 4]
+    assert [len(rows) for rows in split] == [4, 4, 0]
 
 
 def in_memory(data: FaceDataset) -> Tensor:
@@ -399,7 +399,7 @@ def test_damaged_photos_are_left_out_with_their_labels() -> None:
     assert len(train) + len(validation) == 37
     assert {name for name, _ in module.cropper.damaged} == {damaged().names[row] for row in Damaged.rows}
     people = (module.people[train.labels], validation.labels.numpy())
-    for found, rows in zip(people, module.split, strict=True):
+    for found, rows in zip(people, module.split[:2], strict=True):
         readable = [row for row in rows.tolist() if row not in Damaged.rows]
         np.testing.assert_array_equal(found, damaged().identities[readable])
 
