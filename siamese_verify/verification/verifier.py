@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
 
@@ -308,7 +309,7 @@ class Verifier:
         if self.liveness:
             with timed(stages, "liveness"):
                 for face in seen:
-                    refusal = self.liveness(turned(image, face.turned), face)
+                    refusal = self.liveness(turned(image, face.turned), _as_shown(face, reduced(image)))
                     if refusal is not None and not (isinstance(refusal, str) and refusal):
                         raise InputError(
                             f"The liveness hook returned {refusal!r}: it returns None, or a sentence that refuses."
@@ -345,6 +346,16 @@ class Verifier:
         if self._detector is None:  # two threads may both make one, and one of them is kept
             self._detector = FaceDetector(self._networks)
         return self._detector
+
+
+def _as_shown(face: SeenFace, scale: int) -> SeenFace:
+    """The face with its places in a photo that was reduced by `scale`."""
+    if face.box is None or face.landmarks is None or scale == 1:
+        return face
+    left, top, right, bottom = (end / scale for end in face.box)
+    return replace(
+        face, box=(left, top, right, bottom), landmarks=tuple((x / scale, y / scale) for x, y in face.landmarks)
+    )
 
 
 _decide = decide  # by another name inside the class, whose arguments and method are called the same

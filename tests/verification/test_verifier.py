@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 from pathlib import Path
@@ -19,7 +20,7 @@ from siamese_verify.faces import Photo
 from siamese_verify.serving.problem import REASONS
 from siamese_verify.types import Crop
 from siamese_verify.verification import FaceModel, NoDecision, TorchEngine
-from siamese_verify.verification.result import Reason
+from siamese_verify.verification.result import Reason, SeenFace
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FACE = SHARED / "data/lfw/lfw-deepfunneled/George_W_Bush/George_W_Bush_0001.jpg"
@@ -209,3 +210,21 @@ def test_several_faces_are_no_decision(casia: Verifier) -> None:
 def test_no_face_is_no_decision_for_a_pretrained_model(casia: Verifier) -> None:
     with pytest.raises(NoDecision, match="No face"):
         casia.verify(FACE, np.zeros((250, 250, 3), np.uint8), threshold=0.4)
+
+
+@pytest.mark.skipif(not FACE.is_file(), reason="needs LFW in ../shared/data/lfw")
+def test_a_liveness_hook_gets_the_face_where_it_lies_in_the_photo_it_gets() -> None:
+    large = Image.new("RGB", (6400, 4800))
+    large.paste(Image.open(FACE).resize((4000, 4000)), (1200, 400))
+    content = io.BytesIO()
+    large.save(content, "JPEG")
+    seen: list[tuple[Image.Image, SeenFace]] = []
+    judge = verifier(Crop("box"))
+    judge.liveness = lambda photo, face: seen.append((photo, face))
+    (found,) = judge.find(content.getvalue())
+    ((photo, face),) = seen
+    assert found.box is not None
+    assert face.box is not None
+    assert photo.size == (3200, 2400)
+    assert np.array(face.box) == pytest.approx(np.array(found.box) / 2)
+    assert 1200 / 2 < face.box[0] < face.box[2] < 5200 / 2
