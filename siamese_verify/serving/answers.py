@@ -124,8 +124,7 @@ class VerifyBatchAnswer(BaseModel):
 class FacesAnswer(BaseModel):
     """All faces of a photo, the most probable first."""
 
-    found: int = Field(description="How many the photo shows; no more than `listed` are listed.")
-    listed: int
+    found: int = Field(description="How many the photo shows.")
     faces: list[FaceAnswer]
 
 

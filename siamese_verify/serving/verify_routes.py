@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from siamese_verify.verification import ModelRecord
 
 PAIR = {"a": 1, "b": 1}
-LISTED = 64  # faces of a photo
 
 
 def add_verify(app: FastAPI, service: Service) -> None:
@@ -126,13 +125,13 @@ def add_verify(app: FastAPI, service: Service) -> None:
         except Problem as problem:
             if problem.reason != "no_face":
                 raise
-            return {"found": 0, "listed": 0, "faces": []}
+            return {"found": 0, "faces": []}
         held.release()
-        answers = [face.to_dict() for face in seen.faces[:LISTED]]
+        answers = [face.to_dict() for face in seen.faces]
         if crops:
-            for answer, face in zip(answers, seen.faces, strict=False):
+            for answer, face in zip(answers, seen.faces, strict=True):
                 answer["crop"] = await engine.in_thread(partial(data_uri, face.crop))
-        return {"found": len(seen.faces), "listed": len(answers), "faces": answers}
+        return {"found": len(answers), "faces": answers}
 
     @app.post(
         "/v1/faces",
