@@ -16,6 +16,7 @@ from typing import NoReturn
 from siamese_verify import __version__
 from siamese_verify.entry import explained
 from siamese_verify.errors import printable
+from siamese_verify.files import FULL
 
 HYDRA_COMMANDS = {
     "prepare": "get, check and align a data set: Hydra overrides follow, such as data=lfw align=five_point",
@@ -41,7 +42,7 @@ COMMANDS = {  # by name: module of `siamese_verify.commands`, and what it does
 CRASHED = 70  # EX_SOFTWARE of sysexits.h
 UNWRITTEN = 74  # EX_IOERR
 CLOSED = 141  # as a shell tells of SIGPIPE
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+NO_PLACE = (*FULL, errno.EIO)
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
                     stream.flush()
     except OSError as error:
         closed = isinstance(error, BrokenPipeError)  # whoever read the answer has enough of it
-        if not closed and error.errno not in FULL:
+        if not closed and error.errno not in NO_PLACE:
             raise
         with suppress(OSError):
             if not closed:
@@ -93,9 +94,8 @@ def run(arguments: list[str]) -> int:
         # As `python -m`, so that DDP finds out how to start its other processes.
         try:
             runpy.run_module(f"siamese_verify.{name}", run_name="__main__", alter_sys=True)
-        except Exception:
-            traceback.print_exc()
-            return CRASHED
+        except Exception as error:
+            return crashed(error)
         return 0
     if name not in COMMANDS:
         overview().parse_args(arguments)  # ends here, with help or a complaint
@@ -109,12 +109,21 @@ def run(arguments: list[str]) -> int:
         if isinstance(end.__context__, BrokenPipeError):  # rich's way to end
             raise end.__context__ from None
         raise
-    except Exception as error:  # a fault of ours must not pass for an answer, as Python's own status 1 would
-        if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.errno in FULL):
-            raise
-        traceback.print_exc()
-        return CRASHED
+    except Exception as error:
+        return crashed(error)
     return status
+
+
+def crashed(error: Exception) -> int:
+    """Show a fault of ours, and return a status that cannot pass for an answer, as Python's own status 1 would.
+
+    Raises:
+        OSError: what was written has no place, or no reader any more, which is no fault of ours.
+    """
+    if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.errno in NO_PLACE):
+        raise error
+    traceback.print_exc()
+    return CRASHED
 
 
 def overview() -> argparse.ArgumentParser:

@@ -68,14 +68,9 @@ def sentence_of(error: Exception, arguments: tuple[object, ...]) -> str | None:
         if isinstance(cause, ModuleNotFoundError) and cause.name and _library(error) in CONFIGURING:
             package = cause.name.partition(".")[0].replace("_", "-")
             return f"The configuration asks for {package}, which is not installed: pip install {package}."
-        if (
-            isinstance(cause, OSError)
-            and _library(cause) not in CONFIGURING
-            and (cause.filename or cause.errno in FULL)
-        ):
+        if isinstance(cause, OSError) and _library(cause) not in CONFIGURING and cause.filename:
             way_out = "make room there" if cause.errno in FULL else "see that it is there and may be used"
-            place = cause.filename or "A file"
-            return f"{place} cannot be read or written ({cause.strerror}): {way_out}, or name another place."
+            return f"{cause.filename} cannot be read or written ({cause.strerror}): {way_out}, or name another place."
     if _library(error) not in CONFIGURING:
         return None
     told, kind = " ".join(str(error).split()), type(error).__name__
@@ -84,10 +79,6 @@ def sentence_of(error: Exception, arguments: tuple[object, ...]) -> str | None:
         return f"{key} is needed and not set: add {key}=... to the command."
     if missing := re.search(r"Missing mandatory value: (\S+)", told):
         return f"{missing[1]} is needed and not set: add {missing[1]}=... to the command."
-    if options := re.match(
-        r"In '.*?': Could not find '(.*?)/(.*?)' Available options in '.*?': (.*?) Config search", told
-    ):
-        return f"There is no {options[1]}={options[2]}: choose one of {', '.join(options[3].split())}."
     if unknown := re.search(r"got an unexpected keyword argument '(\w+)'.*full_key: ([\w.]+)", told):  # added with a +
         return unknown_setting(f"{unknown[2]}.{unknown[1]}", as_dict(next(iter(arguments), None)))
     if kind == "InstantiationException" and len(causes) > 1:

@@ -317,11 +317,11 @@ def test_the_job_is_shown_as_yaml(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("trainer.max_epoch=3", "'trainer.max_epoch'"),
-        ("loss=nonsense", "There is no loss=nonsense: choose one of arc_face, contrastive"),
-        ("experiment=nonsense", "There is no experiment=nonsense: choose one of demo"),
+        ("trainer.max_epoch=3", "no setting trainer.max_epoch: did you mean trainer.max_epochs?"),
+        ("loss=nonsense", "There is no loss=nonsense: loss has arc_face, contrastive"),
+        ("experiment=nonsense", "There is no experiment=nonsense: experiment has demo"),
         ("=", "="),
-        ("data.photos.identities", "missing EQUAL"),
+        ("data.photos.identities", "write KEY=VALUE"),
     ],
 )
 def test_a_wrong_override_ends_with_2_and_a_line_without_a_traceback(

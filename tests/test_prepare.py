@@ -142,7 +142,7 @@ def test_a_preview_shows_the_batches(
 
 
 def test_no_batches_cannot_be_shown(tmp_path: Path, configured: Configured, tiny: tuple[str, ...]) -> None:
-    with pytest.raises(InputError, match="batches=0"):
+    with pytest.raises(InputError, match="batches must be a whole number of 1 or more, got 0"):
         preview(configured("preview", tmp_path, *tiny, "batches=0"))
 
 

@@ -20,7 +20,7 @@ CELL, STRIDE = 12, 2  # the window that the first network sees, and the step bet
 FACTOR = 0.709  # between two levels of the image pyramid: about half the area
 THRESHOLDS = (0.6, 0.7, 0.7)  # probability of a face that each network asks for
 WINDOWS = 64  # that a network sees at once, at most: bounds the memory of photos full of faces
-BAND = 200_000  # pixels that the first network sees at once: larger levels are shown to it in bands
+BAND = 100_000  # pixels that the first network sees at once: larger levels are shown to it in bands
 LIKELY = 2000  # windows of one level of the pyramid that go on, the most probable first
 CANDIDATES = (4000, 1000)  # windows that the second and the third network see, likewise
 

@@ -259,8 +259,8 @@ for spread in (0, 1e-6, 1e-4, 3e-3):
     found = all_pairs_report((0.3 + spread * noise).astype(np.float32), people)
     assert abs(found.eer - 0.5) < 0.05
 assert all_pairs_report(np.full((1600, 128), 0.3, np.float32), people).d_prime == 0
-calibrate(np.ones((1600, 128), np.float32), people, resamples=20)
-all_pairs_intervals(np.ones((1600, 128), np.float32), people, resamples=20)
+calibrate(np.ones((1600, 128), np.float32), people)
+all_pairs_intervals(np.ones((1600, 128), np.float32), people)
 pixels = generator.standard_normal((120, 3 * 112 * 112), dtype=np.float32)
 all_pairs_report(pixels, np.arange(120) // 4)
 all_pairs_report(pixels.repeat(2, axis=1), np.arange(120) // 4)
