@@ -16,7 +16,6 @@ from siamese_verify.data import FolderPhotos
 from siamese_verify.entry import versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
-    DECISIVE_IMPOSTORS,
     Interval,
     VerificationReport,
     all_pairs_intervals,
@@ -95,18 +94,14 @@ class Recalibration:
                 f"{self.unlike:,} of the faces are of a quality that the shipped thresholds were not measured on: "
                 "verify calls them inconclusive."
             )
-        yield (
-            f"{report.impostors:,} impostor pairs can show a false accept rate of "
-            f"{DECISIVE_IMPOSTORS / report.impostors:.1g} and none that is stricter; how far the people decide it, the "
-            "95 % intervals say:"
-        )
+        yield "What these people can show of each false accept rate (95 % intervals over people):"
         assert self.record.meaning is not None
         for point in report.operating_points:
             if point.target > 0.5:
                 continue
             _, interval = self.record.meaning.strangers.threshold(point.target)
             if point.insufficient or (interval and math.isinf(interval.high)):
-                yield f"  FAR {point.target:g}: too few impostors to know its threshold."
+                yield f"  FAR {point.target:g}: too few people to know its threshold."
                 continue
             about = f" ({interval.low:.4f} to {interval.high:.4f})" if interval else ""
             passed = f"accepts {point.tar:.2%} of the genuine pairs"
