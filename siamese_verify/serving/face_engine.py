@@ -109,7 +109,7 @@ class FaceEngine:
         if stop.is_set():
             raise gone()
         try:
-            faces = self.verifier.find(photo, f"photo {name}", several)
+            faces = self.verifier.find(photo, f"photo {name}", several, opened=True)
         except NoDecision as error:
             raise Problem(422, error.reason, str(error), photo=name) from None
         return Seen(faces, 1000 * (read - began), 1000 * (time.perf_counter() - read))

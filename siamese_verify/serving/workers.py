@@ -6,6 +6,7 @@ import heapq
 import itertools
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -100,6 +101,7 @@ class Workers:
             try:
                 result = work()
             except BaseException as error:
+                release_locals(error)
                 future.set_exception(error)
             else:
                 future.set_result(result)
@@ -109,3 +111,11 @@ class Workers:
                 with self._changed:
                     del self._began[thread]
                     self._changed.notify_all()
+
+
+def release_locals(error: BaseException) -> None:
+    """Clear the local variables of an exception's frames, which would keep photos until the garbage collector runs."""
+    chain: BaseException | None = error
+    while chain is not None:
+        traceback.clear_frames(chain.__traceback__)
+        chain = chain.__context__

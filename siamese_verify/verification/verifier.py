@@ -202,13 +202,16 @@ class Verifier:
             milliseconds=milliseconds,
         )
 
-    def find(self, photo: Photo, name: str | None = None, several: Several | None = None) -> list[SeenFace]:
+    def find(
+        self, photo: Photo, name: str | None = None, several: Several | None = None, *, opened: bool = False
+    ) -> list[SeenFace]:
         """Find the face of a photo and cut it; models without a detector (`whole`, `center` crops) take it as given.
 
         Args:
             photo: see `verify`.
             name: what to call it; by default its path.
             several: instead of the verifier's own.
+            opened: the photo is what `open_photo` returned, and is not copied.
 
         Returns:
             One face, or all of them for `any`, the most probable first.
@@ -216,7 +219,8 @@ class Verifier:
         Raises:
             NoDecision: see `verify`.
         """
-        return self._look(photo, name or "the photo", checked_several(several or self.several), {}, name is not None)
+        named = name is not None
+        return self._look(photo, name or "the photo", checked_several(several or self.several), {}, named, opened)
 
     @overload
     def embed(self, photos: Sequence[Photo], on_error: Literal["raise"] = "raise") -> NDArray[np.float32]: ...
@@ -289,12 +293,18 @@ class Verifier:
         return embeddings
 
     def _look(
-        self, photo: Photo, fallback: str, several: Several, stages: dict[str, float], named: bool = False
+        self,
+        photo: Photo,
+        fallback: str,
+        several: Several,
+        stages: dict[str, float],
+        named: bool = False,
+        opened: bool = False,
     ) -> list[SeenFace]:
         name = str(photo) if isinstance(photo, str | Path) and not named else fallback
         try:
             with timed(stages, "read"):
-                image = open_photo(photo, name)
+                image = photo if opened and isinstance(photo, Image.Image) else open_photo(photo, name)
         except InputError as error:
             raise NoDecision(str(error), "unreadable_photo") from None
         spec = self.record.input_spec

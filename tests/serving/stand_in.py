@@ -51,7 +51,9 @@ class StandIn(Verifier):
             weights_sha256="00",
         )
 
-    def find(self, photo: Any, name: str | None = None, several: str | None = None) -> list[SeenFace]:
+    def find(
+        self, photo: Any, name: str | None = None, several: str | None = None, *, opened: bool = False
+    ) -> list[SeenFace]:
         self.looking += 1
         if photo.width == NO_FACE:
             raise NoDecision(f"No face was found on {name}: use another.", "no_face")

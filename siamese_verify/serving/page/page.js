@@ -386,6 +386,8 @@ function draw() {
   if (scale) {
     const density = (hill, score) => Math.exp(-(((score - hill.centre) / hill.spread) ** 2) / 2) / hill.spread;
     const most = Math.max(1 / scale.strangers.spread, 1 / scale.genuine.spread);
+    const taken = []; // places of labels
+    const near = (place) => taken.some((other) => Math.abs(place - other) < 80);
     for (const [kind, hill, word] of [["strangers", scale.strangers, "strangers"], ["one", scale.genuine, "one person"]]) {
       let path = `M${x(low)} ${base}`;
       for (let step = 0; step <= 160; step += 1) {
@@ -393,10 +395,11 @@ function draw() {
         path += `L${x(score).toFixed(1)} ${(base - (density(hill, score) / most) * (base - top)).toFixed(1)}`;
       }
       parts.push(make("path", { class: `hill ${kind}`, d: `${path}L${x(1)} ${base}Z` }));
-      const free = (place) => place > 40 && place < width - 44 && Math.abs(place - x(last.score)) > 44 && Math.abs(place - x(last.threshold ?? 2)) > 44;
+      const free = (place) => place > 40 && place < width - 44 && Math.abs(place - x(last.score)) > 44 && Math.abs(place - x(last.threshold ?? 2)) > 44 && !near(place);
       const places = [0, 50, -50, 80, -80, 110, -110].map((shift) => x(hill.centre) + shift);
       const at = places.find(free) ?? Math.min(width - 44, Math.max(40, x(hill.centre)));
-      labels.push(make("text", { class: kind, x: at, y: base - 10, "text-anchor": "middle" }, word));
+      labels.push(make("text", { class: kind, x: at, y: base - (near(at) ? 28 : 10), "text-anchor": "middle" }, word));
+      taken.push(at);
     }
   }
   parts.push(make("line", { class: "axis", x1: x(low), x2: x(1), y1: base, y2: base }));
