@@ -147,7 +147,10 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
         published=read_published(cfg.published) if cfg.published else [],
     )
     write_whole(folder / "report" / "scores.csv", Path(str(cfg.scores)).read_bytes())  # for `compare`
-    print(f"EER {report.eer:.2%}, AUC {report.auc:.4f}. Report: {page}")
+    known = report.intervals.get("eer") if report.intervals else None
+    interval = f" ({known.low:.2%} to {known.high:.2%})" if known else ""
+    few = "" if given.identities is not None else " Without identities nothing tells how far they would move."
+    print(f"EER {report.eer:.2%}{interval}, AUC {report.auc:.4f}, {report.pairs:,} pairs.{few} Report: {page}")
     remedy = "replace each number of the column score by its negative"
     if hint := inverted_hint(report.auc, report.eer, remedy):
         print(hint)

@@ -73,20 +73,22 @@ class Result:
     model: FaceModel | None = None
 
     def row(self) -> dict[str, Any]:
-        """Figures for a table, in per cent."""
+        """Figures for a table: numbers, and rates as `{"rate": ...}` with what is known of their error."""
         report = self.report
-        row = {
+        tar = next(point for point in report.operating_points if point.target == 0.01)
+        eer = report.intervals.get("eer") if report.intervals else None
+        row: dict[str, Any] = {
             "model": self.name,
-            "EER": f"{report.eer:.2%}",
-            "AUC": f"{report.auc:.4f}",
-            "TAR@FAR=1%": next(f"{point.tar:.2%}" for point in report.operating_points if point.target == 0.01),
+            "EER": {"rate": report.eer, **(eer._asdict() if eer else {})},
+            "AUC": round(report.auc, 4),
+            "TAR@FAR=1%": {"rate": tar.tar, "insufficient": tar.insufficient},
         }
         if report.identification:
-            row["rank-1"] = f"{report.identification.cmc[1]:.2%}"
+            row["rank-1"] = {"rate": report.identification.cmc[1]}
         if report.kfold:
-            row["accuracy"] = f"{report.kfold.mean:.2%} +- {report.kfold.standard_error:.2%}"
+            row["accuracy"] = {"rate": report.kfold.mean, "standard_error": report.kfold.standard_error}
         elif report.at_threshold:
-            row["balanced accuracy"] = f"{report.at_threshold.balanced_accuracy:.2%}"
+            row["balanced accuracy"] = {"rate": report.at_threshold.balanced_accuracy}
         return row
 
 
@@ -263,15 +265,19 @@ def save_scores(folder: Path, result: Result) -> None:
 
 def print_results(results: Sequence[Result], folder: Path) -> None:
     """Print a table, and where the rest lies."""
+    from siamese_verify.evaluation.pages.page import number
+
     table = Table(title=escape(printable(results[0].protocol.name)))
     rows = [result.row() for result in results]
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
         table.add_column(name, justify="left" if name == "model" else "right")
     for row in rows:
-        table.add_row(*(escape(printable(row.get(name, ""))) for name in names))
+        table.add_row(*(escape(printable(number(row.get(name, "")))) for name in names))
     console = Console()
     console.print(table)
+    if any(row["TAR@FAR=1%"]["insufficient"] for row in rows):
+        console.print("* Fewer than ten impostors decide it: a rough guess.")
     for result in results:
         if result.report.hint:
             console.print(printable(f"{result.name}: {result.report.hint}"), soft_wrap=True, markup=False)

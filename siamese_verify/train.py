@@ -153,8 +153,12 @@ def train(cfg: DictConfig, folder: Path) -> float:
     record["tested people"] = f"trained on in part: {leak}" if leak else "held out from training"
     record["configuration"] = configuration
     if trainer.is_global_zero:  # one process writes
-        write_whole(folder / "run.json", json.dumps(record, indent=1).encode())
-        save_people(folder, data.seen, protocol)
+
+        def write_record() -> None:
+            write_whole(folder / "run.json", json.dumps(record, indent=1).encode())
+            save_people(folder, data.seen, protocol)
+
+        trainer.callbacks.append(pl.callbacks.LambdaCallback(on_train_start=lambda *_: write_record()))  # type: ignore[attr-defined]
         data.cropper.save_account(folder)
         if data.cropper.damaged:
             print(f"{len(data.cropper.damaged)} damaged photos were left out: {folder / 'skipped.csv'} lists them.")

@@ -34,7 +34,10 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
     folder = file.parent if root is None else Path(root)
     outside = [one for one in dict.fromkeys([*columns["a"], *columns["b"]]) if _leaves(one)]
     if outside:
-        raise InputError(f"{len(outside)} paths in {path} lead out of {folder}, the first: {outside[0]!r}.")
+        raise InputError(
+            f"{len(outside)} paths in {path} are absolute or lead out of {folder}, the first: {outside[0]!r}: write "
+            "them relative to it."
+        )
     # One photo may be written as x.jpg and ./x.jpg, and would be two strangers.
     paths = [PurePosixPath(one).as_posix() for column in ("a", "b") for one in columns[column]]
     names, rows = np.unique(paths, return_inverse=True)

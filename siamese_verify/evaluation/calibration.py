@@ -65,7 +65,7 @@ class Calibration:
             InputError: the prior is no such share.
         """
         if not 0 < prior < 1:
-            raise InputError(f"A prior probability of {prior} decides before looking: give one between 0 and 1.")
+            raise InputError(f"A prior probability lies between 0 and 1, got {prior}: give the share of genuine pairs.")
         odds = self.log_likelihood_ratio(scores) + math.log(prior) - math.log1p(-prior)
         return np.asarray(0.5 * (1 + np.tanh(odds / 2)))
 

@@ -67,7 +67,7 @@ def open_photo(
             over, it has more than `MAX_BYTES` or would cost more to decode than any photo, or it is HEIC and the
             package for it is not installed.
     """
-    name = name or (str(source) if isinstance(source, str | Path) else "the photo")
+    name = name or (str(source) if isinstance(source, str | Path) else "the photo") or "''"
     try:
         if isinstance(source, np.ndarray):
             source = _from_array(source, name)
@@ -143,12 +143,16 @@ def _content(source: str | Path | bytes | bytearray | memoryview | BinaryIO, nam
 
 def _read(file: IO[bytes], name: str) -> bytes:
     """Read a file from where it stands, and go back there if it can: the photo may be opened again, to be drawn."""
+    if getattr(file, "closed", False):
+        raise InputError(f"{name} is a closed file: give it while it is open, or its path.")
     start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
     parts: list[bytes] = []
     left = MAX_BYTES + 1
     while left > 0:
         try:
             part = file.read(left)
+        except UnicodeDecodeError:
+            raise InputError(f'{name} is a file that gives text: open it with mode "rb".') from None
         except (OSError, ValueError) as error:
             raise InputError(f"{name} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from None
         if not isinstance(part, bytes | bytearray | memoryview | None):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation import Strangers
 
 
-RATES = (1e-3, 1e-2, 1e-1)  # of a search, of which the strictest that was measured well is taken
+RATES = (1e-3, 1e-2)  # of a search, of which the strictest that was measured well is taken
 
 
 class SearchThreshold(NamedTuple):

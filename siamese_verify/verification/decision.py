@@ -157,7 +157,7 @@ def check_prior(record: ModelRecord, prior: float | None) -> None:
     if prior is None:
         return
     if not 0 < prior < 1:
-        raise InputError(f"A prior probability of {prior} decides before looking: give one between 0 and 1.")
+        raise InputError(f"A prior probability lies between 0 and 1, got {prior}: give the share of genuine pairs.")
     if record.meaning is None:
         raise InputError(
             f"The model {record.name} was never calibrated, so no prior leads to a probability: leave it out, or "

@@ -36,6 +36,8 @@ def bundle_folder(name: str | Path) -> Path | None:
         raise InputError(f"The run {name} has no bundle, it did not finish: give {path / 'checkpoints' / 'best.ckpt'}.")
     if (path / MANIFEST).is_file() or (path / WEIGHTS).is_file():
         return path
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{name} is a pipe or a device, no model: give a bundle folder or a checkpoint.")
     raise InputError(f"There is no model {name}: give {', '.join(PRETRAINED)}, a bundle folder or a checkpoint.")
 
 

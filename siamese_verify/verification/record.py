@@ -16,6 +16,7 @@ from siamese_verify.types import InputSpec
 PRETRAINED = ("casia-webface", "vggface2")  # names of facenet-pytorch's weights
 LICENCE = "of facenet-pytorch (MIT), trained on data that is for research only"
 DEFAULT_FAR = 1e-3  # one stranger in a thousand
+LOOSEST_FAR = 1e-2  # that anybody gets without asking for it
 Range = tuple[float | None, float | None]
 
 
@@ -79,7 +80,8 @@ class ModelRecord:
 
         Args:
             far: one of those measured; by default `DEFAULT_FAR` where enough impostors and people stand behind it, else
-                the strictest of which that is true, else the loosest.
+                the strictest of which that is true, but none looser than `LOOSEST_FAR`: where even that one is not
+                known well, a decision at it is inconclusive.
 
         Raises:
             InputError: none was measured, or not this one.
@@ -90,7 +92,9 @@ class ModelRecord:
         if far is None:
             enough = [point for point in by_far if not point.insufficient and self._shows(point.target)]
             usual = [point for point in enough if math.isclose(point.target, DEFAULT_FAR)]
-            return (usual or enough or by_far[-1:])[0]
+            strict = [point for point in enough if point.target <= LOOSEST_FAR * (1 + 1e-9)]
+            nearest = min(by_far, key=lambda point: abs(math.log(max(point.target, 1e-9) / LOOSEST_FAR)))
+            return (usual or strict or [nearest])[0]
         for point in by_far:
             if abs(point.target - far) <= 1e-9 * far:
                 return point

@@ -246,6 +246,8 @@ class Verifier:
         """
         if on_error not in ("raise", "skip"):
             raise InputError(f"on_error is 'raise' or 'skip', got {on_error!r}.")
+        if isinstance(photos, str | bytes | Path):
+            raise InputError(f"embed takes a list of photos, got one {type(photos).__name__}: write [photo].")
         several: Several = "refuse" if self.several == "any" else self.several
         parts = [np.empty((0, self.record.dimension), dtype=np.float32)]
         rows: list[int] = []

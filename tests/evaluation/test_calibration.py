@@ -104,7 +104,7 @@ def test_a_prior_moves_the_odds() -> None:
     assert found.probability([0.5], 0.5)[0] == pytest.approx(1 / (1 + math.exp(-1)))
     with pytest.raises(TypeError, match="prior"):
         found.probability(0.0)  # type: ignore[call-arg]
-    with pytest.raises(InputError, match="prior probability of 1 decides before"):
+    with pytest.raises(InputError, match="prior probability lies between 0 and 1, got 1"):
         found.probability(0.0, prior=1)
 
 

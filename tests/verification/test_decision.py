@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Calibration, OperatingPoint, ScoreMeaning, Strangers, calibrate
+from siamese_verify.evaluation import Calibration, Interval, OperatingPoint, ScoreMeaning, Strangers, calibrate
 from siamese_verify.evaluation.calibration import limited
 from siamese_verify.faces import Quality
 from siamese_verify.types import Crop, InputSpec
@@ -270,3 +270,14 @@ def test_the_best_of_several_pairs_is_less_rare(record: ModelRecord) -> None:
     own = decide(record, 0.5, threshold=0.4, comparisons=9, forced=True)
     assert own.threshold == 0.4
     assert "your threshold does not allow for that" in own.warnings[0]
+
+
+def test_no_rate_above_one_per_cent_is_taken_unasked() -> None:
+    points = (OperatingPoint(0.1, 0.1, 0.9, 0.2, False, 400, 40), OperatingPoint(0.01, 0.01, 0.5, 0.6, True, 400, 4))
+    known = (None, Interval(0.05, 0.2), Interval(0, 0.06), Interval(0, 0.05))
+    tail = Strangers((0.1, 0.2, 0.6, 0.7), (200, 40, 4, 0), 400, known)
+    meaning = ScoreMeaning(Calibration("logistic", (0.0, 1.0), (-3.0, 3.0), 40, 400), tail)
+    record = ModelRecord("few", {}, InputSpec(4, crop=Crop("whole")), 16, points, meaning=meaning)
+    assert record.operating_point().target == 0.01
+    assert decide(record, 0.9).same is None
+    assert decide(record, 0.9, far=0.1).same is True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from siamese_verify.evaluation.crossing import crossing_of
 from siamese_verify.evaluation.thinning import thinned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike
     from PIL.Image import Image
@@ -51,7 +52,16 @@ def percent(rate: float, digits: int = 2) -> str:
 
 
 def number(value: Any) -> str:
-    """Write a number for people; what is no float is shown as it is."""
+    """Write a number for people; what is no float is shown as it is.
+
+    A mapping with a `rate` is written in per cent, with its interval (`low`, `high`), its `standard_error`, or a star
+    if it is `insufficient`.
+    """
+    if isinstance(value, Mapping) and "rate" in value:
+        text = f"{value['rate']:.2%}" + ("*" if value.get("insufficient") else "")
+        if value.get("standard_error") is not None:
+            text += f" +- {value['standard_error']:.2%}"
+        return text + (f" ({value['low']:.2%} to {value['high']:.2%})" if value.get("high") is not None else "")
     if isinstance(value, float):
         return f"{value:.5g}" if math.isfinite(value) else ("∞" if value > 0 else "-∞")
     if isinstance(value, bool):
