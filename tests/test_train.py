@@ -482,6 +482,7 @@ def test_a_finished_run_is_not_stretched_under_its_schedule(
     last = tiny_run / "checkpoints" / "last.ckpt"
     with pytest.raises(InputError, match=r"planned for .* its schedule cannot be stretched"):
         trained(tmp_path / "run", *tiny, *small_batches, f"ckpt_path='{last}'", "trainer.max_epochs=9")
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 @pytest.mark.slow
