@@ -99,6 +99,7 @@ class Guard:
                 await self._refuse(problem, status, guarded_send)
             except asyncio.CancelledError:  # the server is told to end, and waited long enough
                 await self._refuse(ending(), status, guarded_send)
+                raise
             except Exception as error:
                 log_failure(error)
                 detail = "The server made a mistake, which is in its log: try again, or tell whoever runs it."

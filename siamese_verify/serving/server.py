@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -64,6 +65,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Whether a record of a log tells of anything but a request that was cancelled."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 def listen(settings: Settings) -> socket.socket:
     """Bind and listen, so that a port in use is said before a model is loaded.
 
@@ -104,6 +110,7 @@ def run(
         Exit status: 0, or 1 when the workers were stuck.
     """
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it quotes bytes of what is sent
+    logging.getLogger("uvicorn.error").addFilter(is_no_cancellation)  # which was answered, and is no failure
     config = uvicorn.Config(
         app,
         http=timed_protocol(settings.header_seconds, Connections(most_connections(settings.connections))),

@@ -140,7 +140,7 @@ def test_two_photos_get_a_decision_in_plain_words(
     assert "stay on this machine" in page.inner_text("main")
     assert "printed photo" in page.inner_text(".notice")
     assert compare(page, photos[0], photos[0]) == "The same person"
-    assert "once in" in page.inner_text("#meaning")
+    assert "times as frequent among pairs of one person" in page.inner_text("#meaning")
     assert "score 1.000" in (page.get_attribute("#scale svg", "aria-label") or "")
     assert page.locator("#faces img").count() == 2
     assert compare(page, photos[0], photos[2]) == "Different people"

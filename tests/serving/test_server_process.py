@@ -150,6 +150,8 @@ def test_work_that_does_not_end_keeps_no_server_from_ending(start: Callable[...,
     assert server.process.wait(10) == 0  # its photo would take 20 s
     ask.join()
     assert (answers[0].status_code, answers[0].json()["reason"]) == (503, "busy")
+    assert server.process.stderr is not None
+    assert "Traceback" not in server.process.stderr.read()
 
 
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
