@@ -95,7 +95,8 @@ def test_a_score_within_the_interval_of_the_raised_threshold_is_inconclusive(
             return np.asarray(cosine * faces[0, 0] + np.sqrt(1 - cosine**2) * aside / np.linalg.norm(aside))
 
         gallery.identify_embedding(probe(0.3))
-        assert asked[-1] == pytest.approx(1e-3 / 3)
+        # At the usual rate, or at the loosest one where no rate is shown.
+        assert asked[-1] == pytest.approx((1e-2 if high > 1 else 1e-3) / 3)
         for cosine, open_end in ((0.3, False), (0.42, None), (0.55, None), (0.7, None if high > 1 else True)):
             found = gallery.identify_embedding(probe(cosine))
             assert found.found is open_end, cosine
