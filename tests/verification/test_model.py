@@ -28,9 +28,10 @@ def test_the_strictest_rate_with_enough_impostors_is_the_default() -> None:
     assert model_with(*points).record.operating_point() == points[0]
 
 
-def test_the_loosest_rate_is_the_default_where_none_has_enough_impostors() -> None:
-    points = [point(1e-2, 0.5, insufficient=True), point(1e-1, 0.3, insufficient=True)]
-    assert model_with(*points).record.operating_point() == points[1]
+@pytest.mark.parametrize("enough", [False, True])
+def test_one_per_cent_is_the_default_where_no_stricter_rate_has_enough_impostors(enough: bool) -> None:
+    points = [point(1e-2, 0.5, insufficient=True), point(1e-1, 0.3, insufficient=not enough)]
+    assert model_with(*points).record.operating_point() == points[0]
 
 
 def test_a_rate_is_found_whatever_its_rounding() -> None:
