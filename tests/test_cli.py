@@ -232,7 +232,7 @@ def test_a_pipe_in_place_of_the_network_is_not_waited_for(
     (tmp_path / "piped/model.onnx").unlink()
     os.mkfifo(tmp_path / "piped/model.onnx")
     os.mkfifo(tmp_path / "fifo")
-    for model, sentence in (("piped", "model.onnx is missing or no file"), ("fifo", "There is no model fifo")):
+    for model, sentence in (("piped", "model.onnx is missing or no file"), ("fifo", "fifo is a pipe or a device, no model")):
         ended = command("verify", *photos, "--model", model)
         assert (ended.code, sentence in ended.err) == (2, True), ended
         assert LONE.fullmatch(ended.err)
@@ -242,7 +242,7 @@ def test_a_pipe_in_place_of_the_network_is_not_waited_for(
 def test_a_prior_needs_a_calibrated_model(prior: str, command: Command, bundle: str, photos: list[str]) -> None:
     ended = command("verify", *photos, "--model", bundle, "--prior", prior)
     assert (ended.code, ended.out) == (2, "")
-    assert ("never calibrated" if prior == "0.5" else "give one between 0 and 1") in ended.err
+    assert ("never calibrated" if prior == "0.5" else "lies between 0 and 1") in ended.err
 
 
 @pytest.mark.parametrize(
