@@ -38,7 +38,7 @@ def csv_cell(text: str) -> str:
     Args:
         text: such as the name of a file or a person.
     """
-    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
+    return f"'{text}" if FORMULA.match(text) and not is_number(text) else text
 
 
 def read_csv_cell(text: str) -> str:
@@ -46,7 +46,8 @@ def read_csv_cell(text: str) -> str:
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a cell holds a number."""
     try:
         float(text)
     except ValueError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.tables import folds_of, people, read_table, truths
+from siamese_verify.tables import folds_of, is_number, people, read_table, truths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ def read_scores(path: str | Path) -> ScoreFile:
     try:
         scores = np.array(columns["score"], dtype=np.float64)
     except ValueError:
-        row = next(row for row, value in enumerate(columns["score"]) if not _is_number(value))
+        row = next(row for row, value in enumerate(columns["score"]) if not is_number(value))
         raise InputError(
             f"Line {columns.lines[row]} of {path} has {columns['score'][row]!r} as score: write a number."
         ) from None
@@ -65,11 +65,3 @@ def read_scores(path: str | Path) -> ScoreFile:
         np.array([columns["a"], columns["b"]]).T if "a" in columns and "b" in columns else None,
         columns.lines,
     )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

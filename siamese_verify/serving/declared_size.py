@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import struct
 
+from siamese_verify.faces.headers import webp_size
+
 SEGMENTS = 1024  # of a JPEG before its frame
 HEAD = 1 << 20  # bytes of a HEIC or AVIF file that are looked through
 EXTENT = re.compile(rb"ispe\0\0\0\0(.{4})(.{4})", re.DOTALL)  # of ISO/IEC 23008-12: of the picture or of its tiles
@@ -30,7 +32,10 @@ def _size(content: bytes) -> tuple[int, int]:
     if content[:2] == b"BM":
         return _unpacked("<HH" if content[14] == 12 else "<ii", content, 18)
     if content[8:12] == b"WEBP":
-        return _webp(content)
+        size = webp_size(content)
+        if not all(size):
+            raise ValueError("a damaged head")
+        return size
     if content[4:8] == b"ftyp":
         found = [_unpacked(">II", b"".join(extent), 0) for extent in EXTENT.findall(content[:HEAD])]
         return max(found, key=lambda size: size[0] * size[1])
@@ -54,15 +59,3 @@ def _jpeg(content: bytes) -> tuple[int, int]:
             return width, height
         place += 2 + struct.unpack_from(">H", content, place + 2)[0]
     raise ValueError("no frame")
-
-
-def _webp(content: bytes) -> tuple[int, int]:
-    kind = content[12:16]
-    if kind == b"VP8X":
-        (low,), (high,) = struct.unpack_from("<I", content, 24), struct.unpack_from("<I", content, 26)
-        return (low & 0xFFFFFF) + 1, (high >> 8) + 1
-    if kind == b"VP8L":
-        (bits,) = struct.unpack_from("<I", content, 21)
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = _unpacked("<HH", content, 26)
-    return width & 0x3FFF, height & 0x3FFF
