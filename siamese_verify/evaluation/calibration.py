@@ -64,8 +64,7 @@ class Calibration:
         Raises:
             InputError: the prior is no such share.
         """
-        if not 0 < prior < 1:
-            raise InputError(f"A prior probability lies between 0 and 1, got {prior}: give the share of genuine pairs.")
+        check_share(prior)
         odds = self.log_likelihood_ratio(scores) + math.log(prior) - math.log1p(-prior)
         return np.asarray(0.5 * (1 + np.tanh(odds / 2)))
 
@@ -95,6 +94,16 @@ class Calibration:
         if not (len(scores) == len(ratios) > 0 and np.isfinite([*scores, *ratios]).all() and ascending):
             raise InputError("The calibration is damaged (its knots do not ascend): measure it again.")
         return found
+
+
+def check_share(prior: float) -> None:
+    """Refuse what is no prior probability.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not 0 < prior < 1:
+        raise InputError(f"A prior probability lies between 0 and 1, got {prior}: give the share of genuine pairs.")
 
 
 def _wrong_fields(values: Mapping[str, Any]) -> dict[str, bool]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
-from siamese_verify.evaluation.operating_point import most_accepts
+from siamese_verify.evaluation.operating_point import DECISIVE_IMPOSTORS, most_accepts
 from siamese_verify.evaluation.pair_intervals import far_at
 
 if TYPE_CHECKING:
@@ -84,6 +84,19 @@ class Strangers:
         low = self.scores[min(higher[-1], place)]
         strict = [k for k, one in enumerate(self.intervals) if one and one.high <= far]
         return self.scores[place], Interval(low, self.scores[max(strict[0], place)] if strict else math.inf)
+
+    def shows(self, far: float, interval: Interval | None) -> bool:
+        """Whether the data can show a false accept rate: ten impostors or more decide it, and people bound it.
+
+        Args:
+            far: the rate.
+            interval: of its threshold, see `threshold`.
+        """
+        return self.decisive(far) and not (interval and interval.high == math.inf)
+
+    def decisive(self, far: float) -> bool:
+        """Whether ten impostors or more decide a false accept rate."""
+        return far >= DECISIVE_IMPOSTORS / self.impostors  # as a product it could round
 
     def at_most(self, score: float) -> float | None:
         """Return what share of strangers scores as high at most: the upper end of `interval`.

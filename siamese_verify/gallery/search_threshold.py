@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from siamese_verify.errors import InputError
@@ -46,33 +45,26 @@ def search_threshold(strangers: Strangers, far: float | None, templates: int) ->
     if templates < 1:
         raise InputError(f"A search among {templates} templates has no threshold: enrol somebody first.")
     if far is None:
-        far = next((rate for rate in RATES if not _insufficient(strangers, rate / templates)), RATES[-1])
+        shares = [(rate, rate / templates) for rate in RATES]
+        far = next((rate for rate, share in shares if strangers.shows(share, strangers.threshold(share)[1])), RATES[-1])
     if not 0 < far <= 0.5:
         raise InputError(f"The false accept rate of a search is {far}: give one above 0 and up to 0.5.")
-    threshold, known = strangers.threshold(far / templates)
+    share = far / templates
+    threshold, known = strangers.threshold(share)
     interval = (min(known.low, threshold), max(known.high, threshold)) if known else None
-    insufficient = _insufficient(strangers, far / templates)
+    insufficient = not strangers.shows(share, known)
     reason = ""
-    if _few(strangers, far / templates):
+    if not strangers.decisive(share):
         least = DECISIVE_IMPOSTORS * templates / strangers.impostors
         way = f"nothing stricter than {least:.2g} is" if least <= 0.5 else "no rate is for so many templates"
         reason = (
             f"A false accept rate of {far:g} for each search among {templates:,} templates asks for "
-            f"{far / templates:.2g} for each comparison, which {strangers.impostors:,} impostor pairs cannot vouch "
+            f"{share:.2g} for each comparison, which {strangers.impostors:,} impostor pairs cannot vouch "
             f"for: {way}."
         )
     elif insufficient:
         reason = (
             f"A false accept rate of {far:g} for each search among {templates:,} templates asks for "
-            f"{far / templates:.2g} for each comparison, which the people measured cannot show: ask for a looser one."
+            f"{share:.2g} for each comparison, which the people measured cannot show: ask for a looser one."
         )
     return SearchThreshold(threshold, interval, far, strangers.impostors, insufficient, reason)
-
-
-def _few(strangers: Strangers, far: float) -> bool:
-    return far < DECISIVE_IMPOSTORS / strangers.impostors  # as a product it could round
-
-
-def _insufficient(strangers: Strangers, far: float) -> bool:
-    known = strangers.threshold(far)[1]
-    return _few(strangers, far) or (known is not None and math.isinf(known.high))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreMeaning
+from siamese_verify.evaluation.calibration import check_share
 from siamese_verify.faces import Quality
 from siamese_verify.verification.record import Limit, ModelRecord, Range
 from siamese_verify.verification.result import SeenFace, Verification
@@ -89,7 +90,9 @@ def decide(
         far=limit.far,
         one_in=max(1, int(1 / (share * comparisons))) if share else None,
         log_likelihood_ratio=ratio.log if ratio else None,
-        probability=probability_of(ratio.log, prior) if ratio and prior is not None else None,
+        probability=float(meaning.calibration.probability(score, prior))
+        if meaning and ratio and prior is not None
+        else None,
         prior=prior,
         impostors=limit.impostors,
         insufficient=limit.insufficient,
@@ -156,8 +159,7 @@ def check_prior(record: ModelRecord, prior: float | None) -> None:
     check_number("prior", prior)
     if prior is None:
         return
-    if not 0 < prior < 1:
-        raise InputError(f"A prior probability lies between 0 and 1, got {prior}: give the share of genuine pairs.")
+    check_share(prior)
     if record.meaning is None:
         raise InputError(
             f"The model {record.name} was never calibrated, so no prior leads to a probability: leave it out, or "
@@ -207,12 +209,6 @@ def likelihood_of(meaning: ScoreMeaning, score: float) -> Likelihood:
     """Return the likelihood ratio of a score, which a calibration bounds where too few people were measured."""
     calibration = meaning.calibration
     return Likelihood(float(calibration.log_likelihood_ratio(score)), bool(calibration.bounded(score)))
-
-
-def probability_of(log_likelihood_ratio: float, prior: float) -> float:
-    """Return the probability of one person for a prior in (0, 1), by Bayes' rule."""
-    odds = log_likelihood_ratio + math.log(prior) - math.log1p(-prior)
-    return 0.5 * (1 + math.tanh(odds / 2))
 
 
 def complaints(quality: Quality, ranges: Mapping[str, Range]) -> list[str]:

@@ -6,10 +6,11 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import DECISIVE_IMPOSTORS, OperatingPoint, ScoreMeaning
+from siamese_verify.evaluation import OperatingPoint, ScoreMeaning
 from siamese_verify.faces import alignment_name
 from siamese_verify.types import InputSpec
 
@@ -90,11 +91,7 @@ class ModelRecord:
             raise self._unmeasured()
         by_far = sorted(self.operating_points, key=lambda point: point.target)
         if far is None:
-            enough = [point for point in by_far if not point.insufficient and self._shows(point.target)]
-            usual = [point for point in enough if math.isclose(point.target, DEFAULT_FAR)]
-            strict = [point for point in enough if point.target <= LOOSEST_FAR * (1 + 1e-9)]
-            nearest = min(by_far, key=lambda point: abs(math.log(max(point.target, 1e-9) / LOOSEST_FAR)))
-            return (usual or strict or [nearest])[0]
+            return self._default_point
         for point in by_far:
             if abs(point.target - far) <= 1e-9 * far:
                 return point
@@ -134,8 +131,18 @@ class ModelRecord:
             min(1.0, rate * comparisons),
             (min(interval.low, threshold), max(interval.high, threshold)) if interval else None,
             strangers.impostors,
-            share < DECISIVE_IMPOSTORS / strangers.impostors or (interval is not None and interval.high == math.inf),
+            not strangers.shows(share, interval),
         )
+
+    @cached_property
+    def _default_point(self) -> OperatingPoint:
+        """See `operating_point`; found once, as tables ask for each of their pairs."""
+        by_far = sorted(self.operating_points, key=lambda point: point.target)
+        enough = [point for point in by_far if not point.insufficient and self._shows(point.target)]
+        usual = [point for point in enough if math.isclose(point.target, DEFAULT_FAR)]
+        strict = [point for point in enough if point.target <= LOOSEST_FAR * (1 + 1e-9)]
+        nearest = min(by_far, key=lambda point: abs(math.log(max(point.target, 1e-9) / LOOSEST_FAR)))
+        return (usual or strict or [nearest])[0]
 
     def _shows(self, far: float) -> bool:
         """Nothing speaks against the data being able to show a false accept rate."""
