@@ -73,10 +73,8 @@ class Identification:
         `reason` and `detail` say why there is no decision, see `Verification.to_dict`.
         """
 
+        from siamese_verify.evaluation.report import plain
         from siamese_verify.verification.result import INCONCLUSIVE  # late: it loads Pillow
-
-        def finite(value: float) -> float | None:
-            return value if math.isfinite(value) else None
 
         return {
             "found": self.found,
@@ -84,8 +82,8 @@ class Identification:
             "detail": " ".join(self.reasons) if self.found is None else None,
             "name": self.name,
             "score": self.score,
-            "threshold": finite(self.threshold),
-            "threshold_interval": [finite(end) for end in self.threshold_interval] if self.threshold_interval else None,
+            "threshold": plain(self.threshold),
+            "threshold_interval": plain(self.threshold_interval and [*self.threshold_interval]),
             "far": self.far,
             "candidates": [candidate._asdict() for candidate in self.candidates],
             "searched": self.searched,

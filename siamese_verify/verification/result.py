@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.report import plain
 from siamese_verify.faces import Quality
 
 Reason = Literal["unreadable_photo", "no_face", "several_faces", "refused"]
@@ -142,17 +142,13 @@ class Verification:
         None where there is one.
         """
 
-        def finite(value: float) -> float | None:
-            return value if math.isfinite(value) else None
-
-        interval = self.threshold_interval
         return {
             "same": self.same,
             "reason": INCONCLUSIVE if self.same is None else None,
             "detail": " ".join(self.reasons) if self.same is None else None,
             "score": self.score,
-            "threshold": finite(self.threshold),
-            "threshold_interval": [finite(end) for end in interval] if interval else None,
+            "threshold": plain(self.threshold),
+            "threshold_interval": plain(self.threshold_interval and [*self.threshold_interval]),
             "far": self.far,
             "one_in": self.one_in,
             "log_likelihood_ratio": self.log_likelihood_ratio,

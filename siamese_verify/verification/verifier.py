@@ -364,10 +364,8 @@ def _as_shown(face: SeenFace, scale: int) -> SeenFace:
     """The face with its places in a photo that was reduced by `scale`."""
     if face.box is None or face.landmarks is None or scale == 1:
         return face
-    left, top, right, bottom = (end / scale for end in face.box)
-    return replace(
-        face, box=(left, top, right, bottom), landmarks=tuple((x / scale, y / scale) for x, y in face.landmarks)
-    )
+    shown = Face(face.box, 1.0, face.landmarks).placed(1 / scale)
+    return replace(face, box=shown.box, landmarks=shown.landmarks)
 
 
 _decide = decide  # by another name inside the class, whose arguments and method are called the same
