@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -291,11 +292,12 @@ def _same_files(photos: Photos, rows: np.ndarray, tested: Photos) -> list[int]:
     if not wanted:
         return []
     any_size = UNKNOWN in wanted
-    candidates = [
+    possible = (
         int(row)
         for row in rows
         if (size := _size(photos, int(row))) is not None and (any_size or size == UNKNOWN or size in wanted)
-    ]
+    )
+    candidates = list(islice(possible, MOST_READ + 1))  # of millions no more are looked at than it takes to give up
     if len(candidates) > MOST_READ:
         return []
     known: dict[bytes, list[int]] = {}
