@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 import numpy as np
 import torch
 from hydra.utils import instantiate
@@ -14,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.data import FaceCropper, Protocol, Seen, refuse_leak
 from siamese_verify.encoders import MirroredEncoder
-from siamese_verify.entry import CONF, composed, explained, set_threads, versions
+from siamese_verify.entry import configured, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
@@ -83,10 +82,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     return centred
 
 
-@explained
-@composed("center")
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="center")
-@explained
+@configured("center")
 def main(cfg: DictConfig) -> None:
     """Entry point."""
     center(cfg, Path(cfg.output))

@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from siamese_verify.errors import InputError, printable
 from siamese_verify.files import FULL
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -164,24 +167,28 @@ def git_commit() -> str:
     return commit + ("+" if status else "")
 
 
-def composed(name: str) -> Callable[[Callable[[], R]], Callable[[], R]]:
-    """Decorate `hydra.main`: end on a configuration that cannot be composed with one sentence and status 2.
+def configured(name: str) -> Callable[[Callable[[DictConfig], R]], Callable[[], R]]:
+    """Decorate the work of a command: Hydra composes what it is given, and a user's mistake ends with one sentence.
 
     Args:
         name: of the configuration.
     """
+    import hydra
 
-    def decorate(main: Callable[[], R]) -> Callable[[], R]:
-        @functools.wraps(main)
+    def decorate(main: Callable[[DictConfig], R]) -> Callable[[], R]:
+        # Inside as well: there the configuration is known, and a missing setting is named as users set it.
+        compose_and_run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(explained(main))
+
+        @explained
         def run() -> R:
             try:
-                return main()
+                result: R = compose_and_run()
             except Exception as error:
-                if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf"):
+                if _library(error) not in ("hydra", "omegaconf"):
                     raise
                 overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-                print(f"siamese-verify: {printable(override_mistake(error, name, overrides))}", file=sys.stderr)
-                raise SystemExit(2) from None
+                raise InputError(override_mistake(error, name, overrides)) from None
+            return result
 
         return run
 

@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from siamese_verify.data import FaceCropper, HeldOutShare, Protocol, read_past_run, refuse_leak
-from siamese_verify.entry import CONF, composed, explained, set_threads, versions
+from siamese_verify.entry import configured, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
     TARGETS,
@@ -180,10 +179,7 @@ def record_of(cfg: DictConfig) -> dict[str, Any]:
     return {"versions": versions(), "configuration": configuration}
 
 
-@explained
-@composed("evaluate")
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
-@explained
+@configured("evaluate")
 def main(cfg: DictConfig) -> float:
     """Entry point."""
     return evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from siamese_verify.data import IMAGE_FOLDERS, Alignment, Preparation, fetch_lfw, prepare_faces, unpack_once
 from siamese_verify.data.preparation import OUTCOMES
-from siamese_verify.entry import CONF, composed, explained, versions
+from siamese_verify.entry import configured, versions
 from siamese_verify.errors import InputError, printable
 from siamese_verify.types import InputSpec, Photos
 from siamese_verify.values import check_values
@@ -75,10 +74,7 @@ def print_outcomes(found: Preparation, output: Path) -> None:
     console.print(f"To train on: siamese-verify train data=prepared data.root={output}", soft_wrap=True, markup=False)
 
 
-@explained
-@composed("prepare")
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="prepare")
-@explained
+@configured("prepare")
 def main(cfg: DictConfig) -> None:
     """Entry point."""
     prepare(cfg)

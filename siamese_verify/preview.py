@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-import hydra
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from siamese_verify.data import Cell, FaceDataModule, HeldOutShare, contact_sheet, identity_name, in_rows, save_sheet
-from siamese_verify.entry import CONF, composed, explained
+from siamese_verify.entry import configured
 from siamese_verify.types import FaceBatch, Pairs, Triplets
 from siamese_verify.values import check_values
 
@@ -82,10 +81,7 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
-@explained
-@composed("preview")
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="preview")
-@explained
+@configured("preview")
 def main(cfg: DictConfig) -> None:
     """Entry point."""
     preview(cfg)

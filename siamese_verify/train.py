@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -29,7 +28,7 @@ from siamese_verify.data import (
     refuse_leak,
     save_people,
 )
-from siamese_verify.entry import CONF, composed, explained, making, set_threads, versions
+from siamese_verify.entry import configured, explained, making, set_threads, versions
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
@@ -196,10 +195,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     return result.report.eer
 
 
-@explained
-@composed("train")
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-@explained
+@configured("train")
 def main(cfg: DictConfig) -> float:
     """Entry point."""
     return train(cfg, Path(HydraConfig.get().runtime.output_dir))

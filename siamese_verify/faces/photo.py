@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -186,10 +187,8 @@ def _decoded(content: bytes, name: str, max_pixels: int, formats: Collection[str
         if kind == "JPEG" and factor > 1:
             image.draft(None, (image.width // factor, image.height // factor))
         _check_memory(image.size, image.mode, content, found.kept, name, max_pixels)
-        if image.width * image.height * 4 + found.kept > MEMORY // 16:
-            with LARGE:
-                photo = _pixels(image, content, kind, factor, name)
-        else:
+        large = image.width * image.height * 4 + found.kept > MEMORY // 16
+        with LARGE if large else nullcontext():
             photo = _pixels(image, content, kind, factor, name)
     return _finished(oriented(photo, found.orientation), factor)
 
