@@ -37,7 +37,7 @@ ROWS, PEOPLE = 17_000_000, 360_000
 
 def write_faces(folder: Path, people: int, photos: int) -> int:
     """A folder for each person and the same as a `.rec`; how many."""
-    from siamese_verify.data import SyntheticFaces
+    from siamese_verify.datasets import SyntheticFaces
 
     faces = SyntheticFaces(people, photos, SIZE)
     place, lines = 0, []
@@ -75,15 +75,10 @@ def peer_loader(folder: Path) -> Iterator[Any]:
 
 
 def our_loader(folder: Path, record: bool) -> Iterator[Any]:
-    from siamese_verify.data import (
-        FaceAugmentation,
-        FaceDataset,
-        FacesOnDisk,
-        FolderPhotos,
-        ImageSampler,
-        RecordPhotos,
-    )
-    from siamese_verify.types import Crop, InputSpec
+    from siamese_verify.data import FaceAugmentation, FaceDataset, FacesOnDisk
+    from siamese_verify.datasets import FolderPhotos, RecordPhotos
+    from siamese_verify.samplers import ImageSampler
+    from siamese_verify.structures import Crop, InputSpec
 
     photos = RecordPhotos(folder / "rec") if record else FolderPhotos(folder / "jpeg")
     faces = FacesOnDisk(photos, np.arange(len(photos)), InputSpec(SIZE, crop=Crop("whole")))
@@ -144,7 +139,7 @@ def make_rows(folder: Path) -> Path:
     """The index of a set of 17 million photos, identities of very different sizes."""
     import pyarrow as pa
 
-    from siamese_verify.data.index import FaceIndex, save_index
+    from siamese_verify.datasets.index import FaceIndex, save_index
 
     generator = np.random.default_rng(0)
     sizes = generator.zipf(1.7, PEOPLE).clip(max=2000).astype(float)
@@ -169,9 +164,9 @@ def make_rows(folder: Path) -> Path:
 
 def look_at_index(file: Path) -> None:
     """Open the index in this process, which has done nothing else, and draw from it."""
-    from siamese_verify.data.files import IndexedPhotos
-    from siamese_verify.data.index import open_index
-    from siamese_verify.mining import IdentityBatchSampler
+    from siamese_verify.datasets.folder import IndexedPhotos
+    from siamese_verify.datasets.index import open_index
+    from siamese_verify.samplers import IdentityBatchSampler
 
     before = memory()[0]
     start = time.perf_counter()
@@ -212,8 +207,10 @@ def index() -> None:
 def prepare(lfw: Path, repetitions: int, photos: int) -> None:
     from facenet_pytorch import MTCNN
 
-    from siamese_verify.data import Alignment, AllOfLFW, FilePhotos, prepare_faces
-    from siamese_verify.types import Crop, InputSpec
+    from siamese_verify.datasets import AllOfLFW, FilePhotos
+    from siamese_verify.faces import Alignment
+    from siamese_verify.preparation import prepare_faces
+    from siamese_verify.structures import Crop, InputSpec
 
     everything = AllOfLFW(lfw)
     chosen = np.random.default_rng(0).permutation(len(everything))[:photos]

@@ -32,10 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese_verify.gallery import Gallery, GalleryKey, GalleryModel
-from siamese_verify.gallery.approximate import ApproximateIndex
-from siamese_verify.gallery.change import Change
-from siamese_verify.gallery.person import Person, now
-from siamese_verify.gallery.templates import Templates
+from siamese_verify.gallery.enrolled_people import Person, now
+from siamese_verify.gallery.store import Change
+from siamese_verify.gallery.template_search import ApproximateIndex, Templates
 
 DIMENSION = 512
 CHUNK = 20_000

@@ -50,7 +50,7 @@ def embeddings(size: int) -> Tensor:
 
 
 def ours(rows: Tensor) -> Tensor:
-    from siamese_verify.mining.neighbours import nearest_directions
+    from siamese_verify.pairwise.neighbors import nearest_directions
 
     return nearest_directions(rows, rows, COUNT, torch.arange(len(rows)))
 

@@ -38,9 +38,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from siamese_verify.evaluation.pages.palette import LIGHT
+from siamese_verify.evaluation.pages.figures import LIGHT
 from siamese_verify.losses import ContrastiveLoss, NTXentLoss, SupConLoss, TripletLoss
-from siamese_verify.mining import BatchHard, SemiHard
+from siamese_verify.miners import BatchHard, SemiHard
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 

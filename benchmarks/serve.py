@@ -110,11 +110,11 @@ def make_tiny(folder: str) -> str:
     import torch
 
     from siamese_verify.encoders import SmallResNet
-    from siamese_verify.types import Crop
-    from siamese_verify.verification import FaceModel, save_bundle
+    from siamese_verify.models import FaceModel, save_bundle
+    from siamese_verify.structures import Crop
 
     torch.manual_seed(0)
-    crop = {"_target_": "siamese_verify.types.Crop", "kind": "whole"}
+    crop = {"_target_": "siamese_verify.structures.Crop", "kind": "whole"}
     target = "siamese_verify.encoders.SmallResNet"
     configuration = {"_target_": target, "size": 64, "width": 16, "dimension": 64, "crop": crop}
     encoder = SmallResNet(size=64, width=16, dimension=64, crop=Crop("whole"))
@@ -126,7 +126,7 @@ def limit(model: str, threads: int, seconds: float) -> float:
     """Decisions a second of the verifier itself."""
     import threading
 
-    from siamese_verify import Verifier
+    from siamese_verify.verification import Verifier
 
     verifier, (a, b) = Verifier.load(model), photos()
     verifier.verify(a, b, threshold=0.5)
@@ -158,7 +158,7 @@ def in_process(function: str, *arguments: object) -> str:
 @contextmanager
 def served(model: str, log: Path) -> Iterator[tuple[str, int]]:
     """The server, as a user starts it, but for its rate limit."""
-    command = [sys.executable, "-m", "siamese_verify.cli", "serve", "--model", model, "--port", "0", "--rate", "0"]
+    command = [sys.executable, "-m", "siamese_verify.cli.main", "serve", "--model", model, "--port", "0", "--rate", "0"]
     with log.open("w") as lines:
         process = subprocess.Popen(
             [*command, "--in-flight", str(IN_FLIGHT)], stdout=subprocess.PIPE, stderr=lines, text=True

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from siamese_verify.data import SyntheticFaces
+from siamese_verify.datasets import SyntheticFaces
 
 PEOPLE, PHOTOS = 40, 10
 

@@ -23,9 +23,10 @@ from torchvision.transforms import v2
 from siamese_verify.data import EachImage, FaceDataset, FacesInMemory
 from siamese_verify.encoders import SmallResNet
 from siamese_verify.losses import TripletLoss
-from siamese_verify.mining import IdentityBatchSampler, SemiHard
+from siamese_verify.miners import SemiHard
+from siamese_verify.samplers import IdentityBatchSampler
+from siamese_verify.structures import Crop, FaceBatch
 from siamese_verify.training import VerificationModule
-from siamese_verify.types import Crop, FaceBatch
 
 PEOPLE, PHOTOS = 32, 4
 

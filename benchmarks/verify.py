@@ -115,9 +115,9 @@ def embedding(repetitions: int) -> None:
     from facenet_pytorch import InceptionResnetV1
 
     from siamese_verify.encoders import MobileFaceNet
+    from siamese_verify.models.export import network_of
+    from siamese_verify.models.onnx_engine import OnnxEngine, embed_crops
     from siamese_verify.verification import Verifier
-    from siamese_verify.verification.engine import OnnxEngine, embed_crops
-    from siamese_verify.verification.export import network_of
 
     verifier = Verifier.load("casia-webface")
     mobile = OnnxEngine(network_of(MobileFaceNet().eval()), "mobilefacenet")

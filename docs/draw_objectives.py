@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from siamese_verify import losses, mining
-from siamese_verify.evaluation.pages.palette import LIGHT
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify import losses, miners
+from siamese_verify.evaluation.pages.figures import LIGHT
+from siamese_verify.structures import Pairs, Triplets
 
 SOLID, DASHED, DOTTED = "-", "--", ":"
 STRANGERS = 15  # negatives of an anchor beside the one that moves, at cosine 0
@@ -167,25 +167,25 @@ def draw_miners() -> Figure:
     rows = torch.nn.functional.normalize(torch.randn(24, 8, generator=generator)).repeat_interleave(3, dim=0)
     rows = torch.nn.functional.normalize(rows + 0.28 * torch.randn(rows.shape, generator=generator))
     distance = (rows - rows[0]).norm(dim=1).numpy()
-    miners: dict[str, Callable[[Tensor, Tensor], Pairs | Triplets]] = {
-        "AllPairs, AllTriplets": mining.AllTriplets(),
-        "BatchHard": mining.BatchHard(),
-        f"SemiHard, margin {BAND:g}": mining.SemiHard(BAND),
-        f"DistanceWeighted, {DRAWS} draws": mining.DistanceWeighted(),
-        "HardPairs, ratio 1": mining.HardPairs(),
+    strategies: dict[str, Callable[[Tensor, Tensor], Pairs | Triplets]] = {
+        "AllPairs, AllTriplets": miners.AllTriplets(),
+        "BatchHard": miners.BatchHard(),
+        f"SemiHard, margin {BAND:g}": miners.SemiHard(BAND),
+        f"DistanceWeighted, {DRAWS} draws": miners.DistanceWeighted(),
+        "HardPairs, ratio 1": miners.HardPairs(),
     }
     figure = Figure(figsize=(5, 5.6), dpi=150, facecolor=LIGHT.ground)
     axes = figure.add_subplot()
-    for row, (name, miner) in enumerate(miners.items()):
+    for row, (name, miner) in enumerate(strategies.items()):
         axes.text(0, row - 0.3, name, color=LIGHT.ink, fontsize=12)
-        draws = range(DRAWS if isinstance(miner, mining.DistanceWeighted) else 1)
+        draws = range(DRAWS if isinstance(miner, miners.DistanceWeighted) else 1)
         times = torch.stack([partners(miner(rows, labels)).bincount(minlength=len(rows)) for _ in draws])
         share = (times > 0).double().mean(dim=0).numpy()
         for kind, colour, height in ((slice(1, 3), LIGHT.genuine, row), (slice(3, None), LIGHT.impostor, row + 0.25)):
             places = distance[kind], np.full_like(distance[kind], height)
             axes.scatter(*places, s=16, facecolors=LIGHT.ground, edgecolors=colour, linewidths=0.7)
             axes.scatter(*places, s=65 * share[kind] / share[kind].max(), color=colour, linewidths=0)
-        for place in distance[1:3] if isinstance(miner, mining.SemiHard) else ():
+        for place in distance[1:3] if isinstance(miner, miners.SemiHard) else ():
             axes.plot([place, place + BAND], [row, row], color=LIGHT.genuine, linewidth=1.5)
     dress(axes)
     axes.set(xlabel="distance from the anchor", xlim=(-0.03, 2), ylim=(4.5, -0.65))
@@ -194,11 +194,11 @@ def draw_miners() -> Figure:
     return figure
 
 
-def partners(mined: Pairs | Triplets) -> Tensor:
+def partners(tuples: Pairs | Triplets) -> Tensor:
     """(K,) rows that row 0 was put beside."""
-    if isinstance(mined, Triplets):
-        return torch.cat([mined.positive, mined.negative])[(mined.anchor == 0).repeat(2)]
-    return torch.cat([mined.other[mined.anchor == 0], mined.anchor[mined.other == 0]])
+    if isinstance(tuples, Triplets):
+        return torch.cat([tuples.positive, tuples.negative])[(tuples.anchor == 0).repeat(2)]
+    return torch.cat([tuples.other[tuples.anchor == 0], tuples.anchor[tuples.other == 0]])
 
 
 def main() -> None:

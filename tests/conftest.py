@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from siamese_verify.entry import CONF
+from siamese_verify.cli.errors import CONF
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,7 +74,7 @@ def trained(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
     """`trained(folder, *overrides)`: a run within this process."""
 
     def train(folder: Path, *overrides: str) -> Path:
-        from siamese_verify.train import train
+        from siamese_verify.cli.train import train
 
         try:
             train(configured("train", folder, *overrides), folder)
@@ -90,7 +90,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, ...], sm
     """The folder of a run that was started from the command line."""
     place = tmp_path_factory.mktemp("tiny")
     run = place / "run"
-    command = [sys.executable, "-m", "siamese_verify.cli", "train", *tiny, *small_batches]
+    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *tiny, *small_batches]
     ended = subprocess.run(
         [*command, "trainer.max_epochs=4", f"hydra.run.dir={run}"], cwd=place, capture_output=True, text=True
     )

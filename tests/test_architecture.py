@@ -16,22 +16,23 @@ FOLDER = Path(__file__).resolve().parents[1] / PACKAGE
 
 # From the top down. A unit imports from the levels below its own, never from its own or from above.
 LEVELS = (
-    {"cli", "prepare", "preview", "train", "evaluate", "center", "demo"},
-    {"commands"},
+    {"cli"},
     {"serving"},
-    {"export", "recalibrate"},
-    {"gallery", "results", "compare", "entry", "values"},
-    {"training", "verification"},
-    {"data", "evaluation"},
-    {"encoders", "losses", "mining", "faces"},
-    {"geometry"},
-    {"types", "files", "tables", "onnx_network", "onnx_session"},
+    {"gallery"},
+    {"verification", "training"},
+    {"models", "preparation"},
+    {"data"},
+    {"protocols"},
+    {"datasets", "samplers", "evaluation"},
+    {"losses", "miners", "encoders", "faces"},
+    {"pairwise"},
+    {"structures", "atomic_write", "tables", "onnx_runtime"},
     {"errors"},
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 SHARED = LEVELS[-2] | LEVELS[-1]
-ENTRY_POINTS = {"entry", "cli", "prepare", "preview", "train", "evaluate", "center", "demo"}
-FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc", "base"}
+ENTRY_POINTS = {"cli"}
+FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc"}
 
 
 class Import(NamedTuple):
@@ -113,7 +114,7 @@ def test_a_module_imports_only_what_stands_below_it(file: Path, module: str) -> 
 
 def test_the_package_is_read() -> None:
     names = {module for _, module in modules()}
-    assert {PACKAGE, f"{PACKAGE}.cli", f"{PACKAGE}.data", f"{PACKAGE}.data.lfw"} <= names
+    assert {PACKAGE, f"{PACKAGE}.cli", f"{PACKAGE}.data", f"{PACKAGE}.datasets.lfw"} <= names
 
 
 def test_no_file_is_a_box_for_everything() -> None:
@@ -125,36 +126,33 @@ def test_no_file_is_a_box_for_everything() -> None:
     ("module", "source"),
     [
         ("losses.triplet", "from siamese_verify.encoders import Encoder"),
-        ("losses.triplet", "from siamese_verify import mining"),
-        ("losses.triplet", "import siamese_verify.mining.batch"),
-        ("losses.triplet", "from ..mining.batch import checked_labels"),
+        ("losses.triplet", "from siamese_verify import miners"),
+        ("losses.triplet", "import siamese_verify.miners.batch_hard"),
+        ("losses.triplet", "from ..miners.batch_hard import batch_hard"),
         ("losses.triplet", "from .. import faces"),
-        ("mining.semi_hard", "from siamese_verify.losses import distance"),
-        ("mining.semi_hard", "from siamese_verify.data import lfw"),
+        ("miners.semi_hard", "from siamese_verify.losses import TripletLoss"),
+        ("miners.semi_hard", "from siamese_verify.datasets import lfw"),
         ("encoders.small", "from siamese_verify.faces import crop_face"),
-        ("faces.crop", "def late():\n    from siamese_verify.data import FaceCropper"),
-        ("data.lfw", "from siamese_verify.evaluation import auc"),
-        ("data.lfw", "class A:\n    async def late(self):\n        import siamese_verify.training"),
+        ("faces.alignment", "def late():\n    from siamese_verify.data import FaceCropper"),
+        ("datasets.lfw", "from siamese_verify.evaluation import auc"),
+        ("datasets.lfw", "class A:\n    async def late(self):\n        import siamese_verify.training"),
         ("evaluation.roc", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from siamese_verify import data"),
         ("training.module", "from siamese_verify.verification import Verifier"),
-        ("training.module", "try:\n    from siamese_verify import train\nexcept ImportError:\n    pass"),
-        ("verification.bundle", "from siamese_verify.results import measure"),
-        ("verification.bundle", "from siamese_verify import Verifier"),
-        ("verification.bundle", "import siamese_verify"),
-        ("results", "from siamese_verify.train import main"),
-        ("results", "from siamese_verify.entry import versions"),
-        ("train", "from siamese_verify.evaluate import main"),
-        ("types", "from siamese_verify.files import write_whole"),
-        ("files", "import siamese_verify.faces"),
+        ("training.module", "try:\n    from siamese_verify import cli\nexcept ImportError:\n    pass"),
+        ("models.bundle", "from siamese_verify.cli.measure import measure"),
+        ("models.bundle", "from siamese_verify import Verifier"),
+        ("models.bundle", "import siamese_verify"),
+        ("structures", "from siamese_verify.atomic_write import write_whole"),
+        ("tables", "import siamese_verify.faces"),
         ("utilities", "import math"),
         ("training.module", "from hydra.utils import instantiate"),
-        ("results", "def late():\n    import hydra"),
-        ("verification.model", "def late():\n    from facenet_pytorch import MTCNN"),
-        ("train", "def late():\n    import facenet_pytorch.models"),
+        ("serving.app", "def late():\n    import hydra"),
+        ("models.loading", "def late():\n    from facenet_pytorch import MTCNN"),
+        ("cli.train", "def late():\n    import facenet_pytorch.models"),
         ("faces.detector", "from facenet_pytorch import MTCNN"),
         ("faces.detector", "class A:\n    import facenet_pytorch"),
-        ("training.publish", "def late():\n    import wandb"),
-        ("train", "from wandb.sdk import init"),
+        ("training.log_figures", "def late():\n    import wandb"),
+        ("cli.train", "from wandb.sdk import init"),
     ],
 )
 def test_a_breach_is_found(module: str, source: str) -> None:
@@ -164,13 +162,12 @@ def test_a_breach_is_found(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("losses.triplet", "from siamese_verify.types import Pairs\nfrom siamese_verify.errors import InputError"),
-        ("losses.triplet", "from siamese_verify.losses.distance import Metric\nfrom . import objective"),
-        ("losses.triplet", "from .distance import Metric\nfrom ..types import Pairs\nfrom .. import errors"),
-        ("data.lfw", "from siamese_verify.faces import open_photo"),
-        ("verification.model", "from siamese_verify import encoders, __version__"),
-        ("results", "from siamese_verify.verification import FaceModel"),
-        ("train", "import hydra\nfrom siamese_verify.results import measure"),
+        ("losses.triplet", "from siamese_verify.structures import Pairs\nfrom siamese_verify.errors import InputError"),
+        ("losses.triplet", "from siamese_verify.losses.base import Reduction\nfrom . import contrastive"),
+        ("losses.triplet", "from .base import Reduction\nfrom ..structures import Pairs\nfrom .. import errors"),
+        ("datasets.lfw", "from siamese_verify.faces import open_photo"),
+        ("models.loading", "from siamese_verify import encoders, __version__"),
+        ("cli.train", "import hydra\nfrom siamese_verify.cli.measure import measure"),
         ("faces.detector", "class A:\n    def __init__(self):\n        from facenet_pytorch import MTCNN"),
     ],
 )
@@ -179,8 +176,8 @@ def test_what_is_allowed_is_no_breach(module: str, source: str) -> None:
 
 
 def test_a_relative_import_of_a_package_starts_at_the_package() -> None:
-    assert not breaches("from .distance import Metric", f"{PACKAGE}.losses", is_package=True)
-    assert breaches("from ..mining import AllPairs", f"{PACKAGE}.losses", is_package=True)
+    assert not breaches("from .base import Reduction", f"{PACKAGE}.losses", is_package=True)
+    assert breaches("from ..miners import AllPairs", f"{PACKAGE}.losses", is_package=True)
 
 
 def test_the_package_itself_shows_only_its_verifier() -> None:
@@ -188,19 +185,12 @@ def test_the_package_itself_shows_only_its_verifier() -> None:
     assert breaches("from siamese_verify import training", PACKAGE, is_package=True)
 
 
-@pytest.mark.parametrize("module", [PACKAGE, f"{PACKAGE}.types", f"{PACKAGE}.errors", f"{PACKAGE}.cli"])
+@pytest.mark.parametrize("module", [PACKAGE, f"{PACKAGE}.structures", f"{PACKAGE}.errors", f"{PACKAGE}.cli.main"])
 def test_importing_it_loads_no_torch(module: str) -> None:
     program = f"import sys, {module}; print(*({{'torch', 'numpy', 'PIL', 'hydra', 'matplotlib'}} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=FOLDER.parent, timeout=60)
     assert run.returncode == 0, run.stderr
     assert not run.stdout.split()
-
-
-def test_the_shared_types_can_be_had_from_mining() -> None:
-    from siamese_verify import mining, types
-
-    assert mining.Pairs is types.Pairs
-    assert mining.Triplets is types.Triplets
 
 
 def test_test_files_have_names_of_their_own() -> None:

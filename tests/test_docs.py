@@ -16,8 +16,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from siamese_verify import losses, mining
-from siamese_verify.entry import CONF
+from siamese_verify import losses, miners
+from siamese_verify.cli.errors import CONF
 from siamese_verify.training.module import for_others
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -66,7 +66,7 @@ def test_the_script_draws_every_picture_of_the_page_and_no_other(
     assert sum(path.stat().st_size for path in (DOCS / "objectives").iterdir()) < 600_000
 
 
-@pytest.mark.parametrize("name", sorted({*losses.__all__, *mining.__all__}))
+@pytest.mark.parametrize("name", sorted({*losses.__all__, *miners.__all__}))
 def test_every_exported_name_is_on_the_page(name: str) -> None:
     assert re.search(rf"`[^`]*\b{name}\b[^`]*`", TEXT)
 
@@ -123,15 +123,15 @@ def test_every_command_composes_and_its_objective_takes_what_it_is_fed(
     torch.manual_seed(0)
     identities = torch.arange(320).numpy() // 8
     batch = next(iter(instantiate(cfg.sampler)(identities=identities, seed=0, rank=0, world_size=1)))
-    rows, mined = batch if isinstance(batch, tuple) else (batch, None)
+    rows, tuples = batch if isinstance(batch, tuple) else (batch, None)
     labels = torch.from_numpy(identities[rows])
     embeddings = torch.nn.functional.normalize(torch.randn(len(rows), 8)).requires_grad_()
     known = {"identities": 40, "dimensions": 8} if "identities" in values["loss"] else {}
     objective = instantiate(cfg.loss, **known)
-    if mined is None and cfg.get("miner"):
-        mined = instantiate(cfg.miner)(embeddings.detach(), labels)
+    if tuples is None and cfg.get("miner"):
+        tuples = instantiate(cfg.miner)(embeddings.detach(), labels)
     ours = type(objective).__module__.startswith("siamese_verify")
-    loss = objective(embeddings, labels, mined if ours else for_others(mined, len(labels)))
+    loss = objective(embeddings, labels, tuples if ours else for_others(tuples, len(labels)))
     loss.backward()
     assert loss > 0
     assert embeddings.grad is not None

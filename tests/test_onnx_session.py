@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.onnx_session import session_of
+from siamese_verify.onnx_runtime import session_of
 
 RUN = """
 import sys

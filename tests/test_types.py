@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.structures import Crop, InputSpec
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_the_configuration(wheel: 
 
 
 def test_the_configuration_of_the_installed_package_is_its_own(installed: Path, tmp_path: Path) -> None:
-    ended = python(installed, tmp_path, "-c", "from siamese_verify.entry import CONF; print(CONF)")
+    ended = python(installed, tmp_path, "-c", "from siamese_verify.cli.errors import CONF; print(CONF)")
     assert ended.stdout.strip() == str(installed / "siamese_verify" / "conf"), ended.stderr
 
 
@@ -71,7 +71,7 @@ def test_the_installed_package_trains(
     installed: Path, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
 ) -> None:
     overrides = (*tiny, *small_batches, "trainer.max_epochs=1", "hydra.run.dir=run")
-    ended = python(installed, tmp_path, "-m", "siamese_verify.train", *overrides)
+    ended = python(installed, tmp_path, "-m", "siamese_verify.cli.train", *overrides)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert (tmp_path / "run" / "report" / "report.html").is_file()
     assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()

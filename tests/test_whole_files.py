@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from siamese_verify.files import append_whole, whole_file, write_whole
+from siamese_verify.atomic_write import append_whole, whole_file, write_whole
 
 
 @contextmanager

@@ -1,62 +1,19 @@
-"""Photos -> FaceBatch: sources, preparation, crops, feeding, the datamodule and protocols.
+"""The LightningDataModule: loading, cropping, augmentation and corruption of faces."""
 
-What feeds a training works with torch, and is loaded at its first use: `prepare` and its processes start without.
-"""
+from __future__ import annotations
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING, Any
-
-from siamese_verify.data.alignment import Alignment
-from siamese_verify.data.archive import unpack, unpack_once
-from siamese_verify.data.contact_sheet import Cell, contact_sheet, in_rows, save_sheet
-from siamese_verify.data.drop_list import identity_name
-from siamese_verify.data.files import FilePhotos, FolderPhotos, folder_pairs
-from siamese_verify.data.held_out import (
-    HeldOutShare,
-    Seen,
-    SomePhotos,
-    held_out,
-    read_past_run,
-    refuse_leak,
-    save_people,
-)
-from siamese_verify.data.insightface import insightface_bin
-from siamese_verify.data.lfw import (
-    IMAGE_FOLDERS,
-    AllOfLFW,
-    LFWPhotos,
-    has_training_people,
-    lfw_all_pairs,
-    lfw_category,
-    lfw_pairs,
-    lfw_people,
-)
-from siamese_verify.data.lfw_files import fetch_lfw
-from siamese_verify.data.listed import ListedPhotos
-from siamese_verify.data.mnist import MNISTDigits
-from siamese_verify.data.pair_file import pair_file
-from siamese_verify.data.preparation import prepare_faces
-from siamese_verify.data.prepared import Preparation, PreparedFaces
-from siamese_verify.data.protocol import Listed, Protocol, all_pairs, sampled_pairs
-from siamese_verify.data.record import RecordPhotos
-from siamese_verify.data.synthetic import SyntheticFaces
 
 if TYPE_CHECKING:
     from siamese_verify.data.augmentation import EachImage, FaceAugmentation
     from siamese_verify.data.corruption import CORRUPTIONS, corrupt, describe_corruption
-    from siamese_verify.data.crops import FaceCropper
     from siamese_verify.data.datamodule import FaceDataModule, FaceDataset, split_by_identity
-    from siamese_verify.data.faces import FacesInMemory, FacesOnDisk
-    from siamese_verify.data.images import ImageSampler
-    from siamese_verify.data.pairs import PairSampler
-    from siamese_verify.data.triplets import TripletSampler
+    from siamese_verify.data.face_crops import FaceCropper
+    from siamese_verify.data.face_dataset import FacesInMemory, FacesOnDisk
 
 __all__ = [
     "CORRUPTIONS",
-    "IMAGE_FOLDERS",
-    "Alignment",
-    "AllOfLFW",
-    "Cell",
     "EachImage",
     "FaceAugmentation",
     "FaceCropper",
@@ -64,70 +21,37 @@ __all__ = [
     "FaceDataset",
     "FacesInMemory",
     "FacesOnDisk",
-    "FilePhotos",
-    "FolderPhotos",
-    "HeldOutShare",
-    "ImageSampler",
-    "LFWPhotos",
-    "Listed",
-    "ListedPhotos",
-    "MNISTDigits",
-    "PairSampler",
-    "Preparation",
-    "PreparedFaces",
-    "Protocol",
-    "RecordPhotos",
-    "Seen",
-    "SomePhotos",
-    "SyntheticFaces",
-    "TripletSampler",
-    "all_pairs",
-    "contact_sheet",
     "corrupt",
     "describe_corruption",
-    "fetch_lfw",
-    "folder_pairs",
-    "has_training_people",
-    "held_out",
-    "identity_name",
-    "in_rows",
-    "insightface_bin",
-    "lfw_all_pairs",
-    "lfw_category",
-    "lfw_pairs",
-    "lfw_people",
-    "pair_file",
-    "prepare_faces",
-    "read_past_run",
-    "refuse_leak",
-    "sampled_pairs",
-    "save_people",
-    "save_sheet",
     "split_by_identity",
-    "unpack",
-    "unpack_once",
 ]
 
-WITH_TORCH = {
-    "CORRUPTIONS": "corruption",
-    "corrupt": "corruption",
-    "describe_corruption": "corruption",
-    "EachImage": "augmentation",
-    "FaceAugmentation": "augmentation",
-    "FaceCropper": "crops",
-    "FaceDataModule": "datamodule",
-    "FaceDataset": "datamodule",
-    "FacesInMemory": "faces",
-    "FacesOnDisk": "faces",
-    "ImageSampler": "images",
-    "PairSampler": "pairs",
-    "TripletSampler": "triplets",
-    "split_by_identity": "datamodule",
+_MODULES = {
+    "augmentation": (
+        "EachImage",
+        "FaceAugmentation",
+    ),
+    "corruption": (
+        "CORRUPTIONS",
+        "corrupt",
+        "describe_corruption",
+    ),
+    "datamodule": (
+        "FaceDataModule",
+        "FaceDataset",
+        "split_by_identity",
+    ),
+    "face_crops": ("FaceCropper",),
+    "face_dataset": (
+        "FacesInMemory",
+        "FacesOnDisk",
+    ),
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Load a class that works with torch at its first use."""
-    if name not in WITH_TORCH:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{WITH_TORCH[name]}"), name)
+    """Import the module of a name when it is first used."""
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

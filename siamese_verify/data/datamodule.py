@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from siamese_verify.data.alignment import spec_for
-from siamese_verify.data.crops import FaceCropper
-from siamese_verify.data.draw import Draw
-from siamese_verify.data.faces import FacesInMemory, FacesOnDisk
-from siamese_verify.data.held_out import HeldOutShare, Seen, SomePhotos, find_leak
-from siamese_verify.data.protocol import Protocol, all_pairs
+from siamese_verify.data.face_crops import FaceCropper
+from siamese_verify.data.face_dataset import FacesInMemory, FacesOnDisk
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Choice
-from siamese_verify.mining.people import People, index_type
-from siamese_verify.types import FaceBatch, InputSpec, Photos
+from siamese_verify.faces.alignment import spec_for
+from siamese_verify.protocols.held_out import HeldOutShare, Seen, SomePhotos, find_leak
+from siamese_verify.protocols.protocol import Protocol, all_pairs
+from siamese_verify.samplers.epoch import People, index_type
+from siamese_verify.samplers.tuples import Draw
+from siamese_verify.structures import FaceBatch, InputSpec, Photos
 
 log = logging.getLogger(__name__)
 IN_ORDER = 256  # photos of a batch where nothing is learned
@@ -145,8 +145,8 @@ class FaceDataset(Dataset[FaceBatch]):
         return len(self.faces)
 
     def __getitem__(self, batch: list[int] | Draw) -> FaceBatch:
-        rows, mined = batch if isinstance(batch, Draw) else (batch, None)
-        if mined is not None and self.views > 1:
+        rows, tuples = batch if isinstance(batch, Draw) else (batch, None)
+        if tuples is not None and self.views > 1:
             raise InputError(f"{self.views} views go with batches of images: set sampler=identity or images.")
         images = self.faces[rows]
         labels = torch.as_tensor(rows) if self.instances else self.labels[rows].long()
@@ -156,7 +156,7 @@ class FaceDataset(Dataset[FaceBatch]):
                 images = self.transform(images if self.views == 1 else images.repeat(self.views, 1, 1, 1))
         elif self.views > 1:
             images = images.repeat(self.views, 1, 1, 1)
-        return FaceBatch(images, labels.repeat(self.views), mined)
+        return FaceBatch(images, labels.repeat(self.views), tuples)
 
     def _seed(self, rows: list[int]) -> int:
         epoch = self.sampler.epoch if self.sampler is not None else 0

@@ -1,8 +1,7 @@
 """Images (B,3,S,S) -> embeddings (B,D); every encoder carries its InputSpec."""
 
-from siamese_verify.encoders.encoder import Encoder
+from siamese_verify.encoders.encoder import Encoder, MirroredEncoder
 from siamese_verify.encoders.inception_resnet import InceptionResNet
-from siamese_verify.encoders.mirrored import MirroredEncoder
 from siamese_verify.encoders.mobilefacenet import MobileFaceNet
 from siamese_verify.encoders.pixels import Pixels
 from siamese_verify.encoders.resnet18 import ResNet18

@@ -9,7 +9,7 @@ from torch import nn
 
 from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.errors import InputError
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.structures import Crop, InputSpec
 
 
 class InceptionResNet(Encoder):

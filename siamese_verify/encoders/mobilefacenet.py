@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.errors import InputError
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.structures import Crop, InputSpec
 
 # Table 1 of the paper: expansion, output channels, blocks, stride of the first.
 BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))

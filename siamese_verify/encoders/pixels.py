@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from siamese_verify.encoders.encoder import Encoder
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.structures import Crop, InputSpec
 
 BLANK = 1e-5  # of one more coordinate: too small to matter, but it gives an image of one colour a direction
 SIDE = 64  # of the image at most: at 160 pixels, thousands of faces would take gigabytes and tell no more

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from siamese_verify.encoders.encoder import Encoder
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.structures import Crop, InputSpec
 
 
 class ResNet18(Encoder):

@@ -14,28 +14,30 @@ from siamese_verify.evaluation.calibration import (
     min_cllr,
 )
 from siamese_verify.evaluation.comparison import Comparison, compare_scores
-from siamese_verify.evaluation.crossing import EqualError, equal_error, equal_error_rate
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
-from siamese_verify.evaluation.groups import GroupRates, group_reports, pair_groups
-from siamese_verify.evaluation.identification import IdentificationReport, OpenSetPoint, identification_report
-from siamese_verify.evaluation.meaning import ScoreMeaning, calibrate
-from siamese_verify.evaluation.operating_point import (
+from siamese_verify.evaluation.groups import DamagedRates, GroupRates, damaged_rates, group_reports, pair_groups
+from siamese_verify.evaluation.identification_rates import IdentificationReport, OpenSetPoint, identification_report
+from siamese_verify.evaluation.impostor_tail import ImpostorTail, impostor_tail_of
+from siamese_verify.evaluation.operating_points import (
     DECISIVE_IMPOSTORS,
+    EqualError,
     OperatingPoint,
+    ThresholdRates,
+    accuracy,
+    best_threshold,
+    equal_error,
+    equal_error_rate,
+    rates_at,
     tar_at_far,
     zero_fmr,
     zero_fnmr,
 )
 from siamese_verify.evaluation.pair_intervals import pair_intervals
-from siamese_verify.evaluation.published import PublishedCurve, read_published
 from siamese_verify.evaluation.report import TARGETS, VerificationReport, inverted_hint, verification_report
-from siamese_verify.evaluation.robustness import DamagedRates, damaged_rates
-from siamese_verify.evaluation.roc import DetCurve, RocCurve, auc, det_curve, roc_curve
-from siamese_verify.evaluation.score_file import ScoreFile, read_scores
-from siamese_verify.evaluation.separation import d_prime
-from siamese_verify.evaluation.strangers import Strangers, strangers_of
-from siamese_verify.evaluation.thinning import read_curve_points
-from siamese_verify.evaluation.threshold import ThresholdRates, accuracy, best_threshold, rates_at
+from siamese_verify.evaluation.roc import DetCurve, RocCurve, auc, det_curve, read_curve_points, roc_curve
+from siamese_verify.evaluation.score_calibration import ScoreCalibration, calibrate
+from siamese_verify.evaluation.score_file import PublishedCurve, ScoreFile, read_published, read_scores
+from siamese_verify.evaluation.score_statistics import d_prime
 
 __all__ = [
     "ALL_PAIRS_TARGETS",
@@ -49,15 +51,15 @@ __all__ = [
     "EqualError",
     "GroupRates",
     "IdentificationReport",
+    "ImpostorTail",
     "Interval",
     "KFoldAccuracy",
     "OpenSetPoint",
     "OperatingPoint",
     "PublishedCurve",
     "RocCurve",
+    "ScoreCalibration",
     "ScoreFile",
-    "ScoreMeaning",
-    "Strangers",
     "ThresholdRates",
     "VerificationReport",
     "accuracy",
@@ -79,6 +81,7 @@ __all__ = [
     "fit_logistic",
     "group_reports",
     "identification_report",
+    "impostor_tail_of",
     "inverted_hint",
     "kfold_accuracy",
     "min_cllr",
@@ -89,7 +92,6 @@ __all__ = [
     "read_published",
     "read_scores",
     "roc_curve",
-    "strangers_of",
     "tar_at_far",
     "verification_report",
     "zero_fmr",

@@ -8,22 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.hardest_pairs import HardPairs
-from siamese_verify.evaluation.pair_scores import as_array, checked_threshold
 from siamese_verify.evaluation.report import VerificationReport, report_of
 from siamese_verify.evaluation.roc import RocCurve
-from siamese_verify.evaluation.score_counts import NO_SCORES, joined
-from siamese_verify.evaluation.score_histogram import BINS, ScoreHistogram
-from siamese_verify.evaluation.separation import separation_of
-from siamese_verify.evaluation.unit_rows import numbered, unit_rows
+from siamese_verify.evaluation.score_statistics import BINS, ScoreHistogram, separation_of
+from siamese_verify.evaluation.scores import as_array, checked_threshold, numbered, unit_rows
+from siamese_verify.pairwise.histogram import NO_SCORES, HardPairs, joined
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from siamese_verify.evaluation.genuine_tally import GenuineTally
-    from siamese_verify.evaluation.impostor_tally import ImpostorTally
-    from siamese_verify.evaluation.pair_blocks import PairBlocks
-    from siamese_verify.evaluation.score_counts import ScoreCounts
+    from siamese_verify.pairwise.histogram import GenuineTally, ImpostorTally, PairBlocks, ScoreCounts
 
 ALL_PAIRS_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SAMPLED = 8  # one row of so many makes the guess of where to look closer
@@ -75,10 +69,7 @@ def all_pairs_report(
     Raises:
         InputError: shapes that do not fit, rows without a direction, no genuine or no impostor pair, no rate, NaN.
     """
-    from siamese_verify.evaluation.genuine_tally import GenuineTally
-    from siamese_verify.evaluation.impostor_tally import Look
-    from siamese_verify.evaluation.score_cells import CELLS, SCALE, cells_of
-    from siamese_verify.evaluation.spread import spread
+    from siamese_verify.pairwise.histogram import CELLS, SCALE, GenuineTally, Look, cells_of, spread
 
     for target in targets:
         if not 0 <= target <= 1:
@@ -164,7 +155,7 @@ def _blocks(
     gallery: ArrayLike | None,
     gallery_identities: ArrayLike | None,
 ) -> PairBlocks:
-    from siamese_verify.evaluation.pair_blocks import PairBlocks
+    from siamese_verify.pairwise.histogram import PairBlocks
 
     rows = unit_rows(embeddings)
     names = as_array(identities)
@@ -184,8 +175,7 @@ def _blocks(
 
 def _guess(blocks: PairBlocks, needed: Callable[[NDArray[np.int64], float], NDArray[np.bool_]]) -> NDArray[np.bool_]:
     """Guess from a sample of the rows which cells will be needed; none if that would keep too many scores."""
-    from siamese_verify.evaluation.impostor_tally import count_cells
-    from siamese_verify.evaluation.score_cells import CELLS
+    from siamese_verify.pairwise.histogram import CELLS, count_cells
 
     sample = blocks.sample(SAMPLED)
     nothing = np.zeros(CELLS, dtype=np.bool_)
@@ -201,7 +191,7 @@ def _guess(blocks: PairBlocks, needed: Callable[[NDArray[np.int64], float], NDAr
 
 def _curve(genuine: GenuineTally, tally: ImpostorTally, wanted: NDArray[np.bool_]) -> RocCurve:
     """Put together the points of single scores, where they are known, and those of whole cells."""
-    from siamese_verify.evaluation.score_cells import SCALE, cells_of, floors_of
+    from siamese_verify.pairwise.histogram import SCALE, cells_of, floors_of
 
     kinds = [genuine.single(wanted), tally.single.chosen(wanted[cells_of(tally.single.values)])]
     values, place = np.unique(np.concatenate([kind.values for kind in kinds]), return_inverse=True)
@@ -227,7 +217,7 @@ def _curve(genuine: GenuineTally, tally: ImpostorTally, wanted: NDArray[np.bool_
 
 def _histogram(genuine: NDArray[np.int64], impostors: NDArray[np.int64]) -> ScoreHistogram:
     """Gather cells in bins."""
-    from siamese_verify.evaluation.score_cells import CELLS, floors_of
+    from siamese_verify.pairwise.histogram import CELLS, floors_of
 
     filled = np.flatnonzero(genuine + impostors)
     width = -(-(filled[-1] + 1 - filled[0]) // BINS)

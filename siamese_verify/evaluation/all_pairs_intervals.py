@@ -11,15 +11,14 @@ from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS
 from siamese_verify.evaluation.bootstrap import Interval, check_level
 from siamese_verify.evaluation.clustered_pairs import ClusteredPairs
 from siamese_verify.evaluation.pair_intervals import intervals_of
-from siamese_verify.evaluation.pair_scores import checked_threshold
-from siamese_verify.evaluation.unit_rows import numbered, unit_rows
+from siamese_verify.evaluation.scores import checked_threshold, numbered, unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from siamese_verify.evaluation.pair_blocks import PairBlocks
+    from siamese_verify.pairwise.histogram import PairBlocks
 
 KEPT = 2**21  # impostors, the highest, that are looked at one by one
 
@@ -35,9 +34,7 @@ def clustered_rows(embeddings: ArrayLike, identities: ArrayLike, kept: int = KEP
     Raises:
         InputError: shapes that do not fit, rows without a direction, fewer than two people, no genuine pair.
     """
-    from siamese_verify.evaluation.impostor_tally import count_cells
-    from siamese_verify.evaluation.pair_blocks import PairBlocks
-    from siamese_verify.evaluation.score_cells import SCALE, floors_of
+    from siamese_verify.pairwise.histogram import SCALE, PairBlocks, count_cells, floors_of
 
     rows = unit_rows(embeddings)
     people = numbered(identities, len(rows))
@@ -77,7 +74,7 @@ def _impostors(
 def _ranked(
     found: list[tuple[NDArray[np.floating], NDArray[np.int64]]],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    from siamese_verify.evaluation.score_cells import SCALE
+    from siamese_verify.pairwise.histogram import SCALE
 
     scores = np.concatenate([scores for scores, _ in found]) / SCALE
     order = np.argsort(scores)[::-1]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.pair_scores import as_array
+from siamese_verify.evaluation.scores import as_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -176,7 +176,7 @@ class WeightedPairs:
         return true, np.cumsum(ranked, axis=1)[:, self.last] - true
 
     def _crossing(self, true: Weights, false: Weights) -> NDArray[np.float64]:
-        """(R,) equal error rates, as by `crossing_of`; products of counts below 2**53 are exact."""
+        """(R,) equal error rates, as by `equal_error_of`; products of counts below 2**53 are exact."""
         genuine, impostors = true[:, -1], false[:, -1]
         after = ((genuine[:, None] - true) * impostors[:, None] <= false * genuine[:, None]).argmax(axis=1)
         gaps = [(genuine - _at(true, place)) * impostors - _at(false, place) * genuine for place in (after - 1, after)]

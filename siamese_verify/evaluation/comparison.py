@@ -18,16 +18,10 @@ from siamese_verify.evaluation.bootstrap import (
     numbered_people,
 )
 from siamese_verify.evaluation.clustered_pairs import correction
-from siamese_verify.evaluation.crossing import equal_error
 from siamese_verify.evaluation.folds import fold_errors
-from siamese_verify.evaluation.pair_intervals import (
-    dyadic_variance,
-    error_interval,
-    pair_intervals,
-    totals_of,
-)
-from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
-from siamese_verify.evaluation.ranking import rank
+from siamese_verify.evaluation.operating_points import equal_error
+from siamese_verify.evaluation.pair_intervals import dyadic_variance, error_interval, pair_intervals, totals_of
+from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.pair_scores import as_array, checked_pairs
-from siamese_verify.evaluation.ranking import rank
+from siamese_verify.evaluation.operating_points import best_threshold_of
 from siamese_verify.evaluation.roc import curve_of
-from siamese_verify.evaluation.threshold import best_threshold_of
+from siamese_verify.evaluation.scores import as_array, checked_pairs, rank
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from siamese_verify.evaluation.ranking import Ranking
+    from siamese_verify.evaluation.scores import Ranking
 
 
 class KFoldAccuracy(NamedTuple):

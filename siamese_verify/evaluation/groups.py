@@ -8,11 +8,10 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval, Resamples, check_level, difference_of, numbered_people
-from siamese_verify.evaluation.crossing import crossing_of
-from siamese_verify.evaluation.operating_point import DECISIVE_IMPOSTORS
+from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, equal_error_of, point_of, rates_of
 from siamese_verify.evaluation.pair_intervals import error_interval
-from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
 from siamese_verify.evaluation.roc import roc_curve
+from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +110,7 @@ def group_reports(
                 name=name,
                 genuine=genuine,
                 impostors=impostors,
-                eer=crossing_of(roc_curve(values[inside], labels[inside])).rate if genuine and impostors else None,
+                eer=equal_error_of(roc_curve(values[inside], labels[inside])).rate if genuine and impostors else None,
                 far=accepts / impostors if impostors else None,
                 frr=rejects / genuine if genuine else None,
                 far_difference=difference(name, "far"),
@@ -140,3 +139,32 @@ def _rates_beside(
                 rates.append(np.divide(errors, pairs, out=np.full(len(weights), np.nan), where=pairs > 0))
             found[name, kind] = np.stack(rates)
     return found
+
+
+class DamagedRates(NamedTuple):
+    """Rates when one photo of each pair is damaged."""
+
+    kind: str  # of damage
+    corruption: str  # and how much of it, for people
+    eer: float  # in [0, 1]
+    tar: float  # true accept rate at a false accept rate of 1 %, in [0, 1]
+    far: float  # at the threshold for photos as they are, in [0, 1]
+    frr: float  # likewise
+
+
+def damaged_rates(kind: str, corruption: str, scores: ArrayLike, same: ArrayLike, threshold: float) -> DamagedRates:
+    """Measure the scores of damaged photos.
+
+    Args:
+        kind: of damage.
+        corruption: how much of it, for people.
+        scores: (N,) finite similarities.
+        same: (N,) bool, True for a genuine pair.
+        threshold: chosen on photos as they are.
+
+    Raises:
+        InputError: see `checked_pairs`.
+    """
+    curve = roc_curve(scores, same)
+    rates = rates_of(curve, threshold)
+    return DamagedRates(kind, corruption, equal_error_of(curve).rate, point_of(curve, 0.01).tar, rates.far, rates.frr)

@@ -9,8 +9,7 @@ import numpy as np
 from siamese_verify.evaluation.bootstrap import Interval, check_level, numbered_people
 from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, effective_size, rate_interval
 from siamese_verify.evaluation.folds import fold_errors
-from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
-from siamese_verify.evaluation.ranking import rank
+from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,21 +8,24 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from siamese_verify.atomic_write import write_whole
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
-from siamese_verify.evaluation.crossing import crossing_of
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_of
-from siamese_verify.evaluation.hardest_pairs import HardPairs, hardest_pairs
-from siamese_verify.evaluation.operating_point import OperatingPoint, point_of, zero_fmr_of, zero_fnmr_of
+from siamese_verify.evaluation.operating_points import (
+    OperatingPoint,
+    ThresholdRates,
+    equal_error_of,
+    point_of,
+    rates_of,
+    zero_fmr_of,
+    zero_fnmr_of,
+)
 from siamese_verify.evaluation.pair_intervals import pair_intervals
-from siamese_verify.evaluation.pair_scores import as_array, checked_pairs, checked_threshold
-from siamese_verify.evaluation.ranking import rank
-from siamese_verify.evaluation.roc import RocCurve, auc_of, curve_of
-from siamese_verify.evaluation.score_histogram import ScoreHistogram, histogram_of
-from siamese_verify.evaluation.separation import d_prime_of
-from siamese_verify.evaluation.thinning import curve_points, thinned
-from siamese_verify.evaluation.threshold import ThresholdRates, rates_of
-from siamese_verify.files import write_whole
+from siamese_verify.evaluation.roc import RocCurve, auc_of, curve_of, curve_points, thinned
+from siamese_verify.evaluation.score_statistics import ScoreHistogram, d_prime_of, histogram_of
+from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, rank
+from siamese_verify.pairwise.histogram import HardPairs, hardest_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +34,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from siamese_verify.evaluation.calibration import CalibrationCheck
-    from siamese_verify.evaluation.groups import GroupRates
-    from siamese_verify.evaluation.identification import IdentificationReport
-    from siamese_verify.evaluation.published import PublishedCurve
-    from siamese_verify.evaluation.robustness import DamagedRates
+    from siamese_verify.evaluation.groups import DamagedRates, GroupRates
+    from siamese_verify.evaluation.identification_rates import IdentificationReport
+    from siamese_verify.evaluation.score_file import PublishedCurve
 
 TARGETS = (1e-1, 1e-2, 1e-3)
 PAIRS_DIGEST = "pairs (SHA-256)"  # among the details: equal where the same pairs were compared
@@ -232,7 +234,7 @@ def report_of(
     intervals: Mapping[str, Interval] | None = None,
 ) -> VerificationReport:
     """Read off a curve what can be read off it, and take along what can't."""
-    crossing = crossing_of(curve)
+    crossing = equal_error_of(curve)
     return VerificationReport(
         pairs=curve.genuine + curve.impostors,
         genuine=curve.genuine,

@@ -1,15 +1,24 @@
-"""Photo -> face: decode, detect, align, judge."""
+"""Face detection, selection, alignment and quality for one photo."""
 
-from siamese_verify.faces.crop import alignment_name, crop_face
-from siamese_verify.faces.detector import FACE_PROBABILITY, Choice, Face, FaceDetector, ambiguous, choose_face
-from siamese_verify.faces.networks import detector_files, load_networks
+from siamese_verify.faces.alignment import Alignment, alignment_name, crop_face
+from siamese_verify.faces.detector import (
+    FACE_PROBABILITY,
+    Choice,
+    Face,
+    FaceDetector,
+    ambiguous,
+    choose_face,
+    rotated_size,
+    turned,
+)
+from siamese_verify.faces.detector_networks import detector_files, load_networks
+from siamese_verify.faces.finder import Subject, find_subject, find_subjects, level, search
 from siamese_verify.faces.photo import Photo, open_photo, reduced
 from siamese_verify.faces.quality import Quality, quality_of, ranges_of, sharpness
-from siamese_verify.faces.subject import Subject, find_subject, find_subjects, level, search
-from siamese_verify.faces.turning import turned, turned_size
 
 __all__ = [
     "FACE_PROBABILITY",
+    "Alignment",
     "Choice",
     "Face",
     "FaceDetector",
@@ -29,8 +38,8 @@ __all__ = [
     "quality_of",
     "ranges_of",
     "reduced",
+    "rotated_size",
     "search",
     "sharpness",
     "turned",
-    "turned_size",
 ]

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from siamese_verify.errors import InputError
 from siamese_verify.faces import raster
-from siamese_verify.faces.headers import Parts, Unusual, excerpt, format_of, webp_size
+from siamese_verify.faces.image_headers import Parts, Unusual, excerpt, format_of, webp_size
 from siamese_verify.faces.raster import bands, oriented, reduction, to_rgb
 
 MAX_BYTES = 64 * 2**20

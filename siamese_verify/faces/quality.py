@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from siamese_verify.faces.crop import TEMPLATE, similarity
+from siamese_verify.faces.alignment import TEMPLATE, similarity
 
 # An average face in millimetres: right, down and towards the viewer from the middle between the eyes. The landmarks are
 # the detector's: left eye, right eye, nose, left and right corner of the mouth, as the viewer sees them.

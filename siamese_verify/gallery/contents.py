@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from siamese_verify.gallery.approximate import ApproximateIndex
 from siamese_verify.gallery.cipher import MODULUS, Cipher, damaged, seal_of
-from siamese_verify.gallery.person import Person
-from siamese_verify.gallery.templates import Templates
+from siamese_verify.gallery.enrolled_people import Person
+from siamese_verify.gallery.template_search import ApproximateIndex, Templates
 
 CHUNK = 2048  # rows read at a time
 

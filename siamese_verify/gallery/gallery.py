@@ -16,26 +16,39 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.gallery.approximate import ApproximateIndex, index_path, remove_index
-from siamese_verify.gallery.change import Change
 from siamese_verify.gallery.cipher import damaged, seal_of
 from siamese_verify.gallery.contents import Contents
+from siamese_verify.gallery.enrolled_people import (
+    Enrolment,
+    FaceVerifier,
+    GalleryModel,
+    LogEntry,
+    Person,
+    counted,
+    gallery_model,
+    now,
+    person_name,
+    suspicions,
+)
 from siamese_verify.gallery.identification import Candidate, Identification
 from siamese_verify.gallery.key import GalleryKey, find_key
-from siamese_verify.gallery.model import FaceVerifier, GalleryModel, gallery_model
-from siamese_verify.gallery.name import person_name
 from siamese_verify.gallery.opening import Opened, open_store
-from siamese_verify.gallery.person import Enrolment, LogEntry, Person, counted, now
 from siamese_verify.gallery.search_threshold import SearchThreshold, search_threshold
-from siamese_verify.gallery.store import Store
-from siamese_verify.gallery.suspicion import suspicions
-from siamese_verify.gallery.templates import Hit, Templates, unit_templates
+from siamese_verify.gallery.store import Change, Store
+from siamese_verify.gallery.template_search import (
+    ApproximateIndex,
+    Hit,
+    Templates,
+    index_path,
+    remove_index,
+    unit_templates,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from siamese_verify.faces import Photo, Quality
-    from siamese_verify.verification import SeenFace
+    from siamese_verify.verification import DetectedFace
     from siamese_verify.verification.verifier import Several
 
 TOP = 5
@@ -159,7 +172,7 @@ class Gallery:
         name = person_name(name)
         if not photos:
             raise InputError(f"There is no photo of {name}: give one or more.")
-        faces: list[SeenFace] = []
+        faces: list[DetectedFace] = []
         for place, photo in enumerate(photos, 1):
             known = None if isinstance(photo, str | Path) else f"photo {place}"
             faces += _one(verifier.find(photo, known, several))
@@ -276,7 +289,7 @@ class Gallery:
         top: int = TOP,
         scores: bool = False,
         decide: bool = False,
-        face: SeenFace | None = None,
+        face: DetectedFace | None = None,
         milliseconds: dict[str, float] | None = None,
     ) -> Identification:
         """Say whose embedding it is, if it is that of anybody who is enrolled. Matches are logged, nothing else is.
@@ -510,7 +523,7 @@ def _candidates(hits: list[Hit], people: Mapping[int, Person]) -> list[Candidate
     return [Candidate(people[hit.person].name, hit.score) for hit in hits]
 
 
-def _one(faces: Sequence[SeenFace]) -> list[SeenFace]:
+def _one(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
     if len(faces) != 1:
         raise InputError(f"{faces[0].name} shows {len(faces)} faces: crop it to the one that is meant.")
     return list(faces)

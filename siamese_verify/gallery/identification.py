@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from siamese_verify.gallery.person import counted
+from siamese_verify.gallery.enrolled_people import counted
 
 if TYPE_CHECKING:
-    from siamese_verify.verification import SeenFace
+    from siamese_verify.verification import DetectedFace
 
 
 class Candidate(NamedTuple):
@@ -56,7 +56,7 @@ class Identification:
     insufficient: bool
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    face: SeenFace | None = None
+    face: DetectedFace | None = None
     model: str = ""
     milliseconds: dict[str, float] = field(default_factory=dict, compare=False)
 
@@ -74,7 +74,7 @@ class Identification:
         """
 
         from siamese_verify.evaluation.report import plain
-        from siamese_verify.verification.result import INCONCLUSIVE  # late: it loads Pillow
+        from siamese_verify.verification.decision import INCONCLUSIVE  # late: it loads Pillow
 
         return {
             "found": self.found,

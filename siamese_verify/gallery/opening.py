@@ -9,8 +9,8 @@ from typing import NamedTuple
 from siamese_verify.errors import InputError
 from siamese_verify.gallery.cipher import Cipher, damaged, together
 from siamese_verify.gallery.contents import Ledger
+from siamese_verify.gallery.enrolled_people import GalleryModel
 from siamese_verify.gallery.key import GalleryKey
-from siamese_verify.gallery.model import GalleryModel
 from siamese_verify.gallery.store import Store
 
 FORMAT = 1

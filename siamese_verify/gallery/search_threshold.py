@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.operating_point import DECISIVE_IMPOSTORS
+from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
 
 if TYPE_CHECKING:
-    from siamese_verify.evaluation import Strangers
+    from siamese_verify.evaluation import ImpostorTail
 
 
 RATES = (1e-3, 1e-2)  # of a search, of which the strictest that was measured well is taken
@@ -30,7 +30,7 @@ class SearchThreshold(NamedTuple):
     reason: str  # a sentence if it is insufficient, else empty
 
 
-def search_threshold(strangers: Strangers, far: float | None, templates: int) -> SearchThreshold:
+def search_threshold(strangers: ImpostorTail, far: float | None, templates: int) -> SearchThreshold:
     """Find the threshold for a false accept rate of one search.
 
     Args:

@@ -1,19 +1,19 @@
 """Objectives: embeddings and their labels in, one number to descend out. One objective a file."""
 
-from siamese_verify.losses.arc_face import ArcFaceLoss, arc_face_cosine
-from siamese_verify.losses.contrastive import ContrastiveLoss, contrastive_loss
-from siamese_verify.losses.cos_face import CosFaceLoss, cos_face_cosine
-from siamese_verify.losses.cosine_pair import CosinePairLoss, cosine_pair_loss
-from siamese_verify.losses.in_batch import InBatchNegatives
-from siamese_verify.losses.info_nce import InfoNCELoss, info_nce_loss
+from siamese_verify.losses.base import BatchObjective, Measured, reduce_items
+from siamese_verify.losses.contrastive import ContrastiveLoss, CosinePairLoss, contrastive_loss, cosine_pair_loss
+from siamese_verify.losses.info_nce import (
+    InBatchNegatives,
+    InfoNCELoss,
+    NCELoss,
+    QueryObjective,
+    info_nce_loss,
+    nce_loss,
+)
 from siamese_verify.losses.magnet import MagnetLoss, magnet_loss
+from siamese_verify.losses.margin_softmax import ArcFaceLoss, CosFaceLoss, arc_face_cosine, cos_face_cosine
 from siamese_verify.losses.memory import CrossBatchMemory, EmbeddingQueue
-from siamese_verify.losses.nce import NCELoss, nce_loss
-from siamese_verify.losses.nt_xent import NTXentLoss
-from siamese_verify.losses.objective import BatchObjective, Measured
-from siamese_verify.losses.query_objective import QueryObjective
-from siamese_verify.losses.reduction import reduce_items
-from siamese_verify.losses.sup_con import SupConLoss
+from siamese_verify.losses.softmax import NTXentLoss, SupConLoss
 from siamese_verify.losses.triplet import TripletLoss, soft_triplet_loss, triplet_loss
 
 __all__ = [

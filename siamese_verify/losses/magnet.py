@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.geometry import Batch, Identities
-from siamese_verify.losses.info_nce import log_sum_exp
-from siamese_verify.losses.objective import BatchObjective
-from siamese_verify.losses.query_objective import in_bands
-from siamese_verify.losses.reduction import Items, Reduction
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify.losses.base import BatchObjective, Reduction
+from siamese_verify.losses.info_nce import in_bands, log_sum_exp
+from siamese_verify.pairwise import Batch, Identities
+from siamese_verify.pairwise.blocks import Items
+from siamese_verify.structures import Pairs, Triplets
 
 ROUNDS = 5  # of Lloyd's algorithm: few rows of an identity settle in fewer
 
@@ -51,7 +50,7 @@ class MagnetLoss(BatchObjective):
         reduction: `mean`, `mean_active`, `sum` or `none`.
 
     Raises:
-        InputError: an argument out of its range; when called with mined pairs or triplets, or with references.
+        InputError: an argument out of its range; when called with tuples pairs or triplets, or with references.
 
     Rippel et al. 2016, eq. 5, the batch's approximation of eq. 4.
     """
@@ -73,12 +72,12 @@ class MagnetLoss(BatchObjective):
         self.variance_floor = variance_floor
         self.margin = margin
 
-    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Items:
+    def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
         """Compute the items of rows; see `BatchObjective.items`."""
-        if mined is not None:
+        if tuples is not None:
             raise InputError(
-                f"MagnetLoss compares with cluster centres, not with rows, but was given {len(mined.anchor)} mined "
-                f"{type(mined).__name__.lower()}: set miner=none."
+                f"MagnetLoss compares with cluster centres, not with rows, but was given {len(tuples.anchor)} tuples "
+                f"{type(tuples).__name__.lower()}: set miner=none."
             )
         if len(batch.references):
             raise InputError(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.objective import BatchObjective, Measured, Mined, read_mined, refuse_miner
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify.losses.base import BatchObjective, Measured, Mined, read_tuples, refuse_miner
+from siamese_verify.structures import Pairs, Triplets
 
 Compared = TypeVar("Compared", Tensor, Measured)
 SetMiner = Callable[..., Any]  # ours, or another's: miner(embeddings, labels, references, reference_labels)
@@ -144,20 +144,20 @@ class CrossBatchMemory(nn.Module):
         return self.objective.reduction
 
     @property
-    def at_collapse(self) -> float | None:
+    def collapsed_loss(self) -> float | None:
         """The objective's value when all embeddings are one point, where it has one."""
-        return getattr(self.objective, "at_collapse", None)
+        return getattr(self.objective, "collapsed_loss", None)
 
-    def forward(self, embeddings: Tensor, labels: Tensor, mined: Mined = None) -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor, tuples: Mined = None) -> Tensor:
         """Compute the loss, and in training remember the batch; arguments as in `BatchObjective.forward`."""
-        return self._compare(self.objective.forward, embeddings, labels, mined)
+        return self._compare(self.objective.forward, embeddings, labels, tuples)
 
-    def measure(self, embeddings: Tensor, labels: Tensor, mined: Mined = None) -> Measured:
+    def measure(self, embeddings: Tensor, labels: Tensor, tuples: Mined = None) -> Measured:
         """Compute the loss and the share of active items at once, and in training remember the batch."""
-        return self._compare(self.objective.measure, embeddings, labels, mined)
+        return self._compare(self.objective.measure, embeddings, labels, tuples)
 
-    def _compare(self, compute: Callable[..., Compared], embeddings: Tensor, labels: Tensor, mined: Mined) -> Compared:
-        if mined is not None:
+    def _compare(self, compute: Callable[..., Compared], embeddings: Tensor, labels: Tensor, tuples: Mined) -> Compared:
+        if tuples is not None:
             raise InputError(
                 "A memory lets its own miner choose: set miner=none and loss.miner, and feed identity batches."
             )
@@ -182,15 +182,15 @@ class CrossBatchMemory(nn.Module):
         if self.miner is None:
             return None
         if references is None or reference_labels is None:
-            return read_mined(self.miner(embeddings, labels))
+            return read_tuples(self.miner(embeddings, labels))
         if hasattr(self.miner, "together"):  # ours
-            return read_mined(self.miner.together(embeddings, labels, references, reference_labels))
+            return read_tuples(self.miner.together(embeddings, labels, references, reference_labels))
         everyone = torch.cat([embeddings, references.to(embeddings)])
-        mined = read_mined(self.miner(embeddings, labels, everyone, torch.cat([labels, reference_labels.to(labels)])))
-        if mined is None:
+        tuples = read_tuples(self.miner(embeddings, labels, everyone, torch.cat([labels, reference_labels.to(labels)])))
+        if tuples is None:
             return None
-        others = (mined.anchor != mined[1]).nonzero().flatten()  # nobody is his own positive
-        return type(mined)(*(field[others] for field in mined))
+        others = (tuples.anchor != tuples[1]).nonzero().flatten()  # nobody is his own positive
+        return type(tuples)(*(field[others] for field in tuples))
 
     def get_extra_state(self) -> int:
         """How many batches were seen, for a checkpoint."""

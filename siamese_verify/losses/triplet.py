@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from siamese_verify import geometry
+from siamese_verify import pairwise as geometry
 from siamese_verify.errors import InputError
-from siamese_verify.geometry import Batch, Metric, row_distance
-from siamese_verify.losses.every_triplet import every_triplet
-from siamese_verify.losses.objective import BatchObjective
-from siamese_verify.losses.reduction import Items, Reduction, Totals
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify.losses.base import BatchObjective, Reduction
+from siamese_verify.pairwise import Batch, Metric, row_distance
+from siamese_verify.pairwise.blocks import Items, Totals
+from siamese_verify.pairwise.triplet_sum import every_triplet
+from siamese_verify.structures import Pairs, Triplets
 
 
 def triplet_loss(positive_distance: Tensor, negative_distance: Tensor, margin: float = 0.2) -> Tensor:
@@ -49,7 +49,7 @@ def soft_triplet_loss(positive_distance: Tensor, negative_distance: Tensor) -> T
 
 
 class TripletLoss(BatchObjective):
-    """`triplet_loss` over mined triplets, or over every (anchor, positive, negative) of the batch.
+    """`triplet_loss` over tuples triplets, or over every (anchor, positive, negative) of the batch.
 
     The items follow the order of the triplets; all triplets come ordered by anchor, positive, negative. Pairs are
     refused: those of a pair data set seldom share an anchor, and a loss of 0 on every step would hide it.
@@ -79,20 +79,20 @@ class TripletLoss(BatchObjective):
         self.soft = soft
 
     @property
-    def at_collapse(self) -> float:
+    def collapsed_loss(self) -> float:
         """What every item costs when all embeddings are one point."""
         return math.log(2) if self.soft else self.margin
 
-    def list_items(self, batch: Batch, mined: Pairs | Triplets | None) -> Items:
+    def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
         """Compute the items of triplets; see `BatchObjective.items`."""
-        if isinstance(mined, Pairs):
+        if isinstance(tuples, Pairs):
             raise InputError(
-                f"TripletLoss compares triplets, but was given {len(mined.anchor)} pairs: feed triplets, or let a "
+                f"TripletLoss compares triplets, but was given {len(tuples.anchor)} pairs: feed triplets, or let a "
                 f"miner such as BatchHard or SemiHard choose them."
             )
-        if mined is None:
-            mined = geometry.every_triplet(batch.labels, batch.candidate_labels, itself=True)
-        anchor, positive, negative = mined
+        if tuples is None:
+            tuples = geometry.every_triplet(batch.labels, batch.candidate_labels, itself=True)
+        anchor, positive, negative = tuples
         metric: Metric = "squared" if self.squared else "euclidean"
         distance = row_distance(
             batch.embeddings, batch.candidates, torch.cat([anchor, anchor]), torch.cat([positive, negative]), metric

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from siamese_verify.serving.problem import busy
+from siamese_verify.serving.problems import busy
 
 
 class Shares:

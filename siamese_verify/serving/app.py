@@ -12,17 +12,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from siamese_verify import __version__
-from siamese_verify.serving import description
+from siamese_verify.serving import descriptions as description
 from siamese_verify.serving.admission import Admission
-from siamese_verify.serving.face_engine import FaceEngine
+from siamese_verify.serving.batching import FaceEngine
 from siamese_verify.serving.gallery_routes import add_gallery
-from siamese_verify.serving.guard import Guard
-from siamese_verify.serving.head_requests import HeadRequests
 from siamese_verify.serving.metrics import Metrics
+from siamese_verify.serving.middleware import Guard, HeadRequests, Proxies, RateLimit
 from siamese_verify.serving.page_files import add_page
-from siamese_verify.serving.problem import Problem
-from siamese_verify.serving.proxies import Proxies
-from siamese_verify.serving.rate_limit import RateLimit
+from siamese_verify.serving.problems import Problem
 from siamese_verify.serving.service import Service
 from siamese_verify.serving.settings import Settings
 from siamese_verify.serving.verify_routes import add_verify

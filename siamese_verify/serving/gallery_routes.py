@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 
-from siamese_verify.serving import description
-from siamese_verify.serving.answers import EnrollAnswer, ForgetAnswer, IdentifyAnswer, PeopleAnswer
-from siamese_verify.serving.permission import allows, missing, needs
-from siamese_verify.serving.problem import Problem, said
+from siamese_verify.serving import descriptions as description
+from siamese_verify.serving.middleware import allows, missing, needs
+from siamese_verify.serving.problems import Problem, said
+from siamese_verify.serving.schemas import EnrollAnswer, ForgetAnswer, IdentifyAnswer, PeopleAnswer
 from siamese_verify.serving.service import asking, number, truth
 
 if TYPE_CHECKING:
     from siamese_verify.serving.admission import Held
-    from siamese_verify.serving.form import Form
     from siamese_verify.serving.people import People
     from siamese_verify.serving.service import Service
+    from siamese_verify.serving.uploads import Form
 
 
 def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:

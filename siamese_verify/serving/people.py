@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from siamese_verify.faces import Quality
     from siamese_verify.gallery import Enrolment, Identification, Person
-    from siamese_verify.verification import SeenFace
+    from siamese_verify.verification import DetectedFace
 
 
 class People(Protocol):
@@ -33,7 +33,7 @@ class People(Protocol):
         *,
         far: float | None = None,
         scores: bool = False,
-        face: SeenFace | None = None,
+        face: DetectedFace | None = None,
         milliseconds: dict[str, float] | None = None,
     ) -> Identification:
         """Say whose embedding it is, if anybody's; raises InputError."""

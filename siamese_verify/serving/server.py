@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from siamese_verify.errors import InputError
-from siamese_verify.serving.protocol import Connections, timed_protocol
+from siamese_verify.serving.http_protocol import Connections, timed_protocol
 from siamese_verify.serving.settings import Settings, bracketed
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from siamese_verify.serving.face_engine import FaceEngine
+    from siamese_verify.serving.batching import FaceEngine
 
 HEAD_BYTES = 16 * 1024  # of a request
 OTHER_FILES = 128  # that are open besides: the model, a gallery, libraries

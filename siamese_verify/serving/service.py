@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starlette.requests import ClientDisconnect
 
+from siamese_verify.faces.image_headers import declared_pixels
 from siamese_verify.serving.admission import Admission, Held
-from siamese_verify.serving.declared_size import declared_pixels
-from siamese_verify.serving.form import Form, malformed, read_form
-from siamese_verify.serving.problem import Problem, gone, not_ready
-from siamese_verify.serving.workers import CLIENT
+from siamese_verify.serving.batching import CLIENT
+from siamese_verify.serving.problems import Problem, gone, not_ready
+from siamese_verify.serving.uploads import Form, malformed, read_form
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from starlette.requests import Request
 
-    from siamese_verify.serving.face_engine import FaceEngine
+    from siamese_verify.serving.batching import FaceEngine
     from siamese_verify.serving.metrics import Metrics
     from siamese_verify.serving.people import People
     from siamese_verify.serving.settings import Settings
-    from siamese_verify.verification import SeenFace
+    from siamese_verify.verification import DetectedFace
     from siamese_verify.verification.verifier import Several
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Service:
             total += most if pixels is None else pixels if pixels <= most else 0
         return total
 
-    async def faces(self, form: Form, name: str, held: Held) -> tuple[list[SeenFace], dict[str, float]]:
+    async def faces(self, form: Form, name: str, held: Held) -> tuple[list[DetectedFace], dict[str, float]]:
         """Find the one face of each photo of a form, and let go of the form's bytes.
 
         Args:

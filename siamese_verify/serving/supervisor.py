@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from siamese_verify.entry import explained
+from siamese_verify.cli.errors import explained
 
 MOST_FAILURES = 3  # processes in a row that ended before they served
 PAUSE = 1.0  # seconds before the next one

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 
-from siamese_verify.serving import description
-from siamese_verify.serving.answers import (
+from siamese_verify.serving import descriptions as description
+from siamese_verify.serving.batching import Seen, gathered
+from siamese_verify.serving.middleware import needs
+from siamese_verify.serving.page_files import score_scale
+from siamese_verify.serving.problems import GONE, Problem, not_ready, said
+from siamese_verify.serving.schemas import (
     EmbedAnswer,
     FacesAnswer,
     HealthAnswer,
@@ -17,19 +21,15 @@ from siamese_verify.serving.answers import (
     VerifyAnswer,
     VerifyBatchAnswer,
 )
-from siamese_verify.serving.face_engine import Seen, gathered
-from siamese_verify.serving.form import malformed
-from siamese_verify.serving.permission import needs
-from siamese_verify.serving.problem import GONE, Problem, not_ready, said
-from siamese_verify.serving.score_scale import score_scale
 from siamese_verify.serving.service import Service, data_uri, number, one_face, policy, truth
+from siamese_verify.serving.uploads import malformed
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from siamese_verify.models import ModelMetadata
     from siamese_verify.serving.admission import Held
-    from siamese_verify.serving.form import Form
-    from siamese_verify.verification import ModelRecord
+    from siamese_verify.serving.uploads import Form
 
 PAIR = {"a": 1, "b": 1}
 
@@ -201,7 +201,7 @@ async def attempted(work: Coroutine[Any, Any, list[Seen]]) -> Seen | Problem:
         return problem
 
 
-def describe(record: ModelRecord, service: Service) -> dict[str, Any]:
+def describe(record: ModelMetadata, service: Service) -> dict[str, Any]:
     """Say what the model is, as JSON types."""
     settings = service.settings
     return {

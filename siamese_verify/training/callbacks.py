@@ -12,8 +12,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from siamese_verify.files import write_whole
-from siamese_verify.types import FaceBatch
+from siamese_verify.atomic_write import write_whole
+from siamese_verify.structures import FaceBatch
 
 log = logging.getLogger(__name__)
 NEAR = 0.5  # mean distance of unit embeddings below which a loss at its margin is no coincidence
@@ -132,7 +132,7 @@ class CollapseMonitor(pl.Callback):
             spread, mean = float(metrics["train/distance_spread"]), float(metrics["train/distance_mean"])
             if spread < self.spread and mean < 10 * self.spread:
                 signs.append(f"the embeddings lie {mean:.4f} apart with a spread of {spread:.4f}")
-            stuck, loss = getattr(pl_module.loss, "at_collapse", None), float(metrics["train/loss"])
+            stuck, loss = getattr(pl_module.loss, "collapsed_loss", None), float(metrics["train/loss"])
             if stuck and abs(loss - stuck) < 0.02 * stuck and mean < NEAR:
                 signs.append(f"the loss is stuck at the {stuck:g} that its margin gives to equal embeddings")
         self.epochs = self.epochs + 1 if signs else 0

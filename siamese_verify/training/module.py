@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report
-from siamese_verify.geometry import both_ways
-from siamese_verify.losses.objective import refuse_miner
-from siamese_verify.training.gather import gather_batch, gather_objects
-from siamese_verify.training.publish import publish_validation
-from siamese_verify.types import FaceBatch, Pairs, Triplets
+from siamese_verify.losses.base import refuse_miner
+from siamese_verify.pairwise import both_ways
+from siamese_verify.structures import FaceBatch, Pairs, Triplets
+from siamese_verify.training.distributed import gather_batch, gather_objects
+from siamese_verify.training.log_figures import publish_validation
 
 VALIDATION_TARGETS = (1e-1, 1e-2, 1e-3)
 GEOMETRY_EVERY = 10  # steps between two looks at the distances within a batch
@@ -33,7 +33,7 @@ class VerificationModule(pl.LightningModule):
 
     Args:
         encoder: (N,3,S,S) uint8 images -> (N,D) embeddings.
-        loss: called as `loss(embeddings, labels, mined)`; parameters of its own are trained along. One that is not of
+        loss: called as `loss(embeddings, labels, tuples)`; parameters of its own are trained along. One that is not of
             `siamese_verify.losses` is given pairs and triplets as pytorch-metric-learning's miners return them: pairs
             both ways.
         miner: chooses pairs or triplets of a batch that comes without; None leaves all of them to the loss.
@@ -81,10 +81,10 @@ class VerificationModule(pl.LightningModule):
 
     def training_step(self, batch: FaceBatch, index: int) -> Tensor:
         """Return the loss of a batch: of all ranks' batches together, unless it brings its own pairs or triplets."""
-        embeddings, labels, mined = self(batch.images), batch.labels, batch.mined  # (N,D)
-        if mined is None:
+        embeddings, labels, tuples = self(batch.images), batch.labels, batch.tuples  # (N,D)
+        if tuples is None:
             embeddings, labels = gather_batch(embeddings, labels)
-        elif isinstance(mined, Pairs) and getattr(self.loss, "needs_rivals", False):
+        elif isinstance(tuples, Pairs) and getattr(self.loss, "needs_rivals", False):
             raise InputError(
                 f"{type(self.loss).__name__} lets an anchor choose among many partners, but pair feeding brings one: "
                 f"set sampler=identity, or loss=contrastive."
@@ -92,21 +92,21 @@ class VerificationModule(pl.LightningModule):
         # Every rank draws the same, and a resumed run what the uninterrupted one would have drawn.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash((self.seed, self.current_epoch, index)) % 2**63)
-            if mined is None and self.miner is not None:
-                mined = self.miner(embeddings.detach(), labels)
-            loss, active = self._compare(embeddings, labels, mined)
+            if tuples is None and self.miner is not None:
+                tuples = self.miner(embeddings.detach(), labels)
+            loss, active = self._compare(embeddings, labels, tuples)
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(labels))
         self._log_geometry(embeddings.detach(), active)
         return loss
 
     def _compare(
-        self, embeddings: Tensor, labels: Tensor, mined: Pairs | Triplets | None
+        self, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None
     ) -> tuple[Tensor, Tensor | None]:
         objective: Any = self.loss
         if hasattr(objective, "measure"):  # ours: the share of active items comes with it
-            loss, active = objective.measure(embeddings, labels, mined)
+            loss, active = objective.measure(embeddings, labels, tuples)
             return loss, active
-        return objective(embeddings, labels, for_others(mined, len(labels))), None
+        return objective(embeddings, labels, for_others(tuples, len(labels))), None
 
     def _log_geometry(self, embeddings: Tensor, active: Tensor | None) -> None:
         if (self.global_step + 1) % GEOMETRY_EVERY:  # the steps that Lightning's loggers take
@@ -115,7 +115,7 @@ class VerificationModule(pl.LightningModule):
         self.log("train/distance_mean", distance.mean())
         self.log("train/distance_spread", distance.std())
         if active is not None:
-            self.log("train/active_share", active)
+            self.log("train/fraction_nonzero", active)
 
     def validation_step(self, batch: FaceBatch, _: int) -> None:
         """Embed some of the validation photos."""
@@ -176,16 +176,16 @@ class VerificationModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def for_others(mined: Pairs | Triplets | None, anchors: int) -> tuple[Tensor, ...] | None:
+def for_others(tuples: Pairs | Triplets | None, anchors: int) -> tuple[Tensor, ...] | None:
     """Say it in the terms of pytorch-metric-learning: (a, p, n), or genuine pairs (a, p), then impostors (a, n).
 
     There a pair counts for its anchor, so ours are given both ways.
 
     Args:
-        mined: of a batch of `anchors` rows; what another library's miner returned is left as it is.
+        tuples: of a batch of `anchors` rows; what another library's miner returned is left as it is.
         anchors: rows of the batch.
     """
-    if not isinstance(mined, Pairs):
-        return mined
-    anchor, other, same = both_ways(mined, anchors)
+    if not isinstance(tuples, Pairs):
+        return tuples
+    anchor, other, same = both_ways(tuples, anchors)
     return anchor[same], other[same], anchor[~same], other[~same]

@@ -13,7 +13,7 @@ from siamese_verify.verification.late_bar import late_bar
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from siamese_verify.verification.result import SeenFace
+    from siamese_verify.verification.decision import DetectedFace
 
 GRID = 8  # with patches of two cells 98 hidden crops: under two seconds of an InceptionResnetV1 on two cores
 PATCH = 2  # cells along a side of what is hidden: a quarter of the face, about an eye with its brow
@@ -49,8 +49,8 @@ class Explanation(NamedTuple):
 
 def explain(
     verifier: CropEmbedder,
-    left: SeenFace,
-    right: SeenFace,
+    left: DetectedFace,
+    right: DetectedFace,
     grid: int = GRID,
     patch: int = PATCH,
     batch: int = BATCH,
@@ -101,7 +101,7 @@ def explain(
     return Explanation(maps[0], maps[1], score)
 
 
-def explain_visibly(verifier: CropEmbedder, left: SeenFace, right: SeenFace, grid: int = GRID) -> Explanation:
+def explain_visibly(verifier: CropEmbedder, left: DetectedFace, right: DetectedFace, grid: int = GRID) -> Explanation:
     """Explain as `explain` does, with a progress bar where it takes longer than two seconds."""
     with late_bar("Explaining the score") as advance:
         return explain(verifier, left, right, grid, advance=advance)

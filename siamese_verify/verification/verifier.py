@@ -26,21 +26,28 @@ from siamese_verify.faces import (
     open_photo,
     quality_of,
     reduced,
+    rotated_size,
     search,
     turned,
-    turned_size,
 )
 from siamese_verify.faces.mtcnn import Networks
-from siamese_verify.verification.decision import best_pair, check_prior, decide, limit_of
-from siamese_verify.verification.engine import Engine, embed_crops
-from siamese_verify.verification.record import ModelRecord
-from siamese_verify.verification.result import NoDecision, SeenFace, Verification
+from siamese_verify.models.metadata import ModelMetadata
+from siamese_verify.models.onnx_engine import Engine, embed_crops
+from siamese_verify.verification.decision import (
+    DetectedFace,
+    NoDecision,
+    Verification,
+    best_pair,
+    check_prior,
+    decide,
+    limit_of,
+)
 
 CHUNK = 64  # photos whose faces are held together
 MOST_FACES = 64  # of a photo whose faces are all compared
 Several = Literal["refuse", "largest", "central", "any"]
 SEVERAL = ("refuse", "largest", "central", "any")
-Liveness = Callable[[Image.Image, SeenFace], str | None]
+Liveness = Callable[[Image.Image, DetectedFace], str | None]
 
 
 class Embedded(NamedTuple):
@@ -70,7 +77,7 @@ class Verifier:
 
     def __init__(
         self,
-        record: ModelRecord,
+        record: ModelMetadata,
         engine: Engine,
         networks: Networks | None = None,
         *,
@@ -110,7 +117,7 @@ class Verifier:
         Raises:
             InputError: there is no such model, or it is damaged.
         """
-        from siamese_verify.verification.loading import load_parts
+        from siamese_verify.models.loading import load_parts
 
         record, run, networks, proof = load_parts(model, engine, device, threads)
         return cls(record, run, networks, several=several, liveness=liveness, proof=proof)
@@ -166,7 +173,7 @@ class Verifier:
     def decide(
         self,
         score: float,
-        faces: Sequence[SeenFace] = (),
+        faces: Sequence[DetectedFace] = (),
         *,
         far: float | None = None,
         threshold: float | None = None,
@@ -204,7 +211,7 @@ class Verifier:
 
     def find(
         self, photo: Photo, name: str | None = None, several: Several | None = None, *, opened: bool = False
-    ) -> list[SeenFace]:
+    ) -> list[DetectedFace]:
         """Find the face of a photo and cut it; models without a detector (`whole`, `center` crops) take it as given.
 
         Args:
@@ -266,7 +273,7 @@ class Verifier:
         embeddings = np.concatenate(parts)
         return embeddings if on_error == "raise" else Embedded(embeddings, np.array(rows, dtype=np.int64), errors)
 
-    def embed_faces(self, faces: Sequence[SeenFace]) -> NDArray[np.float32]:
+    def embed_faces(self, faces: Sequence[DetectedFace]) -> NDArray[np.float32]:
         """Embed faces that `find` gave; (N,D) float32 of unit length."""
         size = self.record.input_spec.size
         crops = np.stack([face.crop for face in faces]) if faces else np.empty((0, size, size, 3), dtype=np.uint8)
@@ -302,7 +309,7 @@ class Verifier:
         stages: dict[str, float],
         named: bool = False,
         opened: bool = False,
-    ) -> list[SeenFace]:
+    ) -> list[DetectedFace]:
         name = str(photo) if isinstance(photo, str | Path) and not named else fallback
         try:
             with timed(stages, "read"):
@@ -338,21 +345,23 @@ class Verifier:
         if several == "any":
             if len(faces) > MOST_FACES:
                 sentence = f"{len(faces)} faces were found on {name}, at most {MOST_FACES} are compared: crop it."
-                raise NoDecision(sentence, "several_faces")
+                raise NoDecision(sentence, "multiple_faces")
             return faces, len(faces), degrees
-        size = turned_size(image.size, degrees)
+        size = rotated_size(image.size, degrees)
         if several == "refuse" and ambiguous(faces, *size):
             sentence = f"{len(faces)} faces were found on {name}, and which is meant is open: crop it to that one."
-            raise NoDecision(sentence, "several_faces")
+            raise NoDecision(sentence, "multiple_faces")
         return [choose_face(faces, *size, _choice(several))], len(faces), degrees
 
-    def _cut(self, image: Image.Image, face: Face | None, name: str, degrees: float, number: int) -> SeenFace:
+    def _cut(self, image: Image.Image, face: Face | None, name: str, degrees: float, number: int) -> DetectedFace:
         crop = crop_face(image, self.record.input_spec, face, degrees)
         if face is None:
-            return SeenFace(name, np.asarray(crop), quality_of(crop), turned=degrees, faces=number)
+            return DetectedFace(name, np.asarray(crop), quality_of(crop), turned=degrees, faces=number)
         face = face.placed(reduced(image))
         quality = quality_of(crop, face.box, face.landmarks)
-        return SeenFace(name, np.asarray(crop), quality, face.box, face.landmarks, face.probability, degrees, number)
+        return DetectedFace(
+            name, np.asarray(crop), quality, face.box, face.landmarks, face.probability, degrees, number
+        )
 
     def _faces(self) -> FaceDetector:
         if self._detector is None:  # two threads may both make one, and one of them is kept
@@ -360,7 +369,7 @@ class Verifier:
         return self._detector
 
 
-def _as_shown(face: SeenFace, scale: int) -> SeenFace:
+def _as_shown(face: DetectedFace, scale: int) -> DetectedFace:
     """The face with its places in a photo that was reduced by `scale`."""
     if face.box is None or face.landmarks is None or scale == 1:
         return face

@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from siamese_verify.data import FaceCropper, LFWPhotos
-from siamese_verify.data import crops as crops_module
+from siamese_verify.data import FaceCropper
+from siamese_verify.data import face_crops as crops_module
+from siamese_verify.datasets import LFWPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Face, FaceDetector, choose_face, crop_face
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.structures import Crop, InputSpec
 
 LFW = Path(__file__).resolve().parents[2].parent / "shared/data/lfw"
 WHOLE = InputSpec(16, crop=Crop("whole"))

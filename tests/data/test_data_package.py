@@ -21,7 +21,9 @@ def test_what_is_loaded_late_is_exported_and_nothing_else_is_made_up() -> None:
         data.Nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("module", ["siamese_verify.data", "siamese_verify.data.aligner", "siamese_verify.prepare"])
+@pytest.mark.parametrize(
+    "module", ["siamese_verify.data", "siamese_verify.preparation.align_photos", "siamese_verify.cli.prepare"]
+)
 def test_prepare_and_its_processes_start_without_torch(module: str) -> None:
     program = f"import sys, {module}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"

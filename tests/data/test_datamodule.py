@@ -17,21 +17,13 @@ from PIL import Image
 from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor
 
-from siamese_verify.data import (
-    FaceDataModule,
-    FaceDataset,
-    FacesInMemory,
-    PairSampler,
-    SyntheticFaces,
-    TripletSampler,
-    lfw_people,
-    split_by_identity,
-)
+from siamese_verify.data import FaceDataModule, FaceDataset, FacesInMemory, split_by_identity
 from siamese_verify.data import datamodule as datamodule_module
-from siamese_verify.data.draw import Draw
+from siamese_verify.datasets import SyntheticFaces, lfw_people
 from siamese_verify.errors import InputError
-from siamese_verify.mining import HardMiningSampler, IdentityBatchSampler
-from siamese_verify.types import Crop, FaceBatch, InputSpec, Pairs, Triplets
+from siamese_verify.samplers import HardMiningSampler, IdentityBatchSampler, PairSampler, TripletSampler
+from siamese_verify.samplers.tuples import Draw
+from siamese_verify.structures import Crop, FaceBatch, InputSpec, Pairs, Triplets
 
 LFW = Path(__file__).resolve().parents[2].parent / "shared/data/lfw"
 SPEC = InputSpec(16, crop=Crop("whole"))
@@ -39,7 +31,7 @@ BY_IDENTITY = partial(IdentityBatchSampler, people=3, photos=2)
 BY_PAIRS = partial(PairSampler, pairs=4)
 BY_TRIPLETS = partial(TripletSampler, triplets=4)
 FEEDINGS = pytest.mark.parametrize(
-    ("sampler", "rows", "mined"),
+    ("sampler", "rows", "tuples"),
     [(BY_IDENTITY, 6, type(None)), (BY_PAIRS, 8, Pairs), (BY_TRIPLETS, 12, Triplets)],
     ids=["identities", "pairs", "triplets"],
 )
@@ -154,9 +146,9 @@ def test_a_data_set_gives_whole_batches() -> None:
     batch = data[[4, 0, 0]]
     torch.testing.assert_close(batch.images, images[[4, 0, 0]])
     assert batch.labels.tolist() == [9, 7, 7]
-    assert batch.mined is None
+    assert batch.tuples is None
     pairs = Pairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([True]))
-    assert data[Draw([2, 3], pairs)].mined is pairs
+    assert data[Draw([2, 3], pairs)].tuples is pairs
 
 
 def test_a_batch_is_transformed_and_the_stored_images_stay() -> None:
@@ -205,7 +197,7 @@ def test_what_a_batch_looks_like_depends_on_seed_epoch_and_rows_alone() -> None:
 
 @FEEDINGS
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_feeding_gives_face_batches(sampler: Any, rows: int, mined: type, workers: int) -> None:
+def test_every_feeding_gives_face_batches(sampler: Any, rows: int, tuples: type, workers: int) -> None:
     module = datamodule(sampler, workers=workers)
     batches = list(module.train_dataloader())
     assert len(batches) == len(module.sampler) > 0
@@ -216,13 +208,13 @@ def test_every_feeding_gives_face_batches(sampler: Any, rows: int, mined: type, 
         assert batch.images.dtype == torch.uint8
         assert batch.labels.shape == (rows,)
         assert batch.labels.dtype == torch.int64
-        assert isinstance(batch.mined, mined)
+        assert isinstance(batch.tuples, tuples)
         assert set(batch.labels.tolist()) <= set(train.labels.tolist())
-        if isinstance(batch.mined, Pairs):
-            same = batch.labels[batch.mined.anchor] == batch.labels[batch.mined.other]
-            torch.testing.assert_close(same, batch.mined.same)
-        elif isinstance(batch.mined, Triplets):
-            anchor, positive, negative = (batch.labels[places] for places in batch.mined)
+        if isinstance(batch.tuples, Pairs):
+            same = batch.labels[batch.tuples.anchor] == batch.labels[batch.tuples.other]
+            torch.testing.assert_close(same, batch.tuples.same)
+        elif isinstance(batch.tuples, Triplets):
+            anchor, positive, negative = (batch.labels[places] for places in batch.tuples)
             assert bool((anchor == positive).all())
             assert bool((anchor != negative).all())
 
@@ -255,7 +247,7 @@ def test_validation_covers_every_photo_once_and_as_it_is(chunk: int, monkeypatch
     batches = list(module.val_dataloader())
     torch.testing.assert_close(torch.cat([batch.images for batch in batches]), in_memory(validation))
     torch.testing.assert_close(torch.cat([batch.labels for batch in batches]), validation.labels)
-    assert all(batch.mined is None for batch in batches)
+    assert all(batch.tuples is None for batch in batches)
 
 
 @pytest.mark.parametrize("chunk", [5, 256])
@@ -284,7 +276,7 @@ def test_the_digest_tells_data_apart() -> None:
 @FEEDINGS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_can_be_repeated_and_another_epoch_or_seed_differs(
-    sampler: Any, rows: int, mined: type, workers: int, monkeypatch: pytest.MonkeyPatch
+    sampler: Any, rows: int, tuples: type, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def images(epoch: int, seed: int) -> Tensor:
         module = datamodule(sampler, transform=noise, workers=workers, seed=seed)

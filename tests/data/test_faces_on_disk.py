@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from siamese_verify.data import FacesOnDisk, SyntheticFaces
+from siamese_verify.data import FacesOnDisk
+from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.faces import crop_face
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.structures import Crop, InputSpec
 
 SPEC = InputSpec(16, crop=Crop("whole"))
 PHOTOS = SyntheticFaces(identities=3, images=4, size=24)

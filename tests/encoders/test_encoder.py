@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from siamese_verify.encoders import Encoder, InceptionResNet, MobileFaceNet, Pixels, ResNet18, SmallResNet
 from siamese_verify.errors import InputError
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.structures import Crop, InputSpec
 
 Make = Callable[..., Encoder]
 

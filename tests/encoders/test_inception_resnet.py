@@ -12,7 +12,7 @@ import torch
 
 from siamese_verify.encoders import InceptionResNet
 from siamese_verify.errors import InputError
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.structures import Crop, InputSpec
 
 WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared/weights"
 

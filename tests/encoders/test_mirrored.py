@@ -6,8 +6,8 @@ import torch
 
 from siamese_verify.encoders import MirroredEncoder, SmallResNet
 from siamese_verify.errors import InputError
-from siamese_verify.types import Crop
-from siamese_verify.verification.model import build_encoder
+from siamese_verify.models.face_model import build_encoder
+from siamese_verify.structures import Crop
 
 IMAGES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 INNER = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 8, "crop": {"kind": "five_point"}}

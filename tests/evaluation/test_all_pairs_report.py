@@ -14,18 +14,11 @@ import pytest
 import torch
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import (
-    VerificationReport,
-    all_pairs,
-    all_pairs_report,
-    genuine_tally,
-    impostor_tally,
-    verification_report,
-)
+from siamese_verify.evaluation import VerificationReport, all_pairs, all_pairs_report, verification_report
 from siamese_verify.evaluation.all_pairs import cells_needed
-from siamese_verify.evaluation.impostor_tally import ImpostorTally, Look
-from siamese_verify.evaluation.pair_blocks import Block, PairBlocks
-from siamese_verify.evaluation.score_cells import CELLS
+from siamese_verify.pairwise import histogram as genuine_tally
+from siamese_verify.pairwise import histogram as impostor_tally
+from siamese_verify.pairwise.histogram import CELLS, Block, ImpostorTally, Look, PairBlocks
 
 TARGETS = (0.3, 1e-2, 1e-3, 1e-4)
 Set = tuple[np.ndarray, np.ndarray]

@@ -11,17 +11,17 @@ from sklearn.linear_model import LogisticRegression
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
     Calibration,
+    ImpostorTail,
     RocCurve,
-    Strangers,
     calibrate,
     check_calibration,
     choose_calibration,
     cllr,
     fit_isotonic,
     fit_logistic,
+    impostor_tail_of,
     min_cllr,
     roc_curve,
-    strangers_of,
 )
 
 FITS = (fit_logistic, fit_isotonic)
@@ -228,7 +228,7 @@ def test_a_damaged_calibration_is_refused(change: dict[str, object]) -> None:
 def test_strangers_are_never_said_to_be_fewer_than_they_were(seed: int) -> None:
     scores, same = gaussian(50_000, 0.1, seed)
     curve = roc_curve(np.round(scores, 3), same)
-    tail = strangers_of(curve)
+    tail = impostor_tail_of(curve)
     assert len(tail.scores) < 300
     impostors = np.round(scores, 3)[~same]
     for score in [*np.random.default_rng(seed).choice(np.round(scores, 3), 200).tolist(), -9.0, 9.0]:
@@ -241,20 +241,20 @@ def test_strangers_are_never_said_to_be_fewer_than_they_were(seed: int) -> None:
 
 
 def test_nobody_was_seen_above_the_highest_stranger() -> None:
-    tail = strangers_of(roc_curve([0.1, 0.2, 0.9], [True, False, False]))
+    tail = impostor_tail_of(roc_curve([0.1, 0.2, 0.9], [True, False, False]))
     assert (tail.rate(0.9), tail.rate(np.nextafter(0.9, 1))) == (0.5, 0)
 
 
 def test_strangers_are_said_in_words() -> None:
-    tail = Strangers((0.1, 0.5, 0.9, 0.95), (5000, 80, 1, 0), 10_000)
+    tail = ImpostorTail((0.1, 0.5, 0.9, 0.95), (5000, 80, 1, 0), 10_000)
     assert tail.sentence(0.0) == "Most strangers would score this high."
     assert tail.sentence(0.5) == "1 in 125 strangers would score this high."
     assert tail.sentence(0.9) == "1 in 10,000 strangers would score this high."
     assert tail.sentence(0.99) == "None of 10,000 pairs of strangers scored this high."
-    assert Strangers((0.0,), (2800,), 10_000).sentence(0.1) == "1 in 3 strangers would score this high."
+    assert ImpostorTail((0.0,), (2800,), 10_000).sentence(0.1) == "1 in 3 strangers would score this high."
     with pytest.raises(InputError, match="score is NaN"):
         tail.sentence(math.nan)
-    assert Strangers.from_dict(json.loads(json.dumps(tail.to_dict()))) == tail
+    assert ImpostorTail.from_dict(json.loads(json.dumps(tail.to_dict()))) == tail
     for change in (
         {"scores": [0.1]},
         {"accepted": [1, 2, 3, 4]},
@@ -263,4 +263,4 @@ def test_strangers_are_said_in_words() -> None:
         {"impostors": 9},
     ):
         with pytest.raises(InputError, match="tail of strangers' scores is damaged"):
-            Strangers.from_dict(tail.to_dict() | change)
+            ImpostorTail.from_dict(tail.to_dict() | change)

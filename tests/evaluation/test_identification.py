@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import IdentificationReport, identification, identification_report
+from siamese_verify.evaluation import IdentificationReport, identification_report
+from siamese_verify.evaluation import identification_rates as identification
 from siamese_verify.evaluation.report import plain
 
 RANKS = (1, 2, 3, 7, 50)

@@ -23,8 +23,8 @@ from siamese_verify.evaluation import (
     roc_curve,
     verification_report,
 )
-from siamese_verify.evaluation.hardest_pairs import hardest_pairs
-from siamese_verify.evaluation.thinning import thinned
+from siamese_verify.evaluation.roc import thinned
+from siamese_verify.pairwise.histogram import hardest_pairs
 
 FILES = {"metrics.json", "curve.csv", "roc.png", "det.png", "histogram.png", "errors.png", "report.html"}
 EXTRA = ("reliability", "folds", "robustness")  # figures of reports that have been given what they show

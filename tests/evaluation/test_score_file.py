@@ -8,7 +8,7 @@ import pytest
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import read_curve_points, read_published, read_scores, roc_curve, verification_report
-from siamese_verify.evaluation.thinning import curve_points
+from siamese_verify.evaluation.roc import curve_points
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared with the reference scores is not here")

@@ -8,18 +8,18 @@ import pytest
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
+    ImpostorTail,
     Interval,
-    Strangers,
     all_pairs_intervals,
     all_pairs_report,
     calibrate,
+    impostor_tail_of,
     roc_curve,
-    strangers_of,
     tar_at_far,
 )
 from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
-from siamese_verify.evaluation.operating_point import most_accepts
-from siamese_verify.evaluation.strangers import with_intervals
+from siamese_verify.evaluation.impostor_tail import with_intervals
+from siamese_verify.evaluation.operating_points import most_accepts
 
 
 def drawn(people: int = 60, photos: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -30,11 +30,11 @@ def drawn(people: int = 60, photos: int = 5) -> tuple[np.ndarray, np.ndarray]:
 
 def test_counts_are_compared_and_not_products_that_round() -> None:
     scores, same = np.append(np.arange(100.0), 200), np.arange(101) == 100
-    tail = strangers_of(roc_curve(scores, same))
+    tail = impostor_tail_of(roc_curve(scores, same))
     assert 0.29 * 100 < 29
     point = tar_at_far(scores, same, 0.29)
     assert (point.false_accepts, most_accepts(0.29, 100)) == (29, 29)
-    assert Strangers((*map(float, range(100)), 101.0), (*range(100, 0, -1), 0), 100).threshold(0.29)[0] == 71
+    assert ImpostorTail((*map(float, range(100)), 101.0), (*range(100, 0, -1), 0), 100).threshold(0.29)[0] == 71
     assert tail.accepts(tail.threshold(0.29)[0]) <= 29
     rng = np.random.default_rng(0)
     for impostors in [*range(1, 120), *rng.integers(1, 10**9, 500).tolist()]:
@@ -101,7 +101,7 @@ def test_the_evidence_of_a_score_ends_where_people_end_it() -> None:
 def test_a_tail_of_collapsed_embeddings_knows_no_interval() -> None:
     rows, who = np.ones((30, 4), dtype=np.float32), np.arange(30) // 2
     pairs = clustered_rows(rows, who, kept=100)
-    tail = with_intervals(strangers_of(all_pairs_report(rows, who).curve), pairs)
+    tail = with_intervals(impostor_tail_of(all_pairs_report(rows, who).curve), pairs)
     assert (tail.interval(1.0), tail.interval(2.0)) == (None, None)
     assert tail.threshold(0.1) == (tail.scores[-1], None)
 
@@ -109,8 +109,8 @@ def test_a_tail_of_collapsed_embeddings_knows_no_interval() -> None:
 def test_a_tail_survives_json_and_one_that_claims_certainty_is_refused() -> None:
     tail = calibrate(*drawn(12)).strangers
     content = json.loads(json.dumps(tail.to_dict(), allow_nan=False))
-    assert Strangers.from_dict(content) == tail
+    assert ImpostorTail.from_dict(content) == tail
     certain = {**content, "intervals": [*content["intervals"][:-1], [0.0, 0.0]]}
     with pytest.raises(InputError, match="claims that none scores higher: measure it again"):
-        Strangers.from_dict(certain)
+        ImpostorTail.from_dict(certain)
     assert tail.intervals[-1] == Interval(0.0, tail.at_most(9.0) or 0.0)

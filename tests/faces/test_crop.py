@@ -8,9 +8,9 @@ from facenet_pytorch.models.utils.detect_face import extract_face
 from PIL import Image
 
 from siamese_verify.faces import Face, crop_face
-from siamese_verify.faces.crop import TEMPLATE, central_square, five_point, similarity
-from siamese_verify.faces.turning import Box
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.faces.alignment import TEMPLATE, central_square, five_point, similarity
+from siamese_verify.faces.detector import Box
+from siamese_verify.structures import Crop, InputSpec
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
 BOXES = {

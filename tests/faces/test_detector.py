@@ -25,11 +25,11 @@ from siamese_verify.faces import (
 )
 from siamese_verify.faces import detector as detector_module
 from siamese_verify.faces import mtcnn as mtcnn_module
+from siamese_verify.faces.detector import part, rotated_size, to_photo, to_rotated
+from siamese_verify.faces.finder import TILT
 from siamese_verify.faces.mtcnn import AreaSums, Detections, outermost
 from siamese_verify.faces.quality import roll_of
-from siamese_verify.faces.subject import TILT
-from siamese_verify.faces.turning import part, to_photo, to_turned, turned_size
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.structures import Crop, InputSpec
 
 LFW = Path(__file__).resolve().parents[2].parent / "shared/data/lfw/lfw-deepfunneled"
 SUBJECTS = ["AJ_Cook", "Abdullah_Gul", "George_W_Bush"]
@@ -265,7 +265,7 @@ def test_a_tilted_face_is_levelled_and_cut_as_if_it_had_never_been(
         assert abs(roll_of(subject.face.landmarks)) <= TILT
         assert abs((subject.turned - degrees + 180) % 360 - 180) < 2 * TILT
         corners = to_photo(subject.face.landmarks, tilted.size, subject.turned)
-        expected = to_turned(straight.face.landmarks, portrait.size, -degrees)
+        expected = to_rotated(straight.face.landmarks, portrait.size, -degrees)
         np.testing.assert_allclose(corners, expected, atol=8)
         one, other = (
             np.asarray(crop_face(photo, spec, found.face, found.turned), dtype=float)
@@ -278,7 +278,7 @@ def test_a_face_is_cut_from_a_turned_photo_without_turning_all_of_it() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     photo = Image.fromarray(colours).resize((160, 120), Image.Resampling.BICUBIC)
     whole = turned(photo, 37.5)
-    assert whole.size == turned_size(photo.size, 37.5)
+    assert whole.size == rotated_size(photo.size, 37.5)
     landmarks = ((70.0, 80.0), (90.0, 82.0), (80.0, 95.0), (72.0, 110.0), (90.0, 108.0))
     face = Face((60.0, 70.0, 100.0, 121.0), 1.0, landmarks)
     for kind in ("box", "five_point", "center", "whole"):
@@ -287,7 +287,7 @@ def test_a_face_is_cut_from_a_turned_photo_without_turning_all_of_it() -> None:
             np.asarray(crop_face(*given), dtype=int) for given in ((photo, spec, face, 37.5), (whole, spec, face))
         )
         assert np.abs(once - twice).mean() < 5, kind
-    np.testing.assert_allclose(to_turned(to_photo(landmarks, (160, 120), 200), (160, 120), 200), landmarks)
+    np.testing.assert_allclose(to_rotated(to_photo(landmarks, (160, 120), 200), (160, 120), 200), landmarks)
     far = part(photo, 37.5, (-100_000, -100_000, 100_000, 100_000), (40, 40))  # most of it lies beyond the photo
     assert far.size == (40, 40)
     small = np.asarray(part(photo, 37.5, (20, 20, 140, 140), (40, 40)), dtype=int)

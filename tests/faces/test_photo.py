@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Photo, open_photo, raster, reduced
 from siamese_verify.faces import photo as photo_module
-from siamese_verify.faces.headers import Parts, excerpt, orientation_of
+from siamese_verify.faces.image_headers import Parts, excerpt, orientation_of
 from siamese_verify.faces.photo import FORMATS, TooManyPixels
 
 ORIENTATION = 0x0112

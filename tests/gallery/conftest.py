@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from siamese_verify.evaluation import Strangers
+from siamese_verify.evaluation import ImpostorTail
 from siamese_verify.gallery import Gallery, GalleryKey, GalleryModel
 
 DIMENSION = 16
@@ -21,7 +21,7 @@ def key() -> GalleryKey:
 
 
 @pytest.fixture(scope="session")
-def strangers() -> Strangers:
+def strangers() -> ImpostorTail:
     """The cosines of a million pairs of directions at random, counted in steps of 0.01."""
     rng = np.random.default_rng(7)
     left, right = (rng.normal(size=(1_000_000, DIMENSION)).astype(np.float32) for _ in range(2))
@@ -30,11 +30,11 @@ def strangers() -> Strangers:
     accepted = len(cosines) - np.searchsorted(cosines, scores)
     accepted[-1] = 0
     keep = np.append(True, np.diff(accepted) < 0)
-    return Strangers(tuple(scores[keep].tolist()), tuple(accepted[keep].tolist()), len(cosines))
+    return ImpostorTail(tuple(scores[keep].tolist()), tuple(accepted[keep].tolist()), len(cosines))
 
 
 @pytest.fixture
-def model(strangers: Strangers) -> GalleryModel:
+def model(strangers: ImpostorTail) -> GalleryModel:
     return GalleryModel("ab" * 32, DIMENSION, "mine", strangers)
 
 

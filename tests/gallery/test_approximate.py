@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
 from siamese_verify.gallery import Gallery, GalleryKey, GalleryModel
-from siamese_verify.gallery.approximate import ApproximateIndex, index_path
-from siamese_verify.gallery.templates import Templates, unit_templates
+from siamese_verify.gallery.template_search import ApproximateIndex, Templates, index_path, unit_templates
 
 pytest.importorskip("faiss")
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Interval, Strangers
+from siamese_verify.evaluation import ImpostorTail, Interval
 from siamese_verify.gallery import Gallery, GalleryKey, GalleryModel
 
 Faces = NDArray[np.float32]
@@ -82,11 +82,11 @@ def test_a_score_within_the_interval_of_the_raised_threshold_is_inconclusive(
 ) -> None:
     asked: list[float] = []
 
-    def threshold(self: Strangers, far: float) -> tuple[float, Interval]:
+    def threshold(self: ImpostorTail, far: float) -> tuple[float, Interval]:
         asked.append(far)
         return 0.5, Interval(0.4, high)
 
-    monkeypatch.setattr(Strangers, "threshold", threshold)
+    monkeypatch.setattr(ImpostorTail, "threshold", threshold)
     with Gallery.open(path, model, key=key) as gallery:
         gallery.enroll_embeddings("Ann", faces[0], compare=False)
         aside = faces[1, 0] - (faces[1, 0] @ faces[0, 0]) * faces[0, 0]
@@ -304,7 +304,7 @@ def test_nobody_is_found_after_being_forgotten_by_another_process(
 def test_a_match_with_somebody_forgotten_during_the_search_is_searched_again(
     path: Path, gallery: Gallery, model: GalleryModel, key: GalleryKey, faces: Faces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from siamese_verify.gallery.templates import Hit, Templates
+    from siamese_verify.gallery.template_search import Hit, Templates
 
     gallery.enroll_embeddings("Ann", faces[0, :2])
     gallery.enroll_embeddings("Ben", faces[1, :2])
@@ -498,7 +498,7 @@ def test_a_gallery_of_another_process_is_not_used(gallery: Gallery, monkeypatch:
 
 def test_importing_it_loads_nothing_heavy() -> None:
     program = (
-        "import sys, siamese_verify.gallery, siamese_verify.commands.gallery;"
+        "import sys, siamese_verify.gallery, siamese_verify.cli.gallery_commands;"
         "print(*{'torch', 'onnxruntime', 'PIL', 'scipy', 'faiss', 'cryptography'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
@@ -506,5 +506,5 @@ def test_importing_it_loads_nothing_heavy() -> None:
     assert run.stdout.split() == []
 
 
-def test_the_tail_of_these_tests_is_one(strangers: Strangers) -> None:
-    assert Strangers.from_dict(strangers.to_dict()) == strangers
+def test_the_tail_of_these_tests_is_one(strangers: ImpostorTail) -> None:
+    assert ImpostorTail.from_dict(strangers.to_dict()) == strangers

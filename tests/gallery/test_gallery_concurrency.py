@@ -110,7 +110,7 @@ def test_a_gallery_that_another_process_holds_is_said(
 def test_a_transaction_that_fails_leaves_nothing(
     gallery: Gallery, faces: Faces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from siamese_verify.gallery.change import Change
+    from siamese_verify.gallery.store import Change
 
     gallery.enroll_embeddings("Ann", faces[0])
     before = gallery.people(), gallery.log()

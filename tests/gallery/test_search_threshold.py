@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Strangers
+from siamese_verify.evaluation import ImpostorTail
 from siamese_verify.gallery import Gallery, GalleryKey, GalleryModel, search_threshold
 
-TAIL = Strangers((0.1, 0.3, 0.5, 0.7, 0.9), (5000, 1000, 100, 10, 0), 10_000)
+TAIL = ImpostorTail((0.1, 0.3, 0.5, 0.7, 0.9), (5000, 1000, 100, 10, 0), 10_000)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
-from siamese_verify.gallery.templates import Hit, Templates, unit_templates
+from siamese_verify.gallery.template_search import Hit, Templates, unit_templates
 
 
 def random_rows(count: int, dimension: int = 8, seed: int = 0) -> NDArray[np.float32]:

@@ -13,10 +13,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.arc_face import ArcFaceLoss, arc_face_cosine
-from siamese_verify.losses.class_weights import MarginSoftmax
-from siamese_verify.losses.cos_face import CosFaceLoss, cos_face_cosine
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify.losses.margin_softmax import (
+    ArcFaceLoss,
+    CosFaceLoss,
+    MarginSoftmax,
+    arc_face_cosine,
+    cos_face_cosine,
+)
+from siamese_verify.structures import Pairs, Triplets
 
 KINDS = pytest.mark.parametrize("kind", [ArcFaceLoss, CosFaceLoss])
 
@@ -230,8 +234,8 @@ ROWS = torch.tensor([0, 1])
         (5, [0, 1, 7], (), "label 7 is none of the 4 identities, 0 to 3"),
         (5, [0, -1, 9], (), "label -1 is none of the 4 identities"),
         (6, [0, 1, 2], (), "weights of 5 dimensions.*embeddings of 6"),
-        (5, [0, 1, 2], (Pairs(ROWS, ROWS, ROWS.bool()),), "2 mined pairs: set miner=none"),
-        (5, [0, 1, 2], (Triplets(ROWS, ROWS, ROWS),), "2 mined triplets: set miner=none"),
+        (5, [0, 1, 2], (Pairs(ROWS, ROWS, ROWS.bool()),), "2 tuples pairs: set miner=none"),
+        (5, [0, 1, 2], (Triplets(ROWS, ROWS, ROWS),), "2 tuples triplets: set miner=none"),
         (5, [0, 1, 2], (None, torch.ones(2, 5), ROWS), "no use for a memory.*2 references"),
     ],
 )

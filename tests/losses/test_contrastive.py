@@ -14,8 +14,8 @@ from torch import Tensor
 from siamese_verify.errors import InputError
 from siamese_verify.losses import ContrastiveLoss, contrastive_loss
 from siamese_verify.losses.contrastive import PairDistance
-from siamese_verify.mining import AllPairs
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify.miners import AllPairs
+from siamese_verify.structures import Pairs, Triplets
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "objectives.json"
 
@@ -74,17 +74,17 @@ def test_all_pairs_agree_with_a_naive_loop(distance: PairDistance, margin: float
     loss = ContrastiveLoss(margin, distance, scale)
     torch.testing.assert_close(loss.items(embeddings, labels), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(loss(embeddings, labels), expected.mean(), rtol=0, atol=1e-12)
-    mined = AllPairs()(embeddings, labels)
-    torch.testing.assert_close(loss.items(embeddings, labels, mined), expected, rtol=0, atol=1e-12)
+    tuples = AllPairs()(embeddings, labels)
+    torch.testing.assert_close(loss.items(embeddings, labels, tuples), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_few_pairs_of_many_rows_agree_with_a_naive_loop(distance: PairDistance) -> None:
     embeddings, labels = batch(40)
-    mined = Pairs(torch.tensor([3, 0, 7]), torch.tensor([39, 1, 10]), torch.tensor([True, False, True]))
+    tuples = Pairs(torch.tensor([3, 0, 7]), torch.tensor([39, 1, 10]), torch.tensor([True, False, True]))
     pairs = [(3, 39, True), (0, 1, False), (7, 10, True)]
     expected = naive_items(embeddings, pairs, 2.0, distance, 0.5)
-    items = ContrastiveLoss(2.0, distance).items(embeddings, labels, mined)
+    items = ContrastiveLoss(2.0, distance).items(embeddings, labels, tuples)
     torch.testing.assert_close(items, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
@@ -98,13 +98,13 @@ def test_triplets_are_taken_apart_into_genuine_and_impostor_pairs() -> None:
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-@pytest.mark.parametrize("mined", [None, Pairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([False]))])
-def test_gradient_is_right_with_identical_embeddings_too(distance: PairDistance, mined: Pairs | None) -> None:
+@pytest.mark.parametrize("tuples", [None, Pairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([False]))])
+def test_gradient_is_right_with_identical_embeddings_too(distance: PairDistance, tuples: Pairs | None) -> None:
     embeddings, labels = batch(6, people=2, seed=1)
     embeddings[1] = embeddings[0]  # an impostor pair
     embeddings[4] = embeddings[2]  # a genuine pair
     loss = ContrastiveLoss(2.5 if distance == "euclidean" else 0.9, distance)
-    assert torch.autograd.gradcheck(lambda z: loss(z, labels, mined), embeddings.requires_grad_())
+    assert torch.autograd.gradcheck(lambda z: loss(z, labels, tuples), embeddings.requires_grad_())
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
@@ -225,7 +225,7 @@ ROW = torch.tensor([0])
 
 
 @pytest.mark.parametrize(
-    ("embeddings", "labels", "mined", "message"),
+    ("embeddings", "labels", "tuples", "message"),
     [
         (torch.ones(4), torch.ones(4).long(), None, r"shape \(4,\)"),
         (torch.ones(4, 2).long(), torch.ones(4).long(), None, r"torch\.int64"),
@@ -237,6 +237,6 @@ ROW = torch.tensor([0])
         (torch.ones(4, 2), torch.ones(4).long(), [0, 1], "of type list"),
     ],
 )
-def test_a_batch_that_is_none_is_refused(embeddings: Tensor, labels: Tensor, mined: Any, message: str) -> None:
+def test_a_batch_that_is_none_is_refused(embeddings: Tensor, labels: Tensor, tuples: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ContrastiveLoss()(embeddings, labels, mined)
+        ContrastiveLoss()(embeddings, labels, tuples)

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from siamese_verify.errors import InputError
-from siamese_verify.geometry import tiles
 from siamese_verify.losses import CosinePairLoss, cosine_pair_loss
-from siamese_verify.types import Pairs
+from siamese_verify.pairwise import blocks as tiles
+from siamese_verify.structures import Pairs
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "objectives.json"
 

@@ -11,12 +11,9 @@ from pytorch_metric_learning import losses as theirs
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.in_batch import InBatchNegatives
-from siamese_verify.losses.info_nce import InfoNCELoss
-from siamese_verify.losses.nce import NCELoss
-from siamese_verify.losses.query_objective import QueryObjective
-from siamese_verify.mining import AllPairs
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify.losses.info_nce import InBatchNegatives, InfoNCELoss, NCELoss, QueryObjective
+from siamese_verify.miners import AllPairs
+from siamese_verify.structures import Pairs, Triplets
 
 OBJECTIVES = pytest.mark.parametrize("objective", [InfoNCELoss(0.3), NCELoss(0.3)], ids=["info_nce", "nce"])
 MINED = Pairs(  # rows of 9 embeddings of 3 people and of 4 references of 2; one impostor pair is named twice
@@ -55,7 +52,7 @@ def naive_items(
 
 @pytest.fixture(params=[512, 3], ids=["one band", "many bands"])
 def side(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siamese_verify.geometry.tiles.SIDE", request.param)
+    monkeypatch.setattr("siamese_verify.pairwise.blocks.SIDE", request.param)
 
 
 @OBJECTIVES
@@ -101,8 +98,8 @@ def test_a_triplet_is_a_query_with_one_negative(objective: QueryObjective) -> No
 def test_all_pairs_are_everything(objective: QueryObjective) -> None:
     embeddings, labels = batch()
     loss = InBatchNegatives(objective)
-    mined = AllPairs()(embeddings, labels)
-    torch.testing.assert_close(loss(embeddings, labels, mined), loss(embeddings, labels), rtol=0, atol=1e-14)
+    tuples = AllPairs()(embeddings, labels)
+    torch.testing.assert_close(loss(embeddings, labels, tuples), loss(embeddings, labels), rtol=0, atol=1e-14)
 
 
 @pytest.mark.usefixtures("side")
@@ -117,17 +114,17 @@ def test_info_nce_in_a_batch_is_the_nt_xent_of_pytorch_metric_learning() -> None
 
 
 @OBJECTIVES
-@pytest.mark.parametrize("mined", [None, MINED, TRIPLETS], ids=["everything", "pairs", "triplets"])
+@pytest.mark.parametrize("tuples", [None, MINED, TRIPLETS], ids=["everything", "pairs", "triplets"])
 @pytest.mark.usefixtures("side")
 def test_gradient_is_right_with_identical_embeddings_too(
-    objective: QueryObjective, mined: Pairs | Triplets | None
+    objective: QueryObjective, tuples: Pairs | Triplets | None
 ) -> None:
     (embeddings, labels), (references, reference_labels) = batch(), memory()
     embeddings[1] = embeddings[0]  # an impostor pair
     embeddings[8] = embeddings[2]  # a genuine pair
     loss = InBatchNegatives(objective)
     leaves = (embeddings.requires_grad_(), references.requires_grad_())
-    assert torch.autograd.gradcheck(lambda z, r: loss(z, labels, mined, r, reference_labels), leaves)
+    assert torch.autograd.gradcheck(lambda z, r: loss(z, labels, tuples, r, reference_labels), leaves)
 
 
 @OBJECTIVES
@@ -163,8 +160,8 @@ def test_no_mined_pairs_give_zero_connected_to_the_embeddings() -> None:
     embeddings, labels = batch()
     embeddings.requires_grad_()
     nothing = torch.empty(0, dtype=torch.int64)
-    for mined in (Pairs(nothing, nothing, nothing.bool()), Triplets(nothing, nothing, nothing)):
-        value = InBatchNegatives(NCELoss())(embeddings, labels, mined)
+    for tuples in (Pairs(nothing, nothing, nothing.bool()), Triplets(nothing, nothing, nothing)):
+        value = InBatchNegatives(NCELoss())(embeddings, labels, tuples)
         assert value.item() == 0
         assert not torch.autograd.grad(value, embeddings)[0].any()
 

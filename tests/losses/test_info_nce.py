@@ -15,9 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.info_nce import InfoNCELoss, info_nce_loss
-from siamese_verify.losses.nce import NCELoss
-from siamese_verify.losses.query_objective import QueryObjective
+from siamese_verify.losses.info_nce import InfoNCELoss, NCELoss, QueryObjective, info_nce_loss
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "objectives.json"
 LOSSES = pytest.mark.parametrize("loss", [InfoNCELoss(0.3), NCELoss(0.3)], ids=["info_nce", "nce"])
@@ -123,7 +121,7 @@ def test_gradient_is_right_with_identical_embeddings_too(loss: QueryObjective, o
 def test_many_bands_give_what_one_gives(loss: QueryObjective, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = queries(own, count=9)
     value, slopes = loss(*tensors), gradients(loss, tensors)
-    monkeypatch.setattr("siamese_verify.geometry.tiles.SIDE", 2)  # 4 rows of 4, or 1 row of 4 x 3
+    monkeypatch.setattr("siamese_verify.pairwise.blocks.SIDE", 2)  # 4 rows of 4, or 1 row of 4 x 3
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(loss(*tensors), value, rtol=0, atol=1e-14)
         torch.testing.assert_close(gradients(loss, tensors), slopes, rtol=0, atol=1e-14)
@@ -131,7 +129,7 @@ def test_many_bands_give_what_one_gives(loss: QueryObjective, own: bool, monkeyp
 
 @LOSSES
 def test_no_matrix_of_logits_outlives_its_band(loss: QueryObjective, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siamese_verify.geometry.tiles.SIDE", 16)
+    monkeypatch.setattr("siamese_verify.pairwise.blocks.SIDE", 16)
     tensors = [tensor.requires_grad_() for tensor in queries(False, count=300, negatives=200)]
     kept: list[int] = []
 
@@ -205,7 +203,7 @@ def test_the_memory_layout_does_not_matter(loss: QueryObjective, own: bool) -> N
 @LOSSES
 @OWN
 def test_nothing_waits_for_a_gpu(loss: QueryObjective, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siamese_verify.geometry.tiles.SIDE", 2)
+    monkeypatch.setattr("siamese_verify.pairwise.blocks.SIDE", 2)
     with FakeTensorMode():  # raises where a value is asked for
         loss(*(torch.empty(tensor.shape, device="cuda") for tensor in queries(own)))
         monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for `meta`

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from siamese_verify.errors import InputError
-from siamese_verify.geometry import Identities
 from siamese_verify.losses.magnet import MagnetLoss, farthest, magnet_loss, split
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify.pairwise import Identities
+from siamese_verify.structures import Pairs, Triplets
 
 
 def batch(count: int = 12, people: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def naive_items(embeddings: Tensor, labels: Tensor, cluster: Tensor, floor: floa
 @pytest.mark.parametrize("clusters", [1, 2, 3])
 @pytest.mark.parametrize("side", [512, 2], ids=["one band", "many bands"])
 def test_items_and_gradient_agree_with_a_naive_loop(clusters: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siamese_verify.geometry.tiles.SIDE", side)
+    monkeypatch.setattr("siamese_verify.pairwise.blocks.SIDE", side)
     embeddings, labels = batch()
     embeddings.requires_grad_()
     loss = MagnetLoss(clusters, margin=0.7)
@@ -169,7 +169,7 @@ def test_the_reduction_is_over_rows(reduction: Any) -> None:
 def test_half_precision_is_computed_in_single_and_returned_in_its_own(
     dtype: torch.dtype, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siamese_verify.geometry.tiles.SIDE", side)
+    monkeypatch.setattr("siamese_verify.pairwise.blocks.SIDE", side)
     embeddings, labels = batch()
     half = embeddings.to(dtype).requires_grad_()
     loss = MagnetLoss(2)
@@ -192,7 +192,7 @@ def test_labels_of_any_integer_type_and_rows_of_any_layout_will_do(dtype: torch.
 
 @pytest.mark.parametrize("clusters", [1, 3])
 def test_nothing_waits_for_a_gpu(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siamese_verify.geometry.tiles.SIDE", 2)
+    monkeypatch.setattr("siamese_verify.pairwise.blocks.SIDE", 2)
     loss = MagnetLoss(clusters)
     with FakeTensorMode():  # raises where a value is asked for
         loss.measure(torch.empty(9, 4, device="cuda"), torch.zeros(9, dtype=torch.int32, device="cuda"))
@@ -220,9 +220,9 @@ def test_an_argument_out_of_range_is_named(arguments: Any, message: str) -> None
 def test_mined_rows_and_references_are_refused() -> None:
     (embeddings, labels), rows = batch(), torch.tensor([0, 1])
     loss = MagnetLoss()
-    with pytest.raises(InputError, match=r"2 mined pairs: set miner=none"):
+    with pytest.raises(InputError, match=r"2 tuples pairs: set miner=none"):
         loss(embeddings, labels, Pairs(rows, rows, rows.bool()))
-    with pytest.raises(InputError, match=r"2 mined triplets: set miner=none"):
+    with pytest.raises(InputError, match=r"2 tuples triplets: set miner=none"):
         loss(embeddings, labels, Triplets(rows, rows, rows))
     with pytest.raises(InputError, match=r"no use for a memory.*12 references"):
         loss(embeddings, labels, None, embeddings, labels)

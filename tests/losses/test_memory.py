@@ -15,7 +15,6 @@ from pytorch_metric_learning import miners
 from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
-from siamese_verify.geometry import tiles
 from siamese_verify.losses import (
     ArcFaceLoss,
     BatchObjective,
@@ -28,8 +27,9 @@ from siamese_verify.losses import (
     SupConLoss,
     TripletLoss,
 )
-from siamese_verify.mining import AllPairs, AllTriplets, BatchHard, DistanceWeighted, HardPairs, SemiHard
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify.miners import AllPairs, AllTriplets, BatchHard, DistanceWeighted, HardPairs, SemiHard
+from siamese_verify.pairwise import blocks as tiles
+from siamese_verify.structures import Pairs, Triplets
 
 OBJECTIVES: dict[str, Callable[[], BatchObjective]] = {
     "contrastive": lambda: ContrastiveLoss(1.5),
@@ -174,8 +174,8 @@ def chosen(memory: CrossBatchMemory, embeddings: Tensor, labels: Tensor) -> Pair
     return seen[0]
 
 
-def tuples(mined: Pairs | Triplets) -> set[tuple[int, ...]]:
-    fields = mined[:2] if isinstance(mined, Pairs) else mined
+def tuples(tuples: Pairs | Triplets) -> set[tuple[int, ...]]:
+    fields = tuples[:2] if isinstance(tuples, Pairs) else tuples
     return set(zip(*(field.tolist() for field in fields), strict=True))
 
 

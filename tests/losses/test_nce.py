@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from siamese_verify.losses.nce import NCELoss, nce_loss
+from siamese_verify.losses.info_nce import NCELoss, nce_loss
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "objectives.json"
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from siamese_verify.errors import InputError
-from siamese_verify.geometry import tiles
 from siamese_verify.losses import (
     ArcFaceLoss,
     BatchObjective,
@@ -29,9 +28,10 @@ from siamese_verify.losses import (
     TripletLoss,
     reduce_items,
 )
-from siamese_verify.losses.reduction import Reduction
-from siamese_verify.mining import AllPairs, AllTriplets, HardPairs
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify.losses.base import Reduction
+from siamese_verify.miners import AllPairs, AllTriplets, HardPairs
+from siamese_verify.pairwise import blocks as tiles
+from siamese_verify.structures import Pairs, Triplets
 
 COMPARING = {
     "contrastive": ContrastiveLoss(1.5),
@@ -97,10 +97,10 @@ def test_everything_is_the_sum_over_the_list_of_everything(
 @EVERY_COMPARING
 def test_everything_is_what_a_miner_of_everything_lists(loss: BatchObjective) -> None:
     embeddings, labels = batch()
-    mined: Pairs | Triplets = AllPairs()(embeddings, labels)
+    tuples: Pairs | Triplets = AllPairs()(embeddings, labels)
     if isinstance(loss, TripletLoss):
-        mined = AllTriplets()(embeddings, labels)
-    torch.testing.assert_close(loss(embeddings, labels, mined), loss(embeddings, labels), rtol=1e-12, atol=1e-14)
+        tuples = AllTriplets()(embeddings, labels)
+    torch.testing.assert_close(loss(embeddings, labels, tuples), loss(embeddings, labels), rtol=1e-12, atol=1e-14)
 
 
 @EVERY
@@ -279,14 +279,14 @@ def test_the_mean_of_active_items_is_the_same_on_every_path(make: Any, temperatu
     triplets = AllTriplets()(embeddings, labels)
     both_ways = (*get_all_pairs_indices(labels),)
     expected = exact_mean_active(loss, embeddings, labels)
-    found = [(loss(embeddings, labels, mined), expected) for mined in (None, pairs, both_ways)]
+    found = [(loss(embeddings, labels, tuples), expected) for tuples in (None, pairs, both_ways)]
     found.append((loss(embeddings, labels, some), exact_mean_active(loss, embeddings, labels, some)))
     found.append((loss(embeddings, labels, triplets), exact_mean_active(loss, embeddings, labels, triplets=triplets)))
     accuracy = {torch.float16: 2e-3, torch.float32: 2e-4, torch.float64: 1e-9}[dtype]
     for value, exact in found:
         assert value.item() == pytest.approx(exact, rel=accuracy)
-    for mined in (None, pairs, both_ways, triplets):
-        assert loss.measure(embeddings, labels, mined).active_share == 1  # a softmax never ends
+    for tuples in (None, pairs, both_ways, triplets):
+        assert loss.measure(embeddings, labels, tuples).fraction_nonzero == 1  # a softmax never ends
 
 
 @pytest.mark.parametrize(
@@ -299,5 +299,5 @@ def test_items_that_round_to_zero_are_counted(loss: BatchObjective) -> None:
     embeddings = 1000 * torch.eye(4)[labels]
     for parameter in loss.parameters():
         parameter.data = torch.eye(4)
-    for mined in (None, AllTriplets()(embeddings, labels)) if isinstance(loss, TripletLoss) else (None,):
-        assert loss.measure(embeddings, labels, mined).active_share == 1
+    for tuples in (None, AllTriplets()(embeddings, labels)) if isinstance(loss, TripletLoss) else (None,):
+        assert loss.measure(embeddings, labels, tuples).fraction_nonzero == 1

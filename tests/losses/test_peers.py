@@ -20,9 +20,9 @@ from siamese_verify.losses import (
     SupConLoss,
     TripletLoss,
 )
-from siamese_verify.mining import AllPairs, BatchHard, HardPairs, SemiHard
+from siamese_verify.miners import AllPairs, BatchHard, HardPairs, SemiHard
+from siamese_verify.structures import Pairs
 from siamese_verify.training.module import for_others
-from siamese_verify.types import Pairs
 
 EUCLIDEAN: Any = distances.LpDistance(normalize_embeddings=False)
 
@@ -90,10 +90,10 @@ def test_triplets_over_all(count: int, people: int, dimensions: int, dtype: torc
 def test_batch_hard_triplets(count: int, people: int, dimensions: int, dtype: torch.dtype) -> None:
     embeddings, labels = batch(count, people, dimensions, dtype)
     chosen = miners.BatchHardMiner(distance=EUCLIDEAN)(embeddings, labels)
-    mined = BatchHard()(embeddings.detach(), labels)
-    assert torch.equal(torch.stack(list(mined)), torch.stack(chosen))
+    tuples = BatchHard()(embeddings.detach(), labels)
+    assert torch.equal(torch.stack(list(tuples)), torch.stack(chosen))
     peer = losses.TripletMarginLoss(margin=0.5, distance=EUCLIDEAN, reducer=reducers.MeanReducer())
-    assert_equal(TripletLoss(0.5)(embeddings, labels, mined), peer(embeddings, labels, chosen), embeddings)
+    assert_equal(TripletLoss(0.5)(embeddings, labels, tuples), peer(embeddings, labels, chosen), embeddings)
 
 
 @SHAPES
@@ -110,8 +110,8 @@ def test_semi_hard_negatives_are_the_nearest_of_theirs(
     for a, p, n in zip(anchor.tolist(), positive.tolist(), negative.tolist(), strict=True):
         if (a, p) not in nearest or distance[a, n] < distance[a, nearest[a, p]]:
             nearest[a, p] = n
-    mined = SemiHard(0.5)(embeddings.detach(), labels)
-    assert {(a, p): n for a, p, n in torch.stack(list(mined), dim=1).tolist()} == nearest
+    tuples = SemiHard(0.5)(embeddings.detach(), labels)
+    assert {(a, p): n for a, p, n in torch.stack(list(tuples), dim=1).tolist()} == nearest
 
 
 # Pairs over the border between the two libraries
@@ -155,16 +155,16 @@ def test_a_pair_that_is_named_twice_is_handed_over_once() -> None:
 def test_pairs_of_their_miners_feed_ours_as_theirs(name: str) -> None:
     embeddings, labels = directions()
     embeddings.requires_grad_()
-    mined = getattr(miners, name)()(embeddings.detach(), labels)
+    tuples = getattr(miners, name)()(embeddings.detach(), labels)
     assert_equal(
-        SupConLoss(0.1)(embeddings, labels, mined), losses.SupConLoss(0.1)(embeddings, labels, mined), embeddings
+        SupConLoss(0.1)(embeddings, labels, tuples), losses.SupConLoss(0.1)(embeddings, labels, tuples), embeddings
     )
-    ours = InBatchNegatives(InfoNCELoss(0.1))(embeddings, labels, mined)
-    assert_equal(ours, losses.NTXentLoss(0.1)(embeddings, labels, mined), embeddings)
-    i, j, same = (torch.cat([mined[0], mined[2]]), torch.cat([mined[1], mined[3]]), len(mined[0]))
+    ours = InBatchNegatives(InfoNCELoss(0.1))(embeddings, labels, tuples)
+    assert_equal(ours, losses.NTXentLoss(0.1)(embeddings, labels, tuples), embeddings)
+    i, j, same = (torch.cat([tuples[0], tuples[2]]), torch.cat([tuples[1], tuples[3]]), len(tuples[0]))
     distance = (embeddings[i] - embeddings[j]).norm(dim=1)
     expected = distance[:same].square().sum() + (1 - distance[same:]).relu().square().sum()
-    assert_equal(ContrastiveLoss(scale=1, reduction="sum")(embeddings, labels, mined), expected, embeddings)
+    assert_equal(ContrastiveLoss(scale=1, reduction="sum")(embeddings, labels, tuples), expected, embeddings)
 
 
 @pytest.mark.parametrize("loss", [NTXentLoss(0.1), SupConLoss(0.1), InBatchNegatives(InfoNCELoss(0.1))])

@@ -9,7 +9,8 @@ import torch
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses import BatchObjective, ContrastiveLoss, TripletLoss, reduce_items
-from siamese_verify.losses.reduction import Items, active_share, add_up
+from siamese_verify.losses.base import add_up, fraction_nonzero
+from siamese_verify.pairwise.blocks import Items
 
 ITEMS = torch.tensor([0.0, 3.0, 0.0, 1.0])
 
@@ -41,11 +42,11 @@ def test_an_unknown_reduction_is_named() -> None:
 
 
 def test_active_share_counts_items_above_zero() -> None:
-    assert active_share(add_up(Items.of(ITEMS))).item() == 0.5
-    assert active_share(add_up(Items.of(ITEMS[:0]))).item() == 0
-    assert not active_share(add_up(Items.of(ITEMS.clone().requires_grad_()))).requires_grad
+    assert fraction_nonzero(add_up(Items.of(ITEMS))).item() == 0.5
+    assert fraction_nonzero(add_up(Items.of(ITEMS[:0]))).item() == 0
+    assert not fraction_nonzero(add_up(Items.of(ITEMS.clone().requires_grad_()))).requires_grad
     rounded = torch.tensor([True, True, False, True])  # one of them is above zero, and rounds to it
-    assert active_share(add_up(Items(ITEMS, rounded))).item() == 0.75
+    assert fraction_nonzero(add_up(Items(ITEMS, rounded))).item() == 0.75
     assert reduce_items(ITEMS, "mean_active", rounded).item() == pytest.approx(4 / 3)
 
 

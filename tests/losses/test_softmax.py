@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from siamese_verify.errors import InputError
-from siamese_verify.geometry import tiles
-from siamese_verify.losses import NTXentLoss, SupConLoss, every_partner
+from siamese_verify.losses import NTXentLoss, SupConLoss
 from siamese_verify.losses.softmax import SoftmaxObjective
-from siamese_verify.mining import AllPairs
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify.miners import AllPairs
+from siamese_verify.pairwise import blocks as tiles
+from siamese_verify.pairwise import log_softmax as every_partner
+from siamese_verify.structures import Pairs, Triplets
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "objectives.json"
 BOTH = pytest.mark.parametrize("kind", [NTXentLoss, SupConLoss])
@@ -181,7 +182,7 @@ def test_mined_pairs_are_all_that_an_anchor_is_compared_with(kind: type[SoftmaxO
     everyone = torch.cat([labels, other_labels])
     anchor = torch.tensor([0, 0, 3, 7, 1])
     other = torch.tensor([2, 5, 8, 6, 8 + references])
-    mined = Pairs(anchor, other, everyone[anchor] == everyone[other])
+    tuples = Pairs(anchor, other, everyone[anchor] == everyone[other])
     u = F.normalize(rows)
     terms: dict[int, list[float]] = {}
     edges = list(zip(anchor.tolist(), other.tolist(), strict=True))
@@ -192,7 +193,7 @@ def test_mined_pairs_are_all_that_an_anchor_is_compared_with(kind: type[SoftmaxO
             partition = (u[a] @ u[partners].T / 0.2).logsumexp(0)
             terms.setdefault(a, []).append(float(partition - u[a] @ u[b] / 0.2))
     assert terms
-    items = kind(0.2).items(embeddings, labels, mined, others, other_labels)
+    items = kind(0.2).items(embeddings, labels, tuples, others, other_labels)
     torch.testing.assert_close(items.sort().values, naive_items(kind, terms).sort().values)
 
 

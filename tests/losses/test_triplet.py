@@ -13,7 +13,7 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses import TripletLoss, soft_triplet_loss, triplet_loss
-from siamese_verify.types import Pairs, Triplets
+from siamese_verify.structures import Pairs, Triplets
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "objectives.json"
 
@@ -82,8 +82,8 @@ def test_all_triplets_agree_with_a_naive_loop(labels: list[int], squared: bool, 
     loss = TripletLoss(margin, squared, soft)
     torch.testing.assert_close(loss.items(embeddings, identities), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(loss(embeddings, identities), expected.mean(), rtol=0, atol=1e-12)
-    mined = Triplets(*torch.tensor(triplets).unbind(dim=1))
-    torch.testing.assert_close(loss.items(embeddings, identities, mined), expected, rtol=0, atol=1e-12)
+    tuples = Triplets(*torch.tensor(triplets).unbind(dim=1))
+    torch.testing.assert_close(loss.items(embeddings, identities, tuples), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("squared", [False, True])
@@ -96,20 +96,20 @@ def test_few_triplets_of_many_rows_agree_with_a_naive_loop(squared: bool) -> Non
 
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("mined", [None, Triplets(torch.tensor([0]), torch.tensor([1]), torch.tensor([2]))])
-def test_gradient_is_right_with_identical_embeddings_too(squared: bool, soft: bool, mined: Triplets | None) -> None:
+@pytest.mark.parametrize("tuples", [None, Triplets(torch.tensor([0]), torch.tensor([1]), torch.tensor([2]))])
+def test_gradient_is_right_with_identical_embeddings_too(squared: bool, soft: bool, tuples: Triplets | None) -> None:
     embeddings, labels = batch([0, 0, 1, 1, 2], seed=3)
     embeddings[1] = embeddings[0]  # a genuine pair
     embeddings[4] = embeddings[2]  # an impostor pair
     loss = TripletLoss(0.7, squared, soft)
-    assert torch.autograd.gradcheck(lambda z: loss(z, labels, mined), embeddings.requires_grad_())
+    assert torch.autograd.gradcheck(lambda z: loss(z, labels, tuples), embeddings.requires_grad_())
 
 
-@pytest.mark.parametrize("mined", [None, Triplets(*torch.tensor([[0, 1, 2]]).T)])
+@pytest.mark.parametrize("tuples", [None, Triplets(*torch.tensor([[0, 1, 2]]).T)])
 @pytest.mark.parametrize(("soft", "expected"), [(False, 0.25), (True, math.log(2))])
-def test_a_collapsed_encoder_costs_exactly_the_margin(mined: Triplets | None, soft: bool, expected: float) -> None:
+def test_a_collapsed_encoder_costs_exactly_the_margin(tuples: Triplets | None, soft: bool, expected: float) -> None:
     embeddings = torch.ones(4, 3, requires_grad=True)
-    value = TripletLoss(0.25, soft=soft)(embeddings, torch.tensor([0, 0, 1, 1]), mined)
+    value = TripletLoss(0.25, soft=soft)(embeddings, torch.tensor([0, 0, 1, 1]), tuples)
     value.backward()
     assert value.item() == pytest.approx(expected)
     assert embeddings.grad is not None

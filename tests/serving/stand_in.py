@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from siamese_verify.evaluation import Calibration, OperatingPoint, ScoreMeaning, Strangers
+from siamese_verify.evaluation import Calibration, ImpostorTail, OperatingPoint, ScoreCalibration
 from siamese_verify.faces import quality_of
-from siamese_verify.types import Crop, InputSpec
-from siamese_verify.verification import ModelRecord, NoDecision, SeenFace, Verification, Verifier
+from siamese_verify.models import ModelMetadata
+from siamese_verify.structures import Crop, InputSpec
+from siamese_verify.verification import DetectedFace, NoDecision, Verification, Verifier
 from siamese_verify.verification.decision import decide as decided
 
 NO_FACE, SEVERAL, BROKEN, SLOW = 77, 78, 79, 80
@@ -36,11 +37,11 @@ class StandIn(Verifier):
             OperatingPoint(far, far, tar, threshold, False, 4000, round(4000 * far))
             for far, tar, threshold in ((0.1, 0.99, 0.2), (0.01, 0.9, 0.5), (0.001, 0.7, 0.8))
         )
-        meaning = ScoreMeaning(
+        meaning = ScoreCalibration(
             Calibration("logistic", (-1.0, 1.0), (-8.0, 8.0), 100, 4000),
-            Strangers((0.0, 0.2, 0.5, 0.8, 0.9, 0.95), (2000, 400, 40, 4, 1, 0), 4000),
+            ImpostorTail((0.0, 0.2, 0.5, 0.8, 0.9, 0.95), (2000, 400, 40, 4, 1, 0), 4000),
         )
-        self.record = ModelRecord(
+        self.record = ModelMetadata(
             "stand-in",
             {},
             InputSpec(32, crop=Crop("whole")),
@@ -53,7 +54,7 @@ class StandIn(Verifier):
 
     def find(
         self, photo: Any, name: str | None = None, several: str | None = None, *, opened: bool = False
-    ) -> list[SeenFace]:
+    ) -> list[DetectedFace]:
         self.looking += 1
         if photo.width == NO_FACE:
             raise NoDecision(f"No face was found on {name}: use another.", "no_face")
@@ -63,9 +64,9 @@ class StandIn(Verifier):
             self.gate.wait(20)
         faces = 2 if photo.width == SEVERAL else 1
         if faces > 1 and several in (None, "refuse"):
-            raise NoDecision(f"2 faces were found on {name}: crop it.", "several_faces")
+            raise NoDecision(f"2 faces were found on {name}: crop it.", "multiple_faces")
         crop = photo.resize((32, 32))
-        face = SeenFace(str(name), np.asarray(crop), quality_of(crop), faces=faces)
+        face = DetectedFace(str(name), np.asarray(crop), quality_of(crop), faces=faces)
         return [face] * (faces if several == "any" else 1)
 
     def embed_crops(self, crops: np.ndarray) -> np.ndarray:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from siamese_verify.serving import face_engine
+from siamese_verify.serving import batching as face_engine
 from siamese_verify.serving.admission import Admission, Held, Shares
-from siamese_verify.serving.problem import Problem
-from siamese_verify.serving.sent_photo import decode_photo
+from siamese_verify.serving.problems import Problem
 from siamese_verify.serving.settings import Settings
+from siamese_verify.serving.uploads import decode_photo
 from tests.serving.conftest import client_of, pair, photo
 from tests.serving.stand_in import SEVERAL, SLOW, StandIn
 
@@ -135,7 +135,7 @@ async def test_faces_that_are_compared_have_a_limit() -> None:
         several = photo(1, SEVERAL)
         judge.batches.clear()
         refused = await client.post("/v1/verify", **pair(several, several, several="any"))
-        assert (refused.status_code, refused.json()["reason"]) == (422, "several_faces")
+        assert (refused.status_code, refused.json()["reason"]) == (422, "multiple_faces")
         assert not judge.batches
         assert (await client.post("/v1/verify", **pair(several, several="any"))).status_code == 200
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from siamese_verify.commands.serve import serve_arguments, settings_of
+from siamese_verify.cli.serve import serve_arguments, settings_of
 
 DEPLOY = Path(__file__).resolve().parents[2] / "docs/deploy"
 LOADED: Any = OmegaConf.load(DEPLOY / "compose.yaml")

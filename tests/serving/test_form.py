@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from siamese_verify.serving.form import Form, read_form
-from siamese_verify.serving.problem import Problem
+from siamese_verify.serving.problems import Problem
+from siamese_verify.serving.uploads import Form, read_form
 
 KIND = "multipart/form-data; boundary=XX"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from siamese_verify.serving.api_keys import SCOPES, KeyFile, add_key
-from siamese_verify.serving.guard import host_name
+from siamese_verify.serving.middleware import host_name
 from siamese_verify.serving.settings import Settings
 from tests.serving.conftest import client_of, pair
 

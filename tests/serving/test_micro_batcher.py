@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from siamese_verify.serving.micro_batcher import Crops, Full, MicroBatcher, Rows
+from siamese_verify.serving.batching import Crops, Full, MicroBatcher, Rows
 
 POISON = 255
 

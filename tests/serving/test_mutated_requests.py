@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from siamese_verify.serving.problem import REASONS
+from siamese_verify.serving.problems import REASONS
 from siamese_verify.serving.settings import Settings
 from tests.serving.conftest import client_of, pair, photo
 from tests.serving.stand_in import StandIn

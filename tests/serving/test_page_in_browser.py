@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from siamese_verify.data import SyntheticFaces
-from siamese_verify.serving.answers import DECISION
+from siamese_verify.datasets import SyntheticFaces
+from siamese_verify.serving.schemas import DECISION
 
 pytest.importorskip("playwright", reason="needs playwright: pip install playwright")
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -417,7 +417,7 @@ def test_real_faces_are_boxed_and_aligned(opened: Callable[..., Page], tmp_path:
     weights = SHARED / "weights"
     if not faces[0].is_file() or not (weights / "checkpoints/20180408-102900-casia-webface.pt").is_file():
         pytest.skip("needs casia-webface's weights in ../shared/weights and LFW in ../shared/data/lfw")
-    command = ["-m", "siamese_verify.cli", "serve", "--model", "casia-webface", "--port", "0"]
+    command = ["-m", "siamese_verify.cli.main", "serve", "--model", "casia-webface", "--port", "0"]
     for url in started(command, TORCH_HOME=str(weights)):
         page = opened(url)
         assert compare(page, *faces) == "The same person"

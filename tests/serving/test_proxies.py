@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.serving.proxies import Proxies, parsed, subscriber
+from siamese_verify.serving.middleware import Proxies, parsed, subscriber
 from siamese_verify.serving.settings import Settings
 from tests.serving.conftest import client_of, pair
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from siamese_verify.serving import rate_limit
-from siamese_verify.serving.rate_limit import RateLimit
+from siamese_verify.serving import middleware as rate_limit
+from siamese_verify.serving.middleware import RateLimit
 
 
 class Clock:

@@ -6,7 +6,7 @@ from statistics import NormalDist
 import pytest
 
 from siamese_verify.evaluation import OperatingPoint
-from siamese_verify.serving.score_scale import fitted_hill, score_scale
+from siamese_verify.serving.page_files import fitted_hill, score_scale
 from tests.serving.stand_in import StandIn
 
 

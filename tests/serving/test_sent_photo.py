@@ -7,8 +7,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from siamese_verify.serving.problem import Problem
-from siamese_verify.serving.sent_photo import decode_photo
+from siamese_verify.serving.problems import Problem
+from siamese_verify.serving.uploads import decode_photo
 from tests.serving.conftest import photo
 
 MOST = 100_000

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from siamese_verify.commands import serve as command
+from siamese_verify.cli import serve as command
 from siamese_verify.errors import InputError
-from siamese_verify.serving.liveness_hook import load_hook
-from siamese_verify.serving.settings import Settings, bracketed, is_loopback
+from siamese_verify.serving.settings import Settings, bracketed, is_loopback, load_hook
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,7 +87,7 @@ def test_a_new_key_is_printed_once_and_opens(tmp_path: Path) -> None:
 
     options = ["--key-name", "kiosk", "--key-scopes", "verify,identify", "--key-expires", "2999-01-01"]
     run = subprocess.run(
-        [sys.executable, "-m", "siamese_verify.cli", "serve", "--new-key", str(tmp_path / "keys"), *options],
+        [sys.executable, "-m", "siamese_verify.cli.main", "serve", "--new-key", str(tmp_path / "keys"), *options],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -107,7 +106,7 @@ def test_scores_of_people_who_were_not_found_are_off_unless_they_are_allowed() -
 
 
 def test_the_codes_of_failures_can_be_had_without_a_server() -> None:
-    program = "import sys; from siamese_verify.serving.problem import REASONS; print(*sys.modules)"
+    program = "import sys; from siamese_verify.serving.problems import REASONS; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert not {"fastapi", "pydantic", "starlette", "uvicorn", "numpy"} & set(run.stdout.split())
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from siamese_verify import Verifier
-from siamese_verify.data import SyntheticFaces
+from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import SmallResNet
-from siamese_verify.types import Crop
-from siamese_verify.verification import FaceModel, SeenFace, save_bundle
+from siamese_verify.models import FaceModel, save_bundle
+from siamese_verify.structures import Crop
+from siamese_verify.verification import DetectedFace, Verifier
 from tests.serving.conftest import client_of, pair, photo
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ BUSH = [LFW / f"George_W_Bush/George_W_Bush_000{number}.jpg" for number in (1, 2
 
 def bundle(folder: Path) -> Path:
     torch.manual_seed(0)
-    crop = {"_target_": "siamese_verify.types.Crop", "kind": "whole"}
+    crop = {"_target_": "siamese_verify.structures.Crop", "kind": "whole"}
     configuration = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 4, "dimension": 16}
     encoder = SmallResNet(size=32, width=4, dimension=16, crop=Crop("whole"))
     save_bundle(folder, FaceModel.of("tiny", encoder, {**configuration, "crop": crop}), {})
@@ -47,9 +47,9 @@ async def test_a_bundle_is_served_with_the_scores_it_has_without_a_server(tmp_pa
 
 
 async def test_a_liveness_hook_refuses_before_anything_is_compared(tmp_path: Path) -> None:
-    seen: list[SeenFace] = []
+    seen: list[DetectedFace] = []
 
-    def hook(picture: Image.Image, face: SeenFace) -> str | None:
+    def hook(picture: Image.Image, face: DetectedFace) -> str | None:
         seen.append(face)
         return "it is a sheet of paper" if len(seen) > 1 else None
 
@@ -88,4 +88,4 @@ async def test_real_faces_are_told_apart_and_photos_without_one_or_with_several_
             (await client.post("/v1/verify", **pair(first, wrong))).json()["reason"]
             for wrong in (photo(1, 200, 200), group.getvalue())
         ]
-    assert reasons == ["no_face", "several_faces"]
+    assert reasons == ["no_face", "multiple_faces"]

@@ -224,7 +224,7 @@ def test_nobody_can_pass_for_another_address(start: Callable[..., Running]) -> N
 
 
 def test_head_and_body_of_an_answer_leave_without_waiting_for_each_other() -> None:
-    from siamese_verify.serving.protocol import Connections, timed_protocol
+    from siamese_verify.serving.http_protocol import Connections, timed_protocol
 
     chosen: list[int] = []
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_verify.serving.answers import DECISION
+from siamese_verify.serving.schemas import DECISION
 from siamese_verify.serving.settings import Settings
 from tests.serving.conftest import client_of, pair, photo
 from tests.serving.stand_in import BROKEN, NO_FACE, SEVERAL, SLOW, StandIn
@@ -210,7 +210,7 @@ async def test_any_of_several_faces_counts_every_pair() -> None:
     ("first", "fields", "status", "reason", "at"),
     [
         (photo(1, NO_FACE), {}, 422, "no_face", "a"),
-        (photo(1, SEVERAL), {}, 422, "several_faces", "a"),
+        (photo(1, SEVERAL), {}, 422, "multiple_faces", "a"),
         (b"", {}, 400, "unreadable_photo", "a"),
         (b"no picture", {}, 400, "unreadable_photo", "a"),
         (photo(1)[:60], {}, 400, "unreadable_photo", "a"),

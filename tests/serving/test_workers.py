@@ -5,8 +5,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from siamese_verify.serving import workers
-from siamese_verify.serving.workers import CLIENT, Workers
+from siamese_verify.serving import batching as workers
+from siamese_verify.serving.batching import CLIENT, Workers
 
 
 def held(pool: Workers, gate: threading.Event) -> None:

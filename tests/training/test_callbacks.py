@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from siamese_verify.data import FaceDataModule, SyntheticFaces
+from siamese_verify.data import FaceDataModule
+from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import SmallResNet
 from siamese_verify.losses import ContrastiveLoss, TripletLoss
-from siamese_verify.mining import BatchHard, IdentityBatchSampler
+from siamese_verify.miners import BatchHard
+from siamese_verify.samplers import IdentityBatchSampler
+from siamese_verify.structures import FaceBatch
 from siamese_verify.training import CollapseMonitor, RefreshHardNegatives, ReseedEachBatch, VerificationModule
-from siamese_verify.types import FaceBatch
 
 STEPS = 10  # of an epoch: as often as the geometry is looked at
 
@@ -59,7 +61,7 @@ class StuckLoss(nn.Module):
 
     margin = 0.2
 
-    def forward(self, embeddings: Tensor, labels: Tensor, mined: Any) -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor, tuples: Any) -> Tensor:
         return self.margin + 0 * embeddings.sum()
 
 
@@ -95,7 +97,7 @@ def test_a_loss_at_its_margin_is_no_collapse_while_the_embeddings_lie_apart(capl
 @pytest.mark.parametrize("loss", [TripletLoss(soft=True), ContrastiveLoss(1.2, reduction="mean_active")])
 def test_every_loss_knows_its_value_at_collapse(loss: TripletLoss | ContrastiveLoss) -> None:
     labels = torch.arange(3).repeat_interleave(2)
-    assert float(loss(torch.ones(6, 4), labels)) == pytest.approx(loss.at_collapse)
+    assert float(loss(torch.ones(6, 4), labels)) == pytest.approx(loss.collapsed_loss)
 
 
 def test_one_bad_epoch_is_not_told(caplog: pytest.LogCaptureFixture) -> None:

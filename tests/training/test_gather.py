@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from siamese_verify.losses import ContrastiveLoss, CrossBatchMemory, NTXentLoss, TripletLoss
-from siamese_verify.mining import AllPairs, BatchHard
+from siamese_verify.miners import AllPairs, BatchHard
 from siamese_verify.training import gather_batch
 
 ROWS = ((0, 5), (5, 8))  # of each rank: batches of unequal size

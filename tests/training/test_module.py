@@ -25,15 +25,15 @@ from siamese_verify.losses import (
     SupConLoss,
     TripletLoss,
 )
-from siamese_verify.mining import AllPairs, BatchHard, SemiHard
+from siamese_verify.miners import AllPairs, BatchHard, SemiHard
+from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training import VerificationModule, cosine, one_cycle
 from siamese_verify.training.module import Miner
-from siamese_verify.types import FaceBatch, Pairs, Triplets
 
 ADAM = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
 Schedule = Callable[[torch.optim.Optimizer, int], LRScheduler]
 VALIDATION = {"val/eer", "val/auc", "val/tar_at_far_1e-2"}
-FIGURES = {"train/loss", "train/active_share", "train/distance_mean", "train/distance_spread", *VALIDATION}
+FIGURES = {"train/loss", "train/fraction_nonzero", "train/distance_mean", "train/distance_spread", *VALIDATION}
 
 
 class Recorder(nn.Module):
@@ -43,16 +43,16 @@ class Recorder(nn.Module):
         super().__init__()
         self.given: list[tuple[Tensor, ...] | None] = []
 
-    def forward(self, embeddings: Tensor, labels: Tensor, mined: tuple[Tensor, ...] | None) -> Tensor:
-        self.given.append(mined)
+    def forward(self, embeddings: Tensor, labels: Tensor, tuples: tuple[Tensor, ...] | None) -> Tensor:
+        self.given.append(tuples)
         return embeddings.sum()
 
 
 class SumLoss(nn.Module):
     """Somebody else's loss, without items."""
 
-    def forward(self, embeddings: Tensor, labels: Tensor, mined: Pairs | Triplets | None) -> Tensor:
-        assert mined is None
+    def forward(self, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None) -> Tensor:
+        assert tuples is None
         return (embeddings * labels[:, None]).sum()
 
 
@@ -61,10 +61,10 @@ def encoder() -> SmallResNet:
     return SmallResNet(size=16, width=4, dimension=8)
 
 
-def batch(people: int = 3, photos: int = 2, mined: Pairs | Triplets | None = None, seed: int = 0) -> FaceBatch:
+def batch(people: int = 3, photos: int = 2, tuples: Pairs | Triplets | None = None, seed: int = 0) -> FaceBatch:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (people * photos, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    return FaceBatch(images, torch.arange(people).repeat_interleave(photos), mined)
+    return FaceBatch(images, torch.arange(people).repeat_interleave(photos), tuples)
 
 
 class Batches(Dataset[FaceBatch]):
@@ -120,7 +120,7 @@ def test_the_loss_is_that_of_encoder_miner_and_objective(miner: Miner | None) ->
 
 
 @pytest.mark.parametrize(
-    ("objective", "mined"),
+    ("objective", "tuples"),
     [
         (ContrastiveLoss(), Pairs(torch.tensor([0, 2]), torch.tensor([1, 4]), torch.tensor([True, False]))),
         (TripletLoss(), Triplets(torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([4, 5]))),
@@ -128,14 +128,14 @@ def test_the_loss_is_that_of_encoder_miner_and_objective(miner: Miner | None) ->
 )
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_pairs_and_triplets_of_the_batch_are_used_and_no_miner_is_asked(
-    objective: nn.Module, mined: Pairs | Triplets
+    objective: nn.Module, tuples: Pairs | Triplets
 ) -> None:
     def miner(embeddings: Tensor, labels: Tensor) -> Pairs | Triplets:
         raise AssertionError("the miner was asked")
 
     module = VerificationModule(encoder(), objective, miner, ADAM).eval()
-    given = batch(mined=mined)
-    assert torch.equal(module.training_step(given, 0), objective(module.encoder(given.images), given.labels, mined))
+    given = batch(tuples=tuples)
+    assert torch.equal(module.training_step(given, 0), objective(module.encoder(given.images), given.labels, tuples))
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -144,8 +144,8 @@ def test_another_librarys_loss_gets_what_its_miners_return() -> None:
     triplets = Triplets(torch.tensor([0]), torch.tensor([1]), torch.tensor([4]))
     recorder = Recorder()
     module = VerificationModule(encoder(), recorder, None, ADAM)
-    for mined in (pairs, triplets, None):
-        module.training_step(batch(mined=mined), 0)
+    for tuples in (pairs, triplets, None):
+        module.training_step(batch(tuples=tuples), 0)
     genuine_and_impostors, three, none = recorder.given
     assert genuine_and_impostors is not None
     assert [field.tolist() for field in genuine_and_impostors] == [[0, 1], [1, 0], [2, 1, 4, 5], [4, 5, 2, 1]]
@@ -158,7 +158,7 @@ def test_a_loss_that_needs_rivals_refuses_pairs_that_are_fed() -> None:
     for objective in (SupConLoss(), InBatchNegatives(NCELoss())):
         module = VerificationModule(encoder(), objective, None, ADAM)
         with pytest.raises(InputError, match=f"{type(objective).__name__} lets an anchor choose .* sampler=identity"):
-            module.training_step(batch(mined=pairs), 0)
+            module.training_step(batch(tuples=pairs), 0)
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -200,7 +200,7 @@ def test_a_loss_without_items_trains_and_logs_no_active_share(tmp_path: Path) ->
     before = [parameter.clone() for parameter in module.parameters()]
     trainer = fit(module, [batch(seed=number) for number in range(10)], tmp_path)
     assert not all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
-    assert set(trainer.callback_metrics) == FIGURES - {"train/active_share"}
+    assert set(trainer.callback_metrics) == FIGURES - {"train/fraction_nonzero"}
 
 
 def test_the_last_validation_is_the_report_on_all_its_embeddings(tmp_path: Path) -> None:

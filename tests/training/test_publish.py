@@ -69,7 +69,7 @@ def test_wandb_gets_metrics_configuration_pictures_and_curve_without_a_network(
     tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
 ) -> None:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    command = [sys.executable, "-m", "siamese_verify.cli", "train", *tiny, *small_batches]
+    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *tiny, *small_batches]
     ended = subprocess.run(
         [*command, "logger=wandb", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"],
         cwd=tmp_path,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from siamese_verify.data import SyntheticFaces
+from siamese_verify.datasets import SyntheticFaces
 
 
 @pytest.fixture(scope="module")

@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Calibration, Interval, OperatingPoint, ScoreMeaning, Strangers, calibrate
+from siamese_verify.evaluation import Calibration, ImpostorTail, Interval, OperatingPoint, ScoreCalibration, calibrate
 from siamese_verify.evaluation.calibration import limited
 from siamese_verify.faces import Quality
-from siamese_verify.types import Crop, InputSpec
-from siamese_verify.verification.decision import UNLIKE, Likelihood, complaints, decide, likelihood_of
-from siamese_verify.verification.record import Limit, ModelRecord
-from siamese_verify.verification.result import SeenFace
+from siamese_verify.models.metadata import Limit, ModelMetadata
+from siamese_verify.structures import Crop, InputSpec
+from siamese_verify.verification.decision import UNLIKE, DetectedFace, Likelihood, complaints, decide, likelihood_of
 
 GOOD = Quality(sharpness=40.0, size=90.0, turn=10.0, light=0.5, contrast=0.2)
 RANGES = {"sharpness": (10.0, None), "size": (30.0, None), "turn": (None, 40.0), "light": (0.2, 0.8)}
 
 
 @pytest.fixture(scope="module")
-def meaning() -> ScoreMeaning:
+def meaning() -> ScoreCalibration:
     rng = np.random.default_rng(0)
     people = np.repeat(np.arange(60), 5)
     rows = rng.normal(size=(60, 16))[people] + 0.8 * rng.normal(size=(300, 16))
@@ -31,17 +30,17 @@ def meaning() -> ScoreMeaning:
 
 
 @pytest.fixture(scope="module")
-def record(meaning: ScoreMeaning) -> ModelRecord:
+def record(meaning: ScoreCalibration) -> ModelMetadata:
     spec = InputSpec(4, crop=Crop("whole"))
-    return ModelRecord("mine", {}, spec, 16, measured_on="drawn people", meaning=meaning, quality=dict(RANGES))
+    return ModelMetadata("mine", {}, spec, 16, measured_on="drawn people", meaning=meaning, quality=dict(RANGES))
 
 
-def face(name: str = "a.jpg", quality: Quality = GOOD, faces: int = 1, turned: float = 0) -> SeenFace:
-    return SeenFace(name, np.zeros((4, 4, 3), np.uint8), quality, (1, 2, 31, 42), faces=faces, turned=turned)
+def face(name: str = "a.jpg", quality: Quality = GOOD, faces: int = 1, turned: float = 0) -> DetectedFace:
+    return DetectedFace(name, np.zeros((4, 4, 3), np.uint8), quality, (1, 2, 31, 42), faces=faces, turned=turned)
 
 
 @pytest.mark.parametrize("far", [0.3, 0.1, 0.01, 0.001])
-def test_the_share_of_impostors_above_the_threshold_is_within_the_rate(far: float, record: ModelRecord) -> None:
+def test_the_share_of_impostors_above_the_threshold_is_within_the_rate(far: float, record: ModelMetadata) -> None:
     result = decide(record, 0.9, far=far)
     assert record.meaning is not None
     accepted = record.meaning.strangers.accepts(result.threshold)
@@ -49,7 +48,7 @@ def test_the_share_of_impostors_above_the_threshold_is_within_the_rate(far: floa
     assert result.insufficient == (far * record.meaning.strangers.impostors < 10)
 
 
-def test_a_score_inside_of_the_thresholds_interval_is_inconclusive(record: ModelRecord) -> None:
+def test_a_score_inside_of_the_thresholds_interval_is_inconclusive(record: ModelMetadata) -> None:
     clear = decide(record, 1.0, far=0.01)
     assert clear.same is True
     assert clear.threshold_interval is not None
@@ -61,14 +60,14 @@ def test_a_score_inside_of_the_thresholds_interval_is_inconclusive(record: Model
         assert (len(result.reasons) == 1) == (same is None)
 
 
-def test_whoever_forces_a_decision_gets_one_and_the_doubts_as_warnings(record: ModelRecord) -> None:
+def test_whoever_forces_a_decision_gets_one_and_the_doubts_as_warnings(record: ModelMetadata) -> None:
     doubtful = decide(record, decide(record, 0, far=0.01).threshold, far=0.01)
     forced = decide(record, doubtful.score, far=0.01, forced=True)
     assert (doubtful.same, forced.same, forced.reasons) == (None, True, ())
     assert forced.warnings[: len(doubtful.reasons)] == doubtful.reasons
 
 
-def test_what_a_score_says_does_not_move_with_the_threshold(record: ModelRecord) -> None:
+def test_what_a_score_says_does_not_move_with_the_threshold(record: ModelMetadata) -> None:
     asked: list[dict[str, Any]] = [{"far": 0.3}, {"far": 0.01}, {"threshold": 0.75}, {"threshold": -0.5}]
     found = [decide(record, 0.4, forced=True, prior=0.5, **one) for one in asked]
     assert len({(one.log_likelihood_ratio, one.probability, one.likelihood) for one in found}) == 1
@@ -76,7 +75,7 @@ def test_what_a_score_says_does_not_move_with_the_threshold(record: ModelRecord)
     assert found[0].probability == pytest.approx(1 / (1 + math.exp(-found[0].log_likelihood_ratio)), rel=1e-12)
 
 
-def test_there_is_a_probability_for_a_stated_prior_alone(record: ModelRecord) -> None:
+def test_there_is_a_probability_for_a_stated_prior_alone(record: ModelMetadata) -> None:
     plain = decide(record, 0.4)
     assert (plain.probability, plain.prior, plain.stated_probability()) == (None, None, "")
     assert plain.log_likelihood_ratio is not None
@@ -89,18 +88,18 @@ def test_there_is_a_probability_for_a_stated_prior_alone(record: ModelRecord) ->
 
 
 @pytest.mark.parametrize("prior", [0, 1, -0.1, 1.5, math.nan, "0.5", True])
-def test_a_prior_that_is_none_is_refused(prior: Any, record: ModelRecord) -> None:
+def test_a_prior_that_is_none_is_refused(prior: Any, record: ModelMetadata) -> None:
     with pytest.raises(InputError, match="prior"):
         decide(record, 0.4, prior=prior)
 
 
 def test_a_prior_for_a_model_without_calibration_is_refused() -> None:
     with pytest.raises(InputError, match="never calibrated"):
-        decide(ModelRecord("mine", {}, InputSpec(4, crop=Crop("whole")), 16), 0.5, threshold=0.4, prior=0.5)
+        decide(ModelMetadata("mine", {}, InputSpec(4, crop=Crop("whole")), 16), 0.5, threshold=0.4, prior=0.5)
 
 
 @pytest.mark.parametrize(("name", "value"), [("far", "1e-3"), ("threshold", "0.5"), ("far", True), ("far", [0.1])])
-def test_what_is_no_number_is_refused_in_a_sentence(name: str, value: Any, record: ModelRecord) -> None:
+def test_what_is_no_number_is_refused_in_a_sentence(name: str, value: Any, record: ModelMetadata) -> None:
     with pytest.raises(InputError, match=rf"is a number such as 0\.001, got .*\({type(value).__name__}\)"):
         decide(record, 0.5, **{name: value})
     assert decide(record, 0.9, far=np.float32(0.01)).same is True  # type: ignore[arg-type]
@@ -108,7 +107,7 @@ def test_what_is_no_number_is_refused_in_a_sentence(name: str, value: Any, recor
 
 def test_the_likelihood_ratio_is_bounded_where_the_calibration_ends() -> None:
     line = limited(Calibration("logistic", (-1.0, 1.0), (-20.0, 20.0), 1000, 10**6), math.exp(-5), math.exp(-4))
-    meaning = ScoreMeaning(line, Strangers((0.0, 0.2, 0.3), (400_000, 10, 0), 10**6))
+    meaning = ScoreCalibration(line, ImpostorTail((0.0, 0.2, 0.3), (400_000, 10, 0), 10**6))
     assert likelihood_of(meaning, 0.1) == pytest.approx((2.0, False))
     assert likelihood_of(meaning, 1.0) == pytest.approx((4.0, True))
     assert likelihood_of(meaning, -1.0) == pytest.approx((-5.0, True))
@@ -129,7 +128,7 @@ def test_the_likelihood_ratio_is_said_in_words(ratio: float, bounded: bool, sent
     assert sentence in Likelihood(ratio, bounded).sentence()
 
 
-def test_faces_unlike_the_measured_ones_are_said_beside_the_likelihood_ratio(record: ModelRecord) -> None:
+def test_faces_unlike_the_measured_ones_are_said_beside_the_likelihood_ratio(record: ModelMetadata) -> None:
     dark = face("dark.jpg", GOOD._replace(light=0.1))
     for forced in (False, True):
         assert UNLIKE in decide(record, 0.4, (face(), dark), forced=forced).warnings
@@ -140,10 +139,10 @@ def test_faces_unlike_the_measured_ones_are_said_beside_the_likelihood_ratio(rec
     ("low", "score", "same"), [(0.5, 0.9, None), (0.5, 0.5, None), (0.5, 0.49, False), (-math.inf, -0.5, None)]
 )
 def test_a_threshold_that_the_data_cannot_show_accepts_nobody(
-    low: float, score: float, same: bool | None, record: ModelRecord, monkeypatch: pytest.MonkeyPatch
+    low: float, score: float, same: bool | None, record: ModelMetadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = Limit(0.6, 1e-6, (low, math.inf), 1000, True)
-    monkeypatch.setattr(ModelRecord, "limit", lambda self, far=None, comparisons=1: limit)
+    monkeypatch.setattr(ModelMetadata, "limit", lambda self, far=None, comparisons=1: limit)
     result = decide(record, score, far=1e-6)
     assert result.same is same
     assert ("too few impostors were measured" in " ".join(result.reasons)) == (same is None)
@@ -153,7 +152,7 @@ def test_a_threshold_that_the_data_cannot_show_accepts_nobody(
     assert told["reason"] == ("inconclusive" if same is None else None)
 
 
-def test_a_stranger_scores_as_high_once_in_so_many(record: ModelRecord) -> None:
+def test_a_stranger_scores_as_high_once_in_so_many(record: ModelMetadata) -> None:
     assert record.meaning is not None
     strangers = record.meaning.strangers
     for score in (-1.0, 0.2, 0.5, 1.0):
@@ -163,7 +162,7 @@ def test_a_stranger_scores_as_high_once_in_so_many(record: ModelRecord) -> None:
         assert decide(record, score, forced=True).one_in == int(1 / share)
 
 
-def test_the_best_of_several_pairs_has_to_reach_a_higher_threshold(record: ModelRecord) -> None:
+def test_the_best_of_several_pairs_has_to_reach_a_higher_threshold(record: ModelMetadata) -> None:
     one, six = (decide(record, 0.9, far=0.06, comparisons=number) for number in (1, 6))
     assert six.threshold == decide(record, 0.9, far=0.01).threshold > one.threshold
     assert six.far is not None
@@ -182,7 +181,7 @@ def test_the_best_of_several_pairs_has_to_reach_a_higher_threshold(record: Model
     ],
 )
 def test_a_face_unlike_those_that_were_measured_is_inconclusive(
-    change: dict[str, float], word: str, record: ModelRecord
+    change: dict[str, float], word: str, record: ModelMetadata
 ) -> None:
     worse = face("b.jpg", GOOD._replace(**change))
     result = decide(record, 1.0, (face(), worse))
@@ -198,7 +197,7 @@ def test_a_face_at_the_limits_is_no_reason_to_doubt() -> None:
     assert complaints(Quality(10.0, None, None, 0.8, 0.0), RANGES) == []
 
 
-def test_several_faces_and_turned_photos_are_told_of(record: ModelRecord) -> None:
+def test_several_faces_and_turned_photos_are_told_of(record: ModelMetadata) -> None:
     result = decide(record, 1.0, (face(faces=3), face("b.jpg", turned=31.25)))
     assert result.same is True
     assert result.warnings == (
@@ -208,24 +207,24 @@ def test_several_faces_and_turned_photos_are_told_of(record: ModelRecord) -> Non
 
 
 @pytest.mark.parametrize("far", [0.0, -1.0, 1.0, math.nan, math.inf])
-def test_what_is_no_rate_is_refused(far: float, record: ModelRecord) -> None:
+def test_what_is_no_rate_is_refused(far: float, record: ModelMetadata) -> None:
     with pytest.raises(InputError, match=r"above 0 and up to 0\.5"):
         decide(record, 0.5, far=far)
 
 
-def test_a_score_that_is_nan_is_refused(record: ModelRecord) -> None:
+def test_a_score_that_is_nan_is_refused(record: ModelMetadata) -> None:
     with pytest.raises(InputError, match="NaN"):
         decide(record, math.nan)
 
 
-def test_rounding_never_leads_beyond_one(record: ModelRecord) -> None:
+def test_rounding_never_leads_beyond_one(record: ModelMetadata) -> None:
     assert decide(record, 1.0000001).score == 1.0
     assert decide(record, -1.0000001, forced=True).score == -1.0
 
 
-def test_a_measured_rate_has_the_threshold_that_was_counted(meaning: ScoreMeaning) -> None:
+def test_a_measured_rate_has_the_threshold_that_was_counted(meaning: ScoreCalibration) -> None:
     point = OperatingPoint(0.01, 0.0099, 0.9, 0.123, False, 1000, 9)
-    record = ModelRecord("mine", {}, InputSpec(4, crop=Crop("whole")), 16, (point,), meaning=meaning)
+    record = ModelMetadata("mine", {}, InputSpec(4, crop=Crop("whole")), 16, (point,), meaning=meaning)
     limit = record.limit(0.01)
     assert (limit.threshold, limit.far) == (0.123, 0.0099)
     assert record.limit(0.005).threshold == meaning.strangers.threshold(0.005)[0]
@@ -237,15 +236,15 @@ def test_one_in_a_thousand_is_the_default_where_it_was_measured_well() -> None:
 
     spec = InputSpec(4, crop=Crop("whole"))
     known = (point(1e-5), point(1e-3), point(1e-1))
-    assert ModelRecord("mine", {}, spec, 16, known).limit().far == 1e-3
-    assert ModelRecord("mine", {}, spec, 16, (point(1e-3, True), point(1e-2), point(1e-1))).limit().far == 1e-2
+    assert ModelMetadata("mine", {}, spec, 16, known).limit().far == 1e-3
+    assert ModelMetadata("mine", {}, spec, 16, (point(1e-3, True), point(1e-2), point(1e-1))).limit().far == 1e-2
 
 
 def test_without_the_strangers_scores_only_measured_rates_can_be_shared_among_pairs() -> None:
     def point(far: float) -> OperatingPoint:
         return OperatingPoint(far, far, 0.9, 1 - far, False, 10**6, 100)
 
-    record = ModelRecord("mine", {}, InputSpec(4, crop=Crop("whole")), 16, (point(1e-3), point(1e-2)))
+    record = ModelMetadata("mine", {}, InputSpec(4, crop=Crop("whole")), 16, (point(1e-3), point(1e-2)))
     assert record.limit(1e-2, comparisons=10).threshold == 1 - 1e-3
     with pytest.raises(InputError, match="was measured: use"):
         record.limit(1e-3, comparisons=10)
@@ -253,17 +252,17 @@ def test_without_the_strangers_scores_only_measured_rates_can_be_shared_among_pa
         record.limit(1e-3, comparisons=0)
 
 
-def test_a_stricter_rate_never_has_a_lower_threshold(meaning: ScoreMeaning) -> None:
+def test_a_stricter_rate_never_has_a_lower_threshold(meaning: ScoreCalibration) -> None:
     strangers = meaning.strangers
     points = tuple(
         OperatingPoint(far, far, 0.9, strangers.threshold(far)[0] - 0.001, False, 1000, 9) for far in (0.3, 0.1, 0.01)
     )
-    record = ModelRecord("mine", {}, InputSpec(4, crop=Crop("whole")), 16, points, meaning=meaning)
+    record = ModelMetadata("mine", {}, InputSpec(4, crop=Crop("whole")), 16, points, meaning=meaning)
     limits = [record.limit(float(far)).threshold for far in np.geomspace(0.5, 0.001, 400)]
     assert limits == sorted(limits)
 
 
-def test_the_best_of_several_pairs_is_less_rare(record: ModelRecord) -> None:
+def test_the_best_of_several_pairs_is_less_rare(record: ModelMetadata) -> None:
     one, nine = (decide(record, 0.5, comparisons=number, forced=True) for number in (1, 9))
     assert one.one_in is not None
     assert nine.one_in == max(1, one.one_in // 9) or nine.one_in == pytest.approx(one.one_in / 9, abs=1)
@@ -275,9 +274,9 @@ def test_the_best_of_several_pairs_is_less_rare(record: ModelRecord) -> None:
 def test_no_rate_above_one_per_cent_is_taken_unasked() -> None:
     points = (OperatingPoint(0.1, 0.1, 0.9, 0.2, False, 400, 40), OperatingPoint(0.01, 0.01, 0.5, 0.6, True, 400, 4))
     known = (None, Interval(0.05, 0.2), Interval(0, 0.06), Interval(0, 0.05))
-    tail = Strangers((0.1, 0.2, 0.6, 0.7), (200, 40, 4, 0), 400, known)
-    meaning = ScoreMeaning(Calibration("logistic", (0.0, 1.0), (-3.0, 3.0), 40, 400), tail)
-    record = ModelRecord("few", {}, InputSpec(4, crop=Crop("whole")), 16, points, meaning=meaning)
+    tail = ImpostorTail((0.1, 0.2, 0.6, 0.7), (200, 40, 4, 0), 400, known)
+    meaning = ScoreCalibration(Calibration("logistic", (0.0, 1.0), (-3.0, 3.0), 40, 400), tail)
+    record = ModelMetadata("few", {}, InputSpec(4, crop=Crop("whole")), 16, points, meaning=meaning)
     assert record.operating_point().target == 0.01
     assert decide(record, 0.9).same is None
     assert decide(record, 0.9, far=0.1).same is True

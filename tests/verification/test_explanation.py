@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Quality
+from siamese_verify.verification.decision import DetectedFace
 from siamese_verify.verification.explanation import (
     AROUND,
     CARRIES,
@@ -19,7 +20,6 @@ from siamese_verify.verification.explanation import (
     explain_visibly,
     heat,
 )
-from siamese_verify.verification.result import SeenFace
 
 SIDE = 48
 
@@ -43,8 +43,8 @@ def region(top: int, left: int, bottom: int, right: int) -> NDArray[np.float64]:
     return weights
 
 
-def face(crop: NDArray[np.uint8]) -> SeenFace:
-    return SeenFace("a photo", crop, Quality(1, None, None, 0.5, 0.2))
+def face(crop: NDArray[np.uint8]) -> DetectedFace:
+    return DetectedFace("a photo", crop, Quality(1, None, None, 0.5, 0.2))
 
 
 def noise(seed: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.verification.kept_embeddings import FACE, KeptEmbeddings, Part, photo_key
+from siamese_verify.verification.pair_scoring import FACE, CachedEmbeddings, Part, photo_key
 
 
 def part(*counts: int, seed: int = 0) -> Part:
@@ -29,12 +29,12 @@ def assert_same(one: Part, other: Part) -> None:
 
 
 def test_what_was_added_is_read_again_and_goes_on(tmp_path: Path) -> None:
-    kept = KeptEmbeddings(tmp_path / "kept", "one")
+    kept = CachedEmbeddings(tmp_path / "kept", "one")
     assert list(kept.parts()) == []
     kept.add(part(1, 0, 2))
     kept.add(part(0, seed=1))
     kept.release()
-    again = KeptEmbeddings(tmp_path / "kept", "one")
+    again = CachedEmbeddings(tmp_path / "kept", "one")
     for found, wanted in zip(again.parts(), [part(1, 0, 2), part(0, seed=1)], strict=True):
         assert_same(found, wanted)
     again.add(part(3, seed=2))
@@ -46,19 +46,19 @@ def test_what_was_added_is_read_again_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_parts_of_another_origin_or_shape_are_removed(tmp_path: Path) -> None:
-    kept = KeptEmbeddings(tmp_path / "kept", "one")
+    kept = CachedEmbeddings(tmp_path / "kept", "one")
     kept.add(part(1))
     kept.add(part(1)._replace(counts=np.array([2], dtype=np.int32)))
     kept.add(part(1)._replace(faces=np.zeros(1)))  # type: ignore[arg-type]
     assert len(list(kept.parts())) == 1
     assert len(list((tmp_path / "kept").iterdir())) == 1
     kept.release()
-    assert list(KeptEmbeddings(tmp_path / "kept", "two").parts()) == []
+    assert list(CachedEmbeddings(tmp_path / "kept", "two").parts()) == []
     assert list((tmp_path / "kept").iterdir()) == []
 
 
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
-    kept = KeptEmbeddings(tmp_path / "kept", "one")
+    kept = CachedEmbeddings(tmp_path / "kept", "one")
     content = {**part(1)._asdict(), "keys": np.array([{"a": "pickle"}], dtype=object)}
     np.savez(tmp_path / "kept" / "000000.npz", origin=np.array("one"), **content)
     assert list(kept.parts()) == []
@@ -66,16 +66,16 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_one_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
-    first = KeptEmbeddings(tmp_path / "kept", "one")
+    first = CachedEmbeddings(tmp_path / "kept", "one")
     with pytest.raises(InputError, match="Another process is writing to"):
-        KeptEmbeddings(tmp_path / "kept", "one")
+        CachedEmbeddings(tmp_path / "kept", "one")
     first.release()
-    KeptEmbeddings(tmp_path / "kept", "one").release()
+    CachedEmbeddings(tmp_path / "kept", "one").release()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere.kept cannot be made"):
-        KeptEmbeddings(tmp_path / "nowhere" / "kept", "one")
+        CachedEmbeddings(tmp_path / "nowhere" / "kept", "one")
 
 
 def test_a_key_changes_with_the_file_and_its_place_and_not_by_reading(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from siamese_verify.data import SyntheticFaces
+from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import Pixels
 from siamese_verify.faces import FaceDetector
-from siamese_verify.faces.subject import search
-from siamese_verify.types import Crop
-from siamese_verify.verification import FaceModel, NoDecision, TorchEngine, Verifier
+from siamese_verify.faces.finder import search
+from siamese_verify.models import FaceModel, TorchEngine
+from siamese_verify.structures import Crop
+from siamese_verify.verification import NoDecision, Verifier
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
 CASES = 10_000

@@ -23,12 +23,12 @@ from pyarrow import parquet
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import OperatingPoint
 from siamese_verify.faces import Quality
-from siamese_verify.types import Crop, InputSpec
-from siamese_verify.verification import embedded_photos, pair_list
-from siamese_verify.verification.kept_embeddings import FACE, KeptEmbeddings
-from siamese_verify.verification.pair_list import verify_pairs
-from siamese_verify.verification.record import ModelRecord
-from siamese_verify.verification.result import NoDecision, SeenFace, Verification
+from siamese_verify.models.metadata import ModelMetadata
+from siamese_verify.structures import Crop, InputSpec
+from siamese_verify.verification import pair_scoring as embedded_photos
+from siamese_verify.verification import pair_scoring as pair_list
+from siamese_verify.verification.decision import DetectedFace, NoDecision, Verification
+from siamese_verify.verification.pair_scoring import FACE, CachedEmbeddings, verify_pairs
 from siamese_verify.verification.verifier import Several, Verifier
 
 DIMENSION, LIMIT = 16, 0.5
@@ -57,7 +57,7 @@ class Stand:
         self.batches: list[int] = []
         self.asked: list[dict[str, Any]] = []
 
-    def find(self, photo: Path, /, name: str | None = None, several: Any = None) -> list[SeenFace]:
+    def find(self, photo: Path, /, name: str | None = None, several: Any = None) -> list[DetectedFace]:
         self.seen.append(photo.name)
         time.sleep(self.delay)
         if self.log:
@@ -70,14 +70,14 @@ class Stand:
             raise NoDecision(f"{name} cannot be read.", "unreadable_photo") from None
         faces = max(1, photo.name.count("x"))
         if faces > 1 and several != "any":
-            raise NoDecision(f"{faces} faces were found on {name}: crop it to the one that is meant.", "several_faces")
+            raise NoDecision(f"{faces} faces were found on {name}: crop it to the one that is meant.", "multiple_faces")
         quality = Quality(float(crop.var()), None, None, float(crop.mean()) / 255, 0.1)
         return [
-            SeenFace(name or "", np.roll(crop, 3 * turn, axis=0), quality, probability=0.5, turned=90, faces=faces)
+            DetectedFace(name or "", np.roll(crop, 3 * turn, axis=0), quality, probability=0.5, turned=90, faces=faces)
             for turn in range(faces)
         ]
 
-    def embed_faces(self, faces: Sequence[SeenFace], /) -> NDArray[np.float32]:
+    def embed_faces(self, faces: Sequence[DetectedFace], /) -> NDArray[np.float32]:
         self.batches.append(len(faces))
         rows = np.stack([face.crop.reshape(-1).astype(float) - 128 for face in faces]) @ self.weights
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
@@ -86,7 +86,7 @@ class Stand:
         self,
         score: float,
         /,
-        faces: Sequence[SeenFace] = (),
+        faces: Sequence[DetectedFace] = (),
         *,
         far: float | None = None,
         threshold: float | None = None,
@@ -411,7 +411,7 @@ def test_what_was_embedded_before_a_stop_is_not_embedded_again(
     verify_pairs(Stand(), table, tmp_path / "whole.parquet")
     first, second = Stand(), Stand()
 
-    def stopping(faces: Sequence[SeenFace], /) -> NDArray[np.float32]:
+    def stopping(faces: Sequence[DetectedFace], /) -> NDArray[np.float32]:
         if len(first.batches) == batches:
             raise Stopped
         return Stand.embed_faces(first, faces)
@@ -496,7 +496,7 @@ def test_parts_that_are_damaged_are_made_again(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_write_to_one_output(folder: Path) -> None:
     table = listed(folder, "a,b\n0.png,1.png\n")
-    other = KeptEmbeddings(folder / ".out.csv.unfinished", "one")
+    other = CachedEmbeddings(folder / ".out.csv.unfinished", "one")
     with pytest.raises(InputError, match="Another process"):
         verify_pairs(Stand(), table, folder / "out.csv")
     other.release()
@@ -517,7 +517,7 @@ def test_what_a_decision_is_told_of_a_face_survives_being_kept(folder: Path) -> 
     table = listed(folder, "a,b\n0.png,1.png\n")
     stopped_while_deciding(table, folder / "out.csv")
     stand = Stand()
-    told: list[SeenFace] = []
+    told: list[DetectedFace] = []
 
     def listening(*args: Any, **kwargs: Any) -> Verification:
         told.extend(args[1] if len(args) > 1 else ())
@@ -528,7 +528,7 @@ def test_what_a_decision_is_told_of_a_face_survives_being_kept(folder: Path) -> 
     assert stand.seen == []
     assert told == [stand.find(folder / name, name=name)[0] for name in ("0.png", "1.png")]
     assert set(FACE.names or ()) == {*Quality._fields, "probability", "turned", "box", "faces"}
-    assert {field.name for field in dataclasses.fields(SeenFace)} - {
+    assert {field.name for field in dataclasses.fields(DetectedFace)} - {
         "quality",
         "box",
         "landmarks",
@@ -553,7 +553,7 @@ def test_a_real_verifier_says_of_each_pair_what_it_says_of_two_photos(folder: Pa
     points = (OperatingPoint(0.1, 0.09, 0.9, 0.2, False, 400, 36),)
     quality: dict[str, tuple[float | None, float | None]] = {"contrast": (0.19, None)}  # some of the photos have less
     verifier = Verifier(
-        ModelRecord("mine", {}, InputSpec(8, crop=Crop("whole")), DIMENSION, points, quality=quality), engine
+        ModelMetadata("mine", {}, InputSpec(8, crop=Crop("whole")), DIMENSION, points, quality=quality), engine
     )
     order = [(a, b) for a in range(6) for b in range(6)]
     table = listed(folder, "a,b\n" + "".join(f"{a}.png,{b}.png\n" for a, b in order))

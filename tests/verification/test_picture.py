@@ -13,29 +13,29 @@ import pytest
 from PIL import Image, ImageColor
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Calibration, OperatingPoint, ScoreMeaning, Strangers
-from siamese_verify.evaluation.pages.palette import LIGHT
+from siamese_verify.evaluation import Calibration, ImpostorTail, OperatingPoint, ScoreCalibration
+from siamese_verify.evaluation.pages.figures import LIGHT
 from siamese_verify.faces import Quality
-from siamese_verify.types import Crop, InputSpec
+from siamese_verify.models.metadata import ModelMetadata
+from siamese_verify.structures import Crop, InputSpec
 from siamese_verify.verification import picture
+from siamese_verify.verification.decision import DetectedFace, Verification
 from siamese_verify.verification.explanation import CARRIES, SPEAKS_AGAINST, Explanation, explain
 from siamese_verify.verification.picture import draw_verification
-from siamese_verify.verification.record import ModelRecord
-from siamese_verify.verification.result import SeenFace, Verification
 from siamese_verify.verification.verifier import Verifier
 
 GREEN, PINK = (10, 200, 40), (250, 120, 200)
-MEANING = ScoreMeaning(
+MEANING = ScoreCalibration(
     Calibration("logistic", (-0.1, 0.9), (-9.0, 9.0), 100, 10_000),
-    Strangers((0.0, 0.2, 0.4, 0.6), (5000, 500, 20, 0), 10_000),
+    ImpostorTail((0.0, 0.2, 0.4, 0.6), (5000, 500, 20, 0), 10_000),
 )
 HISTOGRAM = {"edges": [-0.5, 0.0, 0.5, 1.0], "genuine": [0, 5, 95], "impostors": [5000, 4900, 100]}
 MODEL = SimpleNamespace(meaning=MEANING, metrics={"histogram": HISTOGRAM})
 
 
-def seen(name: str = "photo 1", **settings: Any) -> SeenFace:
+def seen(name: str = "photo 1", **settings: Any) -> DetectedFace:
     crop = np.full((32, 32, 3), PINK, dtype=np.uint8)
-    return SeenFace(name, crop, Quality(100.0, 50.0, 3.0, 0.5, 0.2), **settings)
+    return DetectedFace(name, crop, Quality(100.0, 50.0, 3.0, 0.5, 0.2), **settings)
 
 
 def decision(same: bool | None = True, score: float = 0.7, **settings: Any) -> Verification:
@@ -224,7 +224,7 @@ def test_a_real_verifier_explains_and_is_drawn() -> None:
         return np.asarray((crops.reshape(len(crops), -1) - 127.5) @ weights, dtype=np.float32)
 
     points = (OperatingPoint(0.001, 0.001, 0.5, 0.4, False, 10_000, 10),)
-    record = ModelRecord("mine", {}, InputSpec(32, crop=Crop("whole")), 8, points, metrics=MODEL.metrics)
+    record = ModelMetadata("mine", {}, InputSpec(32, crop=Crop("whole")), 8, points, metrics=MODEL.metrics)
     verifier = Verifier(record, engine)
     noise = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     result = verifier.verify(noise, green())

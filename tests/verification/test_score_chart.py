@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siamese_verify.verification.score_chart import draw_scores, histogram_of_record
+from siamese_verify.verification.picture import draw_scores, histogram_of_record
 
 HISTOGRAM = {"edges": [-0.5, 0.0, 0.5, 1.0], "genuine": [0, 5, 95], "impostors": [5000, 4900, 100]}
 

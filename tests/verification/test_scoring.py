@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from siamese_verify.data import FaceCropper, SyntheticFaces
+from siamese_verify.data import FaceCropper
+from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import SmallResNet
-from siamese_verify.types import Crop
-from siamese_verify.verification import FaceModel, TorchEngine, Verifier, embed_photos, score_pairs, scoring
+from siamese_verify.models import FaceModel, TorchEngine
+from siamese_verify.structures import Crop
+from siamese_verify.verification import Verifier, embed_photos, score_pairs
+from siamese_verify.verification import protocol_scoring as scoring
 
 
 @pytest.mark.parametrize("block", [1, 20, 2**22])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from siamese_verify.verification.sheet import shortened
+from siamese_verify.verification.picture import shortened
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 10, 11])

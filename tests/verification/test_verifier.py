@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from siamese_verify import Verification, Verifier
 from siamese_verify.encoders import SmallResNet
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import OperatingPoint
 from siamese_verify.faces import Photo
-from siamese_verify.serving.problem import REASONS
-from siamese_verify.types import Crop
-from siamese_verify.verification import FaceModel, NoDecision, TorchEngine
-from siamese_verify.verification.result import Reason, SeenFace
+from siamese_verify.models import FaceModel, TorchEngine
+from siamese_verify.serving.problems import REASONS
+from siamese_verify.structures import Crop
+from siamese_verify.verification import NoDecision, Verification, Verifier
+from siamese_verify.verification.decision import DetectedFace, Reason
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FACE = SHARED / "data/lfw/lfw-deepfunneled/George_W_Bush/George_W_Bush_0001.jpg"
@@ -218,7 +218,7 @@ def test_a_liveness_hook_gets_the_face_where_it_lies_in_the_photo_it_gets() -> N
     large.paste(Image.open(FACE).resize((4000, 4000)), (1200, 400))
     content = io.BytesIO()
     large.save(content, "JPEG")
-    seen: list[tuple[Image.Image, SeenFace]] = []
+    seen: list[tuple[Image.Image, DetectedFace]] = []
     judge = verifier(Crop("box"))
     judge.liveness = lambda photo, face: seen.append((photo, face))
     (found,) = judge.find(content.getvalue())

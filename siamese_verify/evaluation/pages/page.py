@@ -15,8 +15,8 @@ from plotly.offline import get_plotlyjs
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
-from siamese_verify.evaluation.crossing import crossing_of
-from siamese_verify.evaluation.thinning import thinned
+from siamese_verify.evaluation.operating_points import equal_error_of
+from siamese_verify.evaluation.roc import thinned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from siamese_verify.evaluation.bootstrap import Difference
-    from siamese_verify.evaluation.hardest_pairs import HardPair
     from siamese_verify.evaluation.pages.figures import ReportFigure
-    from siamese_verify.evaluation.published import PublishedCurve
     from siamese_verify.evaluation.report import VerificationReport
     from siamese_verify.evaluation.roc import RocCurve
+    from siamese_verify.evaluation.score_file import PublishedCurve
+    from siamese_verify.pairwise.histogram import HardPair
 
 DIGITS = 7  # of the numbers that are drawn
 THUMBNAIL = 176  # pixels, twice what is shown, for screens of high density
@@ -149,7 +149,7 @@ def curve_numbers(curve: RocCurve, name: str) -> dict[str, Any]:
         "name": name,
         "genuine": curve.genuine,
         "impostors": curve.impostors,
-        "eer": crossing_of(curve).rate,
+        "eer": equal_error_of(curve).rate,
         "threshold": [float(f"{value:.9g}") for value in few.thresholds[1:]],
         "far": drawn(few.far[1:]),
         "frr": drawn(few.frr[1:]),
@@ -192,7 +192,7 @@ def render_page(
 ) -> str:
     """Return the page as HTML; `details` and `comparison` hold JSON types only, see `VerificationReport.save`."""
     kinds = [
-        ("Strangers that look most alike", "accepted", report.hardest.impostors),
+        ("ImpostorTail that look most alike", "accepted", report.hardest.impostors),
         ("One person, least alike", "refused", report.hardest.genuine),
     ]
     return page_from(

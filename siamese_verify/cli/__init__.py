@@ -1,0 +1,1 @@
+"""Commands of the `siamese-verify` program, one module each."""

@@ -1,0 +1,94 @@
+"""`siamese-verify center`: a model that also looks in the mirror and subtracts the mean face, as a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from siamese_verify.cli.config_values import check_values
+from siamese_verify.cli.errors import configured, set_threads, versions
+from siamese_verify.cli.measure import measure, print_results, save_results
+from siamese_verify.data import FaceCropper
+from siamese_verify.encoders import MirroredEncoder
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import calibrate
+from siamese_verify.faces import ranges_of
+from siamese_verify.models import FaceModel, load_model, read_operating_points, save_bundle
+from siamese_verify.protocols import Protocol, Seen, refuse_leak
+from siamese_verify.structures import Photos
+from siamese_verify.verification import embed_photos
+
+
+def center(cfg: DictConfig, output: Path) -> FaceModel:
+    """Wrap a model's encoder, measure the mean over some photos, and thresholds over a protocol."""
+    if OmegaConf.is_missing(cfg, "model"):
+        raise InputError("Say which model: model=casia-webface, or the path of a bundle, a run or a checkpoint.")
+    if (output / "bundle.json").exists():
+        raise InputError(f"{output} holds a bundle already: set another folder by output.")
+    check_values(cfg)
+    set_threads(cfg.threads)
+    model = load_model(cfg.model)
+    if isinstance(model.encoder, MirroredEncoder):
+        raise InputError(f"The model {cfg.model} is centred already.")
+    photos: Photos = instantiate(cfg.data.photos)
+    protocol: Protocol = instantiate(cfg.protocol)
+    leak = refuse_leak([Seen.of(photos, np.arange(len(photos)))], protocol, cfg.allow_leakage)
+    encoder = MirroredEncoder(model.encoder, cfg.mirror).eval()
+    cropper = FaceCropper(encoder.input_spec, cfg.cache)
+    embeddings = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
+    encoder.center.copy_(torch.from_numpy(embeddings.mean(axis=0, dtype="float64")))
+    inner = {**model.record.configuration, "crop": asdict(encoder.input_spec.crop)}
+    configuration = {
+        "_target_": "siamese_verify.encoders.MirroredEncoder",
+        "encoder": inner,
+        "mirror": bool(cfg.mirror),
+    }
+    result = measure(output.name, encoder, protocol, cropper, None, resamples=cfg.resamples)
+    figures = result.report.to_keep()
+    record = replace(
+        model.record,
+        configuration=configuration,
+        dimension=encoder.dimension,
+        operating_points=read_operating_points(figures["operating_points"]),
+        eer_threshold=figures.get("eer_threshold"),
+        measured_on=protocol.name,
+        training={**model.record.training, "center": f"{len(photos):,} photos of {cfg.data.name}"},
+        metrics=figures,
+        meaning=calibrate(
+            result.embeddings,
+            protocol.photos.identities,
+            protocol.name,
+            cfg.seed,
+            intervals=cfg.resamples > 0,
+        ),
+        quality=ranges_of(cropper.qualities),
+        weights_sha256="",
+    )
+    centred = FaceModel(encoder, record)
+    made_by: dict[str, Any] = {
+        "versions": versions(),
+        "configuration": cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)),
+        "data": cropper.digest,
+        **({"tested people": f"among those averaged in part: {leak}"} if leak else {}),
+    }
+    save_bundle(output, centred, made_by["versions"])
+    save_results(output / "report", result, [], made_by)
+    print_results([result], output)
+    print(f"Bundle: {output}")
+    return centred
+
+
+@configured("center")
+def main(cfg: DictConfig) -> None:
+    """Entry point."""
+    center(cfg, Path(cfg.output))
+
+
+if __name__ == "__main__":
+    main()

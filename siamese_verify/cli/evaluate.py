@@ -1,0 +1,190 @@
+"""`siamese-verify evaluate`: any model on any protocol, or anyone's scores."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from siamese_verify.atomic_write import write_whole
+from siamese_verify.cli.config_values import check_values
+from siamese_verify.cli.errors import configured, set_threads, versions
+from siamese_verify.cli.measure import check_claim, measure, measure_robustness, print_results, save_results
+from siamese_verify.data import FaceCropper
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import (
+    TARGETS,
+    VerificationReport,
+    calibrate,
+    group_reports,
+    inverted_hint,
+    read_published,
+    read_scores,
+    verification_report,
+)
+from siamese_verify.faces import ranges_of
+from siamese_verify.models import PRETRAINED, load_model, ships_thresholds, store_thresholds
+from siamese_verify.protocols import HeldOutShare, Protocol, read_past_run, refuse_leak
+from siamese_verify.structures import Photos
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(cfg: DictConfig, folder: Path) -> float:
+    """Measure a model on a protocol, or scores from elsewhere, and leave the report in `folder`.
+
+    Thresholds and calibration of a pretrained model that ships without any are kept for `siamese-verify verify`.
+
+    Returns:
+        The equal error rate.
+    """
+    if cfg.scores is not None:
+        return evaluate_scores(cfg, folder).eer
+    if OmegaConf.is_missing(cfg, "model"):
+        raise InputError("Say which model: model=casia-webface, or the path of a bundle, a run or a checkpoint.")
+    check_values(cfg)
+    set_threads(cfg.threads)
+    published = read_published(cfg.published) if cfg.published else []
+    model = load_model(cfg.model, cfg.device)
+    protocol, leak = protocol_for(cfg)
+    cropper = FaceCropper(model.encoder.input_spec, cfg.cache)
+    name = Path(str(cfg.model)).name
+    result = measure(
+        name,
+        model.encoder,
+        protocol,
+        cropper,
+        model,
+        resamples=cfg.resamples,
+        processes=cfg.processes,
+        targets=further_rates(cfg.far),
+    )
+    check_claim(result, cfg.claim)
+    if cfg.robustness:
+        result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
+    record = record_of(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})
+    save_results(folder / "report", result, [], record, published)
+    print_results([result], folder)
+    if leak:
+        print(f"This result says nothing about strangers: {leak}.")
+    if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
+        if not protocol.people_known:
+            print("Its thresholds are not kept for verify: that takes pairs of which it is known who is on the photos.")
+            return result.report.eer
+        measurement = {
+            **result.report.to_keep(),
+            "meaning": calibrate(
+                result.embeddings, protocol.photos.identities, protocol.name, intervals=cfg.resamples > 0
+            ).to_dict(),
+            "measured_on": protocol.name,
+            "quality": ranges_of(cropper.qualities),
+            "versions": versions(),
+        }
+        print(f"Its thresholds are kept for verify: {store_thresholds(str(cfg.model), measurement)}")
+    return result.report.eer
+
+
+def protocol_for(cfg: DictConfig) -> tuple[Protocol, str]:
+    """What to measure on, and what of it the model's run was trained on.
+
+    Raises:
+        InputError: see `refuse_leak`; people held out by a run that is not there.
+    """
+    run = read_past_run(cfg.model)
+    chosen: Protocol | HeldOutShare | None = instantiate(cfg.protocol) if cfg.get("protocol") else None
+    if run is None:
+        chosen = chosen or instantiate(cfg.usual)
+        if isinstance(chosen, HeldOutShare):
+            raise InputError(f"No run of {cfg.model} has held people out: choose another protocol than held_out.")
+        return chosen, ""
+    own = run.tested is not None and (chosen is None or isinstance(chosen, HeldOutShare))
+    try:
+        trained_on: Photos | None = instantiate(run.configuration["datamodule"]["photos"])
+    except (InstantiationException, InputError) as error:
+        if own:
+            raise
+        log.warning("The photos trained on cannot be compared with those of the protocol, only names: %s", error)
+        trained_on = None
+    if own:
+        assert trained_on is not None
+        return run.test_protocol(trained_on), ""
+    if chosen is None or isinstance(chosen, HeldOutShare):
+        chosen = instantiate(run.configuration["protocol"])
+    protocol = cast(Protocol, chosen)
+    seen = run.with_photos(trained_on) if trained_on is not None else run.seen
+    return protocol, refuse_leak(seen, protocol, cfg.allow_leakage)
+
+
+def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
+    """Report on a table of scores, whatever made them."""
+    given = read_scores(cfg.scores)
+    people = given.identities if cfg.resamples else None
+    report = verification_report(
+        given.scores,
+        given.same,
+        given.folds,
+        people,
+        None,
+        sorted({*TARGETS, *further_rates(cfg.far)}, reverse=True),
+    )
+    if given.groups is not None:
+        groups = group_reports(
+            given.scores, given.same, given.groups, report.threshold, people, resamples=max(cfg.resamples, 1)
+        )
+        report = replace(report, groups=tuple(groups))
+    page = report.save(
+        folder / "report",
+        title=Path(str(cfg.scores)).stem,
+        details={"versions": versions(), "scores": str(cfg.scores), "resamples of the people": cfg.resamples},
+        captions=given.describe,
+        published=read_published(cfg.published) if cfg.published else [],
+    )
+    write_whole(folder / "report" / "scores.csv", Path(str(cfg.scores)).read_bytes())  # for `compare`
+    known = report.intervals.get("eer") if report.intervals else None
+    interval = f" ({known.low:.2%} to {known.high:.2%})" if known else ""
+    few = "" if given.identities is not None else " Without identities nothing tells how far they would move."
+    print(f"EER {report.eer:.2%}{interval}, AUC {report.auc:.4f}, {report.pairs:,} pairs.{few} Report: {page}")
+    remedy = "replace each number of the column score by its negative"
+    if hint := inverted_hint(report.auc, report.eer, remedy):
+        print(hint)
+    return report
+
+
+def further_rates(asked: Any) -> list[float]:
+    """Read the false accept rates that somebody asks for.
+
+    Raises:
+        InputError: one that is no rate.
+    """
+    try:
+        rates = [float(one) for one in (asked if isinstance(asked, ListConfig) else [asked])]
+    except (TypeError, ValueError):
+        rates = [math.nan]
+    if not all(0 <= rate <= 1 for rate in rates):
+        raise InputError(
+            f"The false accept rates asked for are {asked}: give some between 0 and 1, such as far=[2e-4]."
+        )
+    return rates
+
+
+def record_of(cfg: DictConfig) -> dict[str, Any]:
+    """What made a report."""
+    configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    return {"versions": versions(), "configuration": configuration}
+
+
+@configured("evaluate")
+def main(cfg: DictConfig) -> float:
+    """Entry point."""
+    return evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    main()

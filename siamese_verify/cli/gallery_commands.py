@@ -1,0 +1,215 @@
+"""`siamese-verify enroll`, `identify`, `people` and `forget`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from siamese_verify.cli.options import add_model_options, load_verifier
+from siamese_verify.cli.verify_photos import standard_input
+from siamese_verify.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from siamese_verify.gallery import Gallery
+    from siamese_verify.verification import NoDecision
+
+ENROLLED = ("name", "person", "added", "templates", "warnings", "reason", "detail")  # of JSON
+FOUND, NOBODY, NO_DECISION = 0, 1, 3
+STATUS = (
+    "Exit status: 0 somebody who is enrolled, 1 nobody, 2 wrong usage, 3 no decision (inconclusive, no face, several, "
+    "unreadable file), 70 a fault of this program's, 74 the answer cannot be written."
+)
+
+
+def enroll_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of `enroll`."""
+    parser.description = "Keep templates of a person's face, encrypted; the photos are not kept unless you ask for it."
+    parser.add_argument("name", help="of the person; somebody who is enrolled already gets more templates")
+    parser.add_argument("photo", nargs="+", help="photos of this person, one face on each")
+    _add_place(parser)
+    add_model_options(parser)
+    parser.add_argument("--force", action="store_true", help="take faces of too low a quality, too")
+    parser.add_argument("--keep-photos", action="store_true", help="keep the aligned faces, encrypted likewise")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def enroll(options: argparse.Namespace) -> int:
+    """Enrol a person."""
+    from siamese_verify.gallery import person_name
+    from siamese_verify.verification import NoDecision
+
+    name = person_name(options.name)  # before a model is loaded
+    try:
+        with _opened(options, create=True) as gallery:
+            result = gallery.enroll(name, options.photo, force=options.force, keep_photos=options.keep_photos)
+    except NoDecision as error:
+        return _no_decision(error, options.json, ENROLLED)
+    if options.json:
+        values = (result.name, result.pseudonym, result.added, result.templates, list(result.warnings), None, None)
+        print(json.dumps(dict(zip(ENROLLED, values, strict=True))))
+    else:
+        print(printable(result.sentence()))
+        _warn(result.warnings)
+    return 0
+
+
+def identify_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of `identify`."""
+    parser.description = "Say who is on a photo, if it is anybody who is enrolled."
+    parser.epilog = STATUS
+    parser.add_argument("photo", help="a photo with one face; - reads it from standard input")
+    _add_place(parser)
+    add_model_options(parser)
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument(
+        "--far",
+        type=float,
+        help="share of the searches with a stranger's photo that may name somebody (1e-3, else what was measured well)",
+    )
+    limit.add_argument("--threshold", type=float, help="accept at this score and above instead, in [-1, 1]")
+    parser.add_argument("--top", type=int, default=5, help="people to show (%(default)s)")
+    parser.add_argument("--scores", action="store_true", help="show names and scores of those most alike, found or not")
+    parser.add_argument("--decide", action="store_true", help="say somebody or nobody where it would be inconclusive")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def identify(options: argparse.Namespace) -> int:
+    """Search for the person on a photo."""
+    from siamese_verify.gallery import Identification
+    from siamese_verify.verification import NoDecision
+
+    if options.top < 1:
+        raise InputError(f"--top {options.top} shows nobody: give 1 or more.")
+    try:
+        with _opened(options, create=False) as gallery:
+            result = gallery.identify(
+                standard_input() if options.photo == "-" else options.photo,
+                far=options.far,
+                threshold=options.threshold,
+                top=options.top,
+                scores=options.scores,
+                decide=options.decide,
+            )
+    except NoDecision as error:
+        return _no_decision(error, options.json, [one.name for one in fields(Identification)])
+    if options.json:
+        print(json.dumps(result.to_dict(), allow_nan=False))
+    else:
+        print(*map(printable, (result.sentence(), *result.reasons)), sep="\n")
+        for candidate in result.candidates:
+            print(printable(f"  {candidate.score:6.3f}  {candidate.name}"))
+        if result.far is not None and result.searched:
+            doubt = ", which was not measured well enough" if result.insufficient else ""
+            print(f"At most {100 * result.far:g} % of the searches with a stranger's photo name somebody{doubt}.")
+        _warn(result.warnings)
+    return NO_DECISION if result.found is None else FOUND if result.found else NOBODY
+
+
+def people_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of `people`."""
+    parser.description = "List who is enrolled, or what happened; make a key."
+    _add_place(parser)
+    parser.add_argument("--log", action="store_true", help="show who was enrolled, matched and forgotten, and when")
+    parser.add_argument("--check", action="store_true", help="read everything and look for damage")
+    parser.add_argument(
+        "--new-key", metavar="FILE", help="make a key, once, in a file that nobody else can read; never overwrites one"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def people(options: argparse.Namespace) -> int:
+    """List people or the log, or make a key."""
+    from siamese_verify.gallery import Gallery, find_key, new_key
+    from siamese_verify.gallery.enrolled_people import counted
+
+    if options.new_key is not None:
+        path = Path(options.new_key).expanduser()
+        new_key(path)
+        print(
+            f"The key lies in {path}: keep a copy of it elsewhere, as nothing opens a gallery without its key.\n"
+            f"Name it with --key {path}, or once and for all: export SIAMESE_VERIFY_KEY_FILE={path.absolute()}"
+        )
+        return 0
+    with Gallery.open(_place(options), key=find_key(options.key)) as gallery:
+        if options.check:
+            gallery.check()
+        if options.log:
+            entries = gallery.log()
+            if options.json:
+                print(json.dumps([entry._asdict() for entry in entries]))
+            else:
+                for entry in entries:
+                    print(printable(entry.sentence()))
+            return 0
+        found = gallery.people()
+    if options.json:
+        print(json.dumps([person._asdict() for person in found]))
+    else:
+        for person in found:
+            print(f"{printable(person.name)}  ({counted(person.templates, 'template')}, since {person.enrolled})")
+        print(f"{counted(len(found), 'person')} enrolled{', no damage found' if options.check else ''}.")
+    return 0
+
+
+def forget_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options of `forget`."""
+    parser.description = "Remove a person and all that is kept of this face, for good."
+    parser.add_argument("name", help="as `siamese-verify people` shows it")
+    _add_place(parser)
+
+
+def forget(options: argparse.Namespace) -> int:
+    """Forget a person."""
+    from siamese_verify.gallery import Gallery, find_key, person_name
+    from siamese_verify.gallery.enrolled_people import counted
+
+    name = person_name(options.name)
+    with Gallery.open(_place(options), key=find_key(options.key)) as gallery:
+        removed = gallery.forget(name)
+    print(f"{printable(name)} is forgotten: {counted(removed, 'template')} removed.")
+    return 0
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gallery", metavar="FILE", help="of the gallery ($XDG_DATA_HOME or ~/.local/share/siamese-verify/gallery.db)"
+    )
+    parser.add_argument(
+        "--key",
+        metavar="FILE",
+        help="with the gallery's key ($SIAMESE_VERIFY_KEY_FILE, or the key itself in $SIAMESE_VERIFY_KEY)",
+    )
+
+
+def _place(options: argparse.Namespace) -> Path:
+    from siamese_verify.gallery import default_gallery
+
+    return Path(options.gallery).expanduser() if options.gallery else default_gallery()
+
+
+def _opened(options: argparse.Namespace, create: bool) -> Gallery:
+    from siamese_verify.gallery import Gallery, find_key
+
+    key, place = find_key(options.key), _place(options)  # what is wrong is said before a model is loaded
+    if not create and not place.exists():
+        raise InputError(f"There is no gallery {place}: enrol somebody first.")
+    return Gallery.open(place, load_verifier(options), key=key, create=create)
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        print(f"Warning: {printable(warning)}", file=sys.stderr)
+
+
+def _no_decision(error: NoDecision, as_json: bool, keys: Iterable[str]) -> int:
+    from siamese_verify.verification import undecided
+
+    if as_json:
+        print(json.dumps(undecided(error, keys)))
+    print(f"No decision: {printable(error)}", file=sys.stderr)
+    return NO_DECISION

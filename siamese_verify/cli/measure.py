@@ -1,0 +1,277 @@
+"""Encoders on a protocol: measured once, then as a table to read and a report to look at."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from siamese_verify.atomic_write import write_whole
+from siamese_verify.data import CORRUPTIONS, FaceCropper, corrupt, describe_corruption
+from siamese_verify.datasets import LFWPhotos, has_training_people, lfw_category
+from siamese_verify.encoders import Encoder
+from siamese_verify.errors import InputError, printable
+from siamese_verify.evaluation import (
+    ALL_PAIRS_TARGETS,
+    TARGETS,
+    DamagedRates,
+    PublishedCurve,
+    VerificationReport,
+    all_pairs_intervals,
+    all_pairs_report,
+    check_calibration,
+    damaged_rates,
+    group_reports,
+    identification_report,
+    verification_report,
+)
+from siamese_verify.evaluation.report import PAIRS_DIGEST
+from siamese_verify.faces import crop_face
+from siamese_verify.models import FaceModel
+from siamese_verify.protocols import Protocol, sampled_pairs
+from siamese_verify.tables import csv_cell
+from siamese_verify.verification import embed_photos, score_pairs
+
+
+@dataclass(frozen=True)
+class Result:
+    """One encoder on one protocol.
+
+    Attributes:
+        name: of the encoder, for tables.
+        report: its metrics.
+        protocol: the pairs.
+        embeddings: (N,D) of the protocol's photos.
+        scores: (M,) of its listed pairs, None where all pairs were compared.
+        cropper: after use, with its account of photos without a face.
+        model: what is known about the encoder, with the threshold that was chosen elsewhere; None for a baseline.
+    """
+
+    name: str
+    report: VerificationReport
+    protocol: Protocol
+    embeddings: np.ndarray
+    scores: np.ndarray | None
+    cropper: FaceCropper
+    model: FaceModel | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Figures for a table: numbers, and rates as `{"rate": ...}` with what is known of their error."""
+        report = self.report
+        tar = next(point for point in report.operating_points if point.target == 0.01)
+        eer = report.intervals.get("eer") if report.intervals else None
+        row: dict[str, Any] = {
+            "model": self.name,
+            "EER": {"rate": report.eer, **(eer._asdict() if eer else {})},
+            "AUC": round(report.auc, 4),
+            "TAR@FAR=1%": {"rate": tar.tar, "insufficient": tar.insufficient},
+        }
+        if report.identification:
+            row["rank-1"] = {"rate": report.identification.cmc[1]}
+        if report.kfold:
+            row["accuracy"] = {"rate": report.kfold.mean, "standard_error": report.kfold.standard_error}
+        elif report.at_threshold:
+            row["balanced accuracy"] = {"rate": report.at_threshold.balanced_accuracy}
+        return row
+
+
+def measure(
+    name: str,
+    encoder: Encoder,
+    protocol: Protocol,
+    cropper: FaceCropper,
+    model: FaceModel | None = None,
+    *,
+    resamples: int = 1000,
+    processes: int = 1,
+    targets: Sequence[float] = (),
+) -> Result:
+    """Embed a protocol's photos, each once, and score its pairs.
+
+    Args:
+        name: for tables.
+        encoder: in evaluation mode.
+        protocol: which pairs.
+        cropper: made with the encoder's input spec.
+        model: gives the threshold for protocols without folds, and the calibration.
+        resamples: of the people, for the intervals of groups' differences; 0 for no confidence intervals at all.
+        processes: to compare all pairs by.
+        targets: further false accept rates, beside those down to one in a million for all pairs, in a thousand for
+            listed ones.
+    """
+    embeddings = embed_photos(encoder.eval(), protocol.photos, cropper)
+    people, pairs = np.asarray(protocol.photos.identities), protocol.pairs
+    targets = sorted({*targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
+    threshold = model.record.eer_threshold if model and (pairs is None or pairs.folds is None) else None
+    scores = None
+    if pairs is None:
+        report = all_pairs_report(
+            embeddings, people, targets=targets, threshold=threshold, processes=processes, progress=True
+        )
+        if resamples:
+            report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
+    else:
+        scores = score_pairs(embeddings, pairs.left, pairs.right)
+        wanted = resamples > 0 and protocol.people_known
+        known = np.stack([people[pairs.left], people[pairs.right]], axis=1) if wanted else None
+        report = verification_report(scores, pairs.same, pairs.folds, known, threshold, targets)
+        if pairs.groups is not None:
+            groups = group_reports(
+                scores, pairs.same, pairs.groups, report.threshold, known, resamples=max(resamples, 1)
+            )
+            report = replace(report, groups=tuple(groups))
+    if protocol.people_known and np.unique(people, return_counts=True)[1].max() > 1:
+        report = replace(report, identification=identification_report(embeddings, people))
+    if model and model.record.meaning:
+        report = replace(report, calibration=check_calibration(model.record.meaning.calibration, report.curve))
+    return Result(name, report, protocol, embeddings, scores, cropper, model)
+
+
+def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pairs: int, seed: int = 0) -> Result:
+    """Damage the first photo of some pairs in every way, and add what that does to a result.
+
+    Args:
+        result: of the same encoder on photos as they are.
+        encoder: in evaluation mode.
+        cache: of the faces' boxes.
+        pairs: how many, half of them genuine; fewer if there are not so many.
+        seed: of the choice of pairs, and of the noise in low light.
+    """
+    listed = sampled_pairs(result.protocol, pairs, seed)
+    photos, places = np.unique(listed.left, return_inverse=True)
+    rows: list[DamagedRates] = []
+    for kind, corruption in CORRUPTIONS.items():
+        for severity in corruption.severities:
+            text = describe_corruption(kind, severity)
+            damaged = embed_photos(
+                encoder,
+                result.protocol.photos,
+                FaceCropper(encoder.input_spec, cache),
+                photos.tolist(),
+                partial(corrupt, kind=kind, severity=severity, seed=seed),
+                text,
+            )
+            scores = np.einsum("md,md->m", damaged[places], result.embeddings[listed.right])
+            rows.append(damaged_rates(kind, text, scores, listed.same, result.report.threshold))
+    return replace(result, report=replace(result.report, robustness=tuple(rows)))
+
+
+def category_of(result: Result) -> str | None:
+    """The category of LFW's results page that a result may claim; None for another data set or a baseline."""
+    model, photos = result.model, result.protocol.photos
+    if not model or not isinstance(photos, LFWPhotos):
+        return None
+    data = model.record.training.get("data")
+    strangers = data != "lfw" or not has_training_people(photos)
+    detector = result.cropper.spec.crop.kind == "box"
+    return lfw_category(data, model.record.training.get("pretrained"), detector=detector, strangers=strangers)
+
+
+def check_claim(result: Result, claim: str | None) -> None:
+    """Refuse a claim that a result on LFW may not make.
+
+    Raises:
+        InputError: the category that it may claim is another one, or there is none.
+    """
+    category = category_of(result)
+    if claim is not None and claim != category:
+        raise InputError(
+            f"This result may not claim {claim!r}: its category is {category or 'none, it is not on LFW'}."
+        )
+
+
+def save_results(
+    folder: Path,
+    result: Result,
+    others: Sequence[Result],
+    record: dict[str, Any],
+    published: Sequence[PublishedCurve] = (),
+) -> Path:
+    """Write the report of a result, beside the figures of others; returns the path of its page."""
+    protocol, spec, model = result.protocol, result.cropper.spec, result.model
+
+    def pictures(pair: int) -> tuple[Image.Image, Image.Image]:
+        left, right = (protocol.photos[row] for row in protocol.photos_of(pair))
+        return (left, right) if spec.crop.kind == "box" else (crop_face(left, spec), crop_face(right, spec))
+
+    chosen_elsewhere = result.report.at_threshold is not None
+    details = {
+        "protocol": protocol.name,
+        "photos": len(protocol.photos),
+        "photos without a face, their central square used": len(result.cropper.faceless),
+        "threshold chosen on": model.record.measured_on if model and chosen_elsewhere else "these pairs",
+        "data (SHA-256 of the crops)": result.cropper.digest,
+        PAIRS_DIGEST: protocol.digest(),
+        **record,
+    }
+    if category := category_of(result):
+        details["LFW category"] = category
+    page = result.report.save(
+        folder,
+        title=f"{result.name} on {protocol.name}",
+        details=details,
+        pictures=pictures,
+        captions=protocol.describe,
+        comparison=[entry.row() for entry in (result, *others)] if others else None,
+        published=published,
+    )
+    save_scores(folder, result)
+    result.cropper.save_account(folder)
+    return page
+
+
+def save_scores(folder: Path, result: Result) -> None:
+    """Write `scores.csv`, one line for each listed pair: what `compare` and any other tool can go on from."""
+    pairs, names = result.protocol.pairs, result.protocol.photos.names
+    if pairs is None or result.scores is None:
+        return
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    people = result.protocol.photos.identities
+    columns: dict[str, Any] = {
+        "a": [csv_cell(names[row]) for row in pairs.left],
+        "b": [csv_cell(names[row]) for row in pairs.right],
+        "score": [f"{score:.9g}" for score in result.scores],
+        "same": pairs.same.astype(int),
+    }
+    if result.protocol.people_known:
+        columns["identity_a"] = [csv_cell(str(people[row])) for row in pairs.left]
+        columns["identity_b"] = [csv_cell(str(people[row])) for row in pairs.right]
+    if pairs.folds is not None:
+        columns["fold"] = [csv_cell(str(fold)) for fold in pairs.folds]
+    if pairs.groups is not None:
+        columns["group"] = [csv_cell(str(group)) for group in pairs.groups]
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    write_whole(folder / "scores.csv", table.getvalue().encode())
+
+
+def print_results(results: Sequence[Result], folder: Path) -> None:
+    """Print a table, and where the rest lies."""
+    from siamese_verify.evaluation.pages.page import number
+
+    table = Table(title=escape(printable(results[0].protocol.name)))
+    rows = [result.row() for result in results]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for row in rows:
+        table.add_row(*(escape(printable(number(row.get(name, "")))) for name in names))
+    console = Console()
+    console.print(table)
+    if any(row["TAR@FAR=1%"]["insufficient"] for row in rows):
+        console.print("* Fewer than ten impostors decide it: a rough guess.")
+    for result in results:
+        if result.report.hint:
+            console.print(printable(f"{result.name}: {result.report.hint}"), soft_wrap=True, markup=False)
+    console.print(f"Report: {printable(folder / 'report' / 'report.html')}", soft_wrap=True, markup=False)

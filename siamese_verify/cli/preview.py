@@ -1,0 +1,94 @@
+"""`siamese-verify preview`: the batches that training will see, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
+
+from siamese_verify.cli.config_values import check_values
+from siamese_verify.cli.errors import configured
+from siamese_verify.data import FaceDataModule
+from siamese_verify.datasets import identity_name
+from siamese_verify.preparation import Cell, contact_sheet, in_rows, save_sheet
+from siamese_verify.protocols import HeldOutShare
+from siamese_verify.structures import FaceBatch, Pairs, Triplets
+
+GENUINE, IMPOSTOR, ANCHOR = "#1a7f37", "#cf222e", "#57606a"
+SHOWN = 20  # pairs or triplets of a batch
+
+
+def preview(cfg: DictConfig) -> list[Path]:
+    """Draw the first batches of an epoch, augmented as training has them: a picture each."""
+    check_values(cfg)
+    spec = instantiate(cfg.encoder).input_spec
+    protocol = instantiate(cfg.protocol)
+    share = protocol if isinstance(protocol, HeldOutShare) else None
+    data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=spec, test=share)
+    data.setup()
+    paths = []
+    for number, batch in enumerate(islice(data.train_dataloader(), cfg.batches), start=1):
+        names = [name_of(data, label) for label in batch.labels.tolist()]
+        title = f"{cfg.data.name}, batch {number}: {len(names)} images of {len(set(names))} identities"
+        path = Path(cfg.output) / f"batch_{number}.png"
+        save_sheet(contact_sheet(list(rows_of(batch, names)), title), path)
+        paths.append(path)
+        print(path)
+    return paths
+
+
+def name_of(data: FaceDataModule, label: int) -> str:
+    """Who a training label is."""
+    if data.instances:
+        return f"image {label}"
+    return identity_name(data.photos, int(data.people[label]))
+
+
+def rows_of(batch: FaceBatch, names: Sequence[str]) -> Iterator[Sequence[Cell]]:
+    """A batch as rows of pictures: a pair or triplet in each, or the images of a person after another."""
+    images, tuples = [picture(image) for image in batch.images], batch.tuples
+    if isinstance(tuples, Pairs):
+        triples = zip(tuples.anchor.tolist(), tuples.other.tolist(), tuples.same.tolist(), strict=True)
+        kinds = sorted(triples, key=lambda pair: not pair[2])
+        half = [pair for pair in kinds if pair[2]][: SHOWN // 2] + [pair for pair in kinds if not pair[2]][: SHOWN // 2]
+        for left, right, same in half:
+            frame = GENUINE if same else IMPOSTOR
+            words = "same" if same else "different"
+            yield [Cell(images[left], names[left], frame), Cell(images[right], f"{words}: {names[right]}", frame)]
+    elif isinstance(tuples, Triplets):
+        rows = zip(tuples.anchor.tolist(), tuples.positive.tolist(), tuples.negative.tolist(), strict=True)
+        for anchor, positive, negative in islice(rows, SHOWN):
+            yield [
+                Cell(images[anchor], f"anchor {names[anchor]}", ANCHOR),
+                Cell(images[positive], f"positive {names[positive]}", GENUINE),
+                Cell(images[negative], f"negative {names[negative]}", IMPOSTOR),
+            ]
+    else:
+        order = np.argsort(batch.labels.numpy(), kind="stable")
+        ends = np.flatnonzero(np.diff(batch.labels.numpy()[order])) + 1
+        several = [group for group in np.split(order, ends) if len(group) > 1]
+        single = [row for group in np.split(order, ends) if len(group) == 1 for row in group]
+        for group in several:
+            yield [Cell(images[row], names[row]) for row in group]
+        yield from in_rows([Cell(images[row], names[row]) for row in single])
+
+
+def picture(image: Tensor) -> Image.Image:
+    """A (3,S,S) uint8 image to look at."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+@configured("preview")
+def main(cfg: DictConfig) -> None:
+    """Entry point."""
+    preview(cfg)
+
+
+if __name__ == "__main__":
+    main()

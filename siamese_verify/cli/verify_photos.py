@@ -1,0 +1,174 @@
+"""`siamese-verify verify`: two photos, or a table of many pairs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from siamese_verify.cli.options import add_limit_options, add_model_options, add_prior_option, load_verifier
+from siamese_verify.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from siamese_verify.faces import Photo
+    from siamese_verify.verification import Verification, Verifier
+
+M_ARENA_MAX = -8  # of glibc's malloc.h
+SAME, DIFFERENT, NO_DECISION = 0, 1, 3  # 2 is argparse's and `explained`'s: wrong usage
+
+
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
+    parser.description = "Say whether two photos show the same person, or do so for every pair of a table."
+    parser.epilog = (
+        "Exit status: 0 same, 1 different, 2 wrong usage, 3 no decision (inconclusive, no face, several, unreadable "
+        "file), 70 a fault of this program's, 74 the answer cannot be written. "
+        "It does not see whether a living person stood before the camera: a printed photo matches as well."
+    )
+    parser.set_defaults(complain=parser.error)
+    parser.add_argument("photo", nargs="*", help="two photos with one face each; - reads one from standard input")
+    add_model_options(parser)
+    add_limit_options(parser)
+    add_prior_option(parser)
+    parser.add_argument("--decide", action="store_true", help="say yes or no where it would be inconclusive")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--picture", metavar="PNG", help="draw faces, score and an explanation into this file")
+    parser.add_argument(
+        "--pairs", metavar="TABLE", help="a CSV or Parquet table with columns a and b, in place of photos"
+    )
+    parser.add_argument("--out", metavar="TABLE", help="with --pairs: where the scores go, .csv or .parquet")
+    parser.add_argument("--root", metavar="FOLDER", help="with --pairs: where its paths start (its own folder)")
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Decide about two photos and print the decision, or about all pairs of a table."""
+    if options.pairs:
+        if options.photo or options.picture or options.json:
+            options.complain("with --pairs there are no photos, no --picture and no --json: its answers go to --out")
+        if not options.out:
+            options.complain("say where the scores go: --out scores.parquet, or a .csv")
+        return verify_table(options)
+    if options.out or options.root:
+        options.complain("--out and --root go with --pairs")
+    if len(options.photo) != 2:
+        options.complain(f"it takes two photos, {len(options.photo)} given")
+    if options.picture and not options.picture.lower().endswith(".png"):
+        options.complain(f"the picture is a PNG: --picture {options.picture}.png")
+    if options.photo == ["-", "-"]:
+        options.complain("only one of both photos can come from standard input")
+    photos: list[Photo] = [standard_input() if photo == "-" else photo for photo in options.photo]
+    return verify_photos(options, photos)
+
+
+def standard_input() -> bytes:
+    """The photo that comes by standard input; at most one byte more than is allowed, which refuses it."""
+    from siamese_verify.faces.photo import MAX_BYTES
+
+    if sys.stdin is None:
+        raise InputError("Standard input is closed: give a file, or pipe a photo in.")
+    return sys.stdin.buffer.read(MAX_BYTES + 1)
+
+
+def verify_photos(options: argparse.Namespace, photos: list[Photo]) -> int:
+    """Decide about two photos."""
+    from siamese_verify.verification import NoDecision, Verification, undecided
+
+    share_one_heap()
+    verifier = load_verifier(options)
+    try:
+        result = verifier.verify(
+            photos[0],
+            photos[1],
+            far=options.far,
+            threshold=options.threshold,
+            prior=options.prior,
+            decide=options.decide,
+        )
+    except NoDecision as error:
+        if options.json:
+            print(json.dumps(undecided(error, (one.name for one in fields(Verification)))))
+        print(f"No decision: {printable(error)}", file=sys.stderr)
+        return NO_DECISION
+    if options.json:
+        print(json.dumps(result.to_dict(), allow_nan=False))
+    else:
+        print(*map(printable, in_words(result)), sep="\n")
+    if options.picture:
+        draw(verifier, result, photos, options)
+    return NO_DECISION if result.same is None else SAME if result.same else DIFFERENT
+
+
+def share_one_heap() -> None:
+    """Let all threads of this short process allocate from one heap: glibc would give each its own, 40 MB in all."""
+    import ctypes
+    from contextlib import suppress
+
+    with suppress(OSError, AttributeError, TypeError):  # another C library, another system
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
+def in_words(result: Verification) -> list[str]:
+    """The decision for people to read, in lines."""
+    lines = [result.sentence(), *result.reasons]
+    if result.same is None:
+        lines.append("With --decide it would be " + ("the same" if result.score >= result.threshold else "different"))
+        lines[-1] += " person." if result.score >= result.threshold else " people."
+    if result.far is not None:
+        doubt = " (fewer than ten decided it: a rough guess)" if result.insufficient else ""
+        share = f"{result.far:.3%}" if result.far >= 1e-4 else f"{100 * result.far:.2g}%"
+        lines.append(
+            f"At this threshold {share} of {result.impostors:,} impostor pairs were accepted{doubt}; "
+            f"measured on {result.measured_on}."
+        )
+    lines += filter(None, (result.likelihood, result.stated_probability(), result.strangers))
+    return [*lines, *(f"Note: {warning}" for warning in result.warnings)]
+
+
+def draw(verifier: Verifier, result: Verification, photos: list[Photo], options: argparse.Namespace) -> None:
+    """Draw the decision into a file, and into a terminal that shows pictures."""
+    import io
+
+    from siamese_verify.atomic_write import write_whole
+    from siamese_verify.verification.explanation import explain_visibly
+    from siamese_verify.verification.picture import draw_verification
+    from siamese_verify.verification.terminal import show
+
+    left, right = result.faces
+    explanation = explain_visibly(verifier, left, right)
+    picture = draw_verification(result, (photos[0], photos[1]), verifier.record, explanation)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    try:
+        write_whole(options.picture, file.getvalue(), private=True)
+    except OSError as error:
+        raise InputError(
+            f"The picture cannot be written to {options.picture} ({error.strerror}): give another path."
+        ) from None
+    if not options.json:
+        show(picture)
+        print(f"Picture: {printable(options.picture)}")
+
+
+def verify_table(options: argparse.Namespace) -> int:
+    """Decide about every pair of a table."""
+    from siamese_verify.verification.pair_scoring import verify_pairs
+
+    summary = verify_pairs(
+        load_verifier(options),
+        options.pairs,
+        options.out,
+        options.root,
+        far=options.far,
+        threshold=options.threshold,
+        several=options.several,
+        decide=options.decide,
+        prior=options.prior,
+    )
+    for error in summary.errors:
+        print(printable(error), file=sys.stderr)
+    if summary.failed > len(summary.errors):
+        print(f"... and {summary.failed - len(summary.errors):,} more, in the column error.", file=sys.stderr)
+    print(printable(f"{summary.sentence()} Scores: {options.out}"))
+    return NO_DECISION if summary.failed == summary.pairs > 0 else SAME

@@ -1,0 +1,200 @@
+"""A batch of embeddings with labels, checked once."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from siamese_verify.errors import InputError
+from siamese_verify.pairwise.blocks import bands
+from siamese_verify.structures import Pairs, Triplets
+
+
+class Batch(NamedTuple):
+    """Embeddings to compare, and references to compare them with.
+
+    Without references `references` is empty, (0, D).
+    """
+
+    embeddings: Tensor  # (B, D) float32 or float64
+    labels: Tensor  # (B,) int64
+    references: Tensor  # (R, D) in the type and on the device of the embeddings
+    reference_labels: Tensor  # (R,) int64
+
+    @property
+    def candidates(self) -> Tensor:
+        """(B + R, D): the embeddings, then the references."""
+        return torch.cat([self.embeddings, self.references]) if len(self.references) else self.embeddings
+
+    @property
+    def candidate_labels(self) -> Tensor:
+        """(B + R,): the labels, then those of the references."""
+        return torch.cat([self.labels, self.reference_labels])
+
+
+def check_batch(
+    embeddings: Tensor, labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
+) -> Batch:
+    """Refuse what is not a batch, and bring it to the types to compute in.
+
+    Args:
+        embeddings: (B, D) floating point; half and bfloat16 become float32.
+        labels: (B,) identities, of any integer type.
+        references: (R, D) further embeddings, or None.
+        reference_labels: (R,) their identities.
+
+    Raises:
+        InputError: other shapes or types, lengths that differ, references without labels; on a CPU also NaN or
+            infinite embeddings (a GPU would have to be waited for).
+    """
+    check_rows(embeddings, labels, "embeddings", "labels")
+    if references is None:
+        references, reference_labels = embeddings[:0].detach(), labels[:0]
+    elif reference_labels is None:
+        raise InputError(f"{len(references)} references came without reference_labels: give one label for each.")
+    else:
+        check_rows(references, reference_labels, "references", "reference_labels")
+    if references.shape[1] != embeddings.shape[1]:
+        raise InputError(
+            f"embeddings of {embeddings.shape[1]} dimensions can't be compared with references of "
+            f"{references.shape[1]}: take both from one encoder."
+        )
+    precise = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    device = embeddings.device
+    return Batch(
+        embeddings.to(precise),
+        labels.to(device, torch.int64),
+        references.to(device, precise),
+        reference_labels.to(device, torch.int64),
+    )
+
+
+def check_rows(embeddings: Tensor, labels: Tensor, name: str, name_of_labels: str) -> None:
+    """Refuse what is not a matrix of embeddings with a label each; `check_batch` says how."""
+    check_matrix(embeddings, name)
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        raise InputError(
+            f"{name_of_labels} must be one integer for each of the {name}, but have shape {tuple(labels.shape)} and "
+            f"type {labels.dtype}."
+        )
+    if len(embeddings) != len(labels):
+        raise InputError(f"{len(embeddings)} {name} came with {len(labels)} labels: give one label for each.")
+
+
+def check_matrix(embeddings: Tensor, name: str) -> None:
+    """Refuse what is not (N, D) floating point, and on a CPU what is not finite."""
+    if embeddings.ndim != 2 or not embeddings.is_floating_point():
+        raise InputError(
+            f"{name} must be a floating-point matrix of shape (batch, dimensions), but have shape "
+            f"{tuple(embeddings.shape)} and type {embeddings.dtype}."
+        )
+    if embeddings.device.type != "cpu" or math.isfinite(embeddings.detach().float().sum()):
+        return
+    broken = (~embeddings.isfinite()).any(dim=1).nonzero().flatten().tolist()
+    if broken:  # not a sum that is too large
+        raise InputError(
+            f"{len(broken)} of {len(embeddings)} {name} hold NaN or infinity, the first is row {broken[0]}: lower "
+            f"the learning rate or look at that row's photo."
+        )
+
+
+class GenuinePairs(NamedTuple):
+    """Rows with the same identity, two by two: ordered by the first, then by the second."""
+
+    row: Tensor  # (M,) int64
+    column: Tensor  # (M,) int64
+
+
+class Identities:
+    """The columns that rows may be compared with, by identity.
+
+    Args:
+        labels: (C,) int64.
+    """
+
+    def __init__(self, labels: Tensor) -> None:
+        self.sorted, self.order = labels.sort(stable=True)  # rows of one identity ascend
+
+    def span(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the columns of given identities lie in `order`: (N,) first and (N,) one past the last.
+
+        No two identities share a first place, which makes it a number of the identity, in [0, C); for an identity
+        that no column has, both are the same. Nothing waits for a GPU.
+        """
+        first = torch.searchsorted(self.sorted, labels)
+        return first, torch.searchsorted(self.sorted, labels, right=True)
+
+    def pairs(self, labels: Tensor, start: int = 0, itself: bool = False) -> GenuinePairs:
+        """List the genuine pairs of some rows with all columns; on a GPU this waits for their number.
+
+        Args:
+            labels: (N,) of the rows.
+            start: number of the first row.
+            itself: the rows are columns too, of the same number, and nobody is his own partner.
+        """
+        first, last = self.span(labels)
+        counts = last - first
+        row = torch.repeat_interleave(counts)  # (M,) 0 0 0 1 1 1 ...
+        shift = first - counts.cumsum(0) + counts  # (N,) from the place in this list to that in `order`
+        place = torch.arange(len(row), device=row.device) + shift.index_select(0, row)
+        column = self.order.index_select(0, place)
+        if start:
+            row = row + start
+        if not itself:
+            return GenuinePairs(row, column)
+        others = (row != column).nonzero().flatten()
+        return GenuinePairs(row.index_select(0, others), column.index_select(0, others))
+
+
+def every_triplet(labels: Tensor, column_labels: Tensor, itself: bool) -> Triplets:
+    """List every (anchor, positive, negative): ordered by anchor, positive, negative.
+
+    Args:
+        labels: (N,) int64 of the anchors.
+        column_labels: (C,) int64 of the others.
+        itself: the anchors are the first of the columns, and nobody is his own positive.
+    """
+    anchor, positive = Identities(column_labels).pairs(labels, itself=itself)
+    pieces = [Triplets(anchor[:0], anchor[:0], anchor[:0])]
+    for part in bands(len(anchor), len(column_labels)):
+        pair, negative = (labels[anchor[part], None] != column_labels).nonzero(as_tuple=True)
+        pieces.append(Triplets(anchor[part][pair], positive[part][pair], negative))
+    return Triplets(*(torch.cat(column) for column in zip(*pieces, strict=True)))
+
+
+def both_ways(pairs: Pairs, anchors: int) -> Pairs:
+    """Turn pairs into ordered ones: of each row with the other and of the other with the row, each once.
+
+    Args:
+        pairs: of any order; one may be named several times, in either order.
+        anchors: B; an `other` from B on is a reference, which is never an anchor.
+
+    Returns:
+        The pairs in their order, then their reverse in the same order, without what was there before.
+    """
+    within = (pairs.other < anchors).nonzero().flatten()
+    ordered = Pairs(
+        torch.cat([pairs.anchor, pairs.other[within]]),
+        torch.cat([pairs.other, pairs.anchor[within]]),
+        torch.cat([pairs.same, pairs.same[within]]).bool(),
+    )
+    number = numbered(pairs)
+    listed = (pairs.anchor < pairs.other).all() & (number[1:] > number[:-1]).all()  # each once, as by `AllPairs`
+    return ordered if listed else each_once(ordered)
+
+
+def each_once(pairs: Pairs) -> Pairs:
+    """Leave out every ordered pair that was named before, in place of counting it again."""
+    number, order = numbered(pairs).sort(stable=True)
+    first = torch.ones_like(number, dtype=torch.bool)
+    first[1:] = number[1:] != number[:-1]
+    chosen = order[first].sort().values
+    return Pairs(*(field[chosen] for field in pairs))
+
+
+def numbered(pairs: Pairs) -> Tensor:
+    """(M,) int64, a number for each ordered pair."""
+    return pairs.anchor * (pairs.other.max() + 1) + pairs.other if len(pairs.other) else pairs.other

@@ -1,0 +1,6 @@
+"""Preparation of a data set: detect, align and store faces once."""
+
+from siamese_verify.preparation.contact_sheets import Cell, contact_sheet, in_rows, save_sheet
+from siamese_verify.preparation.prepare_faces import prepare_faces
+
+__all__ = ["Cell", "contact_sheet", "in_rows", "prepare_faces", "save_sheet"]

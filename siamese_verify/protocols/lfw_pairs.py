@@ -1,0 +1,55 @@
+"""Labeled Faces in the Wild: people, View 1 and View 2 pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from siamese_verify.datasets.lfw import LFWPhotos, _integer, _read, lfw_people
+from siamese_verify.errors import InputError
+from siamese_verify.protocols.protocol import Listed, Protocol, all_pairs
+
+
+def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
+    """The pairs of a pair file, `pairs.txt` of View 2 with its folds, or one of View 1.
+
+    Args:
+        root: LFW's folder.
+        pairs: name of the file: a head of [folds and] genuine pairs in a fold, then for each fold its genuine pairs
+            (person, two numbers) and as many impostors (person, number, person, number), separated by tabs.
+        name: of the protocol, for reports.
+
+    Raises:
+        InputError: no LFW, no such file, a wrong line in it, or images that are missing.
+    """
+    rows: dict[tuple[str, int], int] = {}
+    left, right, same = [], [], []
+    head, lines = _read(root, pairs, widths=(3, 4))
+    for number, fields in lines:
+        first = (fields[0], _integer(fields[1], pairs, number))
+        second = (fields[-2] if len(fields) == 4 else fields[0], _integer(fields[-1], pairs, number))
+        left.append(rows.setdefault(first, len(rows)))
+        right.append(rows.setdefault(second, len(rows)))
+        same.append(len(fields) == 3)
+    folds, genuine = head if len(head) == 2 else (1, head[0])
+    if len(same) != 2 * folds * genuine:
+        raise InputError(f"{pairs} announces {2 * folds * genuine} pairs in its first line and has {len(same)}.")
+    for fold in range(folds):
+        found = sum(same[2 * genuine * fold : 2 * genuine * (fold + 1)])
+        if found != genuine:
+            raise InputError(f"Fold {fold + 1} of {pairs} should hold {genuine} genuine pairs and holds {found}.")
+    photos = LFWPhotos(root, list(rows))
+    missing = [name for name in photos.names if not (Path(photos.root) / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {len(photos):,} images in {pairs} are missing in {photos.root}, the first: "
+            f"{', '.join(missing[:5])}."
+        )
+    fold_of_pair = np.arange(len(same)) // (2 * genuine) if folds > 1 else None
+    return Protocol(name, photos, Listed(np.array(left), np.array(right), np.array(same), fold_of_pair))
+
+
+def lfw_all_pairs(root: str | Path, people: str, name: str) -> Protocol:
+    """Every pair of the photos of the people in a file."""
+    return all_pairs(lfw_people(root, people), name)

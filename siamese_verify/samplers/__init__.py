@@ -1,0 +1,8 @@
+"""Batch samplers: which rows of a data set make a batch."""
+
+from siamese_verify.samplers.hard import HardMiningSampler
+from siamese_verify.samplers.identity import IdentityBatchSampler
+from siamese_verify.samplers.images import ImageSampler
+from siamese_verify.samplers.tuples import PairSampler, TripletSampler
+
+__all__ = ["HardMiningSampler", "IdentityBatchSampler", "ImageSampler", "PairSampler", "TripletSampler"]

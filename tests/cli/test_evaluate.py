@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+
+from siamese_verify import encoders
+from siamese_verify.cli.evaluate import evaluate
+from siamese_verify.datasets import SyntheticFaces
+from siamese_verify.encoders import SmallResNet
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import read_scores, verification_report
+from siamese_verify.models import load_model
+
+Configured = Callable[..., DictConfig]
+PROTOCOL = (
+    "threads=1",
+    "data=synthetic",
+    "protocol=synthetic",
+    "protocol.photos.identities=6",
+    "protocol.photos.images=3",
+)
+
+
+def metrics(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "report" / "metrics.json").read_text())
+    return found
+
+
+def test_a_run_its_bundle_and_its_checkpoint_measure_alike(
+    tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    found = []
+    for number, model in enumerate((tiny_run, tiny_run / "bundle", tiny_run / "checkpoints" / "best.ckpt")):
+        folder = tmp_path / str(number)
+        eer = evaluate(configured("evaluate", folder, *PROTOCOL, f"model='{model}'"), folder)
+        assert metrics(folder)["eer"] == eer
+        found.append((eer, metrics(folder)["auc"], metrics(folder)["at_threshold"]))
+    assert found[0] == found[1] == found[2]
+    after_training = metrics(tiny_run)
+    assert found[0] == (after_training["eer"], after_training["auc"], after_training["at_threshold"])
+
+
+def test_an_evaluation_leaves_a_report_and_what_made_it(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:
+    evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run}'"), tmp_path)
+    left = {path.name for path in (tmp_path / "report").iterdir()}
+    assert left >= {"report.html", "metrics.json", "roc.png", "det.png", "histogram.png"}
+    details = metrics(tmp_path)["details"]
+    assert isinstance(details, dict)
+    assert details["configuration"]["model"] == str(tiny_run)
+    assert "held out from synthetic training" in details["threshold chosen on"]
+
+
+def test_a_model_is_asked_for(configured: Configured, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Say which model: model=casia-webface"):
+        evaluate(configured("evaluate", tmp_path, *PROTOCOL), tmp_path)
+
+
+def test_one_evaluation_stores_the_thresholds_of_a_pretrained_model_without(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4))
+    with pytest.raises(InputError, match="evaluate model=vggface2"):
+        load_model("vggface2").record.operating_point()
+    evaluate(configured("evaluate", tmp_path / "run", *PROTOCOL, "model=vggface2"), tmp_path / "run")
+    assert "kept for verify" in capsys.readouterr().out
+    model = load_model("vggface2")
+    assert model.record.operating_point(0.1).impostors == 18 * 17 // 2 - 18
+    assert model.record.measured_on == "synthetic faces, all pairs of unseen people"
+
+
+def test_an_evaluation_does_not_change_a_bundle(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in (tiny_run / "bundle").rglob("*") if path.is_file()}
+    evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run / 'bundle'}'"), tmp_path)
+    assert {path: path.read_bytes() for path in (tiny_run / "bundle").rglob("*") if path.is_file()} == before
+
+
+def test_scores_from_elsewhere_get_the_whole_report(configured: Configured, tmp_path: Path) -> None:
+    lines = [f"{row % 7 / 7 + row % 2},{row % 2},{row % 4},{'old' if row % 3 else 'young'}" for row in range(80)]
+    (tmp_path / "scores.csv").write_text("\n".join(["score,same,fold,group", *lines]))
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "theirs.txt").write_text("0 0\n0.1 0.9\n1 1\n")
+    options = (f"scores='{tmp_path / 'scores.csv'}'", f"published='{tmp_path / 'published'}'")
+    eer = evaluate(configured("evaluate", tmp_path, *options, "far=[0.25]"), tmp_path)
+    found = metrics(tmp_path)
+    assert found["eer"] == eer
+    assert found["kfold"] is not None
+    assert [point["target"] for point in found["operating_points"]] == [0.25, 0.1, 0.01, 0.001]  # type: ignore[attr-defined]
+    assert [group["name"] for group in found["groups"]] == ["old", "young"]  # type: ignore[attr-defined]
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "theirs" in page
+    assert "Group by group" in page
+
+
+@pytest.mark.parametrize("far", ["[2]", "-0.1", "[0.1,abc]", "[null]"])
+def test_a_rate_that_is_none_is_refused(far: str, configured: Configured, tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("score,same\n0.5,1\n0.1,0\n")
+    cfg = configured("evaluate", tmp_path, f"scores='{tmp_path / 'scores.csv'}'", f"far={far}")
+    with pytest.raises(InputError, match="give some between 0 and 1, such as far="):
+        evaluate(cfg, tmp_path)
+
+
+def test_listed_pairs_leave_scores_intervals_and_robustness(
+    tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    faces = SyntheticFaces(identities=6, images=3, size=48)
+    for row, name in enumerate(faces.names):
+        (photos / name[:11]).mkdir(parents=True, exist_ok=True)
+        faces[row].save(photos / name[:11] / f"{row}.png")
+    options = ("threads=1", "protocol=folder", f"protocol.root='{photos}'", "protocol.pairs=30", f"model='{tiny_run}'")
+    evaluate(configured("evaluate", tmp_path, *options, "robustness=20", "resamples=50"), tmp_path)
+    found = metrics(tmp_path)
+    assert set(found["intervals"]) >= {"eer", "auc", "accuracy"}  # type: ignore[call-overload]
+    assert len(found["robustness"]) == 31  # type: ignore[arg-type]
+    assert found["calibration"]["cllr"] > 0  # type: ignore[index]
+    scores = read_scores(tmp_path / "report" / "scores.csv")
+    assert verification_report(scores.scores, scores.same).eer == found["eer"]
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    for heading in ("Under bad conditions", "What a score means", "Finding a person among many"):
+        assert heading in page
+
+
+def test_without_identities_nothing_is_said_about_people(
+    tiny_run: Path, configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = SyntheticFaces(identities=6, images=2, size=48)
+    for row in range(12):
+        faces[row].save(tmp_path / f"{row}.png")
+    lines = [f"{row}.png,{(row + step) % 12}.png,{int(step == 1)}" for row in range(0, 12, 2) for step in (1, 2)]
+    tables = {
+        "unnamed": ["a,b,same,group", *(f"{line},old" for line in lines)],
+        "named": [
+            "a,b,same,identity_a,identity_b",
+            *(f"{line},{int(line.split('.')[0]) // 2},{int(line.split(',')[1][:-4]) // 2}" for line in lines),
+        ],
+    }
+    options = ("threads=1", "protocol=pair_file", f"model='{tiny_run}'", "resamples=20")
+    for name, table in tables.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(table))
+        folder = tmp_path / name
+        evaluate(configured("evaluate", folder, *options, f"protocol.path='{tmp_path / name}.csv'"), folder)
+        known = name == "named"
+        found, page = metrics(folder), (folder / "report" / "report.html").read_text(encoding="utf-8")
+        assert (found["identification"] is not None, bool(found["intervals"])) == (known, known)
+        assert ("Finding a person among many" in page) == known
+        assert ("rank-1" in capsys.readouterr().out) == known
+        assert (read_scores(folder / "report" / "scores.csv").identities is not None) == known
+    groups = metrics(tmp_path / "unnamed")["groups"]
+    assert groups[0]["far"] is not None  # type: ignore[index]
+    assert groups[0]["far_difference"] is None  # type: ignore[index]
+
+
+def test_accuracy_over_all_pairs_is_balanced(
+    tiny_run: Path, configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run}'"), tmp_path)
+    fixed = metrics(tmp_path)["at_threshold"]
+    assert isinstance(fixed, dict)
+    assert fixed["balanced_accuracy"] == 1 - (fixed["far"] + fixed["frr"]) / 2
+    shown = f"{100 * fixed['balanced_accuracy']:.2f}"
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "<h3>Accuracy" not in page
+    assert f"<b>{shown}" in page.split("<h3>Balanced accuracy")[1]
+    assert f"{shown}%" in capsys.readouterr().out
+
+
+def test_distances_draw_a_hint(configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{row % 7 / 7 - row % 2},{row % 2}" for row in range(80)]
+    (tmp_path / "scores.csv").write_text("\n".join(["score,same", *lines]))
+    evaluate(configured("evaluate", tmp_path, f"scores='{tmp_path / 'scores.csv'}'"), tmp_path)
+    assert "as distances do: replace each number of the column score by its negative." in capsys.readouterr().out
+    assert "as distances do: negate the scores" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    generator = np.random.default_rng(0)
+    assert verification_report(generator.random(2000), np.arange(2000) % 2).hint is None
+
+
+def test_a_claim_about_lfw_is_refused_elsewhere(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="may not claim 'unrestricted, no outside data'"):
+        evaluate(
+            configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run}'", "claim='unrestricted, no outside data'"),
+            tmp_path,
+        )

@@ -1,0 +1,266 @@
+"""A model by any of its names, on either engine; verifying imports no torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from siamese_verify.encoders import MirroredEncoder, MobileFaceNet, Pixels, ResNet18, SmallResNet
+from siamese_verify.encoders.encoder import Encoder
+from siamese_verify.errors import InputError
+from siamese_verify.models import FaceModel, TorchEngine, save_bundle
+from siamese_verify.models.export import network_of
+from siamese_verify.models.onnx_engine import OnnxEngine, embed_crops
+from siamese_verify.models.registry import models, pretrained_bundle, pretrained_folder
+from siamese_verify.structures import Crop
+from siamese_verify.verification import Verifier
+
+ROOT = Path(__file__).resolve().parents[2]
+LFW = ROOT.parent / "shared/data/lfw/lfw-deepfunneled"
+WEIGHTS = ROOT.parent / "shared/weights"
+SMALL = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 4, "dimension": 16}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    crop = {"_target_": "siamese_verify.structures.Crop", "kind": "whole"}
+    encoder = SmallResNet(size=32, width=4, dimension=16, crop=Crop("whole"))
+    folder = tmp_path_factory.mktemp("loading") / "bundle"
+    save_bundle(folder, FaceModel.of("mine", encoder, {**SMALL, "crop": crop}), {"python": "3.11"})
+    return folder
+
+
+def test_both_engines_give_the_same_embeddings_and_the_same_name_to_their_space(
+    bundle: Path, photos: list[Path]
+) -> None:
+    by_onnx, by_torch = Verifier.load(bundle), Verifier.load(bundle, engine="torch")
+    np.testing.assert_allclose(by_onnx.embed(photos), by_torch.embed(photos), atol=1e-5)
+    assert by_onnx.record.fingerprint == by_torch.record.fingerprint
+    assert by_onnx.record == by_torch.record
+
+
+def test_a_checkpoint_runs_on_torch_and_lies_in_the_space_of_its_bundle(tiny_run: Path, photos: list[Path]) -> None:
+    checkpoint = Verifier.load(tiny_run / "checkpoints" / "best.ckpt")
+    run = Verifier.load(tiny_run)
+    np.testing.assert_allclose(run.embed(photos), checkpoint.embed(photos), atol=1e-5)
+    assert run.record.fingerprint == checkpoint.record.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"engine": "tensorrt"}, "onnx or torch"),
+        ({"threads": 0}, "1 to 256 threads"),
+        ({"threads": 100_000}, "1 to 256 threads"),
+        ({"engine": "onnx", "device": "cuda"}, "runs on the CPU"),
+        ({"engine": "torch", "device": "abacus"}, "'abacus' cannot be used"),
+        ({"several": "all"}, "refuse, largest, central, any"),
+    ],
+)
+def test_what_cannot_be_had_is_one_sentence(arguments: dict[str, Any], complaint: str, bundle: Path) -> None:
+    with pytest.raises(InputError, match=complaint) as error:
+        Verifier.load(bundle, **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_on_onnx_says_how_to_make_a_bundle(tiny_run: Path) -> None:
+    with pytest.raises(InputError, match="siamese-verify export"):
+        Verifier.load(tiny_run / "checkpoints" / "best.ckpt", engine="onnx")
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        SmallResNet(size=32, width=4),
+        MobileFaceNet(size=32, dimension=16),
+        ResNet18(size=64, dimension=16),
+        Pixels(size=16),
+        MirroredEncoder(SmallResNet(size=32, width=4)),
+        SmallResNet(size=32, width=4, normalize=False),
+    ],
+    ids=lambda encoder: type(encoder).__name__,
+)
+def test_the_network_of_every_encoder_is_translated_rightly(encoder: Encoder) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in encoder.modules():  # as after training: no neutral values that would hide a mistake
+            if isinstance(module, torch.nn.PReLU):
+                module.weight.uniform_(-0.5, 1.5, generator=generator)
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.normal_(0, 0.1, generator=generator)
+                module.running_var.uniform_(0.5, 1.5, generator=generator)
+        if isinstance(encoder, MirroredEncoder):
+            encoder.center.normal_(0, 0.05, generator=generator)
+    encoder.eval()
+    size = encoder.input_spec.size
+    crops = np.random.default_rng(0).integers(0, 256, (11, size, size, 3), dtype=np.uint8)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    engine = OnnxEngine(network_of(encoder), "network")
+    found = embed_crops(engine, crops, encoder.dimension)
+    expected = embed_crops(TorchEngine(encoder), crops, encoder.dimension)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+
+
+def test_no_faces_give_no_embeddings(bundle: Path) -> None:
+    verifier = Verifier.load(bundle)
+    assert verifier.embed_faces([]).shape == (0, 16)
+    assert verifier.embed_crops(np.empty((0, 32, 32, 3), np.uint8)).shape == (0, 16)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (1, 3, 32, 32), (1, 31, 32, 3), (1, 32, 32, 4)])
+def test_crops_of_another_shape_are_refused(shape: tuple[int, ...], bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"\(N, 32, 32, 3\)"):
+        Verifier.load(bundle).embed_crops(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.safetensors", "README.md"])
+def test_a_byte_changed_in_any_file_gives_no_embedding(
+    file: str, bundle: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    content = bytearray((copy / file).read_bytes())
+    for place in np.linspace(0, len(content) - 1, 12).astype(int):
+        damaged = bytes(content[:place]) + bytes([content[place] ^ 1]) + bytes(content[place + 1 :])
+        (copy / file).write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"{file} does not have the SHA-256"):
+            Verifier.load(copy).embed(photos[:1])
+
+
+def test_a_file_that_the_manifest_does_not_list_is_never_opened(
+    bundle: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    (copy / "extra.pkl").write_bytes(b"\x80\x04\x95")
+    (copy / "extra.pkl").chmod(0)
+    assert Verifier.load(copy).embed(photos[:1]).shape == (1, 16)
+    content = json.loads((copy / "bundle.json").read_text())
+    content["files"]["../../secret"] = "0" * 64
+    from siamese_verify.models.bundle import as_text, digest_of
+
+    content["sha256"] = digest_of(content)
+    (copy / "bundle.json").write_text(as_text(content))
+    with pytest.raises(InputError, match=r"lists '\.\./\.\./secret'"):
+        Verifier.load(copy)
+
+
+def test_a_pickle_in_place_of_the_weights_is_not_unpickled(bundle: Path, tmp_path: Path) -> None:
+    import hashlib
+    import pickle
+
+    from siamese_verify.models.bundle import as_text, digest_of
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.mkdir, (tmp_path / "trace",)
+
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    for file in ("model.safetensors", "model.onnx"):
+        (copy / file).write_bytes(pickle.dumps(Trap()))
+    content = json.loads((copy / "bundle.json").read_text())
+    for file in ("model.safetensors", "model.onnx"):
+        content["files"][file] = hashlib.sha256((copy / file).read_bytes()).hexdigest()
+    content["sha256"] = digest_of(content)
+    (copy / "bundle.json").write_text(as_text(content))
+    for engine in ("onnx", "torch"):
+        with pytest.raises(InputError) as error:
+            Verifier.load(copy, engine=engine)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_bundle_never_takes_the_place_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    model = FaceModel.of("mine", SmallResNet(size=32, width=4, dimension=16), SMALL)  # not even in evaluation mode
+    with pytest.raises(InputError, match=r"holds notes\.txt"):
+        save_bundle(tmp_path, model, {})
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+VERIFY = """
+import sys
+from siamese_verify.cli import main
+status = main(sys.argv[1:])
+print(sorted({"torch", "torchvision", "pytorch_lightning", "matplotlib", "scipy", "rich"} & set(sys.modules)), status)
+"""
+
+
+def test_verifying_imports_neither_torch_nor_torchvision(bundle: Path, photos: list[Path]) -> None:
+    command = ["verify", str(photos[0]), str(photos[0]), "--model", str(bundle), "--threshold", "0.5"]
+    ended = subprocess.run(
+        [sys.executable, "-c", VERIFY, *command], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert ended.stdout.splitlines()[-1] == "[] 0", ended.stdout + ended.stderr
+
+
+@pytest.fixture(scope="module")
+def casia(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not (WEIGHTS / "checkpoints/20180408-102900-casia-webface.pt").is_file() or not LFW.is_dir():
+        pytest.skip("needs casia-webface's weights in ../shared/weights and LFW in ../shared/data/lfw")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(WEIGHTS))
+        return pretrained_bundle("casia-webface")
+
+
+def test_a_pretrained_model_is_made_once_and_then_needs_neither_torch_nor_its_weights(
+    casia: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    bush = [str(LFW / f"George_W_Bush/George_W_Bush_000{number}.jpg") for number in (1, 2)]
+    ended = subprocess.run(
+        [sys.executable, "-c", VERIFY, "verify", *bush], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert ended.stdout.splitlines()[-1] == "[] 0", ended.stdout + ended.stderr
+    assert pretrained_folder("casia-webface") == casia
+    listed = {one.name: one for one in models(tmp_path)}
+    assert listed["casia-webface"].there
+    assert "EER 1.3" in listed["casia-webface"].accuracy
+    assert not listed["vggface2"].there
+    assert "models pull vggface2" in listed["vggface2"].note
+
+
+def test_a_photo_of_two_people_is_compared_as_one_asks(casia: Path) -> None:
+    from PIL import Image
+
+    bush, powell = (LFW / f"{name}/{name}_0001.jpg" for name in ("George_W_Bush", "Colin_Powell"))
+    both = Image.new("RGB", (500, 300))
+    with Image.open(bush) as left, Image.open(powell) as right:
+        both.paste(left.resize((200, 200)), (0, 50))
+        both.paste(right.resize((300, 300)), (200, 0))
+    verifier = Verifier.load("casia-webface")
+    assert [len(verifier.find(both, several=way)) for way in ("largest", "central", "any")] == [1, 1, 2]
+    largest = verifier.verify(bush, both, several="largest", decide=True)
+    anyone = verifier.verify(bush, both, several="any", decide=True)
+    assert (largest.same, anyone.same) == (False, True)
+    assert anyone.threshold > verifier.verify(bush, bush).threshold
+    assert anyone.faces[1].faces == 2
+
+
+def test_a_liveness_hook_runs_first_and_can_refuse(bundle: Path, photos: list[Path]) -> None:
+    from siamese_verify.verification import NoDecision
+
+    seen: list[str] = []
+
+    def hook(photo: Any, face: Any) -> str | None:
+        seen.append(face.name)
+        return "it is a printed photo." if face.name == str(photos[1]) else None
+
+    verifier = Verifier.load(bundle, liveness=hook)
+    assert verifier.verify(photos[0], photos[2], threshold=0.5).same is not None
+    with pytest.raises(NoDecision, match=r"was refused: it is a printed photo\."):
+        verifier.verify(photos[0], photos[1], threshold=0.5)
+    with pytest.raises(NoDecision, match="was refused"):
+        verifier.embed([photos[1]])
+    assert seen.count(str(photos[0])) == 2

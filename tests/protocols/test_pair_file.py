@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamese_verify.errors import InputError
+from siamese_verify.protocols import pair_file
+from siamese_verify.protocols.pair_file import joined
+
+TABLE = """a,b,same,note
+x/1.png,x/2.png,1,one
+x/2.png,x/3.png,TRUE,two
+x/1.png,y.png,0,three
+y.png,z.png,No,four
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "x").mkdir()
+    for name in ("x/1.png", "x/2.png", "x/3.png", "y.png", "z.png"):
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    (tmp_path / "pairs.csv").write_text(TABLE)
+    return tmp_path
+
+
+def test_pairs_are_read_and_genuine_ones_join_people(root: Path) -> None:
+    protocol = pair_file(root / "pairs.csv")
+    assert protocol.name == "pairs"
+    assert protocol.photos.names == ["x/1.png", "x/2.png", "x/3.png", "y.png", "z.png"]
+    pairs = protocol.pairs
+    assert pairs is not None
+    assert (pairs.left.tolist(), pairs.right.tolist()) == ([0, 1, 0, 3], [1, 2, 3, 4])
+    assert (pairs.same.tolist(), pairs.folds, pairs.groups) == ([True, True, False, False], None, None)
+    people = protocol.photos.identities
+    assert len(set(people[:3])) == 1
+    assert len({people[0], people[3], people[4]}) == 3
+    assert protocol.describe(3) == "y.png and z.png"
+    assert protocol.photos[3].size == (4, 4)
+
+
+def test_folds_groups_identities_and_another_root(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    table = tmp_path_factory.mktemp("elsewhere") / "mine.csv"
+    table.write_text(
+        "same,a,b,fold,identity_a,identity_b,group\n1,x/1.png,x/2.png,two,Ann,Ann,old\n0,y.png,x/3.png,one,Bob,Ann,\n"
+    )
+    protocol = pair_file(table, root, "my pairs")
+    pairs = protocol.pairs
+    assert pairs is not None and pairs.folds is not None and pairs.groups is not None
+    assert protocol.name == "my pairs"
+    assert (pairs.folds.tolist(), pairs.groups.tolist()) == ([1, 0], ["old", ""])
+    assert protocol.photos.identities.tolist() == [0, 0, 0, 1]
+
+
+def test_photos_are_joined_over_others() -> None:
+    found = joined(6, np.array([0, 2, 4]), np.array([1, 1, 5]))
+    assert found[0] == found[1] == found[2]
+    assert found[4] == found[5]
+    assert len(set(found.tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("a,b\nx,y\n", r"has no column same \(its columns: a, b\)"),
+        ("", r"has no column a, b, same \(its columns: none\)"),
+        ("a,b,same\n", "has no line below its header"),
+        ("a,b,same,a\nx,y,1,z\n", "has the column a twice"),
+        ("a,b,same\nx,y\n", "Line 2 of .* has 2 fields, not 3"),
+        ("a,b,same\ny.png,z.png,0\ny.png,z.png,maybe\n", "Line 3 of .* has 'maybe' as same"),
+        ("a,b,same\nn1,n2,1\nn3,n4,1\nn5,n6,0\n", "6 of the 6 photos in .* the first: n1, n2, n3, n4, n5: set root"),
+        ("a,b,same\n../y.png,/etc/passwd,1\n", "2 paths in .* lead out of .*, the first: '../y.png'"),
+        ("a,b,same\nC:\\x.png,x\\..\\y.png,1\n", "2 paths in .* lead out of"),
+        ("a,b,same,fold\ny.png,z.png,0,1\nx/1.png,x/2.png,1,1\n", "has one fold, '1'"),
+        ("a,b,same\nx/1.png,x/2.png,1\nx/2.png,x/1.png,0\n", "1 lines of .* contradict .* line 3"),
+        (
+            "a,b,same,identity_a,identity_b\nx/1.png,x/2.png,1,Ann,Ann\nx/1.png,y.png,0,Bob,Cyd\n",
+            "Line 2 of .* another person",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_with_the_line(root: Path, table: str, message: str) -> None:
+    (root / "pairs.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        pair_file(root / "pairs.csv")
+
+
+def test_a_table_that_is_none_is_said(root: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        pair_file(root / "nowhere.csv")
+    (root / "pairs.csv").write_bytes(b"a,b,same\n\xff\xfe,y,1\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        pair_file(root / "pairs.csv")
