@@ -35,7 +35,7 @@ from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.verification import embed_faces
 
-KNOWN = ("identities", "dimensions")  # what a loss with class weights leaves open: the training people, the encoder's
+KNOWN = ("num_identities", "embedding_size")  # null in a margin softmax: the training people, the encoder's
 
 
 def refuse_loss(cfg: DictConfig) -> None:
@@ -48,7 +48,7 @@ def refuse_loss(cfg: DictConfig) -> None:
     feeding: dict[Any, set[type]] = {PairSampler: {Pairs}, TripletSampler: {Triplets}}
     fed = feeding.get(sampler, set())
     taken = getattr(loss, "takes", None)
-    rivals = getattr(loss, "needs_rivals", False) and Pairs in fed
+    rivals = getattr(loss, "needs_negatives", False) and Pairs in fed
     if fed and taken is not None and (rivals or not fed & {*taken}):
         raise InputError(f"{loss.__name__} cannot learn from what {sampler.__name__} feeds: set sampler=identity.")
     if all(name not in cfg.loss or cfg.loss[name] is not None for name in KNOWN):
