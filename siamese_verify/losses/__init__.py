@@ -1,6 +1,6 @@
 """Losses: embeddings and labels -> a scalar to minimize, one family a file."""
 
-from siamese_verify.losses.base import BatchObjective, Measured, reduce_items
+from siamese_verify.losses.base import BatchObjective, MeasuredLoss, reduce_items
 from siamese_verify.losses.contrastive import ContrastiveLoss, CosinePairLoss, contrastive_loss, cosine_pair_loss
 from siamese_verify.losses.info_nce import (
     InBatchNegatives,
@@ -27,7 +27,7 @@ __all__ = [
     "InBatchNegatives",
     "InfoNCELoss",
     "MagnetLoss",
-    "Measured",
+    "MeasuredLoss",
     "NCELoss",
     "NTXentLoss",
     "QueryObjective",

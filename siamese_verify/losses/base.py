@@ -28,7 +28,7 @@ class Items(NamedTuple):
         return cls(loss, loss.detach() > 0)
 
 
-class Measured(NamedTuple):
+class MeasuredLoss(NamedTuple):
     """Value of a loss, and how many items still contribute to it."""
 
     loss: Tensor  # scalar
@@ -105,12 +105,12 @@ class BatchObjective(nn.Module):
         tuples: Tuples = None,
         references: Tensor | None = None,
         reference_labels: Tensor | None = None,
-    ) -> Measured:
+    ) -> MeasuredLoss:
         """Reduced loss and fraction of nonzero items; arguments and errors as in `forward`."""
         batch, chosen = self._check(check_batch(embeddings, labels, references, reference_labels), tuples)
         with torch.autocast(embeddings.device.type, enabled=False):
             totals = self.sum_all(batch) if chosen is None else sum_items(self.list_items(batch, chosen))
-        return Measured(reduce_totals(totals, self.reduction).to(embeddings.dtype), fraction_nonzero(totals))
+        return MeasuredLoss(reduce_totals(totals, self.reduction).to(embeddings.dtype), fraction_nonzero(totals))
 
     def items(
         self,

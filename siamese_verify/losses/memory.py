@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Measured, Tuples, refuse_miner
+from siamese_verify.losses.base import BatchObjective, MeasuredLoss, Tuples, refuse_miner
 from siamese_verify.structures import Pairs, Triplets
 
-Result = TypeVar("Result", Tensor, Measured)
+Result = TypeVar("Result", Tensor, MeasuredLoss)
 Miner = Callable[..., Any]  # ours or pytorch-metric-learning's
 
 
@@ -151,7 +151,7 @@ class CrossBatchMemory(nn.Module):
         """Loss of a batch, which joins the memory in training; arguments as in `BatchObjective.forward`."""
         return self._compare(self.objective.forward, embeddings, labels, tuples)
 
-    def measure(self, embeddings: Tensor, labels: Tensor, tuples: Tuples = None) -> Measured:
+    def measure(self, embeddings: Tensor, labels: Tensor, tuples: Tuples = None) -> MeasuredLoss:
         """Loss and fraction of nonzero items of a batch, which joins the memory in training."""
         return self._compare(self.objective.measure, embeddings, labels, tuples)
 

@@ -133,7 +133,8 @@ def test_queries_agree_with_a_naive_loop(loss: QueryObjective, own: bool) -> Non
     first = [10 + 4 * i * own for i in range(5)]
     expected = naive_items(loss, rows, [(i, 5 + i, list(range(first[i], first[i] + 4))) for i in range(5)])
     torch.testing.assert_close(loss.items(query, positive, negatives), expected, rtol=0, atol=1e-12)
-    for reduction, value in (("mean", expected.mean()), ("mean_nonzero", expected.mean()), ("sum", expected.sum())):
+    reductions: Any = {"mean": expected.mean(), "mean_nonzero": expected.mean(), "sum": expected.sum()}
+    for reduction, value in reductions.items():
         reduced = type(loss)(0.3, reduction)(query, positive, negatives)
         torch.testing.assert_close(reduced, value, rtol=0, atol=1e-12)
 
