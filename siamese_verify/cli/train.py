@@ -170,7 +170,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     labels, measured_on = data.validation_set.labels, best.record.measured_on
     measured = replace(
         best.record,
-        meaning=calibrate(held_out, labels, measured_on, cfg.seed),
+        score_calibration=calibrate(held_out, labels, measured_on, cfg.seed),
         quality=ranges_of(data.cropper.qualities),
         licence=cfg.licence or "",
     )
