@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from siamese_verify.cli.errors import versions
+from siamese_verify.cli.run_metadata import versions
 from siamese_verify.datasets import FolderPhotos
 from siamese_verify.errors import InputError, printable
 from siamese_verify.evaluation import Interval, VerificationReport, all_pairs_intervals, all_pairs_report, calibrate
