@@ -19,9 +19,10 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from siamese_verify.atomic_write import write_whole
-from siamese_verify.cli.config_values import check_values
-from siamese_verify.cli.errors import configured, explained, making, set_threads, versions
+from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.measure import measure, print_results, save_results
+from siamese_verify.cli.run_metadata import set_threads, versions
+from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
@@ -63,7 +64,7 @@ class RefuseUsedFolder(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """End the command where the folder is another run's."""
         if config.hydra.output_subdir:  # `preview` has none, nor have the further processes of one run
-            explained(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
+            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
 
 
 def descent(cfg: DictConfig) -> tuple[Any, Any]:
@@ -74,10 +75,10 @@ def descent(cfg: DictConfig) -> tuple[Any, Any]:
     """
     optimizer = instantiate(cfg.optimizer)
     scheduler = instantiate(cfg.scheduler) if cfg.get("scheduler") else None
-    with making("optimizer"):
+    with configuring("optimizer"):
         tried = optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
     if scheduler:
-        with making("scheduler"):
+        with configuring("scheduler"):
             scheduler(tried, 100)
     return optimizer, scheduler
 
@@ -88,7 +89,7 @@ def trainer_of(cfg: DictConfig) -> pl.Trainer:
     Raises:
         InputError: batch norms that are to be synchronised on CPUs.
     """
-    with making("trainer"):
+    with configuring("trainer"):
         trainer: pl.Trainer = instantiate(
             cfg.trainer,
             logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
@@ -122,7 +123,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     if encoder.dimension < 1:
         raise InputError(f"An embedding needs one number or more, got encoder.dimension={encoder.dimension}.")
     share = asked_protocol if isinstance(asked_protocol, HeldOutShare) else None
-    with making("training set"):
+    with configuring("training set"):
         data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
     if isinstance(asked_protocol, HeldOutShare):
         protocol, leak = data.test_protocol(cfg.data.name), ""
@@ -189,7 +190,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     return result.report.eer
 
 
-@configured("train")
+@hydra_command("train")
 def main(cfg: DictConfig) -> float:
     """Entry point."""
     return train(cfg, Path(HydraConfig.get().runtime.output_dir))

@@ -162,7 +162,7 @@ def verify_table(options: argparse.Namespace) -> int:
         options.root,
         far=options.far,
         threshold=options.threshold,
-        several=options.several,
+        on_multiple_faces=options.on_multiple_faces,
         decide=options.decide,
         prior=options.prior,
     )

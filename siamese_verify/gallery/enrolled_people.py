@@ -173,7 +173,7 @@ class FaceVerifier(Protocol):
     def record(self) -> Any:
         """Name, fingerprint, dimension, meaning and quality of the model."""
 
-    def find(self, photo: Any, name: str | None = None, several: Any = None) -> Sequence[Any]:
+    def find(self, photo: Any, name: str | None = None, on_multiple_faces: Any = None) -> Sequence[Any]:
         """Find the faces that are meant."""
 
     def embed_faces(self, faces: Sequence[Any]) -> NDArray[np.float32]:

@@ -43,11 +43,11 @@ class DetectedFace:
         name: of the photo.
         crop: (S,S,3) uint8 RGB.
         quality: what decides whether it can be compared.
-        box: left, top, right, bottom in pixels of the photo once it is turned; None where no detector looked, as with
+        box: left, top, right, bottom in pixels of the photo once it is rotated; None where no detector looked, as with
             models that take the photo as the face.
         landmarks: left eye, right eye, nose, left and right corner of the mouth, likewise.
         probability: of being a face, likewise.
-        turned: degrees counter-clockwise by which the photo was turned first, so that the face is upright: 0 to below
+        rotated_by: degrees counter-clockwise by which the photo was rotated for an upright face: 0 to below
             360, about its centre and with all of it shown.
         faces: how many faces the photo shows.
     """
@@ -58,7 +58,7 @@ class DetectedFace:
     box: tuple[float, float, float, float] | None = None
     landmarks: tuple[tuple[float, float], ...] | None = None
     probability: float | None = None
-    turned: float = 0
+    rotated_by: float = 0
     faces: int = 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class DetectedFace:
             "box": list(self.box) if self.box else None,
             "landmarks": [list(point) for point in self.landmarks] if self.landmarks else None,
             "probability": self.probability,
-            "turned": self.turned,
+            "rotated_by": self.rotated_by,
             "faces": self.faces,
             "quality": self.quality._asdict(),
         }
@@ -236,7 +236,9 @@ def decide(
     warnings = [
         f"{face.name} shows {face.faces} faces, that {_place(face)} was compared." for face in faces if face.faces > 1
     ]
-    warnings += [f"{face.name} was turned by {face.turned:.0f} degrees for its face." for face in faces if face.turned]
+    warnings += [
+        f"{face.name} was rotated by {face.rotated_by:.0f} degrees for its face." for face in faces if face.rotated_by
+    ]
     if comparisons > 1:
         raised = "the threshold was raised for it" if threshold is None else "your threshold does not allow for that"
         warnings.append(f"The best of {comparisons} pairs of faces was taken: {raised}.")

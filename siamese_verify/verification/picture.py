@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from siamese_verify.evaluation.pages.figures import LIGHT
-from siamese_verify.faces import Photo, open_photo, reduced, turned
+from siamese_verify.faces import Photo, open_photo, reduced, rotate_photo
 from siamese_verify.verification.explanation import heat
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ def _notes(verification: Verification) -> list[tuple[str, str]]:
 
 
 def _upright(photo: Photo, face: DetectedFace) -> Image.Image:
-    return turned(open_photo(photo, face.name), face.turned)
+    return rotate_photo(open_photo(photo, face.name), face.rotated_by)
 
 
 def _caption(photo: Photo, face: DetectedFace, number: int) -> str:

@@ -137,5 +137,5 @@ def test_what_is_wrong_is_said_before_any_photo_is_looked_at(
 
 
 def test_one_face_of_each_photo_is_needed(bundle: Path, faces: Path) -> None:
-    with pytest.raises(InputError, match="refuse, largest or central"):
-        measured_on_photos(Verifier.load(bundle, several="any"), faces)
+    with pytest.raises(InputError, match="error, largest or central"):
+        measured_on_photos(Verifier.load(bundle, on_multiple_faces="any"), faces)

@@ -53,7 +53,7 @@ class StandIn(Verifier):
         )
 
     def find(
-        self, photo: Any, name: str | None = None, several: str | None = None, *, opened: bool = False
+        self, photo: Any, name: str | None = None, on_multiple_faces: str | None = None, *, opened: bool = False
     ) -> list[DetectedFace]:
         self.looking += 1
         if photo.width == NO_FACE:
@@ -63,11 +63,11 @@ class StandIn(Verifier):
         if photo.width == SLOW:
             self.gate.wait(20)
         faces = 2 if photo.width == SEVERAL else 1
-        if faces > 1 and several in (None, "refuse"):
+        if faces > 1 and on_multiple_faces in (None, "error"):
             raise NoDecision(f"2 faces were found on {name}: crop it.", "multiple_faces")
         crop = photo.resize((32, 32))
         face = DetectedFace(str(name), np.asarray(crop), quality_of(crop), faces=faces)
-        return [face] * (faces if several == "any" else 1)
+        return [face] * (faces if on_multiple_faces == "any" else 1)
 
     def embed_crops(self, crops: np.ndarray) -> np.ndarray:
         self.batches.append(len(crops))

@@ -37,8 +37,10 @@ def record(score_calibration: ScoreCalibration) -> ModelMetadata:
     )
 
 
-def face(name: str = "a.jpg", quality: Quality = GOOD, faces: int = 1, turned: float = 0) -> DetectedFace:
-    return DetectedFace(name, np.zeros((4, 4, 3), np.uint8), quality, (1, 2, 31, 42), faces=faces, turned=turned)
+def face(name: str = "a.jpg", quality: Quality = GOOD, faces: int = 1, rotated_by: float = 0) -> DetectedFace:
+    return DetectedFace(
+        name, np.zeros((4, 4, 3), np.uint8), quality, (1, 2, 31, 42), faces=faces, rotated_by=rotated_by
+    )
 
 
 @pytest.mark.parametrize("far", [0.3, 0.1, 0.01, 0.001])
@@ -200,11 +202,11 @@ def test_a_face_at_the_limits_is_no_reason_to_doubt() -> None:
 
 
 def test_several_faces_and_turned_photos_are_told_of(record: ModelMetadata) -> None:
-    result = decide(record, 1.0, (face(faces=3), face("b.jpg", turned=31.25)))
+    result = decide(record, 1.0, (face(faces=3), face("b.jpg", rotated_by=31.25)))
     assert result.same is True
     assert result.warnings == (
         "a.jpg shows 3 faces, that from 1, 2 to 31, 42 was compared.",
-        "b.jpg was turned by 31 degrees for its face.",
+        "b.jpg was rotated by 31 degrees for its face.",
     )
 
 

@@ -111,7 +111,7 @@ def test_the_box_lies_where_the_face_was_found() -> None:
 def test_a_photo_is_turned_as_its_face_was_found() -> None:
     lying = np.zeros((100, 100, 3), dtype=np.uint8)
     lying[:, 50:] = GREEN  # its right half, which is its upper half once it is turned counter-clockwise
-    drawn = draw_verification(decision(faces=(seen(turned=90), seen())), (lying, green()), MODEL)
+    drawn = draw_verification(decision(faces=(seen(rotated_by=90), seen())), (lying, green()), MODEL)
     there = where(drawn, GREEN)[:, :825]
     rows, columns = np.flatnonzero(there.any(axis=1)), np.flatnonzero(there.any(axis=0))
     assert (columns[-1] - columns[0]) == pytest.approx(2 * (rows[-1] - rows[0]), rel=0.05)
