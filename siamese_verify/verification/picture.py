@@ -143,7 +143,7 @@ def draw_scores(axes: Axes, verification: Verification, record: Measured) -> Non
     scores = [verification.score, *(end for end in (verification.threshold,) if math.isfinite(end))]
     if histogram:
         kinds = (
-            (histogram.impostors, "impostor_tail", LIGHT.impostor),
+            (histogram.impostors, "impostors", LIGHT.impostor),
             (histogram.genuine, "one person", LIGHT.genuine),
         )
         for share, name, colour in kinds:
