@@ -153,8 +153,9 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
         trainer.callbacks.append(pl.callbacks.LambdaCallback(on_train_start=lambda *_: write_record()))  # type: ignore[attr-defined]
         data.cropper.save_account(folder)
-        if data.cropper.damaged:
-            print(f"{len(data.cropper.damaged)} damaged photos were left out: {folder / 'skipped.csv'} lists them.")
+        if left_out := len(data.cropper.damaged) + len(data.cropper.failures):
+            told = f"{len(data.cropper.damaged)} damaged, {len(data.cropper.failures)} without a face"
+            print(f"{left_out} photos were left out ({told}): {folder / 'skipped.csv'} lists them.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
         trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
