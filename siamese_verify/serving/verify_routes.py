@@ -215,7 +215,7 @@ def describe(record: ModelMetadata, service: Service) -> dict[str, Any]:
             for point in record.operating_points
         ],
         "measured_on": record.measured_on,
-        "calibration": record.meaning.calibration.to_dict() if record.meaning else None,
+        "calibration": record.score_calibration.calibration.to_dict() if record.score_calibration else None,
         "scale": score_scale(record),
         "quality": {name: list(limits) for name, limits in record.quality.items()},
         "liveness": service.liveness,
