@@ -184,8 +184,9 @@ def fit(parts: Parts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> Non
     if trainer.is_global_zero:
         trainer.callbacks.append(LambdaCallback(on_train_start=record_run))  # type: ignore[attr-defined]
         data.cropper.save_account(folder)
-        if data.cropper.damaged:
-            print(f"{len(data.cropper.damaged)} damaged photos were left out: {folder / 'skipped.csv'} lists them.")
+        if left_out := len(data.cropper.damaged) + len(data.cropper.failures):
+            told = f"{len(data.cropper.damaged)} damaged, {len(data.cropper.failures)} without a face"
+            print(f"{left_out} photos were left out ({told}): {folder / 'skipped.csv'} lists them.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
         trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)

@@ -18,7 +18,6 @@ from siamese_verify.data.face_crops import FaceCropper
 from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory, FacesOnDisk
 from siamese_verify.data.identity_split import Split, hold_out, split_by_identity
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Choice
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.protocols.held_out import HeldOutShare, Seen, SomePhotos, find_leak
 from siamese_verify.protocols.protocol import Protocol, all_pairs
@@ -52,7 +51,7 @@ class FaceDataModule(pl.LightningDataModule):
         instances: label every image by itself instead of by its identity, for self-supervised losses.
         in_memory: hold the faces in memory; None = up to 2 GB of them.
         max_damaged: photos that may be unreadable; read from disk, for each process.
-        choice: which of several faces is a photo's subject.
+        on_multiple_faces: `error`, `central` or `largest`, see `siamese_verify.faces.finder`.
         cache: folder for the places of faces, or None.
         workers: processes that read and augment; 0 = the training process. The batches are the same.
         seed: of the split, the sampler and the augmentation.
@@ -80,7 +79,7 @@ class FaceDataModule(pl.LightningDataModule):
         instances: bool = False,
         in_memory: bool | None = None,
         max_damaged: int = 10,
-        choice: Choice = "central",
+        on_multiple_faces: str = "central",
         cache: str | Path | None = None,
         workers: int = 0,
         seed: int = 0,
@@ -114,7 +113,7 @@ class FaceDataModule(pl.LightningDataModule):
         sampler(identities=identities[self.split.train], seed=seed)  # what cannot work fails before the cropping
         self.spec = spec_for(photos, input_spec)
         spec_for(self.validation_source, input_spec)
-        self.cropper = FaceCropper(input_spec, cache, max_damaged, choice)
+        self.cropper = FaceCropper(input_spec, cache, max_damaged, on_multiple_faces)
         self.digest = ""
         self.train_set: FaceDataset | None = None
         self.validation_set: FaceDataset | None = None
@@ -152,6 +151,8 @@ class FaceDataModule(pl.LightningDataModule):
         labels = self.validation_source.identities[rows].astype(np.int64)
         self.validation_set = FaceDataset(faces, torch.from_numpy(labels))
         self.digest = self.cropper.digest
+        if self.cropper.failures:
+            log.warning("%s photos without a face are left out of training.", f"{len(self.cropper.failures):,}")
         on_disk = [part.faces for part in (self.train_set, self.validation_set) if isinstance(part.faces, FacesOnDisk)]
         if on_disk:
             digest = hashlib.sha256(self.digest.encode())

@@ -47,9 +47,8 @@ from siamese_verify.gallery.template_search import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from siamese_verify.faces import Photo, Quality
+    from siamese_verify.faces import OnMultipleFaces, Photo, Quality
     from siamese_verify.verification import DetectedFace
-    from siamese_verify.verification.verifier import OnMultipleFaces
 
 TOP = 5
 

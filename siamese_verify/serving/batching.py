@@ -30,10 +30,10 @@ from siamese_verify.verification.decision import NoDecision, best_pair
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from siamese_verify.faces import OnMultipleFaces
     from siamese_verify.serving.metrics import Metrics
     from siamese_verify.serving.settings import Settings
     from siamese_verify.verification import DetectedFace, Verification, Verifier
-    from siamese_verify.verification.verifier import OnMultipleFaces
 
 T = TypeVar("T")
 CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")  # whose request is answered

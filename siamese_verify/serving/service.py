@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from starlette.requests import Request
 
+    from siamese_verify.faces import OnMultipleFaces
     from siamese_verify.serving.batching import FaceEngine
     from siamese_verify.serving.metrics import Metrics
     from siamese_verify.serving.people import People
     from siamese_verify.serving.settings import Settings
     from siamese_verify.verification import DetectedFace
-    from siamese_verify.verification.verifier import OnMultipleFaces
 
 T = TypeVar("T")
 
@@ -197,12 +197,12 @@ def policy(form: Form) -> OnMultipleFaces | None:
     Raises:
         Problem: nothing that is known.
     """
-    from siamese_verify.verification.verifier import ON_MULTIPLE_FACES
+    from siamese_verify.faces import ON_MULTIPLE_FACES
 
     text = form.fields.get("on_multiple_faces", "").strip()
     if text and text not in ON_MULTIPLE_FACES:
         raise Problem(422, "invalid_field", f"The field on_multiple_faces is one of {', '.join(ON_MULTIPLE_FACES)}.")
-    return cast("OnMultipleFaces | None", text or None)
+    return text or None
 
 
 def one_face(form: Form) -> OnMultipleFaces | None:
