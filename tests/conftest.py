@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from siamese_verify.cli.errors import CONF
+from siamese_verify.cli.configuration import CONF
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,7 +49,7 @@ def tiny() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def small_batches() -> tuple[str, ...]:
     """Overrides for the samplers that take people and photos."""
-    return ("sampler.people=4", "sampler.photos=2")
+    return ("sampler.identities_per_batch=4", "sampler.samples_per_identity=2")
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from siamese_verify.cli.config_values import check_values
-from siamese_verify.cli.errors import configured, set_threads, versions
+from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.measure import measure, print_results, save_results
+from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.data import FaceCropper
 from siamese_verify.encoders import MirroredEncoder
 from siamese_verify.errors import InputError
@@ -40,8 +40,8 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     protocol: Protocol = instantiate(cfg.protocol)
     leak = refuse_leak([Seen.of(photos, np.arange(len(photos)))], protocol, cfg.allow_leakage)
     encoder = MirroredEncoder(model.encoder, cfg.mirror).eval()
-    cropper = FaceCropper(encoder.input_spec, cfg.cache)
-    embeddings = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
+    cropper = FaceCropper(encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
+    embeddings, _ = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
     encoder.center.copy_(torch.from_numpy(embeddings.mean(axis=0, dtype="float64")))
     inner = {**model.record.configuration, "crop": asdict(encoder.input_spec.crop)}
     configuration = {
@@ -60,9 +60,9 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         measured_on=protocol.name,
         training={**model.record.training, "center": f"{len(photos):,} photos of {cfg.data.name}"},
         metrics=figures,
-        meaning=calibrate(
+        score_calibration=calibrate(
             result.embeddings,
-            protocol.photos.identities,
+            result.compared.photos.identities,
             protocol.name,
             cfg.seed,
             intervals=cfg.resamples > 0,
@@ -84,7 +84,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     return centred
 
 
-@configured("center")
+@hydra_command("center")
 def main(cfg: DictConfig) -> None:
     """Entry point."""
     center(cfg, Path(cfg.output))

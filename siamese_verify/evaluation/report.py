@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from PIL.Image import Image
 
+    from siamese_verify.evaluation.acquisition import Acquisition
     from siamese_verify.evaluation.calibration import CalibrationCheck
     from siamese_verify.evaluation.groups import DamagedRates, GroupRates
     from siamese_verify.evaluation.identification_rates import IdentificationReport
@@ -86,6 +87,7 @@ class VerificationReport:
         identification: how well a person is found among many.
         groups: rates of groups of people at the common threshold.
         robustness: rates when photos are damaged.
+        acquisition: failures to acquire and the generalized rates, where photos were searched for faces.
         histogram: how the scores of both kinds are spread.
         hardest: the pairs that went most wrong, by row.
     """
@@ -110,6 +112,7 @@ class VerificationReport:
     identification: IdentificationReport | None = None
     groups: tuple[GroupRates, ...] = ()
     robustness: tuple[DamagedRates, ...] = ()
+    acquisition: Acquisition | None = None
 
     @property
     def hint(self) -> str | None:

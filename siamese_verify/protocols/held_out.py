@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from siamese_verify.datasets.recordio import RecordPhotos
 from siamese_verify.datasets.synthetic import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.protocols.insightface_bin import EncodedPhotos
-from siamese_verify.protocols.protocol import Protocol, all_pairs
+from siamese_verify.protocols.protocol import Listed, Protocol, all_pairs
 from siamese_verify.structures import Photos
 
 MOST_READ = 200_000  # training photos that are compared byte by byte; beyond, names have to do
@@ -82,6 +82,25 @@ class SomePhotos:
 
     def __getitem__(self, row: int) -> Image.Image:
         return self.source[int(self.rows[row])]
+
+
+def keep_photos(protocol: Protocol, rows: np.ndarray) -> Protocol:
+    """Restrict a protocol to some photos and the pairs of them, such as those in which a face was found.
+
+    Args:
+        protocol: with listed pairs or all of them.
+        rows: (K,) of the photos to keep, ascending.
+    """
+    if len(rows) == len(protocol.photos):
+        return protocol
+    pairs = protocol.pairs
+    if pairs is not None:
+        place = np.full(len(protocol.photos), -1)
+        place[rows] = np.arange(len(rows))
+        kept = (place[pairs.left] >= 0) & (place[pairs.right] >= 0)
+        folds, groups = (None if column is None else column[kept] for column in (pairs.folds, pairs.groups))
+        pairs = Listed(place[pairs.left[kept]], place[pairs.right[kept]], pairs.same[kept], folds, groups)
+    return replace(protocol, photos=SomePhotos(protocol.photos, rows), pairs=pairs)
 
 
 @dataclass(frozen=True)

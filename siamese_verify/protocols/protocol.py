@@ -55,6 +55,15 @@ class Protocol:
             return divmod(pair, len(self.photos))
         return int(self.pairs.left[pair]), int(self.pairs.right[pair])
 
+    def count_pairs(self) -> tuple[int, int]:
+        """Number of genuine and of impostor pairs."""
+        if self.pairs is not None:
+            genuine = int(np.sum(self.pairs.same))
+            return genuine, len(self.pairs.same) - genuine
+        _, sizes = np.unique(self.photos.identities, return_counts=True)
+        photos, genuine = len(self.photos), sum(size * (size - 1) // 2 for size in sizes.tolist())
+        return genuine, photos * (photos - 1) // 2 - genuine
+
     def digest(self) -> str:
         """SHA-256 of what is compared: names of the photos, who is on them, and the pairs; not of their pixels."""
         digest = hashlib.sha256()

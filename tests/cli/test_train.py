@@ -22,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
-from siamese_verify.cli.errors import CONF, explained
+from siamese_verify.cli.configuration import CONF
+from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
@@ -160,7 +161,14 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_what_differs(
     settings = [one for one in tiny if one.partition("=")[0] != override.partition("=")[0]]
     last = tiny_run / "checkpoints" / "last.ckpt"
     with pytest.raises(InputError, match=re.escape(f"is of another configuration: {told}")):
-        trained(tmp_path / "run", *settings, "sampler.people=4", "sampler.photos=2", override, f"ckpt_path='{last}'")
+        trained(
+            tmp_path / "run",
+            *settings,
+            "sampler.identities_per_batch=4",
+            "sampler.samples_per_identity=2",
+            override,
+            f"ckpt_path='{last}'",
+        )
 
 
 def test_a_folder_is_tested_on_people_held_out_and_evaluated_on_the_same_people_again(
@@ -173,7 +181,13 @@ def test_a_folder_is_tested_on_people_held_out_and_evaluated_on_the_same_people_
         (tmp_path / "album" / f"p{row // 3}").mkdir(parents=True, exist_ok=True)
         faces[row].save(tmp_path / "album" / f"p{row // 3}" / f"{row % 3}.png")
     album = ("threads=1", "data=folder", f"data.root='{tmp_path / 'album'}'", "data.crop=whole")
-    small = ("encoder.width=8", "encoder.size=32", "sampler.people=2", "sampler.photos=2", "trainer.max_epochs=1")
+    small = (
+        "encoder.width=8",
+        "encoder.size=32",
+        "sampler.identities_per_batch=2",
+        "sampler.samples_per_identity=2",
+        "trainer.max_epochs=1",
+    )
     run = trained(tmp_path / "run", *album, *small)
     people = json.loads((run / "people.json").read_text())
     tested = {name.partition("/")[0] for name in people["tested photos"]}
@@ -267,9 +281,9 @@ def test_every_experiment_takes_every_loss_and_every_miner_that_the_loss_takes(
             ("loss=cross_batch_memory", "loss@loss.objective=triplet", "miner@loss.miner=hard_pairs"),
             "TripletLoss takes no pairs, which HardPairs chooses",
         ),
-        (("loss=sup_con", "sampler=pairs"), "SupConLoss cannot learn from what PairSampler feeds"),
-        (("loss=triplet", "sampler=pairs"), "TripletLoss cannot learn from what PairSampler feeds"),
-        (("loss=magnet", "sampler=triplets"), "MagnetLoss cannot learn from what TripletSampler feeds"),
+        (("loss=sup_con", "sampler=pairs"), "SupConLoss cannot use the tuples of PairSampler"),
+        (("loss=triplet", "sampler=pairs"), "TripletLoss cannot use the tuples of PairSampler"),
+        (("loss=magnet", "sampler=triplets"), "MagnetLoss cannot use the tuples of TripletSampler"),
     ],
 )
 def test_a_loss_that_cannot_use_what_it_is_given_is_refused_before_photos_are_looked_for(
@@ -277,7 +291,7 @@ def test_a_loss_that_cannot_use_what_it_is_given_is_refused_before_photos_are_lo
 ) -> None:
     nowhere = ("experiment=lfw_triplet", f"data.root={tmp_path / 'nowhere'}")
     with pytest.raises(SystemExit):
-        explained(trained)(tmp_path / "run", *nowhere, *overrides)
+        report_user_errors(trained)(tmp_path / "run", *nowhere, *overrides)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and sentence in said
 
@@ -288,7 +302,7 @@ def test_a_package_that_is_missing_is_named(
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
     cfg = configured("train", tmp_path, "loss=multi_similarity")
     with pytest.raises(SystemExit) as ended:
-        explained(instantiate)(cfg.loss)
+        report_user_errors(instantiate)(cfg.loss)
     assert ended.value.code == 2
     expected = "asks for pytorch-metric-learning, which is not installed: pip install pytorch-metric-learning.\n"
     assert capsys.readouterr().err == f"siamese-verify: The configuration {expected}"
@@ -362,8 +376,8 @@ def test_every_experiment_composes(name: str, configured: Configured, tmp_path: 
         ("sampler=triplets", "sampler.triplets=6"),
         (
             "sampler=hard",
-            "sampler.people=4",
-            "sampler.photos=2",
+            "sampler.identities_per_batch=4",
+            "sampler.samples_per_identity=2",
             "miner=semi_hard",
             "optimizer=sgd",
             "scheduler=cosine",
@@ -455,8 +469,14 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("sampler.people=4", "sampler.photos=2"),
-        ("sampler=hard", "sampler.people=4", "sampler.photos=2", "datamodule.in_memory=false", "datamodule.workers=1"),
+        ("sampler.identities_per_batch=4", "sampler.samples_per_identity=2"),
+        (
+            "sampler=hard",
+            "sampler.identities_per_batch=4",
+            "sampler.samples_per_identity=2",
+            "datamodule.in_memory=false",
+            "datamodule.workers=1",
+        ),
         ("sampler=pairs", "sampler.pairs=4", "loss=contrastive"),
         ("sampler=images", "sampler.images=8", "loss=nt_xent", "datamodule.multi_view=2", "datamodule.instances=true"),
     ],
@@ -583,7 +603,13 @@ def small_lfw(root: Path) -> list[Path]:
 
 
 def lfw_overrides(root: Path) -> tuple[str, ...]:
-    small = ("threads=1", "encoder.width=8", "encoder.size=32", "sampler.people=2", "sampler.photos=2")
+    small = (
+        "threads=1",
+        "encoder.width=8",
+        "encoder.size=32",
+        "sampler.identities_per_batch=2",
+        "sampler.samples_per_identity=2",
+    )
     return (*small, "data=lfw", f"data.root='{root}'", "protocol=lfw_view1", "trainer.max_epochs=1")
 
 
