@@ -148,7 +148,7 @@ def test_another_librarys_loss_gets_what_its_miners_return() -> None:
         module.training_step(batch(tuples=tuples), 0)
     genuine_and_impostors, three, none = recorder.given
     assert genuine_and_impostors is not None
-    assert [field.tolist() for field in genuine_and_impostors] == [[0, 1], [1, 0], [2, 1, 4, 5], [4, 5, 2, 1]]
+    assert [field.tolist() for field in genuine_and_impostors] == [[0, 1], [1, 0], [1, 2, 4, 5], [5, 4, 2, 1]]
     assert three == triplets
     assert none is None
 
