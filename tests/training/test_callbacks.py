@@ -136,7 +136,9 @@ def flip_everything(image: Tensor) -> Tensor:
     return 255 - image
 
 
-def refreshed(sampler: type[EpochSampler[Any]], callback: RefreshHardNegatives, epochs: int) -> tuple[Any, Any, list[bool]]:
+def refreshed(
+    sampler: type[EpochSampler[Any]], callback: RefreshHardNegatives, epochs: int
+) -> tuple[Any, Any, list[bool]]:
     """Train, and return the data module, the encoder, and whether each epoch began in training mode."""
     encoder = Watched()
     data = FaceDataModule(SyntheticFaces(8, 3, 16), encoder.input_spec, sampler, flip_everything, workers=0)
