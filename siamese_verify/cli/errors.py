@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from siamese_verify.atomic_write import FULL
+from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def sentence_of(error: Exception, arguments: tuple[object, ...]) -> str | None:
             package = cause.name.partition(".")[0].replace("_", "-")
             return f"The configuration asks for {package}, which is not installed: pip install {package}."
         if isinstance(cause, OSError) and _library(cause) not in CONFIGURING and cause.filename:
-            way_out = "make room there" if cause.errno in FULL else "see that it is there and may be used"
+            way_out = "make room there" if cause.errno in DISK_FULL else "see that it is there and may be used"
             return f"{cause.filename} cannot be read or written ({cause.strerror}): {way_out}, or name another place."
     if _library(error) not in CONFIGURING:
         return None

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from siamese_verify import __version__
-from siamese_verify.atomic_write import FULL
+from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.cli.errors import explained
 from siamese_verify.errors import printable
 
@@ -42,7 +42,7 @@ COMMANDS = {  # by name: module of `siamese_verify.commands`, and what it does
 CRASHED = 70  # EX_SOFTWARE of sysexits.h
 UNWRITTEN = 74  # EX_IOERR
 CLOSED = 141  # as a shell tells of SIGPIPE
-NO_PLACE = (*FULL, errno.EIO)
+NO_PLACE = (*DISK_FULL, errno.EIO)
 
 
 class Parser(argparse.ArgumentParser):
