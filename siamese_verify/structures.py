@@ -123,9 +123,7 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if not self.size > self.crop.margin:
-            raise InputError(
-                f"The margin of a crop of {self.size} pixels must be smaller, got {self.crop.margin}."
-            )
+            raise InputError(f"The margin of a crop of {self.size} pixels must be smaller, got {self.crop.margin}.")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> InputSpec:

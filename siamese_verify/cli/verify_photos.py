@@ -122,7 +122,7 @@ def in_words(result: Verification) -> list[str]:
             f"At this threshold {share} of {result.impostors:,} impostor pairs were accepted{doubt}; "
             f"measured on {result.measured_on}."
         )
-    lines += filter(None, (result.likelihood, result.stated_probability(), result.strangers))
+    lines += filter(None, (result.likelihood, result.stated_probability(), result.impostor_tail))
     return [*lines, *(f"Note: {warning}" for warning in result.warnings)]
 
 
@@ -162,7 +162,7 @@ def verify_table(options: argparse.Namespace) -> int:
         options.root,
         far=options.far,
         threshold=options.threshold,
-        several=options.several,
+        on_multiple_faces=options.on_multiple_faces,
         decide=options.decide,
         prior=options.prior,
     )

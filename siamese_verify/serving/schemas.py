@@ -14,7 +14,7 @@ FACE: dict[str, Any] = {
     "box": [76.1, 70.4, 171.9, 194.3],
     "landmarks": [[102.5, 117.2], [146.3, 115.9], [125.1, 141.0], [106.6, 164.4], [145.2, 163.1]],
     "probability": 0.9998,
-    "turned": 0,
+    "rotated_by": 0,
     "faces": 1,
     "quality": QUALITY,
 }
@@ -35,7 +35,7 @@ DECISION: dict[str, Any] = {
     "insufficient": False,
     "measured_on": "all pairs of LFW View 1's test people",
     "model": "casia-webface",
-    "strangers": "1 in 1,141,359 strangers would score this high.",
+    "impostor_tail": "1 in 1,141,359 pairs of different people would score this high.",
     "likelihood": "A score like this is about 2,600 times as frequent among pairs of one person as among pairs of two "
     "people.",
     "faces": [FACE, {**FACE, "name": "photo b"}],
@@ -58,11 +58,11 @@ class FaceAnswer(BaseModel):
     """A face of a photo."""
 
     name: str
-    box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the photo once it is turned.")
+    box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the photo once it is rotated.")
     landmarks: list[list[float]] | None = Field(description="Eyes, nose, corners of the mouth, likewise.")
     probability: float | None = Field(description="Of being a face.")
-    turned: float = Field(
-        description="Degrees counter-clockwise by which the photo was turned for it, about its centre."
+    rotated_by: float = Field(
+        description="Degrees counter-clockwise by which the photo was rotated for it, about its centre."
     )
     faces: int = Field(description="How many the photo shows.")
     quality: dict[str, float | None]
@@ -100,7 +100,7 @@ class VerifyAnswer(BaseModel):
     insufficient: bool
     measured_on: str
     model: str
-    strangers: str = ""
+    impostor_tail: str = ""
     likelihood: str = Field("", description="The likelihood ratio in words.")
     faces: list[FaceAnswer]
     reasons: list[str] = Field(description="Why it is inconclusive.")

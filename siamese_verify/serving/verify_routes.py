@@ -47,7 +47,7 @@ def add_verify(app: FastAPI, service: Service) -> None:
             threshold=number(form, "threshold"),
             prior=number(form, "prior"),
             decide=truth(form, "decide"),
-            several=policy(form),
+            on_multiple_faces=policy(form),
             decoded=held.release,
         )
         answer = {**result.to_dict(), "sentence": result.sentence()}
@@ -79,11 +79,11 @@ def add_verify(app: FastAPI, service: Service) -> None:
             decide=truth(form, "decide"),
         )
         said(partial(decide, 0.0))  # a wrong value is said before any photo is decoded
-        several, (ones, others) = one_face(form), (len(form.photos[name]) for name in PAIR)
+        on_multiple_faces, (ones, others) = one_face(form), (len(form.photos[name]) for name in PAIR)
         if ones not in (1, others):
             raise malformed("give as many photos a as photos b, or one photo a for all of them")
         photos = [(name, content) for name in PAIR for content in form.photos.pop(name)]
-        looks = [attempted(engine.see([photo], several)) for photo in photos]
+        looks = [attempted(engine.see([photo], on_multiple_faces)) for photo in photos]
         photos.clear()
         found = dict(enumerate(await gathered(looks)))
         held.release()
@@ -215,7 +215,7 @@ def describe(record: ModelMetadata, service: Service) -> dict[str, Any]:
             for point in record.operating_points
         ],
         "measured_on": record.measured_on,
-        "calibration": record.meaning.calibration.to_dict() if record.meaning else None,
+        "calibration": record.score_calibration.calibration.to_dict() if record.score_calibration else None,
         "scale": score_scale(record),
         "quality": {name: list(limits) for name, limits in record.quality.items()},
         "liveness": service.liveness,

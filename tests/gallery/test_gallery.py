@@ -23,15 +23,21 @@ class Eyes:
     """Stands in for a verifier: a photo is an array whose first row of pixels is the embedding."""
 
     def __init__(self, model: GalleryModel, **more: Any) -> None:
-        values = {"weights_sha256": "cd", "meaning": SimpleNamespace(strangers=model.strangers), "quality": {}}
+        values = {
+            "weights_sha256": "cd",
+            "score_calibration": SimpleNamespace(impostor_tail=model.impostor_tail),
+            "quality": {},
+        }
         self.record = SimpleNamespace(
             name=model.name, fingerprint=model.fingerprint, dimension=model.dimension, **{**values, **more}
         )
 
-    def find(self, photo: Any, name: str | None = None, several: Any = None) -> list[Any]:
+    def find(self, photo: Any, name: str | None = None, on_multiple_faces: Any = None) -> list[Any]:
         crop = np.zeros((8, 8, 3), np.uint8)
         crop[:] = int(photo.flat[0] * 100) % 256
-        return [SimpleNamespace(name=name or "photo", quality=None, crop=crop, embedding=photo)] * (2 if several else 1)
+        return [SimpleNamespace(name=name or "photo", quality=None, crop=crop, embedding=photo)] * (
+            2 if on_multiple_faces else 1
+        )
 
     def embed_faces(self, faces: Any) -> Faces:
         return np.stack([face.embedding for face in faces])
@@ -449,7 +455,7 @@ def test_photos_are_enrolled_and_identified_through_a_verifier(
         assert found.face is not None
         assert set(found.milliseconds) == {"find", "embed", "search", "log"}
         with pytest.raises(InputError, match="shows 2 faces: crop it"):
-            gallery.enroll("Ben", [faces[1, 0]], several="any")
+            gallery.enroll("Ben", [faces[1, 0]], on_multiple_faces="any")
         with pytest.raises(InputError, match="no photo of Ben"):
             gallery.enroll("Ben", [])
     with Gallery.open(path, model, key=key) as gallery, pytest.raises(InputError, match="without a verifier"):
@@ -465,7 +471,7 @@ def test_lists_of_another_length_are_refused(gallery: Gallery, faces: Faces) -> 
 def test_without_the_strangers_only_the_very_photo_is_noticed(
     path: Path, model: GalleryModel, key: GalleryKey, faces: Faces
 ) -> None:
-    with Gallery.open(path, model._replace(strangers=None), key=key) as gallery:
+    with Gallery.open(path, model._replace(impostor_tail=None), key=key) as gallery:
         gallery.enroll_embeddings("Ann", faces[0, :1])
         assert gallery.enroll_embeddings("Ben", faces[0, 1:2]).warnings == ()
         assert "already, as Ann" in gallery.enroll_embeddings("Cat", faces[0, :1]).warnings[0]
@@ -506,5 +512,5 @@ def test_importing_it_loads_nothing_heavy() -> None:
     assert run.stdout.split() == []
 
 
-def test_the_tail_of_these_tests_is_one(strangers: ImpostorTail) -> None:
-    assert ImpostorTail.from_dict(strangers.to_dict()) == strangers
+def test_the_tail_of_these_tests_is_one(impostor_tail: ImpostorTail) -> None:
+    assert ImpostorTail.from_dict(impostor_tail.to_dict()) == impostor_tail

@@ -63,7 +63,7 @@ def test_a_checkpoint_runs_on_torch_and_lies_in_the_space_of_its_bundle(tiny_run
         ({"threads": 100_000}, "1 to 256 threads"),
         ({"engine": "onnx", "device": "cuda"}, "runs on the CPU"),
         ({"engine": "torch", "device": "abacus"}, "'abacus' cannot be used"),
-        ({"several": "all"}, "refuse, largest, central, any"),
+        ({"on_multiple_faces": "all"}, "on_multiple_faces must be one of"),
     ],
 )
 def test_what_cannot_be_had_is_one_sentence(arguments: dict[str, Any], complaint: str, bundle: Path) -> None:
@@ -240,9 +240,9 @@ def test_a_photo_of_two_people_is_compared_as_one_asks(casia: Path) -> None:
         both.paste(left.resize((200, 200)), (0, 50))
         both.paste(right.resize((300, 300)), (200, 0))
     verifier = Verifier.load("casia-webface")
-    assert [len(verifier.find(both, several=way)) for way in ("largest", "central", "any")] == [1, 1, 2]
-    largest = verifier.verify(bush, both, several="largest", decide=True)
-    anyone = verifier.verify(bush, both, several="any", decide=True)
+    assert [len(verifier.find(both, on_multiple_faces=way)) for way in ("largest", "central", "any")] == [1, 1, 2]
+    largest = verifier.verify(bush, both, on_multiple_faces="largest", decide=True)
+    anyone = verifier.verify(bush, both, on_multiple_faces="any", decide=True)
     assert (largest.same, anyone.same) == (False, True)
     assert anyone.threshold > verifier.verify(bush, bush).threshold
     assert anyone.faces[1].faces == 2
