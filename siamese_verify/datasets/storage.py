@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Storage:
     def __init__(self, root: str | Path) -> None:
         self.root = str(root)
         self.remote = "://" in self.root and not self.root.startswith(("file://", "local://"))
-        self._folder = Path(self.root.removeprefix("file://").removeprefix("local://"))
+        self._folder = self.root.removeprefix("file://").removeprefix("local://") or "."
 
     def location(self, name: str) -> str:
         """Full path or address of a file, for messages."""
@@ -37,24 +38,24 @@ class Storage:
         """Read a file, or its bytes from `start` up to `end`; what lies beyond its end is left out."""
         if end is not None and end <= start:
             return b""
-        with self._errors_named(name):
+        with _NamedErrors(self.location(name)):
             if self.remote:
                 part = {"start": start, "end": end} if start or end is not None else {}
                 files, path = self._remote_path(name)
                 return bytes(files.cat_file(path, **part))
-            with self._local_path(name).open("rb") as file:
+            with io.FileIO(self._local_path(name)) as file:
                 file.seek(start)
-                return file.read(-1 if end is None else end - start)
+                return file.readall() if end is None else file.read(end - start)
 
     def read_many(self, name: str, starts: Sequence[int], length: int) -> list[bytes]:
         """Read `length` bytes from each of `starts`, concurrently in object storage; the file's end cuts a part."""
-        with self._errors_named(name):
+        with _NamedErrors(self.location(name)):
             if self.remote:
                 files, path = self._remote_path(name)
                 size = self.size(name)
                 ends = [min(start + length, size) for start in starts]
                 return [bytes(part) for part in files.cat_ranges([path] * len(starts), list(starts), ends)]
-            with self._local_path(name).open("rb", buffering=0) as file:
+            with io.FileIO(self._local_path(name)) as file:
                 parts = []
                 for start in starts:
                     file.seek(start)
@@ -63,12 +64,12 @@ class Storage:
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
-        with self._errors_named(name):
+        with _NamedErrors(self.location(name)):
             if not self.remote:
-                local = self._local_path(name)
-                if local.is_dir():
+                state = Path(self._local_path(name)).stat()
+                if stat.S_ISDIR(state.st_mode):
                     raise IsADirectoryError
-                return local.stat().st_size
+                return state.st_size
             files, path = self._remote_path(name)
             info = files.info(path)
             if info["type"] == "directory":
@@ -79,16 +80,16 @@ class Storage:
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""
-        with self._errors_named(name):
+        with _NamedErrors(self.location(name)):
             if not self.remote:
-                return self._local_path(name).is_file()
+                return Path(self._local_path(name)).is_file()
             return self._kind(*self._remote_path(name)) == "file"
 
     def is_folder(self) -> bool:
         """Whether the root is a folder; in object storage, whether it holds anything."""
         if not self.remote:
-            return self._folder.is_dir()
-        with self._errors_named():
+            return Path(self._folder).is_dir()
+        with _NamedErrors(self.root):
             return self._kind(*self._remote_path()) == "directory"
 
     def names(self) -> Iterator[str]:
@@ -103,15 +104,15 @@ class Storage:
         if not self.is_folder():
             raise InputError(f"There is no folder {self.root}: name one that holds files.")
         if not self.remote:
-            return _local_names(self._folder)
-        with self._errors_named():
+            return _local_names((self._folder,))
+        with _NamedErrors(self.root):
             files, folder = self._remote_path()
             names = (path.removeprefix(folder).lstrip("/") for path in files.find(folder))
             return iter(sorted(name for name in names if not name.endswith("/") and not re.search(r"(^|/)\.", name)))
 
-    def _local_path(self, name: str) -> Path:
+    def _local_path(self, name: str) -> str:
         self._check(name)
-        return self._folder / name
+        return f"{self._folder}/{name}"
 
     def _remote_path(self, name: str | None = None) -> tuple[Any, str]:
         """The file system, which fsspec makes once for each process, and the path of a file in it, or of the root."""
@@ -127,7 +128,7 @@ class Storage:
         """Refuse a name that any system could read as a path outside of the folder."""
         if not name or name[0] in "/\\" or name[1:2] == ":" or "\0" in name:
             raise InputError(f"{name!r} does not name a file in {self.root}: give its path within that folder.")
-        if ".." in re.split(r"[/\\]", name):
+        if ".." in name and ".." in re.split(r"[/\\]", name):
             raise InputError(f"{name!r} leads out of {self.root}: give a path within that folder.")
 
     @staticmethod
@@ -137,44 +138,46 @@ class Storage:
         except FileNotFoundError:
             return None
 
-    @contextmanager
-    def _errors_named(self, name: str | None = None) -> Iterator[None]:
-        """Turn what a storage raises into an InputError; each storage has exceptions of its own."""
-        location = self.root if name is None else self.location(name)
-        try:
-            yield
-        except InputError:
-            raise
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"There is no file {location}.") from None
-        except IsADirectoryError:
-            raise InputError(f"{location} is a folder, not a file.") from None
-        except ImportError as error:
+
+class _NamedErrors:
+    """Context that turns what a storage raises into an InputError; each storage has exceptions of its own."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, InputError):
+            return
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise InputError(f"There is no file {self.location}.") from None
+        if isinstance(error, IsADirectoryError):
+            raise InputError(f"{self.location} is a folder, not a file.") from None
+        if isinstance(error, ImportError):
             package = getattr(error.__cause__, "name", None) or error
-            raise InputError(f"{location} needs the Python package {package}: install it.") from None
-        except Exception as error:
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".rstrip(": .")
-            raise InputError(f"{location} cannot be read ({reason}): check permissions and connection.") from None
+            raise InputError(f"{self.location} needs the Python package {package}: install it.") from None
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".rstrip(": .")
+        raise InputError(f"{self.location} cannot be read ({reason}): check permissions and connection.") from None
 
 
-def _local_names(folder: Path, prefix: str = "", above: frozenset[str] = frozenset(), links: int = 0) -> Iterator[str]:
-    """Names of the files below `folder`, which lies in the folders `above`, `links` of them linked."""
-    above |= {os.path.realpath(folder)}
+def _local_names(folders: tuple[str, ...], prefix: str = "", links: int = 0) -> Iterator[str]:
+    """Names below the last of `folders`, each of which holds the next; `links` of them are linked."""
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(folders[-1]) as entries:
             shown = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise InputError(f"The folder {folder} cannot be read ({error.strerror}): check its permissions.") from None
+        raise InputError(f"{folders[-1]} cannot be read ({error.strerror}): check permissions.") from None
     # A folder is sorted by its name with a slash, as the paths below it are.
     named = [(f"{entry.name}/" if _succeeds(entry.is_dir) else entry.name, entry) for entry in shown]
     for name, entry in sorted(named, key=lambda item: item[0]):
+        linked = entry.is_symlink()
         if not name.endswith("/"):
             if _succeeds(entry.is_file):
                 yield f"{prefix}{name}"
-        elif not entry.is_symlink():
-            yield from _local_names(folder / name, f"{prefix}{name}", above, links)
-        elif links < MAX_LINKS and os.path.realpath(entry) not in above:
-            yield from _local_names(folder / name, f"{prefix}{name}", above, links + 1)
+        elif not linked or (links < MAX_LINKS and os.path.realpath(entry) not in map(os.path.realpath, folders)):
+            yield from _local_names((*folders, entry.path), f"{prefix}{name}", links + linked)
 
 
 def _succeeds(is_kind: Callable[[], bool]) -> bool:

@@ -121,17 +121,12 @@ def insightface_bin(path: str | Path, name: str | None = None) -> Protocol:
 
 
 def _check_content(content: Any) -> tuple[list[bytes], np.ndarray]:
-    if not (
-        isinstance(content, tuple | list) and len(content) == 2 and all(isinstance(part, list) for part in content)
-    ):
+    if not isinstance(content, tuple | list) or len(content) != 2 or not all(isinstance(one, list) for one in content):
         raise InputError("it is not a list of photos and a list of booleans")
     photos, same = content
-    for row, photo in enumerate(photos):
-        if not isinstance(photo, bytes):
-            raise InputError(f"entry {row} of its photos is {type(photo).__name__}, not bytes")
-    for row, one in enumerate(same):
-        if not isinstance(one, bool):
-            raise InputError(f"entry {row} of its booleans is {type(one).__name__}")
+    wrong = [one for one in photos if not isinstance(one, bytes)] + [one for one in same if not isinstance(one, bool)]
+    if wrong:
+        raise InputError(f"it holds {wrong[0]!r:.80} where encoded photos and booleans should be")
     if len(photos) != 2 * len(same) or not same:
         raise InputError(f"it holds {len(photos)} photos for {len(same)} pairs")
     return photos, np.array(same, dtype=np.bool_)

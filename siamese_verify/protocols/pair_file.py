@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
 
     Args:
         path: of the file; `same` is 1 or 0, true or false.
-        root: folder that the paths in `a` and `b` start from; by default that of the file.
+        root: folder that the paths in `a` and `b` start from, here or in object storage; by default the file's.
         name: of the protocol; by default the file's.
 
     Raises:
@@ -30,22 +30,15 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
     file = Path(path)
     columns = read_table(file, ("a", "b", "same"), ("fold", "identity_a", "identity_b", "group"))
     same = np.array(boolean_column(file, columns, "same"), dtype=np.bool_)
-    folder = file.parent if root is None else Path(root)
-    outside = [photo for photo in dict.fromkeys([*columns["a"], *columns["b"]]) if _leads_out(photo)]
-    if outside:
-        raise InputError(
-            f"{len(outside)} paths in {path} are absolute or lead out of {folder}, the first: {outside[0]!r}: write "
-            "them relative to it."
-        )
     # One photo may be written as x.jpg and ./x.jpg.
     paths = [PurePosixPath(photo).as_posix() for column in ("a", "b") for photo in columns[column]]
     names, rows = np.unique(paths, return_inverse=True)
-    photos: list[str] = names.tolist()
-    missing = [photo for photo in photos if not _exists(folder / photo)]
+    photos = FilePhotos(file.parent if root is None else root, names.tolist(), np.empty(0, dtype=np.int64))
+    missing = [photo for photo in photos.names if not photos.storage.exists(photo)]
     if missing:
-        first = ", ".join(missing[:5])
         raise InputError(
-            f"{len(missing)} of the {len(photos):,} photos in {path} are not in {folder}, the first: {first}: set root."
+            f"{len(missing)} of the {len(photos):,} photos in {path} are not in {photos.root}, the first: "
+            f"{', '.join(missing[:5])}: set root."
         )
     left, right = rows[: len(same)], rows[len(same) :]
     folds = fold_column(path, columns)
@@ -53,13 +46,12 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
         found, folds = np.unique(folds, return_inverse=True)
         if len(found) < 2:
             raise InputError(f"{path} has one fold, {columns['fold'][0]!r}: give two or more, or leave the column out.")
-    files = FilePhotos(folder, photos, np.empty(0, dtype=np.int64))
     given = identity_columns(path, columns)
     if given:
-        files.identities, files.people = _number(path, [*given[0], *given[1]], rows, len(photos), columns.lines)
+        photos.identities, photos.people = _number(path, [*given[0], *given[1]], rows, len(photos), columns.lines)
     else:
-        files.identities = connected_identities(len(photos), left[same], right[same])
-    contradictions = np.flatnonzero((files.identities[left] == files.identities[right]) != same)
+        photos.identities = connected_identities(len(photos), left[same], right[same])
+    contradictions = np.flatnonzero((photos.identities[left] == photos.identities[right]) != same)
     if len(contradictions):
         raise InputError(
             f"{len(contradictions)} lines of {path} contradict the identities of the photos, the first is line "
@@ -67,7 +59,7 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
         )
     groups = np.array(columns["group"]) if "group" in columns else None
     listed = PairList(left, right, same, folds, groups)
-    return Protocol(name or file.stem, files, listed, identities_known=given is not None)
+    return Protocol(name or file.stem, photos, listed, identities_known=given is not None)
 
 
 def connected_identities(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -100,15 +92,3 @@ def _number(
         line = lines[several[0] % len(lines)]
         raise InputError(f"Line {line} of {path} gives a photo another person than another line: correct one of them.")
     return identities, people.tolist()
-
-
-def _leads_out(name: str) -> bool:
-    parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
-    return ".." in parts or PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).drive)
-
-
-def _exists(photo: Path) -> bool:
-    try:
-        return photo.is_file()
-    except OSError:  # a name too long for the file system
-        return False

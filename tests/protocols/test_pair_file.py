@@ -72,8 +72,8 @@ def test_photos_are_connected_through_others() -> None:
         ("a,b,same\nx,y\n", "Line 2 of .* has 2 fields, not 3"),
         ("a,b,same\ny.png,z.png,0\ny.png,z.png,maybe\n", "Line 3 of .* has 'maybe' as same"),
         ("a,b,same\nn1,n2,1\nn3,n4,1\nn5,n6,0\n", "6 of the 6 photos in .* the first: n1, n2, n3, n4, n5: set root"),
-        ("a,b,same\n../y.png,/etc/passwd,1\n", "2 paths in .* lead out of .*, the first: '../y.png'"),
-        ("a,b,same\nC:\\x.png,x\\..\\y.png,1\n", "2 paths in .* lead out of"),
+        ("a,b,same\n../y.png,/etc/passwd,1\n", "'../y.png' leads out of"),
+        ("a,b,same\nC:\\x.png,x\\..\\y.png,1\n", "does not name a file in"),
         ("a,b,same,fold\ny.png,z.png,0,1\nx/1.png,x/2.png,1,1\n", "has one fold, '1'"),
         ("a,b,same\nx/1.png,x/2.png,1\nx/2.png,x/1.png,0\n", "1 lines of .* contradict the identities .* line 3"),
         (
@@ -87,7 +87,7 @@ def test_photos_are_connected_through_others() -> None:
         ("a,b,same,fold\ny.png,z.png,1,NaN\nx/1.png,z.png,0,2\n", "Line 2 of .* has no fold"),
         ("a,b,same,identity_a,identity_b\ny.png,z.png,1,x,\n", "Line 2 of .* has no identity_b"),
         ("a,b,same,identity_a\ny.png,z.png,1,x\n", "has identity_a alone"),
-        (f"a,b,same\n{'x' * 300}.png,y.png,1\n", "1 of the 2 photos"),
+        (f"a,b,same\n{'x' * 300}.png,y.png,1\n", "cannot be read .File name too long"),
     ],
 )
 def test_invalid_tables_are_refused_with_the_line(root: Path, table: str, message: str) -> None:
