@@ -60,7 +60,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         measured_on=protocol.name,
         training={**model.record.training, "center": f"{len(photos):,} photos of {cfg.data.name}"},
         metrics=figures,
-        meaning=calibrate(
+        score_calibration=calibrate(
             result.embeddings,
             protocol.photos.identities,
             protocol.name,

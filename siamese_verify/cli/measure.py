@@ -132,8 +132,10 @@ def measure(
             report = replace(report, groups=tuple(groups))
     if protocol.people_known and np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
-    if model and model.record.meaning:
-        report = replace(report, calibration=check_calibration(model.record.meaning.calibration, report.curve))
+    if model and model.record.score_calibration:
+        report = replace(
+            report, calibration=check_calibration(model.record.score_calibration.calibration, report.curve)
+        )
     return Result(name, report, protocol, embeddings, scores, cropper, model)
 
 

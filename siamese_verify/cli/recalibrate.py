@@ -91,11 +91,11 @@ class Recalibration:
                 "verify calls them inconclusive."
             )
         yield "What these people can show of each false accept rate (95 % intervals over people):"
-        assert self.record.meaning is not None
+        assert self.record.score_calibration is not None
         for point in report.operating_points:
             if point.target > 0.5:
                 continue
-            _, interval = self.record.meaning.strangers.threshold(point.target)
+            _, interval = self.record.score_calibration.impostor_tail.threshold(point.target)
             if point.insufficient or (interval and math.isinf(interval.high)):
                 yield f"  FAR {point.target:g}: too few people to know its threshold."
                 continue
@@ -125,7 +125,7 @@ def measured_on_photos(
     if verifier.on_multiple_faces == "any":
         raise InputError("One face of each photo is measured: set on_multiple_faces to error, largest or central.")
     shipped = verifier.record
-    limit = shipped.limit(far) if far is not None or shipped.meaning or shipped.operating_points else None
+    limit = shipped.limit(far) if far is not None or shipped.score_calibration or shipped.operating_points else None
     photos = FolderPhotos(faces)
     parts, rows, qualities = [np.empty((0, shipped.dimension), dtype=np.float32)], [], list[Quality]()
     seen, left_out = set[bytes](), Counter[str]()
@@ -161,7 +161,7 @@ def measured_on_photos(
         eer_threshold=report.eer_threshold,
         measured_on=name,
         metrics=report.to_keep(),
-        meaning=calibrate(embeddings, people, name),
+        score_calibration=calibrate(embeddings, people, name),
         quality=ranges_of(qualities),
     )
     unlike = sum(bool(complaints(quality, shipped.quality)) for quality in qualities)

@@ -21,7 +21,7 @@ from siamese_verify.faces.detector_networks import FILES as DETECTOR_FILES
 from siamese_verify.models.metadata import ModelMetadata, read_operating_points, read_quality
 from siamese_verify.structures import InputSpec
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST, WEIGHTS, NETWORK, CARD = "bundle.json", "model.safetensors", "model.onnx", "README.md"
 DETECTOR = tuple(f"detector/{name}" for name in DETECTOR_FILES)
 KNOWN = {WEIGHTS, NETWORK, CARD, *DETECTOR}  # no other file is ever opened
@@ -40,7 +40,7 @@ FIELDS: dict[str, type | UnionType] = {
     "measured_on": str,
     "training": dict,
     "metrics": dict,
-    "meaning": dict | None,
+    "score_calibration": dict | None,
     "quality": dict,
     "checks": dict,
     "versions": dict,
@@ -161,7 +161,9 @@ def open_bundle(folder: Path) -> Bundle:
             measured_on=content["measured_on"],
             training=content["training"],
             metrics=content["metrics"],
-            meaning=ScoreCalibration.from_dict(content["meaning"]) if content["meaning"] else None,
+            score_calibration=ScoreCalibration.from_dict(content["score_calibration"])
+            if content["score_calibration"]
+            else None,
             quality=read_quality(content["quality"]),
             licence=content["licence"],
             weights_sha256=str(content["files"].get(WEIGHTS) or content["checks"].get("weights_sha256", "")),
@@ -217,7 +219,7 @@ def write_bundle(
         "measured_on": record.measured_on,
         "training": record.training,
         "metrics": record.metrics,
-        "meaning": record.meaning.to_dict() if record.meaning else None,
+        "score_calibration": record.score_calibration.to_dict() if record.score_calibration else None,
         "quality": {name: list(limits) for name, limits in record.quality.items()},
         "checks": checks,
         "versions": versions,

@@ -60,7 +60,9 @@ def load_pretrained(name: str) -> FaceModel:
     try:
         measured: dict[str, Any] = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
         points = read_operating_points(measured.pop("operating_points", []))
-        meaning = ScoreCalibration.from_dict(measured.pop("meaning")) if "meaning" in measured else None
+        score_calibration = (
+            ScoreCalibration.from_dict(measured.pop("score_calibration")) if "score_calibration" in measured else None
+        )
         quality = read_quality(measured.pop("quality", {}))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"The thresholds in {source} are damaged: delete it and evaluate {name} again.") from None
@@ -72,7 +74,7 @@ def load_pretrained(name: str) -> FaceModel:
         measured_on=measured.get("measured_on", ""),
         training={"data": name, "pretrained": name},
         metrics=measured,
-        meaning=meaning,
+        score_calibration=score_calibration,
         quality=quality,
         licence=LICENCE,
     )

@@ -159,7 +159,7 @@ EXAMPLE_DECISION: dict[str, Any] = {
     "insufficient": False,
     "measured_on": "all pairs of LFW View 1's test people",
     "model": "casia-webface",
-    "strangers": "1 in 1,141,359 strangers would score this high.",
+    "impostor_tail": "1 in 1,141,359 pairs of different people would score this high.",
     "likelihood": "A score like this is about 2,600 times as frequent among pairs of one person as among pairs of two "
     "people.",
     "faces": [EXAMPLE_FACE, {**EXAMPLE_FACE, "name": "photo b"}],
@@ -240,7 +240,7 @@ class VerifyAnswer(BaseModel):
     insufficient: bool
     measured_on: str
     model: str
-    strangers: str = ""
+    impostor_tail: str = ""
     likelihood: str = Field("", description="The likelihood ratio in words.")
     faces: list[FaceAnswer]
     reasons: list[str] = Field(description="Why it is inconclusive.")

@@ -76,7 +76,7 @@ def describe_model(metadata: ModelMetadata, service: Service) -> dict[str, Any]:
             for point in metadata.operating_points
         ],
         "measured_on": metadata.measured_on,
-        "calibration": metadata.meaning.calibration.to_dict() if metadata.meaning else None,
+        "calibration": metadata.score_calibration.calibration.to_dict() if metadata.score_calibration else None,
         "scale": score_scale(metadata),
         "quality": {name: list(limits) for name, limits in metadata.quality.items()},
         "liveness": service.liveness,
@@ -105,7 +105,7 @@ def score_scale(metadata: ModelMetadata) -> dict[str, Any] | None:
     Returns:
         None if too little was measured.
     """
-    tail = metadata.meaning.strangers if metadata.meaning else None
+    tail = metadata.score_calibration.impostor_tail if metadata.score_calibration else None
     points = metadata.operating_points
     rates = (
         [(score, count / tail.impostors) for score, count in zip(tail.scores, tail.accepted, strict=True)]
@@ -116,7 +116,7 @@ def score_scale(metadata: ModelMetadata) -> dict[str, Any] | None:
     genuine = fit_score_curve([(point.threshold, point.tar) for point in points])
     if impostor is None or genuine is None or genuine.mean <= impostor.mean:
         return None
-    return {"impostor": impostor._asdict(), "genuine": genuine._asdict()}
+    return {"impostors": impostor._asdict(), "genuine": genuine._asdict()}
 
 
 def fit_score_curve(rates: Sequence[tuple[float, float]]) -> ScoreCurve | None:

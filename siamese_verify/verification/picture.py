@@ -98,7 +98,7 @@ class Measured(Protocol):
     """What the picture needs of a model's record."""
 
     @property
-    def meaning(self) -> ScoreCalibration | None:
+    def score_calibration(self) -> ScoreCalibration | None:
         """Of its scores."""
 
     @property
@@ -142,7 +142,10 @@ def draw_scores(axes: Axes, verification: Verification, record: Measured) -> Non
     histogram = histogram_of_record(record)
     scores = [verification.score, *(end for end in (verification.threshold,) if math.isfinite(end))]
     if histogram:
-        kinds = ((histogram.impostors, "strangers", LIGHT.impostor), (histogram.genuine, "one person", LIGHT.genuine))
+        kinds = (
+            (histogram.impostors, "impostors", LIGHT.impostor),
+            (histogram.genuine, "one person", LIGHT.genuine),
+        )
         for share, name, colour in kinds:
             axes.stairs(share, histogram.edges, fill=True, color=colour, alpha=0.35)
             axes.stairs(share, histogram.edges, color=colour, linewidth=1.6, label=name)
@@ -150,8 +153,8 @@ def draw_scores(axes: Axes, verification: Verification, record: Measured) -> Non
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.set_ylabel("share of pairs", fontsize=9)
         axes.set_ylim(0, 1.08 * max(float(histogram.impostors.max()), float(histogram.genuine.max())))
-    elif record.meaning:
-        tail = record.meaning.strangers
+    elif record.score_calibration:
+        tail = record.score_calibration.impostor_tail
         shares = np.array(tail.accepted) / tail.impostors
         there = shares > 0
         known, shares = np.array(tail.scores)[there], shares[there]
@@ -261,7 +264,7 @@ def draw_verification(
         "head": 0.95 + 0.25 * len(_rarity(verification)),
         "photos": 0.28 + tall + 0.1,
         "colours": 0.38 if explanation else 0.0,
-        "scores": 2.45 if histogram_of_record(record) or record.meaning else 1.6,
+        "scores": 2.45 if histogram_of_record(record) or record.score_calibration else 1.6,
         "notes": LINE * len(notes) + 0.1,
     }
     total = sum(heights.values()) + EDGE / 2
@@ -317,7 +320,7 @@ def _details(verification: Verification) -> str:
 
 def _rarity(verification: Verification) -> list[str]:
     """How often such a score comes, in lines."""
-    return [line for text in (verification.likelihood, verification.strangers) for line in textwrap.wrap(text, 115)]
+    return [line for text in (verification.likelihood, verification.impostor_tail) for line in textwrap.wrap(text, 115)]
 
 
 def _notes(verification: Verification) -> list[tuple[str, str]]:

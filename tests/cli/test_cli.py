@@ -354,7 +354,7 @@ def test_a_wrong_override_ends_with_2_and_a_line_without_a_traceback(
             "The optimizer cannot be created as configured (Invalid learning rate: -1)",
         ),
         (["data=folder"], "data.root is required: add data.root=..."),
-        (["sampler.people=4", "trainer=ddp", "trainer.accelerator=cpu"], "on CPUs set trainer.sync_batchnorm=false"),
+        (["sampler.people=4", "trainer=ddp", "trainer.accelerator=cpu"], "trainer.sync_batchnorm=true needs GPUs"),
         (["sampler.people=4", "loss.reduction=none"], "loss.reduction is none"),
         (["data.root=null", "protocol=lfw_view1"], "There is no folder None: set data.root"),
         (["encoder._target_=os.system"], "'os.system' is not one of siamese_verify.encoders"),

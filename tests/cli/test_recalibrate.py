@@ -86,7 +86,7 @@ def test_the_new_bundle_has_the_same_weights_and_thresholds_for_these_photos(
     }
     assert new.record.measured_on.startswith("all 2,556 pairs of 72 photos of 24 people in ")
     assert "2,556 pairs of 72 photos" in (tmp_path / "mine/README.md").read_text()
-    assert new.record.meaning is not None
+    assert new.record.score_calibration is not None
     strictest = new.record.operating_point(1e-2)
     assert strictest.far <= 1e-2
     assert new.record.limit(1e-2).threshold == pytest.approx(strictest.threshold, abs=0.02)

@@ -268,9 +268,9 @@ def test_every_experiment_takes_every_loss_and_every_miner_that_the_loss_takes(
             ("loss=cross_batch_memory", "loss@loss.objective=triplet", "miner@loss.miner=hard_pairs"),
             "TripletLoss takes no pairs, which HardPairs chooses",
         ),
-        (("loss=sup_con", "sampler=pairs"), "SupConLoss cannot learn from what PairSampler feeds"),
-        (("loss=triplet", "sampler=pairs"), "TripletLoss cannot learn from what PairSampler feeds"),
-        (("loss=magnet", "sampler=triplets"), "MagnetLoss cannot learn from what TripletSampler feeds"),
+        (("loss=sup_con", "sampler=pairs"), "SupConLoss cannot use the tuples of PairSampler"),
+        (("loss=triplet", "sampler=pairs"), "TripletLoss cannot use the tuples of PairSampler"),
+        (("loss=magnet", "sampler=triplets"), "MagnetLoss cannot use the tuples of TripletSampler"),
     ],
 )
 def test_a_loss_that_cannot_use_what_it_is_given_is_refused_before_photos_are_looked_for(

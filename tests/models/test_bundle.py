@@ -44,7 +44,7 @@ FIELDS: dict[str, Any] = {
     "measured_on": None,
     "training": [],
     "metrics": None,
-    "meaning": [],
+    "score_calibration": [],
     "versions": "1",
     "sha256": 7,
 }  # and a value of another type for each
@@ -135,9 +135,11 @@ def test_a_threshold_that_nothing_reaches_survives_as_null(tmp_path: Path) -> No
 
 def test_what_scores_mean_round_trips(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(40, 8)) + np.repeat(np.eye(8), 5, axis=0)
-    meaning = calibrate(rows, np.arange(40) // 5, "these people")
-    save_bundle(tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER, meaning=meaning), {})
-    assert load_bundle(tmp_path).record.meaning == meaning
+    score_calibration = calibrate(rows, np.arange(40) // 5, "these people")
+    save_bundle(
+        tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER, score_calibration=score_calibration), {}
+    )
+    assert load_bundle(tmp_path).record.score_calibration == score_calibration
 
 
 def test_a_model_that_was_never_measured_round_trips(tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ def test_a_changed_value_is_noticed(field: str, value: object, bundle: Path) -> 
 def test_another_version_says_which_and_what_to_do(bundle: Path) -> None:
     rewrite(bundle, lambda content: content.__setitem__("format", 9))
     message = complaint(bundle)
-    assert "has format 9, this version reads 5" in message
+    assert "has format 9, this version reads 6" in message
     assert "make it anew" in message
 
 
@@ -202,7 +204,7 @@ def test_another_version_says_which_and_what_to_do(bundle: Path) -> None:
     [
         lambda text: text + "\n",
         lambda text: text.replace(" ", "\t", 1),
-        lambda text: text.replace('"format": 5', '"format": 9,\n "format": 5'),
+        lambda text: text.replace('"format": 6', '"format": 9,\n "format": 6'),
         lambda text: text.replace("\n", "\r\n"),
     ],
 )

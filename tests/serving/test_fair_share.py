@@ -64,9 +64,7 @@ def take_all(shares: Shares, client: str) -> int:
     return taken
 
 
-@pytest.mark.parametrize(
-    ("total", "shares"), [(64, [32, 16, 8, 4]), (3, [2, 1]), (2, [1, 1]), (1, [1])]
-)
+@pytest.mark.parametrize(("total", "shares"), [(64, [32, 16, 8, 4]), (3, [2, 1]), (2, [1, 1]), (1, [1])])
 def test_no_client_takes_all(total: int, shares: list[int]) -> None:
     limited = Shares(total)
     assert [take_all(limited, client) for client, _ in zip("abcd", shares, strict=False)] == shares

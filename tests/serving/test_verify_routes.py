@@ -24,7 +24,9 @@ async def test_a_decision_is_that_of_the_verifier() -> None:
     verifier = StandIn()
     async with client_of(verifier) as client:
         answer = (await client.post("/v1/verify", **pair(far="0.1"))).json()
-    faces = [verifier.find(Image.open(io.BytesIO(photo(seed))), f"photo {name}")[0] for seed, name in ((1, "a"), (2, "b"))]
+    faces = [
+        verifier.find(Image.open(io.BytesIO(photo(seed))), f"photo {name}")[0] for seed, name in ((1, "a"), (2, "b"))
+    ]
     first, second = verifier.embed_faces(faces)
     said = verifier.decide(float(first @ second), faces, far=0.1)
     assert answer["score"] == pytest.approx(said.score, abs=1e-6)
@@ -290,7 +292,7 @@ async def test_the_model_says_what_it_was_measured_on_and_what_it_cannot_see() -
     assert answer["measured_on"] == "4,000 pairs of nobody"
     assert [point["target"] for point in answer["operating_points"]] == [0.1, 0.01, 0.001]
     assert "printed photo" in answer["notice"]
-    assert answer["scale"]["genuine"]["centre"] > answer["scale"]["strangers"]["centre"]
+    assert answer["scale"]["genuine"]["centre"] > answer["scale"]["impostors"]["centre"]
 
 
 async def test_the_description_says_that_attacks_are_not_detected_and_has_examples() -> None:
