@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def add_gallery(app: FastAPI, service: Service, gallery: People) -> None:
     """Add the routes of a gallery."""
-    from siamese_verify.gallery.search_threshold import RATES
+    from siamese_verify.gallery.identification import RATES
 
     engine = service.engine
 

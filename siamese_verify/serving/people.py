@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from siamese_verify.faces import Quality
-    from siamese_verify.gallery import Enrolment, Identification, Person
+    from siamese_verify.gallery import Enrollment, Identification, Person
     from siamese_verify.verification import DetectedFace
 
 
@@ -24,7 +24,7 @@ class People(Protocol):
         qualities: Sequence[Quality | None] | None = None,
         *,
         sources: Sequence[str] | None = None,
-    ) -> Enrolment:
+    ) -> Enrollment:
         """Keep templates of a person; raises InputError."""
 
     def identify_embedding(

@@ -236,6 +236,6 @@ def test_an_empty_gallery_and_an_unknown_name_are_said(
     assert main(["identify", photos[0][0], "--model", bundle]) == 1
     told = capsys.readouterr()
     assert told.out == "Nobody who is enrolled: 0 people searched.\n"
-    assert "is empty: enrol somebody" in told.err
+    assert "is empty: enroll a person" in told.err
     assert main(["people", "--check"]) == 0
     assert "0 people enrolled, no damage found." in capsys.readouterr().out
