@@ -385,7 +385,7 @@ def test_a_gallery_without_people_knows_nobody(gallery: Gallery, faces: Faces) -
         assert (found.found, found.name, found.searched, found.to_dict()["threshold"]) == (False, None, 0, None)
         assert found.sentence() == "Nobody who is enrolled: 0 people searched."
         assert "is empty: enroll a person" in found.warnings[0]
-        with pytest.raises(InputError, match="must lie in .*got 7"):
+        with pytest.raises(InputError, match="got 7"):
             gallery.identify_embedding(faces[0, 0], far=7)
         if not emptied:
             gallery.enroll_embeddings("Ann", faces[0])
