@@ -208,8 +208,7 @@ def prepare(lfw: Path, repetitions: int, photos: int) -> None:
     from facenet_pytorch import MTCNN
 
     from siamese_verify.datasets import AllOfLFW, FilePhotos
-    from siamese_verify.faces import Alignment
-    from siamese_verify.preparation import prepare_faces
+    from siamese_verify.preparation import Alignment, prepare_faces
     from siamese_verify.structures import Crop, InputSpec
 
     everything = AllOfLFW(lfw)

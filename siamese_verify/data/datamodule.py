@@ -18,10 +18,8 @@ from siamese_verify.data.face_crops import FaceCropper
 from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory, FacesOnDisk
 from siamese_verify.data.identity_split import Split, hold_out, split_by_identity
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Choice
 from siamese_verify.faces.alignment import spec_for
-from siamese_verify.protocols.held_out import HeldOutShare, Seen, SomePhotos, find_leak
-from siamese_verify.protocols.protocol import Protocol, all_pairs
+from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, all_pairs, find_leak
 from siamese_verify.samplers.epoch import EpochSampler
 from siamese_verify.structures import FaceBatch, InputSpec, Photos
 
@@ -52,7 +50,7 @@ class FaceDataModule(pl.LightningDataModule):
         instances: label every image by itself instead of by its identity, for self-supervised losses.
         in_memory: hold the faces in memory; None = up to 2 GB of them.
         max_damaged: photos that may be unreadable; read from disk, for each process.
-        choice: which of several faces is a photo's subject.
+        on_multiple_faces: `error`, `central` or `largest`, see `siamese_verify.faces.finder`.
         cache: folder for the places of faces, or None.
         workers: processes that read and augment; 0 = the training process. The batches are the same.
         seed: of the split, the sampler and the augmentation.
@@ -80,7 +78,7 @@ class FaceDataModule(pl.LightningDataModule):
         instances: bool = False,
         in_memory: bool | None = None,
         max_damaged: int = 10,
-        choice: Choice = "central",
+        on_multiple_faces: str = "central",
         cache: str | Path | None = None,
         workers: int = 0,
         seed: int = 0,
@@ -114,7 +112,7 @@ class FaceDataModule(pl.LightningDataModule):
         sampler(identities=identities[self.split.train], seed=seed)  # what cannot work fails before the cropping
         self.spec = spec_for(photos, input_spec)
         spec_for(self.validation_source, input_spec)
-        self.cropper = FaceCropper(input_spec, cache, max_damaged, choice)
+        self.cropper = FaceCropper(input_spec, cache, max_damaged, on_multiple_faces)
         self.digest = ""
         self.train_set: FaceDataset | None = None
         self.validation_set: FaceDataset | None = None
@@ -122,9 +120,12 @@ class FaceDataModule(pl.LightningDataModule):
         self._resumed: dict[str, Any] = {}
 
     @property
-    def seen(self) -> list[Seen]:
+    def seen(self) -> list[TrainingSubset]:
         """What training and validation see, and whatever is chosen by them."""
-        return [Seen.of(self.photos, self.split.train), Seen.of(self.validation_source, self.split.validation)]
+        return [
+            TrainingSubset.from_photos(self.photos, self.split.train),
+            TrainingSubset.from_photos(self.validation_source, self.split.validation),
+        ]
 
     def test_protocol(self, name: str) -> Protocol:
         """All pairs of the people held out for testing, without photos whose files are in another part as well.
@@ -132,11 +133,11 @@ class FaceDataModule(pl.LightningDataModule):
         Args:
             name: of the data set.
         """
-        tested = SomePhotos(self.photos, self.split.test)
+        tested = PhotoSubset(self.photos, self.split.test)
         twice = find_leak(self.seen, tested).rows  # one photo under two names, as sets from the web have some
         if twice:
             log.warning("%s test photos are also training photos, of another name, and are left out.", len(twice))
-            tested = SomePhotos(self.photos, np.delete(self.split.test, twice))
+            tested = PhotoSubset(self.photos, np.delete(self.split.test, twice))
         people = len(np.unique(tested.identities))
         return all_pairs(tested, f"{name}, all pairs of {people:,} people held out for testing")
 
@@ -152,6 +153,8 @@ class FaceDataModule(pl.LightningDataModule):
         labels = self.validation_source.identities[rows].astype(np.int64)
         self.validation_set = FaceDataset(faces, torch.from_numpy(labels))
         self.digest = self.cropper.digest
+        if self.cropper.failures:
+            log.warning("%s photos without a face are left out of training.", f"{len(self.cropper.failures):,}")
         on_disk = [part.faces for part in (self.train_set, self.validation_set) if isinstance(part.faces, FacesOnDisk)]
         if on_disk:
             digest = hashlib.sha256(self.digest.encode())

@@ -95,7 +95,7 @@ def test_a_loss_at_its_margin_is_no_collapse_while_the_embeddings_lie_apart(capl
     assert warnings_of(Flat(), StuckLoss(), 4, caplog) == []
 
 
-@pytest.mark.parametrize("loss", [TripletLoss(soft=True), ContrastiveLoss(1.2, reduction="mean_active")])
+@pytest.mark.parametrize("loss", [TripletLoss(soft=True), ContrastiveLoss(1.2, reduction="mean_nonzero")])
 def test_every_loss_knows_its_value_at_collapse(loss: TripletLoss | ContrastiveLoss) -> None:
     labels = torch.arange(3).repeat_interleave(2)
     assert float(loss(torch.ones(6, 4), labels)) == pytest.approx(loss.collapsed_loss)
