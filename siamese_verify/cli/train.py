@@ -37,7 +37,10 @@ from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.verification import embed_faces
 
-DERIVED = ("identities", "dimensions")  # of a margin softmax, where they are null: the training set's, the encoder's
+DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
+    "num_identities",
+    "embedding_size",
+)  # of a margin softmax, where they are null: the training set's, the encoder's
 
 
 class Parts(NamedTuple):
@@ -94,7 +97,7 @@ def check_loss(cfg: DictConfig) -> None:
     sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
     accepted = getattr(loss, "takes", None)
     if sampled and accepted is not None:
-        single_pairs = sampled is Pairs and getattr(loss, "needs_rivals", False)
+        single_pairs = sampled is Pairs and getattr(loss, "needs_negatives", False)
         if sampled not in accepted or single_pairs:
             raise InputError(f"{loss.__name__} cannot use the tuples of {sampler.__name__}: set sampler=identity.")
     if all(name not in cfg.loss or cfg.loss[name] is not None for name in DERIVED):
