@@ -46,4 +46,4 @@ class AllTriplets(Miner[Triplets]):
         first, last = Identities(compared.column_labels).span(compared.labels)
         size, columns = last - first, len(compared.column_labels)
         check_length(int(((size - int(compared.itself)) * (columns - size)).sum()), "triplets")
-        return every_triplet(compared.labels, compared.column_labels, compared.itself)
+        return every_triplet(compared.labels, compared.column_labels, compared.itself, self.numbers)

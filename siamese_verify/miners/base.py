@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.pairwise.nearest import ENTRIES, Comparison, check_comparison
+from siamese_verify.pairwise.blocks import BAND
+from siamese_verify.pairwise.nearest import Comparison, check_comparison
 from siamese_verify.structures import Pairs, Triplets
 
 LONGEST = 1 << 28  # pairs or triplets of a list, which then takes 4 to 6 GB
@@ -19,7 +20,7 @@ class Miner(Generic[Tuples]):
     """Chooses pairs or triplets of a batch; a subclass defines `choose`."""
 
     gives: type[Tuples]
-    entries = ENTRIES  # distances held at once, about
+    numbers = BAND  # distances held at once, about
 
     def choose(self, compared: Comparison) -> Tuples:
         """Pairs or triplets of rows (anchors) and columns (the others)."""

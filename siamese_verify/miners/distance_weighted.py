@@ -7,8 +7,7 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.miners.base import Miner
-from siamese_verify.pairwise import Identities, unit
-from siamese_verify.pairwise.blocks import ranges
+from siamese_verify.pairwise import Identities, bands, unit
 from siamese_verify.pairwise.nearest import Comparison, bisect_rows
 from siamese_verify.structures import Triplets
 
@@ -68,7 +67,7 @@ class DistanceWeighted(Miner[Triplets]):
             return found[0]
         rows, columns = unit(compared.rows), unit(compared.columns)
         identities = Identities(compared.column_labels)
-        for band in ranges(len(rows), max(1, self.entries // len(columns))):
+        for band in bands(len(rows), len(columns), self.numbers):
             anchor, positive = identities.pairs(compared.labels[band], band.start, compared.itself)
             negatives = compared.labels[band, None] != compared.column_labels  # (b,C)
             cumulative = self._weights(rows[band], columns, negatives).double().cumsum_(dim=1)

@@ -35,7 +35,7 @@ class BatchHard(Miner[Triplets]):
         row, column = Identities(compared.column_labels).pairs(compared.labels, itself=compared.itself)
         positive = first_best(row, column, -exact_distance(compared, row, column), len(compared.labels))  # (B,)
         anchor = (positive >= 0).nonzero().flatten()
-        negative = nearest_negatives(compared, anchor, entries=self.entries)
+        negative = nearest_negatives(compared, anchor, numbers=self.numbers)
         complete = negative >= 0
         return Triplets(anchor[complete], positive[anchor][complete], negative[complete])
 
@@ -67,7 +67,7 @@ class SemiHard(Miner[Triplets]):
         """See the class."""
         anchor, positive = Identities(compared.column_labels).pairs(compared.labels, itself=compared.itself)
         inner = exact_distance(compared, anchor, positive, self.squared)  # (M,)
-        negative = nearest_negatives(compared, anchor, inner, inner + self.margin, self.squared, self.entries)
+        negative = nearest_negatives(compared, anchor, inner, inner + self.margin, self.squared, self.numbers)
         chosen = negative >= 0
         return Triplets(anchor[chosen], positive[chosen], negative[chosen])
 
@@ -98,6 +98,6 @@ class HardPairs(Miner[Pairs]):
         if compared.itself:
             once = anchor < other
             anchor, other = anchor[once], other[once]
-        row, column = nearest_negative_pairs(compared, math.ceil(self.ratio * len(anchor)), self.entries)
+        row, column = nearest_negative_pairs(compared, math.ceil(self.ratio * len(anchor)), self.numbers)
         same = torch.arange(len(anchor) + len(row), device=row.device) < len(anchor)
         return Pairs(torch.cat([anchor, row]), torch.cat([other, column]), same)

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from siamese_verify.pairwise.batch import Identities, check_batch
-from siamese_verify.pairwise.blocks import Spread, expands, ranges
+from siamese_verify.pairwise.blocks import BAND, Spread, bands, expands, ranges
 from siamese_verify.pairwise.distances import chunks, identical
 
-ENTRIES = 1 << 20  # distances held at once: 4 MB in float32
 SORTED = 8  # queries of a row beyond which its distances are sorted once, not compared for each
 DIFFERENCES = "donot_use_mm_for_euclid_dist"
 CROWDED = 1 / 64  # share of candidates beyond which all distances of a band are computed exactly
@@ -96,10 +95,10 @@ class Distances:
         row, column = identical(torch.cat([rows, columns])).tensor_split([len(rows)])
         return row, column
 
-    def bands(self, entries: int, upper: bool = False) -> Iterator[Band]:
-        """Rows with all columns, about `entries` distances at a time; `upper` skips columns before the first row."""
+    def bands(self, numbers: int, upper: bool = False) -> Iterator[Band]:
+        """Rows with all columns, about `numbers` distances at a time; `upper` skips columns before the first row."""
         rows, columns = len(self.compared.rows), len(self.compared.columns)
-        for part in ranges(rows, max(1, entries // columns)) if columns else ():
+        for part in bands(rows, columns, numbers) if columns else ():
             yield Band(self, part, slice(part.start if upper else 0, columns))
 
 
@@ -175,7 +174,7 @@ def nearest_negatives(
     inner: Tensor | None = None,
     outer: Tensor | None = None,
     squared: bool = False,
-    entries: int = ENTRIES,
+    numbers: int = BAND,
 ) -> Tensor:
     """Nearest column of another identity for each anchor, with `inner < distance < outer`.
 
@@ -185,7 +184,7 @@ def nearest_negatives(
         inner: (M,) distances, or None for no bound.
         outer: (M,) distances, or None for no bound.
         squared: whether `inner` and `outer` are squared distances.
-        entries: distances held at once.
+        numbers: distances held at once.
 
     Returns:
         (M,) int64 columns, -1 where there is none; ties take the lowest.
@@ -198,7 +197,7 @@ def nearest_negatives(
     ]
     last = anchor.bincount(minlength=len(compared.rows)).cumsum(0).tolist()  # number of queries up to each row
     found = []
-    for band in Distances(compared).bands(entries):
+    for band in Distances(compared).bands(numbers):
         some = slice(last[band.rows.start - 1] if band.rows.start else 0, last[band.rows.stop - 1])
         query, size = Query(anchor[some] - band.rows.start, *(bound[some] for bound in bounds)), len(band.squared)
         if len(query.row) > SORTED * size:
@@ -215,7 +214,7 @@ def _nearest(band: Band, query: Query, squared: bool) -> Tensor:
     near, far = query.inner, query.outer
     if not squared:
         near, far = near.square().copysign_(near), far.square()
-    bounded = bool((near > -torch.inf).any())
+    bounded = bool(((near > -torch.inf) | (far < torch.inf)).any())
     beyond = distance.masked_fill(distance <= (near + band.slack)[:, None], torch.inf) if bounded else distance
     limit = torch.minimum(beyond.amin(dim=1) + 2 * band.slack, far + band.slack)
     candidates = distance <= limit.clamp_(max=torch.finfo(distance.dtype).max)[:, None]  # inf is of one identity
@@ -245,7 +244,7 @@ def _nearest_by_sorting(band: Band, query: Query, squared: bool) -> Tensor:
     return torch.where((value > query.inner) & (value < query.outer), order[query.row, place], -1)
 
 
-def nearest_negative_pairs(compared: Comparison, count: int, entries: int = ENTRIES) -> tuple[Tensor, Tensor]:
+def nearest_negative_pairs(compared: Comparison, count: int, numbers: int = BAND) -> tuple[Tensor, Tensor]:
     """(K,) rows and columns of the `count` nearest pairs of two identities, nearest first; ties by row, then column.
 
     Two rows of one set are one pair, with the lower row first.
@@ -253,7 +252,7 @@ def nearest_negative_pairs(compared: Comparison, count: int, entries: int = ENTR
     row = column = compared.labels.new_empty(0)
     value = compared.rows.new_empty(0)  # squared distances
     last = torch.inf  # squared distance that a further pair must be below: of equals the earlier ones count
-    for band in Distances(compared).bands(entries, upper=compared.itself) if count else ():
+    for band in Distances(compared).bands(numbers, upper=compared.itself) if count else ():
         candidates = band.squared <= min(last + band.slack, torch.finfo(value.dtype).max)
         if compared.itself:
             candidates.triu_(1)

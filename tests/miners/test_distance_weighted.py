@@ -117,13 +117,13 @@ def test_in_512_dimensions_the_nearest_is_drawn_and_nothing_overflows() -> None:
     assert not bool((labels[drawn.anchor] == labels[drawn.negative]).any())
 
 
-@pytest.mark.parametrize("entries", [1, 64, 1 << 20])  # distances held at once
-def test_each_genuine_pair_draws_once_in_order(entries: int) -> None:
+@pytest.mark.parametrize("numbers", [1, 64, 1 << 20])  # distances held at once
+def test_each_genuine_pair_draws_once_in_order(numbers: int) -> None:
     embeddings, labels = batch()
     whole = listed(DistanceWeighted(generator=torch.Generator().manual_seed(7))(embeddings, labels))
     generator = torch.Generator().manual_seed(7)
     miner = DistanceWeighted(generator=generator)
-    miner.entries = entries
+    miner.numbers = numbers
     drawn = miner(embeddings, labels)
     assert [triplet[:2] for triplet in listed(drawn)] == genuine(labels)
     assert listed(drawn) == whole
@@ -133,11 +133,11 @@ def test_each_genuine_pair_draws_once_in_order(entries: int) -> None:
     assert [field.dtype for field in drawn] == [torch.int64] * 3
 
 
-@pytest.mark.parametrize("entries", [1, 64, 1 << 20])  # distances held at once
-def test_among_references_negatives_are_other_people_within_reach(entries: int) -> None:
+@pytest.mark.parametrize("numbers", [1, 64, 1 << 20])  # distances held at once
+def test_among_references_negatives_are_other_people_within_reach(numbers: int) -> None:
     (rows, labels), (columns, others) = batch(9), batch(31, seed=1)
     miner = DistanceWeighted(farthest=1.2)
-    miner.entries = entries
+    miner.numbers = numbers
     drawn = miner(rows, labels, columns, others)
     assert torch.stack(drawn[:2], dim=1).tolist() == genuine(labels, others)
     assert not bool((labels[drawn.anchor] == others[drawn.negative]).any())

@@ -20,7 +20,7 @@ REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" 
 Set = tuple[Tensor, Tensor]
 Matrix = list[list[Any]]
 Oracle = Callable[[Matrix, Matrix, bool], list[tuple[Any, ...]]]  # distances, same identity, rows are columns too
-ENTRIES = [1, 40, 1 << 20]  # distances held at once: one row, a few, all
+NUMBERS = [1, 40, 1 << 20]  # distances held at once: one row, a few, all
 
 
 def all_pairs(distance: Matrix, same: Matrix, itself: bool) -> list[tuple[Any, ...]]:
@@ -110,11 +110,11 @@ BATCHES: list[tuple[Set, Set | None]] = [
 ]
 
 
-@pytest.mark.parametrize("entries", ENTRIES)
+@pytest.mark.parametrize("numbers", NUMBERS)
 @EACH
-def test_a_naive_loop_chooses_the_same(miner: Any, oracle: Oracle, entries: int) -> None:
+def test_a_naive_loop_chooses_the_same(miner: Any, oracle: Oracle, numbers: int) -> None:
     found = 0
-    miner.entries = entries
+    miner.numbers = numbers
     for rows, columns in BATCHES:
         tuples = miner(*rows, *(columns or ()))
         assert listed(tuples) == expected(oracle, rows, columns)
@@ -122,10 +122,10 @@ def test_a_naive_loop_chooses_the_same(miner: Any, oracle: Oracle, entries: int)
     assert found > 0
 
 
-@pytest.mark.parametrize("entries", ENTRIES)
+@pytest.mark.parametrize("numbers", NUMBERS)
 @EACH
-def test_ties_take_the_lowest_row_and_bands_are_open(miner: Any, oracle: Oracle, entries: int) -> None:
-    miner.entries = entries
+def test_ties_take_the_lowest_row_and_bands_are_open(miner: Any, oracle: Oracle, numbers: int) -> None:
+    miner.numbers = numbers
     for seed in range(3):
         (rows, labels), (columns, others) = batch(seed, 20, 4), batch(seed + 9, 15, 4)
         for values in (torch.sign, lambda part: part[:, :1].round()):  # corners of a cube; distances 0, 1, 2, ...
@@ -219,10 +219,10 @@ def test_a_row_that_is_a_reference_too_is_its_own_positive(miner: Any, tuples: l
 
 
 @pytest.mark.parametrize("miner", [*(miner for miner, _ in MINERS[:4]), HardPairs(), DistanceWeighted()])
-def test_numbered_from_finds_the_same_rows_behind_the_embeddings(miner: Any) -> None:
+def test_with_offset_finds_the_same_rows_behind_the_embeddings(miner: Any) -> None:
     (rows, labels), (columns, others) = batch(0, 7), batch(1, 11)
     tuples = miner(rows, labels, columns, others)
-    moved = tuples.numbered_from(len(rows))
+    moved = tuples.with_offset(len(rows))
     assert type(moved) is type(tuples) and len(moved.anchor) > 0
     joined = torch.cat([rows, columns])
     assert torch.equal(joined[moved.anchor], rows[tuples.anchor])
