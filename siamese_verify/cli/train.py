@@ -38,9 +38,6 @@ from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.verification import embed_faces
 
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
-    "num_identities",
-    "embedding_size",
-)  # of a margin softmax, where they are null: the training set's, the encoder's
 
 
 class Parts(NamedTuple):
