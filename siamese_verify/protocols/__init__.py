@@ -5,7 +5,15 @@ from siamese_verify.protocols.insightface_bin import insightface_bin
 from siamese_verify.protocols.leakage import TrainingSubset, find_leak, refuse_leak
 from siamese_verify.protocols.lfw_pairs import lfw_all_pairs, lfw_pairs
 from siamese_verify.protocols.pair_file import pair_file
-from siamese_verify.protocols.protocol import PairList, PhotoSubset, Protocol, all_pairs, folder_pairs, sampled_pairs
+from siamese_verify.protocols.protocol import (
+    PairList,
+    PhotoSubset,
+    Protocol,
+    all_pairs,
+    folder_pairs,
+    keep_photos,
+    sampled_pairs,
+)
 
 __all__ = [
     "HeldOutShare",
@@ -18,6 +26,7 @@ __all__ = [
     "folder_pairs",
     "held_out",
     "insightface_bin",
+    "keep_photos",
     "lfw_all_pairs",
     "lfw_pairs",
     "pair_file",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +80,15 @@ class Protocol:
             return divmod(pair, len(self.photos))
         return int(self.pairs.left[pair]), int(self.pairs.right[pair])
 
+    def count_pairs(self) -> tuple[int, int]:
+        """Number of genuine and of impostor pairs."""
+        if self.pairs is not None:
+            genuine = int(np.sum(self.pairs.same))
+            return genuine, len(self.pairs.same) - genuine
+        photos, sizes = len(self.photos), np.unique(self.photos.identities, return_counts=True)[1].tolist()
+        genuine = sum(size * (size - 1) // 2 for size in sizes)
+        return genuine, photos * (photos - 1) // 2 - genuine
+
     def describe(self, pair: int) -> str:
         """Names of a pair's photos."""
         left, right = self.rows(pair)
@@ -95,6 +104,25 @@ class Protocol:
             for column in (self.pairs.left, self.pairs.right, self.pairs.same):
                 digest.update(column.astype(np.int64).tobytes())
         return digest.hexdigest()
+
+
+def keep_photos(protocol: Protocol, rows: np.ndarray) -> Protocol:
+    """A protocol restricted to some photos and the pairs of them, such as those in which a face was found.
+
+    Args:
+        protocol: with listed or all pairs.
+        rows: (K,) of the photos to keep, ascending.
+    """
+    if len(rows) == len(protocol.photos):
+        return protocol
+    pairs = protocol.pairs
+    if pairs is not None:
+        place = np.full(len(protocol.photos), -1)
+        place[rows] = np.arange(len(rows))
+        kept = (place[pairs.left] >= 0) & (place[pairs.right] >= 0)
+        folds, groups = (None if column is None else column[kept] for column in (pairs.folds, pairs.groups))
+        pairs = PairList(place[pairs.left[kept]], place[pairs.right[kept]], pairs.same[kept], folds, groups)
+    return replace(protocol, photos=PhotoSubset(protocol.photos, rows), pairs=pairs)
 
 
 def all_pairs(photos: Photos, name: str) -> Protocol:
