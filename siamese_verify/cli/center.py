@@ -40,8 +40,8 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     protocol: Protocol = instantiate(cfg.protocol)
     leak = refuse_leak([TrainingSubset.from_photos(photos, np.arange(len(photos)))], protocol, cfg.allow_leakage)
     encoder = MirroredEncoder(model.encoder, cfg.mirror).eval()
-    cropper = FaceCropper(encoder.input_spec, cfg.cache)
-    embeddings = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
+    cropper = FaceCropper(encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
+    embeddings, _ = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
     encoder.center.copy_(torch.from_numpy(embeddings.mean(axis=0, dtype="float64")))
     inner = {**model.record.configuration, "crop": asdict(encoder.input_spec.crop)}
     configuration = {
@@ -62,7 +62,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         metrics=figures,
         score_calibration=calibrate(
             result.embeddings,
-            protocol.photos.identities,
+            result.compared.photos.identities,
             protocol.name,
             cfg.seed,
             intervals=cfg.resamples > 0,

@@ -54,7 +54,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     published = read_published(cfg.published) if cfg.published else []
     model = load_model(cfg.model, cfg.device)
     protocol, leak = protocol_for(cfg)
-    cropper = FaceCropper(model.encoder.input_spec, cfg.cache)
+    cropper = FaceCropper(model.encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
     name = Path(str(cfg.model)).name
     result = measure(
         name,
@@ -81,7 +81,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         measurement = {
             **result.report.to_keep(),
             "score_calibration": calibrate(
-                result.embeddings, protocol.photos.identities, protocol.name, intervals=cfg.resamples > 0
+                result.embeddings, result.compared.photos.identities, protocol.name, intervals=cfg.resamples > 0
             ).to_dict(),
             "measured_on": protocol.name,
             "quality": ranges_of(cropper.qualities),

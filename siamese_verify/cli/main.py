@@ -98,8 +98,8 @@ COMMANDS = {
     ),
     "serve": Command(
         "serve the HTTP API and the web page",
-        "siamese_verify.cli.serve:serve",
-        "siamese_verify.cli.serve:serve_arguments",
+        "siamese_verify.cli.serve:run",
+        "siamese_verify.cli.serve:add_arguments",
     ),
 }
 

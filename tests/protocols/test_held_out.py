@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from siamese_verify.data import FaceDataModule
-from siamese_verify.data.datamodule import split_in_three
+from siamese_verify.data.identity_split import split_by_identity
 from siamese_verify.datasets import FolderPhotos, SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.protocols import (
@@ -27,7 +27,7 @@ from siamese_verify.protocols import (
 from siamese_verify.samplers import IdentityBatchSampler
 from siamese_verify.structures import Crop, InputSpec
 
-SAMPLER = partial(IdentityBatchSampler, people=2, photos=2)
+SAMPLER = partial(IdentityBatchSampler, identities_per_batch=2, samples_per_identity=2)
 
 
 def album(root: Path, people: int = 8, first: str = "p0", seed: int = 0) -> Path:
@@ -49,7 +49,7 @@ def seen(photos: FolderPhotos, people: int) -> list[TrainingSubset]:
 @pytest.mark.parametrize("people", [6, 7, 40])
 def test_three_parts_are_disjoint_and_the_test_part_does_not_depend_on_the_seed(people: int) -> None:
     identities = np.repeat(np.arange(people + 3), [4] * people + [1] * 3)
-    splits = [split_in_three(identities, HeldOutShare(photos=3), 0.2, 2, seed, None) for seed in range(3)]
+    splits = [split_by_identity(identities, 0.2, 2, seed, test=HeldOutShare(photos=3)) for seed in range(3)]
     for split in splits:
         parts = [set(identities[rows].tolist()) for rows in split]
         assert len(set.union(*parts)) == sum(map(len, parts)) == people + 3

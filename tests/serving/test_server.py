@@ -53,7 +53,7 @@ def test_a_request_in_flight_is_finished_when_the_server_is_told_to_end(
 
 def test_a_client_that_never_ends_its_head_is_cut_off(start: Callable[..., Running]) -> None:
     server = start(header_seconds=0.5)
-    silent, dripping = server.connected(), server.connected()
+    silent, dripping = server.connect(), server.connect()
     dripping.sendall(b"POST /v1/verify HTTP/1.1\r\nHost: 127.0.0.1\r\n")
     ended = threading.Event()
 
@@ -79,7 +79,7 @@ def test_a_client_that_never_ends_its_head_is_cut_off(start: Callable[..., Runni
 
 def test_a_body_that_drips_is_timed_out(start: Callable[..., Running]) -> None:
     server = start(body_seconds=0.4, header_seconds=0.4)
-    with server.connected() as connection:
+    with server.connect() as connection:
         connection.sendall(
             b"POST /v1/verify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
             b"Content-Type: multipart/form-data; boundary=X\r\n\r\n--X\r\n"
@@ -91,7 +91,7 @@ def test_a_body_that_drips_is_timed_out(start: Callable[..., Running]) -> None:
 
 def test_an_upload_that_stalls_is_timed_out_long_before_its_end(start: Callable[..., Running]) -> None:
     server = start(body_seconds=60, stall_seconds=0.5, header_seconds=0.4)
-    with server.connected() as connection:
+    with server.connect() as connection:
         connection.sendall(
             b"POST /v1/verify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n"
             b"Content-Type: multipart/form-data; boundary=X\r\n\r\n--X\r\n"
@@ -105,7 +105,7 @@ def test_stalled_uploads_of_one_client_leave_room_for_another(start: Callable[..
         b"POST /v1/verify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\nX-Forwarded-For: 203.0.113.1\r\n"
         b"Content-Type: multipart/form-data; boundary=X\r\n\r\n--X\r\n"
     )
-    stalled = [server.connected() for _ in range(12)]
+    stalled = [server.connect() for _ in range(12)]
     for connection in stalled:
         connection.sendall(head)
     refused = sum(b"503" in connection.recv(65536) for connection in stalled[4:])  # the last eight
@@ -117,7 +117,7 @@ def test_stalled_uploads_of_one_client_leave_room_for_another(start: Callable[..
 
 def test_half_sent_heads_keep_no_health_check_out(start: Callable[..., Running]) -> None:
     server = start(connections=20, header_seconds=60)
-    halves = [server.connected() for _ in range(60)]
+    halves = [server.connect() for _ in range(60)]
     for connection in halves:
         with suppress(ConnectionError):  # it was ended to make room
             connection.sendall(b"POST /v1/verify HTTP/1.1\r\nHost: 127.0")
@@ -130,7 +130,7 @@ def test_half_sent_heads_keep_no_health_check_out(start: Callable[..., Running])
 
 def test_a_client_that_reads_no_answer_is_cut_off(start: Callable[..., Running]) -> None:
     server = start(header_seconds=0.5)
-    with server.connected() as connection:
+    with server.connect() as connection:
         connection.settimeout(20)
         with pytest.raises(ConnectionError):
             while True:  # ask again and again, read nothing
@@ -167,7 +167,7 @@ def test_photos_of_phones_are_read(kind: str, start: Callable[..., Running]) -> 
 
 def test_a_large_body_is_refused_before_it_is_sent(start: Callable[..., Running]) -> None:
     server = start(header_seconds=0.4)
-    with server.connected() as connection:
+    with server.connect() as connection:
         connection.sendall(
             b"POST /v1/verify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999999\r\n"
             b"Content-Type: multipart/form-data; boundary=X\r\n\r\n"
@@ -189,7 +189,7 @@ def test_a_large_body_is_refused_before_it_is_sent(start: Callable[..., Running]
 )
 def test_a_head_that_breaks_the_rules_is_refused(head: bytes, start: Callable[..., Running]) -> None:
     server = start(header_seconds=0.5)
-    with server.connected() as connection:
+    with server.connect() as connection:
         try:
             connection.sendall(head)
             answer = received(connection)
@@ -205,7 +205,7 @@ def test_a_client_that_goes_away_costs_nothing_afterwards(start: Callable[..., R
     content = request.read()
     head = f"POST /v1/verify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {request.headers['content-type']}\r\n"
     for _ in range(6):
-        with server.connected() as connection:
+        with server.connect() as connection:
             connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
             time.sleep(0.1)
     deadline = time.monotonic() + 10
