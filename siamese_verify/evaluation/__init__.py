@@ -1,5 +1,6 @@
 """Scores -> ROC, EER, operating points, intervals, calibration, reports; importing it loads numpy only."""
 
+from siamese_verify.evaluation.acquisition import Acquisition, GeneralizedRates, add_failures
 from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS, all_pairs_report
 from siamese_verify.evaluation.all_pairs_intervals import all_pairs_intervals
 from siamese_verify.evaluation.bootstrap import Interval
@@ -43,11 +44,13 @@ __all__ = [
     "ALL_PAIRS_TARGETS",
     "DECISIVE_IMPOSTORS",
     "TARGETS",
+    "Acquisition",
     "Calibration",
     "CalibrationCheck",
     "Comparison",
     "DamagedRates",
     "EqualError",
+    "GeneralizedRates",
     "GroupRates",
     "IdentificationReport",
     "ImpostorTail",
@@ -61,6 +64,7 @@ __all__ = [
     "ScoreFile",
     "ThresholdRates",
     "VerificationReport",
+    "add_failures",
     "all_pairs_intervals",
     "all_pairs_report",
     "auc",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from PIL.Image import Image
 
+    from siamese_verify.evaluation.acquisition import Acquisition
     from siamese_verify.evaluation.calibration_check import CalibrationCheck
     from siamese_verify.evaluation.groups import DamagedRates, GroupRates
     from siamese_verify.evaluation.identification_rates import IdentificationReport
@@ -95,6 +96,7 @@ class VerificationReport:
         identification: rates of a search among many.
         groups: rates of groups of people at the common threshold.
         robustness: rates when photos are damaged.
+        acquisition: failures to acquire and the generalized rates, where photos were searched for faces.
     """
 
     pairs: int
@@ -117,6 +119,7 @@ class VerificationReport:
     identification: IdentificationReport | None = None
     groups: tuple[GroupRates, ...] = ()
     robustness: tuple[DamagedRates, ...] = ()
+    acquisition: Acquisition | None = None
 
     @property
     def hint(self) -> str | None:

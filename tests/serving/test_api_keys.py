@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.serving.api_keys import SCOPES, Key, KeyFile, add_key, hash_of
+from siamese_verify.serving.api_keys import SCOPES, Key, KeyFile, add_key, hash_key
 
 
 def test_a_key_opens_and_another_does_not(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_a_key_opens_and_another_does_not(tmp_path: Path) -> None:
     keys = KeyFile.read(tmp_path / "keys")
     digits = hashlib.sha256(key.encode()).hexdigest()
     assert keys.find(key) == Key(digits, f"key-{digits[:8]}", frozenset({"verify"}))
-    for wrong in ("", key[:-1], key + "a", key.upper(), "é\udc80", hash_of(key)):
+    for wrong in ("", key[:-1], key + "a", key.upper(), "é\udc80", hash_key(key)):
         assert keys.find(wrong) is None
 
 
@@ -26,7 +26,7 @@ def test_the_file_keeps_no_key_and_is_its_owners(tmp_path: Path) -> None:
     keys = [add_key(path), add_key(path)]
     content = path.read_text()
     assert not any(key in content for key in keys)
-    assert [line.split()[0] for line in content.splitlines()] == [hash_of(key) for key in keys]
+    assert [line.split()[0] for line in content.splitlines()] == [hash_key(key) for key in keys]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert all(KeyFile.read(path).find(key) for key in keys)
 
@@ -45,7 +45,7 @@ def test_every_hash_is_compared_in_constant_time_wherever_the_key_is(monkeypatch
         return real(a, b)
 
     monkeypatch.setattr(hmac, "compare_digest", watched)
-    keys = KeyFile([Key(hash_of(str(number)), str(number), frozenset()) for number in range(9)])
+    keys = KeyFile([Key(hash_key(str(number)), str(number), frozenset()) for number in range(9)])
     for asked in ("0", "8", "none"):
         compared.clear()
         keys.find(asked)
@@ -89,10 +89,10 @@ def test_a_name_scopes_and_a_last_day_are_kept(tmp_path: Path) -> None:
     third = add_key(path)
     keys = KeyFile.read(path)
     known = [keys.find(key) for key in (kiosk, admin, third)]
-    assert known[0] == Key(hash_of(kiosk), "kiosk", frozenset({"verify", "identify"}), date(2999, 12, 31))
-    assert known[1] == Key(hash_of(admin), "admin", frozenset(SCOPES))
+    assert known[0] == Key(hash_key(kiosk), "kiosk", frozenset({"verify", "identify"}), date(2999, 12, 31))
+    assert known[1] == Key(hash_key(admin), "admin", frozenset(SCOPES))
     assert known[2] is not None
-    assert path.read_text().splitlines()[1] == f"{hash_of(kiosk)} kiosk verify,identify 2999-12-31"
+    assert path.read_text().splitlines()[1] == f"{hash_key(kiosk)} kiosk verify,identify 2999-12-31"
 
 
 def test_a_key_expires_when_its_day_begins() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from siamese_verify.cli.serve import serve_arguments, settings_of
+from siamese_verify.cli.serve import add_arguments, settings_from
 
 DEPLOY = Path(__file__).resolve().parents[2] / "docs/deploy"
 LOADED: Any = OmegaConf.load(DEPLOY / "compose.yaml")
@@ -36,8 +36,8 @@ DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 )
 def test_the_server_takes_these_options(command: str) -> None:
     parser = argparse.ArgumentParser()
-    serve_arguments(parser)
-    settings = settings_of(parser.parse_args(shlex.split(command)[1:]))
+    add_arguments(parser)
+    settings = settings_from(parser.parse_args(shlex.split(command)[1:]))
     for seconds in re.findall(r"(?:TimeoutStopSec=|stop_grace_period: )(\d+)", f"{UNIT}{DEPLOY / 'compose.yaml'}"):
         assert int(seconds) > settings.shutdown_seconds
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from siamese_verify.datasets import SyntheticFaces
-from siamese_verify.serving.schemas import DECISION
+from siamese_verify.serving.schemas import EXAMPLE_DECISION
 
 pytest.importorskip("playwright", reason="needs playwright: pip install playwright")
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -170,7 +170,7 @@ def test_a_probability_is_shown_for_a_prior_that_is_stated_only(
 
 def test_an_open_interval_is_said_and_drawn(server: str, opened: Callable[..., Page], photos: list[Path]) -> None:
     page = opened(server)
-    answer = {**DECISION, "threshold_interval": [0.489, None]}
+    answer = {**EXAMPLE_DECISION, "threshold_interval": [0.489, None]}
     page.route("**/v1/verify", lambda route: route.fulfill(json=answer))
     compare(page, photos[0], photos[1])
     assert "from 0.489 on, its upper end is unknown" in page.inner_text("#facts")
@@ -190,8 +190,8 @@ def test_the_box_of_a_turned_photo_lies_on_the_photo_as_it_is_shown(
     """A face at the left of a photo of 200 x 100 is at the bottom of it once that was rotated by 90 degrees."""
     Image.new("RGB", (200, 100), "white").save(tmp_path / "wide.png")
     page = opened(server)
-    face = {**DECISION["faces"][0], "rotated_by": rotated_by, "box": box}
-    page.route("**/v1/verify", lambda route: route.fulfill(json={**DECISION, "faces": [face, face]}))
+    face = {**EXAMPLE_DECISION["faces"][0], "rotated_by": rotated_by, "box": box}
+    page.route("**/v1/verify", lambda route: route.fulfill(json={**EXAMPLE_DECISION, "faces": [face, face]}))
     compare(page, tmp_path / "wide.png", tmp_path / "wide.png")
     place = page.evaluate("""(() => {
         const box = document.querySelector('#side-a .box').getBoundingClientRect();
@@ -235,7 +235,7 @@ def test_a_doubtful_score_is_said_to_be_one_with_its_reasons(
 ) -> None:
     page = opened(server)
 
-    answer = {**DECISION, "same": None, "reasons": ["photo a: the face is blurred."]}
+    answer = {**EXAMPLE_DECISION, "same": None, "reasons": ["photo a: the face is blurred."]}
     page.route("**/v1/verify", lambda route: route.fulfill(json=answer))
     assert compare(page, photos[0], photos[1]) == "Not sure enough to say"
     assert page.inner_text("#reasons") == "First photo: the face is blurred."

@@ -16,24 +16,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def parsed(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    command.serve_arguments(parser)
+    command.add_arguments(parser)
     return parser.parse_args(arguments)
 
 
 def test_options_without_arguments_are_the_settings_that_are_documented() -> None:
-    assert command.settings_of(parsed()) == Settings()
+    assert command.settings_from(parsed()) == Settings()
 
 
 def test_options_reach_the_settings() -> None:
     options = parsed("--port", "0", "--upload-mb", "1.5", "--megapixels", "2", "--allow-host", "a", "--workers", "3")
-    settings = command.settings_of(options)
+    settings = command.settings_from(options)
     assert (settings.port, settings.photo_bytes, settings.photo_pixels) == (0, 3 * 2**19, 2_000_000)
     assert (settings.hosts, settings.workers) == (("a",), 3)
 
 
 def test_what_a_proxy_needs_reaches_the_settings() -> None:
     options = ["--root-path", "/faces/", "--trusted-proxy", "10.0.0.0/8,::1", "--trusted-proxy", "192.0.2.1"]
-    settings = command.settings_of(parsed(*options, "--proxy-header", "forwarded", "--shutdown-seconds", "3"))
+    settings = command.settings_from(parsed(*options, "--proxy-header", "forwarded", "--shutdown-seconds", "3"))
     assert (settings.root_path, settings.proxy_header, settings.shutdown_seconds) == ("/faces", "forwarded", 3)
     assert settings.trusted_proxies == ("10.0.0.0/8", "::1", "192.0.2.1")
 
@@ -41,7 +41,7 @@ def test_what_a_proxy_needs_reaches_the_settings() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
 def test_nobody_is_served_beyond_this_machine_without_a_key(host: str) -> None:
     with pytest.raises(InputError, match=r"can be reached from other machines.*--new-key"):
-        command.serve(parsed("--host", host))
+        command.run(parsed("--host", host))
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_nobody_is_served_beyond_this_machine_without_a_key(host: str) -> None:
 )
 def test_what_cannot_be_served_is_said_before_a_model_is_loaded(arguments: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        command.serve(parsed("--port", "0", *arguments))
+        command.run(parsed("--port", "0", *arguments))
 
 
 def test_a_port_that_is_taken_is_said() -> None:
     from siamese_verify.serving.server import listen
 
-    with listen(Settings(port=0)) as place:
-        port = place.getsockname()[1]
+    with listen(Settings(port=0)) as listener:
+        port = listener.getsockname()[1]
         with pytest.raises(InputError, match=f"Port {port} of 127.0.0.1 cannot be had"):
             listen(Settings(port=port))
 
@@ -79,7 +79,7 @@ def test_a_port_that_is_taken_is_said() -> None:
 def test_a_package_that_is_missing_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(command.NEEDS, "no_such_module", "no-such-package")
     with pytest.raises(InputError, match=r"Serving needs no-such-package: pip install 'siamese-verify\[serve\]'"):
-        command.serve(parsed())
+        command.run(parsed())
 
 
 def test_a_new_key_is_printed_once_and_opens(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_a_new_key_is_printed_once_and_opens(tmp_path: Path) -> None:
 
 
 def test_scores_of_people_who_were_not_found_are_off_unless_they_are_allowed() -> None:
-    assert not command.settings_of(parsed()).allow_scores
-    assert command.settings_of(parsed("--allow-scores")).allow_scores
+    assert not command.settings_from(parsed()).allow_scores
+    assert command.settings_from(parsed("--allow-scores")).allow_scores
 
 
 def test_the_codes_of_failures_can_be_had_without_a_server() -> None:

@@ -12,21 +12,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_verify.serving.schemas import DECISION
+from siamese_verify.serving.schemas import EXAMPLE_DECISION
 from siamese_verify.serving.settings import Settings
 from tests.serving.conftest import client_of, pair, photo
-from tests.serving.stand_in import BROKEN, NO_FACE, SEVERAL, SLOW, StandIn
+from tests.serving.stand_in import BROKEN, MULTIPLE, NO_FACE, SLOW, StandIn
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_decision_is_that_of_the_verifier() -> None:
-    judge = StandIn()
-    async with client_of(judge) as client:
+    verifier = StandIn()
+    async with client_of(verifier) as client:
         answer = (await client.post("/v1/verify", **pair(far="0.1"))).json()
-    faces = [judge.find(Image.open(io.BytesIO(photo(seed))), f"photo {name}")[0] for seed, name in ((1, "a"), (2, "b"))]
-    first, second = judge.embed_faces(faces)
-    said = judge.decide(float(first @ second), faces, far=0.1)
+    faces = [
+        verifier.find(Image.open(io.BytesIO(photo(seed))), f"photo {name}")[0] for seed, name in ((1, "a"), (2, "b"))
+    ]
+    first, second = verifier.embed_faces(faces)
+    said = verifier.decide(float(first @ second), faces, far=0.1)
     assert answer["score"] == pytest.approx(said.score, abs=1e-6)
     assert (answer["same"], answer["threshold"], answer["far"]) == (said.same, said.threshold, said.far)
     assert [face["quality"] for face in answer["faces"]] == [face.quality._asdict() for face in faces]
@@ -80,13 +82,13 @@ async def test_json_gets_the_answer_of_a_form() -> None:
 
 async def test_a_batch_answers_each_pair_as_if_it_came_alone() -> None:
     firsts = [photo(1), photo(2, NO_FACE), photo(3), b"nothing"]
-    seconds = [photo(1), photo(2), photo(4), photo(5, SEVERAL)]
+    seconds = [photo(1), photo(2), photo(4), photo(5, MULTIPLE)]
     files = [(name, content) for name, side in (("a", firsts), ("b", seconds)) for content in side]
-    judge = StandIn()
-    async with client_of(judge) as client:
-        judge.batches.clear()
+    verifier = StandIn()
+    async with client_of(verifier) as client:
+        verifier.batches.clear()
         batch = (await client.post("/v1/verify/batch", files=files, data={"far": "0.1", "prior": "0.5"})).json()
-        assert judge.batches == [5]  # the faces that there are, together
+        assert verifier.batches == [5]  # the faces that there are, together
         sent = {"a": [*map(packed, firsts)], "b": [*map(packed, seconds)], "far": 0.1, "prior": 0.5}
         assert [one["error"] for one in (await client.post("/v1/verify/batch", json=sent)).json()["results"]] == [
             one["error"] for one in batch["results"]
@@ -111,12 +113,12 @@ async def test_a_batch_answers_each_pair_as_if_it_came_alone() -> None:
 
 
 async def test_one_photo_is_compared_with_many() -> None:
-    judge = StandIn()
-    async with client_of(judge) as client:
-        judge.looking = 0
+    verifier = StandIn()
+    async with client_of(verifier) as client:
+        verifier.photos = 0
         files = [("a", photo(2)), *(("b", photo(seed)) for seed in (1, 2, 3))]
         results = (await client.post("/v1/verify/batch", files=files)).json()["results"]
-        assert judge.looking == 4
+        assert verifier.photos == 4
     assert [one["decision"]["same"] for one in results] == [False, True, False]
 
 
@@ -135,13 +137,13 @@ async def test_one_photo_is_compared_with_many() -> None:
 async def test_a_batch_that_cannot_be_answered_at_all_says_so(
     first: int, second: int, fields: dict[str, str], status: int, reason: str
 ) -> None:
-    judge = StandIn()
-    async with client_of(judge) as client:
-        judge.looking = 0
+    verifier = StandIn()
+    async with client_of(verifier) as client:
+        verifier.photos = 0
         files = [*[("a", photo(1))] * first, *[("b", photo(1))] * second]
         response = await client.post("/v1/verify/batch", files=files, data=fields)
     assert (response.status_code, response.json()["reason"]) == (status, reason)
-    assert judge.looking == 0
+    assert verifier.photos == 0
 
 
 async def test_a_batch_of_photos_without_a_face_is_an_answer() -> None:
@@ -152,7 +154,7 @@ async def test_a_batch_of_photos_without_a_face_is_an_answer() -> None:
     assert response.json()["results"][0]["error"]["photo"] == "a"
 
 
-@pytest.mark.parametrize(("width", "found"), [(64, 1), (SEVERAL, 2), (NO_FACE, 0)])
+@pytest.mark.parametrize(("width", "found"), [(64, 1), (MULTIPLE, 2), (NO_FACE, 0)])
 async def test_all_faces_of_a_photo_are_listed(width: int, found: int) -> None:
     async with client_of() as client:
         answer = (await client.post("/v1/faces", files={"photo": photo(1, width)}, data={"crops": "true"})).json()
@@ -203,7 +205,7 @@ async def test_an_explanation_is_a_picture_of_either_face() -> None:
 async def test_any_of_several_faces_counts_every_pair() -> None:
     async with client_of() as client:
         answer = (
-            await client.post("/v1/verify", **pair(photo(1, SEVERAL), photo(2, SEVERAL), on_multiple_faces="any"))
+            await client.post("/v1/verify", **pair(photo(1, MULTIPLE), photo(2, MULTIPLE), on_multiple_faces="any"))
         ).json()
     assert any("best of 4 pairs" in warning for warning in answer["warnings"])
 
@@ -212,7 +214,7 @@ async def test_any_of_several_faces_counts_every_pair() -> None:
     ("first", "fields", "status", "reason", "at"),
     [
         (photo(1, NO_FACE), {}, 422, "no_face", "a"),
-        (photo(1, SEVERAL), {}, 422, "multiple_faces", "a"),
+        (photo(1, MULTIPLE), {}, 422, "multiple_faces", "a"),
         (b"", {}, 400, "unreadable_photo", "a"),
         (b"no picture", {}, 400, "unreadable_photo", "a"),
         (photo(1)[:60], {}, 400, "unreadable_photo", "a"),
@@ -263,14 +265,14 @@ async def test_a_mistake_of_the_servers_tells_nothing(caplog: pytest.LogCaptureF
 
 
 async def test_embeddings_come_in_the_order_sent() -> None:
-    judge = StandIn()
-    async with client_of(judge) as client:
+    verifier = StandIn()
+    async with client_of(verifier) as client:
         files = [("photo", photo(seed)) for seed in (5, 3, 4)]
         answer = (await client.post("/v1/embed", files=files)).json()
         one = (await client.post("/v1/embed", files=[("photo", photo(3))])).json()
     np.testing.assert_allclose(answer["embeddings"][1], one["embeddings"][0], atol=1e-6)
-    assert np.asarray(answer["embeddings"]).shape == (3, judge.record.dimension)
-    assert answer["fingerprint"] == judge.record.fingerprint
+    assert np.asarray(answer["embeddings"]).shape == (3, verifier.record.dimension)
+    assert answer["fingerprint"] == verifier.record.fingerprint
 
 
 async def test_more_photos_than_allowed_are_refused() -> None:
@@ -325,8 +327,8 @@ async def test_the_description_says_which_scope_a_route_needs() -> None:
 async def test_the_example_of_the_description_has_the_fields_of_an_answer() -> None:
     async with client_of() as client:
         answer = (await client.post("/v1/verify", **pair())).json()
-    assert set(DECISION) == set(answer)
-    assert set(DECISION["faces"][0]) | {"crop", "explanation"} == set(answer["faces"][0])
+    assert set(EXAMPLE_DECISION) == set(answer)
+    assert set(EXAMPLE_DECISION["faces"][0]) | {"crop", "explanation"} == set(answer["faces"][0])
 
 
 async def test_counters_are_counted_without_names() -> None:
@@ -365,13 +367,13 @@ def slow(**more: Any) -> dict[str, Any]:
 
 
 async def test_beyond_the_places_a_request_is_refused_at_once() -> None:
-    judge = StandIn()
-    async with client_of(judge, Settings(rate=0, in_flight=3, workers=2)) as client:
+    verifier = StandIn()
+    async with client_of(verifier, Settings(rate=0, in_flight=3, workers=2)) as client:
         waiting = [asyncio.create_task(client.post("/v1/verify", **slow())) for _ in range(2)]
-        while judge.looking < 2:
+        while verifier.photos < 2:
             await asyncio.sleep(0.01)
         refused = await client.post("/v1/verify", **pair())
-        judge.gate.set()
+        verifier.gate.set()
         assert [(await task).status_code for task in waiting] == [200, 200]
         assert (refused.status_code, refused.json()["reason"]) == (503, "busy")
         assert int(refused.headers["retry-after"]) >= 1
@@ -379,38 +381,38 @@ async def test_beyond_the_places_a_request_is_refused_at_once() -> None:
 
 
 async def test_an_answer_that_takes_too_long_is_given_up() -> None:
-    judge = StandIn()
-    async with client_of(judge, Settings(rate=0, answer_seconds=0.2, workers=2)) as client:
+    verifier = StandIn()
+    async with client_of(verifier, Settings(rate=0, answer_seconds=0.2, workers=2)) as client:
         response = await client.post("/v1/verify", **slow())
         assert (response.status_code, response.json()["reason"]) == (503, "timeout")
         assert "retry-after" in response.headers
-        judge.gate.set()
+        verifier.gate.set()
         assert (await client.post("/v1/verify", **pair())).status_code == 200
 
 
 async def test_bodies_together_have_a_limit() -> None:
-    judge = StandIn()
+    verifier = StandIn()
     large = photo(1, 1200, 1200, "BMP")  # four megabytes
-    async with client_of(judge, Settings(rate=0, body_bytes=6_000_000, workers=1)) as client:
+    async with client_of(verifier, Settings(rate=0, body_bytes=6_000_000, workers=1)) as client:
         waiting = asyncio.create_task(client.post("/v1/verify", **slow(second=large)))
-        while not judge.looking:
+        while not verifier.photos:
             await asyncio.sleep(0.01)
         refused = await client.post("/v1/verify", **pair(large))
-        judge.gate.set()
+        verifier.gate.set()
         assert (await waiting).status_code == 200
         assert refused.status_code == 503
         assert (await client.post("/v1/verify", **pair(large))).status_code == 200
 
 
 async def test_requests_at_the_same_time_are_embedded_together() -> None:
-    judge = StandIn(seconds=0.1)
-    async with client_of(judge) as client:
-        judge.batches.clear()
+    verifier = StandIn(seconds=0.1)
+    async with client_of(verifier) as client:
+        verifier.batches.clear()
         requests = [pair(photo(seed), photo(seed + 1)) for seed in range(12)]
         answers = await asyncio.gather(*[client.post("/v1/verify", **request) for request in requests])
         alone = [(await client.post("/v1/verify", **request)).json()["score"] for request in requests[:3]]
     assert [answer.status_code for answer in answers] == [200] * 12
-    assert max(judge.batches) > 2
+    assert max(verifier.batches) > 2
     np.testing.assert_allclose([answer.json()["score"] for answer in answers[:3]], alone, atol=1e-5)
 
 
@@ -422,20 +424,20 @@ async def test_a_failure_of_one_request_fails_no_other() -> None:
 
 
 async def test_a_client_that_has_gone_is_not_worked_for() -> None:
-    judge = StandIn()
-    app_client = client_of(judge, Settings(rate=0, workers=1))
+    verifier = StandIn()
+    app_client = client_of(verifier, Settings(rate=0, workers=1))
     async with app_client as client:
         busy = asyncio.create_task(client.post("/v1/verify", **slow()))
-        while not judge.looking:
+        while not verifier.photos:
             await asyncio.sleep(0.01)
         gone = asyncio.create_task(client.post("/v1/verify", **pair()))
         await asyncio.sleep(0.1)
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
-        judge.gate.set()
+        verifier.gate.set()
         assert (await busy).status_code == 200
-        assert judge.looking == 2  # both photos of the first, none of the second
+        assert verifier.photos == 2  # both photos of the first, none of the second
 
 
 async def test_a_health_check_needs_nothing(anyio_backend: str) -> None:

@@ -221,7 +221,7 @@ $("compare").addEventListener("submit", async (event) => {
     $(names[missing]).focus();
     return;
   }
-  const prior = stated();
+  const prior = statedPrior();
   if (prior === null) {
     $("status").textContent = "The share of pairs of one person is a number above 0 and below 100, or empty.";
     $("prior").closest("details").open = true;
@@ -254,8 +254,8 @@ $("compare").addEventListener("submit", async (event) => {
   }
 });
 
-// The prior as the server takes it, "" for none, null for a text that is none.
-function stated() {
+// The prior as the server takes it; "" without one, null if the text is invalid.
+function statedPrior() {
   const text = $("prior").value.trim().replace("%", "").replace(",", ".").trim();
   if (!text || $("prior").disabled) return "";
   const share = Number(text) / 100;
@@ -306,9 +306,9 @@ function show(answer) {
 
 function rarity(answer) {
   const often = answer.one_in;
-  if (often === null) return "How many strangers would score this high is not known for this model.";
-  if (often < 2) return "Half of all strangers or more may score this high.";
-  return `A stranger scores this high at most once in ${whole(often)}.`;
+  if (often === null) return "How many pairs of two people would score this high is not known for this model.";
+  if (often < 2) return "Half of all pairs of two people or more may score this high.";
+  return `Two people score this high at most once in ${whole(often)} pairs.`;
 }
 
 function remarks(id, sentences) {
@@ -327,7 +327,7 @@ function facts(answer) {
   const rows = [["Score", number(answer.score), "how alike the faces are, \u22121 to 1"]];
   const interval = answer.threshold_interval;
   const between = interval ? `; 95\u00a0% interval ${ends(interval)}` : "";
-  rows.push(["Threshold", answer.threshold === null ? "\u221e" : number(answer.threshold), answer.far === null ? "one of your own" : `at most ${percent(answer.far)} of strangers pass${between}`]);
+  rows.push(["Threshold", answer.threshold === null ? "\u221e" : number(answer.threshold), answer.far === null ? "one of your own" : `at most ${percent(answer.far)} of pairs of two people pass${between}`]);
   if (answer.probability !== null) {
     const p = answer.probability;
     rows.push(["Probability", p > 0.999 ? `over ${percent(0.999)}` : p < 0.001 ? `under ${percent(0.001)}` : percent(p), `of one person, if ${percent(answer.prior)} of the pairs you ask about are`]);
@@ -370,7 +370,7 @@ function numbers(answer) {
   $("numbers").replaceChildren(...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 }
 
-// The score on its scale: bell curves of strangers and of one person where the server knows them.
+// The score on its scale, with normal distributions of impostor and genuine scores where the server knows them.
 function draw() {
   if (!last || $("result").hidden) return;
   const width = Math.max(260, $("scale").clientWidth);
@@ -378,26 +378,26 @@ function draw() {
   const height = scale ? 210 : 120;
   const base = height - 28;
   const top = 58;
-  const foot = scale ? scale.impostors.centre - 2.6 * scale.impostors.spread : -0.2;
+  const foot = scale ? scale.impostors.mean - 2.6 * scale.impostors.std : -0.2;
   const low = Math.max(-1, Math.min(-0.2, Math.floor(Math.min(foot, last.score - 0.05) * 5) / 5));
   const x = (score) => 8 + ((score - low) / (1 - low)) * (width - 16);
   const parts = [];
   const labels = [];
   if (scale) {
-    const density = (hill, score) => Math.exp(-(((score - hill.centre) / hill.spread) ** 2) / 2) / hill.spread;
-    const most = Math.max(1 / scale.impostors.spread, 1 / scale.genuine.spread);
+    const density = (curve, score) => Math.exp(-(((score - curve.mean) / curve.std) ** 2) / 2) / curve.std;
+    const most = Math.max(1 / scale.impostors.std, 1 / scale.genuine.std);
     const taken = []; // places of labels
     const near = (place) => taken.some((other) => Math.abs(place - other) < 80);
-    for (const [kind, hill, word] of [["strangers", scale.impostors, "strangers"], ["one", scale.genuine, "one person"]]) {
+    for (const [kind, curve, word] of [["impostors", scale.impostors, "two people"], ["one", scale.genuine, "one person"]]) {
       let path = `M${x(low)} ${base}`;
       for (let step = 0; step <= 160; step += 1) {
         const score = low + (step / 160) * (1 - low);
-        path += `L${x(score).toFixed(1)} ${(base - (density(hill, score) / most) * (base - top)).toFixed(1)}`;
+        path += `L${x(score).toFixed(1)} ${(base - (density(curve, score) / most) * (base - top)).toFixed(1)}`;
       }
-      parts.push(make("path", { class: `hill ${kind}`, d: `${path}L${x(1)} ${base}Z` }));
+      parts.push(make("path", { class: `curve ${kind}`, d: `${path}L${x(1)} ${base}Z` }));
       const free = (place) => place > 40 && place < width - 44 && Math.abs(place - x(last.score)) > 44 && Math.abs(place - x(last.threshold ?? 2)) > 44 && !near(place);
-      const places = [0, 50, -50, 80, -80, 110, -110].map((shift) => x(hill.centre) + shift);
-      const at = places.find(free) ?? Math.min(width - 44, Math.max(40, x(hill.centre)));
+      const places = [0, 50, -50, 80, -80, 110, -110].map((shift) => x(curve.mean) + shift);
+      const at = places.find(free) ?? Math.min(width - 44, Math.max(40, x(curve.mean)));
       labels.push(make("text", { class: kind, x: at, y: base - (near(at) ? 28 : 10), "text-anchor": "middle" }, word));
       taken.push(at);
     }
@@ -431,7 +431,7 @@ function draw() {
   const said = `${label} on a scale from ${number(low, 1)} to 1; ${limit === null ? "no threshold can be reached" : `the threshold is ${number(limit)}`}.`;
   $("scale").replaceChildren(make("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": said }, ...parts));
   const strip = interval ? "The grey strip is where the threshold may lie. " : "";
-  $("scale-note").textContent = scale ? `${strip}The hills are sketched from measured rates.` : strip;
+  $("scale-note").textContent = scale ? `${strip}The curves are normal distributions fitted to measured rates.` : strip;
 }
 
 new ResizeObserver(draw).observe($("scale"));
