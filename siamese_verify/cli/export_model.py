@@ -16,7 +16,7 @@ from siamese_verify.data import FaceCropper
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError, printable
 from siamese_verify.models import Faces, load_model, save_bundle
-from siamese_verify.protocols import Protocol, lfw_pairs
+from siamese_verify.protocols import Protocol, keep_photos, lfw_pairs
 from siamese_verify.structures import InputSpec
 
 LFW = Path("data/lfw")  # where it is looked for when nobody says
@@ -83,21 +83,22 @@ def export_bundle(
 def faces_of(lfw: Path, spec: InputSpec) -> Faces:
     """Cut the faces of View 1's test pairs."""
     protocol = lfw_pairs(lfw, "pairsDevTest.txt", "LFW View 1 test pairs")
+    rows, crops = crops_of(protocol, len(protocol.photos), spec)
+    protocol = keep_photos(protocol, rows)
     assert protocol.pairs is not None
-    crops = crops_of(protocol, len(protocol.photos), spec)
     return Faces(crops, protocol.pairs.left, protocol.pairs.right, protocol.pairs.same, protocol.name)
 
 
 def other_faces(lfw: Path, spec: InputSpec) -> NDArray[np.uint8]:
     """Cut some faces of View 1's training pairs, whose people are others than those of its test pairs."""
-    return crops_of(lfw_pairs(lfw, "pairsDevTrain.txt", "LFW View 1 training pairs"), OTHERS, spec)
+    return crops_of(lfw_pairs(lfw, "pairsDevTrain.txt", "LFW View 1 training pairs"), OTHERS, spec)[1]
 
 
-def crops_of(protocol: Protocol, count: int, spec: InputSpec) -> NDArray[np.uint8]:
-    """(N,S,S,3) uint8: the first faces of a protocol."""
-    _, images = FaceCropper(spec, cache_folder())(protocol.photos, range(count), f"Cutting faces of {protocol.name}")
+def crops_of(protocol: Protocol, count: int, spec: InputSpec) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Rows of the first photos of a protocol that have a face, and their (N,S,S,3) uint8 crops."""
+    rows, images = FaceCropper(spec, cache_folder())(protocol.photos, range(count), f"Cutting faces of {protocol.name}")
     crops: NDArray[np.uint8] = images.permute(0, 2, 3, 1).numpy()
-    return crops
+    return np.array(rows, dtype=np.int64), crops
 
 
 def drawn_faces(spec: InputSpec) -> Faces:

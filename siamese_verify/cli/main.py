@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from siamese_verify import __version__
-from siamese_verify.atomic_write import FULL
+from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.errors import printable
 
@@ -106,7 +106,7 @@ COMMANDS = {
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_OUTPUT = 74  # EX_IOERR
 EXIT_PIPE = 141  # 128 + SIGPIPE, as shells report it
-UNWRITABLE = (*FULL, errno.EIO)
+UNWRITABLE = (*DISK_FULL, errno.EIO)
 
 
 class Parser(argparse.ArgumentParser):

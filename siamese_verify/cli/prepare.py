@@ -13,8 +13,7 @@ from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.run_metadata import versions
 from siamese_verify.datasets import IMAGE_FOLDERS, Preparation, fetch_lfw, unpack_once
 from siamese_verify.errors import InputError, printable
-from siamese_verify.faces import Alignment
-from siamese_verify.preparation import prepare_faces
+from siamese_verify.preparation import Alignment, prepare_faces
 from siamese_verify.preparation.prepare_faces import OUTCOMES
 from siamese_verify.structures import InputSpec, Photos
 
@@ -32,7 +31,7 @@ def prepare(cfg: DictConfig) -> Preparation:
         photos,
         cfg.data.name,
         Path(cfg.output),
-        Alignment(spec, cfg.choice, cfg.quality),
+        Alignment(spec, cfg.on_multiple_faces, cfg.quality),
         versions(),
         cfg.drop,
         cfg.processes,

@@ -37,7 +37,7 @@ from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.verification import embed_faces
 
-DERIVED = ("identities", "dimensions")  # of a margin softmax, where they are null: the training set's, the encoder's
+DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
 
 
 class Parts(NamedTuple):
@@ -94,7 +94,7 @@ def check_loss(cfg: DictConfig) -> None:
     sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
     accepted = getattr(loss, "takes", None)
     if sampled and accepted is not None:
-        single_pairs = sampled is Pairs and getattr(loss, "needs_rivals", False)
+        single_pairs = sampled is Pairs and getattr(loss, "needs_negatives", False)
         if sampled not in accepted or single_pairs:
             raise InputError(f"{loss.__name__} cannot use the tuples of {sampler.__name__}: set sampler=identity.")
     if all(name not in cfg.loss or cfg.loss[name] is not None for name in DERIVED):
@@ -184,8 +184,9 @@ def fit(parts: Parts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> Non
     if trainer.is_global_zero:
         trainer.callbacks.append(LambdaCallback(on_train_start=record_run))  # type: ignore[attr-defined]
         data.cropper.save_account(folder)
-        if data.cropper.damaged:
-            print(f"{len(data.cropper.damaged)} damaged photos were left out: {folder / 'skipped.csv'} lists them.")
+        if left_out := len(data.cropper.damaged) + len(data.cropper.failures):
+            told = f"{len(data.cropper.damaged)} damaged, {len(data.cropper.failures)} without a face"
+            print(f"{left_out} photos were left out ({told}): {folder / 'skipped.csv'} lists them.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
         trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)

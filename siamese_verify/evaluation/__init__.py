@@ -1,5 +1,6 @@
 """Scores -> curves, operating points, protocols, reports. Importing it loads numpy and nothing that draws."""
 
+from siamese_verify.evaluation.acquisition import Acquisition, GeneralizedRates, acquisition_of
 from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS, all_pairs_report
 from siamese_verify.evaluation.all_pairs_intervals import all_pairs_intervals
 from siamese_verify.evaluation.bootstrap import Interval
@@ -43,12 +44,14 @@ __all__ = [
     "ALL_PAIRS_TARGETS",
     "DECISIVE_IMPOSTORS",
     "TARGETS",
+    "Acquisition",
     "Calibration",
     "CalibrationCheck",
     "Comparison",
     "DamagedRates",
     "DetCurve",
     "EqualError",
+    "GeneralizedRates",
     "GroupRates",
     "IdentificationReport",
     "ImpostorTail",
@@ -63,6 +66,7 @@ __all__ = [
     "ThresholdRates",
     "VerificationReport",
     "accuracy",
+    "acquisition_of",
     "all_pairs_intervals",
     "all_pairs_report",
     "auc",

@@ -23,9 +23,14 @@ from siamese_verify.evaluation.operating_points import (
 )
 from siamese_verify.evaluation.pair_intervals import pair_intervals
 from siamese_verify.evaluation.roc import RocCurve, auc_of, curve_of, curve_points, thinned
-from siamese_verify.evaluation.score_statistics import ScoreHistogram, d_prime_of, histogram_of
+from siamese_verify.evaluation.score_statistics import (
+    HardestPairs,
+    ScoreHistogram,
+    d_prime,
+    hardest_pairs,
+    score_histogram,
+)
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, rank
-from siamese_verify.pairwise.histogram import HardPairs, hardest_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from PIL.Image import Image
 
+    from siamese_verify.evaluation.acquisition import Acquisition
     from siamese_verify.evaluation.calibration import CalibrationCheck
     from siamese_verify.evaluation.groups import DamagedRates, GroupRates
     from siamese_verify.evaluation.identification_rates import IdentificationReport
@@ -86,6 +92,7 @@ class VerificationReport:
         identification: how well a person is found among many.
         groups: rates of groups of people at the common threshold.
         robustness: rates when photos are damaged.
+        acquisition: failures to acquire and the generalized rates, where photos were searched for faces.
         histogram: how the scores of both kinds are spread.
         hardest: the pairs that went most wrong, by row.
     """
@@ -104,12 +111,13 @@ class VerificationReport:
     at_threshold: ThresholdRates | None
     curve: RocCurve = field(repr=False, compare=False)
     histogram: ScoreHistogram = field(repr=False, compare=False)
-    hardest: HardPairs = field(repr=False, compare=False)
+    hardest: HardestPairs = field(repr=False, compare=False)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     calibration: CalibrationCheck | None = None
     identification: IdentificationReport | None = None
     groups: tuple[GroupRates, ...] = ()
     robustness: tuple[DamagedRates, ...] = ()
+    acquisition: Acquisition | None = None
 
     @property
     def hint(self) -> str | None:
@@ -211,12 +219,12 @@ def verification_report(
     return report_of(
         curve,
         auc=auc_of(curve),
-        d_prime=d_prime_of(values, labels),
+        d_prime=d_prime(values, labels),
         targets=targets,
         threshold=None if threshold is None else checked_threshold(threshold),
         kfold=None if folds is None else kfold_of(ranking, as_array(folds)),
         intervals=intervals,
-        histogram=histogram_of(values, labels),
+        histogram=score_histogram(values, labels),
         hardest=hardest_pairs(values, labels),
     )
 
@@ -229,7 +237,7 @@ def report_of(
     targets: Sequence[float],
     threshold: float | None,
     histogram: ScoreHistogram,
-    hardest: HardPairs,
+    hardest: HardestPairs,
     kfold: KFoldAccuracy | None = None,
     intervals: Mapping[str, Interval] | None = None,
 ) -> VerificationReport:

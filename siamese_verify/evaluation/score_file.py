@@ -10,7 +10,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.roc import STEPS
-from siamese_verify.tables import folds_of, is_number, people, read_table, truths
+from siamese_verify.tables import boolean_column, fold_column, identity_columns, is_number, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,11 +58,11 @@ def read_scores(path: str | Path) -> ScoreFile:
     if len(strange):
         lines = ", ".join(str(columns.lines[row]) for row in strange[:5])
         raise InputError(f"{len(strange)} scores in {path} are NaN or infinite (first lines: {lines}): leave them out.")
-    given = people(path, columns)
+    given = identity_columns(path, columns)
     return ScoreFile(
         scores,
-        np.array(truths(path, columns, "same"), dtype=np.bool_),
-        folds_of(path, columns),
+        np.array(boolean_column(path, columns, "same"), dtype=np.bool_),
+        fold_column(path, columns),
         None if given is None else np.array(given).T,
         np.array(columns["group"]) if "group" in columns else None,
         np.array([columns["a"], columns["b"]]).T if "a" in columns and "b" in columns else None,

@@ -23,7 +23,7 @@ BRANDS = {  # of ISO/IEC 23008-12; mif1 and msf1 hold either
     **dict.fromkeys([b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"], "HEIF"),
     **dict.fromkeys([b"avif", b"avis"], "AVIF"),
 }
-ORIENTATION = 0x0112  # EXIF's tag
+ORIENTATION_TAG = 0x0112  # of EXIF
 
 
 class Excerpt(NamedTuple):
@@ -231,7 +231,7 @@ def orientation_of(exif: bytes) -> int:
     count = struct.unpack_from(order + "H", exif, first)[0]
     for place in range(first + 2, min(first + 2 + 12 * count, len(exif) - 11), 12):
         tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, place)
-        if tag == ORIENTATION:
+        if tag == ORIENTATION_TAG:
             return value if kind == 3 and 1 <= value <= 8 else 1
     return 1
 

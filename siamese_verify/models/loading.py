@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces.detector_networks import FILES, load_networks
+from siamese_verify.faces import DETECTOR_FILES, load_networks
 from siamese_verify.faces.mtcnn import Networks
 from siamese_verify.models.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
 from siamese_verify.models.metadata import PRETRAINED, ModelMetadata
@@ -74,7 +74,9 @@ def parts_of(bundle: Bundle, threads: int | None = None, name: str | None = None
     pool.shutdown(wait=False)
     networks = None
     if bundle.record.input_spec.crop.needs_face:
-        networks = load_networks({file: bundle.read(place) for file, place in zip(FILES, DETECTOR, strict=True)})
+        networks = load_networks(
+            {file: bundle.read(place) for file, place in zip(DETECTOR_FILES, DETECTOR, strict=True)}
+        )
     network = bundle.path(NETWORK)
     try:
         run = OnnxEngine(network, str(network), threads)

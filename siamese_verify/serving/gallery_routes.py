@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def add_gallery_routes(app: FastAPI, service: Service, gallery: Gallery) -> None:
     """Add `/v1/enroll`, `/v1/identify` and `/v1/people`."""
     from siamese_verify.gallery import person_name
-    from siamese_verify.gallery.search_threshold import RATES
+    from siamese_verify.gallery.identification import RATES
 
     engine = service.engine
 

@@ -21,11 +21,10 @@ from pyarrow import parquet
 
 from siamese_verify.atomic_write import whole_file, write_whole
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Quality
+from siamese_verify.faces import OnMultipleFaces, Quality, check_on_multiple_faces
 from siamese_verify.tables import csv_cell, read_table
 from siamese_verify.verification.decision import DetectedFace, best_pair
 from siamese_verify.verification.late_bar import late_bar
-from siamese_verify.verification.verifier import OnMultipleFaces, checked_on_multiple_faces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -529,7 +528,7 @@ def verify_pairs(
     if target.is_dir() or (target.exists() and source.exists() and target.samefile(source)):
         raise InputError(f"The output {out} is a folder or the table of pairs itself: give another name.")
     if on_multiple_faces is not None:
-        checked_on_multiple_faces(on_multiple_faces)
+        check_on_multiple_faces(on_multiple_faces)
     folder = source.parent if root is None else Path(root)
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} for the photos to start from: give another root.")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
 
@@ -18,17 +19,16 @@ from siamese_verify.errors import InputError
 from siamese_verify.faces import (
     Face,
     FaceDetector,
+    FaceFinder,
+    FaceSearch,
+    OnMultipleFaces,
     Photo,
-    ambiguous,
-    choose_face,
+    check_on_multiple_faces,
     crop_face,
-    level,
     open_photo,
     quality_of,
     reduced,
     rotate_photo,
-    rotated_size,
-    search,
 )
 from siamese_verify.faces.mtcnn import Networks
 from siamese_verify.models.metadata import ModelMetadata
@@ -44,9 +44,6 @@ from siamese_verify.verification.decision import (
 )
 
 CHUNK = 64  # photos whose faces are held together
-MOST_FACES = 64  # of a photo whose faces are all compared
-OnMultipleFaces = Literal["error", "largest", "central", "any"]
-ON_MULTIPLE_FACES = ("error", "largest", "central", "any")
 Liveness = Callable[[Image.Image, DetectedFace], str | None]
 
 
@@ -86,11 +83,10 @@ class Verifier:
         proof: Future[None] | None = None,
     ) -> None:
         self.record = record
-        self.on_multiple_faces = checked_on_multiple_faces(on_multiple_faces)
+        self.on_multiple_faces = check_on_multiple_faces(on_multiple_faces)
         self.liveness = liveness
         self._engine = engine
-        self._networks = networks
-        self._detector: FaceDetector | None = None
+        self._finder = FaceFinder(partial(FaceDetector, networks))
         self._proof = proof
 
     @classmethod
@@ -150,7 +146,7 @@ class Verifier:
         """
         limit_of(self.record, far, threshold)  # what is asked for is wrong: before any photo is opened
         check_prior(self.record, prior)
-        on_multiple_faces = checked_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
+        on_multiple_faces = check_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
         spent: tuple[dict[str, float], dict[str, float]] = ({}, {})
         with ThreadPoolExecutor(2) as pool:  # decoding and detection leave the interpreter for most of their time
             names = ("photo 1", "photo 2")
@@ -235,7 +231,7 @@ class Verifier:
         return self._look(
             photo,
             name or "the photo",
-            checked_on_multiple_faces(on_multiple_faces or self.on_multiple_faces),
+            check_on_multiple_faces(on_multiple_faces or self.on_multiple_faces),
             {},
             named,
             opened,
@@ -329,14 +325,15 @@ class Verifier:
         except InputError as error:
             raise NoDecision(str(error), "unreadable_photo") from None
         spec = self.record.input_spec
-        found: list[tuple[Face | None, float]] = [(None, 0)]
-        number = 1
+        faces: list[tuple[Face | None, float]] = [(None, 0)]
+        detected = 1
         if spec.crop.needs_face:
             with timed(stages, "detect"):
-                chosen, number, side = self._choose(image, name, on_multiple_faces)
-                found = [level(self._faces(), image, face, side) for face in chosen]
+                found = self._finder.find(image, on_multiple_faces)
+            refuse_failure(found, name)
+            faces, detected = list(found.selected), found.detected
         with timed(stages, "align"):
-            seen = [self._cut(image, face, name, degrees, number) for face, degrees in found]
+            seen = [self._cut(image, face, name, degrees, detected) for face, degrees in faces]
         if self.liveness:
             with timed(stages, "liveness"):
                 for face in seen:
@@ -349,64 +346,39 @@ class Verifier:
                         raise NoDecision(f"{name} was refused: {refusal}", "refused")
         return seen
 
-    def _choose(self, image: Image.Image, name: str, on_multiple_faces: OnMultipleFaces) -> tuple[list[Face], int, int]:
-        """The faces of a photo that are compared, how many it shows, and the degrees that it has to be turned by."""
-        faces, degrees = search(self._faces(), image)
-        if not faces:
-            raise NoDecision(f"No face was found on {name}: use a photo that shows one from the front.", "no_face")
-        if on_multiple_faces == "any":
-            if len(faces) > MOST_FACES:
-                sentence = f"{len(faces)} faces were found on {name}, at most {MOST_FACES} are compared: crop it."
-                raise NoDecision(sentence, "multiple_faces")
-            return faces, len(faces), degrees
-        size = rotated_size(image.size, degrees)
-        if on_multiple_faces == "error" and ambiguous(faces, *size):
-            sentence = f"{len(faces)} faces were found on {name}, and which is meant is open: crop it to that one."
-            raise NoDecision(sentence, "multiple_faces")
-        return [choose_face(faces, *size, _choice(on_multiple_faces))], len(faces), degrees
-
     def _cut(self, image: Image.Image, face: Face | None, name: str, degrees: float, number: int) -> DetectedFace:
         crop = crop_face(image, self.record.input_spec, face, degrees)
         if face is None:
             return DetectedFace(name, np.asarray(crop), quality_of(crop), rotated_by=degrees, faces=number)
-        face = face.placed(reduced(image))
+        face = face.scaled(reduced(image))
         quality = quality_of(crop, face.box, face.landmarks)
         return DetectedFace(
             name, np.asarray(crop), quality, face.box, face.landmarks, face.probability, degrees, number
         )
 
-    def _faces(self) -> FaceDetector:
-        if self._detector is None:  # two threads may both make one, and one of them is kept
-            self._detector = FaceDetector(self._networks)
-        return self._detector
+
+def refuse_failure(found: FaceSearch, name: str) -> None:
+    """Raise the failure to acquire of a photo.
+
+    Raises:
+        NoDecision: no face was selected.
+    """
+    if found.failure == "no_face":
+        raise NoDecision(f"No face was found on {name}: use a photo that shows one from the front.", "no_face")
+    if found.failure:
+        sentence = f"{found.detected} faces were found on {name}: crop it to the one that is meant."
+        raise NoDecision(sentence, "multiple_faces")
 
 
 def _as_shown(face: DetectedFace, scale: int) -> DetectedFace:
     """The face with its places in a photo that was reduced by `scale`."""
     if face.box is None or face.landmarks is None or scale == 1:
         return face
-    shown = Face(face.box, 1.0, face.landmarks).placed(1 / scale)
+    shown = Face(face.box, 1.0, face.landmarks).scaled(1 / scale)
     return replace(face, box=shown.box, landmarks=shown.landmarks)
 
 
 _decide = decide  # by another name inside the class, whose arguments and method are called the same
-
-
-def _choice(on_multiple_faces: OnMultipleFaces) -> Literal["central", "largest"]:
-    return "largest" if on_multiple_faces == "largest" else "central"
-
-
-def checked_on_multiple_faces(on_multiple_faces: OnMultipleFaces) -> OnMultipleFaces:
-    """Give back what to do with several faces.
-
-    Raises:
-        InputError: it is none of `ON_MULTIPLE_FACES`.
-    """
-    if on_multiple_faces not in ON_MULTIPLE_FACES:
-        raise InputError(
-            f"on_multiple_faces must be one of {', '.join(map(repr, ON_MULTIPLE_FACES))}, got {on_multiple_faces!r}."
-        )
-    return on_multiple_faces
 
 
 @contextmanager

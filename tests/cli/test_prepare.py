@@ -65,8 +65,8 @@ def test_an_archive_becomes_faces_to_train_on(
         "encoder.size=32",
         "encoder.width=8",
         "threads=1",
-        "sampler.people=4",
-        "sampler.photos=2",
+        "sampler.identities_per_batch=4",
+        "sampler.samples_per_identity=2",
         "protocol=synthetic",
         "protocol.photos.identities=6",
         "protocol.photos.images=3",
@@ -126,7 +126,7 @@ def test_a_preview_shows_the_batches(
     feeding: str, tmp_path: Path, configured: Configured, tiny: tuple[str, ...]
 ) -> None:
     size = {"pairs": "sampler.pairs=6", "triplets": "sampler.triplets=5", "images": "sampler.images=12"}
-    people = ("sampler.people=4", "sampler.photos=3")
+    people = ("sampler.identities_per_batch=4", "sampler.samples_per_identity=3")
     sizes = (size[feeding],) if feeding in size else people
     cfg = configured("preview", tmp_path, f"sampler={feeding}", *tiny, *sizes, f"output={tmp_path}")
     paths = preview(cfg)

@@ -24,7 +24,7 @@ from siamese_verify.evaluation import (
     verification_report,
 )
 from siamese_verify.evaluation.roc import thinned
-from siamese_verify.pairwise.histogram import hardest_pairs
+from siamese_verify.evaluation.score_statistics import hardest_pairs
 
 FILES = {"metrics.json", "curve.csv", "roc.png", "det.png", "histogram.png", "errors.png", "report.html"}
 EXTRA = ("reliability", "folds", "robustness")  # figures of reports that have been given what they show

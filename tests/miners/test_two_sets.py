@@ -155,10 +155,10 @@ def test_a_row_in_both_sets_is_a_partner_of_its_own(miner: Miner, expected: list
 @pytest.mark.parametrize(
     "miner", [AllPairs(), AllTriplets(), BatchHard(), SemiHard(MARGIN), HardPairs(), DistanceWeighted()]
 )
-def test_numbered_from_finds_the_same_rows_behind_the_embeddings(miner: Miner) -> None:
+def test_with_offset_finds_the_same_rows_behind_the_embeddings(miner: Miner) -> None:
     (rows, labels), (columns, others) = batch(0, 7), batch(1, 11)
     tuples = miner(rows, labels, columns, others)
-    moved = tuples.numbered_from(len(rows))
+    moved = tuples.with_offset(len(rows))
     assert type(moved) is type(tuples) and len(moved.anchor) > 0
     joined, people = torch.cat([rows, columns]), torch.cat([labels, others])
     assert torch.equal(joined[moved.anchor], rows[tuples.anchor])

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.serving.conftest import client_of, photo
 from tests.serving.stand_in import NO_FACE, StandIn
 
-pytest.importorskip("cryptography", reason="needs cryptography: pip install 'siamese-verify[gallery]'")
+pytest.importorskip("sqlcipher3", reason="needs sqlcipher3: pip install 'siamese-verify[gallery]'")
 
 from siamese_verify.gallery import Gallery, new_key
 from siamese_verify.serving.api_keys import KeyFile, add_key

@@ -72,9 +72,9 @@ class Gallery:
     """Takes anything."""
 
     def enroll_embeddings(self, name: str, embeddings: Any, qualities: Any = None, *, sources: Any = None) -> Any:
-        from siamese_verify.gallery import Enrolment
+        from siamese_verify.gallery import Enrollment
 
-        return Enrolment(name, "p", len(embeddings), len(embeddings))
+        return Enrollment(name, "p", len(embeddings), len(embeddings))
 
     def identify_embedding(self, embedding: Any, **asked: Any) -> Any:
         from siamese_verify.gallery import Identification

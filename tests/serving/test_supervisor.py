@@ -32,7 +32,9 @@ def until(true: Callable[[], bool], what: str) -> None:
 def test_processes_share_a_socket_a_gallery_and_counters_and_one_that_dies_is_replaced(
     start: Callable[..., Running], tmp_path: Path
 ) -> None:
-    gallery = pytest.importorskip("siamese_verify.gallery", reason="needs cryptography: pip install cryptography")
+    pytest.importorskip("sqlcipher3", reason="needs sqlcipher3: pip install 'siamese-verify[gallery]'")
+    from siamese_verify import gallery
+
     gallery.new_key(tmp_path / "key")
     server = start(processes=2, gallery=tmp_path)
     first = children(server)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation.report import VerificationReport
     from siamese_verify.evaluation.roc import RocCurve
     from siamese_verify.evaluation.score_file import PublishedCurve
-    from siamese_verify.pairwise.histogram import HardPair
+    from siamese_verify.evaluation.score_statistics import HardPair
 
 DIGITS = 7  # of the numbers that are drawn
 THUMBNAIL = 176  # pixels, twice what is shown, for screens of high density
@@ -192,8 +192,8 @@ def render_page(
 ) -> str:
     """Return the page as HTML; `details` and `comparison` hold JSON types only, see `VerificationReport.save`."""
     kinds = [
-        ("ImpostorTail that look most alike", "accepted", report.hardest.impostors),
-        ("One person, least alike", "refused", report.hardest.genuine),
+        ("Impostors with the highest scores", "accepted", report.hardest.impostors),
+        ("Genuine pairs with the lowest scores", "refused", report.hardest.genuine),
     ]
     return page_from(
         "report.html.j2",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from facenet_pytorch.models.utils.detect_face import extract_face
 from PIL import Image
 
+from siamese_verify.errors import InputError
 from siamese_verify.faces import Face, crop_face
 from siamese_verify.faces.alignment import TEMPLATE, central_square, five_point, similarity
-from siamese_verify.faces.detector import Box
+from siamese_verify.faces.rotation import Box
 from siamese_verify.structures import Crop, InputSpec
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
@@ -58,7 +61,7 @@ def test_a_whole_photo_of_the_right_size_keeps_its_pixels() -> None:
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5, 0.31])
-def test_a_centre_crop_leaves_the_same_on_both_sides(fraction: float) -> None:
+def test_a_center_crop_leaves_the_same_on_both_sides(fraction: float) -> None:
     side = round(90 * fraction)
     left, top = (120 - side) // 2, (90 - side) // 2
     expected = PHOTO.crop((left, top, left + side, top + side)).resize((24, 24), Image.Resampling.BILINEAR)
@@ -66,9 +69,10 @@ def test_a_centre_crop_leaves_the_same_on_both_sides(fraction: float) -> None:
     assert crop.tobytes() == expected.tobytes()
 
 
-def test_a_photo_without_a_face_gives_its_central_square() -> None:
-    spec = InputSpec(40, crop=Crop("box", margin=14))
-    assert crop_face(PHOTO, spec).tobytes() == crop_face(PHOTO, InputSpec(40, crop=Crop("center"))).tobytes()
+@pytest.mark.parametrize("kind", ["box", "five_point"])
+def test_a_crop_of_a_face_is_never_made_without_one(kind: Any) -> None:
+    with pytest.raises(InputError, match=f"A {kind} crop needs a detected face"):
+        crop_face(PHOTO, InputSpec(40, crop=Crop(kind)))
 
 
 @pytest.mark.parametrize(
@@ -103,16 +107,16 @@ def test_the_filter_that_scales_is_that_of_the_crop(resample: str) -> None:
     assert crop_face(PHOTO, InputSpec(32, crop=crop)).tobytes() == expected.tobytes()
 
 
-def moved(points: np.ndarray, turn: float, scale: float, shift: tuple[float, float]) -> np.ndarray:
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+def moved(points: np.ndarray, angle: float, scale: float, shift: tuple[float, float]) -> np.ndarray:
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return np.asarray(scale * points @ rotation.T + shift)
 
 
-@pytest.mark.parametrize(("turn", "scale"), [(0.0, 1.0), (0.4, 2.5), (-2.8, 0.3), (np.pi, 1.0)])
-def test_a_similarity_finds_the_turn_the_scale_and_the_shift(turn: float, scale: float) -> None:
+@pytest.mark.parametrize(("angle", "scale"), [(0.0, 1.0), (0.4, 2.5), (-2.8, 0.3), (np.pi, 1.0)])
+def test_a_similarity_finds_the_rotation_the_scale_and_the_shift(angle: float, scale: float) -> None:
     points = np.random.default_rng(1).normal(0, 30, (5, 2))
-    matrix = similarity(points, moved(points, turn, scale, (7, -3)))
-    np.testing.assert_allclose(points @ matrix[:, :2].T + matrix[:, 2], moved(points, turn, scale, (7, -3)), atol=1e-9)
+    matrix = similarity(points, moved(points, angle, scale, (7, -3)))
+    np.testing.assert_allclose(points @ matrix[:, :2].T + matrix[:, 2], moved(points, angle, scale, (7, -3)), atol=1e-9)
 
 
 def test_a_similarity_is_the_least_squares_one_and_never_a_reflection() -> None:
@@ -130,12 +134,12 @@ def test_a_similarity_is_the_least_squares_one_and_never_a_reflection() -> None:
         np.testing.assert_allclose(similarity(source, target), [[a, -b, x], [b, a, y]], atol=1e-9)
 
 
-@pytest.mark.parametrize(("turn", "scale"), [(0.0, 1.0), (0.5, 2.0), (-0.7, 3.3), (0.2, 0.5)])
+@pytest.mark.parametrize(("angle", "scale"), [(0.0, 1.0), (0.5, 2.0), (-0.7, 3.3), (0.2, 0.5)])
 @pytest.mark.parametrize("size", [112, 56])
-def test_five_points_come_to_lie_on_the_template(turn: float, scale: float, size: int) -> None:
-    landmarks = moved(np.array(TEMPLATE) - 56, turn, scale, (200, 190))
+def test_five_points_come_to_lie_on_the_template(angle: float, scale: float, size: int) -> None:
+    landmarks = moved(np.array(TEMPLATE) - 56, angle, scale, (200, 190))
     x, y = np.meshgrid(np.arange(400), np.arange(400))
-    for number, (px, py) in enumerate(landmarks):  # a soft dot at each landmark in turn, and its centre of mass
+    for number, (px, py) in enumerate(landmarks):  # a soft dot at each landmark in turn, and its center of mass
         dot = 255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * (3 * scale) ** 2))
         photo = Image.fromarray(np.repeat(dot.astype(np.uint8)[..., None], 3, axis=2))
         crop = np.asarray(five_point(photo, [tuple(point) for point in landmarks.tolist()], size), dtype=float)[..., 0]

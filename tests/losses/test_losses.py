@@ -1,7 +1,8 @@
-"""What every batch objective promises, whichever it is."""
+"""Promises of all losses over labeled batches, and reduction of their items."""
 
 from __future__ import annotations
 
+import copy
 import math
 from contextlib import nullcontext
 from typing import Any, cast
@@ -28,9 +29,8 @@ from siamese_verify.losses import (
     TripletLoss,
     reduce_items,
 )
-from siamese_verify.losses.base import Reduction
+from siamese_verify.losses.base import Items, Reduction, fraction_nonzero, sum_items
 from siamese_verify.miners import AllPairs, AllTriplets, HardPairs
-from siamese_verify.pairwise import blocks as tiles
 from siamese_verify.structures import Pairs, Triplets
 
 COMPARING = {
@@ -47,19 +47,19 @@ COMPARING = {
 }
 CLASSIFYING = {
     "magnet": MagnetLoss(2),
-    "arc_face": ArcFaceLoss(16, scale=8, dimensions=5),
-    "cos_face": CosFaceLoss(16, scale=8, dimensions=5),
+    "arc_face": ArcFaceLoss(16, scale=8, embedding_size=5),
+    "cos_face": CosFaceLoss(16, scale=8, embedding_size=5),
 }
 ALL = COMPARING | CLASSIFYING
-UNHURRIED = ("triplet", "triplet, squared", "triplet, soft", "info_nce", "nce")  # wait for the number of genuine pairs
+WAITING = ("triplet", "triplet, squared", "triplet, soft", "info_nce", "nce")  # wait for the number of genuine pairs
 EVERY = pytest.mark.parametrize("loss", [pytest.param(loss, id=name) for name, loss in ALL.items()])
 EVERY_COMPARING = pytest.mark.parametrize("loss", [pytest.param(loss, id=name) for name, loss in COMPARING.items()])
 
 
-def batch(count: int = 10, people: int = 4, seed: int = 0, dimensions: int = 5) -> tuple[Tensor, Tensor]:
+def batch(count: int = 10, identities: int = 4, seed: int = 0, dimensions: int = 5) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(count, dimensions, dtype=torch.float64, generator=generator)
-    return embeddings, torch.randint(people, (count,), generator=generator)
+    return embeddings, torch.randint(identities, (count,), generator=generator)
 
 
 def gradients(loss: nn.Module, value: Tensor, embeddings: Tensor) -> list[Tensor]:
@@ -68,22 +68,21 @@ def gradients(loss: nn.Module, value: Tensor, embeddings: Tensor) -> list[Tensor
 
 
 @EVERY_COMPARING
-@pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum"])
-@pytest.mark.parametrize("side", [3, 512])
-@pytest.mark.parametrize(("count", "people", "references"), [(10, 4, 0), (10, 4, 6), (7, 1, 0), (7, 90, 5), (1, 1, 4)])
+@pytest.mark.parametrize("reduction", ["mean", "mean_nonzero", "sum"])
+@pytest.mark.parametrize(
+    ("count", "identities", "references"), [(10, 4, 0), (10, 4, 6), (7, 1, 0), (7, 90, 5), (1, 1, 4), (530, 200, 20)]
+)
 def test_everything_is_the_sum_over_the_list_of_everything(
     loss: BatchObjective,
     reduction: Reduction,
-    side: int,
     count: int,
-    people: int,
+    identities: int,
     references: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tiles, "SIDE", side)
     monkeypatch.setattr(loss, "reduction", reduction)
-    embeddings, labels = batch(count, people)
-    others, other_labels = batch(references, people, seed=1)
+    embeddings, labels = batch(count, identities)
+    others, other_labels = batch(references, identities, seed=1)
     leaves = [embeddings.requires_grad_(), others.requires_grad_()]
     value = loss(embeddings, labels, None, others, other_labels)
     listed = reduce_items(loss.items(embeddings, labels, None, others, other_labels), reduction)
@@ -153,18 +152,49 @@ def test_a_single_precision_batch_of_512_dimensions_is_right_to_five_digits(loss
         assert (found - expected).norm() <= 1e-4 * expected.norm()
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in UNHURRIED])
+@EVERY
+@pytest.mark.parametrize("reduction", ["mean", "mean_nonzero", "sum", "none"])
+@pytest.mark.parametrize("labels", [[], [4], [4, 4, 4], [1, 2, 3]], ids=["none", "one", "same", "different"])
+@pytest.mark.parametrize("identical", [False, True])
+def test_a_degenerate_batch_has_a_defined_value_and_gradient(
+    loss: BatchObjective, reduction: Reduction, labels: list[int], identical: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "reduction", reduction)
+    embeddings = (torch.ones(len(labels), 5) if identical else 9 * torch.eye(5)[: len(labels)]).requires_grad_()
+    identities = torch.tensor(labels, dtype=torch.int64)
+    items = loss.items(embeddings, identities)
+    value = loss(embeddings, identities)
+    torch.testing.assert_close(value, reduce_items(items, reduction), rtol=1e-5, atol=1e-6)
+    (gradient,) = torch.autograd.grad(value.sum(), embeddings)
+    assert value.isfinite().all()
+    assert gradient.isfinite().all()
+    if not len(items):
+        assert not value.any()
+        assert not gradient.any()
+
+
+@EVERY_COMPARING
+def test_no_tuples_give_zero_connected_to_the_embeddings(loss: BatchObjective) -> None:
+    embeddings, labels = batch()
+    nothing = torch.empty(0, dtype=torch.int64)
+    for tuples in (Pairs(nothing, nothing, nothing.bool()), Triplets(nothing, nothing, nothing)):
+        if isinstance(tuples, loss.takes):
+            value = loss(embeddings.requires_grad_(), labels, tuples)
+            assert value.item() == 0
+            assert not torch.autograd.grad(value, embeddings)[0].any()
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in WAITING])
 def test_nothing_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = ALL[name]
-    if list(loss.parameters()):
-        loss = type(loss)(16, 8.0, 0.2, 5)  # type: ignore[call-arg,arg-type]
+    on_meta = copy.deepcopy(loss).to("meta")
+    labels = torch.arange(9) // 2
     with FakeTensorMode(allow_non_fake_inputs=True):  # raises where a value is asked for
         if not list(loss.parameters()):
-            loss.measure(torch.empty(9, 5, device="cuda"), torch.zeros(9, dtype=torch.int32, device="cuda"))
+            loss.measure(torch.empty(9, 5, device="cuda"), labels.cuda())
         monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for `meta`
         embeddings = torch.empty(9, 5, device="meta", requires_grad=True)
-        loss = loss.to("meta")
-        value, _ = loss.measure(embeddings, torch.zeros(9, dtype=torch.int64, device="meta"))
+        value, _ = on_meta.measure(embeddings, labels.to("meta"))
         value.backward()  # type: ignore[no-untyped-call]  # on `meta`: a build without CUDA has no backward pass for it
 
 
@@ -218,10 +248,56 @@ def test_the_four_vectors_of_another_library_are_genuine_and_impostor_pairs() ->
     assert ContrastiveLoss()(embeddings, labels, theirs) == ContrastiveLoss()(embeddings, labels, ours)
 
 
+# Reduction
+
+ITEMS = torch.tensor([0.0, 3.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize(("reduction", "expected"), [("mean", 1.0), ("mean_nonzero", 2.0), ("sum", 4.0)])
+def test_items_are_reduced_as_named(reduction: Any, expected: float) -> None:
+    assert reduce_items(ITEMS, reduction).item() == expected
+    source = torch.zeros(3, requires_grad=True)
+    value = reduce_items(source.clamp(min=0) * 0, reduction)
+    assert value.item() == 0
+    assert not torch.autograd.grad(value, source)[0].any()
+
+
+def test_none_returns_the_items_and_an_unknown_reduction_is_named() -> None:
+    assert reduce_items(ITEMS, "none") is ITEMS
+    unknown: Any = "average"
+    with pytest.raises(InputError, match="'average'"):
+        reduce_items(ITEMS, unknown)
+
+
+def test_the_fraction_of_nonzero_items() -> None:
+    assert fraction_nonzero(sum_items(Items.from_losses(ITEMS))).item() == 0.5
+    assert fraction_nonzero(sum_items(Items.from_losses(ITEMS[:0]))).item() == 0
+    assert not fraction_nonzero(sum_items(Items.from_losses(ITEMS.clone().requires_grad_()))).requires_grad
+    rounded = torch.tensor([True, True, False, True])  # one of them is above zero, and rounds to it
+    assert fraction_nonzero(sum_items(Items(ITEMS, rounded))).item() == 0.75
+    assert reduce_items(ITEMS, "mean_nonzero", rounded).item() == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("loss", [ContrastiveLoss(2.0), TripletLoss(0.5, reduction="mean_nonzero")])
+def test_a_measurement_is_the_loss_and_the_fraction_of_nonzero_items(loss: BatchObjective) -> None:
+    embeddings, labels = batch()
+    items = loss.items(embeddings, labels)
+    value, fraction = loss.measure(embeddings, labels)
+    assert value == loss(embeddings, labels)
+    torch.testing.assert_close(value, reduce_items(items, loss.reduction))
+    torch.testing.assert_close(fraction, (items > 0).float().mean())
+
+
+def test_reduction_none_returns_the_items_in_the_type_of_the_embeddings() -> None:
+    items = ContrastiveLoss(reduction="none")(torch.ones(4, 3).bfloat16(), torch.arange(4) // 2)
+    assert items.shape == (6,)
+    assert items.dtype == torch.bfloat16
+
+
 # Items above zero, where most of them round to it
 
 
-def exact_mean_active(
+def exact_mean_nonzero(
     loss: BatchObjective,
     embeddings: Tensor,
     labels: Tensor,
@@ -232,33 +308,35 @@ def exact_mean_active(
     rows = torch.nn.functional.normalize(embeddings.double()).tolist()
     objective = loss.objective if isinstance(loss, InBatchNegatives) else loss
     temperature = cast(float, objective.temperature)
-    everybody, people = range(len(rows)), labels.tolist()
+    rows_of_batch, identities = range(len(rows)), labels.tolist()
 
     def logit(i: int, k: int) -> float:
         return math.fsum(a * b for a, b in zip(rows[i], rows[k], strict=True)) / temperature
 
-    partners: dict[int, set[int]] = {i: {k for k in everybody if k != i} for i in everybody}
+    others_of: dict[int, set[int]] = {i: {k for k in rows_of_batch if k != i} for i in rows_of_batch}
     if pairs is not None:
-        partners = {i: set() for i in everybody}
+        others_of = {i: set() for i in rows_of_batch}
         for i, k in zip(pairs.anchor.tolist(), pairs.other.tolist(), strict=True):
-            partners[i].add(k)
-            partners[k].add(i)
+            others_of[i].add(k)
+            others_of[k].add(i)
     items: list[tuple[int, float]] = []
-    for i, others in partners.items():
+    for i, others in others_of.items():
         for p in sorted(others):
-            if people[p] != people[i]:
+            if identities[p] != identities[i]:
                 continue
-            rivals = [
-                k for k in others if k != p and (not isinstance(loss, InBatchNegatives) or people[k] != people[i])
+            others_of_p = [
+                k
+                for k in others
+                if k != p and (not isinstance(loss, InBatchNegatives) or identities[k] != identities[i])
             ]
-            items.append((i, math.log1p(math.fsum(math.exp(logit(i, k) - logit(i, p)) for k in rivals))))
+            items.append((i, math.log1p(math.fsum(math.exp(logit(i, k) - logit(i, p)) for k in others_of_p))))
     if triplets is not None:
         items = [
             (a, math.log1p(math.exp(logit(a, n) - logit(a, p))))
             for a, p, n in zip(*(field.tolist() for field in triplets), strict=True)
         ]
     if isinstance(loss, SupConLoss):
-        values = [[value for anchor, value in items if anchor == i] for i in everybody]
+        values = [[value for anchor, value in items if anchor == i] for i in rows_of_batch]
         items = [(i, math.fsum(of) / len(of)) for i, of in enumerate(values) if of]
     active = [value for _, value in items if value > 0]
     return math.fsum(active) / max(len(active), 1)
@@ -274,14 +352,14 @@ def test_the_mean_of_active_items_is_the_same_on_every_path(make: Any, temperatu
     embeddings = torch.randn(8, 32, generator=generator)[labels] + 0.2 * torch.randn(24, 32, generator=generator)
     embeddings[1] = embeddings[5]  # some are not
     embeddings = torch.nn.functional.normalize(embeddings).to(dtype)
-    loss = make(temperature, "mean_active")
+    loss = make(temperature, "mean_nonzero")
     pairs, some = AllPairs()(embeddings, labels), HardPairs(2)(embeddings, labels)
     triplets = AllTriplets()(embeddings, labels)
     both_ways = (*get_all_pairs_indices(labels),)
-    expected = exact_mean_active(loss, embeddings, labels)
+    expected = exact_mean_nonzero(loss, embeddings, labels)
     found = [(loss(embeddings, labels, tuples), expected) for tuples in (None, pairs, both_ways)]
-    found.append((loss(embeddings, labels, some), exact_mean_active(loss, embeddings, labels, some)))
-    found.append((loss(embeddings, labels, triplets), exact_mean_active(loss, embeddings, labels, triplets=triplets)))
+    found.append((loss(embeddings, labels, some), exact_mean_nonzero(loss, embeddings, labels, some)))
+    found.append((loss(embeddings, labels, triplets), exact_mean_nonzero(loss, embeddings, labels, triplets=triplets)))
     accuracy = {torch.float16: 2e-3, torch.float32: 2e-4, torch.float64: 1e-9}[dtype]
     for value, exact in found:
         assert value.item() == pytest.approx(exact, rel=accuracy)
@@ -291,7 +369,7 @@ def test_the_mean_of_active_items_is_the_same_on_every_path(make: Any, temperatu
 
 @pytest.mark.parametrize(
     "loss",
-    [TripletLoss(soft=True, reduction="mean_active"), ArcFaceLoss(4, 1000.0, 0.0, 4, "mean_active")],
+    [TripletLoss(soft=True, reduction="mean_nonzero"), ArcFaceLoss(4, 1000.0, 0.0, 4, "mean_nonzero")],
     ids=["triplet, soft", "arc_face"],
 )
 def test_items_that_round_to_zero_are_counted(loss: BatchObjective) -> None:
