@@ -126,7 +126,7 @@ async def test_errors_have_a_sentence_and_a_reason(
     first: bytes | None, fields: dict[str, str], status: int, reason: str, at: str | None
 ) -> None:
     async with client_of(settings=Settings(rate=0, photo_bytes=200_000, photo_pixels=1_000_000)) as client:
-        response = await client.post("/v1/verify", **pair(first, **fields))
+        response = await client.post("/v1/verify", **{**pair(first), "data": fields})
     answer = response.json()
     assert (response.status_code, answer["reason"], answer.get("photo")) == (status, reason, at)
     assert answer["detail"].endswith(".")
