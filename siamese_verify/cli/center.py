@@ -20,7 +20,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
 from siamese_verify.models import FaceModel, load_model, read_operating_points, save_bundle
-from siamese_verify.protocols import Protocol, Seen, refuse_leak
+from siamese_verify.protocols import Protocol, TrainingSubset, refuse_leak
 from siamese_verify.structures import Photos
 from siamese_verify.verification import embed_photos
 
@@ -38,7 +38,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         raise InputError(f"The model {cfg.model} is centred already.")
     photos: Photos = instantiate(cfg.data.photos)
     protocol: Protocol = instantiate(cfg.protocol)
-    leak = refuse_leak([Seen.of(photos, np.arange(len(photos)))], protocol, cfg.allow_leakage)
+    leak = refuse_leak([TrainingSubset.from_photos(photos, np.arange(len(photos)))], protocol, cfg.allow_leakage)
     encoder = MirroredEncoder(model.encoder, cfg.mirror).eval()
     cropper = FaceCropper(encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
     embeddings, _ = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
@@ -50,7 +50,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         "mirror": bool(cfg.mirror),
     }
     result = measure(output.name, encoder, protocol, cropper, None, resamples=cfg.resamples)
-    figures = result.report.to_keep()
+    figures = result.report.to_metadata()
     record = replace(
         model.record,
         configuration=configuration,

@@ -27,7 +27,7 @@ from siamese_verify.evaluation import (
     DamagedRates,
     PublishedCurve,
     VerificationReport,
-    acquisition_of,
+    add_failures,
     all_pairs_intervals,
     all_pairs_report,
     check_calibration,
@@ -129,7 +129,7 @@ def measure(
             report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
     else:
         scores = score_pairs(embeddings, pairs.left, pairs.right)
-        wanted = resamples > 0 and protocol.people_known
+        wanted = resamples > 0 and protocol.identities_known
         known = np.stack([people[pairs.left], people[pairs.right]], axis=1) if wanted else None
         report = verification_report(scores, pairs.same, pairs.folds, known, threshold, targets)
         if pairs.groups is not None:
@@ -137,7 +137,7 @@ def measure(
                 scores, pairs.same, pairs.groups, report.threshold, known, resamples=max(resamples, 1)
             )
             report = replace(report, groups=tuple(groups))
-    if protocol.people_known and np.unique(people, return_counts=True)[1].max() > 1:
+    if protocol.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
     if model and model.record.score_calibration:
         report = replace(
@@ -145,7 +145,7 @@ def measure(
         )
     if spec_for(protocol.photos, cropper.spec).crop.needs_face:
         photos = len(protocol.photos)
-        failures = acquisition_of(report, photos, photos - len(rows), *protocol.count_pairs())
+        failures = add_failures(report, photos, photos - len(rows), *protocol.count_pairs())
         report = replace(report, acquisition=failures)
     return Result(name, report, protocol, compared, embeddings, scores, cropper, model)
 
@@ -185,9 +185,9 @@ def category_of(result: Result) -> str | None:
     if not model or not isinstance(photos, LFWPhotos):
         return None
     data = model.record.training.get("data")
-    strangers = data != "lfw" or not has_training_people(photos)
+    disjoint = data != "lfw" or not has_training_people(photos)
     detector = result.cropper.spec.crop.kind == "box"
-    return lfw_category(data, model.record.training.get("pretrained"), detector=detector, strangers=strangers)
+    return lfw_category(data, model.record.training.get("pretrained"), detector=detector, disjoint=disjoint)
 
 
 def check_claim(result: Result, claim: str | None) -> None:
@@ -214,7 +214,7 @@ def save_results(
     protocol, spec, model = result.compared, result.cropper.spec, result.model
 
     def pictures(pair: int) -> tuple[Image.Image, Image.Image]:
-        left, right = (protocol.photos[row] for row in protocol.photos_of(pair))
+        left, right = (protocol.photos[row] for row in protocol.rows(pair))
         return (left, right) if spec.crop.needs_face else (crop_face(left, spec), crop_face(right, spec))
 
     chosen_elsewhere = result.report.at_threshold is not None
@@ -256,7 +256,7 @@ def save_scores(folder: Path, result: Result) -> None:
         "score": [f"{score:.9g}" for score in result.scores],
         "same": pairs.same.astype(int),
     }
-    if result.protocol.people_known:
+    if result.protocol.identities_known:
         columns["identity_a"] = [csv_cell(str(people[row])) for row in pairs.left]
         columns["identity_b"] = [csv_cell(str(people[row])) for row in pairs.right]
     if pairs.folds is not None:

@@ -140,7 +140,7 @@ def measured_on_photos(
                         left_out[COPY] += 1
                         continue
                     seen.add(digest)
-                    found += verifier.find(content, photos.storage.place(photos.names[row]))
+                    found += verifier.find(content, photos.storage.location(photos.names[row]))
                     rows.append(row)
                 except InputError as error:
                     left_out[error.reason if isinstance(error, NoDecision) else "unreadable_photo"] += 1
@@ -160,7 +160,7 @@ def measured_on_photos(
         operating_points=report.operating_points,
         eer_threshold=report.eer_threshold,
         measured_on=name,
-        metrics=report.to_keep(),
+        metrics=report.to_metadata(),
         score_calibration=calibrate(embeddings, people, name),
         quality=ranges_of(qualities),
     )

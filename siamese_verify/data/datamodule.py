@@ -19,8 +19,7 @@ from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory, FacesOn
 from siamese_verify.data.identity_split import Split, hold_out, split_by_identity
 from siamese_verify.errors import InputError
 from siamese_verify.faces.alignment import spec_for
-from siamese_verify.protocols.held_out import HeldOutShare, Seen, SomePhotos, find_leak
-from siamese_verify.protocols.protocol import Protocol, all_pairs
+from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, all_pairs, find_leak
 from siamese_verify.samplers.epoch import EpochSampler
 from siamese_verify.structures import FaceBatch, InputSpec, Photos
 
@@ -121,9 +120,12 @@ class FaceDataModule(pl.LightningDataModule):
         self._resumed: dict[str, Any] = {}
 
     @property
-    def seen(self) -> list[Seen]:
+    def seen(self) -> list[TrainingSubset]:
         """What training and validation see, and whatever is chosen by them."""
-        return [Seen.of(self.photos, self.split.train), Seen.of(self.validation_source, self.split.validation)]
+        return [
+            TrainingSubset.from_photos(self.photos, self.split.train),
+            TrainingSubset.from_photos(self.validation_source, self.split.validation),
+        ]
 
     def test_protocol(self, name: str) -> Protocol:
         """All pairs of the people held out for testing, without photos whose files are in another part as well.
@@ -131,11 +133,11 @@ class FaceDataModule(pl.LightningDataModule):
         Args:
             name: of the data set.
         """
-        tested = SomePhotos(self.photos, self.split.test)
+        tested = PhotoSubset(self.photos, self.split.test)
         twice = find_leak(self.seen, tested).rows  # one photo under two names, as sets from the web have some
         if twice:
             log.warning("%s test photos are also training photos, of another name, and are left out.", len(twice))
-            tested = SomePhotos(self.photos, np.delete(self.split.test, twice))
+            tested = PhotoSubset(self.photos, np.delete(self.split.test, twice))
         people = len(np.unique(tested.identities))
         return all_pairs(tested, f"{name}, all pairs of {people:,} people held out for testing")
 

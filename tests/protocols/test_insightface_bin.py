@@ -79,7 +79,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path, evil: Any, asked: str, proto
     target = tmp_path / "made"
     photos, same = a_set(2)
     (tmp_path / "x.bin").write_bytes(pickle.dumps(([*photos[:3], evil(target)], same), protocol=protocol))
-    with pytest.raises(InputError, match=f"it asks for .*{asked}, which no set of photos needs"):
+    with pytest.raises(InputError, match=f"it calls .*{asked}, which no set of photos needs"):
         insightface_bin(tmp_path / "x.bin")
     assert not target.exists()
 
@@ -89,34 +89,35 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path, evil: Any, asked: str, proto
     [
         (([encoded(1)] * 3, [True]), "3 photos for 1 pairs"),
         (([], []), "0 photos for 0 pairs"),
-        (([encoded(1), "text"], [True]), "entry 1 of its photos is str"),
-        (([encoded(1)] * 2, [1]), "entry 0 of its booleans is int"),
-        ([1, 2, 3], "no list of photos"),
-        ({"a": 1}, "no list of photos"),
+        (([encoded(1), "text"], [True]), "it holds 'text' where encoded photos"),
+        (([encoded(1)] * 2, [1]), "it holds 1 where encoded photos"),
+        ([1, 2, 3], "is not a list of photos"),
+        ({"a": 1}, "is not a list of photos"),
         (([encoded(1)] * 2, [np.float64(1)]), "the type 'f8' where booleans"),
-        (([encoded(1)] * 2, np.array([True])), "it asks for .*, which no set of photos needs"),
+        (([encoded(1)] * 2, np.array([True])), "it calls .*, which no set of photos needs"),
     ],
 )
-def test_what_is_no_such_set_is_said(tmp_path: Path, content: Any, message: str) -> None:
+def test_other_pickles_are_refused(tmp_path: Path, content: Any, message: str) -> None:
     (tmp_path / "x.bin").write_bytes(pickle.dumps(content))
     with pytest.raises(InputError, match=message):
         insightface_bin(tmp_path / "x.bin")
 
 
-def test_a_damaged_missing_or_huge_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_missing_and_huge_files_are_refused(tmp_path: Path) -> None:
     whole = pickle.dumps(a_set(20))
     for damaged in (b"", b"nonsense", whole[: len(whole) // 2]):
         (tmp_path / "x.bin").write_bytes(damaged)
-        with pytest.raises(InputError, match="is no set of InsightFace's, or damaged"):
+        with pytest.raises(InputError, match="is not one of InsightFace's sets, or damaged"):
             insightface_bin(tmp_path / "x.bin")
     with pytest.raises(InputError, match="There is no file"):
         insightface_bin(tmp_path / "nowhere.bin")
-    monkeypatch.setattr("siamese_verify.protocols.insightface_bin.MOST_BYTES", 3)
-    with pytest.raises(InputError, match=r"0\.0 GiB, the limit is"):
+    with (tmp_path / "x.bin").open("r+b") as file:
+        file.truncate(4 * 2**30 + 2**20)  # sparse
+    with pytest.raises(InputError, match=r"4\.0 GiB, the limit is 4 GiB"):
         insightface_bin(tmp_path / "x.bin")
 
 
-def test_a_damaged_photo_costs_only_itself(tmp_path: Path) -> None:
+def test_a_damaged_photo_is_reported_when_it_is_opened(tmp_path: Path) -> None:
     photos, same = a_set(2)
     (tmp_path / "x.bin").write_bytes(pickle.dumps(([*photos[:3], b"no photo"], same)))
     found = insightface_bin(tmp_path / "x.bin")
@@ -125,7 +126,7 @@ def test_a_damaged_photo_costs_only_itself(tmp_path: Path) -> None:
         found.photos[3]
 
 
-def test_a_photo_that_comes_again_is_read_once_and_shows_one_person(tmp_path: Path) -> None:
+def test_a_repeated_photo_is_stored_once_and_shows_one_person(tmp_path: Path) -> None:
     a, b, c, d = map(encoded, range(4))
     (tmp_path / "x.bin").write_bytes(pickle.dumps(([a, b, b, c, d, a], [True, True, False])))
     found = insightface_bin(tmp_path / "x.bin")
@@ -137,7 +138,7 @@ def test_a_photo_that_comes_again_is_read_once_and_shows_one_person(tmp_path: Pa
     assert people[0] == people[1] == people[2] != people[3]
 
 
-def test_pairs_that_contradict_one_another_are_taken_for_themselves(tmp_path: Path) -> None:
+def test_photos_of_contradictory_pairs_are_taken_to_be_different(tmp_path: Path) -> None:
     a, b, c = map(encoded, range(3))
     (tmp_path / "x.bin").write_bytes(pickle.dumps(([a, b, b, c, a, c], [True, True, False])))
     found = insightface_bin(tmp_path / "x.bin")
