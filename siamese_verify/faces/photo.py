@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from siamese_verify.errors import InputError
 from siamese_verify.faces import raster
-from siamese_verify.faces.image_headers import Parts, Unusual, excerpt, format_of, webp_size
+from siamese_verify.faces.image_headers import Parts, UnusualFile, excerpt, format_of, webp_size
 from siamese_verify.faces.raster import bands, oriented, reduction, to_rgb
 
 MAX_BYTES = 64 * 2**20
@@ -81,7 +81,7 @@ def open_photo(
         raise _unreadable(name, formats) from None
     except Image.DecompressionBombError:
         raise TooManyPixels(f"{name} has more than {max_pixels / 1e6:g} megapixels: scale it down.") from None
-    except Unusual as error:
+    except UnusualFile as error:
         raise InputError(f"{name} is of a kind that no camera writes ({error}): save it anew as JPEG or PNG.") from None
     except Exception as error:  # damage deep in a file can raise anything: struct.error, RuntimeError in AVIF
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
@@ -177,7 +177,7 @@ def _decoded(content: bytes, name: str, max_pixels: int, formats: Collection[str
         _check_memory(webp_size(content), kind, content, 0, name, max_pixels)
     found = excerpt(content, kind)
     if found.samples > PASSES * MAX_PIXELS:
-        raise Unusual(f"its scans are {found.samples / 1e6:,.0f} million samples")
+        raise UnusualFile(f"its scans are {found.samples / 1e6:,.0f} million samples")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
         image = Image.open(io.BufferedReader(Parts(found.parts)), formats=[kind])

@@ -461,18 +461,18 @@ def test_a_photo_of_many_megapixels_comes_smaller_and_says_so(monkeypatch: pytes
 PEAK = """
 import sys
 from pathlib import Path
-from siamese_verify.faces import FaceDetector, find_subject, open_photo
+from siamese_verify.faces import FaceFinder, open_photo
 
 def peak():
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) / 1024
 
-detector = FaceDetector()
-find_subject(detector, open_photo(sys.argv[1]))
+finder = FaceFinder()
+finder.find(open_photo(sys.argv[1]))
 for path in sys.argv[2:]:
     Path("/proc/self/clear_refs").write_text("5")
     before = peak()
-    find_subject(detector, open_photo(path))
+    finder.find(open_photo(path))
     print(peak() - before)
 """
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 from statistics import NormalDist
 
 import pytest
+from siamese_verify.serving.page_files import fitted_hill, score_scale
 
 from siamese_verify.evaluation import OperatingPoint
-from siamese_verify.serving.page_files import fitted_hill, score_scale
 from tests.serving.stand_in import StandIn
 
 
