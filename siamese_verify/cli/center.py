@@ -50,7 +50,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         "mirror": bool(cfg.mirror),
     }
     result = measure(output.name, encoder, protocol, cropper, None, resamples=cfg.resamples)
-    figures = result.report.to_keep()
+    figures = result.report.to_metadata()
     record = replace(
         model.record,
         configuration=configuration,

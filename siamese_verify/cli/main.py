@@ -53,8 +53,8 @@ COMMANDS = {
     ),
     "compare": Command(
         "compare evaluations side by side",
-        "siamese_verify.cli.compare:compare",
-        "siamese_verify.cli.compare:compare_arguments",
+        "siamese_verify.cli.compare:run",
+        "siamese_verify.cli.compare:add_arguments",
     ),
     "verify": Command(
         "decide whether two photos show the same person",

@@ -27,7 +27,7 @@ from siamese_verify.evaluation import (
     DamagedRates,
     PublishedCurve,
     VerificationReport,
-    acquisition_of,
+    add_failures,
     all_pairs_intervals,
     all_pairs_report,
     check_calibration,
@@ -145,7 +145,7 @@ def measure(
         )
     if spec_for(protocol.photos, cropper.spec).crop.needs_face:
         photos = len(protocol.photos)
-        failures = acquisition_of(report, photos, photos - len(rows), *protocol.count_pairs())
+        failures = add_failures(report, photos, photos - len(rows), *protocol.count_pairs())
         report = replace(report, acquisition=failures)
     return Result(name, report, protocol, compared, embeddings, scores, cropper, model)
 

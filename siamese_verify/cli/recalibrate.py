@@ -160,7 +160,7 @@ def measured_on_photos(
         operating_points=report.operating_points,
         eer_threshold=report.eer_threshold,
         measured_on=name,
-        metrics=report.to_keep(),
+        metrics=report.to_metadata(),
         score_calibration=calibrate(embeddings, people, name),
         quality=ranges_of(qualities),
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.evaluation.calibration import check_share
-from siamese_verify.evaluation.report import plain
+from siamese_verify.evaluation.report import to_json_types
 from siamese_verify.faces import Quality
 from siamese_verify.models.metadata import Limit, ModelMetadata, Range
 
@@ -152,8 +152,8 @@ class Verification:
             "reason": INCONCLUSIVE if self.same is None else None,
             "detail": " ".join(self.reasons) if self.same is None else None,
             "score": self.score,
-            "threshold": plain(self.threshold),
-            "threshold_interval": plain(self.threshold_interval and [*self.threshold_interval]),
+            "threshold": to_json_types(self.threshold),
+            "threshold_interval": to_json_types(self.threshold_interval and [*self.threshold_interval]),
             "far": self.far,
             "one_in": self.one_in,
             "log_likelihood_ratio": self.log_likelihood_ratio,
