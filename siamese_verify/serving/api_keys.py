@@ -70,7 +70,7 @@ class Key:
         """
         words = line.split()
         if len(words) != 4 or not re.fullmatch("[0-9a-f]{64}", words[0]):
-            raise InputError(f"The form of a line is `{LINE_FORMAT}`.")
+            raise InputError(f"A line of a key file must be `{LINE_FORMAT}`.")
         return cls.create(*words)
 
     def line(self) -> str:
@@ -112,7 +112,7 @@ class KeyFile:
             try:
                 keys.append(Key.parse(line))
             except InputError as error:
-                raise InputError(f"Line {number} of the key file {path} is invalid. {error} ({create})") from None
+                raise InputError(f"{str(error).rstrip('.')} (line {number} of {path}).") from None
             if keys[-1].name in {key.name for key in keys[:-1]}:
                 raise InputError(f"Two keys of {path} are named {keys[-1].name}: rename or delete one.")
         if not keys:

@@ -361,7 +361,7 @@ def test_a_wrong_override_ends_with_2_and_a_line_without_a_traceback(
         (["sampler.identities_per_batch=4", "loss.reduction=none"], "loss.reduction is none"),
         (["data.root=null", "protocol=lfw_view1"], "There is no folder None: set data.root"),
         (["encoder._target_=os.system"], "'os.system' is not one of siamese_verify.encoders"),
-        (["datamodule.validation_share=2"], "validation share must lie between 0 and 1"),
+        (["datamodule.validation_share=2"], "hold out must lie between 0 and 1, got 2"),
     ],
 )
 def test_a_run_that_cannot_be_ends_with_2_and_a_sentence_and_leaves_no_results(

@@ -442,7 +442,7 @@ def test_a_memory_takes_its_objective_and_its_miner_from_the_command_line(
         pytest.param(("sampler=identity",), id="uniform"),
         pytest.param(("sampler=hard",), id="hard"),
         pytest.param(("sampler=hard", "datamodule.workers=1"), id="hard, with a worker"),
-        pytest.param(("loss=cos_face", "loss.scale=8"), id="class weights"),
+        pytest.param(("loss=cos_face", "loss.scale=8"), id="margin softmax"),
         pytest.param(("loss=triplet", "miner=distance_weighted"), id="drawn triplets"),
         pytest.param(
             ("loss=cross_batch_memory", "loss.size=20", "loss.warm_up=3", "miner@loss.miner=hard_pairs"), id="memory"

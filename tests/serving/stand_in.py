@@ -1,6 +1,6 @@
-"""A verifier without weights for tests of the server: a face is the whole photo, an embedding its coarse pixels.
+"""A verifier without weights: the face is the whole photo, and its embedding the downsampled pixels.
 
-What its photos say by their size: 77 pixels wide has no face, 78 several, 79 raises, 80 takes long.
+Photos 77 pixels wide have no face, 78 two faces, 79 raise an error, 80 take long.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from siamese_verify.evaluation import Calibration, ImpostorTail, OperatingPoint,
 from siamese_verify.faces import quality_of
 from siamese_verify.models import ModelMetadata
 from siamese_verify.structures import Crop, InputSpec
-from siamese_verify.verification import DetectedFace, NoDecision, Verification, Verifier
-from siamese_verify.verification.decision import decide as decided
+from siamese_verify.verification import DetectedFace, NoDecision, Verifier
 
 NO_FACE, MULTIPLE, BROKEN, SLOW = 77, 78, 79, 80
 SIDE = 16
 
 
 class StandIn(Verifier):
-    """See the module."""
+    """Verifier without weights.
+
+    Args:
+        seconds: time to embed a batch.
+    """
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -78,15 +81,13 @@ class StandIn(Verifier):
         unit: np.ndarray = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)).astype(np.float32)
         return unit
 
-    def decide(self, score: float, faces: Any = (), *, decide: bool = False, **more: Any) -> Verification:
-        return decided(self.record, score, faces, forced=decide, **more)
-
 
 def serve(arguments: list[str]) -> int:
     """Serve a stand-in as a process of its own.
 
-    The arguments are fields of `Settings`, as in `rate=0`, and: `key`, `seconds` of a batch, a folder for a `gallery`
-    whose key is there as `key`, and `processes`.
+    Args:
+        arguments: fields of `Settings`, as in `rate=0`, an API `key`, `seconds` of a batch, a folder of a `gallery` and
+            its `key`, and `processes`.
     """
     from siamese_verify.serving.server import listen
     from siamese_verify.serving.settings import Settings
@@ -127,7 +128,7 @@ def show(url: str) -> None:
 
 
 def number(text: Any) -> Any:
-    """A number, or what is none as it is."""
+    """Number of a text, or the text itself."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -177,7 +177,7 @@ def test_memory_stays_within_the_limit_while_a_large_body_arrives() -> None:
 
 
 @pytest.mark.parametrize("limit", [{"seconds": 0.1}, {"stall_seconds": 0.1, "rate": 1 << 20}])
-def test_slow_body_times_out(limit: dict[str, float]) -> None:
+def test_slow_body_times_out(limit: dict[str, Any]) -> None:
     problem = refusal(endless(b"", b"\r\n", pause=0.02), **limit)
     assert (problem.status, problem.reason) == (408, "slow_upload")
 
