@@ -80,7 +80,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
             return result.report.eer
         measurement = {
             **result.report.to_keep(),
-            "meaning": calibrate(
+            "score_calibration": calibrate(
                 result.embeddings, protocol.photos.identities, protocol.name, intervals=cfg.resamples > 0
             ).to_dict(),
             "measured_on": protocol.name,

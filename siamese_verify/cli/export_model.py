@@ -51,8 +51,8 @@ def export_bundle(
     """
     model = load_model(name)
     if licence is not None:
-        model = replace(model, record=replace(model.record, licence=licence))
-    spec, root = model.record.input_spec, lfw or LFW
+        model = replace(model, metadata=replace(model.metadata, licence=licence))
+    spec, root = model.metadata.input_spec, lfw or LFW
     if drawn and quantize:
         raise InputError("What int8 costs shows on photos of people only: give --faces data/lfw instead of --drawn.")
     if not drawn and not (root / "pairsDevTest.txt").is_file():

@@ -112,7 +112,7 @@ def measure(
     embeddings = embed_photos(encoder.eval(), protocol.photos, cropper)
     people, pairs = np.asarray(protocol.photos.identities), protocol.pairs
     targets = sorted({*targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
-    threshold = model.record.eer_threshold if model and (pairs is None or pairs.folds is None) else None
+    threshold = model.metadata.eer_threshold if model and (pairs is None or pairs.folds is None) else None
     scores = None
     if pairs is None:
         report = all_pairs_report(
@@ -132,8 +132,10 @@ def measure(
             report = replace(report, groups=tuple(groups))
     if protocol.people_known and np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
-    if model and model.record.meaning:
-        report = replace(report, calibration=check_calibration(model.record.meaning.calibration, report.curve))
+    if model and model.metadata.score_calibration:
+        report = replace(
+            report, calibration=check_calibration(model.metadata.score_calibration.calibration, report.curve)
+        )
     return Result(name, report, protocol, embeddings, scores, cropper, model)
 
 
@@ -171,10 +173,10 @@ def category_of(result: Result) -> str | None:
     model, photos = result.model, result.protocol.photos
     if not model or not isinstance(photos, LFWPhotos):
         return None
-    data = model.record.training.get("data")
+    data = model.metadata.training.get("data")
     strangers = data != "lfw" or not has_training_people(photos)
     detector = result.cropper.spec.crop.kind == "box"
-    return lfw_category(data, model.record.training.get("pretrained"), detector=detector, strangers=strangers)
+    return lfw_category(data, model.metadata.training.get("pretrained"), detector=detector, strangers=strangers)
 
 
 def check_claim(result: Result, claim: str | None) -> None:
@@ -209,7 +211,7 @@ def save_results(
         "protocol": protocol.name,
         "photos": len(protocol.photos),
         "photos without a face, their central square used": len(result.cropper.faceless),
-        "threshold chosen on": model.record.measured_on if model and chosen_elsewhere else "these pairs",
+        "threshold chosen on": model.metadata.measured_on if model and chosen_elsewhere else "these pairs",
         "data (SHA-256 of the crops)": result.cropper.digest,
         PAIRS_DIGEST: protocol.digest(),
         **record,

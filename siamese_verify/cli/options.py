@@ -22,9 +22,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, help="of ONNX Runtime; one for each core by default")
     parser.add_argument(
-        "--several",
-        choices=("refuse", "largest", "central", "any"),
-        default="refuse",
+        "--on-multiple-faces",
+        choices=("error", "largest", "central", "any"),
+        default="error",
         help="what to do with a photo of several faces (%(default)s); any: the best pair counts",
     )
 
@@ -53,6 +53,6 @@ def load_verifier(options: argparse.Namespace, liveness: Liveness | None = None)
         options.model,
         engine=options.engine,
         threads=options.threads,
-        several=options.several,
+        on_multiple_faces=options.on_multiple_faces,
         liveness=liveness,
     )

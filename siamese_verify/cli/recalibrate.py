@@ -46,9 +46,9 @@ class Recalibration:
     """What photos of one's own say about a model.
 
     Attributes:
-        shipped: what the model's record says.
+        shipped: what the model's metadata says.
         limit: where it accepts by that, None without a threshold.
-        record: the same with what was measured on these photos.
+        metadata: the same with what was measured on these photos.
         report: of all their pairs, at the shipped threshold.
         photos: that have a face.
         people: who are on them.
@@ -58,7 +58,7 @@ class Recalibration:
 
     shipped: ModelMetadata
     limit: Limit | None
-    record: ModelMetadata
+    metadata: ModelMetadata
     report: VerificationReport
     photos: int
     people: int
@@ -91,11 +91,11 @@ class Recalibration:
                 "verify calls them inconclusive."
             )
         yield "What these people can show of each false accept rate (95 % intervals over people):"
-        assert self.record.meaning is not None
+        assert self.metadata.score_calibration is not None
         for point in report.operating_points:
             if point.target > 0.5:
                 continue
-            _, interval = self.record.meaning.strangers.threshold(point.target)
+            _, interval = self.metadata.score_calibration.strangers.threshold(point.target)
             if point.insufficient or (interval and math.isinf(interval.high)):
                 yield f"  FAR {point.target:g}: too few people to know its threshold."
                 continue
@@ -122,12 +122,12 @@ def measured_on_photos(
     Raises:
         InputError: no such folder, or too few people or pairs to set a threshold by.
     """
-    if verifier.several == "any":
+    if verifier.on_multiple_faces == "any":
         raise InputError("One face of each photo is measured: with several faces you can refuse, largest or central.")
-    shipped = verifier.record
-    limit = shipped.limit(far) if far is not None or shipped.meaning or shipped.operating_points else None
+    shipped = verifier.metadata
+    limit = shipped.limit(far) if far is not None or shipped.score_calibration or shipped.operating_points else None
     photos = FolderPhotos(faces)
-    parts, rows, qualities = [np.empty((0, shipped.dimension), dtype=np.float32)], [], list[Quality]()
+    parts, rows, qualities = [np.empty((0, shipped.embedding_size), dtype=np.float32)], [], list[Quality]()
     seen, left_out = set[bytes](), Counter[str]()
     with late_bar("Embedding photos", progress) as advance:
         for start in range(0, len(photos), CHUNK):
@@ -155,17 +155,17 @@ def measured_on_photos(
     report = replace(report, intervals=known)
     count = len(np.unique(people))
     name = f"all {report.pairs:,} pairs of {len(rows):,} photos of {count:,} people in {Path(faces).resolve().name}"
-    record = replace(
+    metadata = replace(
         shipped,
         operating_points=report.operating_points,
         eer_threshold=report.eer_threshold,
         measured_on=name,
         metrics=report.to_keep(),
-        meaning=calibrate(embeddings, people, name),
+        score_calibration=calibrate(embeddings, people, name),
         quality=ranges_of(qualities),
     )
     unlike = sum(bool(complaints(quality, shipped.quality)) for quality in qualities)
-    return Recalibration(shipped, limit, record, report, len(rows), count, left_out, unlike)
+    return Recalibration(shipped, limit, metadata, report, len(rows), count, left_out, unlike)
 
 
 def bundle_of(model: str | Path) -> Bundle:
@@ -182,13 +182,13 @@ def bundle_of(model: str | Path) -> Bundle:
     return open_bundle(folder)
 
 
-def save_recalibrated(folder: Path, bundle: Bundle, record: ModelMetadata) -> Bundle:
-    """Write a bundle of the same weights and network with another record.
+def save_recalibrated(folder: Path, bundle: Bundle, metadata: ModelMetadata) -> Bundle:
+    """Write a bundle of the same weights and network with another metadata.
 
     Args:
         folder: where to.
         bundle: whose files are taken.
-        record: see `Recalibration`.
+        metadata: see `Recalibration`.
 
     Raises:
         InputError: a file of the bundle is damaged, or the folder cannot be written to.
@@ -196,8 +196,8 @@ def save_recalibrated(folder: Path, bundle: Bundle, record: ModelMetadata) -> Bu
     files = {name: bundle.read(name) for name in bundle.files if name != CARD}
     # How pairs were decided at thresholds that are not these is no check of theirs.
     checks: dict[str, Any] = {name: value for name, value in bundle.checks.items() if not name.startswith("flips")}
-    files[CARD] = model_card(record, checks).encode()
-    return write_bundle(folder, record, files, checks, versions())
+    files[CARD] = model_card(metadata, checks).encode()
+    return write_bundle(folder, metadata, files, checks, versions())
 
 
 def _check_enough(faces: str | Path, people: np.ndarray, left_out: Counter[str]) -> None:
@@ -231,9 +231,9 @@ def recalibrate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="BUNDLE", help="where the bundle goes; without it nothing is written")
     parser.add_argument("--far", type=float, help="false accept rate whose shipped threshold is judged")
     parser.add_argument(
-        "--several",
-        choices=("refuse", "largest", "central"),
-        default="refuse",
+        "--on-multiple-faces",
+        choices=("error", "largest", "central"),
+        default="error",
         help="what to do with a photo of several faces, as you will with `verify` (%(default)s)",
     )
     parser.add_argument("--threads", type=int, help="of ONNX Runtime; one for each core by default")
@@ -247,7 +247,9 @@ def recalibrate(options: argparse.Namespace) -> int:
     if out and out.exists() and not (out / "bundle.json").is_file():
         raise InputError(f"{out} is there and is no bundle: give another folder.")
     bundle = bundle_of(options.model)  # what is wrong with it is said before any photo is looked at
-    verifier = Verifier.load(options.model, engine="onnx", threads=options.threads, several=options.several)
+    verifier = Verifier.load(
+        options.model, engine="onnx", threads=options.threads, on_multiple_faces=options.on_multiple_faces
+    )
     progress = sys.stdout.isatty()
     found = measured_on_photos(verifier, options.faces, options.far, progress=progress)
     for sentence in found.sentences():
@@ -255,6 +257,6 @@ def recalibrate(options: argparse.Namespace) -> int:
     if out is None:
         print("Nothing was written: --out BUNDLE makes a bundle with these thresholds.")
     else:
-        save_recalibrated(out, bundle, found.record)
+        save_recalibrated(out, bundle, found.metadata)
         print(printable(f"Bundle: {out}"))
     return 0

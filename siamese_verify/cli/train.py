@@ -119,8 +119,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     asked_protocol: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
     encoder_class(configuration["encoder"])  # one that a bundle can hold
     encoder = instantiate(cfg.encoder)
-    if encoder.dimension < 1:
-        raise InputError(f"An embedding needs one number or more, got encoder.dimension={encoder.dimension}.")
+    if encoder.embedding_size < 1:
+        raise InputError(f"An embedding needs one number or more, got encoder.embedding_size={encoder.embedding_size}.")
     share = asked_protocol if isinstance(asked_protocol, HeldOutShare) else None
     with making("training set"):
         data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
@@ -128,7 +128,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         protocol, leak = data.test_protocol(cfg.data.name), ""
     else:
         protocol, leak = asked_protocol, refuse_leak(data.seen, asked_protocol, cfg.allow_leakage)
-    known = dict(zip(KNOWN, (len(data.people), encoder.dimension), strict=True))
+    known = dict(zip(KNOWN, (len(data.people), encoder.embedding_size), strict=True))
     asked = {name: value for name, value in known.items() if name in cfg.loss and cfg.loss[name] is None}
     module = VerificationModule(
         encoder,
@@ -167,14 +167,14 @@ def train(cfg: DictConfig, folder: Path) -> float:
     best = load_checkpoint(Path(best_path))
     assert data.validation_set is not None
     held_out = embed_faces(best.encoder, data.validation_set.faces)
-    labels, measured_on = data.validation_set.labels, best.record.measured_on
+    labels, measured_on = data.validation_set.labels, best.metadata.measured_on
     measured = replace(
-        best.record,
-        meaning=calibrate(held_out, labels, measured_on, cfg.seed),
+        best.metadata,
+        score_calibration=calibrate(held_out, labels, measured_on, cfg.seed),
         quality=ranges_of(data.cropper.qualities),
         licence=cfg.licence or "",
     )
-    best = replace(best, record=measured)
+    best = replace(best, metadata=measured)
     save_bundle(folder / "bundle", best, record["versions"])
 
     result = measure("trained network", best.encoder, protocol, FaceCropper(best.encoder.input_spec, cfg.cache), best)

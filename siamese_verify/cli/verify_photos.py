@@ -137,7 +137,7 @@ def draw(verifier: Verifier, result: Verification, photos: list[Photo], options:
 
     left, right = result.faces
     explanation = explain_visibly(verifier, left, right)
-    picture = draw_verification(result, (photos[0], photos[1]), verifier.record, explanation)
+    picture = draw_verification(result, (photos[0], photos[1]), verifier.metadata, explanation)
     file = io.BytesIO()
     picture.save(file, "PNG")
     try:
@@ -162,7 +162,7 @@ def verify_table(options: argparse.Namespace) -> int:
         options.root,
         far=options.far,
         threshold=options.threshold,
-        several=options.several,
+        on_multiple_faces=options.on_multiple_faces,
         decide=options.decide,
         prior=options.prior,
     )

@@ -170,10 +170,10 @@ class FaceVerifier(Protocol):
     """What a gallery asks of a `Verifier`."""
 
     @property
-    def record(self) -> Any:
-        """Name, fingerprint, dimension, meaning and quality of the model."""
+    def metadata(self) -> Any:
+        """Name, fingerprint, dimension, score_calibration and quality of the model."""
 
-    def find(self, photo: Any, name: str | None = None, several: Any = None) -> Sequence[Any]:
+    def find(self, photo: Any, name: str | None = None, on_multiple_faces: Any = None) -> Sequence[Any]:
         """Find the faces that are meant."""
 
     def embed_faces(self, faces: Sequence[Any]) -> NDArray[np.float32]:
@@ -187,12 +187,16 @@ def gallery_model(model: FaceVerifier | GalleryModel) -> GalleryModel:
         InputError: the model's weights have no digest yet, or its dimension is none.
     """
     if not isinstance(model, GalleryModel):
-        record = model.record
-        if not record.weights_sha256:  # all such would seem to be one model
-            raise InputError(f"The weights of {record.name} were never saved: export them to a bundle first.")
-        meaning = record.meaning
+        metadata = model.metadata
+        if not metadata.weights_sha256:  # all such would seem to be one model
+            raise InputError(f"The weights of {metadata.name} were never saved: export them to a bundle first.")
+        score_calibration = metadata.score_calibration
         model = GalleryModel(
-            record.fingerprint, record.dimension, record.name, meaning and meaning.strangers, record.quality
+            metadata.fingerprint,
+            metadata.embedding_size,
+            metadata.name,
+            score_calibration and score_calibration.strangers,
+            metadata.quality,
         )
     if not model.fingerprint or not 0 < model.dimension <= LARGEST:
         raise InputError(

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from siamese_verify.faces import Photo, Quality
     from siamese_verify.verification import DetectedFace
-    from siamese_verify.verification.verifier import Several
+    from siamese_verify.verification.verifier import OnMultipleFaces
 
 TOP = 5
 
@@ -151,7 +151,7 @@ class Gallery:
         name: str,
         photos: Sequence[Photo],
         *,
-        several: Several | None = None,
+        on_multiple_faces: OnMultipleFaces | None = None,
         force: bool = False,
         keep_photos: bool = False,
     ) -> Enrolment:
@@ -160,7 +160,7 @@ class Gallery:
         Args:
             name: see `person_name`; somebody who is there already gets more templates.
             photos: of this person's face.
-            several: what to do about several faces on a photo: `refuse`, `largest` or `central`.
+            on_multiple_faces: what to do about several faces on a photo: `error`, `largest` or `central`.
             force: take faces of a quality below what the model was measured on, too.
             keep_photos: keep the aligned faces, encrypted likewise; see `photos`.
 
@@ -175,7 +175,7 @@ class Gallery:
         faces: list[DetectedFace] = []
         for place, photo in enumerate(photos, 1):
             known = None if isinstance(photo, str | Path) else f"photo {place}"
-            faces += _one(verifier.find(photo, known, several))
+            faces += _one(verifier.find(photo, known, on_multiple_faces))
         return self.enroll_embeddings(
             name,
             verifier.embed_faces(faces),
@@ -245,7 +245,7 @@ class Gallery:
         top: int = TOP,
         scores: bool = False,
         decide: bool = False,
-        several: Several | None = None,
+        on_multiple_faces: OnMultipleFaces | None = None,
     ) -> Identification:
         """Say who is on a photo, if it is anybody who is enrolled.
 
@@ -257,7 +257,7 @@ class Gallery:
             top: candidates to return.
             scores: tell names and scores of those who are most alike though they were not found, see `Identification`.
             decide: say somebody or nobody where it would be inconclusive, which it is as in `Verifier.verify`.
-            several: what to do about several faces on the photo: `refuse`, `largest` or `central`.
+            on_multiple_faces: what to do about several faces on the photo: `error`, `largest` or `central`.
 
         Raises:
             NoDecision: the photo cannot be read, or has no face or several.
@@ -265,7 +265,7 @@ class Gallery:
         """
         verifier = self._needed_verifier()
         start = time.perf_counter()
-        faces = _one(verifier.find(photo, None, several))
+        faces = _one(verifier.find(photo, None, on_multiple_faces))
         found = time.perf_counter()
         embedding = verifier.embed_faces(faces)
         spent = {"find": 1e3 * (found - start), "embed": 1e3 * (time.perf_counter() - found)}

@@ -21,7 +21,7 @@ from siamese_verify.faces.detector_networks import FILES as DETECTOR_FILES
 from siamese_verify.models.metadata import ModelMetadata, read_operating_points, read_quality
 from siamese_verify.structures import InputSpec
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST, WEIGHTS, NETWORK, CARD = "bundle.json", "model.safetensors", "model.onnx", "README.md"
 DETECTOR = tuple(f"detector/{name}" for name in DETECTOR_FILES)
 KNOWN = {WEIGHTS, NETWORK, CARD, *DETECTOR}  # no other file is ever opened
@@ -31,7 +31,7 @@ FIELDS: dict[str, type | UnionType] = {
     "format": int,
     "encoder": dict,
     "input": dict,
-    "dimension": int,
+    "embedding_size": int,
     "alignment": str,
     "quantization": str,
     "licence": str,
@@ -40,7 +40,7 @@ FIELDS: dict[str, type | UnionType] = {
     "measured_on": str,
     "training": dict,
     "metrics": dict,
-    "meaning": dict | None,
+    "score_calibration": dict | None,
     "quality": dict,
     "checks": dict,
     "versions": dict,
@@ -55,14 +55,14 @@ class Bundle:
 
     Attributes:
         folder: where it lies.
-        record: what is known about the model.
+        metadata: what is known about the model.
         files: SHA-256 of every file but the manifest.
         checks: how its network was compared with the weights it was made from.
         versions: of the software that made it.
     """
 
     folder: Path
-    record: ModelMetadata
+    metadata: ModelMetadata
     files: dict[str, str]
     checks: dict[str, Any]
     versions: dict[str, str]
@@ -151,17 +151,19 @@ def open_bundle(folder: Path) -> Bundle:
         raise InputError(f"The bundle {folder} is damaged: it lists {min(strangers)!r}, which no bundle holds.")
     try:
         spec = InputSpec.from_dict(content["input"])
-        record = ModelMetadata(
+        metadata = ModelMetadata(
             name=str(folder),
             configuration=content["encoder"],
             input_spec=spec,
-            dimension=content["dimension"],
+            embedding_size=content["embedding_size"],
             operating_points=read_operating_points(content["operating_points"]),
             eer_threshold=content["eer_threshold"],
             measured_on=content["measured_on"],
             training=content["training"],
             metrics=content["metrics"],
-            meaning=ScoreCalibration.from_dict(content["meaning"]) if content["meaning"] else None,
+            score_calibration=ScoreCalibration.from_dict(content["score_calibration"])
+            if content["score_calibration"]
+            else None,
             quality=read_quality(content["quality"]),
             licence=content["licence"],
             weights_sha256=str(content["files"].get(WEIGHTS) or content["checks"].get("weights_sha256", "")),
@@ -171,11 +173,11 @@ def open_bundle(folder: Path) -> Bundle:
         raise
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise InputError(f"The bundle {folder} is damaged: {error}.") from None
-    if not (0 < record.dimension <= MOST_NUMBERS and 0 < spec.size <= MOST_PIXELS) or isinstance(
-        record.dimension, bool
+    if not (0 < metadata.embedding_size <= MOST_NUMBERS and 0 < spec.size <= MOST_PIXELS) or isinstance(
+        metadata.embedding_size, bool
     ):
         raise InputError(
-            f"The bundle {folder} is damaged: it says {record.dimension} dimensions and {spec.size} pixels."
+            f"The bundle {folder} is damaged: it says {metadata.embedding_size} dimensions and {spec.size} pixels."
         )
     now = alignment_name(spec.crop)
     if content["alignment"] != now:
@@ -183,42 +185,42 @@ def open_bundle(folder: Path) -> Bundle:
             f"The bundle {folder} is of faces aligned as {content['alignment']}, this version aligns as {now}, and its "
             "thresholds would not hold: make it anew, or install the version that it names."
         )
-    return Bundle(folder, record, dict(content["files"]), content["checks"], content["versions"])
+    return Bundle(folder, metadata, dict(content["files"]), content["checks"], content["versions"])
 
 
 def write_bundle(
-    folder: Path, record: ModelMetadata, files: Mapping[str, bytes], checks: dict[str, Any], versions: dict[str, str]
+    folder: Path, metadata: ModelMetadata, files: Mapping[str, bytes], checks: dict[str, Any], versions: dict[str, str]
 ) -> Bundle:
     """Write a bundle: its files come to lie there together, or not at all.
 
     Args:
         folder: made if it is missing; a bundle that was there is replaced.
-        record: what is known about the model.
+        metadata: what is known about the model.
         files: the content of each, by names of `KNOWN`.
         checks: how the network was compared with the weights.
-        versions: of the software, for the record.
+        versions: of the software, for the manifest.
 
     Raises:
         InputError: the folder holds something else, which would be lost, or cannot be written.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
-        "encoder": record.configuration,
-        "input": asdict(record.input_spec),
-        "dimension": record.dimension,
-        "alignment": alignment_name(record.input_spec.crop),
-        "quantization": record.quantization,
-        "licence": record.licence,
+        "encoder": metadata.configuration,
+        "input": asdict(metadata.input_spec),
+        "embedding_size": metadata.embedding_size,
+        "alignment": alignment_name(metadata.input_spec.crop),
+        "quantization": metadata.quantization,
+        "licence": metadata.licence,
         "operating_points": [
             {**point._asdict(), "threshold": point.threshold if math.isfinite(point.threshold) else None}
-            for point in record.operating_points
+            for point in metadata.operating_points
         ],
-        "eer_threshold": record.eer_threshold,
-        "measured_on": record.measured_on,
-        "training": record.training,
-        "metrics": record.metrics,
-        "meaning": record.meaning.to_dict() if record.meaning else None,
-        "quality": {name: list(limits) for name, limits in record.quality.items()},
+        "eer_threshold": metadata.eer_threshold,
+        "measured_on": metadata.measured_on,
+        "training": metadata.training,
+        "metrics": metadata.metrics,
+        "score_calibration": metadata.score_calibration.to_dict() if metadata.score_calibration else None,
+        "quality": {name: list(limits) for name, limits in metadata.quality.items()},
         "checks": checks,
         "versions": versions,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},

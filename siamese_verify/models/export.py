@@ -74,7 +74,7 @@ def trial_pictures(size: int) -> NDArray[np.uint8]:
 
 
 def compare_engines(
-    record: ModelMetadata, torch_engine: Engine, other: Engine, faces: Faces | None = None
+    metadata: ModelMetadata, torch_engine: Engine, other: Engine, faces: Faces | None = None
 ) -> dict[str, Any]:
     """Compare two engines of a model, on pictures that are drawn and on faces.
 
@@ -82,15 +82,15 @@ def compare_engines(
         Figures for the manifest: the lowest cosine between both embeddings of a picture, and, with faces, how many
         pairs' decisions differ, at every measured threshold.
     """
-    size, dimension = record.input_spec.size, record.dimension
+    size, embedding_size = metadata.input_spec.size, metadata.embedding_size
     drawn = trial_pictures(size)
-    known, found = (embed_crops(engine, drawn, dimension) for engine in (torch_engine, other))
+    known, found = (embed_crops(engine, drawn, embedding_size) for engine in (torch_engine, other))
     checks: dict[str, Any] = {"pictures": len(drawn), "lowest_cosine": lowest_cosine(known, found)}
     if faces is None:
         return checks
-    known, found = (embed_crops(engine, faces.crops, dimension) for engine in (torch_engine, other))
+    known, found = (embed_crops(engine, faces.crops, embedding_size) for engine in (torch_engine, other))
     scores = [np.einsum("md,md->m", rows[faces.left], rows[faces.right]) for rows in (known, found)]
-    flips = flips_of(record, scores[0], scores[1])
+    flips = flips_of(metadata, scores[0], scores[1])
     return checks | {
         "faces": len(faces.crops),
         "pairs": len(faces.left),
@@ -102,10 +102,10 @@ def compare_engines(
     }
 
 
-def flips_of(record: ModelMetadata, left: NDArray[np.float32], right: NDArray[np.float32]) -> dict[str, int]:
+def flips_of(metadata: ModelMetadata, left: NDArray[np.float32], right: NDArray[np.float32]) -> dict[str, int]:
     """How many pairs two engines' scores decide differently, at every threshold of a model."""
-    thresholds = [point.threshold for point in record.operating_points]
-    thresholds += [record.eer_threshold] if record.eer_threshold is not None else []
+    thresholds = [point.threshold for point in metadata.operating_points]
+    thresholds += [metadata.eer_threshold] if metadata.eer_threshold is not None else []
     return {f"{limit:.6g}": int(((left >= limit) != (right >= limit)).sum()) for limit in thresholds}
 
 
@@ -120,7 +120,7 @@ def save_bundle(folder: Path, model: FaceModel, versions: Mapping[str, str], fac
     Args:
         folder: where to.
         model: with its thresholds.
-        versions: of the software, for the record.
+        versions: of the software, for the manifest.
         faces: to compare on, besides drawn pictures.
 
     Raises:
@@ -129,27 +129,29 @@ def save_bundle(folder: Path, model: FaceModel, versions: Mapping[str, str], fac
     network, weights = network_of(model.encoder), weights_of(model.encoder)
     engine = OnnxEngine(network, NETWORK)
     torch_engine = TorchEngine(copy.deepcopy(model.encoder).cpu().eval())
-    checks = compare_engines(model.record, torch_engine, engine, faces)
+    checks = compare_engines(model.metadata, torch_engine, engine, faces)
     lowest = min(checks["lowest_cosine"], checks.get("lowest_cosine_of_faces", 1.0))
     if not lowest > LEAST_COSINE:
         raise InputError(
-            f"The model {model.record.name} is not exported: its ONNX network gives other embeddings than torch "
+            f"The model {model.metadata.name} is not exported: its ONNX network gives other embeddings than torch "
             f"(cosine {lowest:.6f}, more than {LEAST_COSINE} is needed)."
         )
     if checks.get("flips"):
         raise InputError(
-            f"The model {model.record.name} is not exported: its ONNX network decides {checks['flips']} of "
+            f"The model {model.metadata.name} is not exported: its ONNX network decides {checks['flips']} of "
             f"{checks['pairs']:,} pairs differently from torch."
         )
-    files = {WEIGHTS: weights, NETWORK: network, **detector_of(model.record)}
-    record = replace(model.record, weights_sha256=hashlib.sha256(weights).hexdigest())  # the fingerprint names these
-    files[CARD] = model_card(record, checks).encode()
-    return write_bundle(folder, record, files, checks, dict(versions))
+    files = {WEIGHTS: weights, NETWORK: network, **detector_of(model.metadata)}
+    metadata = replace(
+        model.metadata, weights_sha256=hashlib.sha256(weights).hexdigest()
+    )  # the fingerprint names these
+    files[CARD] = model_card(metadata, checks).encode()
+    return write_bundle(folder, metadata, files, checks, dict(versions))
 
 
-def detector_of(record: ModelMetadata) -> dict[str, bytes]:
+def detector_of(metadata: ModelMetadata) -> dict[str, bytes]:
     """The face detector's files as a bundle holds them; none for models that take the photo as the face."""
-    if not record.input_spec.crop.needs_face:
+    if not metadata.input_spec.crop.needs_face:
         return {}
     return dict(zip(DETECTOR, detector_files().values(), strict=True))
 
@@ -161,25 +163,25 @@ def load_bundle(folder: Path) -> FaceModel:
         InputError: a file or a field is missing, of another version, or was changed; the message names it.
     """
     bundle = open_bundle(folder)
-    if bundle.record.quantization != "none":
+    if bundle.metadata.quantization != "none":
         raise InputError(
-            f"The bundle {folder} computes in {bundle.record.quantization} and has no weights for torch: "
+            f"The bundle {folder} computes in {bundle.metadata.quantization} and has no weights for torch: "
             "use the engine onnx, or the bundle that it was made from."
         )
     weights = bundle.read(WEIGHTS)
     bundle.check([name for name in bundle.files if name != WEIGHTS])
     try:
-        encoder = build_encoder(bundle.record.configuration, load(weights))
+        encoder = build_encoder(bundle.metadata.configuration, load(weights))
     except SafetensorError as error:
         raise InputError(f"The bundle {folder} is damaged: {error}.") from None
-    if bundle.record.input_spec != encoder.input_spec or bundle.record.dimension != encoder.dimension:
+    if bundle.metadata.input_spec != encoder.input_spec or bundle.metadata.embedding_size != encoder.embedding_size:
         raise InputError(f"The bundle {folder} is damaged: field input is not what its encoder takes.")
-    return FaceModel(encoder, bundle.record)
+    return FaceModel(encoder, bundle.metadata)
 
 
 def with_weights(model: FaceModel) -> FaceModel:
-    """The model with the hash of its weights in its record, which names its embeddings' space."""
-    if model.record.weights_sha256:
+    """The model with the hash of its weights in its metadata, which names its embeddings' space."""
+    if model.metadata.weights_sha256:
         return model
     digest = hashlib.sha256(weights_of(model.encoder)).hexdigest()
-    return replace(model, record=replace(model.record, weights_sha256=digest))
+    return replace(model, metadata=replace(model.metadata, weights_sha256=digest))

@@ -23,11 +23,11 @@ class FaceModel:
 
     Attributes:
         encoder: in evaluation mode.
-        record: the rest.
+        metadata: the rest.
     """
 
     encoder: encoders.Encoder
-    record: ModelMetadata
+    metadata: ModelMetadata
 
     @classmethod
     def of(
@@ -39,8 +39,8 @@ class FaceModel:
         **known: Any,
     ) -> FaceModel:
         """Put a model together; `known` are further fields of `ModelMetadata`."""
-        spec, dimension = encoder.input_spec, encoder.dimension
-        return cls(encoder, ModelMetadata(name, configuration, spec, dimension, operating_points, **known))
+        spec, embedding_size = encoder.input_spec, encoder.embedding_size
+        return cls(encoder, ModelMetadata(name, configuration, spec, embedding_size, operating_points, **known))
 
 
 def encoder_class(configuration: Mapping[str, Any]) -> Callable[..., encoders.Encoder]:

@@ -55,7 +55,7 @@ def load_parts(
         from siamese_verify.models.torch_engine import TorchEngine
 
         model = with_weights(load_model(name, device))
-        return model.record, TorchEngine(model.encoder), None, None
+        return model.metadata, TorchEngine(model.encoder), None, None
     if device != "cpu":
         raise InputError(f"The engine onnx runs on the CPU, not on {device!r}: use the engine torch.")
     if Path(name).is_file():
@@ -73,7 +73,7 @@ def parts_of(bundle: Bundle, threads: int | None = None, name: str | None = None
     proof = pool.submit(bundle.check, bundle.files)
     pool.shutdown(wait=False)
     networks = None
-    if bundle.record.input_spec.crop.needs_face:
+    if bundle.metadata.input_spec.crop.needs_face:
         networks = load_networks({file: bundle.read(place) for file, place in zip(FILES, DETECTOR, strict=True)})
     network = bundle.path(NETWORK)
     try:
@@ -81,7 +81,7 @@ def parts_of(bundle: Bundle, threads: int | None = None, name: str | None = None
     except InputError:
         proof.result()  # that it was changed says more than that it cannot be run
         raise
-    return replace(bundle.record, name=name or bundle.record.name), run, networks, proof
+    return replace(bundle.metadata, name=name or bundle.metadata.name), run, networks, proof
 
 
 def load_model(name: str | Path, device: str = "cpu") -> FaceModel:

@@ -39,7 +39,7 @@ class ModelMetadata:
         name: what it was loaded by.
         configuration: `_target_` and arguments that build the encoder.
         input_spec: what the encoder takes.
-        dimension: length of an embedding.
+        embedding_size: length of an embedding.
         operating_points: thresholds by false accept rate; empty where none were ever measured.
         eer_threshold: of the same measurement; None without one.
         measured_on: the data and pairs behind them.
@@ -56,13 +56,13 @@ class ModelMetadata:
     name: str
     configuration: dict[str, Any]
     input_spec: InputSpec
-    dimension: int
+    embedding_size: int
     operating_points: tuple[OperatingPoint, ...] = ()
     eer_threshold: float | None = None
     measured_on: str = ""
     training: dict[str, str | None] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    meaning: ScoreCalibration | None = None
+    score_calibration: ScoreCalibration | None = None
     quality: dict[str, Range] = field(default_factory=dict)
     licence: str = ""
     weights_sha256: str = ""
@@ -116,11 +116,11 @@ class ModelMetadata:
             raise InputError(f"The false accept rate asked for is {far}: give one above 0 and up to 0.5, such as 1e-3.")
         if comparisons < 1:
             raise InputError(f"A score is the best of one comparison or more, got {comparisons}.")
-        if self.meaning is None:
+        if self.score_calibration is None:
             point = self.operating_point(far if far is None or comparisons == 1 else far / comparisons)
             return Limit(point.threshold, min(1.0, point.far * comparisons), None, point.impostors, point.insufficient)
         asked = far if far is not None else (self.operating_point().target if self.operating_points else DEFAULT_FAR)
-        strangers, share = self.meaning.strangers, asked / comparisons
+        strangers, share = self.score_calibration.strangers, asked / comparisons
         threshold, interval = strangers.threshold(share)
         rate = strangers.accepts(threshold) / strangers.impostors
         for point in self.operating_points:  # they were counted on every score, not on a thinned tail
@@ -146,7 +146,7 @@ class ModelMetadata:
 
     def _shows(self, far: float) -> bool:
         """Nothing speaks against the data being able to show a false accept rate."""
-        interval = self.meaning.strangers.threshold(far)[1] if self.meaning and far <= 0.5 else None
+        interval = self.score_calibration.strangers.threshold(far)[1] if self.score_calibration and far <= 0.5 else None
         return interval is None or interval.high < math.inf
 
     def _unmeasured(self) -> InputError:
@@ -202,18 +202,18 @@ LIMITS = """## What it is for, and what not
 """
 
 
-def model_card(record: ModelMetadata, checks: dict[str, Any]) -> str:
+def model_card(metadata: ModelMetadata, checks: dict[str, Any]) -> str:
     """Write the card in Markdown.
 
     Args:
-        record: of the model.
+        metadata: of the model.
         checks: how its network was compared with the weights.
     """
-    spec, metrics = record.input_spec, record.metrics
-    kind = str(record.configuration.get("_target_", "")).rpartition(".")[2]
-    trained = ", ".join(f"{name}: {value}" for name, value in record.training.items() if value) or "unknown"
+    spec, metrics = metadata.input_spec, metadata.metrics
+    kind = str(metadata.configuration.get("_target_", "")).rpartition(".")[2]
+    trained = ", ".join(f"{name}: {value}" for name, value in metadata.training.items() if value) or "unknown"
     lines = [
-        f"# {kind}, {record.dimension} dimensions",
+        f"# {kind}, {metadata.embedding_size} dimensions",
         "",
         "A model of face verification, made by siamese-verify: `siamese-verify verify A B --model FOLDER`.",
         "",
@@ -221,31 +221,31 @@ def model_card(record: ModelMetadata, checks: dict[str, Any]) -> str:
         "| --- | --- |",
         f"| trained on | {trained} |",
         f"| input | RGB faces of {spec.size} x {spec.size} pixels, aligned as {alignment_name(spec.crop)} |",
-        f"| computes in | {'float32' if record.quantization == 'none' else record.quantization} |",
-        f"| licence of the weights | {record.licence or 'not stated: ask whoever made them'} |",
-        f"| fingerprint | `{record.fingerprint}` |",
+        f"| computes in | {'float32' if metadata.quantization == 'none' else metadata.quantization} |",
+        f"| licence of the weights | {metadata.licence or 'not stated: ask whoever made them'} |",
+        f"| fingerprint | `{metadata.fingerprint}` |",
         "",
     ]
     lines += ["## Accuracy", ""]
-    if record.operating_points:
-        lines += [f"Measured on {record.measured_on}.", ""]
+    if metadata.operating_points:
+        lines += [f"Measured on {metadata.measured_on}.", ""]
         if isinstance(metrics.get("eer"), float):
             lines += [f"Equal error rate {metrics['eer']:.2%}{_interval(metrics, 'eer')}.", ""]
         lines += [
             "| strangers accepted (FAR) | threshold | genuine pairs accepted (TAR) | |",
             "| --- | --- | --- | --- |",
         ]
-        for point in record.operating_points:
-            threshold = f"{point.threshold:.4f}{_threshold_interval(record, point.target)}"
+        for point in metadata.operating_points:
+            threshold = f"{point.threshold:.4f}{_threshold_interval(metadata, point.target)}"
             rough = "rough: fewer than ten impostors decide" if point.insufficient else ""
             lines.append(f"| {point.target:g} | {threshold} | {point.tar:.2%} | {rough} |")
         lines.append("")
     else:
         lines += ["It was never measured: it has no thresholds.", ""]
-    if record.quality:
+    if metadata.quality:
         lines += ["Measured on faces of this quality; others are answered with *inconclusive*:", ""]
         lines += ["| | lowest | highest |", "| --- | --- | --- |"]
-        for name, (low, high) in record.quality.items():
+        for name, (low, high) in metadata.quality.items():
             lines.append(
                 f"| {name} | {'' if low is None else f'{low:.3g}'} | {'' if high is None else f'{high:.3g}'} |"
             )
@@ -261,10 +261,10 @@ def _interval(metrics: dict[str, Any], name: str) -> str:
     return f" (95 % interval over people: {found[0]:.2%} to {found[1]:.2%})" if found and None not in found else ""
 
 
-def _threshold_interval(record: ModelMetadata, far: float) -> str:
-    if record.meaning is None or not 0 < far <= 0.5:
+def _threshold_interval(metadata: ModelMetadata, far: float) -> str:
+    if metadata.score_calibration is None or not 0 < far <= 0.5:
         return ""
-    interval = record.meaning.strangers.threshold(far)[1]
+    interval = metadata.score_calibration.strangers.threshold(far)[1]
     if interval is None:
         return ""
     if math.isinf(interval.high):

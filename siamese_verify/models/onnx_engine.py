@@ -47,13 +47,15 @@ class OnnxEngine:
         return embeddings
 
 
-def embed_crops(engine: Engine, crops: NDArray[np.uint8], dimension: int) -> NDArray[np.float32]:
+def embed_crops(engine: Engine, crops: NDArray[np.uint8], embedding_size: int) -> NDArray[np.float32]:
     """Embed (N,S,S,3) uint8 crops, some at a time; (N,D) float32 of unit length, or all zero."""
-    embeddings = np.empty((len(crops), dimension), dtype=np.float32)
+    embeddings = np.empty((len(crops), embedding_size), dtype=np.float32)
     for start in range(0, len(crops), FACES):
         found = engine(crops[start : start + FACES])
         if found.shape != embeddings[start : start + FACES].shape:
-            raise InputError(f"The network gives {found.shape[1:]} numbers for a face, {dimension} were announced.")
+            raise InputError(
+                f"The network gives {found.shape[1:]} numbers for a face, {embedding_size} were announced."
+            )
         embeddings[start : start + FACES] = found
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     embeddings /= np.maximum(lengths, np.float32(1e-12))

@@ -46,7 +46,7 @@ def save_quantized(
     network = network_of(model.encoder)
     small = quantized(network, others)
     engines = {"float": OnnxEngine(network, NETWORK), "int8": OnnxEngine(small, f"int8 {NETWORK}")}
-    checks = compare_precision(model.record, engines["float"], engines["int8"], faces)
+    checks = compare_precision(model.metadata, engines["float"], engines["int8"], faces)
     figures = (
         f"EER {checks['eer']:.2%} instead of {checks['eer_float']:.2%} on {faces.name}, "
         f"{checks['milliseconds']:.2f} ms a face instead of {checks['milliseconds_float']:.2f}"
@@ -55,19 +55,19 @@ def save_quantized(
         raise InputError(f"The int8 network is refused, its errors rise by more than {RISE:.1%}: {figures}.")
     if not checks["milliseconds"] < checks["milliseconds_float"]:
         raise InputError(f"The int8 network is refused, it is not faster on this machine: {figures}.")
-    measured_on = f"{model.record.measured_on}, by the float32 network" if model.record.measured_on else ""
-    record = replace(model.record, quantization="int8", measured_on=measured_on)
-    checks["weights_sha256"] = record.weights_sha256
-    files = {NETWORK: small, **detector_of(record)}
-    files[CARD] = model_card(record, checks).encode()
-    return write_bundle(folder, record, files, checks, dict(versions))
+    measured_on = f"{model.metadata.measured_on}, by the float32 network" if model.metadata.measured_on else ""
+    metadata = replace(model.metadata, quantization="int8", measured_on=measured_on)
+    checks["weights_sha256"] = metadata.weights_sha256
+    files = {NETWORK: small, **detector_of(metadata)}
+    files[CARD] = model_card(metadata, checks).encode()
+    return write_bundle(folder, metadata, files, checks, dict(versions))
 
 
-def compare_precision(record: ModelMetadata, precise: Engine, rough: Engine, faces: Faces) -> dict[str, Any]:
+def compare_precision(metadata: ModelMetadata, precise: Engine, rough: Engine, faces: Faces) -> dict[str, Any]:
     """Measure what a rougher engine costs and gains."""
-    known, found = (embed_crops(engine, faces.crops, record.dimension) for engine in (precise, rough))
+    known, found = (embed_crops(engine, faces.crops, metadata.embedding_size) for engine in (precise, rough))
     scores = [np.einsum("md,md->m", rows[faces.left], rows[faces.right]) for rows in (known, found)]
-    flips = flips_of(record, scores[0], scores[1])
+    flips = flips_of(metadata, scores[0], scores[1])
     times = milliseconds((precise, rough), faces.crops)
     return {
         "faces": len(faces.crops),

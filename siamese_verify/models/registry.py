@@ -60,7 +60,9 @@ def load_pretrained(name: str) -> FaceModel:
     try:
         measured: dict[str, Any] = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
         points = read_operating_points(measured.pop("operating_points", []))
-        meaning = ScoreCalibration.from_dict(measured.pop("meaning")) if "meaning" in measured else None
+        meaning = (
+            ScoreCalibration.from_dict(measured.pop("score_calibration")) if "score_calibration" in measured else None
+        )
         quality = read_quality(measured.pop("quality", {}))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"The thresholds in {source} are damaged: delete it and evaluate {name} again.") from None
@@ -72,7 +74,7 @@ def load_pretrained(name: str) -> FaceModel:
         measured_on=measured.get("measured_on", ""),
         training={"data": name, "pretrained": name},
         metrics=measured,
-        meaning=meaning,
+        score_calibration=meaning,
         quality=quality,
         licence=LICENCE,
     )
@@ -161,7 +163,7 @@ def listed(folder: Path, name: str) -> Listed:
         bundle = open_bundle(folder)
     except InputError as error:
         return Listed(name, False, 0.0, "", "", str(error))
-    record = bundle.record
-    eer = record.metrics.get("eer")
-    accuracy = f"EER {eer:.2%} on {record.measured_on}" if isinstance(eer, float) else "not measured"
-    return Listed(name, True, bundle.size() / 2**20, record.licence or "not stated", accuracy)
+    metadata = bundle.metadata
+    eer = metadata.metrics.get("eer")
+    accuracy = f"EER {eer:.2%} on {metadata.measured_on}" if isinstance(eer, float) else "not measured"
+    return Listed(name, True, bundle.size() / 2**20, metadata.licence or "not stated", accuracy)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from siamese_verify.serving.metrics import Metrics
     from siamese_verify.serving.settings import Settings
     from siamese_verify.verification import DetectedFace, Verification, Verifier
-    from siamese_verify.verification.verifier import Several
+    from siamese_verify.verification.verifier import OnMultipleFaces
 
 T = TypeVar("T")
 CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")  # whose request is answered
@@ -344,15 +344,17 @@ class FaceEngine:
         """
         return await asyncio.wrap_future(self._threads.submit(work, pixels))
 
-    async def see(self, photos: Sequence[tuple[str, bytes]], several: Several | None) -> list[Seen]:
-        """Find the faces of photos, each (name, bytes of a file); one face each unless `several` is `any`.
+    async def see(self, photos: Sequence[tuple[str, bytes]], on_multiple_faces: OnMultipleFaces | None) -> list[Seen]:
+        """Find the faces of photos, each (name, bytes of a file); one face each unless `on_multiple_faces` is `any`.
 
         Raises:
             Problem: one is unreadable, or does not allow a decision.
         """
         stop = threading.Event()
         work = [
-            self.in_thread(partial(self._see, name, data, several, stop), LITTLE + (declared_pixels(data) or 0))
+            self.in_thread(
+                partial(self._see, name, data, on_multiple_faces, stop), LITTLE + (declared_pixels(data) or 0)
+            )
             for name, data in photos
         ]
         try:
@@ -360,14 +362,14 @@ class FaceEngine:
         finally:
             stop.set()  # the client has gone, another photo failed, or it took too long
 
-    def _see(self, name: str, content: bytes, several: Several | None, stop: threading.Event) -> Seen:
+    def _see(self, name: str, content: bytes, on_multiple_faces: OnMultipleFaces | None, stop: threading.Event) -> Seen:
         began = time.perf_counter()
         photo = decode_photo(content, name, self.settings.photo_pixels)
         read = time.perf_counter()
         if stop.is_set():
             raise gone()
         try:
-            faces = self.verifier.find(photo, f"photo {name}", several, opened=True)
+            faces = self.verifier.find(photo, f"photo {name}", on_multiple_faces, opened=True)
         except NoDecision as error:
             raise Problem(422, error.reason, str(error), photo=name) from None
         return Seen(faces, 1000 * (read - began), 1000 * (time.perf_counter() - read))
@@ -395,7 +397,7 @@ class FaceEngine:
         threshold: float | None,
         prior: float | None,
         decide: bool,
-        several: Several | None,
+        on_multiple_faces: OnMultipleFaces | None,
         decoded: Callable[[], None] = lambda: None,
     ) -> Verification:
         """Decide about two photos.
@@ -406,7 +408,7 @@ class FaceEngine:
             threshold: likewise.
             prior: likewise.
             decide: likewise.
-            several: likewise.
+            on_multiple_faces: likewise.
             decoded: is told once the bytes are not needed any more.
 
         Returns:
@@ -418,7 +420,7 @@ class FaceEngine:
         self._decide(
             0.0, (), far, threshold, prior, decide, 1, None
         )  # a wrong rate is said before any photo is decoded
-        first, second = await self.see(photos, several)
+        first, second = await self.see(photos, on_multiple_faces)
         decoded()
         if len(first.faces) + len(second.faces) > self.settings.faces:
             shown, most = f"{len(first.faces)} and {len(second.faces)} faces", self.settings.faces
@@ -500,7 +502,7 @@ class FaceEngine:
         Raises:
             InputError: the model's weights are damaged.
         """
-        spec = self.verifier.record.input_spec
+        spec = self.verifier.metadata.input_spec
         content = io.BytesIO()
         Image.new("RGB", (64, 64)).save(content, "PNG")
         picture = decode_photo(content.getvalue(), "1", self.settings.photo_pixels)

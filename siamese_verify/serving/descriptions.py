@@ -46,12 +46,12 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": FailedAnswer, "description": text} for status, text in _WHEN.items()
 }
 FORMATS = "JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP"
-SEVERAL = {
+ON_MULTIPLE_FACES = {
     "type": "string",
-    "enum": ["refuse", "largest", "central", "any"],
-    "description": "Of several faces: refuse, or compare the largest, the most central, or any",
+    "enum": ["error", "largest", "central", "any"],
+    "description": "Of several faces: error, or compare the largest, the most central, or any",
 }
-ONE_OF = {**SEVERAL, "enum": ["refuse", "largest", "central"], "description": "Which of several faces"}
+ONE_OF = {**ON_MULTIPLE_FACES, "enum": ["error", "largest", "central"], "description": "Which of several faces"}
 FAR = {"type": "number", "description": "Share of strangers that may pass", "example": 0.001}
 LIMIT = {
     "far": FAR,
@@ -90,17 +90,17 @@ def form(photos: dict[str, int], fields: dict[str, Any], required: tuple[str, ..
 
 VERIFY = {
     **LIMIT,
-    "several": SEVERAL,
+    "on_multiple_faces": ON_MULTIPLE_FACES,
     "decide": DECIDE,
     "crops": CROPS,
     "explain": {"type": "boolean", "description": "Send pictures of where the similarity comes from"},
 }
-VERIFY_BATCH = {**LIMIT, "several": ONE_OF, "decide": DECIDE}
+VERIFY_BATCH = {**LIMIT, "on_multiple_faces": ONE_OF, "decide": DECIDE}
 FACES = {"crops": CROPS}
-EMBED = {"several": ONE_OF}
-ENROLL = {"name": {"type": "string", "example": "Ada Lovelace"}, "several": ONE_OF}
+EMBED = {"on_multiple_faces": ONE_OF}
+ENROLL = {"name": {"type": "string", "example": "Ada Lovelace"}, "on_multiple_faces": ONE_OF}
 IDENTIFY = {
     "far": {**FAR, "description": "Share of searches for strangers that may name somebody", "example": 0.01},
-    "several": ONE_OF,
+    "on_multiple_faces": ONE_OF,
     "scores": {"type": "boolean", "description": "Also of people who were not found; needs the scope scores"},
 }

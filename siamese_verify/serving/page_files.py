@@ -49,14 +49,14 @@ class Hill(NamedTuple):
     spread: float
 
 
-def score_scale(record: ModelMetadata) -> dict[str, Any] | None:
+def score_scale(metadata: ModelMetadata) -> dict[str, Any] | None:
     """Sketch the scores of strangers and of one person; None where too little was measured.
 
     A bundle keeps rates at thresholds, not every score. A bell curve through rates is a straight line through their
     normal quantiles, so it is fitted there; the numbers beside the drawing never come from it.
     """
-    tail = record.meaning.strangers if record.meaning else None
-    points = record.operating_points
+    tail = metadata.score_calibration.strangers if metadata.score_calibration else None
+    points = metadata.operating_points
     rates = (
         [(score, count / tail.impostors) for score, count in zip(tail.scores, tail.accepted, strict=True)]
         if tail

@@ -14,7 +14,7 @@ FACE: dict[str, Any] = {
     "box": [76.1, 70.4, 171.9, 194.3],
     "landmarks": [[102.5, 117.2], [146.3, 115.9], [125.1, 141.0], [106.6, 164.4], [145.2, 163.1]],
     "probability": 0.9998,
-    "turned": 0,
+    "rotated_by": 0,
     "faces": 1,
     "quality": QUALITY,
 }
@@ -61,8 +61,8 @@ class FaceAnswer(BaseModel):
     box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the photo once it is turned.")
     landmarks: list[list[float]] | None = Field(description="Eyes, nose, corners of the mouth, likewise.")
     probability: float | None = Field(description="Of being a face.")
-    turned: float = Field(
-        description="Degrees counter-clockwise by which the photo was turned for it, about its centre."
+    rotated_by: float = Field(
+        description="Degrees counter-clockwise by which the photo was rotated for it, about its centre."
     )
     faces: int = Field(description="How many the photo shows.")
     quality: dict[str, float | None]
@@ -133,7 +133,7 @@ class EmbedAnswer(BaseModel):
 
     model: str
     fingerprint: str = Field(description="Embeddings compare only under one fingerprint.")
-    dimension: int
+    embedding_size: int
     embeddings: list[list[float]] = Field(description="Of unit length; the cosine of two is their score.")
     faces: list[FaceAnswer]
 
@@ -144,7 +144,7 @@ class ModelAnswer(BaseModel):
     name: str
     fingerprint: str
     licence: str
-    dimension: int
+    embedding_size: int
     input: dict[str, Any]
     operating_points: list[dict[str, Any]]
     measured_on: str

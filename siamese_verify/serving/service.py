@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from siamese_verify.serving.people import People
     from siamese_verify.serving.settings import Settings
     from siamese_verify.verification import DetectedFace
-    from siamese_verify.verification.verifier import Several
+    from siamese_verify.verification.verifier import OnMultipleFaces
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class Service:
         """Find the one face of each photo of a form, and let go of the form's bytes.
 
         Args:
-            form: with a field `several`, perhaps.
+            form: with a field `on_multiple_faces`, perhaps.
             name: of its photos.
             held: is released.
 
@@ -116,9 +116,9 @@ class Service:
         Raises:
             Problem: a photo is unreadable or does not show one face, or there is no such policy.
         """
-        several = one_face(form)
+        on_multiple_faces = one_face(form)
         photos = [(str(row), content) for row, content in enumerate(form.photos.pop(name), 1)]
-        seen = await self.engine.see(photos, several)
+        seen = await self.engine.see(photos, on_multiple_faces)
         photos.clear()
         held.release()
         spent = {"read": max(one.read for one in seen), "detect": max(one.detect for one in seen)}
@@ -191,30 +191,30 @@ def truth(form: Form, name: str) -> bool:
     return text in ("true", "1", "yes", "on")
 
 
-def policy(form: Form) -> Several | None:
+def policy(form: Form) -> OnMultipleFaces | None:
     """Read what to do with several faces.
 
     Raises:
         Problem: nothing that is known.
     """
-    from siamese_verify.verification.verifier import SEVERAL
+    from siamese_verify.verification.verifier import ON_MULTIPLE_FACES
 
-    text = form.fields.get("several", "").strip()
-    if text and text not in SEVERAL:
-        raise Problem(422, "invalid_field", f"The field several is one of {', '.join(SEVERAL)}.")
-    return cast("Several | None", text or None)
+    text = form.fields.get("on_multiple_faces", "").strip()
+    if text and text not in ON_MULTIPLE_FACES:
+        raise Problem(422, "invalid_field", f"The field on_multiple_faces is one of {', '.join(ON_MULTIPLE_FACES)}.")
+    return cast("OnMultipleFaces | None", text or None)
 
 
-def one_face(form: Form) -> Several | None:
+def one_face(form: Form) -> OnMultipleFaces | None:
     """Read which of several faces.
 
     Raises:
         Problem: nothing that is known, or all of them.
     """
-    several = policy(form)
-    if several == "any":
-        raise Problem(422, "invalid_field", "Of several faces one is needed: refuse, largest or central.")
-    return several
+    on_multiple_faces = policy(form)
+    if on_multiple_faces == "any":
+        raise Problem(422, "invalid_field", "Of several faces one is needed: error, largest or central.")
+    return on_multiple_faces
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:

@@ -36,8 +36,8 @@ PAIR = {"a": 1, "b": 1}
 
 def add_verify(app: FastAPI, service: Service) -> None:
     """Add the routes that need no gallery."""
-    engine, record = service.engine, service.engine.verifier.record
-    about = describe(record, service)
+    engine, metadata = service.engine, service.engine.verifier.metadata
+    about = describe(metadata, service)
 
     async def decided(form: Form, held: Held) -> dict[str, Any]:
         crops, explain = truth(form, "crops"), truth(form, "explain")
@@ -47,7 +47,7 @@ def add_verify(app: FastAPI, service: Service) -> None:
             threshold=number(form, "threshold"),
             prior=number(form, "prior"),
             decide=truth(form, "decide"),
-            several=policy(form),
+            on_multiple_faces=policy(form),
             decoded=held.release,
         )
         answer = {**result.to_dict(), "sentence": result.sentence()}
@@ -79,11 +79,11 @@ def add_verify(app: FastAPI, service: Service) -> None:
             decide=truth(form, "decide"),
         )
         said(partial(decide, 0.0))  # a wrong value is said before any photo is decoded
-        several, (ones, others) = one_face(form), (len(form.photos[name]) for name in PAIR)
+        on_multiple_faces, (ones, others) = one_face(form), (len(form.photos[name]) for name in PAIR)
         if ones not in (1, others):
             raise malformed("give as many photos a as photos b, or one photo a for all of them")
         photos = [(name, content) for name in PAIR for content in form.photos.pop(name)]
-        looks = [attempted(engine.see([photo], several)) for photo in photos]
+        looks = [attempted(engine.see([photo], on_multiple_faces)) for photo in photos]
         photos.clear()
         found = dict(enumerate(await gathered(looks)))
         held.release()
@@ -147,9 +147,9 @@ def add_verify(app: FastAPI, service: Service) -> None:
         faces, _ = await service.faces(form, "photo", held)
         rows = await engine.embed(faces)
         return {
-            "model": record.name,
-            "fingerprint": record.fingerprint,
-            "dimension": rows.shape[1],
+            "model": metadata.name,
+            "fingerprint": metadata.fingerprint,
+            "embedding_size": rows.shape[1],
             "embeddings": rows.tolist(),
             "faces": [face.to_dict() for face in faces],
         }
@@ -177,13 +177,13 @@ def add_verify(app: FastAPI, service: Service) -> None:
 
     @app.get("/healthz", response_model=HealthAnswer, summary="Is the server up?")
     async def healthz() -> Any:
-        return {"status": "ok", "model": record.name}
+        return {"status": "ok", "model": metadata.name}
 
     @app.get("/readyz", response_model=HealthAnswer, summary="Can it answer now?")
     async def readyz() -> Any:
         if engine.stuck:
             raise not_ready()
-        return {"status": "ready", "model": record.name}
+        return {"status": "ready", "model": metadata.name}
 
     @app.get("/metrics", dependencies=needs("read"), summary="Counters for Prometheus", response_class=Response)
     async def metrics() -> Response:
@@ -201,23 +201,23 @@ async def attempted(work: Coroutine[Any, Any, list[Seen]]) -> Seen | Problem:
         return problem
 
 
-def describe(record: ModelMetadata, service: Service) -> dict[str, Any]:
+def describe(metadata: ModelMetadata, service: Service) -> dict[str, Any]:
     """Say what the model is, as JSON types."""
     settings = service.settings
     return {
-        "name": record.name,
-        "fingerprint": record.fingerprint,
-        "licence": record.licence,
-        "dimension": record.dimension,
-        "input": asdict(record.input_spec),
+        "name": metadata.name,
+        "fingerprint": metadata.fingerprint,
+        "licence": metadata.licence,
+        "embedding_size": metadata.embedding_size,
+        "input": asdict(metadata.input_spec),
         "operating_points": [
             {**point._asdict(), "threshold": point.threshold if abs(point.threshold) <= 1 else None}
-            for point in record.operating_points
+            for point in metadata.operating_points
         ],
-        "measured_on": record.measured_on,
-        "calibration": record.meaning.calibration.to_dict() if record.meaning else None,
-        "scale": score_scale(record),
-        "quality": {name: list(limits) for name, limits in record.quality.items()},
+        "measured_on": metadata.measured_on,
+        "calibration": metadata.score_calibration.calibration.to_dict() if metadata.score_calibration else None,
+        "scale": score_scale(metadata),
+        "quality": {name: list(limits) for name, limits in metadata.quality.items()},
         "liveness": service.liveness,
         "gallery": service.gallery is not None,
         "key_needed": service.key_needed,

@@ -47,7 +47,7 @@ class DetectedFace:
             models that take the photo as the face.
         landmarks: left eye, right eye, nose, left and right corner of the mouth, likewise.
         probability: of being a face, likewise.
-        turned: degrees counter-clockwise by which the photo was turned first, so that the face is upright: 0 to below
+        rotated_by: degrees counter-clockwise by which the photo was rotated so that the face is upright: 0 to below
             360, about its centre and with all of it shown.
         faces: how many faces the photo shows.
     """
@@ -58,7 +58,7 @@ class DetectedFace:
     box: tuple[float, float, float, float] | None = None
     landmarks: tuple[tuple[float, float], ...] | None = None
     probability: float | None = None
-    turned: float = 0
+    rotated_by: float = 0
     faces: int = 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class DetectedFace:
             "box": list(self.box) if self.box else None,
             "landmarks": [list(point) for point in self.landmarks] if self.landmarks else None,
             "probability": self.probability,
-            "turned": self.turned,
+            "rotated_by": self.rotated_by,
             "faces": self.faces,
             "quality": self.quality._asdict(),
         }
@@ -197,7 +197,7 @@ EVEN = 1.05  # times as frequent: below it is as frequent
 
 
 def decide(
-    record: ModelMetadata,
+    metadata: ModelMetadata,
     score: float,
     faces: Sequence[DetectedFace] = (),
     *,
@@ -211,7 +211,7 @@ def decide(
     """Say what a score means.
 
     Args:
-        record: of the model that gave it.
+        metadata: of the model that gave it.
         score: a cosine.
         faces: that were compared.
         far: false accept rate to work at, see `ModelMetadata.limit`.
@@ -225,24 +225,26 @@ def decide(
         InputError: no threshold was measured for this rate, the threshold is no cosine, both are given, the prior is
             none or the model was not calibrated for it, or the score is NaN.
     """
-    limit = limit_of(record, far, threshold, comparisons)
-    check_prior(record, prior)
+    limit = limit_of(metadata, far, threshold, comparisons)
+    check_prior(metadata, prior)
     if math.isnan(score):
         raise InputError("The score is NaN: the model's weights are damaged or its training diverged.")
     score = min(max(score, -1.0), 1.0)
     doubt = doubt_of(score, limit.interval)
-    unlike = [f"{face.name}: {complaint}" for face in faces for complaint in complaints(face.quality, record.quality)]
+    unlike = [f"{face.name}: {complaint}" for face in faces for complaint in complaints(face.quality, metadata.quality)]
     reasons = [*([f"The score {score:.3f} {doubt}"] if doubt else []), *unlike]
     warnings = [
         f"{face.name} shows {face.faces} faces, that {_place(face)} was compared." for face in faces if face.faces > 1
     ]
-    warnings += [f"{face.name} was turned by {face.turned:.0f} degrees for its face." for face in faces if face.turned]
+    warnings += [
+        f"{face.name} was turned by {face.rotated_by:.0f} degrees for its face." for face in faces if face.rotated_by
+    ]
     if comparisons > 1:
         raised = "the threshold was raised for it" if threshold is None else "your threshold does not allow for that"
         warnings.append(f"The best of {comparisons} pairs of faces was taken: {raised}.")
     if limit.insufficient:
         warnings.append("Fewer than ten impostors decided the threshold: its false accept rate is a rough guess.")
-    meaning = record.meaning
+    meaning = metadata.score_calibration
     strangers = meaning.strangers if meaning else None
     share = strangers.at_most(score) if strangers else None
     ratio = likelihood_of(meaning, score) if meaning and comparisons == 1 else None
@@ -262,8 +264,8 @@ def decide(
         prior=prior,
         impostors=limit.impostors,
         insufficient=limit.insufficient,
-        measured_on=record.measured_on if limit.far is not None else "",
-        model=record.name,
+        measured_on=metadata.measured_on if limit.far is not None else "",
+        model=metadata.name,
         strangers=strangers.sentence(score) if strangers and comparisons == 1 else "",
         likelihood=ratio.sentence() if ratio else "",
         faces=tuple(faces),
@@ -293,12 +295,12 @@ def best_pair(left: NDArray[np.float32], right: NDArray[np.float32]) -> tuple[in
     return first, second, float(np.clip(scores[first, second], -1, 1))
 
 
-def limit_of(record: ModelMetadata, far: float | None, threshold: float | None, comparisons: int = 1) -> Limit:
+def limit_of(metadata: ModelMetadata, far: float | None, threshold: float | None, comparisons: int = 1) -> Limit:
     """The threshold that was asked for, see `decide`."""
     for name, value in (("false accept rate", far), ("threshold", threshold)):
         check_number(name, value)
     if threshold is None:
-        return record.limit(far, comparisons)
+        return metadata.limit(far, comparisons)
     if far is not None:
         raise InputError(f"Give a threshold ({threshold}) or a false accept rate ({far}), not both.")
     if not -1 <= threshold <= 1:
@@ -316,7 +318,7 @@ def check_number(name: str, value: object) -> None:
         raise InputError(f"The {name} is a number such as 0.001, got {value!r} ({type(value).__name__}).")
 
 
-def check_prior(record: ModelMetadata, prior: float | None) -> None:
+def check_prior(metadata: ModelMetadata, prior: float | None) -> None:
     """Refuse what is no prior probability, and one for a model that cannot make anything of it.
 
     Raises:
@@ -326,9 +328,9 @@ def check_prior(record: ModelMetadata, prior: float | None) -> None:
     if prior is None:
         return
     check_share(prior)
-    if record.meaning is None:
+    if metadata.score_calibration is None:
         raise InputError(
-            f"The model {record.name} was never calibrated, so no prior leads to a probability: leave it out, or "
+            f"The model {metadata.name} was never calibrated, so no prior leads to a probability: leave it out, or "
             "recalibrate the model on photos of yours."
         )
 

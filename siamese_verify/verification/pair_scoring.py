@@ -25,7 +25,7 @@ from siamese_verify.faces import Quality
 from siamese_verify.tables import csv_cell, read_table
 from siamese_verify.verification.decision import DetectedFace, best_pair
 from siamese_verify.verification.late_bar import late_bar
-from siamese_verify.verification.verifier import Several, checked_several
+from siamese_verify.verification.verifier import OnMultipleFaces, check_on_multiple_faces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # What a decision needs to know of a face besides its embedding; NaN where it is not known.
 FACE = np.dtype(
-    [(name, np.float64) for name in (*Quality._fields, "probability", "turned")]
+    [(name, np.float64) for name in (*Quality._fields, "probability", "rotated_by")]
     + [("box", np.float64, 4), ("faces", np.int32)]
 )
 
@@ -142,7 +142,7 @@ NO_CROP = np.empty((0, 0, 3), dtype=np.uint8)
 
 class _Record(Protocol):
     @property
-    def dimension(self) -> int: ...
+    def embedding_size(self) -> int: ...
 
     @property
     def fingerprint(self) -> str: ...
@@ -152,10 +152,10 @@ class Embedder(Protocol):
     """What embedding many photos needs of a verifier."""
 
     @property
-    def record(self) -> _Record:
+    def metadata(self) -> _Record:
         """What is known about its model."""
 
-    def find(self, photo: Path, /, name: str | None = None, several: Any = None) -> list[DetectedFace]:
+    def find(self, photo: Path, /, name: str | None = None, on_multiple_faces: Any = None) -> list[DetectedFace]:
         """Find the faces of a photo; `InputError` where there is none to decide about."""
 
     def embed_faces(self, faces: Sequence[DetectedFace], /) -> NDArray[np.float32]:
@@ -168,8 +168,8 @@ class EmbeddedPhotos:
     A photo's faces are the rows from `first` on, as many as `counts` says; -1 marks a photo that was not looked at.
     """
 
-    def __init__(self, verifier: Embedder, names: list[str], folder: Path, several: str | None) -> None:
-        self.verifier, self.several, self.names = verifier, several, names
+    def __init__(self, verifier: Embedder, names: list[str], folder: Path, on_multiple_faces: str | None) -> None:
+        self.verifier, self.on_multiple_faces, self.names = verifier, on_multiple_faces, names
         numbers: dict[Path, int] = {}
         # One photo may be written as x.jpg and ./x.jpg.
         self.number = np.array([numbers.setdefault(folder / name, len(numbers)) for name in names], dtype=np.int32)
@@ -179,7 +179,7 @@ class EmbeddedPhotos:
         self.counts = np.full(len(self.paths), -1, dtype=np.int32)
         self.errors: dict[int, str] = {}
         self.filled = 0
-        self.embeddings = np.empty((len(self.paths), verifier.record.dimension), dtype=np.float32)
+        self.embeddings = np.empty((len(self.paths), verifier.metadata.embedding_size), dtype=np.float32)
         self.faces = np.empty(len(self.paths), dtype=FACE)
 
     def embed(self, kept: CachedEmbeddings, advance: Callable[[int, int], None]) -> None:
@@ -214,7 +214,7 @@ class EmbeddedPhotos:
 
     def _find(self, row: int) -> list[DetectedFace] | str:
         try:
-            found = self.verifier.find(self.paths[row], name=self.called[row], several=self.several)
+            found = self.verifier.find(self.paths[row], name=self.called[row], on_multiple_faces=self.on_multiple_faces)
         except (InputError, OSError) as error:
             return str(error) or type(error).__name__
         return found or f"No face was found on {self.called[row]}."
@@ -254,7 +254,7 @@ class EmbeddedPhotos:
             Quality(*(_known(number) for number in quality)),  # type: ignore[arg-type]
             None if math.isnan(box[0]) else tuple(box),
             probability=_known(probability),
-            turned=turned,
+            rotated_by=turned,
             faces=faces,
         )
 
@@ -262,7 +262,7 @@ class EmbeddedPhotos:
 def _row_of(face: DetectedFace) -> tuple[Any, ...]:
     numbers = (*face.quality, face.probability)
     known = (math.nan if number is None else number for number in numbers)
-    return (*known, face.turned, face.box or (math.nan,) * 4, face.faces)
+    return (*known, face.rotated_by, face.box or (math.nan,) * 4, face.faces)
 
 
 def _known(number: float) -> float | None:
@@ -493,7 +493,7 @@ def verify_pairs(
     root: str | Path | None = None,
     far: float | None = None,
     threshold: float | None = None,
-    several: Several | None = None,
+    on_multiple_faces: OnMultipleFaces | None = None,
     decide: bool = False,
     prior: float | None = None,
     progress: bool = True,
@@ -513,7 +513,7 @@ def verify_pairs(
         root: folder that the paths in `a` and `b` start from; by default that of the table.
         far: see `Verifier.verify`.
         threshold: likewise.
-        several: what to do about photos of several faces, see `Verifier.load`; of `any`, the best pair of faces counts.
+        on_multiple_faces: see `Verifier.load`; of `any`, the best pair of faces counts.
         decide: see `Verifier.verify`.
         prior: likewise; without one `probability` is empty.
         progress: draw a bar once it takes longer than two seconds.
@@ -528,8 +528,8 @@ def verify_pairs(
         raise InputError(f"There is no folder {target.parent} for the output {target.name}: make it first.")
     if target.is_dir() or (target.exists() and source.exists() and target.samefile(source)):
         raise InputError(f"The output {out} is a folder or the table of pairs itself: give another name.")
-    if several is not None:
-        checked_several(several)
+    if on_multiple_faces is not None:
+        check_on_multiple_faces(on_multiple_faces)
     folder = source.parent if root is None else Path(root)
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} for the photos to start from: give another root.")
@@ -538,9 +538,9 @@ def verify_pairs(
     )  # refuses what it must before any photo is read
     pairs = read_pairs(source)
     check_writable(pairs, target.suffix)
-    kept = CachedEmbeddings(target.with_name(f".{target.name}.unfinished"), _origin(verifier, several))
+    kept = CachedEmbeddings(target.with_name(f".{target.name}.unfinished"), _origin(verifier, on_multiple_faces))
     try:
-        photos = EmbeddedPhotos(verifier, pairs.photos, folder, several)
+        photos = EmbeddedPhotos(verifier, pairs.photos, folder, on_multiple_faces)
         with late_bar("Embedding photos", progress) as advance:
             photos.embed(kept, advance)
         with late_bar("Deciding about pairs", progress) as advance, whole_file(target) as file:
@@ -559,12 +559,12 @@ def verify_pairs(
     return summary
 
 
-def _origin(verifier: Judge, several: Several | None) -> str:
+def _origin(verifier: Judge, on_multiple_faces: OnMultipleFaces | None) -> str:
     """Name all that decides which faces are embedded, and how: nothing that was embedded another way is used."""
-    policy = several or getattr(verifier, "several", "refuse")
+    policy = on_multiple_faces or getattr(verifier, "on_multiple_faces", "error")
     hook: Any = getattr(verifier, "liveness", None)  # may refuse what was accepted without it; its name has to do
     named = f"{hook.__module__}.{hook.__qualname__}" if hasattr(hook, "__qualname__") else repr(hook)
-    return f"{verifier.record.fingerprint} {policy} {named}"
+    return f"{verifier.metadata.fingerprint} {policy} {named}"
 
 
 class _Scores:

@@ -39,7 +39,7 @@ def embed_photos(
         (N,D) float32 of unit length, in the order of the rows.
     """
     chosen = range(len(photos)) if rows is None else rows
-    embeddings = np.empty((len(chosen), encoder.dimension), dtype=np.float32)
+    embeddings = np.empty((len(chosen), encoder.embedding_size), dtype=np.float32)
     done = 0
     for found, images in cropper.stream(photos, chosen, title):
         embeddings[done : done + len(found)] = embed_faces(encoder, change(images, first=done) if change else images)

@@ -45,8 +45,8 @@ from siamese_verify.verification.decision import (
 
 CHUNK = 64  # photos whose faces are held together
 MOST_FACES = 64  # of a photo whose faces are all compared
-Several = Literal["refuse", "largest", "central", "any"]
-SEVERAL = ("refuse", "largest", "central", "any")
+OnMultipleFaces = Literal["error", "largest", "central", "any"]
+ON_MULTIPLE_FACES = ("error", "largest", "central", "any")
 Liveness = Callable[[Image.Image, DetectedFace], str | None]
 
 
@@ -65,10 +65,10 @@ class Verifier:
     screen matches as well. Detectors of such attacks go in as `liveness`.
 
     Args:
-        record: what is known about the model.
+        metadata: what is known about the model.
         engine: that runs its encoder.
         networks: of the face detector; by default those of this machine's cache.
-        several: what to do with a photo of several faces: `refuse` it, take the `largest` or the most `central` one, or
+        on_multiple_faces: with several faces on a photo, raise an `error`, take the `largest` or most `central` one, or
             compare `any` of them, where the best pair counts and the threshold is raised for the number of pairs.
         liveness: called with each upright photo and its face before anything is compared; a sentence that it returns
             refuses the photo.
@@ -77,16 +77,16 @@ class Verifier:
 
     def __init__(
         self,
-        record: ModelMetadata,
+        metadata: ModelMetadata,
         engine: Engine,
         networks: Networks | None = None,
         *,
-        several: Several = "refuse",
+        on_multiple_faces: OnMultipleFaces = "error",
         liveness: Liveness | None = None,
         proof: Future[None] | None = None,
     ) -> None:
-        self.record = record
-        self.several = checked_several(several)
+        self.metadata = metadata
+        self.on_multiple_faces = check_on_multiple_faces(on_multiple_faces)
         self.liveness = liveness
         self._engine = engine
         self._networks = networks
@@ -101,7 +101,7 @@ class Verifier:
         engine: Literal["auto", "onnx", "torch"] = "auto",
         device: str = "cpu",
         threads: int | None = None,
-        several: Several = "refuse",
+        on_multiple_faces: OnMultipleFaces = "error",
         liveness: Liveness | None = None,
     ) -> Verifier:
         """Load a verifier.
@@ -111,7 +111,7 @@ class Verifier:
             engine: `onnx` imports no torch, `torch` runs on any device; `auto` is onnx for all but checkpoints.
             device: where torch's engine runs.
             threads: of ONNX Runtime; None for one per core.
-            several: see `Verifier`.
+            on_multiple_faces: see `Verifier`.
             liveness: see `Verifier`.
 
         Raises:
@@ -119,8 +119,8 @@ class Verifier:
         """
         from siamese_verify.models.loading import load_parts
 
-        record, run, networks, proof = load_parts(model, engine, device, threads)
-        return cls(record, run, networks, several=several, liveness=liveness, proof=proof)
+        metadata, run, networks, proof = load_parts(model, engine, device, threads)
+        return cls(metadata, run, networks, on_multiple_faces=on_multiple_faces, liveness=liveness, proof=proof)
 
     def verify(
         self,
@@ -131,7 +131,7 @@ class Verifier:
         threshold: float | None = None,
         prior: float | None = None,
         decide: bool = False,
-        several: Several | None = None,
+        on_multiple_faces: OnMultipleFaces | None = None,
     ) -> Verification:
         """Decide whether two photos show the same person.
 
@@ -142,19 +142,19 @@ class Verifier:
             threshold: one of your own instead, in [-1, 1].
             prior: share of genuine pairs among those that you ask about, in (0, 1): the answer then has a probability.
             decide: say yes or no where it would be inconclusive.
-            several: instead of the verifier's own.
+            on_multiple_faces: instead of the verifier's own.
 
         Raises:
             NoDecision: a photo is unreadable, has no face, or several that are refused, or shows no living person.
             InputError: no threshold was measured for the model, or not for this rate, or there is no such prior.
         """
-        limit_of(self.record, far, threshold)  # what is asked for is wrong: before any photo is opened
-        check_prior(self.record, prior)
-        several = checked_several(several or self.several)
+        limit_of(self.metadata, far, threshold)  # what is asked for is wrong: before any photo is opened
+        check_prior(self.metadata, prior)
+        on_multiple_faces = check_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
         spent: tuple[dict[str, float], dict[str, float]] = ({}, {})
         with ThreadPoolExecutor(2) as pool:  # decoding and detection leave the interpreter for most of their time
             names = ("photo 1", "photo 2")
-            left, right = pool.map(self._look, (a, b), names, (several, several), spent)
+            left, right = pool.map(self._look, (a, b), names, (on_multiple_faces, on_multiple_faces), spent)
         stages = {stage: max(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
         with timed(stages, "embed"):
             embeddings = self.embed_faces([*left, *right])
@@ -198,7 +198,7 @@ class Verifier:
             InputError: see `siamese_verify.verification.decision.decide`.
         """
         return _decide(
-            self.record,
+            self.metadata,
             score,
             faces,
             far=far,
@@ -210,14 +210,19 @@ class Verifier:
         )
 
     def find(
-        self, photo: Photo, name: str | None = None, several: Several | None = None, *, opened: bool = False
+        self,
+        photo: Photo,
+        name: str | None = None,
+        on_multiple_faces: OnMultipleFaces | None = None,
+        *,
+        opened: bool = False,
     ) -> list[DetectedFace]:
         """Find the face of a photo and cut it; models without a detector (`whole`, `center` crops) take it as given.
 
         Args:
             photo: see `verify`.
             name: what to call it; by default its path.
-            several: instead of the verifier's own.
+            on_multiple_faces: instead of the verifier's own.
             opened: the photo is what `open_photo` returned, and is not copied.
 
         Returns:
@@ -227,7 +232,14 @@ class Verifier:
             NoDecision: see `verify`.
         """
         named = name is not None
-        return self._look(photo, name or "the photo", checked_several(several or self.several), {}, named, opened)
+        return self._look(
+            photo,
+            name or "the photo",
+            check_on_multiple_faces(on_multiple_faces or self.on_multiple_faces),
+            {},
+            named,
+            opened,
+        )
 
     @overload
     def embed(self, photos: Sequence[Photo], on_error: Literal["raise"] = "raise") -> NDArray[np.float32]: ...
@@ -255,15 +267,15 @@ class Verifier:
             raise InputError(f"on_error is 'raise' or 'skip', got {on_error!r}.")
         if isinstance(photos, str | bytes | Path):
             raise InputError(f"embed takes a list of photos, got one {type(photos).__name__}: write [photo].")
-        several: Several = "refuse" if self.several == "any" else self.several
-        parts = [np.empty((0, self.record.dimension), dtype=np.float32)]
+        on_multiple_faces: OnMultipleFaces = "error" if self.on_multiple_faces == "any" else self.on_multiple_faces
+        parts = [np.empty((0, self.metadata.embedding_size), dtype=np.float32)]
         rows: list[int] = []
         errors: dict[int, NoDecision] = {}
         for start in range(0, len(photos), CHUNK):
             faces = []
             for row, photo in enumerate(photos[start : start + CHUNK], start):
                 try:
-                    faces += self._look(photo, f"photo {row + 1}", several, {})
+                    faces += self._look(photo, f"photo {row + 1}", on_multiple_faces, {})
                     rows.append(row)
                 except NoDecision as error:
                     if on_error == "raise":
@@ -275,7 +287,7 @@ class Verifier:
 
     def embed_faces(self, faces: Sequence[DetectedFace]) -> NDArray[np.float32]:
         """Embed faces that `find` gave; (N,D) float32 of unit length."""
-        size = self.record.input_spec.size
+        size = self.metadata.input_spec.size
         crops = np.stack([face.crop for face in faces]) if faces else np.empty((0, size, size, 3), dtype=np.uint8)
         return self.embed_crops(crops)
 
@@ -291,12 +303,12 @@ class Verifier:
         Raises:
             InputError: crops of another shape or type.
         """
-        size = self.record.input_spec.size
+        size = self.metadata.input_spec.size
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (size, size, 3):
             raise InputError(
                 f"This model takes uint8 crops of shape (N, {size}, {size}, 3), got {crops.dtype} {crops.shape}."
             )
-        embeddings = embed_crops(self._engine, crops, self.record.dimension)
+        embeddings = embed_crops(self._engine, crops, self.metadata.embedding_size)
         if self._proof:
             self._proof.result()
         return embeddings
@@ -305,7 +317,7 @@ class Verifier:
         self,
         photo: Photo,
         fallback: str,
-        several: Several,
+        on_multiple_faces: OnMultipleFaces,
         stages: dict[str, float],
         named: bool = False,
         opened: bool = False,
@@ -316,19 +328,19 @@ class Verifier:
                 image = photo if opened and isinstance(photo, Image.Image) else open_photo(photo, name)
         except InputError as error:
             raise NoDecision(str(error), "unreadable_photo") from None
-        spec = self.record.input_spec
+        spec = self.metadata.input_spec
         found: list[tuple[Face | None, float]] = [(None, 0)]
         number = 1
         if spec.crop.needs_face:
             with timed(stages, "detect"):
-                chosen, number, side = self._choose(image, name, several)
+                chosen, number, side = self._choose(image, name, on_multiple_faces)
                 found = [level(self._faces(), image, face, side) for face in chosen]
         with timed(stages, "align"):
             seen = [self._cut(image, face, name, degrees, number) for face, degrees in found]
         if self.liveness:
             with timed(stages, "liveness"):
                 for face in seen:
-                    refusal = self.liveness(turned(image, face.turned), _as_shown(face, reduced(image)))
+                    refusal = self.liveness(turned(image, face.rotated_by), _as_shown(face, reduced(image)))
                     if refusal is not None and not (isinstance(refusal, str) and refusal):
                         raise InputError(
                             f"The liveness hook returned {refusal!r}: it returns None, or a sentence that refuses."
@@ -337,26 +349,26 @@ class Verifier:
                         raise NoDecision(f"{name} was refused: {refusal}", "refused")
         return seen
 
-    def _choose(self, image: Image.Image, name: str, several: Several) -> tuple[list[Face], int, int]:
+    def _choose(self, image: Image.Image, name: str, on_multiple_faces: OnMultipleFaces) -> tuple[list[Face], int, int]:
         """The faces of a photo that are compared, how many it shows, and the degrees that it has to be turned by."""
         faces, degrees = search(self._faces(), image)
         if not faces:
             raise NoDecision(f"No face was found on {name}: use a photo that shows one from the front.", "no_face")
-        if several == "any":
+        if on_multiple_faces == "any":
             if len(faces) > MOST_FACES:
                 sentence = f"{len(faces)} faces were found on {name}, at most {MOST_FACES} are compared: crop it."
                 raise NoDecision(sentence, "multiple_faces")
             return faces, len(faces), degrees
         size = rotated_size(image.size, degrees)
-        if several == "refuse" and ambiguous(faces, *size):
+        if on_multiple_faces == "error" and ambiguous(faces, *size):
             sentence = f"{len(faces)} faces were found on {name}, and which is meant is open: crop it to that one."
             raise NoDecision(sentence, "multiple_faces")
-        return [choose_face(faces, *size, _choice(several))], len(faces), degrees
+        return [choose_face(faces, *size, _choice(on_multiple_faces))], len(faces), degrees
 
     def _cut(self, image: Image.Image, face: Face | None, name: str, degrees: float, number: int) -> DetectedFace:
-        crop = crop_face(image, self.record.input_spec, face, degrees)
+        crop = crop_face(image, self.metadata.input_spec, face, degrees)
         if face is None:
-            return DetectedFace(name, np.asarray(crop), quality_of(crop), turned=degrees, faces=number)
+            return DetectedFace(name, np.asarray(crop), quality_of(crop), rotated_by=degrees, faces=number)
         face = face.placed(reduced(image))
         quality = quality_of(crop, face.box, face.landmarks)
         return DetectedFace(
@@ -380,19 +392,19 @@ def _as_shown(face: DetectedFace, scale: int) -> DetectedFace:
 _decide = decide  # by another name inside the class, whose arguments and method are called the same
 
 
-def _choice(several: Several) -> Literal["central", "largest"]:
-    return "largest" if several == "largest" else "central"
+def _choice(on_multiple_faces: OnMultipleFaces) -> Literal["central", "largest"]:
+    return "largest" if on_multiple_faces == "largest" else "central"
 
 
-def checked_several(several: Several) -> Several:
+def check_on_multiple_faces(on_multiple_faces: OnMultipleFaces) -> OnMultipleFaces:
     """Give back what to do with several faces.
 
     Raises:
-        InputError: it is none of `SEVERAL`.
+        InputError: it is none of `ON_MULTIPLE_FACES`.
     """
-    if several not in SEVERAL:
-        raise InputError(f"With several faces on a photo you can {', '.join(SEVERAL)}, not {several!r}.")
-    return several
+    if on_multiple_faces not in ON_MULTIPLE_FACES:
+        raise InputError(f"on_multiple_faces must be one of {', '.join(ON_MULTIPLE_FACES)}, got {on_multiple_faces!r}.")
+    return on_multiple_faces
 
 
 @contextmanager

@@ -66,12 +66,12 @@ def test_one_evaluation_stores_the_thresholds_of_a_pretrained_model_without(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4))
     with pytest.raises(InputError, match="evaluate model=vggface2"):
-        load_model("vggface2").record.operating_point()
+        load_model("vggface2").metadata.operating_point()
     evaluate(configured("evaluate", tmp_path / "run", *PROTOCOL, "model=vggface2"), tmp_path / "run")
     assert "kept for verify" in capsys.readouterr().out
     model = load_model("vggface2")
-    assert model.record.operating_point(0.1).impostors == 18 * 17 // 2 - 18
-    assert model.record.measured_on == "synthetic faces, all pairs of unseen people"
+    assert model.metadata.operating_point(0.1).impostors == 18 * 17 // 2 - 18
+    assert model.metadata.measured_on == "synthetic faces, all pairs of unseen people"
 
 
 def test_an_evaluation_does_not_change_a_bundle(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:

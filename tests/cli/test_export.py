@@ -24,7 +24,7 @@ def test_a_checkpoint_becomes_a_bundle_that_says_what_was_compared(tiny_run: Pat
     assert not set(DETECTOR) & set(bundle.files)
     assert (bundle.checks["flips"], bundle.checks["pairs"]) == (0, 400)
     assert bundle.checks["lowest_cosine_of_faces"] > 0.9999
-    assert bundle.record.licence == "mine"
+    assert bundle.metadata.licence == "mine"
     assert "0 decisions about 400 pairs differ" in said[0]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| licence of the weights | mine |" in card
@@ -46,7 +46,7 @@ def test_without_faces_of_people_one_has_to_ask_for_drawn_ones(
 def quantized(tiny_run: Path, tmp_path: Path) -> Callable[[], Path]:
     def save() -> Path:
         model = load_model(tiny_run)
-        faces = drawn_faces(model.record.input_spec)
+        faces = drawn_faces(model.metadata.input_spec)
         save_quantized(tmp_path / "int8", model, {}, faces, faces.crops[::5])
         return tmp_path / "int8"
 
@@ -81,13 +81,13 @@ def test_a_good_int8_network_is_a_space_of_its_own_and_runs_on_onnx_alone(
     monkeypatch.setattr(quantization, "RISE", 1.0)
     folder = quantized()
     rough, precise = Verifier.load(folder), Verifier.load(tiny_run)
-    assert rough.record.quantization == "int8"
-    assert rough.record.fingerprint != precise.record.fingerprint
-    assert rough.record.measured_on.endswith("by the float32 network")
-    crops = drawn_faces(precise.record.input_spec).crops
+    assert rough.metadata.quantization == "int8"
+    assert rough.metadata.fingerprint != precise.metadata.fingerprint
+    assert rough.metadata.measured_on.endswith("by the float32 network")
+    crops = drawn_faces(precise.metadata.input_spec).crops
     alike = np.einsum("nd,nd->n", rough.embed_crops(crops), precise.embed_crops(crops))
     assert 0.8 < alike.mean() < 0.999999  # alike, and not the same
     assert "model.safetensors" not in open_bundle(folder).files
-    assert f"| fingerprint | `{rough.record.fingerprint}` |" in (folder / "README.md").read_text()
+    assert f"| fingerprint | `{rough.metadata.fingerprint}` |" in (folder / "README.md").read_text()
     with pytest.raises(InputError, match="computes in int8 and has no weights for torch"):
         load_bundle(folder)

@@ -23,7 +23,7 @@ def small() -> SmallResNet:
 def test_the_embedding_is_that_of_both_sides_less_the_centre(mirror: bool) -> None:
     inner = small()
     encoder = MirroredEncoder(inner, mirror).eval()
-    center = torch.randn(encoder.dimension) / 10
+    center = torch.randn(encoder.embedding_size) / 10
     encoder.center.copy_(center)
     with torch.no_grad():
         found = encoder(IMAGES).double().numpy()
@@ -38,7 +38,7 @@ def test_a_face_and_its_mirror_image_are_as_alike_as_their_halves() -> None:
     encoder = MirroredEncoder(small()).eval()
     with torch.no_grad():
         one, other = encoder(IMAGES), encoder(IMAGES.flip(3))
-    half = encoder.dimension // 2
+    half = encoder.embedding_size // 2
     torch.testing.assert_close(one[:, :half], other[:, half:])
     torch.testing.assert_close(one[:, half:], other[:, :half])
 

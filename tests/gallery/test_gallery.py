@@ -23,15 +23,21 @@ class Eyes:
     """Stands in for a verifier: a photo is an array whose first row of pixels is the embedding."""
 
     def __init__(self, model: GalleryModel, **more: Any) -> None:
-        values = {"weights_sha256": "cd", "meaning": SimpleNamespace(strangers=model.strangers), "quality": {}}
-        self.record = SimpleNamespace(
-            name=model.name, fingerprint=model.fingerprint, dimension=model.dimension, **{**values, **more}
+        values = {
+            "weights_sha256": "cd",
+            "score_calibration": SimpleNamespace(strangers=model.strangers),
+            "quality": {},
+        }
+        self.metadata = SimpleNamespace(
+            name=model.name, fingerprint=model.fingerprint, embedding_size=model.dimension, **{**values, **more}
         )
 
-    def find(self, photo: Any, name: str | None = None, several: Any = None) -> list[Any]:
+    def find(self, photo: Any, name: str | None = None, on_multiple_faces: Any = None) -> list[Any]:
         crop = np.zeros((8, 8, 3), np.uint8)
         crop[:] = int(photo.flat[0] * 100) % 256
-        return [SimpleNamespace(name=name or "photo", quality=None, crop=crop, embedding=photo)] * (2 if several else 1)
+        return [SimpleNamespace(name=name or "photo", quality=None, crop=crop, embedding=photo)] * (
+            2 if on_multiple_faces else 1
+        )
 
     def embed_faces(self, faces: Any) -> Faces:
         return np.stack([face.embedding for face in faces])
@@ -449,7 +455,7 @@ def test_photos_are_enrolled_and_identified_through_a_verifier(
         assert found.face is not None
         assert set(found.milliseconds) == {"find", "embed", "search", "log"}
         with pytest.raises(InputError, match="shows 2 faces: crop it"):
-            gallery.enroll("Ben", [faces[1, 0]], several="any")
+            gallery.enroll("Ben", [faces[1, 0]], on_multiple_faces="any")
         with pytest.raises(InputError, match="no photo of Ben"):
             gallery.enroll("Ben", [])
     with Gallery.open(path, model, key=key) as gallery, pytest.raises(InputError, match="without a verifier"):

@@ -25,7 +25,7 @@ ENCODER = {
     "_target_": "siamese_verify.encoders.SmallResNet",
     "size": 32,
     "width": 4,
-    "dimension": 16,
+    "embedding_size": 16,
     "crop": {"_target_": "siamese_verify.structures.Crop", "kind": "center", "fraction": 0.8},
 }
 FIELDS: dict[str, Any] = {
@@ -33,7 +33,7 @@ FIELDS: dict[str, Any] = {
     "format": "1",
     "encoder": [],
     "input": [],
-    "dimension": "16",
+    "embedding_size": "16",
     "quantization": None,
     "licence": 7,
     "quality": [],
@@ -44,7 +44,7 @@ FIELDS: dict[str, Any] = {
     "measured_on": None,
     "training": [],
     "metrics": None,
-    "meaning": [],
+    "score_calibration": [],
     "versions": "1",
     "sha256": 7,
 }  # and a value of another type for each
@@ -57,7 +57,7 @@ def measured_model() -> FaceModel:
     report = verification_report(np.concatenate([scores[:100] + 2, scores[100:]]), np.arange(400) < 100)
     return FaceModel.of(
         "mine",
-        SmallResNet(size=32, width=4, dimension=16, crop=Crop("center", fraction=0.8)),
+        SmallResNet(size=32, width=4, embedding_size=16, crop=Crop("center", fraction=0.8)),
         ENCODER,
         operating_points=report.operating_points,
         eer_threshold=report.eer_threshold,
@@ -107,16 +107,16 @@ def test_a_round_trip_gives_the_same_embeddings_thresholds_and_knowledge(bundle:
     assert not loaded.encoder.training
     assert loaded.encoder.input_spec == model.encoder.input_spec
     for name in ("configuration", "operating_points", "eer_threshold", "measured_on", "training", "metrics"):
-        assert getattr(loaded.record, name) == getattr(model.record, name)
-    assert loaded.record.name == str(bundle)
+        assert getattr(loaded.metadata, name) == getattr(model.metadata, name)
+    assert loaded.metadata.name == str(bundle)
 
 
 def test_a_model_has_one_fingerprint_wherever_it_is_shown(bundle: Path) -> None:
-    known = open_bundle(bundle).record.fingerprint
+    known = open_bundle(bundle).metadata.fingerprint
     assert f"| fingerprint | `{known}` |" in (bundle / "README.md").read_text()
-    assert Verifier.load(bundle).record.fingerprint == known
-    assert Verifier.load(bundle, engine="torch").record.fingerprint == known
-    assert with_weights(measured_model()).record.fingerprint == known
+    assert Verifier.load(bundle).metadata.fingerprint == known
+    assert Verifier.load(bundle, engine="torch").metadata.fingerprint == known
+    assert with_weights(measured_model()).metadata.fingerprint == known
 
 
 def test_a_bundle_holds_no_pickle(bundle: Path) -> None:
@@ -130,20 +130,20 @@ def test_a_threshold_that_nothing_reaches_survives_as_null(tmp_path: Path) -> No
     model = FaceModel.of("mine", measured_model().encoder, ENCODER, report.operating_points)
     save_bundle(tmp_path, model, {})
     assert "Infinity" not in (tmp_path / "bundle.json").read_text()
-    assert load_bundle(tmp_path).record.operating_points == report.operating_points
+    assert load_bundle(tmp_path).metadata.operating_points == report.operating_points
 
 
 def test_what_scores_mean_round_trips(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(40, 8)) + np.repeat(np.eye(8), 5, axis=0)
     meaning = calibrate(rows, np.arange(40) // 5, "these people")
-    save_bundle(tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER, meaning=meaning), {})
-    assert load_bundle(tmp_path).record.meaning == meaning
+    save_bundle(tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER, score_calibration=meaning), {})
+    assert load_bundle(tmp_path).metadata.score_calibration == meaning
 
 
 def test_a_model_that_was_never_measured_round_trips(tmp_path: Path) -> None:
     save_bundle(tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER), {})
     loaded = load_bundle(tmp_path)
-    assert (loaded.record.operating_points, loaded.record.eer_threshold) == ((), None)
+    assert (loaded.metadata.operating_points, loaded.metadata.eer_threshold) == ((), None)
 
 
 @pytest.mark.parametrize("place", [0, 100, -1])
@@ -193,7 +193,7 @@ def test_a_changed_value_is_noticed(field: str, value: object, bundle: Path) -> 
 def test_another_version_says_which_and_what_to_do(bundle: Path) -> None:
     rewrite(bundle, lambda content: content.__setitem__("format", 9))
     message = complaint(bundle)
-    assert "has format 9, this version reads 5" in message
+    assert "has format 9, this version reads 6" in message
     assert "make it anew" in message
 
 
@@ -202,7 +202,7 @@ def test_another_version_says_which_and_what_to_do(bundle: Path) -> None:
     [
         lambda text: text + "\n",
         lambda text: text.replace(" ", "\t", 1),
-        lambda text: text.replace('"format": 5', '"format": 9,\n "format": 5'),
+        lambda text: text.replace('"format": 6', '"format": 9,\n "format": 6'),
         lambda text: text.replace("\n", "\r\n"),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_byte_that_changes_no_value_is_noticed_too(change: Callable[[str], str
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("dimension", 0), ("dimension", 10**12), ("dimension", True), ("dimension", 17)],
+    [("embedding_size", 0), ("embedding_size", 10**12), ("embedding_size", True), ("embedding_size", 17)],
 )
 def test_a_dimension_that_is_not_the_networks_is_noticed(field: str, value: object, bundle: Path) -> None:
     rewrite(bundle, lambda content: content.__setitem__(field, value), sign=True)

@@ -26,14 +26,14 @@ from siamese_verify.verification import Verifier
 ROOT = Path(__file__).resolve().parents[2]
 LFW = ROOT.parent / "shared/data/lfw/lfw-deepfunneled"
 WEIGHTS = ROOT.parent / "shared/weights"
-SMALL = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 4, "dimension": 16}
+SMALL = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 4, "embedding_size": 16}
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     crop = {"_target_": "siamese_verify.structures.Crop", "kind": "whole"}
-    encoder = SmallResNet(size=32, width=4, dimension=16, crop=Crop("whole"))
+    encoder = SmallResNet(size=32, width=4, embedding_size=16, crop=Crop("whole"))
     folder = tmp_path_factory.mktemp("loading") / "bundle"
     save_bundle(folder, FaceModel.of("mine", encoder, {**SMALL, "crop": crop}), {"python": "3.11"})
     return folder
@@ -44,15 +44,15 @@ def test_both_engines_give_the_same_embeddings_and_the_same_name_to_their_space(
 ) -> None:
     by_onnx, by_torch = Verifier.load(bundle), Verifier.load(bundle, engine="torch")
     np.testing.assert_allclose(by_onnx.embed(photos), by_torch.embed(photos), atol=1e-5)
-    assert by_onnx.record.fingerprint == by_torch.record.fingerprint
-    assert by_onnx.record == by_torch.record
+    assert by_onnx.metadata.fingerprint == by_torch.metadata.fingerprint
+    assert by_onnx.metadata == by_torch.metadata
 
 
 def test_a_checkpoint_runs_on_torch_and_lies_in_the_space_of_its_bundle(tiny_run: Path, photos: list[Path]) -> None:
     checkpoint = Verifier.load(tiny_run / "checkpoints" / "best.ckpt")
     run = Verifier.load(tiny_run)
     np.testing.assert_allclose(run.embed(photos), checkpoint.embed(photos), atol=1e-5)
-    assert run.record.fingerprint == checkpoint.record.fingerprint
+    assert run.metadata.fingerprint == checkpoint.metadata.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_checkpoint_runs_on_torch_and_lies_in_the_space_of_its_bundle(tiny_run
         ({"threads": 100_000}, "1 to 256 threads"),
         ({"engine": "onnx", "device": "cuda"}, "runs on the CPU"),
         ({"engine": "torch", "device": "abacus"}, "'abacus' cannot be used"),
-        ({"several": "all"}, "refuse, largest, central, any"),
+        ({"on_multiple_faces": "all"}, "error, largest, central, any"),
     ],
 )
 def test_what_cannot_be_had_is_one_sentence(arguments: dict[str, Any], complaint: str, bundle: Path) -> None:
@@ -81,8 +81,8 @@ def test_a_checkpoint_on_onnx_says_how_to_make_a_bundle(tiny_run: Path) -> None:
     "encoder",
     [
         SmallResNet(size=32, width=4),
-        MobileFaceNet(size=32, dimension=16),
-        ResNet18(size=64, dimension=16),
+        MobileFaceNet(size=32, embedding_size=16),
+        ResNet18(size=64, embedding_size=16),
         Pixels(size=16),
         MirroredEncoder(SmallResNet(size=32, width=4)),
         SmallResNet(size=32, width=4, normalize=False),
@@ -107,8 +107,8 @@ def test_the_network_of_every_encoder_is_translated_rightly(encoder: Encoder) ->
     crops = np.random.default_rng(0).integers(0, 256, (11, size, size, 3), dtype=np.uint8)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     engine = OnnxEngine(network_of(encoder), "network")
-    found = embed_crops(engine, crops, encoder.dimension)
-    expected = embed_crops(TorchEngine(encoder), crops, encoder.dimension)
+    found = embed_crops(engine, crops, encoder.embedding_size)
+    expected = embed_crops(TorchEngine(encoder), crops, encoder.embedding_size)
     np.testing.assert_allclose(found, expected, atol=2e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
@@ -183,7 +183,7 @@ def test_a_pickle_in_place_of_the_weights_is_not_unpickled(bundle: Path, tmp_pat
 
 def test_a_bundle_never_takes_the_place_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    model = FaceModel.of("mine", SmallResNet(size=32, width=4, dimension=16), SMALL)  # not even in evaluation mode
+    model = FaceModel.of("mine", SmallResNet(size=32, width=4, embedding_size=16), SMALL)  # not even in evaluation mode
     with pytest.raises(InputError, match=r"holds notes\.txt"):
         save_bundle(tmp_path, model, {})
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -240,9 +240,9 @@ def test_a_photo_of_two_people_is_compared_as_one_asks(casia: Path) -> None:
         both.paste(left.resize((200, 200)), (0, 50))
         both.paste(right.resize((300, 300)), (200, 0))
     verifier = Verifier.load("casia-webface")
-    assert [len(verifier.find(both, several=way)) for way in ("largest", "central", "any")] == [1, 1, 2]
-    largest = verifier.verify(bush, both, several="largest", decide=True)
-    anyone = verifier.verify(bush, both, several="any", decide=True)
+    assert [len(verifier.find(both, on_multiple_faces=way)) for way in ("largest", "central", "any")] == [1, 1, 2]
+    largest = verifier.verify(bush, both, on_multiple_faces="largest", decide=True)
+    anyone = verifier.verify(bush, both, on_multiple_faces="any", decide=True)
     assert (largest.same, anyone.same) == (False, True)
     assert anyone.threshold > verifier.verify(bush, bush).threshold
     assert anyone.faces[1].faces == 2

@@ -41,19 +41,19 @@ class StandIn(Verifier):
             Calibration("logistic", (-1.0, 1.0), (-8.0, 8.0), 100, 4000),
             ImpostorTail((0.0, 0.2, 0.5, 0.8, 0.9, 0.95), (2000, 400, 40, 4, 1, 0), 4000),
         )
-        self.record = ModelMetadata(
+        self.metadata = ModelMetadata(
             "stand-in",
             {},
             InputSpec(32, crop=Crop("whole")),
             SIDE * SIDE * 3,
             points,
             measured_on="4,000 pairs of nobody",
-            meaning=meaning,
+            score_calibration=meaning,
             weights_sha256="00",
         )
 
     def find(
-        self, photo: Any, name: str | None = None, several: str | None = None, *, opened: bool = False
+        self, photo: Any, name: str | None = None, on_multiple_faces: str | None = None, *, opened: bool = False
     ) -> list[DetectedFace]:
         self.looking += 1
         if photo.width == NO_FACE:
@@ -63,11 +63,11 @@ class StandIn(Verifier):
         if photo.width == SLOW:
             self.gate.wait(20)
         faces = 2 if photo.width == SEVERAL else 1
-        if faces > 1 and several in (None, "refuse"):
+        if faces > 1 and on_multiple_faces in (None, "error"):
             raise NoDecision(f"2 faces were found on {name}: crop it.", "multiple_faces")
         crop = photo.resize((32, 32))
         face = DetectedFace(str(name), np.asarray(crop), quality_of(crop), faces=faces)
-        return [face] * (faces if several == "any" else 1)
+        return [face] * (faces if on_multiple_faces == "any" else 1)
 
     def embed_crops(self, crops: np.ndarray) -> np.ndarray:
         self.batches.append(len(crops))
@@ -78,7 +78,7 @@ class StandIn(Verifier):
         return unit
 
     def decide(self, score: float, faces: Any = (), *, decide: bool = False, **more: Any) -> Verification:
-        return decided(self.record, score, faces, forced=decide, **more)
+        return decided(self.metadata, score, faces, forced=decide, **more)
 
 
 def serve(arguments: list[str]) -> int:

@@ -134,10 +134,10 @@ async def test_faces_that_are_compared_have_a_limit() -> None:
     async with client_of(judge, Settings(rate=0, faces=3)) as client:
         several = photo(1, SEVERAL)
         judge.batches.clear()
-        refused = await client.post("/v1/verify", **pair(several, several, several="any"))
+        refused = await client.post("/v1/verify", **pair(several, several, on_multiple_faces="any"))
         assert (refused.status_code, refused.json()["reason"]) == (422, "multiple_faces")
         assert not judge.batches
-        assert (await client.post("/v1/verify", **pair(several, several="any"))).status_code == 200
+        assert (await client.post("/v1/verify", **pair(several, on_multiple_faces="any"))).status_code == 200
 
 
 @pytest.mark.anyio

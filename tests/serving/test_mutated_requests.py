@@ -148,7 +148,9 @@ def test_ten_thousand_mutated_requests_are_answered_in_time_without_a_crash_or_g
 @given(
     entry=st.sampled_from(ENTRIES),
     fields=st.dictionaries(
-        st.sampled_from(["far", "threshold", "prior", "several", "decide", "crops", "scores", "name", "other"]),
+        st.sampled_from(
+            ["far", "threshold", "prior", "on_multiple_faces", "decide", "crops", "scores", "name", "other"]
+        ),
         st.one_of(st.text(max_size=40), st.floats().map(str), st.integers().map(str), st.just("[" * 1500)),
         max_size=4,
     ),

@@ -190,7 +190,7 @@ def test_the_box_of_a_turned_photo_lies_on_the_photo_as_it_is_shown(
     """A face at the left of a photo of 200 x 100 is at the bottom of it once that was turned by 90 degrees."""
     Image.new("RGB", (200, 100), "white").save(tmp_path / "wide.png")
     page = opened(server)
-    face = {**DECISION["faces"][0], "turned": turned, "box": box}
+    face = {**DECISION["faces"][0], "rotated_by": turned, "box": box}
     page.route("**/v1/verify", lambda route: route.fulfill(json={**DECISION, "faces": [face, face]}))
     compare(page, tmp_path / "wide.png", tmp_path / "wide.png")
     place = page.evaluate("""(() => {

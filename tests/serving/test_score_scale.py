@@ -27,10 +27,12 @@ def test_too_little_gives_no_hill(rates: list[tuple[float, float]]) -> None:
 
 
 def test_a_model_without_measurements_has_no_scale() -> None:
-    assert score_scale(replace(StandIn().record, operating_points=(), meaning=None)) is None
+    assert score_scale(replace(StandIn().metadata, operating_points=(), score_calibration=None)) is None
 
 
 def test_an_unreachable_threshold_is_left_out() -> None:
-    record = StandIn().record
+    metadata = StandIn().metadata
     beyond = OperatingPoint(1e-6, 0.0, 0.0, float("inf"), True, 4000, 0)
-    assert score_scale(replace(record, operating_points=(*record.operating_points, beyond))) == score_scale(record)
+    assert score_scale(replace(metadata, operating_points=(*metadata.operating_points, beyond))) == score_scale(
+        metadata
+    )

@@ -127,7 +127,7 @@ async def test_one_photo_is_compared_with_many() -> None:
         (2, 1, {}, 400, "malformed_request"),
         (0, 1, {}, 400, "malformed_request"),
         (1, 17, {}, 400, "malformed_request"),
-        (1, 1, {"several": "any"}, 422, "invalid_field"),
+        (1, 1, {"on_multiple_faces": "any"}, 422, "invalid_field"),
         (1, 1, {"far": "0.7"}, 422, "invalid_field"),
         (1, 1, {"crops": "true"}, 400, "malformed_request"),
     ],
@@ -202,7 +202,9 @@ async def test_an_explanation_is_a_picture_of_either_face() -> None:
 
 async def test_any_of_several_faces_counts_every_pair() -> None:
     async with client_of() as client:
-        answer = (await client.post("/v1/verify", **pair(photo(1, SEVERAL), photo(2, SEVERAL), several="any"))).json()
+        answer = (
+            await client.post("/v1/verify", **pair(photo(1, SEVERAL), photo(2, SEVERAL), on_multiple_faces="any"))
+        ).json()
     assert any("best of 4 pairs" in warning for warning in answer["warnings"])
 
 
@@ -223,7 +225,7 @@ async def test_any_of_several_faces_counts_every_pair() -> None:
         (None, {"threshold": "inf"}, 422, "invalid_field", None),
         (None, {"threshold": "1" * 400}, 422, "invalid_field", None),
         (None, {"threshold": "0.5", "far": "0.1"}, 422, "invalid_field", None),
-        (None, {"several": "all"}, 422, "invalid_field", None),
+        (None, {"on_multiple_faces": "all"}, 422, "invalid_field", None),
         (None, {"decide": "perhaps"}, 422, "invalid_field", None),
         (None, {"unknown": "1"}, 400, "malformed_request", None),
         (None, {"far": "[" * 2000}, 422, "invalid_field", None),
@@ -267,8 +269,8 @@ async def test_embeddings_come_in_the_order_sent() -> None:
         answer = (await client.post("/v1/embed", files=files)).json()
         one = (await client.post("/v1/embed", files=[("photo", photo(3))])).json()
     np.testing.assert_allclose(answer["embeddings"][1], one["embeddings"][0], atol=1e-6)
-    assert np.asarray(answer["embeddings"]).shape == (3, judge.record.dimension)
-    assert answer["fingerprint"] == judge.record.fingerprint
+    assert np.asarray(answer["embeddings"]).shape == (3, judge.metadata.embedding_size)
+    assert answer["fingerprint"] == judge.metadata.fingerprint
 
 
 async def test_more_photos_than_allowed_are_refused() -> None:
@@ -278,7 +280,7 @@ async def test_more_photos_than_allowed_are_refused() -> None:
 
 async def test_any_face_is_not_an_embedding() -> None:
     async with client_of() as client:
-        response = await client.post("/v1/embed", files={"photo": photo(1)}, data={"several": "any"})
+        response = await client.post("/v1/embed", files={"photo": photo(1)}, data={"on_multiple_faces": "any"})
     assert (response.status_code, response.json()["reason"]) == (422, "invalid_field")
 
 

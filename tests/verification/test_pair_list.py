@@ -29,7 +29,7 @@ from siamese_verify.verification import pair_scoring as embedded_photos
 from siamese_verify.verification import pair_scoring as pair_list
 from siamese_verify.verification.decision import DetectedFace, NoDecision, Verification
 from siamese_verify.verification.pair_scoring import FACE, CachedEmbeddings, verify_pairs
-from siamese_verify.verification.verifier import Several, Verifier
+from siamese_verify.verification.verifier import OnMultipleFaces, Verifier
 
 DIMENSION, LIMIT = 16, 0.5
 COLUMNS = [
@@ -50,14 +50,14 @@ class Stand:
     """Embeds the eight by eight pixels of a photo; a photo is as many faces as its name says `x`, or one."""
 
     def __init__(self, log: Path | None = None, delay: float = 0.0, fingerprint: str = "one") -> None:
-        self.record = SimpleNamespace(dimension=DIMENSION, fingerprint=fingerprint)
+        self.metadata = SimpleNamespace(embedding_size=DIMENSION, fingerprint=fingerprint)
         self.log, self.delay = log, delay
         self.weights = np.random.default_rng(0).standard_normal((192, DIMENSION))
         self.seen: list[str] = []
         self.batches: list[int] = []
         self.asked: list[dict[str, Any]] = []
 
-    def find(self, photo: Path, /, name: str | None = None, several: Any = None) -> list[DetectedFace]:
+    def find(self, photo: Path, /, name: str | None = None, on_multiple_faces: Any = None) -> list[DetectedFace]:
         self.seen.append(photo.name)
         time.sleep(self.delay)
         if self.log:
@@ -69,11 +69,13 @@ class Stand:
         except (OSError, ValueError):
             raise NoDecision(f"{name} cannot be read.", "unreadable_photo") from None
         faces = max(1, photo.name.count("x"))
-        if faces > 1 and several != "any":
+        if faces > 1 and on_multiple_faces != "any":
             raise NoDecision(f"{faces} faces were found on {name}: crop it to the one that is meant.", "multiple_faces")
         quality = Quality(float(crop.var()), None, None, float(crop.mean()) / 255, 0.1)
         return [
-            DetectedFace(name or "", np.roll(crop, 3 * turn, axis=0), quality, probability=0.5, turned=90, faces=faces)
+            DetectedFace(
+                name or "", np.roll(crop, 3 * turn, axis=0), quality, probability=0.5, rotated_by=90, faces=faces
+            )
             for turn in range(faces)
         ]
 
@@ -111,7 +113,7 @@ class Stand:
             probability=(score + 1) / 2,
             prior=prior,
             faces=tuple(faces),
-            warnings=tuple(f"{face.name} was turned." for face in faces if face.turned),
+            warnings=tuple(f"{face.name} was turned." for face in faces if face.rotated_by),
             reasons=dark if known else (),
             measured_on="nothing",
             impostors=0,
@@ -282,10 +284,12 @@ def test_the_best_of_several_faces_counts_and_how_many_were_compared(folder: Pat
     photo(folder / "xx.png", 1)
     stand = Stand()
     table = listed(folder, "a,b\n" + "1.png,2.png\n" * 2 + "xxx.png,0.png\nxx.png,xxx.png\n")
-    verify_pairs(stand, table, folder / "out.parquet", several="any")
+    verify_pairs(stand, table, folder / "out.parquet", on_multiple_faces="any")
     rows = rows_of(folder / "out.parquet")
     assert rows[2]["score"] == pytest.approx(1, abs=1e-6)
-    left, right = (stand.embed_faces(stand.find(folder / name, several="any")) for name in ("xx.png", "xxx.png"))
+    left, right = (
+        stand.embed_faces(stand.find(folder / name, on_multiple_faces="any")) for name in ("xx.png", "xxx.png")
+    )
     assert rows[3]["score"] == pytest.approx((left @ right.T).max(), abs=1e-6)
     assert [one["comparisons"] for one in stand.asked[1:]] == [1, 1, 3, 6]
 
@@ -303,8 +307,8 @@ def test_the_threshold_and_rate_are_those_asked_for(folder: Path) -> None:
 
 
 def test_a_policy_that_there_is_not_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match="refuse, largest, central, any, not 'all'"):
-        verify_pairs(Stand(), listed(folder, "a,b\n0.png,1.png\n"), folder / "out.csv", several="all")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"must be one of error, largest, central, any, got .all."):
+        verify_pairs(Stand(), listed(folder, "a,b\n0.png,1.png\n"), folder / "out.csv", on_multiple_faces="all")  # type: ignore[arg-type]
 
 
 def test_photos_start_from_another_root(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -463,11 +467,11 @@ def stopped_while_deciding(table: Path, out: Path) -> None:
 @pytest.mark.usefixtures("small_chunks")
 def test_nothing_is_used_of_another_model_or_policy(tmp_path: Path) -> None:
     table = many(tmp_path)
-    policies: list[tuple[str, Several | None]] = [("two", None), ("one", "any")]
-    for fingerprint, several in policies:
+    policies: list[tuple[str, OnMultipleFaces | None]] = [("two", None), ("one", "any")]
+    for fingerprint, on_multiple_faces in policies:
         stand = Stand(fingerprint=fingerprint)
         stopped_while_deciding(table, tmp_path / "out.csv")
-        verify_pairs(stand, table, tmp_path / "out.csv", several=several)
+        verify_pairs(stand, table, tmp_path / "out.csv", on_multiple_faces=on_multiple_faces)
         assert len(stand.seen) == 40
     hooked = Stand()
     hooked.liveness = print  # type: ignore[attr-defined]
@@ -527,7 +531,7 @@ def test_what_a_decision_is_told_of_a_face_survives_being_kept(folder: Path) -> 
     verify_pairs(stand, table, folder / "out.csv")
     assert stand.seen == []
     assert told == [stand.find(folder / name, name=name)[0] for name in ("0.png", "1.png")]
-    assert set(FACE.names or ()) == {*Quality._fields, "probability", "turned", "box", "faces"}
+    assert set(FACE.names or ()) == {*Quality._fields, "probability", "rotated_by", "box", "faces"}
     assert {field.name for field in dataclasses.fields(DetectedFace)} - {
         "quality",
         "box",

@@ -30,7 +30,7 @@ MEANING = ScoreCalibration(
     ImpostorTail((0.0, 0.2, 0.4, 0.6), (5000, 500, 20, 0), 10_000),
 )
 HISTOGRAM = {"edges": [-0.5, 0.0, 0.5, 1.0], "genuine": [0, 5, 95], "impostors": [5000, 4900, 100]}
-MODEL = SimpleNamespace(meaning=MEANING, metrics={"histogram": HISTOGRAM})
+MODEL = SimpleNamespace(score_calibration=MEANING, metrics={"histogram": HISTOGRAM})
 
 
 def seen(name: str = "photo 1", **settings: Any) -> DetectedFace:
@@ -111,7 +111,7 @@ def test_the_box_lies_where_the_face_was_found() -> None:
 def test_a_photo_is_turned_as_its_face_was_found() -> None:
     lying = np.zeros((100, 100, 3), dtype=np.uint8)
     lying[:, 50:] = GREEN  # its right half, which is its upper half once it is turned counter-clockwise
-    drawn = draw_verification(decision(faces=(seen(turned=90), seen())), (lying, green()), MODEL)
+    drawn = draw_verification(decision(faces=(seen(rotated_by=90), seen())), (lying, green()), MODEL)
     there = where(drawn, GREEN)[:, :825]
     rows, columns = np.flatnonzero(there.any(axis=1)), np.flatnonzero(there.any(axis=0))
     assert (columns[-1] - columns[0]) == pytest.approx(2 * (rows[-1] - rows[0]), rel=0.05)
@@ -136,8 +136,8 @@ def test_the_same_decision_gives_the_same_picture() -> None:
 @pytest.mark.parametrize("metrics", [{"histogram": HISTOGRAM}, {}], ids=["histogram", "tail"])
 @pytest.mark.parametrize("meaning", [MEANING, None], ids=["calibrated", "uncalibrated"])
 def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any, meaning: Any) -> None:
-    record = SimpleNamespace(meaning=meaning, metrics=metrics)
-    drawn = draw_verification(decision(False, 0.1), (green(), green()), record)
+    metadata = SimpleNamespace(score_calibration=meaning, metrics=metrics)
+    drawn = draw_verification(decision(False, 0.1), (green(), green()), metadata)
     chart = where(drawn, LIGHT.impostor)[drawn.height - 330 :]
     columns = chart.sum(axis=0)
     assert columns.max() > 60  # the upright line at the score
@@ -162,8 +162,12 @@ def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any
 def test_extremes_are_drawn_without_a_warning(settings: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for record in (MODEL, SimpleNamespace(meaning=MEANING, metrics={}), SimpleNamespace(meaning=None, metrics={})):
-            assert draw_verification(decision(**settings), (green(), green()), record).width == 1650
+        for metadata in (
+            MODEL,
+            SimpleNamespace(score_calibration=MEANING, metrics={}),
+            SimpleNamespace(score_calibration=None, metrics={}),
+        ):
+            assert draw_verification(decision(**settings), (green(), green()), metadata).width == 1650
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def test_a_large_photo_is_scaled_down() -> None:
 
 
 def test_importing_it_loads_neither_torch_nor_what_draws() -> None:
-    modules = "picture, explanation, terminal, pair_list"
+    modules = "picture, explanation, terminal, pair_scoring"
     program = (
         f"import sys; from siamese_verify.verification import {modules}; "
         "print(*({'torch', 'matplotlib', 'onnxruntime', 'rich'} & set(sys.modules)))"
@@ -224,11 +228,11 @@ def test_a_real_verifier_explains_and_is_drawn() -> None:
         return np.asarray((crops.reshape(len(crops), -1) - 127.5) @ weights, dtype=np.float32)
 
     points = (OperatingPoint(0.001, 0.001, 0.5, 0.4, False, 10_000, 10),)
-    record = ModelMetadata("mine", {}, InputSpec(32, crop=Crop("whole")), 8, points, metrics=MODEL.metrics)
-    verifier = Verifier(record, engine)
+    metadata = ModelMetadata("mine", {}, InputSpec(32, crop=Crop("whole")), 8, points, metrics=MODEL.metrics)
+    verifier = Verifier(metadata, engine)
     noise = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     result = verifier.verify(noise, green())
     explanation = explain(verifier, result.faces[0], result.faces[1])
     assert explanation.score == pytest.approx(result.score, abs=1e-6)
-    drawn = draw_verification(result, (noise, green()), record, explanation)
+    drawn = draw_verification(result, (noise, green()), metadata, explanation)
     assert where(drawn, GREEN).sum() > 50_000

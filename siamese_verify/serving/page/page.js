@@ -236,7 +236,7 @@ $("compare").addEventListener("submit", async (event) => {
   const form = new FormData();
   for (const side of Object.keys(sides)) form.append(side, sides[side].file, `${side}.jpg`); // its own name is nobody's business
   if ($("far").value) form.append("far", $("far").value);
-  if ($("several").value) form.append("several", $("several").value);
+  if ($("on_multiple_faces").value) form.append("on_multiple_faces", $("on_multiple_faces").value);
   if (prior) form.append("prior", prior);
   if ($("decide").checked) form.append("decide", "true");
   if ($("explain").checked) form.append("explain", "true");
@@ -357,8 +357,8 @@ function mark(side, seen) {
   if (!seen.box || !shown || !shown.naturalWidth) return;
   const [w, h] = [shown.naturalWidth, shown.naturalHeight];
   const [x1, y1, x2, y2] = seen.box; // of the photo as it was turned about its middle, which made it larger
-  const [cos, sin] = [Math.cos, Math.sin].map((of) => Math.abs(of((seen.turned * Math.PI) / 180)));
-  const back = `translate(${w / 2} ${h / 2}) rotate(${seen.turned}) translate(${-(w * cos + h * sin) / 2} ${-(w * sin + h * cos) / 2})`;
+  const [cos, sin] = [Math.cos, Math.sin].map((of) => Math.abs(of((seen.rotated_by * Math.PI) / 180)));
+  const back = `translate(${w / 2} ${h / 2}) rotate(${seen.rotated_by}) translate(${-(w * cos + h * sin) / 2} ${-(w * sin + h * cos) / 2})`;
   const at = { x: x1, y: y1, width: x2 - x1, height: y2 - y1, rx: (x2 - x1) / 20, transform: back };
   shown.after(make("svg", { class: "marks", viewBox: `0 0 ${w} ${h}`, preserveAspectRatio: "xMidYMid meet", "aria-hidden": "true" }, make("rect", { ...at, class: "halo" }), make("rect", { ...at, class: "box" })));
 }
