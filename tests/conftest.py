@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from siamese_verify.cli.errors import CONF
+from siamese_verify.cli.configuration import CONF
 
 
 @pytest.fixture(scope="session", autouse=True)

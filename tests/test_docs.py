@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from siamese_verify import losses, miners
-from siamese_verify.cli.errors import CONF
+from siamese_verify.cli.configuration import CONF
 from siamese_verify.training.module import for_others
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -63,7 +63,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_the_configuration(wheel: 
 
 
 def test_the_configuration_of_the_installed_package_is_its_own(installed: Path, tmp_path: Path) -> None:
-    ended = python(installed, tmp_path, "-c", "from siamese_verify.cli.errors import CONF; print(CONF)")
+    ended = python(installed, tmp_path, "-c", "from siamese_verify.cli.configuration import CONF; print(CONF)")
     assert ended.stdout.strip() == str(installed / "siamese_verify" / "conf"), ended.stderr
 
 

@@ -11,9 +11,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from siamese_verify.cli.config_values import check_values
-from siamese_verify.cli.errors import configured, set_threads, versions
+from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.measure import measure, print_results, save_results
+from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.data import FaceCropper
 from siamese_verify.encoders import MirroredEncoder
 from siamese_verify.errors import InputError
@@ -84,7 +84,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     return centred
 
 
-@configured("center")
+@hydra_command("center")
 def main(cfg: DictConfig) -> None:
     """Entry point."""
     center(cfg, Path(cfg.output))

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from siamese_verify.atomic_write import whole_file
-from siamese_verify.cli.errors import explained
+from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.datasets import SyntheticFaces
 
 STRANGERS = 2_000_000  # first number of people that neither training nor the protocol reaches
@@ -28,7 +28,7 @@ def photograph(folder: Path) -> dict[str, Path]:
     return photos
 
 
-@explained
+@report_user_errors
 def main(overrides: list[str]) -> None:
     """Train with `overrides`, then verify a genuine and an impostor pair, each by the commands a user would type."""
     command = [sys.executable, "-m", "siamese_verify.cli.main"]

@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from siamese_verify.atomic_write import write_whole
-from siamese_verify.cli.config_values import check_values
-from siamese_verify.cli.errors import configured, set_threads, versions
+from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.measure import check_claim, measure, measure_robustness, print_results, save_results
+from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.data import FaceCropper
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
@@ -180,7 +180,7 @@ def record_of(cfg: DictConfig) -> dict[str, Any]:
     return {"versions": versions(), "configuration": configuration}
 
 
-@configured("evaluate")
+@hydra_command("evaluate")
 def main(cfg: DictConfig) -> float:
     """Entry point."""
     return evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))

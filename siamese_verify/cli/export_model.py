@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese_verify.atomic_write import cache_folder
-from siamese_verify.cli.errors import versions
+from siamese_verify.cli.run_metadata import versions
 from siamese_verify.data import FaceCropper
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError, printable

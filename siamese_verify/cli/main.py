@@ -1,55 +1,119 @@
-"""`siamese-verify COMMAND`: a command's module is imported when it runs."""
+"""`siamese-verify COMMAND`: the table of commands; a command's module is imported when it runs."""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import importlib
 import io
 import os
+import pkgutil
 import runpy
 import sys
 import traceback
 from contextlib import suppress
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from siamese_verify import __version__
 from siamese_verify.atomic_write import FULL
-from siamese_verify.cli.errors import explained
+from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.errors import printable
 
-HYDRA_COMMANDS = {
-    "prepare": "get, check and align a data set: Hydra overrides follow, such as data=lfw align=five_point",
-    "preview": "draw the batches that training will see: takes the overrides of train",
-    "train": "train an encoder: Hydra overrides follow, such as experiment=lfw_triplet trainer.max_epochs=10",
-    "evaluate": "measure a model: Hydra overrides follow, such as model=casia-webface protocol=lfw_view2",
-    "center": "make a bundle that adds the mirror image and subtracts the mean face, such as model=casia-webface",
-    "demo": "train on built-in synthetic faces and verify two pairs of photos; takes the overrides of train",
-}
-COMMANDS = {  # by name: module of `siamese_verify.commands`, and what it does
-    "compare": ("compare", "put evaluations beside one another"),
-    "verify": ("verify_photos", "say whether two photos show the same person"),
-    "export": ("export_model", "make a bundle of a run or checkpoint: all that a verifier needs"),
-    "recalibrate": ("recalibrate", "judge a model by photos of yours, and measure its thresholds anew on them"),
-    "models": ("list_models", "list the models of this machine, or get one for later"),
-    "enroll": ("gallery_commands", "add a person to a gallery"),
-    "identify": ("gallery_commands", "say which person of a gallery a photo shows"),
-    "people": ("gallery_commands", "list the people of a gallery"),
-    "forget": ("gallery_commands", "remove a person from a gallery"),
-    "serve": ("serve", "answer over HTTP, with a web page"),
+
+class Command(NamedTuple):
+    """A command: what it does, and where its code is, as `module` or `module:function` for `pkgutil.resolve_name`."""
+
+    help: str
+    run: str  # a module run as __main__ by Hydra commands, else a function of the parsed options that returns a status
+    add_arguments: str | None = None  # None for Hydra commands, which take overrides
+
+
+COMMANDS = {
+    "prepare": Command(
+        "download, check and align a data set: Hydra overrides follow, such as data=lfw align=five_point",
+        "siamese_verify.cli.prepare",
+    ),
+    "preview": Command(
+        "draw the batches that training will see: takes the overrides of train", "siamese_verify.cli.preview"
+    ),
+    "train": Command(
+        "train an encoder: Hydra overrides follow, such as experiment=lfw_triplet trainer.max_epochs=10",
+        "siamese_verify.cli.train",
+    ),
+    "evaluate": Command(
+        "evaluate a model: Hydra overrides follow, such as model=casia-webface protocol=lfw_view2",
+        "siamese_verify.cli.evaluate",
+    ),
+    "center": Command(
+        "export a bundle that adds the mirror image and subtracts the mean face, such as model=casia-webface",
+        "siamese_verify.cli.center",
+    ),
+    "demo": Command(
+        "train on built-in synthetic faces and verify two pairs of photos; takes the overrides of train",
+        "siamese_verify.cli.demo",
+    ),
+    "compare": Command(
+        "compare evaluations side by side",
+        "siamese_verify.cli.compare:compare",
+        "siamese_verify.cli.compare:compare_arguments",
+    ),
+    "verify": Command(
+        "decide whether two photos show the same person",
+        "siamese_verify.cli.verify_photos:verify",
+        "siamese_verify.cli.verify_photos:verify_arguments",
+    ),
+    "export": Command(
+        "export a run or checkpoint as a bundle: everything that verifying needs",
+        "siamese_verify.cli.export_model:export",
+        "siamese_verify.cli.export_model:export_arguments",
+    ),
+    "recalibrate": Command(
+        "evaluate a model on your own photos, and measure its thresholds on them",
+        "siamese_verify.cli.recalibrate:recalibrate",
+        "siamese_verify.cli.recalibrate:recalibrate_arguments",
+    ),
+    "models": Command(
+        "list the models on this machine, or download one for later",
+        "siamese_verify.cli.list_models:models",
+        "siamese_verify.cli.list_models:models_arguments",
+    ),
+    "enroll": Command(
+        "add a person to a gallery",
+        "siamese_verify.cli.gallery_commands:enroll",
+        "siamese_verify.cli.gallery_commands:enroll_arguments",
+    ),
+    "identify": Command(
+        "find the person of a gallery that a photo shows",
+        "siamese_verify.cli.gallery_commands:identify",
+        "siamese_verify.cli.gallery_commands:identify_arguments",
+    ),
+    "people": Command(
+        "list the people of a gallery",
+        "siamese_verify.cli.gallery_commands:people",
+        "siamese_verify.cli.gallery_commands:people_arguments",
+    ),
+    "forget": Command(
+        "remove a person from a gallery",
+        "siamese_verify.cli.gallery_commands:forget",
+        "siamese_verify.cli.gallery_commands:forget_arguments",
+    ),
+    "serve": Command(
+        "serve the HTTP API and the web page",
+        "siamese_verify.cli.serve:serve",
+        "siamese_verify.cli.serve:serve_arguments",
+    ),
 }
 
-CRASHED = 70  # EX_SOFTWARE of sysexits.h
-UNWRITTEN = 74  # EX_IOERR
-CLOSED = 141  # as a shell tells of SIGPIPE
-NO_PLACE = (*FULL, errno.EIO)
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
+EXIT_OUTPUT = 74  # EX_IOERR
+EXIT_PIPE = 141  # 128 + SIGPIPE, as shells report it
+UNWRITABLE = (*FULL, errno.EIO)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints show what was typed, or what a shell's `*` stands for, as it cannot harm a terminal."""
+    """Argument parser whose error messages contain no control characters of the arguments."""
 
     def error(self, message: str) -> NoReturn:
-        """End with usage and status 2."""
+        """Exit with the usage, the message and status 2."""
         super().error(printable(message))
 
 
@@ -57,83 +121,89 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        Exit status: 0 done or same person, 1 different people, 2 wrong usage, 3 no decision, 70 a fault of ours, 74 the
-        answer cannot be written.
+        Exit status: 0 success or same person, 1 different people, 2 user error, 3 no decision, 70 a bug, 74 output that
+        cannot be written, 141 a closed pipe.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an answer that the terminal has no letters for is one still
+            stream.reconfigure(errors="backslashreplace")  # the terminal may lack a letter
     try:
         try:
             return run(sys.argv[1:] if arguments is None else arguments)
         finally:
-            for stream in (sys.stdout, sys.stderr):  # now: Python's own end would complain in its own way
+            for stream in (sys.stdout, sys.stderr):  # now: an error while Python exits would be a traceback
                 if stream is not None:
                     stream.flush()
     except OSError as error:
-        closed = isinstance(error, BrokenPipeError)  # whoever read the answer has enough of it
-        if not closed and error.errno not in NO_PLACE:
+        closed = isinstance(error, BrokenPipeError)  # the reader has ended
+        if not closed and error.errno not in UNWRITABLE:
             raise
         with suppress(OSError):
             if not closed:
-                sentence = f"The answer cannot be written ({error.strerror}): make room, or send it elsewhere."
+                sentence = f"The output cannot be written ({error.strerror}): make room, or redirect it elsewhere."
                 print(f"siamese-verify: {sentence}", file=sys.stderr, flush=True)
-        for stream in (sys.stdout, sys.stderr):  # what they still hold is dropped
+        for stream in (sys.stdout, sys.stderr):  # drop what they still hold
             with suppress(OSError, ValueError, AttributeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return CLOSED if closed else UNWRITTEN
+        return EXIT_PIPE if closed else EXIT_OUTPUT
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command, and let what an answer is written to fail as it may."""
+    """Run a command; errors of writing to standard output and standard error are raised.
+
+    Returns:
+        Exit status, see `main`.
+    """
     name = arguments[0] if arguments else ""
-    if name in HYDRA_COMMANDS:
-        if hidden := [one for one in arguments if printable(one) != one]:  # Hydra would show it as it is
-            overview().error(f"the override {hidden[0]} holds a character that nobody sees: leave it out")
-        sys.argv = [f"siamese-verify {name}", *arguments[1:]]
-        # As `python -m`, so that DDP finds out how to start its other processes.
-        try:
-            runpy.run_module(f"siamese_verify.cli.{name}", run_name="__main__", alter_sys=True)
-        except Exception as error:
-            return crashed(error)
+    command = COMMANDS.get(name)
+    if command is None:
+        parse_overview(arguments)
         return 0
-    if name not in COMMANDS:
-        overview().parse_args(arguments)  # ends here, with help or a complaint
-    module = importlib.import_module(f"siamese_verify.cli.{COMMANDS[name][0]}")
-    parser = Parser(prog=f"siamese-verify {name}", description=f"{COMMANDS[name][1].capitalize()}.")
-    getattr(module, f"{name}_arguments")(parser)
-    options = parser.parse_args(arguments[1:])
     try:
-        status: int = explained(getattr(module, name))(options)
+        if command.add_arguments is None:
+            return run_hydra(name, command.run, arguments[1:])
+        parser = Parser(prog=f"siamese-verify {name}", description=f"{command.help.capitalize()}.")
+        pkgutil.resolve_name(command.add_arguments)(parser)
+        options = parser.parse_args(arguments[1:])
+        status: int = report_user_errors(pkgutil.resolve_name(command.run))(options)
+        return status
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # rich's way to end
             raise end.__context__ from None
         raise
     except Exception as error:
-        return crashed(error)
-    return status
+        return report_bug(error)
 
 
-def crashed(error: Exception) -> int:
-    """Show a fault of ours, and return a status that cannot pass for an answer, as Python's own status 1 would.
+def run_hydra(name: str, module: str, overrides: list[str]) -> int:
+    """Run a Hydra command as `python -m` does, so that DDP finds out how to start its other processes."""
+    if invisible := [one for one in overrides if printable(one) != one]:  # Hydra would print it as it is
+        Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
+    sys.argv = [f"siamese-verify {name}", *overrides]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def report_bug(error: Exception) -> int:
+    """Print the traceback of a bug, and return a status that cannot be mistaken for a decision, as 1 would.
 
     Raises:
-        OSError: what was written has no place, or no reader any more, which is no fault of ours.
+        OSError: output that cannot be written, which is not a bug.
     """
-    if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.errno in NO_PLACE):
+    if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.errno in UNWRITABLE):
         raise error
     traceback.print_exc()
-    return CRASHED
+    return EXIT_BUG
 
 
-def overview() -> argparse.ArgumentParser:
-    """The command line as a whole."""
+def parse_overview(arguments: list[str]) -> None:
+    """Print the help or version that is asked for, or exit with a usage error."""
     top = Parser(prog="siamese-verify", description="Train, measure and use Siamese networks for face verification.")
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for name, text in {**HYDRA_COMMANDS, **{name: text for name, (_, text) in COMMANDS.items()}}.items():
-        commands.add_parser(name, help=text, add_help=False)
-    return top
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.help, add_help=False)
+    top.parse_args(arguments)
 
 
 if __name__ == "__main__":

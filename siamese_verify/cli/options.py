@@ -25,7 +25,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--on-multiple-faces",
         choices=("error", "largest", "central", "any"),
         default="error",
-        help="what to do with a photo of several faces (%(default)s); any: the best pair counts",
+        help="what to do with a photo of multiple faces (%(default)s); any: the best pair counts",
     )
 
 

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from siamese_verify.cli.config_values import check_values
-from siamese_verify.cli.errors import configured, versions
+from siamese_verify.cli.configuration import check_values, hydra_command
+from siamese_verify.cli.run_metadata import versions
 from siamese_verify.datasets import IMAGE_FOLDERS, Preparation, fetch_lfw, unpack_once
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import Alignment
@@ -76,7 +76,7 @@ def print_outcomes(found: Preparation, output: Path) -> None:
     console.print(f"To train on: siamese-verify train data=prepared data.root={output}", soft_wrap=True, markup=False)
 
 
-@configured("prepare")
+@hydra_command("prepare")
 def main(cfg: DictConfig) -> None:
     """Entry point."""
     prepare(cfg)

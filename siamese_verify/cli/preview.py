@@ -12,8 +12,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
-from siamese_verify.cli.config_values import check_values
-from siamese_verify.cli.errors import configured
+from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.data import FaceDataModule
 from siamese_verify.datasets import identity_name
 from siamese_verify.preparation import Cell, contact_sheet, in_rows, save_sheet
@@ -84,7 +83,7 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
-@configured("preview")
+@hydra_command("preview")
 def main(cfg: DictConfig) -> None:
     """Entry point."""
     preview(cfg)

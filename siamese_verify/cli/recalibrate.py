@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from siamese_verify.cli.errors import versions
+from siamese_verify.cli.run_metadata import versions
 from siamese_verify.datasets import FolderPhotos
 from siamese_verify.errors import InputError, printable
 from siamese_verify.evaluation import Interval, VerificationReport, all_pairs_intervals, all_pairs_report, calibrate
@@ -35,7 +35,7 @@ COPY = "copy of another file"
 REASONS = {
     "unreadable_photo": "unreadable",
     "no_face": "without a face",
-    "multiple_faces": "with several faces",
+    "multiple_faces": "with multiple faces",
     "refused": "refused",
     COPY: "copies of others",
 }
@@ -91,11 +91,11 @@ class Recalibration:
                 "verify calls them inconclusive."
             )
         yield "What these people can show of each false accept rate (95 % intervals over people):"
-        assert self.metadata.score_calibration is not None
+        assert self.record.score_calibration is not None
         for point in report.operating_points:
             if point.target > 0.5:
                 continue
-            _, interval = self.metadata.score_calibration.strangers.threshold(point.target)
+            _, interval = self.record.score_calibration.impostor_tail.threshold(point.target)
             if point.insufficient or (interval and math.isinf(interval.high)):
                 yield f"  FAR {point.target:g}: too few people to know its threshold."
                 continue
@@ -114,7 +114,7 @@ def measured_on_photos(
     """Measure a model on photos of one's own, found, chosen and cut as `Verifier.verify` does it.
 
     Args:
-        verifier: of the model, with its policy for photos of several faces.
+        verifier: of the model, with its policy for photos of multiple faces.
         faces: a folder for each person, see `FolderPhotos`.
         far: the rate whose shipped threshold is judged; by default that of `verify`.
         progress: draw bars.
@@ -123,8 +123,8 @@ def measured_on_photos(
         InputError: no such folder, or too few people or pairs to set a threshold by.
     """
     if verifier.on_multiple_faces == "any":
-        raise InputError("One face of each photo is measured: with several faces you can refuse, largest or central.")
-    shipped = verifier.metadata
+        raise InputError("One face of each photo is measured: set on_multiple_faces to error, largest or central.")
+    shipped = verifier.record
     limit = shipped.limit(far) if far is not None or shipped.score_calibration or shipped.operating_points else None
     photos = FolderPhotos(faces)
     parts, rows, qualities = [np.empty((0, shipped.embedding_size), dtype=np.float32)], [], list[Quality]()
@@ -234,7 +234,7 @@ def recalibrate_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-multiple-faces",
         choices=("error", "largest", "central"),
         default="error",
-        help="what to do with a photo of several faces, as you will with `verify` (%(default)s)",
+        help="what to do with a photo of multiple faces, as you will with `verify` (%(default)s)",
     )
     parser.add_argument("--threads", type=int, help="of ONNX Runtime; one for each core by default")
 

@@ -1,4 +1,4 @@
-"""`siamese-verify train`: compose, fit, report, bundle."""
+"""`siamese-verify train`: check, compose, fit, calibrate, bundle, report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytorch_lightning as pl
 import torch
@@ -16,18 +16,20 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.accelerators import CPUAccelerator
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 
 from siamese_verify.atomic_write import write_whole
-from siamese_verify.cli.config_values import check_values
-from siamese_verify.cli.errors import configured, explained, making, set_threads, versions
+from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.measure import measure, print_results, save_results
+from siamese_verify.cli.run_metadata import set_threads, versions
+from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
+from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
 from siamese_verify.losses.base import refuse_miner
-from siamese_verify.models import encoder_class, load_checkpoint, save_bundle
+from siamese_verify.models import FaceModel, encoder_class, load_checkpoint, save_bundle
 from siamese_verify.protocols import HeldOutShare, Protocol, refuse_leak, save_people
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
@@ -35,161 +37,210 @@ from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.verification import embed_faces
 
-KNOWN = ("identities", "dimensions")  # what a loss with class weights leaves open: the training people, the encoder's
+DERIVED = ("identities", "dimensions")  # of a margin softmax, where they are null: the training set's, the encoder's
 
 
-def refuse_loss(cfg: DictConfig) -> None:
-    """Refuse a loss that cannot use what miner or sampler choose, before any photo is read.
+class Parts(NamedTuple):
+    """What a configuration makes: everything that a training needs."""
+
+    data: FaceDataModule
+    protocol: Protocol
+    leak: str  # what training and protocol share, in words; empty where nothing
+    module: VerificationModule
+    trainer: pl.Trainer
+
+
+def train(cfg: DictConfig, folder: Path) -> float:
+    """Train one model; write its checkpoints, metrics, report and bundle to `folder`.
+
+    Returns:
+        EER on the protocol, the objective of a sweep.
+    """
+    check(cfg, folder)
+    parts = compose(cfg)
+    run = run_metadata(parts, cfg)
+    fit(parts, run, cfg, folder)
+    if not parts.trainer.is_global_zero:
+        return 0.0  # one process finishes
+    model = calibrated(best_model(parts.trainer), parts.data, cfg)
+    save_bundle(folder / "bundle", model, run["versions"])
+    return report(model, parts, run, cfg, folder)
+
+
+def check(cfg: DictConfig, folder: Path) -> None:
+    """Refuse, before any photo is read, what would fail later.
 
     Raises:
-        InputError: naming both; whatever the loss refuses by itself.
+        InputError: a folder of another run, values of a wrong type, a checkpoint that cannot be loaded, a loss that
+            cannot use the tuples of the sampler or miner, an encoder that a bundle cannot hold.
+    """
+    refuse_used(folder, cfg.ckpt_path)
+    check_values(cfg)
+    if cfg.ckpt_path:
+        if not Path(cfg.ckpt_path).is_file():
+            raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
+        load_checkpoint(Path(cfg.ckpt_path))
+    check_loss(cfg)
+    encoder_class(cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))["encoder"])
+
+
+def check_loss(cfg: DictConfig) -> None:
+    """Refuse a loss that cannot use the tuples of the sampler or miner.
+
+    Raises:
+        InputError: naming both; what the loss itself refuses.
     """
     loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
-    feeding: dict[Any, set[type]] = {PairSampler: {Pairs}, TripletSampler: {Triplets}}
-    fed = feeding.get(sampler, set())
-    taken = getattr(loss, "takes", None)
-    rivals = getattr(loss, "needs_rivals", False) and Pairs in fed
-    if fed and taken is not None and (rivals or not fed & {*taken}):
-        raise InputError(f"{loss.__name__} cannot learn from what {sampler.__name__} feeds: set sampler=identity.")
-    if all(name not in cfg.loss or cfg.loss[name] is not None for name in KNOWN):
+    sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
+    accepted = getattr(loss, "takes", None)
+    if sampled and accepted is not None:
+        single_pairs = sampled is Pairs and getattr(loss, "needs_rivals", False)
+        if sampled not in accepted or single_pairs:
+            raise InputError(f"{loss.__name__} cannot use the tuples of {sampler.__name__}: set sampler=identity.")
+    if all(name not in cfg.loss or cfg.loss[name] is not None for name in DERIVED):
         instantiate(cfg.loss)
-    if cfg.get("miner") and not fed:
+    if cfg.get("miner") and not sampled:
         refuse_miner(loss, instantiate(cfg.miner))
 
 
-class RefuseUsedFolder(Callback):
-    """Hydra's callback that looks at a run's folder before Hydra writes its own files there."""
+def compose(cfg: DictConfig) -> Parts:
+    """Instantiate everything that a configuration names."""
+    set_threads(cfg.threads)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
+    encoder = instantiate(cfg.encoder)
+    if encoder.dimension < 1:
+        raise InputError(f"encoder.dimension must be 1 or more, got {encoder.dimension}.")
+    with configuring("training set"):
+        share = asked if isinstance(asked, HeldOutShare) else None
+        data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
+    if isinstance(asked, HeldOutShare):
+        protocol, leak = data.test_protocol(cfg.data.name), ""
+    else:
+        protocol, leak = asked, refuse_leak(data.seen, asked, cfg.allow_leakage)
+    module = compose_module(cfg, encoder, len(data.people))
+    trainer = compose_trainer(cfg)
+    data.setup()
+    return Parts(data, protocol, leak, module, trainer)
 
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """End the command where the folder is another run's."""
-        if config.hydra.output_subdir:  # `preview` has none, nor have the further processes of one run
-            explained(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
 
-
-def descent(cfg: DictConfig) -> tuple[Any, Any]:
-    """What makes the optimizer and the schedule, tried on one number before any photo is read.
-
-    Raises:
-        InputError: an argument that they refuse.
-    """
+def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
+    """The LightningModule of encoder, loss, miner, optimizer and schedule; compared with the checkpoint to resume."""
+    derived = dict(zip(DERIVED, (identities, encoder.dimension), strict=True))
+    open_arguments = {name: value for name, value in derived.items() if name in cfg.loss and cfg.loss[name] is None}
     optimizer = instantiate(cfg.optimizer)
     scheduler = instantiate(cfg.scheduler) if cfg.get("scheduler") else None
-    with making("optimizer"):
+    with configuring("optimizer"):  # tried on one weight: refused arguments show now
         tried = optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
     if scheduler:
-        with making("scheduler"):
+        with configuring("scheduler"):
             scheduler(tried, 100)
-    return optimizer, scheduler
+    configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    miner = instantiate(cfg.miner) if cfg.get("miner") else None
+    loss = instantiate(cfg.loss, **open_arguments)
+    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration)
+    if cfg.ckpt_path:
+        check_resumed(Path(cfg.ckpt_path), module, configuration)
+    return module
 
 
-def trainer_of(cfg: DictConfig) -> pl.Trainer:
+def compose_trainer(cfg: DictConfig) -> pl.Trainer:
     """Lightning's trainer with its loggers and callbacks.
 
     Raises:
-        InputError: batch norms that are to be synchronised on CPUs.
+        InputError: sync_batchnorm on CPUs.
     """
-    with making("trainer"):
+    with configuring("trainer"):
         trainer: pl.Trainer = instantiate(
             cfg.trainer,
             logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
             callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
         )
     if cfg.trainer.get("sync_batchnorm") and isinstance(trainer.accelerator, CPUAccelerator):
-        raise InputError("torch synchronises batch norms of GPUs only: on CPUs set trainer.sync_batchnorm=false.")
+        raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
     return trainer
 
 
-def train(cfg: DictConfig, folder: Path) -> float:
-    """Train one model and leave its checkpoints, metrics, report and bundle in `folder`.
+def run_metadata(parts: Parts, cfg: DictConfig) -> dict[str, Any]:
+    """What a run records of itself in run.json: versions, hash of the data, held-out people, configuration."""
+    return {
+        "versions": versions(),
+        "data": parts.data.digest,
+        "training set filtered": getattr(parts.data.photos, "filtered", "no"),
+        "tested people": f"trained on in part: {parts.leak}" if parts.leak else "held out from training",
+        "configuration": OmegaConf.to_container(cfg, resolve=True),
+    }
 
-    Returns:
-        EER on the protocol, what a sweep minimises.
-    """
-    refuse_used(folder, cfg.ckpt_path)
-    check_values(cfg)
-    if cfg.ckpt_path and not Path(cfg.ckpt_path).is_file():
-        raise InputError(f"There is no checkpoint {cfg.ckpt_path} to resume from: give a run's checkpoints/last.ckpt.")
-    if cfg.ckpt_path:
-        load_checkpoint(Path(cfg.ckpt_path))  # or say what is wrong with it
-    set_threads(cfg.threads)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
-    refuse_loss(cfg)
-    asked_protocol: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
-    encoder_class(configuration["encoder"])  # one that a bundle can hold
-    encoder = instantiate(cfg.encoder)
-    if encoder.embedding_size < 1:
-        raise InputError(f"An embedding needs one number or more, got encoder.embedding_size={encoder.embedding_size}.")
-    share = asked_protocol if isinstance(asked_protocol, HeldOutShare) else None
-    with making("training set"):
-        data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
-    if isinstance(asked_protocol, HeldOutShare):
-        protocol, leak = data.test_protocol(cfg.data.name), ""
-    else:
-        protocol, leak = asked_protocol, refuse_leak(data.seen, asked_protocol, cfg.allow_leakage)
-    known = dict(zip(KNOWN, (len(data.people), encoder.embedding_size), strict=True))
-    asked = {name: value for name, value in known.items() if name in cfg.loss and cfg.loss[name] is None}
-    module = VerificationModule(
-        encoder,
-        instantiate(cfg.loss, **asked),
-        instantiate(cfg.miner) if cfg.get("miner") else None,
-        *descent(cfg),
-        configuration,
-    )
-    if cfg.ckpt_path:
-        check_resumed(Path(cfg.ckpt_path), module, configuration)
-    trainer = trainer_of(cfg)
-    data.setup()
-    record: dict[str, Any] = {"versions": versions(), "data": data.digest}
-    record["training set filtered"] = getattr(data.photos, "filtered", "no")
-    record["tested people"] = f"trained on in part: {leak}" if leak else "held out from training"
-    record["configuration"] = configuration
-    if trainer.is_global_zero:  # one process writes
 
-        def write_record() -> None:
-            write_whole(folder / "run.json", json.dumps(record, indent=1).encode())
-            save_people(folder, data.seen, protocol)
+def fit(parts: Parts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> None:
+    """Train; the first process records the run once training starts."""
+    data, trainer = parts.data, parts.trainer
 
-        trainer.callbacks.append(pl.callbacks.LambdaCallback(on_train_start=lambda *_: write_record()))  # type: ignore[attr-defined]
+    def record_run(*_: Any) -> None:
+        write_whole(folder / "run.json", json.dumps(run, indent=1).encode())
+        save_people(folder, data.seen, parts.protocol)
+
+    if trainer.is_global_zero:
+        trainer.callbacks.append(LambdaCallback(on_train_start=record_run))  # type: ignore[attr-defined]
         data.cropper.save_account(folder)
         if data.cropper.damaged:
             print(f"{len(data.cropper.damaged)} damaged photos were left out: {folder / 'skipped.csv'} lists them.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
-        trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
-    if not trainer.is_global_zero:
-        return 0.0
+        trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
 
-    best_path = cast(ModelCheckpoint, trainer.checkpoint_callback).best_model_path
-    if not best_path:
+
+def best_model(trainer: pl.Trainer) -> FaceModel:
+    """Model of the epoch with the lowest validation EER.
+
+    Raises:
+        InputError: no epoch was finished.
+    """
+    path = cast(ModelCheckpoint, trainer.checkpoint_callback).best_model_path
+    if not path:
         raise InputError("No epoch was finished and validated, so there is no model: train for one epoch or more.")
-    best = load_checkpoint(Path(best_path))
+    return load_checkpoint(Path(path))
+
+
+def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceModel:
+    """The model with thresholds and score calibration measured on the validation people."""
     assert data.validation_set is not None
-    held_out = embed_faces(best.encoder, data.validation_set.faces)
-    labels, measured_on = data.validation_set.labels, best.metadata.measured_on
+    embeddings = embed_faces(model.encoder, data.validation_set.faces)
     measured = replace(
-        best.metadata,
-        score_calibration=calibrate(held_out, labels, measured_on, cfg.seed),
+        model.record,
+        score_calibration=calibrate(embeddings, data.validation_set.labels, model.record.measured_on, cfg.seed),
         quality=ranges_of(data.cropper.qualities),
         licence=cfg.licence or "",
     )
-    best = replace(best, metadata=measured)
-    save_bundle(folder / "bundle", best, record["versions"])
+    return replace(model, record=measured)
 
-    result = measure("trained network", best.encoder, protocol, FaceCropper(best.encoder.input_spec, cfg.cache), best)
+
+def report(model: FaceModel, parts: Parts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> float:
+    """Evaluate the model and the raw pixels on the protocol; save, publish and print the results; return the EER."""
+    spec, protocol = model.encoder.input_spec, parts.protocol
+    result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
     baseline = instantiate(cfg.baseline)
     other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
-    save_results(folder / "report", result, [other], record)
-    for logger in trainer.loggers:
-        publish_report(logger, result.report, folder / "report", trainer.global_step)
+    save_results(folder / "report", result, [other], run)
+    for logger in parts.trainer.loggers:
+        publish_report(logger, result.report, folder / "report", parts.trainer.global_step)
     print_results([result, other], folder)
-    if leak:
-        print(f"This result says nothing about strangers: {leak}.")
+    if parts.leak:
+        print(f"This result does not hold for people outside of the training set: {parts.leak}.")
     return result.report.eer
 
 
-@configured("train")
+class RefuseUsedFolder(Callback):
+    """Hydra callback that refuses the folder of another run before Hydra writes its files there."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Exit if the folder holds another run."""
+        if config.hydra.output_subdir:  # null in `preview` and in further processes of a run
+            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
+
+
+@hydra_command("train")
 def main(cfg: DictConfig) -> float:
     """Entry point."""
     return train(cfg, Path(HydraConfig.get().runtime.output_dir))

@@ -122,7 +122,7 @@ def in_words(result: Verification) -> list[str]:
             f"At this threshold {share} of {result.impostors:,} impostor pairs were accepted{doubt}; "
             f"measured on {result.measured_on}."
         )
-    lines += filter(None, (result.likelihood, result.stated_probability(), result.strangers))
+    lines += filter(None, (result.likelihood, result.stated_probability(), result.impostor_tail))
     return [*lines, *(f"Note: {warning}" for warning in result.warnings)]
 
 

@@ -110,13 +110,14 @@ class ImpostorTail:
         """Say it in words; see `accepts`."""
         accepted, interval = self.accepts(score), self.interval(score)
         if accepted == 0 and interval is None:
-            return f"None of {self.impostors:,} pairs of strangers scored this high."
+            return f"None of {self.impostors:,} pairs of different people scored this high."
         if accepted == 0 and interval is not None:
-            return f"Fewer than 1 in {int(1 / interval.high):,} strangers would score this high (95 % confidence)."
+            rarer = f"Fewer than 1 in {int(1 / interval.high):,} pairs of different people"
+            return f"{rarer} would score this high (95 % confidence)."
         if 2 * accepted > self.impostors:
-            return "Most strangers would score this high."
+            return "Most pairs of different people would score this high."
         # Rounded down, in integers: a stranger is never said to be rarer than counted.
-        said = f"1 in {self.impostors // accepted:,} strangers would score this high"
+        said = f"1 in {self.impostors // accepted:,} pairs of different people would score this high"
         if interval is None:
             return f"{said}."
         rarest = f"1 in {int(1 / interval.low):,}" if interval.low else "none at all"

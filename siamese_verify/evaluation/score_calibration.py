@@ -26,11 +26,11 @@ class ScoreCalibration(NamedTuple):
     """Probability and rarity of scores."""
 
     calibration: Calibration
-    strangers: ImpostorTail
+    impostor_tail: ImpostorTail
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
-        return {"calibration": self.calibration.to_dict(), "strangers": self.strangers.to_dict()}
+        return {"calibration": self.calibration.to_dict(), "impostor_tail": self.impostor_tail.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ScoreCalibration:
@@ -40,9 +40,9 @@ class ScoreCalibration(NamedTuple):
             InputError: a part is missing or damaged.
         """
         try:
-            return cls(Calibration.from_dict(values["calibration"]), ImpostorTail.from_dict(values["strangers"]))
+            return cls(Calibration.from_dict(values["calibration"]), ImpostorTail.from_dict(values["impostor_tail"]))
         except (KeyError, TypeError) as error:
-            raise InputError(f"The meaning of scores is damaged ({error}): measure it again.") from None
+            raise InputError(f"The score calibration is damaged ({error}): measure it again.") from None
 
 
 def calibrate(

@@ -8,8 +8,8 @@ from siamese_verify.faces.detector import (
     FaceDetector,
     ambiguous,
     choose_face,
+    rotate_photo,
     rotated_size,
-    turned,
 )
 from siamese_verify.faces.detector_networks import detector_files, load_networks
 from siamese_verify.faces.finder import Subject, find_subject, find_subjects, level, search
@@ -38,8 +38,8 @@ __all__ = [
     "quality_of",
     "ranges_of",
     "reduced",
+    "rotate_photo",
     "rotated_size",
     "search",
     "sharpness",
-    "turned",
 ]

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces.detector import Box, Choice, Face, FaceDetector, Point, part, rotated_size, to_photo, turned
+from siamese_verify.faces.detector import (
+    Box,
+    Choice,
+    Face,
+    FaceDetector,
+    Point,
+    part,
+    rotate_photo,
+    rotated_size,
+    to_photo,
+)
 from siamese_verify.structures import Crop, InputSpec, Photos
 
 VERSIONS = {"whole": 1, "center": 1, "box": 1, "five_point": 1}  # to be counted up with any change of a crop's pixels
@@ -44,7 +54,7 @@ def crop_face(photo: Image.Image, spec: InputSpec, face: Face | None = None, deg
         RGB image of `spec.size` x `spec.size`.
     """
     if degrees % 90 == 0:
-        photo, degrees = turned(photo, degrees), 0
+        photo, degrees = rotate_photo(photo, degrees), 0
     width, height = rotated_size(photo.size, degrees)
     size, crop = spec.size, spec.crop
     if crop.kind == "five_point" and face is not None:

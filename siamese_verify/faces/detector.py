@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 TURNS = {90: Image.Transpose.ROTATE_90, 270: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180}
 
 
-def turned(photo: Image.Image, degrees: float) -> Image.Image:
+def rotate_photo(photo: Image.Image, degrees: float) -> Image.Image:
     """A photo turned counter-clockwise about its centre and all of it shown, black beyond it."""
     degrees %= 360
     if degrees in TURNS:

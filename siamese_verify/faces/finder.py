@@ -16,11 +16,11 @@ from siamese_verify.faces.detector import (
     FaceDetector,
     choose_face,
     part,
+    rotate_photo,
     rotated_size,
     searched,
     to_photo,
     to_rotated,
-    turned,
 )
 from siamese_verify.faces.quality import roll_of
 
@@ -54,7 +54,7 @@ def search(detector: FaceDetector, photo: Image.Image, least: float = FACE_PROBA
     small, scale = searched(photo)
 
     def seen(degrees: int, finer: bool = False) -> list[Face]:
-        faces = detector.detect(turned(small, degrees), finer)
+        faces = detector.detect(rotate_photo(small, degrees), finer)
         return [face.placed(scale) for face in faces if face.probability >= least]
 
     sides = {0: seen(0)}

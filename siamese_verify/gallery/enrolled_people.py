@@ -116,7 +116,7 @@ def suspicions(
     held: Templates,
     people: Mapping[int, Person],
     own: int | None,
-    strangers: ImpostorTail | None,
+    impostor_tail: ImpostorTail | None,
 ) -> list[str]:
     """Compare new templates with all that are there, and with one another.
 
@@ -126,14 +126,14 @@ def suspicions(
         held: templates that are there.
         people: whose they are.
         own: number of the person who is being enrolled; None for somebody new.
-        strangers: how impostors score; None where it was not measured: identical photos alone are noticed then.
+        impostor_tail: how impostors score; None where it was not measured: identical photos alone are noticed then.
 
     Returns:
         Sentences: a face that is enrolled under another name, a photo that is there already, photos that do not seem to
         show one person.
     """
-    elsewhere = search_threshold(strangers, FAR, max(1, len(held))).threshold if strangers else IDENTICAL
-    apart = strangers.threshold(FAR)[0] if strangers else -1.0
+    elsewhere = search_threshold(impostor_tail, FAR, max(1, len(held))).threshold if impostor_tail else IDENTICAL
+    apart = impostor_tail.threshold(FAR)[0] if impostor_tail else -1.0
     known = held.rows[held.people == own] if own is not None else held.rows[:0]
     found = []
     for place, (row, name) in enumerate(zip(rows, called, strict=True)):
@@ -160,7 +160,7 @@ class GalleryModel(NamedTuple):
     fingerprint: str  # hex SHA-256 that names weights and alignment
     dimension: int
     name: str = ""  # for people
-    strangers: ImpostorTail | None = None  # how impostors score; None where it was not measured
+    impostor_tail: ImpostorTail | None = None  # how impostors score; None where it was not measured
     quality: Mapping[
         str, tuple[float | None, float | None]
     ] = {}  # ranges that it was measured on, by `Quality`'s names
@@ -187,16 +187,16 @@ def gallery_model(model: FaceVerifier | GalleryModel) -> GalleryModel:
         InputError: the model's weights have no digest yet, or its dimension is none.
     """
     if not isinstance(model, GalleryModel):
-        metadata = model.metadata
-        if not metadata.weights_sha256:  # all such would seem to be one model
-            raise InputError(f"The weights of {metadata.name} were never saved: export them to a bundle first.")
-        score_calibration = metadata.score_calibration
+        record = model.record
+        if not record.weights_sha256:  # all such would seem to be one model
+            raise InputError(f"The weights of {record.name} were never saved: export them to a bundle first.")
+        score_calibration = record.score_calibration
         model = GalleryModel(
-            metadata.fingerprint,
-            metadata.embedding_size,
-            metadata.name,
-            score_calibration and score_calibration.strangers,
-            metadata.quality,
+            record.fingerprint,
+            record.dimension,
+            record.name,
+            score_calibration and score_calibration.impostor_tail,
+            record.quality,
         )
     if not model.fingerprint or not 0 < model.dimension <= LARGEST:
         raise InputError(

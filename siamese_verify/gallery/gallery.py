@@ -225,7 +225,7 @@ class Gallery:
             number = held.numbers.get(name)
             if compare:
                 known = held.templates, held.people, number
-                warnings = warnings + suspicions(rows, called, *known, self.model.strangers)
+                warnings = warnings + suspicions(rows, called, *known, self.model.impostor_tail)
             if number is None:
                 person = Person(name, secrets.token_hex(8), now(), 0)
                 number = change.add_person(person)
@@ -479,14 +479,14 @@ class Gallery:
             if not -1 <= threshold <= 1:
                 raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
             return SearchThreshold(float(threshold), None, None, 0, False, "")
-        if self.model.strangers is None:
+        if self.model.impostor_tail is None:
             raise InputError(
                 f"How strangers score was never measured for {self.model.name or 'this model'}: give a threshold."
             )
         if not templates:
-            search_threshold(self.model.strangers, far, 1)  # a wrong rate is one all the same
-            return SearchThreshold(math.inf, None, far, self.model.strangers.impostors, False, "")
-        return search_threshold(self.model.strangers, far, templates)
+            search_threshold(self.model.impostor_tail, far, 1)  # a wrong rate is one all the same
+            return SearchThreshold(math.inf, None, far, self.model.impostor_tail.impostors, False, "")
+        return search_threshold(self.model.impostor_tail, far, templates)
 
     def _named(self, hits: list[Hit], limit: SearchThreshold, decided: bool) -> list[Candidate] | None:
         """Name candidates and log a match; None if one of them was forgotten since."""

@@ -30,11 +30,11 @@ class SearchThreshold(NamedTuple):
     reason: str  # a sentence if it is insufficient, else empty
 
 
-def search_threshold(strangers: ImpostorTail, far: float | None, templates: int) -> SearchThreshold:
+def search_threshold(impostor_tail: ImpostorTail, far: float | None, templates: int) -> SearchThreshold:
     """Find the threshold for a false accept rate of one search.
 
     Args:
-        strangers: how impostors of the model score.
+        impostor_tail: how impostors of the model score.
         far: share of the searches with a stranger's photo that may name somebody, above 0 and up to 0.5; None for the
             strictest of `RATES` that the data can show, and for the loosest if there is none.
         templates: that one search compares with, 1 or more.
@@ -46,20 +46,22 @@ def search_threshold(strangers: ImpostorTail, far: float | None, templates: int)
         raise InputError(f"A search among {templates} templates has no threshold: enrol somebody first.")
     if far is None:
         shares = [(rate, rate / templates) for rate in RATES]
-        far = next((rate for rate, share in shares if strangers.shows(share, strangers.threshold(share)[1])), RATES[-1])
+        far = next(
+            (rate for rate, share in shares if impostor_tail.shows(share, impostor_tail.threshold(share)[1])), RATES[-1]
+        )
     if not 0 < far <= 0.5:
         raise InputError(f"The false accept rate of a search is {far}: give one above 0 and up to 0.5.")
     share = far / templates
-    threshold, known = strangers.threshold(share)
+    threshold, known = impostor_tail.threshold(share)
     interval = (min(known.low, threshold), max(known.high, threshold)) if known else None
-    insufficient = not strangers.shows(share, known)
+    insufficient = not impostor_tail.shows(share, known)
     reason = ""
-    if not strangers.decisive(share):
-        least = DECISIVE_IMPOSTORS * templates / strangers.impostors
+    if not impostor_tail.decisive(share):
+        least = DECISIVE_IMPOSTORS * templates / impostor_tail.impostors
         way = f"nothing stricter than {least:.2g} is" if least <= 0.5 else "no rate is for so many templates"
         reason = (
             f"A false accept rate of {far:g} for each search among {templates:,} templates asks for "
-            f"{share:.2g} for each comparison, which {strangers.impostors:,} impostor pairs cannot vouch "
+            f"{share:.2g} for each comparison, which {impostor_tail.impostors:,} impostor pairs cannot vouch "
             f"for: {way}."
         )
     elif insufficient:
@@ -67,4 +69,4 @@ def search_threshold(strangers: ImpostorTail, far: float | None, templates: int)
             f"A false accept rate of {far:g} for each search among {templates:,} templates asks for "
             f"{share:.2g} for each comparison, which the people measured cannot show: ask for a looser one."
         )
-    return SearchThreshold(threshold, interval, far, strangers.impostors, insufficient, reason)
+    return SearchThreshold(threshold, interval, far, impostor_tail.impostors, insufficient, reason)

@@ -45,7 +45,7 @@ class ModelMetadata:
         measured_on: the data and pairs behind them.
         training: what the weights were trained on: `data` and `pretrained`, each a name or None.
         metrics: of the same measurement.
-        meaning: of its scores, as probabilities and among strangers; None where it was never measured.
+        score_calibration: of its scores, as probabilities and among strangers; None where it was never measured.
         quality: by the names of `siamese_verify.faces.Quality`, lowest and highest value of the faces that the scores
             were measured on; None for no limit.
         licence: of the weights, in words.
@@ -120,9 +120,9 @@ class ModelMetadata:
             point = self.operating_point(far if far is None or comparisons == 1 else far / comparisons)
             return Limit(point.threshold, min(1.0, point.far * comparisons), None, point.impostors, point.insufficient)
         asked = far if far is not None else (self.operating_point().target if self.operating_points else DEFAULT_FAR)
-        strangers, share = self.score_calibration.strangers, asked / comparisons
-        threshold, interval = strangers.threshold(share)
-        rate = strangers.accepts(threshold) / strangers.impostors
+        impostor_tail, share = self.score_calibration.impostor_tail, asked / comparisons
+        threshold, interval = impostor_tail.threshold(share)
+        rate = impostor_tail.accepts(threshold) / impostor_tail.impostors
         for point in self.operating_points:  # they were counted on every score, not on a thinned tail
             if (point.target <= share or math.isclose(point.target, share)) and point.threshold < threshold:
                 threshold, rate = point.threshold, point.far
@@ -130,8 +130,8 @@ class ModelMetadata:
             threshold,
             min(1.0, rate * comparisons),
             (min(interval.low, threshold), max(interval.high, threshold)) if interval else None,
-            strangers.impostors,
-            not strangers.shows(share, interval),
+            impostor_tail.impostors,
+            not impostor_tail.shows(share, interval),
         )
 
     @cached_property
@@ -146,7 +146,9 @@ class ModelMetadata:
 
     def _shows(self, far: float) -> bool:
         """Nothing speaks against the data being able to show a false accept rate."""
-        interval = self.score_calibration.strangers.threshold(far)[1] if self.score_calibration and far <= 0.5 else None
+        interval = (
+            self.score_calibration.impostor_tail.threshold(far)[1] if self.score_calibration and far <= 0.5 else None
+        )
         return interval is None or interval.high < math.inf
 
     def _unmeasured(self) -> InputError:
@@ -261,10 +263,10 @@ def _interval(metrics: dict[str, Any], name: str) -> str:
     return f" (95 % interval over people: {found[0]:.2%} to {found[1]:.2%})" if found and None not in found else ""
 
 
-def _threshold_interval(metadata: ModelMetadata, far: float) -> str:
-    if metadata.score_calibration is None or not 0 < far <= 0.5:
+def _threshold_interval(record: ModelMetadata, far: float) -> str:
+    if record.score_calibration is None or not 0 < far <= 0.5:
         return ""
-    interval = metadata.score_calibration.strangers.threshold(far)[1]
+    interval = record.score_calibration.impostor_tail.threshold(far)[1]
     if interval is None:
         return ""
     if math.isinf(interval.high):

@@ -60,7 +60,7 @@ def load_pretrained(name: str) -> FaceModel:
     try:
         measured: dict[str, Any] = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
         points = read_operating_points(measured.pop("operating_points", []))
-        meaning = (
+        score_calibration = (
             ScoreCalibration.from_dict(measured.pop("score_calibration")) if "score_calibration" in measured else None
         )
         quality = read_quality(measured.pop("quality", {}))
@@ -74,7 +74,7 @@ def load_pretrained(name: str) -> FaceModel:
         measured_on=measured.get("measured_on", ""),
         training={"data": name, "pretrained": name},
         metrics=measured,
-        score_calibration=meaning,
+        score_calibration=score_calibration,
         quality=quality,
         licence=LICENCE,
     )

@@ -37,6 +37,32 @@ NEAR = 1 / 32  # of |a|^2 + |b|^2: a squared distance below it has lost more tha
 CROWDED = 1 / 16  # share of a tile that is near, beyond which the whole of it is measured by differences
 
 
+BLOCK = 512  # rows of a block: its product of 1 MiB fits a CPU's cache; an accelerator wants 2,048 or more
+
+
+def ranges(count: int, size: int = BLOCK, start: int = 0) -> Iterator[slice]:
+    """Consecutive slices of at most `size` rows, evenly long, that cover rows `start` to `count`."""
+    size = -(-count // max(1, -(-count // max(size, 1))))  # 513 rows are cut into 257 + 256, not 512 + 1
+    return (slice(first, min(first + size, count)) for first in range(start, count, max(size, 1)))
+
+
+def blocks(rows: int, columns: int | None = None, size: int = BLOCK) -> Iterator[tuple[slice, slice]]:
+    """Row and column ranges of the blocks that cover all pairs of rows and columns.
+
+    Args:
+        rows: number of rows.
+        columns: number of columns; None compares the rows with themselves and covers the upper triangle: a block whose
+            two ranges are equal lies on the diagonal and holds its pairs twice, any other one holds each pair once.
+        size: at most this many rows and columns in a block.
+
+    Yields:
+        Row ranges in ascending order, and for each the column ranges in ascending order.
+    """
+    for top in ranges(rows, size):
+        for left in ranges(rows, size, start=top.start) if columns is None else ranges(columns, size):
+            yield top, left
+
+
 def steps(count: int, device: torch.device, first: int = 0) -> Iterator[slice]:
     """Cut rows `first` ... `count` into even pieces, each the side of a tile at most."""
     side = SIDE if device.type == "cpu" else SIDE_OF_ACCELERATOR

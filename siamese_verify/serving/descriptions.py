@@ -49,9 +49,9 @@ FORMATS = "JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP"
 ON_MULTIPLE_FACES = {
     "type": "string",
     "enum": ["error", "largest", "central", "any"],
-    "description": "Of several faces: error, or compare the largest, the most central, or any",
+    "description": "With multiple faces: error, or compare the largest, the most central, or any",
 }
-ONE_OF = {**ON_MULTIPLE_FACES, "enum": ["error", "largest", "central"], "description": "Which of several faces"}
+ONE_OF = {**ON_MULTIPLE_FACES, "enum": ["error", "largest", "central"], "description": "Which of multiple faces"}
 FAR = {"type": "number", "description": "Share of strangers that may pass", "example": 0.001}
 LIMIT = {
     "far": FAR,

@@ -55,18 +55,18 @@ def score_scale(metadata: ModelMetadata) -> dict[str, Any] | None:
     A bundle keeps rates at thresholds, not every score. A bell curve through rates is a straight line through their
     normal quantiles, so it is fitted there; the numbers beside the drawing never come from it.
     """
-    tail = metadata.score_calibration.strangers if metadata.score_calibration else None
-    points = metadata.operating_points
+    tail = record.score_calibration.impostor_tail if record.score_calibration else None
+    points = record.operating_points
     rates = (
         [(score, count / tail.impostors) for score, count in zip(tail.scores, tail.accepted, strict=True)]
         if tail
         else [(point.threshold, point.far) for point in points]
     )
-    strangers = fitted_hill(rates)
+    impostors = fitted_hill(rates)
     genuine = fitted_hill([(point.threshold, point.tar) for point in points])
-    if strangers is None or genuine is None or genuine.centre <= strangers.centre:
+    if impostors is None or genuine is None or genuine.centre <= impostors.centre:
         return None
-    return {"strangers": strangers._asdict(), "genuine": genuine._asdict(), "sketch": True}
+    return {"impostors": impostors._asdict(), "genuine": genuine._asdict(), "sketch": True}
 
 
 def fitted_hill(rates: Sequence[tuple[float, float]]) -> Hill | None:

@@ -27,7 +27,7 @@ REASONS = {
     "too_many_pixels": "a photo has too many pixels",
     "wrong_type": "the body is neither `multipart/form-data` nor `application/json`, or a part is no picture",
     "no_face": "no face was found on a photo",
-    "multiple_faces": "several faces were found on a photo, and the policy is to refuse",
+    "multiple_faces": "multiple faces were found on a photo, and which one is meant is open",
     "refused": "the liveness hook refused a photo",
     "no_decision": "a photo does not allow a decision for another reason",
     "invalid_field": "a field has a value that cannot be used",

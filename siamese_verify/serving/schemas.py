@@ -35,7 +35,7 @@ DECISION: dict[str, Any] = {
     "insufficient": False,
     "measured_on": "all pairs of LFW View 1's test people",
     "model": "casia-webface",
-    "strangers": "1 in 1,141,359 strangers would score this high.",
+    "impostor_tail": "1 in 1,141,359 pairs of different people would score this high.",
     "likelihood": "A score like this is about 2,600 times as frequent among pairs of one person as among pairs of two "
     "people.",
     "faces": [FACE, {**FACE, "name": "photo b"}],
@@ -58,7 +58,7 @@ class FaceAnswer(BaseModel):
     """A face of a photo."""
 
     name: str
-    box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the photo once it is turned.")
+    box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the photo once it is rotated.")
     landmarks: list[list[float]] | None = Field(description="Eyes, nose, corners of the mouth, likewise.")
     probability: float | None = Field(description="Of being a face.")
     rotated_by: float = Field(
@@ -100,7 +100,7 @@ class VerifyAnswer(BaseModel):
     insufficient: bool
     measured_on: str
     model: str
-    strangers: str = ""
+    impostor_tail: str = ""
     likelihood: str = Field("", description="The likelihood ratio in words.")
     faces: list[FaceAnswer]
     reasons: list[str] = Field(description="Why it is inconclusive.")

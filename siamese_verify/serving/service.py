@@ -213,7 +213,7 @@ def one_face(form: Form) -> OnMultipleFaces | None:
     """
     on_multiple_faces = policy(form)
     if on_multiple_faces == "any":
-        raise Problem(422, "invalid_field", "Of several faces one is needed: error, largest or central.")
+        raise Problem(422, "invalid_field", "One face is needed: set on_multiple_faces to error, largest or central.")
     return on_multiple_faces
 
 

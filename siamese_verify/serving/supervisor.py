@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from siamese_verify.cli.errors import explained
+from siamese_verify.cli.user_errors import report_user_errors
 
 MOST_FAILURES = 3  # processes in a row that ended before they served
 PAUSE = 1.0  # seconds before the next one
@@ -141,4 +141,4 @@ def work(serve: Serve, options: Any, place: socket.socket, link: Connection) -> 
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow, daemon=True).start()
-    sys.exit(explained(serve)(options, place, link.send))
+    sys.exit(report_user_errors(serve)(options, place, link.send))

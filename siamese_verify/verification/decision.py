@@ -43,11 +43,11 @@ class DetectedFace:
         name: of the photo.
         crop: (S,S,3) uint8 RGB.
         quality: what decides whether it can be compared.
-        box: left, top, right, bottom in pixels of the photo once it is turned; None where no detector looked, as with
+        box: left, top, right, bottom in pixels of the photo once it is rotated; None where no detector looked, as with
             models that take the photo as the face.
         landmarks: left eye, right eye, nose, left and right corner of the mouth, likewise.
         probability: of being a face, likewise.
-        rotated_by: degrees counter-clockwise by which the photo was rotated so that the face is upright: 0 to below
+        rotated_by: degrees counter-clockwise by which the photo was rotated for an upright face: 0 to below
             360, about its centre and with all of it shown.
         faces: how many faces the photo shows.
     """
@@ -96,8 +96,8 @@ class Verification:
         insufficient: fewer than ten of them decided it: take `far` as a rough guess.
         measured_on: the data they came from.
         model: what the model was loaded by.
-        strangers: how many strangers would score this high, in words; empty where it was not measured or several pairs
-            of faces were compared.
+        impostor_tail: how many impostors would score this high, in words; empty where it was not measured or several
+            pairs of faces were compared.
         likelihood: the likelihood ratio in words; empty without one.
         faces: of the first photo and of the second.
         reasons: why it is inconclusive, sentences.
@@ -118,7 +118,7 @@ class Verification:
     insufficient: bool
     measured_on: str
     model: str
-    strangers: str = ""
+    impostor_tail: str = ""
     likelihood: str = ""
     faces: tuple[DetectedFace, ...] = ()
     reasons: tuple[str, ...] = ()
@@ -163,7 +163,7 @@ class Verification:
             "insufficient": self.insufficient,
             "measured_on": self.measured_on,
             "model": self.model,
-            "strangers": self.strangers,
+            "impostor_tail": self.impostor_tail,
             "likelihood": self.likelihood,
             "faces": [face.to_dict() for face in self.faces],
             "reasons": list(self.reasons),
@@ -237,17 +237,17 @@ def decide(
         f"{face.name} shows {face.faces} faces, that {_place(face)} was compared." for face in faces if face.faces > 1
     ]
     warnings += [
-        f"{face.name} was turned by {face.rotated_by:.0f} degrees for its face." for face in faces if face.rotated_by
+        f"{face.name} was rotated by {face.rotated_by:.0f} degrees for its face." for face in faces if face.rotated_by
     ]
     if comparisons > 1:
         raised = "the threshold was raised for it" if threshold is None else "your threshold does not allow for that"
         warnings.append(f"The best of {comparisons} pairs of faces was taken: {raised}.")
     if limit.insufficient:
         warnings.append("Fewer than ten impostors decided the threshold: its false accept rate is a rough guess.")
-    meaning = metadata.score_calibration
-    strangers = meaning.strangers if meaning else None
-    share = strangers.at_most(score) if strangers else None
-    ratio = likelihood_of(meaning, score) if meaning and comparisons == 1 else None
+    score_calibration = record.score_calibration
+    impostor_tail = score_calibration.impostor_tail if score_calibration else None
+    share = impostor_tail.at_most(score) if impostor_tail else None
+    ratio = likelihood_of(score_calibration, score) if score_calibration and comparisons == 1 else None
     if ratio and unlike:
         warnings.append(UNLIKE)
     return Verification(
@@ -258,15 +258,15 @@ def decide(
         far=limit.far,
         one_in=max(1, int(1 / (share * comparisons))) if share else None,
         log_likelihood_ratio=ratio.log if ratio else None,
-        probability=float(meaning.calibration.probability(score, prior))
-        if meaning and ratio and prior is not None
+        probability=float(score_calibration.calibration.probability(score, prior))
+        if score_calibration and ratio and prior is not None
         else None,
         prior=prior,
         impostors=limit.impostors,
         insufficient=limit.insufficient,
-        measured_on=metadata.measured_on if limit.far is not None else "",
-        model=metadata.name,
-        strangers=strangers.sentence(score) if strangers and comparisons == 1 else "",
+        measured_on=record.measured_on if limit.far is not None else "",
+        model=record.name,
+        impostor_tail=impostor_tail.sentence(score) if impostor_tail and comparisons == 1 else "",
         likelihood=ratio.sentence() if ratio else "",
         faces=tuple(faces),
         reasons=() if forced else tuple(reasons),
@@ -328,7 +328,7 @@ def check_prior(metadata: ModelMetadata, prior: float | None) -> None:
     if prior is None:
         return
     check_share(prior)
-    if metadata.score_calibration is None:
+    if record.score_calibration is None:
         raise InputError(
             f"The model {metadata.name} was never calibrated, so no prior leads to a probability: leave it out, or "
             "recalibrate the model on photos of yours."
@@ -373,9 +373,9 @@ class Likelihood(NamedTuple):
         return f"A score like this is {least} {said} times as frequent among {often} as among {rare}{most}."
 
 
-def likelihood_of(meaning: ScoreCalibration, score: float) -> Likelihood:
+def likelihood_of(score_calibration: ScoreCalibration, score: float) -> Likelihood:
     """Return the likelihood ratio of a score, which a calibration bounds where too few people were measured."""
-    calibration = meaning.calibration
+    calibration = score_calibration.calibration
     return Likelihood(float(calibration.log_likelihood_ratio(score)), bool(calibration.bounded(score)))
 
 

@@ -25,7 +25,7 @@ from siamese_verify.faces import Quality
 from siamese_verify.tables import csv_cell, read_table
 from siamese_verify.verification.decision import DetectedFace, best_pair
 from siamese_verify.verification.late_bar import late_bar
-from siamese_verify.verification.verifier import OnMultipleFaces, check_on_multiple_faces
+from siamese_verify.verification.verifier import OnMultipleFaces, checked_on_multiple_faces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -226,7 +226,7 @@ class EmbeddedPhotos:
             if row < 0 or self.counts[row] >= 0:
                 continue
             end = self.filled + count
-            if end > len(self.faces):  # only where photos of several faces are taken
+            if end > len(self.faces):  # only where photos of multiple faces are taken
                 more = max(end, len(self.faces) * 3 // 2) - len(self.faces)
                 self.embeddings = np.concatenate([self.embeddings, np.empty((more, self.embeddings.shape[1]), "f4")])
                 self.faces = np.concatenate([self.faces, np.empty(more, FACE)])
@@ -247,14 +247,14 @@ class EmbeddedPhotos:
 
     def face(self, row: int, name: int) -> DetectedFace:
         """What a decision has to know of a face."""
-        *quality, probability, turned, box, faces = self.faces[row].tolist()
+        *quality, probability, rotated_by, box, faces = self.faces[row].tolist()
         return DetectedFace(
             self.names[name],
             NO_CROP,
             Quality(*(_known(number) for number in quality)),  # type: ignore[arg-type]
             None if math.isnan(box[0]) else tuple(box),
             probability=_known(probability),
-            rotated_by=turned,
+            rotated_by=rotated_by,
             faces=faces,
         )
 
@@ -513,7 +513,7 @@ def verify_pairs(
         root: folder that the paths in `a` and `b` start from; by default that of the table.
         far: see `Verifier.verify`.
         threshold: likewise.
-        on_multiple_faces: see `Verifier.load`; of `any`, the best pair of faces counts.
+        on_multiple_faces: see `Verifier`; of `any`, the best pair of faces counts.
         decide: see `Verifier.verify`.
         prior: likewise; without one `probability` is empty.
         progress: draw a bar once it takes longer than two seconds.
@@ -529,7 +529,7 @@ def verify_pairs(
     if target.is_dir() or (target.exists() and source.exists() and target.samefile(source)):
         raise InputError(f"The output {out} is a folder or the table of pairs itself: give another name.")
     if on_multiple_faces is not None:
-        check_on_multiple_faces(on_multiple_faces)
+        checked_on_multiple_faces(on_multiple_faces)
     folder = source.parent if root is None else Path(root)
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} for the photos to start from: give another root.")

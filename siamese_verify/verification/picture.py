@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from siamese_verify.evaluation.pages.figures import LIGHT
-from siamese_verify.faces import Photo, open_photo, reduced, turned
+from siamese_verify.faces import Photo, open_photo, reduced, rotate_photo
 from siamese_verify.verification.explanation import heat
 
 if TYPE_CHECKING:
@@ -142,7 +142,10 @@ def draw_scores(axes: Axes, verification: Verification, metadata: Measured) -> N
     histogram = histogram_of(metadata)
     scores = [verification.score, *(end for end in (verification.threshold,) if math.isfinite(end))]
     if histogram:
-        kinds = ((histogram.impostors, "strangers", LIGHT.impostor), (histogram.genuine, "one person", LIGHT.genuine))
+        kinds = (
+            (histogram.impostors, "impostors", LIGHT.impostor),
+            (histogram.genuine, "one person", LIGHT.genuine),
+        )
         for share, name, colour in kinds:
             axes.stairs(share, histogram.edges, fill=True, color=colour, alpha=0.35)
             axes.stairs(share, histogram.edges, color=colour, linewidth=1.6, label=name)
@@ -150,8 +153,8 @@ def draw_scores(axes: Axes, verification: Verification, metadata: Measured) -> N
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.set_ylabel("share of pairs", fontsize=9)
         axes.set_ylim(0, 1.08 * max(float(histogram.impostors.max()), float(histogram.genuine.max())))
-    elif metadata.score_calibration:
-        tail = metadata.score_calibration.strangers
+    elif record.score_calibration:
+        tail = record.score_calibration.impostor_tail
         shares = np.array(tail.accepted) / tail.impostors
         there = shares > 0
         known, shares = np.array(tail.scores)[there], shares[there]
@@ -261,7 +264,7 @@ def draw_verification(
         "head": 0.95 + 0.25 * len(_rarity(verification)),
         "photos": 0.28 + tall + 0.1,
         "colours": 0.38 if explanation else 0.0,
-        "scores": 2.45 if histogram_of(metadata) or metadata.score_calibration else 1.6,
+        "scores": 2.45 if histogram_of_record(record) or record.score_calibration else 1.6,
         "notes": LINE * len(notes) + 0.1,
     }
     total = sum(heights.values()) + EDGE / 2
@@ -317,7 +320,7 @@ def _details(verification: Verification) -> str:
 
 def _rarity(verification: Verification) -> list[str]:
     """How often such a score comes, in lines."""
-    return [line for text in (verification.likelihood, verification.strangers) for line in textwrap.wrap(text, 115)]
+    return [line for text in (verification.likelihood, verification.impostor_tail) for line in textwrap.wrap(text, 115)]
 
 
 def _notes(verification: Verification) -> list[tuple[str, str]]:
@@ -330,7 +333,7 @@ def _notes(verification: Verification) -> list[tuple[str, str]]:
 
 
 def _upright(photo: Photo, face: DetectedFace) -> Image.Image:
-    return turned(open_photo(photo, face.name), face.rotated_by)
+    return rotate_photo(open_photo(photo, face.name), face.rotated_by)
 
 
 def _caption(photo: Photo, face: DetectedFace, number: int) -> str:

@@ -26,9 +26,9 @@ from siamese_verify.faces import (
     open_photo,
     quality_of,
     reduced,
+    rotate_photo,
     rotated_size,
     search,
-    turned,
 )
 from siamese_verify.faces.mtcnn import Networks
 from siamese_verify.models.metadata import ModelMetadata
@@ -68,7 +68,7 @@ class Verifier:
         metadata: what is known about the model.
         engine: that runs its encoder.
         networks: of the face detector; by default those of this machine's cache.
-        on_multiple_faces: with several faces on a photo, raise an `error`, take the `largest` or most `central` one, or
+        on_multiple_faces: of a photo: `error` where it is open which is meant, take the `largest` or `central` one, or
             compare `any` of them, where the best pair counts and the threshold is raised for the number of pairs.
         liveness: called with each upright photo and its face before anything is compared; a sentence that it returns
             refuses the photo.
@@ -85,8 +85,8 @@ class Verifier:
         liveness: Liveness | None = None,
         proof: Future[None] | None = None,
     ) -> None:
-        self.metadata = metadata
-        self.on_multiple_faces = check_on_multiple_faces(on_multiple_faces)
+        self.record = record
+        self.on_multiple_faces = checked_on_multiple_faces(on_multiple_faces)
         self.liveness = liveness
         self._engine = engine
         self._networks = networks
@@ -119,8 +119,8 @@ class Verifier:
         """
         from siamese_verify.models.loading import load_parts
 
-        metadata, run, networks, proof = load_parts(model, engine, device, threads)
-        return cls(metadata, run, networks, on_multiple_faces=on_multiple_faces, liveness=liveness, proof=proof)
+        record, run, networks, proof = load_parts(model, engine, device, threads)
+        return cls(record, run, networks, on_multiple_faces=on_multiple_faces, liveness=liveness, proof=proof)
 
     def verify(
         self,
@@ -148,9 +148,9 @@ class Verifier:
             NoDecision: a photo is unreadable, has no face, or several that are refused, or shows no living person.
             InputError: no threshold was measured for the model, or not for this rate, or there is no such prior.
         """
-        limit_of(self.metadata, far, threshold)  # what is asked for is wrong: before any photo is opened
-        check_prior(self.metadata, prior)
-        on_multiple_faces = check_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
+        limit_of(self.record, far, threshold)  # what is asked for is wrong: before any photo is opened
+        check_prior(self.record, prior)
+        on_multiple_faces = checked_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
         spent: tuple[dict[str, float], dict[str, float]] = ({}, {})
         with ThreadPoolExecutor(2) as pool:  # decoding and detection leave the interpreter for most of their time
             names = ("photo 1", "photo 2")
@@ -235,7 +235,7 @@ class Verifier:
         return self._look(
             photo,
             name or "the photo",
-            check_on_multiple_faces(on_multiple_faces or self.on_multiple_faces),
+            checked_on_multiple_faces(on_multiple_faces or self.on_multiple_faces),
             {},
             named,
             opened,
@@ -260,7 +260,7 @@ class Verifier:
             (N,D) float32 of unit length; with `skip` an `Embedded`, which says whose rows are there.
 
         Raises:
-            NoDecision: see `verify`; `any` of several faces refuses them here. Never with `skip`.
+            NoDecision: see `verify`; `any` means `error` here. Never with `skip`.
             InputError: another way to deal with errors.
         """
         if on_error not in ("raise", "skip"):
@@ -268,7 +268,7 @@ class Verifier:
         if isinstance(photos, str | bytes | Path):
             raise InputError(f"embed takes a list of photos, got one {type(photos).__name__}: write [photo].")
         on_multiple_faces: OnMultipleFaces = "error" if self.on_multiple_faces == "any" else self.on_multiple_faces
-        parts = [np.empty((0, self.metadata.embedding_size), dtype=np.float32)]
+        parts = [np.empty((0, self.record.dimension), dtype=np.float32)]
         rows: list[int] = []
         errors: dict[int, NoDecision] = {}
         for start in range(0, len(photos), CHUNK):
@@ -340,7 +340,7 @@ class Verifier:
         if self.liveness:
             with timed(stages, "liveness"):
                 for face in seen:
-                    refusal = self.liveness(turned(image, face.rotated_by), _as_shown(face, reduced(image)))
+                    refusal = self.liveness(rotate_photo(image, face.rotated_by), _as_shown(face, reduced(image)))
                     if refusal is not None and not (isinstance(refusal, str) and refusal):
                         raise InputError(
                             f"The liveness hook returned {refusal!r}: it returns None, or a sentence that refuses."
@@ -396,14 +396,16 @@ def _choice(on_multiple_faces: OnMultipleFaces) -> Literal["central", "largest"]
     return "largest" if on_multiple_faces == "largest" else "central"
 
 
-def check_on_multiple_faces(on_multiple_faces: OnMultipleFaces) -> OnMultipleFaces:
+def checked_on_multiple_faces(on_multiple_faces: OnMultipleFaces) -> OnMultipleFaces:
     """Give back what to do with several faces.
 
     Raises:
         InputError: it is none of `ON_MULTIPLE_FACES`.
     """
     if on_multiple_faces not in ON_MULTIPLE_FACES:
-        raise InputError(f"on_multiple_faces must be one of {', '.join(ON_MULTIPLE_FACES)}, got {on_multiple_faces!r}.")
+        raise InputError(
+            f"on_multiple_faces must be one of {', '.join(map(repr, ON_MULTIPLE_FACES))}, got {on_multiple_faces!r}."
+        )
     return on_multiple_faces
 
 

@@ -351,10 +351,10 @@ def test_a_wrong_override_ends_with_2_and_a_line_without_a_traceback(
         (["trainer.max_epochs=abc"], "trainer.max_epochs must be a whole number or null, got 'abc'"),
         (
             ["sampler.people=4", "optimizer.lr=-1"],
-            "The optimizer cannot be made as configured (Invalid learning rate: -1)",
+            "The optimizer cannot be created as configured (Invalid learning rate: -1)",
         ),
-        (["data=folder"], "data.root is needed and not set: add data.root=..."),
-        (["sampler.people=4", "trainer=ddp", "trainer.accelerator=cpu"], "on CPUs set trainer.sync_batchnorm=false"),
+        (["data=folder"], "data.root is required: add data.root=..."),
+        (["sampler.people=4", "trainer=ddp", "trainer.accelerator=cpu"], "trainer.sync_batchnorm=true needs GPUs"),
         (["sampler.people=4", "loss.reduction=none"], "loss.reduction is none"),
         (["data.root=null", "protocol=lfw_view1"], "There is no folder None: set data.root"),
         (["encoder._target_=os.system"], "'os.system' is not one of siamese_verify.encoders"),
@@ -376,7 +376,7 @@ def test_a_run_that_cannot_be_ends_with_2_and_a_sentence_and_leaves_no_results(
 def test_a_setting_that_is_needed_is_named(command: Command, tiny_run: Path) -> None:
     ended = command("evaluate", "protocol=pair_file", f"model={tiny_run}", "hydra.run.dir=run")
     assert ended.code == 2
-    assert ended.err == "siamese-verify: protocol.path is needed and not set: add protocol.path=... to the command.\n"
+    assert ended.err == "siamese-verify: protocol.path is required: add protocol.path=... to the command.\n"
 
 
 @pytest.mark.parametrize("override", ["data.photos.identities=abc", "sampler.people=4.5", "trainer.max_epochs=abc"])

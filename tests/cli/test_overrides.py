@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from siamese_verify.cli import main as cli
-from siamese_verify.cli.errors import explained
+from siamese_verify.cli.user_errors import report_user_errors
 
 
 def refusal(command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -37,8 +37,8 @@ def refusal(command: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("train miner.margin=1", "There is no setting miner.margin: miner has none."),
         ("train hydra.run.dri=x", "There is no setting hydra.run.dri: did you mean hydra.run.dir?"),
         ("train loss=triplett", "There is no loss=triplett: did you mean triplet or triplet_lfw?"),
-        ("train +loss.margin=1", "loss.margin is there already: leave out the + before it."),
-        ("train loss.margin", "loss.margin is no override that Hydra can read: write KEY=VALUE, "),
+        ("train +loss.margin=1", "loss.margin exists already: leave out the + before it."),
+        ("train loss.margin", "loss.margin is not a valid Hydra override: write KEY=VALUE, "),
         ("train seed=1,2", "seed=1,2 has several values: add --multirun to run each"),
         ("preview bathces=1", "There is no setting bathces: did you mean batches?"),
         ("prepare algin=box", "There is no setting algin: did you mean align?"),
@@ -61,7 +61,7 @@ def test_a_misspelt_override_is_named_with_those_that_are_like_it(
 def test_a_setting_that_was_added_and_is_none_is_named_too(capsys: pytest.CaptureFixture[str]) -> None:
     from hydra.utils import instantiate
 
-    @explained
+    @report_user_errors
     def make(cfg: object) -> None:
         instantiate(cfg.loss)  # type: ignore[attr-defined]
 

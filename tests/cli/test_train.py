@@ -22,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
-from siamese_verify.cli.errors import CONF, explained
+from siamese_verify.cli.configuration import CONF
+from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
@@ -267,9 +268,9 @@ def test_every_experiment_takes_every_loss_and_every_miner_that_the_loss_takes(
             ("loss=cross_batch_memory", "loss@loss.objective=triplet", "miner@loss.miner=hard_pairs"),
             "TripletLoss takes no pairs, which HardPairs chooses",
         ),
-        (("loss=sup_con", "sampler=pairs"), "SupConLoss cannot learn from what PairSampler feeds"),
-        (("loss=triplet", "sampler=pairs"), "TripletLoss cannot learn from what PairSampler feeds"),
-        (("loss=magnet", "sampler=triplets"), "MagnetLoss cannot learn from what TripletSampler feeds"),
+        (("loss=sup_con", "sampler=pairs"), "SupConLoss cannot use the tuples of PairSampler"),
+        (("loss=triplet", "sampler=pairs"), "TripletLoss cannot use the tuples of PairSampler"),
+        (("loss=magnet", "sampler=triplets"), "MagnetLoss cannot use the tuples of TripletSampler"),
     ],
 )
 def test_a_loss_that_cannot_use_what_it_is_given_is_refused_before_photos_are_looked_for(
@@ -277,7 +278,7 @@ def test_a_loss_that_cannot_use_what_it_is_given_is_refused_before_photos_are_lo
 ) -> None:
     nowhere = ("experiment=lfw_triplet", f"data.root={tmp_path / 'nowhere'}")
     with pytest.raises(SystemExit):
-        explained(trained)(tmp_path / "run", *nowhere, *overrides)
+        report_user_errors(trained)(tmp_path / "run", *nowhere, *overrides)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and sentence in said
 
@@ -288,7 +289,7 @@ def test_a_package_that_is_missing_is_named(
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
     cfg = configured("train", tmp_path, "loss=multi_similarity")
     with pytest.raises(SystemExit) as ended:
-        explained(instantiate)(cfg.loss)
+        report_user_errors(instantiate)(cfg.loss)
     assert ended.value.code == 2
     expected = "asks for pytorch-metric-learning, which is not installed: pip install pytorch-metric-learning.\n"
     assert capsys.readouterr().err == f"siamese-verify: The configuration {expected}"

@@ -165,11 +165,17 @@ def test_embeddings_are_calibrated_by_all_their_pairs() -> None:
     generator = np.random.default_rng(0)
     people = np.repeat(np.arange(60), 5)
     rows = generator.normal(size=(60, 16))[people] + generator.normal(size=(300, 16))
-    meaning = calibrate(rows, people, "these")
-    assert (meaning.calibration.genuine, meaning.calibration.impostors) == (600, 300 * 299 // 2 - 600)
-    assert meaning.calibration.measured_on == "these"
-    assert meaning.strangers.impostors == meaning.calibration.impostors
-    assert json.loads(json.dumps(meaning.to_dict(), allow_nan=False))["calibration"]["kind"] in ("logistic", "isotonic")
+    score_calibration = calibrate(rows, people, "these")
+    assert (score_calibration.calibration.genuine, score_calibration.calibration.impostors) == (
+        600,
+        300 * 299 // 2 - 600,
+    )
+    assert score_calibration.calibration.measured_on == "these"
+    assert score_calibration.impostor_tail.impostors == score_calibration.calibration.impostors
+    assert json.loads(json.dumps(score_calibration.to_dict(), allow_nan=False))["calibration"]["kind"] in (
+        "logistic",
+        "isotonic",
+    )
     assert calibrate(rows[:8], people[:8]).calibration.kind == "logistic"  # two people: none to hold out
 
 
@@ -247,11 +253,13 @@ def test_nobody_was_seen_above_the_highest_stranger() -> None:
 
 def test_strangers_are_said_in_words() -> None:
     tail = ImpostorTail((0.1, 0.5, 0.9, 0.95), (5000, 80, 1, 0), 10_000)
-    assert tail.sentence(0.0) == "Most strangers would score this high."
-    assert tail.sentence(0.5) == "1 in 125 strangers would score this high."
-    assert tail.sentence(0.9) == "1 in 10,000 strangers would score this high."
-    assert tail.sentence(0.99) == "None of 10,000 pairs of strangers scored this high."
-    assert ImpostorTail((0.0,), (2800,), 10_000).sentence(0.1) == "1 in 3 strangers would score this high."
+    assert tail.sentence(0.0) == "Most pairs of different people would score this high."
+    assert tail.sentence(0.5) == "1 in 125 pairs of different people would score this high."
+    assert tail.sentence(0.9) == "1 in 10,000 pairs of different people would score this high."
+    assert tail.sentence(0.99) == "None of 10,000 pairs of different people scored this high."
+    assert (
+        ImpostorTail((0.0,), (2800,), 10_000).sentence(0.1) == "1 in 3 pairs of different people would score this high."
+    )
     with pytest.raises(InputError, match="score is NaN"):
         tail.sentence(math.nan)
     assert ImpostorTail.from_dict(json.loads(json.dumps(tail.to_dict()))) == tail

@@ -21,7 +21,7 @@ from siamese_verify.faces import (
     find_subject,
     find_subjects,
     open_photo,
-    turned,
+    rotate_photo,
 )
 from siamese_verify.faces import detector as detector_module
 from siamese_verify.faces import mtcnn as mtcnn_module
@@ -208,7 +208,7 @@ def test_a_photo_on_its_side_is_turned(
     sideways = portraits[2].transpose(turn)
     subject = find_subject(detector, sideways)
     assert (subject.turned, subject.faces) == (degrees, 1)
-    assert turned(sideways, subject.turned).tobytes() == portraits[2].tobytes()
+    assert rotate_photo(sideways, subject.turned).tobytes() == portraits[2].tobytes()
     assert subject.face is not None
     np.testing.assert_allclose(subject.face.box, detector.detect(portraits[2])[0].box, atol=1e-2)
 
@@ -257,7 +257,7 @@ def test_a_tilted_face_is_levelled_and_cut_as_if_it_had_never_been(
     spec = InputSpec(64, crop=Crop("box", margin=10))
     for portrait in portraits:
         straight = find_subject(detector, portrait)
-        tilted = turned(portrait, -degrees)
+        tilted = rotate_photo(portrait, -degrees)
         subject = find_subject(detector, tilted)
         assert straight.turned == 0
         assert straight.face is not None
@@ -277,7 +277,7 @@ def test_a_tilted_face_is_levelled_and_cut_as_if_it_had_never_been(
 def test_a_face_is_cut_from_a_turned_photo_without_turning_all_of_it() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     photo = Image.fromarray(colours).resize((160, 120), Image.Resampling.BICUBIC)
-    whole = turned(photo, 37.5)
+    whole = rotate_photo(photo, 37.5)
     assert whole.size == rotated_size(photo.size, 37.5)
     landmarks = ((70.0, 80.0), (90.0, 82.0), (80.0, 95.0), (72.0, 110.0), (90.0, 108.0))
     face = Face((60.0, 70.0, 100.0, 121.0), 1.0, landmarks)

@@ -21,7 +21,7 @@ def key() -> GalleryKey:
 
 
 @pytest.fixture(scope="session")
-def strangers() -> ImpostorTail:
+def impostor_tail() -> ImpostorTail:
     """The cosines of a million pairs of directions at random, counted in steps of 0.01."""
     rng = np.random.default_rng(7)
     left, right = (rng.normal(size=(1_000_000, DIMENSION)).astype(np.float32) for _ in range(2))
@@ -34,8 +34,8 @@ def strangers() -> ImpostorTail:
 
 
 @pytest.fixture
-def model(strangers: ImpostorTail) -> GalleryModel:
-    return GalleryModel("ab" * 32, DIMENSION, "mine", strangers)
+def model(impostor_tail: ImpostorTail) -> GalleryModel:
+    return GalleryModel("ab" * 32, DIMENSION, "mine", impostor_tail)
 
 
 @pytest.fixture

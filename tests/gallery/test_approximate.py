@@ -103,7 +103,7 @@ def test_an_index_that_somebody_changed_is_not_read(index: ApproximateIndex, tmp
 
 @pytest.fixture
 def crowd(path: Path, key: GalleryKey, model: GalleryModel, people: tuple[Rows, Rows]) -> Gallery:
-    gallery = Gallery.open(path, model._replace(dimension=32, strangers=None), key=key)
+    gallery = Gallery.open(path, model._replace(dimension=32, impostor_tail=None), key=key)
     for person in range(60):
         gallery.enroll_embeddings(f"P{person}", people[0][person], compare=False)
     return gallery

@@ -25,11 +25,11 @@ class Eyes:
     def __init__(self, model: GalleryModel, **more: Any) -> None:
         values = {
             "weights_sha256": "cd",
-            "score_calibration": SimpleNamespace(strangers=model.strangers),
+            "score_calibration": SimpleNamespace(impostor_tail=model.impostor_tail),
             "quality": {},
         }
-        self.metadata = SimpleNamespace(
-            name=model.name, fingerprint=model.fingerprint, embedding_size=model.dimension, **{**values, **more}
+        self.record = SimpleNamespace(
+            name=model.name, fingerprint=model.fingerprint, dimension=model.dimension, **{**values, **more}
         )
 
     def find(self, photo: Any, name: str | None = None, on_multiple_faces: Any = None) -> list[Any]:
@@ -471,7 +471,7 @@ def test_lists_of_another_length_are_refused(gallery: Gallery, faces: Faces) -> 
 def test_without_the_strangers_only_the_very_photo_is_noticed(
     path: Path, model: GalleryModel, key: GalleryKey, faces: Faces
 ) -> None:
-    with Gallery.open(path, model._replace(strangers=None), key=key) as gallery:
+    with Gallery.open(path, model._replace(impostor_tail=None), key=key) as gallery:
         gallery.enroll_embeddings("Ann", faces[0, :1])
         assert gallery.enroll_embeddings("Ben", faces[0, 1:2]).warnings == ()
         assert "already, as Ann" in gallery.enroll_embeddings("Cat", faces[0, :1]).warnings[0]
@@ -512,5 +512,5 @@ def test_importing_it_loads_nothing_heavy() -> None:
     assert run.stdout.split() == []
 
 
-def test_the_tail_of_these_tests_is_one(strangers: ImpostorTail) -> None:
-    assert ImpostorTail.from_dict(strangers.to_dict()) == strangers
+def test_the_tail_of_these_tests_is_one(impostor_tail: ImpostorTail) -> None:
+    assert ImpostorTail.from_dict(impostor_tail.to_dict()) == impostor_tail

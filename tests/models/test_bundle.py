@@ -135,9 +135,11 @@ def test_a_threshold_that_nothing_reaches_survives_as_null(tmp_path: Path) -> No
 
 def test_what_scores_mean_round_trips(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(40, 8)) + np.repeat(np.eye(8), 5, axis=0)
-    meaning = calibrate(rows, np.arange(40) // 5, "these people")
-    save_bundle(tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER, score_calibration=meaning), {})
-    assert load_bundle(tmp_path).metadata.score_calibration == meaning
+    score_calibration = calibrate(rows, np.arange(40) // 5, "these people")
+    save_bundle(
+        tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER, score_calibration=score_calibration), {}
+    )
+    assert load_bundle(tmp_path).record.score_calibration == score_calibration
 
 
 def test_a_model_that_was_never_measured_round_trips(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_checkpoint_runs_on_torch_and_lies_in_the_space_of_its_bundle(tiny_run
         ({"threads": 100_000}, "1 to 256 threads"),
         ({"engine": "onnx", "device": "cuda"}, "runs on the CPU"),
         ({"engine": "torch", "device": "abacus"}, "'abacus' cannot be used"),
-        ({"on_multiple_faces": "all"}, "error, largest, central, any"),
+        ({"on_multiple_faces": "all"}, "on_multiple_faces must be one of"),
     ],
 )
 def test_what_cannot_be_had_is_one_sentence(arguments: dict[str, Any], complaint: str, bundle: Path) -> None:

@@ -37,7 +37,7 @@ class StandIn(Verifier):
             OperatingPoint(far, far, tar, threshold, False, 4000, round(4000 * far))
             for far, tar, threshold in ((0.1, 0.99, 0.2), (0.01, 0.9, 0.5), (0.001, 0.7, 0.8))
         )
-        meaning = ScoreCalibration(
+        score_calibration = ScoreCalibration(
             Calibration("logistic", (-1.0, 1.0), (-8.0, 8.0), 100, 4000),
             ImpostorTail((0.0, 0.2, 0.5, 0.8, 0.9, 0.95), (2000, 400, 40, 4, 1, 0), 4000),
         )
@@ -48,7 +48,7 @@ class StandIn(Verifier):
             SIDE * SIDE * 3,
             points,
             measured_on="4,000 pairs of nobody",
-            score_calibration=meaning,
+            score_calibration=score_calibration,
             weights_sha256="00",
         )
 

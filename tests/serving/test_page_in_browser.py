@@ -181,16 +181,16 @@ def test_an_open_interval_is_said_and_drawn(server: str, opened: Callable[..., P
 
 
 @pytest.mark.parametrize(
-    ("turned", "box"),
+    ("rotated_by", "box"),
     [(0, [0, 40, 20, 60]), (90, [40, 180, 60, 200]), (180, [180, 40, 200, 60]), (270, [40, 0, 60, 20])],
 )
 def test_the_box_of_a_turned_photo_lies_on_the_photo_as_it_is_shown(
-    turned: int, box: list[int], server: str, opened: Callable[..., Page], tmp_path: Path
+    rotated_by: int, box: list[int], server: str, opened: Callable[..., Page], tmp_path: Path
 ) -> None:
-    """A face at the left of a photo of 200 x 100 is at the bottom of it once that was turned by 90 degrees."""
+    """A face at the left of a photo of 200 x 100 is at the bottom of it once that was rotated by 90 degrees."""
     Image.new("RGB", (200, 100), "white").save(tmp_path / "wide.png")
     page = opened(server)
-    face = {**DECISION["faces"][0], "rotated_by": turned, "box": box}
+    face = {**DECISION["faces"][0], "rotated_by": rotated_by, "box": box}
     page.route("**/v1/verify", lambda route: route.fulfill(json={**DECISION, "faces": [face, face]}))
     compare(page, tmp_path / "wide.png", tmp_path / "wide.png")
     place = page.evaluate("""(() => {

@@ -290,7 +290,7 @@ async def test_the_model_says_what_it_was_measured_on_and_what_it_cannot_see() -
     assert answer["measured_on"] == "4,000 pairs of nobody"
     assert [point["target"] for point in answer["operating_points"]] == [0.1, 0.01, 0.001]
     assert "printed photo" in answer["notice"]
-    assert answer["scale"]["genuine"]["centre"] > answer["scale"]["strangers"]["centre"]
+    assert answer["scale"]["genuine"]["centre"] > answer["scale"]["impostors"]["centre"]
 
 
 async def test_the_description_says_that_attacks_are_not_detected_and_has_examples() -> None:

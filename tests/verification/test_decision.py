@@ -22,7 +22,7 @@ RANGES = {"sharpness": (10.0, None), "size": (30.0, None), "turn": (None, 40.0),
 
 
 @pytest.fixture(scope="module")
-def meaning() -> ScoreCalibration:
+def score_calibration() -> ScoreCalibration:
     rng = np.random.default_rng(0)
     people = np.repeat(np.arange(60), 5)
     rows = rng.normal(size=(60, 16))[people] + 0.8 * rng.normal(size=(300, 16))
@@ -30,24 +30,26 @@ def meaning() -> ScoreCalibration:
 
 
 @pytest.fixture(scope="module")
-def metadata(meaning: ScoreCalibration) -> ModelMetadata:
+def record(score_calibration: ScoreCalibration) -> ModelMetadata:
     spec = InputSpec(4, crop=Crop("whole"))
     return ModelMetadata(
-        "mine", {}, spec, 16, measured_on="drawn people", score_calibration=meaning, quality=dict(RANGES)
+        "mine", {}, spec, 16, measured_on="drawn people", score_calibration=score_calibration, quality=dict(RANGES)
     )
 
 
-def face(name: str = "a.jpg", quality: Quality = GOOD, faces: int = 1, turned: float = 0) -> DetectedFace:
-    return DetectedFace(name, np.zeros((4, 4, 3), np.uint8), quality, (1, 2, 31, 42), faces=faces, rotated_by=turned)
+def face(name: str = "a.jpg", quality: Quality = GOOD, faces: int = 1, rotated_by: float = 0) -> DetectedFace:
+    return DetectedFace(
+        name, np.zeros((4, 4, 3), np.uint8), quality, (1, 2, 31, 42), faces=faces, rotated_by=rotated_by
+    )
 
 
 @pytest.mark.parametrize("far", [0.3, 0.1, 0.01, 0.001])
-def test_the_share_of_impostors_above_the_threshold_is_within_the_rate(far: float, metadata: ModelMetadata) -> None:
-    result = decide(metadata, 0.9, far=far)
-    assert metadata.score_calibration is not None
-    accepted = metadata.score_calibration.strangers.accepts(result.threshold)
-    assert result.far == accepted / metadata.score_calibration.strangers.impostors <= far
-    assert result.insufficient == (far * metadata.score_calibration.strangers.impostors < 10)
+def test_the_share_of_impostors_above_the_threshold_is_within_the_rate(far: float, record: ModelMetadata) -> None:
+    result = decide(record, 0.9, far=far)
+    assert record.score_calibration is not None
+    accepted = record.score_calibration.impostor_tail.accepts(result.threshold)
+    assert result.far == accepted / record.score_calibration.impostor_tail.impostors <= far
+    assert result.insufficient == (far * record.score_calibration.impostor_tail.impostors < 10)
 
 
 def test_a_score_inside_of_the_thresholds_interval_is_inconclusive(metadata: ModelMetadata) -> None:
@@ -109,10 +111,10 @@ def test_what_is_no_number_is_refused_in_a_sentence(name: str, value: Any, metad
 
 def test_the_likelihood_ratio_is_bounded_where_the_calibration_ends() -> None:
     line = limited(Calibration("logistic", (-1.0, 1.0), (-20.0, 20.0), 1000, 10**6), math.exp(-5), math.exp(-4))
-    meaning = ScoreCalibration(line, ImpostorTail((0.0, 0.2, 0.3), (400_000, 10, 0), 10**6))
-    assert likelihood_of(meaning, 0.1) == pytest.approx((2.0, False))
-    assert likelihood_of(meaning, 1.0) == pytest.approx((4.0, True))
-    assert likelihood_of(meaning, -1.0) == pytest.approx((-5.0, True))
+    score_calibration = ScoreCalibration(line, ImpostorTail((0.0, 0.2, 0.3), (400_000, 10, 0), 10**6))
+    assert likelihood_of(score_calibration, 0.1) == pytest.approx((2.0, False))
+    assert likelihood_of(score_calibration, 1.0) == pytest.approx((4.0, True))
+    assert likelihood_of(score_calibration, -1.0) == pytest.approx((-5.0, True))
 
 
 @pytest.mark.parametrize(
@@ -154,14 +156,14 @@ def test_a_threshold_that_the_data_cannot_show_accepts_nobody(
     assert told["reason"] == ("inconclusive" if same is None else None)
 
 
-def test_a_stranger_scores_as_high_once_in_so_many(metadata: ModelMetadata) -> None:
-    assert metadata.score_calibration is not None
-    strangers = metadata.score_calibration.strangers
+def test_a_stranger_scores_as_high_once_in_so_many(record: ModelMetadata) -> None:
+    assert record.score_calibration is not None
+    impostor_tail = record.score_calibration.impostor_tail
     for score in (-1.0, 0.2, 0.5, 1.0):
-        share = strangers.at_most(score)
+        share = impostor_tail.at_most(score)
         assert share is not None
-        assert share >= strangers.rate(score)
-        assert decide(metadata, score, forced=True).one_in == int(1 / share)
+        assert share >= impostor_tail.rate(score)
+        assert decide(record, score, forced=True).one_in == int(1 / share)
 
 
 def test_the_best_of_several_pairs_has_to_reach_a_higher_threshold(metadata: ModelMetadata) -> None:
@@ -199,12 +201,12 @@ def test_a_face_at_the_limits_is_no_reason_to_doubt() -> None:
     assert complaints(Quality(10.0, None, None, 0.8, 0.0), RANGES) == []
 
 
-def test_several_faces_and_turned_photos_are_told_of(metadata: ModelMetadata) -> None:
-    result = decide(metadata, 1.0, (face(faces=3), face("b.jpg", turned=31.25)))
+def test_several_faces_and_turned_photos_are_told_of(record: ModelMetadata) -> None:
+    result = decide(record, 1.0, (face(faces=3), face("b.jpg", rotated_by=31.25)))
     assert result.same is True
     assert result.warnings == (
         "a.jpg shows 3 faces, that from 1, 2 to 31, 42 was compared.",
-        "b.jpg was turned by 31 degrees for its face.",
+        "b.jpg was rotated by 31 degrees for its face.",
     )
 
 
@@ -224,12 +226,14 @@ def test_rounding_never_leads_beyond_one(metadata: ModelMetadata) -> None:
     assert decide(metadata, -1.0000001, forced=True).score == -1.0
 
 
-def test_a_measured_rate_has_the_threshold_that_was_counted(meaning: ScoreCalibration) -> None:
+def test_a_measured_rate_has_the_threshold_that_was_counted(score_calibration: ScoreCalibration) -> None:
     point = OperatingPoint(0.01, 0.0099, 0.9, 0.123, False, 1000, 9)
-    metadata = ModelMetadata("mine", {}, InputSpec(4, crop=Crop("whole")), 16, (point,), score_calibration=meaning)
-    limit = metadata.limit(0.01)
+    record = ModelMetadata(
+        "mine", {}, InputSpec(4, crop=Crop("whole")), 16, (point,), score_calibration=score_calibration
+    )
+    limit = record.limit(0.01)
     assert (limit.threshold, limit.far) == (0.123, 0.0099)
-    assert metadata.limit(0.005).threshold == meaning.strangers.threshold(0.005)[0]
+    assert record.limit(0.005).threshold == score_calibration.impostor_tail.threshold(0.005)[0]
 
 
 def test_one_in_a_thousand_is_the_default_where_it_was_measured_well() -> None:
@@ -254,13 +258,16 @@ def test_without_the_strangers_scores_only_measured_rates_can_be_shared_among_pa
         metadata.limit(1e-3, comparisons=0)
 
 
-def test_a_stricter_rate_never_has_a_lower_threshold(meaning: ScoreCalibration) -> None:
-    strangers = meaning.strangers
+def test_a_stricter_rate_never_has_a_lower_threshold(score_calibration: ScoreCalibration) -> None:
+    impostor_tail = score_calibration.impostor_tail
     points = tuple(
-        OperatingPoint(far, far, 0.9, strangers.threshold(far)[0] - 0.001, False, 1000, 9) for far in (0.3, 0.1, 0.01)
+        OperatingPoint(far, far, 0.9, impostor_tail.threshold(far)[0] - 0.001, False, 1000, 9)
+        for far in (0.3, 0.1, 0.01)
     )
-    metadata = ModelMetadata("mine", {}, InputSpec(4, crop=Crop("whole")), 16, points, score_calibration=meaning)
-    limits = [metadata.limit(float(far)).threshold for far in np.geomspace(0.5, 0.001, 400)]
+    record = ModelMetadata(
+        "mine", {}, InputSpec(4, crop=Crop("whole")), 16, points, score_calibration=score_calibration
+    )
+    limits = [record.limit(float(far)).threshold for far in np.geomspace(0.5, 0.001, 400)]
     assert limits == sorted(limits)
 
 
@@ -277,8 +284,8 @@ def test_no_rate_above_one_per_cent_is_taken_unasked() -> None:
     points = (OperatingPoint(0.1, 0.1, 0.9, 0.2, False, 400, 40), OperatingPoint(0.01, 0.01, 0.5, 0.6, True, 400, 4))
     known = (None, Interval(0.05, 0.2), Interval(0, 0.06), Interval(0, 0.05))
     tail = ImpostorTail((0.1, 0.2, 0.6, 0.7), (200, 40, 4, 0), 400, known)
-    meaning = ScoreCalibration(Calibration("logistic", (0.0, 1.0), (-3.0, 3.0), 40, 400), tail)
-    metadata = ModelMetadata("few", {}, InputSpec(4, crop=Crop("whole")), 16, points, score_calibration=meaning)
-    assert metadata.operating_point().target == 0.01
-    assert decide(metadata, 0.9).same is None
-    assert decide(metadata, 0.9, far=0.1).same is True
+    score_calibration = ScoreCalibration(Calibration("logistic", (0.0, 1.0), (-3.0, 3.0), 40, 400), tail)
+    record = ModelMetadata("few", {}, InputSpec(4, crop=Crop("whole")), 16, points, score_calibration=score_calibration)
+    assert record.operating_point().target == 0.01
+    assert decide(record, 0.9).same is None
+    assert decide(record, 0.9, far=0.1).same is True

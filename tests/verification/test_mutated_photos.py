@@ -115,8 +115,8 @@ def test_noise_of_any_shape_is_searched_without_a_crash() -> None:
         pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         if case % 3 == 0:
             pixels[:] = pixels[0, 0]
-        faces, turned = search(detector, Image.fromarray(pixels))
-        assert turned in (0, 90, 180, 270)
+        faces, rotated_by = search(detector, Image.fromarray(pixels))
+        assert rotated_by in (0, 90, 180, 270)
         assert all(np.isfinite(face.box).all() and 0 <= face.probability <= 1.0001 for face in faces)
 
 

@@ -306,8 +306,8 @@ def test_the_threshold_and_rate_are_those_asked_for(folder: Path) -> None:
     assert not (folder / "other.parquet").exists()
 
 
-def test_a_policy_that_there_is_not_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"must be one of error, largest, central, any, got .all."):
+def test_an_unknown_face_selection_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="on_multiple_faces must be one of"):
         verify_pairs(Stand(), listed(folder, "a,b\n0.png,1.png\n"), folder / "out.csv", on_multiple_faces="all")  # type: ignore[arg-type]
 
 

@@ -53,7 +53,7 @@ def decision(same: bool | None = True, score: float = 0.7, **settings: Any) -> V
         "insufficient": False,
         "measured_on": "nobody",
         "model": "mine",
-        "strangers": "1 in 5,000 strangers would score this high.",
+        "impostor_tail": "1 in 5,000 pairs of different people would score this high.",
         "faces": (seen(), seen("photo 2")),
     }
     return Verification(**{**given, **settings})
@@ -134,10 +134,10 @@ def test_the_same_decision_gives_the_same_picture() -> None:
 
 
 @pytest.mark.parametrize("metrics", [{"histogram": HISTOGRAM}, {}], ids=["histogram", "tail"])
-@pytest.mark.parametrize("meaning", [MEANING, None], ids=["calibrated", "uncalibrated"])
-def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any, meaning: Any) -> None:
-    metadata = SimpleNamespace(score_calibration=meaning, metrics=metrics)
-    drawn = draw_verification(decision(False, 0.1), (green(), green()), metadata)
+@pytest.mark.parametrize("score_calibration", [MEANING, None], ids=["calibrated", "uncalibrated"])
+def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any, score_calibration: Any) -> None:
+    record = SimpleNamespace(score_calibration=score_calibration, metrics=metrics)
+    drawn = draw_verification(decision(False, 0.1), (green(), green()), record)
     chart = where(drawn, LIGHT.impostor)[drawn.height - 330 :]
     columns = chart.sum(axis=0)
     assert columns.max() > 60  # the upright line at the score
@@ -154,7 +154,7 @@ def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any
         {"score": 1.0, "threshold": 1.0},
         {"threshold_interval": (0.38, float("inf"))},
         {"threshold_interval": (-0.9, 0.99)},
-        {"probability": None, "log_likelihood_ratio": None, "one_in": None, "strangers": "", "measured_on": ""},
+        {"probability": None, "log_likelihood_ratio": None, "one_in": None, "impostor_tail": "", "measured_on": ""},
         {"warnings": ("A warning that goes on and on. " * 20,), "reasons": ("One.", "Two.")},
         {"probability": 1e-9},
     ],
@@ -162,12 +162,12 @@ def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any
 def test_extremes_are_drawn_without_a_warning(settings: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for metadata in (
+        for record in (
             MODEL,
             SimpleNamespace(score_calibration=MEANING, metrics={}),
             SimpleNamespace(score_calibration=None, metrics={}),
         ):
-            assert draw_verification(decision(**settings), (green(), green()), metadata).width == 1650
+            assert draw_verification(decision(**settings), (green(), green()), record).width == 1650
 
 
 @pytest.mark.parametrize(

@@ -378,17 +378,17 @@ function draw() {
   const height = scale ? 210 : 120;
   const base = height - 28;
   const top = 58;
-  const foot = scale ? scale.strangers.centre - 2.6 * scale.strangers.spread : -0.2;
+  const foot = scale ? scale.impostors.centre - 2.6 * scale.impostors.spread : -0.2;
   const low = Math.max(-1, Math.min(-0.2, Math.floor(Math.min(foot, last.score - 0.05) * 5) / 5));
   const x = (score) => 8 + ((score - low) / (1 - low)) * (width - 16);
   const parts = [];
   const labels = [];
   if (scale) {
     const density = (hill, score) => Math.exp(-(((score - hill.centre) / hill.spread) ** 2) / 2) / hill.spread;
-    const most = Math.max(1 / scale.strangers.spread, 1 / scale.genuine.spread);
+    const most = Math.max(1 / scale.impostors.spread, 1 / scale.genuine.spread);
     const taken = []; // places of labels
     const near = (place) => taken.some((other) => Math.abs(place - other) < 80);
-    for (const [kind, hill, word] of [["strangers", scale.strangers, "strangers"], ["one", scale.genuine, "one person"]]) {
+    for (const [kind, hill, word] of [["strangers", scale.impostors, "strangers"], ["one", scale.genuine, "one person"]]) {
       let path = `M${x(low)} ${base}`;
       for (let step = 0; step <= 160; step += 1) {
         const score = low + (step / 160) * (1 - low);

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from siamese_verify.cli.config_values import check_values
-from siamese_verify.cli.errors import CONF
+from siamese_verify.cli.configuration import CONF, check_values
 from siamese_verify.errors import InputError
 
 Configured = Callable[..., DictConfig]

@@ -46,7 +46,7 @@ def test_counts_are_compared_and_not_products_that_round() -> None:
 
 def test_a_threshold_for_any_rate_lies_in_its_interval_and_follows_the_rate() -> None:
     rows, who = drawn()
-    tail = calibrate(rows, who).strangers
+    tail = calibrate(rows, who).impostor_tail
     found = [tail.threshold(far) for far in (0.2, 0.1, 0.037, 0.01, 0.001, 1e-5, 0.0)]
     assert [threshold for threshold, _ in found] == sorted(threshold for threshold, _ in found)
     for threshold, interval in found:
@@ -61,20 +61,21 @@ def test_a_threshold_for_any_rate_lies_in_its_interval_and_follows_the_rate() ->
 
 def test_what_nobody_was_seen_to_reach_is_said_with_what_that_shows() -> None:
     rows, who = drawn()
-    tail = calibrate(rows, who).strangers
+    tail = calibrate(rows, who).impostor_tail
     bound = tail.at_most(2.0)
     assert bound is not None
     assert 3 / tail.impostors <= bound < 100 / tail.impostors  # pairs that share people are fewer than they seem
     assert (
-        tail.sentence(2.0) == f"Fewer than 1 in {int(1 / bound):,} strangers would score this high (95 % confidence)."
+        tail.sentence(2.0)
+        == f"Fewer than 1 in {int(1 / bound):,} pairs of different people would score this high (95 % confidence)."
     )
-    few = calibrate(*drawn(people=10)).strangers
+    few = calibrate(*drawn(people=10)).impostor_tail
     assert few.at_most(2.0) is not None
     assert few.at_most(2.0) > 10 * bound  # type: ignore[operator]
 
 
 def test_a_rate_that_the_tail_does_not_hold_is_refused() -> None:
-    tail = calibrate(*drawn(9), intervals=False).strangers
+    tail = calibrate(*drawn(9), intervals=False).impostor_tail
     assert tail.threshold(0.1)[1] is None
     assert tail.at_most(0.5) is None
     assert "None of " in tail.sentence(2.0)
@@ -107,7 +108,7 @@ def test_a_tail_of_collapsed_embeddings_knows_no_interval() -> None:
 
 
 def test_a_tail_survives_json_and_one_that_claims_certainty_is_refused() -> None:
-    tail = calibrate(*drawn(12)).strangers
+    tail = calibrate(*drawn(12)).impostor_tail
     content = json.loads(json.dumps(tail.to_dict(), allow_nan=False))
     assert ImpostorTail.from_dict(content) == tail
     certain = {**content, "intervals": [*content["intervals"][:-1], [0.0, 0.0]]}

@@ -1,0 +1,234 @@
+"""Hydra configurations: composing them, checking their values, and explaining mistakes in overrides."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from siamese_verify.cli.run_metadata import PACKAGE
+from siamese_verify.cli.user_errors import library_of, report_user_errors
+from siamese_verify.errors import InputError
+
+R = TypeVar("R")
+
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in the wheel, in the repository
+MINIMUM = {"seed": 0, "threads": 1, "resamples": 0, "robustness": 0, "processes": 0, "batches": 1}
+MAX_SEED = 2**32 - 1
+COMPOSED = ("datamodule", "baseline")  # take their values from settings elsewhere, which errors name
+SWITCHES = ("allow_leakage", "mirror")
+KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "text"}
+
+
+def hydra_command(name: str) -> Callable[[Callable[[DictConfig], R]], Callable[[], R]]:
+    """Decorate a command that runs on the configuration `name`, composed by Hydra from the command line."""
+    import hydra
+
+    def decorate(main: Callable[[DictConfig], R]) -> Callable[[], R]:
+        # Reported inside as well: there the configuration is known, and a missing value is named by its setting.
+        run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(report_user_errors(main))
+
+        @report_user_errors
+        def compose_and_run() -> R:
+            try:
+                return cast(R, run())
+            except Exception as error:
+                if library_of(error) not in ("hydra", "omegaconf"):
+                    raise
+                overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+                raise InputError(override_error(error, name, overrides)) from None
+
+        return compose_and_run
+
+    return decorate
+
+
+def override_error(error: Exception, name: str, overrides: list[str]) -> str:
+    """Sentence on what is wrong with an override, with the most similar settings or choices."""
+    text = " ".join(str(error).split())
+    if file := getattr(error, "missing_cfg_file", None):
+        group, _, choice = str(file).rpartition("/")
+        return f"There is no {group}={choice}: {suggestion(choice, getattr(error, 'options', None) or [], group)}"
+    if wrong := getattr(error, "override", None):
+        return f"{wrong} is not a valid Hydra override: write KEY=VALUE, and quote special characters."
+    if existing := re.search(r"An item is already at '([^']+)'", text):
+        return f"{existing[1]} exists already: leave out the + before it."
+    if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{ambiguous[1]} has several values: add --multirun to run each, or write a list in brackets."
+    if key := re.search(r"(?:Could not (?:override|delete(?: from config\.)?)|but config group) '([^'=]+)", text):
+        return unknown_setting(key[1], compose_without(key[1], name, overrides))
+    return text.rstrip(".") + "."
+
+
+def compose_without(key: str, name: str, overrides: list[str]) -> dict[str, object]:
+    """Configuration composed without the overrides of `key`; if that fails too, with choices of groups only or none."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    names = [re.split("[=@]", override.lstrip("+~"))[0] for override in overrides]
+    others = [override for override, own in zip(overrides, names, strict=True) if own != key.partition("@")[0]]
+    choices = [override for override, own in zip(overrides, names, strict=True) if (CONF / own).is_dir()]
+    GlobalHydra.instance().clear()
+    for kept in (others, choices, []):
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                return as_dict(compose(name, kept, return_hydra_config=key.startswith("hydra.")))
+        except Exception:  # a second mistake, reported once the first is corrected
+            continue
+    return {}
+
+
+def unknown_setting(key: str, configuration: dict[str, object]) -> str:
+    """Sentence that a setting does not exist, with the most similar ones."""
+    parent, _, last = key.rpartition(".")
+    siblings: object = configuration
+    for part in parent.split(".") if parent else ():
+        siblings = siblings.get(part) if isinstance(siblings, dict) else None
+    if not isinstance(siblings, dict):
+        return f"There is no setting {key}: {suggestion(key, all_settings(configuration))}"
+    names = [name for name in siblings if not name.startswith("_") and name != last]
+    return f"There is no setting {key}: {suggestion(last, names, parent, key.removesuffix(last))}"
+
+
+def all_settings(configuration: dict[str, object], prefix: str = "") -> list[str]:
+    """Dotted names of all settings."""
+    names: list[str] = []
+    for name, value in configuration.items():
+        names.append(f"{prefix}{name}")
+        if isinstance(value, dict):
+            names += all_settings(value, f"{prefix}{name}.")
+    return names
+
+
+def suggestion(name: str, names: list[str], parent: str = "", prefix: str = "") -> str:
+    """The names most similar to `name`, as a question; else all names below `parent`."""
+    if close := difflib.get_close_matches(name, names, n=3, cutoff=0.65):
+        return f"did you mean {' or '.join(prefix + one for one in close)}?"
+    available = sorted({one.partition(".")[0] for one in names})
+    return f"{parent or 'the configuration'} has {', '.join(available) or 'none'}."
+
+
+def setting_name(key: str, arguments: tuple[object, ...]) -> str:
+    """Setting that a missing value comes from, as users write it: `data.root`, not `datamodule.photos.root`."""
+    for config in arguments:
+        if isinstance(config, DictConfig):
+            missing = OmegaConf.missing_keys(config)
+            if key not in missing:
+                end = key.rpartition(".")[2]
+                return min((one for one in missing if one.rpartition(".")[2] == end), key=len, default=key)
+    return key
+
+
+def as_dict(configuration: object) -> dict[str, object]:
+    """A composed configuration as plain dictionaries; empty for anything else."""
+    if not isinstance(configuration, DictConfig):
+        return {}
+    return cast("dict[str, object]", OmegaConf.to_container(configuration, resolve=False))
+
+
+def check_values(config: DictConfig) -> None:
+    """Compare a configuration with the type annotations of the classes that it names.
+
+    Raises:
+        InputError: for the first value of another type, naming its setting.
+    """
+    for name, least in MINIMUM.items():
+        value = config.get(name)
+        if value is None:
+            continue
+        most = MAX_SEED if name == "seed" else None
+        if not _fits(value, int) or value < least or (most and value > most):
+            limits = f"from {least} to {most}" if most else f"of {least} or more"
+            raise InputError(f"{name} must be a whole number {limits}, got {value!r}.")
+    for name in SWITCHES:
+        if config.get(name) is not None and not _fits(config.get(name), bool):
+            raise InputError(f"{name} must be true or false, got {config.get(name)!r}.")
+    _check(config, "")
+
+
+def _check(node: Any, path: str) -> None:
+    if isinstance(node, ListConfig):
+        for number in range(len(node)):
+            _check(_value(node, number), f"{path}[{number}]")
+        return
+    if not isinstance(node, DictConfig):
+        return
+    hints = _hints(_value(node, "_target_"))
+    for name in sorted(node, key=lambda name: name in COMPOSED):
+        value = _value(node, name)
+        place = f"{path}.{name}".lstrip(".")
+        if isinstance(value, DictConfig | ListConfig):
+            _check(value, place)
+        hint = hints.get(str(name), Any)
+        if value is not None and not _fits(value, hint):
+            quotes = " (in quotes: \"'...'\")" if hint is not bool and isinstance(value, int | float) else ""
+            wanted = _type_name(hint) or "something with a _target_"
+            raise InputError(
+                f"{_named(node, name, place)} must be {wanted}{quotes if wanted.startswith('text') else ''}, "
+                f"got {value!r}."
+            )
+
+
+def _value(node: Any, name: Any) -> Any:
+    """A value; None where it is missing or its interpolation fails: the class that needs it reports that."""
+    try:
+        return node[name]
+    except Exception:  # each kind of missing value has an error of its own
+        return None
+
+
+def _named(node: DictConfig, name: Any, place: str) -> str:
+    """Name of the setting that a value comes from: that of an interpolation, or its own place."""
+    raw = OmegaConf.to_container(node, resolve=False)
+    text = str(raw.get(name)) if isinstance(raw, Mapping) else ""
+    return text[2:-1] if text.startswith("${") and text.endswith("}") and text.count("$") == 1 else place
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Type annotations of a class's or function's arguments; empty where they cannot be resolved."""
+    module, _, name = str(target or "").rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+        return get_type_hints(found.__init__ if inspect.isclass(found) else found)
+    except Exception:  # instantiating it reports what is wrong
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has an annotated type; True where that cannot be decided."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint in (str, Path):
+        return isinstance(value, str)
+    if get_origin(hint) in (list, tuple, Sequence):
+        return isinstance(value, ListConfig)
+    if hint is types.NoneType or (inspect.isclass(hint) and hint not in (object, Any)):
+        return not isinstance(value, str | int | float)
+    return True
+
+
+def _type_name(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        kinds = [_type_name(one) for one in get_args(hint)]
+        return " or ".join(dict.fromkeys(kind for kind in kinds if kind))
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if hint is types.NoneType:
+        return "null"
+    return KIND_NAMES.get(hint, "a list" if get_origin(hint) in (list, tuple, Sequence) else "")

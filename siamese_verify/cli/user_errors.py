@@ -1,0 +1,108 @@
+"""User errors: one sentence and exit status 2 instead of a traceback."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+from siamese_verify.atomic_write import FULL
+from siamese_verify.errors import InputError, printable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CONFIGURED_LIBRARIES = ("hydra", "omegaconf", "lightning_fabric", "pytorch_lightning", "wandb")
+
+
+def report_user_errors(main: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a command: a user's mistake ends with one sentence and status 2, Ctrl-C with status 130."""
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints what it raises, and ends with status 1
+        logging.raiseExceptions = False  # a log on a full disk is not worth a traceback for each line
+        try:
+            return main(*args, **kwargs)
+        except (KeyboardInterrupt, SystemExit) as end:
+            if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+                raise  # not Lightning's answer to Ctrl-C
+            print("Interrupted.", file=sys.stderr)
+            raise SystemExit(130) from None
+        except Exception as error:
+            sentence = user_message(error, args)
+            if sentence is None:
+                raise
+            print(f"siamese-verify: {printable(sentence)}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    return run
+
+
+def user_message(error: Exception, arguments: tuple[object, ...]) -> str | None:
+    """Sentence that tells a user what to correct; None for an error that is a bug.
+
+    Args:
+        error: raised by a command.
+        arguments: of the command; a composed configuration among them gives settings their names.
+    """
+    from siamese_verify.cli.configuration import as_dict, setting_name, unknown_setting
+
+    causes: list[BaseException] = [error]  # Hydra wraps what a constructor raises
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        if isinstance(cause, InputError):
+            return str(cause)
+        if isinstance(cause, ModuleNotFoundError) and cause.name and library_of(error) in CONFIGURED_LIBRARIES:
+            package = cause.name.partition(".")[0].replace("_", "-")
+            return f"The configuration asks for {package}, which is not installed: pip install {package}."
+        if isinstance(cause, OSError) and library_of(cause) not in CONFIGURED_LIBRARIES and cause.filename:
+            way_out = "make room there" if cause.errno in FULL else "check that it exists and may be used"
+            return f"{cause.filename} cannot be read or written ({cause.strerror}): {way_out}, or name another path."
+    if library_of(error) not in CONFIGURED_LIBRARIES:
+        return None
+    text, kind = " ".join(str(error).split()), type(error).__name__
+    if kind == "MissingMandatoryValue" and (key := getattr(error, "full_key", "")):
+        key = setting_name(key, arguments)
+        return f"{key} is required: add {key}=... to the command."
+    if missing := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{missing[1]} is required: add {missing[1]}=... to the command."
+    if unknown := re.search(r"got an unexpected keyword argument '(\w+)'.*full_key: ([\w.]+)", text):  # added by +
+        return unknown_setting(f"{unknown[2]}.{unknown[1]}", as_dict(next(iter(arguments), None)))
+    if kind == "InstantiationException" and len(causes) > 1:
+        part = text.rpartition("full_key: ")[2] if "full_key: " in text else "configuration"
+        return _cannot_configure(part, causes[-1])
+    if library_of(error) == "wandb":
+        return f"W&B cannot be used ({text}): set WANDB_MODE=offline to keep its files on this machine."
+    return text
+
+
+@contextmanager
+def configuring(part: str) -> Iterator[None]:
+    """Name the part of a configuration whose values a class refuses.
+
+    Raises:
+        InputError: in place of what is raised within, unless that is an InputError.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(_cannot_configure(part, error)) from error
+
+
+def library_of(error: BaseException) -> str:
+    """Top-level package that defines an error's class."""
+    return type(error).__module__.partition(".")[0]
+
+
+def _cannot_configure(part: str, error: BaseException) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"The {part} cannot be created as configured ({reason}): correct its settings."
