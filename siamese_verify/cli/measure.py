@@ -132,9 +132,9 @@ def measure(
             report = replace(report, groups=tuple(groups))
     if protocol.people_known and np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
-    if model and model.record.score_calibration:
+    if model and model.metadata.score_calibration:
         report = replace(
-            report, calibration=check_calibration(model.record.score_calibration.calibration, report.curve)
+            report, calibration=check_calibration(model.metadata.score_calibration.calibration, report.curve)
         )
     return Result(name, report, protocol, embeddings, scores, cropper, model)
 

@@ -91,11 +91,11 @@ class Recalibration:
                 "verify calls them inconclusive."
             )
         yield "What these people can show of each false accept rate (95 % intervals over people):"
-        assert self.record.score_calibration is not None
+        assert self.metadata.score_calibration is not None
         for point in report.operating_points:
             if point.target > 0.5:
                 continue
-            _, interval = self.record.score_calibration.impostor_tail.threshold(point.target)
+            _, interval = self.metadata.score_calibration.impostor_tail.threshold(point.target)
             if point.insufficient or (interval and math.isinf(interval.high)):
                 yield f"  FAR {point.target:g}: too few people to know its threshold."
                 continue
@@ -124,7 +124,7 @@ def measured_on_photos(
     """
     if verifier.on_multiple_faces == "any":
         raise InputError("One face of each photo is measured: set on_multiple_faces to error, largest or central.")
-    shipped = verifier.record
+    shipped = verifier.metadata
     limit = shipped.limit(far) if far is not None or shipped.score_calibration or shipped.operating_points else None
     photos = FolderPhotos(faces)
     parts, rows, qualities = [np.empty((0, shipped.embedding_size), dtype=np.float32)], [], list[Quality]()

@@ -187,16 +187,16 @@ def gallery_model(model: FaceVerifier | GalleryModel) -> GalleryModel:
         InputError: the model's weights have no digest yet, or its dimension is none.
     """
     if not isinstance(model, GalleryModel):
-        record = model.record
-        if not record.weights_sha256:  # all such would seem to be one model
-            raise InputError(f"The weights of {record.name} were never saved: export them to a bundle first.")
-        score_calibration = record.score_calibration
+        metadata = model.metadata
+        if not metadata.weights_sha256:  # all such would seem to be one model
+            raise InputError(f"The weights of {metadata.name} were never saved: export them to a bundle first.")
+        score_calibration = metadata.score_calibration
         model = GalleryModel(
-            record.fingerprint,
-            record.dimension,
-            record.name,
+            metadata.fingerprint,
+            metadata.embedding_size,
+            metadata.name,
             score_calibration and score_calibration.impostor_tail,
-            record.quality,
+            metadata.quality,
         )
     if not model.fingerprint or not 0 < model.dimension <= LARGEST:
         raise InputError(

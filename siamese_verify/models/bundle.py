@@ -215,12 +215,12 @@ def write_bundle(
             {**point._asdict(), "threshold": point.threshold if math.isfinite(point.threshold) else None}
             for point in metadata.operating_points
         ],
-        "eer_threshold": record.eer_threshold,
-        "measured_on": record.measured_on,
-        "training": record.training,
-        "metrics": record.metrics,
-        "score_calibration": record.score_calibration.to_dict() if record.score_calibration else None,
-        "quality": {name: list(limits) for name, limits in record.quality.items()},
+        "eer_threshold": metadata.eer_threshold,
+        "measured_on": metadata.measured_on,
+        "training": metadata.training,
+        "metrics": metadata.metrics,
+        "score_calibration": metadata.score_calibration.to_dict() if metadata.score_calibration else None,
+        "quality": {name: list(limits) for name, limits in metadata.quality.items()},
         "checks": checks,
         "versions": versions,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},

@@ -263,10 +263,10 @@ def _interval(metrics: dict[str, Any], name: str) -> str:
     return f" (95 % interval over people: {found[0]:.2%} to {found[1]:.2%})" if found and None not in found else ""
 
 
-def _threshold_interval(record: ModelMetadata, far: float) -> str:
-    if record.score_calibration is None or not 0 < far <= 0.5:
+def _threshold_interval(metadata: ModelMetadata, far: float) -> str:
+    if metadata.score_calibration is None or not 0 < far <= 0.5:
         return ""
-    interval = record.score_calibration.impostor_tail.threshold(far)[1]
+    interval = metadata.score_calibration.impostor_tail.threshold(far)[1]
     if interval is None:
         return ""
     if math.isinf(interval.high):

@@ -55,8 +55,8 @@ def score_scale(metadata: ModelMetadata) -> dict[str, Any] | None:
     A bundle keeps rates at thresholds, not every score. A bell curve through rates is a straight line through their
     normal quantiles, so it is fitted there; the numbers beside the drawing never come from it.
     """
-    tail = record.score_calibration.impostor_tail if record.score_calibration else None
-    points = record.operating_points
+    tail = metadata.score_calibration.impostor_tail if metadata.score_calibration else None
+    points = metadata.operating_points
     rates = (
         [(score, count / tail.impostors) for score, count in zip(tail.scores, tail.accepted, strict=True)]
         if tail

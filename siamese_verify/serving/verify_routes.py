@@ -214,10 +214,10 @@ def describe(metadata: ModelMetadata, service: Service) -> dict[str, Any]:
             {**point._asdict(), "threshold": point.threshold if abs(point.threshold) <= 1 else None}
             for point in metadata.operating_points
         ],
-        "measured_on": record.measured_on,
-        "calibration": record.score_calibration.calibration.to_dict() if record.score_calibration else None,
-        "scale": score_scale(record),
-        "quality": {name: list(limits) for name, limits in record.quality.items()},
+        "measured_on": metadata.measured_on,
+        "calibration": metadata.score_calibration.calibration.to_dict() if metadata.score_calibration else None,
+        "scale": score_scale(metadata),
+        "quality": {name: list(limits) for name, limits in metadata.quality.items()},
         "liveness": service.liveness,
         "gallery": service.gallery is not None,
         "key_needed": service.key_needed,

@@ -244,7 +244,7 @@ def decide(
         warnings.append(f"The best of {comparisons} pairs of faces was taken: {raised}.")
     if limit.insufficient:
         warnings.append("Fewer than ten impostors decided the threshold: its false accept rate is a rough guess.")
-    score_calibration = record.score_calibration
+    score_calibration = metadata.score_calibration
     impostor_tail = score_calibration.impostor_tail if score_calibration else None
     share = impostor_tail.at_most(score) if impostor_tail else None
     ratio = likelihood_of(score_calibration, score) if score_calibration and comparisons == 1 else None
@@ -264,8 +264,8 @@ def decide(
         prior=prior,
         impostors=limit.impostors,
         insufficient=limit.insufficient,
-        measured_on=record.measured_on if limit.far is not None else "",
-        model=record.name,
+        measured_on=metadata.measured_on if limit.far is not None else "",
+        model=metadata.name,
         impostor_tail=impostor_tail.sentence(score) if impostor_tail and comparisons == 1 else "",
         likelihood=ratio.sentence() if ratio else "",
         faces=tuple(faces),
@@ -328,7 +328,7 @@ def check_prior(metadata: ModelMetadata, prior: float | None) -> None:
     if prior is None:
         return
     check_share(prior)
-    if record.score_calibration is None:
+    if metadata.score_calibration is None:
         raise InputError(
             f"The model {metadata.name} was never calibrated, so no prior leads to a probability: leave it out, or "
             "recalibrate the model on photos of yours."

@@ -153,8 +153,8 @@ def draw_scores(axes: Axes, verification: Verification, metadata: Measured) -> N
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.set_ylabel("share of pairs", fontsize=9)
         axes.set_ylim(0, 1.08 * max(float(histogram.impostors.max()), float(histogram.genuine.max())))
-    elif record.score_calibration:
-        tail = record.score_calibration.impostor_tail
+    elif metadata.score_calibration:
+        tail = metadata.score_calibration.impostor_tail
         shares = np.array(tail.accepted) / tail.impostors
         there = shares > 0
         known, shares = np.array(tail.scores)[there], shares[there]
@@ -264,7 +264,7 @@ def draw_verification(
         "head": 0.95 + 0.25 * len(_rarity(verification)),
         "photos": 0.28 + tall + 0.1,
         "colours": 0.38 if explanation else 0.0,
-        "scores": 2.45 if histogram_of_record(record) or record.score_calibration else 1.6,
+        "scores": 2.45 if histogram_of(metadata) or metadata.score_calibration else 1.6,
         "notes": LINE * len(notes) + 0.1,
     }
     total = sum(heights.values()) + EDGE / 2

@@ -85,7 +85,7 @@ class Verifier:
         liveness: Liveness | None = None,
         proof: Future[None] | None = None,
     ) -> None:
-        self.record = record
+        self.metadata = metadata
         self.on_multiple_faces = checked_on_multiple_faces(on_multiple_faces)
         self.liveness = liveness
         self._engine = engine
@@ -119,8 +119,8 @@ class Verifier:
         """
         from siamese_verify.models.loading import load_parts
 
-        record, run, networks, proof = load_parts(model, engine, device, threads)
-        return cls(record, run, networks, on_multiple_faces=on_multiple_faces, liveness=liveness, proof=proof)
+        metadata, run, networks, proof = load_parts(model, engine, device, threads)
+        return cls(metadata, run, networks, on_multiple_faces=on_multiple_faces, liveness=liveness, proof=proof)
 
     def verify(
         self,
@@ -148,8 +148,8 @@ class Verifier:
             NoDecision: a photo is unreadable, has no face, or several that are refused, or shows no living person.
             InputError: no threshold was measured for the model, or not for this rate, or there is no such prior.
         """
-        limit_of(self.record, far, threshold)  # what is asked for is wrong: before any photo is opened
-        check_prior(self.record, prior)
+        limit_of(self.metadata, far, threshold)  # what is asked for is wrong: before any photo is opened
+        check_prior(self.metadata, prior)
         on_multiple_faces = checked_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
         spent: tuple[dict[str, float], dict[str, float]] = ({}, {})
         with ThreadPoolExecutor(2) as pool:  # decoding and detection leave the interpreter for most of their time
@@ -268,7 +268,7 @@ class Verifier:
         if isinstance(photos, str | bytes | Path):
             raise InputError(f"embed takes a list of photos, got one {type(photos).__name__}: write [photo].")
         on_multiple_faces: OnMultipleFaces = "error" if self.on_multiple_faces == "any" else self.on_multiple_faces
-        parts = [np.empty((0, self.record.dimension), dtype=np.float32)]
+        parts = [np.empty((0, self.metadata.embedding_size), dtype=np.float32)]
         rows: list[int] = []
         errors: dict[int, NoDecision] = {}
         for start in range(0, len(photos), CHUNK):

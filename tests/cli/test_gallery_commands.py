@@ -38,7 +38,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     encoder = Pixels(size=16, crop=Crop("whole")).eval()
     unmeasured = FaceModel.of("pixels", encoder, ENCODER)
     faces = SyntheticFaces(60, 3, 64, seed=5)
-    embeddings = Verifier(unmeasured.record, TorchEngine(encoder)).embed([faces[row] for row in range(180)])
+    embeddings = Verifier(unmeasured.metadata, TorchEngine(encoder)).embed([faces[row] for row in range(180)])
     score_calibration = calibrate(embeddings, faces.identities, intervals=False)
     quality = {"sharpness": (60.0, None)}
     save_bundle(

@@ -86,8 +86,8 @@ def test_the_new_bundle_has_the_same_weights_and_thresholds_for_these_photos(
     }
     assert new.metadata.measured_on.startswith("all 2,556 pairs of 72 photos of 24 people in ")
     assert "2,556 pairs of 72 photos" in (tmp_path / "mine/README.md").read_text()
-    assert new.record.score_calibration is not None
-    strictest = new.record.operating_point(1e-2)
+    assert new.metadata.score_calibration is not None
+    strictest = new.metadata.operating_point(1e-2)
     assert strictest.far <= 1e-2
     assert new.metadata.limit(1e-2).threshold == pytest.approx(strictest.threshold, abs=0.02)
     again = measured_on_photos(Verifier.load(tmp_path / "mine"), faces, 1e-2, progress=False)

@@ -139,7 +139,7 @@ def test_what_scores_mean_round_trips(tmp_path: Path) -> None:
     save_bundle(
         tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER, score_calibration=score_calibration), {}
     )
-    assert load_bundle(tmp_path).record.score_calibration == score_calibration
+    assert load_bundle(tmp_path).metadata.score_calibration == score_calibration
 
 
 def test_a_model_that_was_never_measured_round_trips(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_too_little_gives_no_hill(rates: list[tuple[float, float]]) -> None:
 
 
 def test_a_model_without_measurements_has_no_scale() -> None:
-    assert score_scale(replace(StandIn().record, operating_points=(), score_calibration=None)) is None
+    assert score_scale(replace(StandIn().metadata, operating_points=(), score_calibration=None)) is None
 
 
 def test_an_unreachable_threshold_is_left_out() -> None:

@@ -30,7 +30,7 @@ def score_calibration() -> ScoreCalibration:
 
 
 @pytest.fixture(scope="module")
-def record(score_calibration: ScoreCalibration) -> ModelMetadata:
+def metadata(score_calibration: ScoreCalibration) -> ModelMetadata:
     spec = InputSpec(4, crop=Crop("whole"))
     return ModelMetadata(
         "mine", {}, spec, 16, measured_on="drawn people", score_calibration=score_calibration, quality=dict(RANGES)
@@ -44,12 +44,12 @@ def face(name: str = "a.jpg", quality: Quality = GOOD, faces: int = 1, rotated_b
 
 
 @pytest.mark.parametrize("far", [0.3, 0.1, 0.01, 0.001])
-def test_the_share_of_impostors_above_the_threshold_is_within_the_rate(far: float, record: ModelMetadata) -> None:
-    result = decide(record, 0.9, far=far)
-    assert record.score_calibration is not None
-    accepted = record.score_calibration.impostor_tail.accepts(result.threshold)
-    assert result.far == accepted / record.score_calibration.impostor_tail.impostors <= far
-    assert result.insufficient == (far * record.score_calibration.impostor_tail.impostors < 10)
+def test_the_share_of_impostors_above_the_threshold_is_within_the_rate(far: float, metadata: ModelMetadata) -> None:
+    result = decide(metadata, 0.9, far=far)
+    assert metadata.score_calibration is not None
+    accepted = metadata.score_calibration.impostor_tail.accepts(result.threshold)
+    assert result.far == accepted / metadata.score_calibration.impostor_tail.impostors <= far
+    assert result.insufficient == (far * metadata.score_calibration.impostor_tail.impostors < 10)
 
 
 def test_a_score_inside_of_the_thresholds_interval_is_inconclusive(metadata: ModelMetadata) -> None:
@@ -156,14 +156,14 @@ def test_a_threshold_that_the_data_cannot_show_accepts_nobody(
     assert told["reason"] == ("inconclusive" if same is None else None)
 
 
-def test_a_stranger_scores_as_high_once_in_so_many(record: ModelMetadata) -> None:
-    assert record.score_calibration is not None
-    impostor_tail = record.score_calibration.impostor_tail
+def test_a_stranger_scores_as_high_once_in_so_many(metadata: ModelMetadata) -> None:
+    assert metadata.score_calibration is not None
+    impostor_tail = metadata.score_calibration.impostor_tail
     for score in (-1.0, 0.2, 0.5, 1.0):
         share = impostor_tail.at_most(score)
         assert share is not None
         assert share >= impostor_tail.rate(score)
-        assert decide(record, score, forced=True).one_in == int(1 / share)
+        assert decide(metadata, score, forced=True).one_in == int(1 / share)
 
 
 def test_the_best_of_several_pairs_has_to_reach_a_higher_threshold(metadata: ModelMetadata) -> None:
@@ -201,8 +201,8 @@ def test_a_face_at_the_limits_is_no_reason_to_doubt() -> None:
     assert complaints(Quality(10.0, None, None, 0.8, 0.0), RANGES) == []
 
 
-def test_several_faces_and_turned_photos_are_told_of(record: ModelMetadata) -> None:
-    result = decide(record, 1.0, (face(faces=3), face("b.jpg", rotated_by=31.25)))
+def test_several_faces_and_turned_photos_are_told_of(metadata: ModelMetadata) -> None:
+    result = decide(metadata, 1.0, (face(faces=3), face("b.jpg", rotated_by=31.25)))
     assert result.same is True
     assert result.warnings == (
         "a.jpg shows 3 faces, that from 1, 2 to 31, 42 was compared.",
@@ -228,12 +228,12 @@ def test_rounding_never_leads_beyond_one(metadata: ModelMetadata) -> None:
 
 def test_a_measured_rate_has_the_threshold_that_was_counted(score_calibration: ScoreCalibration) -> None:
     point = OperatingPoint(0.01, 0.0099, 0.9, 0.123, False, 1000, 9)
-    record = ModelMetadata(
+    metadata = ModelMetadata(
         "mine", {}, InputSpec(4, crop=Crop("whole")), 16, (point,), score_calibration=score_calibration
     )
-    limit = record.limit(0.01)
+    limit = metadata.limit(0.01)
     assert (limit.threshold, limit.far) == (0.123, 0.0099)
-    assert record.limit(0.005).threshold == score_calibration.impostor_tail.threshold(0.005)[0]
+    assert metadata.limit(0.005).threshold == score_calibration.impostor_tail.threshold(0.005)[0]
 
 
 def test_one_in_a_thousand_is_the_default_where_it_was_measured_well() -> None:
@@ -264,10 +264,10 @@ def test_a_stricter_rate_never_has_a_lower_threshold(score_calibration: ScoreCal
         OperatingPoint(far, far, 0.9, impostor_tail.threshold(far)[0] - 0.001, False, 1000, 9)
         for far in (0.3, 0.1, 0.01)
     )
-    record = ModelMetadata(
+    metadata = ModelMetadata(
         "mine", {}, InputSpec(4, crop=Crop("whole")), 16, points, score_calibration=score_calibration
     )
-    limits = [record.limit(float(far)).threshold for far in np.geomspace(0.5, 0.001, 400)]
+    limits = [metadata.limit(float(far)).threshold for far in np.geomspace(0.5, 0.001, 400)]
     assert limits == sorted(limits)
 
 
@@ -285,7 +285,9 @@ def test_no_rate_above_one_per_cent_is_taken_unasked() -> None:
     known = (None, Interval(0.05, 0.2), Interval(0, 0.06), Interval(0, 0.05))
     tail = ImpostorTail((0.1, 0.2, 0.6, 0.7), (200, 40, 4, 0), 400, known)
     score_calibration = ScoreCalibration(Calibration("logistic", (0.0, 1.0), (-3.0, 3.0), 40, 400), tail)
-    record = ModelMetadata("few", {}, InputSpec(4, crop=Crop("whole")), 16, points, score_calibration=score_calibration)
-    assert record.operating_point().target == 0.01
-    assert decide(record, 0.9).same is None
-    assert decide(record, 0.9, far=0.1).same is True
+    metadata = ModelMetadata(
+        "few", {}, InputSpec(4, crop=Crop("whole")), 16, points, score_calibration=score_calibration
+    )
+    assert metadata.operating_point().target == 0.01
+    assert decide(metadata, 0.9).same is None
+    assert decide(metadata, 0.9, far=0.1).same is True

@@ -136,8 +136,8 @@ def test_the_same_decision_gives_the_same_picture() -> None:
 @pytest.mark.parametrize("metrics", [{"histogram": HISTOGRAM}, {}], ids=["histogram", "tail"])
 @pytest.mark.parametrize("score_calibration", [MEANING, None], ids=["calibrated", "uncalibrated"])
 def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any, score_calibration: Any) -> None:
-    record = SimpleNamespace(score_calibration=score_calibration, metrics=metrics)
-    drawn = draw_verification(decision(False, 0.1), (green(), green()), record)
+    metadata = SimpleNamespace(score_calibration=score_calibration, metrics=metrics)
+    drawn = draw_verification(decision(False, 0.1), (green(), green()), metadata)
     chart = where(drawn, LIGHT.impostor)[drawn.height - 330 :]
     columns = chart.sum(axis=0)
     assert columns.max() > 60  # the upright line at the score
@@ -162,12 +162,12 @@ def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any
 def test_extremes_are_drawn_without_a_warning(settings: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for record in (
+        for metadata in (
             MODEL,
             SimpleNamespace(score_calibration=MEANING, metrics={}),
             SimpleNamespace(score_calibration=None, metrics={}),
         ):
-            assert draw_verification(decision(**settings), (green(), green()), record).width == 1650
+            assert draw_verification(decision(**settings), (green(), green()), metadata).width == 1650
 
 
 @pytest.mark.parametrize(
