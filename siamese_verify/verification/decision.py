@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,6 +196,39 @@ UNLIKE = "How frequent a score is was measured on faces within these limits: of 
 EVEN = 1.05  # times as frequent: below it is as frequent
 
 
+class DecisionOptions(TypedDict, total=False):
+    """Keyword arguments of every decision.
+
+    Attributes:
+        far: false accept rate to operate at, see `ModelMetadata.decision_threshold`.
+        threshold: used instead of a measured one, in [-1, 1].
+        prior: share of genuine pairs among those that are asked about, in (0, 1), for a probability; None for none.
+        decide: answer yes or no where the result would be inconclusive; its reasons become warnings.
+    """
+
+    far: float | None
+    threshold: float | None
+    prior: float | None
+    decide: bool
+
+
+def check_options(
+    metadata: ModelMetadata,
+    *,
+    far: float | None = None,
+    threshold: float | None = None,
+    prior: float | None = None,
+    decide: bool = False,
+) -> None:
+    """Check that decisions can be made with these `DecisionOptions`.
+
+    Raises:
+        InputError: see `decide`.
+    """
+    limit_of(metadata, far, threshold)
+    check_prior(metadata, prior)
+
+
 def decide(
     metadata: ModelMetadata,
     score: float,
@@ -204,26 +237,22 @@ def decide(
     far: float | None = None,
     threshold: float | None = None,
     prior: float | None = None,
-    forced: bool = False,
+    decide: bool = False,
     comparisons: int = 1,
     milliseconds: Mapping[str, float] | None = None,
 ) -> Verification:
-    """Say what a score means.
+    """Decide by a score; `far`, `threshold`, `prior` and `decide` are `DecisionOptions`.
 
     Args:
-        metadata: of the model that gave it.
-        score: a cosine.
+        metadata: of the model that gave the score.
+        score: cosine similarity of two embeddings.
         faces: that were compared.
-        far: false accept rate to work at, see `ModelMetadata.limit`.
-        threshold: one of the caller's own instead, in [-1, 1].
-        prior: share of genuine pairs among those that are asked about, for a probability; None for none.
-        forced: decide where it would be inconclusive; the reasons are warnings then.
-        comparisons: of which this is the best score.
+        comparisons: number of face pairs of which this is the best score.
         milliseconds: spent so far, by stage.
 
     Raises:
         InputError: no threshold was measured for this rate, the threshold is no cosine, both are given, the prior is
-            none or the model was not calibrated for it, or the score is NaN.
+            invalid or the model was not calibrated for it, or the score is NaN.
     """
     limit = limit_of(metadata, far, threshold, comparisons)
     check_prior(metadata, prior)
@@ -251,7 +280,7 @@ def decide(
     if ratio and unlike:
         warnings.append(UNLIKE)
     return Verification(
-        same=score >= limit.threshold if forced or not reasons else None,
+        same=score >= limit.threshold if decide or not reasons else None,
         score=score,
         threshold=limit.threshold,
         threshold_interval=limit.interval,
@@ -269,8 +298,8 @@ def decide(
         impostor_tail=impostor_tail.sentence(score) if impostor_tail and comparisons == 1 else "",
         likelihood=ratio.sentence() if ratio else "",
         faces=tuple(faces),
-        reasons=() if forced else tuple(reasons),
-        warnings=(*reasons, *warnings) if forced else tuple(warnings),
+        reasons=() if decide else tuple(reasons),
+        warnings=(*reasons, *warnings) if decide else tuple(warnings),
         milliseconds=dict(milliseconds or {}),
     )
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,14 +33,14 @@ from siamese_verify.faces import (
 from siamese_verify.faces.mtcnn import Networks
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.models.onnx_engine import Engine, embed_crops
+from siamese_verify.verification import decision
 from siamese_verify.verification.decision import (
+    DecisionOptions,
     DetectedFace,
     NoDecision,
     Verification,
     best_pair,
-    check_prior,
-    decide,
-    limit_of,
+    check_options,
 )
 
 CHUNK = 64  # photos whose faces are held together
@@ -138,75 +138,88 @@ class Verifier:
         Args:
             a: a path, the bytes of an image file, an (H,W,3) uint8 array or a PIL image.
             b: likewise.
-            far: false accept rate to work at; by default the strictest that enough impostors stand behind.
-            threshold: one of your own instead, in [-1, 1].
-            prior: share of genuine pairs among those that you ask about, in (0, 1): the answer then has a probability.
-            decide: say yes or no where it would be inconclusive.
-            on_multiple_faces: instead of the verifier's own.
+            far: false accept rate to operate at; by default the strictest that enough impostors were measured for.
+            threshold: used instead of a measured one, in [-1, 1].
+            prior: share of genuine pairs among those you ask about, in (0, 1); adds a probability to the answer.
+            decide: answer yes or no where the result would be inconclusive.
+            on_multiple_faces: overrides the verifier's own.
 
         Raises:
-            NoDecision: a photo is unreadable, has no face, or several that are refused, or shows no living person.
-            InputError: no threshold was measured for the model, or not for this rate, or there is no such prior.
+            NoDecision: a photo is unreadable, has no face, has several and `on_multiple_faces` is `error`, or was
+                refused by the liveness hook.
+            InputError: no threshold was measured for the model or for this rate, or a value is out of range.
         """
-        limit_of(self.metadata, far, threshold)  # what is asked for is wrong: before any photo is opened
-        check_prior(self.metadata, prior)
-        on_multiple_faces = checked_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
+        options = DecisionOptions(far=far, threshold=threshold, prior=prior, decide=decide)
+        self.check(**options)  # before any photo is opened
+        selection = checked_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
         spent: tuple[dict[str, float], dict[str, float]] = ({}, {})
-        with ThreadPoolExecutor(2) as pool:  # decoding and detection leave the interpreter for most of their time
-            names = ("photo 1", "photo 2")
-            left, right = pool.map(self._look, (a, b), names, (on_multiple_faces, on_multiple_faces), spent)
-        stages = {stage: max(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
-        with timed(stages, "embed"):
+        with ThreadPoolExecutor(2) as pool:  # decoding and detection release the GIL for most of their time
+            left, right = pool.map(self._look, (a, b), ("photo 1", "photo 2"), (selection, selection), spent)
+        milliseconds = {stage: max(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
+        with timed(milliseconds, "embed"):
             embeddings = self.embed_faces([*left, *right])
-        first, second, score = best_pair(embeddings[: len(left)], embeddings[len(left) :])
-        return self.decide(
-            score,
-            (left[first], right[second]),
-            far=far,
-            threshold=threshold,
-            prior=prior,
-            decide=decide,
-            comparisons=len(left) * len(right),
-            milliseconds=stages,
+        return self.compare(
+            left, embeddings[: len(left)], right, embeddings[len(left) :], milliseconds=milliseconds, **options
         )
+
+    def check(self, **options: Unpack[DecisionOptions]) -> None:
+        """Check that decisions can be made with these options, before any photo is opened.
+
+        Raises:
+            InputError: see `decide`.
+        """
+        check_options(self.metadata, **options)
+
+    def compare(
+        self,
+        left: Sequence[DetectedFace],
+        left_embeddings: NDArray[np.float32],
+        right: Sequence[DetectedFace],
+        right_embeddings: NDArray[np.float32],
+        *,
+        milliseconds: Mapping[str, float] | None = None,
+        **options: Unpack[DecisionOptions],
+    ) -> Verification:
+        """Decide about the faces of two photos that were found and embedded before: their most similar pair counts.
+
+        Args:
+            left: A faces of the first photo, see `find`.
+            left_embeddings: (A,D) of unit length, see `embed_faces`.
+            right: B faces of the second photo.
+            right_embeddings: (B,D) of unit length.
+            milliseconds: spent so far, by stage.
+            options: see `DecisionOptions`.
+
+        Raises:
+            InputError: see `decide`.
+        """
+        first, second, score = best_pair(left_embeddings, right_embeddings)
+        faces = (left[first], right[second])
+        return self.decide(score, faces, comparisons=len(left) * len(right), milliseconds=milliseconds, **options)
 
     def decide(
         self,
         score: float,
         faces: Sequence[DetectedFace] = (),
         *,
-        far: float | None = None,
-        threshold: float | None = None,
-        prior: float | None = None,
-        decide: bool = False,
         comparisons: int = 1,
         milliseconds: Mapping[str, float] | None = None,
+        **options: Unpack[DecisionOptions],
     ) -> Verification:
-        """Say what a score of this model means.
+        """Decide by a score of this model.
 
         Args:
-            score: a cosine of two embeddings.
-            faces: that were compared, for their quality.
-            far: see `verify`.
-            threshold: see `verify`.
-            prior: see `verify`.
-            decide: see `verify`.
-            comparisons: of which it is the best score.
+            score: cosine similarity of two embeddings.
+            faces: that were compared; their quality may make the decision inconclusive.
+            comparisons: number of face pairs of which this is the best score.
             milliseconds: spent so far, by stage.
+            options: see `DecisionOptions`.
 
         Raises:
             InputError: see `siamese_verify.verification.decision.decide`.
         """
-        return _decide(
-            self.metadata,
-            score,
-            faces,
-            far=far,
-            threshold=threshold,
-            prior=prior,
-            forced=decide,
-            comparisons=comparisons,
-            milliseconds=milliseconds,
+        return decision.decide(
+            self.metadata, score, faces, comparisons=comparisons, milliseconds=milliseconds, **options
         )
 
     def find(
@@ -387,9 +400,6 @@ def _as_shown(face: DetectedFace, scale: int) -> DetectedFace:
         return face
     shown = Face(face.box, 1.0, face.landmarks).placed(1 / scale)
     return replace(face, box=shown.box, landmarks=shown.landmarks)
-
-
-_decide = decide  # by another name inside the class, whose arguments and method are called the same
 
 
 def _choice(on_multiple_faces: OnMultipleFaces) -> Literal["central", "largest"]:

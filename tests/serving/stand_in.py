@@ -78,7 +78,7 @@ class StandIn(Verifier):
         return unit
 
     def decide(self, score: float, faces: Any = (), *, decide: bool = False, **more: Any) -> Verification:
-        return decided(self.metadata, score, faces, forced=decide, **more)
+        return decided(self.metadata, score, faces, decide=decide, **more)
 
 
 def serve(arguments: list[str]) -> int:

@@ -66,14 +66,14 @@ def test_a_score_inside_of_the_thresholds_interval_is_inconclusive(metadata: Mod
 
 def test_whoever_forces_a_decision_gets_one_and_the_doubts_as_warnings(metadata: ModelMetadata) -> None:
     doubtful = decide(metadata, decide(metadata, 0, far=0.01).threshold, far=0.01)
-    forced = decide(metadata, doubtful.score, far=0.01, forced=True)
+    forced = decide(metadata, doubtful.score, far=0.01, decide=True)
     assert (doubtful.same, forced.same, forced.reasons) == (None, True, ())
     assert forced.warnings[: len(doubtful.reasons)] == doubtful.reasons
 
 
 def test_what_a_score_says_does_not_move_with_the_threshold(metadata: ModelMetadata) -> None:
     asked: list[dict[str, Any]] = [{"far": 0.3}, {"far": 0.01}, {"threshold": 0.75}, {"threshold": -0.5}]
-    found = [decide(metadata, 0.4, forced=True, prior=0.5, **one) for one in asked]
+    found = [decide(metadata, 0.4, decide=True, prior=0.5, **one) for one in asked]
     assert len({(one.log_likelihood_ratio, one.probability, one.likelihood) for one in found}) == 1
     assert found[0].log_likelihood_ratio is not None
     assert found[0].probability == pytest.approx(1 / (1 + math.exp(-found[0].log_likelihood_ratio)), rel=1e-12)
@@ -135,7 +135,7 @@ def test_the_likelihood_ratio_is_said_in_words(ratio: float, bounded: bool, sent
 def test_faces_unlike_the_measured_ones_are_said_beside_the_likelihood_ratio(metadata: ModelMetadata) -> None:
     dark = face("dark.jpg", GOOD._replace(light=0.1))
     for forced in (False, True):
-        assert UNLIKE in decide(metadata, 0.4, (face(), dark), forced=forced).warnings
+        assert UNLIKE in decide(metadata, 0.4, (face(), dark), decide=forced).warnings
     assert UNLIKE not in decide(metadata, 0.4, (face(), face())).warnings
 
 
@@ -150,7 +150,7 @@ def test_a_threshold_that_the_data_cannot_show_accepts_nobody(
     result = decide(metadata, score, far=1e-6)
     assert result.same is same
     assert ("too few impostors were measured" in " ".join(result.reasons)) == (same is None)
-    assert decide(metadata, score, far=1e-6, forced=True).same == (score >= 0.6)
+    assert decide(metadata, score, far=1e-6, decide=True).same == (score >= 0.6)
     told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert told["threshold_interval"] == [None if math.isinf(low) else low, None]
     assert told["reason"] == ("inconclusive" if same is None else None)
@@ -163,7 +163,7 @@ def test_a_stranger_scores_as_high_once_in_so_many(metadata: ModelMetadata) -> N
         share = impostor_tail.at_most(score)
         assert share is not None
         assert share >= impostor_tail.rate(score)
-        assert decide(metadata, score, forced=True).one_in == int(1 / share)
+        assert decide(metadata, score, decide=True).one_in == int(1 / share)
 
 
 def test_the_best_of_several_pairs_has_to_reach_a_higher_threshold(metadata: ModelMetadata) -> None:
@@ -193,7 +193,7 @@ def test_a_face_unlike_those_that_were_measured_is_inconclusive(
     assert len(result.reasons) == 1
     assert result.reasons[0].startswith("b.jpg: the face is ")
     assert word in result.reasons[0]
-    assert decide(metadata, 1.0, (face(), worse), forced=True).same is True
+    assert decide(metadata, 1.0, (face(), worse), decide=True).same is True
 
 
 def test_a_face_at_the_limits_is_no_reason_to_doubt() -> None:
@@ -223,7 +223,7 @@ def test_a_score_that_is_nan_is_refused(metadata: ModelMetadata) -> None:
 
 def test_rounding_never_leads_beyond_one(metadata: ModelMetadata) -> None:
     assert decide(metadata, 1.0000001).score == 1.0
-    assert decide(metadata, -1.0000001, forced=True).score == -1.0
+    assert decide(metadata, -1.0000001, decide=True).score == -1.0
 
 
 def test_a_measured_rate_has_the_threshold_that_was_counted(score_calibration: ScoreCalibration) -> None:
@@ -272,10 +272,10 @@ def test_a_stricter_rate_never_has_a_lower_threshold(score_calibration: ScoreCal
 
 
 def test_the_best_of_several_pairs_is_less_rare(metadata: ModelMetadata) -> None:
-    one, nine = (decide(metadata, 0.5, comparisons=number, forced=True) for number in (1, 9))
+    one, nine = (decide(metadata, 0.5, comparisons=number, decide=True) for number in (1, 9))
     assert one.one_in is not None
     assert nine.one_in == max(1, one.one_in // 9) or nine.one_in == pytest.approx(one.one_in / 9, abs=1)
-    own = decide(metadata, 0.5, threshold=0.4, comparisons=9, forced=True)
+    own = decide(metadata, 0.5, threshold=0.4, comparisons=9, decide=True)
     assert own.threshold == 0.4
     assert "your threshold does not allow for that" in own.warnings[0]
 
