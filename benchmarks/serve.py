@@ -118,7 +118,7 @@ def make_tiny(folder: str) -> str:
     target = "siamese_verify.encoders.SmallResNet"
     configuration = {"_target_": target, "size": 64, "width": 16, "embedding_size": 64, "crop": crop}
     encoder = SmallResNet(size=64, width=16, embedding_size=64, crop=Crop("whole"))
-    save_bundle(Path(folder), FaceModel.of("tiny", encoder, configuration), {})
+    save_bundle(Path(folder), FaceModel.create("tiny", encoder, configuration), {})
     return folder
 
 

@@ -115,12 +115,12 @@ def embedding(repetitions: int) -> None:
     from facenet_pytorch import InceptionResnetV1
 
     from siamese_verify.encoders import MobileFaceNet
-    from siamese_verify.models.export import network_of
-    from siamese_verify.models.onnx_engine import OnnxEngine, embed_crops
+    from siamese_verify.models.engines import OnnxEngine, embed_crops
+    from siamese_verify.models.export import export_network
     from siamese_verify.verification import Verifier
 
     verifier = Verifier.load("casia-webface")
-    mobile = OnnxEngine(network_of(MobileFaceNet().eval()), "mobilefacenet")
+    mobile = OnnxEngine(export_network(MobileFaceNet().eval()), "mobilefacenet")
     eager = InceptionResnetV1(pretrained="casia-webface").eval()
     random = np.random.default_rng(0)
     size = 2048

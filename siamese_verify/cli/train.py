@@ -211,7 +211,7 @@ def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceM
         model.metadata,
         score_calibration=calibrate(embeddings, data.validation_set.labels, model.metadata.measured_on, cfg.seed),
         quality=ranges_of(data.cropper.qualities),
-        licence=cfg.licence or "",
+        license=cfg.license or "",
     )
     return replace(model, metadata=measured)
 

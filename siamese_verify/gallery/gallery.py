@@ -307,7 +307,7 @@ class Gallery:
         Raises:
             InputError: there is no such rate, no threshold was measured for the model, or see `unit_templates`.
         """
-        from siamese_verify.verification.decision import doubt_of  # late, here and below: it loads Pillow
+        from siamese_verify.verification.decision import threshold_doubt  # late, here and below: it loads Pillow
 
         start = time.perf_counter()
         rows = unit_templates(embedding, self.model.dimension)
@@ -319,7 +319,7 @@ class Gallery:
             limit = self._limit(far, threshold, len(templates))
             hits = templates.best(rows[0], top)  # without a lock: it is the long part
             searched = time.perf_counter()
-            doubt = doubt_of(hits[0].score, limit.interval) if hits else ""
+            doubt = threshold_doubt(hits[0].score, limit.interval) if hits else ""
             reasons = [*([f"The best score {doubt}"] if doubt else []), *(unlike if hits else [])]
             decided = bool(decide or not reasons)
             named = self._named(hits, limit, decided)
@@ -506,13 +506,13 @@ class Gallery:
     def _complaints(self, names: Sequence[str], qualities: Sequence[Quality | None]) -> list[str]:
         if not self.model.quality:
             return []
-        from siamese_verify.verification.decision import complaints
+        from siamese_verify.verification.decision import quality_complaints
 
         return [
             f"{name}: {complaint}"
             for name, quality in zip(names, qualities, strict=True)
             if quality is not None
-            for complaint in complaints(quality, self.model.quality)
+            for complaint in quality_complaints(quality, self.model.quality)
         ]
 
 

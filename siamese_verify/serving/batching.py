@@ -295,17 +295,6 @@ LITTLE = 100_000  # pixels: what anything costs
 # A verifier says why it cannot decide in a sentence only; a test holds these to its own.
 
 
-class Waiting:
-    """Embeds crops through a `MicroBatcher`, as an explanation wants them embedded."""
-
-    def __init__(self, batcher: MicroBatcher) -> None:
-        self.batcher = batcher
-
-    def embed_crops(self, crops: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """(N,S,S,3) -> (N,D)."""
-        return self.batcher.submit(crops).result()
-
-
 class Seen(NamedTuple):
     """What was found on a photo, and the milliseconds it took."""
 
@@ -489,7 +478,9 @@ class FaceEngine:
                 raise gone()
 
         try:
-            found = explain(Waiting(self._batcher), left, right, batch=EXPLAINED, advance=advance)
+            found = explain(
+                lambda crops: self._batcher.submit(crops).result(), left, right, batch=EXPLAINED, advance=advance
+            )
         except Full:
             raise busy() from None
         except InputError as error:  # the crop is too small for its cells

@@ -143,7 +143,7 @@ class ModelAnswer(BaseModel):
 
     name: str
     fingerprint: str
-    licence: str
+    license: str
     embedding_size: int
     input: dict[str, Any]
     operating_points: list[dict[str, Any]]

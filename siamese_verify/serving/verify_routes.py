@@ -207,7 +207,7 @@ def describe(metadata: ModelMetadata, service: Service) -> dict[str, Any]:
     return {
         "name": metadata.name,
         "fingerprint": metadata.fingerprint,
-        "licence": metadata.licence,
+        "license": metadata.license,
         "embedding_size": metadata.embedding_size,
         "input": asdict(metadata.input_spec),
         "operating_points": [

@@ -31,8 +31,8 @@ from siamese_verify.faces import (
     search,
 )
 from siamese_verify.faces.mtcnn import Networks
+from siamese_verify.models.engines import Engine, embed_crops
 from siamese_verify.models.metadata import ModelMetadata
-from siamese_verify.models.onnx_engine import Engine, embed_crops
 from siamese_verify.verification import decision
 from siamese_verify.verification.decision import (
     DecisionOptions,

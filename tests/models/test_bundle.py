@@ -17,7 +17,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate, verification_report
 from siamese_verify.faces.alignment import VERSIONS
 from siamese_verify.models import FaceModel, load_bundle, open_bundle, save_bundle
-from siamese_verify.models.export import with_weights
+from siamese_verify.models.export import with_weights_hash
 from siamese_verify.structures import Crop
 from siamese_verify.verification import Verifier
 
@@ -35,7 +35,7 @@ FIELDS: dict[str, Any] = {
     "input": [],
     "embedding_size": "16",
     "quantization": None,
-    "licence": 7,
+    "license": 7,
     "quality": [],
     "checks": [],
     "files": [],
@@ -55,7 +55,7 @@ def measured_model() -> FaceModel:
     torch.manual_seed(0)
     scores = np.random.default_rng(0).normal(size=400)
     report = verification_report(np.concatenate([scores[:100] + 2, scores[100:]]), np.arange(400) < 100)
-    return FaceModel.of(
+    return FaceModel.create(
         "mine",
         SmallResNet(size=32, width=4, embedding_size=16, crop=Crop("center", fraction=0.8)),
         ENCODER,
@@ -116,7 +116,7 @@ def test_a_model_has_one_fingerprint_wherever_it_is_shown(bundle: Path) -> None:
     assert f"| fingerprint | `{known}` |" in (bundle / "README.md").read_text()
     assert Verifier.load(bundle).metadata.fingerprint == known
     assert Verifier.load(bundle, engine="torch").metadata.fingerprint == known
-    assert with_weights(measured_model()).metadata.fingerprint == known
+    assert with_weights_hash(measured_model()).metadata.fingerprint == known
 
 
 def test_a_bundle_holds_no_pickle(bundle: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_bundle_holds_no_pickle(bundle: Path) -> None:
 
 def test_a_threshold_that_nothing_reaches_survives_as_null(tmp_path: Path) -> None:
     report = verification_report([0.9, 0.1, 0.9, 0.2], [True, True, False, False])
-    model = FaceModel.of("mine", measured_model().encoder, ENCODER, report.operating_points)
+    model = FaceModel.create("mine", measured_model().encoder, ENCODER, report.operating_points)
     save_bundle(tmp_path, model, {})
     assert "Infinity" not in (tmp_path / "bundle.json").read_text()
     assert load_bundle(tmp_path).metadata.operating_points == report.operating_points
@@ -137,13 +137,13 @@ def test_what_scores_mean_round_trips(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(40, 8)) + np.repeat(np.eye(8), 5, axis=0)
     score_calibration = calibrate(rows, np.arange(40) // 5, "these people")
     save_bundle(
-        tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER, score_calibration=score_calibration), {}
+        tmp_path, FaceModel.create("mine", measured_model().encoder, ENCODER, score_calibration=score_calibration), {}
     )
     assert load_bundle(tmp_path).metadata.score_calibration == score_calibration
 
 
 def test_a_model_that_was_never_measured_round_trips(tmp_path: Path) -> None:
-    save_bundle(tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER), {})
+    save_bundle(tmp_path, FaceModel.create("mine", measured_model().encoder, ENCODER), {})
     loaded = load_bundle(tmp_path)
     assert (loaded.metadata.operating_points, loaded.metadata.eer_threshold) == ((), None)
 
@@ -196,7 +196,7 @@ def test_another_version_says_which_and_what_to_do(bundle: Path) -> None:
     rewrite(bundle, lambda content: content.__setitem__("format", 9))
     message = complaint(bundle)
     assert "has format 9, this version reads 6" in message
-    assert "make it anew" in message
+    assert "export it again" in message
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(bundle: Path) -> None:
     for name in ("model.safetensors", "bundle.json"):
         (bundle / name).unlink()
         os.mkfifo(bundle / name)
-        assert "missing or no file" in complaint(bundle)
+        assert "missing or not a regular file" in complaint(bundle)
 
 
 @pytest.mark.parametrize("text", ["{", "", "not json", "[]", "null", "\x00"])

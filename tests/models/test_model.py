@@ -20,7 +20,7 @@ def point(far: float, threshold: float, insufficient: bool = False) -> Operating
 
 
 def model_with(*points: OperatingPoint, name: str = "mine") -> FaceModel:
-    return FaceModel.of(name, SmallResNet(size=16, width=4), {}, points)
+    return FaceModel.create(name, SmallResNet(size=16, width=4), {}, points)
 
 
 def test_the_strictest_rate_with_enough_impostors_is_the_default() -> None:

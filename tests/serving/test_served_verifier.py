@@ -27,7 +27,7 @@ def bundle(folder: Path) -> Path:
     crop = {"_target_": "siamese_verify.structures.Crop", "kind": "whole"}
     configuration = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 4, "embedding_size": 16}
     encoder = SmallResNet(size=32, width=4, embedding_size=16, crop=Crop("whole"))
-    save_bundle(folder, FaceModel.of("tiny", encoder, {**configuration, "crop": crop}), {})
+    save_bundle(folder, FaceModel.create("tiny", encoder, {**configuration, "crop": crop}), {})
     return folder
 
 

@@ -13,9 +13,16 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import Calibration, ImpostorTail, Interval, OperatingPoint, ScoreCalibration, calibrate
 from siamese_verify.evaluation.calibration import limited
 from siamese_verify.faces import Quality
-from siamese_verify.models.metadata import Limit, ModelMetadata
+from siamese_verify.models.metadata import DecisionThreshold, ModelMetadata
 from siamese_verify.structures import Crop, InputSpec
-from siamese_verify.verification.decision import UNLIKE, DetectedFace, Likelihood, complaints, decide, likelihood_of
+from siamese_verify.verification.decision import (
+    UNLIKE,
+    DetectedFace,
+    LikelihoodRatio,
+    decide,
+    likelihood_ratio,
+    quality_complaints,
+)
 
 GOOD = Quality(sharpness=40.0, size=90.0, turn=10.0, light=0.5, contrast=0.2)
 RANGES = {"sharpness": (10.0, None), "size": (30.0, None), "turn": (None, 40.0), "light": (0.2, 0.8)}
@@ -112,9 +119,9 @@ def test_what_is_no_number_is_refused_in_a_sentence(name: str, value: Any, metad
 def test_the_likelihood_ratio_is_bounded_where_the_calibration_ends() -> None:
     line = limited(Calibration("logistic", (-1.0, 1.0), (-20.0, 20.0), 1000, 10**6), math.exp(-5), math.exp(-4))
     score_calibration = ScoreCalibration(line, ImpostorTail((0.0, 0.2, 0.3), (400_000, 10, 0), 10**6))
-    assert likelihood_of(score_calibration, 0.1) == pytest.approx((2.0, False))
-    assert likelihood_of(score_calibration, 1.0) == pytest.approx((4.0, True))
-    assert likelihood_of(score_calibration, -1.0) == pytest.approx((-5.0, True))
+    assert likelihood_ratio(score_calibration, 0.1) == pytest.approx((2.0, False))
+    assert likelihood_ratio(score_calibration, 1.0) == pytest.approx((4.0, True))
+    assert likelihood_ratio(score_calibration, -1.0) == pytest.approx((-5.0, True))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +136,7 @@ def test_the_likelihood_ratio_is_bounded_where_the_calibration_ends() -> None:
     ],
 )
 def test_the_likelihood_ratio_is_said_in_words(ratio: float, bounded: bool, sentence: str) -> None:
-    assert sentence in Likelihood(ratio, bounded).sentence()
+    assert sentence in LikelihoodRatio(ratio, bounded).sentence()
 
 
 def test_faces_unlike_the_measured_ones_are_said_beside_the_likelihood_ratio(metadata: ModelMetadata) -> None:
@@ -145,8 +152,8 @@ def test_faces_unlike_the_measured_ones_are_said_beside_the_likelihood_ratio(met
 def test_a_threshold_that_the_data_cannot_show_accepts_nobody(
     low: float, score: float, same: bool | None, metadata: ModelMetadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit = Limit(0.6, 1e-6, (low, math.inf), 1000, True)
-    monkeypatch.setattr(ModelMetadata, "limit", lambda self, far=None, comparisons=1: limit)
+    limit = DecisionThreshold(0.6, 1e-6, (low, math.inf), 1000, True)
+    monkeypatch.setattr(ModelMetadata, "decision_threshold", lambda self, far=None, comparisons=1: limit)
     result = decide(metadata, score, far=1e-6)
     assert result.same is same
     assert ("too few impostors were measured" in " ".join(result.reasons)) == (same is None)
@@ -197,8 +204,8 @@ def test_a_face_unlike_those_that_were_measured_is_inconclusive(
 
 
 def test_a_face_at_the_limits_is_no_reason_to_doubt() -> None:
-    assert complaints(Quality(10.0, 30.0, 40.0, 0.2, 0.0), RANGES) == []
-    assert complaints(Quality(10.0, None, None, 0.8, 0.0), RANGES) == []
+    assert quality_complaints(Quality(10.0, 30.0, 40.0, 0.2, 0.0), RANGES) == []
+    assert quality_complaints(Quality(10.0, None, None, 0.8, 0.0), RANGES) == []
 
 
 def test_several_faces_and_turned_photos_are_told_of(metadata: ModelMetadata) -> None:
@@ -231,9 +238,9 @@ def test_a_measured_rate_has_the_threshold_that_was_counted(score_calibration: S
     metadata = ModelMetadata(
         "mine", {}, InputSpec(4, crop=Crop("whole")), 16, (point,), score_calibration=score_calibration
     )
-    limit = metadata.limit(0.01)
+    limit = metadata.decision_threshold(0.01)
     assert (limit.threshold, limit.far) == (0.123, 0.0099)
-    assert metadata.limit(0.005).threshold == score_calibration.impostor_tail.threshold(0.005)[0]
+    assert metadata.decision_threshold(0.005).threshold == score_calibration.impostor_tail.threshold(0.005)[0]
 
 
 def test_one_in_a_thousand_is_the_default_where_it_was_measured_well() -> None:
@@ -242,8 +249,11 @@ def test_one_in_a_thousand_is_the_default_where_it_was_measured_well() -> None:
 
     spec = InputSpec(4, crop=Crop("whole"))
     known = (point(1e-5), point(1e-3), point(1e-1))
-    assert ModelMetadata("mine", {}, spec, 16, known).limit().far == 1e-3
-    assert ModelMetadata("mine", {}, spec, 16, (point(1e-3, True), point(1e-2), point(1e-1))).limit().far == 1e-2
+    assert ModelMetadata("mine", {}, spec, 16, known).decision_threshold().far == 1e-3
+    assert (
+        ModelMetadata("mine", {}, spec, 16, (point(1e-3, True), point(1e-2), point(1e-1))).decision_threshold().far
+        == 1e-2
+    )
 
 
 def test_without_the_strangers_scores_only_measured_rates_can_be_shared_among_pairs() -> None:
@@ -251,11 +261,11 @@ def test_without_the_strangers_scores_only_measured_rates_can_be_shared_among_pa
         return OperatingPoint(far, far, 0.9, 1 - far, False, 10**6, 100)
 
     metadata = ModelMetadata("mine", {}, InputSpec(4, crop=Crop("whole")), 16, (point(1e-3), point(1e-2)))
-    assert metadata.limit(1e-2, comparisons=10).threshold == 1 - 1e-3
+    assert metadata.decision_threshold(1e-2, comparisons=10).threshold == 1 - 1e-3
     with pytest.raises(InputError, match="was measured: use"):
-        metadata.limit(1e-3, comparisons=10)
+        metadata.decision_threshold(1e-3, comparisons=10)
     with pytest.raises(InputError, match="one comparison or more"):
-        metadata.limit(1e-3, comparisons=0)
+        metadata.decision_threshold(1e-3, comparisons=0)
 
 
 def test_a_stricter_rate_never_has_a_lower_threshold(score_calibration: ScoreCalibration) -> None:
@@ -267,7 +277,7 @@ def test_a_stricter_rate_never_has_a_lower_threshold(score_calibration: ScoreCal
     metadata = ModelMetadata(
         "mine", {}, InputSpec(4, crop=Crop("whole")), 16, points, score_calibration=score_calibration
     )
-    limits = [metadata.limit(float(far)).threshold for far in np.geomspace(0.5, 0.001, 400)]
+    limits = [metadata.decision_threshold(float(far)).threshold for far in np.geomspace(0.5, 0.001, 400)]
     assert limits == sorted(limits)
 
 

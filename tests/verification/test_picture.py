@@ -20,7 +20,7 @@ from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.structures import Crop, InputSpec
 from siamese_verify.verification import picture
 from siamese_verify.verification.decision import DetectedFace, Verification
-from siamese_verify.verification.explanation import CARRIES, SPEAKS_AGAINST, Explanation, explain
+from siamese_verify.verification.explanation import OPPOSES, SUPPORTS, Explanation, explain
 from siamese_verify.verification.picture import draw_verification
 from siamese_verify.verification.verifier import Verifier
 
@@ -124,7 +124,7 @@ def test_an_explanation_adds_both_maps_on_one_scale() -> None:
     drawn = draw_verification(decision(), (green(), green()), MODEL, Explanation(strong, weak, 0.7))
     assert drawn.height > draw_verification(decision(), (green(), green()), MODEL).height
     side = int(1.72 * 150)
-    for half, colour in ((drawn.crop((0, 0, 825, 800)), CARRIES), (drawn.crop((825, 0, 1650, 800)), SPEAKS_AGAINST)):
+    for half, colour in ((drawn.crop((0, 0, 825, 800)), SUPPORTS), (drawn.crop((825, 0, 1650, 800)), OPPOSES)):
         assert where(half, colour, slack=75).sum() > 0.9 * side * side
 
 
@@ -232,7 +232,7 @@ def test_a_real_verifier_explains_and_is_drawn() -> None:
     verifier = Verifier(metadata, engine)
     noise = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     result = verifier.verify(noise, green())
-    explanation = explain(verifier, result.faces[0], result.faces[1])
+    explanation = explain(verifier.embed_crops, result.faces[0], result.faces[1])
     assert explanation.score == pytest.approx(result.score, abs=1e-6)
     drawn = draw_verification(result, (noise, green()), metadata, explanation)
     assert where(drawn, GREEN).sum() > 50_000

@@ -31,7 +31,7 @@ def test_embeddings_to_compare_have_unit_length_even_of_an_encoder_that_does_not
     faces = SyntheticFaces(identities=3, images=2, size=32)
     by_protocol = embed_photos(encoder, faces, FaceCropper(encoder.input_spec))
     np.testing.assert_allclose(np.linalg.norm(by_protocol, axis=1), 1, rtol=1e-5)
-    verifier = Verifier(FaceModel.of("raw", encoder, {}).metadata, TorchEngine(encoder))
+    verifier = Verifier(FaceModel.create("raw", encoder, {}).metadata, TorchEngine(encoder))
     np.testing.assert_allclose(verifier.embed([faces[row] for row in range(6)]), by_protocol, atol=1e-6)
     result = verifier.verify(faces[0], faces[1], threshold=0.5)
     assert result.score == pytest.approx(float(by_protocol[0] @ by_protocol[1]), abs=1e-5)

@@ -36,7 +36,7 @@ POINTS = (
 def verifier(crop: Crop = Crop("whole"), points: tuple[OperatingPoint, ...] = POINTS, name: str = "mine") -> Verifier:
     torch.manual_seed(0)
     encoder = SmallResNet(size=32, width=4, embedding_size=16, crop=crop).eval()
-    model = FaceModel.of(name, encoder, {}, points, eer_threshold=0.35, measured_on="400 pairs of nobody")
+    model = FaceModel.create(name, encoder, {}, points, eer_threshold=0.35, measured_on="400 pairs of nobody")
     return Verifier(model.metadata, TorchEngine(encoder))
 
 
