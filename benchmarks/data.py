@@ -171,7 +171,7 @@ def look_at_index(file: Path) -> None:
     before = memory()[0]
     start = time.perf_counter()
     photos = IndexedPhotos(file.parent, open_index(file))
-    sampler = IdentityBatchSampler(photos.identities, people=32, photos=4)
+    sampler = IdentityBatchSampler(photos.identities, identities_per_batch=32, samples_per_identity=4)
     opened = time.perf_counter() - start
     batches = iter(sampler)
     next(batches)  # the epoch is dealt
@@ -208,8 +208,7 @@ def prepare(lfw: Path, repetitions: int, photos: int) -> None:
     from facenet_pytorch import MTCNN
 
     from siamese_verify.datasets import AllOfLFW, FilePhotos
-    from siamese_verify.faces import Alignment
-    from siamese_verify.preparation import prepare_faces
+    from siamese_verify.preparation import Alignment, prepare_faces
     from siamese_verify.structures import Crop, InputSpec
 
     everything = AllOfLFW(lfw)

@@ -32,8 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese_verify.gallery import Gallery, GalleryKey, GalleryModel
-from siamese_verify.gallery.enrolled_people import Person, now
-from siamese_verify.gallery.store import Change
+from siamese_verify.gallery.store import add_person, add_template
 from siamese_verify.gallery.template_search import ApproximateIndex, Templates
 
 DIMENSION = 512
@@ -94,11 +93,9 @@ def milliseconds(calls: Iterable[Callable[[], object]]) -> list[float]:
 
 def fill(gallery: Gallery, rows: Rows) -> None:
     """Put one template of each of many people in, in one transaction: to fill it, not to time it."""
-    with gallery._changing() as change:
-        assert isinstance(change, Change)
+    with gallery._changing() as connection:
         for number, row in enumerate(rows):
-            person = Person(f"Person {number}", f"{number:016x}", now(), 0)
-            change.add_template(change.add_person(person), person, row, None, None)
+            add_template(connection, add_person(connection, f"Person {number}"), row)
 
 
 def exact(folder: Path, people: int, repetitions: int) -> None:
@@ -183,13 +180,13 @@ def approximate(templates: int, folder: Path) -> None:
     )
     print(f"  building the index               {took:6.0f} s     {resident() - before:,.0f} MB in memory")
 
-    def mark(content: bytes) -> int:
-        return int.from_bytes(hashlib.sha256(content).digest(), "big")
+    def sign(content: bytes) -> str:
+        return hashlib.sha256(content).hexdigest()
 
-    saved = seconds(lambda: made[0].save(folder / "index", mark))
+    saved = seconds(lambda: made[0].save(folder / "index", sign))
     report("in memory", everything, made[0], probes, wanted)
     made.clear()
-    loaded = ApproximateIndex.load(folder / "index", mark)
+    loaded = ApproximateIndex.load(folder / "index", sign)
     assert loaded is not None
     size = (folder / "index").stat().st_size
     print(f"  saving it                        {saved:6.1f} s     {size / 1e6:,.0f} MB on the disk")
@@ -202,7 +199,7 @@ def approximate(templates: int, folder: Path) -> None:
 
 
 def report(what: str, everything: Templates, index: ApproximateIndex, probes: Rows, wanted: list[int]) -> None:
-    quick = Templates.of(everything.room, len(everything), index=index)
+    quick = Templates.of(everything.buffer, len(everything), index=index)
     taken, found = [], []
     for probe in probes:
         start = time.perf_counter()

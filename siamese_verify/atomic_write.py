@@ -1,4 +1,4 @@
-"""Files that are there completely or not at all, and the folders that are the user's."""
+"""Files written completely or not at all, and the user's cache and data folders."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pathlib import Path
 from typing import BinaryIO
 
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none, and asks for O_BINARY
-FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def write_whole(path: str | Path, content: bytes | memoryview, *, private: bool = False, sync: bool = True) -> None:
-    """Write a file under another name, then rename it, see `whole_file`."""
+    """Write a file atomically, see `whole_file`."""
     with whole_file(path, private=private, sync=sync) as file:
         file.write(content)
 
 
 @contextmanager
 def whole_file(path: str | Path, *, private: bool = False, sync: bool = True) -> Iterator[BinaryIO]:
-    """Give a file to write to, which takes the place of `path` once everything is written.
+    """Context manager of a file that replaces `path` when everything is written.
 
-    Whoever is killed in between, or finds the disk full, leaves the old file whole, or none. The file is made in the
-    same folder under a name that nobody can guess, so that no link laid there beforehand leads anywhere else.
+    A process that is killed, or a full disk, leaves the old file or none. The file is written in the same folder under
+    a name that cannot be guessed, so that no link prepared there leads elsewhere, then renamed.
 
     Args:
         path: of the file; a link there is replaced, not followed.
-        private: readable for its owner only, as pictures of people should be; else as the umask has it.
-        sync: wait until the disk has it before it is renamed; False for many small files that can be made again.
+        private: readable for its owner only, as pictures of people should be; else as the umask says.
+        sync: wait until it is on the disk before it is renamed; False for many small files that can be made again.
 
     Raises:
-        OSError: it cannot be written; of a full disk with the room that is left, and always with `path` as `filename`.
+        OSError: it cannot be written; `filename` is `path`, and a full disk is reported with its free space.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -45,7 +45,7 @@ def whole_file(path: str | Path, *, private: bool = False, sync: bool = True) ->
     try:
         descriptor = os.open(unfinished, flags, 0o600 if private else 0o666)
     except OSError as error:
-        raise not_written(path, error) from None
+        raise _write_error(path, error) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -54,22 +54,22 @@ def whole_file(path: str | Path, *, private: bool = False, sync: bool = True) ->
                 os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)  # before the room is measured
+        unfinished.unlink(missing_ok=True)  # before the free space is measured
         if error.filename not in (None, str(unfinished), unfinished):
-            raise  # of another file, that was read meanwhile
-        raise not_written(path, error) from None
+            raise  # of another file that was read meanwhile
+        raise _write_error(path, error) from None
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def append_whole(path: str | Path, content: bytes) -> None:
-    """Add to the end of a file: all of it, or nothing.
+    """Append to a file: everything, or nothing.
 
     Raises:
         OSError: see `whole_file`; a link at `path`.
     """
     try:
-        with open(path, "ab", opener=without_links) as file:
+        with open(path, "ab", opener=_open_without_links) as file:
             size = os.fstat(file.fileno()).st_size
             try:
                 file.write(content)
@@ -79,28 +79,28 @@ def append_whole(path: str | Path, content: bytes) -> None:
                     os.ftruncate(file.fileno(), size)
                 raise
     except OSError as error:
-        raise not_written(Path(path), error) from None
+        raise _write_error(Path(path), error) from None
 
 
-def without_links(path: str, flags: int) -> int:
-    """Open a file for `open(..., opener=)`, and no link in its place."""
+def _open_without_links(path: str, flags: int) -> int:
+    """Opener for `open` that refuses links."""
     return os.open(path, flags | NO_LINKS | getattr(os, "O_CLOEXEC", 0), 0o666)
 
 
-def not_written(path: Path, error: OSError) -> OSError:
-    """The error of a file that could not be written: its name, and on a full disk the room that is left."""
+def _write_error(path: Path, error: OSError) -> OSError:
+    """The error of a file that cannot be written, with its name and, on a full disk, the free space."""
     reason = error.strerror or str(error)
-    if error.errno in (*FULL, None):  # NumPy gives no number
+    if error.errno in (*DISK_FULL, None):  # NumPy gives no number
         with suppress(OSError):
             reason = f"{reason}, {shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free"
     return OSError(error.errno or errno.EIO, reason, str(path))
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: `$XDG_CACHE_HOME/siamese-verify`."""
+    """Folder of what can be made again: `$XDG_CACHE_HOME/siamese-verify`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "siamese-verify"
 
 
 def data_folder() -> Path:
-    """Where what is the user's is kept: `$XDG_DATA_HOME/siamese-verify`."""
+    """Folder of the user's data: `$XDG_DATA_HOME/siamese-verify`."""
     return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "siamese-verify"

@@ -1,4 +1,4 @@
-"""The types that travel between packages; importing them loads no torch."""
+"""Types that several packages share; importing them loads no torch."""
 
 from __future__ import annotations
 
@@ -15,57 +15,56 @@ if TYPE_CHECKING:
 
 
 class Pairs(NamedTuple):
-    """Rows of one batch of embeddings, two by two."""
+    """M pairs of rows of a batch of embeddings."""
 
     anchor: Tensor  # (M,) int64
     other: Tensor  # (M,) int64
     same: Tensor  # (M,) bool: True = genuine
 
-    def numbered_from(self, first: int) -> Pairs:
-        """Say where the others lie when they come after `first` other rows, as references do in an objective."""
-        return Pairs(self.anchor, self.other + first, self.same)
+    def with_offset(self, offset: int) -> Pairs:
+        """The same pairs where the others come after `offset` rows, such as references after the batch."""
+        return Pairs(self.anchor, self.other + offset, self.same)
 
 
 class Triplets(NamedTuple):
-    """Rows of one batch of embeddings, three by three."""
+    """T triplets of rows of a batch of embeddings."""
 
     anchor: Tensor  # (T,) int64
     positive: Tensor  # (T,) int64, the anchor's identity
     negative: Tensor  # (T,) int64, another identity
 
-    def numbered_from(self, first: int) -> Triplets:
-        """Say where positives and negatives lie when they come after `first` other rows; see `Pairs`."""
-        return Triplets(self.anchor, self.positive + first, self.negative + first)
+    def with_offset(self, offset: int) -> Triplets:
+        """The same triplets where positives and negatives come after `offset` rows, such as references."""
+        return Triplets(self.anchor, self.positive + offset, self.negative + offset)
 
 
 class FaceBatch(NamedTuple):
-    """What a training step gets."""
+    """Batch of a training step."""
 
     images: Tensor  # (N,3,S,S) uint8
     labels: Tensor  # (N,) int64 identities
-    tuples: Pairs | Triplets | None  # given by pair or triplet feeding; None = a miner chooses
+    tuples: Pairs | Triplets | None  # given by a pair or triplet sampler; None = a miner chooses
 
 
 class Photos(Protocol):
-    """Photos and who is on them. Opening one is lazy, and may raise InputError for a damaged file.
+    """Data set of N photos with identities. Photos are opened when asked for; damaged ones raise InputError.
 
-    A source may also have `people` (names by identity), `splits` (a name for each photo), `digest` (SHA-256 of what it
-    holds), `aligned` (an InputSpec: its photos are faces that were cut so) and `filtered` (what was left out, in
-    words).
+    It may also have `people` (names by identity), `splits` (a name for each photo), `digest` (SHA-256 of its content),
+    `aligned` (InputSpec of photos that are aligned faces) and `filtered` (what was left out, in words).
     """
 
     @property
     def identities(self) -> np.ndarray:
-        """(N,) integers, one number per person."""
+        """(N,) integers."""
 
     @property
     def names(self) -> Sequence[str]:
-        """N names for people to read, unique."""
+        """N unique names."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int) -> Image:
-        """The photo in RGB, upright."""
+        """Upright RGB photo of a row."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,13 @@ class Crop:
     """How a face is cut from a photo.
 
     Attributes:
-        kind: `whole`: the photo is the face already; `center`: its central square; `box`: the upright box of the face
-            detector; `five_point`: turned and scaled so that eyes, nose and mouth lie as in ArcFace's template.
-        margin: `box` only: pixels added to the box's width and height together, measured in the finished crop of
-            `InputSpec.size` pixels (facenet-pytorch's convention).
-        fraction: `center` only: side of the square over the photo's shorter side, in (0, 1].
-        square: `box` only: the longer side of the box for both, instead of stretching it to a square.
-        resample: filter that scales: `bilinear`, `bicubic`, `box`, `hamming` or `lanczos`, as Pillow has them.
+        kind: `whole`, the photo is a face already; `center`, its central square; `box`, the upright box of the face
+            detector; `five_point`, rotated and scaled so that eyes, nose and mouth match ArcFace's template.
+        margin: of a `box`: pixels added to its width and height together, in the final crop of `InputSpec.size` pixels
+            (facenet-pytorch's convention).
+        fraction: of a `center` crop: side of the square over the photo's shorter side, in (0, 1].
+        square: of a `box`: extend its shorter side instead of stretching it.
+        resample: Pillow's filter for scaling.
     """
 
     kind: Literal["whole", "center", "box", "five_point"] = "box"
@@ -90,26 +89,25 @@ class Crop:
 
     def __post_init__(self) -> None:
         if self.kind not in ("whole", "center", "box", "five_point"):
-            raise InputError(f"A crop is whole, center, box or five_point, not {self.kind!r}.")
+            raise InputError(f"A crop must be whole, center, box or five_point, got {self.kind!r}.")
         if self.resample not in ("bilinear", "bicubic", "box", "hamming", "lanczos"):
             raise InputError(
-                f"A crop is scaled by a bilinear, bicubic, box, hamming or lanczos filter, not {self.resample!r}."
+                f"A crop's filter must be bilinear, bicubic, box, hamming or lanczos, got {self.resample!r}."
             )
         if not self.margin >= 0 or not 0 < self.fraction <= 1:
             raise InputError(
-                f"A crop has a margin of 0 or more and a fraction above 0 and up to 1, got {self.margin} and "
-                f"{self.fraction}."
+                f"A crop's margin must be >= 0 and its fraction in (0, 1], got {self.margin} and {self.fraction}."
             )
 
     @property
     def needs_face(self) -> bool:
-        """A detector has to find the face first."""
+        """Whether a detector has to find the face first."""
         return self.kind in ("box", "five_point")
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What an encoder was made to see: it travels with the weights.
+    """Input that an encoder expects; saved with its weights.
 
     Attributes:
         size: side of the square input in pixels.
@@ -125,10 +123,10 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if not self.size > self.crop.margin:
-            raise InputError(f"A margin of {self.crop.margin} leaves nothing of a crop of {self.size} pixels.")
+            raise InputError(f"The margin of a crop of {self.size} pixels must be smaller, got {self.crop.margin}.")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> InputSpec:
-        """Read what `dataclasses.asdict` wrote."""
+        """From the result of `dataclasses.asdict`."""
         crop = Crop(**values["crop"])
         return cls(int(values["size"]), tuple(values["mean"]), tuple(values["std"]), crop)

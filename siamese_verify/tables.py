@@ -1,4 +1,4 @@
-"""CSV: tables that people bring, read whole, with the line in every complaint; cells that no spreadsheet computes."""
+"""CSV tables: read with line numbers in errors, and written without cells that a spreadsheet would compute."""
 
 from __future__ import annotations
 
@@ -17,26 +17,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet computes, and what `csv_cell` made of it
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet computes, also after `csv_cell`
 
 
 class Table(dict[str, list[str]]):
-    """Columns by name; blank lines and line breaks within quotes make rows and lines differ.
+    """Columns by name.
 
     Attributes:
-        lines: number of the line that each row ends in, the header's being 1.
+        lines: number of the line that each row ends in; the header's is 1.
     """
 
     lines: array[int]
 
 
 def csv_cell(text: str) -> str:
-    """Return a cell of a CSV that a spreadsheet shows and does not compute: an apostrophe goes before a formula.
+    """Cell of a CSV that a spreadsheet shows and does not compute: formulas get an apostrophe.
 
     `=1+1.jpg` becomes `'=1+1.jpg`, which `read_csv_cell` turns back; numbers stay as they are.
-
-    Args:
-        text: such as the name of a file or a person.
     """
     return f"'{text}" if FORMULA.match(text) and not is_number(text) else text
 
@@ -56,29 +53,29 @@ def is_number(text: str) -> bool:
 
 
 def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Table:
-    """Read the columns of a CSV by name; others are left out.
+    """Read some columns of a CSV.
 
     Args:
         path: of the file, UTF-8, with a header.
-        needed: columns that must be there.
-        optional: columns that may be.
+        needed: names of columns that must be there.
+        optional: names of columns that may be there.
 
     Returns:
         The values of each column that is there, in the order of the lines.
 
     Raises:
-        InputError: no such file, not UTF-8, a column that is missing or there twice, a line of another length, no line.
+        InputError: no such file, not UTF-8, a column that is missing or occurs twice, a line of another length, no row.
     """
     if Path(path).exists() and not Path(path).is_file():  # a pipe that nobody may write to
-        raise InputError(f"The table {path} is no file: write it to one first.")
+        raise InputError(f"The table {path} is not a regular file: write it to one first.")
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, strict=True)
             header = [name.strip() for name in next(rows, [])]
             missing = [name for name in needed if name not in header]
             if missing:
-                there = ", ".join(header) or "none"
-                raise InputError(f"{path} has no column {', '.join(missing)} (its columns: {there}): name them so.")
+                names = ", ".join(header) or "none"
+                raise InputError(f"{path} has no column {', '.join(missing)} (its columns: {names}): rename them.")
             wanted = [name for name in (*needed, *optional) if name in header]
             twice = [name for name in wanted if header.count(name) > 1]
             if twice:
@@ -97,14 +94,14 @@ def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] 
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"The table {path} cannot be read: {error}.") from None
     if not columns[0]:
-        raise InputError(f"The table {path} has no line below its header: give a pair a line.")
+        raise InputError(f"The table {path} has no line below its header: give each pair a line.")
     table = Table(zip(wanted, columns, strict=True))
     table.lines = lines
     return table
 
 
-def truths(path: str | Path, table: Table, name: str) -> list[bool]:
-    """Read a column of 1 and 0, true and false, yes and no.
+def boolean_column(path: str | Path, table: Table, name: str) -> list[bool]:
+    """Values of a column of 1 and 0, true and false, yes and no.
 
     Raises:
         InputError: another value; the line is named.
@@ -119,8 +116,8 @@ def truths(path: str | Path, table: Table, name: str) -> list[bool]:
     return [bool(value) for value in found]
 
 
-def filled(path: str | Path, table: Table, name: str) -> list[str]:
-    """Read a column of names or numbers that every line must have, without the blanks around them.
+def required_column(path: str | Path, table: Table, name: str) -> list[str]:
+    """Values of a column that every row must have, without blanks around them.
 
     Raises:
         InputError: a value is empty or NaN; the line is named.
@@ -132,27 +129,27 @@ def filled(path: str | Path, table: Table, name: str) -> list[str]:
     return values
 
 
-def folds_of(path: str | Path, table: Table) -> NDArray[np.int64] | NDArray[np.str_] | None:
-    """Read the column `fold`, None without one; whole numbers are put in their order, not in that of their digits.
+def fold_column(path: str | Path, table: Table) -> NDArray[np.int64] | NDArray[np.str_] | None:
+    """Values of the column `fold`, None without one; integers if all of them are whole numbers.
 
     Raises:
-        InputError: see `filled`.
+        InputError: see `required_column`.
     """
     if "fold" not in table:
         return None
-    values = filled(path, table, "fold")
+    values = required_column(path, table, "fold")
     if all(value.isdecimal() for value in values):
         return np.array(values, dtype=np.int64)
     return np.array(values)
 
 
-def people(path: str | Path, table: Table) -> tuple[list[str], list[str]] | None:
-    """Read who is on both photos of each pair, None without `identity_a` and `identity_b`.
+def identity_columns(path: str | Path, table: Table) -> tuple[list[str], list[str]] | None:
+    """Values of the columns `identity_a` and `identity_b`, None without them.
 
     Raises:
-        InputError: there is only one of the columns, or see `filled`.
+        InputError: one of the columns is missing, or see `required_column`.
     """
-    there = [name for name in ("identity_a", "identity_b") if name in table]
-    if len(there) == 1:
-        raise InputError(f"{path} has {there[0]} alone: give both identity_a and identity_b, or neither.")
-    return (filled(path, table, "identity_a"), filled(path, table, "identity_b")) if there else None
+    present = [name for name in ("identity_a", "identity_b") if name in table]
+    if len(present) == 1:
+        raise InputError(f"{path} has {present[0]} alone: give both identity_a and identity_b, or neither.")
+    return (required_column(path, table, "identity_a"), required_column(path, table, "identity_b")) if present else None

@@ -49,7 +49,7 @@ def tiny() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def small_batches() -> tuple[str, ...]:
     """Overrides for the samplers that take people and photos."""
-    return ("sampler.people=4", "sampler.photos=2")
+    return ("sampler.identities_per_batch=4", "sampler.samples_per_identity=2")
 
 
 @pytest.fixture(scope="session")

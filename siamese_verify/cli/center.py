@@ -20,7 +20,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
 from siamese_verify.models import FaceModel, load_model, read_operating_points, save_bundle
-from siamese_verify.protocols import Protocol, Seen, refuse_leak
+from siamese_verify.protocols import Protocol, TrainingSubset, refuse_leak
 from siamese_verify.structures import Photos
 from siamese_verify.verification import embed_photos
 
@@ -38,10 +38,10 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         raise InputError(f"The model {cfg.model} is centred already.")
     photos: Photos = instantiate(cfg.data.photos)
     protocol: Protocol = instantiate(cfg.protocol)
-    leak = refuse_leak([Seen.of(photos, np.arange(len(photos)))], protocol, cfg.allow_leakage)
+    leak = refuse_leak([TrainingSubset.from_photos(photos, np.arange(len(photos)))], protocol, cfg.allow_leakage)
     encoder = MirroredEncoder(model.encoder, cfg.mirror).eval()
-    cropper = FaceCropper(encoder.input_spec, cfg.cache)
-    embeddings = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
+    cropper = FaceCropper(encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
+    embeddings, _ = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
     encoder.center.copy_(torch.from_numpy(embeddings.mean(axis=0, dtype="float64")))
     inner = {**model.metadata.configuration, "crop": asdict(encoder.input_spec.crop)}
     configuration = {
@@ -50,7 +50,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         "mirror": bool(cfg.mirror),
     }
     result = measure(output.name, encoder, protocol, cropper, None, resamples=cfg.resamples)
-    figures = result.report.to_keep()
+    figures = result.report.to_metadata()
     metadata = replace(
         model.metadata,
         configuration=configuration,
@@ -62,7 +62,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         metrics=figures,
         score_calibration=calibrate(
             result.embeddings,
-            protocol.photos.identities,
+            result.compared.photos.identities,
             protocol.name,
             cfg.seed,
             intervals=cfg.resamples > 0,

@@ -1,4 +1,4 @@
-"""`siamese-verify demo`: train on synthetic faces, then ask the new model about two pairs of photos."""
+"""`siamese-verify demo`: train on synthetic faces, then verify two pairs of photos."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from siamese_verify.atomic_write import whole_file
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.datasets import SyntheticFaces
 
-STRANGERS = 2_000_000  # first number of people that neither training nor the protocol reaches
+FIRST_UNSEEN = 2_000_000  # first synthetic person in neither training nor protocol
 
 
-def photograph(folder: Path) -> dict[str, Path]:
+def draw_photos(folder: Path) -> dict[str, Path]:
     """Draw two photos of one person and one of another, as PNG files."""
-    faces = SyntheticFaces(identities=2, images=2, first=STRANGERS)
+    faces = SyntheticFaces(identities=2, images=2, first=FIRST_UNSEEN)
     folder.mkdir(parents=True, exist_ok=True)
     photos = {}
     for name, row in (("anna-1", 0), ("anna-2", 1), ("berta", 2)):
@@ -37,8 +37,8 @@ def main(overrides: list[str]) -> None:
     if code:
         raise SystemExit(code)
     if not (run / "bundle").is_dir():
-        return  # Hydra was only asked to show something
-    photos = photograph(run / "photos")
+        return  # Hydra only printed something, as --help does
+    photos = draw_photos(run / "photos")
     console = Console(soft_wrap=True, highlight=False)
     for title, other in (("A genuine pair", "anna-2"), ("An impostor", "berta")):
         arguments = ["verify", str(photos["anna-1"]), str(photos[other]), "--model", str(run), "--far", "1e-2"]

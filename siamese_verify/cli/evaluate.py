@@ -31,7 +31,7 @@ from siamese_verify.evaluation import (
 )
 from siamese_verify.faces import ranges_of
 from siamese_verify.models import PRETRAINED, load_model, ships_thresholds, store_thresholds
-from siamese_verify.protocols import HeldOutShare, Protocol, read_past_run, refuse_leak
+from siamese_verify.protocols import HeldOutShare, Protocol, read_training_run, refuse_leak
 from siamese_verify.structures import Photos
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     published = read_published(cfg.published) if cfg.published else []
     model = load_model(cfg.model, cfg.device)
     protocol, leak = protocol_for(cfg)
-    cropper = FaceCropper(model.encoder.input_spec, cfg.cache)
+    cropper = FaceCropper(model.encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
     name = Path(str(cfg.model)).name
     result = measure(
         name,
@@ -75,13 +75,13 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     if leak:
         print(f"This result says nothing about strangers: {leak}.")
     if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
-        if not protocol.people_known:
+        if not protocol.identities_known:
             print("Its thresholds are not kept for verify: that takes pairs of which it is known who is on the photos.")
             return result.report.eer
         measurement = {
-            **result.report.to_keep(),
+            **result.report.to_metadata(),
             "score_calibration": calibrate(
-                result.embeddings, protocol.photos.identities, protocol.name, intervals=cfg.resamples > 0
+                result.embeddings, result.compared.photos.identities, protocol.name, intervals=cfg.resamples > 0
             ).to_dict(),
             "measured_on": protocol.name,
             "quality": ranges_of(cropper.qualities),
@@ -97,7 +97,7 @@ def protocol_for(cfg: DictConfig) -> tuple[Protocol, str]:
     Raises:
         InputError: see `refuse_leak`; people held out by a run that is not there.
     """
-    run = read_past_run(cfg.model)
+    run = read_training_run(cfg.model)
     chosen: Protocol | HeldOutShare | None = instantiate(cfg.protocol) if cfg.get("protocol") else None
     if run is None:
         chosen = chosen or instantiate(cfg.usual)

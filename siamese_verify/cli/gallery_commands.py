@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 ENROLLED = ("name", "person", "added", "templates", "warnings", "reason", "detail")  # of JSON
 FOUND, NOBODY, NO_DECISION = 0, 1, 3
 STATUS = (
-    "Exit status: 0 somebody who is enrolled, 1 nobody, 2 wrong usage, 3 no decision (inconclusive, no face, several, "
-    "unreadable file), 70 a fault of this program's, 74 the answer cannot be written."
+    "Exit status: 0 an enrolled person, 1 nobody, 2 user error, 3 no decision (inconclusive, no face, multiple faces, "
+    "unreadable file), 70 a bug, 74 output that cannot be written."
 )
 
 
 def enroll_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options of `enroll`."""
-    parser.description = "Keep templates of a person's face, encrypted; the photos are not kept unless you ask for it."
-    parser.add_argument("name", help="of the person; somebody who is enrolled already gets more templates")
+    """Add the options of `enroll`."""
+    parser.description = "Store encrypted templates of a person's face; photos are not stored unless you ask for it."
+    parser.add_argument("name", help="of the person; an enrolled person gets more templates")
     parser.add_argument("photo", nargs="+", help="photos of this person, one face on each")
     _add_place(parser)
     add_model_options(parser)
-    parser.add_argument("--force", action="store_true", help="take faces of too low a quality, too")
-    parser.add_argument("--keep-photos", action="store_true", help="keep the aligned faces, encrypted likewise")
+    parser.add_argument("--force", action="store_true", help="accept faces of too low a quality")
+    parser.add_argument("--keep-photos", action="store_true", help="store the aligned faces as well, encrypted")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def enroll(options: argparse.Namespace) -> int:
-    """Enrol a person."""
+    """Enroll a person."""
     from siamese_verify.gallery import person_name
     from siamese_verify.verification import NoDecision
 
@@ -59,8 +59,8 @@ def enroll(options: argparse.Namespace) -> int:
 
 
 def identify_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options of `identify`."""
-    parser.description = "Say who is on a photo, if it is anybody who is enrolled."
+    """Add the options of `identify`."""
+    parser.description = "Find the enrolled person that a photo shows, if any."
     parser.epilog = STATUS
     parser.add_argument("photo", help="a photo with one face; - reads it from standard input")
     _add_place(parser)
@@ -69,12 +69,12 @@ def identify_arguments(parser: argparse.ArgumentParser) -> None:
     limit.add_argument(
         "--far",
         type=float,
-        help="share of the searches with a stranger's photo that may name somebody (1e-3, else what was measured well)",
+        help="share of the searches for people who are not enrolled that may name somebody (1e-3, else 1e-2)",
     )
     limit.add_argument("--threshold", type=float, help="accept at this score and above instead, in [-1, 1]")
     parser.add_argument("--top", type=int, default=5, help="people to show (%(default)s)")
-    parser.add_argument("--scores", action="store_true", help="show names and scores of those most alike, found or not")
-    parser.add_argument("--decide", action="store_true", help="say somebody or nobody where it would be inconclusive")
+    parser.add_argument("--scores", action="store_true", help="show the nearest people with their scores, found or not")
+    parser.add_argument("--decide", action="store_true", help="decide where the result would be inconclusive")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -84,7 +84,7 @@ def identify(options: argparse.Namespace) -> int:
     from siamese_verify.verification import NoDecision
 
     if options.top < 1:
-        raise InputError(f"--top {options.top} shows nobody: give 1 or more.")
+        raise InputError(f"--top {options.top} must be 1 or more.")
     try:
         with _opened(options, create=False) as gallery:
             result = gallery.identify(
@@ -104,35 +104,39 @@ def identify(options: argparse.Namespace) -> int:
         for candidate in result.candidates:
             print(printable(f"  {candidate.score:6.3f}  {candidate.name}"))
         if result.far is not None and result.searched:
-            doubt = ", which was not measured well enough" if result.insufficient else ""
-            print(f"At most {100 * result.far:g} % of the searches with a stranger's photo name somebody{doubt}.")
+            doubt = ", which the measured impostors do not show" if result.insufficient else ""
+            print(
+                f"At most {100 * result.far:g} % of the searches for people who are not enrolled name somebody{doubt}."
+            )
         _warn(result.warnings)
     return NO_DECISION if result.found is None else FOUND if result.found else NOBODY
 
 
 def people_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options of `people`."""
-    parser.description = "List who is enrolled, or what happened; make a key."
+    """Add the options of `people`."""
+    parser.description = "List the people or the log of a gallery; create a key."
     _add_place(parser)
     parser.add_argument("--log", action="store_true", help="show who was enrolled, matched and forgotten, and when")
-    parser.add_argument("--check", action="store_true", help="read everything and look for damage")
+    parser.add_argument("--check", action="store_true", help="verify the whole file")
     parser.add_argument(
-        "--new-key", metavar="FILE", help="make a key, once, in a file that nobody else can read; never overwrites one"
+        "--new-key",
+        metavar="FILE",
+        help="create a key file that only you can read; never overwrites one",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def people(options: argparse.Namespace) -> int:
-    """List people or the log, or make a key."""
+    """List people or the log, or create a key."""
     from siamese_verify.gallery import Gallery, find_key, new_key
-    from siamese_verify.gallery.enrolled_people import counted
+    from siamese_verify.gallery.identification import count_of
 
     if options.new_key is not None:
         path = Path(options.new_key).expanduser()
         new_key(path)
         print(
-            f"The key lies in {path}: keep a copy of it elsewhere, as nothing opens a gallery without its key.\n"
-            f"Name it with --key {path}, or once and for all: export SIAMESE_VERIFY_KEY_FILE={path.absolute()}"
+            f"The key is in {path}: keep a copy elsewhere, as nothing opens a gallery without its key.\n"
+            f"Give it by --key {path}, or for all commands: export SIAMESE_VERIFY_KEY_FILE={path.absolute()}"
         )
         return 0
     with Gallery.open(_place(options), key=find_key(options.key)) as gallery:
@@ -151,14 +155,14 @@ def people(options: argparse.Namespace) -> int:
         print(json.dumps([person._asdict() for person in found]))
     else:
         for person in found:
-            print(f"{printable(person.name)}  ({counted(person.templates, 'template')}, since {person.enrolled})")
-        print(f"{counted(len(found), 'person')} enrolled{', no damage found' if options.check else ''}.")
+            print(f"{printable(person.name)}  ({count_of(person.templates, 'template')}, since {person.enrolled})")
+        print(f"{count_of(len(found), 'person')} enrolled{', no damage found' if options.check else ''}.")
     return 0
 
 
 def forget_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options of `forget`."""
-    parser.description = "Remove a person and all that is kept of this face, for good."
+    """Add the options of `forget`."""
+    parser.description = "Remove a person and everything stored of this face, for good."
     parser.add_argument("name", help="as `siamese-verify people` shows it")
     _add_place(parser)
 
@@ -166,12 +170,12 @@ def forget_arguments(parser: argparse.ArgumentParser) -> None:
 def forget(options: argparse.Namespace) -> int:
     """Forget a person."""
     from siamese_verify.gallery import Gallery, find_key, person_name
-    from siamese_verify.gallery.enrolled_people import counted
+    from siamese_verify.gallery.identification import count_of
 
     name = person_name(options.name)
     with Gallery.open(_place(options), key=find_key(options.key)) as gallery:
         removed = gallery.forget(name)
-    print(f"{printable(name)} is forgotten: {counted(removed, 'template')} removed.")
+    print(f"{printable(name)} is forgotten: {count_of(removed, 'template')} removed.")
     return 0
 
 
@@ -195,9 +199,9 @@ def _place(options: argparse.Namespace) -> Path:
 def _opened(options: argparse.Namespace, create: bool) -> Gallery:
     from siamese_verify.gallery import Gallery, find_key
 
-    key, place = find_key(options.key), _place(options)  # what is wrong is said before a model is loaded
+    key, place = find_key(options.key), _place(options)  # before a model is loaded
     if not create and not place.exists():
-        raise InputError(f"There is no gallery {place}: enrol somebody first.")
+        raise InputError(f"There is no gallery {place}: enroll a person first.")
     return Gallery.open(place, load_verifier(options), key=key, create=create)
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from siamese_verify import __version__
-from siamese_verify.atomic_write import FULL
+from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.errors import printable
 
@@ -53,8 +53,8 @@ COMMANDS = {
     ),
     "compare": Command(
         "compare evaluations side by side",
-        "siamese_verify.cli.compare:compare",
-        "siamese_verify.cli.compare:compare_arguments",
+        "siamese_verify.cli.compare:run",
+        "siamese_verify.cli.compare:add_arguments",
     ),
     "verify": Command(
         "decide whether two photos show the same person",
@@ -98,15 +98,15 @@ COMMANDS = {
     ),
     "serve": Command(
         "serve the HTTP API and the web page",
-        "siamese_verify.cli.serve:serve",
-        "siamese_verify.cli.serve:serve_arguments",
+        "siamese_verify.cli.serve:run",
+        "siamese_verify.cli.serve:add_arguments",
     ),
 }
 
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_OUTPUT = 74  # EX_IOERR
 EXIT_PIPE = 141  # 128 + SIGPIPE, as shells report it
-UNWRITABLE = (*FULL, errno.EIO)
+UNWRITABLE = (*DISK_FULL, errno.EIO)
 
 
 class Parser(argparse.ArgumentParser):

@@ -27,6 +27,7 @@ from siamese_verify.evaluation import (
     DamagedRates,
     PublishedCurve,
     VerificationReport,
+    add_failures,
     all_pairs_intervals,
     all_pairs_report,
     check_calibration,
@@ -37,8 +38,9 @@ from siamese_verify.evaluation import (
 )
 from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces import crop_face
+from siamese_verify.faces.alignment import spec_for
 from siamese_verify.models import FaceModel
-from siamese_verify.protocols import Protocol, sampled_pairs
+from siamese_verify.protocols import Protocol, keep_photos, sampled_pairs
 from siamese_verify.tables import csv_cell
 from siamese_verify.verification import embed_photos, score_pairs
 
@@ -50,16 +52,18 @@ class Result:
     Attributes:
         name: of the encoder, for tables.
         report: its metrics.
-        protocol: the pairs.
-        embeddings: (N,D) of the protocol's photos.
-        scores: (M,) of its listed pairs, None where all pairs were compared.
-        cropper: after use, with its account of photos without a face.
+        protocol: the pairs that were to be compared.
+        compared: those that could be compared: of photos without a failure to acquire.
+        embeddings: (N,D) of the photos compared.
+        scores: (M,) of the listed pairs compared, None where all pairs were.
+        cropper: after use, with its list of failures to acquire.
         model: what is known about the encoder, with the threshold that was chosen elsewhere; None for a baseline.
     """
 
     name: str
     report: VerificationReport
     protocol: Protocol
+    compared: Protocol
     embeddings: np.ndarray
     scores: np.ndarray | None
     cropper: FaceCropper
@@ -76,6 +80,8 @@ class Result:
             "AUC": round(report.auc, 4),
             "TAR@FAR=1%": {"rate": tar.tar, "insufficient": tar.insufficient},
         }
+        if report.acquisition:
+            row["FTA"] = {"rate": report.acquisition.failure_rate}
         if report.identification:
             row["rank-1"] = {"rate": report.identification.cmc[1]}
         if report.kfold:
@@ -109,8 +115,9 @@ def measure(
         targets: further false accept rates, beside those down to one in a million for all pairs, in a thousand for
             listed ones.
     """
-    embeddings = embed_photos(encoder.eval(), protocol.photos, cropper)
-    people, pairs = np.asarray(protocol.photos.identities), protocol.pairs
+    embeddings, rows = embed_photos(encoder.eval(), protocol.photos, cropper)
+    compared = keep_photos(protocol, rows)
+    people, pairs = np.asarray(compared.photos.identities), compared.pairs
     targets = sorted({*targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
     threshold = model.metadata.eer_threshold if model and (pairs is None or pairs.folds is None) else None
     scores = None
@@ -122,7 +129,7 @@ def measure(
             report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
     else:
         scores = score_pairs(embeddings, pairs.left, pairs.right)
-        wanted = resamples > 0 and protocol.people_known
+        wanted = resamples > 0 and protocol.identities_known
         known = np.stack([people[pairs.left], people[pairs.right]], axis=1) if wanted else None
         report = verification_report(scores, pairs.same, pairs.folds, known, threshold, targets)
         if pairs.groups is not None:
@@ -130,13 +137,17 @@ def measure(
                 scores, pairs.same, pairs.groups, report.threshold, known, resamples=max(resamples, 1)
             )
             report = replace(report, groups=tuple(groups))
-    if protocol.people_known and np.unique(people, return_counts=True)[1].max() > 1:
+    if protocol.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
     if model and model.metadata.score_calibration:
         report = replace(
             report, calibration=check_calibration(model.metadata.score_calibration.calibration, report.curve)
         )
-    return Result(name, report, protocol, embeddings, scores, cropper, model)
+    if spec_for(protocol.photos, cropper.spec).crop.needs_face:
+        photos = len(protocol.photos)
+        failures = add_failures(report, photos, photos - len(rows), *protocol.count_pairs())
+        report = replace(report, acquisition=failures)
+    return Result(name, report, protocol, compared, embeddings, scores, cropper, model)
 
 
 def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pairs: int, seed: int = 0) -> Result:
@@ -149,16 +160,16 @@ def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pair
         pairs: how many, half of them genuine; fewer if there are not so many.
         seed: of the choice of pairs, and of the noise in low light.
     """
-    listed = sampled_pairs(result.protocol, pairs, seed)
+    listed = sampled_pairs(result.compared, pairs, seed)
     photos, places = np.unique(listed.left, return_inverse=True)
     rows: list[DamagedRates] = []
     for kind, corruption in CORRUPTIONS.items():
         for severity in corruption.severities:
             text = describe_corruption(kind, severity)
-            damaged = embed_photos(
+            damaged, _ = embed_photos(
                 encoder,
-                result.protocol.photos,
-                FaceCropper(encoder.input_spec, cache),
+                result.compared.photos,
+                FaceCropper(encoder.input_spec, cache, on_multiple_faces=result.cropper.on_multiple_faces),
                 photos.tolist(),
                 partial(corrupt, kind=kind, severity=severity, seed=seed),
                 text,
@@ -174,9 +185,9 @@ def category_of(result: Result) -> str | None:
     if not model or not isinstance(photos, LFWPhotos):
         return None
     data = model.metadata.training.get("data")
-    strangers = data != "lfw" or not has_training_people(photos)
+    disjoint = data != "lfw" or not has_training_people(photos)
     detector = result.cropper.spec.crop.kind == "box"
-    return lfw_category(data, model.metadata.training.get("pretrained"), detector=detector, strangers=strangers)
+    return lfw_category(data, model.metadata.training.get("pretrained"), detector=detector, disjoint=disjoint)
 
 
 def check_claim(result: Result, claim: str | None) -> None:
@@ -200,17 +211,16 @@ def save_results(
     published: Sequence[PublishedCurve] = (),
 ) -> Path:
     """Write the report of a result, beside the figures of others; returns the path of its page."""
-    protocol, spec, model = result.protocol, result.cropper.spec, result.model
+    protocol, spec, model = result.compared, result.cropper.spec, result.model
 
     def pictures(pair: int) -> tuple[Image.Image, Image.Image]:
-        left, right = (protocol.photos[row] for row in protocol.photos_of(pair))
-        return (left, right) if spec.crop.kind == "box" else (crop_face(left, spec), crop_face(right, spec))
+        left, right = (protocol.photos[row] for row in protocol.rows(pair))
+        return (left, right) if spec.crop.needs_face else (crop_face(left, spec), crop_face(right, spec))
 
     chosen_elsewhere = result.report.at_threshold is not None
     details = {
         "protocol": protocol.name,
-        "photos": len(protocol.photos),
-        "photos without a face, their central square used": len(result.cropper.faceless),
+        "photos": len(result.protocol.photos),
         "threshold chosen on": model.metadata.measured_on if model and chosen_elsewhere else "these pairs",
         "data (SHA-256 of the crops)": result.cropper.digest,
         PAIRS_DIGEST: protocol.digest(),
@@ -234,19 +244,19 @@ def save_results(
 
 def save_scores(folder: Path, result: Result) -> None:
     """Write `scores.csv`, one line for each listed pair: what `compare` and any other tool can go on from."""
-    pairs, names = result.protocol.pairs, result.protocol.photos.names
+    pairs, names = result.compared.pairs, result.compared.photos.names
     if pairs is None or result.scores is None:
         return
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    people = result.protocol.photos.identities
+    people = result.compared.photos.identities
     columns: dict[str, Any] = {
         "a": [csv_cell(names[row]) for row in pairs.left],
         "b": [csv_cell(names[row]) for row in pairs.right],
         "score": [f"{score:.9g}" for score in result.scores],
         "same": pairs.same.astype(int),
     }
-    if result.protocol.people_known:
+    if result.protocol.identities_known:
         columns["identity_a"] = [csv_cell(str(people[row])) for row in pairs.left]
         columns["identity_b"] = [csv_cell(str(people[row])) for row in pairs.right]
     if pairs.folds is not None:
@@ -274,6 +284,9 @@ def print_results(results: Sequence[Result], folder: Path) -> None:
     if any(row["TAR@FAR=1%"]["insufficient"] for row in rows):
         console.print("* Fewer than ten impostors decide it: a rough guess.")
     for result in results:
+        failed = result.report.acquisition
+        if failed and failed.failures:
+            console.print(printable(f"{result.name}: {failed.sentence}"), soft_wrap=True, markup=False)
         if result.report.hint:
             console.print(printable(f"{result.name}: {result.report.hint}"), soft_wrap=True, markup=False)
     console.print(f"Report: {printable(folder / 'report' / 'report.html')}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""`siamese-verify prepare`: get a data set, check it, align it."""
+"""`siamese-verify prepare`: download, check and align a data set."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.run_metadata import versions
 from siamese_verify.datasets import IMAGE_FOLDERS, Preparation, fetch_lfw, unpack_once
 from siamese_verify.errors import InputError, printable
-from siamese_verify.faces import Alignment
-from siamese_verify.preparation import prepare_faces
+from siamese_verify.preparation import Alignment, prepare_faces
 from siamese_verify.preparation.prepare_faces import OUTCOMES
 from siamese_verify.structures import InputSpec, Photos
 
 
 def prepare(cfg: DictConfig) -> Preparation:
-    """Leave the aligned faces of a data set in a folder."""
+    """Write the aligned faces of a data set to a folder."""
     check_values(cfg)
     if cfg.data.get("root"):
-        get(cfg, Path(str(cfg.data.root)) if "://" not in str(cfg.data.root) else None)
+        unpack_or_download(cfg, Path(str(cfg.data.root)) if "://" not in str(cfg.data.root) else None)
     spec: InputSpec = instantiate(cfg.align)
     photos: Photos = instantiate(cfg.data.source if "source" in cfg.data else cfg.data.photos)
     people = len(set(photos.identities.tolist()))
@@ -32,7 +31,7 @@ def prepare(cfg: DictConfig) -> Preparation:
         photos,
         cfg.data.name,
         Path(cfg.output),
-        Alignment(spec, cfg.choice, cfg.quality),
+        Alignment(spec, cfg.on_multiple_faces, cfg.quality),
         versions(),
         cfg.drop,
         cfg.processes,
@@ -41,22 +40,24 @@ def prepare(cfg: DictConfig) -> Preparation:
     return found
 
 
-def get(cfg: DictConfig, root: Path | None) -> None:
-    """Unpack the user's archive, or download LFW, where the data set is not there yet."""
+def unpack_or_download(cfg: DictConfig, root: Path | None) -> None:
+    """Unpack the archive given, or download LFW, if the data set is missing."""
     if cfg.archive:
         if root is None:
             raise InputError(f"An archive is unpacked on this machine, not into {cfg.data.root}: set data.root.")
         count = unpack_once(Path(cfg.archive), root)
         print(
-            printable(f"{cfg.archive} is there already." if count is None else f"{count:,} files unpacked into {root}.")
+            printable(
+                f"{cfg.archive} is unpacked already." if count is None else f"{count:,} files unpacked into {root}."
+            )
         )
     elif cfg.data.name == "lfw" and root and not any((root / name).is_dir() for name in IMAGE_FOLDERS):
         for missing in fetch_lfw(root):
-            print(f"{missing} could not be had: without it View 1's people are not known; put it into {root} by hand.")
+            print(f"{missing} could not be downloaded: put it into {root}, else the people of View 1 are unknown.")
 
 
 def print_outcomes(found: Preparation, output: Path) -> None:
-    """Print what became of the photos, and where to look."""
+    """Print the outcomes of the photos and where the output is."""
     console = Console()
     console.print(printable(f"{found.source}, aligned as {found.alignment}:"), highlight=False, markup=False)
     table = Table()
@@ -72,7 +73,9 @@ def print_outcomes(found: Preparation, output: Path) -> None:
     if len(found.dropped) > 10:
         console.print(f"... and {len(found.dropped) - 10:,} identities more.", highlight=False)
     console.print(f"Faces and index: {output}", soft_wrap=True, markup=False)
-    console.print(f"To look at: {output / 'sheets'}; left out: {output / 'left_out.csv'}", soft_wrap=True, markup=False)
+    console.print(
+        f"Contact sheets: {output / 'sheets'}; left out: {output / 'left_out.csv'}", soft_wrap=True, markup=False
+    )
     console.print(f"To train on: siamese-verify train data=prepared data.root={output}", soft_wrap=True, markup=False)
 
 

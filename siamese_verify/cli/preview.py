@@ -1,4 +1,4 @@
-"""`siamese-verify preview`: the batches that training will see, as a picture."""
+"""`siamese-verify preview`: contact sheets of the batches that training will see."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = 20  # pairs or triplets of a batch
 
 
 def preview(cfg: DictConfig) -> list[Path]:
-    """Draw the first batches of an epoch, augmented as training has them: a picture each."""
+    """Draw the first augmented batches of an epoch, one picture each; return their paths."""
     check_values(cfg)
     spec = instantiate(cfg.encoder).input_spec
     protocol = instantiate(cfg.protocol)
@@ -43,14 +43,14 @@ def preview(cfg: DictConfig) -> list[Path]:
 
 
 def name_of(data: FaceDataModule, label: int) -> str:
-    """Who a training label is."""
+    """Name of the identity of a training label."""
     if data.instances:
         return f"image {label}"
     return identity_name(data.photos, int(data.people[label]))
 
 
 def rows_of(batch: FaceBatch, names: Sequence[str]) -> Iterator[Sequence[Cell]]:
-    """A batch as rows of pictures: a pair or triplet in each, or the images of a person after another."""
+    """Rows of pictures: one pair or triplet each, or the images by identity."""
     images, tuples = [picture(image) for image in batch.images], batch.tuples
     if isinstance(tuples, Pairs):
         triples = zip(tuples.anchor.tolist(), tuples.other.tolist(), tuples.same.tolist(), strict=True)
@@ -71,15 +71,15 @@ def rows_of(batch: FaceBatch, names: Sequence[str]) -> Iterator[Sequence[Cell]]:
     else:
         order = np.argsort(batch.labels.numpy(), kind="stable")
         ends = np.flatnonzero(np.diff(batch.labels.numpy()[order])) + 1
-        several = [group for group in np.split(order, ends) if len(group) > 1]
+        groups = [group for group in np.split(order, ends) if len(group) > 1]
         single = [row for group in np.split(order, ends) if len(group) == 1 for row in group]
-        for group in several:
+        for group in groups:
             yield [Cell(images[row], names[row]) for row in group]
         yield from in_rows([Cell(images[row], names[row]) for row in single])
 
 
 def picture(image: Tensor) -> Image.Image:
-    """A (3,S,S) uint8 image to look at."""
+    """Image of a (3,S,S) uint8 tensor."""
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 

@@ -37,15 +37,15 @@ from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.verification import embed_faces
 
-DERIVED = ("identities", "dimensions")  # of a margin softmax, where they are null: the training set's, the encoder's
+DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
 
 
-class Parts(NamedTuple):
-    """What a configuration makes: everything that a training needs."""
+class TrainingParts(NamedTuple):
+    """The objects that a configuration describes."""
 
     data: FaceDataModule
     protocol: Protocol
-    leak: str  # what training and protocol share, in words; empty where nothing
+    leak: str  # people or photos in both training and protocol, in words; empty if none
     module: VerificationModule
     trainer: pl.Trainer
 
@@ -94,7 +94,7 @@ def check_loss(cfg: DictConfig) -> None:
     sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
     accepted = getattr(loss, "takes", None)
     if sampled and accepted is not None:
-        single_pairs = sampled is Pairs and getattr(loss, "needs_rivals", False)
+        single_pairs = sampled is Pairs and getattr(loss, "needs_negatives", False)
         if sampled not in accepted or single_pairs:
             raise InputError(f"{loss.__name__} cannot use the tuples of {sampler.__name__}: set sampler=identity.")
     if all(name not in cfg.loss or cfg.loss[name] is not None for name in DERIVED):
@@ -103,7 +103,7 @@ def check_loss(cfg: DictConfig) -> None:
         refuse_miner(loss, instantiate(cfg.miner))
 
 
-def compose(cfg: DictConfig) -> Parts:
+def compose(cfg: DictConfig) -> TrainingParts:
     """Instantiate everything that a configuration names."""
     set_threads(cfg.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
@@ -122,7 +122,7 @@ def compose(cfg: DictConfig) -> Parts:
     module = compose_module(cfg, encoder, len(data.people))
     trainer = compose_trainer(cfg)
     data.setup()
-    return Parts(data, protocol, leak, module, trainer)
+    return TrainingParts(data, protocol, leak, module, trainer)
 
 
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
@@ -162,7 +162,7 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
     return trainer
 
 
-def run_metadata(parts: Parts, cfg: DictConfig) -> dict[str, Any]:
+def run_metadata(parts: TrainingParts, cfg: DictConfig) -> dict[str, Any]:
     """What a run records of itself in run.json: versions, hash of the data, held-out people, configuration."""
     return {
         "versions": versions(),
@@ -173,7 +173,7 @@ def run_metadata(parts: Parts, cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def fit(parts: Parts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> None:
+def fit(parts: TrainingParts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> None:
     """Train; the first process records the run once training starts."""
     data, trainer = parts.data, parts.trainer
 
@@ -184,10 +184,12 @@ def fit(parts: Parts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> Non
     if trainer.is_global_zero:
         trainer.callbacks.append(LambdaCallback(on_train_start=record_run))  # type: ignore[attr-defined]
         data.cropper.save_account(folder)
-        if data.cropper.damaged:
-            print(f"{len(data.cropper.damaged)} damaged photos were left out: {folder / 'skipped.csv'} lists them.")
+        if left_out := len(data.cropper.damaged) + len(data.cropper.failures):
+            told = f"{len(data.cropper.damaged)} damaged, {len(data.cropper.failures)} without a face"
+            print(f"{left_out} photos were left out ({told}): {folder / 'skipped.csv'} lists them.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
+        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
 
 
@@ -216,7 +218,7 @@ def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceM
     return replace(model, metadata=measured)
 
 
-def report(model: FaceModel, parts: Parts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> float:
+def report(model: FaceModel, parts: TrainingParts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> float:
     """Evaluate the model and the raw pixels on the protocol; save, publish and print the results; return the EER."""
     spec, protocol = model.encoder.input_spec, parts.protocol
     result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from siamese_verify.atomic_write import FULL
+from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.errors import InputError, printable
 
 P = ParamSpec("P")
@@ -63,7 +63,7 @@ def user_message(error: Exception, arguments: tuple[object, ...]) -> str | None:
             package = cause.name.partition(".")[0].replace("_", "-")
             return f"The configuration asks for {package}, which is not installed: pip install {package}."
         if isinstance(cause, OSError) and library_of(cause) not in CONFIGURED_LIBRARIES and cause.filename:
-            way_out = "make room there" if cause.errno in FULL else "check that it exists and may be used"
+            way_out = "make room there" if cause.errno in DISK_FULL else "check that it exists and may be used"
             return f"{cause.filename} cannot be read or written ({cause.strerror}): {way_out}, or name another path."
     if library_of(error) not in CONFIGURED_LIBRARIES:
         return None

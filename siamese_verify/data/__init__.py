@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
+from siamese_verify.data.augmentation import EachImage, FaceAugmentation
+from siamese_verify.data.corruption import CORRUPTIONS, corrupt, describe_corruption
+from siamese_verify.data.face_crops import FaceCropper
+from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory, FacesOnDisk
+from siamese_verify.data.identity_split import split_by_identity
+
 if TYPE_CHECKING:
-    from siamese_verify.data.augmentation import EachImage, FaceAugmentation
-    from siamese_verify.data.corruption import CORRUPTIONS, corrupt, describe_corruption
-    from siamese_verify.data.datamodule import FaceDataModule, FaceDataset, split_by_identity
-    from siamese_verify.data.face_crops import FaceCropper
-    from siamese_verify.data.face_dataset import FacesInMemory, FacesOnDisk
+    from siamese_verify.data.datamodule import FaceDataModule
 
 __all__ = [
     "CORRUPTIONS",
@@ -26,32 +27,11 @@ __all__ = [
     "split_by_identity",
 ]
 
-_MODULES = {
-    "augmentation": (
-        "EachImage",
-        "FaceAugmentation",
-    ),
-    "corruption": (
-        "CORRUPTIONS",
-        "corrupt",
-        "describe_corruption",
-    ),
-    "datamodule": (
-        "FaceDataModule",
-        "FaceDataset",
-        "split_by_identity",
-    ),
-    "face_crops": ("FaceCropper",),
-    "face_dataset": (
-        "FacesInMemory",
-        "FacesOnDisk",
-    ),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
 
 def __getattr__(name: str) -> Any:
-    """Import the module of a name when it is first used."""
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    """Import the data module when it is first used: only training needs Lightning."""
+    if name == "FaceDataModule":
+        from siamese_verify.data.datamodule import FaceDataModule
+
+        return FaceDataModule
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

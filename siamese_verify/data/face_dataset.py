@@ -1,25 +1,69 @@
-"""Faces by their rows: held in memory, or read when they are asked for."""
+"""A data set of faces that gives whole batches, from faces in memory or on disk."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import crop_face
-from siamese_verify.structures import InputSpec, Photos
+from siamese_verify.samplers import TupleBatch
+from siamese_verify.structures import FaceBatch, InputSpec, Photos
 
 log = logging.getLogger(__name__)
 
 Rows = Sequence[int] | slice
 
 
+class FaceDataset(Dataset[FaceBatch]):
+    """Faces with labels; an item is a whole batch, as a batch sampler composes it.
+
+    Args:
+        faces: N faces, by rows.
+        labels: (N,) integers.
+        transform: random augmentation of (n,3,S,S) uint8 images.
+        views: of each image in a batch, one block of the batch after the other.
+        instances: label an image by its row, so that only its own views are positives.
+        seed: of the augmentation, which depends on it and on the rows of the batch alone.
+    """
+
+    def __init__(
+        self,
+        faces: FacesInMemory | FacesOnDisk,
+        labels: Tensor,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        views: int = 1,
+        instances: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.faces, self.labels, self.transform = faces, labels, transform
+        self.views, self.instances, self.seed = views, instances, seed
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, batch: Sequence[int] | TupleBatch) -> FaceBatch:
+        rows, tuples = (batch.rows, batch.tuples) if isinstance(batch, TupleBatch) else (batch, None)
+        if tuples is not None and self.views > 1:
+            raise InputError(f"{self.views} views go with batches of images: set sampler=identity or images.")
+        images = self.faces[rows]
+        labels = torch.as_tensor(rows) if self.instances else self.labels[rows].long()
+        if self.views > 1:
+            images, labels = images.repeat(self.views, 1, 1, 1), labels.repeat(self.views)
+        if self.transform is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(hash((self.seed, *map(int, rows))) % 2**63)
+                images = self.transform(images)
+        return FaceBatch(images, labels, tuples)
+
+
 class FacesInMemory:
-    """Crops that were cut before.
+    """Face crops in memory.
 
     Args:
         images: (N,3,S,S) uint8.
@@ -37,20 +81,20 @@ class FacesInMemory:
 
 
 class FacesOnDisk:
-    """Faces that need no detector, decoded when they are asked for.
+    """Faces that need no detector, decoded at each access.
 
-    A damaged photo is replaced by the next one of the same person, in the order of the rows, and is told of once.
+    A damaged photo is replaced by the next one of the same identity, with one warning.
 
     Args:
-        photos: where from.
-        rows: (N,) which of them.
-        spec: how they are cut and scaled: a crop without a detector.
+        photos: where the faces come from.
+        rows: (N,) rows of `photos`.
+        spec: how they are cropped and scaled, without a detector.
         max_damaged: photos that each process may replace before it is an error.
     """
 
     def __init__(self, photos: Photos, rows: np.ndarray, spec: InputSpec, max_damaged: int = 0) -> None:
         self.photos, self.rows, self.spec, self.max_damaged = photos, rows, spec, max_damaged
-        self.damaged: dict[int, str] = {}
+        self.damaged: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,7 +103,7 @@ class FacesOnDisk:
         """(n,3,S,S) uint8.
 
         Raises:
-            InputError: more than `max_damaged` photos are damaged, or all of a person are.
+            InputError: more than `max_damaged` photos are damaged, or all of an identity are.
         """
         size = self.spec.size
         chosen = range(len(self))[rows] if isinstance(rows, slice) else rows
@@ -69,25 +113,23 @@ class FacesOnDisk:
         return torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
 
     def _read(self, row: int) -> np.ndarray:
-        place = row
-        while True:
+        for candidate in self._candidates(row):
             try:
-                return np.asarray(crop_face(self.photos[int(self.rows[place])], self.spec))
+                return np.asarray(crop_face(self.photos[int(self.rows[candidate])], self.spec))
             except InputError as error:
-                self._account(place, str(error))
-            place = self._next(place)
-            if place == row:
-                raise InputError(f"No photo of {self.photos.names[int(self.rows[row])]}'s identity can be read.")
+                self._count_damaged(candidate, str(error))
+        raise InputError(f"No photo of {self.photos.names[int(self.rows[row])]}'s identity can be read.")
 
-    def _account(self, place: int, reason: str) -> None:
-        if place in self.damaged:
+    def _candidates(self, row: int) -> Iterator[int]:
+        yield row
+        identities = self.photos.identities
+        own = np.flatnonzero(identities[self.rows] == identities[self.rows[row]])
+        yield from np.roll(own, -np.searchsorted(own, row))[1:].tolist()  # from the next one on
+
+    def _count_damaged(self, row: int, reason: str) -> None:
+        if row in self.damaged:
             return
-        self.damaged[place] = reason
+        self.damaged.add(row)
         if len(self.damaged) > self.max_damaged:
             raise InputError(f"More than {self.max_damaged} photos cannot be read (max_damaged), the last: {reason}")
         log.warning("%s Another photo of the same identity takes its place.", printable(reason))
-
-    def _next(self, place: int) -> int:
-        identities = self.photos.identities
-        own = np.flatnonzero(identities[self.rows] == identities[self.rows[place]])
-        return int(own[(np.searchsorted(own, place) + 1) % len(own)])

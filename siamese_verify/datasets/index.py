@@ -1,4 +1,4 @@
-"""Who is on which photo, for millions of them: columns in a file that is mapped into memory, not read."""
+"""Paths and identities of millions of photos as columns of an Arrow file that is mapped into memory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,8 @@ from siamese_verify.errors import InputError
 Strings: TypeAlias = "pa.Array | Sequence[str]"
 
 
-class Names(Sequence[str]):
-    """Strings of an Arrow column, made when they are asked for.
-
-    Args:
-        column: of strings, or of a dictionary of them.
-    """
+class StringColumn(Sequence[str]):
+    """Sequence of the strings in an Arrow column, or in a dictionary column, converted when asked for."""
 
     def __init__(self, column: pa.Array) -> None:
         self.column = column
@@ -49,23 +45,22 @@ class Names(Sequence[str]):
 
 
 class FaceIndex:
-    """Paths and identities of photos, those of an identity side by side.
+    """Paths and identities of N photos, grouped by identity.
 
     Args:
-        table: columns `path` (large_string, N) and `identity` (dictionary of int32 and large_string), ascending; also
+        table: columns `path` (large_string) and `identity` (dictionary of int32 and large_string, ascending); also
             `split` (such a dictionary) if the photos have one.
-        file: that it is mapped from, so that another process maps it too instead of being sent it; None if it lies in
-            memory.
+        file: that the table is mapped from, so that another process maps it too; None if it is in memory.
     """
 
     def __init__(self, table: pa.Table, file: Path | None = None) -> None:
         self.file = file
         self._table = table
-        self.names = Names(whole(table["path"]))
-        identity = whole(table["identity"])
+        self.names = StringColumn(_contiguous(table["path"]))
+        identity = _contiguous(table["identity"])
         self.identities: np.ndarray = identity.indices.to_numpy(zero_copy_only=True)  # (N,) int32
-        self.people = Names(identity.dictionary)
-        self.splits = Names(whole(table["split"])) if "split" in table.column_names else None
+        self.people = StringColumn(identity.dictionary)
+        self.splits = StringColumn(_contiguous(table["split"])) if "split" in table.column_names else None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,34 +69,29 @@ class FaceIndex:
         return (open_index, (self.file,)) if self.file else (FaceIndex, (self._table,))
 
 
-def whole(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece; without a copy if it is."""
+def _contiguous(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def make_index(
-    paths: pa.Array | Sequence[str],
-    identities: pa.Array | Sequence[str],
-    splits: pa.Array | Sequence[str] | None = None,
-) -> FaceIndex:
-    """Index photos by their identities, in the order of the identities' names; those of one stay in the order given.
+def make_index(paths: Strings, identities: Strings, splits: Strings | None = None) -> FaceIndex:
+    """Index photos, sorted by the names of their identities; photos of one identity keep their order.
 
     Args:
         paths: (N,) of the photos.
         identities: (N,) names.
-        splits: (N,) names, or null for no split; None = there are no splits.
+        splits: (N,) names, null for none.
 
     Raises:
         InputError: a name that is not Unicode.
     """
-    columns = {"path": strings(paths)}
+    columns = {"path": string_array(paths)}
     if splits is not None:
-        columns["split"] = strings(splits).fill_null("").dictionary_encode()
-    encoded = strings(identities).dictionary_encode()
+        columns["split"] = string_array(splits).fill_null("").dictionary_encode()
+    encoded = string_array(identities).dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
-    place = np.empty(len(order), dtype=np.int32)
-    place[order] = np.arange(len(order), dtype=np.int32)
-    codes = place[encoded.indices.to_numpy(zero_copy_only=False)]
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    codes = rank[encoded.indices.to_numpy(zero_copy_only=False)]
     if (np.diff(codes) < 0).any():
         rows = np.argsort(codes, kind="stable")
         codes, columns = codes[rows], {name: column.take(pa.array(rows)) for name, column in columns.items()}
@@ -109,8 +99,8 @@ def make_index(
     return FaceIndex(pa.table({**columns, "identity": identity}))
 
 
-def strings(values: Strings) -> pa.Array:
-    """An Arrow column of strings.
+def string_array(values: Strings) -> pa.Array:
+    """Arrow array of strings.
 
     Raises:
         InputError: one that is not Unicode, as the names of some old files are.
@@ -122,10 +112,10 @@ def strings(values: Strings) -> pa.Array:
 
 
 def save_index(index: FaceIndex, file: Path) -> FaceIndex:
-    """Write an index so that it can be mapped, and map it."""
+    """Write an index to a file, and map that."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as sink, ipc.new_file(sink, index._table.schema) as writer:
-        writer.write_table(index._table, max_chunksize=max(1, len(index)))  # one piece
+        writer.write_table(index._table, max_chunksize=max(1, len(index)))  # a single chunk
     return open_index(file)
 
 
@@ -133,7 +123,7 @@ def open_index(file: Path) -> FaceIndex:
     """Map an index that `save_index` wrote.
 
     Raises:
-        InputError: the file is none, or damaged.
+        InputError: the file is missing or damaged.
     """
     try:
         return FaceIndex(ipc.open_file(pa.memory_map(str(file))).read_all(), file)
@@ -141,16 +131,10 @@ def open_index(file: Path) -> FaceIndex:
         raise InputError(f"The index {file} is damaged ({error}): delete it, and it is made again.") from None
 
 
-def kept_file(cache: str | Path | None, source: Path, *details: object) -> Path | None:
-    """Where the index of a list is kept: another place as soon as the list is another.
-
-    Args:
-        cache: folder, or None to keep nothing.
-        source: the list.
-        details: of what is read of it.
-    """
+def index_path(cache: str | Path | None, source: Path, *details: object) -> Path | None:
+    """Path of the cached index of a list: another one whenever the list or `details` change; None without a cache."""
     if cache is None:
         return None
     state = source.stat()
-    told = repr((str(source.resolve()), state.st_size, state.st_mtime_ns, details, 2))  # 2: with splits
-    return Path(cache).expanduser() / "index" / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.arrow"
+    key = repr((str(source.resolve()), state.st_size, state.st_mtime_ns, details, 2))  # 2: version of the columns
+    return Path(cache).expanduser() / "index" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"

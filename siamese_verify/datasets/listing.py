@@ -1,4 +1,4 @@
-"""Identities to leave out of a data set, and why."""
+"""Photos and identities in a list: CSV, Parquet or lines of text; and lists of identities to leave out."""
 
 from __future__ import annotations
 
@@ -13,39 +13,43 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from siamese_verify.datasets.folder import IndexedPhotos
-from siamese_verify.datasets.index import FaceIndex, kept_file, make_index, open_index, save_index
+from siamese_verify.datasets.index import FaceIndex, index_path, make_index, open_index, save_index, string_array
 from siamese_verify.datasets.storage import Storage
 from siamese_verify.errors import InputError
 from siamese_verify.structures import Photos
 
 
-def identity_name(photos: Photos, code: int) -> str:
-    """Name of an identity; its number where it has none."""
+def identity_name(photos: Photos, identity: int) -> str:
+    """Name of an identity, or its number if the data set has no names."""
     people = getattr(photos, "people", None)
-    return str(people[code]) if people is not None else str(code)
+    return str(people[identity]) if people is not None else str(identity)
 
 
 def read_drop_list(path: str | Path, photos: Photos) -> dict[int, str]:
-    """Whom to leave out, by their numbers in `photos`, and why.
+    """Identities of `photos` to leave out, each with the reason.
+
+    Args:
+        path: of the list: a name or number in each line, the reason after a tab or comma.
+        photos: the data set.
 
     Raises:
-        InputError: no such file, not UTF-8, or nobody in it is in the data set.
+        InputError: no such file, not UTF-8, or none of its identities is in the data set.
     """
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            lines = [line.strip() for line in file]
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The drop list {path} cannot be read: {error}.") from None
     reasons = {}
-    for line in filter(None, lines):
+    for line in filter(None, map(str.strip, lines)):
         name, _, reason = line.partition("\t" if "\t" in line else ",")
         reasons[name.strip()] = reason.strip() or f"listed in {Path(path).name}"
-    codes = np.unique(photos.identities).tolist()
-    found = {code: reasons[name] for code in codes if (name := identity_name(photos, code)) in reasons}
+    identities = np.unique(photos.identities).tolist()
+    names = {identity: identity_name(photos, identity) for identity in identities}
+    found = {identity: reasons[name] for identity, name in names.items() if name in reasons}
     if not found:
         raise InputError(
             f"None of the {len(reasons):,} identities in {path} is in the data set, whose first is "
-            f"{identity_name(photos, codes[0])!r}: list names or numbers as they are there."
+            f"{names[identities[0]]!r}: list names or numbers as they are there."
         )
     return found
 
@@ -54,15 +58,15 @@ class ListedPhotos(IndexedPhotos):
     """Photos of a list.
 
     Args:
-        path: of the list, here or in object storage: `.parquet`; `.csv` with a header; any other is taken for lines of
-            `path label`, separated by the last blank or tab, or MXNet's `number label path`, separated by tabs.
+        path: of the list, here or in object storage: `.parquet`; `.csv` with a header; else lines of `path label`
+            separated by the last blank or tab, or MXNet's `number label path` separated by tabs.
         root: folder that the paths start from; by default the list's own.
         split: value of the column `split` of the photos to take; None takes all.
-        cache: folder to keep an index in that can be mapped, or None to read the list anew each time.
+        cache: folder for an index that the next run maps instead of reading the list; None reads it every time.
 
     Raises:
-        InputError: no such list, a column that is missing, a line that is none, an empty value, a path that comes twice
-            or leads out of the root, no photo in the split.
+        InputError: no such list, a missing column, an invalid line, an empty value, a path that comes twice or leads
+            out of the root, no photo in the split.
     """
 
     def __init__(
@@ -77,64 +81,58 @@ class ListedPhotos(IndexedPhotos):
         remote = "://" in place
         if not remote and not Path(place).is_file():
             raise InputError(f"There is no list {path}: give a CSV or Parquet file with the columns path and identity.")
-        kept = None if remote else kept_file(cache, Path(place), split)
-        if kept and kept.is_file():
-            index = open_index(kept)
+        cached = None if remote else index_path(cache, Path(place), split)
+        if cached and cached.is_file():
+            index = open_index(cached)
         else:
             index = read_list(place, split)
-            index = save_index(index, kept) if kept else index
+            index = save_index(index, cached) if cached else index
         self.list = place
         super().__init__(folder, index)
 
 
 def read_list(path: str, split: str | None = None) -> FaceIndex:
-    """Read a list of photos, see `ListedPhotos`.
+    """Read a list of photos.
 
     Raises:
-        InputError: see there.
+        InputError: see `ListedPhotos`.
     """
     folder, _, name = path.rpartition("/")
     kind = PurePosixPath(name).suffix.lower()
-    names = ["path", "identity", "split"]
     try:
-        content = Storage(folder or ".").read(name) if "://" in path else None
+        source = io.BytesIO(Storage(folder).read(name)) if "://" in path else path
         if kind == ".parquet":
-            source = pa.BufferReader(content) if content is not None else path
-            there = parquet.read_schema(source).names
-            table = parquet.read_table(source, columns=_present(path, there, split))
+            table = parquet.read_table(source, columns=_columns(path, parquet.read_schema(source).names, split))
         elif kind == ".csv":
-            strings = arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False
-            )
-            table = arrow_csv.read_csv(io.BytesIO(content) if content is not None else path, convert_options=strings)
-            table = table.select(_present(path, table.column_names, split))
+            text = dict.fromkeys(["path", "identity", "split"], pa.large_string())
+            options = arrow_csv.ConvertOptions(column_types=text, strings_can_be_null=False)
+            table = arrow_csv.read_csv(source, convert_options=options)
         else:
-            table = _read_lines(path, content if content is not None else Path(path).read_bytes())
-            _present(path, table.column_names, split)
+            table = _read_lines(path, source.getvalue() if isinstance(source, io.BytesIO) else Path(path).read_bytes())
     except InputError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"The list {path} cannot be read: {' '.join(str(error).split())}") from None
+    table = table.select(_columns(path, table.column_names, split))
     if split is not None:
-        table = table.filter(pc.equal(table["split"].cast(pa.large_string()), split))
+        table = table.filter(pc.equal(table["split"].cast(pa.large_string()), split)).drop_columns("split")
         if not len(table):
             raise InputError(f"The list {path} has no photo in the split {split!r}: look at its column split.")
-        table = table.drop_columns("split")
-    columns = {name: table[name].cast(pa.large_string()).combine_chunks() for name in table.column_names}
-    return make_index(*_checked(path, columns["path"], columns["identity"]), columns.get("split"))
+    columns = {name: string_array(table[name].combine_chunks()) for name in table.column_names}
+    _check_photos(path, columns["path"], columns["identity"])
+    return make_index(columns["path"], columns["identity"], columns.get("split"))
 
 
-def _present(path: str, there: Sequence[str], split: str | None) -> list[str]:
-    """The columns to read: of the splits too, if there are any."""
-    wanted = ["path", "identity"] + ["split"] * (split is not None or "split" in there)
-    missing = [name for name in wanted if name not in there]
+def _columns(path: str, present: Sequence[str], split: str | None) -> list[str]:
+    wanted = ["path", "identity"] + ["split"] * (split is not None or "split" in present)
+    missing = [name for name in wanted if name not in present]
     if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)} (its columns: {', '.join(there)}): name them so.")
+        raise InputError(f"{path} has no column {', '.join(missing)} (its columns: {', '.join(present)}): rename them.")
     return wanted
 
 
 def _read_lines(path: str, content: bytes) -> pa.Table:
-    paths, labels = [], []
+    rows = []
     for number, line in enumerate(content.decode("utf-8-sig").splitlines(), start=1):
         if not line.strip():
             continue
@@ -144,22 +142,20 @@ def _read_lines(path: str, content: bytes) -> pa.Table:
         elif len(fields) != 2:
             fields = line.strip().rsplit(None, 1)
         if len(fields) != 2:
-            raise InputError(f"Line {number} of {path} should be a path and a label, is {line.strip()[:80]!r}.")
-        paths.append(fields[0].strip())
-        labels.append(fields[1].strip())
-    return pa.table({"path": pa.array(paths, pa.large_string()), "identity": pa.array(labels, pa.large_string())})
+            raise InputError(f"Line {number} of {path} should be a path and a label, got {line.strip()[:80]!r}.")
+        rows.append((fields[0].strip(), fields[1].strip()))
+    paths, labels = zip(*rows, strict=True) if rows else ((), ())
+    return pa.table({"path": string_array(paths), "identity": string_array(labels)})
 
 
-def _checked(path: str, paths: pa.Array, identities: pa.Array) -> tuple[pa.Array, pa.Array]:
+def _check_photos(path: str, paths: pa.Array, identities: pa.Array) -> None:
     if not len(paths):
         raise InputError(f"The list {path} holds no photo.")
     for name, column in (("path", paths), ("identity", identities)):
-        empty = pc.equal(pc.fill_null(pc.utf8_trim_whitespace(column), ""), "")
-        if pc.any(empty).as_py():
-            row = pc.index(empty, True).as_py()
-            raise InputError(f"Photo {row + 1} in {path} has no {name}: fill it in, or take the line out.")
+        row = pc.index(pc.equal(pc.fill_null(pc.utf8_trim_whitespace(column), ""), ""), True).as_py()
+        if row >= 0:
+            raise InputError(f"Photo {row + 1} in {path} has no {name}: fill it in, or remove the line.")
     if pc.count_distinct(paths).as_py() != len(paths):
         counts = pc.value_counts(paths)
         twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
         raise InputError(f"The list {path} has the photo {twice} twice: a photo shows one identity.")
-    return paths, identities

@@ -11,15 +11,15 @@ from siamese_verify.errors import InputError
 
 
 class MNISTDigits:
-    """Digits by torchvision's loader.
+    """MNIST's digits, read by torchvision.
 
     Args:
         root: folder that holds or gets `MNIST/raw`.
-        train: the 60,000 training digits, else the 10,000 others.
-        download: get them if they are not there.
+        train: the 60,000 training digits, else the 10,000 test digits.
+        download: download them if they are missing.
 
     Raises:
-        InputError: they are not there and cannot be had, or are damaged.
+        InputError: they are missing and cannot be downloaded, or are damaged.
     """
 
     def __init__(self, root: str | Path, train: bool = True, download: bool = True) -> None:
@@ -29,9 +29,9 @@ class MNISTDigits:
             self.digits = MNIST(str(root), train=train, download=download)
         except (RuntimeError, OSError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raw = Path(root) / "MNIST" / "raw"
             raise InputError(
-                f"MNIST is not in {root} and cannot be downloaded ({reason}): put its four files into "
-                f"{Path(root) / 'MNIST' / 'raw'}."
+                f"MNIST is not in {root} and cannot be downloaded ({reason}): put its four files into {raw}."
             ) from None
         self.identities: np.ndarray = self.digits.targets.numpy().astype(np.int64)
         self.people = [str(digit) for digit in range(10)]

@@ -1,7 +1,7 @@
-"""Drawn faces of people who never were: data for the demo and the tests, with nothing to download.
+"""Synthetic faces: data for the demo and the tests, with nothing to download.
 
-A photo of a sculpted person adds what an identity is not: expression, pose, light, clutter, occlusion, blur and noise.
-All draws are seeded by person and photo, so a photo is the same whoever asks for it, and when.
+A photo of an identity has a random expression, pose, light, background, occlusion, blur and noise. All draws are seeded
+by identity and photo, so that a photo is the same in every process and order.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from siamese_verify.datasets.sculpture import CLOSE, OPEN, Array, Colour, Identity, identity_parameters, rgb
+from siamese_verify.datasets.synthetic_identity import CLOSE, OPEN, Array, Color, Identity, draw_identity, rgb
 from siamese_verify.errors import InputError
 
 
 def _outline(slices: Array, yaw: float) -> Array:
-    """(2n,3) the rim of a stack of ellipses seen at an angle: down its left side, then up its right."""
-    width, depth, centre, y = slices.T
+    """(2n,3) silhouette of a stack of n ellipses seen at an angle: down its left side, then up its right."""
+    width, depth, center, y = slices.T
     c, s = math.cos(yaw), math.sin(yaw)
     reach = np.hypot(width * c, depth * s) + 1e-9
     x, z = width**2 * c / reach, depth**2 * s / reach
-    left, right = np.stack([-x, y, centre - z], axis=-1), np.stack([x, y, centre + z], axis=-1)
+    left, right = np.stack([-x, y, center - z], axis=-1), np.stack([x, y, center + z], axis=-1)
     return np.concatenate([left, right[::-1]])
 
 
 def _backdrop(rng: np.random.Generator, side: int) -> Image.Image:
-    """A wall, a gradient or clutter: nothing about it tells who stands before it."""
+    """Random background: a wall, a gradient or clutter, independent of the identity."""
     cells = int(rng.integers(1, 7))
     base = rng.uniform(40, 230) + rng.normal(0, 28, 3)
     grid = base + rng.normal(0, rng.uniform(4, 40), (cells, cells, 3))
@@ -42,7 +42,7 @@ def _backdrop(rng: np.random.Generator, side: int) -> Image.Image:
 
 
 def _light(photo: Image.Image, rng: np.random.Generator, x: float, y: float, radius: float) -> Image.Image:
-    """Light the head as the round thing it is, then expose, tint and add noise as a camera would."""
+    """Shade the head as a round surface, then apply exposure, tint and noise."""
     size = photo.width
     at = np.arange(size, dtype=np.float32) + 0.5
     nx, ny = (at - x) / (0.8 * radius), ((at - y) / radius)[:, None]
@@ -61,7 +61,7 @@ def _light(photo: Image.Image, rng: np.random.Generator, x: float, y: float, rad
 
 
 def _pose(rng: np.random.Generator) -> tuple[float, Array]:
-    """The yaw in radians, and the (3,3) rotation by yaw, then pitch, then roll."""
+    """Random yaw in radians, and the (3,3) rotation by yaw, then pitch, then roll."""
     yaw, pitch, roll = np.clip(rng.normal(0, [0.18, 0.08, 0.07]), [-0.6, -0.3, -0.3], [0.6, 0.3, 0.3]).tolist()
     (cy, sy), (cp, sp), (cr, sr) = ((math.cos(a), math.sin(a)) for a in (yaw, pitch, roll))
     tilt = np.array([[cr, -sr * cp, -sr * sp], [sr, cr * cp, cr * sp], [0, -sp, cp]])
@@ -69,22 +69,22 @@ def _pose(rng: np.random.Generator) -> tuple[float, Array]:
 
 
 def _draw_hand(
-    draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, scale: float, colours: dict[str, Colour]
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, scale: float, colors: dict[str, Color]
 ) -> None:
-    """Hold a hand before the face at (x, y) whose half height is `scale` pixels."""
+    """Draw a hand in front of the face at (x, y) whose half height is `scale` pixels."""
     palm_x, palm_y, angle = rng.uniform([-0.7, -0.2, -2.6], [0.7, 0.9, -0.5]).tolist()
     x, y, palm, half = x + palm_x * scale, y + palm_y * scale, 0.3 * scale, 0.085 * scale
     for finger in range(4):
-        way, ink = angle + 0.25 * finger, colours["lid" if finger % 2 else "ear"]
+        way, ink = angle + 0.25 * finger, colors["lid" if finger % 2 else "ear"]
         tip_x, tip_y = x + 0.75 * scale * math.cos(way), y + 0.75 * scale * math.sin(way)
         draw.line([x, y, tip_x, tip_y], ink, max(1, round(2 * half)))
         draw.ellipse([tip_x - half, tip_y - half, tip_x + half, tip_y + half], ink)
-    draw.ellipse([x - palm, y - palm, x + palm, y + palm], colours["ear"])
+    draw.ellipse([x - palm, y - palm, x + palm, y + palm], colors["ear"])
 
 
 def render_face(identity: Identity, rng: np.random.Generator, size: int) -> Image.Image:
-    """Take a photo of someone: RGB, size x size, everything but the identity drawn from `rng`."""
-    t, colours, side = identity.traits, identity.colours, 2 * size  # drawn at twice the size, against jagged edges
+    """Photo of an identity (RGB, size x size); everything else about it is drawn from `rng`."""
+    t, colors, side = identity.traits, identity.colors, 2 * size  # drawn at twice the size, against jagged edges
     photo = _backdrop(rng, side)
     draw = ImageDraw.Draw(photo)
 
@@ -111,39 +111,39 @@ def render_face(identity: Identity, rng: np.random.Generator, size: int) -> Imag
 
     cloth = rgb(rng.uniform(20, 235) + rng.normal(0, 40, 3))
     if t["hair_length"] > -0.5:
-        draw.polygon(mane, colours["hair_back"])
+        draw.polygon(mane, colors["hair_back"])
     neck, collar = t["neck"] * t["head_width"] * scale, y + 1.22 * scale
     trunk = [throat_x - neck, throat_y, throat_x + neck, throat_y, x + neck, side, x - neck, side]
-    draw.polygon(trunk, colours["neck"])
+    draw.polygon(trunk, colors["neck"])
     draw.ellipse([x - 1.35 * scale, collar, x + 1.35 * scale, collar + 1.6 * scale], cloth)
-    draw.ellipse([x - neck, collar - 0.2 * scale, x + neck, collar + 0.16 * scale], colours["neck"])
+    draw.ellipse([x - neck, collar - 0.2 * scale, x + neck, collar + 0.16 * scale], colors["neck"])
     near_ear, far_ear = ("ear_right", "ear_left") if yaw < 0 else ("ear_left", "ear_right")
-    draw.polygon(at(far_ear), colours["shade"])
-    draw.polygon(rim, colours["skin"])
+    draw.polygon(at(far_ear), colors["shade"])
+    draw.polygon(rim, colors["skin"])
     if t["hair_length"] < 0.4:
-        draw.polygon(at(near_ear), colours["ear"])
+        draw.polygon(at(near_ear), colors["ear"])
 
-    # What one wears goes with the person only now and then.
+    # Glasses depend on the identity, but not always.
     habit, chance = rng.random(2).tolist()
     worn = {""} | ({"glasses"} if (habit < 0.85 if t["glasses"] > 0 else habit < 0.04) else set())
     worn |= {"teeth"} if gape > 0.1 else set()
     worn |= {"sunglasses", "glasses"} if chance < 0.03 else {"mask"} if chance < 0.06 else set()
     temple = 2 * int(np.searchsorted(identity.hair[:, 3], -0.18))
     crown = [*mane[-temple:], *mane[:temple]]
-    for rows, colour, width, needs in identity.layers:
+    for rows, color, width, needs in identity.layers:
         if needs not in worn:
             continue
         line = xy[2 * rows.start : 2 * rows.stop]
         if width:
-            draw.line(line, colour, max(1, round(width * scale)))
+            draw.line(line, color, max(1, round(width * scale)))
         else:
-            draw.polygon(line, colour or cloth)
-    draw.polygon([*crown, *at("hairline")], colours["hair"])
+            draw.polygon(line, color or cloth)
+    draw.polygon([*crown, *at("hairline")], colors["hair"])
     if 0.06 < chance < 0.09:
         draw.polygon([*crown, *at("hat")], cloth)
-        draw.line(at("hat"), colours["dark"], max(1, round(0.06 * scale)))
+        draw.line(at("hat"), colors["dark"], max(1, round(0.06 * scale)))
     elif 0.09 < chance < 0.12:
-        _draw_hand(draw, rng, x, y, scale, colours)
+        _draw_hand(draw, rng, x, y, scale, colors)
     photo = photo.reduce(2)
     blur = rng.uniform(-1, 0.9) * size / 112
     if blur > 0:
@@ -152,12 +152,12 @@ def render_face(identity: Identity, rng: np.random.Generator, size: int) -> Imag
 
 
 class SyntheticFaces:
-    """Photos of drawn people, numbered from `first`: ranges that do not overlap hold different people.
+    """Synthetic faces of identities numbered from `first`: ranges that do not overlap hold different identities.
 
-    A photo depends on the seed, the person and its number alone, so a larger set contains the smaller ones.
+    A photo depends on seed, identity and number alone, so a larger set contains the smaller ones.
 
     Raises:
-        InputError: a number is too small to draw anything from.
+        InputError: a number is too small.
     """
 
     def __init__(self, identities: int = 100, images: int = 10, size: int = 112, seed: int = 0, first: int = 0) -> None:
@@ -169,7 +169,7 @@ class SyntheticFaces:
 
     @property
     def identities(self) -> np.ndarray:
-        """(N,) int64 numbers of the people, `images` rows each."""
+        """(N,) int64 identities, `images` rows each."""
         return np.repeat(np.arange(self.first, self.first + self.persons, dtype=np.int64), self.images)
 
     @property
@@ -181,9 +181,9 @@ class SyntheticFaces:
         return self.persons * self.images
 
     def __getitem__(self, row: int) -> Image.Image:
-        """Draw a photo: RGB, size x size."""
+        """Photo of a row: RGB, size x size."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is not in 0 ... {len(self) - 1}")
         person, photo = self.first + row // self.images, row % self.images
         rng = np.random.default_rng([self.seed, person, photo + 1])
-        return render_face(identity_parameters(self.seed, person), rng, self.size)
+        return render_face(draw_identity(self.seed, person), rng, self.size)

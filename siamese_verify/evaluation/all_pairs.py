@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.report import VerificationReport, report_of
+from siamese_verify.evaluation.report import VerificationReport, report_from_curve
 from siamese_verify.evaluation.roc import RocCurve
-from siamese_verify.evaluation.score_statistics import BINS, ScoreHistogram, separation_of
+from siamese_verify.evaluation.score_statistics import (
+    BINS,
+    HardestPairs,
+    Moments,
+    ScoreHistogram,
+    d_prime_from_moments,
+    list_hard_pairs,
+)
 from siamese_verify.evaluation.scores import as_array, checked_threshold, numbered, unit_rows
-from siamese_verify.pairwise.histogram import NO_SCORES, HardPairs, joined
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -69,7 +75,16 @@ def all_pairs_report(
     Raises:
         InputError: shapes that do not fit, rows without a direction, no genuine or no impostor pair, no rate, NaN.
     """
-    from siamese_verify.pairwise.histogram import CELLS, SCALE, GenuineTally, Look, cells_of, spread
+    from siamese_verify.pairwise.histogram import (
+        CELLS,
+        NO_SCORES,
+        SCALE,
+        GenuineTally,
+        Look,
+        cells_of,
+        joined,
+        spread,
+    )
 
     for target in targets:
         if not 0 <= target <= 1:
@@ -105,14 +120,21 @@ def all_pairs_report(
         tally.single = joined([tally.single, look(NO_SCORES, wanted & ~guess, "Looking closer").single])
     for scores in chunks:
         tally.doubled_rank += look(scores, nothing, "Ranking more genuine pairs").doubled_rank
-    return report_of(
+    return report_from_curve(
         _curve(genuine, tally, wanted),
         auc=tally.doubled_rank / (2 * genuine.count * (blocks.pairs - genuine.count)),
-        d_prime=separation_of(genuine.sums.moments(), tally.sums_about(genuine.centre).moments()),
+        d_prime=d_prime_from_moments(
+            Moments(*genuine.sums.moments()), Moments(*tally.sums_about(genuine.centre).moments())
+        ),
         targets=targets,
         threshold=fixed,
         histogram=_histogram(genuine.cells, tally.cells),
-        hardest=HardPairs(tally.hardest.listed(False, SCALE), genuine.hardest.listed(True, SCALE)),
+        hardest=HardestPairs(
+            *(
+                list_hard_pairs(kind.pairs, kind.scores.astype(np.float64) / SCALE, same)
+                for kind, same in ((tally.hardest, False), (genuine.hardest, True))
+            )
+        ),
     )
 
 

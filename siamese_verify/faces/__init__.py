@@ -1,38 +1,34 @@
 """Face detection, selection, alignment and quality for one photo."""
 
-from siamese_verify.faces.alignment import Alignment, alignment_name, crop_face
-from siamese_verify.faces.detector import (
-    FACE_PROBABILITY,
-    Choice,
-    Face,
-    FaceDetector,
-    ambiguous,
-    choose_face,
-    rotate_photo,
-    rotated_size,
+from siamese_verify.faces.alignment import alignment_name, crop_face
+from siamese_verify.faces.detector import DETECTOR_FILES, Face, FaceDetector, detector_files, load_networks
+from siamese_verify.faces.finder import (
+    ON_MULTIPLE_FACES,
+    FaceFinder,
+    FaceSearch,
+    OnMultipleFaces,
+    SelectedFace,
+    check_on_multiple_faces,
 )
-from siamese_verify.faces.detector_networks import detector_files, load_networks
-from siamese_verify.faces.finder import Subject, find_subject, find_subjects, level, search
 from siamese_verify.faces.photo import Photo, open_photo, reduced
 from siamese_verify.faces.quality import Quality, quality_of, ranges_of, sharpness
+from siamese_verify.faces.rotation import rotate_photo, rotated_size
 
 __all__ = [
-    "FACE_PROBABILITY",
-    "Alignment",
-    "Choice",
+    "DETECTOR_FILES",
+    "ON_MULTIPLE_FACES",
     "Face",
     "FaceDetector",
+    "FaceFinder",
+    "FaceSearch",
+    "OnMultipleFaces",
     "Photo",
     "Quality",
-    "Subject",
+    "SelectedFace",
     "alignment_name",
-    "ambiguous",
-    "choose_face",
+    "check_on_multiple_faces",
     "crop_face",
     "detector_files",
-    "find_subject",
-    "find_subjects",
-    "level",
     "load_networks",
     "open_photo",
     "quality_of",
@@ -40,6 +36,5 @@ __all__ = [
     "reduced",
     "rotate_photo",
     "rotated_size",
-    "search",
     "sharpness",
 ]

@@ -1,121 +1,51 @@
-"""Photos turned by any angle, and where their points come to lie."""
+"""Face detector: MTCNN on ONNX Runtime, with the weights that come with facenet-pytorch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from contextlib import suppress
+from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from siamese_verify.errors import InputError
-from siamese_verify.faces.detector_networks import detector_files, load_networks
-from siamese_verify.faces.mtcnn import Networks, find_faces
+from siamese_verify.atomic_write import cache_folder, write_whole
+from siamese_verify.faces.mtcnn import Array, Network, Networks, find_faces
+from siamese_verify.faces.rotation import Box, Point
+from siamese_verify.onnx_runtime import OPSET, onnx_network, session_of
 
-Point = tuple[float, float]
-Box = tuple[float, float, float, float]
+LONGEST_SIDE = 1280  # larger photos are searched at this size: the time of a search grows with the area
 
-TURNS = {90: Image.Transpose.ROTATE_90, 270: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180}
-
-
-def rotate_photo(photo: Image.Image, degrees: float) -> Image.Image:
-    """A photo turned counter-clockwise about its centre and all of it shown, black beyond it."""
-    degrees %= 360
-    if degrees in TURNS:
-        return photo.transpose(TURNS[int(degrees)])
-    return part(photo, degrees, (0, 0, *rotated_size(photo.size, degrees))) if degrees else photo
-
-
-def rotated_size(size: tuple[int, int], degrees: float) -> tuple[int, int]:
-    """Width and height of a photo that is turned."""
-    width, height = _extent(size, degrees)
-    return math.ceil(width - 1e-6), math.ceil(height - 1e-6)
-
-
-def to_photo(points: Sequence[Point], size: tuple[int, int], degrees: float) -> tuple[Point, ...]:
-    """Points of a turned photo, in the photo as it was; in pixels from the left and the top edge.
-
-    Args:
-        points: x and y.
-        size: width and height of the photo as it was.
-        degrees: counter-clockwise.
-    """
-    return _rotated(points, _extent(size, degrees), size, -degrees)
-
-
-def to_rotated(points: Sequence[Point], size: tuple[int, int], degrees: float) -> tuple[Point, ...]:
-    """Points of a photo, in the turned one; see `to_photo`."""
-    return _rotated(points, size, _extent(size, degrees), degrees)
-
-
-def part(photo: Image.Image, degrees: float, box: Box, size: tuple[int, int] | None = None) -> Image.Image:
-    """What a box of the turned photo shows, without turning the rest.
-
-    Args:
-        photo: RGB, as it was.
-        degrees: counter-clockwise.
-        box: left, top, right, bottom in the turned photo; black where there is no photo.
-        size: width and height of the answer; by default those of the box.
-    """
-    left, top, right, bottom = box
-    width, height = size or (round(right - left), round(bottom - top))
-    corner, across, down = to_photo([(left, top), (right, top), (left, bottom)], photo.size, degrees)
-    finer = max(1, math.floor((right - left) / width))  # pixels of the photo for one of the answer
-    if finer > 1:  # averaged, not skipped
-        corners = (corner, across, down, (across[0] + down[0] - corner[0], across[1] + down[1] - corner[1]))
-        x, y = (max(0, math.floor(min(point[axis] for point in corners))) for axis in (0, 1))
-        end_x, end_y = (min(photo.size[axis], math.ceil(max(point[axis] for point in corners))) for axis in (0, 1))
-        photo = photo.crop((x, y, max(x + 1, end_x), max(y + 1, end_y))).reduce(finer)  # never what lies beyond it
-        corner, across, down = (((p[0] - x) / finer, (p[1] - y) / finer) for p in (corner, across, down))
-    matrix = [
-        value
-        for axis in (0, 1)
-        for value in ((across[axis] - corner[axis]) / width, (down[axis] - corner[axis]) / height, corner[axis])
-    ]
-    return photo.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
-
-
-def _extent(size: tuple[int, int], degrees: float) -> Point:
-    angle = math.radians(degrees)
-    cosine, sine = abs(math.cos(angle)), abs(math.sin(angle))
-    return size[0] * cosine + size[1] * sine, size[0] * sine + size[1] * cosine
-
-
-def _rotated(points: Sequence[Point], size: Point, other: Point, degrees: float) -> tuple[Point, ...]:
-    """Points turned counter-clockwise from about the centre of one size to about that of another."""
-    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    moved = [(x - size[0] / 2, y - size[1] / 2) for x, y in points]
-    return tuple((x * cosine + y * sine + other[0] / 2, y * cosine - x * sine + other[1] / 2) for x, y in moved)
-
-
-LONGEST_SIDE = 1280  # larger photos are searched at this size: the time of the search grows with the area
-FINER = 2  # by how much smaller are the faces that a second look finds
-FACE_PROBABILITY = 0.9  # what the detector is less sure of does not count as a face
-Choice = Literal["central", "largest", "probable"]
+DETECTOR_FILES = ("propose.onnx", "refine.onnx", "output.onnx", "apart.onnx")
+FILES_VERSION = 2  # to be incremented with any change of what `convert_detector` writes
+TRACED_SIDES = ((61, 64), (24, 24), (48, 48))  # of the pictures that the networks are traced with
+CONVERSION_LOCK = Lock()  # torch's exporter is not thread-safe
 
 
 class Face(NamedTuple):
-    """A face as the detector saw it, in pixels of the photo."""
+    """A detected face, in pixels of the photo."""
 
-    box: tuple[float, float, float, float]  # left, top, right, bottom
+    box: Box  # left, top, right, bottom
     probability: float  # of being a face, in [0, 1]
-    landmarks: tuple[tuple[float, float], ...]  # left eye, right eye, nose, left and right corner of the mouth
+    landmarks: tuple[Point, ...]  # left eye, right eye, nose, left and right corner of the mouth
 
     @property
     def side(self) -> float:
-        """Side of the square that is as large as its box."""
+        """Side of the square of the same area as the box."""
         left, top, right, bottom = self.box
         return math.sqrt(max(0.0, right - left) * max(0.0, bottom - top))
 
     @property
-    def centre(self) -> tuple[float, float]:
-        """x and y of the middle of its box."""
+    def center(self) -> Point:
+        """Center of the box, x and y."""
         left, top, right, bottom = self.box
         return (left + right) / 2, (top + bottom) / 2
 
-    def placed(self, scale: float, x: float = 0.0, y: float = 0.0) -> Face:
-        """The face in a photo of another size, where the corner of its own comes to lie at `x` and `y`."""
+    def scaled(self, scale: float, x: float = 0.0, y: float = 0.0) -> Face:
+        """The face in pixels of another photo: scaled, then shifted by `x` and `y`."""
         left, top, right, bottom = self.box
         return Face(
             (left * scale + x, top * scale + y, right * scale + x, bottom * scale + y),
@@ -125,98 +55,128 @@ class Face(NamedTuple):
 
 
 class FaceDetector:
-    """MTCNN with the weights that come inside facenet-pytorch, on ONNX Runtime.
+    """MTCNN face detector; thread-safe.
 
-    What is found on a photo does not depend on the photos beside it, and one detector serves any number of threads.
+    The faces of a photo depend neither on the photos beside it nor on the number of threads.
 
     Args:
-        networks: those that come with a model; by default those of this machine's cache, see `detector_files`.
-        smallest: side of the smallest face to look for, in pixels.
+        networks: such as those of a model's bundle; by default those of this machine's cache, see `detector_files`.
+        min_face_size: side of the smallest face to look for, in pixels.
+        longest_side: larger photos are searched at this size, in pixels.
     """
 
-    identifier = "mtcnn-4"  # names caches and alignments: to be counted up with any change of the boxes or the search
+    identifier = "mtcnn-4"  # names caches and alignments: to be incremented with any change of boxes or search
 
-    def __init__(self, networks: Networks | None = None, smallest: int = 20) -> None:
+    def __init__(
+        self, networks: Networks | None = None, min_face_size: int = 20, longest_side: int = LONGEST_SIDE
+    ) -> None:
         self.networks = networks or load_networks(detector_files())
-        self.smallest = smallest
+        self.min_face_size, self.longest_side = min_face_size, longest_side
 
     def detect(self, photo: Image.Image, finer: bool = False) -> list[Face]:
-        """Find all faces of a photo.
+        """Detect all faces of an RGB photo, the most probable first.
 
         Args:
             photo: RGB, of any size.
             finer: look for faces of half the size, too: about four times the work.
-
-        Returns:
-            The faces, the most probable first.
         """
-        # At most 2.4 megapixels are searched for the smallest faces: 1.2 times a photo of 1,280 pixels.
-        smallest = max(1, self.smallest // FINER) if finer else self.smallest
-        small, scale = searched(photo)
-        found = find_faces(np.asarray(small), self.networks, smallest)
+        small, scale = self.downscale(photo)
+        found = find_faces(np.asarray(small), self.networks, max(1, self.min_face_size // (2 if finer else 1)))
         faces = zip(found.boxes.tolist(), found.probabilities.tolist(), found.landmarks.tolist(), strict=True)
         return [
-            Face(tuple(box), probability, tuple((x, y) for x, y in points)).placed(scale)
+            Face(tuple(box), probability, tuple((x, y) for x, y in points)).scaled(scale)
             for box, probability, points in faces
         ]
 
+    def downscale(self, photo: Image.Image) -> tuple[Image.Image, float]:
+        """The photo at the size at which it is searched, and the factor back to its own pixels."""
+        shrink = min(1.0, self.longest_side / max(photo.size))
+        if shrink == 1:
+            return photo, 1.0
+        width, height = photo.size
+        return photo.resize((max(1, round(width * shrink)), max(1, round(height * shrink)))), 1 / shrink
 
-def searched(photo: Image.Image) -> tuple[Image.Image, float]:
-    """A photo at the size at which it is searched for faces, and how many of its pixels one of those is."""
-    shrink = min(1.0, LONGEST_SIDE / max(photo.size))
-    if shrink == 1:
-        return photo, 1.0
-    width, height = photo.size
-    return photo.resize((max(1, round(width * shrink)), max(1, round(height * shrink)))), 1 / shrink
 
-
-def choose_face(faces: Sequence[Face], width: int, height: int, choice: Choice = "central") -> Face:
-    """The subject of a photo with several faces.
+def load_networks(files: Mapping[str, bytes]) -> Networks:
+    """Load MTCNN's networks; each runs in the calling thread, as a photo is too small to share.
 
     Args:
-        faces: one or more.
-        width: of the photo, in pixels.
-        height: of the photo, in pixels.
-        choice: `central`: the largest, but for twice its squared distance from the photo's centre, the weight of
-            FaceNet's alignment script (LFW defines its subject as the person in the centre); `largest`; `probable`:
-            the one the detector is surest of.
+        files: ONNX models by their names in `DETECTOR_FILES`.
 
     Raises:
-        InputError: another choice.
+        InputError: one is missing or not an ONNX model.
     """
+    propose, refine, output = (_network(files, name) for name in DETECTOR_FILES[:3])
+    suppression = session_of(files.get(DETECTOR_FILES[3], b""), DETECTOR_FILES[3], threads=1)
 
-    def merit(face: Face) -> float:
-        if choice == "probable":
-            return face.probability
-        left, top, right, bottom = face.box
-        off_centre = ((left + right - width) ** 2 + (top + bottom - height) ** 2) / 4
-        return (right - left) * (bottom - top) - (2 * off_centre if choice == "central" else 0)
+    def apart(boxes: Array, probabilities: Array, max_overlap: float) -> NDArray[np.int64]:
+        if not len(boxes):
+            return np.empty(0, dtype=np.int64)
+        inputs = {
+            "boxes": boxes[None],
+            "scores": probabilities[None, None],
+            "count": np.array([len(boxes)]),
+            "most": np.array([max_overlap], dtype=np.float32),
+        }
+        kept: NDArray[np.int64] = suppression.run(None, inputs)[0][:, 2]
+        return kept
 
-    if choice not in ("central", "largest", "probable"):
-        raise InputError(f"Of several faces the central, largest or probable one can be chosen, not {choice!r}.")
-    return max(faces, key=merit)
+    return Networks(propose, refine, output, apart)
 
 
-def ambiguous(faces: Sequence[Face], width: int, height: int) -> bool:
-    """Tell whether a photo of several faces leaves open which one is meant.
+def _network(files: Mapping[str, bytes], name: str) -> Network:
+    session = session_of(files.get(name, b""), name, threads=1)
 
-    It does not if the central face (see `choose_face`) is also the largest, and every other one that is at least half
-    as large (by the side of the square that is as large as its box) lies farther from the photo's centre by more than
-    half a side of the central face.
+    def run(pixels: Array) -> tuple[Array, ...]:
+        return tuple(session.run(None, {"pixels": pixels}))
 
-    Args:
-        faces: one or more.
-        width: of the photo, in pixels.
-        height: of the photo, in pixels.
-    """
-    chosen = choose_face(faces, width, height)
+    return run
 
-    def off_centre(face: Face) -> float:
-        return math.dist(face.centre, (width / 2, height / 2))
 
-    return any(
-        face.side > chosen.side
-        or (face.side >= chosen.side / 2 and off_centre(face) <= off_centre(chosen) + chosen.side / 2)
-        for face in faces
-        if face is not chosen
+def detector_files() -> dict[str, bytes]:
+    """MTCNN's ONNX files by name: from this machine's cache, else converted from facenet-pytorch's weights by torch."""
+    folder = cache_folder() / f"mtcnn-onnx-{FILES_VERSION}"
+    with CONVERSION_LOCK:
+        with suppress(OSError):
+            return {name: (folder / name).read_bytes() for name in DETECTOR_FILES}
+        files = convert_detector()
+        with suppress(OSError):  # a cache that cannot be written costs time, not the answer
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                write_whole(folder / name, content)
+        return files
+
+
+def convert_detector() -> dict[str, bytes]:
+    """Convert the networks of facenet-pytorch's MTCNN to ONNX: the content of each of `DETECTOR_FILES`."""
+    import torch
+    from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
+
+    files = {}
+    for name, network, sides in zip(DETECTOR_FILES, (PNet(), RNet(), ONet()), TRACED_SIDES, strict=False):
+        axes = (0, 2, 3) if name == DETECTOR_FILES[0] else (0,)
+        dynamic = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
+        files[name] = onnx_network(network, (torch.zeros(2, 3, *sides),), {"pixels": dynamic})
+    files[DETECTOR_FILES[3]] = suppression_network()
+    return files
+
+
+def suppression_network() -> bytes:
+    """ONNX model of non-maximum suppression alone, which ONNX Runtime does faster than numpy can."""
+    from onnx import TensorProto, helper
+
+    float32, int64 = TensorProto.FLOAT, TensorProto.INT64
+    graph = helper.make_graph(
+        [helper.make_node("NonMaxSuppression", ["boxes", "scores", "count", "most"], ["kept"])],
+        "apart",
+        [
+            helper.make_tensor_value_info("boxes", float32, [1, "n", 4]),
+            helper.make_tensor_value_info("scores", float32, [1, 1, "n"]),
+            helper.make_tensor_value_info("count", int64, [1]),
+            helper.make_tensor_value_info("most", float32, [1]),
+        ],
+        [helper.make_tensor_value_info("kept", int64, ["m", 3])],
     )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    content: bytes = model.SerializeToString()
+    return content

@@ -1,132 +1,303 @@
-"""Photo -> the faces on it, and the one that it is about: searched on all sides, more closely if need be, levelled."""
+"""Face finder: which face of a photo is compared.
+
+There is one policy, and preparation, training, evaluation, verification, gallery and server all follow it, so that a
+threshold is measured by the procedure that later applies it:
+
+1. Faces are detected on the upright photo, at 1,280 pixels at most; a probability of 0.9 makes a face.
+2. If none reaches 0.99, the photo is searched rotated by 90, 180 and 270 degrees as well, and the rotation with the
+   most probable face counts.
+3. If none is found, the upright photo is searched for faces of half the size.
+4. If there are multiple faces, `on_multiple_faces` selects: `central` is the one of largest area minus twice the
+   squared distance from the center (FaceNet's alignment; the subjects of LFW are in the center), `largest` the largest,
+   `any` all of them. `error` is `central`, too, but fails where another face may be meant (see `ambiguous`): wherever
+   `error` finds a face it is that of `central`, so thresholds measured with either hold for both. Verification defaults
+   to `error`, since a stranger's photo may show anybody; data sets of portraits default to `central`.
+5. A selected face that is tilted by more than 10 degrees is leveled: the photo is rotated by its tilt, and the face is
+   detected there again.
+
+A photo without a selected face is a failure to acquire (ISO/IEC 19795-1). It is never replaced by a crop of its center.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
 from PIL import Image
 
-from siamese_verify.faces.detector import (
-    FACE_PROBABILITY,
-    TURNS,
-    Choice,
-    Face,
-    FaceDetector,
-    choose_face,
-    part,
+from siamese_verify.atomic_write import write_whole
+from siamese_verify.errors import InputError
+from siamese_verify.faces.detector import Face, FaceDetector
+from siamese_verify.faces.quality import roll_of
+from siamese_verify.faces.rotation import (
+    RIGHT_ANGLES,
+    Point,
+    crop_rotated,
     rotate_photo,
     rotated_size,
-    searched,
     to_photo,
     to_rotated,
 )
-from siamese_verify.faces.quality import roll_of
 
-SURE = 0.99  # probability of an upright face: one that is upside down, or lies, seldom gets so far
-TILT = 10.0  # degrees beyond which a face is levelled
-TRIES = 3  # of levelling: the landmarks of a face are the better the less it is tilted
-AROUND = 1.5  # sides of a face, to all sides of its centre, that are searched again once it is levelled
-SIDES = (40, 100)  # pixels between which a face is brought for that
+log = logging.getLogger(__name__)
+
+OnMultipleFaces = Literal["error", "largest", "central", "any"]
+ON_MULTIPLE_FACES: tuple[OnMultipleFaces, ...] = get_args(OnMultipleFaces)
+
+MIN_PROBABILITY = 0.9  # of a face: what the detector is less sure of does not count
+SURE = 0.99  # probability of an upright face that one upside down or on its side seldom reaches
+MAX_TILT = 10.0  # degrees beyond which a face is leveled
+LEVELINGS = 3  # at most: the less a face is tilted, the better are its landmarks
+LEVELED_REGION = 1.5  # sides of a face, to all sides of its center, that are searched again after a rotation
+LEVELED_SIDES = (40, 100)  # pixels between which the face is scaled for that
+MAX_FACES = 64  # selected by `any` on one photo
+SAVE_EVERY = 1024  # photos searched between two saves of the cache: what a kill can lose
 
 
-class Subject(NamedTuple):
-    """What was found on a photo."""
+class SelectedFace(NamedTuple):
+    """A face to be compared."""
 
-    face: Face | None  # in pixels of the photo once it is turned; None where there is none
-    faces: int  # how many there are
-    turned: float  # degrees counter-clockwise that the photo has to be turned first, from 0 to below 360
+    face: Face  # in pixels of the rotated photo
+    rotated_by: float  # degrees counter-clockwise that the photo has to be rotated by first, in [0, 360)
 
 
-def search(detector: FaceDetector, photo: Image.Image, least: float = FACE_PROBABILITY) -> tuple[list[Face], int]:
-    """Find the faces of a photo; where none of them is sure, on its other sides, and then more closely.
+class FaceSearch(NamedTuple):
+    """Result of a search: the faces selected on a photo, and how many were detected."""
+
+    selected: tuple[SelectedFace, ...]  # empty: a failure to acquire; more than one only with `any`
+    detected: int
+
+    @property
+    def failure(self) -> Literal["no_face", "multiple_faces"] | None:
+        """Why no face was selected, None where one was."""
+        return None if self.selected else "multiple_faces" if self.detected else "no_face"
+
+
+class FaceFinder:
+    """Finds the face of a photo by the policy of this module; thread-safe.
 
     Args:
-        detector: of faces.
-        photo: RGB.
-        least: probability that a face must have to count.
+        make_detector: builds the detector at the first search.
+        cache: folder that remembers found faces (never photos), by the SHA-256 of a photo's pixels, in a file for each
+            detector and selection; None searches each time.
+    """
+
+    def __init__(
+        self, make_detector: Callable[[], FaceDetector] = FaceDetector, cache: str | Path | None = None
+    ) -> None:
+        self._make_detector = make_detector
+        self._detector: FaceDetector | None = None
+        self._cache = Path(cache).expanduser() / "faces" if cache else None
+        self._known: dict[OnMultipleFaces, dict[str, FaceSearch]] = {}
+        self._unsaved: dict[OnMultipleFaces, dict[str, FaceSearch]] = {}
+
+    @property
+    def detector(self) -> FaceDetector:
+        """The detector."""
+        if self._detector is None:  # two threads may both make one, and one of them is kept
+            self._detector = self._make_detector()
+        return self._detector
+
+    def find(self, photo: Image.Image, on_multiple_faces: OnMultipleFaces = "central") -> FaceSearch:
+        """Find the face of an RGB photo, without the cache."""
+        faces, rotated_by = detect_rotated(self.detector, photo)
+        chosen = select_faces(faces, rotated_size(photo.size, rotated_by), on_multiple_faces)
+        leveled = (level_face(self.detector, photo, SelectedFace(face, rotated_by)) for face in chosen)
+        return FaceSearch(tuple(leveled), len(faces))
+
+    def find_many(
+        self, photos: Sequence[Image.Image], on_multiple_faces: OnMultipleFaces = "central", threads: int = 1
+    ) -> list[FaceSearch]:
+        """Find the faces of RGB photos in parallel, or in the cache.
+
+        Args:
+            photos: RGB.
+            on_multiple_faces: `error`, `central` or `largest`.
+            threads: to search in.
+        """
+        known = self._known.setdefault(on_multiple_faces, self._read(on_multiple_faces))
+        keys = [hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest() for photo in photos]
+        new = {key: photo for key, photo in zip(keys, photos, strict=True) if key not in known}
+        with ThreadPoolExecutor(threads) as pool:
+            found = dict(
+                zip(new, pool.map(lambda photo: self.find(photo, on_multiple_faces), new.values()), strict=True)
+            )
+        known.update(found)
+        self._unsaved.setdefault(on_multiple_faces, {}).update(found)
+        if sum(map(len, self._unsaved.values())) >= SAVE_EVERY:
+            self.save()
+        return [known[key] for key in keys]
+
+    def save(self) -> None:
+        """Write what was found since the last time to the cache."""
+        for on_multiple_faces, found in self._unsaved.items():
+            if not self._cache or not found:
+                continue
+            merged = self._read(on_multiple_faces) | found  # another run may have saved in the meantime
+            try:
+                self._cache.mkdir(parents=True, exist_ok=True)
+                content = {key: [*(selected or (None,)), detected] for key, (selected, detected) in merged.items()}
+                write_whole(self._file(on_multiple_faces), json.dumps(content).encode())
+            except OSError as error:  # a cache must not end a run
+                log.warning("Found faces cannot be cached in %s (%s): they will be searched again.", self._cache, error)
+        self._unsaved = {}
+
+    def _file(self, on_multiple_faces: OnMultipleFaces) -> Path:
+        assert self._cache is not None
+        return self._cache / f"found-{FaceDetector.identifier}-{on_multiple_faces}.json"
+
+    def _read(self, on_multiple_faces: OnMultipleFaces) -> dict[str, FaceSearch]:
+        if self._cache is None:
+            return {}
+        try:
+            stored = json.loads(self._file(on_multiple_faces).read_text())
+            return {key: _read_search(*entry) for key, entry in stored.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}  # missing or damaged: the faces are searched again
+
+
+def _read_search(selected: Any, detected: int) -> FaceSearch:
+    if selected is None:
+        return FaceSearch((), int(detected))
+    ((left, top, right, bottom), probability, landmarks), rotated_by = selected
+    box = (float(left), float(top), float(right), float(bottom))
+    face = Face(box, float(probability), tuple((float(x), float(y)) for x, y in landmarks))
+    return FaceSearch((SelectedFace(face, float(rotated_by)),), int(detected))
+
+
+def detect_rotated(detector: FaceDetector, photo: Image.Image) -> tuple[list[Face], int]:
+    """Detect the faces of a photo in the rotation in which they are surest: steps 1 to 3 of the policy.
 
     Returns:
-        The faces, the most probable first, and the degrees by which the photo has to be turned before: 0, 90, 180 or
-        270, of several sides the one with the most probable face.
+        The faces, the most probable first, and the degrees counter-clockwise by which the photo is rotated for them: 0,
+        90, 180 or 270.
     """
-    small, scale = searched(photo)
+    small, scale = detector.downscale(photo)
 
-    def seen(degrees: int, finer: bool = False) -> list[Face]:
+    def detected(degrees: int, finer: bool = False) -> list[Face]:
         faces = detector.detect(rotate_photo(small, degrees), finer)
-        return [face.placed(scale) for face in faces if face.probability >= least]
+        return [face.scaled(scale) for face in faces if face.probability >= MIN_PROBABILITY]
 
-    sides = {0: seen(0)}
-    if not sides[0] or sides[0][0].probability < SURE:
-        sides |= {degrees: seen(degrees) for degrees in TURNS}
-    surest = max(sides, key=lambda degrees: sides[degrees][0].probability if sides[degrees] else 0.0)
-    return (sides[surest], surest) if sides[surest] else (seen(0, finer=True), 0)
+    by_rotation = {0: detected(0)}
+    if not by_rotation[0] or by_rotation[0][0].probability < SURE:
+        by_rotation |= {degrees: detected(degrees) for degrees in RIGHT_ANGLES}
+    surest = max(by_rotation, key=lambda degrees: max((face.probability for face in by_rotation[degrees]), default=0.0))
+    return (by_rotation[surest], surest) if by_rotation[surest] else (detected(0, finer=True), 0)
 
 
-def level(detector: FaceDetector, photo: Image.Image, face: Face, degrees: float) -> tuple[Face, float]:
-    """Turn a photo further by the angle at which a face of it is tilted, and find the face there again.
+def select_faces(
+    faces: Sequence[Face], size: tuple[int, int], on_multiple_faces: OnMultipleFaces = "central"
+) -> list[Face]:
+    """Select the faces to compare: step 4 of the policy.
 
     Args:
-        detector: that found it.
-        photo: RGB, not turned.
-        face: in the turned photo.
-        degrees: that the photo was turned by.
+        faces: that were detected.
+        size: width and height of the photo.
+        on_multiple_faces: see the module.
 
     Returns:
-        The face and the degrees by which the photo has to be turned for it: as they were if the face is tilted by no
-        more than `TILT`, or is not found again. Of several tries it is the least tilted.
+        One face, all with `any`, none where it cannot be told which one is meant.
+
+    Raises:
+        InputError: there is no such selection.
     """
-    tried = [(face, degrees)]
-    for _ in range(TRIES):
-        last, angle = tried[-1]
-        if abs(roll := roll_of(last.landmarks)) <= TILT:
+    check_on_multiple_faces(on_multiple_faces)
+    if on_multiple_faces == "any":
+        return list(faces) if len(faces) <= MAX_FACES else []
+    if not faces or (on_multiple_faces == "error" and ambiguous(faces, size)):
+        return []
+    return [max(faces, key=_area)] if on_multiple_faces == "largest" else [central_face(faces, size)]
+
+
+def check_on_multiple_faces(on_multiple_faces: str, allow_any: bool = True) -> OnMultipleFaces:
+    """Return a face selection.
+
+    Args:
+        on_multiple_faces: to check.
+        allow_any: False where one face of a photo is needed.
+
+    Raises:
+        InputError: it is not one of `ON_MULTIPLE_FACES`, or `any` where that is not allowed.
+    """
+    for allowed in ON_MULTIPLE_FACES:
+        if on_multiple_faces == allowed and (allow_any or allowed != "any"):
+            return allowed
+    names = ", ".join(repr(allowed) for allowed in ON_MULTIPLE_FACES if allow_any or allowed != "any")
+    raise InputError(f"on_multiple_faces must be one of {names}, got {on_multiple_faces!r}.")
+
+
+def _area(face: Face) -> float:
+    left, top, right, bottom = face.box
+    return (right - left) * (bottom - top)
+
+
+def _distance_from_center(face: Face, size: tuple[int, int]) -> float:
+    return math.dist(face.center, (size[0] / 2, size[1] / 2))
+
+
+def central_face(faces: Sequence[Face], size: tuple[int, int]) -> Face:
+    """The face of largest area minus twice its squared distance from the photo's center, as in FaceNet's alignment."""
+    return max(faces, key=lambda face: _area(face) - 2 * _distance_from_center(face, size) ** 2)
+
+
+def ambiguous(faces: Sequence[Face], size: tuple[int, int]) -> bool:
+    """Tell whether a photo of one or more faces leaves open which one is meant.
+
+    It does not if the central face is also the largest, and every other one that is at least half as large (by the side
+    of a square of its area) lies farther from the photo's center by more than half a side of the central face.
+    """
+    chosen = central_face(faces, size)
+    near = _distance_from_center(chosen, size) + chosen.side / 2
+    return any(
+        face.side > chosen.side or (face.side >= chosen.side / 2 and _distance_from_center(face, size) <= near)
+        for face in faces
+        if face is not chosen
+    )
+
+
+def level_face(detector: FaceDetector, photo: Image.Image, selected: SelectedFace) -> SelectedFace:
+    """Rotate a photo until a face of it is not tilted by more than `MAX_TILT`: step 5 of the policy.
+
+    Args:
+        detector: that found the face.
+        photo: RGB, not rotated.
+        selected: face and rotation.
+
+    Returns:
+        The least tilted of the attempts, the given one included; it ends where the face is not found again.
+    """
+    attempts = [selected]
+    for _ in range(LEVELINGS):
+        face, angle = attempts[-1]
+        if abs(roll := roll_of(face.landmarks)) <= MAX_TILT:
             break
         further = round((angle + roll) % 360, 2)
-        ((x, y),) = to_rotated(to_photo([last.centre], photo.size, angle), photo.size, further)
-        found = _around(detector, photo, further, (x, y), last.side)
+        (center,) = to_rotated(to_photo([face.center], photo.size, angle), photo.size, further)
+        found = _detect_around(detector, photo, further, center, face.side)
         if found is None:
             break
-        tried.append((found, further))
-    return min(tried, key=lambda one: abs(roll_of(one[0].landmarks)))
+        attempts.append(SelectedFace(found, further))
+    return min(attempts, key=lambda attempt: abs(roll_of(attempt.face.landmarks)))
 
 
-def _around(
-    detector: FaceDetector, photo: Image.Image, degrees: float, centre: tuple[float, float], side: float
+def _detect_around(
+    detector: FaceDetector, photo: Image.Image, degrees: float, center: Point, side: float
 ) -> Face | None:
-    """Find the face around a point of a turned photo."""
-    wanted = min(max(side, SIDES[0]), SIDES[1])
-    half = AROUND * side
-    left, top = centre[0] - half, centre[1] - half
-    pixels = max(1, round(2 * AROUND * wanted))
-    view = part(photo, degrees, (left, top, centre[0] + half, centre[1] + half), (pixels, pixels))
-    scale = 2 * half / pixels
-    found = [face.placed(scale, left, top) for face in detector.detect(view)]
+    """The most probable face that covers a point of a rotated photo."""
+    x, y = center
+    half = LEVELED_REGION * side
+    pixels = max(1, round(2 * LEVELED_REGION * min(max(side, LEVELED_SIDES[0]), LEVELED_SIDES[1])))
+    view = crop_rotated(photo, degrees, (x - half, y - half, x + half, y + half), (pixels, pixels))
+    found = [face.scaled(2 * half / pixels, x - half, y - half) for face in detector.detect(view)]
     near = [
         face
         for face in found
-        if face.probability >= FACE_PROBABILITY
-        and face.box[0] <= centre[0] <= face.box[2]
-        and face.box[1] <= centre[1] <= face.box[3]
+        if face.probability >= MIN_PROBABILITY and face.box[0] <= x <= face.box[2] and face.box[1] <= y <= face.box[3]
     ]
-    return max(near, key=lambda face: face.probability) if near else None
-
-
-def find_subject(
-    detector: FaceDetector, photo: Image.Image, choice: Choice = "central", least: float = FACE_PROBABILITY
-) -> Subject:
-    """Find the subject of a photo, see `search`, `choose_face` and `level`."""
-    faces, degrees = search(detector, photo, least)
-    if not faces:
-        return Subject(None, 0, 0)
-    chosen = choose_face(faces, *rotated_size(photo.size, degrees), choice)
-    face, angle = level(detector, photo, chosen, degrees)
-    return Subject(face, len(faces), angle)
-
-
-def find_subjects(
-    detector: FaceDetector, photos: Sequence[Image.Image], choice: Choice = "central", threads: int = 1
-) -> list[Subject]:
-    """Find the subjects of many photos, in several threads; see `find_subject`."""
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda photo: find_subject(detector, photo, choice), photos))
+    return max(near, key=lambda face: face.probability, default=None)

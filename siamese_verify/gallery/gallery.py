@@ -1,40 +1,44 @@
-"""People and their templates: enrol, identify, forget."""
+"""Enroll people in an encrypted gallery, identify photos among them, forget people."""
 
 from __future__ import annotations
 
+import hmac
 import io
 import math
-import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.gallery.cipher import damaged, seal_of
-from siamese_verify.gallery.contents import Contents
 from siamese_verify.gallery.enrolled_people import (
-    Enrolment,
+    Enrollment,
     FaceVerifier,
     GalleryModel,
     LogEntry,
     Person,
-    counted,
+    enrollment_warnings,
     gallery_model,
-    now,
     person_name,
-    suspicions,
 )
-from siamese_verify.gallery.identification import Candidate, Identification
+from siamese_verify.gallery.identification import Candidate, Identification, SearchThreshold, count_of, search_threshold
 from siamese_verify.gallery.key import GalleryKey, find_key
-from siamese_verify.gallery.opening import Opened, open_store
-from siamese_verify.gallery.search_threshold import SearchThreshold, search_threshold
-from siamese_verify.gallery.store import Change, Store
+from siamese_verify.gallery.store import (
+    BUSY_SECONDS,
+    Store,
+    add_log,
+    add_person,
+    add_template,
+    person_by_name,
+    read_log,
+    remove_person,
+)
 from siamese_verify.gallery.template_search import (
     ApproximateIndex,
     Hit,
@@ -47,24 +51,61 @@ from siamese_verify.gallery.template_search import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from siamese_verify.faces import Photo, Quality
+    from siamese_verify.faces import OnMultipleFaces, Photo, Quality
     from siamese_verify.verification import DetectedFace
-    from siamese_verify.verification.verifier import OnMultipleFaces
 
 TOP = 5
+CHUNK = 2048  # templates read at a time
+
+
+class Contents:
+    """Names and templates of a gallery in memory, kept up to date with the file.
+
+    Args:
+        dimension: of the embeddings.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self._dimension = dimension
+        self.names: dict[int, str] = {}  # by id of the person
+        self.templates = Templates.empty(dimension)
+        self._version = self._removals = self._last_person = self._last_template = 0
+
+    def refresh(self, connection: Any) -> None:
+        """Read what others changed since the last call, within a transaction."""
+        version, removals = connection.execute("SELECT version, removals FROM gallery").fetchone()
+        if version == self._version:
+            return
+        if removals != self._removals:
+            present = {number for (number,) in connection.execute("SELECT id FROM person")}
+            if gone := self.names.keys() - present:
+                self.templates = self.templates.without(gone)
+                for number in gone:
+                    del self.names[number]
+        for number, name in connection.execute("SELECT id, name FROM person WHERE id > ?", (self._last_person,)):
+            self.names[number], self._last_person = name, max(number, self._last_person)
+        cursor = connection.execute(
+            "SELECT id, person, embedding FROM template WHERE id > ? ORDER BY id", (self._last_template,)
+        )
+        while chunk := cursor.fetchmany(CHUNK):
+            numbers, people, content = zip(*chunk, strict=True)
+            rows = np.frombuffer(b"".join(content), dtype="<f4").reshape(len(chunk), self._dimension)
+            self.templates = self.templates.grown(rows, people, numbers)
+            self._last_template = numbers[-1]
+        self._version, self._removals = version, removals
 
 
 class Gallery:
     """People and their templates in an encrypted SQLite file, for several threads and processes at once.
 
-    Use `Gallery.open`, in a `with` statement.
+    Create with `Gallery.open`, in a `with` statement.
     """
 
-    def __init__(self, store: Store, opened: Opened, verifier: FaceVerifier | None) -> None:
-        self.model = opened.model
-        self._store, self._opened, self._verifier = store, opened, verifier
-        self._lock = threading.RLock()  # of the contents; a transaction is within it
-        self._contents = self._nothing()
+    def __init__(self, store: Store, key: GalleryKey, model: GalleryModel, verifier: FaceVerifier | None) -> None:
+        self.model = model
+        self._store, self._key, self._verifier = store, key, verifier
+        self._lock = threading.RLock()  # of the contents; transactions are within it
+        self._contents = Contents(model.dimension)
 
     @classmethod
     def open(
@@ -74,33 +115,34 @@ class Gallery:
         *,
         key: GalleryKey | str | Path | bytes | None = None,
         create: bool = True,
+        busy_seconds: float = BUSY_SECONDS,
     ) -> Gallery:
         """Open a gallery.
 
         Args:
             path: of its file.
-            model: a verifier, or what is known of its model, which takes embeddings only; None for the model of the
-                gallery that is there, with embeddings and thresholds of the caller's own.
+            model: a verifier, or the description of a model, which takes embeddings only; None for the model that the
+                gallery was created for.
             key: see `find_key`; None for that of the environment.
-            create: make the gallery if there is none and a model is given.
+            create: create the gallery if there is none and a model is given.
+            busy_seconds: to wait for another process that writes.
 
         Raises:
-            InputError: no gallery, no key or another one, another model, a damaged file, or no package cryptography.
+            InputError: no gallery, no key or a wrong one, another model, a damaged file, or a missing package.
         """
         secret = find_key(key)
-        place = Path(path).expanduser()
         given = None if model is None else gallery_model(model)
-        if not (create and given) and not place.exists():
-            raise InputError(f"There is no gallery {place}: enrol somebody first.")
-        store = Store(place)
+        store = Store(Path(path).expanduser(), secret, given if create else None, busy_seconds)
         try:
-            opened = open_store(store, secret, given, create)
-            if opened.unswept:  # whoever forgot somebody was killed before the end
-                store.sweep()
+            own = store.model(given)
+            with store.reading() as connection:
+                vacuumed = connection.execute("SELECT vacuumed FROM gallery").fetchone()[0]
+            if not vacuumed:  # the process that forgot a person was killed before the end
+                store.vacuum()
         except BaseException:
             store.close()
             raise
-        return cls(store, opened, None if isinstance(model, GalleryModel) else model)
+        return cls(store, secret, own, None if isinstance(model, GalleryModel) else model)
 
     def __enter__(self) -> Gallery:
         return self
@@ -111,40 +153,29 @@ class Gallery:
         self.close()
 
     def close(self) -> None:
-        """Close the file and let go of what was decrypted."""
+        """Close the file and drop what was decrypted."""
         with self._lock:
             self._store.close()
-            self._contents = self._nothing()
+            self._contents = Contents(self.model.dimension)
 
     def __len__(self) -> int:
-        """People enrolled."""
-        with self._lock, self._store.reading() as connection:
-            self._contents.refresh(connection)
-            return len(self._contents.people)
+        """Number of people."""
+        with self._store.reading() as connection:
+            return int(connection.execute("SELECT count(*) FROM person").fetchone()[0])
 
     def people(self) -> list[Person]:
-        """Return everybody who is enrolled, in the order of their names."""
-        with self._lock, self._store.reading() as connection:
-            self._contents.refresh(connection)
-            return sorted(self._contents.people.values())
+        """Everybody enrolled, in the order of their names."""
+        with self._store.reading() as connection:
+            rows = connection.execute(
+                "SELECT name, pseudonym, person.enrolled, count(template.id) FROM person "
+                "LEFT JOIN template ON template.person = person.id GROUP BY person.id"
+            )
+            return sorted(Person(*row) for row in rows)
 
     def log(self) -> list[LogEntry]:
-        """Return what happened, oldest first. The entries of people since forgotten have no name."""
-        with self._lock, self._store.reading() as connection:
-            ledger = self._contents.refresh(connection)
-            entries: list[dict[str, Any]] = list(self._contents.read_log(connection, ledger))
-            names = {person.pseudonym: person.name for person in self._contents.people.values()}
-        return [
-            LogEntry(
-                entry["at"],
-                entry["event"],
-                entry["person"],
-                names.get(entry["person"]),
-                entry["model"],
-                entry["details"],
-            )
-            for entry in entries
-        ]
+        """What happened, oldest first. The entries of people since forgotten have no name."""
+        with self._store.reading() as connection:
+            return read_log(connection)
 
     def enroll(
         self,
@@ -154,21 +185,21 @@ class Gallery:
         on_multiple_faces: OnMultipleFaces | None = None,
         force: bool = False,
         keep_photos: bool = False,
-    ) -> Enrolment:
-        """Enrol a person, or add templates to one; all photos or none.
+    ) -> Enrollment:
+        """Enroll a person, or add templates to one; all photos or none.
 
         Args:
-            name: see `person_name`; somebody who is there already gets more templates.
-            photos: of this person's face.
-            on_multiple_faces: what to do about several faces on a photo: `error`, `largest` or `central`.
-            force: take faces of a quality below what the model was measured on, too.
-            keep_photos: keep the aligned faces, encrypted likewise; see `photos`.
+            name: see `person_name`; an enrolled person gets more templates.
+            photos: of this person.
+            on_multiple_faces: which face to use of several: `error`, `largest` or `central`.
+            force: accept faces of a quality outside of what the model was measured on.
+            keep_photos: keep the aligned faces, encrypted like everything else; see `photos`.
 
         Raises:
-            NoDecision: a photo cannot be read, or has no face or several.
+            NoDecision: a photo cannot be read, or shows no face or several.
             InputError: see `person_name`, no photos, or a face of too low a quality.
         """
-        verifier = self._needed_verifier()
+        verifier = self._require_verifier()
         name = person_name(name)
         if not photos:
             raise InputError(f"There is no photo of {name}: give one or more.")
@@ -195,17 +226,17 @@ class Gallery:
         crops: Sequence[NDArray[np.uint8]] | None = None,
         force: bool = False,
         compare: bool = True,
-    ) -> Enrolment:
-        """Enrol a person by embeddings, in one transaction: all of them or none.
+    ) -> Enrollment:
+        """Enroll a person by embeddings, in one transaction: all of them or none.
 
         Args:
             name: see `enroll`.
-            embeddings: (N,D) of any non-zero length, of the gallery's model.
-            qualities: N, of the faces; None where it is not known, which is no reason to refuse.
-            sources: N, what to call the faces in warnings; they are not kept.
+            embeddings: (N,D) of any nonzero length, of the gallery's model.
+            qualities: N, of the faces; None where unknown, which is not refused.
+            sources: N names of the faces for warnings; they are not stored.
             crops: N (S,S,3) uint8 RGB faces to keep; None for none.
             force: see `enroll`.
-            compare: look for the same face under other names, and for photos that do not fit together.
+            compare: warn of the same face under another name, and of photos unlike one another.
 
         Raises:
             InputError: see `enroll` and `unit_templates`.
@@ -217,24 +248,23 @@ class Gallery:
         pictures = [_png(crop) for crop in crops] if crops is not None else [None] * len(rows)
         if not len(rows) == len(called) == len(judged) == len(pictures):
             raise InputError(f"There are {len(rows)} embeddings of {name}: give as many qualities, sources and crops.")
-        complaints = self._complaints(called, judged)
-        if complaints and not force:
-            raise InputError(f"{name} was not enrolled, --force would: {' '.join(complaints)}")
-        with self._changing() as change:
-            held, warnings = self._contents, complaints
-            number = held.numbers.get(name)
+        problems = self._quality_problems(called, judged)
+        if problems and not force:
+            raise InputError(f"{name} was not enrolled, --force would: {' '.join(problems)}")
+        with self._changing() as connection:
+            found = person_by_name(connection, name)
+            number = found[0] if found else None
+            warnings = problems
             if compare:
-                known = held.templates, held.people, number
-                warnings = warnings + suspicions(rows, called, *known, self.model.impostor_tail)
+                known = self._contents.templates, self._contents.names, number
+                warnings = warnings + enrollment_warnings(rows, called, *known, self.model.impostor_tail)
             if number is None:
-                person = Person(name, secrets.token_hex(8), now(), 0)
-                number = change.add_person(person)
-            else:
-                person = held.people[number]
+                number = add_person(connection, name)
             for row, quality, picture in zip(rows, judged, pictures, strict=True):
-                change.add_template(number, person, row, quality, picture)
-            change.note("enrolled", person, {"templates": len(rows)})
-        return Enrolment(name, person.pseudonym, len(rows), person.templates + len(rows), tuple(warnings))
+                add_template(connection, number, row, quality, picture)
+            _, person = cast("tuple[int, Person]", person_by_name(connection, name))
+            add_log(connection, "enrolled", person.pseudonym, self.model.name, {"templates": len(rows)})
+        return Enrollment(name, person.pseudonym, len(rows), person.templates, tuple(warnings))
 
     def identify(
         self,
@@ -247,23 +277,23 @@ class Gallery:
         decide: bool = False,
         on_multiple_faces: OnMultipleFaces | None = None,
     ) -> Identification:
-        """Say who is on a photo, if it is anybody who is enrolled.
+        """Search for the person on a photo.
 
         Args:
             photo: of one face.
-            far: share of the searches with a stranger's photo that may name somebody; by default the strictest of one
-                in a thousand, a hundred and ten that was measured well for so many templates.
-            threshold: a cosine of the caller's own instead, in [-1, 1].
+            far: share of the searches for people who are not enrolled that may name somebody; by default 1e-3 if the
+                impostor tail shows it for so many templates, else 1e-2.
+            threshold: accept at this cosine and above instead, in [-1, 1].
             top: candidates to return.
-            scores: tell names and scores of those who are most alike though they were not found, see `Identification`.
-            decide: say somebody or nobody where it would be inconclusive, which it is as in `Verifier.verify`.
-            on_multiple_faces: what to do about several faces on the photo: `error`, `largest` or `central`.
+            scores: return candidates below the threshold as well, see `Identification`.
+            decide: decide where the result would be inconclusive, see `Verifier.verify`.
+            on_multiple_faces: which face to use of several: `error`, `largest` or `central`.
 
         Raises:
-            NoDecision: the photo cannot be read, or has no face or several.
+            NoDecision: the photo cannot be read, or shows no face or several.
             InputError: see `identify_embedding`.
         """
-        verifier = self._needed_verifier()
+        verifier = self._require_verifier()
         start = time.perf_counter()
         faces = _one(verifier.find(photo, None, on_multiple_faces))
         found = time.perf_counter()
@@ -292,54 +322,56 @@ class Gallery:
         face: DetectedFace | None = None,
         milliseconds: dict[str, float] | None = None,
     ) -> Identification:
-        """Say whose embedding it is, if it is that of anybody who is enrolled. Matches are logged, nothing else is.
+        """Search for the person of an embedding. Only matches are logged.
 
         Args:
-            embedding: (D,) or (1,D), of any non-zero length, of the gallery's model.
+            embedding: (D,) or (1,D), of any nonzero length, of the gallery's model.
             far: see `identify`.
             threshold: see `identify`.
             top: see `identify`.
             scores: see `identify`.
             decide: see `identify`.
-            face: it was made from, for the answer and for its quality, which may make it inconclusive.
-            milliseconds: spent so far, by stage.
+            face: that was embedded, for the result and for its quality, which may make it inconclusive.
+            milliseconds: spent so far by stage.
 
         Raises:
-            InputError: there is no such rate, no threshold was measured for the model, or see `unit_templates`.
+            InputError: an invalid rate, a model without an impostor tail, or see `unit_templates`.
         """
-        from siamese_verify.verification.decision import threshold_doubt  # late, here and below: it loads Pillow
+        from siamese_verify.verification.decision import (
+            threshold_doubt,
+        )  # imported here and below since it loads Pillow
 
         start = time.perf_counter()
         rows = unit_templates(embedding, self.model.dimension)
         if len(rows) != 1 or top < 1:
-            raise InputError(f"A search is for one embedding and 1 candidate or more, got {len(rows)} and {top}.")
-        unlike = self._complaints([face.name], [face.quality]) if face is not None else []
+            raise InputError(f"A search takes one embedding and top >= 1, got {len(rows)} embeddings and top={top}.")
+        poor = self._quality_problems([face.name], [face.quality]) if face is not None else []
         while True:
             templates, people = self._current()
-            limit = self._limit(far, threshold, len(templates))
-            hits = templates.best(rows[0], top)  # without a lock: it is the long part
+            limit = self._threshold(far, threshold, len(templates))
+            hits = templates.best(rows[0], top)  # without the lock: it is the long part
             searched = time.perf_counter()
             doubt = threshold_doubt(hits[0].score, limit.interval) if hits else ""
-            reasons = [*([f"The best score {doubt}"] if doubt else []), *(unlike if hits else [])]
+            reasons = [*([f"The best score {doubt}"] if doubt else []), *(poor if hits else [])]
             decided = bool(decide or not reasons)
-            named = self._named(hits, limit, decided)
-            if named is not None:
-                break  # else somebody among them was forgotten meanwhile
-        accepted = [one for one in named if decided and one.score >= limit.threshold]
+            candidates = self._candidates(hits, limit, decided)
+            if candidates is not None:
+                break  # else one of them was forgotten meanwhile
+        accepted = [one for one in candidates if decided and one.score >= limit.threshold]
         warnings = [limit.reason] if limit.insufficient else []
         if not hits:
-            warnings.append(f"The gallery {self._store.path} is empty: enrol somebody.")
+            warnings.append(f"The gallery {self._store.path} is empty: enroll a person.")
         if len(accepted) > 1:
             warnings.append(f"{len(accepted)} people reach the threshold: {', '.join(one.name for one in accepted)}.")
-        told = named if scores else accepted
+        shown = candidates if scores else accepted
         return Identification(
             found=bool(accepted) if decided else None,
             name=accepted[0].name if accepted else None,
-            score=told[0].score if told else None,
+            score=shown[0].score if shown else None,
             threshold=limit.threshold,
             threshold_interval=limit.interval,
             far=limit.far,
-            candidates=tuple(told),
+            candidates=tuple(shown),
             searched=len(templates),
             people=people,
             insufficient=limit.insufficient,
@@ -355,120 +387,108 @@ class Gallery:
         )
 
     def forget(self, name: str) -> int:
-        """Remove a person, all templates and photos, for good: the file is then built anew from what it still holds.
+        """Remove a person with all templates and photos for good, and rewrite the file.
 
         Returns:
-            How many templates there were.
+            Number of templates removed.
 
         Raises:
-            InputError: there is nobody of that name.
+            InputError: nobody has that name.
         """
         name = person_name(name)
         with self._lock:
-            with self._changing() as change:
-                number, person = self._known(name)
-                change.remove(number)
-                change.note("forgotten", person, {"templates": person.templates})
+            with self._changing() as connection:
+                number, person = self._person(connection, name)
+                remove_person(connection, number)
+                add_log(connection, "forgotten", person.pseudonym, self.model.name, {"templates": person.templates})
             try:
-                self._store.sweep()
+                self._store.vacuum()
             except InputError as error:
-                raise InputError(f"{name} is forgotten, but the next opening has to sweep the file: {error}") from None
+                later = "the file is rewritten at the next opening"
+                raise InputError(f"{name} is forgotten, but {later}: {error}") from None
         return person.templates
 
     def photos(self, name: str) -> list[NDArray[np.uint8]]:
-        """Return the faces of a person that were kept, (S,S,3) RGB each.
+        """Stored faces of a person, (S,S,3) RGB each.
 
         Raises:
-            InputError: there is nobody of that name.
+            InputError: nobody has that name.
         """
         from PIL import Image
 
         name = person_name(name)
-        with self._lock, self._store.reading() as connection:
-            self._contents.refresh(connection)
-            number, person = self._known(name)
-            bound = self._contents.bound(person)
-            kept = connection.execute("SELECT sealed, photo FROM template WHERE person = ? ORDER BY id", (number,))
-            contents = [
-                self._contents.cipher.open("photo", photo, *bound, seal_of(sealed))
-                for sealed, photo in kept
-                if photo is not None
-            ]
+        with self._store.reading() as connection:
+            number, _ = self._person(connection, name)
+            query = "SELECT photo FROM template WHERE person = ? AND photo IS NOT NULL ORDER BY id"
+            contents = [content for (content,) in connection.execute(query, (number,))]
         return [np.asarray(Image.open(io.BytesIO(content))) for content in contents]
 
     def use_index(self, *, keep: bool = False) -> None:
-        """Search approximately from now on, with FAISS: for galleries that are too large to look at every template.
+        """Search approximately from now on, with FAISS: for galleries too large to compare with every template.
 
-        What is enrolled afterwards is searched besides, exactly, so an old index is slower, not blind. Nobody who was
-        forgotten is found by it.
+        Templates enrolled afterwards are searched exactly besides. People who were forgotten are never found.
 
         Args:
-            keep: keep it in a file beside the gallery, mapped into memory, for the next opening. That file holds the
-                templates in the clear: only on a disk that is encrypted itself. Forgetting anybody deletes it. By
-                default it is in memory alone.
+            keep: save the index beside the gallery, mapped into memory, for the next opening. That file holds the
+                templates unencrypted: only for a disk that is encrypted itself. Forgetting a person deletes it. By
+                default the index is in memory only.
 
         Raises:
             InputError: the gallery is empty, the index cannot be written, or FAISS is not installed.
         """
-        cipher, path = self._contents.cipher, index_path(self._store.path)
+        path = index_path(self._store.path)
 
-        def mark(content: bytes) -> int:
-            return cipher.mark(b"index", content)
+        def sign(content: bytes) -> str:
+            return hmac.digest(self._key.content, b"siamese-verify index " + content, "sha256").hex()
 
-        index = ApproximateIndex.load(path, mark) if keep else None
+        index = ApproximateIndex.load(path, sign) if keep else None
         if index is None:
             rows, numbers = self._current()[0].living()
-            index = ApproximateIndex.build(rows, numbers)  # minutes, so without a lock
+            index = ApproximateIndex.build(rows, numbers)  # minutes, so without the lock
             if keep:
-                index.save(path, mark)
-                if not np.isin(numbers, self._current()[0].living()[1]).all():  # somebody was forgotten meanwhile
+                index.save(path, sign)
+                if not np.isin(numbers, self._current()[0].living()[1]).all():  # a person was forgotten meanwhile
                     remove_index(self._store.path)
                 else:
-                    index = ApproximateIndex.load(path, mark) or index
+                    index = ApproximateIndex.load(path, sign) or index
         with self._lock:
-            self._contents.use_index(index)
+            self._contents.templates = replace(self._contents.templates, index=index)
 
     def check(self) -> None:
-        """Read the log and what has not been read yet, and let SQLite look for damage.
+        """Verify the authentication codes and the structure of the whole file.
 
         Raises:
             InputError: the file is damaged.
         """
-        self.log()
-        found = self._store.check()
-        if found != "ok":
-            raise damaged(str(self._store.path), found.splitlines()[0])
+        self._store.check()
 
     @contextmanager
-    def _changing(self) -> Iterator[Change]:
+    def _changing(self) -> Iterator[Any]:
         with self._lock, self._store.writing() as connection:
-            change = Change(connection, self._contents, self.model.name)
-            yield change
-            change.finish()
+            self._contents.refresh(connection)
+            yield connection
+            connection.execute("UPDATE gallery SET version = version + 1")
 
     def _current(self) -> tuple[Templates, int]:
-        """Templates and the number of people as of now."""
+        """Templates and number of people as of now."""
         with self._lock, self._store.reading() as connection:
             self._contents.refresh(connection)
-            return self._contents.templates, len(self._contents.people)
+            return self._contents.templates, len(self._contents.names)
 
-    def _nothing(self) -> Contents:
-        opened, where = self._opened, str(self._store.path)
-        return Contents(opened.cipher, opened.header, opened.model.fingerprint, opened.model.dimension, where)
-
-    def _needed_verifier(self) -> FaceVerifier:
+    def _require_verifier(self) -> FaceVerifier:
         if self._verifier is None:
             raise InputError("This gallery was opened without a verifier and takes embeddings only: open it with one.")
         return self._verifier
 
-    def _known(self, name: str) -> tuple[int, Person]:
-        number = self._contents.numbers.get(name)
-        if number is None:
-            held = counted(len(self._contents.people), "person")
+    def _person(self, connection: Any, name: str) -> tuple[int, Person]:
+        found = person_by_name(connection, name)
+        if found is None:
+            count = connection.execute("SELECT count(*) FROM person").fetchone()[0]
+            held = count_of(count, "person")
             raise InputError(f"There is no {name!r} in the gallery ({held}): `siamese-verify people` lists them.")
-        return number, self._contents.people[number]
+        return found
 
-    def _limit(self, far: float | None, threshold: float | None, templates: int) -> SearchThreshold:
+    def _threshold(self, far: float | None, threshold: float | None, templates: int) -> SearchThreshold:
         from siamese_verify.verification.decision import check_number
 
         for name, value in (("false accept rate", far), ("threshold", threshold)):
@@ -479,48 +499,44 @@ class Gallery:
             if not -1 <= threshold <= 1:
                 raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
             return SearchThreshold(float(threshold), None, None, 0, False, "")
-        if self.model.impostor_tail is None:
-            raise InputError(
-                f"How strangers score was never measured for {self.model.name or 'this model'}: give a threshold."
-            )
+        tail = self.model.impostor_tail
+        if tail is None:
+            name = self.model.name or "this model"
+            raise InputError(f"The impostor scores of {name} were never measured: give a threshold.")
         if not templates:
-            search_threshold(self.model.impostor_tail, far, 1)  # a wrong rate is one all the same
-            return SearchThreshold(math.inf, None, far, self.model.impostor_tail.impostors, False, "")
-        return search_threshold(self.model.impostor_tail, far, templates)
+            search_threshold(tail, far, 1)  # refuses an invalid rate
+            return SearchThreshold(math.inf, None, far, tail.impostors, False, "")
+        return search_threshold(tail, far, templates)
 
-    def _named(self, hits: list[Hit], limit: SearchThreshold, decided: bool) -> list[Candidate] | None:
-        """Name candidates and log a match; None if one of them was forgotten since."""
-        if not decided or not hits or hits[0].score < limit.threshold:
-            with self._lock, self._store.reading() as connection:
-                self._contents.refresh(connection)
-                return _candidates(hits, self._contents.people)
-        best = hits[0]
-        with self._changing() as change:
-            people = self._contents.people
-            found = _candidates(hits, people)
-            if found is not None:
-                details = {"score": round(best.score, 6), "threshold": round(limit.threshold, 6), "far": limit.far}
-                change.note("matched", people[best.person], details)
-            return found
+    def _candidates(self, hits: list[Hit], limit: SearchThreshold, decided: bool) -> list[Candidate] | None:
+        """Names of the hits, after logging a match; None if one of them was forgotten since."""
+        matched = decided and hits and hits[0].score >= limit.threshold
+        with self._lock, self._store.writing() if matched else self._store.reading() as connection:
+            self._contents.refresh(connection)
+            names = self._contents.names
+            if any(hit.person not in names for hit in hits):
+                return None
+            if matched:
+                _, person = self._person(connection, names[hits[0].person])
+                details = {
+                    "score": round(hits[0].score, 6),
+                    "threshold": round(limit.threshold, 6),
+                    "far": limit.far,
+                }
+                add_log(connection, "matched", person.pseudonym, self.model.name, details)
+            return [Candidate(names[hit.person], hit.score) for hit in hits]
 
-    def _complaints(self, names: Sequence[str], qualities: Sequence[Quality | None]) -> list[str]:
+    def _quality_problems(self, names: Sequence[str], qualities: Sequence[Quality | None]) -> list[str]:
         if not self.model.quality:
             return []
         from siamese_verify.verification.decision import quality_complaints
 
         return [
-            f"{name}: {complaint}"
+            f"{name}: {problem}"
             for name, quality in zip(names, qualities, strict=True)
             if quality is not None
-            for complaint in quality_complaints(quality, self.model.quality)
+            for problem in quality_complaints(quality, self.model.quality)
         ]
-
-
-def _candidates(hits: list[Hit], people: Mapping[int, Person]) -> list[Candidate] | None:
-    """Name people; None if one of them was forgotten."""
-    if any(hit.person not in people for hit in hits):
-        return None
-    return [Candidate(people[hit.person].name, hit.score) for hit in hits]
 
 
 def _one(faces: Sequence[DetectedFace]) -> list[DetectedFace]:

@@ -1,4 +1,4 @@
-"""The key of a gallery: 32 random bytes that lie elsewhere than the gallery does."""
+"""Keys of galleries: 32 random bytes, stored elsewhere than the gallery."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ MAKE = "`siamese-verify people --new-key FILE`"
 
 
 class GalleryKey:
-    """32 secret bytes, which no traceback and no log shows.
+    """32 secret bytes; their repr does not show them.
 
     Args:
         content: the bytes.
 
     Raises:
-        InputError: more or fewer than 32.
+        InputError: not 32 bytes.
     """
 
     __slots__ = ("content",)
 
     def __init__(self, content: bytes) -> None:
         if len(content) != LENGTH:
-            raise InputError(f"A gallery's key has {LENGTH} bytes, this one {len(content)}: make one with {MAKE}.")
+            raise InputError(f"A gallery's key has {LENGTH} bytes, this one {len(content)}: create one with {MAKE}.")
         self.content = content
 
     def __repr__(self) -> str:
@@ -39,39 +39,39 @@ class GalleryKey:
 
     @classmethod
     def from_text(cls, text: str, where: str) -> GalleryKey:
-        """Read base64.
+        """Key from base64.
 
         Args:
-            text: 44 characters, spaces and line ends around them.
-            where: it was found, for errors; the text itself is never said.
+            text: 44 characters; surrounding spaces are ignored.
+            where: name of the source for errors, which never show the text.
 
         Raises:
-            InputError: it is something else.
+            InputError: it is not base64 of 32 bytes.
         """
         try:
             content = base64.b64decode(text.strip().encode("ascii"), validate=True)
         except (binascii.Error, UnicodeEncodeError):
             content = b""
         if len(content) != LENGTH:
-            raise InputError(f"{where} is no key of {LENGTH} bytes in base64: make one with {MAKE}.")
+            raise InputError(f"{where} is not a key of {LENGTH} bytes in base64: create one with {MAKE}.")
         return cls(content)
 
     @classmethod
     def from_file(cls, path: Path) -> GalleryKey:
-        """Read a key file.
+        """Key from a file.
 
         Raises:
-            InputError: there is none, it holds something else, or others than its owner and group can get at it.
+            InputError: no file, no key in it, or a file that others than its owner and group can read.
         """
         try:
             if not path.is_file():
                 raise InputError(
-                    f"There is no key file {path}: make one with `siamese-verify people --new-key {path}`."
+                    f"There is no key file {path}: create one with `siamese-verify people --new-key {path}`."
                 )
             mode = path.stat().st_mode
             if os.name == "posix" and mode & (stat.S_IRWXO | stat.S_IWGRP):
                 raise InputError(
-                    f"The key file {path} is open to others (mode {stat.S_IMODE(mode):04o}): close it with "
+                    f"The key file {path} can be read by others (mode {stat.S_IMODE(mode):04o}): restrict it with "
                     f"`chmod 600 {path}`."
                 )
             with path.open("rb") as file:
@@ -79,19 +79,19 @@ class GalleryKey:
         except (OSError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"The key file {path} cannot be read ({error}): look at its path and mode.") from None
+            raise InputError(f"The key file {path} cannot be read ({error}): check its path and mode.") from None
         return cls.from_text(content.decode("ascii", errors="replace"), f"The key file {path}")
 
 
 def find_key(source: GalleryKey | str | Path | bytes | None = None) -> GalleryKey:
-    """Find the key of a gallery.
+    """Key of a gallery.
 
     Args:
-        source: a key, its 32 bytes, or the path of its file; None looks into the environment: SIAMESE_VERIFY_KEY holds
+        source: a key, its 32 bytes, or the path of its file; None reads the environment: SIAMESE_VERIFY_KEY holds
             the key in base64, SIAMESE_VERIFY_KEY_FILE the path of its file.
 
     Raises:
-        InputError: there is none, or it cannot be used.
+        InputError: no key, or an invalid one.
     """
     if isinstance(source, GalleryKey):
         return source
@@ -104,16 +104,16 @@ def find_key(source: GalleryKey | str | Path | bytes | None = None) -> GalleryKe
     if path := os.environ.get(FILE_VARIABLE):
         return GalleryKey.from_file(Path(path).expanduser())
     raise InputError(
-        f"A gallery is encrypted, and no key was given: make one, once, with {MAKE}, and name that file with --key or "
-        f"in {FILE_VARIABLE}."
+        f"A gallery is encrypted, and no key was given: create one, once, with {MAKE}, and give that file by --key or "
+        f"{FILE_VARIABLE}."
     )
 
 
 def new_key(path: str | Path) -> GalleryKey:
-    """Make a key and write its file, for its owner only; a file that is there is never overwritten.
+    """Create a key file, readable by its owner only; an existing file is never overwritten.
 
     Raises:
-        InputError: there is a file of that name, or it cannot be written.
+        InputError: the file exists or cannot be written.
     """
     key, path = GalleryKey(secrets.token_bytes(LENGTH)), Path(path).expanduser()
     try:
@@ -124,7 +124,7 @@ def new_key(path: str | Path) -> GalleryKey:
             file.flush()
             os.fsync(file.fileno())
     except FileExistsError:
-        raise InputError(f"{path} is there already, and a key is never overwritten: choose another name.") from None
+        raise InputError(f"{path} exists, and a key is never overwritten: choose another name.") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"The key file {path} cannot be written ({error}): choose another place.") from None
+        raise InputError(f"The key file {path} cannot be written ({error}): choose another path.") from None
     return key

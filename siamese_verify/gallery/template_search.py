@@ -1,4 +1,4 @@
-"""A FAISS index: which of very many templates may be the most alike."""
+"""Search among templates in memory: exact, or with a FAISS index that proposes candidates."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-CANDIDATES = 64  # templates of each search whose scores are then taken exactly
-PROBES = 64  # lists that a search looks into
-PER_LIST = 40  # templates that each list is learned from
+CANDIDATES = 64  # templates proposed by the index, then scored exactly
+PROBES = 64  # lists visited by a search
+PER_LIST = 40  # training templates per list
 CHUNK = 50_000  # templates added at a time
 
 
 class ApproximateIndex:
-    """Numbers of templates, in lists of those that point into similar directions, a byte for each dimension.
+    """Inverted file (FAISS, 8-bit scalar quantizer) of template ids that proposes candidates.
 
-    It proposes, and no more: whether a proposed template is still enrolled, and how alike it is, others decide.
+    `Templates` scores the proposals exactly and drops those that are no longer enrolled.
 
     Args:
-        index: of FAISS, an inverted file over template numbers.
-        last: largest number of a template in it; what was enrolled later is searched besides.
+        index: of FAISS, over template ids.
+        last: largest template id in it; later templates are searched exactly.
     """
 
     def __init__(self, index: Any, last: int) -> None:
@@ -43,20 +43,20 @@ class ApproximateIndex:
 
     @classmethod
     def build(cls, rows: NDArray[np.float32], numbers: NDArray[np.int64], seed: int = 0) -> ApproximateIndex:
-        """Learn the lists and fill them.
+        """Train and fill an index.
 
         Args:
             rows: (N,D) templates of unit length.
-            numbers: (N,) ascending.
-            seed: of the templates that the lists are learned from.
+            numbers: (N,) ids, ascending.
+            seed: of the choice of training templates.
 
         Raises:
-            InputError: there are none, or FAISS is not installed.
+            InputError: no templates, or FAISS is not installed.
         """
         faiss = _faiss()
         count, dimension = rows.shape
         if not count:
-            raise InputError("There are no templates to index: enrol somebody first.")
+            raise InputError("There are no templates to index: enroll a person first.")
         lists = 2 ** round(math.log2(2 * math.sqrt(count)))  # 2,048 for a million
         while lists * PER_LIST > count and lists > 1:
             lists //= 2
@@ -73,43 +73,43 @@ class ApproximateIndex:
         return int(self._index.ntotal)
 
     def propose(self, probe: NDArray[np.float32], count: int = CANDIDATES) -> NDArray[np.int64]:
-        """Return up to `count` numbers of templates that may be the most alike to a (D,) probe."""
+        """Up to `count` ids of templates that may be nearest to a (D,) probe."""
         _, numbers = self._index.search(probe[None], min(count, len(self)))
         found: NDArray[np.int64] = numbers[0][numbers[0] >= 0]
         return found
 
-    def save(self, path: Path, mark: Callable[[bytes], int]) -> None:
-        """Write it, for its owner only, IN THE CLEAR: whoever reads the file has the templates, to a byte each.
+    def save(self, path: Path, sign: Callable[[bytes], str]) -> None:
+        """Write it, readable by its owner only and NOT ENCRYPTED: the file holds the templates at 8 bits a number.
 
         Args:
-            path: of the file; another one with `.json` behind its name says what belongs to it.
-            mark: of the gallery, see `Cipher.mark`, so that nothing is read back but what was written here.
+            path: of the file; a second file with `.json` appended holds its signature.
+            sign: keyed signature of the gallery, so that no other index is read back.
         """
         faiss = _faiss()
         try:
             with whole_file(path, private=True) as file:
                 faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
-            about = {"last": self.last, "mark": hex(mark(_digest(path, self.last)))}
+            about = {"last": self.last, "signature": sign(_digest(path, self.last))}
             write_whole(_about(path), json.dumps(about).encode(), private=True)
         except (OSError, RuntimeError) as error:
-            raise InputError(f"The index {path} cannot be written ({error}): look at the room on the disk.") from None
+            raise InputError(f"The index {path} cannot be written ({error}): make buffer on the disk.") from None
 
     @classmethod
-    def load(cls, path: Path, mark: Callable[[bytes], int]) -> ApproximateIndex | None:
-        """Map it into memory: what a search does not look into stays on the disk.
+    def load(cls, path: Path, sign: Callable[[bytes], str]) -> ApproximateIndex | None:
+        """Map a saved index into memory; lists that no search visits stay on the disk.
 
         Args:
             path: see `save`.
-            mark: see `save`.
+            sign: see `save`.
 
         Returns:
-            None if there is none, or not what was written here: FAISS does not read what somebody else made.
+            None if there is none, or its signature is wrong.
         """
         faiss = _faiss()
         try:
             about = json.loads(_about(path).read_bytes())
             last = int(about["last"])
-            if about["mark"] != hex(mark(_digest(path, last))):
+            if about["signature"] != sign(_digest(path, last)):
                 return None
             return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY), last)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):
@@ -117,12 +117,12 @@ class ApproximateIndex:
 
 
 def index_path(gallery: Path) -> Path:
-    """Where the index of a gallery lies if it is kept: beside it."""
+    """Path of a saved index, beside the gallery."""
     return gallery.with_name(gallery.name + ".index")
 
 
 def remove_index(gallery: Path) -> None:
-    """Delete a kept index, which holds the templates of somebody who was forgotten."""
+    """Delete a saved index: it holds the templates of a person who was forgotten."""
     for path in (index_path(gallery), _about(index_path(gallery))):
         path.unlink(missing_ok=True)
 
@@ -146,18 +146,18 @@ def _faiss() -> Any:
 
 
 NOBODY = -1
-FLOAT32_DOUBT = 1e-4  # more than a product of unit rows of 4,096 dimensions is ever off in float32
+FLOAT32_ERROR = 1e-4  # bound on the error of a float32 product of unit rows of 4,096 dimensions
 
 
 class Hit(NamedTuple):
-    """A person among the best of a search."""
+    """A person found by a search."""
 
-    person: int  # number in the gallery
-    score: float  # best cosine of her templates, in [-1, 1]
+    person: int  # id in the gallery
+    score: float  # best cosine of the templates, in [-1, 1]
 
 
-class Room(NamedTuple):
-    """Arrays with room for more rows at their end."""
+class Buffer(NamedTuple):
+    """Arrays with free rows at the end."""
 
     rows: NDArray[np.float32]  # (C,D)
     people: NDArray[np.int64]  # (C,)
@@ -166,104 +166,104 @@ class Room(NamedTuple):
 
 @dataclass(frozen=True)
 class Templates:
-    """Unit rows and whose they are. Never changed: `grown` and `without` return others, so a search needs no lock.
+    """Templates and their people. Immutable: `grown` and `without` return new ones, so a search needs no lock.
 
     Attributes:
-        rows: (N,D) float32 of unit length, contiguous; zeros in place of what was forgotten.
-        people: (N,) int64, whose they are; `NOBODY` likewise.
-        numbers: (N,) int64 ascending, their own.
-        room: what these are the beginning of; shared with what it grows into.
-        forgotten: how many rows are nobody's.
-        index: that proposes templates, in place of looking at all; None for all.
+        rows: (N,D) float32 of unit length, contiguous; zeros for people who were forgotten.
+        people: (N,) int64 ids of the people; `NOBODY` likewise.
+        numbers: (N,) int64 ids of the templates, ascending.
+        buffer: whose first N rows these are; shared with what it grows into.
+        forgotten: number of rows of `NOBODY`.
+        index: that proposes templates; None to compare with all.
     """
 
     rows: NDArray[np.float32]
     people: NDArray[np.int64]
     numbers: NDArray[np.int64]
-    room: Room
+    buffer: Buffer
     forgotten: int = 0
     index: ApproximateIndex | None = None
 
     @classmethod
-    def of(cls, room: Room, count: int, forgotten: int = 0, index: ApproximateIndex | None = None) -> Templates:
-        """The first `count` rows of some room."""
-        return cls(room.rows[:count], room.people[:count], room.numbers[:count], room, forgotten, index)
+    def of(cls, buffer: Buffer, count: int, forgotten: int = 0, index: ApproximateIndex | None = None) -> Templates:
+        """The first `count` rows of a buffer."""
+        return cls(buffer.rows[:count], buffer.people[:count], buffer.numbers[:count], buffer, forgotten, index)
 
     @classmethod
     def empty(cls, dimension: int) -> Templates:
-        """None yet."""
+        """No templates."""
         whose, own = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        return cls.of(Room(np.empty((0, dimension), dtype=np.float32), whose, own), 0)
+        return cls.of(Buffer(np.empty((0, dimension), dtype=np.float32), whose, own), 0)
 
     def __len__(self) -> int:
-        """Templates that are somebody's."""
+        """Number of templates of enrolled people."""
         return len(self.rows) - self.forgotten
 
     def grown(self, rows: NDArray[np.float32], people: Sequence[int], numbers: Sequence[int]) -> Templates:
-        """Append rows, in place where there is room. Only the latest may grow, and one caller at a time."""
+        """Append rows, in place where the buffer has space. Only the latest may grow, by one caller at a time."""
         held, total = len(self.rows), len(self.rows) + len(rows)
-        room = self.room
-        if total > len(room.rows):
+        buffer = self.buffer
+        if total > len(buffer.rows):
             capacity = max(total, held + held // 2)
             wide = np.empty((capacity, self.rows.shape[1]), dtype=np.float32)
-            room = Room(wide, np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64))
-            room.rows[:held], room.people[:held], room.numbers[:held] = self.rows, self.people, self.numbers
-        room.rows[held:total], room.people[held:total], room.numbers[held:total] = rows, people, numbers
-        return Templates.of(room, total, self.forgotten, self.index)
+            buffer = Buffer(wide, np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64))
+            buffer.rows[:held], buffer.people[:held], buffer.numbers[:held] = self.rows, self.people, self.numbers
+        buffer.rows[held:total], buffer.people[held:total], buffer.numbers[held:total] = rows, people, numbers
+        return Templates.of(buffer, total, self.forgotten, self.index)
 
     def without(self, people: Collection[int]) -> Templates:
-        """Leave people out. Their rows are overwritten, also for searches that run: those look up whom they found."""
+        """Remove people. Their rows are overwritten even for searches that run: the gallery checks who they found."""
         gone = np.isin(self.people, list(people))
         self.rows[gone] = 0
         count, forgotten = len(self.rows), self.forgotten + int(gone.sum())
-        if forgotten <= count // 8:  # copying all of them would take longer than the next search may
-            owners = self.room.people.copy()
+        if forgotten <= count // 8:  # copying all rows would delay the next search
+            owners = self.buffer.people.copy()
             owners[:count][gone] = NOBODY
-            return Templates.of(self.room._replace(people=owners), count, forgotten, self.index)
+            return Templates.of(self.buffer._replace(people=owners), count, forgotten, self.index)
         keep = ~gone & (self.people != NOBODY)
-        room = Room(self.rows[keep], self.people[keep], self.numbers[keep])
-        return Templates.of(room, len(room.rows), 0, self.index)
+        buffer = Buffer(self.rows[keep], self.people[keep], self.numbers[keep])
+        return Templates.of(buffer, len(buffer.rows), 0, self.index)
 
     def living(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Rows and numbers of the templates that are somebody's."""
+        """Rows and ids of the templates of enrolled people."""
         if not self.forgotten:
             return self.rows, self.numbers
         keep = self.people != NOBODY
         return self.rows[keep], self.numbers[keep]
 
     def best(self, probe: NDArray[np.float32], top: int) -> list[Hit]:
-        """Search for the people who are most alike: all templates, or those that an index proposes.
+        """The nearest people, among all templates or those that the index proposes.
 
-        The scores are taken in float64, so that they depend neither on the machine nor on what else the gallery holds.
+        Scores are computed in float64: they depend neither on the machine nor on the rest of the gallery.
 
         Args:
             probe: (D,) of unit length.
-            top: people to return, 1 or more.
+            top: people to return, >= 1.
 
         Returns:
-            Up to `top` people, best first; those who score alike in the order of their enrolment.
+            Up to `top` people, best first; equal scores in the order of enrollment.
         """
         if not len(self):
             return []
         near = self._proposed(probe, top) if self.index else self._nearest(probe, top)
-        if not len(near):  # all that was proposed is forgotten
+        if not len(near):  # all proposals are forgotten
             near = self._nearest(probe, top)
         return ranked(self.rows[near], self.people[near], probe)[:top]
 
     def _nearest(self, probe: NDArray[np.float32], top: int) -> NDArray[np.int64]:
-        """Rows that hold the best template of each of the best people: one product of the matrix with the probe."""
+        """Rows with the best template of each of the best people, by one matrix-vector product."""
         scores = self.rows @ probe  # (N,)
         wanted = 4 * top
         while True:
             whole = wanted >= len(scores)
             least = -np.inf if whole else np.partition(scores, len(scores) - wanted)[-wanted]
-            near = np.flatnonzero((scores >= least - FLOAT32_DOUBT) & (self.people != NOBODY))
+            near = np.flatnonzero((scores >= least - FLOAT32_ERROR) & (self.people != NOBODY))
             if whole or len(np.unique(self.people[near])) >= top:
                 return near
-            wanted *= 4  # a person with many templates fills the places
+            wanted *= 4  # one person with many templates takes several places
 
     def _proposed(self, probe: NDArray[np.float32], top: int) -> NDArray[np.int64]:
-        """Rows that the index proposes, without those since forgotten, and the best of those enrolled since."""
+        """Rows that the index proposes and that are enrolled, and the nearest of those enrolled since."""
         assert self.index is not None
         numbers = self.index.propose(probe, max(CANDIDATES, 8 * top))
         rows = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
@@ -271,19 +271,19 @@ class Templates:
         start = int(np.searchsorted(self.numbers, self.index.last, side="right"))
         if start == len(self.numbers):
             return known
-        since = Room(self.rows[start:], self.people[start:], self.numbers[start:])
+        since = Buffer(self.rows[start:], self.people[start:], self.numbers[start:])
         return np.concatenate([known, start + Templates.of(since, len(since.rows))._nearest(probe, top)])
 
 
 def ranked(rows: NDArray[np.float32], people: NDArray[np.int64], probe: NDArray[np.float32]) -> list[Hit]:
-    """Rank people by their best template, in float64.
+    """People ranked by their best template, in float64.
 
     Args:
         rows: (K,D) of unit length.
-        people: (K,) whose they are.
+        people: (K,) ids of the people.
         probe: (D,) of unit length.
     """
-    # Not a matrix product, whose last digit depends on how many rows there are.
+    # Not a matrix product: its last digit depends on the number of rows.
     scores = np.clip((rows.astype(np.float64) * probe.astype(np.float64)).sum(axis=1), -1, 1)
     best: dict[int, float] = {}
     for person, score in zip(people.tolist(), scores.tolist(), strict=True):
@@ -292,17 +292,17 @@ def ranked(rows: NDArray[np.float32], people: NDArray[np.int64], probe: NDArray[
 
 
 def unit_templates(embeddings: ArrayLike, dimension: int) -> NDArray[np.float32]:
-    """Check embeddings and scale them to unit length.
+    """Embeddings checked and scaled to unit length.
 
     Args:
-        embeddings: (N,D), or (D,) for one, of any non-zero length.
+        embeddings: (N,D), or (D,) for one, of any nonzero length.
         dimension: D of the gallery.
 
     Returns:
         (N,D) float32.
 
     Raises:
-        InputError: another shape, numbers that are not finite, or a row without a direction.
+        InputError: another shape, numbers that are not finite, or a zero row.
     """
     try:
         rows = np.atleast_2d(np.asarray(embeddings, dtype=np.float64))
@@ -313,6 +313,6 @@ def unit_templates(embeddings: ArrayLike, dimension: int) -> NDArray[np.float32]
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or not (lengths > 0).all():
         place = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
-        raise InputError(f"Embedding {place + 1} is NaN, infinite or zero: look for an empty or diverged one.")
+        raise InputError(f"Embedding {place + 1} is NaN, infinite or zero: check its photo or model.")
     scaled: NDArray[np.float32] = (rows / lengths).astype(np.float32)
     return scaled

@@ -1,6 +1,6 @@
-"""Objectives: embeddings and their labels in, one number to descend out. One objective a file."""
+"""Losses: embeddings and labels -> a scalar to minimize, one family a file."""
 
-from siamese_verify.losses.base import BatchObjective, Measured, reduce_items
+from siamese_verify.losses.base import BatchObjective, MeasuredLoss, reduce_items
 from siamese_verify.losses.contrastive import ContrastiveLoss, CosinePairLoss, contrastive_loss, cosine_pair_loss
 from siamese_verify.losses.info_nce import (
     InBatchNegatives,
@@ -13,7 +13,7 @@ from siamese_verify.losses.info_nce import (
 from siamese_verify.losses.magnet import MagnetLoss, magnet_loss
 from siamese_verify.losses.margin_softmax import ArcFaceLoss, CosFaceLoss, arc_face_cosine, cos_face_cosine
 from siamese_verify.losses.memory import CrossBatchMemory, EmbeddingQueue
-from siamese_verify.losses.softmax import NTXentLoss, SupConLoss
+from siamese_verify.losses.softmax import NTXentLoss, SupConLoss, nt_xent_loss, sup_con_loss
 from siamese_verify.losses.triplet import TripletLoss, soft_triplet_loss, triplet_loss
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "InBatchNegatives",
     "InfoNCELoss",
     "MagnetLoss",
-    "Measured",
+    "MeasuredLoss",
     "NCELoss",
     "NTXentLoss",
     "QueryObjective",
@@ -40,7 +40,9 @@ __all__ = [
     "info_nce_loss",
     "magnet_loss",
     "nce_loss",
+    "nt_xent_loss",
     "reduce_items",
     "soft_triplet_loss",
+    "sup_con_loss",
     "triplet_loss",
 ]

@@ -1,4 +1,4 @@
-"""Magnet loss: to one's own cluster, away from those of others."""
+"""Magnet loss: a softmax over the cluster centers of the batch."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Reduction
-from siamese_verify.losses.info_nce import in_bands, log_sum_exp
-from siamese_verify.pairwise import Batch, Identities
-from siamese_verify.pairwise.blocks import Items
+from siamese_verify.losses.base import BatchObjective, Items, Reduction
+from siamese_verify.losses.info_nce import log_sum_exp
+from siamese_verify.pairwise import Batch, Identities, in_bands
 from siamese_verify.structures import Pairs, Triplets
 
-ROUNDS = 5  # of Lloyd's algorithm: few rows of an identity settle in fewer
+LLOYD_STEPS = 5  # few rows of an identity settle in fewer
 
 
 def magnet_loss(own: Tensor, others: Tensor, margin: float = 1.0) -> Tensor:
-    """Prefer the own cluster to those of other identities, by a margin.
+    """Magnet loss of each row.
 
     Args:
-        own: (N,) squared distances from the centre of the own cluster over twice the variance, >= 0.
-        others: (N, K) the same from the centres of other identities; infinity is a cluster that is absent.
+        own: (N,) squared distances from the center of the own cluster over twice the variance, >= 0.
+        others: (N, K) the same from the centers of other identities; infinity is an absent cluster.
         margin: >= 0, in nats.
 
     Returns:
@@ -34,23 +33,20 @@ def magnet_loss(own: Tensor, others: Tensor, margin: float = 1.0) -> Tensor:
 class MagnetLoss(BatchObjective):
     """`magnet_loss` of every row, with clusters and variance of the batch: (B,) items, in its order.
 
-    The rows of each identity are split into clusters by k-means within the batch: started from the row farthest from
-    the identity's mean and then, one by one, from the row farthest from all starts (ties take the lowest row). The
-    split itself has no gradient; centres and variance do. The variance is that of all rows around their centres,
-    sum |r - mu|^2 / (B - 1). Nothing waits for a GPU. Distances from the centres of others are held a band of rows at
-    a time and computed again in the backward pass: O(B D) memory.
+    The rows of each identity are split into clusters by k-means within the batch, without a gradient; centers and
+    variance have one. The variance is that of all rows around their centers, sum |r - mu|^2 / (B - 1). Distances from
+    centers are held a band of rows at a time: O(B D) memory. Nothing waits for a GPU.
 
     Args:
-        clusters: into which the rows of an identity are split, >= 1; fewer if it has fewer different rows. 1 needs two
-            photos of each identity in a batch, k need more than k.
-        variance_floor: > 0, least variance to divide by, in the square of the embeddings' unit. Where every identity
-            has collapsed to a point, it keeps the gradient finite; 1e-4 is a hundredth of the length of a unit
-            embedding, well above what float32 rounds.
+        clusters: of each identity, >= 1; fewer if it has fewer different rows. 1 needs two photos of each identity in
+            a batch, k need more than k.
+        variance_floor: > 0, least variance to divide by: it keeps the gradient finite where every identity has
+            collapsed to a point. 1e-4 is well above what float32 rounds for unit embeddings.
         margin: >= 0, the paper's alpha: how many nats the own cluster must be ahead of all others together.
-        reduction: `mean`, `mean_active`, `sum` or `none`.
+        reduction: `mean`, `mean_nonzero`, `sum` or `none`.
 
     Raises:
-        InputError: an argument out of its range; when called with tuples pairs or triplets, or with references.
+        InputError: an argument out of its range; when called with tuples or references.
 
     Rippel et al. 2016, eq. 5, the batch's approximation of eq. 4.
     """
@@ -73,37 +69,27 @@ class MagnetLoss(BatchObjective):
         self.margin = margin
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Compute the items of rows; see `BatchObjective.items`."""
-        if tuples is not None:
-            raise InputError(
-                f"MagnetLoss compares with cluster centres, not with rows, but was given {len(tuples.anchor)} tuples "
-                f"{type(tuples).__name__.lower()}: set miner=none."
-            )
-        if len(batch.references):
-            raise InputError(
-                f"MagnetLoss has no use for a memory, but was given {len(batch.references)} references: its clusters "
-                f"are those of the batch."
-            )
+        """Losses of rows; see `BatchObjective.items`."""
         rows, labels = batch.embeddings, batch.labels
         rows = rows - rows.detach().sum(dim=0) / max(len(rows), 1)  # squared lengths cancel less around the middle
         identities = Identities(labels)
         first, last = identities.span(labels)
         cluster = first + split(rows.detach(), first, last, self.clusters)  # (B,) in [first, last): no two share one
-        centres, sizes = centres_of(rows, cluster)
-        spread = (rows - centres[cluster]).square().sum(dim=1)  # (B,)
-        variance = (spread.sum() / max(len(rows) - 1, 1)).clamp(min=self.variance_floor)
+        centers, sizes = cluster_centers(rows, cluster)
+        own = (rows - centers[cluster]).square().sum(dim=1)  # (B,)
+        variance = (own.sum() / max(len(rows) - 1, 1)).clamp(min=self.variance_floor)
 
-        def losses(rows: Tensor, spread: Tensor, labels: Tensor, centres: Tensor, variance: Tensor) -> Tensor:
-            squared = rows.square().sum(dim=1, keepdim=True) + centres.square().sum(dim=1)  # (n,B)
-            squared = torch.addmm(squared, rows, centres.T, alpha=-2)
+        def losses(rows: Tensor, own: Tensor, labels: Tensor, centers: Tensor, variance: Tensor) -> Tensor:
+            squared = rows.square().sum(dim=1, keepdim=True) + centers.square().sum(dim=1)  # (n,B)
+            squared = torch.addmm(squared, rows, centers.T, alpha=-2)
             absent = labels[:, None] == identities.sorted  # a cluster lies where rows of its identity are sorted to
             others = (squared / (2 * variance)).masked_fill(absent | (sizes == 0), torch.inf)
-            return magnet_loss(spread / (2 * variance), others, self.margin)
+            return magnet_loss(own / (2 * variance), others, self.margin)
 
-        return Items.of(in_bands(losses, len(centres), (rows, spread, labels), (centres, variance)))
+        return Items.from_losses(in_bands(losses, len(centers), (rows, own, labels), (centers, variance)))
 
     def extra_repr(self) -> str:
-        """Name the parameters where the module is printed."""
+        """Parameters for `print(module)`."""
         return (
             f"clusters={self.clusters}, variance_floor={self.variance_floor}, margin={self.margin}, "
             f"reduction={self.reduction!r}"
@@ -112,6 +98,9 @@ class MagnetLoss(BatchObjective):
 
 def split(rows: Tensor, first: Tensor, last: Tensor, clusters: int) -> Tensor:
     """Split the rows of each identity by k-means, all identities at once.
+
+    It starts from the row farthest from the identity's mean and then, one by one, from the row farthest from all
+    starts; ties take the lowest row.
 
     Args:
         rows: (B, D).
@@ -125,52 +114,36 @@ def split(rows: Tensor, first: Tensor, last: Tensor, clusters: int) -> Tensor:
     cluster = torch.zeros_like(first)
     if clusters == 1:
         return cluster
-    middle, _ = centres_of(rows, first)
+    middle, _ = cluster_centers(rows, first)
     start = farthest((rows - middle[first]).square().sum(dim=1), first)
     nearest = (rows - rows[start]).square().sum(dim=1)
     for number in range(1, clusters):
         start = farthest(nearest, first)
-        distance = (rows - rows[start]).square().sum(dim=1)  # nobody is nearer to a start that is one already
+        distance = (rows - rows[start]).square().sum(dim=1)  # not below `nearest` if it is a start already
         cluster = torch.where(distance < nearest, number, cluster)
         nearest = torch.minimum(distance, nearest)
-    for _ in range(ROUNDS):
-        centres, sizes = centres_of(rows, first + cluster)
+    for _ in range(LLOYD_STEPS):
+        centers, sizes = cluster_centers(rows, first + cluster)
         nearest = torch.full_like(nearest, torch.inf)
         for number in range(clusters):
             slot = torch.minimum(first + number, last - 1)
-            there = (first + number < last) & (sizes[slot] > 0)
-            distance = (rows - centres[slot]).square().sum(dim=1).masked_fill(~there, torch.inf)
+            exists = (first + number < last) & (sizes[slot] > 0)
+            distance = (rows - centers[slot]).square().sum(dim=1).masked_fill(~exists, torch.inf)
             cluster = torch.where(distance < nearest, number, cluster)
             nearest = torch.minimum(distance, nearest)
     return cluster
 
 
 def farthest(distance: Tensor, identity: Tensor) -> Tensor:
-    """For each row, the row of its identity that lies farthest: the lowest of several.
-
-    Args:
-        distance: (B,) >= 0.
-        identity: (B,) int64 in [0, B).
-
-    Returns:
-        (B,) int64.
-    """
+    """(B,) int64: for each row, the row of its identity with the largest of (B,) distances, the lowest of several."""
     count = len(distance)
     highest = distance.new_zeros(count).scatter_reduce(0, identity, distance, "amax")[identity]
     row = torch.where(distance == highest, torch.arange(count, device=distance.device), count)
     return torch.full_like(identity, count).scatter_reduce(0, identity, row, "amin")[identity]
 
 
-def centres_of(rows: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of rows by cluster.
-
-    Args:
-        rows: (B, D).
-        cluster: (B,) int64 in [0, B).
-
-    Returns:
-        (B, D) centres, 0 where a cluster has no rows, and (B,) how many rows there are, in the type of the rows.
-    """
+def cluster_centers(rows: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, D) means of the (B, D) rows of each cluster in [0, B), 0 for an empty one, and (B,) numbers of its rows."""
     sizes = rows.new_zeros(len(rows)).index_add(0, cluster, rows.new_ones(len(rows)))
-    centres = torch.zeros_like(rows).index_add(0, cluster, rows)
-    return centres / sizes.clamp(min=1)[:, None], sizes
+    centers = torch.zeros_like(rows).index_add(0, cluster, rows)
+    return centers / sizes.clamp(min=1)[:, None], sizes

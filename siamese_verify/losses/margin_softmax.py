@@ -1,4 +1,4 @@
-"""What the margin softmaxes share: a weight vector for each identity, and cross-entropy of angles with them."""
+"""Margin softmax losses over all identities of the training set: ArcFace and CosFace."""
 
 from __future__ import annotations
 
@@ -9,192 +9,174 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Reduction
+from siamese_verify.losses.base import BatchObjective, Items, Reduction
 from siamese_verify.pairwise import Batch, unit
-from siamese_verify.pairwise.blocks import Items
 from siamese_verify.structures import Pairs, Triplets
 
 
-class MarginSoftmax(BatchObjective):
-    """Classify every row among all identities of the training set, its own cosine lowered by a margin: (B,) items.
-
-    A subclass defines `lower`. The objective has parameters of its own: give them to the optimizer, and labels that
-    count the identities from 0.
-
-    Args:
-        identities: how many there are, >= 1.
-        scale: > 0, multiplies the cosines: the inverse of a temperature.
-        margin: >= 0; its unit is the subclass's.
-        dimensions: of the embeddings, >= 1.
-        reduction: `mean`, `mean_active`, `sum` or `none`.
-
-    Attributes:
-        weights: (identities, dimensions) parameter; only its directions count.
-
-    Raises:
-        InputError: an argument out of its range; when called with tuples pairs or triplets, with references, with
-            embeddings of other dimensions, and on a CPU with labels that are not in [0, identities).
-    """
-
-    takes = ()
-    takes_references = False
-
-    def __init__(
-        self, identities: int, scale: float, margin: float, dimensions: int = 512, reduction: Reduction = "mean"
-    ) -> None:
-        super().__init__(reduction)
-        for name, count in (("identities", identities), ("dimensions", dimensions)):
-            if not isinstance(count, int) or count < 1:
-                raise InputError(f"{name} is {count}, but must be a whole number, 1 or more.")
-        if not scale > 0:
-            raise InputError(f"scale is {scale}, but must be above 0: 64 is usual.")
-        if not margin >= 0:
-            raise InputError(f"margin is {margin}, but a margin softmax needs a margin of 0 or more.")
-        self.identities = identities
-        self.scale = scale
-        self.margin = margin
-        self.dimensions = dimensions
-        self.weights = nn.Parameter(torch.randn(identities, dimensions))  # normal: every direction is as likely
-
-    def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Compute the items of rows; see `BatchObjective.items`."""
-        self._check(batch, tuples)
-        rows, labels = batch.embeddings, batch.labels[:, None]
-        cosine = unit(rows) @ unit(self.weights.to(rows.dtype)).T  # (B,identities)
-        logits = self.scale * cosine.scatter(1, labels, self.lower(cosine.gather(1, labels)))
-        losses = functional.cross_entropy(logits, batch.labels, reduction="none")
-        return Items(losses, torch.full_like(batch.labels, self.identities > 1, dtype=torch.bool))
-
-    def lower(self, cosine: Tensor) -> Tensor:
-        """Cosines with the own identity -> what stands in the softmax for them, of the same shape."""
-        raise NotImplementedError
-
-    def _check(self, batch: Batch, tuples: Pairs | Triplets | None) -> None:
-        name = type(self).__name__
-        if tuples is not None:
-            raise InputError(
-                f"{name} compares with class weights, not with rows, but was given {len(tuples.anchor)} tuples "
-                f"{type(tuples).__name__.lower()}: set miner=none."
-            )
-        if len(batch.references):
-            raise InputError(
-                f"{name} has no use for a memory, but was given {len(batch.references)} references: it compares with "
-                f"class weights."
-            )
-        if batch.embeddings.shape[1] != self.dimensions:
-            raise InputError(
-                f"{name} holds weights of {self.dimensions} dimensions, but was given embeddings of "
-                f"{batch.embeddings.shape[1]}: set dimensions to the encoder's."
-            )
-        labels = batch.labels
-        if labels.device.type == "cpu" and len(labels):
-            strange = (labels < 0) | (labels >= self.identities)
-            if strange.any():
-                raise InputError(
-                    f"label {int(labels[strange][0])} is none of the {self.identities} identities, 0 to "
-                    f"{self.identities - 1}: number the training identities from 0, and set identities to how many "
-                    f"they are."
-                )
-
-    def extra_repr(self) -> str:
-        """Name the parameters where the module is printed."""
-        return (
-            f"identities={self.identities}, scale={self.scale}, margin={self.margin}, dimensions={self.dimensions}, "
-            f"reduction={self.reduction!r}"
-        )
-
-
 def arc_face_cosine(cosine: Tensor, margin: float = 0.5) -> Tensor:
-    """Add a margin to the angle whose cosine is given.
+    """cos(theta + margin) for cosines of angles theta.
 
     Args:
-        cosine: cosines of angles theta, of any shape; rounding may leave them just outside of [-1, 1].
+        cosine: of any shape; rounding may leave it just outside of [-1, 1].
         margin: radians, in [0, pi).
 
     Returns:
         cos(theta + margin) up to theta + margin = pi; beyond, where the cosine would rise again, InsightFace's
-        cos(theta) - margin * sin(margin), which falls on. Where it takes over it is a step down for margins below 2.33,
-        so that the whole falls with theta; wider margins, which nobody uses, step up.
+        cos(theta) - margin * sin(margin). Where that takes over is a step down for margins below 2.33.
 
-        The derivative by the cosine is sin(theta + margin) / sin(theta), which grows without bound towards theta = 0;
-        where the sine is 0 its own derivative counts as 0, which leaves cos(margin).
+        The derivative by the cosine, sin(theta + margin) / sin(theta), grows without bound towards theta = 0; where the
+        sine is 0 its own derivative counts as 0, which leaves cos(margin).
 
     Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019, eq. 3.
     """
     square = (1 - cosine) * (1 + cosine)  # of the sine; exact near 1, where 1 - cosine^2 cancels
-    slanted = square > 0
-    sine = torch.where(slanted, square, 1).sqrt().masked_fill(~slanted, 0)  # no square root of 0 to differentiate
-    turned = cosine * math.cos(margin) - sine * math.sin(margin)
-    return torch.where(cosine >= -math.cos(margin), turned, cosine - margin * math.sin(margin))
-
-
-class ArcFaceLoss(MarginSoftmax):
-    """Cross-entropy of scaled cosines with the weights of all identities, the own one by `arc_face_cosine`.
-
-    Args:
-        identities: how many there are in the training set, >= 1; labels count them from 0.
-        scale: > 0; 64 is the paper's.
-        margin: radians, in [0, pi); 0.5 is the paper's.
-        dimensions: of the embeddings, >= 1.
-        reduction: `mean`, `mean_active`, `sum` or `none`.
-
-    Raises:
-        InputError: see `MarginSoftmax`.
-
-    Deng et al. 2019, eq. 3.
-    """
-
-    def __init__(
-        self,
-        identities: int,
-        scale: float = 64.0,
-        margin: float = 0.5,
-        dimensions: int = 512,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(identities, scale, margin, dimensions, reduction)
-        if not margin < math.pi:
-            raise InputError(f"margin is {margin}, but is an angle in radians below pi: 0.5 is usual.")
-
-    def lower(self, cosine: Tensor) -> Tensor:
-        """Widen the angle by the margin."""
-        return arc_face_cosine(cosine, self.margin)
+    positive = square > 0
+    sine = torch.where(positive, square, 1).sqrt().masked_fill(~positive, 0)  # no square root of 0 to differentiate
+    widened = cosine * math.cos(margin) - sine * math.sin(margin)
+    return torch.where(cosine >= -math.cos(margin), widened, cosine - margin * math.sin(margin))
 
 
 def cos_face_cosine(cosine: Tensor, margin: float = 0.35) -> Tensor:
-    """Take a margin off cosines of any shape.
+    """Cosines of any shape minus a margin.
 
     Wang et al., "CosFace: Large Margin Cosine Loss for Deep Face Recognition", CVPR 2018, eq. 4.
     """
     return cosine - margin
 
 
-class CosFaceLoss(MarginSoftmax):
-    """Cross-entropy of scaled cosines with the weights of all identities, the own one by `cos_face_cosine`.
+class MarginSoftmax(BatchObjective):
+    """Base class of softmax losses over identities with a margin on the cosine of the own one: (B,) items.
+
+    A subclass defines `with_margin`. The loss has a weight to train: give its parameters to the optimizer, and labels
+    that number the identities from 0.
 
     Args:
-        identities: how many there are in the training set, >= 1; labels count them from 0.
-        scale: > 0; 64 is usual.
-        margin: >= 0, of the cosine; 0.35 is the paper's.
-        dimensions: of the embeddings, >= 1.
-        reduction: `mean`, `mean_active`, `sum` or `none`.
+        num_identities: identities of the training set, >= 1.
+        scale: > 0, multiplies the cosines: the inverse of a temperature.
+        margin: >= 0, in the unit of the subclass.
+        embedding_size: >= 1.
+        reduction: `mean`, `mean_nonzero`, `sum` or `none`.
+
+    Attributes:
+        weights: (num_identities, embedding_size) parameter; only the direction of a row counts.
+
+    Raises:
+        InputError: an argument out of its range; when called with tuples, with references, with embeddings of another
+            size, and on a CPU with labels outside of [0, num_identities).
+    """
+
+    takes = ()
+    takes_references = False
+
+    def __init__(
+        self, num_identities: int, scale: float, margin: float, embedding_size: int = 512, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__(reduction)
+        for name, count in (("num_identities", num_identities), ("embedding_size", embedding_size)):
+            if not isinstance(count, int) or count < 1:
+                raise InputError(f"{name} is {count}, but must be a whole number, 1 or more.")
+        if not scale > 0:
+            raise InputError(f"scale is {scale}, but must be above 0: 64 is usual.")
+        if not margin >= 0:
+            raise InputError(f"margin is {margin}, but a margin softmax needs a margin of 0 or more.")
+        self.num_identities = num_identities
+        self.scale = scale
+        self.margin = margin
+        self.embedding_size = embedding_size
+        self.weights = nn.Parameter(torch.randn(num_identities, embedding_size))  # normal: every direction is as likely
+
+    def with_margin(self, cosine: Tensor) -> Tensor:
+        """Cosines with the own identity as they stand in the softmax, of the same shape."""
+        raise NotImplementedError
+
+    def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
+        """Losses of rows; see `BatchObjective.items`."""
+        rows, labels = batch.embeddings, batch.labels[:, None]
+        self._check_rows(batch)
+        cosine = unit(rows) @ unit(self.weights.to(rows.dtype)).T  # (B,num_identities)
+        logits = self.scale * cosine.scatter(1, labels, self.with_margin(cosine.gather(1, labels)))
+        losses = functional.cross_entropy(logits, batch.labels, reduction="none")
+        return Items(losses, torch.full_like(batch.labels, self.num_identities > 1, dtype=torch.bool))
+
+    def _check_rows(self, batch: Batch) -> None:
+        if batch.embeddings.shape[1] != self.embedding_size:
+            raise InputError(
+                f"{type(self).__name__} has weights of embedding_size {self.embedding_size}, but was given embeddings "
+                f"of {batch.embeddings.shape[1]}: set embedding_size to the encoder's."
+            )
+        if batch.labels.device.type == "cpu":
+            invalid = batch.labels[(batch.labels < 0) | (batch.labels >= self.num_identities)]
+            if len(invalid):
+                raise InputError(
+                    f"label {int(invalid[0])} is none of the {self.num_identities} identities, 0 to "
+                    f"{self.num_identities - 1}: number the training identities from 0, and set num_identities to how "
+                    f"many they are."
+                )
+
+    def extra_repr(self) -> str:
+        """Parameters for `print(module)`."""
+        return (
+            f"num_identities={self.num_identities}, scale={self.scale}, margin={self.margin}, "
+            f"embedding_size={self.embedding_size}, reduction={self.reduction!r}"
+        )
+
+
+class ArcFaceLoss(MarginSoftmax):
+    """Cross-entropy of scaled cosines with the weights of all identities, the own one by `arc_face_cosine`.
+
+    Args:
+        num_identities: identities of the training set, >= 1; labels number them from 0.
+        scale: > 0; 64 is the paper's.
+        margin: radians, in [0, pi); 0.5 is the paper's.
+        embedding_size: >= 1.
+        reduction: `mean`, `mean_nonzero`, `sum` or `none`.
 
     Raises:
         InputError: see `MarginSoftmax`.
-
-    Wang et al. 2018, eq. 4.
     """
 
     def __init__(
         self,
-        identities: int,
+        num_identities: int,
         scale: float = 64.0,
-        margin: float = 0.35,
-        dimensions: int = 512,
+        margin: float = 0.5,
+        embedding_size: int = 512,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__(identities, scale, margin, dimensions, reduction)
+        super().__init__(num_identities, scale, margin, embedding_size, reduction)
+        if not margin < math.pi:
+            raise InputError(f"margin is {margin}, but is an angle in radians below pi: 0.5 is usual.")
 
-    def lower(self, cosine: Tensor) -> Tensor:
-        """Take the margin off."""
+    def with_margin(self, cosine: Tensor) -> Tensor:
+        """See `arc_face_cosine`."""
+        return arc_face_cosine(cosine, self.margin)
+
+
+class CosFaceLoss(MarginSoftmax):
+    """Cross-entropy of scaled cosines with the weights of all identities, the own one by `cos_face_cosine`.
+
+    Args:
+        num_identities: identities of the training set, >= 1; labels number them from 0.
+        scale: > 0; 64 is usual.
+        margin: >= 0, of the cosine; 0.35 is the paper's.
+        embedding_size: >= 1.
+        reduction: `mean`, `mean_nonzero`, `sum` or `none`.
+
+    Raises:
+        InputError: see `MarginSoftmax`.
+    """
+
+    def __init__(
+        self,
+        num_identities: int,
+        scale: float = 64.0,
+        margin: float = 0.35,
+        embedding_size: int = 512,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(num_identities, scale, margin, embedding_size, reduction)
+
+    def with_margin(self, cosine: Tensor) -> Tensor:
+        """See `cos_face_cosine`."""
         return cos_face_cosine(cosine, self.margin)

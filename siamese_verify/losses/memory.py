@@ -1,4 +1,4 @@
-"""Past batches as further partners of the present one."""
+"""Cross-batch memory: embeddings of past batches as additional positives and negatives."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Measured, Mined, read_tuples, refuse_miner
+from siamese_verify.losses.base import BatchObjective, MeasuredLoss, Tuples, refuse_miner
 from siamese_verify.structures import Pairs, Triplets
 
-Compared = TypeVar("Compared", Tensor, Measured)
-SetMiner = Callable[..., Any]  # ours, or another's: miner(embeddings, labels, references, reference_labels)
+Result = TypeVar("Result", Tensor, MeasuredLoss)
+Miner = Callable[..., Any]  # ours or pytorch-metric-learning's
 
 
 class EmbeddingQueue(nn.Module):
@@ -26,7 +26,7 @@ class EmbeddingQueue(nn.Module):
         size: rows to keep, >= 1.
 
     Raises:
-        InputError: a size below 1; when enqueueing, embeddings of another dimension than those before.
+        InputError: a size below 1; when enqueueing, embeddings of another size than those before.
 
     He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, section 3.2.
     """
@@ -36,18 +36,18 @@ class EmbeddingQueue(nn.Module):
         if not size >= 1:
             raise InputError(f"size is {size}, but a memory keeps one row or more.")
         self.size = size
-        self._rows: Tensor | None = None  # (size, D), made with the first batch; a ring
+        self._rows: Tensor | None = None  # (size, D), allocated with the first batch; a ring
         self._labels = torch.empty(0, dtype=torch.int64)  # (size,)
         self._next = 0
         self._filled = 0
 
     def __len__(self) -> int:
-        """Rows it holds."""
+        """Number of rows in the queue."""
         return self._filled
 
     @property
     def embeddings(self) -> Tensor:
-        """(R, D), R <= size; (0, 0) before the first batch. A copy: the ring may turn before the backward pass."""
+        """(R, D), R <= size; (0, 0) before the first batch. A copy, which stays as it is when rows are enqueued."""
         return torch.empty(0, 0) if self._rows is None else self._rows[: self._filled].clone()
 
     @property
@@ -57,7 +57,7 @@ class EmbeddingQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Replace the oldest rows by (B, D) embeddings and (B,) labels; of more than `size` the last stay.
+        """Replace the oldest rows by (B, D) embeddings and (B,) labels; of more than `size` rows the last are kept.
 
         Under distributed training the rows of all ranks must be given, in the same order on each: what
         `siamese_verify.training.gather_batch` returns. Nothing waits for a GPU.
@@ -72,19 +72,19 @@ class EmbeddingQueue(nn.Module):
             )
         self._rows = self._rows.to(embeddings.device)
         self._labels = self._labels.to(embeddings.device)
-        newest, names = embeddings[-self.size :], labels[-self.size :].to(self._labels)
+        newest = embeddings[-self.size :]
         place = (self._next + torch.arange(len(newest), device=embeddings.device)) % self.size
         self._rows[place] = newest.to(self._rows)
-        self._labels[place] = names
+        self._labels[place] = labels[-self.size :].to(self._labels)
         self._next = (self._next + len(newest)) % self.size
         self._filled = min(self._filled + len(newest), self.size)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps. Not buffers: distributed training would send them from rank to rank each step."""
+        """State for a checkpoint. Not buffers: distributed training would send them from rank to rank each step."""
         return {"rows": self.embeddings, "labels": self.labels, "size": self.size, "next": self._next}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint: the ring as it lay, so that sums keep their order."""
+        """Restore a checkpoint, with each row where it was, so that sums keep their order."""
         if state["size"] != self.size:
             raise InputError(f"The checkpoint's memory has a size of {state['size']}, not {self.size}: keep its size.")
         self._rows, self._filled, self._next = None, 0, 0
@@ -93,12 +93,12 @@ class EmbeddingQueue(nn.Module):
             self._next = state["next"]
 
     def extra_repr(self) -> str:
-        """Name the parameters where the module is printed."""
+        """Parameters for `print(module)`."""
         return f"size={self.size}"
 
 
 class CrossBatchMemory(nn.Module):
-    """An objective over the batch and a memory of past ones, which drift slowly enough to stand for the present.
+    """A loss over the batch and a memory of past batches, whose embeddings change slowly.
 
     Each step, the batch is compared with itself and with the memory, and then joins it. Rows of the memory are
     positives and negatives, never anchors, and get no gradient.
@@ -107,12 +107,11 @@ class CrossBatchMemory(nn.Module):
         objective: compares everything, or what `miner` chooses.
         size: rows to keep, >= 1; at most a few epochs' worth.
         miner: chooses among the batch and the memory together: the positives of an anchor may lie in one and its
-            negatives in the other. None leaves everything to the objective.
-        warm_up: batches during which the memory is only filled: embeddings drift fast at first.
+            negatives in the other. None leaves everything to the loss.
+        warm_up: batches during which the memory is only filled: embeddings change fast at first.
 
     Raises:
-        InputError: an objective that takes no references, or not what the miner chooses; when called, rows that were
-            chosen elsewhere.
+        InputError: a loss that takes no references, or not what the miner chooses; when called with tuples.
 
     Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020, algorithm 1.
     """
@@ -121,13 +120,13 @@ class CrossBatchMemory(nn.Module):
     instead = "set miner=none, and the memory's own by miner@loss.miner"
 
     def __init__(
-        self, objective: BatchObjective, size: int = 4096, miner: SetMiner | None = None, warm_up: int = 0
+        self, objective: BatchObjective, size: int = 4096, miner: Miner | None = None, warm_up: int = 0
     ) -> None:
         super().__init__()
         if not isinstance(objective, BatchObjective):
             raise InputError(
-                f"A memory gives its rows to an objective of siamese_verify.losses, which {type(objective).__name__} "
-                f"is not: pytorch-metric-learning has a CrossBatchMemory for its own."
+                f"A memory gives its rows to a loss of siamese_verify.losses, which {type(objective).__name__} is not: "
+                f"pytorch-metric-learning has a CrossBatchMemory for its own."
             )
         if not objective.takes_references:
             raise InputError(f"{type(objective).__name__} has no use for a memory: it compares with no other rows.")
@@ -140,66 +139,57 @@ class CrossBatchMemory(nn.Module):
 
     @property
     def reduction(self) -> str:
-        """The objective's."""
+        """Reduction of the loss."""
         return self.objective.reduction
 
     @property
     def collapsed_loss(self) -> float | None:
-        """The objective's value when all embeddings are one point, where it has one."""
+        """Value of the loss when all embeddings are equal, where it has one."""
         return getattr(self.objective, "collapsed_loss", None)
 
-    def forward(self, embeddings: Tensor, labels: Tensor, tuples: Mined = None) -> Tensor:
-        """Compute the loss, and in training remember the batch; arguments as in `BatchObjective.forward`."""
+    def forward(self, embeddings: Tensor, labels: Tensor, tuples: Tuples = None) -> Tensor:
+        """Loss of a batch, which joins the memory in training; arguments as in `BatchObjective.forward`."""
         return self._compare(self.objective.forward, embeddings, labels, tuples)
 
-    def measure(self, embeddings: Tensor, labels: Tensor, tuples: Mined = None) -> Measured:
-        """Compute the loss and the share of active items at once, and in training remember the batch."""
+    def measure(self, embeddings: Tensor, labels: Tensor, tuples: Tuples = None) -> MeasuredLoss:
+        """Loss and fraction of nonzero items of a batch, which joins the memory in training."""
         return self._compare(self.objective.measure, embeddings, labels, tuples)
 
-    def _compare(self, compute: Callable[..., Compared], embeddings: Tensor, labels: Tensor, tuples: Mined) -> Compared:
+    def _compare(self, compute: Callable[..., Result], embeddings: Tensor, labels: Tensor, tuples: Tuples) -> Result:
         if tuples is not None:
             raise InputError(
-                "A memory lets its own miner choose: set miner=none and loss.miner, and feed identity batches."
+                "A memory lets its own miner choose: set miner=none and loss.miner, and use identity batches."
             )
-        references = reference_labels = None
+        remembered: tuple[Tensor, ...] = ()
         if len(self.queue) and self._batches >= self.warm_up:
-            references, reference_labels = self.queue.embeddings, self.queue.labels
-        result = compute(
-            embeddings,
-            labels,
-            self._mine(embeddings.detach(), labels, references, reference_labels),
-            references,
-            reference_labels,
-        )
+            remembered = self.queue.embeddings, self.queue.labels
+        chosen = self._mine(embeddings.detach(), labels, *remembered)
+        result = compute(embeddings, labels, chosen, *remembered)
         if self.training:
             self.queue.enqueue(embeddings.detach(), labels)
             self._batches += 1
         return result
 
-    def _mine(
-        self, embeddings: Tensor, labels: Tensor, references: Tensor | None, reference_labels: Tensor | None
-    ) -> Pairs | Triplets | None:
-        if self.miner is None:
-            return None
-        if references is None or reference_labels is None:
-            return read_tuples(self.miner(embeddings, labels))
+    def _mine(self, embeddings: Tensor, labels: Tensor, *remembered: Tensor) -> Tuples:
+        if self.miner is None or not remembered:
+            return None if self.miner is None else self.miner(embeddings, labels)
         if hasattr(self.miner, "together"):  # ours
-            return read_tuples(self.miner.together(embeddings, labels, references, reference_labels))
-        everyone = torch.cat([embeddings, references.to(embeddings)])
-        tuples = read_tuples(self.miner(embeddings, labels, everyone, torch.cat([labels, reference_labels.to(labels)])))
-        if tuples is None:
-            return None
-        others = (tuples.anchor != tuples[1]).nonzero().flatten()  # nobody is his own positive
-        return type(tuples)(*(field[others] for field in tuples))
+            ours: Tuples = self.miner.together(embeddings, labels, *remembered)
+            return ours
+        references, reference_labels = remembered
+        candidates = torch.cat([embeddings, references.to(embeddings)])
+        chosen = self.miner(embeddings, labels, candidates, torch.cat([labels, reference_labels.to(labels)]))
+        others = chosen[0] != chosen[1]  # their miners take the anchor for one of the candidates: its own positive
+        return tuple(field[others] if number < 2 or len(chosen) == 3 else field for number, field in enumerate(chosen))
 
     def get_extra_state(self) -> int:
-        """How many batches were seen, for a checkpoint."""
+        """Number of batches so far, for a checkpoint."""
         return self._batches
 
     def set_extra_state(self, state: int) -> None:
-        """Go on from a checkpoint."""
+        """Restore a checkpoint."""
         self._batches = state
 
     def extra_repr(self) -> str:
-        """Name the parameters where the module is printed."""
+        """Parameters for `print(module)`."""
         return f"miner={type(self.miner).__name__ if self.miner else None}, warm_up={self.warm_up}"

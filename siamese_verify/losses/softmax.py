@@ -1,4 +1,4 @@
-"""What the objectives with a softmax over all partners share: its logarithm, without the matrix of its logits."""
+"""Losses with a softmax over all other rows of the batch: NT-Xent and SupCon."""
 
 from __future__ import annotations
 
@@ -8,154 +8,178 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Reduction, by_anchor
-from siamese_verify.pairwise import Batch, Identities, row_product, unit
-from siamese_verify.pairwise.blocks import Items, Totals
-from siamese_verify.pairwise.log_softmax import choose_among_all
+from siamese_verify.losses.base import BatchObjective, Items, Reduction
+from siamese_verify.pairwise import Batch, Identities, Totals, row_product, unit
+from siamese_verify.pairwise.log_softmax import SMALLEST_TEMPERATURE, log_sum_exp_of_others
 from siamese_verify.structures import Pairs, Triplets
 
 
-class PositiveTerms(NamedTuple):
-    """-log of the softmax at each positive."""
+def nt_xent_loss(positive: Tensor, log_sum: Tensor) -> Tensor:
+    """Normalized temperature-scaled cross-entropy of each positive.
 
-    anchor: Tensor  # (M,) int64, the row whose positive it is
-    loss: Tensor  # (M,) >= 0
-    contested: Tensor  # (M,) bool, whether the anchor has another partner: then the loss is above zero
+    Args:
+        positive: logits of the positives, s_ip / t.
+        log_sum: logarithm of the sum over all k != i of exp(s_ik / t), of the same shape.
+
+    Returns:
+        -log(exp(s_ip / t) / sum_k exp(s_ik / t)), >= 0.
+
+    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, eq. 1.
+    """
+    return (log_sum - positive).clamp(min=0)  # rounding may leave -1e-7
+
+
+def sup_con_loss(positive: Tensor, log_sum: Tensor, anchor: Tensor, anchors: int) -> Tensor:
+    """`nt_xent_loss` averaged over the positives of each anchor.
+
+    Args:
+        positive: (M,) logits of the positives.
+        log_sum: (M,) as in `nt_xent_loss`.
+        anchor: (M,) int64, whose positives they are.
+        anchors: B.
+
+    Returns:
+        (B,) losses, >= 0; 0 for an anchor without positives.
+
+    Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, eq. 2 (L_out).
+    """
+    total = positive.new_zeros(anchors).index_add(0, anchor, nt_xent_loss(positive, log_sum))
+    return total / anchor.bincount(minlength=anchors).clamp(min=1)
+
+
+class Positives(NamedTuple):
+    """Ordered genuine pairs and what `nt_xent_loss` needs of them."""
+
+    anchor: Tensor  # (M,) int64
+    logit: Tensor  # (M,)
+    log_sum: Tensor  # (M,)
+    contested: Tensor  # (M,) bool, whether the anchor is compared with any other row: then the loss is above zero
 
 
 class SoftmaxObjective(BatchObjective):
-    """Each anchor picks its positives among all its partners, by a softmax over cosines divided by a temperature.
+    """Base class of losses with a softmax over all other rows of the batch, of cosines over temperature.
 
-    Mined pairs are everything an anchor is compared with, and count for both their rows, each once: those of `AllPairs`
-    give what None gives. Of tuples triplets each is a choice between two. With one partner only there is nothing to
-    choose: the item is 0.
+    Given pairs are everything that an anchor is compared with, in both directions, each once. A given triplet is a
+    choice between its positive and its negative. Compared with nothing but its positive, an anchor has a loss of 0;
+    any other loss is above zero, however small it rounds.
 
     Args:
-        temperature: > 0. The smaller, the more the hardest partners decide.
-        reduction: `mean`, `mean_active`, `sum` or `none`.
+        temperature: at least 0.003. The smaller, the more the hardest negatives decide.
+        reduction: `mean`, `mean_nonzero`, `sum` or `none`.
 
     Raises:
-        InputError: a temperature that is not above 0; an unknown reduction.
+        InputError: a temperature that is too small; an unknown reduction.
     """
 
-    needs_rivals = True
+    needs_negatives = True
 
-    def __init__(self, temperature: float, reduction: Reduction = "mean") -> None:
+    def __init__(self, temperature: float = 0.1, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)
         check_temperature(temperature)
         self.temperature = temperature
 
-    def positive_terms(self, batch: Batch, tuples: Pairs | Triplets | None) -> PositiveTerms:
-        """List -log softmax of every ordered (anchor, positive): by anchor, then positive, if nothing was tuples."""
-        rows = unit(batch.embeddings)
-        candidates = unit(batch.candidates) if len(batch.references) else rows
+    def positives(self, batch: Batch, tuples: Pairs | Triplets | None) -> Positives:
+        """List the positives of all anchors, ordered by anchor, then positive, or as triplets are given."""
+        candidates = unit(batch.candidates)
+        rows = candidates[: len(batch.labels)]
         if tuples is None:
             anchor, positive = Identities(batch.candidate_labels).pairs(batch.labels, itself=True)
             logit = row_product(rows, candidates, anchor, positive) / self.temperature
-            partition = choose_among_all(batch, self.temperature).partition
-            contested = torch.full_like(anchor, len(batch.candidate_labels) > 2, dtype=torch.bool)
-            return PositiveTerms(anchor, (partition[anchor] - logit).clamp(min=0), contested)
+            log_sum = log_sum_exp_of_others(rows, candidates[len(rows) :], self.temperature)
+            contested = torch.full_like(anchor, len(candidates) > 2, dtype=torch.bool)
+            return Positives(anchor, logit, log_sum[anchor], contested)
         if isinstance(tuples, Triplets):
-            genuine = row_product(rows, candidates, tuples.anchor, tuples.positive)
-            impostor = row_product(rows, candidates, tuples.anchor, tuples.negative)
-            difference = (impostor - genuine) / self.temperature
-            losses = torch.logaddexp(difference, torch.zeros_like(difference))
-            return PositiveTerms(tuples.anchor, losses, torch.ones_like(losses, dtype=torch.bool))
-        anchor, partner, same = by_anchor(batch, tuples)
-        logit = row_product(rows, candidates, anchor, partner) / self.temperature
-        partition = log_sum_exp_by(logit, anchor, len(rows))
+            anchor = tuples.anchor
+            logit, other = (row_product(rows, candidates, anchor, end) / self.temperature for end in tuples[1:])
+            return Positives(anchor, logit, torch.logaddexp(logit, other), torch.ones_like(anchor, dtype=torch.bool))
+        anchor, other, same = tuples
+        logit = row_product(rows, candidates, anchor, other) / self.temperature
+        log_sum = log_sum_exp_by(logit, anchor, len(rows))[anchor]
         contested = (anchor.bincount(minlength=len(rows)) > 1)[anchor]
-        return PositiveTerms(anchor[same], (partition[anchor] - logit)[same].clamp(min=0), contested[same])
+        return Positives(anchor[same], logit[same], log_sum[same], contested[same])
+
+    def anchor_sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B,) sums of `nt_xent_loss` over all positives of each anchor, and (B,) how many positives there are."""
+        rows, references = unit(batch.embeddings), unit(batch.references)
+        first, last = Identities(batch.candidate_labels).span(batch.candidate_labels)
+        identity, count = first[: len(rows)], (last - first - 1)[: len(rows)]
+        # The logits of an anchor's positives are summed by way of the sum of their vectors.
+        sums = torch.zeros_like(batch.candidates).index_add(0, identity, rows)
+        if len(references):
+            sums = sums.index_add(0, first[len(rows) :], references)
+        logits = torch.linalg.vecdot(rows, sums.index_select(0, identity) - rows) / self.temperature
+        log_sum = log_sum_exp_of_others(rows, references, self.temperature)
+        return nt_xent_loss(logits, count * log_sum), count
 
     def extra_repr(self) -> str:
-        """Name the parameters where the module is printed."""
+        """Parameters for `print(module)`."""
         return f"temperature={self.temperature}, reduction={self.reduction!r}"
 
 
-def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that divides by nothing, or turns the softmax upside down."""
-    if not temperature > 0:
-        raise InputError(f"temperature is {temperature}, but must be above 0: 0.05 to 0.5 are usual.")
-
-
-def log_sum_exp_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Log-sum-exp within groups.
-
-    Args:
-        values: (M,).
-        group: (M,) int64 in [0, groups).
-        groups: how many there are.
-
-    Returns:
-        (groups,); -inf for one without values.
-    """
-    highest = values.new_full((groups,), -torch.inf).scatter_reduce(0, group, values.detach(), "amax")
-    total = values.new_zeros(groups).index_add(0, group, (values - highest[group]).exp())
-    return torch.where(total > 0, highest + total.log(), -torch.inf)
-
-
 class NTXentLoss(SoftmaxObjective):
-    """-log exp(s_ip / t) / sum over k != i of exp(s_ik / t), for each ordered positive pair (i, p).
+    """`nt_xent_loss` over all ordered positive pairs (i, p): with two views of each image a label, SimCLR's loss.
 
-    With two views of each image a label, it is SimCLR's. With more, the other positives of an anchor stand in the
-    denominator too, as in `SupConLoss`, which only averages differently. Items come ordered by i, then p.
+    With more views, the other positives of an anchor stand in the denominator too, as in `SupConLoss`, which only
+    averages differently.
 
     Args:
-        temperature: > 0; 0.5 is SimCLR's on small images, 0.07 ... 0.1 are usual for faces.
-        reduction: `mean`, `mean_active`, `sum` or `none`; an item is above zero, however small it rounds, unless the
-            positive is the anchor's only partner.
+        temperature: at least 0.003; 0.5 is SimCLR's on small images, 0.07 to 0.1 are usual for faces.
+        reduction: `mean`, `mean_nonzero`, `sum` or `none`.
 
     Raises:
-        InputError: a temperature that is not above 0; an unknown reduction.
-
-    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, eq. 1.
+        InputError: a temperature that is too small; an unknown reduction.
     """
 
-    def __init__(self, temperature: float = 0.1, reduction: Reduction = "mean") -> None:
-        super().__init__(temperature, reduction)
-
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Compute the items of ordered positive pairs; see `BatchObjective.items`."""
-        terms = self.positive_terms(batch, tuples)
-        return Items(terms.loss, terms.contested)
+        """Losses of ordered positive pairs; see `BatchObjective.items`."""
+        _, logit, log_sum, contested = self.positives(batch, tuples)
+        return Items(nt_xent_loss(logit, log_sum), contested)
 
-    def add_up_all(self, batch: Batch) -> Totals:
-        """Sum over every ordered positive pair."""
-        _, loss, positives = choose_among_all(batch, self.temperature)
-        count = positives.sum()
-        return Totals(loss.sum(), count, count if len(batch.candidate_labels) > 2 else 0)
+    def sum_all(self, batch: Batch) -> Totals:
+        """Sum over all ordered positive pairs."""
+        losses, count = self.anchor_sums(batch)
+        return Totals(losses.sum(), count.sum(), count.sum() if len(batch.candidate_labels) > 2 else 0)
 
 
 class SupConLoss(SoftmaxObjective):
-    """The terms of `NTXentLoss`, averaged over the positives of each anchor first: one item an anchor that has any.
+    """`sup_con_loss` over all anchors that have a positive.
 
-    So every anchor weighs the same, however many photos there are of the person. Items come in the order of anchors.
+    So every anchor weighs the same, however many photos there are of the person.
 
     Args:
-        temperature: > 0; 0.1 is the paper's.
-        reduction: `mean`, `mean_active`, `sum` or `none`; an item is above zero, however small it rounds, unless the
-            positive is the anchor's only partner.
+        temperature: at least 0.003; 0.1 is the paper's.
+        reduction: `mean`, `mean_nonzero`, `sum` or `none`.
 
     Raises:
-        InputError: a temperature that is not above 0; an unknown reduction.
-
-    Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, eq. 2 (L_out).
+        InputError: a temperature that is too small; an unknown reduction.
     """
 
-    def __init__(self, temperature: float = 0.1, reduction: Reduction = "mean") -> None:
-        super().__init__(temperature, reduction)
-
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Compute the items of anchors; see `BatchObjective.items`."""
-        anchor, loss, contested = self.positive_terms(batch, tuples)
-        total = loss.new_zeros(len(batch.labels)).index_add(0, anchor, loss)
-        positives = anchor.bincount(minlength=len(batch.labels))
-        active = torch.zeros_like(positives, dtype=torch.bool).index_fill(0, anchor[contested], True)
-        chosen = positives > 0
-        return Items((total / positives.clamp(min=1))[chosen], active[chosen])
+        """Losses of anchors; see `BatchObjective.items`."""
+        anchor, logit, log_sum, contested = self.positives(batch, tuples)
+        losses = sup_con_loss(logit, log_sum, anchor, len(batch.labels))
+        nonzero = torch.zeros_like(batch.labels, dtype=torch.bool).index_fill(0, anchor[contested], True)
+        chosen = anchor.bincount(minlength=len(batch.labels)) > 0
+        return Items(losses[chosen], nonzero[chosen])
 
-    def add_up_all(self, batch: Batch) -> Totals:
-        """Sum over every anchor that has a positive."""
-        _, loss, positives = choose_among_all(batch, self.temperature)
-        count = (positives > 0).sum()
-        return Totals((loss / positives.clamp(min=1)).sum(), count, count if len(batch.candidate_labels) > 2 else 0)
+    def sum_all(self, batch: Batch) -> Totals:
+        """Sum over all anchors that have a positive."""
+        losses, count = self.anchor_sums(batch)
+        anchors = (count > 0).sum()
+        total = (losses / count.clamp(min=1)).sum()
+        return Totals(total, anchors, anchors if len(batch.candidate_labels) > 2 else 0)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise InputError for a temperature that exponentials of float64 have no room for."""
+    if not temperature >= SMALLEST_TEMPERATURE:
+        raise InputError(
+            f"temperature is {temperature}, but must be {SMALLEST_TEMPERATURE} or more: 0.05 to 0.5 are usual."
+        )
+
+
+def log_sum_exp_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """(groups,) log-sum-exp of (M,) values by their (M,) group; -inf for a group without values."""
+    highest = values.new_full((groups,), -torch.inf).scatter_reduce(0, group, values.detach(), "amax")
+    total = values.new_zeros(groups).index_add(0, group, (values - highest[group]).exp())
+    return torch.where(total > 0, highest + total.log(), -torch.inf)

@@ -7,25 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from siamese_verify import pairwise as geometry
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Reduction
-from siamese_verify.pairwise import Batch, Metric, row_distance
-from siamese_verify.pairwise.blocks import Items, Totals
-from siamese_verify.pairwise.triplet_sum import every_triplet
+from siamese_verify.losses.base import BatchObjective, Items, Reduction
+from siamese_verify.pairwise import Batch, Metric, Totals, every_triplet, row_distance
+from siamese_verify.pairwise.triplet_sum import triplet_sum
 from siamese_verify.structures import Pairs, Triplets
 
 
 def triplet_loss(positive_distance: Tensor, negative_distance: Tensor, margin: float = 0.2) -> Tensor:
-    """Keep the impostor at least `margin` farther from the anchor than the genuine partner.
-
-    Args:
-        positive_distance: distances from anchor to positive, >= 0.
-        negative_distance: distances from anchor to negative, >= 0, of a shape that broadcasts with the other.
-        margin: >= 0, in the unit of the distances.
-
-    Returns:
-        Losses of the broadcast shape: max(0, d_ap - d_an + margin).
+    """Triplet loss with a margin, max(0, d_ap - d_an + margin); the distances' shapes broadcast.
 
     Schroff, Kalenichenko & Philbin, "FaceNet", CVPR 2015, section 3.1, on squared distances.
     """
@@ -33,14 +23,7 @@ def triplet_loss(positive_distance: Tensor, negative_distance: Tensor, margin: f
 
 
 def soft_triplet_loss(positive_distance: Tensor, negative_distance: Tensor) -> Tensor:
-    """Prefer the positive to the negative without a margin at which the pull ends.
-
-    Args:
-        positive_distance: distances from anchor to positive, >= 0.
-        negative_distance: distances from anchor to negative, >= 0, of a shape that broadcasts with the other.
-
-    Returns:
-        Losses of the broadcast shape: log(1 + exp(d_ap - d_an)), > 0.
+    """Triplet loss without a margin, log(1 + exp(d_ap - d_an)); the distances' shapes broadcast.
 
     Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, section 2.
     """
@@ -49,20 +32,19 @@ def soft_triplet_loss(positive_distance: Tensor, negative_distance: Tensor) -> T
 
 
 class TripletLoss(BatchObjective):
-    """`triplet_loss` over tuples triplets, or over every (anchor, positive, negative) of the batch.
+    """`triplet_loss` over given triplets, or over all (anchor, positive, negative) of the batch, in this order.
 
-    The items follow the order of the triplets; all triplets come ordered by anchor, positive, negative. Pairs are
-    refused: those of a pair data set seldom share an anchor, and a loss of 0 on every step would hide it.
+    Pairs are refused: those of a pair sampler seldom share an anchor, and a loss of 0 on every step would hide it.
 
     Args:
         margin: >= 0, in the unit of the distance; 0.2 on squared distances of unit embeddings is FaceNet's. The soft
-            form has none and ignores it.
-        squared: compare squared Euclidean distances in place of plain ones.
-        soft: log(1 + exp(d_ap - d_an)) in place of the hinge. Its items are never 0: all count as active.
-        reduction: `mean`, `mean_active`, `sum` or `none`.
+            form ignores it.
+        squared: compare squared Euclidean distances, not plain ones.
+        soft: `soft_triplet_loss`, whose items are never 0.
+        reduction: `mean`, `mean_nonzero`, `sum` or `none`.
 
     Raises:
-        InputError: a negative margin or an unknown reduction; when called with Pairs.
+        InputError: a negative margin or an unknown reduction; when called with pairs.
     """
 
     takes = (Triplets,)
@@ -80,40 +62,29 @@ class TripletLoss(BatchObjective):
 
     @property
     def collapsed_loss(self) -> float:
-        """What every item costs when all embeddings are one point."""
+        """Loss of every triplet when all embeddings are equal."""
         return math.log(2) if self.soft else self.margin
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Compute the items of triplets; see `BatchObjective.items`."""
-        if isinstance(tuples, Pairs):
-            raise InputError(
-                f"TripletLoss compares triplets, but was given {len(tuples.anchor)} pairs: feed triplets, or let a "
-                f"miner such as BatchHard or SemiHard choose them."
-            )
-        if tuples is None:
-            tuples = geometry.every_triplet(batch.labels, batch.candidate_labels, itself=True)
-        anchor, positive, negative = tuples
+        """Losses of triplets; see `BatchObjective.items`."""
+        triplets = tuples or every_triplet(batch.labels, batch.candidate_labels, itself=True)
+        assert isinstance(triplets, Triplets)
+        anchor, others = torch.cat([triplets.anchor] * 2), torch.cat([triplets.positive, triplets.negative])
         metric: Metric = "squared" if self.squared else "euclidean"
-        distance = row_distance(
-            batch.embeddings, batch.candidates, torch.cat([anchor, anchor]), torch.cat([positive, negative]), metric
-        )
-        positive_distance, negative_distance = distance.tensor_split(2)
-        if self.soft:
-            losses = soft_triplet_loss(positive_distance, negative_distance)
-            return Items(losses, torch.ones_like(losses, dtype=torch.bool))
-        return Items.of(triplet_loss(positive_distance, negative_distance, self.margin))
+        distance = row_distance(batch.embeddings, batch.candidates, anchor, others, metric)
+        losses = self._loss(*distance.tensor_split(2))
+        return Items(losses, torch.ones_like(losses, dtype=torch.bool)) if self.soft else Items.from_losses(losses)
 
-    def add_up_all(self, batch: Batch) -> Totals:
-        """Sum over every triplet."""
-        totals = every_triplet(batch, self._rule, self.squared)
-        return totals._replace(active=totals.items) if self.soft else totals
+    def sum_all(self, batch: Batch) -> Totals:
+        """Sum over all triplets."""
+        totals = triplet_sum(batch, self._loss, self.squared)
+        return totals._replace(nonzero=totals.items) if self.soft else totals
 
-    def _rule(self, difference: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, positive_distance: Tensor, negative_distance: Tensor) -> Tensor:
         if self.soft:
-            return torch.logaddexp(difference, torch.zeros_like(difference)), difference.sigmoid()
-        losses = (difference + self.margin).clamp_(min=0)
-        return losses, (losses > 0).to(losses.dtype)
+            return soft_triplet_loss(positive_distance, negative_distance)
+        return triplet_loss(positive_distance, negative_distance, self.margin)
 
     def extra_repr(self) -> str:
-        """Name the parameters where the module is printed."""
+        """Parameters for `print(module)`."""
         return f"margin={self.margin}, squared={self.squared}, soft={self.soft}, reduction={self.reduction!r}"

@@ -14,8 +14,7 @@ from typing import Any
 
 from siamese_verify.atomic_write import write_whole
 from siamese_verify.errors import InputError
-from siamese_verify.faces import alignment_name
-from siamese_verify.faces.detector_networks import FILES as DETECTOR_FILES
+from siamese_verify.faces import DETECTOR_FILES, alignment_name
 from siamese_verify.models.metadata import ModelMetadata
 
 FORMAT = 6

@@ -26,7 +26,7 @@ from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine, embed
 from siamese_verify.models.loading import FaceModel, load_model
 from siamese_verify.models.metadata import ModelMetadata, model_card
 from siamese_verify.onnx_runtime import onnx_network
-from siamese_verify.protocols import Protocol, lfw_pairs
+from siamese_verify.protocols import Protocol, keep_photos, lfw_pairs
 from siamese_verify.structures import InputSpec
 
 MIN_COSINE = 0.9999  # between the embeddings of a face by torch and by ONNX Runtime
@@ -102,7 +102,7 @@ def export_bundle(
         from siamese_verify.models.quantization import save_quantized
 
         others = lfw_pairs(root, "pairsDevTrain.txt", "LFW View 1 training pairs")  # of other people
-        bundle = save_quantized(folder, model, versions, pairs, _crops(others, CALIBRATION_FACES, spec))
+        bundle = save_quantized(folder, model, versions, pairs, _crops(others, CALIBRATION_FACES, spec)[1])
     else:
         bundle = save_bundle(folder, model, versions, pairs)
     checks = bundle.checks
@@ -122,18 +122,19 @@ def export_bundle(
 def lfw_test_pairs(lfw: Path, spec: InputSpec) -> ComparisonPairs:
     """The test pairs of LFW's View 1, aligned for a model."""
     protocol = lfw_pairs(lfw, "pairsDevTest.txt", "LFW View 1 test pairs")
-    assert protocol.pairs is not None
-    pairs = protocol.pairs
-    return ComparisonPairs(
-        _crops(protocol, len(protocol.photos), spec), pairs.left, pairs.right, pairs.same, protocol.name
+    rows, crops = _crops(protocol, len(protocol.photos), spec)
+    pairs = keep_photos(protocol, rows).pairs
+    assert pairs is not None
+    return ComparisonPairs(crops, pairs.left, pairs.right, pairs.same, protocol.name)
+
+
+def _crops(protocol: Protocol, count: int, spec: InputSpec) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Rows of the first photos of a protocol that have a face, and their (N,S,S,3) uint8 crops."""
+    rows, images = FaceCropper(spec, cache_folder())(
+        protocol.photos, range(count), f"Aligning faces of {protocol.name}"
     )
-
-
-def _crops(protocol: Protocol, count: int, spec: InputSpec) -> NDArray[np.uint8]:
-    """(N,S,S,3) uint8: the first faces of a protocol."""
-    _, images = FaceCropper(spec, cache_folder())(protocol.photos, range(count), f"Aligning faces of {protocol.name}")
     crops: NDArray[np.uint8] = images.permute(0, 2, 3, 1).numpy()
-    return crops
+    return np.array(rows, dtype=np.int64), crops
 
 
 def synthetic_pairs(spec: InputSpec) -> ComparisonPairs:

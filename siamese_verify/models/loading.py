@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces.detector_networks import FILES, load_networks
+from siamese_verify.faces import DETECTOR_FILES, load_networks
 from siamese_verify.faces.mtcnn import Networks
 from siamese_verify.models.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
 from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine
@@ -77,7 +77,9 @@ def load_parts(
     pool.shutdown(wait=False)
     networks = None
     if bundle.metadata.input_spec.crop.needs_face:
-        networks = load_networks({file: bundle.read(place) for file, place in zip(FILES, DETECTOR, strict=True)})
+        networks = load_networks(
+            {file: bundle.read(place) for file, place in zip(DETECTOR_FILES, DETECTOR, strict=True)}
+        )
     network = bundle.path(NETWORK)
     try:
         return VerifierParts(with_name, OnnxEngine(network, str(network), threads), networks, integrity)

@@ -1,4 +1,4 @@
-"""A batch of embeddings with labels, checked once."""
+"""Validated embeddings and labels of one batch, and its genuine pairs and triplets."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.pairwise.blocks import bands
+from siamese_verify.pairwise.blocks import BAND, bands
 from siamese_verify.structures import Pairs, Triplets
 
 
 class Batch(NamedTuple):
-    """Embeddings to compare, and references to compare them with.
-
-    Without references `references` is empty, (0, D).
-    """
+    """Embeddings, and references that they are compared with too. Without references `references` is (0, D)."""
 
     embeddings: Tensor  # (B, D) float32 or float64
     labels: Tensor  # (B,) int64
@@ -35,10 +32,18 @@ class Batch(NamedTuple):
         return torch.cat([self.labels, self.reference_labels])
 
 
+class Totals(NamedTuple):
+    """Sum and numbers of the losses of pairs, triplets or rows, whether or not they were ever listed."""
+
+    total: Tensor  # scalar
+    items: Tensor | int  # how many there are
+    nonzero: Tensor | int  # how many are above zero
+
+
 def check_batch(
     embeddings: Tensor, labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
 ) -> Batch:
-    """Refuse what is not a batch, and bring it to the types to compute in.
+    """Validate a batch and convert it to the types that losses and miners compute in.
 
     Args:
         embeddings: (B, D) floating point; half and bfloat16 become float32.
@@ -48,7 +53,7 @@ def check_batch(
 
     Raises:
         InputError: other shapes or types, lengths that differ, references without labels; on a CPU also NaN or
-            infinite embeddings (a GPU would have to be waited for).
+            infinite embeddings (on a GPU, looking for them would wait for it).
     """
     check_rows(embeddings, labels, "embeddings", "labels")
     if references is None:
@@ -73,7 +78,7 @@ def check_batch(
 
 
 def check_rows(embeddings: Tensor, labels: Tensor, name: str, name_of_labels: str) -> None:
-    """Refuse what is not a matrix of embeddings with a label each; `check_batch` says how."""
+    """Refuse anything but a matrix of embeddings with a label for each; see `check_batch`."""
     check_matrix(embeddings, name)
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         raise InputError(
@@ -85,16 +90,16 @@ def check_rows(embeddings: Tensor, labels: Tensor, name: str, name_of_labels: st
 
 
 def check_matrix(embeddings: Tensor, name: str) -> None:
-    """Refuse what is not (N, D) floating point, and on a CPU what is not finite."""
+    """Refuse anything but (N, D) floating point, and on a CPU NaN and infinity."""
     if embeddings.ndim != 2 or not embeddings.is_floating_point():
         raise InputError(
-            f"{name} must be a floating-point matrix of shape (batch, dimensions), but have shape "
+            f"{name} must be a floating-point matrix of shape (batch, embedding size), but have shape "
             f"{tuple(embeddings.shape)} and type {embeddings.dtype}."
         )
     if embeddings.device.type != "cpu" or math.isfinite(embeddings.detach().float().sum()):
         return
     broken = (~embeddings.isfinite()).any(dim=1).nonzero().flatten().tolist()
-    if broken:  # not a sum that is too large
+    if broken:  # else the sum was too large
         raise InputError(
             f"{len(broken)} of {len(embeddings)} {name} hold NaN or infinity, the first is row {broken[0]}: lower "
             f"the learning rate or look at that row's photo."
@@ -102,38 +107,38 @@ def check_matrix(embeddings: Tensor, name: str) -> None:
 
 
 class GenuinePairs(NamedTuple):
-    """Rows with the same identity, two by two: ordered by the first, then by the second."""
+    """Pairs of a row and a column of one identity, ordered by row, then column."""
 
     row: Tensor  # (M,) int64
     column: Tensor  # (M,) int64
 
 
 class Identities:
-    """The columns that rows may be compared with, by identity.
+    """Columns grouped by identity.
 
     Args:
-        labels: (C,) int64.
+        labels: (C,) int64 of the columns.
     """
 
     def __init__(self, labels: Tensor) -> None:
-        self.sorted, self.order = labels.sort(stable=True)  # rows of one identity ascend
+        self.sorted, self.order = labels.sort(stable=True)  # columns of one identity ascend
 
     def span(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Where the columns of given identities lie in `order`: (N,) first and (N,) one past the last.
 
-        No two identities share a first place, which makes it a number of the identity, in [0, C); for an identity
-        that no column has, both are the same. Nothing waits for a GPU.
+        `first` numbers the identities of the columns in [0, C); without such a column both are equal. Nothing waits for
+        a GPU.
         """
         first = torch.searchsorted(self.sorted, labels)
         return first, torch.searchsorted(self.sorted, labels, right=True)
 
     def pairs(self, labels: Tensor, start: int = 0, itself: bool = False) -> GenuinePairs:
-        """List the genuine pairs of some rows with all columns; on a GPU this waits for their number.
+        """Genuine pairs of rows with all columns; on a GPU this waits for their number.
 
         Args:
             labels: (N,) of the rows.
             start: number of the first row.
-            itself: the rows are columns too, of the same number, and nobody is his own partner.
+            itself: the rows are columns of the same number too; a row is not paired with itself.
         """
         first, last = self.span(labels)
         counts = last - first
@@ -149,52 +154,44 @@ class Identities:
         return GenuinePairs(row.index_select(0, others), column.index_select(0, others))
 
 
-def every_triplet(labels: Tensor, column_labels: Tensor, itself: bool) -> Triplets:
-    """List every (anchor, positive, negative): ordered by anchor, positive, negative.
+def every_triplet(labels: Tensor, column_labels: Tensor, itself: bool, numbers: int = BAND) -> Triplets:
+    """All triplets, ordered by anchor, positive, negative.
 
     Args:
         labels: (N,) int64 of the anchors.
-        column_labels: (C,) int64 of the others.
-        itself: the anchors are the first of the columns, and nobody is his own positive.
+        column_labels: (C,) int64 of positives and negatives.
+        itself: the anchors are the first of the columns; an anchor is not its own positive.
+        numbers: pairs of a positive and a column that are compared at once.
     """
     anchor, positive = Identities(column_labels).pairs(labels, itself=itself)
     pieces = [Triplets(anchor[:0], anchor[:0], anchor[:0])]
-    for part in bands(len(anchor), len(column_labels)):
+    for part in bands(len(anchor), len(column_labels), numbers):
         pair, negative = (labels[anchor[part], None] != column_labels).nonzero(as_tuple=True)
         pieces.append(Triplets(anchor[part][pair], positive[part][pair], negative))
     return Triplets(*(torch.cat(column) for column in zip(*pieces, strict=True)))
 
 
-def both_ways(pairs: Pairs, anchors: int) -> Pairs:
-    """Turn pairs into ordered ones: of each row with the other and of the other with the row, each once.
+def both_directions(pairs: Pairs, anchors: int) -> Pairs:
+    """Pairs in both directions, each once, ordered by anchor, then other.
 
     Args:
-        pairs: of any order; one may be named several times, in either order.
+        pairs: of any order; one may be named several times, in either direction.
         anchors: B; an `other` from B on is a reference, which is never an anchor.
-
-    Returns:
-        The pairs in their order, then their reverse in the same order, without what was there before.
     """
     within = (pairs.other < anchors).nonzero().flatten()
-    ordered = Pairs(
-        torch.cat([pairs.anchor, pairs.other[within]]),
-        torch.cat([pairs.other, pairs.anchor[within]]),
-        torch.cat([pairs.same, pairs.same[within]]).bool(),
+    return without_duplicates(
+        Pairs(
+            torch.cat([pairs.anchor, pairs.other[within]]),
+            torch.cat([pairs.other, pairs.anchor[within]]),
+            torch.cat([pairs.same, pairs.same[within]]),
+        )
     )
-    number = numbered(pairs)
-    listed = (pairs.anchor < pairs.other).all() & (number[1:] > number[:-1]).all()  # each once, as by `AllPairs`
-    return ordered if listed else each_once(ordered)
 
 
-def each_once(pairs: Pairs) -> Pairs:
-    """Leave out every ordered pair that was named before, in place of counting it again."""
-    number, order = numbered(pairs).sort(stable=True)
-    first = torch.ones_like(number, dtype=torch.bool)
-    first[1:] = number[1:] != number[:-1]
-    chosen = order[first].sort().values
-    return Pairs(*(field[chosen] for field in pairs))
-
-
-def numbered(pairs: Pairs) -> Tensor:
-    """(M,) int64, a number for each ordered pair."""
-    return pairs.anchor * (pairs.other.max() + 1) + pairs.other if len(pairs.other) else pairs.other
+def without_duplicates(pairs: Pairs) -> Pairs:
+    """Ordered pairs, each once, ordered by anchor, then other."""
+    if not len(pairs.anchor):
+        return pairs._replace(same=pairs.same.bool())
+    columns = pairs.other.max() + 1
+    number = ((pairs.anchor * columns + pairs.other) * 2 + pairs.same.bool()).unique()  # type: ignore[no-untyped-call]
+    return Pairs(number // 2 // columns, number // 2 % columns, number % 2 == 1)

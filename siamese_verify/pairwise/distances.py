@@ -1,78 +1,34 @@
-"""A gradient without a gradient of its own, which says so."""
+"""Differentiable distances and inner products of rows, of listed pairs or of all pairs of two blocks."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from siamese_verify.errors import InputError
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def first_order(backward: Callable[P, R]) -> Callable[P, R]:
-    """Refuse to be differentiated again; torch's `once_differentiable` would let constants through in silence.
-
-    Raises:
-        InputError: when called to create a graph.
-    """
-
-    @functools.wraps(backward)
-    def once(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.is_grad_enabled():
-            raise InputError(
-                "A gradient of a gradient was asked for, but objectives have first derivatives only: leave out "
-                "create_graph=True."
-            )
-        return backward(*args, **kwargs)
-
-    return once
-
+from siamese_verify.pairwise.blocks import bands, expands, first_order
 
 Metric = Literal["euclidean", "squared", "cosine"]
 
 GATHERED = 1 << 18  # numbers of gathered rows held at once
+NEAR = 1 / 32  # of |a|^2 + |b|^2: a squared distance below it has lost more than five bits to cancellation
+CROWDED = 1 / 16  # share of near pairs in a block from which on identical rows are looked for
 
 
 def unit(embeddings: Tensor) -> Tensor:
-    """Scale every row to length 1.
-
-    Args:
-        embeddings: (B, D).
-
-    Returns:
-        (B, D) unit rows. A row of zeros has no direction: it stays zero, and its gradient stays finite.
-    """
+    """(B, D) rows scaled to length 1. A row of zeros stays zero, and its gradient is finite."""
     directions: Tensor = _Unit.apply(embeddings)
     return directions
-
-
-def directions_of(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, D) unit rows, and (B, 1) the lengths they were divided by: 1 for a row of zeros."""
-    length = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
-    length.masked_fill_(length == 0, 1)
-    return embeddings / length, length
-
-
-def through_directions_(gradient: Tensor, directions: Tensor, length: Tensor) -> Tensor:
-    """Turn a (B, D) gradient by the directions into that by the embeddings, in place: only turning changes them."""
-    along = torch.linalg.vecdot(gradient, directions)[:, None]
-    return gradient.addcmul_(directions, along, value=-1).div_(length)
 
 
 def row_distance(
     embeddings: Tensor, candidates: Tensor, rows: Tensor, columns: Tensor, metric: Metric = "euclidean"
 ) -> Tensor:
-    """Distances of chosen rows, two by two.
+    """Distances of listed pairs of rows.
 
     Euclidean distances come from differences, never from `|a|^2 + |b|^2 - 2 a.b`: in float32 the expansion is wrong by
-    3e-4 between near-identical unit vectors, which is where genuine pairs end up. At zero distance the gradient is 0,
-    the smallest of the subgradients. Gathered rows are held a few at a time, in the backward pass too.
+    3e-4 between near-identical unit vectors, which is where genuine pairs end up. At zero distance the gradient is 0.
 
     Args:
         embeddings: (B, D).
@@ -87,36 +43,83 @@ def row_distance(
     if metric == "cosine":
         directions = unit(embeddings)
         others = directions if candidates is embeddings else unit(candidates)
-        return (1 - row_product(directions, others, rows, columns)).clamp(
-            min=0
-        )  # rounding alone would make it negative
+        return (1 - row_product(directions, others, rows, columns)).clamp(min=0)  # rounding may leave -1e-7
     distance: Tensor = _RowDistance.apply(embeddings, candidates, rows, columns, metric == "squared")
     return distance
 
 
 def row_product(embeddings: Tensor, candidates: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(M,) inner products of chosen rows; arguments as in `row_distance`."""
+    """(M,) inner products of listed pairs of rows; arguments as in `row_distance`."""
     product: Tensor = _RowProduct.apply(embeddings, candidates, rows, columns)
     return product
 
 
+def block_distance(left: Tensor, right: Tensor | None = None) -> Tensor:
+    """Euclidean distances of all rows of one block from all rows of another, or from each other.
+
+    They are those of `torch.cdist(compute_mode="donot_use_mm_for_euclid_dist")`, at about the cost of a matrix
+    product: far pairs come from inner products, near pairs, where these cancel, from differences. At zero distance the
+    gradient is 0.
+
+    Args:
+        left: (n, D).
+        right: (m, D); None compares `left` with itself.
+
+    Returns:
+        (n, m) distances, >= 0.
+    """
+    if not expands(left):
+        others = left if right is None else right
+        exact: Tensor = torch.cdist(left, others, compute_mode="donot_use_mm_for_euclid_dist")
+        return exact
+    distance: Tensor = _BlockDistance.apply(left, right)
+    return distance
+
+
 def chunks(count: int, dimensions: int) -> list[slice]:
-    """Cut a list so that the gathered rows of a piece stay few."""
-    size = max(1, GATHERED // max(dimensions, 1))
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    """Bands of so few rows that gathering them takes little memory."""
+    return list(bands(count, dimensions, GATHERED))
+
+
+def identical(rows: Tensor) -> Tensor:
+    """Number rows by their content.
+
+    Args:
+        rows: (N, D) finite.
+
+    Returns:
+        (N,) int64 in [0, N): rows of one number are identical, and identical rows have one number, unless a different
+        row has the same weighted sum.
+    """
+    weight = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=rows.device).sin()
+    mark = rows.new_empty(len(rows), dtype=torch.float64)
+    for part in bands(len(rows), rows.shape[1], GATHERED):
+        torch.sum(rows[part].double() * weight, dim=1, out=mark[part])
+    order = mark.argsort(stable=True)
+    begins = torch.cat([mark.new_ones(min(1, len(rows)), dtype=torch.bool), mark[order][1:] != mark[order][:-1]])
+    repeated = (~begins).nonzero().flatten()
+    for part in bands(len(repeated), rows.shape[1], GATHERED):
+        place = repeated[part]
+        begins[place] = (rows[order[place]] != rows[order[place - 1]]).any(dim=1)
+    return torch.empty_like(order).index_put((order,), begins.cumsum(0) - 1)
 
 
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor) -> Tensor:
-        directions, length = directions_of(embeddings)
+        length = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
+        length.masked_fill_(length == 0, 1)
+        directions: Tensor = embeddings / length
         ctx.save_for_backward(directions, length)
         return directions
 
     @staticmethod
     @first_order
     def backward(ctx: Any, slope: Tensor) -> Tensor:
-        return through_directions_(slope.clone(), *ctx.saved_tensors)
+        directions, length = ctx.saved_tensors
+        along = torch.linalg.vecdot(slope, directions)[:, None]  # a change of length changes nothing
+        gradient: Tensor = slope.addcmul(directions, along, value=-1).div_(length)
+        return gradient
 
 
 class _RowDistance(torch.autograd.Function):
@@ -124,15 +127,9 @@ class _RowDistance(torch.autograd.Function):
     def forward(
         ctx: Any, embeddings: Tensor, candidates: Tensor, rows: Tensor, columns: Tensor, squared: bool
     ) -> Tensor:
-        distance = embeddings.new_empty(len(rows))
-        pieces = chunks(len(rows), embeddings.shape[1])
-        difference = None
-        for part in pieces:
-            difference = embeddings.index_select(0, rows[part]).sub_(candidates.index_select(0, columns[part]))  # (m,D)
-            torch.linalg.vector_norm(difference, dim=1, out=distance[part])
+        distance = listed_distance(embeddings, candidates, rows, columns)
         ctx.save_for_backward(embeddings, candidates, rows, columns, distance)
-        ctx.squared, ctx.shared = squared, embeddings is candidates
-        ctx.difference = difference if len(pieces) == 1 else None  # little enough to be kept
+        ctx.squared = squared
         return distance.square() if squared else distance
 
     @staticmethod
@@ -141,28 +138,17 @@ class _RowDistance(torch.autograd.Function):
         embeddings, candidates, rows, columns, distance = ctx.saved_tensors
         weight = 2 * slope if ctx.squared else torch.where(distance > 0, slope / distance, 0)
         to_rows = torch.zeros_like(embeddings) if ctx.needs_input_grad[0] else None
-        to_columns = to_rows
-        if not ctx.shared:
-            to_columns = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
-        for part in chunks(len(rows), embeddings.shape[1]):
-            difference = ctx.difference
-            if difference is None:
-                difference = embeddings.index_select(0, rows[part]).sub_(candidates.index_select(0, columns[part]))
-            pull = difference * weight[part, None]
-            if to_rows is not None:
-                to_rows.index_add_(0, rows[part], pull)
-            if to_columns is not None:
-                to_columns.index_add_(0, columns[part], pull, alpha=-1)
-        return to_rows, None if ctx.shared else to_columns, None, None, None
+        to_columns = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
+        add_differences(to_rows, to_columns, embeddings, candidates, rows, columns, weight)
+        return to_rows, to_columns, None, None, None
 
 
 class _RowProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor, candidates: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         ctx.save_for_backward(embeddings, candidates, rows, columns)
-        ctx.shared = embeddings is candidates
         product = embeddings.new_empty(len(rows))
-        for part in chunks(len(rows), embeddings.shape[1]):
+        for part in bands(len(rows), embeddings.shape[1], GATHERED):
             left, right = embeddings.index_select(0, rows[part]), candidates.index_select(0, columns[part])
             torch.linalg.vecdot(left, right, out=product[part])
         return product
@@ -171,49 +157,87 @@ class _RowProduct(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         embeddings, candidates, rows, columns = ctx.saved_tensors
-        to_rows = torch.zeros_like(embeddings) if ctx.needs_input_grad[0] else None
-        to_columns = to_rows
-        if not ctx.shared:
-            to_columns = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
-        for part in chunks(len(rows), embeddings.shape[1]):
-            if to_rows is not None:
-                pull = candidates.index_select(0, columns[part]).mul_(slope[part, None])
-                to_rows.index_add_(0, rows[part], pull)
-            if to_columns is not None:
-                pull = embeddings.index_select(0, rows[part]).mul_(slope[part, None])
-                to_columns.index_add_(0, columns[part], pull)
-        return to_rows, None if ctx.shared else to_columns, None, None
+        ends = (embeddings, rows, candidates, columns), (candidates, columns, embeddings, rows)
+        gradients: list[Tensor | None] = [None, None]
+        for number, (target, to, source, of) in enumerate(ends):
+            if ctx.needs_input_grad[number]:
+                gradient = gradients[number] = torch.zeros_like(target)
+                for part in bands(len(rows), target.shape[1], GATHERED):
+                    gradient.index_add_(0, to[part], source.index_select(0, of[part]).mul_(slope[part, None]))
+        return *gradients, None, None
 
 
-def identical(rows: Tensor) -> Tensor:
-    """Number rows by what they hold.
+class _BlockDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor | None) -> Tensor:
+        ctx.itself = right is None
+        right = left if right is None else right
+        center = right.mean(dim=0)
+        a = left - center  # distances stay, and the lengths they cancel from become small
+        b = a if ctx.itself else right - center
+        lengths = torch.linalg.vecdot(a, a)[:, None], torch.linalg.vecdot(b, b)
+        squared = (lengths[0] + lengths[1]).addmm_(a, b.T, alpha=-2)  # (n,m)
+        if ctx.itself:
+            squared.fill_diagonal_(torch.inf)
+        near = row = column = None
+        if squared.numel() and squared.amin() <= NEAR * (lengths[0].max() + lengths[1].max()):  # else none is near
+            near = squared <= NEAR * (lengths[0] + lengths[1])
+            row, column = near.nonzero(as_tuple=True)
+            if len(row) > CROWDED * squared.numel():
+                numbers, others = identical(torch.cat([left, right])).tensor_split([len(left)])
+                squared.masked_fill_(near, 0)  # what is identical stays so
+                row, column = (near & (numbers[:, None] != others)).nonzero(as_tuple=True)
+            squared[row, column] = listed_distance(left, right, row, column).square_()
+        if ctx.itself:
+            squared.fill_diagonal_(0)
+        distance: Tensor = squared.sqrt_()
+        ctx.save_for_backward(left, right, a, b, distance, near, row, column)
+        return distance
 
-    Args:
-        rows: (N, D) finite.
-
-    Returns:
-        (N,) int64 in [0, N): two rows of one number are identical. Identical rows have one number, unless rows that
-        differ happen to share their weighted sum with them.
-    """
-    # Identical rows have one mark, since the sum over a row does not depend on other rows.
-    weight = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=rows.device).sin()
-    mark = rows.new_empty(len(rows), dtype=torch.float64)
-    pieces = chunks(len(rows), rows.shape[1])
-    for part in pieces:
-        torch.sum(rows[part].double() * weight, dim=1, out=mark[part])
-    order = mark.argsort(stable=True)
-    begins = torch.cat([mark.new_ones(min(1, len(rows)), dtype=torch.bool), mark[order][1:] != mark[order][:-1]])
-    alike = (~begins).nonzero().flatten()
-    for part in chunks(len(alike), rows.shape[1]):
-        place = alike[part]
-        begins[place] = (rows[order[place]] != rows[order[place - 1]]).any(dim=1)
-    return torch.empty_like(order).index_put((order,), begins.cumsum(0) - 1)
-
-
-P_uncompiled = ParamSpec("P_uncompiled")
-R_uncompiled = TypeVar("R_uncompiled")
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        left, right, a, b, distance, near, row, column = ctx.saved_tensors
+        weight = slope / distance  # (n,m): d distance / d left = (left - right) / distance
+        if ctx.itself:
+            weight.fill_diagonal_(0)
+        if near is not None:
+            near_weight = torch.where(distance[row, column] > 0, weight[row, column], 0)
+            weight.masked_fill_(near, 0)
+        to_left = to_right = None
+        if ctx.itself:
+            weight += weight.T.clone()
+        if ctx.needs_input_grad[0]:
+            to_left = (a * weight.sum(dim=1, keepdim=True)).addmm_(weight, b, alpha=-1)
+        if ctx.needs_input_grad[1]:
+            to_right = (b * weight.sum(dim=0)[:, None]).addmm_(weight.T, a, alpha=-1)
+        if near is not None:
+            add_differences(to_left, to_left if ctx.itself else to_right, left, right, row, column, near_weight)
+        return to_left, to_right
 
 
-def uncompiled(function: Callable[P_uncompiled, R_uncompiled]) -> Callable[P_uncompiled, R_uncompiled]:
-    """Leave a walk through tiles as it is when torch compiles what is around it."""
-    return cast("Callable[P_uncompiled, R_uncompiled]", torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+def listed_distance(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(M,) Euclidean distances of listed pairs, from differences; not differentiable."""
+    distance = left.new_empty(len(rows))
+    for part in bands(len(rows), left.shape[1], GATHERED):
+        difference = left.index_select(0, rows[part]).sub_(right.index_select(0, columns[part]))  # (m,D)
+        torch.linalg.vector_norm(difference, dim=1, out=distance[part])
+    return distance
+
+
+def add_differences(
+    to_left: Tensor | None,
+    to_right: Tensor | None,
+    left: Tensor,
+    right: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    weight: Tensor,
+) -> None:
+    """Add the differences of listed pairs, times (M,) weights, to the gradient of either end."""
+    for part in bands(len(rows), left.shape[1], GATHERED):
+        pull = left.index_select(0, rows[part]).sub_(right.index_select(0, columns[part])).mul_(weight[part, None])
+        if to_left is not None:
+            to_left.index_add_(0, rows[part], pull)
+        if to_right is not None:
+            to_right.index_add_(0, columns[part], pull, alpha=-1)

@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Moments(NamedTuple):
-    """Mean and variance (ddof 0) of one kind of scores."""
-
-    mean: float
-    variance: float
-
-
 class Sums(NamedTuple):
     """Sums over scores that are not listed, relative to a score near them: what they share is not rounded."""
 
@@ -35,11 +28,11 @@ class Sums(NamedTuple):
     total: float  # of score - centre
     squares: float  # of its square
 
-    def moments(self) -> Moments:
-        """Return mean and variance; a variance that rounding could have made is 0."""
+    def moments(self) -> tuple[float, float]:
+        """Return mean and variance (ddof 0); a variance that rounding could have made is 0."""
         mean, square = self.total / self.pairs, self.squares / self.pairs
         variance = square - mean**2
-        return Moments(self.centre + mean, variance if variance > 1e-13 * square else 0.0)
+        return self.centre + mean, variance if variance > 1e-13 * square else 0.0
 
 
 SCALE = 2.0**20  # of the scores that are counted: a power of two rounds nothing, and fine cells are whole numbers
@@ -231,25 +224,6 @@ def _sorted(rows: NDArray[np.floating], people: NDArray[np.int64]) -> Sorted:
 HARDEST = 20  # of each kind that are remembered
 
 
-class HardPair(NamedTuple):
-    """One of the hardest pairs of its kind; a good verifier may still decide it right."""
-
-    row: int  # which pair
-    score: float
-    same: bool
-
-    def wrong(self, threshold: float) -> bool:
-        """Whether a threshold decides it wrong."""
-        return (self.score >= threshold) != self.same
-
-
-class HardPairs(NamedTuple):
-    """The hardest pairs of both kinds, the worst first."""
-
-    impostors: tuple[HardPair, ...]  # strangers that look most alike
-    genuine: tuple[HardPair, ...]  # photos of one person that look least alike
-
-
 class Extremes(NamedTuple):
     """The hardest pairs of one kind among pairs that are not listed, the worst first; among ties the first pairs."""
 
@@ -269,28 +243,8 @@ class Extremes(NamedTuple):
         order = np.lexsort((pairs, hardness))[:count]
         return Extremes(scores[order], pairs[order])
 
-    def listed(self, same: bool, scale: float = 1.0) -> tuple[HardPair, ...]:
-        """Return them one by one; `scale` is what the scores were multiplied by."""
-        rows = zip(self.pairs.tolist(), self.scores.tolist(), strict=True)
-        return tuple(HardPair(pair, score / scale, same) for pair, score in rows)
-
 
 NONE = Extremes(np.empty(0), np.empty(0, dtype=np.int64))
-
-
-def hardest_pairs(scores: NDArray[np.float64], same: NDArray[np.bool_], count: int = HARDEST) -> HardPairs:
-    """Return the highest scoring impostors and the lowest scoring genuine pairs.
-
-    Args:
-        scores: (N,) checked similarities.
-        same: (N,) bool, True for a genuine pair.
-        count: how many of each kind at most, >= 1.
-    """
-    found = []
-    for kind, lowest in ((~same, False), (same, True)):
-        rows = np.flatnonzero(kind)
-        found.append(NONE.joined(Extremes(scores[rows], rows), lowest, count).listed(same=lowest))
-    return HardPairs(*found)
 
 
 if TYPE_CHECKING:

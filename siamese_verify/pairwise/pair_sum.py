@@ -1,113 +1,96 @@
-"""A sum over every pair of a batch and its gradient in one pass, without listing the pairs."""
+"""Sum of a loss over all pairs of a batch and its gradient, block by block, in O(B D) memory."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from siamese_verify.pairwise.batch import Batch
-from siamese_verify.pairwise.blocks import DistanceTile, Spread, Totals, pieces
-from siamese_verify.pairwise.distances import directions_of, first_order, through_directions_, uncompiled
+from siamese_verify.pairwise.batch import Batch, Totals
+from siamese_verify.pairwise.blocks import block_size, blocks, first_order, uncompiled
+from siamese_verify.pairwise.distances import block_distance, unit
 
-
-class Cost(NamedTuple):
-    """What the pairs of a tile cost together."""
-
-    total: Tensor  # scalar
-    active: Tensor  # scalar int64, how many cost something
-    slope: Tensor  # derivatives by the distances or cosines, of their shape
-
-
-class PairRule(Protocol):
-    """What a pair costs."""
-
-    def __call__(self, measure: Tensor, same: Tensor, /) -> Cost:
-        """Distances or cosines, and a bool of the same shape; an impostor infinitely far away costs nothing."""
-
-
-class CosineTile:
-    """Cosines of n rows and m columns, and their gradient: the part of `DistanceTile` where nothing cancels."""
-
-    def __init__(self, left: Spread, right: Spread, diagonal: bool) -> None:
-        self.left, self.right = left.rows, right.rows
-        self.values = left.rows @ right.rows.T  # (n,m)
-        if diagonal:
-            self.values.fill_diagonal_(-torch.inf)
-
-    def pull(self, slope: Tensor, to_left: Tensor, to_right: Tensor | None) -> None:
-        """Add the gradient of a sum over the tile, as `DistanceTile.pull`."""
-        to_left.addmm_(slope, self.right)
-        if to_right is not None:
-            to_right.addmm_(slope.T, self.left)
+PairLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 @uncompiled
-def every_pair(batch: Batch, rule: PairRule, cosine: bool) -> Totals:
-    """Sum `rule` over all pairs i < j of the embeddings, and over all pairs of an embedding with a reference.
+def pair_sum(batch: Batch, loss: PairLoss, cosine: bool = False, size: int | None = None) -> Totals:
+    """Sum of `loss(measure, same)` over all pairs i < j of the embeddings and all pairs of embedding and reference.
 
-    Each product of two rows is computed once, in tiles, and used for both rows' gradients, which are computed along
-    with the sum: 1.5 products of the whole (B, D) batch with itself, O(B D) memory.
+    Each block takes its gradient from autograd while it is there: 1.5 products of the whole (B, D) batch with itself
+    in all, and nothing for the backward pass but a scaling.
 
     Args:
         batch: embeddings, labels and references.
-        rule: what a pair costs.
-        cosine: measure the cosine of two embeddings, in place of their Euclidean distance.
+        loss: called with distances (or cosines) and a bool of the same shape, True for a genuine pair; returns losses
+            >= 0 of this shape.
+        cosine: compare by cosine, not by Euclidean distance.
+        size: rows of a block; None chooses by device.
     """
-    total, active = _EveryPair.apply(*batch, rule, cosine, torch.is_grad_enabled())
-    count = len(batch.labels)
-    return Totals(total, count * (count - 1) // 2 + count * len(batch.reference_labels), active)
+    rows, references = batch.embeddings, batch.references
+    if cosine:
+        rows, references = unit(rows), unit(references)
+    size = size or block_size(rows.device)
+    learning = torch.is_grad_enabled()
+    total, nonzero = _PairSum.apply(
+        rows, batch.labels, references, batch.reference_labels, loss, cosine, size, learning
+    )
+    count = len(rows)
+    return Totals(total, count * (count - 1) // 2 + count * len(references), nonzero)
 
 
-class _EveryPair(torch.autograd.Function):
+class _PairSum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        embeddings: Tensor,
+        rows: Tensor,
         labels: Tensor,
         references: Tensor,
         reference_labels: Tensor,
-        rule: PairRule,
+        loss: PairLoss,
         cosine: bool,
+        size: int,
         learning: bool,
     ) -> tuple[Tensor, Tensor]:
-        needed, _, needed_of_references, *_ = (learning and needed for needed in ctx.needs_input_grad)
-        to_rows = torch.zeros_like(embeddings) if needed or needed_of_references else None
-        to_references = torch.zeros_like(references) if needed_of_references else None
-        total, active = embeddings.new_zeros(()), labels.new_zeros(())
-        if cosine:
-            (own, length), (others, length_of_references) = directions_of(embeddings), directions_of(references)
-            left, right = Spread(own, length, own), Spread(others, length_of_references, others)
-        else:
-            centre = embeddings.mean(dim=0)
-            left, right = Spread.around(embeddings, centre), Spread.around(references, centre)
-        make = CosineTile if cosine else DistanceTile
-        batch, memory = (left, labels, to_rows), (right, reference_labels, to_references)
-        for piece in pieces(len(labels), len(reference_labels), labels.device):
-            columns, column_labels, to_columns = memory if piece.remembered else batch
-            tile = make(left.part(piece.left), columns.part(piece.right), piece.diagonal)
-            same = labels[piece.left, None] == column_labels[piece.right]
-            if piece.diagonal:
-                same.fill_diagonal_(False)
-            cost = rule(tile.values, same)
-            share = 1 if piece.diagonal else 2  # a tile of the diagonal holds each pair twice
-            total.add_(cost.total, alpha=share)
-            active.add_(cost.active, alpha=share)
-            if to_rows is not None:
-                to_right = None if piece.diagonal or to_columns is None else to_columns[piece.right]
-                tile.pull(cost.slope, to_rows[piece.left], to_right)
-        if cosine and to_rows is not None:
-            through_directions_(to_rows, left.rows, length)
-        if cosine and to_references is not None:
-            through_directions_(to_references, right.rows, length_of_references)
-        ctx.gradients = (to_rows if needed else None, to_references)
-        total, active = total / 2, active // 2
-        ctx.mark_non_differentiable(active)
-        return total, active
+        needed = learning and ctx.needs_input_grad[0], learning and ctx.needs_input_grad[2]
+        to_rows, to_references = (
+            torch.zeros_like(part) if need else None for part, need in zip((rows, references), needed, strict=True)
+        )
+        total, nonzero = rows.new_zeros(()), labels.new_zeros(())
+        for columns, column_labels, to_columns in (
+            (rows, labels, to_rows),
+            (references, reference_labels, to_references),
+        ):
+            itself = columns is rows
+            for i, j in blocks(len(rows), None if itself else len(columns), size):
+                left = rows[i].detach()
+                right = None if itself and i == j else columns[j].detach()
+                leaves = [
+                    (leaf.requires_grad_(), gradient[part])
+                    for leaf, gradient, part in ((left, to_rows, i), (right, to_columns, j))
+                    if leaf is not None and gradient is not None
+                ]
+                same = labels[i, None] == column_labels[j]
+                with torch.set_grad_enabled(bool(leaves)):
+                    measure = left @ (left if right is None else right).T if cosine else block_distance(left, right)
+                    losses = loss(measure, same)  # (n,m)
+                    if right is None:
+                        losses = losses.triu(diagonal=1)
+                    subtotal = losses.sum()
+                total += subtotal.detach()
+                nonzero += torch.count_nonzero(losses.detach())
+                if leaves:
+                    gradients = torch.autograd.grad(subtotal, [leaf for leaf, _ in leaves])
+                    for (_, target), gradient in zip(leaves, gradients, strict=True):
+                        target += gradient
+        ctx.gradients = to_rows, to_references
+        ctx.mark_non_differentiable(nonzero)
+        return total, nonzero
 
     @staticmethod
     @first_order
     def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [None if gradient is None else gradient * slope for gradient in ctx.gradients]
-        return scaled[0], None, scaled[1], None, None, None, None
+        to_rows, to_references = (None if gradient is None else gradient * slope for gradient in ctx.gradients)
+        return to_rows, None, to_references, None, None, None, None, None

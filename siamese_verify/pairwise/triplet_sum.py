@@ -1,77 +1,84 @@
-"""A sum over every triplet of a batch and its gradient in one pass, without listing the triplets."""
+"""Sum of a loss over all triplets of a batch and its gradient, band by band, in O(B D) memory."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from siamese_verify.pairwise.batch import Batch, Identities
-from siamese_verify.pairwise.blocks import DistanceTile, Spread, Totals, bands
-from siamese_verify.pairwise.distances import first_order, uncompiled
+from siamese_verify.pairwise.batch import Batch, Identities, Totals
+from siamese_verify.pairwise.blocks import BAND, bands, first_order, uncompiled
+from siamese_verify.pairwise.distances import block_distance
 
-
-class TripletRule(Protocol):
-    """What a triplet costs."""
-
-    def __call__(self, difference: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Differences d_ap - d_an -> losses >= 0 and their derivatives, of the same shape."""
+TripletLossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @uncompiled
-def every_triplet(batch: Batch, rule: TripletRule, squared: bool) -> Totals:
-    """Sum `rule` over all (anchor, positive, negative): anchors are embeddings, the others may be references.
+def triplet_sum(batch: Batch, loss: TripletLossFunction, squared: bool = False, numbers: int = BAND) -> Totals:
+    """Sum of `loss(positive_distance, negative_distance)` over all (anchor, positive, negative).
 
-    The distances of some anchors from all candidates are held at once, and their gradient is computed along with the
-    sum: O((B + R) D) memory, and time that grows with the number of triplets. On a GPU it waits for the number of
-    genuine pairs.
+    Anchors are embeddings; positives and negatives may be references. The distances of some anchors from all
+    candidates are held at once. The time grows with the number of triplets; on a GPU it waits for the number of genuine
+    pairs.
 
     Args:
         batch: embeddings, labels and references.
-        rule: what a triplet costs.
+        loss: called with distances of shapes that broadcast; returns losses >= 0.
         squared: compare squared distances.
+        numbers: triplets and distances held at once.
     """
-    learning = torch.is_grad_enabled()
     candidates, labels = batch.candidates, batch.candidate_labels
-    total, active = _EveryTriplet.apply(candidates, labels, len(batch.labels), rule, squared, learning)
+    learning = torch.is_grad_enabled()
+    total, nonzero = _TripletSum.apply(candidates, labels, len(batch.labels), loss, squared, numbers, learning)
     first, last = Identities(labels).span(batch.labels)
     count = ((last - first - 1) * (len(labels) - (last - first))).sum()
-    return Totals(total, count, active)
+    return Totals(total, count, nonzero)
 
 
-class _EveryTriplet(torch.autograd.Function):
+class _TripletSum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, candidates: Tensor, labels: Tensor, anchors: int, rule: TripletRule, squared: bool, learning: bool
+        ctx: Any,
+        candidates: Tensor,
+        labels: Tensor,
+        anchors: int,
+        loss: TripletLossFunction,
+        squared: bool,
+        numbers: int,
+        learning: bool,
     ) -> tuple[Tensor, Tensor]:
-        gradient = torch.zeros_like(candidates) if learning and ctx.needs_input_grad[0] else None
-        total, active = candidates.new_zeros(()), labels.new_zeros(())
-        everyone = Spread.around(candidates, candidates.mean(dim=0))
+        learning = learning and ctx.needs_input_grad[0]
+        ctx.gradient = torch.zeros_like(candidates) if learning else None
+        total, nonzero = candidates.new_zeros(()), labels.new_zeros(())
         identities = Identities(labels)
-        for rows in bands(anchors, len(labels)):
-            tile = DistanceTile(everyone.part(rows), everyone)
-            distance = tile.values.square() if squared else tile.values  # (b,C)
-            slope = torch.zeros_like(distance)
+        for rows in bands(anchors, len(labels), numbers):
+            left, right = (part.detach().requires_grad_(learning) for part in (candidates[rows], candidates))
+            with torch.set_grad_enabled(learning):
+                distance = block_distance(left, right)  # (b,C)
+                distance = distance.square() if squared else distance
+            leaf = distance.detach().requires_grad_(learning)
+            slope = torch.zeros_like(leaf)
             pairs = identities.pairs(labels[rows], rows.start, itself=True)
-            for part in bands(len(pairs.row), len(labels)):
+            for part in bands(len(pairs.row), len(labels), numbers):
                 anchor, positive = pairs.row[part] - rows.start, pairs.column[part]
-                losses, pull = rule(distance[anchor, positive, None] - distance[anchor])  # (m,C): all as the negative
-                same = labels[positive, None] == labels
-                losses.masked_fill_(same, 0)
-                total += losses.sum()
-                active += torch.count_nonzero(losses)
-                pull.masked_fill_(same, 0)
-                slope.index_add_(0, anchor, pull, alpha=-1)
-                slope.index_put_((anchor, positive), pull.sum(dim=1), accumulate=True)
-            if gradient is not None:
-                slope = slope.mul_(tile.values).mul_(2) if squared else slope
-                tile.pull(slope, gradient[rows], gradient)
-        ctx.gradient = gradient
-        ctx.mark_non_differentiable(active)
-        return total, active
+                same = labels[positive, None] == labels  # (m,C): every column as the negative
+                with torch.set_grad_enabled(learning):
+                    losses = loss(leaf[anchor, positive, None], leaf.index_select(0, anchor)).masked_fill(same, 0)
+                    subtotal = losses.sum()
+                total += subtotal.detach()
+                nonzero += torch.count_nonzero(losses.detach())
+                if learning:
+                    slope += torch.autograd.grad(subtotal, leaf)[0]
+            if learning:
+                to_anchors, to_all = torch.autograd.grad(distance, (left, right), slope)
+                ctx.gradient[rows] += to_anchors
+                ctx.gradient += to_all
+        ctx.mark_non_differentiable(nonzero)
+        return total, nonzero
 
     @staticmethod
     @first_order
     def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.gradient * slope, None, None, None, None, None
+        return ctx.gradient * slope, None, None, None, None, None, None

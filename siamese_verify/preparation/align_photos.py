@@ -1,4 +1,4 @@
-"""Photo -> aligned face in a file and its line of the index; in a process of its own if need be."""
+"""Align photos one by one: a file for each face and its line of the index, in a worker process if need be."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,50 +22,71 @@ from siamese_verify.datasets.folder import SUFFIXES
 from siamese_verify.datasets.listing import identity_name
 from siamese_verify.errors import InputError
 from siamese_verify.faces import (
+    Face,
     FaceDetector,
-    Subject,
+    FaceFinder,
+    check_on_multiple_faces,
     crop_face,
     detector_files,
-    find_subject,
     load_networks,
     reduced,
     rotated_size,
     sharpness,
 )
-from siamese_verify.faces.alignment import Alignment, spec_for
-from siamese_verify.structures import Photos
+from siamese_verify.faces.alignment import spec_for
+from siamese_verify.faces.image_headers import ORIENTATION_TAG
+from siamese_verify.structures import InputSpec, Photos
 
-ORIENTATION = 0x0112  # EXIF's tag
-MARK = ".face"  # added to names without the suffix of a picture
+MARK = ".face"  # added to names without the suffix of an image
 SCHEMA = pa.schema(
     [
-        pa.field("path", pa.large_string()),  # of the face, in the folder
+        pa.field("path", pa.large_string()),  # of the face, relative to the folder
         pa.field("identity", pa.large_string()),
         pa.field("split", pa.large_string()),
-        pa.field("source", pa.large_string()),  # of the photo, where it came from
+        pa.field("source", pa.large_string()),  # name of the photo
         pa.field("outcome", pa.large_string()),
         pa.field("reason", pa.large_string()),
-        pa.field("box", pa.list_(pa.float32(), 4)),  # left, top, right, bottom in pixels of the turned photo
+        pa.field("box", pa.list_(pa.float32(), 4)),  # left, top, right, bottom in pixels of the rotated photo
         pa.field("landmarks", pa.list_(pa.float32(), 10)),  # x and y of eyes, nose and corners of the mouth
         pa.field("probability", pa.float32()),  # of being a face
         pa.field("faces", pa.int32()),  # on the photo
-        pa.field("turned", pa.float32()),  # degrees counter-clockwise
+        pa.field("rotated_by", pa.float32()),  # degrees counter-clockwise
         pa.field("sharpness", pa.float32()),
-        pa.field("width", pa.int32()),  # of the turned photo
+        pa.field("width", pa.int32()),  # of the rotated photo
         pa.field("height", pa.int32()),
         pa.field("sha256", pa.large_string()),  # of the face's file
     ]
 )
 
 
+@dataclass(frozen=True)
+class Alignment:
+    """How the faces of a data set are aligned and stored.
+
+    Attributes:
+        spec: size and crop.
+        on_multiple_faces: `error`, `central` or `largest`, see `siamese_verify.faces.finder`.
+        quality: of the JPEGs, 1 ... 100.
+    """
+
+    spec: InputSpec
+    on_multiple_faces: str = "central"
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        check_on_multiple_faces(self.on_multiple_faces, allow_any=False)
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"quality must be from 1 to 100, got {self.quality}.")
+
+
 class Aligner:
-    """Aligns some photos after others.
+    """Aligns the photos of a data set.
 
     Args:
         photos: of the data set.
         output: folder.
-        alignment: how.
-        dropped: identities to leave out, and why.
+        alignment: how faces are selected, cut and stored.
+        dropped: identities to leave out, with the reasons.
         networks: of the face detector, see `networks_for`.
     """
 
@@ -78,11 +100,11 @@ class Aligner:
     ) -> None:
         self.photos, self.output, self.alignment, self.dropped = photos, output, alignment, dropped
         self.spec = spec_for(photos, alignment.spec)
-        self.detector = FaceDetector(load_networks(networks)) if networks else None
+        self.finder = FaceFinder(lambda: FaceDetector(load_networks(networks or {})))
         self.splits = getattr(photos, "splits", None)
 
     def __call__(self, rows: range, index: Path) -> int:
-        """Align photos, write their faces and then a file with their lines of the index; how many photos they are."""
+        """Align photos, write their faces and then their lines of the index to a file; the number of photos."""
         table = pa.Table.from_pylist([self.align(row) for row in rows], schema=SCHEMA)
         content = io.BytesIO()
         parquet.write_table(table, content)
@@ -90,7 +112,7 @@ class Aligner:
         return len(rows)
 
     def align(self, row: int) -> dict[str, Any]:
-        """Align one photo: its line of the index."""
+        """Align one photo and return its line of the index."""
         photos, name = self.photos, self.photos.names[row]
         code = int(photos.identities[row])
         line: dict[str, Any] = {
@@ -104,52 +126,55 @@ class Aligner:
             photo = photos[row]
         except InputError as error:
             return {**line, "outcome": "unreadable", "reason": str(error)}
-        subject = Subject(None, 0, 0)
-        if self.detector:
-            subject = find_subject(self.detector, photo, self.alignment.choice)
-            if subject.face is None:
-                return {**line, "outcome": "no face", "reason": "no face was found, whichever side is up"}
-        face = crop_face(photo, self.spec, subject.face, subject.turned)
-        found, scale = subject.face, reduced(photo)
-        width, height = rotated_size((photo.width * scale, photo.height * scale), subject.turned)
+        found: Face | None = None
+        rotated_by, detected = 0.0, 0
+        if self.spec.crop.needs_face:
+            search = self.finder.find(photo, check_on_multiple_faces(self.alignment.on_multiple_faces))
+            if search.failure == "no_face":
+                return {**line, "outcome": "no face", "reason": "no face was found in any rotation"}
+            if search.failure:
+                return {**line, "outcome": "multiple faces", "reason": f"unclear which of {search.detected} is meant"}
+            (found, rotated_by), detected = search.selected[0], search.detected
+        face, scale = crop_face(photo, self.spec, found, rotated_by), reduced(photo)
+        width, height = rotated_size((photo.width * scale, photo.height * scale), rotated_by)
         content = self.unchanged(row) or self.encoded(face)
         path = face_path(name, line["identity"])
         (self.output / path).parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.output / path, content, sync=False)
-        line |= {"path": path, "outcome": "aligned", "faces": subject.faces, "turned": subject.turned}
+        line |= {"path": path, "outcome": "aligned", "faces": detected, "rotated_by": rotated_by}
         line |= {"sharpness": sharpness(face), "width": width, "height": height}
         if found:
-            found = found.placed(scale)
+            found = found.scaled(scale)
             line |= {"box": found.box, "landmarks": np.ravel(found.landmarks).tolist()}
             line |= {"probability": found.probability}
         return {**line, "sha256": hashlib.sha256(content).hexdigest()}
 
     def encoded(self, face: Image.Image) -> bytes:
-        """A face as a JPEG."""
+        """Encode a face as JPEG."""
         content = io.BytesIO()
         face.save(content, "JPEG", quality=self.alignment.quality, subsampling=0)
         return content.getvalue()
 
     def unchanged(self, row: int) -> bytes | None:
-        """The photo's own file, where it is a JPEG that is the face already: to encode it again would cost quality."""
+        """The photo's own file where it is a JPEG of the finished face: encoding it again would cost quality."""
         if self.spec.crop.kind != "whole" or not hasattr(self.photos, "read"):
             return None
         content: bytes = self.photos.read(row)
         with Image.open(io.BytesIO(content)) as image:
-            upright = image.getexif().get(ORIENTATION, 1) == 1
+            upright = image.getexif().get(ORIENTATION_TAG, 1) == 1
             same = image.format == "JPEG" and image.mode == "RGB" and image.size == (self.spec.size, self.spec.size)
         return content if same and upright else None
 
 
 def networks_for(photos: Photos, alignment: Alignment) -> dict[str, bytes] | None:
-    """The face detector's, had once for all processes; None if the photos are cut without looking for a face."""
+    """ONNX files of the face detector, loaded once for all processes; None if the photos need no search."""
     return detector_files() if spec_for(photos, alignment.spec).crop.needs_face else None
 
 
 def face_path(name: str, identity: str) -> str:
-    """Where a face goes: beside its like if the photo's name has folders, else under its identity.
+    """Path of a face: that of its photo if its name has folders, else one in the folder of its identity.
 
-    Photos of different names in one folder have different places: `1.jpg` keeps its name, `1.png` becomes `1.png.jpg`,
+    Photos of different names in one folder have different paths: `1.jpg` keeps its name, `1.png` becomes `1.png.jpg`,
     and so `1.png.jpg` becomes `1.png.jpg.jpg`.
     """
     source = PurePosixPath(name)
@@ -166,23 +191,23 @@ def face_path(name: str, identity: str) -> str:
 
 
 def unsafe(identity: str) -> bool:
-    """A name that would be more than one folder, or another than it says."""
+    """Tell whether an identity is not the name of one folder."""
     return identity in ("", ".", "..") or any(sign in identity for sign in "/\\:\0")
 
 
-_ALIGNER: Aligner | None = None  # of a worker process
+_ALIGNER: Aligner | None = None  # of this worker process
 
 
-def start_worker(*work: Any) -> None:
-    """Make a process ready to align: what `Aligner` takes."""
+def start_worker(*arguments: Any) -> None:
+    """Initialize a worker process with the arguments of `Aligner`."""
     global _ALIGNER
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that gives out the work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    _ALIGNER = Aligner(*work)
+    _ALIGNER = Aligner(*arguments)
 
 
 def leave_with_parent() -> None:
-    """End a worker whose parent was killed: it would wait for work for ever."""
+    """End a worker when its parent ends, instead of waiting for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Many small pictures on one, to look at data."""
+"""Contact sheets: many small pictures on one image, to look at data."""
 
 from __future__ import annotations
 
@@ -22,24 +22,20 @@ from siamese_verify.tables import read_csv_cell
 CELL = 112  # pixels of a picture's side
 GAP = 8
 LINE = 16  # height of a line of text
+PICTURES = 60  # of a prepared data set on one sheet
 INK, PAPER = "#1f2328", "#ffffff"
 
 
 class Cell(NamedTuple):
-    """A picture of a sheet."""
+    """A picture of a contact sheet."""
 
     image: Image.Image
     caption: str = ""
-    frame: str | None = None  # colour
+    frame: str | None = None  # color
 
 
 def contact_sheet(rows: Sequence[Sequence[Cell]], title: str) -> Image.Image:
-    """Lay pictures out in rows, each shrunk or grown to a cell, with a line of text below.
-
-    Args:
-        rows: of pictures.
-        title: above them.
-    """
+    """Draw pictures in rows, each scaled to a cell with its caption below, under a title."""
     font = ImageFont.load_default(12)
     columns = max((len(row) for row in rows), default=0)
     across, down = CELL + GAP, CELL + LINE + GAP
@@ -62,36 +58,33 @@ def contact_sheet(rows: Sequence[Sequence[Cell]], title: str) -> Image.Image:
 
 
 def in_rows(cells: Sequence[Cell], columns: int = 10) -> list[Sequence[Cell]]:
-    """Break a list of pictures into rows."""
+    """Split a list of pictures into rows."""
     return [cells[start : start + columns] for start in range(0, len(cells), columns)]
 
 
 def save_sheet(sheet: Image.Image, path: Path) -> None:
-    """Write a sheet as PNG or JPEG, as its name says, for its owner only: it shows people."""
+    """Write a sheet as PNG or JPEG by its suffix, readable by its owner only: it shows people."""
     content = io.BytesIO()
     sheet.save(content, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG", quality=90)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content.getvalue(), private=True)
 
 
-PICTURES = 60  # on a contact sheet
-
-
 def draw_sheets(photos: Photos, output: Path, dropped: dict[int, str]) -> None:
-    """Draw a contact sheet of every outcome that can be looked at.
+    """Draw a contact sheet of each outcome of a preparation into its folder `sheets`.
 
     Args:
         photos: of the data set.
-        output: folder with the index and the account of what was left out; the sheets come into `sheets` within.
+        output: folder with the index and the list of what was left out.
         dropped: identities that were left out.
     """
-    columns = ["path", "identity", "source", "faces", "turned", "sharpness"]
+    columns = ["path", "identity", "source", "faces", "rotated_by", "sharpness"]
     table = parquet.read_table(output / INDEX, columns=columns)
-    faces, turned, sharp = (table[name].to_numpy() for name in ("faces", "turned", "sharpness"))
+    faces, rotated_by, sharp = (table[name].to_numpy() for name in ("faces", "rotated_by", "sharpness"))
     groups = {
         "aligned": ("Aligned faces, drawn at random", np.random.default_rng(0).permutation(len(table))),
-        "several": ("The chosen one of several faces", np.flatnonzero(faces > 1)),
-        "turned": ("Turned: faces that were tilted or lay on their side", np.flatnonzero(turned > 0)),
+        "multiple_faces": ("The selected one of multiple faces", np.flatnonzero(faces > 1)),
+        "rotated": ("Rotated: faces that were tilted or on their side", np.flatnonzero(rotated_by > 0)),
         "blurred": ("The least sharp faces", np.argsort(sharp, kind="stable")),
     }
     for name, (title, rows) in groups.items():
@@ -113,7 +106,7 @@ def draw_sheets(photos: Photos, output: Path, dropped: dict[int, str]) -> None:
 
 
 def draw_photos(photos: Photos, rows: Sequence[int], total: int, title: str, path: Path) -> None:
-    """Draw a contact sheet of whole photos; those that cannot be read are left out."""
+    """Draw a contact sheet of whole photos, without those that cannot be read."""
     cells = []
     for row in rows:
         with suppress(InputError):

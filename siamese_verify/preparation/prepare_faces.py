@@ -1,4 +1,4 @@
-"""Photos -> aligned faces in a folder: found once, cut once, checked, counted, and read fast ever after."""
+"""Prepare a data set: every photo is searched, aligned and stored once, and all that is left out is listed."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from siamese_verify.datasets.listing import identity_name, read_drop_list
 from siamese_verify.datasets.prepared import INDEX, RECORD, Preparation, read_preparation
 from siamese_verify.errors import InputError
 from siamese_verify.faces import alignment_name
-from siamese_verify.faces.alignment import Alignment
-from siamese_verify.preparation.align_photos import SCHEMA, Aligner, networks_for, run_worker, start_worker
+from siamese_verify.preparation.align_photos import SCHEMA, Aligner, Alignment, networks_for, run_worker, start_worker
 from siamese_verify.preparation.contact_sheets import draw_sheets
 from siamese_verify.structures import Photos
 from siamese_verify.tables import csv_cell
 
-CHUNK = 256  # photos between two savings: what a kill can lose, for each process
+CHUNK = 256  # photos between two saves: what a kill can lose, for each process
 WORK = ".unfinished"
 OUTCOMES = {
     "aligned": "aligned",
     "no face": "left out: no face was found",
+    "multiple faces": "left out: multiple faces, and it is unclear which one is meant",
     "unreadable": "left out: unreadable",
     "dropped": "left out: identity on the drop list",
 }
@@ -51,48 +51,55 @@ def prepare_faces(
     versions: dict[str, str],
     drop: str | Path | None = None,
     processes: int | None = None,
+    chunk: int = CHUNK,
 ) -> Preparation:
-    """Align all photos of a data set, or go on where a killed run stopped.
+    """Align all photos of a data set, or continue a run that was stopped.
 
-    What comes out does not depend on the number of processes, nor on how often it was stopped: every photo is searched
-    by itself. Nothing is written outside of `output`.
+    The result depends neither on the number of processes nor on how often it was stopped. Nothing is written outside of
+    `output`.
 
     Args:
         photos: of the data set.
         source: its name.
-        output: folder for faces, index, account and contact sheets.
-        alignment: how.
-        versions: of the software, for the record.
-        drop: list of identities to leave out, by name or number, one in a line; after a tab or comma the reason.
+        output: folder for faces, index, the list of what was left out, and contact sheets.
+        alignment: how faces are selected, cut and stored.
+        versions: of the software, to be recorded.
+        drop: list of identities to leave out, by name or number, one per line; after a tab or comma the reason.
         processes: that share the work; None = one for each core, 0 = this one.
+        chunk: photos between two saves; a stopped run continues with the same.
 
     Raises:
-        InputError: the folder holds something else, a drop list that cannot be read or names nobody, a full disk, or
-            not one face was found.
+        InputError: the folder holds something else, the drop list cannot be read or names nobody, the disk is full, or
+            no photo has a face.
     """
     dropped = read_drop_list(drop, photos) if drop else {}
     settings = {
         "source": source,
         "photos": len(photos),
-        "digest": digest_of(photos),
+        "digest": photos_digest(photos),
         "alignment": asdict(alignment),
         "name": alignment_name(alignment.spec.crop),
         "dropped": {str(code): reason for code, reason in dropped.items()},
+        "chunk": chunk,
     }
     if (output / RECORD).is_file():
-        return finished(output, settings)
-    resumed = begin(output, settings)
+        return read_finished(output, settings)
+    resumed = start_or_resume(output, settings)
+    chunks = {
+        output / WORK / f"{number:06d}.parquet": range(start, min(start + chunk, len(photos)))
+        for number, start in enumerate(range(0, len(photos), chunk))
+    }
     try:
-        align_all(photos, output, alignment, dropped, processes)
-        counts, digest = merge(output, len(photos))
+        align_chunks(chunks, photos, output, alignment, dropped, processes)
+        counts, digest = merge_chunks(chunks, output)
     except OSError as error:
         raise InputError(
             f"{output} cannot be written ({error.strerror}): make room, and run the command again to go on."
         ) from None
     if not counts["aligned"]:
+        left_out = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in OUTCOMES if counts[outcome])
         raise InputError(
-            f"Not one of {len(photos):,} photos of {source} gave a face ({told(counts)}): look at "
-            f"{output / 'left_out.csv'}."
+            f"None of {len(photos):,} photos of {source} gave a face ({left_out}): look at {output / 'left_out.csv'}."
         )
     identities, sizes = np.unique(photos.identities[np.isin(photos.identities, list(dropped))], return_counts=True)
     record = Preparation(
@@ -110,21 +117,16 @@ def prepare_faces(
     )
     draw_sheets(photos, output, dropped)
     if resumed:
-        for left in output.rglob(".*.part"):  # by a kill in the middle of a file
-            left.unlink()
+        for unfinished in output.rglob(".*.part"):  # of a kill in the middle of a file
+            unfinished.unlink()
     write_whole(output / "settings.json", (output / WORK / "settings.json").read_bytes())
     write_whole(output / RECORD, json.dumps(asdict(record), indent=1).encode())
     shutil.rmtree(output / WORK, ignore_errors=True)
     return record
 
 
-def told(counts: Counter[str]) -> str:
-    """How often each outcome came, in words."""
-    return ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in OUTCOMES if counts[outcome])
-
-
-def digest_of(photos: Photos) -> str:
-    """What tells one data set from another."""
+def photos_digest(photos: Photos) -> str:
+    """SHA-256 that tells one data set from another."""
     given = getattr(photos, "digest", None)
     if given is not None:
         return str(given)
@@ -132,64 +134,57 @@ def digest_of(photos: Photos) -> str:
     return hashlib.sha256(names + np.asarray(photos.identities, dtype=np.int64).tobytes()).hexdigest()
 
 
-def finished(output: Path, settings: dict[str, Any]) -> Preparation:
-    """What a run before this one has made, if it is the same."""
-    shutil.rmtree(output / WORK, ignore_errors=True)  # where that run was killed while it cleaned up
+def read_finished(output: Path, settings: dict[str, Any]) -> Preparation:
+    """Read the result of a finished run with the same settings."""
+    shutil.rmtree(output / WORK, ignore_errors=True)  # of a run that was killed while it cleaned up
     found = read_preparation(output)
     if json.loads((output / "settings.json").read_text(encoding="utf-8")) != json.loads(json.dumps(settings)):
         raise InputError(f"{output} holds faces that were prepared from other photos or in another way: set output.")
     return found
 
 
-def begin(output: Path, settings: dict[str, Any]) -> bool:
-    """Make the folder, or see that what is in it is the beginning of the same; whether it is."""
+def start_or_resume(output: Path, settings: dict[str, Any]) -> bool:
+    """Make the folder, or check that it holds an unfinished run with the same settings: True then."""
     state = output / WORK / "settings.json"
-    told = json.dumps(settings, indent=1).encode()
+    content = json.dumps(settings, indent=1).encode()
     if state.is_file():
-        if json.loads(state.read_text(encoding="utf-8")) != json.loads(told):
+        if json.loads(state.read_text(encoding="utf-8")) != json.loads(content):
             raise InputError(
                 f"{output} holds the beginning of another preparation: delete it, or set another folder by output."
             )
         return True
-    if output.is_dir() and any(path.name != WORK for path in output.iterdir()):  # killed before it told its settings
+    if output.is_dir() and any(path.name != WORK for path in output.iterdir()):  # WORK alone: killed before settings
         raise InputError(f"The folder {output} is not empty: set another one by output.")
     state.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(state, told)
+    write_whole(state, content)
     return False
 
 
-def rows_of(chunk: int, photos: int) -> range:
-    """The photos of a chunk."""
-    return range(chunk * CHUNK, min((chunk + 1) * CHUNK, photos))
-
-
-def part_of(output: Path, chunk: int) -> Path:
-    """Where the index of a chunk lies until all are there."""
-    return output / WORK / f"{chunk:06d}.parquet"
-
-
-def align_all(
-    photos: Photos, output: Path, alignment: Alignment, dropped: dict[int, str], processes: int | None
+def align_chunks(
+    chunks: dict[Path, range],
+    photos: Photos,
+    output: Path,
+    alignment: Alignment,
+    dropped: dict[int, str],
+    processes: int | None,
 ) -> None:
-    """Align the chunks that are not there yet, under a progress bar."""
-    chunks = range(-(-len(photos) // CHUNK))
-    missing = [chunk for chunk in chunks if not part_of(output, chunk).is_file()]
+    """Align the chunks whose index is missing, under a progress bar."""
+    missing = [(rows, index) for index, rows in chunks.items() if not index.is_file()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    work = (photos, output, alignment, dropped, networks_for(photos, alignment))
+    arguments = (photos, output, alignment, dropped, networks_for(photos, alignment))
     with Progress(*columns) as progress:
         bar = progress.add_task("Aligning faces", total=len(photos))
-        progress.advance(bar, min(len(photos), (len(chunks) - len(missing)) * CHUNK))
+        progress.advance(bar, len(photos) - sum(len(rows) for rows, _ in missing))
         if processes == 0:
-            aligner = Aligner(*work)
-            for chunk in missing:
-                progress.advance(bar, aligner(rows_of(chunk, len(photos)), part_of(output, chunk)))
+            aligner = Aligner(*arguments)
+            for rows, index in missing:
+                progress.advance(bar, aligner(rows, index))
             return
         count = processes or len(os.sched_getaffinity(0))
         context = multiprocessing.get_context("spawn")  # threads of a library do not survive a fork
-        with ProcessPoolExecutor(count, context, initializer=start_worker, initargs=work) as pool:
+        with ProcessPoolExecutor(count, context, initializer=start_worker, initargs=arguments) as pool:
             try:
-                jobs = [(rows_of(chunk, len(photos)), part_of(output, chunk)) for chunk in missing]
-                for size in in_any_order(pool, jobs, 2 * count):
+                for size in unordered(pool, missing, 2 * count):
                     progress.advance(bar, size)
             except BrokenProcessPool:
                 raise InputError(
@@ -200,8 +195,8 @@ def align_all(
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
-def in_any_order(pool: Executor, jobs: Sequence[tuple[range, Path]], ahead: int) -> Iterator[int]:
-    """Have photos aligned, a few jobs waiting at a time; sizes as they come."""
+def unordered(pool: Executor, jobs: Sequence[tuple[range, Path]], ahead: int) -> Iterator[int]:
+    """Run jobs, at most `ahead` of them submitted at a time; yields their numbers of photos as they finish."""
     waiting: set[Future[int]] = set()
     rest = iter(jobs)
     while True:
@@ -212,38 +207,38 @@ def in_any_order(pool: Executor, jobs: Sequence[tuple[range, Path]], ahead: int)
         if not waiting:
             return
         done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        for one in done:
-            yield one.result()
+        for future in done:
+            yield future.result()
 
 
-def merge(output: Path, photos: int) -> tuple[Counter[str], str]:
-    """Put the chunks' indices together: how often each outcome came, and the SHA-256 of the index."""
+def merge_chunks(chunks: dict[Path, range], output: Path) -> tuple[Counter[str], str]:
+    """Merge the indices of the chunks: number of photos by outcome, and the SHA-256 of the index."""
     counts: Counter[str] = Counter()
     unfinished = output / WORK / INDEX
-    account = io.StringIO()
-    left_out = csv.writer(account, lineterminator="\n")
+    table = io.StringIO()
+    left_out = csv.writer(table, lineterminator="\n")
     left_out.writerow(("photo", "identity", "outcome", "reason"))
     with whole_file(unfinished) as file, parquet.ParquetWriter(file, SCHEMA) as writer:
-        for chunk in range(-(-photos // CHUNK)):
-            table = parquet.read_table(part_of(output, chunk), schema=SCHEMA)
-            counts.update(table["outcome"].to_pylist())
-            kept = pc.equal(table["outcome"], "aligned")
-            writer.write_table(table.filter(kept))
-            for line in table.filter(pc.invert(kept)).to_pylist():
+        for index in chunks:
+            lines = parquet.read_table(index, schema=SCHEMA)
+            counts.update(lines["outcome"].to_pylist())
+            aligned = pc.equal(lines["outcome"], "aligned")
+            writer.write_table(lines.filter(aligned))
+            for line in lines.filter(pc.invert(aligned)).to_pylist():
                 left_out.writerow([csv_cell(line[name] or "") for name in ("source", "identity", "outcome", "reason")])
-    check_places(parquet.read_table(unfinished, columns=["path"])["path"])
-    write_whole(output / "left_out.csv", account.getvalue().encode("utf-8", "surrogateescape"))
+    refuse_duplicates(parquet.read_table(unfinished, columns=["path"])["path"])
+    write_whole(output / "left_out.csv", table.getvalue().encode("utf-8", "surrogateescape"))
     with unfinished.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     unfinished.replace(output / INDEX)
     return counts, digest
 
 
-def check_places(paths: Any) -> None:
-    """Refuse faces that were written over one another.
+def refuse_duplicates(paths: Any) -> None:
+    """Refuse faces that overwrote one another.
 
     Raises:
-        InputError: two photos came to lie in one place, as `anna/1.jpg` of somebody and `1.jpg` of anna do.
+        InputError: two photos have one path, such as `anna/1.jpg` of anybody and `1.jpg` of anna.
     """
     if pc.count_distinct(paths).as_py() == len(paths):
         return

@@ -1,4 +1,4 @@
-"""Labeled Faces in the Wild: people, View 1 and View 2 pairs."""
+"""Protocols of Labeled Faces in the Wild: pairs of View 1 and View 2, and all pairs."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ from pathlib import Path
 
 import numpy as np
 
-from siamese_verify.datasets.lfw import LFWPhotos, _integer, _read, lfw_people
+from siamese_verify.datasets.lfw import LFWPhotos, lfw_people, parse_integer, read_protocol_file
 from siamese_verify.errors import InputError
-from siamese_verify.protocols.protocol import Listed, Protocol, all_pairs
+from siamese_verify.protocols.protocol import PairList, Protocol, all_pairs
 
 
 def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
-    """The pairs of a pair file, `pairs.txt` of View 2 with its folds, or one of View 1.
+    """Pairs of one of LFW's pair files.
 
     Args:
         root: LFW's folder.
-        pairs: name of the file: a head of [folds and] genuine pairs in a fold, then for each fold its genuine pairs
-            (person, two numbers) and as many impostors (person, number, person, number), separated by tabs.
+        pairs: name of the file, `pairs.txt` of View 2 or one of View 1: a line with the number of folds, if there are
+            any, and of genuine pairs in each; then for each fold its genuine pairs (person, two numbers) and as many
+            impostor pairs (person, number, person, number), separated by tabs.
         name: of the protocol, for reports.
 
     Raises:
-        InputError: no LFW, no such file, a wrong line in it, or images that are missing.
+        InputError: no LFW, no such file, an invalid line, other counts than announced, or missing images.
     """
     rows: dict[tuple[str, int], int] = {}
     left, right, same = [], [], []
-    head, lines = _read(root, pairs, widths=(3, 4))
+    head, lines = read_protocol_file(root, pairs, widths=(3, 4))
     for number, fields in lines:
-        first = (fields[0], _integer(fields[1], pairs, number))
-        second = (fields[-2] if len(fields) == 4 else fields[0], _integer(fields[-1], pairs, number))
+        first = (fields[0], parse_integer(fields[1], pairs, number))
+        second = (fields[-2] if len(fields) == 4 else fields[0], parse_integer(fields[-1], pairs, number))
         left.append(rows.setdefault(first, len(rows)))
         right.append(rows.setdefault(second, len(rows)))
         same.append(len(fields) == 3)
@@ -47,9 +48,9 @@ def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
             f"{', '.join(missing[:5])}."
         )
     fold_of_pair = np.arange(len(same)) // (2 * genuine) if folds > 1 else None
-    return Protocol(name, photos, Listed(np.array(left), np.array(right), np.array(same), fold_of_pair))
+    return Protocol(name, photos, PairList(np.array(left), np.array(right), np.array(same), fold_of_pair))
 
 
 def lfw_all_pairs(root: str | Path, people: str, name: str) -> Protocol:
-    """Every pair of the photos of the people in a file."""
+    """All pairs of the photos of the people in one of LFW's people files."""
     return all_pairs(lfw_people(root, people), name)

@@ -1,79 +1,69 @@
-"""Pairs of one's own: a table of two photos and whether they show the same person."""
+"""Protocol of a table of pairs: two photos and whether they show the same person."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from siamese_verify.datasets.folder import FilePhotos
 from siamese_verify.errors import InputError
-from siamese_verify.protocols.protocol import Listed, Protocol
-from siamese_verify.tables import folds_of, people, read_table, truths
+from siamese_verify.protocols.protocol import PairList, Protocol
+from siamese_verify.tables import boolean_column, fold_column, identity_columns, read_table
 
 
 def pair_file(path: str | Path, root: str | Path | None = None, name: str | None = None) -> Protocol:
-    """Read a CSV with the columns `a,b,same[,fold][,identity_a,identity_b][,group]`.
+    """Pairs of a CSV with the columns `a,b,same[,fold][,identity_a,identity_b][,group]`.
 
-    Without identities, photos that genuine pairs join have one identity and all others different ones, but who is on
-    them is not known.
+    Without identities, photos joined by genuine pairs share an identity, and all others have different ones.
 
     Args:
         path: of the file; `same` is 1 or 0, true or false.
-        root: folder that the paths in `a` and `b` start from; by default that of the file.
+        root: folder that the paths in `a` and `b` start from, here or in object storage; by default the file's.
         name: of the protocol; by default the file's.
 
     Raises:
-        InputError: what `read_table` refuses, a truth that is none, paths out of `root`, photos that are not there,
-            fewer than two folds, identities that contradict `same`.
+        InputError: see `read_table` and `boolean_column`; paths out of `root`, missing photos, a single fold,
+            identities that contradict `same`.
     """
     file = Path(path)
     columns = read_table(file, ("a", "b", "same"), ("fold", "identity_a", "identity_b", "group"))
-    same = np.array(truths(file, columns, "same"), dtype=np.bool_)
-    folder = file.parent if root is None else Path(root)
-    outside = [one for one in dict.fromkeys([*columns["a"], *columns["b"]]) if _leaves(one)]
-    if outside:
-        raise InputError(
-            f"{len(outside)} paths in {path} are absolute or lead out of {folder}, the first: {outside[0]!r}: write "
-            "them relative to it."
-        )
-    # One photo may be written as x.jpg and ./x.jpg, and would be two strangers.
-    paths = [PurePosixPath(one).as_posix() for column in ("a", "b") for one in columns[column]]
+    same = np.array(boolean_column(file, columns, "same"), dtype=np.bool_)
+    # One photo may be written as x.jpg and ./x.jpg.
+    paths = [PurePosixPath(photo).as_posix() for column in ("a", "b") for photo in columns[column]]
     names, rows = np.unique(paths, return_inverse=True)
-    photos: list[str] = names.tolist()
-    missing = [one for one in photos if not _is_there(folder / one)]
+    photos = FilePhotos(file.parent if root is None else root, names.tolist(), np.empty(0, dtype=np.int64))
+    missing = [photo for photo in photos.names if not photos.storage.exists(photo)]
     if missing:
-        first = ", ".join(missing[:5])
         raise InputError(
-            f"{len(missing)} of the {len(photos):,} photos in {path} are not in {folder}, the first: {first}: set root."
+            f"{len(missing)} of the {len(photos):,} photos in {path} are not in {photos.root}, the first: "
+            f"{', '.join(missing[:5])}: set root."
         )
     left, right = rows[: len(same)], rows[len(same) :]
-    folds = folds_of(path, columns)
+    folds = fold_column(path, columns)
     if folds is not None:
         found, folds = np.unique(folds, return_inverse=True)
         if len(found) < 2:
             raise InputError(f"{path} has one fold, {columns['fold'][0]!r}: give two or more, or leave the column out.")
-    given = people(path, columns)
-    files = FilePhotos(folder, photos, np.empty(0, dtype=np.int64))
+    given = identity_columns(path, columns)
     if given:
-        identities, files.people = _given(path, [*given[0], *given[1]], rows, len(photos), columns.lines)
+        photos.identities, photos.people = _number(path, [*given[0], *given[1]], rows, len(photos), columns.lines)
     else:
-        identities = joined(len(photos), left[same], right[same])
-    contrary = np.flatnonzero((identities[left] == identities[right]) != same)
-    if len(contrary):
+        photos.identities = connected_identities(len(photos), left[same], right[same])
+    contradictions = np.flatnonzero((photos.identities[left] == photos.identities[right]) != same)
+    if len(contradictions):
         raise InputError(
-            f"{len(contrary)} lines of {path} contradict who is on the photos, the first is line "
-            f"{columns.lines[contrary[0]]}: a pair is genuine if both photos show one person."
+            f"{len(contradictions)} lines of {path} contradict the identities of the photos, the first is line "
+            f"{columns.lines[contradictions[0]]}: a pair is genuine if both photos show one person."
         )
     groups = np.array(columns["group"]) if "group" in columns else None
-    files.identities = identities
-    listed = Listed(left, right, same, folds, groups)
-    return Protocol(name or file.stem, files, listed, people_known=given is not None)
+    listed = PairList(left, right, same, folds, groups)
+    return Protocol(name or file.stem, photos, listed, identities_known=given is not None)
 
 
-def joined(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Number the people on photos, where genuine pairs are known and nothing else.
+def connected_identities(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Identities of photos of which only genuine pairs are known: their connected components.
 
     Args:
         count: of the photos.
@@ -81,7 +71,7 @@ def joined(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         right: (G,) likewise.
 
     Returns:
-        (count,) int64; photos that pairs join, over others if need be, have one number.
+        (count,) int64.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -90,26 +80,15 @@ def joined(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.asarray(connected_components(edges, directed=False)[1], dtype=np.int64)
 
 
-def _given(
+def _number(
     path: str | Path, named: list[str], rows: np.ndarray, count: int, lines: Sequence[int]
 ) -> tuple[np.ndarray, list[str]]:
+    """Identities of `count` photos and their names, from the name given to each of `rows`."""
     people, numbers = np.unique(named, return_inverse=True)
     identities = np.full(count, -1, dtype=np.int64)
     identities[rows] = numbers
     several = np.flatnonzero(identities[rows] != numbers)
     if len(several):
         line = lines[several[0] % len(lines)]
-        raise InputError(f"Line {line} of {path} gives a photo another person than some other line: mend one of them.")
+        raise InputError(f"Line {line} of {path} gives a photo another person than another line: correct one of them.")
     return identities, people.tolist()
-
-
-def _leaves(name: str) -> bool:
-    parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
-    return ".." in parts or PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).drive)
-
-
-def _is_there(photo: Path) -> bool:
-    try:
-        return photo.is_file()
-    except OSError:  # a name too long for the file system
-        return False

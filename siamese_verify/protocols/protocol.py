@@ -1,21 +1,46 @@
-"""Which pairs of photos an evaluation scores."""
+"""Verification protocols: which pairs of photos an evaluation scores."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from siamese_verify.datasets.folder import FolderPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.structures import Photos
 
 
+class PhotoSubset:
+    """Some photos of a data set.
+
+    Args:
+        photos: the data set.
+        rows: (N,) of the photos.
+    """
+
+    def __init__(self, photos: Photos, rows: np.ndarray) -> None:
+        self.source, self.rows = photos, rows
+        self.identities: np.ndarray = np.asarray(photos.identities)[rows]
+        self.names: Sequence[str] = [photos.names[int(row)] for row in rows]
+        for name in ("people", "aligned"):  # data sets without them lack the attribute
+            if hasattr(photos, name):
+                setattr(self, name, getattr(photos, name))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Image.Image:
+        return self.source[int(self.rows[row])]
+
+
 @dataclass(frozen=True)
-class Listed:
-    """Pairs written down one by one.
+class PairList:
+    """M pairs of photos.
 
     Attributes:
         left: (M,) int64 rows of the photos.
@@ -34,46 +59,74 @@ class Listed:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Pairs over a set of photos; each photo is embedded once, however many pairs it is in.
+    """Pairs of photos to score; each photo is embedded once, however many pairs it is in.
 
     Attributes:
-        name: for people, as in "LFW View 2".
+        name: for people, such as "LFW View 2".
         photos: N photos.
-        pairs: which of them; None for every pair i < j, which nobody needs to write down.
-        people_known: whether the photos' identities say who is on them. Where only pairs are known, two photos with
-            different identities may still show one person.
+        pairs: which of their pairs; None for all pairs i < j.
+        identities_known: whether the photos' identities are those of people. Otherwise only pairs are known, and two
+            photos with different identities may show one person.
     """
 
     name: str
     photos: Photos
-    pairs: Listed | None = None
-    people_known: bool = True
+    pairs: PairList | None = None
+    identities_known: bool = True
 
-    def photos_of(self, pair: int) -> tuple[int, int]:
-        """Rows of a pair's two photos; of all pairs, i < j has the number i * N + j."""
+    def rows(self, pair: int) -> tuple[int, int]:
+        """Rows of a pair's photos; if all pairs are scored, i < j is the pair i * N + j."""
         if self.pairs is None:
             return divmod(pair, len(self.photos))
         return int(self.pairs.left[pair]), int(self.pairs.right[pair])
 
+    def count_pairs(self) -> tuple[int, int]:
+        """Number of genuine and of impostor pairs."""
+        if self.pairs is not None:
+            genuine = int(np.sum(self.pairs.same))
+            return genuine, len(self.pairs.same) - genuine
+        photos, sizes = len(self.photos), np.unique(self.photos.identities, return_counts=True)[1].tolist()
+        genuine = sum(size * (size - 1) // 2 for size in sizes)
+        return genuine, photos * (photos - 1) // 2 - genuine
+
+    def describe(self, pair: int) -> str:
+        """Names of a pair's photos."""
+        left, right = self.rows(pair)
+        return f"{self.photos.names[left]} and {self.photos.names[right]}"
+
     def digest(self) -> str:
-        """SHA-256 of what is compared: names of the photos, who is on them, and the pairs; not of their pixels."""
+        """SHA-256 of the names of the photos, their identities and the pairs; not of pixels."""
         digest = hashlib.sha256()
-        _, people = np.unique(self.photos.identities, return_inverse=True)
-        for name, person in zip(self.photos.names, people.tolist(), strict=True):
-            digest.update(f"{name}\0{person}\0".encode(errors="surrogateescape"))
+        _, identities = np.unique(self.photos.identities, return_inverse=True)
+        for name, identity in zip(self.photos.names, identities.tolist(), strict=True):
+            digest.update(f"{name}\0{identity}\0".encode(errors="surrogateescape"))
         if self.pairs is not None:
             for column in (self.pairs.left, self.pairs.right, self.pairs.same):
                 digest.update(column.astype(np.int64).tobytes())
         return digest.hexdigest()
 
-    def describe(self, pair: int) -> str:
-        """Names of a pair's two photos."""
-        left, right = self.photos_of(pair)
-        return f"{self.photos.names[left]} and {self.photos.names[right]}"
+
+def keep_photos(protocol: Protocol, rows: np.ndarray) -> Protocol:
+    """A protocol restricted to some photos and the pairs of them, such as those in which a face was found.
+
+    Args:
+        protocol: with listed or all pairs.
+        rows: (K,) of the photos to keep, ascending.
+    """
+    if len(rows) == len(protocol.photos):
+        return protocol
+    pairs = protocol.pairs
+    if pairs is not None:
+        place = np.full(len(protocol.photos), -1)
+        place[rows] = np.arange(len(rows))
+        kept = (place[pairs.left] >= 0) & (place[pairs.right] >= 0)
+        folds, groups = (None if column is None else column[kept] for column in (pairs.folds, pairs.groups))
+        pairs = PairList(place[pairs.left[kept]], place[pairs.right[kept]], pairs.same[kept], folds, groups)
+    return replace(protocol, photos=PhotoSubset(protocol.photos, rows), pairs=pairs)
 
 
 def all_pairs(photos: Photos, name: str) -> Protocol:
-    """Every pair i < j of the photos.
+    """Protocol of all pairs i < j.
 
     Raises:
         InputError: nobody has two photos, or all photos are of one person.
@@ -88,36 +141,63 @@ def all_pairs(photos: Photos, name: str) -> Protocol:
     return Protocol(name, photos)
 
 
-def sampled_pairs(protocol: Protocol, pairs: int, seed: int = 0) -> Listed:
-    """Draw pairs of a protocol without repetition, half of them genuine, in an order of chance.
+def folder_pairs(root: str | Path, name: str | None = None, pairs: int | None = None, seed: int = 0) -> Protocol:
+    """Protocol of pairs of the photos in a folder for each identity.
 
     Args:
-        protocol: with listed pairs or all of them.
-        pairs: how many; fewer of a kind where there are not so many.
+        root: see `FolderPhotos`.
+        name: of the protocol; by default the folder's.
+        pairs: how many to draw, half of them genuine; None for all.
+        seed: of the draw.
+
+    Raises:
+        InputError: see `FolderPhotos` and `all_pairs`; fewer than two pairs, an odd number, or more than there are.
+    """
+    name = name or f"{Path(root).resolve().name}, {'all' if pairs is None else pairs} pairs"
+    protocol = all_pairs(FolderPhotos(root), name)
+    if pairs is None:
+        return protocol
+    if pairs < 2:
+        raise InputError(f"{pairs} pairs hold no genuine and no impostor pair: draw two or more.")
+    drawn = sampled_pairs(protocol, pairs, seed)
+    if len(drawn.same) != pairs:
+        genuine, impostors = int(drawn.same.sum()), int((~drawn.same).sum())
+        raise InputError(
+            f"{root} has {genuine:,} genuine and {impostors:,} impostor pairs, but {pairs:,} pairs need half of each: "
+            f"set pairs to {2 * min(genuine, impostors)} at most, and even."
+        )
+    return Protocol(name, protocol.photos, drawn)
+
+
+def sampled_pairs(protocol: Protocol, pairs: int, seed: int = 0) -> PairList:
+    """Random pairs of a protocol in random order, half of them genuine, without repetition.
+
+    Args:
+        protocol: to draw from.
+        pairs: how many; all pairs of a kind that has fewer than half of them.
         seed: of the draw.
     """
     rng = np.random.default_rng(seed)
     if protocol.pairs is not None:
         rows = [np.flatnonzero(protocol.pairs.same == same) for same in (True, False)]
         chosen = rng.permutation(np.concatenate([rng.permutation(kind)[: pairs // 2] for kind in rows]))
-        return Listed(protocol.pairs.left[chosen], protocol.pairs.right[chosen], protocol.pairs.same[chosen])
+        return PairList(protocol.pairs.left[chosen], protocol.pairs.right[chosen], protocol.pairs.same[chosen])
     identities = np.asarray(protocol.photos.identities)
-    genuine, impostors = draw_pairs(identities, pairs // 2, rng)
-    chosen = rng.permutation(len(genuine) + len(impostors))
-    left, right = np.concatenate([genuine, impostors])[chosen].T
-    return Listed(left, right, identities[left] == identities[right])
+    drawn = np.concatenate(draw_pairs(identities, pairs // 2, rng))
+    left, right = drawn[rng.permutation(len(drawn))].T
+    return PairList(left, right, identities[left] == identities[right])
 
 
 def draw_pairs(identities: np.ndarray, each: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw genuine pairs and impostors uniformly, none twice.
+    """Genuine and impostor pairs, drawn uniformly without repetition.
 
     Args:
         identities: (N,) of the photos.
-        each: how many of each kind; all of a kind that has not so many.
+        each: how many of each kind; all of a kind that has fewer.
         rng: of the draw.
 
     Returns:
-        (G,2) and (M,2) rows i < j.
+        (G,2) genuine and (M,2) impostor rows i < j.
     """
     order = np.argsort(identities, kind="stable")
     _, photos = np.unique(identities, return_counts=True)
@@ -139,32 +219,3 @@ def draw_pairs(identities: np.ndarray, each: int, rng: np.random.Generator) -> t
         found = np.concatenate([found, drawn])[np.sort(fresh)]
     impostors = np.stack(np.divmod(found[:wanted], count), axis=1)
     return np.sort(genuine, axis=1), impostors
-
-
-def folder_pairs(root: str | Path, name: str | None = None, pairs: int | None = None, seed: int = 0) -> Protocol:
-    """Pairs of the photos in a folder for each identity.
-
-    Args:
-        root: see `FolderPhotos`.
-        name: of the protocol; by default the folder's.
-        pairs: how many to draw, half of them genuine; None compares all.
-        seed: of the draw.
-
-    Raises:
-        InputError: see `FolderPhotos` and `all_pairs`; fewer than two pairs, an odd number, or more than there are.
-    """
-    protocol = all_pairs(
-        FolderPhotos(root), name or f"{Path(root).resolve().name}, {'all' if pairs is None else pairs} pairs"
-    )
-    if pairs is None:
-        return protocol
-    if pairs < 2:
-        raise InputError(f"{pairs} pairs hold no genuine and no impostor pair: draw two or more.")
-    drawn = sampled_pairs(protocol, pairs, seed)
-    if len(drawn.same) != pairs:
-        genuine, impostors = int(drawn.same.sum()), int((~drawn.same).sum())
-        raise InputError(
-            f"{root} gives {genuine:,} genuine and {impostors:,} impostor pairs where half of {pairs:,} pairs was "
-            f"asked for each: set pairs to {2 * min(genuine, impostors)} at most, and even."
-        )
-    return Protocol(protocol.name, protocol.photos, drawn)

@@ -3,6 +3,13 @@
 from siamese_verify.samplers.hard import HardMiningSampler
 from siamese_verify.samplers.identity import IdentityBatchSampler
 from siamese_verify.samplers.images import ImageSampler
-from siamese_verify.samplers.tuples import PairSampler, TripletSampler
+from siamese_verify.samplers.tuples import PairSampler, TripletSampler, TupleBatch
 
-__all__ = ["HardMiningSampler", "IdentityBatchSampler", "ImageSampler", "PairSampler", "TripletSampler"]
+__all__ = [
+    "HardMiningSampler",
+    "IdentityBatchSampler",
+    "ImageSampler",
+    "PairSampler",
+    "TripletSampler",
+    "TupleBatch",
+]

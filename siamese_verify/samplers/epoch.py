@@ -1,4 +1,4 @@
-"""Who is on which rows of a data set, in little memory."""
+"""What all samplers share: epochs of numbered batches, and the index of each identity's rows."""
 
 from __future__ import annotations
 
@@ -12,218 +12,154 @@ from torch.utils.data import Sampler
 
 from siamese_verify.errors import InputError
 
-BLOCK = 1 << 19  # rows that are brought into order at once
-
-
-class People:
-    """The rows of a data set by person; people are numbered 0 ... P - 1 in the ascending order of their identities.
-
-    Rows that lie together by ascending identity are only counted: this needs 8 bytes for a person. Rows in disorder
-    need another 4 bytes each, and as much again as the identities while they are brought into order.
-
-    Args:
-        identities: (N,) integers, the person on each row.
-
-    Attributes:
-        identities: (P,) the different ones, ascending.
-        offsets: (P + 1,) int64; person p has the places offsets[p] ... offsets[p + 1] - 1 of `order`.
-        order: (N,) rows by person, ascending within a person; None where that is 0 ... N - 1.
-        counts: (P,) int64 photos of each person.
-
-    Raises:
-        InputError: identities that are no vector of integers.
-    """
-
-    def __init__(self, identities: ArrayLike) -> None:
-        rows = vector(identities)
-        self.order: np.ndarray | None = None
-        in_order = not (rows[1:] < rows[:-1]).any()
-        ordered = rows if in_order else np.sort(rows)
-        starts = _starts(ordered)
-        self.identities = ordered[starts]
-        self.offsets = np.append(starts, len(rows))
-        self.counts = np.diff(self.offsets)
-        if not in_order:
-            del ordered
-            self.order = self._ordered(rows)
-
-    def __len__(self) -> int:
-        return len(self.counts)
-
-    @property
-    def photos(self) -> int:
-        """N, how many rows there are."""
-        return int(self.offsets[-1])
-
-    @property
-    def repeated(self) -> np.ndarray:
-        """People with two photos or more, ascending."""
-        return np.flatnonzero(self.counts > 1)
-
-    @property
-    def single(self) -> np.ndarray:
-        """People with one photo, ascending."""
-        return np.flatnonzero(self.counts == 1)
-
-    def at(self, person: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Find rows, for any shapes that broadcast: the `place`-th photo, from 0, of each person."""
-        places: np.ndarray = self.offsets[person] + place
-        return places if self.order is None else self.order[places]
-
-    def rows(self, person: int) -> np.ndarray:
-        """(n,) rows of one person, ascending."""
-        first, last = self.offsets[person : person + 2]
-        return np.arange(first, last) if self.order is None else self.order[first:last]
-
-    def person_of_row(self) -> np.ndarray:
-        """(N,) the person on each row; made anew at every call."""
-        by_person = np.repeat(np.arange(len(self), dtype=index_type(len(self))), self.counts)
-        if self.order is None:
-            return by_person
-        person = np.empty_like(by_person)
-        person[self.order] = by_person
-        return person
-
-    def _ordered(self, rows: np.ndarray) -> np.ndarray:
-        """Rows by person: a counting sort in blocks, because an argsort of all rows takes several times the memory."""
-        order = np.empty(len(rows), dtype=index_type(len(rows)))
-        free = self.offsets[:-1].copy()  # where the next row of each person goes
-        for first in range(0, len(rows), BLOCK):
-            block = rows[first : first + BLOCK]
-            local = np.argsort(block, kind="stable")
-            starts = _starts(block[local])
-            counts = np.diff(starts, append=len(block))
-            person = np.searchsorted(self.identities, block[local[starts]])
-            order[np.arange(len(block)) + np.repeat(free[person] - starts, counts)] = local + first
-            free[person] += counts
-        return order
-
-
-def vector(identities: ArrayLike) -> np.ndarray:
-    """Check (N,) identities.
-
-    Raises:
-        InputError: they are no vector of integers.
-    """
-    rows = np.asarray(identities)
-    if rows.ndim != 1 or rows.dtype.kind not in "iu":
-        raise InputError(
-            f"identities must be one integer for each row, but have shape {rows.shape} and type {rows.dtype}."
-        )
-    return rows
-
-
-def index_type(size: int) -> type[np.signedinteger]:
-    """Choose the type of indices of `size` things: a third of all memory lies in such arrays."""
-    return np.int32 if size <= np.iinfo(np.int32).max else np.int64
-
-
-def _starts(ordered: np.ndarray) -> np.ndarray:
-    """Where runs of equal values begin: (R,) int64."""
-    return np.concatenate([np.arange(min(len(ordered), 1)), np.flatnonzero(ordered[1:] != ordered[:-1]) + 1])
-
-
 Batch_co = TypeVar("Batch_co", covariant=True)
 
 
 class EpochSampler(Sampler[Batch_co]):
-    """An epoch of batches that are a function of the arguments, `seed`, the epoch and their position in it.
+    """Base class of samplers whose batches are a function of the seed, the epoch and the number of the batch.
 
-    The positions are dealt out in turn: a rank yields those at rank, rank + world_size, ... Nothing depends on what was
-    drawn before, so a run can be resumed anywhere. Call `set_epoch` before each epoch, or all epochs are the same.
+    Rank r of w yields the batches r, r + w, r + 2w, ... No batch depends on those before it, so that an epoch can be
+    resumed anywhere.
 
     Args:
-        rows: N, of the data set.
-        batches: of an epoch, over all ranks together, >= 1. Rounded up to a multiple of `world_size`, so that each rank
-            gets the same number.
-        seed: >= 0.
-        rank: which of the processes this one is.
-        world_size: number of processes that train together.
-
-    Attributes:
-        batches: of an epoch, over all ranks together, rounded up.
-        epoch: that the next iteration yields.
-        start: batches of this rank that it leaves out.
+        rows: of the data set.
+        batches: of an epoch over all ranks, >= 1; rounded up to a multiple of `world_size`.
+        seed: of the epochs' order, >= 0.
+        rank: of this process.
+        world_size: number of processes.
 
     Raises:
         InputError: a number out of range.
     """
 
     def __init__(self, rows: int, batches: int, seed: int, rank: int, world_size: int) -> None:
-        super().__init__()
         check_whole(batches=(batches, 1), seed=(seed, 0), world_size=(world_size, 1))
         if not 0 <= rank < world_size:
-            raise InputError(f"rank is {rank}, but must be in 0 ... {world_size - 1} for a world size of {world_size}.")
+            raise InputError(f"rank must be in 0 ... {world_size - 1} for a world size of {world_size}, got {rank}.")
         self.batches = -(-batches // world_size) * world_size
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.epoch, self.start = 0, 0
-        self._rows = rows
+        self.rows, self.seed, self.rank, self.world_size = rows, seed, rank, world_size
+        self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        """Batches of an epoch on this rank."""
+        """Batches of a whole epoch on this rank, those that a resumed epoch skips included."""
         return self.batches // self.world_size
 
     @abstractmethod
     def __iter__(self) -> Iterator[Batch_co]:
-        """Yield this rank's batches of the current epoch, from `start` on."""
+        """Yield this rank's batches of the current epoch from `start` on."""
 
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose what the next iteration yields.
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; it starts at its first batch, unless it is the one that `resume` set."""
+        if epoch != self.epoch:
+            self.resume(epoch, 0)
 
-        Args:
-            epoch: >= 0; the same epoch yields the same batches.
-            start: batches of this rank to leave out at the beginning of the epoch, because a run that stopped within
-                it has trained on them. `len` does not change.
+    def resume(self, epoch: int, start: int) -> None:
+        """Choose the epoch, and how many of this rank's batches of it to skip.
 
         Raises:
-            InputError: an epoch below 0, or more batches to leave out than there are.
+            InputError: a negative number, or a start beyond the end.
         """
         check_whole(epoch=(epoch, 0), start=(start, 0))
         if start > len(self):
-            raise InputError(f"start is {start}, but an epoch has {len(self)} batches on each rank: start within it.")
+            raise InputError(f"start must be at most {len(self)}, the batches of an epoch on a rank, got {start}.")
         self.epoch, self.start = epoch, start
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to draw what the uninterrupted one would have drawn."""
-        state = {"rows": self._rows, "batches": self.batches, "world_size": self.world_size}
+        """What `load_state_dict` needs to continue: numbers and tensors."""
+        state = {"rows": self.rows, "batches": self.batches, "world_size": self.world_size}
         return {**state, "seed": self.seed, "epoch": self.epoch, "start": self.start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the sampler that wrote `state_dict`, made with the same identities and sizes.
+        """Continue as the sampler that wrote `state_dict`, made with the same arguments.
 
         Raises:
-            InputError: the state comes from another number of rows, or from within an epoch of another number of
-                batches or of ranks.
+            InputError: the state is of another number of rows, or of the middle of an epoch of other batches or ranks.
         """
-        if state["rows"] != self._rows:
+        if state["rows"] != self.rows:
             raise InputError(
-                f"the saved sampler drew from {state['rows']} rows, but there are {self._rows} now: "
-                f"resume on the photos the run began with."
+                f"The saved sampler chose among {state['rows']} rows, but there are {self.rows} now: "
+                "resume with the photos that the run started with."
             )
         if state["start"] and (state["batches"], state["world_size"]) != (self.batches, self.world_size):
             raise InputError(
-                f"the saved sampler stopped within an epoch of {state['batches']} batches on {state['world_size']} "
+                f"The saved sampler stopped within an epoch of {state['batches']} batches on {state['world_size']} "
                 f"ranks, but now there are {self.batches} on {self.world_size}: resume with as many, or from the end "
-                f"of an epoch."
+                "of an epoch."
             )
         self.seed = int(state["seed"])
-        self.set_epoch(int(state["epoch"]), int(state["start"]))
+        self.resume(int(state["epoch"]), int(state["start"]))
 
-    def positions(self) -> range:
-        """This rank's places among the batches of all ranks, from `start` on."""
+    def numbers(self) -> range:
+        """Numbers of the batches that this rank yields."""
         return range(self.rank + self.start * self.world_size, self.batches, self.world_size)
 
-    def generator(self, *purpose: int) -> np.random.Generator:
-        """Make a generator for one purpose in the current epoch, independent of the order of use."""
-        return np.random.default_rng((self.seed, self.epoch, *purpose))
+    def generator(self, *key: int) -> np.random.Generator:
+        """Return a generator of its own for each seed, epoch and key; keys that differ in length only may clash."""
+        return np.random.default_rng((self.seed, self.epoch, *key))
+
+
+class IdentityIndex:
+    """Rows of a data set grouped by identity: arrays of 4 bytes for a row and 24 for an identity.
+
+    Args:
+        identities: (N,) integers, the identity of each row.
+
+    Attributes:
+        identities: (I,) different identities, ascending; the other attributes and methods number them 0 ... I - 1.
+        order: (N,) int32 rows, grouped by identity and ascending within each.
+        starts: (I,) int64 places in `order` where the identities' rows start.
+        counts: (I,) int64 rows of each identity.
+
+    Raises:
+        InputError: identities that are not a vector of integers.
+    """
+
+    def __init__(self, identities: ArrayLike) -> None:
+        values = check_identities(identities)
+        self.order = np.argsort(values, kind="stable").astype(np.int32)
+        ordered = values[self.order]
+        new = np.ones(len(values), dtype=bool)
+        new[1:] = ordered[1:] != ordered[:-1]
+        self.starts = np.flatnonzero(new)
+        self.identities = ordered[self.starts]
+        self.counts = np.diff(self.starts, append=len(values))
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def rows(self, identity: np.ndarray | int, place: np.ndarray) -> np.ndarray:
+        """Rows of identities, by their places 0 ... count - 1 in each; the arguments broadcast."""
+        rows: np.ndarray = self.order[self.starts[identity] + place]
+        return rows
+
+    def numbers(self) -> np.ndarray:
+        """(N,) int32 number of each row's identity."""
+        number = np.empty_like(self.order)
+        number[self.order] = np.repeat(np.arange(len(self), dtype=np.int32), self.counts)
+        return number
+
+
+def check_identities(identities: ArrayLike) -> np.ndarray:
+    """Return identities as an array.
+
+    Raises:
+        InputError: they are not a vector of integers.
+    """
+    values = np.asarray(identities)
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise InputError(
+            f"identities must be one integer for each row, got an array of shape {values.shape} and type "
+            f"{values.dtype}."
+        )
+    return values
 
 
 def check_whole(**bounds: tuple[Any, int]) -> None:
-    """Check that settings are whole numbers of at least their bound, given as `name=(value, least)`.
+    """Check that arguments are whole numbers of at least their bound, given as `name=(value, least)`.
 
     Raises:
         InputError: one of them is not.
     """
     for name, (value, least) in bounds.items():
         if not isinstance(value, int | np.integer) or value < least:
-            raise InputError(f"{name} is {value}, but must be a whole number of {least} or more.")
+            raise InputError(f"{name} must be a whole number of {least} or more, got {value}.")

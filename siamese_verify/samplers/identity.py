@@ -1,155 +1,136 @@
-"""Batches of a few people with a few photos each, so that every batch holds genuine pairs."""
+"""P x K batch sampling: a few identities per batch, a few samples of each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from siamese_verify.errors import InputError
-from siamese_verify.samplers.deck import STEP, allotted, mixed, numbered, rounds, shuffled, spread
-from siamese_verify.samplers.epoch import EpochSampler, People, check_whole
+from siamese_verify.samplers.epoch import EpochSampler, IdentityIndex, check_whole
 
-Turns = Literal["once", "photos"]
-
-
-class Hands(NamedTuple):
-    """All batches of an epoch before their photos are drawn."""
-
-    people: np.ndarray  # (B, people) places among those with two photos or more
-    singles: np.ndarray  # (B, singles) places among those with one
+PASS, SAMPLES, FILL = range(3)  # what a random generator is for
 
 
 class IdentityBatchSampler(EpochSampler[list[int]]):
-    """Yield rows of `people` people x `photos` photos, and of `singles` people with one photo as further impostors.
+    """Batches of `identities_per_batch` identities with `samples_per_identity` rows each.
 
-    Each batch has `people * photos + singles` rows: the people one after the other, then the singles.
+    A pass visits every identity with two samples or more once, in random order. With `visits_per_epoch` above one, a
+    pass visits an identity of n samples ceil(n / samples_per_identity) times, but not more often than that, spread over
+    the pass. No identity is twice in a batch: one that has samples for more batches than there are is in all of them.
+    Some identities have one more visit, so that all batches are full.
 
-    - `turns="once"`: everyone with two photos or more is drawn once before anyone is drawn again, however many photos
-      he has. So an epoch covers them all, unless `batches` cuts it short; where their number is no multiple of
-      `people`, the last batch is filled up with a second turn.
-    - `turns="photos"`: a person with n photos has ceil(min(n, `cap`) / `photos`) turns, spread at random over the
-      epoch. So an epoch covers every photo, or `cap` photos of a person, drawn anew in each epoch, unless `batches`
-      cuts it short. Some people have a turn more, to fill up all batches. Nobody is in a batch twice, unless he has
-      more turns than there are batches.
-    - In each turn `photos` different photos are drawn at random; who has fewer gives all of them, then repeats. Further
-      turns in an epoch go on with photos that were not drawn yet, until all were, and then start over in a new order.
-    - People with one photo have no genuine pair. They serve as singles only, in turn over the epoch.
+    A visit shows `samples_per_identity` random samples, and further visits in a pass show others, until all were shown;
+    an identity with fewer repeats some. Identities with one sample are left out, as they have no genuine pair.
 
-    Give it to a DataLoader as `batch_sampler`; for seeds, epochs and ranks see `EpochSampler`. At millions of rows it
-    holds what `People` holds, and an epoch's people while it is iterated.
+    Use it as `batch_sampler` of a DataLoader; see `EpochSampler` for epochs and ranks.
 
     Args:
-        identities: (N,) integers, the person on each row.
-        people: people per batch, drawn from those with two photos or more.
-        photos: rows of each of them, >= 2.
-        batches: batches of an epoch, over all ranks together; None = as many as everyone's turns take. Rounded up to
-            a multiple of `world_size`.
-        seed: >= 0.
-        singles: people with exactly one photo added to each batch.
-        rank: which of the processes this one is.
-        world_size: number of processes that train together.
-        turns: how often a person comes in an epoch.
-        cap: with `turns="photos"`, photos of a person that count, >= `photos`; None = all.
+        identities: (N,) integers, the identity of each row.
+        identities_per_batch: P, >= 2, at most the number of identities with two rows or more.
+        samples_per_identity: K, >= 2.
+        visits_per_epoch: visits of an identity in a pass, at most; None = as many as its samples take.
+        batches: of an epoch over all ranks; None = one pass. More start further passes, fewer cut the pass short.
+        seed: of the epochs' order.
+        rank: of this process.
+        world_size: number of processes.
 
     Raises:
-        InputError: identities that are no vector of integers, too few people for one batch, a number out of range.
+        InputError: too few identities for a batch, or an argument out of range.
 
-    Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, section 2 (PK batches).
+    Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, section 2.
     """
 
     def __init__(
         self,
         identities: ArrayLike,
-        people: int,
-        photos: int,
+        identities_per_batch: int = 32,
+        samples_per_identity: int = 4,
+        visits_per_epoch: int | None = 1,
         batches: int | None = None,
         seed: int = 0,
-        singles: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        turns: Turns = "once",
-        cap: int | None = None,
     ) -> None:
-        check_whole(people=(people, 1), photos=(photos, 2), singles=(singles, 0))
-        if people + singles < 2:
+        check_whole(identities_per_batch=(identities_per_batch, 2), samples_per_identity=(samples_per_identity, 2))
+        self.index = IdentityIndex(identities)
+        self.repeated = np.flatnonzero(self.index.counts > 1)  # (E,) places in the index; below, these are 0 ... E - 1
+        if len(self.repeated) < identities_per_batch:
             raise InputError(
-                "a batch of 1 person holds no impostors: set people to 2 or more, or singles to 1 or more."
+                f"identities_per_batch is {identities_per_batch}, but only {len(self.repeated)} of {len(self.index)} "
+                "identities have two samples or more: lower it or add samples."
             )
-        self._check_turns(turns, cap, photos)
-        self._everyone = everyone = People(identities)
-        self._pairable, self._single = everyone.repeated, everyone.single  # (E,), (S,)
-        if len(everyone) < 2:
-            raise InputError(
-                f"the {everyone.photos} rows show {len(everyone)} different people, but verification is learnt from "
-                f"2 or more: add photos of others."
-            )
-        if len(self._pairable) < people:
-            raise InputError(
-                f"people is {people}, but only {len(self._pairable)} of {len(everyone)} people have two photos or "
-                f"more: lower people or add photos."
-            )
-        if len(self._single) < singles:
-            raise InputError(
-                f"singles is {singles}, but only {len(self._single)} of {len(everyone)} people have a single photo: "
-                f"lower singles."
-            )
-        self.people, self.photos, self.singles, self.turns, self.cap = people, photos, singles, turns, cap
-        wanted = -(-int(self._due().sum()) // people) if batches is None else batches
-        super().__init__(everyone.photos, wanted, seed, rank, world_size)
+        self.identities_per_batch, self.samples_per_identity = identities_per_batch, samples_per_identity
+        self.visits = -(-self.index.counts[self.repeated] // samples_per_identity)  # (E,) of a pass
+        if visits_per_epoch is not None:
+            check_whole(visits_per_epoch=(visits_per_epoch, 1))
+            self.visits = np.minimum(self.visits, visits_per_epoch)
+        self.batches_per_pass = -(-int(self.visits.sum()) // self.seeds_per_batch)
+        while (visits := np.minimum(self.visits, self.batches_per_pass)).sum() < self.visits.sum():
+            self.visits = visits
+            self.batches_per_pass = -(-int(visits.sum()) // self.seeds_per_batch)
+        super().__init__(
+            len(self.index.order), self.batches_per_pass if batches is None else batches, seed, rank, world_size
+        )
+
+    @property
+    def seeds_per_batch(self) -> int:
+        """Identities of a batch that are drawn from the pass."""
+        return self.identities_per_batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield this rank's batches of the current epoch, from `start` on."""
-        yield from self._drawn(self._deal(), self.positions())
+        draw_pass = lru_cache(maxsize=1)(self._draw_pass)
+        for number in self.numbers():
+            pass_number, place = divmod(number, self.batches_per_pass)
+            identities, visits = (table[place] for table in draw_pass(pass_number))
+            yield self._rows(identities, visits, pass_number)
 
-    @staticmethod
-    def _check_turns(turns: str, cap: int | None, photos: int) -> None:
-        if turns not in ("once", "photos"):
-            raise InputError(f"turns is {turns!r}, but must be once or photos.")
-        if cap is None:
-            return
-        if turns == "once":
-            raise InputError(f"cap is {cap}, but limits nothing where everyone has one turn: it needs turns=photos.")
-        check_whole(cap=(cap, 1))
-        if cap < photos:
-            raise InputError(f"cap is {cap}, but a turn shows {photos} photos: raise cap, or lower photos.")
+    def _draw_pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the identities of all batches, and the number of each one's visit: (batches_per_pass, seeds) both."""
+        rng, shape = self.generator(PASS, number), (self.seeds_per_batch, self.batches_per_pass)
+        visits = self.visits.copy()
+        while missing := shape[0] * shape[1] - int(visits.sum()):
+            visits[rng.permutation(np.flatnonzero(visits < self.batches_per_pass))[:missing]] += 1
+        order = rng.permutation(len(visits)).astype(np.int32)
+        visits = visits[order]
+        identity = np.repeat(order, visits).reshape(shape)
+        visit = np.arange(identity.size, dtype=np.int32) - np.repeat(np.cumsum(visits, dtype=np.int32) - visits, visits)
+        batch = assign_batches(identity, rng)
+        tables = np.empty((2, *shape), dtype=np.int32)
+        np.put_along_axis(tables[0], batch, identity, axis=1)
+        np.put_along_axis(tables[1], batch, visit.reshape(shape), axis=1)
+        return tables[0].T, tables[1].T
 
-    def _photos_of(self, people: np.ndarray) -> np.ndarray:
-        """How many photos count, in the shape of the people."""
-        counts: np.ndarray = self._everyone.counts[people]
-        return counts if self.cap is None else np.minimum(counts, self.cap)
+    def _rows(self, identities: np.ndarray, visits: np.ndarray, pass_number: int) -> list[int]:
+        """Rows that visits of identities show in a pass."""
+        rows: list[int] = []
+        for identity, visit in zip(self.repeated[identities].tolist(), visits.tolist(), strict=True):
+            count = self.index.counts[identity]
+            order = self.generator(SAMPLES, pass_number, identity).permutation(count)
+            place = np.arange(visit * self.samples_per_identity, (visit + 1) * self.samples_per_identity) % count
+            rows += self.index.rows(identity, order[place]).tolist()
+        return rows
 
-    def _due(self) -> np.ndarray:
-        """(E,) turns that everyone has in an epoch."""
-        if self.turns == "once":
-            return np.ones(len(self._pairable), dtype=np.int64)
-        turns: np.ndarray = -(-self._photos_of(self._pairable) // self.photos)
-        return turns
 
-    def _deal(self) -> Hands:
-        """Deal the people of all batches of all ranks."""
-        generator = self.generator(0)
-        if self.turns == "once":
-            people = rounds(len(self._pairable), self.batches, self.people, generator)
-        else:
-            people = spread(allotted(self._due(), self.batches, self.people, generator), self.batches, generator)
-        return Hands(people, rounds(len(self._single), self.batches, self.singles, self.generator(1)))
+def assign_batches(identity: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Assign visits to batches at random, so that no identity is twice in a batch.
 
-    def _drawn(self, hands: Hands, positions: range) -> Iterator[list[int]]:
-        """Draw the photos of some batches."""
-        everyone = self._everyone
-        number = numbered(hands.people)  # (B, people)
-        keys = self.generator(2).integers(2**64, size=2, dtype=np.uint64)
-        for batch in positions:
-            people = self._pairable[hands.people[batch], None]  # (people, 1)
-            key = people.astype(np.uint64) * STEP
-            counted = self._photos_of(people)
-            lap, turn = np.divmod(number[batch, :, None], -(-counted // self.photos))
-            place = (turn * self.photos + np.arange(self.photos)) % counted  # (people, photos)
-            place = shuffled(place, counted, mixed(mixed(keys[:1] + key) + lap.astype(np.uint64)))
-            if self.cap is not None:  # of the photos that count in this epoch
-                place = shuffled(place, everyone.counts[people], mixed(keys[1:] + key))
-            singles = everyone.at(self._single[hands.singles[batch]], np.array(0))
-            yield [*everyone.at(people, place).ravel().tolist(), *singles.tolist()]
+    Args:
+        identity: (P, B) identities of visits, those of an identity one after the other in C order, B at most of each.
+        rng: source of the assignment.
+
+    Returns:
+        (P, B) numbers of batches, a permutation of 0 ... B - 1 in each row: each batch gets one visit of each row.
+    """
+    batch = np.empty_like(identity)
+    for row in range(len(identity)):
+        batch[row] = rng.permutation(identity.shape[1])
+        if row and identity[row, 0] == identity[row - 1, -1]:  # has visits in both rows
+            taken = batch[row - 1, identity[row - 1] == identity[row, 0]]
+            count = np.count_nonzero(identity[row] == identity[row, 0])
+            first = batch[row, np.isin(batch[row], taken, invert=True)][:count]
+            rest = batch[row, np.isin(batch[row], first, invert=True)]
+            batch[row] = np.concatenate([first, rng.permutation(rest)])
+    return batch

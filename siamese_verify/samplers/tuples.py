@@ -1,4 +1,4 @@
-"""One batch of pairs or triplets before its images are read, and how its people and photos are drawn."""
+"""Batches of random pairs or triplets."""
 
 from __future__ import annotations
 
@@ -11,39 +11,38 @@ import torch
 from numpy.typing import ArrayLike
 
 from siamese_verify.errors import InputError
-from siamese_verify.samplers.epoch import EpochSampler, People, check_whole
+from siamese_verify.samplers.epoch import EpochSampler, IdentityIndex, check_whole
 from siamese_verify.structures import Pairs, Triplets
 
 
-class Draw(NamedTuple):
+class TupleBatch(NamedTuple):
     """Rows of the data set, and which of them belong together."""
 
     rows: list[int]
     tuples: Pairs | Triplets
 
 
-class RandomDraws(EpochSampler[Draw]):
-    """An epoch of random draws, fixed by (seed, epoch, position); for epochs and ranks see `EpochSampler`.
+class RandomTuples(EpochSampler[TupleBatch]):
+    """Base class of samplers that draw identities and samples at random; see `EpochSampler` for epochs and ranks.
 
     Args:
-        identities: (N,) integers.
-        photos: rows in a draw; an epoch draws as many photos as the data set holds, unless `batches` says otherwise.
-        batches: draws in an epoch, over all ranks together, rounded up to a multiple of `world_size`.
-        seed: of the draws, >= 0.
+        identities: (N,) integers, the identity of each row.
+        samples: rows in a batch.
+        batches: of an epoch over all ranks; None = as many as show N samples.
+        seed: of the draws.
         rank: of this process.
-        world_size: number of processes; each gets the same number of draws.
-        weight: people are drawn in proportion to (number of photos) ** weight, in [0, 1]: 0 draws uniformly over the
-            people, 1 uniformly over the photos.
+        world_size: number of processes.
+        weight: identities are drawn in proportion to (number of samples) ** weight, in [0, 1]: 0 draws evenly over
+            identities, 1 evenly over samples.
 
     Raises:
-        InputError: identities that are no vector of integers; nobody has two photos, or all photos are of one person;
-            a number out of range.
+        InputError: no identity has two samples, or there is one identity only; an argument out of range.
     """
 
     def __init__(
         self,
         identities: ArrayLike,
-        photos: int,
+        samples: int,
         batches: int | None,
         seed: int,
         rank: int,
@@ -51,71 +50,62 @@ class RandomDraws(EpochSampler[Draw]):
         weight: float,
     ) -> None:
         if not 0 <= weight <= 1:
-            raise InputError(f"weight is {weight}, but must be in 0 ... 1: 0 draws people evenly, 1 photos.")
-        self.people = people = People(identities)
-        self._repeated = people.repeated  # persons with a genuine pair
-        if len(people) < 2 or not len(self._repeated):
+            raise InputError(f"weight must be in 0 ... 1 (evenly over identities ... over samples), got {weight}.")
+        self.index = index = IdentityIndex(identities)
+        self.repeated = np.flatnonzero(index.counts > 1)
+        rows = len(index.order)
+        if len(index) < 2 or not len(self.repeated):
+            missing = "no impostor pair" if len(index) < 2 else "no genuine pair"
             raise InputError(
-                f"{people.photos} photos of {len(people)} people give no "
-                f"{'impostors' if len(people) < 2 else 'genuine pair'}: add people with two photos or more."
+                f"{rows} samples of {len(index)} identities give {missing}: add identities with two samples or more."
             )
-        wanted = max(1, people.photos // photos) if batches is None else batches
-        super().__init__(people.photos, wanted, seed, rank, world_size)
+        super().__init__(rows, max(1, rows // samples) if batches is None else batches, seed, rank, world_size)
         self.weight = weight
-        self._below = np.append(0, np.cumsum(people.counts**weight))  # (P + 1,) weight of all earlier people
-        self._repeated_up_to = np.cumsum(people.counts[self._repeated] ** weight)
+        self.ends = np.append(0, np.cumsum(index.counts**weight))  # (I + 1,) cumulative weights
+        self.repeated_ends = np.cumsum(index.counts[self.repeated] ** weight)
 
-    def __iter__(self) -> Iterator[Draw]:
-        """Yield this rank's draws of the current epoch, from `start` on."""
-        for position in self.positions():
-            yield self.draw(self.generator(position))
+    def __iter__(self) -> Iterator[TupleBatch]:
+        for number in self.numbers():
+            yield self.draw(self.generator(number))
 
     @abstractmethod
-    def draw(self, rng: np.random.Generator) -> Draw:
-        """One batch."""
+    def draw(self, rng: np.random.Generator) -> TupleBatch:
+        """Draw one batch."""
 
-    def genuine(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw people among those with two photos or more, and two photos of each.
+    def genuine_pairs(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw identities with two samples or more, and two samples of each.
 
         Returns:
-            (count,) persons, rows and other rows.
+            (count,) numbers of the identities in the index, rows and other rows.
         """
-        where = rng.random(count) * self._repeated_up_to[-1]
-        person = self._repeated[np.searchsorted(self._repeated_up_to, where, side="right")]
-        photos = self.people.counts[person]
-        first, second = rng.integers(photos), rng.integers(photos - 1)
-        return person, self.people.at(person, first), self.people.at(person, second + (second >= first))
+        at = rng.random(count) * self.repeated_ends[-1]
+        identity = self.repeated[np.searchsorted(self.repeated_ends, at, side="right")]
+        first, second = rng.integers(self.index.counts[identity]), rng.integers(self.index.counts[identity] - 1)
+        return identity, self.index.rows(identity, first), self.index.rows(identity, second + (second >= first))
 
-    def other(self, rng: np.random.Generator, person: np.ndarray) -> np.ndarray:
-        """Draw for each of (M,) persons a row of somebody else: (M,)."""
-        before, after = self._below[person], self._below[person + 1]
-        where = rng.random(len(person)) * (before + (self._below[-1] - after))  # as if the person were not there
-        where = np.where(where < before, where, after + (where - before))
-        stranger = np.searchsorted(self._below, where, side="right") - 1
-        stranger = np.minimum(stranger, len(self.people) - 1)
-        return self.people.at(stranger, rng.integers(self.people.counts[stranger]))
+    def negatives(self, rng: np.random.Generator, identity: np.ndarray) -> np.ndarray:
+        """Draw for each of (M,) identities a row of another identity: (M,)."""
+        start, end = self.ends[identity], self.ends[identity + 1]
+        at = rng.random(len(identity)) * (start + (self.ends[-1] - end))
+        at = np.where(at < start, at, end + (at - start))  # on the scale without the identity, then with it
+        other = np.minimum(np.searchsorted(self.ends, at, side="right") - 1, len(self.index) - 1)
+        return self.index.rows(other, rng.integers(self.index.counts[other]))
 
 
-class PairSampler(RandomDraws):
+class PairSampler(RandomTuples):
     """Batches of random pairs, a fixed share of them genuine.
 
-    The anchor of every pair is a photo of a person drawn from those with two photos or more; a genuine pair takes
-    another photo of hers, an impostor pair a photo of a person drawn from all others.
+    The anchors are samples of identities with two samples or more; a genuine pair has another sample of the same
+    identity, an impostor pair one of any other identity.
 
     Args:
-        identities: (N,) integers.
+        identities: (N,) integers, the identity of each row.
         pairs: in a batch.
         genuine: share of the pairs that are genuine, in (0, 1).
-        batches: in an epoch, over all ranks together, rounded up to a multiple of `world_size`; by default as many as
-            read each photo once on average.
-        seed: of the draws.
-        rank: of this process.
-        world_size: number of processes.
-        weight: people are drawn in proportion to (number of photos) ** weight, in [0, 1]: 0 draws uniformly over the
-            people, 1 uniformly over the photos.
+        batches: see `RandomTuples`, also for the arguments that are not listed here.
 
     Raises:
-        InputError: the share leaves no genuine or no impostor pair in a batch; see also `RandomDraws`.
+        InputError: the share leaves no genuine or no impostor pair in a batch; see also `RandomTuples`.
     """
 
     def __init__(
@@ -129,41 +119,34 @@ class PairSampler(RandomDraws):
         world_size: int = 1,
         weight: float = 0.0,
     ) -> None:
-        check_whole(pairs=(pairs, 0))
-        self.genuine_pairs = round(pairs * genuine)
-        if not 0 < self.genuine_pairs < pairs:
+        check_whole(pairs=(pairs, 2))
+        self.pairs, self.genuine = pairs, round(pairs * genuine)
+        if not 0 < self.genuine < pairs:
             raise InputError(
-                f"{pairs} pairs with a genuine share of {genuine} give {self.genuine_pairs} genuine pairs: a batch "
-                "needs genuine and impostor pairs."
+                f"genuine is {genuine}, which makes {self.genuine} of {pairs} pairs genuine: a batch needs genuine and "
+                "impostor pairs."
             )
         super().__init__(identities, 2 * pairs, batches, seed, rank, world_size, weight)
-        self.pairs = pairs
 
-    def draw(self, rng: np.random.Generator) -> Draw:
-        """One batch: its genuine pairs first."""
-        person, first, second = self.genuine(rng, self.pairs)
-        second[self.genuine_pairs :] = self.other(rng, person[self.genuine_pairs :])
+    def draw(self, rng: np.random.Generator) -> TupleBatch:
+        """Draw one batch, its genuine pairs first."""
+        identity, first, second = self.genuine_pairs(rng, self.pairs)
+        second[self.genuine :] = self.negatives(rng, identity[self.genuine :])
         anchor = torch.arange(0, 2 * self.pairs, 2)
-        tuples = Pairs(anchor, anchor + 1, torch.arange(self.pairs) < self.genuine_pairs)
-        return Draw(np.stack([first, second], axis=1).ravel().tolist(), tuples)
+        tuples = Pairs(anchor, anchor + 1, torch.arange(self.pairs) < self.genuine)
+        return TupleBatch(np.stack([first, second], axis=1).ravel().tolist(), tuples)
 
 
-class TripletSampler(RandomDraws):
-    """Batches of random triplets: two photos of a person with two or more, and a photo of somebody else.
+class TripletSampler(RandomTuples):
+    """Batches of random triplets: two samples of an identity with two or more, and one of any other identity.
 
     Args:
-        identities: (N,) integers.
+        identities: (N,) integers, the identity of each row.
         triplets: in a batch.
-        batches: in an epoch, over all ranks together, rounded up to a multiple of `world_size`; by default as many as
-            read each photo once on average.
-        seed: of the draws.
-        rank: of this process.
-        world_size: number of processes.
-        weight: people are drawn in proportion to (number of photos) ** weight, in [0, 1]: 0 draws uniformly over the
-            people, 1 uniformly over the photos.
+        batches: see `RandomTuples`, also for the arguments that are not listed here.
 
     Raises:
-        InputError: there is no triplet in a batch; see also `RandomDraws`.
+        InputError: see `RandomTuples`.
     """
 
     def __init__(
@@ -177,12 +160,12 @@ class TripletSampler(RandomDraws):
         weight: float = 0.0,
     ) -> None:
         check_whole(triplets=(triplets, 1))
-        super().__init__(identities, 3 * triplets, batches, seed, rank, world_size, weight)
         self.triplets = triplets
+        super().__init__(identities, 3 * triplets, batches, seed, rank, world_size, weight)
 
-    def draw(self, rng: np.random.Generator) -> Draw:
-        """One batch."""
-        person, anchor, positive = self.genuine(rng, self.triplets)
-        rows = np.stack([anchor, positive, self.other(rng, person)], axis=1)
+    def draw(self, rng: np.random.Generator) -> TupleBatch:
+        """Draw one batch."""
+        identity, anchor, positive = self.genuine_pairs(rng, self.triplets)
+        rows = np.stack([anchor, positive, self.negatives(rng, identity)], axis=1)
         anchors = torch.arange(0, 3 * self.triplets, 3)
-        return Draw(rows.ravel().tolist(), Triplets(anchors, anchors + 1, anchors + 2))
+        return TupleBatch(rows.ravel().tolist(), Triplets(anchors, anchors + 1, anchors + 2))

@@ -1,3 +1,1 @@
-"""HTTP API and web page over verification; importing it loads no torch, and no photo is ever written down.
-
-`create_app` makes the application of a verifier, `run` serves it, `KeyFile` keeps who may ask."""
+"""HTTP API and web page: `app.create_app`, `server.run`, `api_keys.KeyFile`. Importing it loads no torch."""

@@ -1,4 +1,4 @@
-"""The application: routes to answers."""
+"""The application: routes, middleware and the files of the web page."""
 
 from __future__ import annotations
 
@@ -8,28 +8,25 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from siamese_verify import __version__
-from siamese_verify.serving import descriptions as description
-from siamese_verify.serving.admission import Admission
 from siamese_verify.serving.batching import FaceEngine
-from siamese_verify.serving.gallery_routes import add_gallery
-from siamese_verify.serving.metrics import Metrics
-from siamese_verify.serving.middleware import Guard, HeadRequests, Proxies, RateLimit
-from siamese_verify.serving.page_files import add_page
+from siamese_verify.serving.fair_share import Admission, RateLimit
+from siamese_verify.serving.gallery_routes import add_gallery_routes
+from siamese_verify.serving.middleware import Guard
 from siamese_verify.serving.problems import Problem
-from siamese_verify.serving.service import Service
+from siamese_verify.serving.schemas import DESCRIPTION, ERRORS
+from siamese_verify.serving.server_routes import add_page, add_server_routes
+from siamese_verify.serving.service import Metrics, Service
 from siamese_verify.serving.settings import Settings
-from siamese_verify.serving.verify_routes import add_verify
+from siamese_verify.serving.verify_routes import add_verify_routes
 
 if TYPE_CHECKING:
+    from siamese_verify.gallery import Gallery
     from siamese_verify.serving.api_keys import KeyFile
-    from siamese_verify.serving.people import People
     from siamese_verify.verification import Verifier
-
-STATUSES = {404: "not_found", 405: "wrong_method"}
 
 
 def create_app(
@@ -37,36 +34,28 @@ def create_app(
     settings: Settings | None = None,
     *,
     keys: KeyFile | None = None,
-    gallery: People | None = None,
+    gallery: Gallery | None = None,
     liveness: bool = False,
 ) -> FastAPI:
-    """Make the application.
+    """Create the application.
 
     Args:
-        verifier: that decides.
-        settings: limits.
-        keys: that open the API; None for an open one.
-        gallery: of people; None leaves `/v1/enroll`, `/v1/identify` and `/v1/people` out.
-        liveness: the verifier has a hook that looks for living persons.
+        verifier: verifier of one model.
+        settings: hosts and limits.
+        keys: accepted API keys; None if none is needed.
+        gallery: enrolled people; None leaves `/v1/enroll`, `/v1/identify` and `/v1/people` out.
+        liveness: whether the verifier has a liveness hook.
 
     Raises:
-        InputError: the model's weights are damaged.
+        InputError: if the model's files are damaged.
     """
     settings = settings or Settings()
     metrics = Metrics()
     engine = FaceEngine(verifier, settings, metrics)
-    engine.warm()
-    service = Service(
-        settings=settings,
-        engine=engine,
-        admission=Admission(
-            settings.uploads, settings.in_flight, settings.body_bytes, settings.pixels * settings.workers
-        ),
-        metrics=metrics,
-        gallery=gallery,
-        key_needed=keys is not None,
-        liveness=liveness,
-    )
+    engine.warm_up()
+    pixels = settings.pixels * settings.workers
+    admission = Admission(settings.uploads, settings.in_flight, settings.body_bytes, pixels)
+    service = Service(settings, engine, admission, metrics, gallery, keys is not None, liveness)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -76,49 +65,33 @@ def create_app(
     app = FastAPI(
         title="Siamese Verify",
         version=__version__,
-        description=description.TEXT,
+        description=DESCRIPTION,
         docs_url=None,  # these pages would load scripts from another host; ours is among the files of the page
         redoc_url=None,
-        redirect_slashes=False,  # a redirect would be written from what the client says its Host is
+        redirect_slashes=False,  # a redirect would go to whatever Host the client sent
         lifespan=lifespan,
-        responses=description.FAILURES,
+        responses=ERRORS,
     )
     app.state.service = service
-    add_verify(app, service)
+    add_verify_routes(app, service)
     if gallery is not None:
-        add_gallery(app, service, gallery)
+        add_gallery_routes(app, service, gallery)
+    add_server_routes(app, service)
     add_page(app)
-    app.add_exception_handler(HTTPException, _said)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_middleware(HeadRequests)
-    app.add_middleware(
-        Guard,
-        hosts=settings.allowed_hosts,
-        keys=keys,
-        rates=RateLimit(settings.rate, settings.burst),
-        metrics=metrics,
-        proxies=Proxies(settings.trusted_proxies, settings.proxy_header),
-        root_path=settings.root_path,
-    )
+    app.add_exception_handler(HTTPException, _router_error)
+    rates = RateLimit(settings.rate, settings.burst)
+    app.add_middleware(Guard, settings=settings, keys=keys, rates=rates, metrics=metrics)
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*settings.trusted_proxies])
     return app
 
 
-async def _said(request: Request, error: Exception) -> Response:
-    """Say in our form what the router says in its own."""
+async def _router_error(request: Request, error: Exception) -> Response:
+    """An error of Starlette's router as JSON."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    reason = STATUSES.get(status, "malformed_request")
-    detail = {
-        "not_found": "There is nothing at this address: /openapi.json lists what there is.",
-        "wrong_method": "This address takes other methods: /openapi.json lists them.",
-    }.get(reason, "The request cannot be understood: /openapi.json describes how to ask.")
+    reason, detail = {
+        404: ("not_found", "There is no such address: /openapi.json lists those there are."),
+        405: ("wrong_method", "This address does not support the method: /openapi.json lists those it does."),
+    }.get(status, ("malformed_request", "The request is malformed: /openapi.json describes the requests."))
     headers = getattr(error, "headers", None) or {}
     return Response(Problem(status, reason, detail).body(), status, headers, "application/json")
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    return Response(
-        Problem(422, "invalid_field", "A value cannot be used: see /openapi.json.").body(),
-        422,
-        None,
-        "application/json",
-    )

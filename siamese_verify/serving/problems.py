@@ -1,55 +1,53 @@
-"""What a client is told when it gets no answer: a status, a word for programs and a sentence for people."""
+"""Error responses: an HTTP status, a reason for programs and a sentence for people."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from siamese_verify.errors import InputError
 
-T = TypeVar("T")
-
-GONE = 499  # as nginx counts it: the client did not wait for the answer
+CLIENT_CLOSED = 499  # nginx's status for a client that did not wait for the answer
 
 REASONS = {
-    "malformed_request": "the body cannot be read as a form or as JSON, or a part is missing, unknown or given twice",
-    "unreadable_photo": "a file is no photo that can be read, or it is damaged",
+    "malformed_request": "the body is not a form or JSON object, or a part is missing, unknown or given twice",
+    "unreadable_photo": "a file is not a photo that can be read, or it is damaged",
     "wrong_host": "the name in `Host` is not one that this server answers to",
-    "no_key": "no API key was sent, or one that is not known",
-    "expired_key": "the API key was known, and its time is over",
-    "missing_scope": "the API key may not do this; `scope` is what it would need",
+    "no_key": "the API key is missing or unknown",
+    "expired_key": "the API key has expired",
+    "missing_scope": "the API key lacks the scope that `scope` names",
     "wrong_origin": "a web page of another origin sent the request",
-    "not_found": "there is nothing at this address, or nobody of this name",
-    "wrong_method": "this address takes other methods",
+    "not_found": "there is no such address, or nobody of this name is enrolled",
+    "wrong_method": "this address does not support the method",
     "slow_upload": "the body did not arrive in time",
     "too_large": "the body or a photo has too many bytes",
     "too_many_pixels": "a photo has too many pixels",
-    "wrong_type": "the body is neither `multipart/form-data` nor `application/json`, or a part is no picture",
+    "wrong_type": "the body is neither `multipart/form-data` nor `application/json`, or a photo is not an image",
     "no_face": "no face was found on a photo",
     "multiple_faces": "multiple faces were found on a photo, and which one is meant is open",
     "refused": "the liveness hook refused a photo",
     "no_decision": "a photo does not allow a decision for another reason",
-    "invalid_field": "a field has a value that cannot be used",
-    "too_many_requests": "this client asks more often than it may",
-    "internal": "a mistake of the server's, which is in its log",
-    "busy": "more requests are in flight than the server takes",
-    "not_ready": "the server's workers are stuck, so that nothing can be answered",
+    "invalid_field": "a field has an invalid value",
+    "too_many_requests": "this client exceeds its rate limit",
+    "internal": "a bug in the server, which its log describes",
+    "busy": "the server handles as many requests as it may",
+    "not_ready": "all workers of the server are stuck",
     "timeout": "the answer took too long",
 }
 
 
 class Problem(Exception):
-    """A request that gets no answer.
+    """Exception that becomes the error response to a request.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         reason: one of `REASONS`.
         detail: one sentence.
-        photo: name of the part that is at fault.
-        scope: that an API key would need.
+        photo: name of the photo that caused it.
+        scope: scope that the API key lacks.
         retry: seconds after which to try again.
-        headers: more of them.
+        headers: further headers of the response.
     """
 
     def __init__(
@@ -68,39 +66,40 @@ class Problem(Exception):
         self.headers = (*headers, *((("Retry-After", str(max(1, retry))),) if retry is not None else ()))
 
     def to_dict(self) -> dict[str, str]:
-        """Return it as JSON types."""
-        content = {"detail": self.detail, "reason": self.reason, "photo": self.photo, "scope": self.scope}
-        return {name: value for name, value in content.items() if value is not None}
+        """Members of the JSON response."""
+        members = {"detail": self.detail, "reason": self.reason, "photo": self.photo, "scope": self.scope}
+        return {name: value for name, value in members.items() if value is not None}
 
     def body(self) -> bytes:
-        """Write it as JSON."""
+        """JSON response."""
         return json.dumps(self.to_dict()).encode()
 
 
-def busy() -> Problem:
-    """Say that there are more requests in flight than the server takes."""
-    return Problem(503, "busy", "More requests are in flight than this server takes: try again in a second.", retry=1)
-
-
-def said(work: Callable[[], T]) -> T:
-    """Do something with values that a client sent, and say in HTTP why it cannot be done."""
+@contextmanager
+def input_errors_as_problems() -> Iterator[None]:
+    """Turn an InputError about values of a request into a response with status 422."""
     try:
-        return work()
+        yield
     except InputError as error:
         raise Problem(422, "invalid_field", str(error)) from None
 
 
-def gone() -> Problem:
-    """Say to nobody that the client has gone: it is counted, not answered."""
-    return Problem(GONE, "gone", "The client has gone.")
+def busy() -> Problem:
+    """More requests are in progress than the server handles."""
+    return Problem(503, "busy", "The server handles as many requests as it may: try again in a second.", retry=1)
+
+
+def shutting_down() -> Problem:
+    """The server ends before the request was answered."""
+    return Problem(503, "busy", "The server is shutting down: try again in a moment.", retry=5)
 
 
 def not_ready() -> Problem:
-    """Say that no work gets done."""
-    detail = "All of the server's workers have been at one photo for too long: try again later, or start it anew."
+    """All workers are stuck."""
+    detail = "All workers of the server have worked on one photo for too long: try again later, or restart it."
     return Problem(503, "not_ready", detail, retry=30)
 
 
-def ending() -> Problem:
-    """Say that the server was told to end before there was an answer."""
-    return Problem(503, "busy", "The server is being stopped: try again in a moment.", retry=5)
+def client_closed() -> Problem:
+    """The client disconnected: counted, but not sent to anybody."""
+    return Problem(CLIENT_CLOSED, "client_closed", "The client has disconnected.")

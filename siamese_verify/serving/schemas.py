@@ -1,15 +1,139 @@
-"""What the API answers, for its description; each is written from what the verifier says."""
+"""Fields that requests take and JSON that they are answered with, from which OpenAPI describes the API."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from siamese_verify.serving.problems import REASONS
+from siamese_verify.serving.api_keys import SCOPES
+from siamese_verify.serving.problems import REASONS, Problem
+
+NOTICE = (
+    "Comparing two photos does not detect presentation attacks: a printed photo, a screen or a mask before the camera "
+    "passes for the person it shows. Where that matters, start the server with a --liveness hook or watch the camera."
+)
+DESCRIPTION = f"""Face verification: two photos in, a decision with its error rates out.
+
+**{NOTICE}**
+
+Photos are held in memory while a request is answered, and stored nowhere: not on disk, not in a log.
+
+A decision may be inconclusive (`same` is null, with `reasons`): that is an answer, status 200. A photo without a face,
+or with multiple faces, is status 422; a file that is not a photo is status 400. Every error is JSON with a sentence
+(`detail`) and a word for programs (`reason`):
+
+{chr(10).join(f"- `{reason}`: {meaning}" for reason, meaning in REASONS.items())}
+
+Photos are sent as the files of a form (`multipart/form-data`), or in base64 as members of a JSON object
+(`application/json`; data URIs too), with the same names and limits.
+
+Where the server needs a key, send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`. A key has scopes:
+
+{chr(10).join(f"- `{scope}`: {meaning}" for scope, meaning in SCOPES.items())}
+"""
+FORMATS = "JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP"
+
+
+class FormFields(BaseModel):
+    """Base class of the fields of a form; empty fields count as missing."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, texts: dict[str, str]) -> Any:
+        """Fields from their text.
+
+        Raises:
+            Problem: 422 if one is invalid.
+        """
+        try:
+            return cls.model_validate({name: text.strip() for name, text in texts.items() if text.strip()})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            problem = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+            raise Problem(422, "invalid_field", f"The field {first['loc'][0]} is invalid: {problem}.") from None
+
+    @classmethod
+    def request_body(cls, photos: dict[str, int]) -> dict[str, Any]:
+        """Description of forms with these fields and photos, which OpenAPI cannot derive from the route.
+
+        Args:
+            photos: names of the photos, all required, and how many of each there may be.
+        """
+        schema = cls.model_json_schema()
+        fields: dict[str, Any] = {}
+        for name, described in schema.get("properties", {}).items():
+            [kind] = [one for one in described.get("anyOf", [described]) if one.get("type") != "null"]
+            fields[name] = {**described, **kind}
+            for member in ("anyOf", "default", "title"):
+                fields[name].pop(member, None)
+
+        def content(photo: dict[str, Any]) -> dict[str, Any]:
+            parts = {
+                name: photo if most == 1 else {"type": "array", "items": photo, "minItems": 1, "maxItems": most}
+                for name, most in photos.items()
+            }
+            required = [*photos, *schema.get("required", [])]
+            return {"schema": {"type": "object", "properties": {**parts, **fields}, "required": required}}
+
+        binary = {"type": "string", "format": "binary", "description": FORMATS}
+        base64 = {"type": "string", "contentEncoding": "base64", "description": f"{FORMATS}, in base64; or a data URI"}
+        described = {"multipart/form-data": content(binary), "application/json": content(base64)}
+        return {"requestBody": {"required": True, "content": described}}
+
+
+class EmbedFields(FormFields):
+    """Fields of `/v1/embed`, and what others share with it."""
+
+    on_multiple_faces: Literal["error", "largest", "central"] | None = Field(
+        None, description="Which face of a photo with multiple faces to use: error refuses the photo"
+    )
+
+
+class VerifyBatchFields(EmbedFields):
+    """Fields of `/v1/verify/batch`."""
+
+    far: float | None = Field(None, description="False accept rate to work at", examples=[0.001])
+    threshold: float | None = Field(None, description="Accept at this score instead", examples=[0.5])
+    prior: float | None = Field(
+        None, description="Share of genuine pairs among those you ask about: adds a probability", examples=[0.5]
+    )
+    decide: bool = Field(False, description="Decide even where it is inconclusive")
+
+
+class FacesFields(FormFields):
+    """Fields of `/v1/faces`."""
+
+    crops: bool = Field(False, description="Return the aligned faces")
+
+
+class VerifyFields(VerifyBatchFields, FacesFields):
+    """Fields of `/v1/verify`."""
+
+    on_multiple_faces: Literal["error", "largest", "central", "any"] | None = Field(  # type: ignore[assignment]
+        None, description="Which face of a photo with multiple faces to use: error refuses the photo, any compares all"
+    )
+    explain: bool = Field(False, description="Return pictures of where the similarity comes from")
+
+
+class EnrollFields(EmbedFields):
+    """Fields of `/v1/enroll`."""
+
+    name: str = Field(description="Name of the person", examples=["Ada Lovelace"])
+
+
+class IdentifyFields(EmbedFields):
+    """Fields of `/v1/identify`."""
+
+    far: float | None = Field(
+        None, description="Share of searches for people who are not enrolled that may find somebody", examples=[0.01]
+    )
+    scores: bool = Field(False, description="Return scores below the threshold too; needs the scope scores")
+
 
 QUALITY = {"sharpness": 214.8, "size": 118.2, "turn": 6.4, "light": 0.47, "contrast": 0.21, "noise": 0.31, "roll": 1.8}
-FACE: dict[str, Any] = {
+EXAMPLE_FACE: dict[str, Any] = {
     "name": "photo a",
     "box": [76.1, 70.4, 171.9, 194.3],
     "landmarks": [[102.5, 117.2], [146.3, 115.9], [125.1, 141.0], [106.6, 164.4], [145.2, 163.1]],
@@ -18,7 +142,7 @@ FACE: dict[str, Any] = {
     "faces": 1,
     "quality": QUALITY,
 }
-DECISION: dict[str, Any] = {
+EXAMPLE_DECISION: dict[str, Any] = {
     "same": True,
     "sentence": "The same person: score 0.713, threshold 0.508.",
     "reason": None,
@@ -38,35 +162,51 @@ DECISION: dict[str, Any] = {
     "impostor_tail": "1 in 1,141,359 pairs of different people would score this high.",
     "likelihood": "A score like this is about 2,600 times as frequent among pairs of one person as among pairs of two "
     "people.",
-    "faces": [FACE, {**FACE, "name": "photo b"}],
+    "faces": [EXAMPLE_FACE, {**EXAMPLE_FACE, "name": "photo b"}],
     "reasons": [],
     "warnings": [],
     "milliseconds": {"read": 3.1, "detect": 41.0, "embed": 55.2},
 }
 
 
-class FailedAnswer(BaseModel):
-    """Why there is no answer."""
+class ErrorAnswer(BaseModel):
+    """Error response."""
 
-    detail: str = Field(description="One sentence for people.", examples=["No face was found on photo a."])
+    detail: str = Field(description="A sentence for people.", examples=["No face was found on photo a."])
     reason: str = Field(description="A word for programs.", json_schema_extra={"enum": [*sorted(REASONS)]})
-    photo: str | None = Field(None, description="Name of the part that is at fault.")
-    scope: str | None = Field(None, description="With `missing_scope`: what the key would need.")
+    photo: str | None = Field(None, description="Name of the photo that caused it.")
+    scope: str | None = Field(None, description="With `missing_scope`: the scope that the key needs.")
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": description}
+    for status, description in {
+        400: "The request or a photo cannot be read, or the name in Host is not one of the server's",
+        401: "The API key is missing, unknown or expired",
+        403: "The API key lacks a scope, or a web page of another origin sent the request",
+        408: "The body did not arrive in time",
+        413: "Too many bytes or pixels",
+        415: "Neither multipart/form-data nor application/json, or a photo is not an image",
+        422: "A photo allows no decision, or a field is invalid",
+        429: "Rate limit exceeded; see Retry-After",
+        503: "Too many requests in progress, or the answer took too long; see Retry-After",
+    }.items()
+}
 
 
 class FaceAnswer(BaseModel):
-    """A face of a photo."""
+    """A face on a photo."""
 
     name: str
     box: list[float] | None = Field(description="Left, top, right, bottom in pixels of the photo once it is rotated.")
     landmarks: list[list[float]] | None = Field(description="Eyes, nose, corners of the mouth, likewise.")
-    probability: float | None = Field(description="Of being a face.")
+    probability: float | None = Field(description="Probability of being a face.")
     rotated_by: float = Field(
-        description="Degrees counter-clockwise by which the photo was rotated for it, about its centre."
+        description="Degrees counter-clockwise by which the photo was rotated about its center to find the face."
     )
-    faces: int = Field(description="How many the photo shows.")
+    faces: int = Field(description="Number of faces on the photo.")
     quality: dict[str, float | None]
-    crop: str | None = Field(None, description="With `crops`: the face as the model sees it, a PNG as a data URI.")
+    crop: str | None = Field(None, description="With `crops`: the aligned face, a PNG as a data URI.")
     explanation: str | None = Field(
         None, description="With `explain`: where the similarity comes from, a PNG as a data URI."
     )
@@ -75,27 +215,27 @@ class FaceAnswer(BaseModel):
 class VerifyAnswer(BaseModel):
     """A decision about two photos."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [DECISION]})
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_DECISION]})
 
-    same: bool | None = Field(description="null is inconclusive, for `reasons`.")
+    same: bool | None = Field(description="null if inconclusive, see `reasons`.")
     sentence: str = Field(description="The decision in plain words.")
     reason: str | None = Field(None, description="`inconclusive` where `same` is null.")
     detail: str | None = Field(None, description="`reasons` as one text, likewise.")
     score: float = Field(description="Cosine similarity, -1 to 1.")
     threshold: float | None = Field(description="Accepted at this score and above; null is unreachable.")
     threshold_interval: list[float | None] | None = Field(
-        description="95 %, over people; an end is null where the data set none."
+        description="95 % interval over people; an end is null where the data do not bound it."
     )
-    far: float | None = Field(description="Share of strangers that reach the threshold.")
+    far: float | None = Field(description="Share of impostor pairs that reach the threshold.")
     one_in: int | None = Field(
-        description="A stranger scores this high at most once in so many: upper end of the 95 % interval."
+        description="An impostor pair scores this high at most once in so many: upper end of the 95 % interval."
     )
     log_likelihood_ratio: float | None = Field(
         description="Natural logarithm of how many times as frequent the score is among pairs of one person as among "
-        "pairs of two; it does not depend on the threshold."
+        "pairs of two; independent of the threshold."
     )
     prior: float | None = Field(description="As stated in the request.")
-    probability: float | None = Field(description="Of one person, for that prior; null without one.")
+    probability: float | None = Field(description="Probability of one person for that prior; null without one.")
     impostors: int
     insufficient: bool
     measured_on: str
@@ -109,10 +249,10 @@ class VerifyAnswer(BaseModel):
 
 
 class PairAnswer(BaseModel):
-    """A decision about one pair of a batch, or why there is none."""
+    """A decision about one pair of a batch, or the error that it has alone."""
 
     decision: VerifyAnswer | None = None
-    error: FailedAnswer | None = None
+    error: ErrorAnswer | None = None
 
 
 class VerifyBatchAnswer(BaseModel):
@@ -122,24 +262,24 @@ class VerifyBatchAnswer(BaseModel):
 
 
 class FacesAnswer(BaseModel):
-    """All faces of a photo, the most probable first."""
+    """All faces on a photo, the most probable first."""
 
-    found: int = Field(description="How many the photo shows.")
+    found: int = Field(description="Number of faces on the photo.")
     faces: list[FaceAnswer]
 
 
 class EmbedAnswer(BaseModel):
-    """Embeddings of the photos' faces, in the order sent."""
+    """Embeddings of the faces, in the order of the photos."""
 
     model: str
-    fingerprint: str = Field(description="Embeddings compare only under one fingerprint.")
+    fingerprint: str = Field(description="Embeddings of the same fingerprint are comparable.")
     embedding_size: int
-    embeddings: list[list[float]] = Field(description="Of unit length; the cosine of two is their score.")
+    embeddings: list[list[float]] = Field(description="Unit vectors; the cosine of two is their score.")
     faces: list[FaceAnswer]
 
 
 class ModelAnswer(BaseModel):
-    """What the model is and what its thresholds rest on."""
+    """The model, what its thresholds were measured on, and the limits of the server."""
 
     name: str
     fingerprint: str
@@ -149,9 +289,9 @@ class ModelAnswer(BaseModel):
     operating_points: list[dict[str, Any]]
     measured_on: str
     calibration: dict[str, Any] | None
-    scale: dict[str, Any] | None = Field(description="To draw a score on: bell curves through the measured rates.")
+    scale: dict[str, Any] | None = Field(description="Normal distributions of scores, fitted to the measured rates.")
     quality: dict[str, Any]
-    liveness: bool = Field(description="A hook looks for living persons; without one, nothing does.")
+    liveness: bool = Field(description="Whether the server has a liveness hook.")
     gallery: bool
     key_needed: bool
     limits: dict[str, float]
@@ -159,38 +299,38 @@ class ModelAnswer(BaseModel):
 
 
 class EnrollAnswer(BaseModel):
-    """What enrolling somebody did."""
+    """Templates added to a person."""
 
     name: str
     person: str = Field(description="Random word that names the person in the gallery's log.")
-    added: int = Field(description="Templates.")
-    templates: int = Field(description="Of the person now.")
+    added: int = Field(description="Templates added.")
+    templates: int = Field(description="Templates of the person now.")
     warnings: list[str]
 
 
 class CandidateAnswer(BaseModel):
-    """Somebody who may be meant."""
+    """A person who may be on the photo."""
 
     name: str
     score: float
 
 
 class IdentifyAnswer(BaseModel):
-    """Who is on a photo, if anybody who is enrolled."""
+    """Which enrolled person a photo shows, if any."""
 
-    found: bool | None = Field(description="Somebody was; null is inconclusive, for `reasons`.")
-    name: str | None = Field(description="Of who was found; null where nobody was.")
+    found: bool | None = Field(description="Whether somebody was found; null if inconclusive, see `reasons`.")
+    name: str | None = Field(description="Name of the person found, else null.")
     sentence: str
     reason: str | None = Field(None, description="`inconclusive` where `found` is null.")
     detail: str | None = Field(None, description="`reasons` as one text, likewise.")
-    score: float | None = Field(description="Of who was found; null where nobody was, unless `scores` asks for it.")
+    score: float | None = Field(description="Score of the person found; null if nobody was, unless with `scores`.")
     threshold: float | None = Field(description="Raised for the number of templates that were compared.")
     threshold_interval: list[float | None] | None = Field(
-        description="95 %, over people; an end is null where the data set none."
+        description="95 % interval over people; an end is null where the data do not bound it."
     )
-    far: float | None = Field(description="Share of searches for strangers that may name somebody.")
+    far: float | None = Field(description="Share of searches for people who are not enrolled that may find somebody.")
     candidates: list[CandidateAnswer] = Field(
-        description="Those who were found, best first; with `scores` all who are most alike."
+        description="People found, best first; with `scores` the nearest neighbors below the threshold too."
     )
     searched: int = Field(description="Templates that were compared.")
     people: int
@@ -203,7 +343,7 @@ class IdentifyAnswer(BaseModel):
 
 
 class PersonAnswer(BaseModel):
-    """Somebody who is enrolled."""
+    """An enrolled person."""
 
     name: str
     enrolled: str = Field(examples=["2026-03-01T12:00:00Z"])
@@ -211,19 +351,19 @@ class PersonAnswer(BaseModel):
 
 
 class PeopleAnswer(BaseModel):
-    """Everybody who is enrolled."""
+    """All enrolled people."""
 
     people: list[PersonAnswer]
 
 
-class ForgetAnswer(BaseModel):
-    """Somebody was removed."""
+class DeleteAnswer(BaseModel):
+    """A person was deleted."""
 
     forgotten: bool
 
 
 class HealthAnswer(BaseModel):
-    """The server is up."""
+    """State of the server."""
 
     status: str = Field(examples=["ok"])
     model: str

@@ -1,48 +1,94 @@
-"""What every route does with a request: read its form, answer in time, stop when the client has gone."""
+"""What all routes share: metrics, and reading and answering a request within limits."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import itertools
-import math
-from collections.abc import Callable, Collection, Coroutine
+import os
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.requests import ClientDisconnect
 
 from siamese_verify.faces.image_headers import declared_pixels
-from siamese_verify.serving.admission import Admission, Held
-from siamese_verify.serving.batching import CLIENT
-from siamese_verify.serving.problems import Problem, gone, not_ready
-from siamese_verify.serving.uploads import Form, malformed, read_form
+from siamese_verify.serving.fair_share import CLIENT, Admission, BodyBytes
+from siamese_verify.serving.problems import Problem, client_closed, not_ready
+from siamese_verify.serving.supervisor import METRICS_FOLDER
+from siamese_verify.serving.uploads import BodyLimits, Form, malformed, read_form
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from starlette.requests import Request
 
-    from siamese_verify.serving.batching import FaceEngine
-    from siamese_verify.serving.metrics import Metrics
-    from siamese_verify.serving.people import People
+    from siamese_verify.gallery import Gallery
+    from siamese_verify.serving.batching import FaceEngine, PhotoFaces
+    from siamese_verify.serving.schemas import EmbedFields, FormFields
     from siamese_verify.serving.settings import Settings
-    from siamese_verify.verification import DetectedFace
-    from siamese_verify.verification.verifier import OnMultipleFaces
 
 T = TypeVar("T")
+SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+FACES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Prometheus metrics of a server and its other processes: nothing of a photo, a name or an embedding."""
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        counter = partial(Counter, namespace="siamese_verify", registry=self.registry)
+        histogram = partial(Histogram, namespace="siamese_verify", registry=self.registry)
+        gauge = partial(Gauge, namespace="siamese_verify", registry=self.registry, multiprocess_mode="livesum")
+        self.requests = counter("requests", "Requests by route and status", ["route", "status"])
+        self.seconds = histogram("request_seconds", "Time of a request", ["route"], buckets=SECONDS)
+        self.refusals = counter("refusals", "Error responses", ["reason"])
+        self.decisions = counter("decisions", "Decisions about pairs", ["decision"])
+        self.stages = histogram("stage_seconds", "Time of a stage of a verification", ["stage"], buckets=SECONDS)
+        self.batches = histogram("batch_faces", "Faces embedded together", buckets=FACES)
+        self.batch_seconds = histogram("batch_seconds", "Time to embed a batch", buckets=SECONDS)
+        self.in_flight = gauge("in_flight", "Requests answered now")
+        self.uploads = gauge("uploads", "Requests read now")
+        self.body_bytes = gauge("body_bytes", "Bytes of bodies held now")
+        self.pixels = gauge("pixels", "Pixels of photos answered now")
+
+    def observe_batch(self, faces: int, seconds: float) -> None:
+        """Count a batch that was embedded."""
+        self.batches.observe(faces)
+        self.batch_seconds.observe(seconds)
+
+    def observe_decision(self, same: bool | None, milliseconds: dict[str, float]) -> None:
+        """Count a decision and the time of its stages."""
+        self.decisions.labels({True: "same", False: "different", None: "inconclusive"}[same]).inc()
+        for stage, spent in milliseconds.items():
+            self.stages.labels(stage).observe(spent / 1000)
+
+    def text(self, admission: Admission) -> bytes:
+        """Metrics in Prometheus' text format, with what is in progress now."""
+        self.in_flight.set(admission.in_flight.held)
+        self.uploads.set(admission.uploads.held)
+        self.body_bytes.set(admission.bytes.held)
+        self.pixels.set(admission.pixels.held)
+        registry = self.registry
+        if METRICS_FOLDER in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
 
 @dataclass
 class Service:
-    """What the routes share."""
+    """What all routes share."""
 
     settings: Settings
     engine: FaceEngine
     admission: Admission
     metrics: Metrics
-    gallery: People | None
+    gallery: Gallery | None
     key_needed: bool
     liveness: bool
 
@@ -50,91 +96,77 @@ class Service:
         self,
         request: Request,
         photos: dict[str, int],
-        fields: Collection[str],
-        work: Callable[[Form, Held], Coroutine[Any, Any, T]],
+        fields: type[FormFields],
+        work: Callable[[Form, Any, BodyBytes], Coroutine[Any, Any, T]],
     ) -> T:
         """Read a form and answer it.
 
         Args:
-            request: with a form.
-            photos: names of its photos, and how many of each there may be; each has to be there.
-            fields: names of its fields.
-            work: makes the answer; it may release the body once it is not needed.
+            request: request with the form.
+            photos: names of its photos, all required, and how many of each there may be.
+            fields: its fields.
+            work: answers the form and its fields; may release the body when it is no longer needed.
 
         Raises:
-            Problem: the form cannot be used, there are too many requests, or it took too long.
+            Problem: if the form is invalid, there are too many requests, or it took too long.
         """
-        settings, client, held = self.settings, asking(request), None
+        settings, client, held = self.settings, client_of(request), None
         CLIENT.set(client)
         if self.engine.stuck:
             raise not_ready()
+        limits = BodyLimits(
+            photos,
+            fields.model_fields,
+            settings.photo_bytes,
+            settings.request_bytes(sum(photos.values())),
+            settings.body_seconds,
+            settings.stall_seconds,
+            settings.body_rate,
+        )
         try:
             with self.admission.upload(client) as held:
-                form = await read_form(
-                    request.stream(),
-                    content_type=request.headers.get("content-type", ""),
-                    content_length=request.headers.get("content-length"),
-                    photos=photos,
-                    fields=fields,
-                    photo_bytes=settings.photo_bytes,
-                    body_bytes=settings.request_bytes(sum(photos.values())),
-                    seconds=settings.body_seconds,
-                    stall_seconds=settings.stall_seconds,
-                    rate=settings.body_rate,
-                    count=held.add,
-                )
+                form = await read_form(request.headers, request.stream(), limits, held.add)
             for name in photos:
                 if name not in form.photos:
                     raise malformed(f"the photo {name} is missing")
-            with self.admission.answer(client, self.weight(form)):
-                return await self._in_time(request, work(form, held))
+            values = fields.parse(form.fields)
+            with self.admission.answer(client, self._pixels(form)):
+                return await self._in_time(request, work(form, values, held))
         except ClientDisconnect:
-            raise gone() from None
+            raise client_closed() from None
         finally:
             if held is not None:
                 held.release()
 
-    def weight(self, form: Form) -> int:
-        """Pixels of a form's photos, by their heads; what has too many is refused unseen, and weighs nothing."""
+    def _pixels(self, form: Form) -> int:
+        """Pixels of the photos by their headers; a photo with too many is refused undecoded and costs nothing."""
         most, total = self.settings.photo_pixels, 0
         for photo in itertools.chain(*form.photos.values()):
             pixels = declared_pixels(photo)
             total += most if pixels is None else pixels if pixels <= most else 0
         return total
 
-    async def faces(self, form: Form, name: str, held: Held) -> tuple[list[DetectedFace], dict[str, float]]:
-        """Find the one face of each photo of a form, and let go of the form's bytes.
-
-        Args:
-            form: with a field `on_multiple_faces`, perhaps.
-            name: of its photos.
-            held: is released.
-
-        Returns:
-            The faces in the order of the photos, and milliseconds by stage.
+    async def find_faces(self, form: Form, fields: EmbedFields, held: BodyBytes) -> list[PhotoFaces]:
+        """Find the one face of each `photo` of a form, and release the body.
 
         Raises:
-            Problem: a photo is unreadable or does not show one face, or there is no such policy.
+            Problem: if a photo is unreadable or allows no decision.
         """
-        on_multiple_faces = one_face(form)
-        photos = [(str(row), content) for row, content in enumerate(form.photos.pop(name), 1)]
-        seen = await self.engine.see(photos, on_multiple_faces)
+        photos = [(str(row), content) for row, content in enumerate(form.photos.pop("photo"), 1)]
+        found = await self.engine.find(photos, self.one_face(fields))
         photos.clear()
         held.release()
-        spent = {"read": max(one.read for one in seen), "detect": max(one.detect for one in seen)}
-        return [one.faces[0] for one in seen], spent
+        return found
 
-    def measure(self) -> None:
-        """Tell the gauges how much is in flight."""
-        self.metrics.in_flight.set(self.admission.in_flight.held)
-        self.metrics.uploads.set(self.admission.uploads.held)
-        self.metrics.body_bytes.set(self.admission.bytes.held)
-        self.metrics.pixels.set(self.admission.pixels.held)
+    def one_face(self, fields: EmbedFields) -> str:
+        """Which face of a photo to use where there can only be one."""
+        default = self.engine.verifier.on_multiple_faces
+        return fields.on_multiple_faces or ("error" if default == "any" else default)
 
     async def _in_time(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
-        """Await an answer; give up when it takes too long or nobody waits for it."""
+        """Await an answer; cancel it when it takes too long or the client disconnects."""
         task = asyncio.ensure_future(work)
-        left = asyncio.ensure_future(disconnected(request))
+        left = asyncio.ensure_future(_disconnected(request))
         try:
             async with asyncio.timeout(self.settings.answer_seconds):
                 await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
@@ -146,81 +178,15 @@ class Service:
             if not task.done():
                 task.cancel()
         if not task.done() or task.cancelled():
-            raise gone()
+            raise client_closed()
         return task.result()
 
 
-def asking(request: Request) -> str:
-    """Whose share a request takes: that of a key or of an address, as `Guard` found it."""
+def client_of(request: Request) -> str:
+    """Whose limits a request counts against: a key or an address, as `Guard` found it."""
     return str(request.scope["state"]["client"])
 
 
-async def disconnected(request: Request) -> None:
-    """Wait until the client has gone."""
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def number(form: Form, name: str) -> float | None:
-    """Read a field that is a number, None where it is missing or empty.
-
-    Raises:
-        Problem: it is none.
-    """
-    text = form.fields.get(name, "").strip()
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or len(text) > 40:
-        raise Problem(422, "invalid_field", f"The field {name} is no number: give one such as 0.001.")
-    return value
-
-
-def truth(form: Form, name: str) -> bool:
-    """Read a field that is true or false, false where it is missing.
-
-    Raises:
-        Problem: it is neither.
-    """
-    text = form.fields.get(name, "").strip().lower()
-    if text not in ("", "true", "false", "1", "0", "yes", "no", "on", "off"):
-        raise Problem(422, "invalid_field", f"The field {name} is true or false.")
-    return text in ("true", "1", "yes", "on")
-
-
-def policy(form: Form) -> OnMultipleFaces | None:
-    """Read what to do with several faces.
-
-    Raises:
-        Problem: nothing that is known.
-    """
-    from siamese_verify.verification.verifier import ON_MULTIPLE_FACES
-
-    text = form.fields.get("on_multiple_faces", "").strip()
-    if text and text not in ON_MULTIPLE_FACES:
-        raise Problem(422, "invalid_field", f"The field on_multiple_faces is one of {', '.join(ON_MULTIPLE_FACES)}.")
-    return cast("OnMultipleFaces | None", text or None)
-
-
-def one_face(form: Form) -> OnMultipleFaces | None:
-    """Read which of several faces.
-
-    Raises:
-        Problem: nothing that is known, or all of them.
-    """
-    on_multiple_faces = policy(form)
-    if on_multiple_faces == "any":
-        raise Problem(422, "invalid_field", "One face is needed: set on_multiple_faces to error, largest or central.")
-    return on_multiple_faces
-
-
-def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """Pack (H,W,3) RGB as a PNG into a data URI."""
-    from PIL import Image
-
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

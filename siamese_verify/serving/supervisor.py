@@ -1,4 +1,4 @@
-"""Several server processes behind one socket; one that ends is replaced."""
+"""Several server processes behind one socket, each restarted when it ends."""
 
 from __future__ import annotations
 
@@ -17,58 +17,55 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from siamese_verify.cli.user_errors import report_user_errors
-
-MOST_FAILURES = 3  # processes in a row that ended before they served
+MAX_FAILURES = 3  # processes in a row that end before they serve
 PAUSE = 1.0  # seconds before the next one
-COUNTERS = "PROMETHEUS_MULTIPROC_DIR"  # where the processes' counters meet, as prometheus_client wants it
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # environment variable of prometheus_client
 log = logging.getLogger("siamese_verify.serving")
 
 Serve = Callable[[Any, socket.socket, Callable[[str], None]], int]
 
 
 class Supervisor:
-    """Starts server processes, replaces those that end, and ends them all on SIGTERM or Ctrl-C.
+    """Starts server processes, restarts those that end, and ends all of them on SIGTERM or Ctrl-C.
+
+    uvicorn's own restarts a process that does not start again and again, and its processes outlive it when it is
+    killed.
 
     Args:
-        serve: run in each process, on (options, socket, ready); a function of a module, as it is found there by name.
-        options: for it.
-        place: the socket, on which all take connections.
-        count: of processes.
-        seconds: that a process may take to end before it is killed.
-        ready: is told the address once all of them serve.
+        serve: function at the top level of a module that each process calls with options, socket and `ready`.
+        options: passed to it.
+        listener: socket on which all processes accept connections.
+        count: number of processes.
+        seconds: time that a process may take to end before it is killed.
+        ready: called with the URL once all processes serve.
     """
 
     def __init__(
         self,
         serve: Serve,
         options: Any,
-        place: socket.socket,
+        listener: socket.socket,
         count: int,
         seconds: float,
         ready: Callable[[str], None],
     ) -> None:
-        self.serve, self.options, self.place = serve, options, place
+        self.serve, self.options, self.listener = serve, options, listener
         self.count, self.seconds, self.ready = count, seconds, ready
-        self._context = multiprocessing.get_context("spawn")  # threads and locks of libraries do not outlive a fork
+        self._context = multiprocessing.get_context("spawn")  # threads and locks of libraries do not survive a fork
         self._processes: dict[BaseProcess, Connection] = {}
         self._ending = threading.Event()
 
     def run(self) -> int:
-        """Supervise until told to end.
-
-        Returns:
-            Exit status: 0, or that of a process that cannot serve.
-        """
+        """Supervise until told to end; returns exit status 0, or that of a process that cannot serve."""
         before = {number: signal.signal(number, self._end) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             with tempfile.TemporaryDirectory(prefix="siamese-verify-") as folder:
-                os.environ[COUNTERS] = folder
+                os.environ[METRICS_FOLDER] = folder
                 try:
                     return self._supervise()
                 finally:
                     self._stop()
-                    del os.environ[COUNTERS]
+                    del os.environ[METRICS_FOLDER]
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -77,35 +74,35 @@ class Supervisor:
         self._ending.set()
 
     def _supervise(self) -> int:
-        serving, failures, told, address = set[BaseProcess](), 0, False, ""
+        serving, failures, announced, url = set[BaseProcess](), 0, False, ""
         while not self._ending.is_set():
-            while len(self._processes) < (self.count if serving else 1):  # the first one finds what is wrong, alone
+            while len(self._processes) < (self.count if serving else 1):  # the first one finds errors, alone
                 self._start()
             links = [link for process, link in self._processes.items() if process not in serving]
             wait([*links, *(process.sentinel for process in self._processes)], 0.2)
             for process, link in list(self._processes.items()):
                 if process not in serving and link.poll():
                     with suppress(EOFError):  # it ended
-                        address = link.recv()
+                        url = link.recv()
                         serving.add(process)
                         failures = 0
                 if process.exitcode is None or self._ending.is_set():
                     continue
                 failures += process not in serving
-                if failures and (not told or failures >= MOST_FAILURES):
+                if failures and (not announced or failures >= MAX_FAILURES):
                     return process.exitcode or 1
-                log.error("Process %s ended with status %s: another takes its place.", process.pid, process.exitcode)
+                log.error("Process %s ended with status %s: it is restarted.", process.pid, process.exitcode)
                 self._forget(process)
                 serving.discard(process)
                 self._ending.wait(PAUSE if failures else 0)
-            if len(serving) == self.count and not told:
-                told = True
-                self.ready(address)
+            if len(serving) == self.count and not announced:
+                announced = True
+                self.ready(url)
         return 0
 
     def _start(self) -> None:
         link, theirs = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=work, args=(self.serve, self.options, self.place, theirs))
+        process = self._context.Process(target=_work, args=(self.serve, self.options, self.listener, theirs))
         process.start()
         theirs.close()
         self._processes[process] = link
@@ -118,7 +115,7 @@ class Supervisor:
             mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
 
     def _stop(self) -> None:
-        self.place.close()
+        self.listener.close()
         for process in self._processes:
             process.terminate()
         end = time.monotonic() + self.seconds
@@ -130,15 +127,15 @@ class Supervisor:
                 process.join()
 
 
-def work(serve: Serve, options: Any, place: socket.socket, link: Connection) -> None:
+def _work(serve: Serve, options: Any, listener: socket.socket, link: Connection) -> None:
     """Serve as one of several processes, and end with the one that started it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; until it serves, the supervisor ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the supervisor ends this one
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def end_with_parent() -> None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=follow, daemon=True).start()
-    sys.exit(report_user_errors(serve)(options, place, link.send))
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    sys.exit(serve(options, listener, link.send))

@@ -1,4 +1,4 @@
-"""Bytes from anywhere -> photo, with a server's limits."""
+"""Photos and fields of a request body: multipart forms and JSON in memory, with limits, and decoding of photos."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 import binascii
 import json
 import re
+import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from siamese_verify.errors import InputError
 from siamese_verify.serving.problems import Problem
@@ -20,55 +22,45 @@ from siamese_verify.serving.problems import Problem
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-OWN_PROGRAMS = {"TIFF", "PPM"}  # that cameras and browsers do not send
+NOT_OFFERED = {"TIFF", "PPM"}  # formats that cameras and browsers do not send
+FIELD_BYTES = 2048
+# Base64 contains none of these, so a body of photos and fields has few of them. A body with many takes far more memory
+# once it is parsed: 20 MB of `[],[],...` would take a gigabyte.
+JSON_MARKS = (b",", b"[", b"{")
+MAX_JSON_MARKS = 1024
+DATA_URI = re.compile(r"data:(?P<type>[^,;]{0,100})(;[^,;]{0,100}){0,4};base64,", re.IGNORECASE)
+JSON_LOCK = threading.Lock()  # parsed JSON is in memory twice: one body at a time
 
 
-def decode_photo(content: bytes, name: str, most_pixels: int) -> Image:
-    """Decode a photo.
+def decode_photo(content: bytes, name: str, max_pixels: int) -> Image:
+    """Decode a photo as upright RGB, see `siamese_verify.faces.open_photo`.
 
     Args:
         content: bytes of an image file.
-        name: of the part it came in, for sentences.
-        most_pixels: that it may have.
-
-    Returns:
-        Upright and RGB, see `siamese_verify.faces.open_photo`.
+        name: name of its part, for error messages.
+        max_pixels: pixels that it may have.
 
     Raises:
-        Problem: 413 for too many pixels, 400 for what is no photo.
+        Problem: 413 for too many pixels, 400 if it cannot be decoded.
     """
     from siamese_verify.faces.photo import FORMATS, TooManyPixels, open_photo
 
     if not content:
         raise Problem(400, "unreadable_photo", f"The photo {name} is empty: choose a file.", photo=name)
     try:
-        return open_photo(content, f"The photo {name}", max_pixels=most_pixels, formats=FORMATS - OWN_PROGRAMS)
+        return open_photo(content, f"The photo {name}", max_pixels=max_pixels, formats=FORMATS - NOT_OFFERED)
     except TooManyPixels as error:
         raise Problem(413, "too_many_pixels", str(error), photo=name) from None
     except InputError as error:
         raise Problem(400, "unreadable_photo", str(error), photo=name) from None
 
 
-MOST_FIELDS = 16
-FIELD_BYTES = 2048
-HEADERS = 8  # of one part
-HEADER_BYTES = 1024
-BLOCK = 64 * 1024  # bytes parsed at a time
-JSON = b"application/json"
-# Base64 holds none of these, so a body of photos and fields has few of them. What has more is made to be large once it
-# is parsed: 20 MB of `[],[],...` would take a gigabyte.
-MARKS = (b",", b"[", b"{")
-MOST_MARKS = 1024
-DATA_URI = re.compile(r"data:(?P<kind>[^,;]{0,100})(;[^,;]{0,100}){0,4};base64,", re.IGNORECASE)
-PARSING = threading.Lock()  # of JSON, which is twice in memory meanwhile: one body at a time
-
-
 @dataclass
 class Form:
-    """What a form held.
+    """Parsed body.
 
     Attributes:
-        photos: their bytes by the name of the part, in the order sent. File names are not even read.
+        photos: bytes of the photos by the name of their part, in the order sent. File names are dropped.
         fields: text by the name of the part.
     """
 
@@ -76,303 +68,215 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-class FormReader:
-    """Takes the bytes of a form as they come.
+@dataclass(frozen=True)
+class BodyLimits:
+    """Parts that a body may have, and its limits.
 
-    Args:
-        boundary: between the parts.
-        photos: names of the parts that are photos, and how many of each there may be.
-        fields: names of the parts that are text.
-        photo_bytes: most of one photo.
+    Attributes:
+        photos: names of the photos, and how many of each there may be.
+        fields: names of the fields.
+        photo_bytes: bytes of a photo.
+        body_bytes: bytes of the body.
+        seconds: time for the body.
+        stall_seconds: time that it may be behind `rate`.
+        rate: bytes per second.
     """
 
-    def __init__(self, boundary: bytes, photos: dict[str, int], fields: Collection[str], photo_bytes: int) -> None:
-        self.form = Form()
-        self.ended = False
-        self._photos, self._fields, self._photo_bytes = photos, fields, photo_bytes
-        self._header, self._headers = (bytearray(), bytearray()), {b"": b""}
-        self._name, self._content = "", bytearray()
-        try:
-            self._parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": self._begin,
-                    "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
-                    "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
-                    "on_header_end": self._keep_header,
-                    "on_headers_finished": self._open,
-                    "on_part_data": self._add,
-                    "on_part_end": self._close,
-                    "on_end": self._end,
-                },
-                max_header_count=HEADERS,
-                max_header_size=HEADER_BYTES,
-            )
-        except FormParserError:
-            raise malformed("its boundary is too long") from None
+    photos: dict[str, int]
+    fields: Collection[str]
+    photo_bytes: int
+    body_bytes: int
+    seconds: float
+    stall_seconds: float
+    rate: int
 
-    def write(self, data: bytes) -> None:
-        """Take some bytes.
+    def check_name(self, name: str) -> None:
+        """Refuse an unknown part, without repeating a name that the client chose."""
+        if name not in self.photos and name not in self.fields:
+            raise malformed(f"it has an unknown part; the parts are {', '.join((*self.photos, *self.fields))}")
 
-        Raises:
-            Problem: they break the rules of forms, or a limit.
-        """
-        try:
-            self._parser.write(data)
-        except FormParserError:
-            raise malformed("it breaks the rules of multipart/form-data") from None
-
-    def finished(self) -> Form:
-        """Return the form once all bytes were written.
-
-        Raises:
-            Problem: the end is missing.
-        """
-        if not self.ended:
-            raise malformed("it ends before its last boundary")
-        return self.form
-
-    def _begin(self) -> None:
-        self._headers = {}
-        self._content = bytearray()
-
-    def _keep_header(self) -> None:
-        name, value = (bytes(part) for part in self._header)
-        self._headers[name.lower()] = value
-        self._header = (bytearray(), bytearray())
-
-    def _open(self) -> None:
-        kind, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        if kind != b"form-data" or not name:
-            raise malformed("a part has no name")
-        if name in self._photos:
-            held = self.form.photos.setdefault(name, [])
-            if len(held) >= self._photos[name]:
-                most = self._photos[name]
-                raise malformed(f"{name} is given more than {'once' if most == 1 else f'{most} times'}")
-            declared = self._headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-            if declared and declared != b"application/octet-stream" and not declared.startswith(b"image/"):
-                detail = f"The part {name} is declared as something else than a picture: send image/jpeg or the like."
-                raise Problem(415, "wrong_type", detail, photo=name)
-        elif name not in self._fields:  # the name is a stranger's text: it is not said back
-            known = ", ".join((*self._photos, *self._fields))
-            raise malformed(f"it has a part that is unknown here; the parts are {known}")
-        elif name in self.form.fields:
-            raise malformed(f"{name} is given more than once")
-        elif len(self.form.fields) >= MOST_FIELDS:
-            raise malformed(f"it has more than {MOST_FIELDS} fields")
-        self._name = name
-
-    def _add(self, data: bytes, start: int, end: int) -> None:
-        size, photo = len(self._content) + end - start, self._name in self._photos
-        if photo and size > self._photo_bytes:
-            raise too_large(f"The photo {self._name}", self._photo_bytes, self._name)
-        if not photo and size > FIELD_BYTES:
-            raise too_large(f"The field {self._name}", FIELD_BYTES)
-        self._content += memoryview(data)[start:end]
-
-    def _close(self) -> None:
-        content, self._content = bytes(self._content), bytearray()
-        if self._name in self._photos:
-            self.form.photos[self._name].append(content)
-            return
-        try:
-            self.form.fields[self._name] = content.decode("utf-8")
-        except UnicodeDecodeError:
-            raise malformed(f"the field {self._name} is not UTF-8") from None
-
-    def _end(self) -> None:
-        self.ended = True
+    def check_photo(self, name: str, size: int, declared: str | None) -> None:
+        """Refuse a photo that is too large or declared as something else than an image."""
+        if declared and not declared.lower().startswith(("image/", "application/octet-stream")):
+            detail = f"The type of the photo {name} is not an image: send image/jpeg or another."
+            raise Problem(415, "wrong_type", detail, photo=name)
+        if size > self.photo_bytes:
+            raise too_large(f"The photo {name}", self.photo_bytes, name)
 
 
-class JsonReader:
-    """Takes the bytes of a JSON object as they come.
+async def read_form(
+    headers: Headers, chunks: AsyncIterator[bytes], limits: BodyLimits, count: Callable[[int], None]
+) -> Form:
+    """Read a body as it arrives.
 
     Args:
-        photos: names of the members that are photos, and how many of each there may be: a string, or a list of them.
-        fields: names of the members that are text, numbers, true or false.
-        photo_bytes: most of one photo, decoded.
+        headers: headers of the request.
+        chunks: chunks of the body.
+        limits: what it may have.
+        count: called with the size of each chunk before it is stored.
+
+    Raises:
+        Problem: if it is malformed, too large or too slow.
     """
+    kind, options = parse_options_header(headers.get("content-type", ""))
+    if kind not in (b"multipart/form-data", b"application/json"):
+        raise Problem(415, "wrong_type", "The body must be multipart/form-data or application/json with the photos.")
+    is_json = kind == b"application/json"
+    max_bytes = limits.body_bytes * 3 // 2 if is_json else limits.body_bytes  # base64, possibly in lines
+    length = headers.get("content-length", "0")
+    if not length.isascii() or not length.isdigit():
+        raise malformed("Content-Length is not a number")
+    if int(length[:20]) > max_bytes:
+        raise too_large("The body", max_bytes)
+    if not is_json and not options.get(b"boundary"):
+        raise malformed("Content-Type has no boundary")
+    started, total = asyncio.get_running_loop().time(), 0
 
-    def __init__(self, photos: dict[str, int], fields: Collection[str], photo_bytes: int) -> None:
-        self._photos, self._fields, self._photo_bytes = photos, fields, photo_bytes
-        self._content = bytearray()
-        self._marks = 0
+    async def arriving() -> AsyncGenerator[bytes, None]:
+        nonlocal total
+        async for chunk in chunks:
+            total += len(chunk)
+            timeout.reschedule(started + min(limits.seconds, limits.stall_seconds + total / limits.rate))
+            if total > max_bytes:
+                raise too_large("The body", max_bytes)
+            count(len(chunk))
+            yield chunk
 
-    def write(self, data: bytes) -> None:
-        """Take some bytes.
+    try:
+        async with asyncio.timeout_at(started + min(limits.seconds, limits.stall_seconds)) as timeout:
+            if not is_json:
+                return await _read_multipart(headers, arriving(), limits)
+            content = await _read_json(arriving())
+    except TimeoutError:
+        detail = f"The body did not arrive within {limits.seconds:g} s at {limits.rate / 1024:g} KB per second or more"
+        raise Problem(408, "slow_upload", f"{detail}: send it faster, or smaller photos.") from None
+    return await asyncio.to_thread(_parse_json, content, limits)
 
-        Raises:
-            Problem: they are more complicated than a form is.
-        """
-        self._marks += sum(map(data.count, MARKS))
-        if self._marks > MOST_MARKS:
-            raise malformed(f"it has more than {MOST_MARKS} commas and brackets")
-        self._content += data
 
-    def finished(self) -> Form:
-        """Return the form once all bytes were written.
+class MemoryParser(MultiPartParser):
+    """Starlette's parser of multipart forms without its temporary files: photos are never written to disk."""
 
-        Raises:
-            Problem: they are no JSON, or not what is expected.
-        """
-        with PARSING:
-            return self._parsed()
+    spool_max_size = sys.maxsize
+    complete = False
 
-    def _parsed(self) -> Form:
+    def on_end(self) -> None:
+        """Note that the last boundary arrived."""
+        self.complete = True
+
+
+async def _read_multipart(headers: Headers, chunks: AsyncGenerator[bytes, None], limits: BodyLimits) -> Form:
+    most = sum(limits.photos.values())
+    parser = MemoryParser(headers, chunks, max_files=most, max_fields=len(limits.fields), max_part_size=FIELD_BYTES)
+    try:
+        parts = await parser.parse()
+    except MultiPartException as error:
+        raise malformed(error.message.rstrip(".")) from None
+    form = Form()
+    try:
+        if not parser.complete:
+            raise malformed("its last boundary is missing")
+        for name, value in parts.multi_items():
+            limits.check_name(name)
+            if isinstance(value, str) == (name in limits.photos):
+                raise malformed(f"{name} must be sent with{'' if name in limits.photos else 'out'} a file name")
+            if isinstance(value, str):
+                if name in form.fields:
+                    raise malformed(f"{name} is given more than once")
+                form.fields[name] = value
+                continue
+            photos = form.photos.setdefault(name, [])
+            if len(photos) == limits.photos[name]:
+                raise malformed(f"{name} is given more than {limits.photos[name]} times")
+            limits.check_photo(name, value.size or 0, value.content_type)
+            photos.append(await value.read())
+            await value.close()  # one photo at a time is in memory twice
+    finally:
+        await parts.close()
+    return form
+
+
+async def _read_json(chunks: AsyncGenerator[bytes, None]) -> bytearray:
+    content, marks = bytearray(), 0
+    async for chunk in chunks:
+        marks += sum(map(chunk.count, JSON_MARKS))
+        if marks > MAX_JSON_MARKS:
+            raise malformed(f"it has more than {MAX_JSON_MARKS} commas and brackets")
+        content += chunk
+    return content
+
+
+def _parse_json(content: bytearray, limits: BodyLimits) -> Form:
+    with JSON_LOCK:
         try:
-            text = self._content.decode("utf-8")
-            self._content.clear()
-            members = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+            text = content.decode("utf-8")
+            content.clear()
+            members = json.loads(text, object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
-            raise malformed("it is no JSON that can be read") from None
+            raise malformed("it is not valid JSON") from None
         del text
         if not isinstance(members, dict):
-            raise malformed("it is no JSON object")
+            raise malformed("it is not a JSON object")
         form = Form()
         for name in [*members]:
             value = members.pop(name)
-            if name in self._photos:
-                form.photos[name] = self._decoded(name, value)
-            elif name not in self._fields:  # the name is a stranger's text: it is not said back
-                known = ", ".join((*self._photos, *self._fields))
-                raise malformed(f"it has a part that is unknown here; the parts are {known}")
+            limits.check_name(name)
+            if name in limits.photos:
+                form.photos[name] = _photos_of_json(name, value, limits)
             elif value is not None:
-                form.fields[name] = _text(name, value)
+                form.fields[name] = _field_text(name, value)
         return form
 
-    def _decoded(self, name: str, value: Any) -> list[bytes]:
-        texts: list[Any] = value if isinstance(value, list) else [value]
-        most = self._photos[name]
-        if not 1 <= len(texts) <= most:
-            raise malformed(f"{name} is given {'once' if most == 1 else f'1 to {most} times'}")
-        photos = []
-        while texts:
-            text = texts.pop(0)
-            if not isinstance(text, str):
-                raise malformed(f"{name} is no text of base64")
-            photos.append(self._photo(name, text))
-        return photos
 
-    def _photo(self, name: str, text: str) -> bytes:
+def _photos_of_json(name: str, value: Any, limits: BodyLimits) -> list[bytes]:
+    texts: list[Any] = value if isinstance(value, list) else [value]
+    if not 1 <= len(texts) <= limits.photos[name]:
+        raise malformed(f"{name} must be given 1 to {limits.photos[name]} times")
+    photos = []
+    while texts:
+        text, declared = texts.pop(0), None
+        if not isinstance(text, str):
+            raise malformed(f"{name} must be base64 text")
         if text[:5].lower() == "data:":
             start = DATA_URI.match(text[:1024])
             if start is None:
-                raise malformed(f"{name} is a data URI without ;base64")
-            if start["kind"] and not start["kind"].lower().startswith(("image/", "application/octet-stream")):
-                detail = f"The photo {name} is declared as something else than a picture: send data:image/jpeg."
-                raise Problem(415, "wrong_type", detail, photo=name)
-            text = text[start.end() :]
+                raise malformed(f"{name} must be a data URI with ;base64")
+            text, declared = text[start.end() :], start["type"]
         try:
             photo = binascii.a2b_base64("".join(text.split()), strict_mode=True)  # lines may be wrapped
         except ValueError:
-            raise malformed(f"{name} is no base64") from None
-        if len(photo) > self._photo_bytes:
-            raise too_large(f"The photo {name}", self._photo_bytes, name)
-        return photo
+            raise malformed(f"{name} is not valid base64") from None
+        limits.check_photo(name, len(photo), declared)
+        photos.append(photo)
+    return photos
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         raise ValueError("a name is given more than once")
     return members
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
-def _text(name: str, value: Any) -> str:
-    """Write a member as a form's field is written."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str | int | float):
-        text = str(value)
-        if len(text.encode("utf-8", "surrogatepass")) > FIELD_BYTES:
-            raise too_large(f"The field {name}", FIELD_BYTES)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise malformed(f"the field {name} is not UTF-8") from None
-        return text
-    raise malformed(f"the field {name} is neither text nor a number, true or false")
+def _field_text(name: str, value: Any) -> str:
+    """A member as the text of a form field."""
+    if not isinstance(value, str | bool | int | float):
+        raise malformed(f"the field {name} must be text, a number, true or false")
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if len(text) > FIELD_BYTES:
+        raise too_large(f"The field {name}", FIELD_BYTES)
+    return text
 
 
-def malformed(what: str) -> Problem:
-    """Say why a body is no form."""
-    return Problem(400, "malformed_request", f"The form cannot be used: {what}.")
+def malformed(problem: str) -> Problem:
+    """A body that cannot be parsed."""
+    return Problem(400, "malformed_request", f"The form cannot be read: {problem}.")
 
 
-def too_large(what: str, most: int, photo: str | None = None) -> Problem:
-    """Say that something has too many bytes."""
-    size = f"{most / 2**20:.3g} MB" if most >= 2**20 else f"{most:,} bytes"
-    return Problem(413, "too_large", f"{what} has more than {size}: scale it down.", photo=photo)
-
-
-async def read_form(
-    chunks: AsyncIterator[bytes],
-    *,
-    content_type: str,
-    content_length: str | None,
-    photos: dict[str, int],
-    fields: Collection[str],
-    photo_bytes: int,
-    body_bytes: int,
-    seconds: float,
-    stall_seconds: float,
-    rate: int,
-    count: Callable[[int], None],
-) -> Form:
-    """Read a form as it arrives.
-
-    Args:
-        chunks: of the body.
-        content_type: of the request.
-        content_length: of the request, if it was sent.
-        photos: see `FormReader`.
-        fields: likewise.
-        photo_bytes: likewise.
-        body_bytes: most of the whole body.
-        seconds: for the whole body.
-        stall_seconds: that it may fall behind its rate.
-        rate: bytes a second that come on the average at least.
-        count: is told how many bytes come, before they are kept.
-
-    Raises:
-        Problem: it is no form, too large, or too slow.
-    """
-    kind, options = parse_options_header(content_type)
-    if kind not in (b"multipart/form-data", JSON):
-        detail = "The body must be multipart/form-data or application/json, with the photos in it."
-        raise Problem(415, "wrong_type", detail)
-    if kind == JSON:
-        body_bytes = body_bytes * 3 // 2  # base64, in lines perhaps
-    elif not options.get(b"boundary"):
-        raise malformed("its boundary is not named in Content-Type")
-    if content_length is not None and (not content_length.isascii() or not content_length.isdigit()):
-        raise malformed("Content-Length is no number")
-    if content_length is not None and int(content_length[:20]) > body_bytes:
-        raise too_large("The body", body_bytes)
-    reader: JsonReader | FormReader
-    if kind == JSON:
-        reader = JsonReader(photos, fields, photo_bytes)
-    else:
-        reader = FormReader(options[b"boundary"], photos, fields, photo_bytes)
-    total = 0
-    try:
-        began = asyncio.get_running_loop().time()
-        async with asyncio.timeout_at(began + min(seconds, stall_seconds)) as limit:
-            async for chunk in chunks:
-                total += len(chunk)
-                limit.reschedule(began + min(seconds, stall_seconds + total / rate))
-                if total > body_bytes:
-                    raise too_large("The body", body_bytes)
-                count(len(chunk))
-                for start in range(0, len(chunk), BLOCK):
-                    reader.write(chunk[start : start + BLOCK])
-    except TimeoutError:
-        detail = f"The body did not arrive within {seconds:g} s, or came at less than {rate / 1024:g} KB a second"
-        raise Problem(408, "slow_upload", f"{detail}: send it faster, or smaller photos.") from None
-    return await asyncio.to_thread(reader.finished) if kind == JSON else reader.finished()
+def too_large(what: str, limit: int, photo: str | None = None) -> Problem:
+    """Something with too many bytes."""
+    size = f"{limit / 2**20:.3g} MB" if limit >= 2**20 else f"{limit:,} bytes"
+    return Problem(413, "too_large", f"{what} is larger than {size}: make it smaller.", photo=photo)

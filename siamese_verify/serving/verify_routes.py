@@ -1,231 +1,206 @@
-"""`/v1/verify` and its batches, `/v1/faces`, `/v1/embed`, `/v1/model`, `/healthz` and `/metrics`."""
+"""Routes of verification: `/v1/verify`, `/v1/verify/batch`, `/v1/faces` and `/v1/embed`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import base64
+import io
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 
-from siamese_verify.serving import descriptions as description
-from siamese_verify.serving.batching import Seen, gathered
-from siamese_verify.serving.middleware import needs
-from siamese_verify.serving.page_files import score_scale
-from siamese_verify.serving.problems import GONE, Problem, not_ready, said
-from siamese_verify.serving.schemas import (
-    EmbedAnswer,
-    FacesAnswer,
-    HealthAnswer,
-    ModelAnswer,
-    VerifyAnswer,
-    VerifyBatchAnswer,
-)
-from siamese_verify.serving.service import Service, data_uri, number, one_face, policy, truth
+from siamese_verify.serving import schemas
+from siamese_verify.serving.batching import PhotoFaces, gather
+from siamese_verify.serving.middleware import requires
+from siamese_verify.serving.problems import CLIENT_CLOSED, Problem, input_errors_as_problems
 from siamese_verify.serving.uploads import malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    import numpy as np
+    from numpy.typing import NDArray
+    from pydantic import BaseModel
 
-    from siamese_verify.models import ModelMetadata
-    from siamese_verify.serving.admission import Held
+    from siamese_verify.serving.fair_share import BodyBytes
+    from siamese_verify.serving.schemas import FormFields
+    from siamese_verify.serving.service import Service
     from siamese_verify.serving.uploads import Form
+    from siamese_verify.verification import Verification
 
+# A coroutine of (request, form, fields, held bytes) that returns the answer.
+Work = TypeVar("Work", bound=Callable[..., Coroutine[Any, Any, dict[str, Any]]])
 PAIR = {"a": 1, "b": 1}
 
 
-def add_verify(app: FastAPI, service: Service) -> None:
-    """Add the routes that need no gallery."""
-    engine, metadata = service.engine, service.engine.verifier.metadata
-    about = describe(metadata, service)
+def form_route(
+    app: FastAPI,
+    service: Service,
+    path: str,
+    *,
+    scope: str,
+    photos: dict[str, int],
+    fields: type[FormFields],
+    answer: type[BaseModel],
+    summary: str,
+    description: str | None = None,
+) -> Callable[[Work], Work]:
+    """Decorator: add a route that takes a form with photos.
 
-    async def decided(form: Form, held: Held) -> dict[str, Any]:
-        crops, explain = truth(form, "crops"), truth(form, "explain")
-        result = await engine.verify(
-            [(name, form.photos[name].pop()) for name in PAIR],
-            far=number(form, "far"),
-            threshold=number(form, "threshold"),
-            prior=number(form, "prior"),
-            decide=truth(form, "decide"),
-            on_multiple_faces=policy(form),
-            decoded=held.release,
+    Args:
+        app: the application.
+        service: what all routes share.
+        path: path of the route.
+        scope: scope that it needs.
+        photos: names of its photos, and how many of each there may be.
+        fields: its other fields.
+        answer: its answer.
+        summary: its summary in OpenAPI.
+        description: longer text in OpenAPI.
+    """
+
+    def decorate(work: Work) -> Work:
+        async def endpoint(request: Request) -> Any:
+            return await service.answer(request, photos, fields, partial(work, request))
+
+        app.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            response_model=answer,
+            dependencies=requires(scope),
+            summary=summary,
+            description=description,
+            openapi_extra=fields.request_body(photos),
         )
-        answer = {**result.to_dict(), "sentence": result.sentence()}
-        if crops:
-            for face, seen in zip(answer["faces"], result.faces, strict=True):
-                face["crop"] = await engine.in_thread(partial(data_uri, seen.crop))
-        if explain:
-            for face, picture in zip(answer["faces"], await engine.explain(*result.faces), strict=True):
-                face["explanation"] = await engine.in_thread(partial(data_uri, picture))
-        service.metrics.decision(result.same, result.milliseconds)
+        return work
+
+    return decorate
+
+
+def add_verify_routes(app: FastAPI, service: Service) -> None:
+    """Add `/v1/verify`, `/v1/verify/batch`, `/v1/faces` and `/v1/embed`."""
+    engine, metadata = service.engine, service.engine.verifier.metadata
+    many = service.settings.photos
+    route = partial(form_route, app, service, scope="verify")
+
+    def comparison(fields: schemas.VerifyBatchFields) -> Callable[..., Verification]:
+        """`Verifier.compare` with the threshold and prior of a request, checked before photos are decoded."""
+        options = fields.model_dump(include={"far", "threshold", "prior", "decide"})
+        with input_errors_as_problems():
+            engine.verifier.check(**options)
+        return partial(engine.verifier.compare, **options)
+
+    def described(result: Verification) -> dict[str, Any]:
+        service.metrics.observe_decision(result.same, result.milliseconds)
+        return {**result.to_dict(), "sentence": result.sentence()}
+
+    @route(
+        "/v1/verify",
+        photos=PAIR,
+        fields=schemas.VerifyFields,
+        answer=schemas.VerifyAnswer,
+        summary="Verify whether two photos show the same person",
+    )
+    async def verify(request: Request, form: Form, fields: schemas.VerifyFields, held: BodyBytes) -> dict[str, Any]:
+        compare = comparison(fields)
+        first, second = await engine.find([(name, form.photos[name].pop()) for name in PAIR], fields.on_multiple_faces)
+        held.release()
+        [result] = await engine.verify([(first, second)], compare)
+        answer = described(result)
+        pictures: dict[str, list[NDArray[np.uint8]]] = {}
+        if fields.crops:
+            pictures["crop"] = [face.crop for face in result.faces]
+        if fields.explain:
+            pictures["explanation"] = await engine.explain(*result.faces)
+        for member, drawn in pictures.items():
+            for face, pixels in zip(answer["faces"], drawn, strict=True):
+                face[member] = await engine.in_thread(partial(data_uri, pixels))
         return answer
 
-    @app.post(
-        "/v1/verify",
-        response_model=VerifyAnswer,
-        dependencies=needs("verify"),
-        summary="Do two photos show the same person?",
-        **description.form(PAIR, description.VERIFY),
+    @route(
+        "/v1/verify/batch",
+        photos=dict.fromkeys(PAIR, many),
+        fields=schemas.VerifyBatchFields,
+        answer=schemas.VerifyBatchAnswer,
+        summary="Verify many pairs, or one photo against many",
+        description="As many photos `b` as photos `a`, compared in their order, or one photo `a` for all. A photo that "
+        "allows no decision is an `error` of its pairs only.",
     )
-    async def verify(request: Request) -> Any:
-        return await service.answer(request, PAIR, description.VERIFY, decided)
-
-    async def decided_batch(form: Form, held: Held) -> dict[str, Any]:
-        decide = partial(
-            engine.verifier.decide,
-            far=number(form, "far"),
-            threshold=number(form, "threshold"),
-            prior=number(form, "prior"),
-            decide=truth(form, "decide"),
-        )
-        said(partial(decide, 0.0))  # a wrong value is said before any photo is decoded
-        on_multiple_faces, (ones, others) = one_face(form), (len(form.photos[name]) for name in PAIR)
-        if ones not in (1, others):
-            raise malformed("give as many photos a as photos b, or one photo a for all of them")
+    async def verify_batch(
+        request: Request, form: Form, fields: schemas.VerifyBatchFields, held: BodyBytes
+    ) -> dict[str, Any]:
+        compare = comparison(fields)
+        firsts, seconds = (len(form.photos[name]) for name in PAIR)
+        if firsts not in (1, seconds):
+            raise malformed("send as many photos a as photos b, or one photo a for all of them")
         photos = [(name, content) for name in PAIR for content in form.photos.pop(name)]
-        looks = [attempted(engine.see([photo], on_multiple_faces)) for photo in photos]
+        work = [found_or_problem(engine.find([photo], service.one_face(fields))) for photo in photos]
         photos.clear()
-        found = dict(enumerate(await gathered(looks)))
+        found = await gather(work)
         held.release()
-        problems = {row: one.to_dict() for row, one in found.items() if isinstance(one, Problem)}
-        seen = {row: one for row, one in found.items() if isinstance(one, Seen)}
-        faces = [one.faces[0] for one in seen.values()]
-        embeddings = dict(zip(seen, await engine.embed(faces), strict=True)) if faces else {}
+        rows = [(found[min(row, firsts - 1)], found[firsts + row]) for row in range(seconds)]
+        pairs = [(a, b) for a, b in rows if isinstance(a, PhotoFaces) and isinstance(b, PhotoFaces)]
+        decisions = iter(await engine.verify(pairs, compare))
         results: list[dict[str, Any]] = []
-        for row in range(others):
-            a, b = min(row, ones - 1), ones + row
-            if error := problems.get(a) or problems.get(b):
-                results.append({"error": error})
-                continue
-            spent = {stage: max(getattr(seen[a], stage), getattr(seen[b], stage)) for stage in ("read", "detect")}
-            score, pair = float(embeddings[a] @ embeddings[b]), (seen[a].faces[0], seen[b].faces[0])
-            result = said(partial(decide, score, pair, milliseconds=spent))
-            service.metrics.decision(result.same, spent)
-            results.append({"decision": {**result.to_dict(), "sentence": result.sentence()}})
+        for pair in rows:
+            errors = [one.to_dict() for one in pair if isinstance(one, Problem)]
+            results.append({"error": errors[0]} if errors else {"decision": described(next(decisions))})
         return {"results": results}
 
-    batch = dict.fromkeys(PAIR, service.settings.photos)
-
-    @app.post(
-        "/v1/verify/batch",
-        response_model=VerifyBatchAnswer,
-        dependencies=needs("verify"),
-        summary="The same for many pairs",
-        description="The first photo `a` is compared with the first photo `b`, the second with the second, and so on; "
-        "one photo `a` with every photo `b`. A photo that allows no decision is the error of its pairs alone.",
-        **description.form(batch, description.VERIFY_BATCH),
+    @route(
+        "/v1/faces",
+        photos={"photo": 1},
+        fields=schemas.FacesFields,
+        answer=schemas.FacesAnswer,
+        summary="List all faces on a photo",
     )
-    async def verify_batch(request: Request) -> Any:
-        return await service.answer(request, batch, description.VERIFY_BATCH, decided_batch)
-
-    async def listed(form: Form, held: Held) -> dict[str, Any]:
-        crops = truth(form, "crops")
+    async def list_faces(request: Request, form: Form, fields: schemas.FacesFields, held: BodyBytes) -> dict[str, Any]:
         try:
-            (seen,) = await engine.see([("1", form.photos["photo"].pop())], "any")
+            [found] = await engine.find([("1", form.photos["photo"].pop())], "any")
         except Problem as problem:
             if problem.reason != "no_face":
                 raise
             return {"found": 0, "faces": []}
         held.release()
-        answers = [face.to_dict() for face in seen.faces]
-        if crops:
-            for answer, face in zip(answers, seen.faces, strict=True):
+        answers = [face.to_dict() for face in found.faces]
+        if fields.crops:
+            for answer, face in zip(answers, found.faces, strict=True):
                 answer["crop"] = await engine.in_thread(partial(data_uri, face.crop))
         return {"found": len(answers), "faces": answers}
 
-    @app.post(
-        "/v1/faces",
-        response_model=FacesAnswer,
-        dependencies=needs("verify"),
-        summary="List all faces of a photo",
-        **description.form({"photo": 1}, description.FACES),
+    @route(
+        "/v1/embed",
+        photos={"photo": many},
+        fields=schemas.EmbedFields,
+        answer=schemas.EmbedAnswer,
+        summary="Embed the face on each photo",
     )
-    async def faces(request: Request) -> Any:
-        return await service.answer(request, {"photo": 1}, description.FACES, listed)
-
-    async def embedded(form: Form, held: Held) -> dict[str, Any]:
-        faces, _ = await service.faces(form, "photo", held)
-        rows = await engine.embed(faces)
+    async def embed(request: Request, form: Form, fields: schemas.EmbedFields, held: BodyBytes) -> dict[str, Any]:
+        faces = [photo.faces[0] for photo in await service.find_faces(form, fields, held)]
+        embeddings = await engine.embed(faces)
         return {
             "model": metadata.name,
             "fingerprint": metadata.fingerprint,
-            "embedding_size": rows.shape[1],
-            "embeddings": rows.tolist(),
+            "embedding_size": embeddings.shape[1],
+            "embeddings": embeddings.tolist(),
             "faces": [face.to_dict() for face in faces],
         }
 
-    photos = {"photo": service.settings.photos}
 
-    @app.post(
-        "/v1/embed",
-        response_model=EmbedAnswer,
-        dependencies=needs("verify"),
-        summary="Embed the face of each photo",
-        **description.form(photos, description.EMBED),
-    )
-    async def embed(request: Request) -> Any:
-        return await service.answer(request, photos, description.EMBED, embedded)
-
-    @app.get(
-        "/v1/model",
-        response_model=ModelAnswer,
-        dependencies=needs(),
-        summary="What the model is, and what it was measured on",
-    )
-    async def model() -> Any:
-        return about
-
-    @app.get("/healthz", response_model=HealthAnswer, summary="Is the server up?")
-    async def healthz() -> Any:
-        return {"status": "ok", "model": metadata.name}
-
-    @app.get("/readyz", response_model=HealthAnswer, summary="Can it answer now?")
-    async def readyz() -> Any:
-        if engine.stuck:
-            raise not_ready()
-        return {"status": "ready", "model": metadata.name}
-
-    @app.get("/metrics", dependencies=needs("read"), summary="Counters for Prometheus", response_class=Response)
-    async def metrics() -> Response:
-        service.measure()
-        return Response(service.metrics.text(), media_type=service.metrics.content_type)
-
-
-async def attempted(work: Coroutine[Any, Any, list[Seen]]) -> Seen | Problem:
-    """Return what was found on one photo, or what is wrong with it; the server's own problems are raised."""
+async def found_or_problem(work: Coroutine[Any, Any, list[PhotoFaces]]) -> PhotoFaces | Problem:
+    """Faces of one photo or the problem with it; problems of the server itself are raised."""
     try:
         return (await work)[0]
     except Problem as problem:
-        if problem.status >= GONE:
+        if problem.status >= CLIENT_CLOSED:
             raise
         return problem
 
 
-def describe(metadata: ModelMetadata, service: Service) -> dict[str, Any]:
-    """Say what the model is, as JSON types."""
-    settings = service.settings
-    return {
-        "name": metadata.name,
-        "fingerprint": metadata.fingerprint,
-        "license": metadata.license,
-        "embedding_size": metadata.embedding_size,
-        "input": asdict(metadata.input_spec),
-        "operating_points": [
-            {**point._asdict(), "threshold": point.threshold if abs(point.threshold) <= 1 else None}
-            for point in metadata.operating_points
-        ],
-        "measured_on": metadata.measured_on,
-        "calibration": metadata.score_calibration.calibration.to_dict() if metadata.score_calibration else None,
-        "scale": score_scale(metadata),
-        "quality": {name: list(limits) for name, limits in metadata.quality.items()},
-        "liveness": service.liveness,
-        "gallery": service.gallery is not None,
-        "key_needed": service.key_needed,
-        "limits": {
-            "photo_bytes": settings.photo_bytes,
-            "photo_pixels": settings.photo_pixels,
-            "photos": settings.photos,
-            "requests_per_second": settings.rate,
-        },
-        "notice": description.NOTICE,
-    }
+def data_uri(pixels: NDArray[np.uint8]) -> str:
+    """(H,W,3) RGB pixels as a PNG in a data URI."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report
 from siamese_verify.losses.base import refuse_miner
-from siamese_verify.pairwise import both_ways
+from siamese_verify.pairwise import both_directions
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training.distributed import gather_batch, gather_objects
 from siamese_verify.training.log_figures import publish_validation
@@ -84,7 +84,7 @@ class VerificationModule(pl.LightningModule):
         embeddings, labels, tuples = self(batch.images), batch.labels, batch.tuples  # (N,D)
         if tuples is None:
             embeddings, labels = gather_batch(embeddings, labels)
-        elif isinstance(tuples, Pairs) and getattr(self.loss, "needs_rivals", False):
+        elif isinstance(tuples, Pairs) and getattr(self.loss, "needs_negatives", False):
             raise InputError(
                 f"{type(self.loss).__name__} lets an anchor choose among many partners, but pair feeding brings one: "
                 f"set sampler=identity, or loss=contrastive."
@@ -145,7 +145,7 @@ class VerificationModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the last validation measured beside the weights it was measured on."""
-        checkpoint["validation"] = self.validation.to_keep() if self.validation else None
+        checkpoint["validation"] = self.validation.to_metadata() if self.validation else None
         checkpoint["steps"] = self.trainer.estimated_stepping_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -187,5 +187,5 @@ def for_others(tuples: Pairs | Triplets | None, anchors: int) -> tuple[Tensor, .
     """
     if not isinstance(tuples, Pairs):
         return tuples
-    anchor, other, same = both_ways(tuples, anchors)
+    anchor, other, same = both_directions(tuples, anchors)
     return anchor[same], other[same], anchor[~same], other[~same]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.evaluation.calibration import check_share
-from siamese_verify.evaluation.report import plain
+from siamese_verify.evaluation.report import to_json_types
 from siamese_verify.faces import Quality
 from siamese_verify.models.metadata import DecisionThreshold, ModelMetadata, Range
 
@@ -145,8 +145,8 @@ class Verification:
         undecided = self.same is None
         return {
             **{one.name: getattr(self, one.name) for one in fields(self)},
-            "threshold": plain(self.threshold),
-            "threshold_interval": plain(self.threshold_interval and [*self.threshold_interval]),
+            "threshold": to_json_types(self.threshold),
+            "threshold_interval": to_json_types(self.threshold_interval and [*self.threshold_interval]),
             "faces": [face.to_dict() for face in self.faces],
             "reasons": list(self.reasons),
             "warnings": list(self.warnings),

@@ -18,10 +18,10 @@ import numpy as np
 
 from siamese_verify.atomic_write import whole_file, write_whole
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Quality
+from siamese_verify.faces import OnMultipleFaces, Quality, check_on_multiple_faces
 from siamese_verify.verification.decision import DecisionOptions, DetectedFace
 from siamese_verify.verification.pair_table import PairTable, ScoreWriter, check_suffix, check_writable, read_pairs
-from siamese_verify.verification.verifier import CHUNK, OnMultipleFaces, checked_on_multiple_faces
+from siamese_verify.verification.verifier import CHUNK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,7 +105,7 @@ def verify_pairs(
         raise InputError(f"There is no folder {target.parent} for the output {target.name}: make it first.")
     if target.is_dir() or (target.exists() and source.exists() and target.samefile(source)):
         raise InputError(f"The output {out} is a folder or the table of pairs itself: give another name.")
-    selection = checked_on_multiple_faces(on_multiple_faces or verifier.on_multiple_faces)
+    selection = check_on_multiple_faces(on_multiple_faces or verifier.on_multiple_faces)
     folder = source.parent if root is None else Path(root)
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder} for the photos to start from: give another root.")

@@ -1,4 +1,4 @@
-"""Photos -> embeddings -> the scores of a protocol's pairs."""
+"""Embeddings of photos, and the scores of a protocol's pairs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from siamese_verify.data import FaceCropper, FacesInMemory, FacesOnDisk
 from siamese_verify.encoders import Encoder
 from siamese_verify.structures import Photos
 
-BLOCK = 2**22  # numbers gathered together: 16 MB
-FACES = 64  # embedded together
+BATCH = 64  # faces embedded together
+PAIRS = 8192  # scored together
 
 
 def embed_photos(
@@ -24,54 +24,56 @@ def embed_photos(
     rows: Sequence[int] | None = None,
     change: Callable[..., Tensor] | None = None,
     title: str = "Embedding faces",
-) -> np.ndarray:
-    """Embed each photo once.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embed photos, each once.
 
     Args:
         encoder: in evaluation mode.
         photos: N photos.
-        cropper: made with the encoder's input spec; one that allows no damaged photos.
-        rows: which photos, all by default.
-        change: what to do to (n,3,S,S) uint8 crops before; told by `first=` how many came before them.
-        title: what the progress bar says.
+        cropper: made with the encoder's input specification.
+        rows: of the photos to embed, all by default.
+        change: is applied to (n,3,S,S) uint8 crops first; called with `first=`, how many came before them.
+        title: of the progress bar.
 
     Returns:
-        (N,D) float32 of unit length, in the order of the rows.
+        (K,D) float32 embeddings of unit length, and the (K,) rows of their photos, in the order given: without those
+        that the cropper left out as failures to acquire.
     """
     chosen = range(len(photos)) if rows is None else rows
     embeddings = np.empty((len(chosen), encoder.embedding_size), dtype=np.float32)
-    done = 0
+    acquired: list[int] = []
     for found, images in cropper.stream(photos, chosen, title):
+        done = len(acquired)
         embeddings[done : done + len(found)] = embed_faces(encoder, change(images, first=done) if change else images)
-        done += len(found)
-    return embeddings
+        acquired += found
+    return embeddings[: len(acquired)], np.array(acquired, dtype=np.int64)
 
 
 def embed_faces(encoder: Encoder, images: Tensor | FacesInMemory | FacesOnDisk) -> np.ndarray:
-    """Embed (N,3,S,S) uint8 crops, some at a time, by an encoder in evaluation mode; (N,D) float32 of unit length."""
+    """Embed (N,3,S,S) uint8 crops in batches by an encoder in evaluation mode: (N,D) float32 of unit length."""
     device = next(encoder.buffers()).device
     with torch.inference_mode():
         parts = [
-            F.normalize(encoder(images[start : start + FACES].to(device)).float()).cpu().numpy()
-            for start in range(0, len(images), FACES)
+            F.normalize(encoder(images[start : start + BATCH].to(device)).float()).cpu().numpy()
+            for start in range(0, len(images), BATCH)
         ]
     return np.concatenate(parts)
 
 
-def score_pairs(embeddings: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def score_pairs(embeddings: np.ndarray, left: np.ndarray, right: np.ndarray, block: int = PAIRS) -> np.ndarray:
     """Cosine similarity of pairs of unit rows.
 
     Args:
         embeddings: (N,D) of unit length.
         left: (M,) rows.
         right: (M,) rows.
+        block: pairs gathered at once.
 
     Returns:
         (M,) float32, in [-1, 1] up to rounding.
     """
     scores = np.empty(len(left), dtype=np.float32)
-    pairs = max(1, BLOCK // embeddings.shape[1])
-    for start in range(0, len(left), pairs):
-        block = slice(start, start + pairs)
-        scores[block] = np.einsum("md,md->m", embeddings[left[block]], embeddings[right[block]])
+    for start in range(0, len(left), block):
+        part = slice(start, start + block)
+        scores[part] = np.einsum("md,md->m", embeddings[left[part]], embeddings[right[part]])
     return scores

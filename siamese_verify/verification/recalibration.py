@@ -130,7 +130,7 @@ def recalibrate(
         operating_points=report.operating_points,
         eer_threshold=report.eer_threshold,
         measured_on=name,
-        metrics=report.to_keep(),
+        metrics=report.to_metadata(),
         score_calibration=calibrate(embeddings, identities, name),
         quality=ranges_of(qualities),
     )
@@ -155,7 +155,7 @@ def _embed(
                         left_out[COPY] += 1
                         continue
                     digests.add(digest)
-                    found += verifier.find(content, photos.storage.place(photos.names[row]))
+                    found += verifier.find(content, photos.storage.location(photos.names[row]))
                     rows.append(row)
                 except InputError as error:
                     left_out[error.reason if isinstance(error, NoDecision) else "unreadable_photo"] += 1

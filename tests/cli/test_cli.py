@@ -344,21 +344,24 @@ def test_a_wrong_override_ends_with_2_and_a_line_without_a_traceback(
         (["data=lfw", "data.root=.", "protocol=lfw_view1"], "holds none of lfw-deepfunneled"),
         (["data.photos.identities=1"], "4 photos of 1 people"),
         (["data.test.photos.identities=1"], "no impostors"),
-        (["sampler.people=100"], "people is 100, but only"),
+        (["sampler.identities_per_batch=100"], "identities_per_batch is 100, but only"),
         (["ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
         (["threads=-1"], "threads must be a whole number of 1 or more, got -1"),
         (["seed=-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
         (["trainer.max_epochs=abc"], "trainer.max_epochs must be a whole number or null, got 'abc'"),
         (
-            ["sampler.people=4", "optimizer.lr=-1"],
+            ["sampler.identities_per_batch=4", "optimizer.lr=-1"],
             "The optimizer cannot be created as configured (Invalid learning rate: -1)",
         ),
         (["data=folder"], "data.root is required: add data.root=..."),
-        (["sampler.people=4", "trainer=ddp", "trainer.accelerator=cpu"], "trainer.sync_batchnorm=true needs GPUs"),
-        (["sampler.people=4", "loss.reduction=none"], "loss.reduction is none"),
+        (
+            ["sampler.identities_per_batch=4", "trainer=ddp", "trainer.accelerator=cpu"],
+            "trainer.sync_batchnorm=true needs GPUs",
+        ),
+        (["sampler.identities_per_batch=4", "loss.reduction=none"], "loss.reduction is none"),
         (["data.root=null", "protocol=lfw_view1"], "There is no folder None: set data.root"),
         (["encoder._target_=os.system"], "'os.system' is not one of siamese_verify.encoders"),
-        (["datamodule.validation_share=2"], "validation share must lie between 0 and 1"),
+        (["datamodule.validation_share=2"], "hold out must lie between 0 and 1, got 2"),
     ],
 )
 def test_a_run_that_cannot_be_ends_with_2_and_a_sentence_and_leaves_no_results(
@@ -379,7 +382,9 @@ def test_a_setting_that_is_needed_is_named(command: Command, tiny_run: Path) -> 
     assert ended.err == "siamese-verify: protocol.path is required: add protocol.path=... to the command.\n"
 
 
-@pytest.mark.parametrize("override", ["data.photos.identities=abc", "sampler.people=4.5", "trainer.max_epochs=abc"])
+@pytest.mark.parametrize(
+    "override", ["data.photos.identities=abc", "sampler.identities_per_batch=4.5", "trainer.max_epochs=abc"]
+)
 def test_a_value_of_the_wrong_type_ends_with_2_and_no_traceback(
     override: str, command: Command, tiny: tuple[str, ...]
 ) -> None:

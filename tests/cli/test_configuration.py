@@ -31,7 +31,7 @@ def test_every_value_that_ships_is_of_its_kind(group: str, configured: Configure
         ("encoder.crop.kind=x", "encoder.crop.kind must be one of whole, center, box, five_point, got 'x'."),
         ("data.photos.identities=many", "data.photos.identities must be a whole number, got 'many'."),
         ("data=folder data.root=2024", "data.root must be text (in quotes: \"'...'\"), got 2024."),
-        ("sampler.people=3.5", "sampler.people must be a whole number, got 3.5."),
+        ("sampler.identities_per_batch=3.5", "sampler.identities_per_batch must be a whole number, got 3.5."),
         ("augmentation.scale=0.5", "augmentation.scale must be a list, got 0.5."),
         ("trainer.max_epochs=abc", "trainer.max_epochs must be a whole number or null, got 'abc'."),
         ("loss.margin=x", "loss.margin must be a number, got 'x'."),

@@ -72,7 +72,7 @@ def test_somebody_is_enrolled_identified_listed_and_forgotten(
     assert main(["identify", photos[0][0], "--model", bundle, "--far", "0.3"]) == 0
     told = capsys.readouterr().out
     assert told.startswith("Zoë Ångström: score 1.000, threshold")
-    assert "At most 30 % of the searches with a stranger's photo name somebody" in told
+    assert "At most 30 % of the searches for people who are not enrolled name somebody" in told
     assert main(["people"]) == 0
     assert "Zoë Ångström  (2 templates, since 2" in capsys.readouterr().out
     assert main(["forget", "Zoë Ångström"]) == 0
@@ -171,7 +171,7 @@ def test_without_a_key_the_sentence_says_what_to_do(
     monkeypatch.delenv("SIAMESE_VERIFY_KEY_FILE")
     for command in (["enroll", "Ann", photos[0][0]], ["identify", photos[0][0]], ["people"], ["forget", "Ann"]):
         refused(*command)
-        assert "`siamese-verify people --new-key FILE`, and name that file with --key" in capsys.readouterr().err
+        assert "`siamese-verify people --new-key FILE`, and give that file by --key" in capsys.readouterr().err
     assert not place.exists()
 
 
@@ -201,7 +201,7 @@ def test_another_key_and_another_model_are_refused(
     assert "cannot be compared with" in capsys.readouterr().err
     monkeypatch.setenv("SIAMESE_VERIFY_KEY", base64.b64encode(bytes(32)).decode())
     refused("people")
-    assert "was made with another key" in capsys.readouterr().err
+    assert "was created with another key" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_another_key_and_another_model_are_refused(
         (["enroll", "A\u202enn", "PHOTO"], "invisible character"),
         (["enroll", "", "PHOTO"], "is empty"),
         (["enroll", "x" * 201, "PHOTO"], "201 characters"),
-        (["identify", "PHOTO", "--top", "0"], "give 1 or more"),
+        (["identify", "PHOTO", "--top", "0"], "must be 1 or more"),
         (["people", "--key", "nowhere"], "There is no key file nowhere"),
         (["people", "--gallery", "/dev/null"], "no gallery"),
     ],
@@ -236,6 +236,6 @@ def test_an_empty_gallery_and_an_unknown_name_are_said(
     assert main(["identify", photos[0][0], "--model", bundle]) == 1
     told = capsys.readouterr()
     assert told.out == "Nobody who is enrolled: 0 people searched.\n"
-    assert "is empty: enrol somebody" in told.err
+    assert "is empty: enroll a person" in told.err
     assert main(["people", "--check"]) == 0
     assert "0 people enrolled, no damage found." in capsys.readouterr().out

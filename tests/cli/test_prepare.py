@@ -56,7 +56,7 @@ def test_an_archive_becomes_faces_to_train_on(
     assert "Dropped p03, 4 photos: in the test set." in told
     again = configured("prepare", tmp_path, "data=folder", f"archive={archive}", f"drop={drop}", *folders, *WHOLE)
     assert prepare(again) == found
-    assert f"{archive} is there already." in capsys.readouterr().out
+    assert f"{archive} is unpacked already." in capsys.readouterr().out
     run = trained(
         tmp_path / "run",
         "data=prepared",
@@ -65,8 +65,8 @@ def test_an_archive_becomes_faces_to_train_on(
         "encoder.size=32",
         "encoder.width=8",
         "threads=1",
-        "sampler.people=4",
-        "sampler.photos=2",
+        "sampler.identities_per_batch=4",
+        "sampler.samples_per_identity=2",
         "protocol=synthetic",
         "protocol.photos.identities=6",
         "protocol.photos.images=3",
@@ -92,7 +92,7 @@ def test_a_root_that_holds_no_lfw_asks_for_it(
     with pytest.raises(InstantiationException, match="There is no folder"):
         prepare(configured("prepare", tmp_path, f"data.root={tmp_path / 'lfw'}", f"output={tmp_path / 'out'}"))
     assert asked == [tmp_path / "lfw"]
-    assert "peopleDevTrain.txt could not be had" in capsys.readouterr().out
+    assert "peopleDevTrain.txt could not be downloaded" in capsys.readouterr().out
 
 
 def test_an_archive_is_not_unpacked_into_object_storage(archive: Path, tmp_path: Path, configured: Configured) -> None:
@@ -121,24 +121,24 @@ def test_a_part_of_lfw_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 # The batches
 
 
-@pytest.mark.parametrize("feeding", ["identity", "pairs", "triplets", "images", "hard"])
+@pytest.mark.parametrize("sampler", ["identity", "pairs", "triplets", "images", "hard"])
 def test_a_preview_shows_the_batches(
-    feeding: str, tmp_path: Path, configured: Configured, tiny: tuple[str, ...]
+    sampler: str, tmp_path: Path, configured: Configured, tiny: tuple[str, ...]
 ) -> None:
     size = {"pairs": "sampler.pairs=6", "triplets": "sampler.triplets=5", "images": "sampler.images=12"}
-    people = ("sampler.people=4", "sampler.photos=3")
-    sizes = (size[feeding],) if feeding in size else people
-    cfg = configured("preview", tmp_path, f"sampler={feeding}", *tiny, *sizes, f"output={tmp_path}")
+    people = ("sampler.identities_per_batch=4", "sampler.samples_per_identity=3")
+    sizes = (size[sampler],) if sampler in size else people
+    cfg = configured("preview", tmp_path, f"sampler={sampler}", *tiny, *sizes, f"output={tmp_path}")
     paths = preview(cfg)
     assert [path.name for path in paths] == ["batch_1.png", "batch_2.png"]
     with Image.open(paths[0]) as sheet:
-        rows, columns = {"pairs": (6, 2), "triplets": (5, 3), "images": (2, 10)}.get(feeding, (4, 3))
+        rows, columns = {"pairs": (6, 2), "triplets": (5, 3), "images": (2, 10)}.get(sampler, (4, 3))
         pixels = np.asarray(sheet.convert("RGB"))
-    assert (pixels.shape[0] - 32) // 136 == rows or feeding == "images"
+    assert (pixels.shape[0] - 32) // 136 == rows or sampler == "images"
     assert (pixels.shape[1] - 8) // 120 >= min(columns, 3)
     colours = {tuple(bytes.fromhex(colour[1:])) for colour in (GENUINE, IMPOSTOR)}
     framed = all((pixels == colour).all(axis=2).any() for colour in colours)
-    assert framed == (feeding in ("pairs", "triplets"))
+    assert framed == (sampler in ("pairs", "triplets"))
 
 
 def test_no_batches_cannot_be_shown(tmp_path: Path, configured: Configured, tiny: tuple[str, ...]) -> None:

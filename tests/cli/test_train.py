@@ -161,7 +161,14 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_what_differs(
     settings = [one for one in tiny if one.partition("=")[0] != override.partition("=")[0]]
     last = tiny_run / "checkpoints" / "last.ckpt"
     with pytest.raises(InputError, match=re.escape(f"is of another configuration: {told}")):
-        trained(tmp_path / "run", *settings, "sampler.people=4", "sampler.photos=2", override, f"ckpt_path='{last}'")
+        trained(
+            tmp_path / "run",
+            *settings,
+            "sampler.identities_per_batch=4",
+            "sampler.samples_per_identity=2",
+            override,
+            f"ckpt_path='{last}'",
+        )
 
 
 def test_a_folder_is_tested_on_people_held_out_and_evaluated_on_the_same_people_again(
@@ -174,7 +181,13 @@ def test_a_folder_is_tested_on_people_held_out_and_evaluated_on_the_same_people_
         (tmp_path / "album" / f"p{row // 3}").mkdir(parents=True, exist_ok=True)
         faces[row].save(tmp_path / "album" / f"p{row // 3}" / f"{row % 3}.png")
     album = ("threads=1", "data=folder", f"data.root='{tmp_path / 'album'}'", "data.crop=whole")
-    small = ("encoder.width=8", "encoder.size=32", "sampler.people=2", "sampler.photos=2", "trainer.max_epochs=1")
+    small = (
+        "encoder.width=8",
+        "encoder.size=32",
+        "sampler.identities_per_batch=2",
+        "sampler.samples_per_identity=2",
+        "trainer.max_epochs=1",
+    )
     run = trained(tmp_path / "run", *album, *small)
     people = json.loads((run / "people.json").read_text())
     tested = {name.partition("/")[0] for name in people["tested photos"]}
@@ -363,8 +376,8 @@ def test_every_experiment_composes(name: str, configured: Configured, tmp_path: 
         ("sampler=triplets", "sampler.triplets=6"),
         (
             "sampler=hard",
-            "sampler.people=4",
-            "sampler.photos=2",
+            "sampler.identities_per_batch=4",
+            "sampler.samples_per_identity=2",
             "miner=semi_hard",
             "optimizer=sgd",
             "scheduler=cosine",
@@ -429,7 +442,7 @@ def test_a_memory_takes_its_objective_and_its_miner_from_the_command_line(
         pytest.param(("sampler=identity",), id="uniform"),
         pytest.param(("sampler=hard",), id="hard"),
         pytest.param(("sampler=hard", "datamodule.workers=1"), id="hard, with a worker"),
-        pytest.param(("loss=cos_face", "loss.scale=8"), id="class weights"),
+        pytest.param(("loss=cos_face", "loss.scale=8"), id="margin softmax"),
         pytest.param(("loss=triplet", "miner=distance_weighted"), id="drawn triplets"),
         pytest.param(
             ("loss=cross_batch_memory", "loss.size=20", "loss.warm_up=3", "miner@loss.miner=hard_pairs"), id="memory"
@@ -456,8 +469,14 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("sampler.people=4", "sampler.photos=2"),
-        ("sampler=hard", "sampler.people=4", "sampler.photos=2", "datamodule.in_memory=false", "datamodule.workers=1"),
+        ("sampler.identities_per_batch=4", "sampler.samples_per_identity=2"),
+        (
+            "sampler=hard",
+            "sampler.identities_per_batch=4",
+            "sampler.samples_per_identity=2",
+            "datamodule.in_memory=false",
+            "datamodule.workers=1",
+        ),
         ("sampler=pairs", "sampler.pairs=4", "loss=contrastive"),
         ("sampler=images", "sampler.images=8", "loss=nt_xent", "datamodule.multi_view=2", "datamodule.instances=true"),
     ],
@@ -584,7 +603,13 @@ def small_lfw(root: Path) -> list[Path]:
 
 
 def lfw_overrides(root: Path) -> tuple[str, ...]:
-    small = ("threads=1", "encoder.width=8", "encoder.size=32", "sampler.people=2", "sampler.photos=2")
+    small = (
+        "threads=1",
+        "encoder.width=8",
+        "encoder.size=32",
+        "sampler.identities_per_batch=2",
+        "sampler.samples_per_identity=2",
+    )
     return (*small, "data=lfw", f"data.root='{root}'", "protocol=lfw_view1", "trainer.max_epochs=1")
 
 

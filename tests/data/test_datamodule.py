@@ -1,9 +1,8 @@
-"""The datamodule: people split once, photos cropped once, and three ways of feeding the same step."""
+"""FaceDataModule: people split once, photos cropped once, and the batches of any sampler."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,27 +16,25 @@ from PIL import Image
 from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor
 
-from siamese_verify.data import FaceDataModule, FaceDataset, FacesInMemory, split_by_identity
-from siamese_verify.data import datamodule as datamodule_module
-from siamese_verify.datasets import SyntheticFaces, lfw_people
+from siamese_verify.data import FaceDataModule, FaceDataset, FacesInMemory
+from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.samplers import HardMiningSampler, IdentityBatchSampler, PairSampler, TripletSampler
-from siamese_verify.samplers.tuples import Draw
 from siamese_verify.structures import Crop, FaceBatch, InputSpec, Pairs, Triplets
 
-LFW = Path(__file__).resolve().parents[2].parent / "shared/data/lfw"
 SPEC = InputSpec(16, crop=Crop("whole"))
-BY_IDENTITY = partial(IdentityBatchSampler, people=3, photos=2)
-BY_PAIRS = partial(PairSampler, pairs=4)
-BY_TRIPLETS = partial(TripletSampler, triplets=4)
-FEEDINGS = pytest.mark.parametrize(
+IDENTITY = partial(IdentityBatchSampler, identities_per_batch=3, samples_per_identity=2)
+HARD = partial(HardMiningSampler, identities_per_batch=3, samples_per_identity=2)
+PAIRS = partial(PairSampler, pairs=4)
+TRIPLETS = partial(TripletSampler, triplets=4)
+SAMPLERS = pytest.mark.parametrize(
     ("sampler", "rows", "tuples"),
-    [(BY_IDENTITY, 6, type(None)), (BY_PAIRS, 8, Pairs), (BY_TRIPLETS, 12, Triplets)],
-    ids=["identities", "pairs", "triplets"],
+    [(IDENTITY, 6, type(None)), (PAIRS, 8, Pairs), (TRIPLETS, 12, Triplets)],
+    ids=["identity", "pairs", "triplets"],
 )
 
 
-def datamodule(sampler: Any = BY_IDENTITY, photos: Any = None, **options: Any) -> FaceDataModule:
+def datamodule(sampler: Any = IDENTITY, photos: Any = None, **options: Any) -> FaceDataModule:
     photos = photos or SyntheticFaces(identities=10, images=4, size=16, first=100)
     module = FaceDataModule(photos, SPEC, sampler, **{"validation_share": 0.3, "validation_photos": 3} | options)
     module.setup()
@@ -50,164 +47,37 @@ def sets_of(module: FaceDataModule) -> tuple[FaceDataset, FaceDataset]:
     return module.train_set, module.validation_set
 
 
-def at_epoch(epoch: int, rank: int = 0, world_size: int = 1) -> SimpleNamespace:
-    return SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=world_size)
-
-
-def noise(image: Tensor) -> Tensor:
-    return torch.randint(0, 256, image.shape).to(torch.uint8)
-
-
-# The split
-
-
-def counted(counts: list[int]) -> np.ndarray:
-    return np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)) * 3 + 5, counts))
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
-@pytest.mark.parametrize("most", [2, 5, 100])
-def test_people_are_in_one_part_only_and_photos_are_capped(share: float, most: int, seed: int) -> None:
-    counts = [7, 1, 2, 3, 1, 12, 2, 4, 1, 1, 5, 2, 9, 1, 2, 2]
-    identities = counted(counts)
-    split = split_by_identity(identities, share, most, seed)
-    train, held_out = set(identities[split.train].tolist()), set(identities[split.validation].tolist())
-    assert train.isdisjoint(held_out)
-    assert train | held_out == set(identities.tolist())
-    for number, count in enumerate(counts):
-        person = number * 3 + 5
-        assert (identities[split.train] == person).sum() == (count if person in train else 0)
-        assert (identities[split.validation] == person).sum() == (min(count, most) if person in held_out else 0)
-    for rows in split:
-        assert len(set(rows.tolist())) == len(rows)
-        assert (np.diff(rows) > 0).all()
-    several = {number * 3 + 5 for number, count in enumerate(counts) if count > 1}
-    assert len(held_out & several) == max(2, round(share * len(several)))
-    assert len(held_out - several) == round(share * (len(counts) - len(several)))
-
-
-def test_the_split_depends_on_the_seed_alone() -> None:
-    identities = np.repeat(np.arange(40), 3)
-    first, again, other = (split_by_identity(identities, 0.2, 2, seed) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first.validation, again.validation)
-    np.testing.assert_array_equal(first.train, again.train)
-    assert first.validation.tolist() != other.validation.tolist()
-
-
-def test_people_of_lfw_are_in_one_part_only() -> None:
-    if not (LFW / "peopleDevTrain.txt").is_file():
-        pytest.skip(f"LFW is not in {LFW}: see data/README.md")
-    photos = lfw_people(LFW)
-    split = split_by_identity(photos.identities, 0.1, 5, seed=0)
-    train, held_out = ({photos.names[row].split("/")[0] for row in rows} for rows in split[:2])
-    assert train.isdisjoint(held_out)
-    assert len(train) + len(held_out) == 4038
-    assert len(held_out) == pytest.approx(404, abs=1)
-
-
-@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])
-def test_a_share_that_leaves_no_part_is_refused(share: float) -> None:
-    with pytest.raises(InputError, match=f"between 0 and 1, got {share}"):
-        split_by_identity(np.repeat(np.arange(9), 3), share, 5, 0)
-
-
-@pytest.mark.parametrize("most", [1, 0, -1])
-def test_one_photo_of_a_held_out_person_is_refused(most: int) -> None:
-    with pytest.raises(InputError, match=f"two photos or more to have genuine pairs, got {most}"):
-        split_by_identity(np.repeat(np.arange(9), 3), 0.3, most, 0)
-
-
-@pytest.mark.parametrize("counts", [[], [9], [1, 1, 1, 1, 1, 1], [2, 2, 2], [5, 5, 5, 1, 1, 1]])
-def test_too_few_people_are_counted(counts: list[int]) -> None:
-    with pytest.raises(InputError) as raised:
-        split_by_identity(counted(counts), 0.5, 5, 0)
-    several = sum(count > 1 for count in counts)
-    assert f"{sum(counts)} photos of {len(counts)} people, {several} of them with two photos" in str(raised.value)
-
-
-def test_four_people_with_two_photos_are_enough() -> None:
-    split = split_by_identity(np.repeat(np.arange(4), 2), 0.1, 5, 0)
-    assert [len(rows) for rows in split] == [4, 4, 0]
-
-
 def in_memory(data: FaceDataset) -> Tensor:
     assert isinstance(data.faces, FacesInMemory)
     return data.faces.images
 
 
-# The data set
+def trainer_at(epoch: int, batches: int = 0, of: int = 100, rank: int = 0, world_size: int = 1) -> SimpleNamespace:
+    """What the data module reads of a trainer that has done some batches of an epoch."""
+    loop = SimpleNamespace(
+        max_batches=of,
+        epoch_progress=SimpleNamespace(current=SimpleNamespace(started=epoch + 1)),
+        epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(processed=batches))),
+    )
+    return SimpleNamespace(current_epoch=epoch, fit_loop=loop, global_rank=rank, world_size=world_size)
 
 
-def test_a_data_set_gives_whole_batches() -> None:
-    images = torch.arange(5 * 3 * 2 * 2, dtype=torch.uint8).view(5, 3, 2, 2)
-    data = FaceDataset(FacesInMemory(images), torch.tensor([7, 7, 8, 8, 9]))
-    assert len(data) == 5
-    batch = data[[4, 0, 0]]
-    torch.testing.assert_close(batch.images, images[[4, 0, 0]])
-    assert batch.labels.tolist() == [9, 7, 7]
-    assert batch.tuples is None
-    pairs = Pairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([True]))
-    assert data[Draw([2, 3], pairs)].tuples is pairs
+def noise(images: Tensor) -> Tensor:
+    return torch.randint(0, 256, images.shape).to(torch.uint8)
 
 
-def test_a_batch_is_transformed_and_the_stored_images_stay() -> None:
-    images = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 2, 2).clone()
-    faces = FacesInMemory(images)
-    data = FaceDataset(faces, torch.zeros(3, dtype=torch.int64), lambda batch: batch.add_(100))
-    assert data[[2, 0]].images[:, 0, 0, 0].tolist() == [102, 100]
-    assert faces.images[:, 0, 0, 0].tolist() == [0, 1, 2]
-
-
-def test_views_of_an_image_are_augmented_each_for_itself_and_labelled_alike() -> None:
-    images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 2, 2).clone()
-    labels = torch.tensor([5, 5, 6, 6])
-    batch = FaceDataset(FacesInMemory(images), labels, noise, views=3)[[3, 1]]
-    assert batch.labels.tolist() == [6, 5] * 3
-    assert len({image.numpy().tobytes() for image in batch.images}) == 6
-    by_image = FaceDataset(FacesInMemory(images), labels, views=2, instances=True)[[3, 1]]
-    assert by_image.labels.tolist() == [3, 1, 3, 1]
-    assert by_image.images[:, 0, 0, 0].tolist() == [3, 1, 3, 1]
-
-
-def test_views_of_pairs_are_refused() -> None:
-    data = FaceDataset(FacesInMemory(torch.zeros(4, 3, 2, 2, dtype=torch.uint8)), torch.zeros(4), views=2)
-    with pytest.raises(InputError, match="sampler=identity"):
-        data[Draw([2, 3], Pairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([True])))]
-
-
-def test_what_a_batch_looks_like_depends_on_seed_epoch_and_rows_alone() -> None:
-    images = torch.full((6, 3, 4, 4), 100, dtype=torch.uint8)
-
-    def look(seed: int, epoch: int, rows: list[int]) -> Tensor:
-        torch.manual_seed(int(torch.randint(1000, (1,))))
-        data = FaceDataset(FacesInMemory(images), torch.zeros(6), noise, seed=seed)
-        data.sampler = SimpleNamespace(epoch=epoch)
-        return data[rows].images
-
-    first = look(0, 3, [1, 2])
-    assert torch.equal(look(0, 3, [1, 2]), first)
-    assert not torch.equal(look(1, 3, [1, 2]), first)
-    assert not torch.equal(look(0, 4, [1, 2]), first)
-    assert not torch.equal(look(0, 3, [2, 1]), first)
-
-
-# The module
-
-
-@FEEDINGS
+@SAMPLERS
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_feeding_gives_face_batches(sampler: Any, rows: int, tuples: type, workers: int) -> None:
+def test_every_sampler_gives_face_batches(sampler: Any, rows: int, tuples: type, workers: int) -> None:
     module = datamodule(sampler, workers=workers)
     batches = list(module.train_dataloader())
+    assert module.sampler is not None
     assert len(batches) == len(module.sampler) > 0
     train, _ = sets_of(module)
     for batch in batches:
         assert isinstance(batch, FaceBatch)
-        assert batch.images.shape == (rows, 3, 16, 16)
-        assert batch.images.dtype == torch.uint8
-        assert batch.labels.shape == (rows,)
-        assert batch.labels.dtype == torch.int64
+        assert (batch.images.shape, batch.images.dtype) == ((rows, 3, 16, 16), torch.uint8)
+        assert (batch.labels.shape, batch.labels.dtype) == ((rows,), torch.int64)
         assert isinstance(batch.tuples, tuples)
         assert set(batch.labels.tolist()) <= set(train.labels.tolist())
         if isinstance(batch.tuples, Pairs):
@@ -225,7 +95,7 @@ def test_nobody_is_in_training_and_in_validation() -> None:
     held_out = set(validation.labels.tolist())
     assert held_out.isdisjoint(module.people.tolist())
     assert held_out | set(module.people.tolist()) == set(range(100, 110))
-    assert set(train.labels.tolist()) == set(range(len(module.people)))  # as losses with class weights need them
+    assert set(train.labels.tolist()) == set(range(len(module.people)))  # as a margin softmax needs them
     assert [len(train), len(validation)] == [7 * 4, 3 * 3]
 
 
@@ -239,48 +109,43 @@ def test_images_stand_with_their_labels() -> None:
             assert known[image.permute(1, 2, 0).contiguous().numpy().tobytes()] == person
 
 
-@pytest.mark.parametrize("chunk", [2, 256])
-def test_validation_covers_every_photo_once_and_as_it_is(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datamodule_module, "IN_ORDER", chunk)
-    module = datamodule(BY_PAIRS, transform=noise)
-    _, validation = sets_of(module)
-    batches = list(module.val_dataloader())
-    torch.testing.assert_close(torch.cat([batch.images for batch in batches]), in_memory(validation))
-    torch.testing.assert_close(torch.cat([batch.labels for batch in batches]), validation.labels)
-    assert all(batch.tuples is None for batch in batches)
+def test_validation_and_mining_see_every_photo_once_and_as_it_is() -> None:
+    photos = SyntheticFaces(identities=200, images=4, size=16)
+    module = datamodule(PAIRS, photos, transform=noise, validation_share=0.5, validation_photos=4)
+    train, validation = sets_of(module)
+    for loader, data in ((module.val_dataloader(), validation), (module.embedding_dataloader(), train)):
+        batches = list(loader)
+        assert len(batches) == 2  # of 400 photos
+        torch.testing.assert_close(torch.cat([batch.images for batch in batches]), in_memory(data))
+        torch.testing.assert_close(torch.cat([batch.labels for batch in batches]), data.labels.long())
+        assert all(batch.tuples is None for batch in batches)
 
 
-@pytest.mark.parametrize("chunk", [5, 256])
-def test_miners_see_every_training_photo_once_and_as_it_is(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datamodule_module, "IN_ORDER", chunk)
-    module = datamodule(transform=noise)
-    train, _ = sets_of(module)
-    batches = list(module.embedding_dataloader())
-    torch.testing.assert_close(torch.cat([batch.images for batch in batches]), in_memory(train))
-    torch.testing.assert_close(torch.cat([batch.labels for batch in batches]), train.labels.long())
+def test_ranks_share_the_validation_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, found = datamodule(), []
+    for rank in range(2):
+        monkeypatch.setattr(module, "trainer", trainer_at(0, rank=rank, world_size=2))
+        found.append(torch.cat([batch.labels for batch in module.val_dataloader()]))
+    assert [len(labels) for labels in found] == [4, 5]
+    torch.testing.assert_close(torch.cat(found), sets_of(module)[1].labels)
 
 
-def test_a_second_setup_crops_nothing_again() -> None:
+def test_a_second_setup_crops_nothing_again_and_the_digest_tells_data_apart() -> None:
     module = datamodule()
     sets, digest = sets_of(module), module.digest
     module.setup("validate")
     assert sets_of(module) == sets
-    assert module.digest == digest
+    assert module.digest == digest == datamodule().digest != datamodule(seed=1).digest
 
 
-def test_the_digest_tells_data_apart() -> None:
-    assert datamodule().digest == datamodule().digest
-    assert datamodule().digest != datamodule(seed=1).digest
-
-
-@FEEDINGS
+@SAMPLERS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_can_be_repeated_and_another_epoch_or_seed_differs(
     sampler: Any, rows: int, tuples: type, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def images(epoch: int, seed: int) -> Tensor:
         module = datamodule(sampler, transform=noise, workers=workers, seed=seed)
-        monkeypatch.setattr(module, "trainer", at_epoch(epoch))
+        monkeypatch.setattr(module, "trainer", trainer_at(epoch))
         return torch.cat([batch.images for batch in module.train_dataloader()])
 
     first = images(3, 0)
@@ -289,27 +154,19 @@ def test_a_run_can_be_repeated_and_another_epoch_or_seed_differs(
     assert not torch.equal(images(4, 0)[:8], first[:8])
 
 
-def test_a_sampler_begins_at_the_epoch_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = datamodule()
-    monkeypatch.setattr(module, "trainer", at_epoch(5))
-    module.train_dataloader()
-    assert module.sampler.epoch == 5
-
-
-def test_a_sampler_is_made_once_and_told_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_is_made_once_with_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
 
     def sampler(**arguments: Any) -> IdentityBatchSampler:
         made.append(arguments)
-        return BY_IDENTITY(**arguments)
+        return IDENTITY(**arguments)
 
     module = datamodule(sampler, seed=4)
-    monkeypatch.setattr(module, "trainer", at_epoch(0, rank=1, world_size=3))
+    monkeypatch.setattr(module, "trainer", trainer_at(0, rank=1, world_size=3))
     module.train_dataloader()
     module.train_dataloader()
-    train, _ = sets_of(module)
     _, arguments = made  # the first is only to see that it can be made
-    np.testing.assert_array_equal(arguments.pop("identities"), train.labels.numpy())
+    np.testing.assert_array_equal(arguments.pop("identities"), sets_of(module)[0].labels.numpy())
     assert arguments == {"seed": 4, "rank": 1, "world_size": 3}
 
 
@@ -331,43 +188,30 @@ def test_lightning_does_not_replace_a_sampler_that_knows_its_rank(
     assert ours._data_connector._prepare_dataloader(made, shuffle=True, mode=RunningStage.TRAINING) is made
 
 
-HARD = partial(HardMiningSampler, people=3, photos=2, hardness=1.0, neighbours=2)
-
-
-def test_a_resumed_run_has_the_hard_mining_sampler_it_stopped_with() -> None:
-    module, resumed, fresh = datamodule(HARD), datamodule(HARD), datamodule(HARD)
-    module.train_dataloader()
-    train, _ = sets_of(module)
-    module.sampler.update(torch.randn(len(train), 4, generator=torch.Generator().manual_seed(0)))
-    checkpoint = io.BytesIO()
-    torch.save(module.state_dict(), checkpoint)
-    checkpoint.seek(0)
-    resumed.load_state_dict(torch.load(checkpoint, weights_only=True))
-    for other in (resumed, fresh):
-        other.train_dataloader()
-    epochs: dict[str, list[Any]] = {"module": [], "resumed": [], "fresh": []}
-    for epoch in range(3):
-        for name, each in {"module": module, "resumed": resumed, "fresh": fresh}.items():
-            each.sampler.set_epoch(epoch)
-            epochs[name].append(list(each.sampler))
-    assert epochs["resumed"] == epochs["module"]
-    assert epochs["fresh"] != epochs["module"]
-
-
-@pytest.mark.parametrize("sampler", [BY_PAIRS, BY_TRIPLETS])
-def test_a_sampler_that_learns_nothing_leaves_only_its_place_in_a_checkpoint(sampler: Any) -> None:
-    module = datamodule(sampler)
-    module.train_dataloader()
-    state = module.state_dict()
-    assert set(state["sampler"]) == {"rows", "batches", "world_size", "seed", "epoch", "start"}
-    resumed = datamodule(sampler)
-    resumed.load_state_dict({**state, "epoch": 3})
-    assert list(resumed.train_dataloader())
-    assert resumed.sampler.epoch == 3
+@pytest.mark.parametrize("sampler", [HARD, PAIRS])
+@pytest.mark.parametrize(("batches", "epoch", "start"), [(0, 2, 0), (1, 2, 1), (3, 3, 0)])
+def test_a_resumed_run_has_the_batches_that_the_stopped_run_would_have_had(
+    sampler: Any, batches: int, epoch: int, start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, resumed = datamodule(sampler, transform=noise), datamodule(sampler, transform=noise)
+    stopped.train_dataloader()
+    assert stopped.sampler is not None
+    if isinstance(stopped.sampler, HardMiningSampler):
+        stopped.sampler.update(torch.randn(28, 4, generator=torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(stopped, "trainer", trainer_at(2, batches, of=3))
+    file = io.BytesIO()
+    torch.save(stopped.state_dict(), file)
+    file.seek(0)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    loader = resumed.train_dataloader()
+    assert resumed.sampler is not None
+    assert (resumed.sampler.epoch, resumed.sampler.start) == (epoch, start)
+    stopped.sampler.resume(epoch, start)
+    assert sets_of(stopped)[0][next(iter(stopped.sampler))].images.equal(next(iter(loader)).images)
 
 
 def test_before_training_there_is_no_state() -> None:
-    assert datamodule(HARD).state_dict() == {"epoch": 0, "sampler": {}, "loader": {"given": 0}}
+    assert datamodule(HARD).state_dict() == {}
 
 
 class Damaged(SyntheticFaces):
@@ -401,17 +245,17 @@ def test_more_damaged_photos_than_the_limit_end_the_setup() -> None:
         datamodule(photos=damaged(), validation_photos=4, max_damaged=2)
 
 
-def unbuildable(make: Callable[[], FaceDataModule]) -> str:
-    with pytest.raises(InputError) as raised:
-        make()
-    return str(raised.value)
-
-
-def test_one_person_only_is_refused_before_anything_is_cropped() -> None:
-    one = SyntheticFaces(identities=1, images=9, size=16)
-    assert "9 photos of 1 people" in unbuildable(lambda: FaceDataModule(one, SPEC, BY_IDENTITY))
-
-
-def test_a_batch_that_no_people_can_fill_is_refused() -> None:
-    with pytest.raises(InputError, match="people is 50, but only"):
-        datamodule(partial(IdentityBatchSampler, people=50, photos=2))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"photos": SyntheticFaces(identities=1, images=9, size=16)}, "9 photos of 1 people"),
+        ({"sampler": partial(IdentityBatchSampler, identities_per_batch=50)}, "identities_per_batch is 50, but only"),
+        ({"multi_view": 0}, "multi_view must be 1 or more views of an image, got 0"),
+        ({"instances": True}, "need positives: set multi_view to 2 or more"),
+        ({"workers": -1}, "workers must be a number of processes"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_cropped(options: dict[str, Any], message: str) -> None:
+    settings: dict[str, Any] = {"photos": SyntheticFaces(10, 4, 16), "input_spec": SPEC, "sampler": IDENTITY}
+    with pytest.raises(InputError, match=message):
+        FaceDataModule(**settings | options)

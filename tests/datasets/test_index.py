@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from siamese_verify.datasets.index import FaceIndex, kept_file, make_index, open_index, save_index
+from siamese_verify.datasets.index import FaceIndex, index_path, make_index, open_index, save_index
 from siamese_verify.errors import InputError
 
 PATHS = ["b/2.jpg", "a/1.jpg", "Ж/1.jpg", "b/1.jpg", "a/0.jpg"]
@@ -18,7 +18,7 @@ def index() -> FaceIndex:
     return make_index(PATHS, PEOPLE)
 
 
-def test_photos_of_an_identity_stand_side_by_side_in_the_order_given(index: FaceIndex) -> None:
+def test_photos_are_grouped_by_identity_in_the_order_given(index: FaceIndex) -> None:
     assert index.names == ["a/1.jpg", "a/0.jpg", "b/2.jpg", "b/1.jpg", "Ж/1.jpg"]
     assert index.people == ["a", "b", "Ж"]
     assert index.identities.tolist() == [0, 0, 1, 1, 2]
@@ -35,14 +35,14 @@ def test_names_are_a_sequence(index: FaceIndex) -> None:
         index.names[5]
 
 
-def test_an_index_can_be_kept_and_mapped_here_and_in_another_process(index: FaceIndex, tmp_path: Path) -> None:
+def test_a_saved_index_is_mapped_here_and_in_other_processes(index: FaceIndex, tmp_path: Path) -> None:
     saved = save_index(index, tmp_path / "deep" / "index.arrow")
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["index.arrow"]
     for one in (saved, open_index(tmp_path / "deep" / "index.arrow"), pickle.loads(pickle.dumps(saved))):
         assert one.names == index.names
         assert one.people == index.people
         np.testing.assert_array_equal(one.identities, index.identities)
-    assert len(pickle.dumps(saved)) < 500  # its place, not its content
+    assert len(pickle.dumps(saved)) < 500  # its path, not its content
     assert pickle.loads(pickle.dumps(index)).names == index.names
 
 
@@ -67,16 +67,16 @@ def test_names_that_are_not_unicode_are_refused() -> None:
         make_index(["a/\udcff.jpg"], ["a"])
 
 
-def test_a_list_that_changes_has_another_place(tmp_path: Path) -> None:
+def test_a_list_that_changes_has_another_cached_index(tmp_path: Path) -> None:
     source = tmp_path / "list.csv"
     source.write_text("a")
-    first = kept_file(tmp_path, source, "train")
-    assert first == kept_file(tmp_path, source, "train")
-    assert first != kept_file(tmp_path, source, "test")
+    first = index_path(tmp_path, source, "train")
+    assert first == index_path(tmp_path, source, "train")
+    assert first != index_path(tmp_path, source, "test")
     source.write_text("ab")
-    assert first != kept_file(tmp_path, source, "train")
-    assert kept_file(None, source) is None
+    assert first != index_path(tmp_path, source, "train")
+    assert index_path(None, source) is None
 
 
-def test_no_photos_are_an_index_too(tmp_path: Path) -> None:
+def test_an_index_may_be_empty(tmp_path: Path) -> None:
     assert len(save_index(make_index([], []), tmp_path / "index.arrow")) == 0

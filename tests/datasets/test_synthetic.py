@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from siamese_verify.datasets.sculpture import TRAITS, identity_parameters
 from siamese_verify.datasets.synthetic import SyntheticFaces, render_face
+from siamese_verify.datasets.synthetic_identity import TRAITS, draw_identity
 from siamese_verify.errors import InputError
 
 
@@ -13,12 +13,12 @@ def pixels(faces: SyntheticFaces, row: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [16, 33, 112])
-def test_a_photo_is_rgb_of_the_size_asked_for(size: int) -> None:
+def test_photos_are_rgb_of_the_given_size(size: int) -> None:
     photo = SyntheticFaces(1, 1, size)[0]
     assert (photo.mode, photo.size) == ("RGB", (size, size))
 
 
-def test_rows_count_the_photos_of_one_person_after_the_other() -> None:
+def test_rows_are_grouped_by_identity() -> None:
     faces = SyntheticFaces(3, 2, 16, first=7)
     assert len(faces) == 6
     assert faces.identities.dtype == np.int64
@@ -30,7 +30,7 @@ def test_rows_count_the_photos_of_one_person_after_the_other() -> None:
 def test_a_photo_depends_on_seed_person_and_number_alone() -> None:
     few, many = SyntheticFaces(2, 3, 48, first=4), SyntheticFaces(9, 5, 48)
     backwards = [pixels(few, row) for row in reversed(range(6))][::-1]
-    identity_parameters.cache_clear()
+    draw_identity.cache_clear()
     for row, seen in enumerate(backwards):
         person, photo = 4 + row // 3, row % 3
         np.testing.assert_array_equal(seen, pixels(many, person * 5 + photo))
@@ -41,16 +41,16 @@ def test_all_photos_of_all_people_and_seeds_differ() -> None:
     assert len({faces[row].tobytes() for faces in sets for row in range(16)}) == 48
 
 
-def test_ranges_that_do_not_overlap_hold_different_people() -> None:
+def test_ranges_that_do_not_overlap_hold_different_identities() -> None:
     train, test = SyntheticFaces(50, 1), SyntheticFaces(50, 1, first=50)
     assert not set(train.identities) & set(test.identities)
-    traits = [tuple(identity_parameters(0, person).traits.values()) for person in range(100)]
+    traits = [tuple(draw_identity(0, person).traits.values()) for person in range(100)]
     assert len(set(traits)) == 100
 
 
-def test_traits_fill_their_ranges_so_that_no_two_people_are_nearly_alike() -> None:
+def test_traits_fill_their_ranges_and_no_two_identities_are_close() -> None:
     low, high = np.array(list(TRAITS.values())).T
-    drawn = np.array([list(identity_parameters(0, person).traits.values()) for person in range(200)])
+    drawn = np.array([list(draw_identity(0, person).traits.values()) for person in range(200)])
     place = (drawn - low) / (high - low)
     assert place.min() >= 0
     assert place.max() <= 1
@@ -59,15 +59,15 @@ def test_traits_fill_their_ranges_so_that_no_two_people_are_nearly_alike() -> No
     assert distance[~np.eye(200, dtype=bool)].min() > 0.15
 
 
-def test_people_look_different_even_in_the_same_pose_light_and_place() -> None:
-    people = [identity_parameters(0, person) for person in range(8)]
+def test_identities_look_different_in_the_same_pose_light_and_place() -> None:
+    people = [draw_identity(0, person) for person in range(8)]
     for draws in range(3):
         shots = [np.asarray(render_face(who, np.random.default_rng(draws), 48), np.float32) for who in people]
         differences = [np.abs(a - b).mean() for i, a in enumerate(shots) for b in shots[:i]]
         assert min(differences) > 3  # of 255
 
 
-def test_raw_pixels_do_not_tell_people_apart() -> None:
+def test_raw_pixels_do_not_separate_identities() -> None:
     faces = SyntheticFaces(12, 8, 32)
     flat = np.stack([pixels(faces, row).ravel() for row in range(len(faces))])
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
@@ -89,6 +89,6 @@ def test_a_row_outside_is_an_index_error(row: int) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("identities", 0), ("images", -3), ("size", 15), ("seed", -1), ("first", -2)]
 )
-def test_numbers_too_small_are_refused_with_their_value(name: str, value: int) -> None:
+def test_numbers_that_are_too_small_are_refused(name: str, value: int) -> None:
     with pytest.raises(InputError, match=f"{name} .* got {value}"):
         SyntheticFaces(**{name: value})

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from siamese_verify.faces.image_headers import SEGMENTS, declared_pixels
+from siamese_verify.faces.image_headers import MAX_SEGMENTS, declared_pixels
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_what_cannot_be_read_has_no_size(content: bytes) -> None:
 
 
 def test_a_head_without_an_end_is_not_read_to_its_end() -> None:
-    assert declared_pixels(b"\xff\xd8" + b"\xff\xe1\0\2" * (SEGMENTS + 1) + b"\xff\xc0\0\x0b\x08\0\1\0\1") is None
+    assert declared_pixels(b"\xff\xd8" + b"\xff\xe1\0\2" * (MAX_SEGMENTS + 1) + b"\xff\xc0\0\x0b\x08\0\1\0\1") is None

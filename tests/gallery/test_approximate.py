@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -16,8 +17,8 @@ pytest.importorskip("faiss")
 Rows = NDArray[np.float32]
 
 
-def mark(content: bytes) -> int:
-    return int.from_bytes(content, "big")
+def sign(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_scores_of_what_is_proposed_are_exact(index: ApproximateIndex, people: t
     rows = people[0]
     numbers = list(range(10, 6010))
     exact = Templates.empty(32).grown(rows, numbers, numbers)
-    quick = Templates.of(exact.room, len(exact), index=index)
+    quick = Templates.of(exact.buffer, len(exact), index=index)
     alike = 0
     for probe in people[1][:200]:
         (best,), (proposed,) = exact.best(probe, 1), quick.best(probe, 1)
@@ -58,7 +59,7 @@ def test_where_all_that_was_proposed_is_forgotten_everything_is_searched(people:
     last = int(np.argmin(rows @ rows[0])) + 1
     assert last not in index.propose(rows[0])
     everybody = Templates.empty(32).grown(rows, numbers, numbers)
-    left = Templates.of(everybody.room, 2000, index=index).without(set(numbers) - {last})
+    left = Templates.of(everybody.buffer, 2000, index=index).without(set(numbers) - {last})
     assert [hit.person for hit in left.best(rows[0], 5)] == [last]
 
 
@@ -70,16 +71,16 @@ def test_few_templates_are_one_list(people: tuple[Rows, Rows]) -> None:
 
 
 def test_no_templates_have_no_index() -> None:
-    with pytest.raises(InputError, match="enrol somebody first"):
+    with pytest.raises(InputError, match="enroll a person first"):
         ApproximateIndex.build(np.empty((0, 8), np.float32), np.empty(0, np.int64))
 
 
 def test_what_was_saved_is_mapped_and_proposes_the_same(
     index: ApproximateIndex, people: tuple[Rows, Rows], tmp_path: Path
 ) -> None:
-    index.save(tmp_path / "i", mark)
+    index.save(tmp_path / "i", sign)
     assert (tmp_path / "i").stat().st_mode & 0o777 == 0o600
-    mapped = ApproximateIndex.load(tmp_path / "i", mark)
+    mapped = ApproximateIndex.load(tmp_path / "i", sign)
     assert mapped is not None
     assert (len(mapped), mapped.last) == (6000, 6009)
     for probe in people[1][:20]:
@@ -89,16 +90,16 @@ def test_what_was_saved_is_mapped_and_proposes_the_same(
 
 def test_an_index_that_somebody_changed_is_not_read(index: ApproximateIndex, tmp_path: Path) -> None:
     path = tmp_path / "i"
-    index.save(path, mark)
+    index.save(path, sign)
     content, about = path.read_bytes(), (tmp_path / "i.json").read_text()
     for changed in (content[:-1], content + b"x", b"", content[:100] + bytes([content[100] ^ 1]) + content[101:]):
         path.write_bytes(changed)
-        assert ApproximateIndex.load(path, mark) is None
+        assert ApproximateIndex.load(path, sign) is None
     path.write_bytes(content)
     for text in (about.replace("6009", "6008"), "", "[]", '{"last": 1}', "null"):
         (tmp_path / "i.json").write_text(text)
-        assert ApproximateIndex.load(path, mark) is None
-    assert ApproximateIndex.load(tmp_path / "nowhere", mark) is None
+        assert ApproximateIndex.load(path, sign) is None
+    assert ApproximateIndex.load(tmp_path / "nowhere", sign) is None
 
 
 @pytest.fixture

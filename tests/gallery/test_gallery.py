@@ -191,39 +191,22 @@ def test_neither_names_nor_templates_nor_the_key_can_be_read_in_the_files(
             assert part.astype("<f4").tobytes() not in content
 
 
-def test_nothing_of_somebody_forgotten_is_left_in_any_file(path: Path, gallery: Gallery, faces: Faces) -> None:
-    for person in range(10):
-        gallery.enroll_embeddings(f"P{person}", faces[person])
-    with gallery._store.reading() as connection:
-        rows = connection.execute("SELECT sealed FROM template WHERE person = 4").fetchall()
-        rows += connection.execute("SELECT sealed FROM person WHERE id = 4").fetchall()
-    theirs = [bytes(sealed) for (sealed,) in rows]
-    before = everything(path)
-    assert len(theirs) == 4
-    assert all(sealed in before for sealed in theirs), "the test looks where they are"
-    assert gallery.forget("P3") == 3
-    after = everything(path)
-    for sealed in theirs:
-        for start in range(0, len(sealed) - 16, 8):
-            assert sealed[start : start + 16] not in after
-    assert [file.name for file in path.parent.iterdir()] == ["gallery.db"]
-    assert len(after) <= len(before)
-
-
-def test_a_forgotten_photo_is_gone_as_well(path: Path, model: GalleryModel, key: GalleryKey, faces: Faces) -> None:
+def test_forgetting_rewrites_every_page_of_the_file(
+    path: Path, model: GalleryModel, key: GalleryKey, faces: Faces
+) -> None:
     crop = np.random.default_rng(0).integers(0, 256, (120, 120, 3), np.uint8)
     with Gallery.open(path, model, key=key) as gallery:
-        gallery.enroll_embeddings("Ann", faces[0, :2], crops=[crop, crop[::-1]])
-        gallery.enroll_embeddings("Ben", faces[1, :1], crops=[crop])
-        kept = gallery.photos("Ann")
-        np.testing.assert_array_equal(kept, [crop, crop[::-1]])
-        with gallery._store.reading() as connection:
-            sealed = [bytes(photo) for (photo,) in connection.execute("SELECT photo FROM template WHERE person = 1")]
-        assert sealed[0][5000:5032] in everything(path)
-        gallery.forget("Ann")
+        for person in range(10):
+            gallery.enroll_embeddings(f"P{person}", faces[person], crops=[crop] * 3)
+        np.testing.assert_array_equal(gallery.photos("P3"), [crop] * 3)
+        before = everything(path)
+        assert gallery.forget("P3") == 3
         after = everything(path)
-        assert not any(photo[start : start + 32] in after for photo in sealed for start in range(0, len(photo), 997))
-        np.testing.assert_array_equal(gallery.photos("Ben"), [crop])
+        np.testing.assert_array_equal(gallery.photos("P4"), [crop] * 3)
+    blocks = {before[start : start + 16] for start in range(16, len(before), 16)}  # the first 16 bytes are the salt
+    assert not any(after[start : start + 16] in blocks for start in range(16, len(after), 16))
+    assert [file.name for file in path.parent.iterdir()] == ["gallery.db"]
+    assert len(after) < len(before)
 
 
 def test_photos_are_not_kept_unless_asked(path: Path, model: GalleryModel, key: GalleryKey, faces: Faces) -> None:
@@ -234,31 +217,31 @@ def test_photos_are_not_kept_unless_asked(path: Path, model: GalleryModel, key: 
         assert [photo.shape for photo in gallery.photos("Ben")] == [(8, 8, 3)]
 
 
-def test_a_sweep_that_was_killed_is_made_up_for_at_the_next_opening(
+def test_a_rewrite_that_was_killed_is_completed_at_the_next_opening(
     path: Path, model: GalleryModel, key: GalleryKey, faces: Faces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from siamese_verify.gallery.store import Store
 
-    swept: list[Path] = []
-    true_sweep = Store.sweep
+    vacuumed: list[Path] = []
+    true_vacuum = Store.vacuum
 
     def die(store: Store) -> None:
         raise InputError("killed")
 
-    def seen(store: Store) -> None:
-        swept.append(store.path)
-        true_sweep(store)
+    def record(store: Store) -> None:
+        vacuumed.append(store.path)
+        true_vacuum(store)
 
     with Gallery.open(path, model, key=key) as gallery:
         gallery.enroll_embeddings("Ann", faces[0])
-        monkeypatch.setattr(Store, "sweep", die)
-        with pytest.raises(InputError, match="Ann is forgotten, but the next opening has to sweep"):
+        monkeypatch.setattr(Store, "vacuum", die)
+        with pytest.raises(InputError, match="Ann is forgotten, but the file is rewritten at the next opening"):
             gallery.forget("Ann")
-    monkeypatch.setattr(Store, "sweep", seen)
+    monkeypatch.setattr(Store, "vacuum", record)
     for _ in range(2):
         with Gallery.open(path, model, key=key) as gallery:
             assert names(gallery) == []
-    assert swept == [path]
+    assert vacuumed == [path]
 
 
 def test_the_log_says_who_was_enrolled_matched_and_forgotten(gallery: Gallery, faces: Faces) -> None:
@@ -304,7 +287,7 @@ def test_nobody_is_found_after_being_forgotten_by_another_process(
         assert gallery.identify_embedding(faces[7, 2]).name == "P1"
         other.forget("P1")
         other.enroll_embeddings("P1", faces[8, :2])
-        assert gallery.identify_embedding(faces[8, 2]).name == "P1", "forgotten and enrolled between two looks"
+        assert gallery.identify_embedding(faces[8, 2]).name == "P1", "forgotten and enrolled between two searches"
 
 
 def test_a_match_with_somebody_forgotten_during_the_search_is_searched_again(
@@ -334,7 +317,7 @@ def test_a_match_with_somebody_forgotten_during_the_search_is_searched_again(
 
 def test_another_model_is_refused(path: Path, gallery: Gallery, model: GalleryModel, key: GalleryKey) -> None:
     for other in (model._replace(fingerprint="ef" * 32), model._replace(dimension=17)):
-        with pytest.raises(InputError, match="cannot be compared with: use one gallery for each"):
+        with pytest.raises(InputError, match=r"cannot be compared with those of .*: use one gallery for each"):
             Gallery.open(path, other, key=key)
 
 
@@ -351,7 +334,7 @@ def test_without_a_model_a_gallery_is_read_and_searched_with_a_threshold(
     with Gallery.open(path, key=key) as other:
         assert other.model[:3] == gallery.model[:3]
         assert other.identify_embedding(faces[0, 0], threshold=0.5).name == "Ann"
-        with pytest.raises(InputError, match="never measured for mine: give a threshold"):
+        with pytest.raises(InputError, match="of mine were never measured: give a threshold"):
             other.identify_embedding(faces[0, 0])
 
 
@@ -378,7 +361,7 @@ def test_a_rate_that_was_not_measured_is_said(gallery: Gallery, faces: Faces) ->
     assert not gallery.identify_embedding(faces[0, 0], far=1e-3).insufficient
     found = gallery.identify_embedding(faces[0, 0], far=1e-6)
     assert found.insufficient
-    assert "cannot vouch for" in found.warnings[0]
+    assert "cannot show" in found.warnings[0]
     assert found.name == "Ann", "it has scored higher than any impostor"
 
 
@@ -401,8 +384,8 @@ def test_a_gallery_without_people_knows_nobody(gallery: Gallery, faces: Faces) -
         found = gallery.identify_embedding(faces[0, 0])
         assert (found.found, found.name, found.searched, found.to_dict()["threshold"]) == (False, None, 0, None)
         assert found.sentence() == "Nobody who is enrolled: 0 people searched."
-        assert "is empty: enrol somebody" in found.warnings[0]
-        with pytest.raises(InputError, match="false accept rate of a search is 7"):
+        assert "is empty: enroll a person" in found.warnings[0]
+        with pytest.raises(InputError, match="got 7"):
             gallery.identify_embedding(faces[0, 0], far=7)
         if not emptied:
             gallery.enroll_embeddings("Ann", faces[0])
@@ -413,7 +396,7 @@ def test_an_emptied_file_is_told_from_none(path: Path, gallery: Gallery, model: 
     gallery.close()
     path.write_bytes(b"")
     for given in (None, model):  # and nobody is told that a gallery which lost everybody knows nobody
-        with pytest.raises(InputError, match="is an empty file and no gallery: put a backup there"):
+        with pytest.raises(InputError, match="is an empty file and no gallery: restore it from a backup"):
             Gallery.open(path, given, key=key)
 
 
@@ -505,7 +488,7 @@ def test_a_gallery_of_another_process_is_not_used(gallery: Gallery, monkeypatch:
 def test_importing_it_loads_nothing_heavy() -> None:
     program = (
         "import sys, siamese_verify.gallery, siamese_verify.cli.gallery_commands;"
-        "print(*{'torch', 'onnxruntime', 'PIL', 'scipy', 'faiss', 'cryptography'} & set(sys.modules))"
+        "print(*{'torch', 'onnxruntime', 'PIL', 'scipy', 'faiss', 'sqlcipher3'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr

@@ -48,7 +48,7 @@ def test_a_link_to_nowhere_is_not_followed(tmp_path: Path) -> None:
 def test_a_key_file_that_others_can_get_at_is_refused(mode: int, tmp_path: Path) -> None:
     new_key(tmp_path / "key")
     (tmp_path / "key").chmod(mode)
-    with pytest.raises(InputError, match=f"open to others .mode {mode:04o}.*chmod 600"):
+    with pytest.raises(InputError, match=f"can be read by others .mode {mode:04o}.*chmod 600"):
         find_key(tmp_path / "key")
 
 
@@ -64,7 +64,7 @@ def test_a_key_file_that_its_group_can_read_is_taken(tmp_path: Path) -> None:
 def test_a_file_with_something_else_is_no_key(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(content)
     (tmp_path / "key").chmod(0o600)
-    with pytest.raises(InputError, match="is no key of 32 bytes in base64"):
+    with pytest.raises(InputError, match="is not a key of 32 bytes in base64"):
         find_key(tmp_path / "key")
 
 
@@ -84,13 +84,13 @@ def test_the_environment_holds_a_key_or_the_path_of_its_file(tmp_path: Path, mon
 
 
 def test_without_a_key_the_sentence_says_exactly_what_to_do() -> None:
-    with pytest.raises(InputError, match="`siamese-verify people --new-key FILE`, and name that file with --key"):
+    with pytest.raises(InputError, match="`siamese-verify people --new-key FILE`, and give that file by --key"):
         find_key()
 
 
 def test_a_wrong_key_in_the_environment_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIAMESE_VERIFY_KEY", "c2VjcmV0IGJ1dCBzaG9ydA==")
-    with pytest.raises(InputError, match="SIAMESE_VERIFY_KEY is no key") as error:
+    with pytest.raises(InputError, match="SIAMESE_VERIFY_KEY is not a key") as error:
         find_key()
     assert "c2Vj" not in str(error.value)
 

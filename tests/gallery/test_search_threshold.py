@@ -46,20 +46,18 @@ def test_a_threshold_never_falls_as_a_gallery_grows() -> None:
 
 def test_what_was_not_measured_is_said_with_what_was() -> None:
     reason = search_threshold(TAIL, 0.01, 100).reason
-    assert (
-        "0.0001 for each comparison, which 10,000 impostor pairs cannot vouch for: nothing stricter than 0.1" in reason
-    )
+    assert "0.0001 for each comparison, which 10,000 impostor pairs cannot show: nothing stricter than 0.1" in reason
     assert "no rate is for so many templates" in search_threshold(TAIL, 0.01, 100_000).reason
 
 
 @pytest.mark.parametrize("far", [0, -1, 0.51, 1, float("nan"), float("inf")])
 def test_a_rate_that_is_none_is_refused(far: float) -> None:
-    with pytest.raises(InputError, match=r"above 0 and up to 0\.5"):
+    with pytest.raises(InputError, match=r"must lie in \(0, 0\.5\]"):
         search_threshold(TAIL, far, 10)
 
 
 def test_no_templates_have_no_threshold() -> None:
-    with pytest.raises(InputError, match="enrol somebody"):
+    with pytest.raises(InputError, match="enroll a person"):
         search_threshold(TAIL, 0.1, 0)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses.magnet import MagnetLoss, farthest, magnet_loss, split
@@ -18,10 +16,10 @@ from siamese_verify.pairwise import Identities
 from siamese_verify.structures import Pairs, Triplets
 
 
-def batch(count: int = 12, people: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+def batch(count: int = 12, identities: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(count, 5, dtype=torch.float64, generator=generator)
-    return embeddings, 10 - 2 * (torch.arange(count) % people)
+    return embeddings, 10 - 2 * (torch.arange(count) % identities)
 
 
 def split_by_label(embeddings: Tensor, labels: Tensor, clusters: int) -> Tensor:
@@ -31,24 +29,22 @@ def split_by_label(embeddings: Tensor, labels: Tensor, clusters: int) -> Tensor:
 
 def naive_items(embeddings: Tensor, labels: Tensor, cluster: Tensor, floor: float, margin: float) -> Tensor:
     names = list(zip(labels.tolist(), cluster.tolist(), strict=True))
-    centres = {
+    centers = {
         name: torch.stack([row for row, other in zip(embeddings, names, strict=True) if other == name]).mean(0)
         for name in set(names)
     }
-    own = [(row - centres[name]).square().sum() for row, name in zip(embeddings, names, strict=True)]
+    own = [(row - centers[name]).square().sum() for row, name in zip(embeddings, names, strict=True)]
     variance = max(sum(own) / (len(names) - 1), torch.tensor(floor))
     items = []
     for row, name, distance in zip(embeddings, names, own, strict=True):
-        others = [(row - centre).square().sum() for other, centre in centres.items() if other[0] != name[0]]
-        rivals = sum(torch.exp(-other / (2 * variance)) for other in others)
-        items.append((distance / (2 * variance) + margin + torch.as_tensor(rivals).log()).clamp(min=0))
+        others = [(row - center).square().sum() for other, center in centers.items() if other[0] != name[0]]
+        others_sum = sum(torch.exp(-other / (2 * variance)) for other in others)
+        items.append((distance / (2 * variance) + margin + torch.as_tensor(others_sum).log()).clamp(min=0))
     return torch.stack(items)
 
 
 @pytest.mark.parametrize("clusters", [1, 2, 3])
-@pytest.mark.parametrize("side", [512, 2], ids=["one band", "many bands"])
-def test_items_and_gradient_agree_with_a_naive_loop(clusters: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siamese_verify.pairwise.blocks.SIDE", side)
+def test_items_and_gradient_agree_with_a_naive_loop(clusters: int) -> None:
     embeddings, labels = batch()
     embeddings.requires_grad_()
     loss = MagnetLoss(clusters, margin=0.7)
@@ -121,7 +117,7 @@ def test_gradient_is_right_with_identical_embeddings_too(clusters: int, floor: f
 
 
 @pytest.mark.parametrize("clusters", [1, 2])
-@pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum", "none"])
+@pytest.mark.parametrize("reduction", ["mean", "mean_nonzero", "sum", "none"])
 @pytest.mark.parametrize("labels", [[], [3], [3, 3, 3]], ids=["none", "one", "same"])
 def test_without_other_identities_it_costs_nothing(clusters: int, reduction: Any, labels: list[int]) -> None:
     embeddings = torch.randn(len(labels), 3, requires_grad=True)
@@ -136,7 +132,7 @@ def test_without_other_identities_it_costs_nothing(clusters: int, reduction: Any
 
 @pytest.mark.parametrize("clusters", [1, 2])
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 1, 2, 3, 4, 5]], ids=["pairs", "singles"])
-def test_identical_embeddings_cost_the_margin_and_the_number_of_rivals(clusters: int, labels: list[int]) -> None:
+def test_identical_embeddings_cost_the_margin_and_the_number_of_others(clusters: int, labels: list[int]) -> None:
     embeddings = torch.full((6, 3), 0.3, requires_grad=True)
     value = MagnetLoss(clusters, margin=0.5)(embeddings, torch.tensor(labels))
     value.backward()
@@ -153,53 +149,15 @@ def test_clusters_that_are_absent_have_no_gradient() -> None:
     assert slope.tolist() == [[-1, 0], [0, 0]]
 
 
-@pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum", "none"])
+@pytest.mark.parametrize("reduction", ["mean", "mean_nonzero", "sum", "none"])
 def test_the_reduction_is_over_rows(reduction: Any) -> None:
     embeddings, labels = batch()
     embeddings += labels[:, None] / 3
     loss = MagnetLoss(reduction=reduction, margin=0.2)
     items = loss.items(embeddings, labels)
     assert 0 < (items > 0).sum() < 12
-    expected = {"mean": items.mean(), "mean_active": items[items > 0].mean(), "sum": items.sum(), "none": items}
+    expected = {"mean": items.mean(), "mean_nonzero": items[items > 0].mean(), "sum": items.sum(), "none": items}
     torch.testing.assert_close(loss(embeddings, labels), expected[reduction])
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("side", [512, 2], ids=["one band", "many bands"])
-def test_half_precision_is_computed_in_single_and_returned_in_its_own(
-    dtype: torch.dtype, side: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("siamese_verify.pairwise.blocks.SIDE", side)
-    embeddings, labels = batch()
-    half = embeddings.to(dtype).requires_grad_()
-    loss = MagnetLoss(2)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = loss(half, labels)
-    value.backward()
-    assert value.dtype == dtype
-    assert value == loss(half.detach().float(), labels).to(dtype)
-    assert half.grad is not None
-    assert half.grad.dtype == dtype
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
-def test_labels_of_any_integer_type_and_rows_of_any_layout_will_do(dtype: torch.dtype) -> None:
-    embeddings, labels = batch()
-    scattered = embeddings.T.contiguous().T
-    loss = MagnetLoss(2)
-    torch.testing.assert_close(loss(scattered, labels.to(dtype)), loss(embeddings, labels), rtol=1e-14, atol=0)
-
-
-@pytest.mark.parametrize("clusters", [1, 3])
-def test_nothing_waits_for_a_gpu(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("siamese_verify.pairwise.blocks.SIDE", 2)
-    loss = MagnetLoss(clusters)
-    with FakeTensorMode():  # raises where a value is asked for
-        loss.measure(torch.empty(9, 4, device="cuda"), torch.zeros(9, dtype=torch.int32, device="cuda"))
-        monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for `meta`
-        embeddings = torch.empty(9, 4, device="meta", requires_grad=True)
-        value = loss(embeddings, torch.zeros(9, dtype=torch.int64, device="meta"))
-        value.backward()  # on `meta`, as a build without CUDA has no backward pass for it
 
 
 @pytest.mark.parametrize(
@@ -217,12 +175,12 @@ def test_an_argument_out_of_range_is_named(arguments: Any, message: str) -> None
         MagnetLoss(**arguments)
 
 
-def test_mined_rows_and_references_are_refused() -> None:
+def test_tuples_and_references_are_refused() -> None:
     (embeddings, labels), rows = batch(), torch.tensor([0, 1])
     loss = MagnetLoss()
-    with pytest.raises(InputError, match=r"2 tuples pairs: set miner=none"):
+    with pytest.raises(InputError, match="takes no pairs, but was given 2: set miner=none"):
         loss(embeddings, labels, Pairs(rows, rows, rows.bool()))
-    with pytest.raises(InputError, match=r"2 tuples triplets: set miner=none"):
+    with pytest.raises(InputError, match="takes no triplets, but was given 2: set miner=none"):
         loss(embeddings, labels, Triplets(rows, rows, rows))
     with pytest.raises(InputError, match=r"no use for a memory.*12 references"):
         loss(embeddings, labels, None, embeddings, labels)

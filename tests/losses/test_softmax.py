@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,18 +15,15 @@ from siamese_verify.errors import InputError
 from siamese_verify.losses import NTXentLoss, SupConLoss
 from siamese_verify.losses.softmax import SoftmaxObjective
 from siamese_verify.miners import AllPairs
-from siamese_verify.pairwise import blocks as tiles
-from siamese_verify.pairwise import log_softmax as every_partner
 from siamese_verify.structures import Pairs, Triplets
 
-REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "objectives.json"
 BOTH = pytest.mark.parametrize("kind", [NTXentLoss, SupConLoss])
 
 
-def batch(count: int = 9, people: int = 3, seed: int = 0, dimensions: int = 5) -> tuple[Tensor, Tensor]:
+def batch(count: int = 9, identities: int = 3, seed: int = 0, size: int = 5) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    embeddings = torch.randn(count, dimensions, dtype=torch.float64, generator=generator)
-    return embeddings, torch.randint(people, (count,), generator=generator)
+    embeddings = torch.randn(count, size, dtype=torch.float64, generator=generator)
+    return embeddings, torch.randint(identities, (count,), generator=generator)
 
 
 def naive_terms(
@@ -44,8 +39,8 @@ def naive_terms(
             for k in range(len(rows))
             if k != i
         }
-        partition = math.log(math.fsum(math.exp(value) for value in logit.values())) if logit else 0.0
-        positives = [partition - value for k, value in logit.items() if everyone[k] == everyone[i]]
+        log_sum = math.log(math.fsum(math.exp(value) for value in logit.values())) if logit else 0.0
+        positives = [log_sum - value for k, value in logit.items() if everyone[k] == everyone[i]]
         if positives:
             terms[i] = positives
     return terms
@@ -65,10 +60,7 @@ def naive_items(kind: type[SoftmaxObjective], terms: dict[int, list[float]]) -> 
         ("sup_con temperature=0.1 labels_many", "labels_many", SupConLoss(0.1)),
     ],
 )
-def test_reference_values_are_met(name: str, labels: str, loss: SoftmaxObjective) -> None:
-    if not REFERENCE.exists():
-        pytest.skip(f"reference values are missing: {REFERENCE}")
-    reference = json.loads(REFERENCE.read_text())
+def test_reference_values_are_met(reference: Any, name: str, labels: str, loss: SoftmaxObjective) -> None:
     embeddings = torch.tensor(reference["embeddings"], dtype=torch.float64)
     identities = torch.tensor(reference[labels])
     expected = pytest.approx(reference["values"][name], abs=1e-12)
@@ -78,15 +70,11 @@ def test_reference_values_are_met(name: str, labels: str, loss: SoftmaxObjective
 
 
 @BOTH
-@pytest.mark.parametrize("side", [1, 4, 512])
 @pytest.mark.parametrize("references", [0, 5])
 @pytest.mark.parametrize("seed", range(2))
-def test_everything_agrees_with_a_naive_loop(
-    kind: type[SoftmaxObjective], side: int, references: int, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiles, "SIDE", side)
+def test_everything_agrees_with_a_naive_loop(kind: type[SoftmaxObjective], references: int, seed: int) -> None:
     embeddings, labels = batch(seed=seed)
-    others, other_labels = batch(references, people=4, seed=seed + 10)
+    others, other_labels = batch(references, identities=4, seed=seed + 10)
     expected = naive_items(kind, naive_terms(embeddings, labels.tolist(), others, other_labels.tolist(), 0.2))
     loss = kind(0.2)
     torch.testing.assert_close(loss.items(embeddings, labels, None, others, other_labels), expected)
@@ -98,19 +86,13 @@ def test_everything_agrees_with_a_naive_loop(
 
 
 @BOTH
-@pytest.mark.parametrize("side", [4, 512])
 @pytest.mark.parametrize("references", [0, 5])
-@pytest.mark.parametrize("kept", [0, 40, 9 << 20])  # tiles that wait for the backward pass: none, some, all
-@pytest.mark.parametrize("mild", [0, 80])
-def test_gradients_are_right_with_identical_and_opposite_embeddings_too(
-    kind: type[SoftmaxObjective], side: int, references: int, kept: int, mild: float, monkeypatch: pytest.MonkeyPatch
+def test_gradients_are_right_with_identical_and_opposite_embeddings(
+    kind: type[SoftmaxObjective], references: int
 ) -> None:
-    monkeypatch.setattr(tiles, "SIDE", side)
-    monkeypatch.setattr(every_partner, "KEPT", kept)
-    monkeypatch.setattr(every_partner, "MILD", mild)
     embeddings, labels = batch()
     embeddings[1], embeddings[2], embeddings[4] = embeddings[0], -embeddings[0], embeddings[3]
-    others, other_labels = batch(references, people=4, seed=10)
+    others, other_labels = batch(references, identities=4, seed=10)
     others = others.requires_grad_(references > 0)
     for loss in (kind(0.3), kind(0.3, reduction="none")):
         assert torch.autograd.gradcheck(
@@ -146,14 +128,10 @@ def test_sup_con_is_that_of_pytorch_metric_learning(count: int, people: int, see
 
 
 @BOTH
-@pytest.mark.parametrize("side", [16, 512])
-@pytest.mark.parametrize("temperature", [0.01, 0.024, 0.025, 0.1, 1.0])  # 0.025 is the last mild one
-def test_single_precision_is_exact_at_any_temperature(
-    kind: type[SoftmaxObjective], temperature: float, side: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiles, "SIDE", side)
-    embeddings, labels = batch(64, 20, dimensions=512)
-    embeddings[10] = -embeddings[0]  # beyond what exp holds, were all logits shifted by the largest possible one
+@pytest.mark.parametrize("temperature", [0.003, 0.01, 0.024, 0.025, 0.1, 1.0])  # float64 helps up to 0.024
+def test_single_precision_is_exact_at_any_temperature(kind: type[SoftmaxObjective], temperature: float) -> None:
+    embeddings, labels = batch(64, 20, size=512)
+    embeddings[10] = -embeddings[0]  # exp(-2 / t) is out of float32's range below 0.023
     single, double = embeddings.float().requires_grad_(), embeddings.float().double().requires_grad_()
     loss = kind(temperature)
     value, exact = loss(single, labels), loss(double, labels)
@@ -175,9 +153,9 @@ def test_rows_that_oppose_all_others_do_not_underflow(temperature: float) -> Non
 
 @BOTH
 @pytest.mark.parametrize("references", [0, 5])
-def test_mined_pairs_are_all_that_an_anchor_is_compared_with(kind: type[SoftmaxObjective], references: int) -> None:
+def test_given_pairs_are_all_that_an_anchor_is_compared_with(kind: type[SoftmaxObjective], references: int) -> None:
     embeddings, labels = batch()
-    others, other_labels = batch(references, people=3, seed=10)
+    others, other_labels = batch(references, identities=3, seed=10)
     rows = torch.cat([embeddings, others])
     everyone = torch.cat([labels, other_labels])
     anchor = torch.tensor([0, 0, 3, 7, 1])
@@ -189,16 +167,16 @@ def test_mined_pairs_are_all_that_an_anchor_is_compared_with(kind: type[SoftmaxO
     edges += [(b, a) for a, b in edges if b < 9]
     for a, b in edges:
         if everyone[a] == everyone[b]:
-            partners = torch.tensor([j for i, j in edges if i == a])
-            partition = (u[a] @ u[partners].T / 0.2).logsumexp(0)
-            terms.setdefault(a, []).append(float(partition - u[a] @ u[b] / 0.2))
+            others_of_a = torch.tensor([j for i, j in edges if i == a])
+            log_sum = (u[a] @ u[others_of_a].T / 0.2).logsumexp(0)
+            terms.setdefault(a, []).append(float(log_sum - u[a] @ u[b] / 0.2))
     assert terms
     items = kind(0.2).items(embeddings, labels, tuples, others, other_labels)
     torch.testing.assert_close(items.sort().values, naive_items(kind, terms).sort().values)
 
 
 @BOTH
-def test_a_mined_triplet_is_a_choice_between_two(kind: type[SoftmaxObjective]) -> None:
+def test_a_given_triplet_is_a_choice_between_two(kind: type[SoftmaxObjective]) -> None:
     embeddings, labels = batch()
     u = F.normalize(embeddings)
     triplets = Triplets(torch.tensor([4, 1]), torch.tensor([2, 3]), torch.tensor([0, 8]))
@@ -210,7 +188,7 @@ def test_a_mined_triplet_is_a_choice_between_two(kind: type[SoftmaxObjective]) -
 
 
 @BOTH
-@pytest.mark.parametrize("reduction", ["mean", "mean_active", "sum"])
+@pytest.mark.parametrize("reduction", ["mean", "mean_nonzero", "sum"])
 @pytest.mark.parametrize(
     "labels", [[], [3], [1, 2, 3], [3, 3], [3, 3, 3]], ids=["none", "one", "no genuine", "two", "same"]
 )
@@ -222,7 +200,7 @@ def test_a_degenerate_batch_has_a_defined_value_and_gradient(
     value = kind(0.1, reduction=reduction)(embeddings, torch.tensor(labels, dtype=torch.int64))
     value.backward()
     expected = 0.0
-    if labels == [3, 3, 3]:  # two partners that look the same
+    if labels == [3, 3, 3]:  # two others that are equal
         expected = math.log(2) * ({NTXentLoss: 6, SupConLoss: 3}[kind] if reduction == "sum" else 1)
     assert value.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert embeddings.grad is not None
@@ -237,18 +215,8 @@ def test_the_backward_pass_may_run_twice(temperature: float) -> None:
     assert torch.equal(once, again)
 
 
-def test_no_mined_pairs_give_zero_connected_to_the_embeddings() -> None:
-    embeddings, labels = batch()
-    nothing = torch.empty(0, dtype=torch.int64)
-    value = NTXentLoss()(embeddings.requires_grad_(), labels, Pairs(nothing, nothing, nothing.bool()))
-    value.backward()
-    assert value.item() == 0
-    assert embeddings.grad is not None
-    assert not embeddings.grad.any()
-
-
 @BOTH
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
-def test_a_temperature_that_is_not_above_zero_is_refused(kind: type[SoftmaxObjective], temperature: float) -> None:
+@pytest.mark.parametrize("temperature", [0.0, 0.002, -1.0, math.nan])
+def test_a_temperature_that_is_too_small_is_refused(kind: type[SoftmaxObjective], temperature: float) -> None:
     with pytest.raises(InputError, match=f"temperature is {temperature}"):
         kind(temperature)

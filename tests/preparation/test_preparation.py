@@ -23,15 +23,11 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from siamese_verify.atomic_write import write_whole
 from siamese_verify.data import FaceCropper
 from siamese_verify.datasets import FilePhotos, FolderPhotos, ListedPhotos, PreparedFaces, RecordPhotos
-from siamese_verify.datasets import prepared as prepared_module
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Alignment, crop_face
-from siamese_verify.preparation import align_photos as aligner_module
-from siamese_verify.preparation import prepare_faces
-from siamese_verify.preparation import prepare_faces as preparation_module
+from siamese_verify.faces import crop_face
+from siamese_verify.preparation import Alignment, prepare_faces
 from siamese_verify.preparation.align_photos import face_path
 from siamese_verify.structures import Crop, InputSpec
 
@@ -94,47 +90,41 @@ class StoppedError(BaseException):
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize("stop", [1, 5, 7, 11])
-def test_a_run_that_was_killed_goes_on_to_the_same_end(
-    album: FolderPhotos, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(preparation_module, "CHUNK", 3)
-    prepare(album, tmp_path / "whole")
-    align = aligner_module.Aligner.align
-    done: list[int] = []
+class Watched(FolderPhotos):
+    """Notes which photos are read, and stops a run at one of them."""
 
-    def stopping(self: Any, row: int) -> dict[str, Any]:
-        if len(done) == stop:
+    def __init__(self, root: Path, stop: int | None = None) -> None:
+        super().__init__(root)
+        self.stop, self.opened = stop, list[int]()
+
+    def __getitem__(self, row: int) -> Image.Image:
+        if row == self.stop:
             raise StoppedError
-        done.append(row)
-        return align(self, row)
+        self.opened.append(row)
+        return super().__getitem__(row)
 
-    monkeypatch.setattr(aligner_module.Aligner, "align", stopping)
+
+@pytest.mark.parametrize("stop", [1, 5, 7, 11])
+def test_a_run_that_was_killed_goes_on_to_the_same_end(album: FolderPhotos, tmp_path: Path, stop: int) -> None:
+    prepare(album, tmp_path / "whole", chunk=3)
     with pytest.raises(StoppedError):
-        prepare(album, tmp_path / "again")
+        prepare(Watched(tmp_path / "album", stop), tmp_path / "again", chunk=3)
     assert not (tmp_path / "again" / "prepared.json").exists()
     with pytest.raises(InputError, match="no prepared faces"):
         PreparedFaces(tmp_path / "again")
-    done.clear()
-
-    def noting(self: Any, row: int) -> dict[str, Any]:
-        done.append(row)
-        return align(self, row)
-
-    monkeypatch.setattr(aligner_module.Aligner, "align", noting)
-    prepare(album, tmp_path / "again")
-    assert done == list(range(3 * (stop // 3), 12))  # whole chunks are not done again
+    photos = Watched(tmp_path / "album")
+    prepare(photos, tmp_path / "again", chunk=3)
+    assert photos.opened == list(range(3 * (stop // 3), 12))  # finished chunks are not done again
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
 
-def test_a_finished_preparation_is_not_done_again(
-    album: FolderPhotos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_preparation_is_not_done_again(album: FolderPhotos, tmp_path: Path) -> None:
     first = prepare(album, tmp_path / "out")
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(preparation_module, "align_all", None)
-    assert prepare(album, tmp_path / "out") == first
+    photos = Watched(tmp_path / "album")
+    assert prepare(photos, tmp_path / "out") == first
     assert contents(tmp_path / "out") == before
+    assert photos.opened == []
 
 
 def test_a_run_may_be_killed_between_any_two_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +132,7 @@ def test_a_run_may_be_killed_between_any_two_steps(tmp_path: Path, monkeypatch: 
     for number in range(3):
         Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / "album" / "a" / f"{number}.png")
     photos = FolderPhotos(tmp_path / "album")
-    monkeypatch.setattr(preparation_module, "CHUNK", 2)
-    prepare(photos, tmp_path / "whole")
+    prepare(photos, tmp_path / "whole", chunk=2)
 
     def killed(output: Path, after: int) -> bool:
         taken = iter(range(after))
@@ -161,40 +150,35 @@ def test_a_run_may_be_killed_between_any_two_steps(tmp_path: Path, monkeypatch: 
             for owner, name in ((Path, "write_bytes"), (Path, "replace"), (Path, "mkdir"), (shutil, "rmtree")):
                 patch.setattr(owner, name, stopping(getattr(owner, name)))
             try:
-                prepare(photos, output)
+                prepare(photos, output, chunk=2)
             except StoppedError:
                 return True
         return False
 
     steps = 0
     while killed(output := tmp_path / str(steps), steps):
-        prepare(photos, output)
+        prepare(photos, output, chunk=2)
         assert contents(output) == contents(tmp_path / "whole")
         steps += 1
     assert steps > 20
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_at_any_moment_loses_at_most_a_chunk(
-    album: FolderPhotos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(preparation_module, "CHUNK", 2)
+def test_a_process_that_is_killed_at_any_moment_loses_at_most_a_chunk(album: FolderPhotos, tmp_path: Path) -> None:
     program = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from siamese_verify.data import Alignment, FolderPhotos, prepare_faces
-from siamese_verify.data import aligner, preparation
-from siamese_verify.types import Crop, InputSpec
-preparation.CHUNK = 2
+from siamese_verify.datasets import FolderPhotos
+from siamese_verify.preparation import Alignment, prepare_faces
+from siamese_verify.structures import Crop, InputSpec
 album, output, delay = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-write = preparation.write_whole
-def slowly(path, content, **how):
-    time.sleep(0.02)
-    write(path, content, **how)
-preparation.write_whole = aligner.write_whole = slowly
+class Slow(FolderPhotos):
+    def __getitem__(self, row):
+        time.sleep(0.05)
+        return super().__getitem__(row)
 threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-prepare_faces(FolderPhotos(album), "album", output, Alignment(InputSpec(24, crop=Crop("center"))), {"made": "today"},
-    processes=0)
+prepare_faces(Slow(album), "album", output, Alignment(InputSpec(24, crop=Crop("center"))), {"made": "today"},
+    processes=0, chunk=2)
 os._exit(0)
 """
     for delay in (0.03, 0.17, 0.26, 60.0):
@@ -202,9 +186,8 @@ os._exit(0)
         ended = subprocess.run(arguments, capture_output=True, text=True)
         assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
     assert ended.returncode == 0
-    prepare(album, tmp_path / "whole")
-    whole, again = contents(tmp_path / "whole"), contents(tmp_path / "again")
-    assert again == whole
+    prepare(album, tmp_path / "whole", chunk=2)
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
 
 def test_faces_that_are_aligned_already_keep_their_bytes(tmp_path: Path) -> None:
@@ -213,7 +196,7 @@ def test_faces_that_are_aligned_already_keep_their_bytes(tmp_path: Path) -> None
         (tmp_path / "album" / "a").mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "album" / "a" / f"{name}.jpg", quality=70)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise
+    exif[0x0112] = 6  # to be rotated clockwise
     with Image.open(tmp_path / "album" / "a" / "same.jpg") as photo:
         photo.save(tmp_path / "album" / "a" / "lying.jpg", exif=exif)
     prepare(FolderPhotos(tmp_path / "album"), tmp_path / "out", alignment=Alignment(InputSpec(24, crop=Crop("whole"))))
@@ -236,16 +219,13 @@ def test_two_processes_make_what_one_makes(album: FolderPhotos, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_folder_with_something_else_is_refused(
-    album: FolderPhotos, tmp_path: Path, finished: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_with_something_else_is_refused(album: FolderPhotos, tmp_path: Path, finished: bool) -> None:
     output = tmp_path / "out"
     if finished:
         prepare(album, output)
     else:
-        monkeypatch.setattr(preparation_module, "merge", lambda *_: (_ for _ in ()).throw(StoppedError))
         with pytest.raises(StoppedError):
-            prepare(album, output)
+            prepare(Watched(tmp_path / "album", stop=7), output)
     before = contents(output)
     for other in (
         Alignment(InputSpec(32, crop=Crop("center"))),
@@ -289,29 +269,28 @@ def test_a_drop_list_that_names_nobody_is_refused(album: FolderPhotos, tmp_path:
 def test_no_face_at_all_is_an_error_that_says_where_to_look(tmp_path: Path) -> None:
     (tmp_path / "album" / "a").mkdir(parents=True)
     (tmp_path / "album" / "a" / "1.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"Not one of 1 photos .* a face .1 unreadable.: look at .*left_out"):
+    with pytest.raises(InputError, match=r"None of 1 photos .* a face .1 unreadable.: look at .*left_out"):
         prepare(FolderPhotos(tmp_path / "album"), tmp_path / "out")
 
 
 def test_a_full_disk_is_said_and_nothing_done_is_lost(
     album: FolderPhotos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparation_module, "CHUNK", 3)
     written: list[Path] = []
+    replace = Path.replace
 
-    def full(path: Path, content: bytes, **how: bool) -> None:
+    def full(path: Path, target: Path) -> Path:
         if len(written) == 8:
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(path)
-        write_whole(path, content, **how)
+        return replace(path, target)
 
     with monkeypatch.context() as patch:
-        for module in (preparation_module, aligner_module):
-            patch.setattr(module, "write_whole", full)
+        patch.setattr(Path, "replace", full)
         with pytest.raises(InputError, match=r"No space left on device.*make room, and run the command again"):
-            prepare(album, tmp_path / "out")
-    prepare(album, tmp_path / "out")
-    prepare(album, tmp_path / "whole")
+            prepare(album, tmp_path / "out", chunk=3)
+    prepare(album, tmp_path / "out", chunk=3)
+    prepare(album, tmp_path / "whole", chunk=3)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
@@ -400,12 +379,11 @@ def test_a_margin_belongs_to_its_size() -> None:
         spec_for(photos, InputSpec(80, crop=Crop("box", margin=32)))
 
 
-def test_faces_of_another_version_are_refused(
-    album: FolderPhotos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_faces_of_another_version_are_refused(album: FolderPhotos, tmp_path: Path) -> None:
     prepare(album, tmp_path / "out")
-    monkeypatch.setattr(prepared_module, "alignment_name", lambda crop: "center-2")
-    with pytest.raises(InputError, match="were aligned as center-1, this version aligns as center-2"):
+    record = tmp_path / "out" / "prepared.json"
+    record.write_text(record.read_text().replace('"center-1"', '"center-0"'))
+    with pytest.raises(InputError, match="were aligned as center-0, this version aligns as center-1"):
         PreparedFaces(tmp_path / "out")
 
 
@@ -447,10 +425,10 @@ def portraits() -> Iterator[dict[str, Image.Image]]:
 @pytest.mark.parametrize("kind", ["five_point", "box"])
 def test_faces_are_found_aligned_and_described(kind: Any, portraits: dict[str, Image.Image], tmp_path: Path) -> None:
     upright, other, third = portraits.values()
-    several = Image.new("RGB", (500, 250))
-    several.paste(other, (0, 0))
-    several.paste(third.resize((120, 120)), (300, 60))
-    pictures = {"a/1.png": upright, "a/2.png": upright.transpose(Image.Transpose.ROTATE_270), "b/1.png": several}
+    two = Image.new("RGB", (500, 250))
+    two.paste(other, (0, 0))
+    two.paste(third.resize((120, 120)), (300, 60))
+    pictures = {"a/1.png": upright, "a/2.png": upright.transpose(Image.Transpose.ROTATE_270), "b/1.png": two}
     pictures["b/2.png"] = Image.new("RGB", (100, 100), "green")
     for name, picture in pictures.items():
         (tmp_path / "album" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -458,19 +436,19 @@ def test_faces_are_found_aligned_and_described(kind: Any, portraits: dict[str, I
     spec = InputSpec(112, crop=Crop(kind))
     found = prepare(FolderPhotos(tmp_path / "album"), tmp_path / "out", alignment=Alignment(spec, "largest"))
     assert found.outcomes == {"aligned": 3, "no face": 1}
-    first, turned, crowd = parquet.read_table(tmp_path / "out" / "index.parquet").to_pylist()
-    assert (first["turned"], turned["turned"]) == (0, 90)
+    first, rotated, crowd = parquet.read_table(tmp_path / "out" / "index.parquet").to_pylist()
+    assert (first["rotated_by"], rotated["rotated_by"]) == (0, 90)
     assert (first["faces"], crowd["faces"]) == (1, 2)
     assert crowd["box"][2] < 250
     assert len(first["landmarks"]) == 10
     assert first["probability"] > 0.99
-    np.testing.assert_allclose(turned["box"], first["box"], atol=1e-2)
-    one, same = (np.asarray(Image.open(tmp_path / "out" / row["path"]), dtype=int) for row in (first, turned))
+    np.testing.assert_allclose(rotated["box"], first["box"], atol=1e-2)
+    one, same = (np.asarray(Image.open(tmp_path / "out" / row["path"]), dtype=int) for row in (first, rotated))
     assert np.abs(one - same).mean() < 1
     sheets = sorted(path.stem for path in (tmp_path / "out" / "sheets").iterdir())
-    assert sheets == ["aligned", "blurred", "no_face", "several", "turned"]
+    assert sheets == ["aligned", "blurred", "multiple_faces", "no_face", "rotated"]
     assert json.loads((tmp_path / "out" / "prepared.json").read_text())["alignment"].endswith("after mtcnn-4")
-    assert "no face was found, whichever side is up" in (tmp_path / "out" / "left_out.csv").read_text()
+    assert "no face was found in any rotation" in (tmp_path / "out" / "left_out.csv").read_text()
 
 
 def test_whatever_people_bring_is_aligned_or_counted_and_nothing_else_is_touched(tmp_path: Path) -> None:

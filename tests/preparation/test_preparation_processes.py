@@ -16,9 +16,7 @@ from PIL import Image
 
 from siamese_verify.datasets import FolderPhotos
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Alignment
-from siamese_verify.preparation import prepare_faces
-from siamese_verify.preparation import prepare_faces as preparation_module
+from siamese_verify.preparation import Alignment, prepare_faces
 from siamese_verify.structures import Crop, InputSpec
 
 ALIGNMENT = Alignment(InputSpec(9, crop=Crop("center")))
@@ -50,17 +48,14 @@ class Deadly:
         return self.photos[row]
 
 
-def test_a_process_that_is_killed_is_told_and_the_next_run_goes_on(
-    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(preparation_module, "CHUNK", 2)
+def test_a_killed_process_is_reported_and_the_next_run_goes_on(album: Path, tmp_path: Path) -> None:
     photos = Deadly(FolderPhotos(album), tmp_path / "flag")
     with pytest.raises(InputError, match="was killed, perhaps for want of memory: run the command again"):
-        prepare_faces(photos, "album", tmp_path / "again", ALIGNMENT, {}, processes=2)
+        prepare_faces(photos, "album", tmp_path / "again", ALIGNMENT, {}, processes=2, chunk=2)
     photos.flag.touch()
-    found = prepare_faces(photos, "album", tmp_path / "again", ALIGNMENT, {}, processes=2)
+    found = prepare_faces(photos, "album", tmp_path / "again", ALIGNMENT, {}, processes=2, chunk=2)
     assert found.outcomes == {"aligned": 8}
-    assert prepare_faces(photos, "album", tmp_path / "whole", ALIGNMENT, {}, processes=0) == found
+    assert prepare_faces(photos, "album", tmp_path / "whole", ALIGNMENT, {}, processes=0, chunk=2) == found
     whole, again = (
         {path.relative_to(root): hashlib.sha256(path.read_bytes()).digest() for path in root.rglob("*.*")}
         for root in (tmp_path / "whole", tmp_path / "again")
@@ -68,26 +63,30 @@ def test_a_process_that_is_killed_is_told_and_the_next_run_goes_on(
     assert again == whole
 
 
+class Endless(Deadly):
+    """Photos that take forever to open, once a process has said that it does."""
+
+    def __getitem__(self, row: int) -> Image.Image:
+        print("ready", flush=True)
+        time.sleep(60)
+        return self.photos[row]
+
+
 PROGRAM = """
-import sys, time
+import sys
 from pathlib import Path
-from siamese_verify.data import Alignment, FolderPhotos, preparation
-from siamese_verify.types import Crop, InputSpec
-def waiting(pool, jobs, ahead):
-    pool.submit(preparation.run_worker, *jobs[0]).result()
-    print("ready", flush=True)
-    time.sleep(60)
-    yield 0
-preparation.in_any_order = waiting
-photos, output = FolderPhotos(sys.argv[1]), Path(sys.argv[2])
-preparation.prepare_faces(photos, "album", output, Alignment(InputSpec(9, crop=Crop("center"))), {}, processes=1)
+from tests.preparation.test_preparation_processes import ALIGNMENT, Endless
+from siamese_verify.datasets import FolderPhotos
+from siamese_verify.preparation import prepare_faces
+prepare_faces(Endless(FolderPhotos(sys.argv[1]), Path()), "album", Path(sys.argv[2]), ALIGNMENT, {}, processes=1)
 """
 
 
 @LINUX
 def test_no_process_outlives_the_one_that_gave_it_work(album: Path, tmp_path: Path) -> None:
     program = [sys.executable, "-c", PROGRAM, str(album), str(tmp_path / "out")]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as parent:
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=root) as parent:
         assert parent.stdout is not None
         assert any(line.endswith("ready\n") for line in parent.stdout)
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()

@@ -1,4 +1,4 @@
-"""Nobody who is tested was trained on."""
+"""People and photos that are tested were not trained on."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ import pytest
 from PIL import Image
 
 from siamese_verify.data import FaceDataModule
-from siamese_verify.data.datamodule import split_in_three
+from siamese_verify.data.identity_split import split_by_identity
 from siamese_verify.datasets import FolderPhotos, SyntheticFaces
 from siamese_verify.errors import InputError
-from siamese_verify.protocols import HeldOutShare, Seen, all_pairs, folder_pairs, pair_file, refuse_leak
-from siamese_verify.protocols.held_out import find_leak, read_past_run
+from siamese_verify.protocols import (
+    HeldOutShare,
+    TrainingSubset,
+    all_pairs,
+    find_leak,
+    folder_pairs,
+    pair_file,
+    read_training_run,
+    refuse_leak,
+)
 from siamese_verify.samplers import IdentityBatchSampler
 from siamese_verify.structures import Crop, InputSpec
 
-SAMPLER = partial(IdentityBatchSampler, people=2, photos=2)
+SAMPLER = partial(IdentityBatchSampler, identities_per_batch=2, samples_per_identity=2)
 
 
 def album(root: Path, people: int = 8, first: str = "p0", seed: int = 0) -> Path:
@@ -33,15 +41,15 @@ def album(root: Path, people: int = 8, first: str = "p0", seed: int = 0) -> Path
     return root
 
 
-def seen(photos: FolderPhotos, people: int) -> list[Seen]:
+def seen(photos: FolderPhotos, people: int) -> list[TrainingSubset]:
     """The first people of a folder, as trained on."""
-    return [Seen.of(photos, np.flatnonzero(photos.identities < people))]
+    return [TrainingSubset.from_photos(photos, np.flatnonzero(photos.identities < people))]
 
 
 @pytest.mark.parametrize("people", [6, 7, 40])
-def test_three_parts_share_nobody_and_the_tested_are_the_same_for_every_seed_of_the_run(people: int) -> None:
+def test_three_parts_are_disjoint_and_the_test_part_does_not_depend_on_the_seed(people: int) -> None:
     identities = np.repeat(np.arange(people + 3), [4] * people + [1] * 3)
-    splits = [split_in_three(identities, HeldOutShare(photos=3), 0.2, 2, seed, None) for seed in range(3)]
+    splits = [split_by_identity(identities, 0.2, 2, seed, test=HeldOutShare(photos=3)) for seed in range(3)]
     for split in splits:
         parts = [set(identities[rows].tolist()) for rows in split]
         assert len(set.union(*parts)) == sum(map(len, parts)) == people + 3
@@ -54,7 +62,7 @@ def test_three_parts_share_nobody_and_the_tested_are_the_same_for_every_seed_of_
     assert people < 40 or any((split.validation != splits[0].validation).any() for split in splits[1:])
 
 
-def test_too_few_people_for_three_parts_are_told_in_a_sentence(tmp_path: Path) -> None:
+def test_too_few_people_for_three_parts_are_refused(tmp_path: Path) -> None:
     photos = FolderPhotos(album(tmp_path, people=5))
     with pytest.raises(InputError, match=r"hold 5 people with two photos or more, but training, validation and test"):
         FaceDataModule(photos, InputSpec(16, crop=Crop("whole")), SAMPLER, test=HeldOutShare())
@@ -71,7 +79,7 @@ def test_people_and_photos_of_the_training_folder_are_found(tmp_path: Path) -> N
     assert refuse_leak(seen(photos, 3), protocol, allowed=True) == leak.sentence
 
 
-def test_copies_under_other_names_are_found_by_their_bytes_and_strangers_are_not(tmp_path: Path) -> None:
+def test_copies_under_other_names_are_found_by_their_content(tmp_path: Path) -> None:
     photos = FolderPhotos(album(tmp_path / "train"))
     other = album(tmp_path / "other", first="q0", seed=1)
     assert not find_leak(seen(photos, 8), FolderPhotos(other)).sentence
@@ -82,15 +90,15 @@ def test_copies_under_other_names_are_found_by_their_bytes_and_strangers_are_not
     assert not find_leak(seen(photos, 5), FolderPhotos(other)).sentence
 
 
-def test_names_are_people_wherever_they_are_and_numbers_only_where_they_come_from(tmp_path: Path) -> None:
+def test_names_are_compared_everywhere_and_numbers_within_one_data_set(tmp_path: Path) -> None:
     named = FolderPhotos(album(tmp_path / "a"))
     assert find_leak(seen(named, 2), FolderPhotos(album(tmp_path / "b", seed=1))).people == ["p0", "p1"]
     numbered = FolderPhotos(album(tmp_path / "c", first="0", seed=2))
     assert find_leak(seen(numbered, 2), FolderPhotos(tmp_path / "c")).people == ["0", "1"]
     assert not find_leak(seen(numbered, 2), FolderPhotos(album(tmp_path / "d", first="0", seed=3))).sentence
     drawn = SyntheticFaces(4, 2, 16)
-    assert find_leak([Seen.of(drawn, np.arange(4))], SyntheticFaces(4, 2, 16)).people == ["0", "1"]
-    assert not find_leak([Seen.of(drawn, np.arange(4))], SyntheticFaces(4, 2, 16, seed=1)).sentence
+    assert find_leak([TrainingSubset.from_photos(drawn, np.arange(4))], SyntheticFaces(4, 2, 16)).people == ["0", "1"]
+    assert not find_leak([TrainingSubset.from_photos(drawn, np.arange(4))], SyntheticFaces(4, 2, 16, seed=1)).sentence
 
 
 @pytest.mark.parametrize("columns", ["", ",p0,p1"])
@@ -121,14 +129,14 @@ def test_a_test_photo_that_is_a_training_photo_by_another_name_is_left_out(
     assert refuse_leak(data.seen, protocol, allowed=False) == ""
 
 
-def test_a_model_without_a_run_has_no_past(tmp_path: Path) -> None:
-    assert read_past_run("casia-webface") is None
+def test_a_model_outside_of_a_run_has_no_record(tmp_path: Path) -> None:
+    assert read_training_run("casia-webface") is None
     (tmp_path / "people.json").write_text("{")
     with pytest.raises(InputError, match=r"run .* is damaged .*people.json"):
-        read_past_run(tmp_path / "bundle")
+        read_training_run(tmp_path / "bundle")
 
 
-def test_the_default_protocol_of_drawn_faces_has_nobody_of_the_training() -> None:
+def test_the_default_protocol_of_synthetic_faces_is_disjoint_from_training() -> None:
     drawn = SyntheticFaces(40, 2, 16)
     protocol = all_pairs(SyntheticFaces(4, 2, 16, first=1_000_000), "unseen")
-    assert refuse_leak([Seen.of(drawn, np.arange(80))], protocol, allowed=False) == ""
+    assert refuse_leak([TrainingSubset.from_photos(drawn, np.arange(80))], protocol, allowed=False) == ""

@@ -8,7 +8,7 @@ from PIL import Image
 
 from siamese_verify.errors import InputError
 from siamese_verify.protocols import pair_file
-from siamese_verify.protocols.pair_file import joined
+from siamese_verify.protocols.pair_file import connected_identities
 
 TABLE = """a,b,same,note
 x/1.png,x/2.png,1,one
@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_pairs_are_read_and_genuine_ones_join_people(root: Path) -> None:
+def test_pairs_are_read_and_genuine_ones_connect_photos(root: Path) -> None:
     protocol = pair_file(root / "pairs.csv")
     assert protocol.name == "pairs"
     assert protocol.photos.names == ["x/1.png", "x/2.png", "x/3.png", "y.png", "z.png"]
@@ -55,8 +55,8 @@ def test_folds_groups_identities_and_another_root(root: Path, tmp_path_factory: 
     assert protocol.photos.identities.tolist() == [0, 0, 0, 1]
 
 
-def test_photos_are_joined_over_others() -> None:
-    found = joined(6, np.array([0, 2, 4]), np.array([1, 1, 5]))
+def test_photos_are_connected_through_others() -> None:
+    found = connected_identities(6, np.array([0, 2, 4]), np.array([1, 1, 5]))
     assert found[0] == found[1] == found[2]
     assert found[4] == found[5]
     assert len(set(found.tolist())) == 3
@@ -72,25 +72,41 @@ def test_photos_are_joined_over_others() -> None:
         ("a,b,same\nx,y\n", "Line 2 of .* has 2 fields, not 3"),
         ("a,b,same\ny.png,z.png,0\ny.png,z.png,maybe\n", "Line 3 of .* has 'maybe' as same"),
         ("a,b,same\nn1,n2,1\nn3,n4,1\nn5,n6,0\n", "6 of the 6 photos in .* the first: n1, n2, n3, n4, n5: set root"),
-        ("a,b,same\n../y.png,/etc/passwd,1\n", "2 paths in .* lead out of .*, the first: '../y.png'"),
-        ("a,b,same\nC:\\x.png,x\\..\\y.png,1\n", "2 paths in .* lead out of"),
+        ("a,b,same\n../y.png,/etc/passwd,1\n", "'../y.png' leads out of"),
+        ("a,b,same\nC:\\x.png,x\\..\\y.png,1\n", "does not name a file in"),
         ("a,b,same,fold\ny.png,z.png,0,1\nx/1.png,x/2.png,1,1\n", "has one fold, '1'"),
-        ("a,b,same\nx/1.png,x/2.png,1\nx/2.png,x/1.png,0\n", "1 lines of .* contradict .* line 3"),
+        ("a,b,same\nx/1.png,x/2.png,1\nx/2.png,x/1.png,0\n", "1 lines of .* contradict the identities .* line 3"),
         (
             "a,b,same,identity_a,identity_b\nx/1.png,x/2.png,1,Ann,Ann\nx/1.png,y.png,0,Bob,Cyd\n",
             "Line 2 of .* another person",
         ),
+        ("a,b,same\ny.png,z.png,1\n\n\nx/1.png,z.png,maybe\n", "Line 5 of .* has 'maybe' as same"),
+        ('a,b,same,note\ny.png,z.png,1,"two\nlines"\nx/1.png,z.png,maybe,\n', "Line 4 of .* has 'maybe' as same"),
+        ("a,b,same\n\ny.png,z.png,1\nz.png,y.png,0\n", "contradict .* line 4"),
+        ("a,b,same,fold\ny.png,z.png,1,1\nx/1.png,z.png,0, \n", "Line 3 of .* has no fold"),
+        ("a,b,same,fold\ny.png,z.png,1,NaN\nx/1.png,z.png,0,2\n", "Line 2 of .* has no fold"),
+        ("a,b,same,identity_a,identity_b\ny.png,z.png,1,x,\n", "Line 2 of .* has no identity_b"),
+        ("a,b,same,identity_a\ny.png,z.png,1,x\n", "has identity_a alone"),
+        (f"a,b,same\n{'x' * 300}.png,y.png,1\n", "cannot be read .File name too long"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_said_with_the_line(root: Path, table: str, message: str) -> None:
+def test_invalid_tables_are_refused_with_the_line(root: Path, table: str, message: str) -> None:
     (root / "pairs.csv").write_text(table)
     with pytest.raises(InputError, match=message):
         pair_file(root / "pairs.csv")
 
 
-def test_a_table_that_is_none_is_said(root: Path) -> None:
+def test_unreadable_tables_are_refused(root: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         pair_file(root / "nowhere.csv")
     (root / "pairs.csv").write_bytes(b"a,b,same\n\xff\xfe,y,1\n")
     with pytest.raises(InputError, match="cannot be read"):
         pair_file(root / "pairs.csv")
+
+
+def test_one_photo_may_be_written_in_two_ways(root: Path) -> None:
+    (root / "pairs.csv").write_text("a,b,same\ny.png,./z.png,1\nz.png,.//x/1.png,0\n")
+    protocol = pair_file(root / "pairs.csv")
+    assert protocol.photos.names == ["x/1.png", "y.png", "z.png"]
+    x, y, z = protocol.photos.identities.tolist()
+    assert x != y == z

@@ -1,28 +1,30 @@
-"""Which pairs there are."""
+"""All pairs of photos, and random ones."""
 
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
-from siamese_verify.protocols import Listed, Protocol, all_pairs, sampled_pairs
+from siamese_verify.protocols import PairList, Protocol, all_pairs, folder_pairs, keep_photos, sampled_pairs
 from siamese_verify.protocols.protocol import draw_pairs
 
 
-def test_all_pairs_are_not_written_down_but_numbered() -> None:
+def test_all_pairs_are_numbered() -> None:
     protocol = all_pairs(SyntheticFaces(2, 2, 16), "synthetic")
     assert (protocol.name, protocol.pairs) == ("synthetic", None)
-    assert protocol.photos_of(1 * 4 + 3) == (1, 3)
+    assert protocol.rows(1 * 4 + 3) == (1, 3)
     assert protocol.describe(0 * 4 + 1) == "person 0000 photo 00 and person 0000 photo 01"
     assert protocol.describe(2 * 4 + 3) == "person 0001 photo 00 and person 0001 photo 01"
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_pairs_are_drawn_once_each_and_no_more_than_there_are(seed: int) -> None:
+def test_pairs_are_drawn_without_repetition(seed: int) -> None:
     identities = np.random.default_rng(seed).integers(0, 8, 30)
     every = [(i, j) for i, j in combinations(range(30), 2)]
     there = {same: {(i, j) for i, j in every if (identities[i] == identities[j]) == same} for same in (True, False)}
@@ -47,7 +49,7 @@ def test_a_sample_of_listed_or_all_pairs_is_half_genuine_and_seeded() -> None:
     everything = all_pairs(SyntheticFaces(10, 4, 16), "synthetic")
     left, right = np.triu_indices(40, 1)
     identities = everything.photos.identities
-    listed = Protocol("listed", everything.photos, Listed(left, right, identities[left] == identities[right]))
+    listed = Protocol("listed", everything.photos, PairList(left, right, identities[left] == identities[right]))
     for protocol in (everything, listed):
         sample, again = (sampled_pairs(protocol, 50, seed=1) for _ in range(2))
         assert (len(sample.same), sample.same.sum()) == (50, 25)
@@ -55,6 +57,32 @@ def test_a_sample_of_listed_or_all_pairs_is_half_genuine_and_seeded() -> None:
         np.testing.assert_array_equal(sample.left, again.left)
         assert not np.array_equal(sample.left, sampled_pairs(protocol, 50, seed=2).left)
         assert len(sampled_pairs(protocol, 10**6).same) == 780  # all there are
+
+
+def test_a_protocol_is_restricted_to_photos_and_their_pairs() -> None:
+    everything = all_pairs(SyntheticFaces(4, 3, 16), "synthetic")
+    identities = everything.photos.identities
+    left, right = np.array([0, 3, 6, 0, 11]), np.array([1, 4, 8, 5, 2])
+    pairs = PairList(left, right, identities[left] == identities[right], np.arange(5), np.array(list("abcde")))
+    listed = Protocol("listed", everything.photos, pairs)
+    rows = np.array([0, 1, 2, 5, 6, 8, 11])
+    kept = keep_photos(listed, rows)
+    assert kept.pairs is not None and kept.pairs.folds is not None and kept.pairs.groups is not None
+    names = everything.photos.names
+    expected = [f"{names[i]} and {names[j]}" for i, j in zip(left, right, strict=True) if i != 3]
+    assert [kept.describe(pair) for pair in range(4)] == expected
+    assert kept.pairs.folds.tolist() == [0, 2, 3, 4]
+    assert kept.pairs.groups.tolist() == list("acde")
+    assert keep_photos(everything, np.arange(12)) is everything
+    for protocol in (everything, listed, kept, keep_photos(everything, rows)):
+        kinds = [protocol.photos.identities[i] == protocol.photos.identities[j] for i, j in pairs_of(protocol)]
+        assert protocol.count_pairs() == (sum(kinds), len(kinds) - sum(kinds))
+
+
+def pairs_of(protocol: Protocol) -> list[tuple[int, int]]:
+    if protocol.pairs is None:
+        return list(combinations(range(len(protocol.photos)), 2))
+    return list(zip(protocol.pairs.left.tolist(), protocol.pairs.right.tolist(), strict=True))
 
 
 def test_one_person_alone_has_no_impostors() -> None:
@@ -65,3 +93,55 @@ def test_one_person_alone_has_no_impostors() -> None:
 def test_people_with_one_photo_each_have_no_genuine_pairs() -> None:
     with pytest.raises(InputError, match="5 photos of 5 people hold no genuine pairs"):
         all_pairs(SyntheticFaces(5, 1, 16), "synthetic")
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Two things with three photos each and one with two: 7 genuine pairs and 21 impostors."""
+    for name in (*(f"{thing}/{photo}.png" for thing in ("cup", "jar") for photo in "123"), "pen/1.png", "pen/2.png"):
+        (tmp_path / "shop" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (5, 4)).save(tmp_path / "shop" / name)
+    return tmp_path / "shop"
+
+
+def test_all_pairs_of_a_folder_are_compared_by_default(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    protocol = folder_pairs(shop)
+    assert (protocol.name, protocol.pairs, len(protocol.photos)) == ("shop, all pairs", None, 8)
+    assert folder_pairs(shop, "mine").name == "mine"
+    monkeypatch.chdir(shop)
+    assert folder_pairs(".").name == "shop, all pairs"
+
+
+@pytest.mark.parametrize("pairs", [2, 6, 14])
+def test_half_of_the_drawn_pairs_are_genuine_and_none_is_repeated(shop: Path, pairs: int) -> None:
+    protocol = folder_pairs(shop, pairs=pairs)
+    identities = protocol.photos.identities
+    assert protocol.pairs is not None
+    drawn = [(int(i), int(j)) for i, j in zip(protocol.pairs.left, protocol.pairs.right, strict=True)]
+    assert len(set(drawn)) == len(drawn) == pairs
+    assert set(drawn) <= set(combinations(range(8), 2))
+    assert [bool(identities[i] == identities[j]) for i, j in drawn] == protocol.pairs.same.tolist()
+    assert protocol.pairs.same.sum() == pairs // 2
+
+
+def test_drawn_pairs_depend_on_the_seed_alone(shop: Path) -> None:
+    drawn = []
+    for seed in (3, 3, 4):
+        pairs = folder_pairs(shop, pairs=10, seed=seed).pairs
+        assert pairs is not None
+        drawn.append((pairs.left.tolist(), pairs.right.tolist()))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (-1, "-1 pairs hold no genuine and no impostor pair"),
+        (1, "1 pairs hold no genuine and no impostor pair"),
+        (5, "2 genuine and 2 impostor pairs, but 5 pairs need half of each"),
+        (100, "7 genuine and 21 impostor pairs, but 100 pairs need half of each: set pairs to 14 at most"),
+    ],
+)
+def test_impossible_numbers_of_pairs_are_refused(shop: Path, pairs: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        folder_pairs(shop, pairs=pairs)

@@ -1,7 +1,8 @@
-"""Photos, forms and a server in this process."""
+"""Photos, forms and a server in this process or in its own."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
@@ -34,9 +35,9 @@ def anyio_backend() -> str:
 
 def photo(seed: int = 0, width: int = 64, height: int = 64, kind: str = "PNG") -> bytes:
     """A picture of coarse noise, as a file."""
-    cells = np.random.default_rng(seed).integers(0, 255, (8, 8, 3)).astype(np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 255, (8, 8, 3)).astype(np.uint8)
     content = io.BytesIO()
-    Image.fromarray(cells).resize((width, height), Image.Resampling.NEAREST).save(content, kind)
+    Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST).save(content, kind)
     return content.getvalue()
 
 
@@ -44,6 +45,11 @@ def pair(first: bytes | None = None, second: bytes | None = None, **fields: str)
     """What httpx sends to /v1/verify."""
     a, b = photo(1) if first is None else first, photo(2) if second is None else second
     return {"files": {"a": ("a.png", a, "image/png"), "b": ("b.png", b, "image/png")}, "data": fields}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -61,11 +67,13 @@ async def client_of(
 
 
 class Running(NamedTuple):
+    """A server in a process of its own."""
+
     url: str
     port: int
     process: subprocess.Popen[str]
 
-    def connected(self) -> socket.socket:
+    def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -77,7 +85,7 @@ class Running(NamedTuple):
 def start() -> Iterator[Callable[..., Running]]:
     running: list[subprocess.Popen[str]] = []
 
-    def run(**settings: object) -> Running:
+    def run(environment: dict[str, str] | None = None, **settings: object) -> Running:
         arguments = [f"{name}={value}" for name, value in {"rate": 0, **settings}.items()]
         path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
         process = subprocess.Popen(
@@ -85,7 +93,7 @@ def start() -> Iterator[Callable[..., Running]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
         )
         running.append(process)
         assert process.stdout is not None

@@ -1,6 +1,6 @@
-"""A verifier without weights for tests of the server: a face is the whole photo, an embedding its coarse pixels.
+"""A verifier without weights: the face is the whole photo, and its embedding the downsampled pixels.
 
-What its photos say by their size: 77 pixels wide has no face, 78 several, 79 raises, 80 takes long.
+Photos 77 pixels wide have no face, 78 two faces, 79 raise an error, 80 take long.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ from siamese_verify.evaluation import Calibration, ImpostorTail, OperatingPoint,
 from siamese_verify.faces import quality_of
 from siamese_verify.models import ModelMetadata
 from siamese_verify.structures import Crop, InputSpec
-from siamese_verify.verification import DetectedFace, NoDecision, Verification, Verifier
-from siamese_verify.verification.decision import decide as decided
+from siamese_verify.verification import DetectedFace, NoDecision, Verifier
 
-NO_FACE, SEVERAL, BROKEN, SLOW = 77, 78, 79, 80
+NO_FACE, MULTIPLE, BROKEN, SLOW = 77, 78, 79, 80
 SIDE = 16
 
 
 class StandIn(Verifier):
-    """See the module."""
+    """Verifier without weights.
+
+    Args:
+        seconds: time to embed a batch.
+    """
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.batches: list[int] = []
         self.gate = threading.Event()  # slow photos wait for it
-        self.looking = 0
+        self.photos = 0
+        self.on_multiple_faces = "error"
         points = tuple(
             OperatingPoint(far, far, tar, threshold, False, 4000, round(4000 * far))
             for far, tar, threshold in ((0.1, 0.99, 0.2), (0.01, 0.9, 0.5), (0.001, 0.7, 0.8))
@@ -55,14 +59,14 @@ class StandIn(Verifier):
     def find(
         self, photo: Any, name: str | None = None, on_multiple_faces: str | None = None, *, opened: bool = False
     ) -> list[DetectedFace]:
-        self.looking += 1
+        self.photos += 1
         if photo.width == NO_FACE:
             raise NoDecision(f"No face was found on {name}: use another.", "no_face")
         if photo.width == BROKEN:
             raise RuntimeError("secret of the client")
         if photo.width == SLOW:
             self.gate.wait(20)
-        faces = 2 if photo.width == SEVERAL else 1
+        faces = 2 if photo.width == MULTIPLE else 1
         if faces > 1 and on_multiple_faces in (None, "error"):
             raise NoDecision(f"2 faces were found on {name}: crop it.", "multiple_faces")
         crop = photo.resize((32, 32))
@@ -77,36 +81,34 @@ class StandIn(Verifier):
         unit: np.ndarray = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)).astype(np.float32)
         return unit
 
-    def decide(self, score: float, faces: Any = (), *, decide: bool = False, **more: Any) -> Verification:
-        return decided(self.metadata, score, faces, decide=decide, **more)
-
 
 def serve(arguments: list[str]) -> int:
     """Serve a stand-in as a process of its own.
 
-    The arguments are fields of `Settings`, as in `rate=0`, and: `key`, `seconds` of a batch, a folder for a `gallery`
-    whose key is there as `key`, and `processes`.
+    Args:
+        arguments: fields of `Settings`, as in `rate=0`, an API `key`, `seconds` of a batch, a folder of a `gallery` and
+            its `key`, and `processes`.
     """
     from siamese_verify.serving.server import listen
     from siamese_verify.serving.settings import Settings
     from siamese_verify.serving.supervisor import Supervisor
 
     given: dict[str, Any] = dict(argument.split("=", 1) for argument in arguments)
-    place = listen(Settings(port=0))
+    listener = listen(Settings(port=0))
     if "processes" in given:
-        return Supervisor(serve_here, given, place, int(given["processes"]), 10, show).run()
-    return serve_here(given, place, show)
+        return Supervisor(serve_here, given, listener, int(given["processes"]), 10, show).run()
+    return serve_here(given, listener, show)
 
 
-def serve_here(options: dict[str, Any], place: socket.socket, ready: Callable[[str], None]) -> int:
-    from siamese_verify.serving.api_keys import SCOPES, Key, KeyFile, hash_of
+def serve_here(options: dict[str, Any], listener: socket.socket, ready: Callable[[str], None]) -> int:
+    from siamese_verify.serving.api_keys import SCOPES, Key, KeyFile, hash_key
     from siamese_verify.serving.app import create_app
     from siamese_verify.serving.server import run
     from siamese_verify.serving.settings import Settings
 
     given = dict(options)
-    replaced = given.pop("processes", None) is not None
-    keys = KeyFile([Key(hash_of(given.pop("key")), "test", frozenset(SCOPES))]) if "key" in given else None
+    supervised = given.pop("processes", None) is not None
+    keys = KeyFile([Key(hash_key(given.pop("key")), "test", frozenset(SCOPES))]) if "key" in given else None
     stand_in = StandIn(float(given.pop("seconds", 0)))
     gallery = None
     if "gallery" in given:
@@ -118,7 +120,7 @@ def serve_here(options: dict[str, Any], place: socket.socket, ready: Callable[[s
         given["trusted_proxies"] = tuple(given["trusted_proxies"].split(","))
     settings = Settings(port=0, **{name: number(value) for name, value in given.items()})
     app = create_app(stand_in, settings, keys=keys, gallery=gallery)
-    return run(app, settings, place, ready=ready, replaced=replaced)
+    return run(app, settings, listener, ready=ready, supervised=supervised)
 
 
 def show(url: str) -> None:
@@ -126,7 +128,7 @@ def show(url: str) -> None:
 
 
 def number(text: Any) -> Any:
-    """A number, or what is none as it is."""
+    """Number of a text, or the text itself."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -9,97 +9,66 @@ from pathlib import Path
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.serving.api_keys import SCOPES, Key, KeyFile, add_key, hash_of
+from siamese_verify.serving.api_keys import SCOPES, Key, KeyFile, add_key, hash_key
 
 
-def test_a_key_opens_and_another_does_not(tmp_path: Path) -> None:
+def test_known_key_is_found_and_others_are_not(tmp_path: Path) -> None:
     key = add_key(tmp_path / "keys")
     keys = KeyFile.read(tmp_path / "keys")
-    digits = hashlib.sha256(key.encode()).hexdigest()
-    assert keys.find(key) == Key(digits, f"key-{digits[:8]}", frozenset({"verify"}))
-    for wrong in ("", key[:-1], key + "a", key.upper(), "é\udc80", hash_of(key)):
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    assert keys.find(key) == Key(digest, f"key-{digest[:8]}", frozenset({"verify"}))
+    for wrong in ("", key[:-1], key + "a", key.upper(), "é\udc80", hash_key(key)):
         assert keys.find(wrong) is None
 
 
-def test_the_file_keeps_no_key_and_is_its_owners(tmp_path: Path) -> None:
+def test_file_has_hashes_only_and_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     keys = [add_key(path), add_key(path)]
     content = path.read_text()
     assert not any(key in content for key in keys)
-    assert [line.split()[0] for line in content.splitlines()] == [hash_of(key) for key in keys]
+    assert [line.split()[0] for line in content.splitlines()] == [hash_key(key) for key in keys]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert all(KeyFile.read(path).find(key) for key in keys)
 
 
 def test_keys_have_256_random_bits() -> None:
-    assert len({add_key(Path("/dev/null")) for _ in range(50)}) == 50
-    assert len(add_key(Path("/dev/null"))) == len("sv_") + 43  # 32 bytes in base64
+    keys = {add_key(Path("/dev/null")) for _ in range(50)}
+    assert len(keys) == 50
+    assert {len(key) for key in keys} == {len("sv_") + 43}  # 32 bytes in base64
 
 
-def test_every_hash_is_compared_in_constant_time_wherever_the_key_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[object] = []
-    real = hmac.compare_digest
+def test_every_hash_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
 
-    def watched(a: bytes, b: bytes) -> bool:
+    def compare(a: str, b: str) -> bool:
         compared.append(a)
-        return real(a, b)
+        return a == b
 
-    monkeypatch.setattr(hmac, "compare_digest", watched)
-    keys = KeyFile([Key(hash_of(str(number)), str(number), frozenset()) for number in range(9)])
-    for asked in ("0", "8", "none"):
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    keys = KeyFile([Key(hash_key(str(number)), str(number), frozenset()) for number in range(9)])
+    for key in ("0", "8", "none"):
         compared.clear()
-        keys.find(asked)
+        keys.find(key)
         assert len(compared) == 9
 
 
-@pytest.mark.parametrize("content", ["", "# only a comment\n", "\n\n"])
-def test_a_file_without_keys_is_refused(content: str, tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text(content)
-    with pytest.raises(InputError, match=r"holds no key.*--new-key"):
-        KeyFile.read(tmp_path / "keys")
-
-
-def test_a_file_of_keys_instead_of_hashes_is_refused_without_saying_them(tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("sv_secret\n")
-    with pytest.raises(InputError, match=r"Line 1 .*not of the form") as error:
-        KeyFile.read(tmp_path / "keys")
-    assert "sv_secret" not in str(error.value)
-
-
-def test_nothing_is_appended_to_a_file_of_something_else(tmp_path: Path) -> None:
-    letter = tmp_path / "letter.txt"
-    letter.write_text("Dear Ada,\n")
-    with pytest.raises(InputError):
-        add_key(letter)
-    assert letter.read_text() == "Dear Ada,\n"
-
-
-def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot be read.*--new-key"):
-        KeyFile.read(tmp_path / "none")
-    with pytest.raises(InputError, match="cannot be written"):
-        add_key(tmp_path / "no folder" / "keys")
-
-
-def test_a_name_scopes_and_a_last_day_are_kept(tmp_path: Path) -> None:
+def test_name_scopes_and_expiry_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     kiosk = add_key(path, "kiosk", "verify,identify", "2999-12-31")
     admin = add_key(path, "admin", ",".join(SCOPES))
     path.write_text("# of the hall\n" + path.read_text().rstrip("\n"))  # as an editor may leave it
     third = add_key(path)
     keys = KeyFile.read(path)
-    known = [keys.find(key) for key in (kiosk, admin, third)]
-    assert known[0] == Key(hash_of(kiosk), "kiosk", frozenset({"verify", "identify"}), date(2999, 12, 31))
-    assert known[1] == Key(hash_of(admin), "admin", frozenset(SCOPES))
-    assert known[2] is not None
-    assert path.read_text().splitlines()[1] == f"{hash_of(kiosk)} kiosk verify,identify 2999-12-31"
+    assert keys.find(kiosk) == Key(hash_key(kiosk), "kiosk", frozenset({"verify", "identify"}), date(2999, 12, 31))
+    assert keys.find(admin) == Key(hash_key(admin), "admin", frozenset(SCOPES))
+    assert keys.find(third) is not None
+    assert path.read_text().splitlines()[1] == f"{hash_key(kiosk)} kiosk verify,identify 2999-12-31"
 
 
-def test_a_key_expires_when_its_day_begins() -> None:
-    today = datetime.now(UTC).date()
-    for days, expired in ((-1, True), (0, True), (2, False)):
-        assert Key("", "a", frozenset(), today + timedelta(days)).expired() is expired
-    assert not Key("", "a", frozenset()).expired()
+@pytest.mark.parametrize(("days", "expired"), [(-1, True), (0, True), (2, False), (None, False)])
+def test_key_expires_at_the_start_of_its_day(days: int | None, expired: bool) -> None:
+    day = None if days is None else datetime.now(UTC).date() + timedelta(days)
+    assert Key("", "a", frozenset(), day).expired() is expired
 
 
 @pytest.mark.parametrize(
@@ -108,31 +77,59 @@ def test_a_key_expires_when_its_day_begins() -> None:
         ("a b", "verify", "never", "The name of a key"),
         ("a\n" + "0" * 64, "verify", "never", "The name of a key"),
         ("", "", "never", "The scopes of a key"),
-        ("a", "verify,fly", "never", "The scopes of a key are some of verify, identify, enroll"),
-        ("a", "verify", "soon", "on a day such as"),
-        ("a", "verify", "2020-01-01", "expires on 2020-01-01 would never open"),
+        ("a", "verify,fly", "never", "The scopes of a key must be some of verify, identify, enroll"),
+        ("a", "verify", "soon", "must be like 2030-12-31, or never"),
+        ("a", "verify", "2020-01-01", r"cannot expire in the past \(2020-01-01\)"),
     ],
 )
-def test_what_a_key_cannot_be_is_said(name: str, scopes: str, expires: str, message: str, tmp_path: Path) -> None:
+def test_invalid_key_is_not_created(name: str, scopes: str, expires: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         add_key(tmp_path / "keys", name, scopes, expires)
     assert not (tmp_path / "keys").exists()
 
 
-def test_two_keys_cannot_have_one_name(tmp_path: Path) -> None:
-    add_key(tmp_path / "keys", "kiosk")
-    with pytest.raises(InputError, match="a key named kiosk already"):
-        add_key(tmp_path / "keys", "kiosk")
-    content = (tmp_path / "keys").read_text()
-    (tmp_path / "keys").write_text(content * 2)
-    with pytest.raises(InputError, match=r"Two keys of .* are named kiosk"):
+@pytest.mark.parametrize("content", ["", "# only a comment\n", "\n\n"])
+def test_file_without_keys_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(content)
+    with pytest.raises(InputError, match=r"has no keys.*--new-key"):
         KeyFile.read(tmp_path / "keys")
 
 
 @pytest.mark.parametrize(
-    "line", ["", "kiosk verify", "kiosk verify never more", "kiosk all never", "kiosk verify 2030"]
+    "line", ["kiosk verify", "kiosk verify never more", "kiosk all never", "kiosk verify 2030", ""]
 )
-def test_a_line_that_is_no_key_is_refused(line: str, tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text(f"{'0' * 64} {line}\n")
-    with pytest.raises(InputError, match=r"Line 1 of the key file .* cannot be used"):
+def test_invalid_line_is_refused_by_its_number(line: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"# keys\n{'0' * 64} {line}\n")
+    with pytest.raises(InputError, match=r"must be .* \(line 2 of .*keys\)\.$"):
+        KeyFile.read(tmp_path / "keys")
+
+
+def test_key_in_place_of_its_hash_is_not_quoted(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("sv_secret\n")
+    with pytest.raises(InputError, match="A line of a key file must be") as error:
+        KeyFile.read(tmp_path / "keys")
+    assert "sv_secret" not in str(error.value)
+
+
+def test_other_files_are_not_appended_to(tmp_path: Path) -> None:
+    letter = tmp_path / "letter.txt"
+    letter.write_text("Dear Ada,\n")
+    with pytest.raises(InputError):
+        add_key(letter)
+    assert letter.read_text() == "Dear Ada,\n"
+
+
+def test_missing_file_and_folder_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read.*--new-key"):
+        KeyFile.read(tmp_path / "none")
+    with pytest.raises(InputError, match="cannot be written"):
+        add_key(tmp_path / "no folder" / "keys")
+
+
+def test_names_of_keys_are_unique(tmp_path: Path) -> None:
+    add_key(tmp_path / "keys", "kiosk")
+    with pytest.raises(InputError, match="a key named kiosk already"):
+        add_key(tmp_path / "keys", "kiosk")
+    (tmp_path / "keys").write_text((tmp_path / "keys").read_text() * 2)
+    with pytest.raises(InputError, match=r"Two keys of .* are named kiosk"):
         KeyFile.read(tmp_path / "keys")

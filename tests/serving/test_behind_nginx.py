@@ -1,4 +1,4 @@
-"""The server behind nginx, as docs/deploy/nginx.conf puts it there."""
+"""The server behind nginx, configured as in docs/deploy/nginx.conf."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ FOLDERS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as place:
-        port: int = place.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
         return port
 
 
@@ -36,7 +36,7 @@ def proxied(start: Callable[..., Running], tmp_path: Path) -> Iterator[Callable[
     running: list[subprocess.Popen[bytes]] = []
 
     def run(host: bool = True, **settings: object) -> str:
-        """The address that nginx offers; it may leave out which Host was asked for, as it does by itself."""
+        """URL of nginx; without `host` it does not pass on Host, as is its default."""
         server = start(root_path="/faces", trusted_proxies="127.0.0.1", **settings)
         certificate, key, port = tmp_path / "certificate.pem", tmp_path / "key.pem", free_port()
         command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
@@ -95,7 +95,7 @@ def test_page_and_api_work_under_a_path(proxied: Callable[..., str], tmp_path: P
     assert not [path for name in FOLDERS for path in (tmp_path / name).rglob("*") if path.is_file()]
 
 
-def test_the_page_itself_can_ask_where_the_proxy_passes_on_no_host(proxied: Callable[..., str]) -> None:
+def test_page_works_where_the_proxy_does_not_pass_on_host(proxied: Callable[..., str]) -> None:
     url = proxied(host=False)
     headers = {"Origin": url.removesuffix("/faces/"), "Sec-Fetch-Site": "same-origin"}
     assert httpx.post(url + "v1/verify", headers=headers, verify=False, timeout=20, **pair()).status_code == 200
@@ -103,7 +103,7 @@ def test_the_page_itself_can_ask_where_the_proxy_passes_on_no_host(proxied: Call
     assert (answer.status_code, "pass on Host" in answer.json()["detail"]) == (403, True)
 
 
-def test_clients_are_counted_and_not_the_proxy(proxied: Callable[..., str]) -> None:
+def test_rate_counts_clients_and_not_the_proxy(proxied: Callable[..., str]) -> None:
     url = proxied(rate=0.01, burst=2)
 
     def statuses(address: str) -> list[int]:
@@ -116,7 +116,7 @@ def test_clients_are_counted_and_not_the_proxy(proxied: Callable[..., str]) -> N
     assert statuses("127.0.0.3") == [200, 200, 429]
 
 
-def test_a_browser_gets_a_decision_through_it(proxied: Callable[..., str], tmp_path: Path) -> None:
+def test_browser_gets_a_decision_through_nginx(proxied: Callable[..., str], tmp_path: Path) -> None:
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:

@@ -1,4 +1,4 @@
-"""What stands in docs/deploy can be used with the server as it is. Containers cannot be built here."""
+"""The examples in docs/deploy match the server. Containers are not built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from siamese_verify.cli.serve import serve_arguments, settings_of
+from siamese_verify.cli.serve import add_arguments, settings_from
 
 DEPLOY = Path(__file__).resolve().parents[2] / "docs/deploy"
 LOADED: Any = OmegaConf.load(DEPLOY / "compose.yaml")
@@ -34,15 +34,15 @@ DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
         *re.findall(r"siamese-verify (serve .+?) &&", (DEPLOY / "compose.yaml").read_text()),
     ],
 )
-def test_the_server_takes_these_options(command: str) -> None:
+def test_server_accepts_the_options(command: str) -> None:
     parser = argparse.ArgumentParser()
-    serve_arguments(parser)
-    settings = settings_of(parser.parse_args(shlex.split(command)[1:]))
+    add_arguments(parser)
+    settings = settings_from(parser.parse_args(shlex.split(command)[1:]))
     for seconds in re.findall(r"(?:TimeoutStopSec=|stop_grace_period: )(\d+)", f"{UNIT}{DEPLOY / 'compose.yaml'}"):
         assert int(seconds) > settings.shutdown_seconds
 
 
-def test_the_image_holds_what_is_built_from() -> None:
+def test_image_contains_the_sources() -> None:
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
     kept = {name.removeprefix("!") for name in ignored if name.startswith("!")}
     assert kept == {"conf", "siamese_verify", "pyproject.toml", "README.md", "LICENSE"}
@@ -51,7 +51,7 @@ def test_the_image_holds_what_is_built_from() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze: apt-get install systemd")
-def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     path = tmp_path / "siamese-verify.service"
     path.write_text(UNIT.replace("/opt/siamese-verify/bin/siamese-verify", sys.executable))
     run = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)

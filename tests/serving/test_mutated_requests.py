@@ -1,4 +1,4 @@
-"""Random and mutated requests through every entry point: an answer in time, never a crash, no growth."""
+"""Random and mutated requests to every route are answered in time, without crashes or growth of memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SLOWEST = 5.0  # seconds
 
 
 def resident() -> float:
-    """Megabytes of this process."""
+    """Resident megabytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 
@@ -58,7 +58,7 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
 
 
 def checked(response: httpx.Response) -> int:
-    """An answer is an answer, or a problem that is documented; a mistake of the server's is neither."""
+    """Check that a response is an answer or a documented error, and not a bug of the server."""
     assert response.status_code in {200, 400, 403, 404, 405, 408, 413, 415, 422, 503}, response.text
     if response.status_code != 200:
         said = response.json()
@@ -68,13 +68,13 @@ def checked(response: httpx.Response) -> int:
     return response.status_code
 
 
-class Gallery:
-    """Takes anything."""
+class OpenGallery:
+    """Accepts anything."""
 
     def enroll_embeddings(self, name: str, embeddings: Any, qualities: Any = None, *, sources: Any = None) -> Any:
-        from siamese_verify.gallery import Enrolment
+        from siamese_verify.gallery import Enrollment
 
-        return Enrolment(name, "p", len(embeddings), len(embeddings))
+        return Enrollment(name, "p", len(embeddings), len(embeddings))
 
     def identify_embedding(self, embedding: Any, **asked: Any) -> Any:
         from siamese_verify.gallery import Identification
@@ -89,7 +89,7 @@ class Gallery:
 
 
 def encoded(entry: str, contents: list[bytes], fields: dict[str, str], packed: bool) -> tuple[bytes, str]:
-    """The body and type of a form, or of the same as JSON."""
+    """Body and content type of a form, or of the same as JSON."""
     names = ("a", "b") if entry.startswith("/v1/verify") else ("photo",)
     if packed:
         photos = {name: base64.b64encode(content).decode() for name, content in zip(names, contents, strict=False)}
@@ -100,17 +100,17 @@ def encoded(entry: str, contents: list[bytes], fields: dict[str, str], packed: b
 
 
 def within(work: Callable[[httpx.AsyncClient], Coroutine[Any, Any, T]]) -> T:
-    """Do something with a client."""
+    """Run a coroutine with a client."""
 
     async def run() -> T:
-        async with client_of(StandIn(), LIMITS, gallery=Gallery()) as client:
+        async with client_of(StandIn(), LIMITS, gallery=OpenGallery()) as client:
             return await work(client)
 
     return asyncio.run(run())
 
 
 @pytest.mark.slow
-def test_ten_thousand_mutated_requests_are_answered_in_time_without_a_crash_or_growth() -> None:
+def test_ten_thousand_mutated_requests_are_answered() -> None:
     rng = random.Random(0)
     statuses: Counter[int] = Counter()
     sizes: list[float] = []
@@ -139,7 +139,7 @@ def test_ten_thousand_mutated_requests_are_answered_in_time_without_a_crash_or_g
 
     within(attack)
     assert sum(statuses.values()) == CASES
-    assert statuses[200] > 100, "mutations were so rough that nothing got through"
+    assert statuses[200] > 100
     assert statuses[400] > 1000
     assert sizes[-1] - sizes[1] < 30, sizes
 
@@ -157,9 +157,7 @@ def test_ten_thousand_mutated_requests_are_answered_in_time_without_a_crash_or_g
     kinds=st.lists(st.sampled_from([*KINDS, b"", b"\0"]), min_size=2, max_size=2),
     packed=st.booleans(),
 )
-def test_any_fields_get_an_answer_or_a_sentence(
-    entry: str, fields: dict[str, str], kinds: list[bytes], packed: bool
-) -> None:
+def test_any_fields_are_answered(entry: str, fields: dict[str, str], kinds: list[bytes], packed: bool) -> None:
     body, kind = encoded(entry, kinds, fields, packed)
 
     async def ask(client: httpx.AsyncClient) -> int:
@@ -179,7 +177,7 @@ def test_any_fields_get_an_answer_or_a_sentence(
     ),
     query=st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"), max_size=30),
 )
-def test_any_address_gets_an_answer_or_a_sentence(method: str, path: str, query: str) -> None:
+def test_any_address_is_answered(method: str, path: str, query: str) -> None:
     async def ask(client: httpx.AsyncClient) -> int:
         url = httpx.URL("http://127.0.0.1:8000", raw_path=f"/{path}?{query}".encode())
         response = await client.send(client.build_request(method, url))

@@ -1,4 +1,4 @@
-"""The page in a real browser: two photos in, a decision out, and not a word to any other host."""
+"""The page in a browser: two photos in, a decision out, and no request to another host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from siamese_verify.datasets import SyntheticFaces
-from siamese_verify.serving.schemas import DECISION
+from siamese_verify.serving.schemas import EXAMPLE_DECISION
 
 pytest.importorskip("playwright", reason="needs playwright: pip install playwright")
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -34,7 +34,7 @@ SHARED = HERE.parents[2] / "shared"
 
 
 def started(command: list[str], **environment: str) -> Iterator[str]:
-    """The address of a server that runs meanwhile; the last word of its first line."""
+    """URL of a server that runs meanwhile: the last word of its first line."""
     path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -81,25 +81,25 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """`opened(url, **context)`: a page; at the end, nothing was asked of another host and nothing was complained of."""
+    """`opened(url, **context)` returns a page; at the end no other host was asked and no error was logged."""
     asked: list[str] = []
-    complaints: list[str] = []
+    errors: list[str] = []
     allowed: list[str] = []
     contexts: list[Any] = []
 
-    def go(url: str, complains: str = "", **options: Any) -> Page:
+    def go(url: str, expected_error: str = "", **options: Any) -> Page:
         allowed.append(urlsplit(url).netloc)
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(15_000)
         page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
             "console",
             lambda said: (
-                complaints.append(said.text)
-                if said.type in ("error", "warning") and not (complains and re.search(complains, said.text))
+                errors.append(said.text)
+                if said.type in ("error", "warning") and not (expected_error and re.search(expected_error, said.text))
                 else None
             ),
         )
@@ -111,11 +111,11 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
         context.close()
     assert asked
     assert {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))} == set(allowed)
-    assert not complaints
+    assert not errors
 
 
 def until(page: Page, condition: str) -> None:
-    """Wait for a condition; Playwright's own way needs `eval`, which the page's policy forbids."""
+    """Wait for a condition; Playwright's `wait_for_function` needs `eval`, which the page's policy forbids."""
     for _ in range(300):
         if page.evaluate(condition):
             return
@@ -132,7 +132,7 @@ def compare(page: Page, first: Path, second: Path) -> str:
     return page.inner_text("#verdict")
 
 
-def test_two_photos_get_a_decision_in_plain_words(
+def test_decision_is_shown_in_plain_words(
     server: str, opened: Callable[..., Page], photos: list[Path], tmp_path: Path
 ) -> None:
     page = opened(server, viewport={"width": 1200, "height": 900})
@@ -150,9 +150,7 @@ def test_two_photos_get_a_decision_in_plain_words(
         assert len(set(shot.convert("RGB").resize((60, 60)).get_flattened_data())) > 100, "something was drawn"
 
 
-def test_a_probability_is_shown_for_a_prior_that_is_stated_only(
-    server: str, opened: Callable[..., Page], photos: list[Path]
-) -> None:
+def test_probability_is_shown_for_a_stated_prior(server: str, opened: Callable[..., Page], photos: list[Path]) -> None:
     page = opened(server)
     compare(page, photos[0], photos[0])
     assert "times as frequent among pairs of one person" in page.inner_text("#meaning")
@@ -168,9 +166,9 @@ def test_a_probability_is_shown_for_a_prior_that_is_stated_only(
     assert page.evaluate("document.activeElement.id") == "prior"
 
 
-def test_an_open_interval_is_said_and_drawn(server: str, opened: Callable[..., Page], photos: list[Path]) -> None:
+def test_open_interval_is_shown(server: str, opened: Callable[..., Page], photos: list[Path]) -> None:
     page = opened(server)
-    answer = {**DECISION, "threshold_interval": [0.489, None]}
+    answer = {**EXAMPLE_DECISION, "threshold_interval": [0.489, None]}
     page.route("**/v1/verify", lambda route: route.fulfill(json=answer))
     compare(page, photos[0], photos[1])
     assert "from 0.489 on, its upper end is unknown" in page.inner_text("#facts")
@@ -184,14 +182,14 @@ def test_an_open_interval_is_said_and_drawn(server: str, opened: Callable[..., P
     ("rotated_by", "box"),
     [(0, [0, 40, 20, 60]), (90, [40, 180, 60, 200]), (180, [180, 40, 200, 60]), (270, [40, 0, 60, 20])],
 )
-def test_the_box_of_a_turned_photo_lies_on_the_photo_as_it_is_shown(
+def test_box_of_a_rotated_photo_is_drawn_on_the_photo_as_shown(
     rotated_by: int, box: list[int], server: str, opened: Callable[..., Page], tmp_path: Path
 ) -> None:
     """A face at the left of a photo of 200 x 100 is at the bottom of it once that was rotated by 90 degrees."""
     Image.new("RGB", (200, 100), "white").save(tmp_path / "wide.png")
     page = opened(server)
-    face = {**DECISION["faces"][0], "rotated_by": rotated_by, "box": box}
-    page.route("**/v1/verify", lambda route: route.fulfill(json={**DECISION, "faces": [face, face]}))
+    face = {**EXAMPLE_DECISION["faces"][0], "rotated_by": rotated_by, "box": box}
+    page.route("**/v1/verify", lambda route: route.fulfill(json={**EXAMPLE_DECISION, "faces": [face, face]}))
     compare(page, tmp_path / "wide.png", tmp_path / "wide.png")
     place = page.evaluate("""(() => {
         const box = document.querySelector('#side-a .box').getBoundingClientRect();
@@ -204,9 +202,7 @@ def test_the_box_of_a_turned_photo_lies_on_the_photo_as_it_is_shown(
 
 
 @pytest.mark.parametrize("width", [320, 1200])
-def test_the_api_is_described_on_a_page_of_the_servers_own(
-    width: int, server: str, opened: Callable[..., Page], tmp_path: Path
-) -> None:
+def test_api_is_described_on_a_page(width: int, server: str, opened: Callable[..., Page], tmp_path: Path) -> None:
     page = opened(server, viewport={"width": width, "height": 844})
     page.click("footer a")
     page.wait_for_selector(".route")
@@ -219,9 +215,7 @@ def test_the_api_is_described_on_a_page_of_the_servers_own(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_an_explanation_is_shown_when_it_is_asked_for(
-    server: str, opened: Callable[..., Page], photos: list[Path]
-) -> None:
+def test_explanation_is_shown_on_request(server: str, opened: Callable[..., Page], photos: list[Path]) -> None:
     page = opened(server)
     page.click(".settings summary")
     page.check("#explain")
@@ -230,22 +224,20 @@ def test_an_explanation_is_shown_when_it_is_asked_for(
     assert page.evaluate("[...document.querySelectorAll('#faces img')].every((img) => img.naturalWidth > 0)")
 
 
-def test_a_doubtful_score_is_said_to_be_one_with_its_reasons(
+def test_inconclusive_decision_is_shown_with_its_reasons(
     server: str, opened: Callable[..., Page], photos: list[Path]
 ) -> None:
     page = opened(server)
 
-    answer = {**DECISION, "same": None, "reasons": ["photo a: the face is blurred."]}
+    answer = {**EXAMPLE_DECISION, "same": None, "reasons": ["photo a: the face is blurred."]}
     page.route("**/v1/verify", lambda route: route.fulfill(json=answer))
     assert compare(page, photos[0], photos[1]) == "Not sure enough to say"
     assert page.inner_text("#reasons") == "First photo: the face is blurred."
 
 
-def test_a_photo_without_a_decision_says_which_and_why(
-    server: str, opened: Callable[..., Page], photos: list[Path], tmp_path: Path
-) -> None:
+def test_error_names_the_photo(server: str, opened: Callable[..., Page], photos: list[Path], tmp_path: Path) -> None:
     Image.new("RGB", (77, 77)).save(tmp_path / "nobody.png")  # the stand-in finds no face on it
-    page = opened(server, complains="422")
+    page = opened(server, expected_error="422")
     page.set_input_files("#first", photos[0])
     page.set_input_files("#second", tmp_path / "nobody.png")
     page.click("#go")
@@ -254,7 +246,7 @@ def test_a_photo_without_a_decision_says_which_and_why(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_dark_and_light_keep_their_contrast(
+def test_dark_and_light_colors_have_contrast(
     scheme: str, server: str, opened: Callable[..., Page], photos: list[Path], tmp_path: Path
 ) -> None:
     page = opened(server, color_scheme=scheme)
@@ -290,7 +282,7 @@ def contrast(one: list[float], other: list[float]) -> float:
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1440])
-def test_nothing_sticks_out_of_a_phone(
+def test_page_fits_into_its_window(
     width: int, server: str, opened: Callable[..., Page], photos: list[Path], tmp_path: Path
 ) -> None:
     page = opened(server, viewport={"width": width, "height": 844})
@@ -299,7 +291,7 @@ def test_nothing_sticks_out_of_a_phone(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_the_keyboard_is_enough(server: str, opened: Callable[..., Page], photos: list[Path]) -> None:
+def test_page_works_by_keyboard(server: str, opened: Callable[..., Page], photos: list[Path]) -> None:
     page = opened(server)
     # `expect_file_chooser` would switch the interception of choosers off and on between the two photos without waiting
     # for it, and a chooser that opens in between is cancelled by the headless browser. Here it stays on.
@@ -327,7 +319,7 @@ def test_the_keyboard_is_enough(server: str, opened: Callable[..., Page], photos
     assert page.evaluate("document.activeElement.id") == "verdict"  # a screen reader goes on there
 
 
-def test_every_control_has_a_name_and_the_result_is_announced(server: str, opened: Callable[..., Page]) -> None:
+def test_controls_have_names_and_results_are_announced(server: str, opened: Callable[..., Page]) -> None:
     page = opened(server)
     nameless = page.evaluate("""[...document.querySelectorAll('button, input, select')].filter((one) =>
         !(one.labels && one.labels.length) && !one.textContent.trim() && !one.getAttribute('aria-label')).length""")
@@ -338,9 +330,7 @@ def test_every_control_has_a_name_and_the_result_is_announced(server: str, opene
     assert page.get_attribute("html", "lang") == "en"
 
 
-def test_comparing_without_photos_says_what_is_missing(
-    server: str, opened: Callable[..., Page], photos: list[Path]
-) -> None:
+def test_missing_photos_are_named(server: str, opened: Callable[..., Page], photos: list[Path]) -> None:
     page = opened(server)
     page.focus("#go")
     page.keyboard.press("Enter")
@@ -349,9 +339,7 @@ def test_comparing_without_photos_says_what_is_missing(
     assert page.inner_text("#status") == "Now the second photo."
 
 
-def test_another_photo_takes_the_old_decision_away(
-    server: str, opened: Callable[..., Page], photos: list[Path]
-) -> None:
+def test_new_photo_removes_the_decision(server: str, opened: Callable[..., Page], photos: list[Path]) -> None:
     page = opened(server)
     compare(page, photos[0], photos[1])
     page.set_input_files("#second", photos[2])
@@ -385,7 +373,7 @@ def test_photos_can_be_dropped_and_pasted(server: str, opened: Callable[..., Pag
     assert page.inner_text("#verdict") == "The same person"
 
 
-def test_the_camera_takes_a_photo_and_is_let_go(server: str, opened: Callable[..., Page]) -> None:
+def test_camera_takes_a_photo_and_is_released(server: str, opened: Callable[..., Page]) -> None:
     page = opened(server, permissions=["camera"])
     page.click("#side-b .camera")
     until(page, "document.querySelector('#video').videoWidth > 0")
@@ -395,10 +383,8 @@ def test_the_camera_takes_a_photo_and_is_let_go(server: str, opened: Callable[..
     assert not page.evaluate("document.querySelector('#camera').open")
 
 
-def test_a_key_is_asked_for_and_kept_in_the_page_only(
-    locked: str, opened: Callable[..., Page], photos: list[Path]
-) -> None:
-    page = opened(locked, complains="401")
+def test_key_is_asked_for_and_kept_in_memory_only(locked: str, opened: Callable[..., Page], photos: list[Path]) -> None:
+    page = opened(locked, expected_error="401")
     page.wait_for_selector("#key-form:not([hidden])")
     page.fill("#key", "wrong")
     page.keyboard.press("Enter")
@@ -412,7 +398,7 @@ def test_a_key_is_asked_for_and_kept_in_the_page_only(
 
 
 @pytest.mark.slow
-def test_real_faces_are_boxed_and_aligned(opened: Callable[..., Page], tmp_path: Path) -> None:
+def test_real_faces_are_boxed(opened: Callable[..., Page], tmp_path: Path) -> None:
     faces = [SHARED / f"data/lfw/lfw-deepfunneled/George_W_Bush/George_W_Bush_000{number}.jpg" for number in (1, 2)]
     weights = SHARED / "weights"
     if not faces[0].is_file() or not (weights / "checkpoints/20180408-102900-casia-webface.pt").is_file():

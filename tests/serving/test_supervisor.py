@@ -15,27 +15,28 @@ from tests.serving.conftest import Running, pair, photo
 from tests.serving.stand_in import SLOW
 
 
-def children(server: Running) -> set[int]:
-    """Processes that serve."""
+def serving_processes(server: Running) -> set[int]:
     pid = server.process.pid
     found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     return {child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
 
 
-def until(true: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], message: str) -> None:
     deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline, what
+    while not condition():
+        assert time.monotonic() < deadline, message
         time.sleep(0.05)
 
 
-def test_processes_share_a_socket_a_gallery_and_counters_and_one_that_dies_is_replaced(
+def test_processes_share_a_socket_a_gallery_and_metrics_and_are_restarted(
     start: Callable[..., Running], tmp_path: Path
 ) -> None:
-    gallery = pytest.importorskip("siamese_verify.gallery", reason="needs cryptography: pip install cryptography")
+    pytest.importorskip("sqlcipher3", reason="needs sqlcipher3: pip install 'siamese-verify[gallery]'")
+    from siamese_verify import gallery
+
     gallery.new_key(tmp_path / "key")
     server = start(processes=2, gallery=tmp_path)
-    first = children(server)
+    first = serving_processes(server)
     assert len(first) == 2
 
     def names() -> list[str]:
@@ -49,16 +50,16 @@ def test_processes_share_a_socket_a_gallery_and_counters_and_one_that_dies_is_re
     counted = 'requests_total{route="/v1/people",status="200"} 24.0'
     assert all(counted in httpx.get(server.url + "metrics").text for _ in range(8))
     os.kill(min(first), signal.SIGKILL)
-    until(lambda: len(children(server) - {min(first)}) == 2, "it was not replaced")
-    until(lambda: "Ada" in names(), "the gallery was lost")
+    wait_until(lambda: len(serving_processes(server) - {min(first)}) == 2, "it was not restarted")
+    wait_until(lambda: "Ada" in names(), "the gallery was lost")
     assert server.stop() == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(server.url + "healthz")
 
 
-def test_a_process_whose_workers_are_stuck_is_replaced(start: Callable[..., Running]) -> None:
+def test_process_with_stuck_workers_is_restarted(start: Callable[..., Running]) -> None:
     server = start(processes=1, workers=1, answer_seconds=0.5, shutdown_seconds=0.5)
-    stuck = children(server)
+    stuck = serving_processes(server)
     assert httpx.post(server.url + "v1/verify", timeout=20, **pair(photo(1, SLOW))).status_code == 503
 
     def answered() -> bool:
@@ -67,12 +68,12 @@ def test_a_process_whose_workers_are_stuck_is_replaced(start: Callable[..., Runn
         except httpx.TransportError:
             return False
 
-    until(answered, "nothing was answered any more")
-    assert not children(server) & stuck
+    wait_until(answered, "nothing was answered any more")
+    assert not serving_processes(server) & stuck
     assert server.stop() == 0
 
 
-def test_processes_end_with_the_one_that_started_them(start: Callable[..., Running]) -> None:
+def test_processes_end_with_the_supervisor(start: Callable[..., Running]) -> None:
     server = start(processes=1)
     server.stop(signal.SIGKILL)
 
@@ -82,4 +83,4 @@ def test_processes_end_with_the_one_that_started_them(start: Callable[..., Runni
         except httpx.TransportError:
             return True
 
-    until(refused, "it still serves")
+    wait_until(refused, "it still serves")

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from siamese_verify.data import FaceDataModule
 from siamese_verify.datasets import SyntheticFaces
@@ -17,6 +17,7 @@ from siamese_verify.encoders import SmallResNet
 from siamese_verify.losses import ContrastiveLoss, TripletLoss
 from siamese_verify.miners import BatchHard
 from siamese_verify.samplers import IdentityBatchSampler
+from siamese_verify.samplers.epoch import EpochSampler
 from siamese_verify.structures import FaceBatch
 from siamese_verify.training import CollapseMonitor, RefreshHardNegatives, ReseedEachBatch, VerificationModule
 
@@ -94,7 +95,7 @@ def test_a_loss_at_its_margin_is_no_collapse_while_the_embeddings_lie_apart(capl
     assert warnings_of(Flat(), StuckLoss(), 4, caplog) == []
 
 
-@pytest.mark.parametrize("loss", [TripletLoss(soft=True), ContrastiveLoss(1.2, reduction="mean_active")])
+@pytest.mark.parametrize("loss", [TripletLoss(soft=True), ContrastiveLoss(1.2, reduction="mean_nonzero")])
 def test_every_loss_knows_its_value_at_collapse(loss: TripletLoss | ContrastiveLoss) -> None:
     labels = torch.arange(3).repeat_interleave(2)
     assert float(loss(torch.ones(6, 4), labels)) == pytest.approx(loss.collapsed_loss)
@@ -112,7 +113,7 @@ class Listening(IdentityBatchSampler):
     """Keeps what it is shown."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(people=3, photos=2, **arguments)
+        super().__init__(identities_per_batch=3, samples_per_identity=2, **arguments)
         self.shown: list[Tensor] = []
 
     def update(self, embeddings: Tensor) -> None:
@@ -135,7 +136,9 @@ def flip_everything(image: Tensor) -> Tensor:
     return 255 - image
 
 
-def refreshed(sampler: type[Sampler[Any]], callback: RefreshHardNegatives, epochs: int) -> tuple[Any, Any, list[bool]]:
+def refreshed(
+    sampler: type[EpochSampler[Any]], callback: RefreshHardNegatives, epochs: int
+) -> tuple[Any, Any, list[bool]]:
     """Train, and return the data module, the encoder, and whether each epoch began in training mode."""
     encoder = Watched()
     data = FaceDataModule(SyntheticFaces(8, 3, 16), encoder.input_spec, sampler, flip_everything, workers=0)
@@ -180,16 +183,10 @@ def test_a_refresh_every_other_epoch() -> None:
     assert len(data.sampler.shown) == 1
 
 
-def test_a_refresh_by_steps_comes_beside_those_by_epochs() -> None:
-    data, _, modes = refreshed(Listening, RefreshHardNegatives(every_n_epochs=3, every_n_steps=1), epochs=3)
-    assert len(data.sampler.shown) == 1 + len(data.sampler) * 3
-    assert all(modes)
-
-
 def test_a_sampler_that_does_not_listen_costs_no_pass_over_the_photos() -> None:
     class Deaf(IdentityBatchSampler):
         def __init__(self, **arguments: Any) -> None:
-            super().__init__(people=3, photos=2, **arguments)
+            super().__init__(identities_per_batch=3, samples_per_identity=2, **arguments)
 
     data, encoder, _ = refreshed(Deaf, RefreshHardNegatives(), epochs=2)
     assert encoder.modes.count(True) == 2 * len(data.sampler)

@@ -153,7 +153,7 @@ def test_another_librarys_loss_gets_what_its_miners_return() -> None:
     assert none is None
 
 
-def test_a_loss_that_needs_rivals_refuses_pairs_that_are_fed() -> None:
+def test_a_loss_that_needs_negatives_refuses_pairs_that_are_fed() -> None:
     pairs = Pairs(torch.tensor([0, 2]), torch.tensor([1, 4]), torch.tensor([True, False]))
     for objective in (SupConLoss(), InBatchNegatives(NCELoss())):
         module = VerificationModule(encoder(), objective, None, ADAM)
@@ -186,7 +186,7 @@ def test_draws_of_a_miner_depend_on_seed_epoch_and_step_alone() -> None:
 
 
 def test_a_loss_with_parameters_is_trained_along(tmp_path: Path) -> None:
-    objective = ArcFaceLoss(3, scale=8.0, dimensions=8)
+    objective = ArcFaceLoss(3, scale=8.0, embedding_size=8)
     before = [parameter.detach().clone() for parameter in objective.parameters()]
     module = VerificationModule(encoder(), objective, None, ADAM)
     fit(module, [batch(seed=number) for number in range(4)], tmp_path)
@@ -195,7 +195,7 @@ def test_a_loss_with_parameters_is_trained_along(tmp_path: Path) -> None:
     assert min(moved) > 1e-4
 
 
-def test_a_loss_without_items_trains_and_logs_no_active_share(tmp_path: Path) -> None:
+def test_a_loss_without_items_trains_and_logs_no_fraction_nonzero(tmp_path: Path) -> None:
     module = VerificationModule(encoder(), SumLoss(), None, ADAM)
     before = [parameter.clone() for parameter in module.parameters()]
     trainer = fit(module, [batch(seed=number) for number in range(10)], tmp_path)

@@ -11,7 +11,7 @@ import pytest
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import Calibration, ImpostorTail, Interval, OperatingPoint, ScoreCalibration, calibrate
-from siamese_verify.evaluation.calibration import limited
+from siamese_verify.evaluation.calibration import bound_ratios
 from siamese_verify.faces import Quality
 from siamese_verify.models.metadata import DecisionThreshold, ModelMetadata
 from siamese_verify.structures import Crop, InputSpec
@@ -117,7 +117,7 @@ def test_what_is_no_number_is_refused_in_a_sentence(name: str, value: Any, metad
 
 
 def test_the_likelihood_ratio_is_bounded_where_the_calibration_ends() -> None:
-    line = limited(Calibration("logistic", (-1.0, 1.0), (-20.0, 20.0), 1000, 10**6), math.exp(-5), math.exp(-4))
+    line = bound_ratios(Calibration("logistic", (-1.0, 1.0), (-20.0, 20.0), 1000, 10**6), math.exp(-5), math.exp(-4))
     score_calibration = ScoreCalibration(line, ImpostorTail((0.0, 0.2, 0.3), (400_000, 10, 0), 10**6))
     assert likelihood_ratio(score_calibration, 0.1) == pytest.approx((2.0, False))
     assert likelihood_ratio(score_calibration, 1.0) == pytest.approx((4.0, True))

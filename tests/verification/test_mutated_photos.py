@@ -15,7 +15,7 @@ from PIL import Image
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import Pixels
 from siamese_verify.faces import FaceDetector
-from siamese_verify.faces.finder import search
+from siamese_verify.faces.finder import detect_rotated
 from siamese_verify.models import FaceModel, TorchEngine
 from siamese_verify.structures import Crop
 from siamese_verify.verification import NoDecision, Verifier
@@ -115,7 +115,7 @@ def test_noise_of_any_shape_is_searched_without_a_crash() -> None:
         pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         if case % 3 == 0:
             pixels[:] = pixels[0, 0]
-        faces, rotated_by = search(detector, Image.fromarray(pixels))
+        faces, rotated_by = detect_rotated(detector, Image.fromarray(pixels))
         assert rotated_by in (0, 90, 180, 270)
         assert all(np.isfinite(face.box).all() and 0 <= face.probability <= 1.0001 for face in faces)
 

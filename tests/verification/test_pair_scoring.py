@@ -22,12 +22,12 @@ from pyarrow import parquet
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import OperatingPoint
-from siamese_verify.faces import Quality
+from siamese_verify.faces import OnMultipleFaces, Quality
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.structures import Crop, InputSpec
 from siamese_verify.verification.decision import DetectedFace, NoDecision, Verification
 from siamese_verify.verification.pair_scoring import FACE, CachedEmbeddings, verify_pairs
-from siamese_verify.verification.verifier import OnMultipleFaces, Verifier
+from siamese_verify.verification.verifier import Verifier
 
 DIMENSION, LIMIT = 16, 0.5
 COLUMNS = [

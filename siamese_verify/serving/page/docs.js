@@ -1,5 +1,5 @@
 "use strict";
-// The pages of openapi.json, drawn without a word to any other host.
+// The description of the API from openapi.json, without requests to another host.
 
 const $ = (id) => document.getElementById(id);
 const METHODS = ["get", "post", "put", "patch", "delete"];
@@ -123,7 +123,7 @@ async function start() {
     const response = await fetch("openapi.json", { cache: "no-store", credentials: "omit", redirect: "error" });
     api = await response.json();
   } catch {
-    $("status").textContent = "The server does not answer: see whether it still runs.";
+    $("status").textContent = "The server does not answer: check that it runs.";
     return;
   }
   $("about").replaceChildren(...prose(api.info.description || ""));

@@ -1,5 +1,5 @@
 "use strict";
-// The page of siamese-verify serve. It talks to its own server only, and keeps photos and key in memory.
+// The page of siamese-verify serve. It sends requests to its own server only, and keeps photos and key in memory.
 
 const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
@@ -9,7 +9,7 @@ const names = { a: "first", b: "second" };
 let model = null;
 let key = "";
 let last = null; // the decision that is shown
-let asked = 0; // counts questions, so that a late answer to an old one is dropped
+let asked = 0; // number of requests, so that a late answer to an old one is dropped
 
 function make(tag, attributes = {}, ...children) {
   const drawn = ["svg", "path", "circle", "rect", "line", "text"].includes(tag);
@@ -36,7 +36,7 @@ async function ask(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit", redirect: "error" });
   } catch {
-    throw Object.assign(new Error("The server does not answer: see whether it still runs."), { reason: "offline" });
+    throw Object.assign(new Error("The server does not answer: check that it runs."), { reason: "offline" });
   }
   const content = await response.json().catch(() => ({}));
   if (response.ok) return content;
@@ -50,7 +50,7 @@ async function meet() {
     if (error.status === 401) {
       const again = !$("key-form").hidden;
       $("key-form").hidden = false;
-      $("key-note").textContent = again ? "This key is not known to the server: try another." : "It is kept in this page only, until you close it.";
+      $("key-note").textContent = again ? "This key is not known to the server: try another." : "It is kept in the memory of this page only.";
       if (again) $("key").select();
     } else {
       $("status").textContent = error.message;
@@ -62,7 +62,7 @@ async function meet() {
   if ($("prior").disabled) $("prior-note").textContent = "This model was not calibrated, so no probability can be given.";
   $("model").textContent = model.name.split("/").pop();
   $("model").title = model.name;
-  if (model.liveness) $("notice").textContent = "A liveness check of this server's owner looks at each photo first. No such check catches everything.";
+  if (model.liveness) $("notice").textContent = "This server checks each photo for liveness first. No such check detects every attack.";
   $("measured").textContent = model.measured_on ? `Thresholds measured on ${model.measured_on}.` : "No thresholds were measured for this model.";
   const choices = model.operating_points.filter((point) => point.threshold !== null);
   $("far").replaceChildren(
@@ -87,7 +87,7 @@ function put(side, file) {
     const picture = make("img", { alt: `The ${names[side]} photo` });
     picture.addEventListener("error", () => {
       picture.remove();
-      well.append(make("p", { class: "blind" }, "This browser cannot show the photo, the server may still read it."));
+      well.append(make("p", { class: "blind" }, "This browser cannot show the photo, but the server may read it."));
     });
     picture.src = state.url;
     well.append(picture);
@@ -116,7 +116,7 @@ function clear() {
 
 function picture(files) {
   const found = [...files].find((file) => file.type.startsWith("image/") || /\.(heic|heif|avif)$/i.test(file.name));
-  if (!found && files.length) $("status").textContent = "That is no picture: choose a JPEG, PNG, WebP, AVIF or HEIC file.";
+  if (!found && files.length) $("status").textContent = "This is not a photo: choose a JPEG, PNG, WebP, AVIF or HEIC file.";
   return found;
 }
 
@@ -171,7 +171,7 @@ async function film(side) {
   }
   filmed = side;
   $("shoot").disabled = true;
-  $("camera-note").textContent = "The picture goes nowhere before you compare.";
+  $("camera-note").textContent = "The photo is not sent before you compare.";
   $("camera").showModal();
   try {
     const opened = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "user", width: { ideal: 1280 } }, audio: false });
@@ -221,7 +221,7 @@ $("compare").addEventListener("submit", async (event) => {
     $(names[missing]).focus();
     return;
   }
-  const prior = stated();
+  const prior = statedPrior();
   if (prior === null) {
     $("status").textContent = "The share of pairs of one person is a number above 0 and below 100, or empty.";
     $("prior").closest("details").open = true;
@@ -234,7 +234,7 @@ $("compare").addEventListener("submit", async (event) => {
   $("go").firstElementChild.textContent = "Comparing…";
   $("status").textContent = "Comparing the two faces.";
   const form = new FormData();
-  for (const side of Object.keys(sides)) form.append(side, sides[side].file, `${side}.jpg`); // its own name is nobody's business
+  for (const side of Object.keys(sides)) form.append(side, sides[side].file, `${side}.jpg`); // without the file's own name
   if ($("far").value) form.append("far", $("far").value);
   if ($("on_multiple_faces").value) form.append("on_multiple_faces", $("on_multiple_faces").value);
   if (prior) form.append("prior", prior);
@@ -254,8 +254,8 @@ $("compare").addEventListener("submit", async (event) => {
   }
 });
 
-// The prior as the server takes it, "" for none, null for a text that is none.
-function stated() {
+// The prior as the server takes it; "" without one, null if the text is invalid.
+function statedPrior() {
   const text = $("prior").value.trim().replace("%", "").replace(",", ".").trim();
   if (!text || $("prior").disabled) return "";
   const share = Number(text) / 100;
@@ -294,7 +294,7 @@ function show(answer) {
   facts(answer);
   $("faces").replaceChildren(...answer.faces.map(face));
   if (answer.faces.some((seen) => seen.explanation)) {
-    $("faces").append(make("p", { class: "note across" }, "Blue parts carry the likeness: were they hidden, the score would fall. Orange parts speak against it. A line goes around the strongest, solid for blue and dashed for orange."));
+    $("faces").append(make("p", { class: "note across" }, "Blue parts raise the score, orange parts lower it. A line surrounds the strongest, solid for blue and dashed for orange."));
   }
   answer.faces.forEach((one, row) => mark("ab"[row], one));
   numbers(answer);
@@ -306,9 +306,9 @@ function show(answer) {
 
 function rarity(answer) {
   const often = answer.one_in;
-  if (often === null) return "How many strangers would score this high is not known for this model.";
-  if (often < 2) return "Half of all strangers or more may score this high.";
-  return `A stranger scores this high at most once in ${whole(often)}.`;
+  if (often === null) return "How many pairs of two people would score this high is not known for this model.";
+  if (often < 2) return "Half of all pairs of two people or more may score this high.";
+  return `Two people score this high at most once in ${whole(often)} pairs.`;
 }
 
 function remarks(id, sentences) {
@@ -327,7 +327,7 @@ function facts(answer) {
   const rows = [["Score", number(answer.score), "how alike the faces are, \u22121 to 1"]];
   const interval = answer.threshold_interval;
   const between = interval ? `; 95\u00a0% interval ${ends(interval)}` : "";
-  rows.push(["Threshold", answer.threshold === null ? "\u221e" : number(answer.threshold), answer.far === null ? "one of your own" : `at most ${percent(answer.far)} of strangers pass${between}`]);
+  rows.push(["Threshold", answer.threshold === null ? "\u221e" : number(answer.threshold), answer.far === null ? "your own" : `at most ${percent(answer.far)} of pairs of two people pass${between}`]);
   if (answer.probability !== null) {
     const p = answer.probability;
     rows.push(["Probability", p > 0.999 ? `over ${percent(0.999)}` : p < 0.001 ? `under ${percent(0.001)}` : percent(p), `of one person, if ${percent(answer.prior)} of the pairs you ask about are`]);
@@ -339,7 +339,7 @@ function face(seen, row) {
   const title = row ? "Second face" : "First face";
   const shown = make("div", { class: "seen" });
   if (seen.crop) shown.append(make("figure", {}, make("img", { src: seen.crop, alt: `${title} as the model sees it` }), make("figcaption", {}, "as the model sees it")));
-  if (seen.explanation) shown.append(make("figure", {}, make("img", { src: seen.explanation, alt: `${title}: which parts carry the similarity` }), make("figcaption", {}, "what carries the score")));
+  if (seen.explanation) shown.append(make("figure", {}, make("img", { src: seen.explanation, alt: `${title}: where the similarity comes from` }), make("figcaption", {}, "where the similarity comes from")));
   const quality = make("dl", { class: "quality" });
   const words = { sharpness: ["Sharpness", (v) => v.toPrecision(3)], size: ["Size", (v) => `${Math.round(v)} pixels`], turn: ["Turned", (v) => `${Math.round(v)}°`], light: ["Light", percent], contrast: ["Contrast", percent], noise: ["Noise", (v) => v.toPrecision(2)], roll: ["Tilted", (v) => `${Math.round(v)}°`] };
   for (const [name, [word, write]] of Object.entries(words)) {
@@ -364,13 +364,13 @@ function mark(side, seen) {
 }
 
 function numbers(answer) {
-  const rows = [["Model", answer.model], ["Measured on", answer.measured_on || "a threshold of your own"], ["Impostor pairs", whole(answer.impostors)]];
+  const rows = [["Model", answer.model], ["Measured on", answer.measured_on || "your own threshold"], ["Impostor pairs", whole(answer.impostors)]];
   if (answer.log_likelihood_ratio !== null) rows.push(["Log-likelihood ratio", `${number(answer.log_likelihood_ratio, 2)} nats for one person`]);
   rows.push(["Time", Object.entries(answer.milliseconds).map(([stage, spent]) => `${stage} ${spent.toFixed(0)} ms`).join(", ")]);
   $("numbers").replaceChildren(...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 }
 
-// The score on its scale: bell curves of strangers and of one person where the server knows them.
+// The score on its scale, with normal distributions of impostor and genuine scores where the server knows them.
 function draw() {
   if (!last || $("result").hidden) return;
   const width = Math.max(260, $("scale").clientWidth);
@@ -378,26 +378,26 @@ function draw() {
   const height = scale ? 210 : 120;
   const base = height - 28;
   const top = 58;
-  const foot = scale ? scale.impostors.centre - 2.6 * scale.impostors.spread : -0.2;
+  const foot = scale ? scale.impostors.mean - 2.6 * scale.impostors.std : -0.2;
   const low = Math.max(-1, Math.min(-0.2, Math.floor(Math.min(foot, last.score - 0.05) * 5) / 5));
   const x = (score) => 8 + ((score - low) / (1 - low)) * (width - 16);
   const parts = [];
   const labels = [];
   if (scale) {
-    const density = (hill, score) => Math.exp(-(((score - hill.centre) / hill.spread) ** 2) / 2) / hill.spread;
-    const most = Math.max(1 / scale.impostors.spread, 1 / scale.genuine.spread);
+    const density = (curve, score) => Math.exp(-(((score - curve.mean) / curve.std) ** 2) / 2) / curve.std;
+    const most = Math.max(1 / scale.impostors.std, 1 / scale.genuine.std);
     const taken = []; // places of labels
     const near = (place) => taken.some((other) => Math.abs(place - other) < 80);
-    for (const [kind, hill, word] of [["strangers", scale.impostors, "strangers"], ["one", scale.genuine, "one person"]]) {
+    for (const [kind, curve, word] of [["impostors", scale.impostors, "two people"], ["one", scale.genuine, "one person"]]) {
       let path = `M${x(low)} ${base}`;
       for (let step = 0; step <= 160; step += 1) {
         const score = low + (step / 160) * (1 - low);
-        path += `L${x(score).toFixed(1)} ${(base - (density(hill, score) / most) * (base - top)).toFixed(1)}`;
+        path += `L${x(score).toFixed(1)} ${(base - (density(curve, score) / most) * (base - top)).toFixed(1)}`;
       }
-      parts.push(make("path", { class: `hill ${kind}`, d: `${path}L${x(1)} ${base}Z` }));
+      parts.push(make("path", { class: `curve ${kind}`, d: `${path}L${x(1)} ${base}Z` }));
       const free = (place) => place > 40 && place < width - 44 && Math.abs(place - x(last.score)) > 44 && Math.abs(place - x(last.threshold ?? 2)) > 44 && !near(place);
-      const places = [0, 50, -50, 80, -80, 110, -110].map((shift) => x(hill.centre) + shift);
-      const at = places.find(free) ?? Math.min(width - 44, Math.max(40, x(hill.centre)));
+      const places = [0, 50, -50, 80, -80, 110, -110].map((shift) => x(curve.mean) + shift);
+      const at = places.find(free) ?? Math.min(width - 44, Math.max(40, x(curve.mean)));
       labels.push(make("text", { class: kind, x: at, y: base - (near(at) ? 28 : 10), "text-anchor": "middle" }, word));
       taken.push(at);
     }
@@ -430,12 +430,12 @@ function draw() {
   parts.push(make("circle", { class: "dot", cx: at, cy: base, r: 6 }));
   const said = `${label} on a scale from ${number(low, 1)} to 1; ${limit === null ? "no threshold can be reached" : `the threshold is ${number(limit)}`}.`;
   $("scale").replaceChildren(make("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": said }, ...parts));
-  const strip = interval ? "The grey strip is where the threshold may lie. " : "";
-  $("scale-note").textContent = scale ? `${strip}The hills are sketched from measured rates.` : strip;
+  const strip = interval ? "The gray strip is the 95\u00a0% interval of the threshold. " : "";
+  $("scale-note").textContent = scale ? `${strip}The curves are normal distributions fitted to measured rates.` : strip;
 }
 
 new ResizeObserver(draw).observe($("scale"));
 const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
-$("where").textContent = local ? "Your photos stay on this machine, and nothing keeps them." : `Your photos go to ${location.hostname}, which compares them and keeps none.`;
+$("where").textContent = local ? "Your photos stay on this machine and are not stored." : `Your photos go to ${location.hostname}, which does not store them.`;
 $("go").setAttribute("aria-disabled", "true");
 meet();

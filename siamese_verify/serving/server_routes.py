@@ -1,0 +1,129 @@
+"""Routes of the server itself: `/v1/model`, `/healthz`, `/readyz`, `/metrics` and the web page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from statistics import NormalDist, linear_regression
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastapi import FastAPI, Response
+
+from siamese_verify.serving import schemas
+from siamese_verify.serving.middleware import PAGE_FILES, requires
+from siamese_verify.serving.problems import not_ready
+
+if TYPE_CHECKING:
+    from siamese_verify.models import ModelMetadata
+    from siamese_verify.serving.service import Service
+
+STANDARD_NORMAL = NormalDist()
+
+
+def add_server_routes(app: FastAPI, service: Service) -> None:
+    """Add `/v1/model`, `/healthz`, `/readyz` and `/metrics`."""
+    metadata = service.engine.verifier.metadata
+    about = describe_model(metadata, service)
+
+    @app.get(
+        "/v1/model",
+        response_model=schemas.ModelAnswer,
+        dependencies=requires(),
+        summary="Describe the model and what it was measured on",
+    )
+    async def model() -> Any:
+        return about
+
+    @app.get("/healthz", response_model=schemas.HealthAnswer, summary="Check that the server runs")
+    async def healthz() -> Any:
+        return {"status": "ok", "model": metadata.name}
+
+    @app.get("/readyz", response_model=schemas.HealthAnswer, summary="Check that the server can answer")
+    async def readyz() -> Any:
+        if service.engine.stuck:
+            raise not_ready()
+        return {"status": "ready", "model": metadata.name}
+
+    @app.get("/metrics", dependencies=requires("read"), summary="Metrics for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(service.admission), media_type=service.metrics.content_type)
+
+
+def add_page(app: FastAPI) -> None:
+    """Serve the files of the web page from memory."""
+
+    def add(path: str, content: bytes, kind: str) -> None:
+        @app.get(path, include_in_schema=False)
+        async def page_file() -> Response:
+            return Response(content, headers={"Content-Type": kind, "Cache-Control": "no-cache"})
+
+    for path, (name, kind) in PAGE_FILES.items():
+        add(path, (files("siamese_verify.serving") / "page" / name).read_bytes(), kind)
+
+
+def describe_model(metadata: ModelMetadata, service: Service) -> dict[str, Any]:
+    """The model and the limits of the server, as JSON types."""
+    settings = service.settings
+    return {
+        "name": metadata.name,
+        "fingerprint": metadata.fingerprint,
+        "license": metadata.license,
+        "embedding_size": metadata.embedding_size,
+        "input": asdict(metadata.input_spec),
+        "operating_points": [
+            {**point._asdict(), "threshold": point.threshold if abs(point.threshold) <= 1 else None}
+            for point in metadata.operating_points
+        ],
+        "measured_on": metadata.measured_on,
+        "calibration": metadata.score_calibration.calibration.to_dict() if metadata.score_calibration else None,
+        "scale": score_scale(metadata),
+        "quality": {name: list(limits) for name, limits in metadata.quality.items()},
+        "liveness": service.liveness,
+        "gallery": service.gallery is not None,
+        "key_needed": service.key_needed,
+        "limits": {
+            "photo_bytes": settings.photo_bytes,
+            "photo_pixels": settings.photo_pixels,
+            "photos": settings.photos,
+            "requests_per_second": settings.rate,
+        },
+        "notice": schemas.NOTICE,
+    }
+
+
+class ScoreCurve(NamedTuple):
+    """A normal distribution of scores."""
+
+    mean: float
+    std: float
+
+
+def score_scale(metadata: ModelMetadata) -> dict[str, Any] | None:
+    """Normal distributions of impostor and genuine scores, fitted to the rates that a bundle has at thresholds.
+
+    Returns:
+        None if too little was measured.
+    """
+    tail = metadata.score_calibration.impostor_tail if metadata.score_calibration else None
+    points = metadata.operating_points
+    rates = (
+        [(score, count / tail.impostors) for score, count in zip(tail.scores, tail.accepted, strict=True)]
+        if tail
+        else [(point.threshold, point.far) for point in points]
+    )
+    impostor = fit_score_curve(rates)
+    genuine = fit_score_curve([(point.threshold, point.tar) for point in points])
+    if impostor is None or genuine is None or genuine.mean <= impostor.mean:
+        return None
+    return {"impostors": impostor._asdict(), "genuine": genuine._asdict()}
+
+
+def fit_score_curve(rates: Sequence[tuple[float, float]]) -> ScoreCurve | None:
+    """Least-squares line through the normal quantiles of (score, share of scores at or above it)."""
+    known = [(score, STANDARD_NORMAL.inv_cdf(1 - rate)) for score, rate in rates if 0 < rate < 1 and abs(score) <= 1]
+    scores, quantiles = [score for score, _ in known], [quantile for _, quantile in known]
+    if len({*quantiles}) < 2:
+        return None
+    std, mean = linear_regression(quantiles, scores)
+    return ScoreCurve(mean, std) if std > 0 else None
