@@ -21,9 +21,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import beta, binomtest, norm
 
-from siamese_verify.evaluation import compare_scores, impostor_tail_of, pair_intervals, roc_curve
-from siamese_verify.evaluation.impostor_tail import with_intervals
-from siamese_verify.evaluation.pair_intervals import clustered
+from siamese_verify.evaluation import ImpostorTail, compare_scores, pair_intervals, roc_curve
+from siamese_verify.evaluation.clustered_pairs import cluster_pairs
 
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 LEAST, MOST_WRONG = 0.92, 0.08
@@ -217,9 +216,9 @@ def cover(draw: Draw, truth: Truth, sets: int, seed: int) -> Tally:
             tally.note(name, intervals[name].low, value, intervals[name].high)
         tally.note("accuracy", intervals["accuracy"].low, 1 - values["eer"], intervals["accuracy"].high)
         numbers = np.unique(people, return_inverse=True)[1].reshape(-1, 2)
-        tail = with_intervals(impostor_tail_of(roc_curve(scores, same)), clustered(scores, same, numbers))
+        tail = ImpostorTail.from_curve(roc_curve(scores, same)).with_intervals(cluster_pairs(scores, same, numbers))
         highest = tail.scores[-1]
-        tally.note("fewer than 1 in N strangers", 0.0, truth.far(highest), tail.at_most(highest) or 1.0)
+        tally.note("fewer than 1 in N impostors", 0.0, truth.far(highest), tail.at_most(highest) or 1.0)
     return tally
 
 

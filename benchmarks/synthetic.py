@@ -1,4 +1,4 @@
-"""Drawing synthetic faces against decoding photos from JPEG, both on one core.
+"""Speed of drawing synthetic faces, compared with decoding JPEG photos, both on one core.
 
 Claim: at least 500 images of 112 x 112 a second. Run: `python benchmarks/synthetic.py`.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 
 from siamese_verify.datasets import SyntheticFaces
 
-PEOPLE, PHOTOS = 40, 10
+IDENTITIES, IMAGES = 40, 10
 
 
 def rate(work: Callable[[int], object], images: int) -> float:
@@ -39,7 +39,7 @@ def main() -> None:
 
     drawn = []
     for repetition in range(repetitions):
-        faces = SyntheticFaces(PEOPLE, PHOTOS, first=PEOPLE * repetition)  # new people: sculpting them counts
+        faces = SyntheticFaces(IDENTITIES, IMAGES, first=IDENTITIES * repetition)  # new ones: outlines are made too
         ours, peer = rate(faces.__getitem__, len(faces)), rate(decode, len(faces))
         drawn.append(ours)
         print(f"drawn {ours:5.0f}/s   decoded from 250 x 250 JPEG {peer:5.0f}/s   ratio {ours / peer:.2f}")

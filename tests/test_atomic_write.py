@@ -1,4 +1,4 @@
-"""Files are written completely or not at all, under no name that somebody else could have prepared."""
+"""Files are written completely or not at all, under names that cannot be guessed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
     assert target.read_bytes() == b"old"
 
 
-def test_a_full_disk_leaves_the_old_file_and_says_which_and_how_much_room_there_is(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_file_and_is_reported_with_its_free_space(tmp_path: Path) -> None:
     target = tmp_path / "last.ckpt"
     write_whole(target, b"old")
     with limited(1000), pytest.raises(OSError, match=r"File too large, [\d,.]+ MB are free") as failed:
@@ -52,7 +52,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_which_and_how_much_room_there_
     assert target.read_bytes() == b"old"
 
 
-def test_what_is_added_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_appending_is_all_or_nothing(tmp_path: Path) -> None:
     target = tmp_path / "metrics.csv"
     append_whole(target, b"step\n")
     with limited(1000), pytest.raises(OSError, match="MB are free"):
@@ -68,7 +68,7 @@ def test_a_link_is_replaced_or_refused_but_never_followed(tmp_path: Path) -> Non
     target.symlink_to(victim)
     with pytest.raises(OSError, match="symbolic link"):
         append_whole(target, b"new")
-    # What an attacker could once lay there in advance.
+    # A name that could be guessed.
     (tmp_path / f".out.png.{os.getpid()}.part").symlink_to(victim)
     write_whole(target, b"new")
     assert not target.is_symlink()
@@ -85,7 +85,7 @@ def test_names_of_unfinished_files_cannot_be_guessed(tmp_path: Path) -> None:
     assert all(len(name) > 20 for name in names)
 
 
-def test_pictures_of_people_are_for_their_owner_and_other_files_as_the_umask_has_it(tmp_path: Path) -> None:
+def test_private_files_are_for_their_owner_and_others_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_whole(tmp_path / "open", b"")
@@ -99,7 +99,7 @@ def test_pictures_of_people_are_for_their_owner_and_other_files_as_the_umask_has
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
-def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+def test_folders_and_pipes_are_not_replaced(kind: str, tmp_path: Path) -> None:
     target = tmp_path / kind
     target.mkdir() if kind == "folder" else os.mkfifo(target)
     with pytest.raises(OSError, match=f"it is .*: '{target}'"):

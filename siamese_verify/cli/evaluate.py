@@ -79,7 +79,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
             print("Its thresholds are not kept for verify: that takes pairs of which it is known who is on the photos.")
             return result.report.eer
         measurement = {
-            **result.report.to_keep(),
+            **result.report.to_metadata(),
             "score_calibration": calibrate(
                 result.embeddings, result.compared.photos.identities, protocol.name, intervals=cfg.resamples > 0
             ).to_dict(),

@@ -27,7 +27,7 @@ from siamese_verify.evaluation import (
     DamagedRates,
     PublishedCurve,
     VerificationReport,
-    acquisition_of,
+    add_failures,
     all_pairs_intervals,
     all_pairs_report,
     check_calibration,
@@ -119,7 +119,7 @@ def measure(
     compared = keep_photos(protocol, rows)
     people, pairs = np.asarray(compared.photos.identities), compared.pairs
     targets = sorted({*targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
-    threshold = model.record.eer_threshold if model and (pairs is None or pairs.folds is None) else None
+    threshold = model.metadata.eer_threshold if model and (pairs is None or pairs.folds is None) else None
     scores = None
     if pairs is None:
         report = all_pairs_report(
@@ -139,13 +139,13 @@ def measure(
             report = replace(report, groups=tuple(groups))
     if protocol.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
-    if model and model.record.score_calibration:
+    if model and model.metadata.score_calibration:
         report = replace(
-            report, calibration=check_calibration(model.record.score_calibration.calibration, report.curve)
+            report, calibration=check_calibration(model.metadata.score_calibration.calibration, report.curve)
         )
     if spec_for(protocol.photos, cropper.spec).crop.needs_face:
         photos = len(protocol.photos)
-        failures = acquisition_of(report, photos, photos - len(rows), *protocol.count_pairs())
+        failures = add_failures(report, photos, photos - len(rows), *protocol.count_pairs())
         report = replace(report, acquisition=failures)
     return Result(name, report, protocol, compared, embeddings, scores, cropper, model)
 
@@ -184,10 +184,10 @@ def category_of(result: Result) -> str | None:
     model, photos = result.model, result.protocol.photos
     if not model or not isinstance(photos, LFWPhotos):
         return None
-    data = model.record.training.get("data")
+    data = model.metadata.training.get("data")
     disjoint = data != "lfw" or not has_training_people(photos)
     detector = result.cropper.spec.crop.kind == "box"
-    return lfw_category(data, model.record.training.get("pretrained"), detector=detector, disjoint=disjoint)
+    return lfw_category(data, model.metadata.training.get("pretrained"), detector=detector, disjoint=disjoint)
 
 
 def check_claim(result: Result, claim: str | None) -> None:
@@ -221,7 +221,7 @@ def save_results(
     details = {
         "protocol": protocol.name,
         "photos": len(result.protocol.photos),
-        "threshold chosen on": model.record.measured_on if model and chosen_elsewhere else "these pairs",
+        "threshold chosen on": model.metadata.measured_on if model and chosen_elsewhere else "these pairs",
         "data (SHA-256 of the crops)": result.cropper.digest,
         PAIRS_DIGEST: protocol.digest(),
         **record,

@@ -1,33 +1,33 @@
-"""Scores -> curves, operating points, protocols, reports. Importing it loads numpy and nothing that draws."""
+"""Scores -> ROC, EER, operating points, intervals, calibration, reports; importing it loads numpy only."""
 
-from siamese_verify.evaluation.acquisition import Acquisition, GeneralizedRates, acquisition_of
+from siamese_verify.evaluation.acquisition import Acquisition, GeneralizedRates, add_failures
 from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS, all_pairs_report
 from siamese_verify.evaluation.all_pairs_intervals import all_pairs_intervals
 from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.calibration import (
     Calibration,
-    CalibrationCheck,
-    check_calibration,
+    ScoreCalibration,
+    calibrate,
     choose_calibration,
     cllr,
     fit_isotonic,
     fit_logistic,
-    min_cllr,
 )
+from siamese_verify.evaluation.calibration_check import CalibrationCheck, check_calibration, min_cllr
 from siamese_verify.evaluation.comparison import Comparison, compare_scores
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
 from siamese_verify.evaluation.groups import DamagedRates, GroupRates, damaged_rates, group_reports, pair_groups
 from siamese_verify.evaluation.identification_rates import IdentificationReport, OpenSetPoint, identification_report
-from siamese_verify.evaluation.impostor_tail import ImpostorTail, impostor_tail_of
+from siamese_verify.evaluation.impostor_tail import ImpostorTail
 from siamese_verify.evaluation.operating_points import (
     DECISIVE_IMPOSTORS,
     EqualError,
     OperatingPoint,
     ThresholdRates,
-    accuracy,
     best_threshold,
     equal_error,
     equal_error_rate,
+    operating_point,
     rates_at,
     tar_at_far,
     zero_fmr,
@@ -35,8 +35,8 @@ from siamese_verify.evaluation.operating_points import (
 )
 from siamese_verify.evaluation.pair_intervals import pair_intervals
 from siamese_verify.evaluation.report import TARGETS, VerificationReport, inverted_hint, verification_report
-from siamese_verify.evaluation.roc import DetCurve, RocCurve, auc, det_curve, read_curve_points, roc_curve
-from siamese_verify.evaluation.score_calibration import ScoreCalibration, calibrate
+from siamese_verify.evaluation.roc import RocCurve, auc, read_curve, roc_curve
+from siamese_verify.evaluation.run_comparison import compare_runs, read_evaluation
 from siamese_verify.evaluation.score_file import PublishedCurve, ScoreFile, read_published, read_scores
 from siamese_verify.evaluation.score_statistics import d_prime
 
@@ -49,7 +49,6 @@ __all__ = [
     "CalibrationCheck",
     "Comparison",
     "DamagedRates",
-    "DetCurve",
     "EqualError",
     "GeneralizedRates",
     "GroupRates",
@@ -65,8 +64,7 @@ __all__ = [
     "ScoreFile",
     "ThresholdRates",
     "VerificationReport",
-    "accuracy",
-    "acquisition_of",
+    "add_failures",
     "all_pairs_intervals",
     "all_pairs_report",
     "auc",
@@ -75,24 +73,25 @@ __all__ = [
     "check_calibration",
     "choose_calibration",
     "cllr",
+    "compare_runs",
     "compare_scores",
     "d_prime",
     "damaged_rates",
-    "det_curve",
     "equal_error",
     "equal_error_rate",
     "fit_isotonic",
     "fit_logistic",
     "group_reports",
     "identification_report",
-    "impostor_tail_of",
     "inverted_hint",
     "kfold_accuracy",
     "min_cllr",
+    "operating_point",
     "pair_groups",
     "pair_intervals",
     "rates_at",
-    "read_curve_points",
+    "read_curve",
+    "read_evaluation",
     "read_published",
     "read_scores",
     "roc_curve",

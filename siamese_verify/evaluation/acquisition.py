@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from siamese_verify.evaluation.operating_points import rates_of
+from siamese_verify.evaluation.operating_points import rates_at
 
 if TYPE_CHECKING:
     from siamese_verify.evaluation.report import VerificationReport
@@ -62,7 +62,7 @@ class Acquisition(NamedTuple):
         )
 
 
-def acquisition_of(report: VerificationReport, photos: int, failures: int, genuine: int, impostors: int) -> Acquisition:
+def add_failures(report: VerificationReport, photos: int, failures: int, genuine: int, impostors: int) -> Acquisition:
     """Add failures to acquire to the error rates of the pairs that could be compared.
 
     Args:
@@ -75,7 +75,7 @@ def acquisition_of(report: VerificationReport, photos: int, failures: int, genui
     genuine_failures, impostor_failures = genuine - report.genuine, impostors - report.impostors
     rates = []
     for threshold in dict.fromkeys([report.threshold, *(point.threshold for point in report.operating_points)]):
-        at = rates_of(report.curve, threshold)
+        at = rates_at(report.curve, threshold)
         generalized = (at.false_accepts / impostors, (at.false_rejects + genuine_failures) / genuine)
         rates.append(GeneralizedRates(threshold, at.far, at.frr, *generalized))
     return Acquisition(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.report import VerificationReport, report_of
+from siamese_verify.evaluation.report import VerificationReport, report_from_curve
 from siamese_verify.evaluation.roc import RocCurve
 from siamese_verify.evaluation.score_statistics import (
     BINS,
@@ -120,7 +120,7 @@ def all_pairs_report(
         tally.single = joined([tally.single, look(NO_SCORES, wanted & ~guess, "Looking closer").single])
     for scores in chunks:
         tally.doubled_rank += look(scores, nothing, "Ranking more genuine pairs").doubled_rank
-    return report_of(
+    return report_from_curve(
         _curve(genuine, tally, wanted),
         auc=tally.doubled_rank / (2 * genuine.count * (blocks.pairs - genuine.count)),
         d_prime=d_prime_from_moments(

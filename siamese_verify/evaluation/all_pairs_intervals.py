@@ -10,7 +10,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS
 from siamese_verify.evaluation.bootstrap import Interval, check_level
 from siamese_verify.evaluation.clustered_pairs import ClusteredPairs
-from siamese_verify.evaluation.pair_intervals import intervals_of
+from siamese_verify.evaluation.pair_intervals import clustered_intervals
 from siamese_verify.evaluation.scores import checked_threshold, numbered, unit_rows
 
 if TYPE_CHECKING:
@@ -110,4 +110,4 @@ def all_pairs_intervals(
     """
     check_level(level)
     fixed = None if threshold is None else checked_threshold(threshold)
-    return intervals_of(clustered_rows(embeddings, identities), targets, fixed, level)
+    return clustered_intervals(clustered_rows(embeddings, identities), targets, fixed, level)

@@ -1,4 +1,4 @@
-"""What a score means: the evidence for one person, and its probability."""
+"""Score calibration: log-likelihood ratios and probabilities of scores, learned from pairs of known people."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.all_pairs import all_pairs_report
+from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+from siamese_verify.evaluation.impostor_tail import ImpostorTail
+from siamese_verify.evaluation.pair_intervals import proportion_interval
+from siamese_verify.evaluation.scores import as_array
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,25 +22,24 @@ if TYPE_CHECKING:
 
     from siamese_verify.evaluation.roc import RocCurve
 
-TOLERANCE = 0.01  # nats by which thinned knots may be off
-RIDGE = 1e-6  # on the slope over standardised scores: keeps it finite where the kinds of pairs do not overlap
+TOLERANCE = 0.01  # nats that knots left out may change the curve by
+RIDGE = 1e-6  # on the slope over standardized scores: keeps it finite where the kinds of pairs do not overlap
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scores to log-likelihood ratios, learned from pairs of known people.
+    """Map from scores to log-likelihood ratios.
 
-    The ratio says how much more often a score occurs among genuine pairs than among impostors, so it does not depend on
-    how many of each kind there were. It is linear between knots and constant beyond: no score is more evidence than
-    was ever seen.
+    The ratio of the densities of a score among genuine and among impostor pairs does not depend on how many pairs of
+    each kind there were. Its logarithm is linear between knots and constant beyond the first and last.
 
     Attributes:
         kind: a straight line by logistic regression, or an isotonic step curve.
         scores: (K,) knots, ascending.
-        ratios: (K,) natural logarithms of likelihood ratios there, ascending.
-        genuine: pairs it was learned from.
-        impostors: likewise.
-        measured_on: the data they came from.
+        ratios: (K,) natural logarithms of the likelihood ratios at the knots, ascending.
+        genuine: number of genuine pairs it was learned from.
+        impostors: number of impostor pairs.
+        measured_on: name of the data.
     """
 
     kind: Literal["logistic", "isotonic"]
@@ -46,11 +50,11 @@ class Calibration:
     measured_on: str = ""
 
     def log_likelihood_ratio(self, scores: ArrayLike) -> NDArray[np.float64]:
-        """Return the evidence of (N,) scores for one person, in nats: 0 says nothing, below 0 speaks for two."""
+        """Return the log-likelihood ratios of (N,) scores in nats: above 0 for one person, below 0 for two."""
         return np.asarray(np.interp(np.asarray(scores, dtype=np.float64), self.scores, self.ratios))
 
     def bounded(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Say of (N,) scores whether they may be more evidence than their ratio: too few pairs were seen beyond."""
+        """Return for (N,) scores whether the ratio is at an end of the curve: the true one may be more extreme."""
         ratios = self.log_likelihood_ratio(scores)
         return np.asarray((ratios <= self.ratios[0]) | (ratios >= self.ratios[-1]))
 
@@ -59,10 +63,10 @@ class Calibration:
 
         Args:
             scores: (N,) similarities.
-            prior: share of genuine pairs among those that are asked about, in (0, 1).
+            prior: share of genuine pairs among all pairs in question, in (0, 1).
 
         Raises:
-            InputError: the prior is no such share.
+            InputError: the prior is not in (0, 1).
         """
         check_share(prior)
         odds = self.log_likelihood_ratio(scores) + math.log(prior) - math.log1p(-prior)
@@ -74,14 +78,14 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Read what `to_dict` wrote.
+        """Return the calibration that `to_dict` wrote.
 
         Raises:
-            InputError: a field is missing, unknown or of another kind.
+            InputError: a field is missing, unknown or invalid.
         """
         try:
-            for name, wrong in _wrong_fields(values).items():
-                if wrong:
+            for name, invalid in _invalid_fields(values).items():
+                if invalid:
                     raise InputError(f"The calibration is damaged ({name} is {values[name]!r}): measure it again.")
             scores, ratios = (tuple(map(float, values[name])) for name in ("scores", "ratios"))
             rest = {name: value for name, value in values.items() if name not in ("scores", "ratios")}
@@ -97,148 +101,99 @@ class Calibration:
 
 
 def check_share(prior: float) -> None:
-    """Refuse what is no prior probability.
-
-    Raises:
-        InputError: it is none.
-    """
+    """Raise InputError for a prior probability, the share of genuine pairs, outside of (0, 1)."""
     if not 0 < prior < 1:
         raise InputError(f"A prior probability lies between 0 and 1, got {prior}: give the share of genuine pairs.")
 
 
-def _wrong_fields(values: Mapping[str, Any]) -> dict[str, bool]:
-    """Say of each field whether it holds another kind of value than `Calibration.to_dict` writes."""
+def _invalid_fields(values: Mapping[str, Any]) -> dict[str, bool]:
+    """By name of the field, whether its value has another type than `Calibration.to_dict` writes."""
     lists = {name: not isinstance(values[name], list | tuple) for name in ("scores", "ratios")}
     counts = {name: type(values[name]) is not int or values[name] < 1 for name in ("genuine", "impostors")}
     kind, text = values["kind"] not in ("logistic", "isotonic"), not isinstance(values["measured_on"], str)
     return {"kind": kind, "measured_on": text, **lists, **counts}
 
 
-class CalibrationBin(NamedTuple):
-    """Pairs that were given about the same probability."""
-
-    predicted: float  # on average
-    observed: float  # share that was genuine
-    pairs: int
-
-
-class CalibrationCheck(NamedTuple):
-    """How right a calibration is on pairs that it was not learned from; both kinds weigh the same."""
-
-    kind: str
-    measured_on: str
-    cllr: float  # bits; 0 is perfect, 1 says nothing
-    min_cllr: float  # of the best monotone calibration: what the scores themselves cost
-    expected_error: float  # mean distance of probabilities from shares, over the bins
-    bins: tuple[CalibrationBin, ...]
-
-
-def counts_of(curve: RocCurve) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the distinct scores of a curve, ascending, and the genuine pairs and impostors with each."""
-    return (
-        curve.thresholds[:0:-1],
-        np.diff(curve.true_accepts)[::-1],
-        np.diff(curve.false_accepts)[::-1],
-    )
+def counts_by_score(curve: RocCurve) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the distinct scores of a curve, ascending, and the numbers of genuine and impostor pairs with each."""
+    return curve.thresholds[:0:-1], np.diff(curve.true_accepts)[::-1], np.diff(curve.false_accepts)[::-1]
 
 
 def fit_logistic(curve: RocCurve, measured_on: str = "") -> Calibration:
-    """Fit a straight line by maximum likelihood, both kinds of pairs weighing the same.
+    """Fit a straight line by maximum likelihood, both kinds of pairs having the same weight.
 
-    The line ends where the evidence would be more than the pairs can support, that of one pair against half a pair of
-    the other kind: log 2M above and -log 2G below, which `fit_isotonic` cannot pass either. So a handful of separated
-    pairs is never taken for certainty.
+    The line ends where the ratio exceeds what the pairs support, one pair against half a pair of the other kind: at
+    log 2M and -log 2G, the limits of `fit_isotonic`. So a few separated pairs never give certainty.
 
     Args:
         curve: with all scores, see `roc_curve`.
-        measured_on: the data they came from.
+        measured_on: name of the data.
 
     Brummer & du Preez, "Application-independent evaluation of speaker detection", Computer Speech & Language 2006.
     """
     from scipy.optimize import minimize
 
-    scores, genuine, impostors = counts_of(curve)
+    scores, genuine, impostors = counts_by_score(curve)
     weights = np.stack([genuine / curve.genuine, impostors / curve.impostors])  # (2,K)
-    centre = float((weights.sum(axis=0) @ scores) / 2)
-    spread = math.sqrt(float(weights.sum(axis=0) @ (scores - centre) ** 2) / 2) or 1.0
-    standard = (scores - centre) / spread
+    center = float((weights.sum(axis=0) @ scores) / 2)
+    deviation = math.sqrt(float(weights.sum(axis=0) @ (scores - center) ** 2) / 2) or 1.0
+    standard = (scores - center) / deviation
 
     def cost(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         ratio = line[0] * standard + line[1]
         loss = float(weights[0] @ np.logaddexp(0, -ratio) + weights[1] @ np.logaddexp(0, ratio))
         probability = 0.5 * (1 + np.tanh(ratio / 2))
-        pull = weights[1] * probability - weights[0] * (1 - probability)
-        return loss + RIDGE / 2 * line[0] ** 2, np.array([pull @ standard + RIDGE * line[0], pull.sum()])
+        gradient = weights[1] * probability - weights[0] * (1 - probability)
+        return loss + RIDGE / 2 * line[0] ** 2, np.array([gradient @ standard + RIDGE * line[0], gradient.sum()])
 
     found = minimize(cost, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)], tol=1e-14)
     ends = scores[[0, -1]]
-    line = found.x[0] * (ends - centre) / spread + found.x[1]
+    line = found.x[0] * (ends - center) / deviation + found.x[1]
     ratios = np.clip(line, -math.log(2 * curve.genuine), math.log(2 * curve.impostors))
     return _calibration("logistic", np.interp(ratios, line, ends), ratios, curve, measured_on)
 
 
-def pools_of(curve: RocCurve) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Pool adjacent violators: the first and last distinct score of each pool, its genuine pairs and its impostors."""
+def pool_scores(
+    curve: RocCurve,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Pool adjacent violators: (P,) lowest and highest score, genuine and impostor pairs of each pool."""
     from scipy.optimize import isotonic_regression
 
-    _, genuine, impostors = counts_of(curve)
+    scores, genuine, impostors = counts_by_score(curve)
     shares = genuine / curve.genuine, impostors / curve.impostors
     weights = shares[0] + shares[1]
-    starts = np.asarray(isotonic_regression(shares[0] / weights, weights=weights).blocks)
-    ends = starts[1:] - 1
-    return starts[:-1], ends, np.add.reduceat(genuine, starts[:-1]), np.add.reduceat(impostors, starts[:-1])
+    bounds = np.asarray(isotonic_regression(shares[0] / weights, weights=weights).blocks)
+    first, last = bounds[:-1], bounds[1:] - 1
+    return scores[first], scores[last], np.add.reduceat(genuine, first), np.add.reduceat(impostors, first)
 
 
-def fit_isotonic(curve: RocCurve, measured_on: str = "") -> Calibration:
-    """Fit the best monotone curve, by pooling adjacent violators; see `fit_logistic`.
+def fit_isotonic(curve: RocCurve, measured_on: str = "", tolerance: float = TOLERANCE) -> Calibration:
+    """Fit the best monotone curve, by pooling adjacent violators.
 
-    Only the lowest pool can lack genuine pairs, and only the highest impostors: half a pair is put there, so that they
-    are strong evidence and not infinite.
+    Only the lowest pool can lack genuine pairs, and only the highest impostors: half a pair is added there, so that the
+    ratio is finite.
+
+    Args:
+        curve: with all scores, see `roc_curve`.
+        measured_on: name of the data.
+        tolerance: in nats, that knots left out may change the curve by.
 
     Zadrozny & Elkan, "Transforming classifier scores into accurate multiclass probability estimates", KDD 2002.
     """
-    scores, _, _ = counts_of(curve)
-    first, last, genuine, impostors = pools_of(curve)
+    lowest, highest, genuine, impostors = pool_scores(curve)
     shares = np.maximum(genuine, 0.5) / curve.genuine, np.maximum(impostors, 0.5) / curve.impostors
     ratios = np.log(shares[0]) - np.log(shares[1])
-    if len(ratios) > 1:  # half a pair may turn neighbours around
+    if len(ratios) > 1:  # half a pair may reverse the order of neighbors
         ratios[0], ratios[-1] = min(ratios[0], ratios[1]), max(ratios[-2], ratios[-1])
-    ends = np.stack([scores[first], scores[last]], axis=1).ravel()
-    knots, values = _thinned(ends, np.repeat(ratios, 2))
-    return _calibration("isotonic", knots, values, curve, measured_on)
-
-
-def limited(calibration: Calibration, genuine: float, impostors: float) -> Calibration:
-    """Return the calibration with no more evidence than independent pairs support.
-
-    Args:
-        calibration: learned from pairs.
-        genuine: share of genuine pairs that may score lower than any that was seen, > 0.
-        impostors: share of impostors that may score higher than any that was seen, > 0.
-    """
-    low, high = min(math.log(genuine), 0.0), max(-math.log(impostors), 0.0)
-    knots, values = np.array(calibration.scores), np.array(calibration.ratios)
-    for end in (low, high):  # where the curve crosses it
-        before = np.flatnonzero((values[:-1] < end) & (values[1:] > end))
-        if len(before):
-            place = int(before[0]) + 1
-            score = float(np.interp(end, values[place - 1 : place + 1], knots[place - 1 : place + 1]))
-            knots, values = np.insert(knots, place, score), np.insert(values, place, end)
-    return replace(calibration, scores=tuple(knots.tolist()), ratios=tuple(np.clip(values, low, high).tolist()))
-
-
-def _thinned(
-    knots: NDArray[np.float64], values: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Leave knots out while the line between the others stays within `TOLERANCE`."""
+    knots, values = np.stack([lowest, highest], axis=1).ravel(), np.repeat(ratios, 2)
     kept, start = [0], 0
-    for end in range(2, len(knots)):
-        between = np.interp(knots[start : end + 1], knots[[start, end]], values[[start, end]])
-        if np.abs(between - values[start : end + 1]).max() > TOLERANCE:
+    for end in range(2, len(knots)):  # drop knots as long as the line between the others is close enough
+        line = np.interp(knots[start : end + 1], knots[[start, end]], values[[start, end]])
+        if np.abs(line - values[start : end + 1]).max() > tolerance:
             kept.append(end - 1)
             start = end - 1
     kept.append(len(knots) - 1)
-    return knots[kept], values[kept]
+    return _calibration("isotonic", knots[kept], values[kept], curve, measured_on)
 
 
 def _calibration(
@@ -248,9 +203,27 @@ def _calibration(
     curve: RocCurve,
     measured_on: str,
 ) -> Calibration:
-    return Calibration(
-        kind, tuple(scores.tolist()), tuple(ratios.tolist()), curve.genuine, curve.impostors, measured_on
-    )
+    knots, values = tuple(scores.tolist()), tuple(ratios.tolist())
+    return Calibration(kind, knots, values, curve.genuine, curve.impostors, measured_on)
+
+
+def bound_ratios(calibration: Calibration, genuine: float, impostors: float) -> Calibration:
+    """Return a calibration whose ratios do not exceed what independent pairs support.
+
+    Args:
+        calibration: learned from pairs.
+        genuine: share of genuine pairs that may score lower than any observed, > 0.
+        impostors: share of impostors that may score higher than any observed, > 0.
+    """
+    low, high = min(math.log(genuine), 0.0), max(-math.log(impostors), 0.0)
+    knots, values = np.array(calibration.scores), np.array(calibration.ratios)
+    for end in (low, high):  # a new knot where the curve crosses the bound
+        before = np.flatnonzero((values[:-1] < end) & (values[1:] > end))
+        if len(before):
+            place = int(before[0]) + 1
+            score = float(np.interp(end, values[place - 1 : place + 1], knots[place - 1 : place + 1]))
+            knots, values = np.insert(knots, place, score), np.insert(values, place, end)
+    return replace(calibration, scores=tuple(knots.tolist()), ratios=tuple(np.clip(values, low, high).tolist()))
 
 
 def cllr(calibration: Calibration, curve: RocCurve) -> float:
@@ -262,65 +235,87 @@ def cllr(calibration: Calibration, curve: RocCurve) -> float:
 
     Brummer & du Preez 2006, eq. 15.
     """
-    scores, genuine, impostors = counts_of(curve)
+    scores, genuine, impostors = counts_by_score(curve)
     ratios = calibration.log_likelihood_ratio(scores)
     cost = genuine @ np.logaddexp(0, -ratios) / curve.genuine + impostors @ np.logaddexp(0, ratios) / curve.impostors
     return float(cost) / (2 * math.log(2))
 
 
-def min_cllr(curve: RocCurve) -> float:
-    """Return the `cllr` of the best monotone calibration of these very pairs, in bits."""
-    _, _, genuine, impostors = pools_of(curve)
-    shares = genuine / curve.genuine, impostors / curve.impostors
-    cost = 0.0
-    for share in shares:
-        there = share > 0  # a pool of one kind costs nothing
-        cost -= float(share[there] @ np.log2(share[there] / (shares[0] + shares[1])[there]))
-    return cost / 2
-
-
-def check_calibration(calibration: Calibration, curve: RocCurve, bins: int = 10) -> CalibrationCheck:
-    """Judge a calibration by pairs that it was not learned from, both kinds weighing the same.
-
-    Args:
-        calibration: learned on other pairs.
-        curve: of the pairs to judge it by.
-        bins: of equal width, of the probability.
-    """
-    scores, genuine, impostors = counts_of(curve)
-    probability = calibration.probability(scores, 0.5)
-    weights = np.stack([genuine / curve.genuine, impostors / curve.impostors]) / 2  # (2,K)
-    place = np.minimum((probability * bins).astype(np.int64), bins - 1)
-
-    def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(place, values, minlength=bins).astype(np.float64)
-
-    total, pairs = summed(weights.sum(axis=0)), summed((genuine + impostors).astype(np.float64))
-    filled = np.flatnonzero(total)
-    predicted = summed(weights.sum(axis=0) * probability)[filled] / total[filled]
-    observed = summed(weights[0])[filled] / total[filled]
-    return CalibrationCheck(
-        kind=calibration.kind,
-        measured_on=calibration.measured_on,
-        cllr=cllr(calibration, curve),
-        min_cllr=min_cllr(curve),
-        expected_error=float(total[filled] @ np.abs(predicted - observed)),
-        bins=tuple(
-            CalibrationBin(float(said), float(was), int(number))
-            for said, was, number in zip(predicted, observed, pairs[filled], strict=True)
-        ),
-    )
-
-
 def choose_calibration(whole: RocCurve, halves: tuple[RocCurve, RocCurve], measured_on: str = "") -> Calibration:
-    """Choose the kind that costs less on people it was not learned from, and learn it from all pairs.
+    """Return the kind of calibration that costs less on people it was not learned from, learned from all pairs.
 
     Args:
         whole: all pairs.
         halves: the pairs within either half of the people; each kind is learned on one and judged on the other.
-        measured_on: the data they came from.
+        measured_on: name of the data.
     """
     costs = {
         fit: sum(cllr(fit(one), other) for one, other in (halves, halves[::-1])) for fit in (fit_logistic, fit_isotonic)
     }
     return min(costs, key=lambda fit: costs[fit])(whole, measured_on)
+
+
+class ScoreCalibration(NamedTuple):
+    """Calibration of scores and their impostor tail."""
+
+    calibration: Calibration
+    impostor_tail: ImpostorTail
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {"calibration": self.calibration.to_dict(), "impostor_tail": self.impostor_tail.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ScoreCalibration:
+        """Return the score calibration that `to_dict` wrote.
+
+        Raises:
+            InputError: a part is missing or invalid.
+        """
+        try:
+            return cls(Calibration.from_dict(values["calibration"]), ImpostorTail.from_dict(values["impostor_tail"]))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"The score calibration is damaged ({error}): measure it again.") from None
+
+
+def calibrate(
+    embeddings: ArrayLike,
+    identities: ArrayLike,
+    measured_on: str = "",
+    seed: int = 0,
+    *,
+    intervals: bool = True,
+) -> ScoreCalibration:
+    """Calibrate scores by all pairs of some people.
+
+    The kind of calibration is chosen on held-out people, one half of them judging the other, see `choose_calibration`.
+    Where a half has no genuine or no impostor pair, it is the straight line.
+
+    Args:
+        embeddings: (N,D) of any nonzero length.
+        identities: (N,) one number or name per row.
+        measured_on: name of the data.
+        seed: of the split into halves.
+        intervals: of the impostor tail, for which the pairs are compared once more. The ratios are then limited to what
+            people, not pairs, support, see `bound_ratios`.
+
+    Raises:
+        InputError: see `all_pairs_report`.
+    """
+    rows, names = as_array(embeddings), as_array(identities)
+    whole = all_pairs_report(rows, names).curve
+    people = np.unique(names)
+    chosen = np.isin(names, np.random.default_rng(seed).permutation(people)[: len(people) // 2])
+    try:
+        halves = tuple(all_pairs_report(rows[half], names[half]).curve for half in (chosen, ~chosen))
+        calibration = choose_calibration(whole, (halves[0], halves[1]), measured_on)
+    except InputError:  # too few people to hold some out
+        calibration = fit_logistic(whole, measured_on)
+    tail = ImpostorTail.from_curve(whole)
+    if intervals:
+        pairs = clustered_rows(rows, names)
+        tail = tail.with_intervals(pairs)
+        if tail.intervals and tail.intervals[-1]:
+            missed = proportion_interval(0.0, float(len(np.unique(pairs.genuine_people))), 0.95).high
+            calibration = bound_ratios(calibration, missed, tail.intervals[-1].high)
+    return ScoreCalibration(calibration, tail)

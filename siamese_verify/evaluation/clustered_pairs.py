@@ -1,4 +1,4 @@
-"""Error rates with their sampling variance, where people are the independent units and pairs are not."""
+"""Variance of error rates over pairs that share people: people are the independent units, pairs are not."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
 
-STEP = 1.02  # ratio of neighbouring counts among the thresholds that are looked at; smaller counts all are
-PRIOR_PEOPLE = 1.0  # people in error to whose weight it is assumed that a person fails in all pairs or none
-DECISIVE_PEOPLE = 30  # fewer people among the accepted impostors cannot show how dependent those are
+STEP = 1.02  # ratio of neighboring error counts among the thresholds used; small counts are all used
+PRIOR_PEOPLE = 1.0  # weight, as a number of people in error, of the assumption that a person fails in all pairs or none
+DECISIVE_PEOPLE = 30  # fewer people among the accepted impostors cannot show how dependent their pairs are
 
 
 def rate_interval(rate: Floats | float, size: Floats | float, level: float = 0.95) -> tuple[Floats, Floats]:
@@ -26,7 +26,7 @@ def rate_interval(rate: Floats | float, size: Floats | float, level: float = 0.9
 
     Args:
         rate: (...) in [0, 1].
-        size: (...) effective number of trials, that is `rate * (1 - rate)` over the variance of the rate; not whole.
+        size: (...) effective number of trials: `rate * (1 - rate)` over the variance of the rate; any real number.
         level: two-sided, in (0, 1).
 
     Korn & Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated from
@@ -43,18 +43,18 @@ def rate_interval(rate: Floats | float, size: Floats | float, level: float = 0.9
 
 @dataclass(frozen=True, eq=False)
 class ClusteredPairs:
-    """Scored pairs and who is on them.
+    """Scored pairs and the people on them.
 
     Attributes:
         genuine: (G,) scores, descending.
-        genuine_people: (G,) whose pair it is, from 0.
+        genuine_people: (G,) number of the person, from 0.
         impostors: (K,) the highest scores, descending.
-        impostor_people: (2,K) who is on the two photos.
-        dyads: (K,) number of the two people, the same for all pairs of them.
-        dyad_pairs: (K,) how many impostor pairs these two people have, kept or not.
-        totals: (n,) impostor pairs of each person, kept or not.
-        squares: sum over all pairs of people of their squared number of impostor pairs.
-        lowest: a score from which on these are all impostors; -inf if they all are.
+        impostor_people: (2,K) numbers of the people on the two photos.
+        dyads: (K,) a number for each two people, the same for all their pairs.
+        dyad_pairs: (K,) how many impostor pairs these two people have, listed here or not.
+        totals: (n,) impostor pairs of each person, listed here or not.
+        squares: sum over each two people of their squared number of impostor pairs.
+        lowest: the score from which on all impostors are listed; -inf if all are.
     """
 
     genuine: Floats
@@ -74,19 +74,19 @@ class ClusteredPairs:
 
     @cached_property
     def impostor_total(self) -> int:
-        """Number of impostor pairs, kept or not, M."""
+        """Number of impostor pairs, listed or not, M."""
         return int(self.totals.sum()) // 2
 
     def thresholds(self, others: Sequence[float] = ()) -> Floats:
-        """Return thresholds, descending, at which about all counts of errors can be told apart."""
+        """Return thresholds, descending, that separate nearly all counts of errors, `others` included."""
         marks = [np.asarray([*others, np.nextafter(self.impostors[0], np.inf)])]
         for scores in (self.impostors, self.genuine, self.genuine[::-1]):
-            marks.append(scores[_places(len(scores))])
+            marks.append(scores[_sparse_places(len(scores))])
         found = np.unique(np.concatenate(marks))[::-1]
         return np.asarray(found[(found >= self.lowest) | (found > self.impostors[0])])
 
     def rates(self, thresholds: Floats) -> ClusteredRates:
-        """Count the errors at descending thresholds, and how far they would move with other people.
+        """Return the error rates at descending thresholds, and their variance over people.
 
         The variance of the FAR is the sum of products of residuals over all pairs of pairs that share a person.
         Aronow, Samii & Assenova, "Cluster-robust variance estimation for dyadic data", Political Analysis 2015.
@@ -121,21 +121,21 @@ class ClusteredPairs:
                 min(np.count_nonzero(passed), np.count_nonzero(passed < own)),
             )
         far, frr = false / pairs, (len(self.genuine) - true) / len(self.genuine)
-        effect, seen_at = _design_effects(far, columns[0] * pairs, columns[3], self.totals)
+        effect, effect_far = _design_effects(far, columns[0] * pairs, columns[3], self.totals)
         return ClusteredRates(
             thresholds=thresholds,
             far=far,
             frr=frr,
             impostors=pairs,
             effect=effect,
-            seen_at=seen_at,
+            effect_far=effect_far,
             frr_size=effective_size(frr, columns[1], columns[4], own[own > 0]),
             covariance=columns[2],
         )
 
 
-def _places(count: int) -> Whole:
-    """Every place among the first few, then ever fewer, and the last."""
+def _sparse_places(count: int) -> Whole:
+    """Indices into `count` items: all of the first few, then geometrically spaced, and the last."""
     places = np.unique(np.geomspace(1, count, int(np.log(max(count, 2)) / np.log(STEP)) + 2).astype(np.int64)) - 1
     return np.minimum(places, count - 1)
 
@@ -143,10 +143,10 @@ def _places(count: int) -> Whole:
 def effective_size(
     rate: Floats | float, variance: Floats | float, people_in_error: Floats | float, weights: Floats | Whole
 ) -> Floats:
-    """Return to how many independent trials rates are equivalent.
+    """Return the effective number of independent trials behind rates.
 
-    Where few people are in error the variance is not known. People themselves are then taken as the trials, as if a
-    person failed in all pairs or in none, with the weight of `PRIOR_PEOPLE` people in error.
+    With few people in error the variance is not known. Then people themselves are the trials, as if a person failed in
+    all pairs or in none; this assumption has the weight of `PRIOR_PEOPLE` people in error.
 
     Args:
         rate: (...) in [0, 1].
@@ -155,18 +155,20 @@ def effective_size(
         weights: (n,) of the people in the rate.
     """
     spread = np.asarray(rate * (1 - rate))
-    trial = np.divide(variance, spread, out=np.zeros_like(spread), where=spread > 0)  # 1 / n where it is known
+    per_trial = np.divide(variance, spread, out=np.zeros_like(spread), where=spread > 0)  # 1 / n where it is known
     known = np.where(spread > 0, people_in_error, 0)
-    size = (known + PRIOR_PEOPLE) / (known * trial * correction(weights, 1) + PRIOR_PEOPLE / len(weights))
+    size = (known + PRIOR_PEOPLE) / (
+        known * per_trial * small_sample_correction(weights, 1) + PRIOR_PEOPLE / len(weights)
+    )
     return np.asarray(size)
 
 
-def correction(weights: Floats | Whole, fitted: int) -> float:
-    """Return by how much a variance from few people must be larger.
+def small_sample_correction(weights: Floats | Whole, fitted: int) -> float:
+    """Return the factor by which a variance estimated from few people must be enlarged.
 
     Args:
         weights: (n,) of the people; n people of unequal weights count for fewer (Kish).
-        fitted: people that the residuals are short of.
+        fitted: degrees of freedom that the residuals lack.
 
     Returns:
         The factor that makes the variance unbiased, times the squared ratio of Student's t to the normal deviate by
@@ -180,10 +182,10 @@ def correction(weights: Floats | Whole, fitted: int) -> float:
 
 
 def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, totals: Whole) -> tuple[Floats, Floats]:
-    """Return by what factor pairs that share people make the variance of the FAR larger, at descending thresholds.
+    """Return design effects: the factor by which pairs that share people enlarge the variance of the FAR.
 
-    Above those at which enough people are involved to see how dependent impostors are, they are taken to be as
-    dependent as there; if there is none, nothing is known beyond that n people make n / 2 disjoint pairs.
+    At strict thresholds too few people are accepted to show how dependent their pairs are: the effect of the strictest
+    threshold with enough people is used there. Without any, n people count as n / 2 disjoint pairs.
 
     Args:
         rate: (P,) FAR, ascending.
@@ -192,12 +194,14 @@ def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, tot
         totals: (n,) pairs of each person.
 
     Returns:
-        (P,) factors, 1 or more, and (P,) the rate at which they were seen; infinity where they were not.
+        (P,) effects, 1 or more, and (P,) the FAR at which they were estimated; infinity where they were not.
     """
     people = len(totals)
     spread = rate * (1 - rate)
-    # A person's residual is short of four people: of two means, and of what pairs share with themselves.
-    effect = np.divide(variance, spread, out=np.ones_like(spread), where=spread > 0) * correction(totals, 4)
+    # Residuals lack four degrees of freedom: two means, and what pairs share with themselves.
+    effect = np.divide(variance, spread, out=np.ones_like(spread), where=spread > 0) * small_sample_correction(
+        totals, 4
+    )
     effect = np.maximum(effect, 1)
     decisive = min(DECISIVE_PEOPLE, people)
     enough = (people_in_error >= decisive) & (spread > 0)
@@ -209,17 +213,17 @@ def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, tot
 
 @dataclass(frozen=True, eq=False)
 class ClusteredRates:
-    """Error rates at descending thresholds, and to how many independent trials they are equivalent.
+    """Error rates at descending thresholds, with the effective numbers of independent pairs behind them.
 
     Attributes:
         thresholds: (P,) descending.
         far: (P,) ascending.
         frr: (P,) descending.
         impostors: number of pairs behind the FAR.
-        effect: (P,) by what factor pairs that share people make its variance larger.
-        seen_at: (P,) the rate at which that was seen.
+        effect: (P,) design effect of the FAR, see `_design_effects`.
+        effect_far: (P,) the FAR at which it was estimated.
         frr_size: (P,) effective number of independent genuine pairs.
-        covariance: (P,) of both errors.
+        covariance: (P,) of both error rates.
     """
 
     thresholds: Floats
@@ -227,7 +231,7 @@ class ClusteredRates:
     frr: Floats
     impostors: int
     effect: Floats
-    seen_at: Floats
+    effect_far: Floats
     frr_size: Floats
     covariance: Floats
 
@@ -237,17 +241,17 @@ class ClusteredRates:
         return self.impostors / self.effect
 
     def far_interval(self, level: float) -> tuple[Floats, Floats]:
-        """Return (P,) low and high ends.
+        """Return (P,) low and high ends of intervals.
 
-        Were the rate as high as the high end, people would differ by more in the same proportion, and the number of
-        independent impostors would be smaller. The high end allows for that.
+        If the rate were as high as the high end, the design effect would be larger in the same proportion. The high
+        end allows for that.
         """
         low, high = rate_interval(self.far, self.far_size, level)
-        more = 1 + (self.effect - 1) * np.maximum(high / self.seen_at, 1)
+        more = 1 + (self.effect - 1) * np.maximum(high / self.effect_far, 1)
         return low, rate_interval(self.far, self.impostors / more, level)[1]
 
     def bounds(self, level: float = 0.95) -> Bounds:
-        """Return intervals of both errors at each threshold; that they are monotone in it is used."""
+        """Return intervals of both error rates, made monotone in the threshold as the rates are."""
         far_low, far_high = self.far_interval(level)
         frr_low, frr_high = rate_interval(self.frr, self.frr_size, level)
         return Bounds(
@@ -265,3 +269,41 @@ class Bounds(NamedTuple):
     far_high: Floats
     frr_low: Floats
     frr_high: Floats
+
+
+def cluster_pairs(scores: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> ClusteredPairs:
+    """Return the `ClusteredPairs` of checked pairs with (N,2) numbered people."""
+    ranked = np.argsort(scores)[::-1]
+    genuine, impostors = ranked[same[ranked]], ranked[~same[ranked]]
+    count = int(people.max()) + 1
+    both = np.sort(people[impostors], axis=1)
+    _, dyads, times = np.unique(both @ np.array([count, 1]), return_inverse=True, return_counts=True)
+    return ClusteredPairs(
+        genuine=scores[genuine],
+        genuine_people=people[genuine, 0],
+        impostors=scores[impostors],
+        impostor_people=np.ascontiguousarray(both.T),
+        dyads=dyads,
+        dyad_pairs=times[dyads],
+        totals=np.bincount(both.ravel(), minlength=count),
+        squares=int((times**2).sum()),
+    )
+
+
+def person_totals(values: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> Floats:
+    """Return (n,) sums over the pairs of each person of (N,) values."""
+    count = int(people.max()) + 1
+    left, right = people.T
+    totals = np.bincount(left, values, count) + np.bincount(right[~same], values[~same], count)
+    return np.asarray(totals, dtype=np.float64)
+
+
+def dyadic_variance(residuals: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> float:
+    """Return the variance of the sum of (N,) residuals of pairs, dependent where they share a person.
+
+    Aronow, Samii & Assenova, "Cluster-robust variance estimation for dyadic data", Political Analysis 2015.
+    """
+    totals = person_totals(residuals, same, people)
+    _, dyads = np.unique(np.sort(people[~same], axis=1) @ np.array([len(totals), 1]), return_inverse=True)
+    shared = np.bincount(dyads, residuals[~same])  # counted with either person, once too often
+    return max(float(totals @ totals - shared @ shared), 0.0)

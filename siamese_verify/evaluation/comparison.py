@@ -1,4 +1,4 @@
-"""Is one model better than another, or was it luck? Both on the same pairs."""
+"""Paired comparison of two models by their scores of the same pairs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from siamese_verify.evaluation.bootstrap import (
     Resamples,
     WeightedPairs,
     check_level,
-    difference_of,
+    difference_interval,
     numbered_people,
 )
-from siamese_verify.evaluation.clustered_pairs import correction
+from siamese_verify.evaluation.clustered_pairs import dyadic_variance, person_totals, small_sample_correction
 from siamese_verify.evaluation.folds import fold_errors
 from siamese_verify.evaluation.operating_points import equal_error
-from siamese_verify.evaluation.pair_intervals import dyadic_variance, error_interval, pair_intervals, totals_of
-from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, rank
+from siamese_verify.evaluation.pair_intervals import error_interval, pair_intervals
+from siamese_verify.evaluation.roc import roc_curve
+from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,20 +32,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same pairs.
+    """Two models on the same pairs; differences are the second minus the first.
 
     Attributes:
         names: of the models.
         pairs: N.
         errors: pairs that each decides wrong.
-        alone: pairs that only this one decides wrong.
-        p_value: how likely counts so far apart would be if both erred equally often, two-sided; see `equal_errors`.
+        alone: pairs that only this model decides wrong.
+        p_value: two-sided, of the hypothesis that both err equally often; see `equal_error_test`.
         error_rate: difference of the shares of wrong decisions.
         eer: difference of the equal error rates.
         auc: difference of the areas under the ROC.
         tar: difference of the true accept rates, by false accept rate.
         level: of the intervals.
-        over: what is independent: people, or pairs where nobody knows who is on them.
+        over: the independent units: people, or pairs where the people are unknown.
     """
 
     names: tuple[str, str]
@@ -61,7 +62,7 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """What the comparison supports, in words; differences in percentage points."""
+        """The result in words; differences in percentage points."""
         first, second = self.names
         value, low, high = (100 * number for number in self.error_rate)
         better, fewer = (second, (-value, -high, -low)) if value <= 0 else (first, (value, low, high))
@@ -96,24 +97,24 @@ def compare_scores(
 ) -> Comparison:
     """Compare two models by their scores of the same pairs.
 
-    Each decides by its own threshold: the one given, else the folds' as in `kfold_accuracy`, else that of its equal
-    error rate. For the intervals of differences see `difference_of`.
+    Each decides by its own threshold: the one given, else those of the folds as in `kfold_accuracy`, else that of its
+    equal error rate. For the intervals of differences see `difference_interval`.
 
     Args:
         first: (N,) finite similarities by the first model.
-        second: (N,) by the second, on any scale of its own.
+        second: (N,) by the second, which may have another scale.
         same: (N,) bool, True for a genuine pair.
-        identities: (N, 2) who is on the two photos; without, pairs are taken for independent.
+        identities: (N,2) number or name of the person on either photo; without, pairs are taken for independent.
         folds: (N,) fold of each pair.
         thresholds: of both models, chosen on other data.
         names: of the models.
         targets: false accept rates to compare the true accept rates at.
-        resamples: how many.
+        resamples: number of them.
         level: of the intervals, in (0, 1).
         seed: of the resamples.
 
     Raises:
-        InputError: the models scored different numbers of pairs, or what `checked_pairs` and `Resamples` refuse.
+        InputError: the models scored different numbers of pairs; see also `checked_pairs` and `Resamples`.
     """
     check_level(level)
     sizes = [len(as_array(scores)) for scores in (first, second)]
@@ -121,7 +122,7 @@ def compare_scores(
         raise InputError(f"{names[0]} has {sizes[0]} scores and {names[1]} {sizes[1]}: compare the same pairs.")
     both = [checked_pairs(scores, same) for scores in (first, second)]
     labels = both[0][1]
-    people = _strangers(labels) if identities is None else numbered_people(labels, identities)
+    people = _separate_people(labels) if identities is None else numbered_people(labels, identities)
     wrong = [
         _wrong(scores, labels, folds, None if thresholds is None else thresholds[model])
         for model, (scores, _) in enumerate(both)
@@ -135,7 +136,7 @@ def compare_scores(
         for (scores, _), errors in zip(both, wrong, strict=True)
     ]
     differences = {
-        name: difference_of(values[:, 0], [one[name] for one in single], [block[name] for block in drawn])
+        name: difference_interval(values[:, 0], [one[name] for one in single], [block[name] for block in drawn])
         for name, values in plain.items()
     }
     return Comparison(
@@ -143,7 +144,7 @@ def compare_scores(
         pairs=len(labels),
         errors=(int(wrong[0].sum()), int(wrong[1].sum())),
         alone=alone,
-        p_value=equal_errors(wrong[0], wrong[1], labels, people),
+        p_value=equal_error_test(wrong[0], wrong[1], labels, people),
         error_rate=differences["error_rate"],
         eer=differences["eer"],
         auc=differences["auc"],
@@ -153,20 +154,20 @@ def compare_scores(
     )
 
 
-def equal_errors(
+def equal_error_test(
     first: NDArray[np.bool_], second: NDArray[np.bool_], same: NDArray[np.bool_], people: NDArray[np.int64]
 ) -> float:
     """Return the p-value of the hypothesis that two models err equally often, two-sided.
 
-    Pairs that share a person are dependent, which McNemar's test does not know. The difference of the error rates is
-    compared with its standard error over people, which is larger where people are few; where few pairs decide, the
-    p-value of McNemar's exact test is larger and counts.
+    McNemar's test takes pairs for independent, and pairs that share a person are not. The difference of the error rates
+    is compared with its standard error over people; where few pairs decide, the p-value of McNemar's exact test is
+    larger and is returned.
 
     Args:
         first: (N,) pairs that the first model decides wrong.
         second: (N,) likewise.
         same: (N,) bool.
-        people: (N,2) numbers of who is on the photos, from 0.
+        people: (N,2) numbers of the people on the photos, from 0.
 
     McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 1947; Aronow,
     Samii & Assenova, "Cluster-robust variance estimation for dyadic data", Political Analysis 2015.
@@ -178,14 +179,14 @@ def equal_errors(
         return 1.0
     mean = float(apart.mean())
     variance = dyadic_variance((apart - mean) / len(apart), same, people)
-    variance *= correction(totals_of(np.ones(len(apart)), same, people), 4)  # with it, t becomes a normal deviate
+    variance *= small_sample_correction(person_totals(np.ones(len(apart)), same, people), 4)  # makes t a normal deviate
     exact = float(binomtest(int(np.count_nonzero(apart > 0)), int(np.count_nonzero(apart))).pvalue)
     clustered = 2 * float(norm.sf(abs(mean) / variance**0.5)) if variance > 0 else 0.0
     return max(exact, clustered)
 
 
-def _strangers(same: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(N,2) people, as if nobody were on two pairs."""
+def _separate_people(same: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(N,2) numbers as if no person were on two pairs."""
     left = 2 * np.arange(len(same))
     return np.stack([left, left + ~same], axis=1)
 
@@ -193,12 +194,12 @@ def _strangers(same: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _wrong(
     scores: NDArray[np.float64], same: NDArray[np.bool_], folds: ArrayLike | None, threshold: float | None
 ) -> NDArray[np.bool_]:
-    """(N,) bool: decided wrong."""
+    """(N,) whether each pair is decided wrong."""
     if threshold is not None:
         return np.asarray((scores >= checked_threshold(threshold)) != same)
     if folds is not None:
-        return fold_errors(rank(scores, same), as_array(folds))[0]
-    return np.asarray((scores >= equal_error(scores, same).threshold) != same)
+        return fold_errors(scores, same, folds)[0]
+    return np.asarray((scores >= equal_error(roc_curve(scores, same)).threshold) != same)
 
 
 def _metrics(

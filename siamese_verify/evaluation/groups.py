@@ -1,4 +1,4 @@
-"""The same threshold for everybody: does it treat groups of people alike?"""
+"""Rates by group of people at one threshold for all, and under damage to the photos."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.bootstrap import Interval, Resamples, check_level, difference_of, numbered_people
-from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, equal_error_of, point_of, rates_of
+from siamese_verify.evaluation.bootstrap import Interval, Resamples, check_level, difference_interval, numbered_people
+from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, equal_error, operating_point, rates_at
 from siamese_verify.evaluation.pair_intervals import error_interval
 from siamese_verify.evaluation.roc import roc_curve
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class GroupRates(NamedTuple):
-    """One group at the threshold for all."""
+    """Rates of one group at the threshold for all."""
 
     name: str
     genuine: int
@@ -28,13 +28,13 @@ class GroupRates(NamedTuple):
     eer: float | None  # None without genuine pairs or impostors
     far: float | None  # None without impostors
     frr: float | None  # None without genuine pairs
-    far_difference: tuple[float, Interval] | None  # to all other groups together; None where either has no rate
+    far_difference: tuple[float, Interval] | None  # from all other groups together; None where either has no rate
     frr_difference: tuple[float, Interval] | None
     insufficient: bool  # fewer than ten errors of a kind decide a rate
 
 
 def pair_groups(left: Sequence[str], right: Sequence[str]) -> NDArray[np.str_]:
-    """Return the group of each pair: that of both photos, or "" where they differ or one has none."""
+    """Return the group of each pair: that of both photos, or "" where they differ or are unknown."""
     return np.array([one if one == other else "" for one, other in zip(left, right, strict=True)], dtype=np.str_)
 
 
@@ -49,15 +49,15 @@ def group_reports(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[GroupRates]:
-    """Measure each group of pairs at one threshold, and against all others.
+    """Return the rates of each group of pairs at one threshold, and their differences from all other groups.
 
     Args:
         scores: (N,) finite similarities.
         same: (N,) bool, True for a genuine pair.
-        groups: (N,) a label for each pair; "" for pairs of no group, which are left out.
-        threshold: the one for all.
-        identities: (N, 2) who is on the two photos; without, differences have no interval and are left out.
-        resamples: of the people.
+        groups: (N,) label of each pair; pairs labeled "" are left out.
+        threshold: for all groups.
+        identities: (N,2) number or name of the person on either photo; without, there are no differences.
+        resamples: number of bootstrap resamples of the people.
         level: of the intervals, in (0, 1).
         seed: of the resamples.
 
@@ -79,9 +79,9 @@ def group_reports(
     if not known.any():
         raise InputError("None of the pairs has a group: give a label other than the empty one.")
     accepted = values >= checked_threshold(threshold)
-    plain = _rates_beside(np.ones((1, len(labels)), dtype=np.int64), accepted, labels, names)
+    plain = _rates_by_side(np.ones((1, len(labels)), dtype=np.int64), accepted, labels, names)
     drawn = (
-        [_rates_beside(weights, accepted, labels, names) for weights in Resamples(labels, identities, resamples, seed)]
+        [_rates_by_side(weights, accepted, labels, names) for weights in Resamples(labels, identities, resamples, seed)]
         if identities is not None
         else []
     )
@@ -97,7 +97,7 @@ def group_reports(
             weights = (among & side) / np.count_nonzero(among & side)
             errors = (wrong & among & side).astype(np.float64)
             intervals.append(error_interval(errors, weights, labels, people, level, errors))
-        value, low, high = difference_of(both, intervals, [block[name, kind] for block in drawn])
+        value, low, high = difference_interval(both, intervals, [block[name, kind] for block in drawn])
         return value, Interval(low, high)
 
     found = []
@@ -110,7 +110,7 @@ def group_reports(
                 name=name,
                 genuine=genuine,
                 impostors=impostors,
-                eer=equal_error_of(roc_curve(values[inside], labels[inside])).rate if genuine and impostors else None,
+                eer=equal_error(roc_curve(values[inside], labels[inside])).rate if genuine and impostors else None,
                 far=accepts / impostors if impostors else None,
                 frr=rejects / genuine if genuine else None,
                 far_difference=difference(name, "far"),
@@ -122,14 +122,14 @@ def group_reports(
 
 
 def _sides(names: NDArray[np.str_], name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(N,) the pairs of all other groups, and those of one."""
+    """(N,) masks of the pairs of all other groups, and of the pairs of one."""
     return (names != name) & (names != ""), names == name
 
 
-def _rates_beside(
+def _rates_by_side(
     weights: NDArray[np.int64], accepted: NDArray[np.bool_], same: NDArray[np.bool_], names: NDArray[np.str_]
 ) -> dict[tuple[str, str], NDArray[np.float64]]:
-    """(2,R) FAR and FRR of all other groups together and of each; NaN where it has no pairs."""
+    """(2,R) FAR and FRR of all other groups together and of each group; NaN where there are no pairs."""
     found = {}
     for name in np.unique(names[names != ""]).tolist():
         for kind, wrong, among in (("far", accepted, ~same), ("frr", ~accepted, same)):
@@ -145,7 +145,7 @@ class DamagedRates(NamedTuple):
     """Rates when one photo of each pair is damaged."""
 
     kind: str  # of damage
-    corruption: str  # and how much of it, for people
+    corruption: str  # kind and severity in words
     eer: float  # in [0, 1]
     tar: float  # true accept rate at a false accept rate of 1 %, in [0, 1]
     far: float  # at the threshold for photos as they are, in [0, 1]
@@ -153,11 +153,11 @@ class DamagedRates(NamedTuple):
 
 
 def damaged_rates(kind: str, corruption: str, scores: ArrayLike, same: ArrayLike, threshold: float) -> DamagedRates:
-    """Measure the scores of damaged photos.
+    """Return the rates of pairs with one damaged photo.
 
     Args:
         kind: of damage.
-        corruption: how much of it, for people.
+        corruption: kind and severity in words.
         scores: (N,) finite similarities.
         same: (N,) bool, True for a genuine pair.
         threshold: chosen on photos as they are.
@@ -166,5 +166,7 @@ def damaged_rates(kind: str, corruption: str, scores: ArrayLike, same: ArrayLike
         InputError: see `checked_pairs`.
     """
     curve = roc_curve(scores, same)
-    rates = rates_of(curve, threshold)
-    return DamagedRates(kind, corruption, equal_error_of(curve).rate, point_of(curve, 0.01).tar, rates.far, rates.frr)
+    rates = rates_at(curve, threshold)
+    return DamagedRates(
+        kind, corruption, equal_error(curve).rate, operating_point(curve, 0.01).tar, rates.far, rates.frr
+    )

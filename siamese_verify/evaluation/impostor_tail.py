@@ -1,4 +1,4 @@
-"""How many strangers would score as high."""
+"""The impostor tail: share of impostor pairs that score as high as a given score, with its interval."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, most_accepts
-from siamese_verify.evaluation.pair_intervals import far_at
+from siamese_verify.evaluation.pair_intervals import far_interval_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation.clustered_pairs import ClusteredPairs
     from siamese_verify.evaluation.roc import RocCurve
 
-PER_DECADE = 40  # points that are kept while the false accept rate grows tenfold
+PER_DECADE = 40  # points of the tail while the false accept rate grows tenfold
 
 
 @dataclass(frozen=True)
 class ImpostorTail:
-    """The upper tail of the impostors' scores, thinned to a few hundred points.
+    """The upper tail of the impostors' scores as a few hundred points.
 
     Attributes:
         scores: (K,) ascending.
-        accepted: (K,) impostors that score at least as high; what lies between two points is given the larger number.
-        impostors: pairs it was counted on.
-        intervals: (K,) 95 % confidence intervals of the share accepted, over people; where none is, from 0 to the
-            one-sided bound. None where too many impostors decide, and empty where they were not asked for.
+        accepted: (K,) impostors that score at least as high; between two points the larger number holds.
+        impostors: number of impostor pairs.
+        intervals: (K,) 95 % confidence intervals over people of the share accepted; that of 0 is one-sided. None where
+            the pairs that decide it were not listed, and empty where no intervals were asked for.
     """
 
     scores: tuple[float, ...]
@@ -39,11 +39,43 @@ class ImpostorTail:
     impostors: int
     intervals: tuple[Interval | None, ...] = ()
 
+    @classmethod
+    def from_curve(cls, curve: RocCurve) -> ImpostorTail:
+        """Return the impostor tail of a curve, for false accept rates up to one half."""
+        counts, scores = curve.false_accepts[:0:-1], curve.thresholds[:0:-1]  # ascending scores
+        # A point where the count falls to the next step of a decade, at the highest impostor, and just above it.
+        step = np.floor(np.log10(np.maximum(counts, 1)) * PER_DECADE)
+        kept = np.append(True, step[1:] != step[:-1]) & (2 * counts <= curve.impostors)
+        kept[np.flatnonzero(counts == 0)[:1]] = True
+        kept[np.flatnonzero(counts > 0)[-1]] = True
+        kept_scores, kept_counts = scores[kept], counts[kept]
+        if kept_counts[-1] > 0:  # no genuine score lies above the highest impostor
+            kept_scores = np.append(kept_scores, np.nextafter(kept_scores[-1], np.inf))
+            kept_counts = np.append(kept_counts, 0)
+        return cls(tuple(kept_scores.tolist()), tuple(kept_counts.tolist()), curve.impostors)
+
+    def with_intervals(self, pairs: ClusteredPairs) -> ImpostorTail:
+        """Return the tail with confidence intervals over people."""
+        if not len(pairs.impostors):
+            return self
+        scores = np.array(self.scores)
+        listed = scores >= pairs.lowest
+        thresholds = pairs.thresholds(scores[listed].tolist())
+        rates = pairs.rates(thresholds)
+        bounds = rates.bounds()
+        places = np.searchsorted(-thresholds, -scores)
+        intervals = [
+            Interval(float(bounds.far_low[place]), float(bounds.far_high[place])) if there else None
+            for place, there in zip(places, listed, strict=True)
+        ]
+        intervals[-1] = far_interval_at(rates, int(places[-1]))  # no impostor is above it: one-sided
+        return replace(self, intervals=tuple(intervals))
+
     def accepts(self, score: float) -> int:
         """Return how many impostors at most score at least as high as `score`.
 
         Raises:
-            InputError: the score is NaN, which would pass for the rarest of all.
+            InputError: the score is NaN.
         """
         place = self._place(score)
         return self.accepted[place] if place >= 0 else self.impostors
@@ -54,39 +86,39 @@ class ImpostorTail:
         return int(np.searchsorted(self.scores, score, side="right")) - 1
 
     def rate(self, score: float) -> float:
-        """Return a share of impostor pairs, in [0, 1], that no smaller one scores at least as high; see `accepts`."""
+        """Return the share of impostors that score at least as high, or slightly more; see `accepts`."""
         return self.accepts(score) / self.impostors
 
     def interval(self, score: float) -> Interval | None:
-        """Return the 95 % confidence interval of `rate`, None where it is not known; see `accepts`."""
+        """Return the 95 % confidence interval of `rate`, None where it is unknown; see `accepts`."""
         place = self._place(score)
         return self.intervals[place] if self.intervals and place >= 0 else None
 
     def threshold(self, far: float) -> tuple[float, Interval | None]:
         """Return a threshold for any false accept rate, and its 95 % confidence interval.
 
-        The threshold is the lowest point of this tail that accepts no larger share. Its interval is where those of the
-        shares hold `far`: it has no upper end, +inf, where even the highest impostor may be too common.
+        The threshold is the lowest point of the tail that accepts no larger share. Its interval is where the intervals
+        of the shares include `far`; its high end is +inf where even the share above the highest impostor may be larger.
 
         Args:
             far: in [0, 0.5].
 
         Raises:
-            InputError: another rate; looser ones were not kept.
+            InputError: another rate.
         """
         if not 0 <= far <= 0.5:
             raise InputError(f"The false accept rate asked for is {far}: give one between 0 and 0.5.")
         most = most_accepts(far, self.impostors)
         place = next(k for k, accepted in enumerate(self.accepted) if accepted <= most)
         higher = [k for k, one in enumerate(self.intervals) if one and one.low > far]
-        if not higher:  # it may be lower still
+        if not higher:  # the low end is below the tail
             return self.scores[place], None
         low = self.scores[min(higher[-1], place)]
         strict = [k for k, one in enumerate(self.intervals) if one and one.high <= far]
         return self.scores[place], Interval(low, self.scores[max(strict[0], place)] if strict else math.inf)
 
     def shows(self, far: float, interval: Interval | None) -> bool:
-        """Whether the data can show a false accept rate: ten impostors or more decide it, and people bound it.
+        """Whether the data can show a false accept rate: ten impostors or more decide it, and its threshold is bounded.
 
         Args:
             far: the rate.
@@ -99,25 +131,21 @@ class ImpostorTail:
         return far >= DECISIVE_IMPOSTORS / self.impostors  # as a product it could round
 
     def at_most(self, score: float) -> float | None:
-        """Return what share of strangers scores as high at most: the upper end of `interval`.
-
-        Without an interval it is `rate`; None where no impostor scored as high, which alone bounds nothing.
-        """
+        """Return the high end of `interval`, without an interval `rate`; None where no impostor scored as high."""
         interval = self.interval(score)
         return interval.high if interval else self.rate(score) or None
 
     def sentence(self, score: float) -> str:
-        """Say it in words; see `accepts`."""
+        """Return in words how many pairs of different people score as high; see `accepts`."""
         accepted, interval = self.accepts(score), self.interval(score)
         if accepted == 0 and interval is None:
             return f"None of {self.impostors:,} pairs of different people scored this high."
+        would = "pairs of different people would score this high"
         if accepted == 0 and interval is not None:
-            rarer = f"Fewer than 1 in {int(1 / interval.high):,} pairs of different people"
-            return f"{rarer} would score this high (95 % confidence)."
+            return f"Fewer than 1 in {int(1 / interval.high):,} {would} (95 % confidence)."
         if 2 * accepted > self.impostors:
-            return "Most pairs of different people would score this high."
-        # Rounded down, in integers: a stranger is never said to be rarer than counted.
-        said = f"1 in {self.impostors // accepted:,} pairs of different people would score this high"
+            return f"Most {would}."
+        said = f"1 in {self.impostors // accepted:,} {would}"  # rounded down: never rarer than counted
         if interval is None:
             return f"{said}."
         rarest = f"1 in {int(1 / interval.low):,}" if interval.low else "none at all"
@@ -129,10 +157,10 @@ class ImpostorTail:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ImpostorTail:
-        """Read what `to_dict` wrote.
+        """Return the impostor tail that `to_dict` wrote.
 
         Raises:
-            InputError: a field is missing, unknown or of another kind.
+            InputError: a field is missing or invalid.
         """
         try:
             found = cls(
@@ -142,54 +170,24 @@ class ImpostorTail:
                 intervals=tuple(one and Interval(float(one[0]), float(one[1])) for one in values["intervals"]),
             )
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"The tail of strangers' scores is damaged ({error}): measure it again.") from None
-        falls = bool(np.all(np.diff(found.scores) > 0) and np.all(np.diff(found.accepted) <= 0))
-        sizes = len(found.scores) == len(found.accepted) > 0 < found.impostors
-        if not (falls and sizes and np.isfinite(found.scores).all()):
-            raise InputError("The tail of strangers' scores is damaged (it does not fall): measure it again.")
-        if not 0 <= found.accepted[-1] <= found.accepted[0] <= found.impostors:
-            raise InputError(
-                f"The tail of strangers' scores is damaged (it counts {found.accepted[0]} of {found.impostors}): "
-                "measure it again."
-            )
-        bounds = [one for one in found.intervals if one is not None]
-        if len(found.intervals) not in (0, len(found.scores)) or any(not 0 <= low <= high <= 1 for low, high in bounds):
-            raise InputError("The tail of strangers' scores is damaged (its intervals are none): measure it again.")
-        if found.accepted[-1]:
-            raise InputError("The tail of strangers' scores is damaged (it has no end): measure it again.")
-        if bounds and bounds[-1].high == 0:
-            raise InputError("The tail of strangers' scores claims that none scores higher: measure it again.")
+            raise InputError(f"The impostor tail is damaged ({error}): measure it again.") from None
+        if wrong := found._inconsistency():
+            raise InputError(f"The impostor tail is damaged ({wrong}): measure it again.")
         return found
 
-
-def impostor_tail_of(curve: RocCurve) -> ImpostorTail:
-    """Thin a curve to what `ImpostorTail` needs, for false accept rates up to one half."""
-    counts, scores = curve.false_accepts[:0:-1], curve.thresholds[:0:-1]  # ascending scores
-    # At each score where the count falls, the impostors from there on; above the highest of them, none.
-    cell = np.floor(np.log10(np.maximum(counts, 1)) * PER_DECADE)
-    keep = np.append(True, cell[1:] != cell[:-1]) & (2 * counts <= curve.impostors)
-    keep[np.flatnonzero(counts == 0)[:1]] = True
-    keep[np.flatnonzero(counts > 0)[-1]] = True
-    kept_scores, kept_counts = scores[keep], counts[keep]
-    if kept_counts[-1] > 0:  # no genuine score lies above the highest impostor
-        kept_scores = np.append(kept_scores, np.nextafter(kept_scores[-1], np.inf))
-        kept_counts = np.append(kept_counts, 0)
-    return ImpostorTail(tuple(kept_scores.tolist()), tuple(kept_counts.tolist()), curve.impostors)
-
-
-def with_intervals(tail: ImpostorTail, pairs: ClusteredPairs) -> ImpostorTail:
-    """Add how far the shares may be from those of all people, see `ClusteredPairs`."""
-    scores = np.array(tail.scores)
-    known = scores >= pairs.lowest
-    if not len(pairs.impostors):
-        return tail
-    thresholds = pairs.thresholds(scores[known].tolist())
-    rates = pairs.rates(thresholds)
-    bounds = rates.bounds()
-    places = np.searchsorted(-thresholds, -scores)
-    intervals = [
-        Interval(float(bounds.far_low[place]), float(bounds.far_high[place])) if there else None
-        for place, there in zip(places, known, strict=True)
-    ]
-    intervals[-1] = far_at(rates, int(places[-1]))  # nobody is above it: one-sided
-    return replace(tail, intervals=tuple(intervals))
+    def _inconsistency(self) -> str | None:
+        """What contradicts itself in values read from a file; None if nothing does."""
+        falls = bool(np.all(np.diff(self.scores) > 0) and np.all(np.diff(self.accepted) <= 0))
+        sizes = len(self.scores) == len(self.accepted) > 0 < self.impostors
+        if not (falls and sizes and np.isfinite(self.scores).all()):
+            return "it does not fall"
+        if not 0 <= self.accepted[-1] <= self.accepted[0] <= self.impostors:
+            return f"it counts {self.accepted[0]} of {self.impostors}"
+        bounds = [one for one in self.intervals if one is not None]
+        if len(self.intervals) not in (0, len(self.scores)) or any(not 0 <= low <= high <= 1 for low, high in bounds):
+            return "its intervals are invalid"
+        if self.accepted[-1]:
+            return "it has no end"
+        if bounds and bounds[-1].high == 0:
+            return "it claims that no impostor scores higher"
+        return None

@@ -1,4 +1,4 @@
-"""The equal error rate: where false rejects and false accepts cross."""
+"""Operating points of a ROC curve: equal error rate, TAR at a FAR, and the rates at a given threshold."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.roc import roc_curve
+from siamese_verify.evaluation.roc import RocCurve, roc_curve
 from siamese_verify.evaluation.scores import checked_threshold
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from siamese_verify.evaluation.roc import RocCurve
+DECISIVE_IMPOSTORS = 10  # a false accept rate that fewer impostors decide is flagged as insufficient
 
 
 class EqualError(NamedTuple):
-    """The crossing of FRR and FAR."""
+    """The operating point at which FRR and FAR are equal."""
 
     rate: float  # in [0, 1]
-    threshold: float  # finite: the operating point next to the crossing, a score that occurs
+    threshold: float  # finite: that of the nearest operating point, a score that occurs
 
 
-def equal_error_of(curve: RocCurve) -> EqualError:
-    """Find the crossing on a curve.
+def equal_error(curve: RocCurve) -> EqualError:
+    """Return the equal error rate of a curve, and the threshold nearest to it.
 
-    FRR - FAR falls strictly from 1 at +inf to -1 at the lowest score, so it changes sign exactly once, either in an
-    operating point or between two neighbours. Between two, the rate is interpolated linearly; the threshold is that
-    of the neighbour nearer to the crossing, the lenient one if both are as near, and never +inf.
+    FRR - FAR falls strictly from 1 at +inf to -1 at the lowest score, so it changes sign exactly once. Between two
+    operating points the rate is interpolated linearly; the threshold is that of the nearer one, the lenient one of
+    two equally near, and never +inf.
     """
     genuine, impostors = curve.genuine, curve.impostors
     gap = (genuine - curve.true_accepts) * impostors - curve.false_accepts * genuine  # (FRR - FAR) * G * M, integers
     after = int(np.argmax(gap <= 0))
     before = after - 1  # exists: the gap at +inf is G * M
-    # Python's integers from here on: the products outgrow 64 bits, and the only rounding is the last division.
+    # Python's integers from here on: the products exceed 64 bits, and the only rounding is the last division.
     upper, lower = int(gap[before]), -int(gap[after])
     strict, lenient = int(curve.false_accepts[before]), int(curve.false_accepts[after])
     rate = (strict * lower + lenient * upper) / (impostors * (upper + lower))
@@ -42,21 +42,8 @@ def equal_error_of(curve: RocCurve) -> EqualError:
     return EqualError(rate, float(curve.thresholds[nearer]))
 
 
-def equal_error(scores: ArrayLike, same: ArrayLike) -> EqualError:
-    """Return the equal error rate and the threshold to operate at it.
-
-    Args:
-        scores: (N,) finite similarities.
-        same: (N,) bool, True for a genuine pair.
-
-    Raises:
-        InputError: see `checked_pairs`.
-    """
-    return equal_error_of(roc_curve(scores, same))
-
-
 def equal_error_rate(scores: ArrayLike, same: ArrayLike) -> float:
-    """Return the rate at which FRR equals FAR, in [0, 1]; 0.5 where all scores are one.
+    """Return the rate at which FRR equals FAR, in [0, 1]; 0.5 where all scores are equal.
 
     Args:
         scores: (N,) finite similarities.
@@ -65,22 +52,19 @@ def equal_error_rate(scores: ArrayLike, same: ArrayLike) -> float:
     Raises:
         InputError: see `checked_pairs`.
     """
-    return equal_error(scores, same).rate
-
-
-DECISIVE_IMPOSTORS = 10  # fewer than this many would decide the rate: too few to measure it
+    return equal_error(roc_curve(scores, same)).rate
 
 
 class OperatingPoint(NamedTuple):
-    """The most lenient operating point that keeps the false accept rate within a target."""
+    """The operating point of lowest threshold whose false accept rate is within a target."""
 
     target: float  # the FAR asked for, in [0, 1]
     far: float  # the FAR reached, <= target
     tar: float  # true accept rate there, in [0, 1]
-    threshold: float  # +inf where even the highest score lets too many impostors in
-    insufficient: bool  # target * impostors < 10: the set is too small to say
+    threshold: float  # +inf where even the highest score accepts too many impostors
+    insufficient: bool  # target * impostors < 10: the set is too small to measure the rate
     impostors: int  # M, the impostor pairs in the set
-    false_accepts: int  # how many of them pass
+    false_accepts: int  # how many of them are accepted
 
 
 def most_accepts(far: float, impostors: int) -> int:
@@ -92,8 +76,12 @@ def most_accepts(far: float, impostors: int) -> int:
     return max(k for k in range(max(guess - 1, 0), min(guess + 1, impostors) + 1) if k == 0 or k / impostors <= far)
 
 
-def point_of(curve: RocCurve, far: float) -> OperatingPoint:
-    """Find the operating point on a curve, see `tar_at_far`."""
+def operating_point(curve: RocCurve, far: float) -> OperatingPoint:
+    """Return the operating point of lowest threshold with FAR <= `far`; nothing is interpolated.
+
+    Raises:
+        InputError: `far` is not in [0, 1].
+    """
     if not 0 <= far <= 1:
         raise InputError(f"The false accept rate asked for is {far}: give one between 0 and 1.")
     most = most_accepts(far, curve.impostors)
@@ -111,7 +99,7 @@ def point_of(curve: RocCurve, far: float) -> OperatingPoint:
 
 
 def tar_at_far(scores: ArrayLike, same: ArrayLike, far: float) -> OperatingPoint:
-    """Return the lowest operating point with FAR <= `far`; nothing is interpolated.
+    """Return the true accept rate at a false accept rate, see `operating_point`.
 
     Args:
         scores: (N,) finite similarities.
@@ -119,45 +107,27 @@ def tar_at_far(scores: ArrayLike, same: ArrayLike, far: float) -> OperatingPoint
         far: the false accept rate allowed, in [0, 1].
 
     Raises:
-        InputError: `far` is no rate; see also `checked_pairs`.
+        InputError: `far` is not in [0, 1]; see also `checked_pairs`.
     """
-    return point_of(roc_curve(scores, same), far)
+    return operating_point(roc_curve(scores, same), far)
 
 
-def zero_fmr_of(curve: RocCurve) -> float:
-    """Return the lowest FRR at which no impostor passes (ISO/IEC 19795-1, ZeroFMR), in [0, 1]."""
+def zero_fmr(curve: RocCurve) -> float:
+    """Return the lowest FRR without a false accept, in [0, 1] (ZeroFMR, ISO/IEC 19795-1)."""
     passed = int(curve.true_accepts[np.searchsorted(curve.false_accepts, 0, side="right") - 1])
     return (curve.genuine - passed) / curve.genuine
 
 
-def zero_fnmr_of(curve: RocCurve) -> float:
-    """Return the lowest FAR at which every genuine pair passes (ISO/IEC 19795-1, ZeroFNMR), in [0, 1]."""
+def zero_fnmr(curve: RocCurve) -> float:
+    """Return the lowest FAR without a false reject, in [0, 1] (ZeroFNMR, ISO/IEC 19795-1)."""
     return int(curve.false_accepts[np.searchsorted(curve.true_accepts, curve.genuine)]) / curve.impostors
 
 
-def zero_fmr(scores: ArrayLike, same: ArrayLike) -> float:
-    """Return the lowest FRR at which no impostor passes, in [0, 1] (ISO/IEC 19795-1, ZeroFMR).
-
-    Raises:
-        InputError: see `checked_pairs`.
-    """
-    return zero_fmr_of(roc_curve(scores, same))
-
-
-def zero_fnmr(scores: ArrayLike, same: ArrayLike) -> float:
-    """Return the lowest FAR at which every genuine pair passes, in [0, 1] (ISO/IEC 19795-1, ZeroFNMR).
-
-    Raises:
-        InputError: see `checked_pairs`.
-    """
-    return zero_fnmr_of(roc_curve(scores, same))
-
-
 class ThresholdRates(NamedTuple):
-    """What a threshold that was chosen elsewhere does to these pairs."""
+    """Rates at a threshold that was chosen on other data."""
 
     threshold: float
-    accuracy: float  # decided right, in [0, 1]
+    accuracy: float  # share of the pairs decided right, in [0, 1]
     balanced_accuracy: float  # 1 - (FAR + FRR) / 2, in [0, 1]: as if there were as many impostors as genuine pairs
     far: float  # in [0, 1]
     frr: float  # in [0, 1]
@@ -165,8 +135,18 @@ class ThresholdRates(NamedTuple):
     false_rejects: int
 
 
-def rates_of(curve: RocCurve, threshold: float) -> ThresholdRates:
-    """Count the errors at a checked threshold: those of the lowest operating point that is not below it."""
+def rates_at(curve: RocCurve, threshold: float) -> ThresholdRates:
+    """Return accuracy, FAR and FRR when a pair is accepted if score >= threshold.
+
+    Args:
+        curve: of the pairs.
+        threshold: on the scale of the scores; it may be infinite.
+
+    Raises:
+        InputError: the threshold is NaN.
+    """
+    threshold = checked_threshold(threshold)
+    # The lowest operating point that is not below the threshold accepts the same pairs.
     place = int(np.searchsorted(-curve.thresholds, -threshold, side="right")) - 1
     false_accepts = int(curve.false_accepts[place])
     false_rejects = curve.genuine - int(curve.true_accepts[place])
@@ -183,42 +163,7 @@ def rates_of(curve: RocCurve, threshold: float) -> ThresholdRates:
     )
 
 
-def rates_at(scores: ArrayLike, same: ArrayLike, threshold: float) -> ThresholdRates:
-    """Return accuracy, FAR and FRR when a pair is accepted if score >= threshold.
-
-    Args:
-        scores: (N,) finite similarities.
-        same: (N,) bool, True for a genuine pair.
-        threshold: on the scale of the scores; it may be infinite.
-
-    Raises:
-        InputError: the threshold is NaN; see also `checked_pairs`.
-    """
-    return rates_of(roc_curve(scores, same), checked_threshold(threshold))
-
-
-def accuracy(scores: ArrayLike, same: ArrayLike, threshold: float) -> float:
-    """Return the fraction of pairs decided right, in [0, 1]; arguments and errors as in `rates_at`."""
-    return rates_at(scores, same, threshold).accuracy
-
-
-def best_threshold_of(curve: RocCurve) -> float:
-    """Find the threshold on a curve, see `best_threshold`."""
+def best_threshold(curve: RocCurve) -> float:
+    """Return the lowest threshold that decides the most pairs right; +inf where rejecting every pair is best."""
     right = curve.true_accepts - curve.false_accepts  # plus the constant M
     return float(curve.thresholds[len(right) - 1 - int(np.argmax(right[::-1]))])  # thresholds descend: last is lowest
-
-
-def best_threshold(scores: ArrayLike, same: ArrayLike) -> float:
-    """Return the lowest operating point that decides the most pairs right.
-
-    Args:
-        scores: (N,) finite similarities.
-        same: (N,) bool, True for a genuine pair.
-
-    Returns:
-        A score that occurs, or +inf where refusing every pair is best.
-
-    Raises:
-        InputError: see `checked_pairs`.
-    """
-    return best_threshold_of(roc_curve(scores, same))

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from siamese_verify.evaluation.bootstrap import Interval, check_level, numbered_people
-from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, effective_size, rate_interval
+from siamese_verify.evaluation.clustered_pairs import (
+    ClusteredPairs,
+    cluster_pairs,
+    dyadic_variance,
+    effective_size,
+    person_totals,
+    rate_interval,
+)
 from siamese_verify.evaluation.folds import fold_errors
-from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, rank
+from siamese_verify.evaluation.scores import checked_pairs, checked_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,11 +33,11 @@ def one_sided(level: float) -> float:
     return 2 * level - 1
 
 
-def narrowed(level: float, first: float, second: float, covariance: float = 0.0) -> float:
-    """Return the level of two intervals whose ends, added, make the end of an interval of the sum.
+def level_of_sum(level: float, first: float, second: float, covariance: float = 0.0) -> float:
+    """Return the level for two intervals whose ends, added, are the ends of an interval of the sum at `level`.
 
-    Errors that vary independently do not both reach their ends at once. With standard deviations a and b of the two,
-    z sqrt(a^2 + b^2) is z' (a + b) for a smaller z'.
+    Independent errors do not both reach their ends at once: with standard deviations a and b, the end of the sum is
+    z sqrt(a^2 + b^2) = z' (a + b) for a smaller z'.
     """
     from scipy.stats import norm
 
@@ -41,8 +48,8 @@ def narrowed(level: float, first: float, second: float, covariance: float = 0.0)
     return float(2 * norm.cdf(z) - 1)
 
 
-def spreads(rates: ClusteredRates) -> tuple[Floats, Floats]:
-    """Return (P,) standard deviations of FAR and FRR, those of one error at least."""
+def standard_deviations(rates: ClusteredRates) -> tuple[Floats, Floats]:
+    """Return (P,) standard deviations of FAR and FRR, at least those of a rate with one error."""
     found = []
     for rate, size in ((rates.far, rates.far_size), (rates.frr, rates.frr_size)):
         some = np.clip(rate, 1 / (size + 1), size / (size + 1))
@@ -59,9 +66,9 @@ def equal_error_interval(rates: ClusteredRates, level: float, whole: bool) -> In
     Args:
         rates: at all thresholds.
         level: of the interval.
-        whole: the thresholds go down to the lowest score; if not, an end that may lie beyond makes it unknown.
+        whole: the thresholds reach the lowest score; if not, an interval that may end beyond them is None.
     """
-    far, frr = spreads(rates)
+    far, frr = standard_deviations(rates)
     gap = rates.frr - rates.far
     at = int(np.abs(gap).argmin())
     near = np.flatnonzero(np.abs(gap) <= np.hypot(far[at], frr[at]))
@@ -71,7 +78,9 @@ def equal_error_interval(rates: ClusteredRates, level: float, whole: bool) -> In
     bounds = rates.bounds(
         one_sided(level)
         if perfect
-        else narrowed(level, float(fall * far[at]), float(rise * frr[at]), float(fall * rise * rates.covariance[at]))
+        else level_of_sum(
+            level, float(fall * far[at]), float(rise * frr[at]), float(fall * rise * rates.covariance[at])
+        )
     )
     beyond = bounds.far_low[-1] < bounds.frr_low[-1] or bounds.far_high[-1] < bounds.frr_high[-1]
     if beyond and not whole:
@@ -83,10 +92,10 @@ def equal_error_interval(rates: ClusteredRates, level: float, whole: bool) -> In
 
 
 def threshold_interval(rates: ClusteredRates, bounds: Bounds, target: float, whole: bool) -> Interval | None:
-    """Return the interval of the threshold at a false accept rate: where the rate's intervals hold the target.
+    """Return the interval of the threshold at a false accept rate: where the rate's intervals include the target.
 
-    It has no upper end where not even the highest impostor is known to be rare enough, and no lower one where all
-    thresholds may be strict enough.
+    Its high end is +inf where even the rate above the highest impostor may exceed the target, its low end -inf where
+    every threshold may be strict enough.
 
     Woodruff, "Confidence intervals for medians and other position measures", JASA 1952.
     """
@@ -102,19 +111,19 @@ def threshold_interval(rates: ClusteredRates, bounds: Bounds, target: float, who
 def tar_interval(rates: ClusteredRates, target: float, level: float, whole: bool) -> Interval | None:
     """Return the interval of the true accept rate at a false accept rate.
 
-    Its ends are those of the rate at the ends of the threshold's interval: 0 where that has no upper end.
+    Its ends are those of the rate at the ends of the threshold's interval: 0 where that has no high end.
     """
     usual = rates.bounds(level)
     at = threshold_interval(rates, usual, target, whole)
     if at is None:
         return None
-    far, frr = spreads(rates)
+    far, frr = standard_deviations(rates)
     place = max(int(np.searchsorted(rates.far, target, side="right")) - 1, 0)
     inside = np.flatnonzero((rates.thresholds >= at.low) & (rates.thresholds <= at.high))
     rise = rates.far[inside[-1]] - rates.far[inside[0]] if len(inside) else 0.0
     fall = rates.frr[inside[0]] - rates.frr[inside[-1]] if len(inside) else 0.0
     bounds = rates.bounds(
-        narrowed(
+        level_of_sum(
             one_sided(level) if rates.frr[place] == 0 else level,
             float(fall * far[place]),
             float(rise * frr[place]),
@@ -130,12 +139,12 @@ def tar_interval(rates: ClusteredRates, target: float, level: float, whole: bool
     )
 
 
-def intervals_of(
+def clustered_intervals(
     pairs: ClusteredPairs, targets: Sequence[float], threshold: float | None, level: float
 ) -> dict[str, Interval]:
     """Return the intervals of `eer`, `tar_at_far_F`, `threshold_at_far_F`, and with a threshold of `far` and `frr`.
 
-    Those that impostors decide which were not kept are left out.
+    Intervals that depend on impostors which `pairs` does not list are left out.
     """
     if not len(pairs.impostors):
         return {}
@@ -149,65 +158,46 @@ def intervals_of(
         found[f"threshold_at_far_{target:g}"] = threshold_interval(rates, bounds, target, whole)
     if threshold is not None and known:
         place = int(np.searchsorted(-rates.thresholds, -threshold))
-        found["far"] = far_at(rates, place, level)
-        found["frr"] = one_rate(rates.frr[place], rates.frr_size[place], level)
+        found["far"] = far_interval_at(rates, place, level)
+        found["frr"] = proportion_interval(rates.frr[place], rates.frr_size[place], level)
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def far_at(rates: ClusteredRates, place: int, level: float = 0.95) -> Interval:
-    """Return the interval of the FAR at one threshold, one-sided where it is 0 or 1."""
+def far_interval_at(rates: ClusteredRates, place: int, level: float = 0.95) -> Interval:
+    """Return the interval of the FAR at one of the thresholds, one-sided where it is 0 or 1."""
     low, high = rates.far_interval(one_sided(level) if rates.far[place] in (0, 1) else level)
     return Interval(float(low[place]), float(high[place]))
 
 
-def one_rate(rate: float, size: float, level: float) -> Interval:
-    """Return the interval of a rate, one-sided where it is 0 or 1."""
+def proportion_interval(rate: float, size: float, level: float) -> Interval:
+    """Return the interval of a rate with `size` effective trials, one-sided where it is 0 or 1."""
     low, high = rate_interval(rate, size, one_sided(level) if rate in (0, 1) else level)
     return Interval(float(low), float(high))
 
 
 def error_interval(
-    errors: Floats, weights: Floats, same: NDArray[np.bool_], people: NDArray[np.int64], level: float, by: Floats
+    errors: Floats, weights: Floats, same: NDArray[np.bool_], people: NDArray[np.int64], level: float, decisive: Floats
 ) -> Interval:
     """Return the interval of a weighted mean of errors.
 
     Args:
         errors: (N,) in [0, 1].
-        weights: (N,) how much the mean moves with each: 1 / N, if each is in it once.
+        weights: (N,) of each pair in the mean: 1 / N for a plain mean.
         same: (N,) bool.
-        people: (N,2) numbers of who is on the photos, from 0.
+        people: (N,2) numbers of the people on the photos, from 0.
         level: of the interval.
-        by: (N,) not 0 where the pair counts for how many people are in error.
+        decisive: (N,) nonzero for the pairs whose people count as people in error.
     """
     rate = float(weights @ errors / weights.sum())
-    wrong, totals = len(np.unique(people[by != 0])), totals_of(weights, same, people)
+    wrong, totals = len(np.unique(people[decisive != 0])), person_totals(weights, same, people)
     variance = dyadic_variance(weights * (errors - rate), same, people)
     size = effective_size(rate, variance, wrong, totals[totals > 0])
-    low, high = one_rate(rate, float(size), level)
+    low, high = proportion_interval(rate, float(size), level)
     if rate in (0, 1):
         return Interval(low, high)
     alone = min(float(size), float(np.count_nonzero(totals)))
     fewer = max(float(size) * rate / high, alone)  # see `ClusteredRates.far_interval`
-    return Interval(low, one_rate(rate, fewer, level).high)
-
-
-def totals_of(values: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> Floats:
-    """Return (n,) sums of the values of the pairs that each person is on."""
-    count = int(people.max()) + 1
-    left, right = people.T
-    totals = np.bincount(left, values, count) + np.bincount(right[~same], values[~same], count)
-    return np.asarray(totals, dtype=np.float64)
-
-
-def dyadic_variance(residuals: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> float:
-    """Return the variance of a sum of (N,) residuals of pairs, of which those that share a person are dependent.
-
-    Aronow, Samii & Assenova, "Cluster-robust variance estimation for dyadic data", Political Analysis 2015.
-    """
-    totals = totals_of(residuals, same, people)
-    _, dyads = np.unique(np.sort(people[~same], axis=1) @ np.array([len(totals), 1]), return_inverse=True)
-    shared = np.bincount(dyads, residuals[~same])  # counted with either person, and once is right
-    return max(float(totals @ totals - shared @ shared), 0.0)
+    return Interval(low, proportion_interval(rate, fewer, level).high)
 
 
 def pair_intervals(
@@ -221,22 +211,22 @@ def pair_intervals(
 ) -> dict[str, Interval]:
     """Return confidence intervals of metrics, with people as the independent units.
 
-    Pairs that share a person are dependent, and an effective number of independent ones takes their place, see
-    `ClusteredPairs`. How often the intervals hold the truth is measured by `benchmarks/coverage.py`.
+    Pairs that share a person are dependent; an effective number of independent pairs takes their place, see
+    `ClusteredPairs`. `benchmarks/coverage.py` measures how often the intervals include the true value.
 
     Args:
         scores: (N,) finite similarities.
         same: (N,) bool, True for a genuine pair.
-        identities: (N, 2) who is on the two photos of each pair.
-        folds: (N,) fold of each pair, each decided by the threshold of the others.
-        threshold: one that was chosen on other data.
+        identities: (N,2) number or name of the person on either photo of each pair.
+        folds: (N,) fold of each pair, decided by the threshold chosen on the other folds.
+        threshold: chosen on other data.
         targets: false accept rates.
-        level: how often an interval holds the truth, in (0, 1).
+        level: of confidence, in (0, 1).
 
     Returns:
         Intervals of `eer`, `auc`, `tar_at_far_F` and `threshold_at_far_F`, with a threshold or folds of `accuracy`,
-        with a threshold of `far` and `frr`. That of a threshold has no upper end, +inf, where the pairs cannot show
-        the rate.
+        with a threshold of `far` and `frr`. The interval of a threshold ends at +inf where the pairs are too few to
+        show the rate.
 
     Raises:
         InputError: see `checked_pairs` and `numbered_people`; a level outside of (0, 1).
@@ -245,13 +235,13 @@ def pair_intervals(
     values, labels = checked_pairs(scores, same)
     fixed = None if threshold is None else checked_threshold(threshold)
     people = numbered_people(labels, identities)
-    found = intervals_of(clustered(values, labels, people), targets, fixed, level)
+    found = clustered_intervals(cluster_pairs(values, labels, people), targets, fixed, level)
     losses = _losses(values, labels)
     kinds = np.where(labels, 1 / labels.sum(), 1 / (~labels).sum())
     found["auc"] = _complement(error_interval(losses, kinds, labels, people, level, losses * labels))
     wrong = None
     if folds is not None:
-        wrong, weights = fold_errors(rank(values, labels), as_array(folds))
+        wrong, weights = fold_errors(values, labels, folds)
     elif fixed is not None:
         wrong, weights = (values >= fixed) != labels, np.full(len(values), 1 / len(values))
     if wrong is not None:
@@ -265,29 +255,10 @@ def _complement(interval: Interval) -> Interval:
 
 
 def _losses(values: Floats, same: NDArray[np.bool_]) -> Floats:
-    """(N,) share of the other kind of pairs that each pair is on the wrong side of, ties counting one half."""
+    """(N,) share of the pairs of the other kind that each pair is ordered wrongly with, ties counting one half."""
     found = np.empty(len(values))
     for kind, sign in ((same, -1), (~same, 1)):
         others = np.sort(sign * values[~kind])
         own = sign * values[kind]
         found[kind] = (np.searchsorted(others, own) + np.searchsorted(others, own, side="right")) / (2 * len(others))
     return found
-
-
-def clustered(scores: Floats, same: NDArray[np.bool_], people: NDArray[np.int64]) -> ClusteredPairs:
-    """Sort checked pairs of both kinds for `ClusteredPairs`."""
-    ranked = np.argsort(scores)[::-1]
-    genuine, impostors = ranked[same[ranked]], ranked[~same[ranked]]
-    count = int(people.max()) + 1
-    both = np.sort(people[impostors], axis=1)
-    _, dyads, times = np.unique(both @ np.array([count, 1]), return_inverse=True, return_counts=True)
-    return ClusteredPairs(
-        genuine=scores[genuine],
-        genuine_people=people[genuine, 0],
-        impostors=scores[impostors],
-        impostor_people=np.ascontiguousarray(both.T),
-        dyads=dyads,
-        dyad_pairs=times[dyads],
-        totals=np.bincount(both.ravel(), minlength=count),
-        squares=int((times**2).sum()),
-    )

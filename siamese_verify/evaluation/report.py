@@ -1,4 +1,4 @@
-"""All metrics of one set of scored pairs, and the folder that shows them."""
+"""Verification report: all metrics of scored pairs, and the folder with its files and page."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from siamese_verify.atomic_write import write_whole
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
-from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_of
+from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
 from siamese_verify.evaluation.operating_points import (
     OperatingPoint,
     ThresholdRates,
-    equal_error_of,
-    point_of,
-    rates_of,
-    zero_fmr_of,
-    zero_fnmr_of,
+    equal_error,
+    operating_point,
+    rates_at,
+    zero_fmr,
+    zero_fnmr,
 )
 from siamese_verify.evaluation.pair_intervals import pair_intervals
-from siamese_verify.evaluation.roc import RocCurve, auc_of, curve_of, curve_points, thinned
+from siamese_verify.evaluation.roc import RocCurve, count_accepts, downsample, write_curve
 from siamese_verify.evaluation.score_statistics import (
     HardestPairs,
     ScoreHistogram,
@@ -30,7 +32,7 @@ from siamese_verify.evaluation.score_statistics import (
     hardest_pairs,
     score_histogram,
 )
-from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, rank
+from siamese_verify.evaluation.scores import checked_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,33 +41,33 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from siamese_verify.evaluation.acquisition import Acquisition
-    from siamese_verify.evaluation.calibration import CalibrationCheck
+    from siamese_verify.evaluation.calibration_check import CalibrationCheck
     from siamese_verify.evaluation.groups import DamagedRates, GroupRates
     from siamese_verify.evaluation.identification_rates import IdentificationReport
     from siamese_verify.evaluation.score_file import PublishedCurve
 
 TARGETS = (1e-1, 1e-2, 1e-3)
-PAIRS_DIGEST = "pairs (SHA-256)"  # among the details: equal where the same pairs were compared
-CHANCE = 0.03  # that near to one half, the AUC of scores that say nothing may lie
+PAIRS_DIGEST = "pairs (SHA-256)"  # key of the details: equal where the same pairs were compared
+CHANCE = 0.03  # the AUC of scores that say nothing may be that far from one half
 
 
 def inverted_hint(auc: float, eer: float, remedy: str = "negate the scores, or exchange the labels") -> str | None:
-    """Say that scores look like distances; None where they do not."""
+    """Return a sentence if the scores look like distances, else None."""
     if auc >= 0.5 - CHANCE or eer <= 0.5:
         return None
     return f"Genuine pairs score lower than impostors (AUC {auc:.4f}, EER {eer:.2%}), as distances do: {remedy}."
 
 
-def plain(value: Any) -> Any:
-    """Turn what people put into details into what strict JSON can hold; NaN and infinity become None."""
+def to_json_types(value: Any) -> Any:
+    """Convert to what strict JSON can hold: NaN and infinity become None, unknown types strings."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
         value = value.tolist()
     if hasattr(value, "items"):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): to_json_types(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
+        return [to_json_types(entry) for entry in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
@@ -73,28 +75,28 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """How well scores tell genuine pairs from impostors.
+    """Metrics of scored pairs.
 
     Attributes:
         pairs: N = genuine + impostors.
         eer: equal error rate in [0, 1].
-        eer_threshold: the operating point nearest to it.
-        auc: P(genuine > impostor) + P(equal) / 2, in [0, 1].
-        d_prime: separation in standard deviations; may be infinite.
+        eer_threshold: that of the nearest operating point.
+        auc: area under the ROC curve, in [0, 1].
+        d_prime: in standard deviations; may be infinite.
         zero_fmr: lowest FRR without a false accept.
         zero_fnmr: lowest FAR without a false reject.
         operating_points: one per target, in the order asked for.
-        kfold: accuracy over folds, None where the pairs have none.
-        at_threshold: rates at a threshold chosen on other data, None where none was given.
-        curve: all operating points; like what follows no part of JSON, repr and comparison.
-        intervals: 95 % confidence intervals by name of the metric, where the people on the photos are known.
-        calibration: how right the probabilities are that a calibration, learned elsewhere, gives these pairs.
-        identification: how well a person is found among many.
+        kfold: accuracy over folds, None without folds.
+        at_threshold: rates at a threshold chosen on other data, None without one.
+        curve: all operating points; like `histogram` and `hardest` not in JSON, repr and comparison.
+        histogram: of the scores of both kinds.
+        hardest: the hardest pairs of both kinds, by row.
+        intervals: 95 % confidence intervals by name of the metric, empty where the people are unknown.
+        calibration: check of a calibration that was learned on other data.
+        identification: rates of a search among many.
         groups: rates of groups of people at the common threshold.
         robustness: rates when photos are damaged.
         acquisition: failures to acquire and the generalized rates, where photos were searched for faces.
-        histogram: how the scores of both kinds are spread.
-        hardest: the pairs that went most wrong, by row.
     """
 
     pairs: int
@@ -121,20 +123,20 @@ class VerificationReport:
 
     @property
     def hint(self) -> str | None:
-        """What is probably wrong with the scores, in a sentence; None where nothing is."""
+        """A sentence if the scores look like distances, else None."""
         return inverted_hint(self.auc, self.eer)
 
     @property
     def threshold(self) -> float:
-        """The threshold that figures and mistakes refer to: the one given, else that of the EER."""
+        """The threshold that figures and hardest pairs refer to: the one given, else that of the EER."""
         return self.eer_threshold if self.at_threshold is None else self.at_threshold.threshold
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as JSON types, None for what is infinite or absent."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.compare}
+        return {field.name: to_json_types(getattr(self, field.name)) for field in fields(self) if field.compare}
 
-    def to_keep(self) -> dict[str, Any]:
-        """Return what a model keeps of its measurement: the metrics, and how the scores are spread, for pictures."""
+    def to_metadata(self) -> dict[str, Any]:
+        """Return the metrics and the histogram of scores, as stored in the metadata of a model."""
         return {**self.to_dict(), "histogram": {name: part.tolist() for name, part in self.histogram._asdict().items()}}
 
     def to_json(self) -> str:
@@ -158,10 +160,10 @@ class VerificationReport:
             folder: made if it is missing; files of an earlier report are replaced.
             title: heading of the page.
             details: configuration, hash of the data, versions, provenance, claims; nested mappings become sections.
-            pictures: gives the two photos of a pair by its row; InputError or OSError leaves a gap in the page.
-            captions: says by row who is on them.
-            comparison: rows of a table, e.g. this encoder beside raw pixels; floats are shown as they are.
-            published: curves of others, to draw beside this one.
+            pictures: returns the two photos of a pair by its row; InputError or OSError leaves a gap in the page.
+            captions: returns a caption by row.
+            comparison: rows of a table, such as this encoder and raw pixels.
+            published: curves of other authors, drawn beside this one.
 
         Returns:
             The path of report.html.
@@ -169,22 +171,26 @@ class VerificationReport:
         Raises:
             InputError: `folder` is a file.
         """
-        from siamese_verify.evaluation.pages.figures import draw_figures
-        from siamese_verify.evaluation.pages.page import render_page
+        from siamese_verify.evaluation.pages.figures import report_figures
+        from siamese_verify.evaluation.pages.page import render_report
 
         target = Path(folder)
         if target.exists() and not target.is_dir():
             raise InputError(f"The report needs a folder, and {target} is a file: name another place.")
         target.mkdir(parents=True, exist_ok=True)
-        given = {"title": title, "details": plain(details or {}), "comparison": plain(list(comparison or []))}
+        given = {
+            "title": title,
+            "details": to_json_types(details or {}),
+            "comparison": to_json_types(list(comparison or [])),
+        }
         metrics = json.dumps({**self.to_dict(), **given}, indent=1, allow_nan=False)
-        figures = draw_figures(self)
-        page = render_page(self, figures, published=published, pictures=pictures, captions=captions, **given)
+        figures = report_figures(self, title, published)
+        page = render_report(self, figures, pictures=pictures, captions=captions, **given)
         for figure in figures:
             write_whole(target / f"{figure.name}.png", figure.png)
-        write_whole(target / "curve.csv", curve_points(thinned(self.curve)).encode())
+        write_whole(target / "curve.csv", write_curve(downsample(self.curve)).encode())
         write_whole(target / "metrics.json", metrics.encode())
-        write_whole(target / "report.html", page.encode(), private=True)  # last: where it lies, the rest does
+        write_whole(target / "report.html", page.encode(), private=True)  # last: if it exists, so do the others
         return target / "report.html"
 
 
@@ -196,40 +202,40 @@ def verification_report(
     threshold: float | None = None,
     targets: Sequence[float] = TARGETS,
 ) -> VerificationReport:
-    """Measure scored pairs by every metric, with one sort.
+    """Return every metric of scored pairs.
 
     Args:
         scores: (N,) finite similarities, higher = more alike.
         same: (N,) bool, True for a genuine pair.
         folds: (N,) fold of each pair, for accuracy by cross-validation.
-        identities: (N, 2) who is on the two photos of each pair, for confidence intervals.
-        threshold: one that was chosen on other, held-out data; gives accuracy, FAR and FRR there.
+        identities: (N,2) number or name of the person on either photo of each pair, for confidence intervals.
+        threshold: chosen on other data; gives accuracy, FAR and FRR there.
         targets: false accept rates in [0, 1] to report the true accept rate at.
 
     Raises:
-        InputError: see `checked_pairs`, `pair_intervals` and `kfold_accuracy`; NaN as the threshold; a target
-            that is no rate.
+        InputError: see `checked_pairs`, `pair_intervals` and `kfold_accuracy`; a threshold of NaN; a target outside of
+            [0, 1].
     """
     values, labels = checked_pairs(scores, same)
-    ranking = rank(values, labels)
-    curve = curve_of(ranking.scores, ranking.same)
+    order = np.argsort(values)[::-1]
+    curve = count_accepts(values[order], labels[order])
     intervals = None
     if identities is not None:
         intervals = pair_intervals(values, labels, identities, folds, threshold, targets)
-    return report_of(
+    return report_from_curve(
         curve,
-        auc=auc_of(curve),
+        auc=curve.auc,
         d_prime=d_prime(values, labels),
         targets=targets,
-        threshold=None if threshold is None else checked_threshold(threshold),
-        kfold=None if folds is None else kfold_of(ranking, as_array(folds)),
+        threshold=threshold,
+        kfold=None if folds is None else kfold_accuracy(values, labels, folds),
         intervals=intervals,
         histogram=score_histogram(values, labels),
         hardest=hardest_pairs(values, labels),
     )
 
 
-def report_of(
+def report_from_curve(
     curve: RocCurve,
     *,
     auc: float,
@@ -241,21 +247,21 @@ def report_of(
     kfold: KFoldAccuracy | None = None,
     intervals: Mapping[str, Interval] | None = None,
 ) -> VerificationReport:
-    """Read off a curve what can be read off it, and take along what can't."""
-    crossing = equal_error_of(curve)
+    """Return the report with the operating points of a curve and metrics computed elsewhere."""
+    eer = equal_error(curve)
     return VerificationReport(
         pairs=curve.genuine + curve.impostors,
         genuine=curve.genuine,
         impostors=curve.impostors,
-        eer=crossing.rate,
-        eer_threshold=crossing.threshold,
+        eer=eer.rate,
+        eer_threshold=eer.threshold,
         auc=auc,
         d_prime=d_prime,
-        zero_fmr=zero_fmr_of(curve),
-        zero_fnmr=zero_fnmr_of(curve),
-        operating_points=tuple(point_of(curve, target) for target in targets),
+        zero_fmr=zero_fmr(curve),
+        zero_fnmr=zero_fnmr(curve),
+        operating_points=tuple(operating_point(curve, target) for target in targets),
         kfold=kfold,
-        at_threshold=None if threshold is None else rates_of(curve, threshold),
+        at_threshold=None if threshold is None else rates_at(curve, threshold),
         curve=curve,
         histogram=histogram,
         hardest=hardest,

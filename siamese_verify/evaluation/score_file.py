@@ -1,4 +1,4 @@
-"""Scores from elsewhere: a team that uses another library gets the whole report from a table."""
+"""Scores and curves in files: CSV tables of scored pairs, and published ROC curves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ScoreFile(NamedTuple):
-    """Scored pairs, a line each."""
+    """Scored pairs of a CSV file, one per line."""
 
     scores: NDArray[np.float64]  # (N,)
     same: NDArray[np.bool_]  # (N,)
@@ -28,10 +28,10 @@ class ScoreFile(NamedTuple):
     identities: NDArray[np.str_] | None  # (N, 2)
     groups: NDArray[np.str_] | None  # (N,)
     names: NDArray[np.str_] | None  # (N, 2) of the photos
-    lines: Sequence[int]  # (N,) where they stand in the file
+    lines: Sequence[int]  # (N,) line numbers in the file
 
     def describe(self, row: int) -> str:
-        """Say which pair it is."""
+        """Return photos and line of a pair."""
         photos = "" if self.names is None else f"{self.names[row, 0]} and {self.names[row, 1]}, "
         return f"{photos}line {self.lines[row]}"
 
@@ -43,7 +43,7 @@ def read_scores(path: str | Path) -> ScoreFile:
         path: of the file; `same` is 1 or 0, true or false.
 
     Raises:
-        InputError: what `read_table` refuses, a score that is no finite number, a truth that is none; with the lines.
+        InputError: see `read_table`; a score that is not a finite number, an invalid label; with the lines.
     """
     optional = ("fold", "identity_a", "identity_b", "group", "a", "b")
     columns = read_table(path, ("score", "same"), optional)
@@ -54,10 +54,10 @@ def read_scores(path: str | Path) -> ScoreFile:
         raise InputError(
             f"Line {columns.lines[row]} of {path} has {columns['score'][row]!r} as score: write a number."
         ) from None
-    strange = np.flatnonzero(~np.isfinite(scores))
-    if len(strange):
-        lines = ", ".join(str(columns.lines[row]) for row in strange[:5])
-        raise InputError(f"{len(strange)} scores in {path} are NaN or infinite (first lines: {lines}): leave them out.")
+    invalid = np.flatnonzero(~np.isfinite(scores))
+    if len(invalid):
+        lines = ", ".join(str(columns.lines[row]) for row in invalid[:5])
+        raise InputError(f"{len(invalid)} scores in {path} are NaN or infinite (first lines: {lines}): leave them out.")
     given = identity_columns(path, columns)
     return ScoreFile(
         scores,
@@ -71,7 +71,7 @@ def read_scores(path: str | Path) -> ScoreFile:
 
 
 class PublishedCurve(NamedTuple):
-    """Points of somebody's curve."""
+    """Points of a ROC curve of other authors."""
 
     name: str
     far: NDArray[np.float64]  # (K,) ascending, in [0, 1]
@@ -79,22 +79,21 @@ class PublishedCurve(NamedTuple):
 
 
 def read_published(folder: str | Path) -> list[PublishedCurve]:
-    """Read all text files of a folder, each with two columns, TAR and FAR in either order, as LFW's authors keep them.
+    """Read the curves of a folder: text files of two columns, TAR and FAR in either order, as on LFW's results page.
 
     The column that is larger on average is the TAR, as on any curve better than chance. Rows with NaN are left out.
 
     Raises:
-        InputError: no such folder, no text file in it, or one that is no curve.
+        InputError: no such folder, no text file in it, or one without a curve.
     """
     place = Path(folder)
     files = sorted(place.glob("*.txt")) if place.is_dir() else []
     if not files:
         raise InputError(f"There are no published curves (*.txt) in {folder}: name another folder, or published=null.")
-    return [read_curve(file) for file in files]
+    return [_read_published_curve(file) for file in files]
 
 
-def read_curve(file: Path) -> PublishedCurve:
-    """Read one curve, see `read_published`; it is named after its file, without what they all are."""
+def _read_published_curve(file: Path) -> PublishedCurve:
     try:
         points = np.loadtxt(file, ndmin=2)
     except (ValueError, OSError) as error:
@@ -105,7 +104,8 @@ def read_curve(file: Path) -> PublishedCurve:
     far, tar = sorted(points.T, key=lambda rates: float(rates.mean()))
     order = np.lexsort((tar, far))
     far, tar = far[order], tar[order]
-    moved = np.diff(np.floor(np.stack([far, tar, np.log10(np.maximum(far, 1e-7)) / 7]) * STEPS), prepend=-np.inf).any(0)
-    moved[-1] = True
+    kept = np.diff(np.floor(np.stack([far, tar, np.log10(np.maximum(far, 1e-7)) / 7]) * STEPS), prepend=-np.inf).any(0)
+    kept[-1] = True
+    # Named after the file, without the words that all such files have in their names.
     name = re.sub("[_-](lfw|roc|curve)(?![^_-])", "", file.stem, flags=re.IGNORECASE)
-    return PublishedCurve(name.replace("_", " "), far[moved], tar[moved])
+    return PublishedCurve(name.replace("_", " "), far[kept], tar[kept])

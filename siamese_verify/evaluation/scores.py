@@ -1,8 +1,8 @@
-"""The boundary of this package: scores and labels come in from anywhere and leave checked."""
+"""Input checks: scores, labels, thresholds, embeddings and identities from arrays, lists or tensors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def as_array(values: ArrayLike) -> NDArray[Any]:
-    """Take arrays, lists and tensors alike; a tensor may be on any device and have a gradient."""
+    """Return an array, list or tensor as an array; a tensor may be on any device and have a gradient."""
     given: Any = values
-    if hasattr(given, "detach"):  # a torch tensor, recognised without importing torch
+    if hasattr(given, "detach"):  # a torch tensor, recognized without importing torch
         given = given.detach().cpu()
         if str(given.dtype) == "torch.bfloat16":
             given = given.float()  # numpy has no such type
@@ -23,10 +23,10 @@ def as_array(values: ArrayLike) -> NDArray[Any]:
 
 
 def checked_scores(scores: ArrayLike) -> NDArray[np.float64]:
-    """Return the scores in double precision, which holds every smaller float exactly.
+    """Return the scores as a float64 copy, which holds every smaller float exactly.
 
     Raises:
-        InputError: they are not numbers, not one-dimensional, none at all, NaN or infinite.
+        InputError: they are not numbers, not one-dimensional, empty, NaN or infinite.
     """
     raw = as_array(scores)
     if raw.dtype.kind not in "fiub":
@@ -35,7 +35,7 @@ def checked_scores(scores: ArrayLike) -> NDArray[np.float64]:
         raise InputError(f"The scores have the shape {raw.shape}, not (N,): give one number per pair.")
     if raw.size == 0:
         raise InputError("There are 0 scores: give at least one genuine and one impostor pair.")
-    values = raw.astype(np.float64)  # a copy, so that a report keeps what was measured
+    values = raw.astype(np.float64)  # a copy: a report must not change with the caller's array
     finite = np.isfinite(values)
     if not finite.all():
         rows = np.flatnonzero(~finite)
@@ -49,17 +49,17 @@ def checked_scores(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def checked_pairs(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return scores and labels as arrays that every metric can rely on.
+    """Return validated copies of scores and labels.
 
     Args:
         scores: (N,) finite similarities.
         same: (N,) bool, or numbers that are all 0 or 1; True for a genuine pair.
 
     Returns:
-        (N,) float64 and (N,) bool, neither of them shared with the caller.
+        (N,) float64 and (N,) bool.
 
     Raises:
-        InputError: the scores are unusable, the labels are not 0 or 1, lengths differ, or a class is missing.
+        InputError: the scores or labels are invalid, lengths differ, or there is no genuine or no impostor pair.
     """
     values = checked_scores(scores)
     raw = as_array(same)
@@ -70,11 +70,11 @@ def checked_pairs(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.float6
     if raw.dtype.kind not in "fiub":
         raise InputError(f"The labels are of type {raw.dtype}, but each must be True (the same person) or False.")
     labels = raw.astype(np.bool_)
-    strange = raw != labels  # 2, -1 and NaN differ from their own truth value
-    if strange.any():
+    invalid = raw != labels  # 2, -1 and NaN differ from their own truth value
+    if invalid.any():
         raise InputError(
-            f"{np.count_nonzero(strange)} of {len(raw)} labels are neither 0 nor 1, the first of them "
-            f"{raw[np.argmax(strange)]}: each must be True (the same person) or False."
+            f"{np.count_nonzero(invalid)} of {len(raw)} labels are neither 0 nor 1, the first of them "
+            f"{raw[np.argmax(invalid)]}: each must be True (the same person) or False."
         )
     genuine = int(np.count_nonzero(labels))
     if genuine == 0:
@@ -85,7 +85,7 @@ def checked_pairs(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.float6
 
 
 def checked_threshold(threshold: float) -> float:
-    """Return the threshold; infinite ones accept or refuse every pair.
+    """Return the threshold, which may be infinite.
 
     Raises:
         InputError: it is NaN.
@@ -95,25 +95,11 @@ def checked_threshold(threshold: float) -> float:
     return float(threshold)
 
 
-class Ranking(NamedTuple):
-    """Pairs from the most alike to the least."""
-
-    scores: NDArray[np.float64]  # (N,) descending
-    same: NDArray[np.bool_]  # (N,) of the pair in this place
-    rows: NDArray[np.int64]  # (N,) where the pair stood before
-
-
-def rank(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> Ranking:
-    """Sort checked pairs; the order among ties is arbitrary, and nothing may depend on it."""
-    rows = np.argsort(scores)[::-1]
-    return Ranking(scores[rows], same[rows], rows)
-
-
-UNIT = 1e-5  # rows whose length is 1 up to so much are taken as they are: to divide again would round again
+UNIT = 1e-5  # rows whose length differs from 1 by less are returned as they are: another division would round again
 
 
 def unit_rows(embeddings: ArrayLike) -> NDArray[Any]:
-    """Return the directions of embeddings.
+    """Return embeddings scaled to unit length.
 
     Args:
         embeddings: (N, D) of any non-zero length.
@@ -122,7 +108,7 @@ def unit_rows(embeddings: ArrayLike) -> NDArray[Any]:
         (N, D) of unit length, float64 if they were, else float32.
 
     Raises:
-        InputError: another shape or type, or rows without a direction.
+        InputError: another shape or type, or rows that are zero, NaN or infinite.
     """
     raw = as_array(embeddings)
     if raw.ndim != 2 or raw.dtype.kind not in "fiu":
@@ -133,16 +119,16 @@ def unit_rows(embeddings: ArrayLike) -> NDArray[Any]:
     if len(unusable):
         first = ", ".join(str(row) for row in unusable[:5])
         raise InputError(
-            f"{len(unusable)} of {len(rows)} embeddings are zero, NaN or infinite (first rows: {first}), "
-            "and have no direction to compare."
+            f"{len(unusable)} of {len(rows)} embeddings are zero, NaN or infinite (first rows: {first}): "
+            "leave them out."
         )
     with np.errstate(over="ignore", under="ignore"):
         lengths = np.linalg.norm(rows, axis=1)
     if np.abs(lengths - 1).max(initial=0) <= UNIT:
         return rows
     scaled = np.divide(rows, largest)  # else squares of very large or small entries would overflow or vanish
-    normalised: NDArray[Any] = np.divide(scaled, np.linalg.norm(scaled, axis=1, keepdims=True))
-    return normalised
+    normalized: NDArray[Any] = np.divide(scaled, np.linalg.norm(scaled, axis=1, keepdims=True))
+    return normalized
 
 
 def numbered(identities: ArrayLike, rows: int) -> NDArray[np.int64]:

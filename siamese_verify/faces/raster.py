@@ -1,7 +1,7 @@
-"""Decoded image of any mode -> RGB, in bands; and decoding in a process of its own, which this file is the program of.
+"""Convert decoded images of any mode to RGB; run as a program, decode a file in a process of its own.
 
-HEIC, AVIF and TIFF can hide their work where no header tells of it. They are decoded by a child that may use so much
-memory and so many seconds and is killed otherwise.
+The headers of HEIC, AVIF and TIFF do not bound the work of decoding them. They are decoded by a child process whose
+memory and time are limited.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from typing import Any
 
 from PIL import Image
 
-WHOLE = 26_000_000  # pixels up to which a photo is kept as it is; the finest crops need a hundredth of them
+FULL_PIXELS = 26_000_000  # up to which a photo keeps its size; the finest crops need a hundredth of them
 BAND = 1_000_000  # pixels that are converted together
-CHILD_MEMORY = 340 * 2**20  # bytes of a child's own, its interpreter included
-CHILD_SECONDS = 10  # of its processor
+CHILD_MEMORY = 340 * 2**20  # bytes of the child process, its interpreter included
+CHILD_SECONDS = 10  # of CPU time
 
 
 class Transparent(ValueError):
-    """Nothing can be seen of an image."""
+    """All of an image is transparent."""
 
 
-def reduction(pixels: int) -> int:
-    """By what whole number a photo of so many pixels is made smaller, on either side."""
+def reduction(pixels: int, full_pixels: int = FULL_PIXELS) -> int:
+    """The whole number by which the sides of a photo are divided so that at most `full_pixels` remain."""
     factor = 1
-    while pixels > WHOLE * factor**2:
+    while pixels > full_pixels * factor**2:
         factor += 1
     return factor
 
 
 def bands(width: int, height: int, factor: int = 1) -> Iterator[tuple[int, int]]:
-    """First row and the one after the last of the bands of an image, in whole blocks of `factor` rows."""
+    """First and last row (exclusive) of the bands of an image, in whole blocks of `factor` rows."""
     rows = max(1, BAND // (width * factor)) * factor
     return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def to_rgb(image: Image.Image, factor: int = 1) -> Image.Image:
-    """An image in RGB (itself if it is), smaller by averaging `factor` x `factor` pixels; transparent ones over white.
+    """Convert an image to RGB (itself if it is), averaging `factor` x `factor` pixels, with transparent ones white.
 
-    Numbers of more than 8 bits are scaled by the range that they are of: those of 16-bit images up to 65,535, or 255
-    where none is larger; floats up to 1, or 255 or 65,535 where some are larger.
+    Values of more than 8 bits are scaled by their range: integers by 65,535, or 255 where none is larger; floats by 1,
+    or 255 or 65,535 where some are larger.
 
     Raises:
-        Transparent: all of it is.
+        Transparent: all of the image is.
     """
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -72,7 +72,7 @@ def to_rgb(image: Image.Image, factor: int = 1) -> Image.Image:
 
 
 def _scale(image: Image.Image) -> float | None:
-    """The largest number that an image of more than 8 bits is meant to hold."""
+    """End of the range of an image of more than 8 bits, None for 8 bits."""
     if not (image.mode.startswith("I") or image.mode == "F"):
         return None
     ends = image.getextrema()
@@ -89,7 +89,7 @@ def _levels(band: Image.Image, scale: float) -> Image.Image:
 
 
 def oriented(photo: Image.Image, orientation: int) -> Image.Image:
-    """A photo as EXIF's orientation, 1 to 8, says that it is upright."""
+    """Rotate or mirror a photo upright by its EXIF orientation, 1 to 8."""
     methods = Image.Transpose
     method = {
         2: methods.FLIP_LEFT_RIGHT,
@@ -103,19 +103,19 @@ def oriented(photo: Image.Image, orientation: int) -> Image.Image:
     return photo if method is None else photo.transpose(method)
 
 
-def _decoded(content: bytes, kind: str, most: int) -> tuple[Image.Image | None, tuple[int, int]]:
-    """A photo, None if it has more pixels than `most`, and its size."""
+def _decode(content: bytes, kind: str, max_pixels: int, full_pixels: int) -> tuple[Image.Image | None, tuple[int, int]]:
+    """A photo, None if it has too many pixels, and its size."""
     if kind == "HEIF":
         from pillow_heif import open_heif, options
 
         options.DECODE_THREADS = 1
         picture: Any = open_heif(content, convert_hdr_to_8bit=True)
         width, height = picture.size
-        if width * height > most:
+        if width * height > max_pixels:
             return None, picture.size
         data, stride, mode = picture.data, picture.stride, picture.mode  # turned upright by the decoder
         width, height = picture.size
-        factor = reduction(width * height)
+        factor = reduction(width * height, full_pixels)
 
         def part(top: int, bottom: int) -> Image.Image:
             rows = data[top * stride : bottom * stride]
@@ -133,14 +133,14 @@ def _decoded(content: bytes, kind: str, most: int) -> tuple[Image.Image | None, 
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     with Image.open(io.BytesIO(content), formats=[kind]) as image:
         width, height = image.size
-        if width * height > most:
+        if width * height > max_pixels:
             return None, image.size
-        photo = to_rgb(image, reduction(width * height))
+        photo = to_rgb(image, reduction(width * height, full_pixels))
         return oriented(photo, image.getexif().get(0x0112, 1)), image.size
 
 
-def main(kind: str, most: int) -> None:
-    """Decode a file from standard input: one line of JSON, then the rows of pixels."""
+def main(kind: str, max_pixels: int, full_pixels: int) -> None:
+    """Decode a file from standard input to standard output: one line of JSON, then the rows of pixels."""
     with suppress(ImportError):  # Windows has none: the parent's clock has to do
         import resource
 
@@ -152,13 +152,13 @@ def main(kind: str, most: int) -> None:
     photo = None
     try:
         Image.MAX_IMAGE_PIXELS = None  # the caller's limit is stricter
-        photo, size = _decoded(sys.stdin.buffer.read(), kind, most)
+        photo, size = _decode(sys.stdin.buffer.read(), kind, max_pixels, full_pixels)
         answer = {"of": size, "size": photo.size if photo else None}
     except Transparent:
         answer = {"transparent": True}
     except MemoryError:
         answer = {"error": "it takes too much memory"}
-    except Exception as error:  # damage deep in a file can raise anything
+    except Exception as error:  # of any type, from deep in a damaged file
         answer = {"error": str(error) or type(error).__name__}
     out.write(json.dumps(answer).encode() + b"\n")
     if photo:
@@ -168,4 +168,4 @@ def main(kind: str, most: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

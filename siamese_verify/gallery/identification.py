@@ -135,7 +135,7 @@ class Identification:
         `reason` and `detail` say why there is no decision, see `Verification.to_dict`.
         """
 
-        from siamese_verify.evaluation.report import plain
+        from siamese_verify.evaluation.report import to_json_types
         from siamese_verify.verification.decision import INCONCLUSIVE  # late: it loads Pillow
 
         return {
@@ -144,8 +144,8 @@ class Identification:
             "detail": " ".join(self.reasons) if self.found is None else None,
             "name": self.name,
             "score": self.score,
-            "threshold": plain(self.threshold),
-            "threshold_interval": plain(self.threshold_interval and [*self.threshold_interval]),
+            "threshold": to_json_types(self.threshold),
+            "threshold_interval": to_json_types(self.threshold_interval and [*self.threshold_interval]),
             "far": self.far,
             "candidates": [candidate._asdict() for candidate in self.candidates],
             "searched": self.searched,

@@ -1,92 +1,49 @@
-"""Every pair."""
+"""All pairs or all triplets of a batch, as lists."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from siamese_verify.miners.miner import Miner, check_length
+from siamese_verify.miners.base import Miner, check_length
 from siamese_verify.pairwise import Identities, every_triplet
-from siamese_verify.pairwise.nearest import Sets
+from siamese_verify.pairwise.nearest import Comparison
 from siamese_verify.structures import Pairs, Triplets
 
 
-@torch.no_grad()
-def all_pairs(labels: Tensor, reference_labels: Tensor | None = None) -> Pairs:
-    """Pair every row i with every row j > i, or with every reference.
-
-    Args:
-        labels: (B,) identities, of any integer type.
-        reference_labels: (R,) identities of the references.
-
-    Returns:
-        B (B - 1) / 2 pairs in the order (0, 1), (0, 2), ..., (1, 2), ..., or B R in the order (0, 0), (0, 1), ...
-
-    Raises:
-        InputError: more than 2^28 pairs.
-    """
-    columns = labels if reference_labels is None else reference_labels
-    return _listed(labels, columns, 1 if reference_labels is None else 1 - len(labels))
-
-
-def _listed(labels: Tensor, columns: Tensor, offset: int) -> Pairs:
-    """All pairs of a row i with a column i + offset or beyond."""
-    check_length(len(labels) * len(columns) - (offset > 0) * len(labels) * (len(labels) + 1) // 2, "pairs")
-    anchor, other = torch.triu_indices(len(labels), len(columns), offset=offset, device=labels.device)
-    return Pairs(anchor, other, labels[anchor] == columns[other])
-
-
 class AllPairs(Miner[Pairs]):
-    """`all_pairs` as a miner; the embeddings only have to fit the labels.
+    """All pairs of two rows i < j, in the order (0, 1), (0, 2), ..., (1, 2), ...; then of a row and a reference.
+
+    With references only, the order is (0, 0), (0, 1), ... The embeddings only have to fit the labels.
 
     Raises:
-        InputError: when called with a batch that is none, see `siamese_verify.pairwise.check_batch`, or with too many
-            pairs to list.
+        InputError: when called, more than 2^28 pairs.
     """
 
     gives = Pairs
 
-    def choose(self, sets: Sets) -> Pairs:
-        """See `all_pairs`; with references beside the rows, each row is paired with those too."""
-        return _listed(sets.labels, sets.column_labels, 1 if sets.itself else 1 - len(sets.labels))
-
-
-@torch.no_grad()
-def all_triplets(labels: Tensor, reference_labels: Tensor | None = None) -> Triplets:
-    """Put every genuine pair (a, p) beside every row of another identity.
-
-    Args:
-        labels: (B,) identities, of any integer type.
-        reference_labels: (R,) identities of the references among which positives and negatives are sought; None
-            seeks among the rows, and nobody is his own positive.
-
-    Returns:
-        Triplets ordered by anchor, positive, negative.
-
-    Raises:
-        InputError: more than 2^28 triplets.
-    """
-    columns = labels if reference_labels is None else reference_labels.to(labels.device)
-    return _listed_all_triplets(labels.long(), columns.long(), reference_labels is None)
-
-
-def _listed_all_triplets(labels: Tensor, columns: Tensor, itself: bool) -> Triplets:
-    first, last = Identities(columns).span(labels)
-    size = last - first
-    check_length(int(((size - int(itself)) * (len(columns) - size)).sum()), "triplets")
-    return every_triplet(labels, columns, itself)
+    def choose(self, compared: Comparison) -> Pairs:
+        """See the class."""
+        labels, column_labels, count = compared.labels, compared.column_labels, len(compared.labels)
+        check_length(count * len(column_labels) - compared.itself * count * (count + 1) // 2, "pairs")
+        offset = 1 if compared.itself else 1 - count  # of the first diagonal that is listed
+        anchor, other = torch.triu_indices(count, len(column_labels), offset=offset, device=labels.device)
+        return Pairs(anchor, other, labels[anchor] == column_labels[other])
 
 
 class AllTriplets(Miner[Triplets]):
-    """`all_triplets` as a miner; the embeddings only have to fit the labels.
+    """All triplets of a genuine pair and a negative, ordered by anchor, positive, negative.
+
+    The embeddings only have to fit the labels.
 
     Raises:
-        InputError: when called with a batch that is none, see `siamese_verify.pairwise.check_batch`, or with too many
-            triplets to list.
+        InputError: when called, more than 2^28 triplets.
     """
 
     gives = Triplets
 
-    def choose(self, sets: Sets) -> Triplets:
-        """See `all_triplets`."""
-        return _listed_all_triplets(sets.labels, sets.column_labels, sets.itself)
+    def choose(self, compared: Comparison) -> Triplets:
+        """See the class."""
+        first, last = Identities(compared.column_labels).span(compared.labels)
+        size, columns = last - first, len(compared.column_labels)
+        check_length(int(((size - int(compared.itself)) * (columns - size)).sum()), "triplets")
+        return every_triplet(compared.labels, compared.column_labels, compared.itself, self.numbers)

@@ -1,115 +1,153 @@
-"""The search among all partners of each row: as fast as a matrix product, decided by exact distances."""
+"""Nearest rows of another identity: searched by matrix products, decided by exact distances."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from siamese_verify.pairwise.batch import check_batch
-from siamese_verify.pairwise.blocks import Spread, expands, steps
+from siamese_verify.pairwise.batch import Identities, check_batch
+from siamese_verify.pairwise.blocks import BAND, Spread, bands, expands, ranges
 from siamese_verify.pairwise.distances import chunks, identical
 
-PENDING = 1 << 20  # candidates that wait for their exact distance at once
-OFTEN = 8  # queries of a row, beyond which its columns are sorted
-CROWDED = 1 / 64  # share of a tile that are candidates, beyond which the whole of it is measured at once
+SORTED = 8  # queries of a row beyond which its distances are sorted once, not compared for each
+DIFFERENCES = "donot_use_mm_for_euclid_dist"
+CROWDED = 1 / 64  # share of candidates beyond which all distances of a band are computed exactly
 
 
-class Sets(NamedTuple):
-    """Rows, and the columns among which partners are sought."""
+class Comparison(NamedTuple):
+    """Rows and the columns that they are compared with."""
 
     rows: Tensor  # (N, D) float32 or float64
     labels: Tensor  # (N,) int64
     columns: Tensor  # (C, D)
     column_labels: Tensor  # (C,) int64
-    itself: bool  # the first of the columns are the rows, and nobody is his own partner
+    itself: bool  # the first N columns are the rows, and no row is its own positive
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Squared distances of some rows from some columns, not yet exact."""
-
-    rows: slice
-    columns: slice
-    squared: Tensor  # (n, m); inf where the two have one identity
-    slack: float  # how far a squared distance may be from the one that `exact_distance` gives
-    mirrored: bool = False  # rows and columns are different ones of one set: this is all that is seen of the two
-
-    def flipped(self) -> Tile:
-        """The same from the columns' side."""
-        return replace(self, rows=self.columns, columns=self.rows, squared=self.squared.T)
-
-    def exact(self, sets: Sets, squared: bool = False) -> Tensor:
-        """(n, m) distances, each the one that `exact_distance` gives; inf where the two have one identity.
-
-        They come from products in float64, wherever these tell what a difference would round to.
-        """
-        left, right = sets.rows[self.rows], sets.columns[self.columns]
-        number, other = identical(torch.cat([left, right])).tensor_split([len(left)])
-        impostor = self.squared < torch.inf
-        apart = (number[:, None] != other).logical_and_(impostor)
-        if not apart.any():
-            return torch.zeros_like(self.squared).masked_fill_(~impostor, torch.inf)
-        centre = right.double().mean(dim=0)
-        rows, columns = (Spread.around(side.double(), centre) for side in (left, right))
-        between = (rows.squares[:, None] + columns.squares).addmm_(rows.rows, columns.rows.T, alpha=-2)
-        slack = rounding(rows, columns)
-        low, high = (rounded((between + move).clamp_(min=0), left.dtype, squared) for move in (-slack, slack))
-        row, column = (low != high).logical_and_(apart).nonzero(as_tuple=True)
-        low[row, column] = exact_distance(sets, row + self.rows.start, column + self.columns.start, squared)
-        return low.masked_fill_(~apart, 0).masked_fill_(~impostor, torch.inf)
-
-
-class Candidates(NamedTuple):
-    """Columns that may be the nearest."""
-
-    query: Tensor  # (K,) int64
-    column: Tensor  # (K,) int64
-    squared: Tensor  # (K,) not yet exact
-
-
-def check_sets(
+def check_comparison(
     embeddings: Tensor,
     labels: Tensor,
     references: Tensor | None,
     reference_labels: Tensor | None,
     together: bool = False,
-) -> Sets:
-    """Check what a miner is given; arguments and errors as in `siamese_verify.pairwise.check_batch`.
+) -> Comparison:
+    """Compare embeddings with references, or with themselves; arguments and errors as in `check_batch`.
 
     Args:
         embeddings: the rows.
-        labels: theirs.
-        references: the columns; None seeks among the rows.
-        reference_labels: theirs.
-        together: seek among the rows and the references; these come after the rows.
+        labels: of the rows.
+        references: the columns; None compares the rows with themselves.
+        reference_labels: of the references.
+        together: compare with the rows and, after them, the references.
     """
     batch = check_batch(embeddings, labels, references, reference_labels)
     if references is None or together:
-        return Sets(batch.embeddings, batch.labels, batch.candidates, batch.candidate_labels, True)
-    return Sets(batch.embeddings, batch.labels, batch.references, batch.reference_labels, False)
+        return Comparison(batch.embeddings, batch.labels, batch.candidates, batch.candidate_labels, True)
+    return Comparison(batch.embeddings, batch.labels, batch.references, batch.reference_labels, False)
 
 
-def exact_distance(sets: Sets, row: Tensor, column: Tensor, squared: bool = False) -> Tensor:
+def exact_distance(compared: Comparison, row: Tensor, column: Tensor, squared: bool = False) -> Tensor:
     """(M,) Euclidean distances from differences in float64, rounded to the type of the rows: ties are exact."""
-    between = sets.rows.new_empty(len(row), dtype=torch.float64)
-    for part in chunks(len(row), sets.rows.shape[1]):
-        left, right = sets.rows.index_select(0, row[part]), sets.columns.index_select(0, column[part])
+    result = compared.rows.new_empty(len(row), dtype=torch.float64)
+    for part in chunks(len(row), compared.rows.shape[1]):
+        left, right = compared.rows.index_select(0, row[part]), compared.columns.index_select(0, column[part])
         difference = left.double().sub_(right)  # (m,D)
-        torch.linalg.vecdot(difference, difference, out=between[part])
-    return rounded(between, sets.rows.dtype, squared)
+        torch.linalg.vecdot(difference, difference, out=result[part])
+    return _rounded(result, compared.rows.dtype, squared)
 
 
-def rounded(between: Tensor, dtype: torch.dtype, squared: bool) -> Tensor:
-    """Squared distances in float64 -> distances, or squared ones, of a type."""
+def _rounded(between: Tensor, dtype: torch.dtype, squared: bool) -> Tensor:
     return (between if squared else between.sqrt()).to(dtype)
 
 
-def rounding(left: Spread, right: Spread) -> float:
+class Distances:
+    """Euclidean distances of all rows from all columns, some rows at a time.
+
+    They come from products of centered rows in float32, with a bound of their rounding. Where that cannot decide, exact
+    ones are computed: by products in float64 where these determine what a difference would round to, else by
+    differences.
+    """
+
+    def __init__(self, compared: Comparison) -> None:
+        self.compared = compared
+        self.left, self.right = self._spreads(compared.rows, compared.columns)
+        self.identities = Identities(compared.column_labels)
+
+    def _spreads(self, rows: Tensor, columns: Tensor) -> tuple[Spread, Spread]:
+        center = columns.mean(dim=0)  # distances stay, and the lengths that they cancel from become small
+        right = Spread.around(columns, center)
+        return right.part(slice(len(rows))) if self.compared.itself else Spread.around(rows, center), right
+
+    @cached_property
+    def precise(self) -> tuple[Spread, Spread]:
+        """Rows and columns in float64."""
+        return self._spreads(self.compared.rows.double(), self.compared.columns.double())
+
+    @cached_property
+    def number(self) -> tuple[Tensor, Tensor]:
+        """(N,) and (C,) int64: rows and columns of one number are identical."""
+        rows, columns = self.compared.rows, self.compared.columns
+        row, column = identical(torch.cat([rows, columns])).tensor_split([len(rows)])
+        return row, column
+
+    def bands(self, numbers: int, upper: bool = False) -> Iterator[Band]:
+        """Rows with all columns, about `numbers` distances at a time; `upper` skips columns before the first row."""
+        rows, columns = len(self.compared.rows), len(self.compared.columns)
+        for part in bands(rows, columns, numbers) if columns else ():
+            yield Band(self, part, slice(part.start if upper else 0, columns))
+
+
+class Band:
+    """Distances of some rows from columns.
+
+    Attributes:
+        squared: (n, m) approximate squared distances; inf where the two have one identity.
+        slack: how far a squared distance may be from the exact one.
+    """
+
+    def __init__(self, distances: Distances, rows: slice, columns: slice) -> None:
+        self.distances, self.rows, self.columns = distances, rows, columns
+        compared = distances.compared
+        left, right = distances.left.part(rows), distances.right.part(columns)
+        self.slack = _rounding(left, right)
+        if expands(left.rows):
+            self.squared = _expanded(left, right)
+        else:
+            self.squared = torch.cdist(left.origin, right.origin, compute_mode=DIFFERENCES).square_()
+        row, column = distances.identities.pairs(compared.labels[rows])  # faster than to compare all labels
+        if columns.start:
+            row, column = row[column >= columns.start], column[column >= columns.start] - columns.start
+        self.squared[row, column] = torch.inf
+
+    def exact(self, squared: bool) -> Tensor:
+        """(n, m) distances, each the one that `exact_distance` gives; inf where the two have one identity."""
+        compared, (rows, columns) = self.distances.compared, self.distances.precise
+        left, right = rows.part(self.rows), columns.part(self.columns)
+        number, other = self.distances.number
+        negative = self.squared < torch.inf
+        apart = (number[self.rows, None] != other[self.columns]).logical_and_(negative)
+        between, slack, kind = _expanded(left, right), _rounding(left, right), compared.rows.dtype
+        low = _rounded((between - slack).clamp_(min=0), kind, squared)
+        high = _rounded((between + slack).clamp_(min=0), kind, squared)
+        row, column = (low != high).logical_and_(apart).nonzero(as_tuple=True)
+        low[row, column] = exact_distance(compared, row + self.rows.start, column + self.columns.start, squared)
+        return low.masked_fill_(~apart, 0).masked_fill_(~negative, torch.inf)
+
+    def crowded(self, candidates: Tensor) -> bool:
+        """Whether a mask holds too many pairs to compute their distances one by one."""
+        return int(candidates.count_nonzero()) > 2 * len(candidates) + CROWDED * self.squared.numel()
+
+
+def _expanded(left: Spread, right: Spread) -> Tensor:
+    return (left.squares[:, None] + right.squares).addmm_(left.rows, right.rows.T, alpha=-2)
+
+
+def _rounding(left: Spread, right: Spread) -> float:
     """How far squared distances by inner products may be off: 8 sqrt(D) u (|a|^2 + |b|^2).
 
     After Higham & Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.
@@ -118,191 +156,127 @@ def rounding(left: Spread, right: Spread) -> float:
     return 8 * math.sqrt(left.rows.shape[1]) * torch.finfo(left.rows.dtype).eps / 2 * longest
 
 
-def impostor_tiles(sets: Sets) -> Iterator[Tile]:
-    """Walk through the squared Euclidean distances of all impostors; two rows of one set are seen once, in one order.
+class Query(NamedTuple):
+    """Rows of a band that search beyond one distance and within another; a row may occur several times."""
 
-    They come from inner products of centred rows, with a bound of their rounding.
-    """
-    count, device = len(sets.rows), sets.rows.device
-    if not count or not len(sets.columns):
-        return
-    right = Spread.around(sets.columns, sets.columns.mean(dim=0))
-    left = right.part(slice(count)) if sets.itself else Spread.around(sets.rows, sets.columns.mean(dim=0))
-    slack = rounding(left, right)
-    beside = count if sets.itself else 0  # where the columns begin that are no rows
-    for rows in steps(count, device):
-        within = steps(count, device, rows.start) if sets.itself else ()
-        across = (slice(s.start + beside, s.stop + beside) for s in steps(len(sets.columns) - beside, device))
-        for columns in (*within, *across):
-            squared = squared_distance(left.part(rows), right.part(columns))
-            squared.masked_fill_(sets.labels[rows, None] == sets.column_labels[columns], torch.inf)
-            yield Tile(rows, columns, squared, slack, columns.stop <= beside and rows != columns)
+    row: Tensor  # (q,) int64, ascending, from the first of the band
+    inner: Tensor  # (q,)
+    outer: Tensor  # (q,)
+
+    def part(self, some: slice) -> Query:
+        """Some of them."""
+        return Query(*(field[some] for field in self))
 
 
-def squared_distance(left: Spread, right: Spread) -> Tensor:
-    """(n, m) squared distances by the fastest way whose rounding is known."""
-    if expands(left.rows):
-        return (left.squares[:, None] + right.squares).addmm_(left.rows, right.rows.T, alpha=-2)
-    return torch.cdist(left.origin, right.origin, compute_mode="donot_use_mm_for_euclid_dist").square_()
-
-
-def nearest_impostor(
-    sets: Sets, anchor: Tensor, inner: Tensor | None = None, outer: Tensor | None = None, squared: bool = False
+def nearest_negatives(
+    compared: Comparison,
+    anchor: Tensor,
+    inner: Tensor | None = None,
+    outer: Tensor | None = None,
+    squared: bool = False,
+    numbers: int = BAND,
 ) -> Tensor:
-    """Find for each query the nearest column of another identity, `inner < distance < outer`.
+    """Nearest column of another identity for each anchor, with `inner < distance < outer`.
 
     Args:
-        sets: where to seek.
-        anchor: (M,) int64 rows, ascending; a row may ask several times.
+        compared: rows and columns.
+        anchor: (M,) int64 rows, ascending; a row may occur several times.
         inner: (M,) distances, or None for no bound.
         outer: (M,) distances, or None for no bound.
         squared: whether `inner` and `outer` are squared distances.
+        numbers: distances held at once.
 
     Returns:
         (M,) int64 columns, -1 where there is none; ties take the lowest.
     """
-    search = _Search(sets, anchor, inner, outer, squared)
-    for tile in impostor_tiles(sets):
-        exact = search.look(tile)
-        if tile.mirrored:
-            search.look(tile.flipped(), None if exact is None else exact.T)
-    return search.decide()
-
-
-class _Search:
-    """What is known of the nearest columns while the tiles pass by."""
-
-    def __init__(self, sets: Sets, anchor: Tensor, inner: Tensor | None, outer: Tensor | None, squared: bool) -> None:
-        none, most = torch.finfo(sets.rows.dtype).min, torch.finfo(sets.rows.dtype).max  # inf stands for genuine pairs
-        self.sets, self.anchor, self.squared = sets, anchor, squared
-        self.bounded = inner is not None
-        self.everyone = torch.equal(anchor, torch.arange(len(sets.rows), device=anchor.device))  # asks once
-        self.inner = sets.rows.new_full((len(anchor),), none) if inner is None else inner
-        self.outer = sets.rows.new_full((len(anchor),), most) if outer is None else outer
-        self.near, self.far = self.inner, self.outer  # squared
-        if not squared:
-            self.near = self.near if inner is None else inner.square()
-            self.far = self.far if outer is None else outer.square()
-        self.best = torch.full_like(self.far, most)  # squared distance of the nearest that is surely within
-        self.slack = 0.0
-        self.waiting: list[Candidates] = []
-        self.pending = 0  # how many they are
-        # Queries of one row lie together: where those of each piece of rows begin, waited for once.
-        self.pieces = list(steps(len(sets.rows), anchor.device))
-        starts = [0, len(anchor)]
-        if len(self.pieces) > 1:
-            edges = torch.tensor([*(rows.start for rows in self.pieces), len(sets.rows)], device=anchor.device)
-            starts = torch.searchsorted(anchor, edges).tolist()
-        self.queries = {r.start: slice(*ends) for r, *ends in zip(self.pieces, starts, starts[1:], strict=False)}
-
-    def look(self, tile: Tile, exact: Tensor | None = None) -> Tensor | None:
-        """Compare the queries of some rows with some columns.
-
-        Args:
-            tile: approximate distances.
-            exact: what `tile.exact` gives, if it is known.
-
-        Returns:
-            What `tile.exact` gives, if it had to be known.
-        """
-        self.slack = tile.slack
-        queries = self.queries[tile.rows.start]
-        if self.bounded and queries.stop - queries.start > OFTEN * len(tile.squared):
-            exact = tile.exact(self.sets, self.squared) if exact is None else exact
-            self._wait(self._beyond(exact, self.anchor[queries] - tile.rows.start, queries), queries, tile)
+    if not len(anchor) or not len(compared.columns):
+        return torch.full_like(anchor, -1)
+    bounds = [
+        compared.rows.new_full((len(anchor),), default) if given is None else given
+        for given, default in ((inner, -torch.inf), (outer, torch.inf))
+    ]
+    last = anchor.bincount(minlength=len(compared.rows)).cumsum(0).tolist()  # number of queries up to each row
+    found = []
+    for band in Distances(compared).bands(numbers):
+        some = slice(last[band.rows.start - 1] if band.rows.start else 0, last[band.rows.stop - 1])
+        query, size = Query(anchor[some] - band.rows.start, *(bound[some] for bound in bounds)), len(band.squared)
+        if len(query.row) > SORTED * size:
+            found.append(_nearest_by_sorting(band, query, squared))
         else:
-            exact = self._compare(tile, queries, exact)
-        if self.pending > PENDING:
-            self.decide()
-            self.pending = sum(len(candidates.query) for candidates in self.waiting)
-        return exact
+            found += [_nearest(band, query.part(part), squared) for part in ranges(len(query.row), size)]
+    return torch.cat(found)
 
-    def _compare(self, tile: Tile, asking: slice, exact: Tensor | None) -> Tensor | None:
-        local, slack = self.anchor[asking] - tile.rows.start, tile.slack  # (q,)
-        distance = tile.squared if self.everyone else tile.squared[local]  # (q,m)
-        near, far, best = self.near[asking], self.far[asking], self.best[asking]
-        if self.bounded:
-            distance = distance.masked_fill(distance <= (near - slack)[:, None], torch.inf)
-        nearest = distance.amin(dim=1)
-        unsure = local[:0]
-        if self.bounded:  # the nearest may be too near by rounding
-            unsure = (nearest <= near + slack).nonzero().flatten()
-            row = distance[unsure]
-            row.masked_fill_(row <= (near + slack)[unsure, None], torch.inf)
-            nearest = nearest.index_put((unsure,), row.amin(dim=1))
-        torch.minimum(best, nearest, out=best)
-        limit = torch.minimum(best + 2 * slack, far + slack).clamp_(max=torch.finfo(best.dtype).max)
-        # Whatever may be the nearest, within rounding, waits to be measured exactly.
-        hit = (nearest <= limit).index_fill_(0, unsure, True).nonzero().flatten()
-        close = distance if len(hit) == len(distance) else distance[hit]
-        among = close <= limit[hit, None]
-        if int(among.count_nonzero()) > 2 * len(local) + CROWDED * tile.squared.numel():  # to measure one by one
-            exact = tile.exact(self.sets, self.squared) if exact is None else exact
-            found = self._nearest(exact if self.everyone else exact[local], asking)
-        else:
-            query, column = among.nonzero(as_tuple=True)
-            found = Candidates(hit[query], column, close[query, column])
-        self._wait(found, asking, tile)
-        return exact
 
-    def _wait(self, found: Candidates, asking: slice, tile: Tile) -> None:
-        query, column = found.query + asking.start, found.column + tile.columns.start
-        self.waiting.append(Candidates(query, column, found.squared))
-        self.pending += len(query)
+def _nearest(band: Band, query: Query, squared: bool) -> Tensor:
+    """(q,) columns; -1 for none."""
+    once = len(query.row) == len(band.squared) and bool((query.row[1:] > query.row[:-1]).all())
+    distance = band.squared if once else band.squared[query.row]  # (q,m)
+    near, far = query.inner, query.outer
+    if not squared:
+        near, far = near.square().copysign_(near), far.square()
+    bounded = bool(((near > -torch.inf) | (far < torch.inf)).any())
+    beyond = distance.masked_fill(distance <= (near + band.slack)[:, None], torch.inf) if bounded else distance
+    limit = torch.minimum(beyond.amin(dim=1) + 2 * band.slack, far + band.slack)
+    candidates = distance <= limit.clamp_(max=torch.finfo(distance.dtype).max)[:, None]  # inf is of one identity
+    if bounded:
+        candidates.logical_and_(distance > (near - band.slack)[:, None])
+    if band.crowded(candidates):
+        exact = band.exact(squared)
+        exact = exact if once else exact[query.row]
+        if bounded:
+            outside = (exact <= query.inner[:, None]).logical_or_(exact >= query.outer[:, None])
+            exact = exact.masked_fill(outside, torch.inf)
+        value, column = exact.min(dim=1)  # of equals the first
+        return torch.where(value < torch.inf, column, -1)
+    number, column = candidates.nonzero(as_tuple=True)
+    if not bounded and torch.equal(number, torch.arange(len(query.row), device=number.device)):
+        return column  # one candidate each
+    value = exact_distance(band.distances.compared, query.row[number] + band.rows.start, column, squared)
+    within = ((value > query.inner[number]) & (value < query.outer[number])).nonzero().flatten()
+    return first_best(number[within], column[within], value[within], len(query.row))
 
-    def _nearest(self, exact: Tensor, asking: slice) -> Candidates:
-        """Of (q, m) exact distances, find the nearest within bounds: one column at most for each query."""
-        nearest = exact
-        if self.bounded:
-            within = (exact > self.inner[asking, None]) & (exact < self.outer[asking, None])
-            nearest = exact.masked_fill(~within, torch.inf)
-        column = nearest.argmin(dim=1)  # the first of equals
-        return self._better(column, nearest.gather(1, column[:, None]).squeeze(1), asking)
 
-    def _beyond(self, exact: Tensor, local: Tensor, asking: slice) -> Candidates:
-        """As `_nearest`, of (n, m) distances of all rows, where a row asks so often that sorting its columns pays."""
-        ascending, order = exact.sort(dim=1, stable=True)
-        place = bisect_rows(ascending, local, self.inner[asking]).clamp_(max=exact.shape[1] - 1)
-        value = ascending[local, place]
-        within = (value > self.inner[asking]) & (value < self.outer[asking])
-        return self._better(order[local, place], value.masked_fill_(~within, torch.inf), asking)
+def _nearest_by_sorting(band: Band, query: Query, squared: bool) -> Tensor:
+    """As `_nearest`, where a row occurs so often that sorting its distances pays."""
+    ascending, order = band.exact(squared).sort(dim=1, stable=True)
+    place = bisect_rows(ascending, query.row, query.inner).clamp_(max=ascending.shape[1] - 1)
+    value = ascending[query.row, place]
+    return torch.where((value > query.inner) & (value < query.outer), order[query.row, place], -1)
 
-    def _better(self, column: Tensor, value: Tensor, asking: slice) -> Candidates:
-        query = value.isfinite().nonzero().flatten()
-        value = value[query] if self.squared else value[query].square()
-        self.best[asking][query] = torch.minimum(self.best[asking][query], value)
-        return Candidates(query, column[query], value)
 
-    def decide(self) -> Tensor:
-        """Measure the candidates and keep the nearest of each query: (M,) columns, -1 for none."""
-        if not self.waiting:
-            return torch.full_like(self.anchor, -1)
-        query, column, approximate = self.waiting[0]
-        if len(self.waiting) > 1:  # what was close to the best so far may have been left behind
-            query, column, approximate = (torch.cat(part) for part in zip(*self.waiting, strict=True))
-            close = approximate <= self.best[query] + 2 * self.slack
-            query, column, approximate = query[close], column[close], approximate[close]
-        doubtful = query.bincount(minlength=len(self.anchor)).index_select(0, query) > 1  # not alone
-        if self.bounded:
-            low, high = approximate - self.slack, approximate + self.slack
-            doubtful |= (low <= self.near[query]) | (high >= self.far[query])
-        open_to_doubt = doubtful.nonzero().flatten()
-        if not len(open_to_doubt):
-            self.waiting = [Candidates(query, column, approximate)]
-            return column.new_full((len(self.anchor),), -1).index_put((query,), column)
-        distance = (self.inner[query] + self.outer[query]) / 2  # of those that need no measuring: any that is within
-        measured = exact_distance(self.sets, self.anchor[query[open_to_doubt]], column[open_to_doubt], self.squared)
-        distance[open_to_doubt] = measured
-        within = (distance > self.inner[query]) & (distance < self.outer[query])
-        query, column, approximate, distance = (part[within] for part in (query, column, approximate, distance))
-        chosen = first_best(query, column, distance, len(self.anchor))
-        winners = column == chosen[query]
-        self.waiting = [Candidates(query[winners], column[winners], approximate[winners])]
-        return chosen
+def nearest_negative_pairs(compared: Comparison, count: int, numbers: int = BAND) -> tuple[Tensor, Tensor]:
+    """(K,) rows and columns of the `count` nearest pairs of two identities, nearest first; ties by row, then column.
+
+    Two rows of one set are one pair, with the lower row first.
+    """
+    row = column = compared.labels.new_empty(0)
+    value = compared.rows.new_empty(0)  # squared distances
+    last = torch.inf  # squared distance that a further pair must be below: of equals the earlier ones count
+    for band in Distances(compared).bands(numbers, upper=compared.itself) if count else ():
+        candidates = band.squared <= min(last + band.slack, torch.finfo(value.dtype).max)
+        if compared.itself:
+            candidates.triu_(1)
+        close = band.squared[candidates] if last == torch.inf else value[:0]
+        if len(close) > count:
+            candidates &= band.squared <= close.kthvalue(count).values + 2 * band.slack
+        exact = band.exact(squared=True) if band.crowded(candidates) else None
+        if exact is not None:
+            candidates &= exact < last
+        first, second = candidates.nonzero(as_tuple=True)
+        row, column = torch.cat([row, first + band.rows.start]), torch.cat([column, second + band.columns.start])
+        new = slice(len(value), None)
+        distance = exact_distance(compared, row[new], column[new], True) if exact is None else exact[first, second]
+        value = torch.cat([value, distance])
+        if len(value) > 2 * count:  # seldom, as sorting takes time
+            kept = value.sort(stable=True).indices[:count].sort().values
+            row, column, value = row[kept], column[kept], value[kept]
+            last = float(value.max())
+    order = value.sort(stable=True).indices[:count]
+    return row[order], column[order]
 
 
 def bisect_rows(ascending: Tensor, row: Tensor, value: Tensor) -> Tensor:
-    """Find the first entry above a value in chosen rows.
+    """First entry above a value in chosen rows.
 
     Args:
         ascending: (n, m), each row sorted.
@@ -314,22 +288,19 @@ def bisect_rows(ascending: Tensor, row: Tensor, value: Tensor) -> Tensor:
     """
     counts = row.bincount(minlength=len(ascending))
     place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-    values = ascending.new_zeros(len(ascending), int(counts.max()))  # of each row as many as any has
+    values = ascending.new_zeros(len(ascending), int(counts.max()))  # padded to the row with most
     values[row, place] = value
     return torch.searchsorted(ascending.contiguous(), values, right=True)[row, place]
 
 
 def first_best(group: Tensor, column: Tensor, value: Tensor, groups: int) -> Tensor:
-    """Choose the column with the smallest value in each group; ties take the lowest column.
+    """(groups,) int64 columns: the one with the smallest value in each group, of ties the lowest; -1 without any.
 
     Args:
         group: (K,) int64 in [0, groups).
         column: (K,) int64.
         value: (K,).
-        groups: how many there are.
-
-    Returns:
-        (groups,) int64 columns; -1 for a group without any.
+        groups: their number.
     """
     best = value.new_full((groups,), torch.inf).scatter_reduce(0, group, value, "amin")
     winners = value == best[group]

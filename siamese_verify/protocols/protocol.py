@@ -85,8 +85,8 @@ class Protocol:
         if self.pairs is not None:
             genuine = int(np.sum(self.pairs.same))
             return genuine, len(self.pairs.same) - genuine
-        _, sizes = np.unique(self.photos.identities, return_counts=True)
-        photos, genuine = len(self.photos), sum(size * (size - 1) // 2 for size in sizes.tolist())
+        photos, sizes = len(self.photos), np.unique(self.photos.identities, return_counts=True)[1].tolist()
+        genuine = sum(size * (size - 1) // 2 for size in sizes)
         return genuine, photos * (photos - 1) // 2 - genuine
 
     def describe(self, pair: int) -> str:
@@ -104,6 +104,25 @@ class Protocol:
             for column in (self.pairs.left, self.pairs.right, self.pairs.same):
                 digest.update(column.astype(np.int64).tobytes())
         return digest.hexdigest()
+
+
+def keep_photos(protocol: Protocol, rows: np.ndarray) -> Protocol:
+    """A protocol restricted to some photos and the pairs of them, such as those in which a face was found.
+
+    Args:
+        protocol: with listed or all pairs.
+        rows: (K,) of the photos to keep, ascending.
+    """
+    if len(rows) == len(protocol.photos):
+        return protocol
+    pairs = protocol.pairs
+    if pairs is not None:
+        place = np.full(len(protocol.photos), -1)
+        place[rows] = np.arange(len(rows))
+        kept = (place[pairs.left] >= 0) & (place[pairs.right] >= 0)
+        folds, groups = (None if column is None else column[kept] for column in (pairs.folds, pairs.groups))
+        pairs = PairList(place[pairs.left[kept]], place[pairs.right[kept]], pairs.same[kept], folds, groups)
+    return replace(protocol, photos=PhotoSubset(protocol.photos, rows), pairs=pairs)
 
 
 def all_pairs(photos: Photos, name: str) -> Protocol:
@@ -200,22 +219,3 @@ def draw_pairs(identities: np.ndarray, each: int, rng: np.random.Generator) -> t
         found = np.concatenate([found, drawn])[np.sort(fresh)]
     impostors = np.stack(np.divmod(found[:wanted], count), axis=1)
     return np.sort(genuine, axis=1), impostors
-
-
-def keep_photos(protocol: Protocol, rows: np.ndarray) -> Protocol:
-    """Restrict a protocol to some photos and the pairs of them, such as those in which a face was found.
-
-    Args:
-        protocol: with listed pairs or all of them.
-        rows: (K,) of the photos to keep, ascending.
-    """
-    if len(rows) == len(protocol.photos):
-        return protocol
-    pairs = protocol.pairs
-    if pairs is not None:
-        place = np.full(len(protocol.photos), -1)
-        place[rows] = np.arange(len(rows))
-        kept = (place[pairs.left] >= 0) & (place[pairs.right] >= 0)
-        folds, groups = (None if column is None else column[kept] for column in (pairs.folds, pairs.groups))
-        pairs = PairList(place[pairs.left[kept]], place[pairs.right[kept]], pairs.same[kept], folds, groups)
-    return replace(protocol, photos=PhotoSubset(protocol.photos, rows), pairs=pairs)

@@ -180,7 +180,7 @@ class EmbedAnswer(BaseModel):
 
     model: str
     fingerprint: str = Field(description="Embeddings of the same fingerprint are comparable.")
-    dimension: int
+    embedding_size: int
     embeddings: list[list[float]] = Field(description="Unit vectors; the cosine of two is their score.")
     faces: list[FaceAnswer]
 
@@ -190,8 +190,8 @@ class ModelAnswer(BaseModel):
 
     name: str
     fingerprint: str
-    licence: str
-    dimension: int
+    license: str
+    embedding_size: int
     input: dict[str, Any]
     operating_points: list[dict[str, Any]]
     measured_on: str

@@ -80,17 +80,16 @@ def form_route(
 
 def add_verify_routes(app: FastAPI, service: Service) -> None:
     """Add `/v1/verify`, `/v1/verify/batch`, `/v1/faces` and `/v1/embed`."""
-    engine, metadata = service.engine, service.engine.verifier.record
+    engine, metadata = service.engine, service.engine.verifier.metadata
     many = service.settings.photos
     route = partial(form_route, app, service, scope="verify")
 
-    def decider(fields: VerifyBatchFields) -> Callable[..., Verification]:
-        """The verifier's decision with the threshold and prior of a request, checked before photos are decoded."""
-        asked = fields.model_dump(include={"far", "threshold", "prior", "decide"})
-        decide: Callable[..., Verification] = partial(engine.verifier.decide, **asked)
+    def comparison(fields: VerifyBatchFields) -> Callable[..., Verification]:
+        """`Verifier.compare` with the threshold and prior of a request, checked before photos are decoded."""
+        options = fields.model_dump(include={"far", "threshold", "prior", "decide"})
         with input_errors_as_problems():
-            decide(0.0)
-        return decide
+            engine.verifier.check(**options)
+        return partial(engine.verifier.compare, **options)
 
     def described(result: Verification) -> dict[str, Any]:
         service.metrics.observe_decision(result.same, result.milliseconds)
@@ -104,10 +103,10 @@ def add_verify_routes(app: FastAPI, service: Service) -> None:
         summary="Verify whether two photos show the same person",
     )
     async def verify(request: Request, form: Form, fields: VerifyFields, held: BodyBytes) -> dict[str, Any]:
-        decide = decider(fields)
+        compare = comparison(fields)
         first, second = await engine.find([(name, form.photos[name].pop()) for name in PAIR], fields.on_multiple_faces)
         held.release()
-        [result] = await engine.verify([(first, second)], decide)
+        [result] = await engine.verify([(first, second)], compare)
         answer = described(result)
         pictures: dict[str, list[NDArray[np.uint8]]] = {}
         if fields.crops:
@@ -129,7 +128,7 @@ def add_verify_routes(app: FastAPI, service: Service) -> None:
         "allows no decision is an `error` of its pairs only.",
     )
     async def verify_batch(request: Request, form: Form, fields: VerifyBatchFields, held: BodyBytes) -> dict[str, Any]:
-        decide = decider(fields)
+        compare = comparison(fields)
         firsts, seconds = (len(form.photos[name]) for name in PAIR)
         if firsts not in (1, seconds):
             raise malformed("send as many photos a as photos b, or one photo a for all of them")
@@ -140,7 +139,7 @@ def add_verify_routes(app: FastAPI, service: Service) -> None:
         held.release()
         rows = [(found[min(row, firsts - 1)], found[firsts + row]) for row in range(seconds)]
         pairs = [(a, b) for a, b in rows if isinstance(a, PhotoFaces) and isinstance(b, PhotoFaces)]
-        decisions = iter(await engine.verify(pairs, decide))
+        decisions = iter(await engine.verify(pairs, compare))
         results: list[dict[str, Any]] = []
         for pair in rows:
             errors = [one.to_dict() for one in pair if isinstance(one, Problem)]
@@ -181,7 +180,7 @@ def add_verify_routes(app: FastAPI, service: Service) -> None:
         return {
             "model": metadata.name,
             "fingerprint": metadata.fingerprint,
-            "dimension": embeddings.shape[1],
+            "embedding_size": embeddings.shape[1],
             "embeddings": embeddings.tolist(),
             "faces": [face.to_dict() for face in faces],
         }

@@ -46,9 +46,9 @@ def publish_report(logger: Any, report: VerificationReport, folder: Path, step: 
 def publish_validation(logger: Any, report: VerificationReport, step: int) -> None:
     """Send the ROC curve of a validation to a logger that takes pictures."""
     if takes_pictures(logger):
-        from siamese_verify.evaluation.pages.figures import draw_figure
+        from siamese_verify.evaluation.pages.figures import roc_figure
 
-        show(logger, "val/roc", io.BytesIO(draw_figure(report, "roc")), step)
+        show(logger, "val/roc", io.BytesIO(roc_figure(report).png), step)
 
 
 def takes_pictures(logger: Any) -> bool:

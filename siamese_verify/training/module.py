@@ -145,7 +145,7 @@ class VerificationModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the last validation measured beside the weights it was measured on."""
-        checkpoint["validation"] = self.validation.to_keep() if self.validation else None
+        checkpoint["validation"] = self.validation.to_metadata() if self.validation else None
         checkpoint["steps"] = self.trainer.estimated_stepping_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

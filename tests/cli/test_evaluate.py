@@ -66,12 +66,12 @@ def test_one_evaluation_stores_the_thresholds_of_a_pretrained_model_without(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4))
     with pytest.raises(InputError, match="evaluate model=vggface2"):
-        load_model("vggface2").record.operating_point()
+        load_model("vggface2").metadata.operating_point()
     evaluate(configured("evaluate", tmp_path / "run", *PROTOCOL, "model=vggface2"), tmp_path / "run")
     assert "kept for verify" in capsys.readouterr().out
     model = load_model("vggface2")
-    assert model.record.operating_point(0.1).impostors == 18 * 17 // 2 - 18
-    assert model.record.measured_on == "synthetic faces, all pairs of unseen people"
+    assert model.metadata.operating_point(0.1).impostors == 18 * 17 // 2 - 18
+    assert model.metadata.measured_on == "synthetic faces, all pairs of unseen people"
 
 
 def test_an_evaluation_does_not_change_a_bundle(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_scores_from_elsewhere_get_the_whole_report(configured: Configured, tmp_
     assert [group["name"] for group in found["groups"]] == ["old", "young"]  # type: ignore[attr-defined]
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "theirs" in page
-    assert "Group by group" in page
+    assert "<h2>Groups</h2>" in page
 
 
 @pytest.mark.parametrize("far", ["[2]", "-0.1", "[0.1,abc]", "[null]"])
@@ -122,7 +122,7 @@ def test_listed_pairs_leave_scores_intervals_and_robustness(
     scores = read_scores(tmp_path / "report" / "scores.csv")
     assert verification_report(scores.scores, scores.same).eer == found["eer"]
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    for heading in ("Under bad conditions", "What a score means", "Finding a person among many"):
+    for heading in ("Under bad conditions", "Score calibration", "Finding a person among many"):
         assert heading in page
 
 

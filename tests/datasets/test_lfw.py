@@ -54,7 +54,7 @@ def refusal_of_pairs(root: Path) -> str:
     ("file", "people", "images"),
     [("peopleDevTrain.txt", 4038, 9525), ("peopleDevTest.txt", 1711, 3708), ("people.txt", 5749, 13233)],
 )
-def test_people_and_photos_are_as_many_as_published(file: str, people: int, images: int) -> None:
+def test_counts_of_people_and_photos_are_the_published_ones(file: str, people: int, images: int) -> None:
     photos = lfw_people(LFW, file)
     lines = [line.split("\t") for line in (LFW / file).read_text().splitlines() if "\t" in line]
     naive = [f"{name}/{name}_{i:04d}.jpg" for name, count in lines for i in range(1, int(count) + 1)]
@@ -119,7 +119,7 @@ def test_photos_are_found_in_every_layout(root: Path, folder: str) -> None:
     assert photos[5].size == (8, 8)
 
 
-def test_the_count_at_the_head_of_each_fold_is_no_person(root: Path) -> None:
+def test_counts_of_folds_are_not_taken_for_people(root: Path) -> None:
     write(root, "people.txt", ["2", "2", "Ann\t3", "Bob\t2", "1", "Cyd\t1"])
     assert len(lfw_people(root, "people.txt")) == 6
 
@@ -150,26 +150,26 @@ def test_all_pairs_of_the_people_in_a_file(root: Path) -> None:
     assert protocol.photos.identities.tolist() == [0, 0, 0, 1, 1, 2]
 
 
-def test_a_root_that_is_no_folder_is_named_with_the_setting(tmp_path: Path) -> None:
+def test_a_missing_root_is_reported_with_its_setting(tmp_path: Path) -> None:
     message = refusal_of_pairs(tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in message
     assert "data.root" in message
 
 
-def test_a_folder_without_photos_is_told_apart_from_a_missing_one(tmp_path: Path) -> None:
+def test_a_folder_without_photos_is_reported(tmp_path: Path) -> None:
     message = refusal_of_pairs(tmp_path)
     assert str(tmp_path) in message
     assert all(name in message for name in (*IMAGE_FOLDERS, "data.root"))
 
 
 @pytest.mark.parametrize("file", ["pairs.txt", "people.txt"])
-def test_a_protocol_file_that_is_missing_is_named(root: Path, file: str) -> None:
+def test_a_missing_protocol_file_is_reported(root: Path, file: str) -> None:
     (root / file).unlink()
     with pytest.raises(InputError, match=f"{file} cannot be read in {root}"):
         lfw_pairs(root, file, "LFW") if file == "pairs.txt" else lfw_people(root, file)
 
 
-def test_missing_photos_are_counted_and_the_first_five_named(root: Path) -> None:
+def test_missing_photos_are_counted_and_five_of_them_are_named(root: Path) -> None:
     for file in (root / "lfw-deepfunneled").rglob("*.jpg"):
         file.unlink()
     message = refusal_of_pairs(root)
@@ -210,7 +210,7 @@ def test_a_damaged_photo_is_named_when_it_is_opened(root: Path) -> None:
         ),
     ],
 )
-def test_a_result_claims_the_category_of_what_it_was_trained_on(
+def test_the_category_of_a_result_depends_on_its_training_data(
     data: str, pretrained: str | None, detector: bool, disjoint: bool, claim: str
 ) -> None:
     assert lfw_category(data, pretrained, detector, disjoint) == claim
@@ -222,15 +222,13 @@ def test_view_2_after_training_on_view_1_claims_nothing() -> None:
 
 @needs_lfw
 @pytest.mark.parametrize(("pairs", "met"), [("pairsDevTest.txt", False), ("pairs.txt", True)])
-def test_training_people_are_met_in_view_2_and_not_in_view_1_whatever_the_protocol_is_called(
-    pairs: str, met: bool
-) -> None:
+def test_training_people_are_in_view_2_and_not_in_the_test_pairs_of_view_1(pairs: str, met: bool) -> None:
     photos = lfw_pairs(LFW, pairs, "some pairs").photos
     assert isinstance(photos, LFWPhotos)
     assert has_training_people(photos) is met
 
 
-def test_without_the_list_of_training_people_they_are_assumed_to_be_met(root: Path) -> None:
+def test_without_the_list_of_training_people_they_are_assumed_to_be_there(root: Path) -> None:
     photos = lfw_people(root, "people.txt")
     assert has_training_people(photos)
     write(root, "peopleDevTrain.txt", ["1", "Dan\t1"])

@@ -27,6 +27,6 @@ def test_digits_are_identities(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(photos[3])[:, :, 0], DIGITS[3])
 
 
-def test_digits_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
+def test_missing_digits_are_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"put its four files into .*raw"):
         MNISTDigits(tmp_path, download=False)

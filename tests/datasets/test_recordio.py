@@ -103,7 +103,7 @@ class Levels:
         return level(self.photos[row]), int(self.photos.identities[row])
 
 
-def test_a_set_with_one_label_each_is_read_in_order_of_its_keys(tmp_path: Path) -> None:
+def test_photos_are_in_the_order_of_their_keys(tmp_path: Path) -> None:
     records = plain()
     photos: Photos = RecordPhotos(write(tmp_path, [records[row] for row in (3, 0, 6, 1, 5, 2, 4)]))
     assert len(photos) == 7
@@ -113,7 +113,7 @@ def test_a_set_with_one_label_each_is_read_in_order_of_its_keys(tmp_path: Path) 
     assert photos[0].mode == "RGB"
 
 
-def test_names_are_made_from_the_keys_when_they_are_asked_for(tmp_path: Path) -> None:
+def test_names_are_made_from_keys(tmp_path: Path) -> None:
     photos = RecordPhotos(write(tmp_path, [(key * 10, payload) for key, payload in plain(4)]))
     names = photos.names
     assert list(names) == ["record 0", "record 10", "record 20", "record 30"]
@@ -131,7 +131,7 @@ def test_the_first_of_several_labels_is_the_identity(tmp_path: Path) -> None:
     assert [photos.read(row) for row in range(4)] == [jpeg(row) for row in range(4)]
 
 
-def test_a_set_of_insightface_gives_its_photos_without_the_records_of_the_identities(tmp_path: Path) -> None:
+def test_photos_of_insightface_are_read_without_the_records_of_identities(tmp_path: Path) -> None:
     (tmp_path / "property").write_bytes(b"3,112,112\n")
     photos = RecordPhotos(write(tmp_path, insightface()))
     assert photos.identities.tolist() == [0, 0, 1, 1, 1, 2]
@@ -139,7 +139,7 @@ def test_a_set_of_insightface_gives_its_photos_without_the_records_of_the_identi
     assert [level(photos[row]) for row in range(6)] == [key * 9 for key in range(1, 7)]
 
 
-def test_ranges_in_any_order_number_the_identities_by_their_records(tmp_path: Path) -> None:
+def test_identities_are_numbered_by_their_records_whatever_their_ranges(tmp_path: Path) -> None:
     photos = RecordPhotos(write(tmp_path, insightface((2, 3, 1), lambda ranges: ranges.append(ranges.pop(1)))))
     assert photos.identities.tolist() == [2, 2, 0, 0, 0, 1]
 
@@ -172,7 +172,7 @@ def test_ranges_in_any_order_number_the_identities_by_their_records(tmp_path: Pa
         ),
     ],
 )
-def test_metadata_that_contradict_themselves_are_refused(
+def test_contradictory_ranges_of_identities_are_refused(
     tmp_path: Path, change: Callable[[list[Any]], None], message: str
 ) -> None:
     write(tmp_path, insightface((2, 3, 1), change))
@@ -180,14 +180,14 @@ def test_metadata_that_contradict_themselves_are_refused(
         RecordPhotos(tmp_path)
 
 
-def test_a_key_that_the_metadata_count_on_has_to_be_in_the_index(tmp_path: Path) -> None:
+def test_missing_keys_of_insightface_are_refused(tmp_path: Path) -> None:
     write(tmp_path, [one for one in insightface() if one[0] != 4])
     with pytest.raises(InputError, match=r"identities are in records 7 to 9 of 9"):
         RecordPhotos(tmp_path)
 
 
 @pytest.mark.parametrize("place", [0, 3, 4, 5, 24, 301, 302, 303])
-def test_a_photo_that_holds_the_magic_number_is_put_together(tmp_path: Path, place: int) -> None:
+def test_photos_with_the_magic_number_are_joined_from_parts(tmp_path: Path, place: int) -> None:
     for photo in (
         bytes(place) + MAGIC + b"tail",
         bytes(place) + MAGIC * 3,
@@ -249,7 +249,7 @@ def test_lines_of_an_index_may_end_as_on_windows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label", [0.5, float("nan"), float("inf"), -1.0, 2.0**24])
-def test_a_label_that_is_no_whole_number_is_refused_with_its_key(tmp_path: Path, label: float) -> None:
+def test_labels_that_are_not_whole_numbers_are_refused(tmp_path: Path, label: float) -> None:
     for labels in (label, [label, 1.0]):
         write(tmp_path, [*plain(3), (17, content(labels, jpeg(1)))])
         with pytest.raises(InputError, match=r"label of record 17 of .*train\.rec is .*, not a whole number"):
@@ -257,7 +257,7 @@ def test_a_label_that_is_no_whole_number_is_refused_with_its_key(tmp_path: Path,
 
 
 @pytest.mark.parametrize("records", [plain(6), insightface()])
-def test_other_classes_than_the_property_file_tells_are_refused(tmp_path: Path, records: Records) -> None:
+def test_another_number_of_classes_than_in_the_property_file_is_refused(tmp_path: Path, records: Records) -> None:
     write(tmp_path, records)
     (tmp_path / "property").write_bytes(b"3,112,112")
     assert len(RecordPhotos(tmp_path)) == 6
@@ -315,7 +315,7 @@ def test_rows_in_any_order_give_the_same(tmp_path: Path) -> None:
         photos.read(60)
 
 
-def test_the_digest_tells_sets_apart(tmp_path: Path) -> None:
+def test_the_digest_differs_between_sets(tmp_path: Path) -> None:
     digest = RecordPhotos(write(tmp_path, plain())).digest
     assert len(digest) == 64
     assert RecordPhotos(write(tmp_path, plain())).digest == digest

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from siamese_verify.datasets import SyntheticFaces
-from siamese_verify.evaluation import acquisition_of, verification_report
+from siamese_verify.evaluation import add_failures, verification_report
 from siamese_verify.protocols import PairList, Protocol, all_pairs, keep_photos
 
 
@@ -32,7 +32,7 @@ def test_generalized_rates_count_pairs_with_a_failure_as_rejected(listed: bool) 
         np.testing.assert_array_equal(compared.pairs.same, same[kept])
 
     report = verification_report(scores[kept], same[kept], threshold=0.4)
-    found = acquisition_of(report, len(photos), 3, *protocol.count_pairs())
+    found = add_failures(report, len(photos), 3, *protocol.count_pairs())
     assert found.failure_rate == 3 / 24
     assert (found.genuine, found.genuine_failures) == (same.sum(), (same & ~kept).sum())
     assert (found.impostors, found.impostor_failures) == ((~same).sum(), (~same & ~kept).sum())

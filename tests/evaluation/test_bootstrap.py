@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Interval, bootstrap, verification_report
-from siamese_verify.evaluation.bootstrap import Resamples, WeightedPairs, difference_of
+from siamese_verify.evaluation import Interval, verification_report
+from siamese_verify.evaluation.bootstrap import Resamples, WeightedPairs, difference_interval
 
 TARGETS = (0.1, 0.3)
 
@@ -36,19 +36,20 @@ def test_weighted_metrics_are_those_of_the_pairs_written_down_as_often(seed: int
             assert {name: values[place] for name, values in found.items()} == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("block", [1, 500, 2**20])
-def test_people_are_drawn_and_pairs_follow(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "BLOCK", block)
-    _, same, identities = pairs(1, 200)
+@pytest.mark.parametrize("count", [200, 40_000])
+def test_people_are_drawn_and_pairs_follow(count: int) -> None:
+    _, same, identities = pairs(1, count)  # many pairs make several blocks of weights
+    left, right = identities.T
+    drawn = 0
     for weights in Resamples(same, identities, 30):
-        times = {}
+        drawn += len(weights)
         for row in weights:
-            for person in range(7):
-                own = [weight for weight, pair in zip(row, identities, strict=True) if tuple(pair) == (person, person)]
-                assert len(set(own)) == 1
-                times[person] = own[0]
-            assert sum(times.values()) == 7
-            assert row.tolist() == [times[a] if a == b else times[a] * times[b] for a, b in identities.tolist()]
+            own = [np.unique(row[(left == person) & same]) for person in range(7)]
+            assert [len(one) for one in own] == [1] * 7  # all genuine pairs of a person count alike
+            times = np.concatenate(own)
+            assert times.sum() == 7
+            np.testing.assert_array_equal(row, np.where(same, times[left], times[left] * times[right]))
+    assert drawn == 30
 
 
 def test_every_person_is_drawn_once_on_average() -> None:
@@ -66,15 +67,15 @@ def test_the_interval_of_a_difference_is_that_of_independent_metrics_or_narrower
     rng = np.random.default_rng(0)
     apart, together = rng.normal(size=(2, 4000)), np.outer([1, 2], rng.normal(size=4000))
     apart[1] -= apart[0] * (apart[0] @ apart[1]) / (apart[0] @ apart[0])
-    alone = difference_of(values, intervals, [apart])
+    alone = difference_interval(values, intervals, [apart])
     assert alone == pytest.approx((0.1, 0.1 - (0.04**2 + 0.15**2) ** 0.5, 0.1 + (0.1**2 + 0.1**2) ** 0.5), abs=5e-4)
-    assert difference_of(values, intervals, [together]) == pytest.approx((0.1, 0.1 - 0.11, 0.1))
-    assert difference_of(values, intervals, []) == pytest.approx(alone, abs=5e-4)
-    perfect = difference_of(np.ones(2), [Interval(0.9, 1.0)] * 2, [np.ones((2, 9))])
+    assert difference_interval(values, intervals, [together]) == pytest.approx((0.1, 0.1 - 0.11, 0.1))
+    assert difference_interval(values, intervals, []) == pytest.approx(alone, abs=5e-4)
+    perfect = difference_interval(np.ones(2), [Interval(0.9, 1.0)] * 2, [np.ones((2, 9))])
     assert perfect == pytest.approx((0, -0.1, 0.1))  # nothing moved in the resamples, which proves nothing
 
 
 @pytest.mark.parametrize("resamples", [0, -1])
-def test_resamples_are_drawn(resamples: int) -> None:
-    with pytest.raises(InputError, match=f"{resamples} resamples say nothing"):
+def test_fewer_than_one_resample_raises(resamples: int) -> None:
+    with pytest.raises(InputError, match=f"The number of resamples is {resamples}"):
         Resamples(np.array([True, False]), [[0, 0], [0, 1]], resamples)

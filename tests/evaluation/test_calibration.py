@@ -19,7 +19,6 @@ from siamese_verify.evaluation import (
     cllr,
     fit_isotonic,
     fit_logistic,
-    impostor_tail_of,
     min_cllr,
     roc_curve,
 )
@@ -34,7 +33,7 @@ def gaussian(count: int = 4000, share: float = 0.3, seed: int = 0) -> tuple[np.n
     return generator.normal(size=count) / 2 + same, same
 
 
-def test_a_line_is_what_scikit_learn_finds_with_balanced_weights() -> None:
+def test_logistic_calibration_agrees_with_scikit_learn_with_balanced_weights() -> None:
     scores, same = gaussian()
     found = fit_logistic(roc_curve(scores, same))
     theirs = LogisticRegression(C=1e9, class_weight="balanced", tol=1e-10, max_iter=1000).fit(scores[:, None], same)
@@ -44,13 +43,13 @@ def test_a_line_is_what_scikit_learn_finds_with_balanced_weights() -> None:
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
 @pytest.mark.parametrize("fit", FITS)
-def test_the_evidence_of_normal_scores_is_found_whatever_the_share_of_genuine_pairs(share: float, fit: type) -> None:
+def test_the_ratio_of_normal_scores_is_found_whatever_the_share_of_genuine_pairs(share: float, fit: type) -> None:
     found: Calibration = fit(roc_curve(*gaussian(200_000, share)))
     points = np.array([0.2, 0.5, 0.8])
     np.testing.assert_allclose(found.log_likelihood_ratio(points), 4 * points - 2, atol=0.25)
 
 
-def test_steps_are_those_of_scikit_learn() -> None:
+def test_isotonic_calibration_agrees_with_scikit_learn() -> None:
     scores, same = gaussian()
     scores = np.round(scores, 2)
     found = fit_isotonic(roc_curve(scores, same))
@@ -63,7 +62,7 @@ def test_steps_are_those_of_scikit_learn() -> None:
 
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("seed", range(3))
-def test_more_alike_is_never_less_evidence_and_never_infinite(fit: type, seed: int) -> None:
+def test_ratios_rise_with_the_score_and_are_finite(fit: type, seed: int) -> None:
     found: Calibration = fit(roc_curve(*gaussian(300, seed=seed)))
     ratios = found.log_likelihood_ratio(np.linspace(-10, 10, 1001))
     assert np.isfinite(ratios).all()
@@ -88,11 +87,9 @@ def test_separated_equal_and_contrary_scores_are_calibrated_too(
         np.testing.assert_allclose(found.ratios, 0, atol=1e-6)
 
 
-def test_thinned_knots_stay_close_to_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_curve_of_few_knots_stays_close_to_that_of_all() -> None:
     curve = roc_curve(*gaussian(20_000))
-    few = fit_isotonic(curve)
-    monkeypatch.setattr("siamese_verify.evaluation.calibration.TOLERANCE", 0)
-    every = fit_isotonic(curve)
+    few, every = fit_isotonic(curve), fit_isotonic(curve, tolerance=0)
     assert len(few.scores) < len(every.scores)
     points = np.linspace(-2, 3, 5001)
     np.testing.assert_allclose(few.log_likelihood_ratio(points), every.log_likelihood_ratio(points), atol=0.0101)
@@ -114,7 +111,7 @@ def naive_cllr(ratios: np.ndarray, same: np.ndarray) -> float:
     return (sum(genuine) / len(genuine) + sum(impostors) / len(impostors)) / 2
 
 
-def test_the_cost_is_that_of_a_naive_loop_and_one_bit_where_nothing_is_said() -> None:
+def test_cllr_agrees_with_a_naive_loop_and_is_one_bit_for_ratios_of_zero() -> None:
     scores, same = gaussian(500)
     curve = roc_curve(np.round(scores, 1), same)
     found = fit_logistic(roc_curve(*gaussian(500, seed=1)))
@@ -124,7 +121,7 @@ def test_the_cost_is_that_of_a_naive_loop_and_one_bit_where_nothing_is_said() ->
     assert cllr(Calibration("logistic", (0.0,), (0.0,), 1, 1), curve) == pytest.approx(1)
 
 
-def test_no_monotone_calibration_costs_less_than_the_least() -> None:
+def test_no_monotone_calibration_costs_less_than_min_cllr() -> None:
     scores, same = gaussian(2000)
     curve = roc_curve(scores, same)
     least = min_cllr(curve)
@@ -179,13 +176,13 @@ def test_embeddings_are_calibrated_by_all_their_pairs() -> None:
     assert calibrate(rows[:8], people[:8]).calibration.kind == "logistic"  # two people: none to hold out
 
 
-def test_a_calibration_survives_json() -> None:
+def test_a_calibration_is_read_as_it_was_written() -> None:
     for fit in FITS:
         found = fit(roc_curve(*gaussian(300)), "somewhere")
         assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
-def test_half_a_pair_does_not_turn_neighbours_around() -> None:
+def test_half_a_pair_does_not_reverse_the_order_of_neighbors() -> None:
     same = [0, 1, 0, 0, 0, 1, 1, 1, 0, 1]  # alone at either end; half a pair weighs more there than one in four
     found = fit_isotonic(roc_curve([0, 1, 1, 1, 1, 2, 2, 2, 2, 3], same))
     assert list(found.ratios) == sorted(found.ratios)
@@ -193,7 +190,7 @@ def test_half_a_pair_does_not_turn_neighbours_around() -> None:
 
 @pytest.mark.parametrize(("genuine", "impostors"), [(1, 1), (2, 20), (100, 1000)])
 @pytest.mark.parametrize("fit", FITS)
-def test_separated_pairs_are_no_more_evidence_than_their_number(fit: type, genuine: int, impostors: int) -> None:
+def test_ratios_of_separated_pairs_are_bounded_by_their_number(fit: type, genuine: int, impostors: int) -> None:
     scores = np.append(np.linspace(2, 3, genuine), np.linspace(0, 1, impostors))
     found: Calibration = fit(roc_curve(scores, np.arange(len(scores)) < genuine))
     assert found.ratios[0] == pytest.approx(-math.log(2 * genuine))
@@ -212,7 +209,7 @@ def test_separated_pairs_are_no_more_evidence_than_their_number(fit: type, genui
         {"ratios": None},
     ],
 )
-def test_a_field_of_another_kind_is_named(change: dict[str, object]) -> None:
+def test_an_invalid_field_is_named(change: dict[str, object]) -> None:
     whole = Calibration("logistic", (0.0, 1.0), (-1.0, 1.0), 5, 5).to_dict()
     with pytest.raises(InputError, match=f"calibration is damaged .{next(iter(change))} is"):
         Calibration.from_dict(whole | change)
@@ -221,7 +218,7 @@ def test_a_field_of_another_kind_is_named(change: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "change", [{"scores": [0.0]}, {"ratios": None}, {"scores": [1.0, 0.0]}, {"ratios": [0.0, math.nan]}, {"more": 1}]
 )
-def test_a_damaged_calibration_is_refused(change: dict[str, object]) -> None:
+def test_a_damaged_calibration_raises(change: dict[str, object]) -> None:
     whole = Calibration("logistic", (0.0, 1.0), (-1.0, 1.0), 5, 5).to_dict()
     with pytest.raises(InputError, match="calibration is damaged"):
         Calibration.from_dict(whole | change)
@@ -231,10 +228,10 @@ def test_a_damaged_calibration_is_refused(change: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_strangers_are_never_said_to_be_fewer_than_they_were(seed: int) -> None:
+def test_the_impostor_tail_never_understates_the_share(seed: int) -> None:
     scores, same = gaussian(50_000, 0.1, seed)
     curve = roc_curve(np.round(scores, 3), same)
-    tail = impostor_tail_of(curve)
+    tail = ImpostorTail.from_curve(curve)
     assert len(tail.scores) < 300
     impostors = np.round(scores, 3)[~same]
     for score in [*np.random.default_rng(seed).choice(np.round(scores, 3), 200).tolist(), -9.0, 9.0]:
@@ -246,12 +243,12 @@ def test_strangers_are_never_said_to_be_fewer_than_they_were(seed: int) -> None:
     assert tail.rate(9) == 0
 
 
-def test_nobody_was_seen_above_the_highest_stranger() -> None:
-    tail = impostor_tail_of(roc_curve([0.1, 0.2, 0.9], [True, False, False]))
+def test_no_impostor_scores_above_the_highest() -> None:
+    tail = ImpostorTail.from_curve(roc_curve([0.1, 0.2, 0.9], [True, False, False]))
     assert (tail.rate(0.9), tail.rate(np.nextafter(0.9, 1))) == (0.5, 0)
 
 
-def test_strangers_are_said_in_words() -> None:
+def test_the_impostor_tail_is_given_in_words() -> None:
     tail = ImpostorTail((0.1, 0.5, 0.9, 0.95), (5000, 80, 1, 0), 10_000)
     assert tail.sentence(0.0) == "Most pairs of different people would score this high."
     assert tail.sentence(0.5) == "1 in 125 pairs of different people would score this high."
@@ -270,5 +267,5 @@ def test_strangers_are_said_in_words() -> None:
         {"impostors": 0},
         {"impostors": 9},
     ):
-        with pytest.raises(InputError, match="tail of strangers' scores is damaged"):
+        with pytest.raises(InputError, match="impostor tail is damaged"):
             ImpostorTail.from_dict(tail.to_dict() | change)

@@ -52,7 +52,7 @@ def test_a_better_model_is_said_to_be_better_whichever_comes_first() -> None:
     assert turned.eer.value == -compare(1.0).eer.value
 
 
-def test_luck_is_not_called_a_difference() -> None:
+def test_equally_good_models_show_no_difference() -> None:
     found = compare(0.0)
     assert found.error_rate.low < 0 < found.error_rate.high
     assert found.sentence.startswith("No difference shown: ")
@@ -119,15 +119,15 @@ def test_two_models_without_errors_may_still_differ() -> None:
         assert one.low < -0.05 < 0.05 < one.high
 
 
-def test_it_is_json() -> None:
+def test_a_comparison_converts_to_json() -> None:
     content = json.loads(json.dumps(compare(1.0).to_dict(), allow_nan=False))
     assert content["sentence"].startswith("new is better")
     assert set(content["tar"]) == {"0.01", "0.001"}
     assert set(content["eer"]) == {"value", "low", "high"}
 
 
-def test_models_that_scored_other_pairs_are_not_compared() -> None:
+def test_scores_of_other_pairs_raise() -> None:
     with pytest.raises(InputError, match="A has 2 scores and B 3: compare the same pairs"):
         compare_scores([0.1, 0.9], [0.1, 0.9, 0.5], [False, True])
-    with pytest.raises(InputError, match="level 0 is none"):
+    with pytest.raises(InputError, match="The confidence level is 0"):
         compare_scores([0.1, 0.9], [0.1, 0.9], [False, True], level=0)

@@ -31,7 +31,7 @@ def test_a_group_is_the_report_on_its_pairs() -> None:
         assert not group.insufficient
 
 
-def test_a_difference_is_to_all_others_and_found_where_there_is_one() -> None:
+def test_a_difference_is_from_all_others_and_found_where_there_is_one() -> None:
     for shift in (0.0, 1.0):
         scores, same, groups, people = pairs(shift)
         a, b = group_reports(scores, same, groups, 1.5, people, resamples=300)
@@ -66,7 +66,7 @@ def test_the_group_of_a_pair_is_that_of_both_photos() -> None:
     assert pair_groups(["a", "a", "", "b"], ["a", "b", "", "b"]).tolist() == ["a", "", "", "b"]
 
 
-def test_what_has_no_groups_is_refused() -> None:
+def test_pairs_without_any_group_raise() -> None:
     with pytest.raises(InputError, match="None of the pairs has a group"):
         group_reports([0.9, 0.1], [True, False], ["", ""], 0.5)
     with pytest.raises(InputError, match=r"shape \(1,\) for 2 pairs"):

@@ -12,7 +12,7 @@ import torch
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import IdentificationReport, identification_report
 from siamese_verify.evaluation import identification_rates as identification
-from siamese_verify.evaluation.report import plain
+from siamese_verify.evaluation.report import to_json_types
 
 RANKS = (1, 2, 3, 7, 50)
 FARS = (0.0, 0.05, 0.2, 1 / 3, 1.0)
@@ -228,7 +228,7 @@ def test_what_was_given_is_not_changed() -> None:
 
 def test_a_report_is_strict_json() -> None:
     found = identification_report([[1.0, 0.0]] * 3, [0, 0, 1], ranks=(1, 5), fars=(0.1,))
-    assert json.loads(json.dumps(plain(found), allow_nan=False)) == {
+    assert json.loads(json.dumps(to_json_types(found), allow_nan=False)) == {
         "cmc": {"1": 0.0, "5": 1.0},
         "open_set": [{"target": 0.1, "far": 0.0, "rate": 0.0, "threshold": None, "insufficient": True}],
         "known": 2,

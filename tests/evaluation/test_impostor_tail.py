@@ -13,12 +13,10 @@ from siamese_verify.evaluation import (
     all_pairs_intervals,
     all_pairs_report,
     calibrate,
-    impostor_tail_of,
     roc_curve,
     tar_at_far,
 )
 from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
-from siamese_verify.evaluation.impostor_tail import with_intervals
 from siamese_verify.evaluation.operating_points import most_accepts
 
 
@@ -30,7 +28,7 @@ def drawn(people: int = 60, photos: int = 5) -> tuple[np.ndarray, np.ndarray]:
 
 def test_counts_are_compared_and_not_products_that_round() -> None:
     scores, same = np.append(np.arange(100.0), 200), np.arange(101) == 100
-    tail = impostor_tail_of(roc_curve(scores, same))
+    tail = ImpostorTail.from_curve(roc_curve(scores, same))
     assert 0.29 * 100 < 29
     point = tar_at_far(scores, same, 0.29)
     assert (point.false_accepts, most_accepts(0.29, 100)) == (29, 29)
@@ -59,7 +57,7 @@ def test_a_threshold_for_any_rate_lies_in_its_interval_and_follows_the_rate() ->
     assert tail.threshold(0.01)[1] == pytest.approx(intervals, abs=0.02)  # the tail keeps 40 points for each decade
 
 
-def test_what_nobody_was_seen_to_reach_is_said_with_what_that_shows() -> None:
+def test_a_score_above_all_impostors_has_a_one_sided_bound() -> None:
     rows, who = drawn()
     tail = calibrate(rows, who).impostor_tail
     bound = tail.at_most(2.0)
@@ -74,7 +72,7 @@ def test_what_nobody_was_seen_to_reach_is_said_with_what_that_shows() -> None:
     assert few.at_most(2.0) > 10 * bound  # type: ignore[operator]
 
 
-def test_a_rate_that_the_tail_does_not_hold_is_refused() -> None:
+def test_a_rate_outside_of_the_tail_raises() -> None:
     tail = calibrate(*drawn(9), intervals=False).impostor_tail
     assert tail.threshold(0.1)[1] is None
     assert tail.at_most(0.5) is None
@@ -84,7 +82,7 @@ def test_a_rate_that_the_tail_does_not_hold_is_refused() -> None:
             tail.threshold(far)
 
 
-def test_the_evidence_of_a_score_ends_where_people_end_it() -> None:
+def test_ratios_are_bounded_by_the_number_of_people() -> None:
     who = np.repeat(np.arange(30), 4)
     rng = np.random.default_rng(0)
     rows = np.eye(30)[who] + 0.01 * rng.normal(size=(120, 30))  # nobody is like anybody else
@@ -99,19 +97,19 @@ def test_the_evidence_of_a_score_ends_where_people_end_it() -> None:
     assert calibration.bounded([-1.0, middle, 1.0]).tolist() == [True, False, True]
 
 
-def test_a_tail_of_collapsed_embeddings_knows_no_interval() -> None:
+def test_a_tail_of_collapsed_embeddings_has_no_intervals() -> None:
     rows, who = np.ones((30, 4), dtype=np.float32), np.arange(30) // 2
     pairs = clustered_rows(rows, who, kept=100)
-    tail = with_intervals(impostor_tail_of(all_pairs_report(rows, who).curve), pairs)
+    tail = ImpostorTail.from_curve(all_pairs_report(rows, who).curve).with_intervals(pairs)
     assert (tail.interval(1.0), tail.interval(2.0)) == (None, None)
     assert tail.threshold(0.1) == (tail.scores[-1], None)
 
 
-def test_a_tail_survives_json_and_one_that_claims_certainty_is_refused() -> None:
+def test_a_tail_is_read_as_it_was_written_and_a_certain_one_raises() -> None:
     tail = calibrate(*drawn(12)).impostor_tail
     content = json.loads(json.dumps(tail.to_dict(), allow_nan=False))
     assert ImpostorTail.from_dict(content) == tail
     certain = {**content, "intervals": [*content["intervals"][:-1], [0.0, 0.0]]}
-    with pytest.raises(InputError, match="claims that none scores higher: measure it again"):
+    with pytest.raises(InputError, match="claims that no impostor scores higher"):
         ImpostorTail.from_dict(certain)
     assert tail.intervals[-1] == Interval(0.0, tail.at_most(9.0) or 0.0)

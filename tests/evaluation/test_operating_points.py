@@ -5,7 +5,6 @@ import pytest
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
-    accuracy,
     best_threshold,
     kfold_accuracy,
     rates_at,
@@ -78,7 +77,7 @@ def test_fewer_than_ten_deciding_impostors_are_insufficient(impostors: int, far:
 
 
 @pytest.mark.parametrize("far", [-0.1, 1.1, float("nan")])
-def test_a_target_that_is_no_rate_is_refused(far: float) -> None:
+def test_a_target_outside_of_0_to_1_raises(far: float) -> None:
     with pytest.raises(InputError, match=f"The false accept rate asked for is {far}"):
         tar_at_far([0.9, 0.1], [True, False], far)
 
@@ -86,25 +85,26 @@ def test_a_target_that_is_no_rate_is_refused(far: float) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_zero_rates_agree_with_a_count(seed: int) -> None:
     scores, same = tied_pairs(seed)
-    assert zero_fmr(scores, same) == np.sum(scores[same] <= scores[~same].max()) / same.sum()
-    assert zero_fnmr(scores, same) == np.sum(scores[~same] >= scores[same].min()) / (~same).sum()
+    curve = roc_curve(scores, same)
+    assert zero_fmr(curve) == np.sum(scores[same] <= scores[~same].max()) / same.sum()
+    assert zero_fnmr(curve) == np.sum(scores[~same] >= scores[same].min()) / (~same).sum()
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_best_threshold_is_the_lowest_of_the_best(seed: int) -> None:
+def test_the_best_threshold_is_the_lowest_of_highest_accuracy(seed: int) -> None:
     scores, same = tied_pairs(seed)
-    threshold = best_threshold(scores, same)
-    assert threshold == naive_best_threshold(scores, same)
     curve = roc_curve(scores, same)
-    assert accuracy(scores, same, threshold) == max(accuracy(scores, same, t) for t in curve.thresholds)
+    threshold = best_threshold(curve)
+    assert threshold == naive_best_threshold(scores, same)
+    assert rates_at(curve, threshold).accuracy == max(rates_at(curve, t).accuracy for t in curve.thresholds)
 
 
-def test_refusing_everything_can_be_best() -> None:
-    assert best_threshold([0.1, 0.8, 0.9], [True, False, False]) == np.inf
+def test_rejecting_everything_can_be_best() -> None:
+    assert best_threshold(roc_curve([0.1, 0.8, 0.9], [True, False, False])) == np.inf
 
 
 def test_a_score_at_the_threshold_is_accepted() -> None:
-    rates = rates_at([0.5, 0.5, 0.4, 0.6], [True, False, True, False], 0.5)
+    rates = rates_at(roc_curve([0.5, 0.5, 0.4, 0.6], [True, False, True, False]), 0.5)
     assert (rates.accuracy, rates.far, rates.frr) == (0.25, 1.0, 0.5)
     assert (rates.false_accepts, rates.false_rejects) == (2, 1)
 
@@ -112,13 +112,14 @@ def test_a_score_at_the_threshold_is_accepted() -> None:
 def test_a_threshold_is_not_rounded_to_the_precision_of_the_scores() -> None:
     scores = np.array([0.1, 0.0], dtype=np.float32)  # the float32 0.1 is above the float64 0.1
     above = float(scores[0]) + 1e-12
-    assert accuracy(scores, [True, False], float(scores[0])) == 1
-    assert accuracy(scores, [True, False], above) == 0.5
+    curve = roc_curve(scores, [True, False])
+    assert rates_at(curve, float(scores[0])).accuracy == 1
+    assert rates_at(curve, above).accuracy == 0.5
 
 
-def test_a_threshold_of_nan_is_refused() -> None:
+def test_a_threshold_of_nan_raises() -> None:
     with pytest.raises(InputError, match="The threshold is NaN"):
-        accuracy([0.9, 0.1], [True, False], float("nan"))
+        rates_at(roc_curve([0.9, 0.1], [True, False]), float("nan"))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -161,6 +162,6 @@ def test_a_fold_may_hold_one_kind_only() -> None:
         ([0, 1, 2, 2], "Without fold 2, the other 2 pairs include no impostor one"),
     ],
 )
-def test_unusable_folds_are_refused(folds: object, message: str) -> None:
+def test_invalid_folds_raise(folds: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         kfold_accuracy([0.9, 0.8, 0.2, 0.1], [True, True, False, False], np.array(folds))

@@ -7,8 +7,8 @@ from scipy.stats import beta
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import all_pairs_intervals, all_pairs_report, pair_intervals, verification_report
 from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
-from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, rate_interval
-from siamese_verify.evaluation.pair_intervals import clustered, dyadic_variance
+from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, cluster_pairs, dyadic_variance, rate_interval
+from siamese_verify.evaluation.pair_intervals import clustered_intervals
 
 TARGETS = (0.3, 0.1, 0.01, 1e-4)
 
@@ -41,7 +41,7 @@ def separated(people: int, photos: int = 5) -> tuple[np.ndarray, np.ndarray, np.
     return np.where(same, 2 + noise, noise), same, np.stack([who[left], who[right]], axis=1)
 
 
-def test_without_errors_an_interval_ends_where_people_end_it_and_not_at_zero() -> None:
+def test_without_errors_the_interval_is_bounded_by_the_number_of_people() -> None:
     scores, same, people = separated(20)
     found = pair_intervals(scores, same, people, threshold=1.5)
     bound = 1 - 0.05 ** (1 / 20)  # no error among 20 independent people
@@ -96,7 +96,7 @@ def test_the_variance_adds_up_the_products_of_all_pairs_that_share_a_person(seed
 
 def test_the_far_has_that_variance_at_every_threshold() -> None:
     scores, same, people = listed(*drawn(1, people=35))
-    pairs = clustered(scores, same, people)
+    pairs = cluster_pairs(scores, same, people)
     thresholds = np.quantile(scores[~same], [0.9, 0.7, 0.5])
     rates = pairs.rates(thresholds)
     accepted = scores[~same] >= thresholds[:, None]
@@ -119,13 +119,11 @@ def test_all_pairs_have_the_intervals_of_the_listed_pairs(seed: int) -> None:
         assert interval == pytest.approx(wanted[name], rel=1e-9), name
 
 
-def test_what_too_many_impostors_decide_is_left_out_and_nothing_else_changes() -> None:
-    from siamese_verify.evaluation.pair_intervals import intervals_of
-
+def test_metrics_decided_by_unlisted_impostors_are_left_out_and_others_unchanged() -> None:
     rows, who = drawn(3)
     whole, some = clustered_rows(rows, who), clustered_rows(rows, who, kept=3000)
     assert len(some.impostors) < 3001 < len(whole.impostors)
-    found = [intervals_of(pairs, TARGETS, 0.9, 0.95) for pairs in (whole, some)]
+    found = [clustered_intervals(pairs, TARGETS, 0.9, 0.95) for pairs in (whole, some)]
     assert "tar_at_far_0.3" not in found[1]
     assert "tar_at_far_0.01" in found[1]
     for name, interval in found[1].items():
@@ -154,7 +152,7 @@ def test_people_and_not_pairs_decide() -> None:
         assert widths[1] > 0.9 * widths[0], name
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+def test_intervals_cover_the_true_value_at_their_level() -> None:
     """Where people fail in all of their pairs or in none; `benchmarks/coverage.py` draws other people as well."""
     rng = np.random.default_rng(0)
     covered = []
@@ -179,7 +177,7 @@ def test_the_report_has_the_intervals_of_known_people() -> None:
     assert verification_report(scores, same).intervals == {}
 
 
-def test_a_name_is_as_good_as_a_number() -> None:
+def test_identities_may_be_names_or_numbers() -> None:
     scores, same, people = separated(12)
     assert pair_intervals(scores, same, people) == pair_intervals(scores, same, np.char.zfill(people.astype(str), 2))
 
@@ -199,10 +197,10 @@ def test_collapsed_embeddings_have_no_interval_where_more_tie_than_are_kept() ->
     [
         ([0, 0, 0], 0.95, "3 photos of 1 people"),
         ([0, 1, 2], 0.95, "3 photos of 3 people"),
-        ([0, 0, 1], 1.0, "level 1.0"),
+        ([0, 0, 1], 1.0, "The confidence level is 1.0"),
     ],
 )
-def test_bad_rows_are_refused_in_a_sentence(people: list[int], level: float, message: str) -> None:
+def test_invalid_rows_raise(people: list[int], level: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         all_pairs_intervals(np.eye(3), people, level=level)
 
@@ -210,13 +208,13 @@ def test_bad_rows_are_refused_in_a_sentence(people: list[int], level: float, mes
 @pytest.mark.parametrize(
     ("identities", "options", "message"),
     [
-        ([[0, 0], [0, 1]], {"level": 1}, "level 1 is none"),
+        ([[0, 0], [0, 1]], {"level": 1}, "The confidence level is 1"),
         ([0, 1], {}, r"shape \(2,\): give two for each of 2 pairs"),
         ([[0, 1], [0, 1]], {}, r"1 pairs are genuine with two identities or impostors with one \(first row: 0\)"),
         ([[0, 0], [1, 1]], {}, r"first row: 1"),
     ],
 )
-def test_bad_pairs_are_refused_in_a_sentence(identities: list[object], options: dict[str, float], message: str) -> None:
+def test_invalid_pairs_raise(identities: list[object], options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         pair_intervals([0.9, 0.1], [True, False], identities, **options)  # type: ignore[arg-type]
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
+    PublishedCurve,
     VerificationReport,
     check_calibration,
     damaged_rates,
@@ -23,7 +24,7 @@ from siamese_verify.evaluation import (
     roc_curve,
     verification_report,
 )
-from siamese_verify.evaluation.roc import thinned
+from siamese_verify.evaluation.roc import downsample
 from siamese_verify.evaluation.score_statistics import hardest_pairs
 
 FILES = {"metrics.json", "curve.csv", "roc.png", "det.png", "histogram.png", "errors.png", "report.html"}
@@ -51,10 +52,16 @@ def two_photos(row: int) -> tuple[Image.Image, Image.Image]:
     return Image.new("RGB", (300, 200), (row % 256, 90, 120)), Image.new("L", (92, 112), 80)
 
 
-@pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes nearly all the time of a report, and these tests look at the rest."""
-    monkeypatch.setattr("siamese_verify.evaluation.pages.figures.draw_figures", lambda report: [])
+@pytest.fixture(scope="module")
+def replaced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a report whose photos are damaged, saved over another report."""
+
+    def damaged(row: int) -> tuple[Image.Image, Image.Image]:
+        raise InputError(f"photo {row} is damaged")
+
+    folder = tmp_path_factory.mktemp("report")
+    sample_report().save(folder, title="first")
+    return sample_report().save(folder, title="second", pictures=damaged)
 
 
 class Resources(HTMLParser):
@@ -129,11 +136,11 @@ def test_the_folder_is_complete_and_the_page_needs_nothing_else(tmp_path: Path) 
     parser = Resources()
     parser.feed(page)
     assert parser.open == []
-    assert len(parser.loaded) == 7 + 2 * 40  # figures where no script runs, twenty pairs of photos of each kind
+    assert len(parser.loaded) == 2 * 40  # twenty pairs of photos of each kind
     assert all(resource.startswith("data:image/") for resource in parser.loaded)
-    own = page.partition("<script>")[0]  # before the library that draws
-    assert "url(" not in own
-    assert "@import" not in own
+    assert page.count("<svg") == 7
+    assert "url(" not in page.replace("url(#", "")  # only parts of the page itself
+    assert "@import" not in page
     assert "<script>x" not in page
     assert "&lt;script&gt;" in page
     assert "Faces &amp; &lt;names&gt;" in page
@@ -146,25 +153,36 @@ def test_the_folder_is_complete_and_the_page_needs_nothing_else(tmp_path: Path) 
     assert metrics["eer"] == report.eer
 
 
-@pytest.mark.usefixtures("without_figures")
-def test_insufficient_points_are_flagged_in_words(tmp_path: Path) -> None:
-    page = sample_report().save(tmp_path).read_text(encoding="utf-8")
+def test_insufficient_points_are_flagged_in_words(replaced: Path) -> None:
+    page = replaced.read_text(encoding="utf-8")
     assert page.count("Too few impostors to rely on") == 2  # 200 impostors: FAR 0.01 and 0.001
     assert "1 in 1,000" in page
 
 
-@pytest.mark.usefixtures("without_figures")
-def test_a_damaged_photo_leaves_a_gap_but_a_bug_is_not_hidden(tmp_path: Path) -> None:
-    def damaged(row: int) -> tuple[Image.Image, Image.Image]:
-        raise InputError(f"photo {row} is damaged")
-
+def test_a_damaged_photo_leaves_a_gap_but_a_bug_is_not_hidden(replaced: Path, tmp_path: Path) -> None:
     def wrong(row: int) -> tuple[Image.Image, Image.Image]:
         raise KeyError(row)
 
-    page = sample_report().save(tmp_path, pictures=damaged).read_text(encoding="utf-8")
-    assert page.count("no picture") == 40
+    assert replaced.read_text(encoding="utf-8").count("no picture") == 40
     with pytest.raises(KeyError):
         sample_report().save(tmp_path, pictures=wrong)
+
+
+def test_a_second_report_replaces_the_first(replaced: Path) -> None:
+    assert strict(replaced.with_name("metrics.json").read_text())["title"] == "second"
+    assert "<h1>second</h1>" in replaced.read_text(encoding="utf-8")
+
+
+def test_a_page_of_many_pairs_and_published_curves_is_small(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    same = generator.random(200_000) < 0.5
+    report = verification_report(generator.normal(size=200_000) + 2 * same, same)
+    rates = np.linspace(0, 1, 1000)
+    published = [PublishedCurve(f"_method {number} of $5 & <others>", rates**2, rates) for number in range(40)]
+    page = report.save(tmp_path, published=published).read_text(encoding="utf-8")
+    assert len(page) < 1_500_000
+    for number in range(40):
+        assert f"_method {number} of $5 &amp; &lt;others&gt;</text>" in page
 
 
 @pytest.mark.parametrize(
@@ -185,20 +203,13 @@ def test_extreme_scores_can_be_drawn_without_warnings(
     assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
-@pytest.mark.usefixtures("without_figures")
-def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
-    sample_report().save(tmp_path, title="first")
-    sample_report().save(tmp_path, title="second")
-    assert strict((tmp_path / "metrics.json").read_text())["title"] == "second"
-
-
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'taken'} is a file")):
         sample_report().save(tmp_path / "taken")
 
 
-def test_the_worst_mistakes_are_the_hardest_pairs_in_order() -> None:
+def test_the_hardest_pairs_are_listed_in_order() -> None:
     scores = np.array([0.9, 0.1, 0.5, 0.5, 0.5, 0.95])
     same = np.array([False, True, False, False, True, True])
     hardest = hardest_pairs(scores, same, count=2)
@@ -206,11 +217,11 @@ def test_the_worst_mistakes_are_the_hardest_pairs_in_order() -> None:
     assert [(pair.row, pair.wrong(0.6)) for pair in hardest.genuine] == [(1, True), (4, True)]
 
 
-def test_a_curve_is_thinned_to_what_can_be_seen_and_keeps_its_ends() -> None:
+def test_a_downsampled_curve_is_close_to_the_whole_and_keeps_its_ends() -> None:
     generator = np.random.default_rng(0)
     same = generator.random(100_000) < 0.5
     curve = roc_curve(generator.normal(size=100_000) + 2 * same, same)
-    few = thinned(curve)
+    few = downsample(curve)
     assert len(few) < 6_000
     assert (few.thresholds[0], few.thresholds[-1]) == (np.inf, curve.thresholds[-1])
     before = (

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import read_curve_points, read_published, read_scores, roc_curve, verification_report
-from siamese_verify.evaluation.roc import curve_points
+from siamese_verify.evaluation import read_curve, read_published, read_scores, roc_curve, verification_report
+from siamese_verify.evaluation.roc import write_curve
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared with the reference scores is not here")
@@ -58,27 +58,32 @@ def test_a_table_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
         ("score,same\n0.5,1\nnan,0\ninf,0\n", r"2 scores in .* are NaN or infinite \(first lines: 3, 4\)"),
         ("score,same\n0.5,2\n", "Line 2 of .* has '2' as same"),
         ("score,same\n", "no line below its header"),
+        ("score,same\n0.5,1\n\nhigh,0\n", "Line 4 of .* has 'high' as score"),
+        ('score,same,note\n0.5,1,"two\nlines"\nnan,0,\n', r"\(first lines: 4\)"),
+        ("score,same,fold\n0.5,1,1\n0.5,0,\n", "Line 3 of .* has no fold"),
+        ("score,same,identity_b\n0.5,1,x\n", "has identity_b alone"),
+        ("score,same,identity_a,identity_b\n0.5,1,,x\n", "Line 2 of .* has no identity_a"),
     ],
 )
-def test_what_is_wrong_with_scores_is_said_with_the_line(tmp_path: Path, table: str, message: str) -> None:
+def test_invalid_scores_raise_with_their_line(tmp_path: Path, table: str, message: str) -> None:
     (tmp_path / "s.csv").write_text(table)
     with pytest.raises(InputError, match=message):
         read_scores(tmp_path / "s.csv")
 
 
-def test_a_curve_survives_its_table(tmp_path: Path) -> None:
+def test_a_curve_is_read_as_it_was_written(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     same = generator.random(200) < 0.5
     curve = roc_curve(generator.normal(size=200).astype(np.float32) + same, same)
-    (tmp_path / "curve.csv").write_text(curve_points(curve))
-    found = read_curve_points(tmp_path / "curve.csv")
+    (tmp_path / "curve.csv").write_text(write_curve(curve))
+    found = read_curve(tmp_path / "curve.csv")
     for name in ("thresholds", "false_accepts", "true_accepts"):
         np.testing.assert_array_equal(getattr(found, name), getattr(curve, name))
     assert (found.genuine, found.impostors) == (curve.genuine, curve.impostors)
     for damaged in ("inf,0,0\n", "inf,x,0\n0,1,1\n", "inf,0,0\n1,2,2\n0,1,3\n"):
         (tmp_path / "curve.csv").write_text("threshold,false_accepts,true_accepts\n" + damaged)
         with pytest.raises(InputError, match="holds no curve"):
-            read_curve_points(tmp_path / "curve.csv")
+            read_curve(tmp_path / "curve.csv")
 
 
 @needs_shared
@@ -94,7 +99,7 @@ def test_published_curves_are_read_whichever_column_comes_first() -> None:
     assert best.tar[np.searchsorted(best.far, 0.01, side="right") - 1] > 0.99
 
 
-def test_columns_are_told_apart_and_nan_is_left_out(tmp_path: Path) -> None:
+def test_tar_and_far_are_recognized_in_either_order_and_nan_is_left_out(tmp_path: Path) -> None:
     points = "0.0 nan\n0.0 0.0\n0.1 0.7\n0.5 0.9\n1.0 1.0\n"
     (tmp_path / "a_b.txt").write_text(points)
     (tmp_path / "turned.txt").write_text("\n".join(" ".join(line.split()[::-1]) for line in points.splitlines()))
@@ -105,13 +110,13 @@ def test_columns_are_told_apart_and_nan_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["x y\n", "1 2\n0 1\n", "0 1\n", "0 1 2\n1 1 1\n"])
-def test_what_is_no_curve_is_said(tmp_path: Path, content: str) -> None:
+def test_a_file_without_a_curve_raises(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.txt").write_text(content)
     with pytest.raises(InputError, match="holds no curve"):
         read_published(tmp_path)
 
 
-def test_a_folder_without_curves_is_said(tmp_path: Path) -> None:
+def test_a_folder_without_curves_raises(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="no published curves"):
             read_published(folder)

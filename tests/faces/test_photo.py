@@ -17,10 +17,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Photo, open_photo, raster, reduced
-from siamese_verify.faces import photo as photo_module
+from siamese_verify.faces import Photo, open_photo, reduced
 from siamese_verify.faces.image_headers import Parts, excerpt, orientation_of
-from siamese_verify.faces.photo import FORMATS, TooManyPixels
+from siamese_verify.faces.photo import FORMATS, PhotoLimits, TooManyPixels
 
 ORIENTATION = 0x0112
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -71,7 +70,7 @@ def test_a_grey_array_becomes_three_equal_channels() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_is_turned_upright_by_its_exif_orientation(orientation: int, mode: str) -> None:
+def test_a_photo_is_rotated_upright_by_its_exif_orientation(orientation: int, mode: str) -> None:
     image = Image.fromarray(PIXELS)
     if mode == "L":
         image = image.convert("L")
@@ -90,7 +89,7 @@ def test_a_photo_is_turned_upright_by_its_exif_orientation(orientation: int, mod
     }[orientation]
     opened = open_photo(encoded(image, "PNG", exif=oriented(orientation)))
     np.testing.assert_array_equal(np.asarray(opened), upright)
-    assert opened.getexif().get(ORIENTATION, 1) == 1  # or the next program turns it again
+    assert opened.getexif().get(ORIENTATION, 1) == 1  # or the next program rotates it again
     np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(opened)), upright)
 
 
@@ -106,7 +105,7 @@ def test_floats_count_from_zero_to_one(value: float) -> None:
     assert opened.getpixel((0, 0)) == (int(255 * max(value, 0)),) * 3
 
 
-def test_a_palette_gives_its_colours() -> None:
+def test_a_palette_gives_its_colors() -> None:
     image = Image.fromarray(PIXELS).quantize(8)
     expected = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)[np.asarray(image)]
     np.testing.assert_array_equal(np.asarray(open_photo(encoded(image, "GIF"))), expected)
@@ -122,8 +121,8 @@ def test_what_is_transparent_is_white_and_a_photo_that_is_so_all_over_is_refused
     red[:32, :, 3] = 255
     red[32:, :32, 3] = 128
     opened = np.asarray(open_photo(encoded(Image.fromarray(red), kind, **options)), dtype=int)
-    for place, colour in (((0, 0), (200, 0, 0)), ((63, 0), (227, 127, 127)), ((63, 63), (255, 255, 255))):
-        np.testing.assert_allclose(opened[place], colour, atol=1)
+    for place, color in (((0, 0), (200, 0, 0)), ((63, 0), (227, 127, 127)), ((63, 63), (255, 255, 255))):
+        np.testing.assert_allclose(opened[place], color, atol=1)
 
 
 def test_cmyk_is_mixed_to_rgb() -> None:
@@ -143,9 +142,9 @@ def test_a_single_pixel_is_a_photo() -> None:
     assert open_photo(PIXELS[:1, :1]).size == (1, 1)
 
 
-def one_sentence(source: Any, name: str | None = None) -> str:
+def one_sentence(source: Any, name: str | None = None, **limits: Any) -> str:
     with pytest.raises(InputError) as raised:
-        open_photo(source, name)
+        open_photo(source, name, limits=PhotoLimits(**limits))
     message = str(raised.value)
     assert message.endswith(".")
     assert not message.endswith("..")
@@ -218,11 +217,10 @@ def test_random_damage_gives_a_photo_or_an_input_error() -> None:
     assert 0 < refused < 300
 
 
-def test_too_many_bytes_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(photo_module, "MAX_BYTES", 2**20)
+def test_too_many_bytes_are_refused_before_decoding(tmp_path: Path) -> None:
     file = tmp_path / "poster.jpg"
     file.write_bytes(bytes(3 * 2**20))
-    message = one_sentence(file)
+    message = one_sentence(file, max_bytes=2**20)
     assert str(file) in message
     assert "3 MB" in message
     assert "1 MB" in message
@@ -279,7 +277,7 @@ def test_what_is_no_photo_is_named(source: Any, words: str) -> None:
     assert words in one_sentence(source)
 
 
-def test_a_file_is_never_read_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_never_read_beyond_the_limit() -> None:
     class Endless(io.RawIOBase):
         given = 0
 
@@ -287,9 +285,8 @@ def test_a_file_is_never_read_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) 
             self.given += min(size, 1000)
             return bytes(min(size, 1000))
 
-    monkeypatch.setattr(photo_module, "MAX_BYTES", 10_000)
     file = Endless()
-    one_sentence(file)
+    one_sentence(file, max_bytes=10_000)
     assert file.given == 10_001
 
 
@@ -322,18 +319,9 @@ def test_every_format_is_read_from_bytes(kind: str) -> None:
         open_photo(half)
 
 
-@pytest.mark.parametrize("mode", ["I;16", "RGB", "RGBA"])
-def test_numbers_of_eight_bits_in_a_file_of_sixteen_are_not_black(mode: str) -> None:
-    if mode == "I;16":
-        content = encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16)))
-        expected = np.stack([PIXELS[..., 0]] * 3, axis=-1)
-    else:
-        alpha = np.full((6, 9, 1), 65535)
-        numbers = PIXELS if mode == "RGB" else np.concatenate([PIXELS, alpha], axis=2)
-        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in numbers)
-        content = png((9, 6, 16, 2 if mode == "RGB" else 6, 0, 0, 0), (b"IDAT", zlib.compress(rows)))
-        expected = PIXELS
-    np.testing.assert_array_equal(np.asarray(open_photo(content)), expected)
+def test_values_of_eight_bits_in_a_grey_file_of_sixteen_are_not_black() -> None:
+    content = encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16)))
+    np.testing.assert_array_equal(np.asarray(open_photo(content)), np.stack([PIXELS[..., 0]] * 3, axis=-1))
 
 
 def png(head: tuple[int, ...], *chunks: tuple[bytes, bytes]) -> bytes:
@@ -353,7 +341,7 @@ def many_scans(size: tuple[int, int], repeats: int) -> bytes:
 
 
 def test_the_scans_of_a_jpeg_are_counted_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    ordinary = excerpt(many_scans((64, 48), 0), "JPEG")  # colours at half the size: 6 scans of 1 and 4 of 1/4 each
+    ordinary = excerpt(many_scans((64, 48), 0), "JPEG")  # colors at half the size: 6 scans of 1 and 4 of 1/4 each
     assert ordinary.samples == 64 * 48 * (6 + 2 * 4 / 4)
     assert ordinary.kept == 2 * 64 * 48 * 1.5
     assert excerpt(many_scans((64, 48), 100), "JPEG").samples == ordinary.samples + 100 * 64 * 48
@@ -427,33 +415,32 @@ def test_parts_are_read_as_if_they_were_one() -> None:
 
 
 def test_of_a_file_with_several_pictures_the_first_is_opened() -> None:
-    first, second = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
+    first, second = (Image.new("RGB", (64, 64), color) for color in ("red", "blue"))
     for kind in ("GIF", "PNG", "WEBP", "AVIF", "TIFF", "MPO"):
         content = encoded(first, kind, save_all=True, append_images=[second])
         np.testing.assert_allclose(np.asarray(open_photo(content))[5, 5], (255, 0, 0), atol=6)
 
 
-def test_a_photo_that_a_child_decodes_is_bounded_by_memory_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_that_a_child_decodes_is_bounded_by_memory_and_time() -> None:
     content = encoded(Image.new("RGB", (3000, 2000)), "TIFF", compression="tiff_deflate")
     assert open_photo(content).size == (3000, 2000)
-    monkeypatch.setattr(photo_module, "MEMORY", 16_000_000)
     with pytest.raises(TooManyPixels, match="the limit of TIFF is 3,1"):
-        open_photo(content)
-    monkeypatch.setattr(photo_module, "CHILD_WAIT", 0.0)
-    assert "takes too much time or memory" in one_sentence(content)
+        open_photo(content, limits=PhotoLimits(max_memory=16_000_000))
+    assert "takes too much time or memory" in one_sentence(content, child_seconds=0.0)
 
 
-def test_a_photo_of_many_megapixels_comes_smaller_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raster, "WHOLE", 400 * 300 - 1)
-    monkeypatch.setattr(raster, "BAND", 3000)
-    colours = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
-    large = Image.fromarray(colours).resize((400, 300), Image.Resampling.BICUBIC)
+def test_a_photo_of_many_megapixels_comes_smaller_and_says_so() -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
+    large = Image.fromarray(colors).resize((2000, 1500), Image.Resampling.BICUBIC)  # three bands
+    limits = PhotoLimits(full_pixels=2000 * 1500 - 1)
     expected = np.asarray(large.reduce(2), dtype=int)
-    for source in (large, encoded(large, "PNG", compress_level=1), encoded(large, "JPEG", quality=95)):
-        opened = open_photo(source)
+    files = [encoded(large, kind) for kind in ("PNG", "JPEG", "TIFF")]
+    sources: list[Photo] = [large, *files]
+    for source in sources:
+        opened = open_photo(source, limits=limits)
         assert reduced(opened) == 2
         assert np.abs(np.asarray(opened, dtype=int) - expected).mean() < 2
-    grey = open_photo(large.convert("L"))
+    grey = open_photo(large.convert("L"), limits=limits)
     assert np.abs(np.asarray(grey, dtype=int)[..., 0] - np.asarray(large.convert("L").reduce(2))).max() == 0
     assert reduced(open_photo(PIXELS)) == 1
 

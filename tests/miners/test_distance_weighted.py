@@ -11,9 +11,8 @@ from scipy import stats
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.miners import DistanceWeighted, distance_weighted
+from siamese_verify.miners import DistanceWeighted
 from siamese_verify.miners.distance_weighted import log_density
-from siamese_verify.pairwise import blocks as tiles
 from siamese_verify.structures import Triplets
 
 COPIES = 120  # of one photo: 14,280 ordered genuine pairs draw from the same negatives
@@ -118,13 +117,14 @@ def test_in_512_dimensions_the_nearest_is_drawn_and_nothing_overflows() -> None:
     assert not bool((labels[drawn.anchor] == labels[drawn.negative]).any())
 
 
-@pytest.mark.parametrize("side", [1, 4, 512])
-def test_each_genuine_pair_draws_once_in_order(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("numbers", [1, 64, 1 << 20])  # distances held at once
+def test_each_genuine_pair_draws_once_in_order(numbers: int) -> None:
     embeddings, labels = batch()
-    whole = listed(distance_weighted(embeddings, labels, generator=torch.Generator().manual_seed(7)))
-    monkeypatch.setattr(tiles, "SIDE", side)  # rows are seen in bands of 4 side^2 / columns
+    whole = listed(DistanceWeighted(generator=torch.Generator().manual_seed(7))(embeddings, labels))
     generator = torch.Generator().manual_seed(7)
-    drawn = distance_weighted(embeddings, labels, generator=generator)
+    miner = DistanceWeighted(generator=generator)
+    miner.numbers = numbers
+    drawn = miner(embeddings, labels)
     assert [triplet[:2] for triplet in listed(drawn)] == genuine(labels)
     assert listed(drawn) == whole
     after = torch.Generator().manual_seed(7)
@@ -133,11 +133,12 @@ def test_each_genuine_pair_draws_once_in_order(side: int, monkeypatch: pytest.Mo
     assert [field.dtype for field in drawn] == [torch.int64] * 3
 
 
-@pytest.mark.parametrize("side", [1, 4, 512])
-def test_among_references_negatives_are_other_people_within_reach(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "SIDE", side)
+@pytest.mark.parametrize("numbers", [1, 64, 1 << 20])  # distances held at once
+def test_among_references_negatives_are_other_people_within_reach(numbers: int) -> None:
     (rows, labels), (columns, others) = batch(9), batch(31, seed=1)
-    drawn = DistanceWeighted(farthest=1.2)(rows, labels, columns, others)
+    miner = DistanceWeighted(farthest=1.2)
+    miner.numbers = numbers
+    drawn = miner(rows, labels, columns, others)
     assert torch.stack(drawn[:2], dim=1).tolist() == genuine(labels, others)
     assert not bool((labels[drawn.anchor] == others[drawn.negative]).any())
     unit_rows, unit_columns = (torch.nn.functional.normalize(side) for side in (rows, columns))
@@ -162,7 +163,7 @@ def test_lengths_of_embeddings_do_not_matter() -> None:
     embeddings, labels = batch()
     stretched = embeddings * 2.0 ** (torch.arange(len(labels)) % 7 - 3)[:, None]
     first, second = (
-        distance_weighted(rows, labels, generator=torch.Generator().manual_seed(0)) for rows in (embeddings, stretched)
+        DistanceWeighted(generator=torch.Generator().manual_seed(0))(rows, labels) for rows in (embeddings, stretched)
     )
     assert listed(first) == listed(second)
 
@@ -172,7 +173,7 @@ def test_other_types_draw_as_single_does(dtype: torch.dtype) -> None:
     embeddings, labels = batch()
     rounded = embeddings.bfloat16().to(dtype)  # bfloat16 has fewer digits than any
     first, second = (
-        distance_weighted(rows, labels, generator=torch.Generator().manual_seed(0))
+        DistanceWeighted(generator=torch.Generator().manual_seed(0))(rows, labels)
         for rows in (rounded, rounded.float())
     )
     assert listed(first) == listed(second)
@@ -222,10 +223,6 @@ def test_a_sphere_needs_two_dimensions(dimensions: int) -> None:
     ],
 )
 def test_distances_that_leave_nothing_are_refused_in_one_sentence(cutoff: float, farthest: float, message: str) -> None:
-    for refuse in (
-        lambda: DistanceWeighted(cutoff, farthest),
-        lambda: distance_weighted(*batch(), cutoff=cutoff, farthest=farthest),
-    ):
-        with pytest.raises(InputError, match=message) as refusal:
-            refuse()
-        assert str(refusal.value).endswith(".") and ". " not in str(refusal.value)
+    with pytest.raises(InputError, match=message) as refusal:
+        DistanceWeighted(cutoff, farthest)
+    assert str(refusal.value).endswith(".") and ". " not in str(refusal.value)

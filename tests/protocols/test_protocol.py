@@ -11,7 +11,7 @@ from PIL import Image
 
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
-from siamese_verify.protocols import PairList, Protocol, all_pairs, folder_pairs, sampled_pairs
+from siamese_verify.protocols import PairList, Protocol, all_pairs, folder_pairs, keep_photos, sampled_pairs
 from siamese_verify.protocols.protocol import draw_pairs
 
 
@@ -57,6 +57,32 @@ def test_a_sample_of_listed_or_all_pairs_is_half_genuine_and_seeded() -> None:
         np.testing.assert_array_equal(sample.left, again.left)
         assert not np.array_equal(sample.left, sampled_pairs(protocol, 50, seed=2).left)
         assert len(sampled_pairs(protocol, 10**6).same) == 780  # all there are
+
+
+def test_a_protocol_is_restricted_to_photos_and_their_pairs() -> None:
+    everything = all_pairs(SyntheticFaces(4, 3, 16), "synthetic")
+    identities = everything.photos.identities
+    left, right = np.array([0, 3, 6, 0, 11]), np.array([1, 4, 8, 5, 2])
+    pairs = PairList(left, right, identities[left] == identities[right], np.arange(5), np.array(list("abcde")))
+    listed = Protocol("listed", everything.photos, pairs)
+    rows = np.array([0, 1, 2, 5, 6, 8, 11])
+    kept = keep_photos(listed, rows)
+    assert kept.pairs is not None and kept.pairs.folds is not None and kept.pairs.groups is not None
+    names = everything.photos.names
+    expected = [f"{names[i]} and {names[j]}" for i, j in zip(left, right, strict=True) if i != 3]
+    assert [kept.describe(pair) for pair in range(4)] == expected
+    assert kept.pairs.folds.tolist() == [0, 2, 3, 4]
+    assert kept.pairs.groups.tolist() == list("acde")
+    assert keep_photos(everything, np.arange(12)) is everything
+    for protocol in (everything, listed, kept, keep_photos(everything, rows)):
+        kinds = [protocol.photos.identities[i] == protocol.photos.identities[j] for i, j in pairs_of(protocol)]
+        assert protocol.count_pairs() == (sum(kinds), len(kinds) - sum(kinds))
+
+
+def pairs_of(protocol: Protocol) -> list[tuple[int, int]]:
+    if protocol.pairs is None:
+        return list(combinations(range(len(protocol.photos)), 2))
+    return list(zip(protocol.pairs.left.tolist(), protocol.pairs.right.tolist(), strict=True))
 
 
 def test_one_person_alone_has_no_impostors() -> None:

@@ -58,7 +58,7 @@ class SumLoss(nn.Module):
 
 def encoder() -> SmallResNet:
     torch.manual_seed(0)
-    return SmallResNet(size=16, width=4, dimension=8)
+    return SmallResNet(size=16, width=4, embedding_size=8)
 
 
 def batch(people: int = 3, photos: int = 2, tuples: Pairs | Triplets | None = None, seed: int = 0) -> FaceBatch:

@@ -1,22 +1,42 @@
-"""The colours of the figures."""
+"""The figures of reports, comparisons and loggers, each drawn once: as PNG for files and as SVG for pages."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import math
+import re
+import warnings
 from statistics import NormalDist
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from siamese_verify.evaluation.roc import thinned
+from siamese_verify.evaluation.operating_points import equal_error
+from siamese_verify.evaluation.roc import downsample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from siamese_verify.evaluation.calibration_check import CalibrationBin
+    from siamese_verify.evaluation.folds import KFoldAccuracy
+    from siamese_verify.evaluation.groups import DamagedRates
+    from siamese_verify.evaluation.operating_points import OperatingPoint
+    from siamese_verify.evaluation.report import VerificationReport
+    from siamese_verify.evaluation.roc import RocCurve
+    from siamese_verify.evaluation.score_file import PublishedCurve
+    from siamese_verify.evaluation.score_statistics import ScoreHistogram
+
+    Draw = Callable[[Axes], None]
 
 
-@dataclass(frozen=True)
-class Palette:
-    """Colours that keep their contrast on one ground; the two kinds stay apart for colour-blind readers."""
+class Palette(NamedTuple):
+    """Colors of a figure, which color-blind readers can tell apart."""
 
     ground: str
     ink: str
@@ -26,20 +46,28 @@ class Palette:
 
 
 LIGHT = Palette("#ffffff", "#1d2733", "#d5dbe3", "#1769c2", "#d9591a")
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from siamese_verify.evaluation.report import VerificationReport
-    from siamese_verify.evaluation.roc import RocCurve
-
+VARIABLES = dict(zip(LIGHT, ("--card", "--ink", "--line", "--genuine", "--impostor"), strict=True))  # in page.css
+CURVES = (LIGHT.genuine, LIGHT.impostor, "#2a9d6f", "#8c5fc7", "#b8860b", "#c2407c", "#4d908e", "#7b8694")
+OTHERS = CURVES[2:]  # of published curves
 PROBIT_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
+WIDTH, HEIGHT = 6.4, 4.4  # inches
+LEGEND_ROW = 0.2  # inches
+AXIS_STEPS = 128  # intervals of the table by which the page's script reads an axis
+
+
+class ReportFigure(NamedTuple):
+    """A figure as PNG and as SVG."""
+
+    name: str
+    title: str
+    text: str  # what to see in it
+    png: bytes
+    svg: str  # an element of a page, in the colors of its style sheet
+    axes: dict[str, Any]  # box of the axes in the SVG's units, and values at equal distances along x and y
 
 
 def percent_label(rate: float) -> str:
-    """Write a rate for an axis: 0.01 as 1 %."""
+    """Return a rate as a label: 0.01 as 1 %."""
     return f"{100 * rate:.3g} %"
 
 
@@ -48,14 +76,43 @@ def probit(rates: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([NormalDist().inv_cdf(float(rate)) for rate in rates])
 
 
-def draw_roc(axes: Axes, report: VerificationReport, curve: RocCurve, palette: Palette) -> None:
-    """Draw TAR against FAR on a logarithmic axis, with the operating points of the report."""
-    smallest = min(0.5 / curve.impostors, 0.005)
-    without_error = float(curve.tar[curve.false_accepts == 0][-1])
+def rate_floor(count: int, largest: float) -> float:
+    """Return the lowest rate on a logarithmic axis: that of half an error, or `largest` if that is lower."""
+    return min(0.5 / count, largest)
+
+
+def draw_roc(
+    axes: Axes,
+    curves: Mapping[str, RocCurve],
+    points: Sequence[OperatingPoint] = (),
+    published: Sequence[PublishedCurve] = (),
+) -> None:
+    """Draw TAR against FAR on a logarithmic axis.
+
+    Args:
+        axes: to draw on.
+        curves: by name.
+        points: marked with their TAR, hollow where insufficient.
+        published: curves of other authors, drawn thinner.
+    """
+    smallest = min(rate_floor(curve.impostors, 0.005) for curve in curves.values())
+    without_error = min(float(curve.tar[curve.false_accepts == 0][-1]) for curve in curves.values())
     bottom = max(-0.02, min(without_error, 0.9) - 0.08)
-    # Steps, not slopes: between two operating points the stricter one is what a threshold gives.
-    axes.plot(np.maximum(curve.far, smallest), curve.tar, color=palette.genuine, linewidth=2, drawstyle="steps-post")
-    for point in report.operating_points:
+    for number, other in enumerate(published):
+        style = ("-", "--", ":", "-.")[number // len(OTHERS) % 4]
+        color = OTHERS[number % len(OTHERS)]
+        axes.plot(np.maximum(other.far, smallest), other.tar, style, color=color, linewidth=1, label=_label(other.name))
+    for number, (name, curve) in enumerate(curves.items()):
+        # Steps: between two operating points the stricter one is what a threshold gives.
+        axes.plot(
+            np.maximum(curve.far, smallest),
+            curve.tar,
+            color=CURVES[number % len(CURVES)],
+            linewidth=2,
+            drawstyle="steps-post",
+            label=_label(name),
+        )
+    for point in points:
         if point.target < smallest:
             continue
         axes.plot(
@@ -63,24 +120,17 @@ def draw_roc(axes: Axes, report: VerificationReport, curve: RocCurve, palette: P
             point.tar,
             marker="o",
             markersize=8,
-            color=palette.impostor,
-            markerfacecolor=palette.ground if point.insufficient else palette.impostor,
+            color=LIGHT.impostor,
+            markerfacecolor=LIGHT.ground if point.insufficient else LIGHT.impostor,
             markeredgewidth=2,
             clip_on=False,
             zorder=4,
         )
         above = point.tar < bottom + 0.15 * (1 - bottom)
-        axes.annotate(
-            f"{100 * point.tar:.1f} %",
-            (point.target, point.tar),
-            xytext=(8, 8 if above else -15),
-            textcoords="offset points",
-            color=palette.ink,
-            fontsize=10,
-        )
-    if any(point.insufficient for point in report.operating_points):
-        axes.plot([], [], "o", color=palette.impostor, markerfacecolor="none", label="too few impostors to rely on")
-        axes.legend(frameon=False, labelcolor=palette.ink, loc="center right")
+        _annotate(axes, f"{100 * point.tar:.1f} %", (point.target, point.tar), xytext=(8, 8 if above else -15))
+    if any(point.insufficient for point in points):
+        hollow = "hollow: too few impostors to rely on"
+        axes.text(0.98, 0.03, hollow, ha="right", fontsize=9, color=LIGHT.ink, transform=axes.transAxes)
     axes.set_xscale("log")
     axes.set_xlim(smallest, 1)
     axes.set_ylim(bottom, 1.01)
@@ -90,134 +140,101 @@ def draw_roc(axes: Axes, report: VerificationReport, curve: RocCurve, palette: P
     axes.set_ylabel("true accept rate")
 
 
-def draw_det(axes: Axes, report: VerificationReport, curve: RocCurve, palette: Palette) -> None:
-    """Draw FRR against FAR on probit axes (Martin et al., "The DET curve", Eurospeech 1997), with the EER."""
-    floors = (min(0.5 / curve.impostors, 0.01), min(0.5 / curve.genuine, 0.01))
-    far, frr = (
-        probit(np.clip(rate, floor, 1 - 1e-9)) for rate, floor in zip((curve.far, curve.frr), floors, strict=True)
-    )
-    axes.plot(far, frr, color=palette.genuine, linewidth=2, drawstyle="steps-post")
-    top = NormalDist().inv_cdf(0.5 if report.eer < 0.35 else 0.99)
-    axes.set_xlim(NormalDist().inv_cdf(floors[0]), top)
-    axes.set_ylim(NormalDist().inv_cdf(floors[1]), top)
-    axes.axline((0, 0), slope=1, color=palette.ink, linewidth=1, linestyle=":")
-    if report.eer <= max(floors):
-        axes.text(0.5, 0.5, "fewer errors than can be drawn", ha="center", color=palette.ink, transform=axes.transAxes)
-    elif report.eer < 0.98:
-        crossing = NormalDist().inv_cdf(report.eer)
-        far_right = report.eer > 0.05
-        axes.plot(crossing, crossing, marker="o", markersize=8, color=palette.impostor, zorder=4, clip_on=False)
-        axes.annotate(
-            f"equal error rate {percent_label(report.eer)}",
-            (crossing, crossing),
-            xytext=(-12, -18) if far_right else (12, 9),
-            textcoords="offset points",
-            ha="right" if far_right else "left",
-            color=palette.ink,
-            fontsize=10,
-            bbox={"facecolor": palette.ground, "edgecolor": "none", "pad": 1.5},
+def draw_det(axes: Axes, curves: Mapping[str, RocCurve]) -> None:
+    """Draw FRR against FAR on probit axes, with the equal error rate of each curve.
+
+    Martin et al., "The DET curve in assessment of detection task performance", Eurospeech 1997.
+    """
+    rates = [equal_error(curve).rate for curve in curves.values()]
+    far_floor = min(rate_floor(curve.impostors, 0.01) for curve in curves.values())
+    frr_floor = min(rate_floor(curve.genuine, 0.01) for curve in curves.values())
+    top = NormalDist().inv_cdf(0.5 if max(rates) < 0.35 else 0.99)
+    axes.axline((0, 0), slope=1, color=LIGHT.ink, linewidth=1, linestyle=":")
+    for number, ((name, curve), eer) in enumerate(zip(curves.items(), rates, strict=True)):
+        color = CURVES[number % len(CURVES)]
+        far, frr = (
+            probit(np.clip(rate, floor, 1 - 1e-9)) for rate, floor in ((curve.far, far_floor), (curve.frr, frr_floor))
         )
+        label = _label(name if len(curves) == 1 else f"{name}, EER {percent_label(eer)}")
+        axes.plot(far, frr, color=color, linewidth=2, drawstyle="steps-post", label=label)
+        if max(far_floor, frr_floor) < eer < 0.98:
+            place = NormalDist().inv_cdf(eer)
+            marker = LIGHT.impostor if len(curves) == 1 else color
+            axes.plot(place, place, marker="o", markersize=8, color=marker, zorder=4, clip_on=False)
+            if len(curves) == 1:
+                right = eer > 0.05
+                _annotate(
+                    axes,
+                    f"equal error rate {percent_label(eer)}",
+                    (place, place),
+                    xytext=(-12, -18) if right else (12, 9),
+                    ha="right" if right else "left",
+                    bbox={"facecolor": LIGHT.ground, "edgecolor": "none", "pad": 1.5},
+                )
+    if max(rates) <= max(far_floor, frr_floor):
+        axes.text(0.5, 0.5, "fewer errors than can be drawn", ha="center", color=LIGHT.ink, transform=axes.transAxes)
     ticks = np.array(PROBIT_TICKS)
-    for axis, floor in ((axes.xaxis, floors[0]), (axes.yaxis, floors[1])):
+    for axis, floor in ((axes.xaxis, far_floor), (axes.yaxis, frr_floor)):
         shown = ticks[(ticks >= floor) & (probit(ticks) <= top)]
         axis.set_ticks(list(probit(shown)), [percent_label(rate) for rate in shown])
+    axes.set_xlim(NormalDist().inv_cdf(far_floor), top)
+    axes.set_ylim(NormalDist().inv_cdf(frr_floor), top)
     axes.set_xlabel("false accept rate (probit)")
     axes.set_ylabel("false reject rate (probit)")
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from siamese_verify.evaluation.report import VerificationReport
-    from siamese_verify.evaluation.roc import RocCurve
-
-
-def _mark_threshold(axes: Axes, report: VerificationReport, palette: Palette) -> None:
-    name = "equal error" if report.at_threshold is None else "threshold"
-    low, high = axes.get_xlim()
-    if low <= report.threshold <= high:
-        place = (report.threshold - low) / (high - low)
-        axes.axvline(report.threshold, color=palette.ink, linewidth=1.5, linestyle="--")
-        axes.annotate(
-            f"{name} {report.threshold:.4g}",
-            (report.threshold, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 4),
-            textcoords="offset points",
-            ha="left" if place < 0.15 else "right" if place > 0.85 else "center",
-            color=palette.ink,
-            fontsize=10,
-            annotation_clip=False,
-        )
-
-
-def draw_histogram(axes: Axes, report: VerificationReport, curve: RocCurve, palette: Palette) -> None:
-    """Draw how the scores of both kinds are spread, with the threshold."""
-    edges, genuine, impostors = report.histogram
-    for counts, name, colour in ((impostors, "impostor", palette.impostor), (genuine, "genuine", palette.genuine)):
+def draw_histogram(axes: Axes, histogram: ScoreHistogram, threshold: float, name: str = "threshold") -> None:
+    """Draw the distributions of genuine and impostor scores, with a named threshold."""
+    kinds = ((histogram.impostors, "impostor", LIGHT.impostor), (histogram.genuine, "genuine", LIGHT.genuine))
+    for counts, kind, color in kinds:
         share = counts / counts.sum()
-        axes.stairs(share, edges, fill=True, color=colour, alpha=0.35)
-        axes.stairs(share, edges, color=colour, linewidth=1.8, label=f"{name} ({counts.sum():,})")
-    _mark_threshold(axes, report, palette)
-    axes.set_ylim(0, 1.18 * axes.get_ylim()[1])  # room for the legend above both humps
+        axes.stairs(share, histogram.edges, fill=True, color=color, alpha=0.35)
+        axes.stairs(share, histogram.edges, color=color, linewidth=1.8, label=f"{kind} ({counts.sum():,})")
+    _mark_threshold(axes, threshold, name)
+    axes.set_ylim(0, 1.18 * axes.get_ylim()[1])  # room for the legend
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.set_xlabel("score (higher: more alike)")
     axes.set_ylabel("share of the pairs of its kind")
-    axes.legend(frameon=False, labelcolor=palette.ink, loc="upper center", ncols=2)
+    axes.legend(frameon=False, labelcolor=LIGHT.ink, loc="upper center", ncols=2)
 
 
-def draw_errors(axes: Axes, report: VerificationReport, curve: RocCurve, palette: Palette) -> None:
-    """Draw FAR and FRR against the threshold, with the report's threshold."""
-    ascending = curve.at(np.arange(len(curve))[:0:-1])  # without +inf
-    marker = "o" if len(ascending) < 10 else None  # a line of one point is invisible
-    floor = 0.5 / max(curve.genuine, curve.impostors)
-    for rate, name, colour in (
-        (ascending.far, "false accept rate", palette.impostor),
-        (ascending.frr, "false reject rate", palette.genuine),
-    ):
-        # A rate of zero has no logarithm: the line ends there.
-        shown = np.where(rate > 0, rate, np.nan)
-        # Any threshold up to the next score decides as that score does.
-        axes.plot(
-            ascending.thresholds, shown, color=colour, linewidth=2, label=name, drawstyle="steps-pre", marker=marker
-        )
-    _mark_threshold(axes, report, palette)
+def draw_errors(axes: Axes, curve: RocCurve, threshold: float, name: str = "threshold") -> None:
+    """Draw FAR and FRR against the threshold, with a named threshold."""
+    thresholds = curve.thresholds[:0:-1]  # without +inf, ascending
+    marker = "o" if len(thresholds) < 10 else None  # a line of one point is invisible
+    lines = (("false accept rate", curve.far, LIGHT.impostor), ("false reject rate", curve.frr, LIGHT.genuine))
+    for label, rates, color in lines:
+        shown = np.where(rates > 0, rates, np.nan)[:0:-1]  # zero has no logarithm: the line ends there
+        # Steps: a threshold between two scores decides as the higher score does.
+        axes.plot(thresholds, shown, color=color, linewidth=2, label=label, drawstyle="steps-pre", marker=marker)
+    _mark_threshold(axes, threshold, name)
     axes.set_yscale("log")
-    axes.set_ylim(min(floor, 0.005), 1.3)
+    axes.set_ylim(rate_floor(max(curve.genuine, curve.impostors), 0.005), 1.3)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: percent_label(rate)))
     axes.set_xlabel("threshold")
     axes.set_ylabel("error rate (log)")
-    axes.legend(frameon=False, labelcolor=palette.ink, loc="best")
+    axes.legend(frameon=False, labelcolor=LIGHT.ink, loc="best")
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from siamese_verify.evaluation.report import VerificationReport
-    from siamese_verify.evaluation.roc import RocCurve
-
-
-def draw_reliability(axes: Axes, report: VerificationReport, curve: RocCurve, palette: Palette) -> None:
-    """Draw what share of the pairs was genuine against the probability that was said; larger dots hold more pairs."""
-    assert report.calibration is not None
-    predicted, observed, pairs = np.array(report.calibration.bins).T
-    axes.plot([0, 1], [0, 1], color=palette.ink, linewidth=1, linestyle=":")
-    axes.plot(predicted, observed, color=palette.genuine, linewidth=2)
-    axes.scatter(predicted, observed, s=15 * (1 + np.log10(pairs)), color=palette.genuine, clip_on=False, zorder=4)
+def draw_reliability(axes: Axes, bins: Sequence[CalibrationBin]) -> None:
+    """Draw the observed share of genuine pairs against the predicted probability; larger dots stand for more pairs."""
+    predicted, observed, pairs = np.array(bins).T
+    axes.plot([0, 1], [0, 1], color=LIGHT.ink, linewidth=1, linestyle=":")
+    axes.plot(predicted, observed, color=LIGHT.genuine, linewidth=2)
+    axes.scatter(predicted, observed, s=15 * (1 + np.log10(pairs)), color=LIGHT.genuine, clip_on=False, zorder=4)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("probability said")
+    axes.set_xlabel("predicted probability")
     axes.set_ylabel("share that was genuine")
 
 
-def draw_folds(axes: Axes, report: VerificationReport, curve: RocCurve, palette: Palette) -> None:
+def draw_folds(axes: Axes, kfold: KFoldAccuracy) -> None:
     """Draw the accuracy of each fold, and their mean."""
-    assert report.kfold is not None
-    rates = np.array(report.kfold.per_fold)
-    axes.bar(np.arange(1, len(rates) + 1), rates, color=palette.genuine)
-    axes.axhline(report.kfold.mean, color=palette.ink, linewidth=1.5, linestyle="--")
+    rates = np.array(kfold.per_fold)
+    axes.bar(np.arange(1, len(rates) + 1), rates, color=LIGHT.genuine)
+    axes.axhline(kfold.mean, color=LIGHT.ink, linewidth=1.5, linestyle="--")
     axes.set_ylim(max(0.0, rates.min() - 0.02), min(1.0, rates.max() + 0.01))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
@@ -225,126 +242,177 @@ def draw_folds(axes: Axes, report: VerificationReport, curve: RocCurve, palette:
     axes.set_ylabel("accuracy")
 
 
-def draw_robustness(axes: Axes, report: VerificationReport, curve: RocCurve, palette: Palette) -> None:
-    """Draw the EER against the severity of each kind of damage, from none to severe."""
-    axes.axhline(report.eer, color=palette.ink, linewidth=1, linestyle=":")
-    for kind in dict.fromkeys(row.kind for row in report.robustness):
-        rates = [row.eer for row in report.robustness if row.kind == kind]
+def draw_robustness(axes: Axes, rows: Sequence[DamagedRates], eer: float) -> None:
+    """Draw the EER against the severity of each kind of damage, with the EER without damage."""
+    axes.axhline(eer, color=LIGHT.ink, linewidth=1, linestyle=":")
+    for kind in dict.fromkeys(row.kind for row in rows):
+        rates = [row.eer for row in rows if row.kind == kind]
         axes.plot(np.arange(1, len(rates) + 1), rates, linewidth=2, marker="o", label=kind)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.set_xlabel("severity, as in the table")
     axes.set_ylabel("equal error rate")
-    axes.legend(frameon=False, labelcolor=palette.ink, ncols=2, fontsize=9)
+    axes.legend(frameon=False, labelcolor=LIGHT.ink, ncols=2, fontsize=9)
 
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from matplotlib.axes import Axes
-
-    from siamese_verify.evaluation.report import VerificationReport
-    from siamese_verify.evaluation.roc import RocCurve
+def _label(name: str) -> str:
+    return f"\u200b{name}" if name.startswith("_") else name  # matplotlib leaves labels with an underscore out
 
 
-class ReportFigure(NamedTuple):
-    """One picture as PNG."""
-
-    name: str
-    title: str
-    text: str  # what to see in it
-    png: bytes
+def _annotate(axes: Axes, text: str, place: tuple[float, float], **how: Any) -> None:
+    axes.annotate(text, place, textcoords="offset points", color=LIGHT.ink, fontsize=10, **how)
 
 
-def _png(
-    draw: Callable[[Axes, VerificationReport, RocCurve, Palette], None],
-    report: VerificationReport,
-    curve: RocCurve,
-    palette: Palette,
-) -> bytes:
+def _mark_threshold(axes: Axes, threshold: float, name: str) -> None:
+    low, high = axes.get_xlim()
+    if low <= threshold <= high:
+        place = (threshold - low) / (high - low)
+        axes.axvline(threshold, color=LIGHT.ink, linewidth=1.5, linestyle="--")
+        _annotate(
+            axes,
+            f"{name} {threshold:.4g}",
+            (threshold, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 4),
+            ha="left" if place < 0.15 else "right" if place > 0.85 else "center",
+            annotation_clip=False,
+        )
+
+
+def report_figures(
+    report: VerificationReport, name: str, published: Sequence[PublishedCurve] = ()
+) -> list[ReportFigure]:
+    """Draw all figures of a report, from a downsampled curve."""
+    curve = downsample(report.curve)
+    threshold, mark = report.threshold, "equal error" if report.at_threshold is None else "threshold"
+    roc: Draw = lambda axes: draw_roc(axes, {name: curve}, report.operating_points, published)  # noqa: E731
+    found = [
+        render_figure("roc", roc, legend=bool(published)),
+        render_figure("det", lambda axes: draw_det(axes, {name: curve})),
+        render_figure("histogram", lambda axes: draw_histogram(axes, report.histogram, threshold, mark)),
+        render_figure("errors", lambda axes: draw_errors(axes, curve, threshold, mark)),
+    ]
+    if report.calibration:
+        bins = report.calibration.bins
+        found.append(render_figure("reliability", lambda axes: draw_reliability(axes, bins)))
+    if report.kfold:
+        kfold = report.kfold
+        found.append(render_figure("folds", lambda axes: draw_folds(axes, kfold)))
+    if report.robustness:
+        found.append(render_figure("robustness", lambda axes: draw_robustness(axes, report.robustness, report.eer)))
+    return found
+
+
+def roc_figure(report: VerificationReport) -> ReportFigure:
+    """Draw the ROC curve of a report, with its operating points."""
+    return render_figure("roc", lambda axes: draw_roc(axes, {"": downsample(report.curve)}, report.operating_points))
+
+
+def comparison_figures(curves: Mapping[str, RocCurve]) -> list[ReportFigure]:
+    """Draw the ROC and DET curves of several evaluations."""
+    few = {name: downsample(curve) for name, curve in curves.items()}
+    return [
+        render_figure("roc", lambda axes: draw_roc(axes, few), legend=True),
+        render_figure("det", lambda axes: draw_det(axes, few), legend=True),
+    ]
+
+
+TEXTS = {
+    "roc": ("ROC", "Genuine pairs accepted, against impostors accepted; dots are the operating points of the table."),
+    "det": ("DET", "Both errors against each other, on axes that make normal scores a straight line. Lower is better."),
+    "histogram": ("Scores", "Distribution of the scores of both kinds of pairs. Less overlap is better."),
+    "errors": ("Errors against the threshold", "What a stricter or a more lenient threshold costs."),
+    "reliability": (
+        "Reliability",
+        "Share of genuine pairs among those of one predicted probability: ideally the line.",
+    ),
+    "folds": ("Accuracy of each fold", "By the threshold that is best on the other folds."),
+    "robustness": ("Robustness", "Equal error rate when one of the two photos is damaged."),
+}
+
+
+def render_figure(name: str, draw: Draw, *, legend: bool = False) -> ReportFigure:
+    """Draw one of `TEXTS` as PNG and SVG; `legend` adds one below the axes."""
     # Figure without pyplot: no window system, no global list of figures, safe in any thread.
-    figure = Figure(figsize=(6.4, 4.4), dpi=150, facecolor=palette.ground)
-    # Margins that hold the longest labels; a layout engine would find them too, in half of the drawing time.
-    figure.subplots_adjust(left=0.15, right=0.955, bottom=0.13, top=0.93)
-    axes = figure.add_subplot(facecolor=palette.ground)
-    axes.grid(True, color=palette.faint, linewidth=0.7)
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=150, facecolor=LIGHT.ground)
+    axes = figure.add_subplot(facecolor=LIGHT.ground)
+    axes.grid(True, color=LIGHT.faint, linewidth=0.7)
     axes.set_axisbelow(True)
-    draw(axes, report, curve, palette)
-    axes.tick_params(which="both", colors=palette.ink, length=0)
+    draw(axes)
+    axes.tick_params(which="both", colors=LIGHT.ink, length=0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color(palette.faint)
+        axes.spines[side].set_color(LIGHT.faint)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set_color(palette.ink)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    return picture.getvalue()
+        axis.label.set_color(LIGHT.ink)
+    height = HEIGHT
+    if legend:
+        height += _legend_below(axes)
+        figure.set_figheight(height)
+    # Margins that hold the longest labels; a layout engine would find them too, in half of the drawing time.
+    figure.subplots_adjust(left=0.15, right=0.955, bottom=(0.57 + height - HEIGHT) / height, top=1 - 0.31 / height)
+    png, svg = io.BytesIO(), io.StringIO()
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        warnings.filterwarnings("ignore", message="Glyph")  # names may hold letters that the font lacks
+        figure.savefig(png, format="png", metadata={"Software": None})
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(svg, format="svg", metadata=nothing, facecolor="none")
+    title, text = TEXTS[name]
+    return ReportFigure(
+        name, title, text, png.getvalue(), _inline_svg(svg.getvalue()), _axes_table(axes, (WIDTH, height), name)
+    )
 
 
-class Drawing(NamedTuple):
-    """A picture that a report may have."""
-
-    name: str
-    title: str
-    text: str  # what to see in it
-    draw: Callable[[Axes, VerificationReport, RocCurve, Palette], None]
-    field: str = ""  # of the report, without which there is nothing to draw
-
-
-DRAWINGS = (
-    Drawing(
-        "roc",
-        "ROC",
-        "Genuine pairs accepted, against impostors accepted; the dots are the operating points of the table.",
-        draw_roc,
-    ),
-    Drawing(
-        "det",
-        "DET",
-        "Both errors against each other, on axes that make normal scores a straight line. Lower left is better.",
-        draw_det,
-    ),
-    Drawing("histogram", "Scores", "How alike the two kinds of pairs look. Less overlap is better.", draw_histogram),
-    Drawing(
-        "errors", "Errors against the threshold", "What a stricter or a more lenient threshold costs.", draw_errors
-    ),
-    Drawing(
-        "reliability",
-        "Reliability",
-        "What share of the pairs that were said to be genuine with some probability was. On the line is right.",
-        draw_reliability,
-        "calibration",
-    ),
-    Drawing(
-        "folds",
-        "Accuracy, fold by fold",
-        "Each by the threshold that is best for the others.",
-        draw_folds,
-        "kfold",
-    ),
-    Drawing(
-        "robustness",
-        "Robustness",
-        "How much more goes wrong when one of two photos is damaged.",
-        draw_robustness,
-        "robustness",
-    ),
-)
+def _legend_below(axes: Axes) -> float:
+    """Draw a legend below the axes and return its height in inches."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, min(4, int(100 / (8 + max(map(len, labels))))))
+    drawn = axes.legend(
+        handles,
+        labels,
+        loc="upper left",
+        bbox_to_anchor=(-0.05, -0.13),
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        labelcolor=LIGHT.ink,
+    )
+    for text in drawn.get_texts():
+        text.set_parse_math(False)  # a dollar in a name is a dollar
+    return LEGEND_ROW * math.ceil(len(labels) / columns)
 
 
-def draw_figure(report: VerificationReport, name: str) -> bytes:
-    """Draw one of `DRAWINGS` on light ground, as PNG."""
-    draw = next(one.draw for one in DRAWINGS if one.name == name)
-    return _png(draw, report, thinned(report.curve), LIGHT)
+def _inline_svg(document: str) -> str:
+    """Return an SVG document as an element of a page, with the colors of its style sheet."""
+    element = document[document.index("<svg") :]
+    element = re.sub(
+        r"<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>|<metadata>.*?</metadata>", "", element, flags=re.S
+    )
+    element = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", element, count=1)
+    element = re.sub(r'<g id="[^"]*"', "<g", element)  # repeated in every figure
+    for color, variable in VARIABLES.items():
+        element = element.replace(color, f"var({variable})")
+    return re.sub(r"\n\s*", "\n", element)
 
 
-def draw_figures(report: VerificationReport) -> list[ReportFigure]:
-    """Draw all that a report has, from curves thinned to what can be seen."""
-    curve = thinned(report.curve)
-    return [
-        ReportFigure(one.name, one.title, one.text, _png(one.draw, report, curve, LIGHT))
-        for one in DRAWINGS
-        if not one.field or getattr(report, one.field)
-    ]
+def _axes_table(axes: Axes, size: tuple[float, float], name: str) -> dict[str, Any]:
+    """Return the box of the axes in points, y downwards, and values at equal distances along x and y.
+
+    `size` is that of the figure in inches.
+    """
+    width, height = (72 * inches for inches in size)
+    box = axes.get_position()
+    shares = np.linspace(0, 1, AXIS_STEPS + 1)
+    values = []
+    for low, high, scale in ((*axes.get_xlim(), axes.get_xscale()), (*axes.get_ylim(), axes.get_yscale())):
+        if scale == "log":
+            values.append(low * (high / low) ** shares)
+        elif name == "det":
+            values.append(np.array([NormalDist().cdf(place) for place in low + (high - low) * shares]))
+        else:
+            values.append(np.array([low, high]))
+    x, y = ([float(f"{value:.6g}") for value in one] for one in values)
+    edges = (box.x0 * width, (1 - box.y1) * height, box.x1 * width, (1 - box.y0) * height)
+    return {"box": [round(edge, 2) for edge in edges], "x": x, "y": y}

@@ -1,4 +1,4 @@
-"""A report as one page that needs nothing else: no network, no other file."""
+"""Reports and comparisons as self-contained HTML pages: no network, no other file."""
 
 from __future__ import annotations
 
@@ -9,34 +9,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
-from siamese_verify.evaluation.operating_points import equal_error_of
-from siamese_verify.evaluation.roc import thinned
+from siamese_verify.evaluation.pages.figures import comparison_figures
+from siamese_verify.evaluation.roc import downsample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import ArrayLike
     from PIL.Image import Image
 
     from siamese_verify.evaluation.bootstrap import Difference
+    from siamese_verify.evaluation.comparison import Comparison
     from siamese_verify.evaluation.pages.figures import ReportFigure
     from siamese_verify.evaluation.report import VerificationReport
     from siamese_verify.evaluation.roc import RocCurve
-    from siamese_verify.evaluation.score_file import PublishedCurve
     from siamese_verify.evaluation.score_statistics import HardPair
 
-DIGITS = 7  # of the numbers that are drawn
 THUMBNAIL = 176  # pixels, twice what is shown, for screens of high density
 
 
-class MistakeCard(NamedTuple):
-    """One of the worst pairs, ready to show."""
+class PairCard(NamedTuple):
+    """One of the hardest pairs, ready to show."""
 
     pair: HardPair
     wrong: bool
@@ -45,16 +41,16 @@ class MistakeCard(NamedTuple):
 
 
 def percent(rate: float, digits: int = 2) -> str:
-    """Write a rate in per cent, with more digits where it would otherwise read as zero."""
+    """Return a rate in percent, with more digits where it would otherwise read as zero."""
     while rate and digits < 6 and 100 * rate < 0.999 * 10**-digits:
         digits += 1
     return f"{100 * rate:.{digits}f}\u00a0%"  # a space that does not break the line
 
 
 def number(value: Any) -> str:
-    """Write a number for people; what is no float is shown as it is.
+    """Return a number as text; other values as they are.
 
-    A mapping with a `rate` is written in per cent, with its interval (`low`, `high`), its `standard_error`, or a star
+    A mapping with a `rate` is given in percent, with its interval (`low`, `high`), its `standard_error`, and a star
     if it is `insufficient`.
     """
     if isinstance(value, Mapping) and "rate" in value:
@@ -72,22 +68,22 @@ def number(value: Any) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Write a rate that may not be known."""
+    """Return a rate in percent, "" for None."""
     return "" if value is None else percent(value)
 
 
 def interval(bounds: Interval | None) -> str:
-    """Write an interval of rates."""
+    """Return an interval of rates in percent, "" for None."""
     return "" if bounds is None else f"{100 * bounds[0]:.2f} to {percent(bounds[1])}"
 
 
 def span(bounds: Interval | None) -> str:
-    """Write an interval of scores."""
+    """Return an interval of scores, "" for None."""
     return "" if bounds is None else f"{number(bounds[0])} to {number(bounds[1])}"
 
 
 def difference(value: tuple[float, Interval] | None) -> str:
-    """Write a difference of rates with its interval, in percentage points."""
+    """Return a difference of rates with its interval, in percentage points."""
     if value is None:
         return ""
     shift, (low, high) = value
@@ -95,12 +91,12 @@ def difference(value: tuple[float, Interval] | None) -> str:
 
 
 def shift(value: Difference) -> str:
-    """Write a difference of rates with its interval, in percentage points."""
+    """Return a difference of rates with its interval, in percentage points."""
     return difference((value.value, Interval(value.low, value.high)))
 
 
 def one_in(rate: float) -> str:
-    """Say a rate as a chance: 0.001 as 1 in 1,000."""
+    """Return a rate as a chance: 0.001 as 1 in 1,000."""
     if rate <= 0:
         return "none"
     times = 1 / rate
@@ -108,12 +104,12 @@ def one_in(rate: float) -> str:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Pack a picture into the page."""
+    """Return a picture as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def thumbnail(photo: Image) -> str:
-    """Shrink a photo for the page, as a data URI."""
+    """Return a small copy of a photo as a data URI."""
     small = photo.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     content = io.BytesIO()
@@ -126,7 +122,7 @@ def _card(
     threshold: float,
     pictures: Callable[[int], tuple[Image, Image]] | None,
     captions: Callable[[int], str] | None,
-) -> MistakeCard:
+) -> PairCard:
     photos: list[str] = []
     if pictures is not None:
         try:
@@ -134,77 +130,48 @@ def _card(
         except (InputError, OSError):
             photos = []  # a damaged photo should not cost the report
     caption = captions(pair.row) if captions is not None else f"pair {pair.row}"
-    return MistakeCard(pair, pair.wrong(threshold), photos, caption)
-
-
-def drawn(values: ArrayLike) -> list[float]:
-    """Shorten numbers to what can be seen."""
-    return [float(f"{value:.{DIGITS}g}") for value in np.asarray(values, dtype=np.float64)]
+    return PairCard(pair, pair.wrong(threshold), photos, caption)
 
 
 def curve_numbers(curve: RocCurve, name: str) -> dict[str, Any]:
-    """Return what the page's script draws a curve from, as JSON types."""
-    few = thinned(curve)
+    """Return what the page's script reads off a curve, as JSON types."""
+    few = downsample(curve)
     return {
         "name": name,
         "genuine": curve.genuine,
         "impostors": curve.impostors,
-        "eer": equal_error_of(curve).rate,
-        "threshold": [float(f"{value:.9g}") for value in few.thresholds[1:]],
-        "far": drawn(few.far[1:]),
-        "frr": drawn(few.frr[1:]),
+        "threshold": [float(f"{value:.7g}") for value in few.thresholds[1:]],
+        "false_accepts": few.false_accepts[1:].tolist(),
+        "true_accepts": few.true_accepts[1:].tolist(),
     }
 
 
-def numbers_of(report: VerificationReport, name: str, published: Sequence[PublishedCurve]) -> dict[str, Any]:
-    """Return what the page's script draws from, as JSON types."""
-    low, high = float(report.curve.thresholds[-1]), float(report.curve.thresholds[1])
-    return {
-        "curves": [curve_numbers(report.curve, name)],
-        "threshold": min(max(report.threshold, low), high),
-        "slider": {"low": low, "high": high},
-        "points": [
-            {"target": point.target, "tar": point.tar, "insufficient": point.insufficient}
-            for point in report.operating_points
-        ],
-        "histogram": {
-            "edges": drawn(report.histogram.edges),
-            "genuine": report.histogram.genuine.tolist(),
-            "impostors": report.histogram.impostors.tolist(),
-        },
-        "published": [{"name": one.name, "far": drawn(one.far), "tar": drawn(one.tar)} for one in published],
-        "folds": list(report.kfold.per_fold) if report.kfold else [],
-        "reliability": [bin_._asdict() for bin_ in report.calibration.bins] if report.calibration else [],
-        "robustness": [row._asdict() for row in report.robustness],
-    }
-
-
-def render_page(
+def render_report(
     report: VerificationReport,
     figures: Sequence[ReportFigure],
     *,
     title: str,
     details: Mapping[str, Any],
     comparison: Sequence[Mapping[str, Any]],
-    published: Sequence[PublishedCurve],
     pictures: Callable[[int], tuple[Image, Image]] | None,
     captions: Callable[[int], str] | None,
 ) -> str:
-    """Return the page as HTML; `details` and `comparison` hold JSON types only, see `VerificationReport.save`."""
+    """Return the page of a report; `details` and `comparison` hold JSON types, see `VerificationReport.save`."""
     kinds = [
         ("Impostors with the highest scores", "accepted", report.hardest.impostors),
-        ("Genuine pairs with the lowest scores", "refused", report.hardest.genuine),
+        ("Genuine pairs with the lowest scores", "rejected", report.hardest.genuine),
     ]
-    return page_from(
+    low, high = float(report.curve.thresholds[-1]), float(report.curve.thresholds[1])
+    return _render(
         "report.html.j2",
-        script="report.js",
         report=report,
         infinity=math.inf,
         title=title,
         plots=figures,
-        numbers=numbers_of(report, title, published),
+        slider={"low": low, "high": high, "value": min(max(report.threshold, low), high)},
+        numbers={"curves": [curve_numbers(report.curve, title)], "axes": {one.name: one.axes for one in figures}},
         pictures=pictures is not None,
-        mistakes=[
+        hardest=[
             (heading, verdict, [_card(pair, report.threshold, pictures, captions) for pair in kind])
             for heading, verdict, kind in kinds
         ],
@@ -214,8 +181,65 @@ def render_page(
     )
 
 
-def page_from(template: str, *, script: str, **values: Any) -> str:
-    """Fill a template of this package in; its script and the library that draws become part of the page."""
+def render_comparison(
+    figures: Mapping[str, Mapping[str, Any]],
+    curves: Mapping[str, RocCurve],
+    sentences: Sequence[str],
+    tests: Sequence[Comparison],
+    targets: Sequence[float],
+) -> str:
+    """Return the page that compares evaluations.
+
+    Args:
+        figures: metrics by name of the evaluation, see `Evaluation.figures`.
+        curves: likewise.
+        sentences: results in words.
+        tests: paired tests.
+        targets: false accept rates of the tests.
+    """
+    rows = [_metrics_row(one) for one in figures.values()]
+    plots = comparison_figures(curves)
+    return _render(
+        "compare.html.j2",
+        title="Comparison",
+        rows=rows,
+        names=list(figures),
+        metrics=[
+            name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name) for row in rows)
+        ],
+        plots=plots,
+        sentences=sentences,
+        tests=tests,
+        targets=targets,
+        numbers={
+            "curves": [curve_numbers(curve, name) for name, curve in curves.items()],
+            "axes": {one.name: one.axes for one in plots},
+        },
+    )
+
+
+def _metrics_row(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return metrics as text."""
+
+    def with_interval(value: float, bounds: Mapping[str, float | None] | None) -> str:
+        low, high = (bounds["low"], bounds["high"]) if bounds else (None, None)
+        return percent(value) if low is None or high is None else f"{percent(value)} ({interval(Interval(low, high))})"
+
+    row = {
+        "pairs": f"{metrics['pairs']:,}",
+        "EER": with_interval(metrics["eer"], metrics["eer_interval"]),
+        "AUC": f"{metrics['auc']:.5f}",
+        "accuracy": rate(metrics["accuracy"]),
+        "balanced accuracy": rate(metrics["balanced_accuracy"]),
+    }
+    for point in metrics["tar_at_far"]:
+        few = "*" if point["insufficient"] else ""
+        row[f"TAR@FAR={percent(point['far'], 0)}"] = with_interval(point["tar"], point["interval"]) + few
+    return row
+
+
+def _render(template: str, **values: Any) -> str:
+    """Fill in a template of this package; script and style sheet become part of the page."""
     environment = Environment(
         loader=PackageLoader("siamese_verify.evaluation.pages", package_path=""),
         autoescape=True,  # names of people and files may hold anything
@@ -223,7 +247,7 @@ def page_from(template: str, *, script: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, number, one_in, rate, interval, span, difference, shift, data_uri)
+    filters = (percent, number, one_in, rate, interval, span, difference, shift)
     environment.filters.update({one.__name__: one for one in filters})
-    source, style = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in (script, "page.css"))
-    return environment.get_template(template).render(plotly=get_plotlyjs(), script=source, style=style, **values)
+    script, style = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("report.js", "page.css"))
+    return environment.get_template(template).render(script=script, style=style, **values)

@@ -1,0 +1,103 @@
+"""Miners of hard negatives: the nearest one of each anchor or genuine pair, or the nearest of the batch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from siamese_verify.errors import InputError
+from siamese_verify.miners.base import Miner
+from siamese_verify.pairwise import Identities
+from siamese_verify.pairwise.nearest import (
+    Comparison,
+    exact_distance,
+    first_best,
+    nearest_negative_pairs,
+    nearest_negatives,
+)
+from siamese_verify.structures import Pairs, Triplets
+
+
+class BatchHard(Miner[Triplets]):
+    """The farthest positive and the nearest negative of each anchor, by Euclidean distance.
+
+    Gives at most B triplets, anchors ascending. Anchors without a positive or without a negative are left out; ties
+    take the lowest row.
+
+    Hermans, Beyer & Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, eq. 5.
+    """
+
+    gives = Triplets
+
+    def choose(self, compared: Comparison) -> Triplets:
+        """See the class."""
+        row, column = Identities(compared.column_labels).pairs(compared.labels, itself=compared.itself)
+        positive = first_best(row, column, -exact_distance(compared, row, column), len(compared.labels))  # (B,)
+        anchor = (positive >= 0).nonzero().flatten()
+        negative = nearest_negatives(compared, anchor, numbers=self.numbers)
+        complete = negative >= 0
+        return Triplets(anchor[complete], positive[anchor][complete], negative[complete])
+
+
+class SemiHard(Miner[Triplets]):
+    """For each ordered genuine pair (a, p) the nearest negative n with d_ap < d_an < d_ap + margin.
+
+    Gives triplets ordered by anchor, then positive. Pairs without such a negative are left out; ties take the lowest
+    row.
+
+    Args:
+        margin: width of the band, > 0, in the unit of the distance: the margin of the loss that follows.
+        squared: compare squared Euclidean distances, as the loss that follows does.
+
+    Raises:
+        InputError: a margin that is not above 0.
+
+    Schroff, Kalenichenko & Philbin, "FaceNet", CVPR 2015, section 3.2.
+    """
+
+    gives = Triplets
+
+    def __init__(self, margin: float = 0.2, squared: bool = False) -> None:
+        if not margin > 0:
+            raise InputError(f"margin is {margin}, but must be above 0, or there are no semi-hard negatives.")
+        self.margin, self.squared = margin, squared
+
+    def choose(self, compared: Comparison) -> Triplets:
+        """See the class."""
+        anchor, positive = Identities(compared.column_labels).pairs(compared.labels, itself=compared.itself)
+        inner = exact_distance(compared, anchor, positive, self.squared)  # (M,)
+        negative = nearest_negatives(compared, anchor, inner, inner + self.margin, self.squared, self.numbers)
+        chosen = negative >= 0
+        return Triplets(anchor[chosen], positive[chosen], negative[chosen])
+
+
+class HardPairs(Miner[Pairs]):
+    """All genuine pairs, and of the impostor pairs the nearest: `ratio` for each genuine pair.
+
+    Gives the genuine pairs by row, then column; then the impostors, nearest first, ties by row, then column. Two rows
+    of the batch are one pair, the lower row first. Distances are Euclidean.
+
+    Args:
+        ratio: > 0; the number of impostors is rounded up, and at most all are taken.
+
+    Raises:
+        InputError: a ratio that is not above 0.
+    """
+
+    gives = Pairs
+
+    def __init__(self, ratio: float = 1.0) -> None:
+        if not 0 < ratio < math.inf:
+            raise InputError(f"ratio is {ratio}, but must be a number above 0: impostor pairs for each genuine pair.")
+        self.ratio = ratio
+
+    def choose(self, compared: Comparison) -> Pairs:
+        """See the class."""
+        anchor, other = Identities(compared.column_labels).pairs(compared.labels, itself=compared.itself)
+        if compared.itself:
+            once = anchor < other
+            anchor, other = anchor[once], other[once]
+        row, column = nearest_negative_pairs(compared, math.ceil(self.ratio * len(anchor)), self.numbers)
+        same = torch.arange(len(anchor) + len(row), device=row.device) < len(anchor)
+        return Pairs(torch.cat([anchor, row]), torch.cat([other, column]), same)
