@@ -99,7 +99,6 @@ def measure(
     model: FaceModel | None = None,
     *,
     resamples: int = 1000,
-    processes: int = 1,
     targets: Sequence[float] = (),
 ) -> Result:
     """Embed a protocol's photos, each once, and score its pairs.
@@ -111,7 +110,6 @@ def measure(
         cropper: made with the encoder's input spec.
         model: gives the threshold for protocols without folds, and the calibration.
         resamples: of the people, for the intervals of groups' differences; 0 for no confidence intervals at all.
-        processes: to compare all pairs by.
         targets: further false accept rates, beside those down to one in a million for all pairs, in a thousand for
             listed ones.
     """
@@ -123,7 +121,7 @@ def measure(
     scores = None
     if pairs is None:
         report = all_pairs_report(
-            embeddings, people, targets=targets, threshold=threshold, processes=processes, progress=True
+            embeddings, people, targets=targets, threshold=threshold, progress=True
         )
         if resamples:
             report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
