@@ -116,9 +116,9 @@ def make_tiny(folder: str) -> str:
     torch.manual_seed(0)
     crop = {"_target_": "siamese_verify.structures.Crop", "kind": "whole"}
     target = "siamese_verify.encoders.SmallResNet"
-    configuration = {"_target_": target, "size": 64, "width": 16, "dimension": 64, "crop": crop}
-    encoder = SmallResNet(size=64, width=16, dimension=64, crop=Crop("whole"))
-    save_bundle(Path(folder), FaceModel.of("tiny", encoder, configuration), {})
+    configuration = {"_target_": target, "size": 64, "width": 16, "embedding_size": 64, "crop": crop}
+    encoder = SmallResNet(size=64, width=16, embedding_size=64, crop=Crop("whole"))
+    save_bundle(Path(folder), FaceModel.create("tiny", encoder, configuration), {})
     return folder
 
 

@@ -22,7 +22,7 @@ from siamese_verify.faces.image_headers import declared_pixels
 from siamese_verify.serving.fair_share import FairWorkers
 from siamese_verify.serving.problems import Problem, busy, client_closed, input_errors_as_problems
 from siamese_verify.serving.uploads import decode_photo
-from siamese_verify.verification.decision import NoDecision, best_pair
+from siamese_verify.verification.decision import NoDecision
 
 if TYPE_CHECKING:
     from siamese_verify.serving.service import Metrics
@@ -167,17 +167,6 @@ class MicroBatcher:
         return np.concatenate(parts)
 
 
-class BatchedEmbedder:
-    """Embeds crops for an explanation through a `MicroBatcher`."""
-
-    def __init__(self, batcher: MicroBatcher) -> None:
-        self.batcher = batcher
-
-    def embed_crops(self, crops: Crops, /) -> Embeddings:
-        """(N,S,S,3) crops to (N,D) embeddings."""
-        return self.batcher.submit(crops).result()
-
-
 class PhotoFaces(NamedTuple):
     """Faces detected on a photo, and the milliseconds of each stage."""
 
@@ -260,13 +249,13 @@ class FaceEngine:
         return await asyncio.wrap_future(waiting)
 
     async def verify(
-        self, pairs: Sequence[tuple[PhotoFaces, PhotoFaces]], decide: Callable[..., Verification]
+        self, pairs: Sequence[tuple[PhotoFaces, PhotoFaces]], compare: Callable[..., Verification]
     ) -> list[Verification]:
         """Decide about pairs of photos whose faces are embedded together; the best pair of faces counts.
 
         Args:
             pairs: faces of both photos of each pair.
-            decide: `Verifier.decide` with the threshold and prior of the request.
+            compare: `Verifier.compare` with the threshold and prior of the request.
 
         Raises:
             Problem: if there are too many faces, or too many requests wait.
@@ -287,13 +276,13 @@ class FaceEngine:
         rows = dict(zip(photos, np.split(embeddings, np.cumsum(counts)[:-1]), strict=True))
         results = []
         for first, second in pairs:
-            a, b, score = best_pair(rows[id(first)], rows[id(second)])
             stages = {stage: max(first.milliseconds[stage], second.milliseconds[stage]) for stage in first.milliseconds}
             results.append(
-                decide(
-                    score,
-                    (first.faces[a], second.faces[b]),
-                    comparisons=len(first.faces) * len(second.faces),
+                compare(
+                    first.faces,
+                    rows[id(first)],
+                    second.faces,
+                    rows[id(second)],
                     milliseconds={**stages, **spent},
                 )
             )
@@ -316,13 +305,16 @@ class FaceEngine:
     def _explain(self, left: DetectedFace, right: DetectedFace, stop: threading.Event) -> list[NDArray[np.uint8]]:
         from siamese_verify.verification.explanation import explain, heat
 
+        def embed(crops: Crops) -> Embeddings:
+            return self._batcher.submit(crops).result()
+
         def advance(done: int, total: int) -> None:
             if stop.is_set():
                 raise client_closed()
 
         try:
             with input_errors_as_problems():  # the crop is too small for its cells
-                found = explain(BatchedEmbedder(self._batcher), left, right, batch=EXPLANATION_BATCH, advance=advance)
+                found = explain(embed, left, right, batch=EXPLANATION_BATCH, advance=advance)
         except QueueFull:
             raise busy() from None
         return [heat(face.crop, values, found.range) for face, values in ((left, found.left), (right, found.right))]
@@ -333,7 +325,7 @@ class FaceEngine:
         Raises:
             InputError: if the model's files are damaged.
         """
-        spec = self.verifier.record.input_spec
+        spec = self.verifier.metadata.input_spec
         content = io.BytesIO()
         Image.new("RGB", (64, 64)).save(content, "PNG")
         photo = decode_photo(content.getvalue(), "1", self.settings.photo_pixels)

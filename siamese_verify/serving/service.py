@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from siamese_verify.gallery import Gallery
     from siamese_verify.serving.batching import FaceEngine, PhotoFaces
-    from siamese_verify.serving.schemas import EmbedFields, FormFields
+    from siamese_verify.serving.form_fields import EmbedFields, FormFields
     from siamese_verify.serving.settings import Settings
 
 T = TypeVar("T")

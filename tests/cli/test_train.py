@@ -226,7 +226,7 @@ def test_every_encoder_can_be_made(name: str, configured: Configured, tmp_path: 
     size = encoder.input_spec.size
     with torch.inference_mode():
         embedding = encoder.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
-    assert embedding.shape == (1, encoder.dimension)
+    assert embedding.shape == (1, encoder.embedding_size)
 
 
 @pytest.fixture(scope="module")
@@ -577,7 +577,7 @@ def test_two_processes_train_and_leave_one_run_that_is_validated_on_each_photo_o
     expected = all_pairs_report(held_out, data.validation_set.labels).to_dict()
     assert expected["pairs"] == 15 * 14 // 2
     names = ("pairs", "genuine", "impostors", "eer", "auc")
-    assert {name: model.record.metrics[name] for name in names} == pytest.approx(
+    assert {name: model.metadata.metrics[name] for name in names} == pytest.approx(
         {name: expected[name] for name in names}
     )
 

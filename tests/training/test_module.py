@@ -58,7 +58,7 @@ class SumLoss(nn.Module):
 
 def encoder() -> SmallResNet:
     torch.manual_seed(0)
-    return SmallResNet(size=16, width=4, dimension=8)
+    return SmallResNet(size=16, width=4, embedding_size=8)
 
 
 def batch(people: int = 3, photos: int = 2, tuples: Pairs | Triplets | None = None, seed: int = 0) -> FaceBatch:
@@ -148,7 +148,7 @@ def test_another_librarys_loss_gets_what_its_miners_return() -> None:
         module.training_step(batch(tuples=tuples), 0)
     genuine_and_impostors, three, none = recorder.given
     assert genuine_and_impostors is not None
-    assert [field.tolist() for field in genuine_and_impostors] == [[0, 1], [1, 0], [2, 1, 4, 5], [4, 5, 2, 1]]
+    assert [field.tolist() for field in genuine_and_impostors] == [[0, 1], [1, 0], [1, 2, 4, 5], [5, 4, 2, 1]]
     assert three == triplets
     assert none is None
 
