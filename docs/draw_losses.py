@@ -85,7 +85,7 @@ def crowd(people: int, genuine: bool, moved: Tensor) -> Tensor:
 
 
 def classified(objective: losses.ArcFaceLoss, genuine: bool, moved: Tensor) -> Tensor:
-    """One photo. The weight of its identity moves before others at cosine 0, or another moves and that one stands at 0.6."""
+    """One photo. Its identity's weight moves before others at cosine 0, or another moves and its own stands at 0.6."""
     two = (at(moved, 1), axis(2)) if genuine else (at(0.6, 1), at(moved, 2))
     weights = torch.cat([*two, axis(3, objective.num_identities - 2)])
     loss: Tensor = torch.func.functional_call(objective, {"weights": weights}, (axis(0), torch.tensor([0])))

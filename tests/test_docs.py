@@ -18,7 +18,7 @@ from PIL import Image
 
 from siamese_verify import losses, miners
 from siamese_verify.cli.configuration import CONF
-from siamese_verify.training.module import for_others
+from siamese_verify.training.module import pml_tuples
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "losses.md").read_text()
@@ -131,7 +131,7 @@ def test_every_command_composes_and_its_loss_takes_its_tuples(
     if tuples is None and cfg.get("miner"):
         tuples = instantiate(cfg.miner)(embeddings.detach(), labels)
     ours = type(loss).__module__.startswith("siamese_verify")
-    value = loss(embeddings, labels, tuples if ours else for_others(tuples, len(labels)))
+    value = loss(embeddings, labels, tuples if ours else pml_tuples(tuples, len(labels)))
     value.backward()
     assert value > 0
     assert embeddings.grad is not None
