@@ -96,7 +96,6 @@ def measure(
     model: FaceModel | None = None,
     *,
     resamples: int = 1000,
-    processes: int = 1,
     targets: Sequence[float] = (),
 ) -> Result:
     """Embed each photo of a protocol once, score its pairs and return all metrics.
@@ -108,7 +107,6 @@ def measure(
         cropper: made with the encoder's input spec.
         model: gives the threshold for protocols without folds, and the calibration.
         resamples: of the people, for intervals of differences between groups; 0 for no confidence intervals at all.
-        processes: that compare all pairs.
         targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
     """
     embeddings, rows = embed_photos(encoder.eval(), protocol.photos, cropper)
@@ -119,7 +117,7 @@ def measure(
     scores = None
     if pairs is None:
         report = all_pairs_report(
-            embeddings, people, targets=targets, threshold=threshold, processes=processes, progress=True
+            embeddings, people, targets=targets, threshold=threshold, progress=True
         )
         if resamples:
             report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
