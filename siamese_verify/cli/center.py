@@ -43,7 +43,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     cropper = FaceCropper(encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
     embeddings, _ = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
     encoder.center.copy_(torch.from_numpy(embeddings.mean(axis=0, dtype="float64")))
-    inner = {**model.record.configuration, "crop": asdict(encoder.input_spec.crop)}
+    inner = {**model.metadata.configuration, "crop": asdict(encoder.input_spec.crop)}
     configuration = {
         "_target_": "siamese_verify.encoders.MirroredEncoder",
         "encoder": inner,
@@ -51,14 +51,14 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     }
     result = measure(output.name, encoder, protocol, cropper, None, resamples=cfg.resamples)
     figures = result.report.to_metadata()
-    record = replace(
-        model.record,
+    metadata = replace(
+        model.metadata,
         configuration=configuration,
-        dimension=encoder.dimension,
+        embedding_size=encoder.embedding_size,
         operating_points=read_operating_points(figures["operating_points"]),
         eer_threshold=figures.get("eer_threshold"),
         measured_on=protocol.name,
-        training={**model.record.training, "center": f"{len(photos):,} photos of {cfg.data.name}"},
+        training={**model.metadata.training, "center": f"{len(photos):,} photos of {cfg.data.name}"},
         metrics=figures,
         score_calibration=calibrate(
             result.embeddings,
@@ -70,7 +70,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         quality=ranges_of(cropper.qualities),
         weights_sha256="",
     )
-    centred = FaceModel(encoder, record)
+    centred = FaceModel(encoder, metadata)
     made_by: dict[str, Any] = {
         "versions": versions(),
         "configuration": cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)),

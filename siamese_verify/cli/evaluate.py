@@ -63,7 +63,6 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         cropper,
         model,
         resamples=cfg.resamples,
-        processes=cfg.processes,
         targets=further_rates(cfg.far),
     )
     check_claim(result, cfg.claim)

@@ -96,7 +96,6 @@ def measure(
     model: FaceModel | None = None,
     *,
     resamples: int = 1000,
-    processes: int = 1,
     targets: Sequence[float] = (),
 ) -> Result:
     """Embed each photo of a protocol once, score its pairs and return all metrics.
@@ -108,18 +107,17 @@ def measure(
         cropper: made with the encoder's input spec.
         model: gives the threshold for protocols without folds, and the calibration.
         resamples: of the people, for intervals of differences between groups; 0 for no confidence intervals at all.
-        processes: that compare all pairs.
         targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
     """
     embeddings, rows = embed_photos(encoder.eval(), protocol.photos, cropper)
     compared = keep_photos(protocol, rows)
     people, pairs = np.asarray(compared.photos.identities), compared.pairs
     targets = sorted({*targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
-    threshold = model.record.eer_threshold if model and (pairs is None or pairs.folds is None) else None
+    threshold = model.metadata.eer_threshold if model and (pairs is None or pairs.folds is None) else None
     scores = None
     if pairs is None:
         report = all_pairs_report(
-            embeddings, people, targets=targets, threshold=threshold, processes=processes, progress=True
+            embeddings, people, targets=targets, threshold=threshold, progress=True
         )
         if resamples:
             report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
@@ -135,9 +133,9 @@ def measure(
             report = replace(report, groups=tuple(groups))
     if protocol.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
-    if model and model.record.score_calibration:
+    if model and model.metadata.score_calibration:
         report = replace(
-            report, calibration=check_calibration(model.record.score_calibration.calibration, report.curve)
+            report, calibration=check_calibration(model.metadata.score_calibration.calibration, report.curve)
         )
     if spec_for(protocol.photos, cropper.spec).crop.needs_face:
         photos = len(protocol.photos)
@@ -180,10 +178,10 @@ def find_lfw_category(result: Result) -> str | None:
     model, photos = result.model, result.protocol.photos
     if not model or not isinstance(photos, LFWPhotos):
         return None
-    data = model.record.training.get("data")
+    data = model.metadata.training.get("data")
     disjoint = data != "lfw" or not has_training_people(photos)
     detector = result.cropper.spec.crop.kind == "box"
-    return lfw_category(data, model.record.training.get("pretrained"), detector=detector, disjoint=disjoint)
+    return lfw_category(data, model.metadata.training.get("pretrained"), detector=detector, disjoint=disjoint)
 
 
 def check_claim(result: Result, claim: str | None) -> None:
@@ -217,7 +215,7 @@ def save_results(
     details = {
         "protocol": protocol.name,
         "photos": len(result.protocol.photos),
-        "threshold chosen on": model.record.measured_on if model and chosen_elsewhere else "these pairs",
+        "threshold chosen on": model.metadata.measured_on if model and chosen_elsewhere else "these pairs",
         "data (SHA-256 of the crops)": result.cropper.digest,
         PAIRS_DIGEST: protocol.digest(),
         **record,

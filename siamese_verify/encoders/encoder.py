@@ -17,7 +17,7 @@ class Encoder(nn.Module):
 
     Args:
         backbone: (B,3,S,S) standardised floats -> (B,D).
-        dimension: D.
+        embedding_size: D.
         input_spec: what `forward` expects; `S` is its size.
         normalize: give embeddings of unit length.
     """
@@ -25,10 +25,10 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, dimension: int, input_spec: InputSpec, normalize: bool = True) -> None:
+    def __init__(self, backbone: nn.Module, embedding_size: int, input_spec: InputSpec, normalize: bool = True) -> None:
         super().__init__()
         self.backbone = backbone
-        self.dimension = dimension
+        self.embedding_size = embedding_size
         self.input_spec = input_spec
         self.normalize = normalize
         self.register_buffer("mean", torch.tensor(input_spec.mean).view(1, 3, 1, 1), persistent=False)
@@ -68,10 +68,10 @@ class MirroredEncoder(Encoder):
     center: Tensor
 
     def __init__(self, encoder: Encoder, mirror: bool = True) -> None:
-        dimension = encoder.dimension * (1 + mirror)
-        super().__init__(encoder, dimension, encoder.input_spec)
+        embedding_size = encoder.embedding_size * (1 + mirror)
+        super().__init__(encoder, embedding_size, encoder.input_spec)
         self.mirror = mirror
-        self.register_buffer("center", torch.zeros(dimension))
+        self.register_buffer("center", torch.zeros(embedding_size))
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed faces.

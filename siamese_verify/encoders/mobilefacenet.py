@@ -47,7 +47,7 @@ class MobileFaceNet(Encoder):
 
     Args:
         size: side of the input in pixels, a multiple of 16; 112 in the paper.
-        dimension: length of an embedding.
+        embedding_size: length of an embedding.
         crop: how faces are cut from photos.
         normalize: give embeddings of unit length.
 
@@ -56,7 +56,7 @@ class MobileFaceNet(Encoder):
     """
 
     def __init__(
-        self, size: int = 112, dimension: int = 128, crop: Crop = Crop("box", margin=10), normalize: bool = True
+        self, size: int = 112, embedding_size: int = 128, crop: Crop = Crop("box", margin=10), normalize: bool = True
     ) -> None:
         if size % 16 or size < 16:
             raise InputError(f"MobileFaceNet takes a size that is a multiple of 16, got {size}.")
@@ -69,7 +69,7 @@ class MobileFaceNet(Encoder):
         layers += [
             convolution(channels, 512, 1),
             convolution(512, 512, size // 16, groups=512, linear=True),  # global: 7 x 7 for 112
-            convolution(512, dimension, 1, linear=True),
+            convolution(512, embedding_size, 1, linear=True),
             nn.Flatten(),
         ]
-        super().__init__(nn.Sequential(*layers), dimension, InputSpec(size, crop=crop), normalize)
+        super().__init__(nn.Sequential(*layers), embedding_size, InputSpec(size, crop=crop), normalize)

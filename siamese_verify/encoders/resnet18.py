@@ -14,16 +14,16 @@ class ResNet18(Encoder):
 
     Args:
         size: side of the input in pixels.
-        dimension: length of an embedding.
+        embedding_size: length of an embedding.
         crop: how faces are cut from photos.
         normalize: give embeddings of unit length.
     """
 
     def __init__(
-        self, size: int = 112, dimension: int = 256, crop: Crop = Crop("box", margin=10), normalize: bool = True
+        self, size: int = 112, embedding_size: int = 256, crop: Crop = Crop("box", margin=10), normalize: bool = True
     ) -> None:
         backbone = resnet18(weights=None)
         backbone.fc = nn.Sequential(
-            nn.Linear(backbone.fc.in_features, dimension, bias=False), nn.BatchNorm1d(dimension)
+            nn.Linear(backbone.fc.in_features, embedding_size, bias=False), nn.BatchNorm1d(embedding_size)
         )
-        super().__init__(backbone, dimension, InputSpec(size, crop=crop), normalize)
+        super().__init__(backbone, embedding_size, InputSpec(size, crop=crop), normalize)

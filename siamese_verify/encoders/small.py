@@ -44,7 +44,7 @@ class SmallResNet(Encoder):
         blocks: residual blocks in each stage; the stages after the first halve the resolution.
         stem: stride of the first convolution, in pixels.
         grid: side of the grid of features that the embedding is read from; 1 averages over the whole face.
-        dimension: length of an embedding.
+        embedding_size: length of an embedding.
         dropout: of the pooled features, in [0, 1).
         crop: how faces are cut from photos.
         normalize: give embeddings of unit length.
@@ -57,7 +57,7 @@ class SmallResNet(Encoder):
         blocks: Sequence[int] = (1, 1, 1, 1),
         stem: int = 2,
         grid: int = 1,
-        dimension: int = 128,
+        embedding_size: int = 128,
         dropout: float = 0.0,
         crop: Crop = Crop(),
         normalize: bool = True,
@@ -77,7 +77,7 @@ class SmallResNet(Encoder):
             nn.AdaptiveAvgPool2d(grid),
             nn.Flatten(),
             nn.Dropout(dropout),
-            nn.Linear(channels * grid**2, dimension, bias=False),
-            nn.BatchNorm1d(dimension),
+            nn.Linear(channels * grid**2, embedding_size, bias=False),
+            nn.BatchNorm1d(embedding_size),
         ]
-        super().__init__(nn.Sequential(*layers), dimension, InputSpec(size, crop=crop), normalize)
+        super().__init__(nn.Sequential(*layers), embedding_size, InputSpec(size, crop=crop), normalize)

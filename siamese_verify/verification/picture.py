@@ -95,7 +95,7 @@ def shortened(name: str, most: int) -> str:
 
 
 class Measured(Protocol):
-    """What the picture needs of a model's record."""
+    """What the picture needs of a model's metadata."""
 
     @property
     def score_calibration(self) -> ScoreCalibration | None:
@@ -114,9 +114,9 @@ class Histogram(NamedTuple):
     impostors: np.ndarray  # (K,)
 
 
-def histogram_of_record(record: Measured) -> Histogram | None:
+def histogram_of(metadata: Measured) -> Histogram | None:
     """The histogram that was stored with a model, as shares of each kind; None without a sound one."""
-    stored = record.metrics.get("histogram")
+    stored = metadata.metrics.get("histogram")
     if not isinstance(stored, Mapping):
         return None
     try:
@@ -133,13 +133,13 @@ def _are_counts(values: np.ndarray, bins: int) -> bool:
     return values.shape == (bins,) and bool((values >= 0).all()) and 0 < float(values.sum()) < math.inf
 
 
-def draw_scores(axes: Axes, verification: Verification, record: Measured) -> None:
+def draw_scores(axes: Axes, verification: Verification, metadata: Measured) -> None:
     """Draw the score and the threshold over a histogram, else over the tail of strangers, else on a bare axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
     from siamese_verify.evaluation.pages.rendering import percent_label
 
-    histogram = histogram_of_record(record)
+    histogram = histogram_of(metadata)
     scores = [verification.score, *(end for end in (verification.threshold,) if math.isfinite(end))]
     if histogram:
         kinds = (
@@ -153,8 +153,8 @@ def draw_scores(axes: Axes, verification: Verification, record: Measured) -> Non
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.set_ylabel("share of pairs", fontsize=9)
         axes.set_ylim(0, 1.08 * max(float(histogram.impostors.max()), float(histogram.genuine.max())))
-    elif record.score_calibration:
-        tail = record.score_calibration.impostor_tail
+    elif metadata.score_calibration:
+        tail = metadata.score_calibration.impostor_tail
         shares = np.array(tail.accepted) / tail.impostors
         there = shares > 0
         known, shares = np.array(tail.scores)[there], shares[there]
@@ -236,7 +236,7 @@ QUIET = "#5a6675"  # of small print: grey that keeps a contrast of 5.8 on white
 def draw_verification(
     verification: Verification,
     photos: tuple[Photo, Photo],
-    record: Measured,
+    metadata: Measured,
     explanation: Explanation | None = None,
 ) -> Image.Image:
     """Draw a decision on light ground.
@@ -244,7 +244,7 @@ def draw_verification(
     Args:
         verification: with its two faces.
         photos: that they were found on, in any form that `open_photo` takes.
-        record: of the model. Without a histogram among its metrics the tail of the strangers' scores is drawn, and
+        metadata: of the model. Without a histogram among its metrics the tail of the strangers' scores is drawn, and
             without either the bare scale.
         explanation: of the score, by the same faces.
 
@@ -264,7 +264,7 @@ def draw_verification(
         "head": 0.95 + 0.25 * len(_rarity(verification)),
         "photos": 0.28 + tall + 0.1,
         "colours": 0.38 if explanation else 0.0,
-        "scores": 2.45 if histogram_of_record(record) or record.score_calibration else 1.6,
+        "scores": 2.45 if histogram_of(metadata) or metadata.score_calibration else 1.6,
         "notes": LINE * len(notes) + 0.1,
     }
     total = sum(heights.values()) + EDGE / 2
@@ -289,7 +289,7 @@ def draw_verification(
     top += heights["colours"]
     indent = 0.5  # for the numbers beside the axis
     axes = sheet.axes(EDGE + indent, top + 0.57, WIDTH - 2 * EDGE - indent, heights["scores"] - 1.1)
-    draw_scores(axes, verification, record)
+    draw_scores(axes, verification, metadata)
     top += heights["scores"]
     for number, (line, colour) in enumerate(notes):
         sheet.write(EDGE, top + LINE * (number + 0.5), line, size=9, colour=colour)

@@ -47,12 +47,12 @@ def test_the_mean_over_the_data_is_subtracted_and_thresholds_are_those_of_the_pr
     np.testing.assert_allclose(found, expected, atol=1e-5)
     left, right = np.triu_indices(len(unseen), 1)
     impostors = score_pairs(found, left, right)[unseen.identities[left] != unseen.identities[right]]
-    for point in centred.record.operating_points:
+    for point in centred.metadata.operating_points:
         assert point.impostors == len(impostors)
         assert (impostors >= point.threshold - 1e-6).mean() == pytest.approx(point.far)  # but for a last bit
-    assert centred.record.training["center"] == "24 photos of synthetic"
-    assert centred.record.training["data"] == plain.record.training["data"]
-    assert centred.record.measured_on == "synthetic faces, all pairs of unseen people"
+    assert centred.metadata.training["center"] == "24 photos of synthetic"
+    assert centred.metadata.training["data"] == plain.metadata.training["data"]
+    assert centred.metadata.measured_on == "synthetic faces, all pairs of unseen people"
     assert (tmp_path / "out" / "report" / "report.html").is_file()
     with pytest.raises(InputError, match="holds a bundle already"):
         center(configured("center", tmp_path / "x", *SMALL, *PROTOCOL, *settings), tmp_path / "out")

@@ -24,19 +24,19 @@ def inception_resnet(**options: Any) -> Encoder:
 
 
 def mobilefacenet(**options: Any) -> Encoder:
-    return MobileFaceNet(size=48, dimension=24, **options)
+    return MobileFaceNet(size=48, embedding_size=24, **options)
 
 
 def resnet18(**options: Any) -> Encoder:
-    return ResNet18(size=40, dimension=20, **options)
+    return ResNet18(size=40, embedding_size=20, **options)
 
 
 def small(**options: Any) -> Encoder:
-    return SmallResNet(size=32, width=4, dimension=16, **options)
+    return SmallResNet(size=32, width=4, embedding_size=16, **options)
 
 
 def small_and_deep(**options: Any) -> Encoder:
-    return SmallResNet(size=32, width=4, blocks=(2, 1, 3), dimension=16, dropout=0.1, **options)
+    return SmallResNet(size=32, width=4, blocks=(2, 1, 3), embedding_size=16, dropout=0.1, **options)
 
 
 TRAINABLE: list[Make] = [inception_resnet, mobilefacenet, resnet18, small, small_and_deep]
@@ -59,7 +59,7 @@ def photos(encoder: Encoder, count: int) -> Tensor:
 def test_embeddings_are_float32_rows_of_unit_length(make: Make, training: bool) -> None:
     encoder = make().train(training)
     embeddings = encoder(photos(encoder, 3))
-    assert embeddings.shape == (3, encoder.dimension)
+    assert embeddings.shape == (3, encoder.embedding_size)
     assert embeddings.dtype == torch.float32
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
 

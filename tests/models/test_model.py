@@ -20,35 +20,35 @@ def point(far: float, threshold: float, insufficient: bool = False) -> Operating
 
 
 def model_with(*points: OperatingPoint, name: str = "mine") -> FaceModel:
-    return FaceModel.of(name, SmallResNet(size=16, width=4), {}, points)
+    return FaceModel.create(name, SmallResNet(size=16, width=4), {}, points)
 
 
 def test_the_strictest_rate_with_enough_impostors_is_the_default() -> None:
     points = [point(1e-2, 0.5), point(1e-3, 0.7, insufficient=True), point(1e-1, 0.3)]
-    assert model_with(*points).record.operating_point() == points[0]
+    assert model_with(*points).metadata.operating_point() == points[0]
 
 
 @pytest.mark.parametrize("enough", [False, True])
 def test_one_per_cent_is_the_default_where_no_stricter_rate_has_enough_impostors(enough: bool) -> None:
     points = [point(1e-2, 0.5, insufficient=True), point(1e-1, 0.3, insufficient=not enough)]
-    assert model_with(*points).record.operating_point() == points[0]
+    assert model_with(*points).metadata.operating_point() == points[0]
 
 
 def test_a_rate_is_found_whatever_its_rounding() -> None:
     points = [point(1e-1, 0.3), point(1e-2, 0.5)]
-    assert model_with(*points).record.operating_point(1 / 100) == points[1]
-    assert model_with(*points).record.operating_point(0.3 - 0.2) == points[0]
+    assert model_with(*points).metadata.operating_point(1 / 100) == points[1]
+    assert model_with(*points).metadata.operating_point(0.3 - 0.2) == points[0]
 
 
 @pytest.mark.parametrize("far", [0.05, 0.0, -0.1, 2.0, float("nan")])
 def test_a_rate_that_was_not_measured_is_an_error_that_lists_those_that_were(far: float) -> None:
     with pytest.raises(InputError, match=r"was measured: use 0\.01, 0\.1\."):
-        model_with(point(1e-1, 0.3), point(1e-2, 0.5)).record.operating_point(far)
+        model_with(point(1e-1, 0.3), point(1e-2, 0.5)).metadata.operating_point(far)
 
 
 def test_a_model_without_thresholds_says_the_two_ways_out() -> None:
     with pytest.raises(InputError, match=r"No threshold of vggface2.*--threshold.*evaluate model=vggface2"):
-        model_with(name="vggface2").record.operating_point()
+        model_with(name="vggface2").metadata.operating_point()
 
 
 @pytest.mark.parametrize("name", ["nobody", "casia", "/no/such/folder", ""])
@@ -73,14 +73,14 @@ def test_one_measurement_gives_a_pretrained_model_its_own_thresholds(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4))
-    assert load_model("vggface2").record.operating_points == ()
+    assert load_model("vggface2").metadata.operating_points == ()
     report = verification_report([0.9, 0.8, 0.3, 0.1], [True, True, False, False])
     path = store_thresholds("vggface2", {**report.to_dict(), "measured_on": "four pairs"})
     assert tmp_path in path.parents
     model = load_model("vggface2")
-    assert model.record.operating_points == report.operating_points
-    assert model.record.measured_on == "four pairs"
-    if casia := load_model("casia-webface").record.operating_points:  # its own, where it ships with some
+    assert model.metadata.operating_points == report.operating_points
+    assert model.metadata.measured_on == "four pairs"
+    if casia := load_model("casia-webface").metadata.operating_points:  # its own, where it ships with some
         assert casia != report.operating_points
 
 
@@ -88,10 +88,10 @@ def test_one_measurement_gives_a_pretrained_model_its_own_thresholds(
 def test_every_form_of_a_run_loads(form: str, tiny_run: Path) -> None:
     path = {"run": tiny_run, "bundle": tiny_run / "bundle"}.get(form, tiny_run / "checkpoints" / form)
     model = load_model(path)
-    assert len(model.record.operating_points) == 3
+    assert len(model.metadata.operating_points) == 3
     assert not model.encoder.training
-    assert "held out from synthetic training" in model.record.measured_on
-    assert model.record.training == {"data": "synthetic", "pretrained": None}
+    assert "held out from synthetic training" in model.metadata.measured_on
+    assert model.metadata.training == {"data": "synthetic", "pretrained": None}
 
 
 def test_a_checkpoint_is_its_bundle(tiny_run: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_checkpoint_is_its_bundle(tiny_run: Path) -> None:
     with torch.inference_mode():
         assert torch.equal(checkpoint.encoder(images), bundle.encoder(images))
     for name in ("configuration", "operating_points", "eer_threshold", "measured_on", "training", "metrics"):
-        assert getattr(checkpoint.record, name) == getattr(bundle.record, name)
+        assert getattr(checkpoint.metadata, name) == getattr(bundle.metadata, name)
 
 
 def test_the_thresholds_of_a_checkpoint_were_measured_on_its_weights(tiny_run: Path) -> None:

@@ -20,7 +20,7 @@ from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.structures import Crop, InputSpec
 from siamese_verify.verification import picture
 from siamese_verify.verification.decision import DetectedFace, Verification
-from siamese_verify.verification.explanation import CARRIES, SPEAKS_AGAINST, Explanation, explain
+from siamese_verify.verification.explanation import OPPOSES, SUPPORTS, Explanation, explain
 from siamese_verify.verification.picture import draw_verification
 from siamese_verify.verification.verifier import Verifier
 
@@ -124,7 +124,7 @@ def test_an_explanation_adds_both_maps_on_one_scale() -> None:
     drawn = draw_verification(decision(), (green(), green()), MODEL, Explanation(strong, weak, 0.7))
     assert drawn.height > draw_verification(decision(), (green(), green()), MODEL).height
     side = int(1.72 * 150)
-    for half, colour in ((drawn.crop((0, 0, 825, 800)), CARRIES), (drawn.crop((825, 0, 1650, 800)), SPEAKS_AGAINST)):
+    for half, colour in ((drawn.crop((0, 0, 825, 800)), SUPPORTS), (drawn.crop((825, 0, 1650, 800)), OPPOSES)):
         assert where(half, colour, slack=75).sum() > 0.9 * side * side
 
 
@@ -136,8 +136,8 @@ def test_the_same_decision_gives_the_same_picture() -> None:
 @pytest.mark.parametrize("metrics", [{"histogram": HISTOGRAM}, {}], ids=["histogram", "tail"])
 @pytest.mark.parametrize("score_calibration", [MEANING, None], ids=["calibrated", "uncalibrated"])
 def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any, score_calibration: Any) -> None:
-    record = SimpleNamespace(score_calibration=score_calibration, metrics=metrics)
-    drawn = draw_verification(decision(False, 0.1), (green(), green()), record)
+    metadata = SimpleNamespace(score_calibration=score_calibration, metrics=metrics)
+    drawn = draw_verification(decision(False, 0.1), (green(), green()), metadata)
     chart = where(drawn, LIGHT.impostor)[drawn.height - 330 :]
     columns = chart.sum(axis=0)
     assert columns.max() > 60  # the upright line at the score
@@ -162,12 +162,12 @@ def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any
 def test_extremes_are_drawn_without_a_warning(settings: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for record in (
+        for metadata in (
             MODEL,
             SimpleNamespace(score_calibration=MEANING, metrics={}),
             SimpleNamespace(score_calibration=None, metrics={}),
         ):
-            assert draw_verification(decision(**settings), (green(), green()), record).width == 1650
+            assert draw_verification(decision(**settings), (green(), green()), metadata).width == 1650
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_large_photo_is_scaled_down() -> None:
 
 
 def test_importing_it_loads_neither_torch_nor_what_draws() -> None:
-    modules = "picture, explanation, terminal, pair_list"
+    modules = "picture, explanation, terminal, pair_scoring"
     program = (
         f"import sys; from siamese_verify.verification import {modules}; "
         "print(*({'torch', 'matplotlib', 'onnxruntime', 'rich'} & set(sys.modules)))"
@@ -228,11 +228,11 @@ def test_a_real_verifier_explains_and_is_drawn() -> None:
         return np.asarray((crops.reshape(len(crops), -1) - 127.5) @ weights, dtype=np.float32)
 
     points = (OperatingPoint(0.001, 0.001, 0.5, 0.4, False, 10_000, 10),)
-    record = ModelMetadata("mine", {}, InputSpec(32, crop=Crop("whole")), 8, points, metrics=MODEL.metrics)
-    verifier = Verifier(record, engine)
+    metadata = ModelMetadata("mine", {}, InputSpec(32, crop=Crop("whole")), 8, points, metrics=MODEL.metrics)
+    verifier = Verifier(metadata, engine)
     noise = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     result = verifier.verify(noise, green())
-    explanation = explain(verifier, result.faces[0], result.faces[1])
+    explanation = explain(verifier.embed_crops, result.faces[0], result.faces[1])
     assert explanation.score == pytest.approx(result.score, abs=1e-6)
-    drawn = draw_verification(result, (noise, green()), record, explanation)
+    drawn = draw_verification(result, (noise, green()), metadata, explanation)
     assert where(drawn, GREEN).sum() > 50_000

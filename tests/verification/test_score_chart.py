@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siamese_verify.verification.picture import draw_scores, histogram_of_record
+from siamese_verify.verification.picture import draw_scores, histogram_of
 
 HISTOGRAM = {"edges": [-0.5, 0.0, 0.5, 1.0], "genuine": [0, 5, 95], "impostors": [5000, 4900, 100]}
 
 
 def test_the_histogram_of_a_record_is_shares_of_each_kind() -> None:
-    found = histogram_of_record(SimpleNamespace(score_calibration=None, metrics={"histogram": HISTOGRAM}))
+    found = histogram_of(SimpleNamespace(score_calibration=None, metrics={"histogram": HISTOGRAM}))
     assert found is not None
     assert found.genuine.tolist() == [0, 0.05, 0.95]
     assert found.impostors.tolist() == [0.5, 0.49, 0.01]
@@ -33,14 +33,11 @@ def test_the_histogram_of_a_record_is_shares_of_each_kind() -> None:
     ],
 )
 def test_an_unsound_histogram_is_not_drawn(change: dict[str, Any]) -> None:
-    assert (
-        histogram_of_record(SimpleNamespace(score_calibration=None, metrics={"histogram": {**HISTOGRAM, **change}}))
-        is None
-    )
+    assert histogram_of(SimpleNamespace(score_calibration=None, metrics={"histogram": {**HISTOGRAM, **change}})) is None
 
 
 def test_a_record_without_a_histogram_has_none() -> None:
-    assert histogram_of_record(SimpleNamespace(score_calibration=None, metrics={})) is None
+    assert histogram_of(SimpleNamespace(score_calibration=None, metrics={})) is None
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.45, 0.55, 0.8, 0.97])

@@ -35,9 +35,9 @@ POINTS = (
 
 def verifier(crop: Crop = Crop("whole"), points: tuple[OperatingPoint, ...] = POINTS, name: str = "mine") -> Verifier:
     torch.manual_seed(0)
-    encoder = SmallResNet(size=32, width=4, dimension=16, crop=crop).eval()
-    model = FaceModel.of(name, encoder, {}, points, eer_threshold=0.35, measured_on="400 pairs of nobody")
-    return Verifier(model.record, TorchEngine(encoder))
+    encoder = SmallResNet(size=32, width=4, embedding_size=16, crop=crop).eval()
+    model = FaceModel.create(name, encoder, {}, points, eer_threshold=0.35, measured_on="400 pairs of nobody")
+    return Verifier(model.metadata, TorchEngine(encoder))
 
 
 @pytest.fixture
