@@ -104,7 +104,16 @@ def draw_roc(
         _annotate(axes, f"{100 * point.tar:.1f} %", (point.target, point.tar), xytext=(8, 8 if above else -15))
     if any(point.insufficient for point in points):
         hollow = "hollow: too few impostors to rely on"
-        axes.text(0.98, 0.03, hollow, ha="right", fontsize=9, color=LIGHT.ink, transform=axes.transAxes)
+        axes.text(
+            0.98,
+            0.03,
+            hollow,
+            ha="right",
+            fontsize=9,
+            color=LIGHT.ink,
+            transform=axes.transAxes,
+            bbox={"facecolor": LIGHT.ground, "edgecolor": "none", "pad": 1.5},
+        )
     axes.set_xscale("log")
     axes.set_xlim(smallest, 1)
     axes.set_ylim(bottom, 1.01)
