@@ -38,7 +38,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from siamese_verify.evaluation.pages.figures import LIGHT
+from siamese_verify.evaluation.pages.rendering import LIGHT
 from siamese_verify.losses import ContrastiveLoss, NTXentLoss, SupConLoss, TripletLoss
 from siamese_verify.miners import BatchHard, SemiHard
 

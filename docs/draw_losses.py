@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from siamese_verify import losses, miners
-from siamese_verify.evaluation.pages.figures import LIGHT
+from siamese_verify.evaluation.pages.rendering import LIGHT
 from siamese_verify.structures import Pairs, Triplets
 
 SOLID, DASHED, DOTTED = "-", "--", ":"

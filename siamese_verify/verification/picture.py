@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from siamese_verify.evaluation.pages.figures import LIGHT
+from siamese_verify.evaluation.pages.rendering import LIGHT
 from siamese_verify.faces import Photo, open_photo, reduced, rotate_photo
 from siamese_verify.verification.explanation import heat
 
@@ -137,7 +137,7 @@ def draw_scores(axes: Axes, verification: Verification, metadata: Measured) -> N
     """Draw the score and the threshold over a histogram, else over the tail of strangers, else on a bare axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
-    from siamese_verify.evaluation.pages.figures import percent_label
+    from siamese_verify.evaluation.pages.rendering import percent_label
 
     histogram = histogram_of(metadata)
     scores = [verification.score, *(end for end in (verification.threshold,) if math.isfinite(end))]

@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import Calibration, ImpostorTail, OperatingPoint, ScoreCalibration
-from siamese_verify.evaluation.pages.figures import LIGHT
+from siamese_verify.evaluation.pages.rendering import LIGHT
 from siamese_verify.faces import Quality
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.structures import Crop, InputSpec
