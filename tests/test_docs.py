@@ -18,7 +18,7 @@ from PIL import Image
 
 from siamese_verify import losses, miners
 from siamese_verify.cli.configuration import CONF
-from siamese_verify.training.module import for_others
+from siamese_verify.training.module import pml_tuples
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "objectives.md").read_text()
@@ -131,7 +131,7 @@ def test_every_command_composes_and_its_objective_takes_what_it_is_fed(
     if tuples is None and cfg.get("miner"):
         tuples = instantiate(cfg.miner)(embeddings.detach(), labels)
     ours = type(objective).__module__.startswith("siamese_verify")
-    loss = objective(embeddings, labels, tuples if ours else for_others(tuples, len(labels)))
+    loss = objective(embeddings, labels, tuples if ours else pml_tuples(tuples, len(labels)))
     loss.backward()
     assert loss > 0
     assert embeddings.grad is not None

@@ -28,7 +28,7 @@ from siamese_verify.verification import embed_photos
 def center(cfg: DictConfig, output: Path) -> FaceModel:
     """Wrap a model's encoder, measure the mean over some photos, and thresholds over a protocol."""
     if OmegaConf.is_missing(cfg, "model"):
-        raise InputError("Say which model: model=casia-webface, or the path of a bundle, a run or a checkpoint.")
+        raise InputError("No model is given: set model=casia-webface, or the path of a bundle, a run or a checkpoint.")
     if (output / "bundle.json").exists():
         raise InputError(f"{output} holds a bundle already: set another folder by output.")
     check_values(cfg)

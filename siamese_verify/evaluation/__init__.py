@@ -37,7 +37,7 @@ from siamese_verify.evaluation.pair_intervals import pair_intervals
 from siamese_verify.evaluation.report import TARGETS, VerificationReport, inverted_hint, verification_report
 from siamese_verify.evaluation.roc import RocCurve, auc, read_curve, roc_curve
 from siamese_verify.evaluation.run_comparison import compare_runs, read_evaluation
-from siamese_verify.evaluation.score_file import PublishedCurve, ScoreFile, read_published, read_scores
+from siamese_verify.evaluation.score_file import PublishedCurve, ScoreFile, read_published, read_scores, write_scores
 from siamese_verify.evaluation.score_statistics import d_prime
 
 __all__ = [
@@ -97,6 +97,7 @@ __all__ = [
     "roc_curve",
     "tar_at_far",
     "verification_report",
+    "write_scores",
     "zero_fmr",
     "zero_fnmr",
 ]

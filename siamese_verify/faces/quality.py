@@ -1,4 +1,4 @@
-"""How good a picture of a face is."""
+"""Quality of a face image: sharpness, size, pose, light, contrast, noise and tilt."""
 
 from __future__ import annotations
 
@@ -11,31 +11,28 @@ from PIL import Image
 
 from siamese_verify.faces.alignment import TEMPLATE, similarity
 
-# An average face in millimetres: right, down and towards the viewer from the middle between the eyes. The landmarks are
-# the detector's: left eye, right eye, nose, left and right corner of the mouth, as the viewer sees them.
+# An average face in millimeters: right, down and towards the viewer from the middle between the eyes. Landmarks are the
+# detector's: left eye, right eye, nose, left and right corner of the mouth, as the viewer sees them.
 AVERAGE_FACE = ((-32.0, 0.0, 0.0), (32.0, 0.0, 0.0), (0.0, 37.0, 28.0), (-25.0, 68.0, 6.0), (25.0, 68.0, 6.0))
 
-
-LOWEST = {"sharpness", "size", "light", "contrast"}  # qualities that can be too low
-HIGHEST = {"turn", "light", "noise", "roll"}  # or too high
-HARMLESS = (
-    2.0  # noise that misleads no model, though a set of soft photos may have none: that of sharpening stays below 1
-)
-BLOCK, CALM = 8, 0.25  # side of the blocks in which noise is estimated, and the share of them that is calm
-COMMON = 0.999  # share of the faces that a limit of quality leaves inside: a few bad ones must not widen it
+BOUNDED_BELOW = {"sharpness", "size", "light", "contrast"}  # qualities that can be too low
+BOUNDED_ABOVE = {"turn", "light", "noise", "roll"}  # or too high
+HARMLESS_NOISE = 2.0  # misleads no model, though soft photos may have less; that of sharpening stays below 1
+BLOCK, SMOOTH = 8, 0.25  # side of the blocks in which noise is estimated, and the quantile of the smoother ones
+COMMON = 0.999  # share of the faces inside a limit of quality: a few bad ones must not widen it
 
 
 class Quality(NamedTuple):
-    """What decides whether a face can be compared at all.
+    """Quality of a face image, which decides whether it can be compared.
 
     Attributes:
         sharpness: see `sharpness`.
-        size: shorter side of the face's box in the photo, in pixels; None for a face that no detector found.
-        turn: see `turn_of`, in degrees; None likewise.
+        size: shorter side of the face's box in the photo, in pixels; None without a detector.
+        turn: see `turn_of`, in degrees; None without a detector.
         light: mean grey level of the crop, in [0, 1].
         contrast: standard deviation of the crop's grey levels, in [0, 0.5].
         noise: see `noise`, in grey levels.
-        roll: angle by which the face is tilted in the crop, in degrees; None for a face that no detector found.
+        roll: angle by which the face is tilted, in degrees; None without a detector.
     """
 
     sharpness: float
@@ -52,10 +49,10 @@ def quality_of(
     box: tuple[float, float, float, float] | None = None,
     landmarks: Sequence[tuple[float, float]] | None = None,
 ) -> Quality:
-    """Judge a face.
+    """Measure the quality of a face image.
 
     Args:
-        crop: as the encoder sees it, RGB.
+        crop: input of the encoder, RGB.
         box: left, top, right, bottom in pixels of the photo.
         landmarks: five, in the order of `AVERAGE_FACE`.
     """
@@ -72,7 +69,7 @@ def quality_of(
 
 
 def ranges_of(qualities: Sequence[Quality]) -> dict[str, tuple[float | None, float | None]]:
-    """The quality that faces have in common: what lies outside was not seen, or hardly ever.
+    """Limits of quality within which nearly all faces of a measurement lie.
 
     Args:
         qualities: of the faces that a model was measured on.
@@ -87,20 +84,20 @@ def ranges_of(qualities: Sequence[Quality]) -> dict[str, tuple[float | None, flo
         values = [value for quality in qualities if (value := getattr(quality, name)) is not None]
         if not values:
             continue
-        # Outwards to a face that was seen: of few faces, none of their own may lie outside.
+        # Outwards to a value that occurs: of few faces, none may lie outside.
         low, high = (
             float(np.quantile(values, 1 - COMMON, method="lower")),
             float(np.quantile(values, COMMON, method="higher")),
         )
-        high = max(high, HARMLESS) if name == "noise" else high
-        limits[name] = (low if name in LOWEST else None, high if name in HIGHEST else None)
+        high = max(high, HARMLESS_NOISE) if name == "noise" else high
+        limits[name] = (low if name in BOUNDED_BELOW else None, high if name in BOUNDED_ABOVE else None)
     return limits
 
 
 def sharpness(face: Image.Image) -> float:
-    """Variance of the Laplacian of the grey levels, 0 for a flat or fully blurred picture.
+    """Variance of the Laplacian of the grey levels, 0 for a uniform image; comparable among images of one size only.
 
-    Comparable among faces of one size only. Pech-Pacheco et al., "Diatom Autofocusing in Brightfield Microscopy", ICPR
+    Pech-Pacheco et al., "Diatom Autofocusing in Brightfield Microscopy", ICPR
     2000.
 
     Args:
@@ -112,10 +109,10 @@ def sharpness(face: Image.Image) -> float:
 
 
 def noise(face: Image.Image) -> float:
-    """Standard deviation of the grain of a picture, in grey levels; 0 for a smooth one.
+    """Standard deviation of the noise of an image, in grey levels.
 
-    Grain is everywhere, and detail is not: the noise of each small block is estimated by the mean of the filter that is
-    blind to brightness and to straight edges, and that of the calmer blocks is taken. Immerkaer, "Fast Noise Variance
+    Noise is everywhere and detail is not: each small block is filtered by a mask that is blind to brightness and to
+    straight edges, and the lower quartile of the blocks' estimates is taken. Immerkaer, "Fast Noise Variance
     Estimation", Computer Vision and Image Understanding 1996.
 
     Args:
@@ -128,14 +125,13 @@ def noise(face: Image.Image) -> float:
     if not rows * columns:
         return 0.0
     blocks = found[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK).mean(axis=(1, 3))
-    return float(np.quantile(blocks, CALM) * math.sqrt(math.pi / 2) / 6)
+    return float(np.quantile(blocks, SMOOTH) * math.sqrt(math.pi / 2) / 6)
 
 
 def roll_of(landmarks: Sequence[tuple[float, float]]) -> float:
     """Angle by which a face is tilted clockwise in the photo, in degrees from -180 to 180.
 
-    It is that of the rotation which lays ArcFace's template onto eyes and mouth; the nose is left out, which moves as
-    the head turns to a side.
+    The rotation of ArcFace's template that fits eyes and mouth; the nose moves when the head is turned.
 
     Args:
         landmarks: five, in pixels, in the order of `AVERAGE_FACE`.
@@ -148,9 +144,8 @@ def roll_of(landmarks: Sequence[tuple[float, float]]) -> float:
 def turn_of(landmarks: Sequence[tuple[float, float]]) -> float:
     """Angle between where a face looks and the camera, in degrees: about 0 from the front, 90 in profile.
 
-    An average face is laid onto the landmarks by the affine camera that fits them best (Hartley & Zisserman, "Multiple
-    View Geometry", 2004, section 6.3); the way it looks along is the one that this camera sees as a point. A rough
-    figure: people's faces differ.
+    The line of sight of the affine camera that fits an average face to the landmarks best (Hartley & Zisserman,
+    "Multiple View Geometry", 2004, section 6.3). A rough estimate: people's faces differ.
 
     Args:
         landmarks: five, in pixels, in the order of `AVERAGE_FACE`.

@@ -25,6 +25,7 @@ from siamese_verify.serving.uploads import decode_photo
 from siamese_verify.verification.decision import NoDecision
 
 if TYPE_CHECKING:
+    from siamese_verify.faces import OnMultipleFaces
     from siamese_verify.serving.service import Metrics
     from siamese_verify.serving.settings import Settings
     from siamese_verify.verification import DetectedFace, Verification, Verifier
@@ -70,13 +71,8 @@ class MicroBatcher:
         max_jobs: int = 256,
         observe: Callable[[int, float], None] = lambda crops, seconds: None,
     ) -> None:
-        self.embed, self.max_batch, self.max_wait, self.max_jobs, self.observe = (
-            embed,
-            max_batch,
-            max_wait,
-            max_jobs,
-            observe,
-        )
+        self.embed, self.observe = embed, observe
+        self.max_batch, self.max_wait, self.max_jobs = max_batch, max_wait, max_jobs
         self._jobs: deque[Job] = deque()
         self._crops = 0  # of all jobs that wait
         self._changed = threading.Condition()
@@ -128,7 +124,7 @@ class MicroBatcher:
                 return []
             remaining = self._jobs[0].since + self.max_wait - time.monotonic()
             self._changed.wait_for(lambda: self._crops >= self.max_batch or self._closed, max(0.0, remaining))
-            jobs, size = [self._jobs.popleft()], 0
+            jobs = [self._jobs.popleft()]
             size = len(jobs[0].crops)
             while self._jobs and size + len(self._jobs[0].crops) <= self.max_batch:
                 jobs.append(self._jobs.popleft())
@@ -204,7 +200,9 @@ class FaceEngine:
         """
         return await asyncio.wrap_future(self._workers.submit(work, pixels))
 
-    async def find(self, photos: Sequence[tuple[str, bytes]], on_multiple_faces: Any) -> list[PhotoFaces]:
+    async def find(
+        self, photos: Sequence[tuple[str, bytes]], on_multiple_faces: OnMultipleFaces | None
+    ) -> list[PhotoFaces]:
         """Detect the faces of photos, each (name, bytes of a file): one of each unless `on_multiple_faces` is `any`.
 
         Raises:
@@ -223,7 +221,9 @@ class FaceEngine:
         finally:
             stop.set()  # the client has disconnected, another photo failed, or it took too long
 
-    def _find(self, name: str, content: bytes, on_multiple_faces: Any, stop: threading.Event) -> PhotoFaces:
+    def _find(
+        self, name: str, content: bytes, on_multiple_faces: OnMultipleFaces | None, stop: threading.Event
+    ) -> PhotoFaces:
         start = time.perf_counter()
         photo = decode_photo(content, name, self.settings.photo_pixels)
         decoded = time.perf_counter()
@@ -260,32 +260,21 @@ class FaceEngine:
         Raises:
             Problem: if there are too many faces, or too many requests wait.
         """
-        photos = {id(photo): photo for pair in pairs for photo in pair}
-        counts = [len(photo.faces) for photo in photos.values()]
         if not pairs:
             return []
+        photos = {id(photo): photo for pair in pairs for photo in pair}
+        counts = [len(photo.faces) for photo in photos.values()]
         if len(pairs) == 1 and sum(counts) > self.settings.faces:
-            shown, most = " and ".join(map(str, counts)), self.settings.faces
-            detail = (
-                f"The photos show {shown} faces, more than {most} together: crop them, or choose largest or central."
-            )
-            raise Problem(422, "multiple_faces", detail)
+            shown = f"The photos show {' and '.join(map(str, counts))} faces, more than {self.settings.faces} together"
+            raise Problem(422, "multiple_faces", f"{shown}: crop them, or choose largest or central.")
         start = time.perf_counter()
         embeddings = await self.embed([face for photo in photos.values() for face in photo.faces])
         spent = {"embed": 1000 * (time.perf_counter() - start)}  # with the wait for a batch
         rows = dict(zip(photos, np.split(embeddings, np.cumsum(counts)[:-1]), strict=True))
         results = []
-        for first, second in pairs:
-            stages = {stage: max(first.milliseconds[stage], second.milliseconds[stage]) for stage in first.milliseconds}
-            results.append(
-                compare(
-                    first.faces,
-                    rows[id(first)],
-                    second.faces,
-                    rows[id(second)],
-                    milliseconds={**stages, **spent},
-                )
-            )
+        for a, b in pairs:
+            milliseconds = {stage: max(taken, b.milliseconds[stage]) for stage, taken in a.milliseconds.items()} | spent
+            results.append(compare(a.faces, rows[id(a)], b.faces, rows[id(b)], milliseconds=milliseconds))
         return results
 
     async def explain(self, left: DetectedFace, right: DetectedFace) -> list[NDArray[np.uint8]]:

@@ -62,5 +62,5 @@ def test_the_mean_over_the_data_is_subtracted_and_thresholds_are_those_of_the_pr
 
 
 def test_a_model_is_needed(tmp_path: Path, configured: Callable[..., DictConfig]) -> None:
-    with pytest.raises(InputError, match="Say which model"):
+    with pytest.raises(InputError, match="No model is given"):
         center(configured("center", tmp_path, *SMALL, f"output={tmp_path / 'out'}"), tmp_path / "out")

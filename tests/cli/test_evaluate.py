@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from siamese_verify.encoders import SmallResNet
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import read_scores, verification_report
 from siamese_verify.models import load_model
+from siamese_verify.structures import Crop
 
 Configured = Callable[..., DictConfig]
 PROTOCOL = (
@@ -56,7 +59,7 @@ def test_an_evaluation_leaves_a_report_and_what_made_it(tiny_run: Path, configur
 
 
 def test_a_model_is_asked_for(configured: Configured, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Say which model: model=casia-webface"):
+    with pytest.raises(InputError, match="No model is given: set model=casia-webface"):
         evaluate(configured("evaluate", tmp_path, *PROTOCOL), tmp_path)
 
 
@@ -64,14 +67,32 @@ def test_one_evaluation_stores_the_thresholds_of_a_pretrained_model_without(
     configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4))
+    crop = Crop("whole")
+    monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4, crop=crop))
     with pytest.raises(InputError, match="evaluate model=vggface2"):
         load_model("vggface2").metadata.operating_point()
     evaluate(configured("evaluate", tmp_path / "run", *PROTOCOL, "model=vggface2"), tmp_path / "run")
-    assert "kept for verify" in capsys.readouterr().out
+    assert "stored for verify" in capsys.readouterr().out
     model = load_model("vggface2")
-    assert model.metadata.operating_point(0.1).impostors == 18 * 17 // 2 - 18
+    assert model.metadata.operating_point(0.1).impostors == metrics(tmp_path / "run")["impostors"]
     assert model.metadata.measured_on == "synthetic faces, all pairs of unseen people"
+
+
+def test_photos_without_a_face_are_failures_to_acquire(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4))  # a box crop
+    evaluate(configured("evaluate", tmp_path, *PROTOCOL, "model=vggface2"), tmp_path)
+    found: dict[str, Any] = metrics(tmp_path)["acquisition"]  # type: ignore[assignment]  # few drawn faces are found
+    assert (found["photos"], found["genuine"], found["impostors"]) == (18, 18, 18 * 17 // 2 - 18)
+    assert found["failure_rate"] == found["failures"] / 18 > 0
+    compared = found["impostors"] - found["impostor_failures"]
+    assert load_model("vggface2").metadata.operating_point(0.1).impostors == compared
+    assert f"No face could be selected in {found['failures']} of 18 photos" in capsys.readouterr().out
+    assert "Failures to acquire" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    with (tmp_path / "report" / "skipped.csv").open(newline="") as file:
+        assert [row["reason"] for row in csv.DictReader(file)] == ["no face was found"] * found["failures"]
 
 
 def test_an_evaluation_does_not_change_a_bundle(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from siamese_verify.miners import HardPairs
 from siamese_verify.models import load_checkpoint
 from siamese_verify.structures import Pairs
 from siamese_verify.training import VerificationModule
-from siamese_verify.training.module import for_others
+from siamese_verify.training.module import pml_tuples
 from siamese_verify.verification import embed_faces
 
 Configured = Callable[..., DictConfig]
@@ -123,7 +123,7 @@ def test_a_folder_that_holds_a_run_is_left_as_it_is(
     tiny_run: Path, trained: Trained, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
 ) -> None:
     before = {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"holds a run already \(checkpoints/best.ckpt\): go on with it by ckpt_path="):
+    with pytest.raises(InputError, match=r"holds a run already \(checkpoints/best.ckpt\): resume it by ckpt_path="):
         trained(tiny_run, *tiny, *small_batches)
     command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *tiny, f"hydra.run.dir={tiny_run}", "seed=1"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -258,7 +258,7 @@ def test_every_experiment_takes_every_loss_and_every_miner_that_the_loss_takes(
             continue
         module = VerificationModule(torch.nn.Identity(), objective, miner, torch.optim.SGD)
         rows = embeddings.clone().requires_grad_()
-        value = module.loss(rows, labels, tuples if hasattr(objective, "measure") else for_others(tuples, len(labels)))
+        value = module.loss(rows, labels, tuples if hasattr(objective, "measure") else pml_tuples(tuples, len(labels)))
         value.backward()
         assert value.isfinite()
         assert rows.grad is not None and rows.grad.isfinite().all()

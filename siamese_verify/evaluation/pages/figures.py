@@ -64,6 +64,7 @@ class ReportFigure(NamedTuple):
     png: bytes
     svg: str  # an element of a page, in the colors of its style sheet
     axes: dict[str, Any]  # box of the axes in the SVG's units, and values at equal distances along x and y
+    wide: bool  # with many curves, for the whole width of a page
 
 
 def percent_label(rate: float) -> str:
@@ -359,9 +360,13 @@ def render_figure(name: str, draw: Draw, *, legend: bool = False) -> ReportFigur
         figure.savefig(png, format="png", metadata={"Software": None})
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(svg, format="svg", metadata=nothing, facecolor="none")
-    title, text = TEXTS[name]
     return ReportFigure(
-        name, title, text, png.getvalue(), _inline_svg(svg.getvalue()), _axes_table(axes, (WIDTH, height), name)
+        name,
+        *TEXTS[name],
+        png=png.getvalue(),
+        svg=_inline_svg(svg.getvalue()),
+        axes=_axes_table(axes, (WIDTH, height), name),
+        wide=legend and len(axes.get_lines()) > 6,
     )
 
 
