@@ -215,8 +215,7 @@ def draw_verification(
     Args:
         verification: with its two faces.
         photos: of the faces, in any form that `open_photo` takes.
-        metadata: of the model. Without a histogram among its metrics the tail of the strangers' scores is drawn, and
-            without either the bare scale.
+        metadata: of the model; without a histogram in its metrics, the score is drawn on a bare axis.
         explanation: of the score of these faces.
 
     Returns:
