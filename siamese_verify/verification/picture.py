@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 WIDTH, DPI = 11.0, 150  # inches, pixels per inch
 EDGE = 0.4  # inches around everything
+GAP = 0.14  # inches between pictures
+LINE = 0.2  # inches, of the small text
+LINE_LENGTH = 150  # characters of it in a line
+MAX_PHOTO = 1200  # pixels of a photo's longer side: more cannot be seen
+QUIET = "#5a6675"  # of small print: grey that keeps a contrast of 5.8 on white
 FALLBACKS = (  # for scripts that DejaVu Sans lacks, if installed
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -197,13 +202,6 @@ def _label(axes: Axes, score: float, text: str, above: float, side: int = 1, **h
     )
 
 
-GAP = 0.14  # inches between pictures
-LINE = 0.2  # inches, of the small text
-WRAPPED = 150  # characters of it in a line
-LARGEST = 1200  # pixels of a photo's longer side: more cannot be seen
-QUIET = "#5a6675"  # of small print: grey that keeps a contrast of 5.8 on white
-
-
 def draw_verification(
     verification: Verification,
     photos: tuple[Photo, Photo],
@@ -245,12 +243,13 @@ def draw_verification(
     for place, (photo, face, values) in enumerate(zip(photos, verification.faces, maps, strict=True)):
         left = EDGE + place * (half + 3 * GAP)
         sheet.write(left, top + 0.08, _caption(photo, face, place + 1), size=10.5, room=half)
-        _draw_photo(sheet, left, top + 0.28, half - side - GAP, tall, _upright(photo, face), face)
+        upright = rotate_photo(open_photo(photo, face.name), face.rotated_by)
+        _draw_photo(sheet, left, top + 0.28, half - side - GAP, tall, upright, face)
         beside = left + half - side
-        _draw_crop(sheet.axes(beside, top + 0.28, side, side), face.crop)
+        _show(sheet.axes(beside, top + 0.28, side, side), face.crop)
         if explanation and values is not None:
             warm = heat(face.crop, values, explanation.range)
-            _draw_crop(sheet.axes(beside, top + 0.28 + side + GAP, side, side), warm)
+            _show(sheet.axes(beside, top + 0.28 + side + GAP, side, side), warm)
     top += heights["photos"]
     if explanation:
         _draw_color_scale(sheet, explanation.range, top + 0.1)
@@ -274,16 +273,11 @@ def _draw_head(sheet: Sheet, verification: Verification) -> None:
         None: ("Inconclusive", LIGHT.ink),
     }[verification.same]
     sheet.write(EDGE, 0.36, words, size=21, color=color, weight="bold")
-    sheet.write(EDGE, 0.74, _details(verification), size=11)
+    reached = "at or above" if verification.score >= verification.threshold else "below"
+    details = f"Score {verification.score:.3f}, {reached} the threshold of {verification.threshold:.3f}."
+    sheet.write(EDGE, 0.74, f"{details} {verification.stated_probability()}", size=11)
     for row, line in enumerate(_rarity(verification), 1):
         sheet.write(EDGE, 0.74 + 0.25 * row, line, size=11)
-
-
-def _details(verification: Verification) -> str:
-    score, threshold = verification.score, verification.threshold
-    reaches = score >= threshold
-    parts = [f"Score {score:.3f}, {'at or above' if reaches else 'below'} the threshold of {threshold:.3f}."]
-    return " ".join(filter(None, [*parts, verification.stated_probability()]))
 
 
 def _rarity(verification: Verification) -> list[str]:
@@ -297,11 +291,9 @@ def _notes(verification: Verification) -> list[tuple[str, str]]:
     lines += [(f"Note: {warning}", LIGHT.ink) for warning in verification.warnings]
     measured = f", thresholds measured on {verification.measured_on}" if verification.measured_on else ""
     lines.append((f"Model {verification.model}{measured}.", QUIET))
-    return [(part, color) for line, color in lines for part in textwrap.wrap(line, WRAPPED, subsequent_indent="    ")]
-
-
-def _upright(photo: Photo, face: DetectedFace) -> Image.Image:
-    return rotate_photo(open_photo(photo, face.name), face.rotated_by)
+    return [
+        (part, color) for line, color in lines for part in textwrap.wrap(line, LINE_LENGTH, subsequent_indent="    ")
+    ]
 
 
 def _caption(photo: Photo, face: DetectedFace, number: int) -> str:
@@ -318,9 +310,8 @@ def _draw_photo(
     across, down = whole[0] * scale, whole[1] * scale
     axes = sheet.axes(left + (width - across) / 2, top, across, down)
     small = photo.copy()
-    small.thumbnail((LARGEST, LARGEST))
-    axes.imshow(np.asarray(small), extent=(0, whole[0], whole[1], 0), aspect="auto", interpolation="antialiased")
-    _without_ticks(axes)
+    small.thumbnail((MAX_PHOTO, MAX_PHOTO))
+    _show(axes, np.asarray(small), extent=(0, whole[0], whole[1], 0), aspect="auto")
     if face.box is None:
         return
     x, y, right, bottom = face.box
@@ -330,12 +321,9 @@ def _draw_photo(
     axes.set_ylim(whole[1], 0)
 
 
-def _draw_crop(axes: Axes, crop: np.ndarray) -> None:
-    axes.imshow(crop, interpolation="antialiased")
-    _without_ticks(axes)
-
-
-def _without_ticks(axes: Axes) -> None:
+def _show(axes: Axes, pixels: np.ndarray, **how: Any) -> None:
+    """Draw (H,W,3) pixels without ticks; `how` are further arguments of `imshow`."""
+    axes.imshow(pixels, **{"interpolation": "antialiased", **how})
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -350,8 +338,7 @@ def _draw_color_scale(sheet: Sheet, full: float, top: float) -> None:
     width = 1.6
     left = (WIDTH - width) / 2
     axes = sheet.axes(left, top, width, 0.13)
-    axes.imshow(colors, aspect="auto", interpolation="bilinear")
-    _without_ticks(axes)
+    _show(axes, colors, aspect="auto", interpolation="bilinear")
     middle = top + 0.065
     sheet.write(left - 0.1, middle, f"opposes: the score rises by {full:.2f} without it", size=9, ha="right")
     sheet.write(left + width + 0.1, middle, f"supports the similarity: the score falls by {full:.2f}", size=9)
