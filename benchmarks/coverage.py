@@ -48,7 +48,7 @@ class Truth:
         return float(brentq(lambda score: self.far(score) - target, -0.999, 20, xtol=1e-12))
 
     @property
-    def crossing(self) -> float:
+    def equal_error_threshold(self) -> float:
         """The threshold of the equal error rate."""
         return float(brentq(lambda score: self.far(score) - self.frr(score), -0.999, 20))
 
@@ -80,8 +80,8 @@ def clustered_embeddings(people: int, photos: int, dimensions: int, noise: float
     )
 
 
-def _cosines(centres: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
-    one, other = (centres + noise * rng.normal(size=centres.shape) for _ in range(2))
+def _cosines(centers: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    one, other = (centers + noise * rng.normal(size=centers.shape) for _ in range(2))
     products = np.einsum("nd,nd->n", one, other)
     return np.asarray(products / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1))
 
@@ -202,7 +202,7 @@ def doubt(share: float, sets: int) -> float:
 def cover(draw: Draw, truth: Truth, sets: int, seed: int) -> Tally:
     """Draw sets, and see which intervals hold the truth."""
     rng = np.random.default_rng(seed)
-    at, auc = truth.crossing, truth.auc
+    at, auc = truth.equal_error_threshold, truth.auc
     thresholds = {target: truth.threshold(target) for target in TARGETS}
     values = {"eer": truth.far(at), "auc": auc, "far": truth.far(at), "frr": truth.frr(at)}
     for target, threshold in thresholds.items():
@@ -225,7 +225,7 @@ def cover(draw: Draw, truth: Truth, sets: int, seed: int) -> Tally:
 def level_of_tests(population: Effects, sets: int, seed: int) -> tuple[float, float, dict[str, float]]:
     """How often equally good models are told apart: by p < 0.05, by McNemar's test, and by each difference."""
     rng = np.random.default_rng(seed)
-    at = population.truth.crossing
+    at = population.truth.equal_error_threshold
     ours, theirs = 0, 0
     missed: dict[str, int] = defaultdict(int)
     for _ in range(sets):
@@ -256,7 +256,7 @@ def main() -> None:
             continue
         start = time.perf_counter()
         tally = cover(draw, truth, chosen.sets, chosen.seed)
-        print(f"\n{name}: EER {truth.far(truth.crossing):.3%}, {chosen.sets} sets, nominal 95 %")
+        print(f"\n{name}: EER {truth.far(truth.equal_error_threshold):.3%}, {chosen.sets} sets, nominal 95 %")
         print(f"{'':30} {'covered':>8} {'+- 2 se':>8} {'low ends':>9} {'high ends':>10} {'median width':>13}")
         for metric, held, low, high, width in tally.lines():
             error = doubt(held, chosen.sets)

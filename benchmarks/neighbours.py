@@ -50,9 +50,9 @@ def embeddings(size: int) -> Tensor:
 
 
 def ours(rows: Tensor) -> Tensor:
-    from siamese_verify.pairwise.neighbors import nearest_directions
+    from siamese_verify.pairwise.neighbors import nearest_neighbors
 
-    return nearest_directions(rows, rows, COUNT, torch.arange(len(rows)))
+    return nearest_neighbors(rows, None, COUNT)
 
 
 def peer(rows: Tensor) -> Tensor:

@@ -1,16 +1,16 @@
-"""The server under load, against the verifier called directly in as many threads, both in one run on this machine.
+"""Throughput and latency of the server under load, relative to the verifier called directly in the same run.
 
 The load comes from `wrk` (Debian: `apt-get install wrk`), which posts two photos again and again over keep-alive
-connections of the loopback device. It shares the cores with the server, and it is a closed loop: a connection asks anew
-when it was answered, so percentiles are of what was asked, not of what would have been asked meanwhile.
+connections on loopback. It shares the cores with the server. It is a closed loop: a connection asks again when it was
+answered, so percentiles are of requests sent, not of those that would have been sent meanwhile.
 
 - limit: `Verifier.verify` of the same bytes in as many threads, in a process of its own, without HTTP
 - load: as many connections as threads; latency percentiles, throughput, and its ratio to the limit
-- overload: four times as many connections as the server takes requests; every answer is a 200, 429 or 503, none is lost
+- overload: four times as many connections as the server answers requests; every answer is 200, 429 or 503, none is lost
 - soak (`--minutes`): a moderate rate; resident memory of the server minute by minute
 
-Claims: with the tiny model, where HTTP weighs most, the server gives 0.5 of the limit and with casia-webface 0.8; an
-overload gets no other answer; memory after the first minute of a soak of ten grows by less than 5 %.
+Claims: with the tiny model, where HTTP weighs most, the server reaches 0.5 of the limit, with casia-webface 0.8; an
+overload gets no other answers; in a soak of ten minutes memory after the first minute grows by less than 5 %.
 Run: `python benchmarks/serve.py [--model casia-webface] [--minutes 10]`.
 """
 
@@ -68,21 +68,21 @@ end
 
 
 class Load(NamedTuple):
-    """What a run of wrk saw."""
+    """Result of a run of wrk."""
 
     per_second: float  # answers with status 200
     milliseconds: dict[str, float]  # of all answers
     statuses: dict[int, int]
     lost: int  # connections refused, broken or timed out
 
-    def told(self) -> str:
-        """Say it in a line."""
+    def summary(self) -> str:
+        """The result in a line."""
         times = ", ".join(f"{name} {value:.1f} ms" for name, value in self.milliseconds.items())
         return f"{self.per_second:.1f} decisions/s, {times}, answers {self.statuses}, lost {self.lost}"
 
 
 def photos() -> tuple[bytes, bytes]:
-    """Two photos as LFW has them: JPEG, 250 x 250. For casia-webface, two of LFW itself if they are here."""
+    """Two JPEGs of 250 x 250: of LFW if it is present, which casia-webface needs, else noise."""
     folder = Path(__file__).resolve().parents[2] / "shared/data/lfw/lfw-deepfunneled/George_W_Bush"
     real = [folder / f"George_W_Bush_000{number}.jpg" for number in (1, 2)]
     if all(path.is_file() for path in real):
@@ -96,7 +96,7 @@ def photos() -> tuple[bytes, bytes]:
     return found[0], found[1]
 
 
-def form_of(pair: tuple[bytes, bytes]) -> bytes:
+def encode_form(pair: tuple[bytes, bytes]) -> bytes:
     parts = b""
     for name, content in zip("ab", pair, strict=True):
         head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}.jpg"\r\n'
@@ -105,8 +105,8 @@ def form_of(pair: tuple[bytes, bytes]) -> bytes:
     return parts + threshold.encode() + f"--{BOUNDARY}--\r\n".encode()
 
 
-def make_tiny(folder: str) -> str:
-    """A bundle of a small encoder that takes the photo as the face."""
+def save_tiny_bundle(folder: str) -> str:
+    """Save a bundle of a small encoder that takes the photo as the face."""
     import torch
 
     from siamese_verify.encoders import SmallResNet
@@ -116,14 +116,14 @@ def make_tiny(folder: str) -> str:
     torch.manual_seed(0)
     crop = {"_target_": "siamese_verify.structures.Crop", "kind": "whole"}
     target = "siamese_verify.encoders.SmallResNet"
-    configuration = {"_target_": target, "size": 64, "width": 16, "dimension": 64, "crop": crop}
-    encoder = SmallResNet(size=64, width=16, dimension=64, crop=Crop("whole"))
-    save_bundle(Path(folder), FaceModel.of("tiny", encoder, configuration), {})
+    configuration = {"_target_": target, "size": 64, "width": 16, "embedding_size": 64, "crop": crop}
+    encoder = SmallResNet(size=64, width=16, embedding_size=64, crop=Crop("whole"))
+    save_bundle(Path(folder), FaceModel.create("tiny", encoder, configuration), {})
     return folder
 
 
-def limit(model: str, threads: int, seconds: float) -> float:
-    """Decisions a second of the verifier itself."""
+def direct_throughput(model: str, threads: int, seconds: float) -> float:
+    """Decisions per second of the verifier without a server."""
     import threading
 
     from siamese_verify.verification import Verifier
@@ -147,7 +147,7 @@ def limit(model: str, threads: int, seconds: float) -> float:
 
 
 def in_process(function: str, *arguments: object) -> str:
-    """Run one of these functions in a process of its own, and return what it prints last."""
+    """Run a function of this file in a process of its own, and return the last line that it prints."""
     command = [sys.executable, __file__, "--call", json.dumps([function, *arguments])]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
@@ -156,8 +156,8 @@ def in_process(function: str, *arguments: object) -> str:
 
 
 @contextmanager
-def served(model: str, log: Path) -> Iterator[tuple[str, int]]:
-    """The server, as a user starts it, but for its rate limit."""
+def running_server(model: str, log: Path) -> Iterator[tuple[str, int]]:
+    """URL and process id of the server, started as by a user but without its rate limit."""
     command = [sys.executable, "-m", "siamese_verify.cli.main", "serve", "--model", model, "--port", "0", "--rate", "0"]
     with log.open("w") as lines:
         process = subprocess.Popen(
@@ -176,7 +176,7 @@ def served(model: str, log: Path) -> Iterator[tuple[str, int]]:
 
 
 def wrk(url: str, folder: Path, connections: int, seconds: float, per_second: float = 0) -> Load:
-    """Ask for a while; with a rate, each connection pauses between its requests."""
+    """Send requests for some seconds; with a rate, each connection pauses between its requests."""
     pause = 1000 * connections / per_second if per_second else 0
     command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{round(seconds)}s", "--timeout", "30s"]
     run = subprocess.run(
@@ -187,10 +187,10 @@ def wrk(url: str, folder: Path, connections: int, seconds: float, per_second: fl
         env={"SERVE_BODY": str(folder / "body"), "SERVE_PAUSE": str(pause), "PATH": "/usr/local/bin:/usr/bin:/bin"},
     )
     line = next(line for line in run.stdout.splitlines() if line.startswith("RESULT "))
-    numbers, _, told = line.removeprefix("RESULT ").partition("|")
+    numbers, _, counted = line.removeprefix("RESULT ").partition("|")
     _, duration, p50, p90, p99, *lost = (int(word) for word in numbers.split())
     statuses: dict[int, int] = {}
-    for word in told.split():
+    for word in counted.split():
         code, _, count = word.partition("=")
         statuses[int(code)] = statuses.get(int(code), 0) + int(count)
     times = {"p50": p50 / 1000, "p90": p90 / 1000, "p99": p99 / 1000}
@@ -198,7 +198,7 @@ def wrk(url: str, folder: Path, connections: int, seconds: float, per_second: fl
 
 
 def megabytes(pid: int) -> float:
-    """Resident memory of a process."""
+    """Resident megabytes of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
@@ -213,7 +213,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.call:
         name, *arguments = json.loads(options.call)
-        print(limit(*arguments) if name == "limit" else make_tiny(*arguments))
+        print(direct_throughput(*arguments) if name == "direct_throughput" else save_tiny_bundle(*arguments))
         return
     if shutil.which("wrk") is None:
         raise SystemExit("The load comes from wrk, which is not installed: apt-get install wrk.")
@@ -223,22 +223,22 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
     (folder / "load.lua").write_text(SCRIPT)
-    (folder / "body").write_bytes(form_of(photos()))
+    (folder / "body").write_bytes(encode_form(photos()))
     model = options.model
     if model == "tiny":
         model = str(folder / "tiny")
-        in_process("make_tiny", model)
-    direct = float(in_process("limit", model, CONNECTIONS, options.seconds))
+        in_process("save_tiny_bundle", model)
+    direct = float(in_process("direct_throughput", model, CONNECTIONS, options.seconds))
     print(f"limit, {CONNECTIONS} threads without HTTP: {direct:.1f} decisions/s")
-    with served(model, folder / "log") as (url, pid):
+    with running_server(model, folder / "log") as (url, pid):
         wrk(url, folder, CONNECTIONS, 2)  # warm
         start = megabytes(pid)
         load = wrk(url, folder, CONNECTIONS, options.seconds)
-        print(f"load, {CONNECTIONS} connections: {load.told()}")
+        print(f"load, {CONNECTIONS} connections: {load.summary()}")
         print(f"ratio to the limit: {load.per_second / direct:.2f}, claimed {CLAIMS.get(options.model, 'nothing')}")
         over = wrk(url, folder, 4 * IN_FLIGHT, options.seconds)
         clean = set(over.statuses) <= ALLOWED and not over.lost
-        print(f"overload, {4 * IN_FLIGHT} connections: {over.told()}: {'as claimed' if clean else 'NOT as claimed'}")
+        print(f"overload, {4 * IN_FLIGHT} connections: {over.summary()}: {'as claimed' if clean else 'NOT as claimed'}")
         healthy = urllib.request.urlopen(url + "healthz", timeout=10).status
         print(f"afterwards: healthz {healthy}, memory {start:.0f} MB before and {megabytes(pid):.0f} MB after")
         if options.minutes:
@@ -255,7 +255,7 @@ def soak(options: argparse.Namespace, url: str, pid: int, folder: Path) -> None:
         lost, worst = lost + part.lost, max(worst, part.milliseconds["p99"])
         for status, count in part.statuses.items():
             statuses[status] = statuses.get(status, 0) + count
-        print(f"soak, minute {minute + 1}: {part.told()}, {memory[-1]:.1f} MB", flush=True)
+        print(f"soak, minute {minute + 1}: {part.summary()}, {memory[-1]:.1f} MB", flush=True)
     growth: Any = memory[-1] / memory[0] - 1
     print(
         f"soak: answers {statuses}, lost {lost}, worst p99 {worst:.1f} ms; memory after the first minute "

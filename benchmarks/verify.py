@@ -23,8 +23,14 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from siamese_verify.faces import FaceSearch
 
 REST = 0.5  # seconds before each timing: the threads of the one before wait busily for a while
 FLOP = 2.84e9  # of InceptionResnetV1 for a face of 160 x 160, a multiplication and an addition counted as two
@@ -115,12 +121,12 @@ def embedding(repetitions: int) -> None:
     from facenet_pytorch import InceptionResnetV1
 
     from siamese_verify.encoders import MobileFaceNet
-    from siamese_verify.models.export import network_of
-    from siamese_verify.models.onnx_engine import OnnxEngine, embed_crops
+    from siamese_verify.models.engines import OnnxEngine, embed_crops
+    from siamese_verify.models.export import export_network
     from siamese_verify.verification import Verifier
 
     verifier = Verifier.load("casia-webface")
-    mobile = OnnxEngine(network_of(MobileFaceNet().eval()), "mobilefacenet")
+    mobile = OnnxEngine(export_network(MobileFaceNet().eval()), "mobilefacenet")
     eager = InceptionResnetV1(pretrained="casia-webface").eval()
     random = np.random.default_rng(0)
     size = 2048
@@ -164,8 +170,12 @@ def detection(lfw: Path, repetitions: int) -> None:
     photos = [open_photo(file) for file in files]
     ours, peer = FaceDetector(), MTCNN(keep_all=True)
     some, cores = photos[:200], os.cpu_count() or 1
+
+    def search(some: list[Image]) -> list[FaceSearch]:
+        return FaceFinder(lambda: ours).find_many(some, threads=cores)  # a new one remembers nothing
+
     works: dict[str, Callable[[], object]] = {
-        "siamese-verify, a photo in each thread": lambda: FaceFinder(lambda: ours).find_many(some, threads=cores),
+        "siamese-verify, a photo in each thread": lambda: search(some),
         "siamese-verify, one thread": lambda: [ours.detect(photo) for photo in some],
         "facenet-pytorch, one photo at a time": lambda: [peer.detect(photo) for photo in some],
         "facenet-pytorch, batches of 32": lambda: [peer.detect(some[k : k + 32]) for k in range(0, len(some), 32)],
@@ -176,14 +186,14 @@ def detection(lfw: Path, repetitions: int) -> None:
     for name, spent in times.items():
         show(name, [time / len(some) * 1000 for time in spent], "ms", base)
     overlaps = []
-    for photo, found in zip(photos, FaceFinder(lambda: ours).find_many(photos, threads=cores), strict=True):
+    for photo, found in zip(photos, search(photos), strict=True):
         boxes, _ = peer.detect(photo)
-        if boxes is None or found.failure:
-            overlaps.append(1.0 if boxes is None and (found.failure or found.selected[0].rotated_by) else 0.0)
+        if boxes is None or not found.selected:
+            overlaps.append(1.0 if boxes is None and all(one.rotated_by for one in found.selected) else 0.0)
             continue
-        (selected,) = found.selected
-        faces = [selected.face._replace(box=tuple(box)) for box in boxes.tolist()]
-        overlaps.append(overlap(central_face(faces, photo.size).box, selected.face.box))
+        face = found.selected[0].face
+        faces = [face._replace(box=tuple(box)) for box in boxes.tolist()]
+        overlaps.append(overlap(central_face(faces, photo.size).box, face.box))
     agreed = sum(one > 0.9 for one in overlaps)
     print(f"  the same face (IoU above 0.9) on {agreed} of {len(photos)} photos, lowest IoU {min(overlaps):.4f}")
 

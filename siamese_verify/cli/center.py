@@ -1,4 +1,4 @@
-"""`siamese-verify center`: a model that also looks in the mirror and subtracts the mean face, as a bundle."""
+"""`siamese-verify center`: export a model that adds the mirror image and subtracts the mean embedding."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from siamese_verify.verification import embed_photos
 
 
 def center(cfg: DictConfig, output: Path) -> FaceModel:
-    """Wrap a model's encoder, measure the mean over some photos, and thresholds over a protocol."""
+    """Wrap the encoder of a model, measure its mean embedding on photos and its thresholds on a protocol."""
     if OmegaConf.is_missing(cfg, "model"):
-        raise InputError("Say which model: model=casia-webface, or the path of a bundle, a run or a checkpoint.")
+        raise InputError("No model is given: set model=casia-webface, or the path of a bundle, a run or a checkpoint.")
     if (output / "bundle.json").exists():
         raise InputError(f"{output} holds a bundle already: set another folder by output.")
     check_values(cfg)
     set_threads(cfg.threads)
     model = load_model(cfg.model)
     if isinstance(model.encoder, MirroredEncoder):
-        raise InputError(f"The model {cfg.model} is centred already.")
+        raise InputError(f"The model {cfg.model} is centered already.")
     photos: Photos = instantiate(cfg.data.photos)
     protocol: Protocol = instantiate(cfg.protocol)
     leak = refuse_leak([TrainingSubset.from_photos(photos, np.arange(len(photos)))], protocol, cfg.allow_leakage)
@@ -43,7 +43,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     cropper = FaceCropper(encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
     embeddings, _ = embed_photos(encoder, photos, cropper, title=f"Mean over {cfg.data.name}")
     encoder.center.copy_(torch.from_numpy(embeddings.mean(axis=0, dtype="float64")))
-    inner = {**model.record.configuration, "crop": asdict(encoder.input_spec.crop)}
+    inner = {**model.metadata.configuration, "crop": asdict(encoder.input_spec.crop)}
     configuration = {
         "_target_": "siamese_verify.encoders.MirroredEncoder",
         "encoder": inner,
@@ -51,14 +51,14 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     }
     result = measure(output.name, encoder, protocol, cropper, None, resamples=cfg.resamples)
     figures = result.report.to_metadata()
-    record = replace(
-        model.record,
+    metadata = replace(
+        model.metadata,
         configuration=configuration,
-        dimension=encoder.dimension,
+        embedding_size=encoder.embedding_size,
         operating_points=read_operating_points(figures["operating_points"]),
         eer_threshold=figures.get("eer_threshold"),
         measured_on=protocol.name,
-        training={**model.record.training, "center": f"{len(photos):,} photos of {cfg.data.name}"},
+        training={**model.metadata.training, "center": f"{len(photos):,} photos of {cfg.data.name}"},
         metrics=figures,
         score_calibration=calibrate(
             result.embeddings,
@@ -70,18 +70,18 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         quality=ranges_of(cropper.qualities),
         weights_sha256="",
     )
-    centred = FaceModel(encoder, record)
+    centered = FaceModel(encoder, metadata)
     made_by: dict[str, Any] = {
         "versions": versions(),
         "configuration": cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)),
         "data": cropper.digest,
         **({"tested people": f"among those averaged in part: {leak}"} if leak else {}),
     }
-    save_bundle(output, centred, made_by["versions"])
+    save_bundle(output, centered, made_by["versions"])
     save_results(output / "report", result, [], made_by)
     print_results([result], output)
     print(f"Bundle: {output}")
-    return centred
+    return centered
 
 
 @hydra_command("center")

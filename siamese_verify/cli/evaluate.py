@@ -1,4 +1,4 @@
-"""`siamese-verify evaluate`: any model on any protocol, or anyone's scores."""
+"""`siamese-verify evaluate`: evaluate a model on a protocol, or a table of scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from siamese_verify.atomic_write import write_whole
 from siamese_verify.cli.configuration import check_values, hydra_command
-from siamese_verify.cli.measure import check_claim, measure, measure_robustness, print_results, save_results
+from siamese_verify.cli.measure import Result, check_claim, measure, measure_robustness, print_results, save_results
 from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.data import FaceCropper
 from siamese_verify.errors import InputError
@@ -38,9 +38,9 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> float:
-    """Measure a model on a protocol, or scores from elsewhere, and leave the report in `folder`.
+    """Evaluate a model on a protocol, or a table of scores, and write the report to `folder`.
 
-    Thresholds and calibration of a pretrained model that ships without any are kept for `siamese-verify verify`.
+    Thresholds and calibration of a pretrained model that ships without are stored for `siamese-verify verify`.
 
     Returns:
         The equal error rate.
@@ -48,7 +48,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     if cfg.scores is not None:
         return evaluate_scores(cfg, folder).eer
     if OmegaConf.is_missing(cfg, "model"):
-        raise InputError("Say which model: model=casia-webface, or the path of a bundle, a run or a checkpoint.")
+        raise InputError("No model is given: set model=casia-webface, or the path of a bundle, a run or a checkpoint.")
     check_values(cfg)
     set_threads(cfg.threads)
     published = read_published(cfg.published) if cfg.published else []
@@ -63,36 +63,39 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         cropper,
         model,
         resamples=cfg.resamples,
-        processes=cfg.processes,
         targets=further_rates(cfg.far),
     )
     check_claim(result, cfg.claim)
     if cfg.robustness:
         result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
-    record = record_of(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})
+    record = run_record(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})
     save_results(folder / "report", result, [], record, published)
     print_results([result], folder)
     if leak:
-        print(f"This result says nothing about strangers: {leak}.")
+        print(f"This result does not show how the model does on other people: {leak}.")
     if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
-        if not protocol.identities_known:
-            print("Its thresholds are not kept for verify: that takes pairs of which it is known who is on the photos.")
-            return result.report.eer
-        measurement = {
-            **result.report.to_metadata(),
-            "score_calibration": calibrate(
-                result.embeddings, result.compared.photos.identities, protocol.name, intervals=cfg.resamples > 0
-            ).to_dict(),
-            "measured_on": protocol.name,
-            "quality": ranges_of(cropper.qualities),
-            "versions": versions(),
-        }
-        print(f"Its thresholds are kept for verify: {store_thresholds(str(cfg.model), measurement)}")
+        if protocol.identities_known:
+            store_measurement(cfg, result)
+        else:
+            print("Its thresholds are not stored for verify: the people on the photos of the pairs must be known.")
     return result.report.eer
 
 
+def store_measurement(cfg: DictConfig, result: Result) -> None:
+    """Store thresholds and calibration of a pretrained model on this machine."""
+    embeddings, people, name = result.embeddings, result.compared.photos.identities, result.protocol.name
+    measurement = {
+        **result.report.to_metadata(),
+        "score_calibration": calibrate(embeddings, people, name, intervals=cfg.resamples > 0).to_dict(),
+        "measured_on": name,
+        "quality": ranges_of(result.cropper.qualities),
+        "versions": versions(),
+    }
+    print(f"Its thresholds are stored for verify: {store_thresholds(str(cfg.model), measurement)}")
+
+
 def protocol_for(cfg: DictConfig) -> tuple[Protocol, str]:
-    """What to measure on, and what of it the model's run was trained on.
+    """Return the protocol to evaluate on, and which of its people or photos the model's run was trained on.
 
     Raises:
         InputError: see `refuse_leak`; people held out by a run that is not there.
@@ -123,7 +126,7 @@ def protocol_for(cfg: DictConfig) -> tuple[Protocol, str]:
 
 
 def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
-    """Report on a table of scores, whatever made them."""
+    """Write the report of a table of scores."""
     given = read_scores(cfg.scores)
     people = given.identities if cfg.resamples else None
     report = verification_report(
@@ -146,10 +149,10 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
         captions=given.describe,
         published=read_published(cfg.published) if cfg.published else [],
     )
-    write_whole(folder / "report" / "scores.csv", Path(str(cfg.scores)).read_bytes())  # for `compare`
+    write_whole(folder / "report" / "scores.csv", Path(str(cfg.scores)).read_bytes())  # for the command compare
     known = report.intervals.get("eer") if report.intervals else None
     interval = f" ({known.low:.2%} to {known.high:.2%})" if known else ""
-    few = "" if given.identities is not None else " Without identities nothing tells how far they would move."
+    few = "" if given.identities is not None else " Without identities there are no confidence intervals."
     print(f"EER {report.eer:.2%}{interval}, AUC {report.auc:.4f}, {report.pairs:,} pairs.{few} Report: {page}")
     remedy = "replace each number of the column score by its negative"
     if hint := inverted_hint(report.auc, report.eer, remedy):
@@ -158,10 +161,10 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
 
 
 def further_rates(asked: Any) -> list[float]:
-    """Read the false accept rates that somebody asks for.
+    """Return the false accept rates of the setting `far`.
 
     Raises:
-        InputError: one that is no rate.
+        InputError: one is not in [0, 1].
     """
     try:
         rates = [float(one) for one in (asked if isinstance(asked, ListConfig) else [asked])]
@@ -174,8 +177,8 @@ def further_rates(asked: Any) -> list[float]:
     return rates
 
 
-def record_of(cfg: DictConfig) -> dict[str, Any]:
-    """What made a report."""
+def run_record(cfg: DictConfig) -> dict[str, Any]:
+    """Return versions and configuration, for the details of a report."""
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     return {"versions": versions(), "configuration": configuration}
 

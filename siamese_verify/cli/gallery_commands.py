@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siamese_verify.cli.options import add_model_options, load_verifier
-from siamese_verify.cli.verify_photos import standard_input
+from siamese_verify.cli.verify_photos import read_standard_input
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def identify(options: argparse.Namespace) -> int:
     try:
         with _opened(options, create=False) as gallery:
             result = gallery.identify(
-                standard_input() if options.photo == "-" else options.photo,
+                read_standard_input() if options.photo == "-" else options.photo,
                 far=options.far,
                 threshold=options.threshold,
                 top=options.top,

@@ -58,23 +58,23 @@ COMMANDS = {
     ),
     "verify": Command(
         "decide whether two photos show the same person",
-        "siamese_verify.cli.verify_photos:verify",
-        "siamese_verify.cli.verify_photos:verify_arguments",
+        "siamese_verify.cli.verify_photos:run",
+        "siamese_verify.cli.verify_photos:add_arguments",
     ),
     "export": Command(
         "export a run or checkpoint as a bundle: everything that verifying needs",
-        "siamese_verify.cli.export_model:export",
-        "siamese_verify.cli.export_model:export_arguments",
+        "siamese_verify.cli.export_model:run",
+        "siamese_verify.cli.export_model:add_arguments",
     ),
     "recalibrate": Command(
         "evaluate a model on your own photos, and measure its thresholds on them",
-        "siamese_verify.cli.recalibrate:recalibrate",
-        "siamese_verify.cli.recalibrate:recalibrate_arguments",
+        "siamese_verify.cli.recalibrate:run",
+        "siamese_verify.cli.recalibrate:add_arguments",
     ),
     "models": Command(
         "list the models on this machine, or download one for later",
-        "siamese_verify.cli.list_models:models",
-        "siamese_verify.cli.list_models:models_arguments",
+        "siamese_verify.cli.list_models:run",
+        "siamese_verify.cli.list_models:add_arguments",
     ),
     "enroll": Command(
         "add a person to a gallery",

@@ -1,9 +1,7 @@
-"""Encoders on a protocol: measured once, then as a table to read and a report to look at."""
+"""Evaluate encoders on a protocol, print their metrics as a table and write the report."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from siamese_verify.atomic_write import write_whole
 from siamese_verify.data import CORRUPTIONS, FaceCropper, corrupt, describe_corruption
 from siamese_verify.datasets import LFWPhotos, has_training_people, lfw_category
 from siamese_verify.encoders import Encoder
@@ -35,19 +32,19 @@ from siamese_verify.evaluation import (
     group_reports,
     identification_report,
     verification_report,
+    write_scores,
 )
 from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces import crop_face
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.models import FaceModel
 from siamese_verify.protocols import Protocol, keep_photos, sampled_pairs
-from siamese_verify.tables import csv_cell
 from siamese_verify.verification import embed_photos, score_pairs
 
 
 @dataclass(frozen=True)
 class Result:
-    """One encoder on one protocol.
+    """Evaluation of one encoder on one protocol.
 
     Attributes:
         name: of the encoder, for tables.
@@ -70,7 +67,7 @@ class Result:
     model: FaceModel | None = None
 
     def row(self) -> dict[str, Any]:
-        """Figures for a table: numbers, and rates as `{"rate": ...}` with what is known of their error."""
+        """Return metrics for a table: numbers, and rates as `{"rate": ...}` with their uncertainty where known."""
         report = self.report
         tar = next(point for point in report.operating_points if point.target == 0.01)
         eer = report.intervals.get("eer") if report.intervals else None
@@ -99,10 +96,9 @@ def measure(
     model: FaceModel | None = None,
     *,
     resamples: int = 1000,
-    processes: int = 1,
     targets: Sequence[float] = (),
 ) -> Result:
-    """Embed a protocol's photos, each once, and score its pairs.
+    """Embed each photo of a protocol once, score its pairs and return all metrics.
 
     Args:
         name: for tables.
@@ -110,21 +106,17 @@ def measure(
         protocol: which pairs.
         cropper: made with the encoder's input spec.
         model: gives the threshold for protocols without folds, and the calibration.
-        resamples: of the people, for the intervals of groups' differences; 0 for no confidence intervals at all.
-        processes: to compare all pairs by.
-        targets: further false accept rates, beside those down to one in a million for all pairs, in a thousand for
-            listed ones.
+        resamples: of the people, for intervals of differences between groups; 0 for no confidence intervals at all.
+        targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
     """
     embeddings, rows = embed_photos(encoder.eval(), protocol.photos, cropper)
     compared = keep_photos(protocol, rows)
     people, pairs = np.asarray(compared.photos.identities), compared.pairs
     targets = sorted({*targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
-    threshold = model.record.eer_threshold if model and (pairs is None or pairs.folds is None) else None
+    threshold = model.metadata.eer_threshold if model and (pairs is None or pairs.folds is None) else None
     scores = None
     if pairs is None:
-        report = all_pairs_report(
-            embeddings, people, targets=targets, threshold=threshold, processes=processes, progress=True
-        )
+        report = all_pairs_report(embeddings, people, targets=targets, threshold=threshold, progress=True)
         if resamples:
             report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
     else:
@@ -139,9 +131,9 @@ def measure(
             report = replace(report, groups=tuple(groups))
     if protocol.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
-    if model and model.record.score_calibration:
+    if model and model.metadata.score_calibration:
         report = replace(
-            report, calibration=check_calibration(model.record.score_calibration.calibration, report.curve)
+            report, calibration=check_calibration(model.metadata.score_calibration.calibration, report.curve)
         )
     if spec_for(protocol.photos, cropper.spec).crop.needs_face:
         photos = len(protocol.photos)
@@ -151,13 +143,13 @@ def measure(
 
 
 def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pairs: int, seed: int = 0) -> Result:
-    """Damage the first photo of some pairs in every way, and add what that does to a result.
+    """Add to a result the rates when the first photo of some pairs is damaged, by kind and severity.
 
     Args:
         result: of the same encoder on photos as they are.
         encoder: in evaluation mode.
-        cache: of the faces' boxes.
-        pairs: how many, half of them genuine; fewer if there are not so many.
+        cache: of detected faces.
+        pairs: number of pairs, half of them genuine; fewer if the protocol has fewer.
         seed: of the choice of pairs, and of the noise in low light.
     """
     listed = sampled_pairs(result.compared, pairs, seed)
@@ -179,24 +171,24 @@ def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pair
     return replace(result, report=replace(result.report, robustness=tuple(rows)))
 
 
-def category_of(result: Result) -> str | None:
-    """The category of LFW's results page that a result may claim; None for another data set or a baseline."""
+def find_lfw_category(result: Result) -> str | None:
+    """Return the category of LFW's results page that a result may claim; None for other data or a baseline."""
     model, photos = result.model, result.protocol.photos
     if not model or not isinstance(photos, LFWPhotos):
         return None
-    data = model.record.training.get("data")
+    data = model.metadata.training.get("data")
     disjoint = data != "lfw" or not has_training_people(photos)
     detector = result.cropper.spec.crop.kind == "box"
-    return lfw_category(data, model.record.training.get("pretrained"), detector=detector, disjoint=disjoint)
+    return lfw_category(data, model.metadata.training.get("pretrained"), detector=detector, disjoint=disjoint)
 
 
 def check_claim(result: Result, claim: str | None) -> None:
-    """Refuse a claim that a result on LFW may not make.
+    """Check the LFW category that a result claims.
 
     Raises:
-        InputError: the category that it may claim is another one, or there is none.
+        InputError: the result falls in another category, or in none.
     """
-    category = category_of(result)
+    category = find_lfw_category(result)
     if claim is not None and claim != category:
         raise InputError(
             f"This result may not claim {claim!r}: its category is {category or 'none, it is not on LFW'}."
@@ -210,7 +202,7 @@ def save_results(
     record: dict[str, Any],
     published: Sequence[PublishedCurve] = (),
 ) -> Path:
-    """Write the report of a result, beside the figures of others; returns the path of its page."""
+    """Write the report of a result, with the metrics of others in a table; return the path of its page."""
     protocol, spec, model = result.compared, result.cropper.spec, result.model
 
     def pictures(pair: int) -> tuple[Image.Image, Image.Image]:
@@ -221,12 +213,12 @@ def save_results(
     details = {
         "protocol": protocol.name,
         "photos": len(result.protocol.photos),
-        "threshold chosen on": model.record.measured_on if model and chosen_elsewhere else "these pairs",
+        "threshold chosen on": model.metadata.measured_on if model and chosen_elsewhere else "these pairs",
         "data (SHA-256 of the crops)": result.cropper.digest,
         PAIRS_DIGEST: protocol.digest(),
         **record,
     }
-    if category := category_of(result):
+    if category := find_lfw_category(result):
         details["LFW category"] = category
     page = result.report.save(
         folder,
@@ -237,39 +229,25 @@ def save_results(
         comparison=[entry.row() for entry in (result, *others)] if others else None,
         published=published,
     )
-    save_scores(folder, result)
+    if protocol.pairs is not None and result.scores is not None:
+        pairs, names, people = protocol.pairs, protocol.photos.names, protocol.photos.identities
+        photos = [(names[left], names[right]) for left, right in zip(pairs.left, pairs.right, strict=True)]
+        known = [(str(people[left]), str(people[right])) for left, right in zip(pairs.left, pairs.right, strict=True)]
+        write_scores(
+            folder / "scores.csv",
+            result.scores,
+            pairs.same,
+            photos,
+            folds=pairs.folds,
+            identities=known if result.protocol.identities_known else None,
+            groups=pairs.groups,
+        )
     result.cropper.save_account(folder)
     return page
 
 
-def save_scores(folder: Path, result: Result) -> None:
-    """Write `scores.csv`, one line for each listed pair: what `compare` and any other tool can go on from."""
-    pairs, names = result.compared.pairs, result.compared.photos.names
-    if pairs is None or result.scores is None:
-        return
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    people = result.compared.photos.identities
-    columns: dict[str, Any] = {
-        "a": [csv_cell(names[row]) for row in pairs.left],
-        "b": [csv_cell(names[row]) for row in pairs.right],
-        "score": [f"{score:.9g}" for score in result.scores],
-        "same": pairs.same.astype(int),
-    }
-    if result.protocol.identities_known:
-        columns["identity_a"] = [csv_cell(str(people[row])) for row in pairs.left]
-        columns["identity_b"] = [csv_cell(str(people[row])) for row in pairs.right]
-    if pairs.folds is not None:
-        columns["fold"] = [csv_cell(str(fold)) for fold in pairs.folds]
-    if pairs.groups is not None:
-        columns["group"] = [csv_cell(str(group)) for group in pairs.groups]
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    write_whole(folder / "scores.csv", table.getvalue().encode())
-
-
 def print_results(results: Sequence[Result], folder: Path) -> None:
-    """Print a table, and where the rest lies."""
+    """Print a table of metrics, warnings, and the path of the report."""
     from siamese_verify.evaluation.pages.page import number
 
     table = Table(title=escape(printable(results[0].protocol.name)))
@@ -282,7 +260,7 @@ def print_results(results: Sequence[Result], folder: Path) -> None:
     console = Console()
     console.print(table)
     if any(row["TAR@FAR=1%"]["insufficient"] for row in rows):
-        console.print("* Fewer than ten impostors decide it: a rough guess.")
+        console.print("* Fewer than ten impostors decide it: a rough estimate.")
     for result in results:
         failed = result.report.acquisition
         if failed and failed.failures:

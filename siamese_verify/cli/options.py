@@ -1,4 +1,4 @@
-"""Options that every command has which loads a verifier."""
+"""Options of the commands that load a verifier."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ if TYPE_CHECKING:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model, and how it runs."""
+    """Add the options that choose a model, its engine and its face selection."""
     parser.add_argument(
         "--model",
         default="casia-webface",
         help="casia-webface, vggface2, a bundle, a run or a checkpoint (%(default)s)",
     )
     parser.add_argument(
-        "--engine", choices=("auto", "onnx", "torch"), default="auto", help="what computes it (%(default)s)"
+        "--engine", choices=("auto", "onnx", "torch"), default="auto", help="that runs the encoder (%(default)s)"
     )
     parser.add_argument("--threads", type=int, help="of ONNX Runtime; one for each core by default")
     parser.add_argument(
         "--on-multiple-faces",
         choices=("error", "largest", "central", "any"),
         default="error",
-        help="what to do with a photo of multiple faces (%(default)s); any: the best pair counts",
+        help="what to do with a photo of several faces (%(default)s); any: the best pair counts",
     )
 
 
-def add_limit_options(parser: argparse.ArgumentParser) -> None:
-    """Where to accept."""
-    limit = parser.add_mutually_exclusive_group()
-    limit.add_argument("--far", type=float, help="false accept rate to work at, such as 1e-3")
-    limit.add_argument("--threshold", type=float, help="accept at this score and above instead, in [-1, 1]")
+def add_threshold_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the decision threshold."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--far", type=float, help="false accept rate to work at, such as 1e-3")
+    group.add_argument("--threshold", type=float, help="accept at this score and above instead, in [-1, 1]")
 
 
 def add_prior_option(parser: argparse.ArgumentParser) -> None:
-    """What the caller knows without the photos."""
+    """Add the option of the prior."""
     parser.add_argument(
         "--prior",
         type=float,
@@ -46,7 +46,7 @@ def add_prior_option(parser: argparse.ArgumentParser) -> None:
 
 
 def load_verifier(options: argparse.Namespace, liveness: Liveness | None = None) -> Verifier:
-    """The verifier that the options ask for."""
+    """Load the verifier that the options ask for."""
     from siamese_verify.verification import Verifier
 
     return Verifier.load(

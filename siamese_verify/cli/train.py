@@ -110,8 +110,8 @@ def compose(cfg: DictConfig) -> TrainingParts:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
     encoder = instantiate(cfg.encoder)
-    if encoder.dimension < 1:
-        raise InputError(f"encoder.dimension must be 1 or more, got {encoder.dimension}.")
+    if encoder.embedding_size < 1:
+        raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
     with configuring("training set"):
         share = asked if isinstance(asked, HeldOutShare) else None
         data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
@@ -127,7 +127,7 @@ def compose(cfg: DictConfig) -> TrainingParts:
 
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
     """The LightningModule of encoder, loss, miner, optimizer and schedule; compared with the checkpoint to resume."""
-    derived = dict(zip(DERIVED, (identities, encoder.dimension), strict=True))
+    derived = dict(zip(DERIVED, (identities, encoder.embedding_size), strict=True))
     open_arguments = {name: value for name, value in derived.items() if name in cfg.loss and cfg.loss[name] is None}
     optimizer = instantiate(cfg.optimizer)
     scheduler = instantiate(cfg.scheduler) if cfg.get("scheduler") else None
@@ -210,12 +210,12 @@ def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceM
     assert data.validation_set is not None
     embeddings = embed_faces(model.encoder, data.validation_set.faces)
     measured = replace(
-        model.record,
-        score_calibration=calibrate(embeddings, data.validation_set.labels, model.record.measured_on, cfg.seed),
+        model.metadata,
+        score_calibration=calibrate(embeddings, data.validation_set.labels, model.metadata.measured_on, cfg.seed),
         quality=ranges_of(data.cropper.qualities),
-        licence=cfg.licence or "",
+        license=cfg.license or "",
     )
-    return replace(model, record=measured)
+    return replace(model, metadata=measured)
 
 
 def report(model: FaceModel, parts: TrainingParts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from siamese_verify.cli.options import add_limit_options, add_model_options, add_prior_option, load_verifier
+from siamese_verify.cli.options import add_model_options, add_prior_option, add_threshold_options, load_verifier
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -16,21 +17,21 @@ if TYPE_CHECKING:
     from siamese_verify.verification import Verification, Verifier
 
 M_ARENA_MAX = -8  # of glibc's malloc.h
-SAME, DIFFERENT, NO_DECISION = 0, 1, 3  # 2 is argparse's and `explained`'s: wrong usage
+SAME, DIFFERENT, NO_DECISION = 0, 1, 3  # 2 is argparse's: wrong usage
 
 
-def verify_arguments(parser: argparse.ArgumentParser) -> None:
-    """What it takes."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `verify`."""
     parser.description = "Say whether two photos show the same person, or do so for every pair of a table."
     parser.epilog = (
         "Exit status: 0 same, 1 different, 2 wrong usage, 3 no decision (inconclusive, no face, several, unreadable "
-        "file), 70 a fault of this program's, 74 the answer cannot be written. "
-        "It does not see whether a living person stood before the camera: a printed photo matches as well."
+        "file), 70 a bug of this program, 74 the answer cannot be written. "
+        "It does not detect whether a living person is in front of the camera: a printed photo matches as well."
     )
     parser.set_defaults(complain=parser.error)
     parser.add_argument("photo", nargs="*", help="two photos with one face each; - reads one from standard input")
     add_model_options(parser)
-    add_limit_options(parser)
+    add_threshold_options(parser)
     add_prior_option(parser)
     parser.add_argument("--decide", action="store_true", help="say yes or no where it would be inconclusive")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -42,7 +43,7 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", metavar="FOLDER", help="with --pairs: where its paths start (its own folder)")
 
 
-def verify(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Decide about two photos and print the decision, or about all pairs of a table."""
     if options.pairs:
         if options.photo or options.picture or options.json:
@@ -58,12 +59,11 @@ def verify(options: argparse.Namespace) -> int:
         options.complain(f"the picture is a PNG: --picture {options.picture}.png")
     if options.photo == ["-", "-"]:
         options.complain("only one of both photos can come from standard input")
-    photos: list[Photo] = [standard_input() if photo == "-" else photo for photo in options.photo]
-    return verify_photos(options, photos)
+    return verify_photos(options, [read_standard_input() if photo == "-" else photo for photo in options.photo])
 
 
-def standard_input() -> bytes:
-    """The photo that comes by standard input; at most one byte more than is allowed, which refuses it."""
+def read_standard_input() -> bytes:
+    """Read a photo from standard input, and at most one byte more than photos may have."""
     from siamese_verify.faces.photo import MAX_BYTES
 
     if sys.stdin is None:
@@ -75,7 +75,7 @@ def verify_photos(options: argparse.Namespace, photos: list[Photo]) -> int:
     """Decide about two photos."""
     from siamese_verify.verification import NoDecision, Verification, undecided
 
-    share_one_heap()
+    share_heap()
     verifier = load_verifier(options)
     try:
         result = verifier.verify(
@@ -96,11 +96,13 @@ def verify_photos(options: argparse.Namespace, photos: list[Photo]) -> int:
     else:
         print(*map(printable, in_words(result)), sep="\n")
     if options.picture:
-        draw(verifier, result, photos, options)
+        save_picture(verifier, result, photos, options.picture)
+        if not options.json:
+            print(f"Picture: {printable(options.picture)}")
     return NO_DECISION if result.same is None else SAME if result.same else DIFFERENT
 
 
-def share_one_heap() -> None:
+def share_heap() -> None:
     """Let all threads of this short process allocate from one heap: glibc would give each its own, 40 MB in all."""
     import ctypes
     from contextlib import suppress
@@ -110,11 +112,11 @@ def share_one_heap() -> None:
 
 
 def in_words(result: Verification) -> list[str]:
-    """The decision for people to read, in lines."""
+    """Return the decision in lines for people to read."""
     lines = [result.sentence(), *result.reasons]
     if result.same is None:
-        lines.append("With --decide it would be " + ("the same" if result.score >= result.threshold else "different"))
-        lines[-1] += " person." if result.score >= result.threshold else " people."
+        decided = "the same person" if result.score >= result.threshold else "different people"
+        lines.append(f"With --decide it would be {decided}.")
     if result.far is not None:
         doubt = " (fewer than ten decided it: a rough guess)" if result.insufficient else ""
         share = f"{result.far:.3%}" if result.far >= 1e-4 else f"{100 * result.far:.2g}%"
@@ -126,33 +128,33 @@ def in_words(result: Verification) -> list[str]:
     return [*lines, *(f"Note: {warning}" for warning in result.warnings)]
 
 
-def draw(verifier: Verifier, result: Verification, photos: list[Photo], options: argparse.Namespace) -> None:
-    """Draw the decision into a file, and into a terminal that shows pictures."""
-    import io
+def save_picture(verifier: Verifier, result: Verification, photos: list[Photo], path: str) -> None:
+    """Draw the decision with its explanation into a file."""
+    from tqdm import tqdm
 
     from siamese_verify.atomic_write import write_whole
-    from siamese_verify.verification.explanation import explain_visibly
+    from siamese_verify.verification.explanation import explain
     from siamese_verify.verification.picture import draw_verification
-    from siamese_verify.verification.terminal import show
 
     left, right = result.faces
-    explanation = explain_visibly(verifier, left, right)
-    picture = draw_verification(result, (photos[0], photos[1]), verifier.record, explanation)
+    with tqdm(desc="Explaining the score", delay=2, leave=False, disable=None) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        explanation = explain(verifier.embed_crops, left, right, advance=advance)
+    picture = draw_verification(result, (photos[0], photos[1]), verifier.metadata, explanation)
     file = io.BytesIO()
     picture.save(file, "PNG")
     try:
-        write_whole(options.picture, file.getvalue(), private=True)
+        write_whole(path, file.getvalue(), private=True)
     except OSError as error:
-        raise InputError(
-            f"The picture cannot be written to {options.picture} ({error.strerror}): give another path."
-        ) from None
-    if not options.json:
-        show(picture)
-        print(f"Picture: {printable(options.picture)}")
+        raise InputError(f"The picture cannot be written to {path} ({error.strerror}): give another path.") from None
 
 
 def verify_table(options: argparse.Namespace) -> int:
-    """Decide about every pair of a table."""
+    """Decide about all pairs of a table."""
     from siamese_verify.verification.pair_scoring import verify_pairs
 
     summary = verify_pairs(
@@ -162,7 +164,6 @@ def verify_table(options: argparse.Namespace) -> int:
         options.root,
         far=options.far,
         threshold=options.threshold,
-        on_multiple_faces=options.on_multiple_faces,
         decide=options.decide,
         prior=options.prior,
     )

@@ -1,4 +1,4 @@
-"""Random changes that leave a face the same person."""
+"""Random augmentation of face images."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from torchvision.io import decode_jpeg, encode_jpeg
 
 from siamese_verify.errors import InputError
 
-GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of red, green and blue in brightness (ITU-R BT.601)
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # weights of red, green and blue (ITU-R BT.601)
 
 Range = tuple[float, float]
 
 
 class FaceAugmentation:
-    """Flip, crop, colour, blur, occlusion and JPEG, drawn anew for each image.
+    """Random flip, crop, color, blur, occlusion and JPEG compression, drawn for each image.
 
-    The changes of torchvision's transforms of the same names, several times as fast: all draws of a batch at once, and
-    the three colour changes as one linear map, rounded and clipped once instead of three times.
+    The same changes as torchvision's transforms of these names, several times as fast: all draws of a batch at once,
+    and the three color changes as one linear map, rounded and clipped once instead of three times.
 
     Args:
-        flip: probability of a mirror image.
-        scale: share of the area that a random crop keeps, least and most; (1, 1) crops nothing.
-        ratio: width over height of that crop before it is stretched to a square, least and most.
-        brightness: factors are drawn from 1 - x ... 1 + x; likewise `contrast` (around the mean grey) and `saturation`.
-        contrast: see there.
-        saturation: see there.
-        grey: probability of losing all colour.
+        flip: probability of mirroring.
+        scale: range of the share of the area that a random crop keeps; (1, 1) crops nothing.
+        ratio: range of the width over the height of that crop, before it is stretched to a square.
+        brightness: x draws factors from 1 - x ... 1 + x; likewise `contrast`, around the mean gray, and `saturation`.
+        contrast: see `brightness`.
+        saturation: see `brightness`.
+        grayscale: probability of removing all color.
         blur: probability of a Gaussian blur.
-        sigma: its standard deviation in shares of the image's side, least and most.
-        occlusion: probability of a covered rectangle of one random grey.
-        cover: share of the area that it covers, least and most.
-        jpeg: probability of a strong compression.
-        quality: of that JPEG, least and most.
+        sigma: range of its standard deviation, in shares of the image's side.
+        occlusion: probability of covering a rectangle with one random gray.
+        cover: range of the share of the area that is covered.
+        jpeg: probability of JPEG compression.
+        quality: range of its quality.
 
     Raises:
-        InputError: a probability outside of [0, 1], or a range that is none.
+        InputError: a probability outside [0, 1], or an invalid range.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FaceAugmentation:
         brightness: float = 0.3,
         contrast: float = 0.3,
         saturation: float = 0.3,
-        grey: float = 0.0,
+        grayscale: float = 0.0,
         blur: float = 0.0,
         sigma: Range = (0.005, 0.02),
         occlusion: float = 0.5,
@@ -61,34 +61,36 @@ class FaceAugmentation:
         jpeg: float = 0.0,
         quality: tuple[int, int] = (30, 90),
     ) -> None:
-        shares = {"flip": flip, "grey": grey, "blur": blur, "occlusion": occlusion, "jpeg": jpeg}
+        shares = {"flip": flip, "grayscale": grayscale, "blur": blur, "occlusion": occlusion, "jpeg": jpeg}
         shares |= {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         for name, share in shares.items():
             if not 0 <= share <= 1:
-                raise InputError(f"{name} of an augmentation lies in 0 ... 1, got {share}.")
+                raise InputError(f"{name} of an augmentation must be in 0 ... 1, got {share}.")
         most = {"scale": (scale, 1.0), "ratio": (ratio, math.inf), "sigma": (sigma, math.inf), "cover": (cover, 1.0)}
         for name, (bounds, limit) in {**most, "quality": (quality, 100.0)}.items():
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= limit:
-                raise InputError(f"{name} of an augmentation is a least and a most in 0 ... {limit}, got {bounds}.")
+                raise InputError(
+                    f"{name} of an augmentation must be a range [least, most] within 0 ... {limit}, got {bounds}."
+                )
         self.flip, self.scale, self.ratio = flip, (scale[0], scale[1]), (ratio[0], ratio[1])
-        self.brightness, self.contrast, self.saturation, self.grey = brightness, contrast, saturation, grey
+        self.brightness, self.contrast, self.saturation, self.grayscale = brightness, contrast, saturation, grayscale
         self.blur, self.sigma, self.occlusion, self.cover = blur, sigma, occlusion, cover
         self.jpeg, self.quality = jpeg, quality
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Change (N,3,S,S) uint8 images, each in its own way."""
+        """Augment (N,3,S,S) uint8 images, each with draws of its own."""
         count, side = len(images), images.shape[-1]
         out = torch.empty_like(images, memory_format=torch.channels_last)
-        boxes = self._crops(count, side)
+        boxes = self._crop_boxes(count, side)
         flipped = (torch.rand(count) < self.flip).tolist()
-        linear, keep = self._colours(count)
+        linear, contrasts = self._color_maps(count)
         blurred = (torch.rand(count) < self.blur).tolist()
         sigmas = (_between(count, self.sigma) * side).tolist()
-        covered = self._covers(count, side)
-        shades = torch.randint(0, 256, (count,)).tolist()
-        pressed = (torch.rand(count) < self.jpeg).tolist()
+        covers = self._covers(count, side)
+        grays = torch.randint(0, 256, (count,)).tolist()
+        compressed = (torch.rand(count) < self.jpeg).tolist()
         qualities = _between(count, self.quality).round().int().tolist()
-        room = np.empty((2, side * side, 3), dtype=np.float32)
+        buffer = np.empty((2, side * side, 3), dtype=np.float32)
         for row in range(count):
             top, left, height, width = boxes[row]
             image = images[row, :, top : top + height, left : left + width]
@@ -97,19 +99,19 @@ class FaceAugmentation:
             if flipped[row]:
                 image = image.flip(2)
             if linear is not None:
-                image = coloured(image, linear[row], keep[row], room)
+                image = map_colors(image, linear[row], contrasts[row], buffer)
             if blurred[row]:
-                image = smoothed(image, sigmas[row])
-            if (cover := covered[row]) is not None:
+                image = gaussian_blur(image, sigmas[row])
+            if (cover := covers[row]) is not None:
                 top, left, height, width = cover
                 image = image.clone()  # it may be the caller's
-                image[:, top : top + height, left : left + width] = shades[row]
-            if pressed[row]:
+                image[:, top : top + height, left : left + width] = grays[row]
+            if compressed[row]:
                 image = decode_jpeg(encode_jpeg(image.contiguous(), qualities[row]))
             out[row] = image
         return out
 
-    def _crops(self, count: int, side: int) -> list[tuple[int, int, int, int]]:
+    def _crop_boxes(self, count: int, side: int) -> list[tuple[int, int, int, int]]:
         """Top, left, height and width of each image's crop."""
         area = _between(count, self.scale)
         ratio = torch.exp(_between(count, (math.log(self.ratio[0]), math.log(self.ratio[1]))))
@@ -121,47 +123,47 @@ class FaceAugmentation:
         return list(zip(top.tolist(), left.tolist(), height.tolist(), width.tolist(), strict=True))
 
     def _covers(self, count: int, side: int) -> list[tuple[int, int, int, int] | None]:
-        """Top, left, height and width of what covers each image."""
-        there = (torch.rand(count) < self.occlusion).tolist()
+        """Top, left, height and width of the covered rectangle of each image, or None."""
+        occluded = (torch.rand(count) < self.occlusion).tolist()
         area = _between(count, self.cover)
         ratio = torch.exp(_between(count, (-math.log(3), math.log(3))))
         height = ((area / ratio).sqrt() * side).round().clamp(1, side).int()
         width = ((area * ratio).sqrt() * side).round().clamp(1, side).int()
         top, left = (torch.rand(count) * (side - height + 1)).int(), (torch.rand(count) * (side - width + 1)).int()
         boxes = zip(top.tolist(), left.tolist(), height.tolist(), width.tolist(), strict=True)
-        return [box if use else None for box, use in zip(boxes, there, strict=True)]
+        return [box if use else None for box, use in zip(boxes, occluded, strict=True)]
 
-    def _colours(self, count: int) -> tuple[NDArray[np.float32] | None, list[float]]:
-        """(N,3,3) maps of brightness and saturation, None without any, and N contrasts."""
-        if not (self.brightness or self.contrast or self.saturation or self.grey):
+    def _color_maps(self, count: int) -> tuple[NDArray[np.float32] | None, list[float]]:
+        """(N,3,3) maps of brightness and saturation, None if they are off, and N contrasts."""
+        if not (self.brightness or self.contrast or self.saturation or self.grayscale):
             return None, []
         brightness, contrast, saturation = (
             _between(count, (1 - strength, 1 + strength))
             for strength in (self.brightness, self.contrast, self.saturation)
         )
-        own = torch.where(torch.rand(count) < self.grey, 0, saturation).numpy()[:, None, None]
-        mixed = own * np.eye(3, dtype=np.float32) + (1 - own) * GREY  # each row: its own colour, and grey
+        own = torch.where(torch.rand(count) < self.grayscale, 0, saturation).numpy()[:, None, None]
+        mixed = own * np.eye(3, dtype=np.float32) + (1 - own) * LUMA  # rows: mixtures of the own channel and gray
         return mixed * brightness.numpy()[:, None, None], contrast.tolist()
 
 
-def coloured(image: Tensor, linear: NDArray[np.float32], contrast: float, room: NDArray[np.float32]) -> Tensor:
-    """Map the colours of a (3,S,S) uint8 image by a (3,3) matrix, then spread them around their mean grey.
+def map_colors(image: Tensor, linear: NDArray[np.float32], contrast: float, buffer: NDArray[np.float32]) -> Tensor:
+    """Map the colors of a (3,S,S) uint8 image by a (3,3) matrix, then change the contrast around the mean gray.
 
-    `room`, (2,S*S,3), is overwritten: to ask for memory anew for each image would take longer than the work.
+    `buffer`, (2,S*S,3), is overwritten: allocating memory for each image would take longer than the work.
     """
     side = image.shape[-1]
-    pixels, mapped = room
+    pixels, mapped = buffer
     pixels.reshape(side, side, 3)[:] = image.permute(1, 2, 0).numpy()
-    mean = np.full(len(pixels), 1 / len(pixels), dtype=np.float32) @ pixels  # (3,), twenty times as fast as its `mean`
-    shift = (1 - contrast) * float(GREY @ (linear @ mean))
+    mean = np.full(len(pixels), 1 / len(pixels), dtype=np.float32) @ pixels  # (3,), twenty times as fast as np.mean
+    shift = (1 - contrast) * float(LUMA @ (linear @ mean))
     np.matmul(pixels, (contrast * linear).T.astype(np.float32), out=mapped)
-    mapped += np.float32(shift + 0.5)  # and truncated below: rounded
+    mapped += np.float32(shift + 0.5)  # the conversion below truncates: together they round
     np.clip(mapped, 0, 255, out=mapped)
     return torch.from_numpy(mapped.astype(np.uint8).reshape(side, side, 3)).permute(2, 0, 1)
 
 
-def smoothed(image: Tensor, sigma: float) -> Tensor:
-    """Blur a (3,S,S) uint8 image by a Gaussian of `sigma` pixels."""
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """Blur a (3,S,S) uint8 image with a Gaussian of `sigma` pixels."""
     picture = Image.fromarray(image.permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(sigma))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
@@ -171,7 +173,7 @@ def _between(count: int, bounds: tuple[float, float]) -> Tensor:
 
 
 class EachImage:
-    """Any transform of torchvision's for single images, for a batch.
+    """Any torchvision transform of single images, applied to each image of a batch.
 
     Args:
         transform: of one (3,S,S) uint8 image.
@@ -181,5 +183,5 @@ class EachImage:
         self.transform = transform
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Change (N,3,S,S) uint8 images, one after the other."""
+        """Transform (N,3,S,S) uint8 images, one after the other."""
         return torch.stack([self.transform(image) for image in images])

@@ -1,7 +1,7 @@
-"""Faces damaged on purpose, to see what a verifier can bear.
+"""Corruptions of face images in graded severities, to measure how robust a verifier is.
 
 The kinds follow Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions", ICLR 2019, as
-far as they happen to photos of faces; severities are in units that can be imagined.
+far as they occur in photos of faces; severities are in physical units.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from torchvision.transforms.v2 import functional as F
 
 from siamese_verify.errors import InputError
 
-WHITE_PHOTONS = 4000  # that a pixel counts at white: a small sensor in good light
+WHITE_PHOTONS = 4000  # counted by a pixel at white: a small sensor in good light
 READ_NOISE = 3  # photons, standard deviation of the sensor's electronics
 EYE_LEVEL = 0.4  # of the height, from above
 
 
 class Corruption(NamedTuple):
-    """A kind of damage."""
+    """A kind of corruption."""
 
     severities: tuple[float, ...]  # from mild to severe
-    text: str  # with a place for the severity
-    lowest: float  # severity that makes sense
+    text: str  # description, with a placeholder for the severity
+    lowest: float  # severity
     highest: float
     whole: bool  # the severity is a whole number
-    damage: Callable[[Tensor, float, list[np.random.Generator]], Tensor]  # may write to the images; a source for each
+    apply: Callable[[Tensor, float, list[np.random.Generator]], Tensor]  # may overwrite the images
 
 
 def linear_light(values: Tensor) -> Tensor:
-    """Light in [0, 1] that sRGB values in [0, 1] stand for (IEC 61966-2-1)."""
+    """Linear light in [0, 1] of sRGB values in [0, 1] (IEC 61966-2-1)."""
     return torch.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def srgb_values(light: Tensor) -> Tensor:
-    """Turn light in [0, 1] into sRGB values in [0, 1], the inverse of `linear_light`."""
+    """SRGB values in [0, 1] of linear light in [0, 1], the inverse of `linear_light`."""
     return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def _blurred(images: Tensor, percent: float, _: list[np.random.Generator]) -> Tensor:
     sigma, side = percent / 100 * images.shape[-1], images.shape[-1]
-    width = 2 * min(round(3 * sigma), side - 1) + 1  # the border is mirrored, which reaches no further than the image
+    width = 2 * min(round(3 * sigma), side - 1) + 1  # the border is mirrored, up to one side
     blurred: Tensor = F.gaussian_blur(images, [width, width], [sigma, sigma])
     return blurred
 
@@ -63,19 +63,19 @@ def _compressed(images: Tensor, quality: float, _: list[np.random.Generator]) ->
     return torch.stack(found)
 
 
-def _standard_normal(images: Tensor, sources: list[np.random.Generator]) -> Tensor:
-    return torch.from_numpy(np.stack([source.standard_normal(images.shape[1:]) for source in sources]))
+def _standard_normal(images: Tensor, rngs: list[np.random.Generator]) -> Tensor:
+    return torch.from_numpy(np.stack([rng.standard_normal(images.shape[1:]) for rng in rngs]))
 
 
-def _darkened(images: Tensor, factor: float, sources: list[np.random.Generator]) -> Tensor:
-    """Divide the light, then let the sensor count what photons are left: shot noise and read noise."""
+def _darkened(images: Tensor, factor: float, rngs: list[np.random.Generator]) -> Tensor:
+    """Divide the light, then count the remaining photons with shot noise and read noise."""
     photons = linear_light(images.double() / 255) / factor * WHITE_PHOTONS
-    photons = photons + _standard_normal(images, sources) * (photons + READ_NOISE**2).sqrt()
+    photons = photons + _standard_normal(images, rngs) * (photons + READ_NOISE**2).sqrt()
     return (255 * srgb_values((photons / WHITE_PHOTONS).clamp(0, 1))).round().to(torch.uint8)
 
 
-def _noisy(images: Tensor, sigma: float, sources: list[np.random.Generator]) -> Tensor:
-    return (images + sigma * _standard_normal(images, sources)).round().clamp(0, 255).to(torch.uint8)
+def _noisy(images: Tensor, sigma: float, rngs: list[np.random.Generator]) -> Tensor:
+    return (images + sigma * _standard_normal(images, rngs)).round().clamp(0, 255).to(torch.uint8)
 
 
 def _masked(images: Tensor, percent: float, _: list[np.random.Generator]) -> Tensor:
@@ -87,24 +87,24 @@ def _masked(images: Tensor, percent: float, _: list[np.random.Generator]) -> Ten
 def _behind_glasses(images: Tensor, percent: float, _: list[np.random.Generator]) -> Tensor:
     side = images.shape[-1]
     height = round(percent / 100 * side)
-    top = max(0, round(EYE_LEVEL * side - height / 2))  # moved inside, so as to keep its area
+    top = max(0, round(EYE_LEVEL * side - height / 2))
     images[..., top : top + height, :] = 20
     return images
 
 
 def _shrunk(images: Tensor, side: float, _: list[np.random.Generator]) -> Tensor:
     if side >= images.shape[-1]:
-        return images  # whoever resolves more than the face has loses nothing of it
+        return images
     small = F.resize(images, [int(side), int(side)], InterpolationMode.BILINEAR, antialias=True)
     restored: Tensor = F.resize(small, list(images.shape[-2:]), InterpolationMode.BICUBIC, antialias=True)
     return restored
 
 
-def _turned(images: Tensor, degrees: float, _: list[np.random.Generator]) -> Tensor:
+def _rotated(images: Tensor, degrees: float, _: list[np.random.Generator]) -> Tensor:
     side = images.shape[-1]
-    wide = F.pad(images, [side // 2] * 4, padding_mode="edge")  # as far as a corner can swing
-    turned: Tensor = F.center_crop(F.rotate(wide, degrees, InterpolationMode.BILINEAR), [side, side])
-    return turned
+    padded = F.pad(images, [side // 2] * 4, padding_mode="edge")  # as far as corners can move
+    rotated: Tensor = F.center_crop(F.rotate(padded, degrees, InterpolationMode.BILINEAR), [side, side])
+    return rotated
 
 
 CORRUPTIONS = {
@@ -115,14 +115,14 @@ CORRUPTIONS = {
     "mask": Corruption((25, 35, 45), "lowest {:g} % covered", 0, 100, False, _masked),
     "glasses": Corruption((10, 20, 30), "band of {:g} % over the eyes covered", 0, 100, False, _behind_glasses),
     "resolution": Corruption((64, 32, 24, 16), "shrunk to {:g} pixels and back", 2, math.inf, True, _shrunk),
-    "rotation": Corruption((5, 10, 20, 30), "turned by {:g} degrees", -180, 180, False, _turned),
+    "rotation": Corruption((5, 10, 20, 30), "turned by {:g} degrees", -180, 180, False, _rotated),
 }
 
 
 def _checked(kind: str, severity: float) -> Corruption:
-    """Look up a kind that can be had in this severity, or in none, which is zero."""
+    """Look up a kind, and check its severity; zero is always valid."""
     if kind not in CORRUPTIONS:
-        raise InputError(f"There is no damage {kind!r}: choose one of {', '.join(CORRUPTIONS)}.")
+        raise InputError(f"The corruption must be one of {', '.join(CORRUPTIONS)}, got {kind!r}.")
     found = CORRUPTIONS[kind]
     fits = found.lowest <= severity <= found.highest and not (found.whole and severity % 1)
     if severity != 0 and not fits:
@@ -130,23 +130,22 @@ def _checked(kind: str, severity: float) -> Corruption:
         limit = (
             f"of {found.lowest:g} or more" if math.isinf(found.highest) else f"{found.lowest:g} ... {found.highest:g}"
         )
-        raise InputError(f"The severity of {kind} is {severity}: give {numbers} {limit}, or 0 for no damage.")
+        raise InputError(f"The severity of {kind} must be {numbers} {limit}, or 0 for none, got {severity}.")
     return found
 
 
 def corrupt(images: Tensor, kind: str, severity: float, seed: int = 0, first: int = 0) -> Tensor:
-    """Damage faces; the same face at the same place is damaged alike in any batch.
+    """Corrupt faces; a face in one place of the data set is corrupted alike in any batch.
 
     Args:
-        images: (N,3,S,S) uint8; they stay as they are.
+        images: (N,3,S,S) uint8; they are not changed.
         kind: one of `CORRUPTIONS`.
-        severity: in the unit of the kind; those listed there go from mild to severe, and zero is no damage.
+        severity: in the unit of the kind; zero changes nothing.
         seed: of the noise, >= 0.
-        first: place of the first image among all that are damaged, >= 0; the noise of an image depends on the seed and
-            on its place alone.
+        first: place of the first image in the data set, >= 0; the noise of an image depends on `seed` and its place.
 
     Returns:
-        (N,3,S,S) uint8, contiguous, a copy.
+        (N,3,S,S) uint8, a contiguous copy.
 
     Raises:
         InputError: an unknown kind, a severity outside its range, images of another type or shape, a negative seed or
@@ -161,12 +160,12 @@ def corrupt(images: Tensor, kind: str, severity: float, seed: int = 0, first: in
     if severity == 0 or not faces.numel():
         return faces
     # A pair of numbers seeds without collisions, which a sum of both would have.
-    sources = [np.random.default_rng((seed, first + row)) for row in range(len(faces))]
-    return corruption.damage(faces, severity, sources).contiguous()
+    rngs = [np.random.default_rng((seed, first + row)) for row in range(len(faces))]
+    return corruption.apply(faces, severity, rngs).contiguous()
 
 
 def describe_corruption(kind: str, severity: float) -> str:
-    """Say what was done, for tables.
+    """Describe a corruption, for tables.
 
     Raises:
         InputError: an unknown kind, or a severity outside its range.

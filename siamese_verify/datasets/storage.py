@@ -54,7 +54,10 @@ class Storage:
                 files, path = self._remote_path(name)
                 size = self.size(name)
                 ends = [min(start + length, size) for start in starts]
-                return [bytes(part) for part in files.cat_ranges([path] * len(starts), list(starts), ends)]
+                found = files.cat_ranges([path] * len(starts), list(starts), ends)
+                for error in (part for part in found if isinstance(part, BaseException)):
+                    raise error
+                return [bytes(part) for part in found]
             with io.FileIO(self._local_path(name)) as file:
                 parts = []
                 for start in starts:

@@ -1,4 +1,4 @@
-"""MobileFaceNet: one million weights, made for phones."""
+"""MobileFaceNet, a network of one million weights for phones."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ class MobileFaceNet(Encoder):
 
     Args:
         size: side of the input in pixels, a multiple of 16; 112 in the paper.
-        dimension: length of an embedding.
-        crop: how faces are cut from photos.
+        embedding_size: length of an embedding.
+        crop: how faces are cropped from photos.
         normalize: give embeddings of unit length.
 
     Raises:
-        InputError: `size` is no multiple of 16.
+        InputError: `size` is not a multiple of 16.
     """
 
     def __init__(
-        self, size: int = 112, dimension: int = 128, crop: Crop = Crop("box", margin=10), normalize: bool = True
+        self, size: int = 112, embedding_size: int = 128, crop: Crop = Crop("box", margin=10), normalize: bool = True
     ) -> None:
         if size % 16 or size < 16:
-            raise InputError(f"MobileFaceNet takes a size that is a multiple of 16, got {size}.")
+            raise InputError(f"The size of MobileFaceNet must be a multiple of 16, got {size}.")
         layers: list[nn.Module] = [convolution(3, 64, 3, 2, 1), convolution(64, 64, 3, 1, 1, groups=64)]
         channels = 64
         for expansion, outputs, count, stride in BOTTLENECKS:
@@ -69,7 +69,7 @@ class MobileFaceNet(Encoder):
         layers += [
             convolution(channels, 512, 1),
             convolution(512, 512, size // 16, groups=512, linear=True),  # global: 7 x 7 for 112
-            convolution(512, dimension, 1, linear=True),
+            convolution(512, embedding_size, 1, linear=True),
             nn.Flatten(),
         ]
-        super().__init__(nn.Sequential(*layers), dimension, InputSpec(size, crop=crop), normalize)
+        super().__init__(nn.Sequential(*layers), embedding_size, InputSpec(size, crop=crop), normalize)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from siamese_verify.pairwise.histogram import PairBlocks
+    from siamese_verify.pairwise.histogram import PairScores
 
 KEPT = 2**21  # impostors, the highest, that are looked at one by one
 
@@ -34,18 +34,18 @@ def clustered_rows(embeddings: ArrayLike, identities: ArrayLike, kept: int = KEP
     Raises:
         InputError: shapes that do not fit, rows without a direction, fewer than two people, no genuine pair.
     """
-    from siamese_verify.pairwise.histogram import SCALE, PairBlocks, count_cells, floors_of
+    from siamese_verify.pairwise.histogram import SCALE, PairScores, bin_floors, count_impostor_bins
 
     rows = unit_rows(embeddings)
     people = numbered(identities, len(rows))
     sizes = np.bincount(people)
     if len(sizes) < 2 or sizes.max() < 2:
         raise InputError(f"{len(rows)} photos of {len(sizes)} people: give two people, and two photos of one.")
-    blocks = PairBlocks(rows, people)
-    above = np.cumsum(count_cells(blocks)[::-1])[::-1]  # (C,) impostors in a cell or above
-    lowest = -np.inf if above[0] <= kept else float(floors_of(np.flatnonzero(above <= kept)[:1])[0])
-    genuine, own = _ranked([(scores.numpy(), people[pairs // len(rows)]) for scores, pairs in blocks.genuine()])
-    impostors, both = _ranked(list(_impostors(blocks, people, lowest * SCALE)))
+    pairs = PairScores(rows, people)
+    above = np.cumsum(count_impostor_bins(pairs)[::-1])[::-1]  # (B,) impostors in a bin or above
+    lowest = -np.inf if above[0] <= kept else float(bin_floors(np.flatnonzero(above <= kept)[:1])[0])
+    genuine, own = _ranked([(scores, people[numbers // len(rows)]) for scores, numbers in pairs.genuine()])
+    impostors, both = _ranked(list(_impostors(pairs, people, lowest * SCALE)))
     _, dyads = np.unique(np.sort(both, axis=0).T @ np.array([len(sizes), 1]), return_inverse=True)
     return ClusteredPairs(
         genuine=genuine,
@@ -61,14 +61,14 @@ def clustered_rows(embeddings: ArrayLike, identities: ArrayLike, kept: int = KEP
 
 
 def _impostors(
-    blocks: PairBlocks, people: NDArray[np.int64], lowest: float
+    pairs: PairScores, people: NDArray[np.int64], lowest: float
 ) -> Iterator[tuple[NDArray[np.floating], NDArray[np.int64]]]:
-    for block in blocks.blocks:
-        scores, mask = blocks.product(block), blocks.impostors(block)
-        high = scores >= lowest
-        rows, columns = np.nonzero((high if mask is None else high & mask).numpy())
-        pairs = blocks.number(block.top + rows, block.left + columns)
-        yield scores.numpy()[rows, columns], people[np.stack(np.divmod(pairs, len(people)))]
+    """Give scaled scores from `lowest` on, and both people of each, (2, K)."""
+    for block in pairs.walk():
+        values, mask = pairs.impostors(block)
+        high = np.flatnonzero(values.numpy() >= lowest)
+        numbers = pairs.numbers(block, high if mask is None else np.flatnonzero(mask)[high])
+        yield values.numpy()[high], people[np.stack(np.divmod(numbers, len(people)))]
 
 
 def _ranked(

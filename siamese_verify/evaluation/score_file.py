@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from siamese_verify.atomic_write import write_whole
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.roc import STEPS
-from siamese_verify.tables import boolean_column, fold_column, identity_columns, is_number, read_table
+from siamese_verify.tables import boolean_column, csv_cell, fold_column, identity_columns, is_number, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +71,36 @@ def read_scores(path: str | Path) -> ScoreFile:
         np.array([columns["a"], columns["b"]]).T if "a" in columns and "b" in columns else None,
         columns.lines,
     )
+
+
+def write_scores(
+    path: Path,
+    scores: Sequence[float] | NDArray[np.floating],
+    same: Sequence[bool] | NDArray[np.bool_],
+    names: Sequence[tuple[str, str]],
+    *,
+    folds: Sequence[Any] | NDArray[Any] | None = None,
+    identities: Sequence[tuple[str, str]] | None = None,
+    groups: Sequence[str] | NDArray[np.str_] | None = None,
+) -> None:
+    """Write a CSV that `read_scores` reads: one line for each of (N,) pairs."""
+    columns: dict[str, list[Any]] = {
+        "a": [csv_cell(left) for left, _ in names],
+        "b": [csv_cell(right) for _, right in names],
+        "score": [f"{score:.9g}" for score in scores],
+        "same": [int(one) for one in same],
+    }
+    if identities is not None:
+        columns["identity_a"] = [csv_cell(left) for left, _ in identities]
+        columns["identity_b"] = [csv_cell(right) for _, right in identities]
+    for name, values in (("fold", folds), ("group", groups)):
+        if values is not None:
+            columns[name] = [csv_cell(str(value)) for value in values]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    write_whole(path, table.getvalue().encode())
 
 
 class PublishedCurve(NamedTuple):

@@ -162,7 +162,7 @@ class FaceVerifier(Protocol):
     """The part of `Verifier` that a gallery uses."""
 
     @property
-    def record(self) -> Any:
+    def metadata(self) -> Any:
         """Metadata of the model."""
 
     def find(self, photo: Any, name: str | None = None, on_multiple_faces: Any = None) -> Sequence[Any]:
@@ -179,16 +179,16 @@ def gallery_model(model: FaceVerifier | GalleryModel) -> GalleryModel:
         InputError: the model was never saved, or its fingerprint or dimension is invalid.
     """
     if not isinstance(model, GalleryModel):
-        record = model.record
-        if not record.weights_sha256:  # all such models would share one fingerprint
-            raise InputError(f"The weights of {record.name} were never saved: export them to a bundle first.")
-        score_calibration = record.score_calibration
+        metadata = model.metadata
+        if not metadata.weights_sha256:  # all such models would share one fingerprint
+            raise InputError(f"The weights of {metadata.name} were never saved: export them to a bundle first.")
+        score_calibration = metadata.score_calibration
         model = GalleryModel(
-            record.fingerprint,
-            record.dimension,
-            record.name,
+            metadata.fingerprint,
+            metadata.embedding_size,
+            metadata.name,
             score_calibration and score_calibration.impostor_tail,
-            record.quality,
+            metadata.quality,
         )
     if not model.fingerprint or not 0 < model.dimension <= LARGEST:
         raise InputError(

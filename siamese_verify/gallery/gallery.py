@@ -337,7 +337,9 @@ class Gallery:
         Raises:
             InputError: an invalid rate, a model without an impostor tail, or see `unit_templates`.
         """
-        from siamese_verify.verification.decision import doubt_of  # imported here and below since it loads Pillow
+        from siamese_verify.verification.decision import (
+            threshold_doubt,
+        )  # imported here and below since it loads Pillow
 
         start = time.perf_counter()
         rows = unit_templates(embedding, self.model.dimension)
@@ -349,7 +351,7 @@ class Gallery:
             limit = self._threshold(far, threshold, len(templates))
             hits = templates.best(rows[0], top)  # without the lock: it is the long part
             searched = time.perf_counter()
-            doubt = doubt_of(hits[0].score, limit.interval) if hits else ""
+            doubt = threshold_doubt(hits[0].score, limit.interval) if hits else ""
             reasons = [*([f"The best score {doubt}"] if doubt else []), *(poor if hits else [])]
             decided = bool(decide or not reasons)
             candidates = self._candidates(hits, limit, decided)
@@ -527,13 +529,13 @@ class Gallery:
     def _quality_problems(self, names: Sequence[str], qualities: Sequence[Quality | None]) -> list[str]:
         if not self.model.quality:
             return []
-        from siamese_verify.verification.decision import complaints
+        from siamese_verify.verification.decision import quality_complaints
 
         return [
             f"{name}: {problem}"
             for name, quality in zip(names, qualities, strict=True)
             if quality is not None
-            for problem in complaints(quality, self.model.quality)
+            for problem in quality_complaints(quality, self.model.quality)
         ]
 
 

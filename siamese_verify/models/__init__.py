@@ -7,21 +7,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from siamese_verify.models.bundle import Bundle, open_bundle
-    from siamese_verify.models.export import Faces, load_bundle, save_bundle
-    from siamese_verify.models.face_model import FaceModel, encoder_class, load_checkpoint
-    from siamese_verify.models.loading import load_model
+    from siamese_verify.models.engines import OnnxEngine, TorchEngine
+    from siamese_verify.models.export import export_bundle, save_bundle
+    from siamese_verify.models.loading import FaceModel, encoder_class, load_bundle, load_checkpoint, load_model
     from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points
     from siamese_verify.models.registry import ships_thresholds, store_thresholds
-    from siamese_verify.models.torch_engine import TorchEngine
 
+_MODULES = {  # imported when a name is first used: verifying with a bundle needs no torch
+    "Bundle": "bundle",
+    "open_bundle": "bundle",
+    "OnnxEngine": "engines",
+    "TorchEngine": "engines",
+    "export_bundle": "export",
+    "save_bundle": "export",
+    "FaceModel": "loading",
+    "encoder_class": "loading",
+    "load_bundle": "loading",
+    "load_checkpoint": "loading",
+    "load_model": "loading",
+    "PRETRAINED": "metadata",
+    "ModelMetadata": "metadata",
+    "read_operating_points": "metadata",
+    "ships_thresholds": "registry",
+    "store_thresholds": "registry",
+}
 __all__ = [
     "PRETRAINED",
     "Bundle",
     "FaceModel",
-    "Faces",
     "ModelMetadata",
+    "OnnxEngine",
     "TorchEngine",
     "encoder_class",
+    "export_bundle",
     "load_bundle",
     "load_checkpoint",
     "load_model",
@@ -32,38 +50,9 @@ __all__ = [
     "store_thresholds",
 ]
 
-_MODULES = {
-    "bundle": (
-        "Bundle",
-        "open_bundle",
-    ),
-    "export": (
-        "Faces",
-        "load_bundle",
-        "save_bundle",
-    ),
-    "face_model": (
-        "FaceModel",
-        "encoder_class",
-        "load_checkpoint",
-    ),
-    "loading": ("load_model",),
-    "metadata": (
-        "ModelMetadata",
-        "PRETRAINED",
-        "read_operating_points",
-    ),
-    "registry": (
-        "ships_thresholds",
-        "store_thresholds",
-    ),
-    "torch_engine": ("TorchEngine",),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
 
 def __getattr__(name: str) -> Any:
-    """Import the module of a name when it is first used."""
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    """Import the module of a name when the name is first used."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,39 +1,36 @@
-"""The model bundle: a folder with everything that a verifier needs, and no pickle. Reading it needs no torch."""
+"""Model bundle: a folder with everything that verifying needs, without pickle. Reading it needs no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import secrets
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
 from siamese_verify.atomic_write import write_whole
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.faces import DETECTOR_FILES, alignment_name
-from siamese_verify.models.metadata import ModelMetadata, read_operating_points, read_quality
-from siamese_verify.structures import InputSpec
+from siamese_verify.models.metadata import ModelMetadata
 
 FORMAT = 6
 MANIFEST, WEIGHTS, NETWORK, CARD = "bundle.json", "model.safetensors", "model.onnx", "README.md"
 DETECTOR = tuple(f"detector/{name}" for name in DETECTOR_FILES)
-KNOWN = {WEIGHTS, NETWORK, CARD, *DETECTOR}  # no other file is ever opened
-MANIFEST_BYTES = 64 * 2**20  # more is no manifest of ours
-MOST_NUMBERS, MOST_PIXELS = 65_536, 4096  # of an embedding, of a side: no encoder has more
+KNOWN_FILES = {WEIGHTS, NETWORK, CARD, *DETECTOR}  # no other file is ever opened
+MAX_MANIFEST_BYTES = 64 * 2**20
+MAX_EMBEDDING_SIZE, MAX_PIXELS = 65_536, 4096
 FIELDS: dict[str, type | UnionType] = {
     "format": int,
     "encoder": dict,
     "input": dict,
-    "dimension": int,
+    "embedding_size": int,
     "alignment": str,
     "quantization": str,
-    "licence": str,
+    "license": str,
     "operating_points": list,
     "eer_threshold": float | None,
     "measured_on": str,
@@ -50,27 +47,39 @@ FIELDS: dict[str, type | UnionType] = {
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest is in order; each of its files is checked when it is read.
+    """A bundle with a valid manifest; each of its files is checked when it is read.
 
     Attributes:
-        folder: where it lies.
-        record: what is known about the model.
-        files: SHA-256 of every file but the manifest.
-        checks: how its network was compared with the weights it was made from.
-        versions: of the software that made it.
+        folder: of the bundle.
+        metadata: of the model.
+        files: SHA-256 of every file but the manifest, by name.
+        checks: results of comparing the ONNX network with the weights.
+        versions: of the software that wrote it.
     """
 
     folder: Path
-    record: ModelMetadata
+    metadata: ModelMetadata
     files: dict[str, str]
     checks: dict[str, Any]
     versions: dict[str, str]
 
-    def read(self, name: str) -> bytes:
-        """Read a file of it.
+    def path(self, name: str) -> Path:
+        """Return the path of a file.
 
         Raises:
-            InputError: it is not there, or is not what the manifest says.
+            InputError: the bundle does not list it, or it is missing or not a regular file.
+        """
+        if name not in self.files:
+            raise InputError(f"The bundle {self.folder} holds no {name}: export it again with the installed version.")
+        if not (self.folder / name).is_file():
+            raise InputError(f"The bundle {self.folder} cannot be read: {name} is missing or not a regular file.")
+        return self.folder / name
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            InputError: it is missing, or differs from its hash in the manifest.
         """
         try:
             content = self.path(name).read_bytes()
@@ -79,25 +88,11 @@ class Bundle:
         self._compare(name, hashlib.sha256(content).hexdigest())
         return content
 
-    def path(self, name: str) -> Path:
-        """Where a file of it lies.
-
-        Raises:
-            InputError: it is no part of it, or it is not there or no file, such as a pipe that nobody may write to.
-        """
-        if name not in self.files:
-            raise InputError(f"The bundle {self.folder} holds no {name}: export it anew with the version installed.")
-        try:
-            regular(self.folder / name)
-        except OSError as error:
-            raise InputError(f"The bundle {self.folder} cannot be read: {error}.") from None
-        return self.folder / name
-
     def check(self, names: Collection[str]) -> None:
-        """Compare files with the manifest, without holding them in memory.
+        """Integrity check: compare files with their hashes in the manifest.
 
         Raises:
-            InputError: one is not there, or is not what the manifest says.
+            InputError: one is missing, or differs.
         """
         for name in names:
             try:
@@ -109,9 +104,11 @@ class Bundle:
 
     def _compare(self, name: str, digest: str) -> None:
         if digest != self.files[name]:
-            raise InputError(
-                f"The bundle {self.folder} is damaged: {name} does not have the SHA-256 that {MANIFEST} says."
-            )
+            raise self.damaged(f"{name} does not have the SHA-256 that {MANIFEST} says")
+
+    def damaged(self, reason: object) -> InputError:
+        """Return the error of a damaged bundle."""
+        return _damaged(self.folder, reason)
 
     def size(self) -> int:
         """Bytes of all its files."""
@@ -122,117 +119,92 @@ def open_bundle(folder: Path) -> Bundle:
     """Read the manifest of a bundle, and no other file.
 
     Raises:
-        InputError: it is missing, of another version, or was changed; the message says what.
+        InputError: it is missing, has another format, or was changed.
     """
+    content = _read_manifest(folder)
+    files, checks = content["files"], content["checks"]
+    if unknown := set(files) - KNOWN_FILES:
+        raise _damaged(folder, f"it lists {min(unknown)!r}, which is not part of bundles")
+    weights = str(files.get(WEIGHTS) or checks.get("weights_sha256", ""))
     try:
-        regular(folder / MANIFEST)
-        if (folder / MANIFEST).stat().st_size > MANIFEST_BYTES:
-            raise ValueError(f"{MANIFEST} has more than {MANIFEST_BYTES // 2**20} MB")
-        text = (folder / MANIFEST).read_bytes().decode()
-        content = json.loads(text, parse_constant=_refuse)
+        metadata = ModelMetadata.from_dict(content, str(folder), weights)
+    except InputError:
+        raise
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise _damaged(folder, error) from None
+    size, pixels = metadata.embedding_size, metadata.input_spec.size
+    if isinstance(size, bool) or not (0 < size <= MAX_EMBEDDING_SIZE and 0 < pixels <= MAX_PIXELS):
+        raise _damaged(folder, f"its embedding size is {size} and its input {pixels} pixels")
+    alignment = alignment_name(metadata.input_spec.crop)
+    if content["alignment"] != alignment:
+        raise InputError(
+            f"The bundle {folder} is of faces aligned as {content['alignment']}, this version aligns as {alignment}, "
+            "so its thresholds do not hold: export it again, or install the version that it names."
+        )
+    return Bundle(folder, metadata, dict(files), checks, content["versions"])
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a manifest whose format, types of fields and hash are right."""
+    path = folder / MANIFEST
+    try:
+        if not path.is_file():  # a pipe would never end
+            raise FileNotFoundError(f"{MANIFEST} is missing or not a regular file")
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ValueError(f"{MANIFEST} has more than {MAX_MANIFEST_BYTES // 2**20} MB")
+        text = path.read_bytes().decode()
+        content = json.loads(text, parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"The bundle {folder} cannot be read: {error}.") from None
     if not isinstance(content, dict):
-        raise InputError(f"The bundle {folder} is damaged: {MANIFEST} is not an object.")
+        raise _damaged(folder, f"{MANIFEST} is not an object")
     if content.get("format") != FORMAT:
         raise InputError(
             f"The bundle {folder} has format {content.get('format')!r}, this version reads {FORMAT}: "
-            "make it anew with the version that is installed."
+            "export it again with the installed version."
         )
     for name, kind in FIELDS.items():
         if name not in content or not isinstance(content[name], kind):
             wanted = kind.__name__ if isinstance(kind, type) else kind
-            found = type(content[name]).__name__ if name in content else "nothing"
-            raise InputError(f"The bundle {folder} is damaged: field {name} should be {wanted}, is {found}.")
-    if content["sha256"] != digest_of(content) or text != as_text(content):  # not even in white space
-        raise InputError(f"The bundle {folder} is damaged: {MANIFEST} was changed after it was written (sha256).")
-    if strangers := set(content["files"]) - KNOWN:
-        raise InputError(f"The bundle {folder} is damaged: it lists {min(strangers)!r}, which no bundle holds.")
-    try:
-        spec = InputSpec.from_dict(content["input"])
-        record = ModelMetadata(
-            name=str(folder),
-            configuration=content["encoder"],
-            input_spec=spec,
-            dimension=content["dimension"],
-            operating_points=read_operating_points(content["operating_points"]),
-            eer_threshold=content["eer_threshold"],
-            measured_on=content["measured_on"],
-            training=content["training"],
-            metrics=content["metrics"],
-            score_calibration=ScoreCalibration.from_dict(content["score_calibration"])
-            if content["score_calibration"]
-            else None,
-            quality=read_quality(content["quality"]),
-            licence=content["licence"],
-            weights_sha256=str(content["files"].get(WEIGHTS) or content["checks"].get("weights_sha256", "")),
-            quantization=content["quantization"],
-        )
-    except InputError:
-        raise
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise InputError(f"The bundle {folder} is damaged: {error}.") from None
-    if not (0 < record.dimension <= MOST_NUMBERS and 0 < spec.size <= MOST_PIXELS) or isinstance(
-        record.dimension, bool
-    ):
-        raise InputError(
-            f"The bundle {folder} is damaged: it says {record.dimension} dimensions and {spec.size} pixels."
-        )
-    now = alignment_name(spec.crop)
-    if content["alignment"] != now:
-        raise InputError(
-            f"The bundle {folder} is of faces aligned as {content['alignment']}, this version aligns as {now}, and its "
-            "thresholds would not hold: make it anew, or install the version that it names."
-        )
-    return Bundle(folder, record, dict(content["files"]), content["checks"], content["versions"])
+            found = type(content[name]).__name__ if name in content else "missing"
+            raise _damaged(folder, f"field {name} should be {wanted}, is {found}")
+    if content["sha256"] != manifest_digest(content) or text != manifest_text(content):  # not even in white space
+        raise _damaged(folder, f"{MANIFEST} was changed after it was written (sha256)")
+    return content
 
 
 def write_bundle(
-    folder: Path, record: ModelMetadata, files: Mapping[str, bytes], checks: dict[str, Any], versions: dict[str, str]
+    folder: Path, metadata: ModelMetadata, files: Mapping[str, bytes], checks: dict[str, Any], versions: dict[str, str]
 ) -> Bundle:
-    """Write a bundle: its files come to lie there together, or not at all.
+    """Write a bundle: all of its files, or nothing.
 
     Args:
-        folder: made if it is missing; a bundle that was there is replaced.
-        record: what is known about the model.
-        files: the content of each, by names of `KNOWN`.
-        checks: how the network was compared with the weights.
-        versions: of the software, for the record.
+        folder: created if missing; a bundle in it is replaced.
+        metadata: of the model.
+        files: content by name, see `KNOWN_FILES`.
+        checks: results of comparing the ONNX network with the weights.
+        versions: of the software.
 
     Raises:
-        InputError: the folder holds something else, which would be lost, or cannot be written.
+        InputError: the folder holds anything else, or cannot be written.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
-        "encoder": record.configuration,
-        "input": asdict(record.input_spec),
-        "dimension": record.dimension,
-        "alignment": alignment_name(record.input_spec.crop),
-        "quantization": record.quantization,
-        "licence": record.licence,
-        "operating_points": [
-            {**point._asdict(), "threshold": point.threshold if math.isfinite(point.threshold) else None}
-            for point in record.operating_points
-        ],
-        "eer_threshold": record.eer_threshold,
-        "measured_on": record.measured_on,
-        "training": record.training,
-        "metrics": record.metrics,
-        "score_calibration": record.score_calibration.to_dict() if record.score_calibration else None,
-        "quality": {name: list(limits) for name, limits in record.quality.items()},
+        "alignment": alignment_name(metadata.input_spec.crop),
+        **metadata.to_dict(),
         "checks": checks,
         "versions": versions,
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
     }
-    content["sha256"] = digest_of(content)
-    if folder.exists() and (others := others_in(folder)):
-        raise InputError(f"{folder} holds {others[0]}, which is no part of a bundle: give another folder.")
-    own = secrets.token_hex(8)  # keeps two writers apart, and nobody can lay a link there beforehand
-    unfinished, former = (folder.with_name(f".{own}.{word}") for word in ("part", "former"))
+    content["sha256"] = manifest_digest(content)
+    if folder.exists() and (others := _other_files(folder)):
+        raise InputError(f"{folder} holds {others[0]}, which is not part of a bundle: give another folder.")
+    token = secrets.token_hex(8)  # separates concurrent writers, and nobody can place a link there beforehand
+    unfinished, former = (folder.with_name(f".{token}.{word}") for word in ("part", "former"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished.mkdir()
-        for name, data in {**files, MANIFEST: as_text(content).encode()}.items():
+        for name, data in {**files, MANIFEST: manifest_text(content).encode()}.items():
             (unfinished / name).parent.mkdir(exist_ok=True)
             write_whole(unfinished / name, data)
         if folder.exists():
@@ -246,34 +218,38 @@ def write_bundle(
     return open_bundle(folder)
 
 
-def others_in(folder: Path) -> list[str]:
-    """Names of what lies in a folder and is no part of a bundle; of a file, its own."""
+def check_target(folder: Path) -> None:
+    """Check that a bundle may be written to a folder, before the work for it.
+
+    Raises:
+        InputError: it exists and is not a bundle.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder} exists and is not a bundle: give another folder.")
+
+
+def _other_files(folder: Path) -> list[str]:
+    """Names in a folder that are not part of a bundle; of a file, its own."""
     if not folder.is_dir():
         return [folder.name]
-    parts = {MANIFEST, *KNOWN, *(str(Path(name).parent) for name in DETECTOR)}
+    parts = {MANIFEST, *KNOWN_FILES, *(str(Path(name).parent) for name in DETECTOR)}
     return sorted(found for path in folder.rglob("*") if (found := path.relative_to(folder).as_posix()) not in parts)
 
 
-def as_text(content: dict[str, Any]) -> str:
+def manifest_text(content: dict[str, Any]) -> str:
     """A manifest as it is written."""
     return json.dumps(content, indent=1, allow_nan=False)
 
 
-def regular(path: Path) -> None:
-    """See that a path is a file, before opening something that never ends.
-
-    Raises:
-        OSError: it is not.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing or no file")
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def digest_of(content: dict[str, Any]) -> str:
-    """SHA-256 of a manifest without its own field for it."""
+def manifest_digest(content: dict[str, Any]) -> str:
+    """SHA-256 of a manifest without its own field `sha256`."""
     rest = {name: value for name, value in content.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _damaged(folder: Path, reason: object) -> InputError:
+    return InputError(f"The bundle {folder} is damaged: {reason}.")
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

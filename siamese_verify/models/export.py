@@ -1,10 +1,10 @@
-"""Encoder -> bundle: the weights as safetensors, the network as ONNX, and a comparison of both."""
+"""Export a model as a bundle: weights as safetensors, network as ONNX, compared with torch on real faces."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,33 +12,40 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
+from siamese_verify.atomic_write import cache_folder
+from siamese_verify.data import FaceCropper
+from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation import equal_error_rate
 from siamese_verify.faces import detector_files
-from siamese_verify.models.bundle import CARD, DETECTOR, NETWORK, WEIGHTS, Bundle, open_bundle, write_bundle
-from siamese_verify.models.face_model import FaceModel, build_encoder
+from siamese_verify.models.bundle import CARD, DETECTOR, NETWORK, WEIGHTS, Bundle, write_bundle
+from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine, embed_crops
+from siamese_verify.models.loading import FaceModel, load_model
 from siamese_verify.models.metadata import ModelMetadata, model_card
-from siamese_verify.models.onnx_engine import Engine, OnnxEngine, embed_crops
-from siamese_verify.models.torch_engine import TorchEngine
-from siamese_verify.onnx_runtime import onnx_network
+from siamese_verify.onnx_runtime import export_onnx
+from siamese_verify.protocols import Protocol, keep_photos, lfw_pairs
+from siamese_verify.structures import InputSpec
 
-LEAST_COSINE = 0.9999  # between a face's embeddings by torch and by ONNX Runtime
-TRIAL = 16  # pictures that are always compared
+MIN_COSINE = 0.9999  # between the embeddings of a face by torch and by ONNX Runtime
+RANDOM_IMAGES = 16
+LFW = Path("data/lfw")
+CALIBRATION_FACES = 128  # that set the ranges of an int8 network's activations
+SYNTHETIC_IDENTITIES = 200
 
 
 @dataclass(frozen=True)
-class Faces:
-    """Faces to compare two engines on.
+class ComparisonPairs:
+    """Pairs of faces to compare two engines on.
 
     Attributes:
         crops: (N,S,S,3) uint8 RGB.
-        left: (M,) rows of pairs, to count decisions that flip.
-        right: (M,) likewise.
+        left: (M,) rows of the pairs.
+        right: (M,) rows.
         same: (M,) bool, True for a genuine pair.
-        name: what they are, in words.
+        name: of the data.
     """
 
     crops: NDArray[np.uint8]
@@ -47,139 +54,208 @@ class Faces:
     same: NDArray[np.bool_]
     name: str
 
-
-def network_of(encoder: Encoder) -> bytes:
-    """The encoder as an ONNX file: `images` (N,3,S,S) uint8 -> `embeddings` (N,D)."""
-    size = encoder.input_spec.size
-    images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    return onnx_network(encoder, (images,), {"images": {0: torch.export.Dim.DYNAMIC}})
+    def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(M,) cosine similarities of the pairs, from (N,D) unit rows."""
+        scores: NDArray[np.float32] = np.einsum("md,md->m", embeddings[self.left], embeddings[self.right])
+        return scores
 
 
-def weights_of(encoder: Encoder) -> bytes:
-    """The weights as a safetensors file."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()})
+def export_bundle(
+    name: str,
+    folder: Path,
+    versions: Mapping[str, str],
+    lfw: Path | None = None,
+    license: str | None = None,
+    quantize: bool = False,
+    synthetic: bool = False,
+) -> Iterator[str]:
+    """Export a model, after comparing the ONNX network with torch on the test pairs of LFW's View 1.
+
+    Args:
+        name: a run, a checkpoint, a bundle or a pretrained name.
+        folder: of the bundle.
+        versions: of the software, for the manifest.
+        lfw: folder of Labeled Faces in the Wild, by default `LFW`.
+        license: of the weights, in words.
+        quantize: compute in int8 instead of float32.
+        synthetic: compare on synthetic faces instead.
+
+    Yields:
+        Sentences that say what was done.
+
+    Raises:
+        InputError: there is no such model, there are no faces to compare on, or the network differs from the model;
+            nothing is written then.
+    """
+    model = load_model(name)
+    if license is not None:
+        model = replace(model, metadata=replace(model.metadata, license=license))
+    spec, root = model.metadata.input_spec, lfw or LFW
+    if synthetic and quantize:
+        raise InputError("The cost of int8 shows on photos of people only: give --faces data/lfw, not --synthetic.")
+    if not synthetic and not (root / "pairsDevTest.txt").is_file():
+        raise InputError(
+            f"There is no Labeled Faces in the Wild in {root} to compare on: give --faces, or --synthetic."
+        )
+    pairs = synthetic_pairs(spec) if synthetic else lfw_test_pairs(root, spec)
+    if quantize:
+        from siamese_verify.models.quantization import save_quantized
+
+        others = lfw_pairs(root, "pairsDevTrain.txt", "LFW View 1 training pairs")  # of other people
+        bundle = save_quantized(folder, model, versions, pairs, _crops(others, CALIBRATION_FACES, spec)[1])
+    else:
+        bundle = save_bundle(folder, model, versions, pairs)
+    checks = bundle.checks
+    yield (
+        f"Compared on {checks['faces']:,} faces of {checks['measured_on']}: lowest cosine "
+        f"{checks['lowest_cosine_of_faces']:.6f}, {checks['flips']} decisions about {checks['pairs']:,} "
+        "pairs differ, over all thresholds."
+    )
+    if quantize:
+        yield (
+            f"EER {checks['eer']:.2%} instead of {checks['eer_reference']:.2%}; {checks['milliseconds']:.2f} ms a face "
+            f"instead of {checks['milliseconds_reference']:.2f}."
+        )
+    yield f"Bundle: {folder} ({bundle.size() / 2**20:.0f} MB)"
 
 
-def trial_pictures(size: int) -> NDArray[np.uint8]:
-    """(N,S,S,3) smooth random pictures: enough to see whether a network was translated rightly."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (TRIAL, 4, 4, 3)).astype(np.float64)
-    reach = np.linspace(0, 3, size)
-    low = np.minimum(reach.astype(int), 2)
-    share = (reach - low)[:, None]
-    rows = coarse[:, low] * (1 - share[..., None]) + coarse[:, low + 1] * share[..., None]
-    both = rows[:, :, low] * (1 - share) + rows[:, :, low + 1] * share
-    pictures: NDArray[np.uint8] = (both + rng.normal(0, 8, both.shape)).round().clip(0, 255).astype(np.uint8)
-    return pictures
+def lfw_test_pairs(lfw: Path, spec: InputSpec) -> ComparisonPairs:
+    """The test pairs of LFW's View 1, aligned for a model."""
+    protocol = lfw_pairs(lfw, "pairsDevTest.txt", "LFW View 1 test pairs")
+    rows, crops = _crops(protocol, len(protocol.photos), spec)
+    pairs = keep_photos(protocol, rows).pairs
+    assert pairs is not None
+    return ComparisonPairs(crops, pairs.left, pairs.right, pairs.same, protocol.name)
+
+
+def _crops(protocol: Protocol, count: int, spec: InputSpec) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Rows of the first photos of a protocol that have a face, and their (N,S,S,3) uint8 crops."""
+    rows, images = FaceCropper(spec, cache_folder())(
+        protocol.photos, range(count), f"Aligning faces of {protocol.name}"
+    )
+    crops: NDArray[np.uint8] = images.permute(0, 2, 3, 1).numpy()
+    return np.array(rows, dtype=np.int64), crops
+
+
+def synthetic_pairs(spec: InputSpec) -> ComparisonPairs:
+    """Synthetic faces, two of each identity, paired with themselves and with the next; no detector is used."""
+    photos = SyntheticFaces(identities=SYNTHETIC_IDENTITIES, images=2, size=spec.size)
+    crops = np.stack([np.asarray(photos[row]) for row in range(len(photos))])
+    first = np.arange(0, len(photos), 2)
+    left, right = np.concatenate([first, first]), np.concatenate([first + 1, (first + 2) % len(photos)])
+    same = np.arange(len(left)) < len(first)
+    return ComparisonPairs(crops, left, right, same, f"{SYNTHETIC_IDENTITIES} synthetic identities")
+
+
+def save_bundle(
+    folder: Path, model: FaceModel, versions: Mapping[str, str], pairs: ComparisonPairs | None = None
+) -> Bundle:
+    """Write a model as a bundle, after comparing its ONNX network with torch.
+
+    Args:
+        folder: of the bundle.
+        model: with its thresholds.
+        versions: of the software, for the manifest.
+        pairs: to compare on, besides random images.
+
+    Raises:
+        InputError: the network gives other embeddings than torch, or decides a pair differently; nothing is written.
+    """
+    network, weights = export_network(model.encoder), weights_file(model.encoder)
+    torch_engine = TorchEngine(copy.deepcopy(model.encoder).cpu().eval())
+    checks = compare_engines(model.metadata, torch_engine, OnnxEngine(network, NETWORK), pairs)
+    lowest = min(checks["lowest_cosine"], checks.get("lowest_cosine_of_faces", 1.0))
+    if not lowest > MIN_COSINE:
+        raise InputError(
+            f"The model {model.metadata.name} is not exported: its ONNX network gives other embeddings than torch "
+            f"(cosine {lowest:.6f}, more than {MIN_COSINE} is needed)."
+        )
+    if checks.get("flips"):
+        raise InputError(
+            f"The model {model.metadata.name} is not exported: its ONNX network decides {checks['flips']} of "
+            f"{checks['pairs']:,} pairs differently from torch."
+        )
+    metadata = replace(model.metadata, weights_sha256=hashlib.sha256(weights).hexdigest())
+    return save_files(folder, metadata, {WEIGHTS: weights, NETWORK: network}, checks, versions)
+
+
+def save_files(
+    folder: Path,
+    metadata: ModelMetadata,
+    files: Mapping[str, bytes],
+    checks: dict[str, Any],
+    versions: Mapping[str, str],
+) -> Bundle:
+    """Write a bundle of these files, with the face detector if the model needs one, and a model card."""
+    detector = (
+        dict(zip(DETECTOR, detector_files().values(), strict=True)) if metadata.input_spec.crop.needs_face else {}
+    )
+    card = {CARD: model_card(metadata, checks).encode()}
+    return write_bundle(folder, metadata, {**files, **detector, **card}, checks, dict(versions))
 
 
 def compare_engines(
-    record: ModelMetadata, torch_engine: Engine, other: Engine, faces: Faces | None = None
+    metadata: ModelMetadata, reference: Engine, other: Engine, pairs: ComparisonPairs | None = None
 ) -> dict[str, Any]:
-    """Compare two engines of a model, on pictures that are drawn and on faces.
+    """Compare two engines of a model on random images and on pairs of faces.
 
     Returns:
-        Figures for the manifest: the lowest cosine between both embeddings of a picture, and, with faces, how many
-        pairs' decisions differ, at every measured threshold.
+        Checks of a manifest: the lowest cosine between the two embeddings of an image, and with pairs how many
+        decisions differ, at every measured threshold.
     """
-    size, dimension = record.input_spec.size, record.dimension
-    drawn = trial_pictures(size)
-    known, found = (embed_crops(engine, drawn, dimension) for engine in (torch_engine, other))
-    checks: dict[str, Any] = {"pictures": len(drawn), "lowest_cosine": lowest_cosine(known, found)}
-    if faces is None:
+    images = random_images(metadata.input_spec.size)
+    both = [embed_crops(engine, images, metadata.embedding_size) for engine in (reference, other)]
+    checks: dict[str, Any] = {"pictures": len(images), "lowest_cosine": lowest_cosine(*both)}
+    if pairs is None:
         return checks
-    known, found = (embed_crops(engine, faces.crops, dimension) for engine in (torch_engine, other))
-    scores = [np.einsum("md,md->m", rows[faces.left], rows[faces.right]) for rows in (known, found)]
-    flips = flips_of(record, scores[0], scores[1])
+    both = [embed_crops(engine, pairs.crops, metadata.embedding_size) for engine in (reference, other)]
+    left, right = (pairs.scores(embeddings) for embeddings in both)
+    thresholds = [point.threshold for point in metadata.operating_points]
+    thresholds += [metadata.eer_threshold] if metadata.eer_threshold is not None else []
+    flips = {f"{threshold:.6g}": int(((left >= threshold) != (right >= threshold)).sum()) for threshold in thresholds}
     return checks | {
-        "faces": len(faces.crops),
-        "pairs": len(faces.left),
-        "measured_on": faces.name,
-        "lowest_cosine_of_faces": lowest_cosine(known, found),
-        "largest_change_of_score": float(np.abs(scores[0] - scores[1]).max(initial=0)),
+        "faces": len(pairs.crops),
+        "pairs": len(pairs.left),
+        "measured_on": pairs.name,
+        "lowest_cosine_of_faces": lowest_cosine(*both),
+        "largest_change_of_score": float(np.abs(left - right).max(initial=0)),
+        "eer_reference": equal_error_rate(left, pairs.same),
+        "eer": equal_error_rate(right, pairs.same),
         "flips": sum(flips.values()),
         "flips_by_threshold": flips,
     }
 
 
-def flips_of(record: ModelMetadata, left: NDArray[np.float32], right: NDArray[np.float32]) -> dict[str, int]:
-    """How many pairs two engines' scores decide differently, at every threshold of a model."""
-    thresholds = [point.threshold for point in record.operating_points]
-    thresholds += [record.eer_threshold] if record.eer_threshold is not None else []
-    return {f"{limit:.6g}": int(((left >= limit) != (right >= limit)).sum()) for limit in thresholds}
-
-
 def lowest_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
-    """Lowest cosine between corresponding rows of unit length; NaN if any number is."""
+    """Lowest cosine between corresponding unit rows; NaN if any number is."""
     return float(np.einsum("nd,nd->n", left.astype(np.float64), right.astype(np.float64)).min(initial=1.0))
 
 
-def save_bundle(folder: Path, model: FaceModel, versions: Mapping[str, str], faces: Faces | None = None) -> Bundle:
-    """Write a model as a bundle, after comparing its ONNX network with torch.
-
-    Args:
-        folder: where to.
-        model: with its thresholds.
-        versions: of the software, for the record.
-        faces: to compare on, besides drawn pictures.
-
-    Raises:
-        InputError: the network is not what torch computes, or decides a pair differently; nothing is written.
-    """
-    network, weights = network_of(model.encoder), weights_of(model.encoder)
-    engine = OnnxEngine(network, NETWORK)
-    torch_engine = TorchEngine(copy.deepcopy(model.encoder).cpu().eval())
-    checks = compare_engines(model.record, torch_engine, engine, faces)
-    lowest = min(checks["lowest_cosine"], checks.get("lowest_cosine_of_faces", 1.0))
-    if not lowest > LEAST_COSINE:
-        raise InputError(
-            f"The model {model.record.name} is not exported: its ONNX network gives other embeddings than torch "
-            f"(cosine {lowest:.6f}, more than {LEAST_COSINE} is needed)."
-        )
-    if checks.get("flips"):
-        raise InputError(
-            f"The model {model.record.name} is not exported: its ONNX network decides {checks['flips']} of "
-            f"{checks['pairs']:,} pairs differently from torch."
-        )
-    files = {WEIGHTS: weights, NETWORK: network, **detector_of(model.record)}
-    record = replace(model.record, weights_sha256=hashlib.sha256(weights).hexdigest())  # the fingerprint names these
-    files[CARD] = model_card(record, checks).encode()
-    return write_bundle(folder, record, files, checks, dict(versions))
+def random_images(size: int) -> NDArray[np.uint8]:
+    """(N,S,S,3) smooth random images, which show whether a network was translated correctly."""
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (RANDOM_IMAGES, 3, 4, 4)))
+    smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear", align_corners=True).numpy()
+    noisy = np.moveaxis(smooth + rng.normal(0, 8, smooth.shape), 1, 3)
+    images: NDArray[np.uint8] = noisy.round().clip(0, 255).astype(np.uint8)
+    return images
 
 
-def detector_of(record: ModelMetadata) -> dict[str, bytes]:
-    """The face detector's files as a bundle holds them; none for models that take the photo as the face."""
-    if not record.input_spec.crop.needs_face:
-        return {}
-    return dict(zip(DETECTOR, detector_files().values(), strict=True))
+def export_network(encoder: Encoder) -> bytes:
+    """Return the encoder as an ONNX file: `images` (N,3,S,S) uint8 -> `embeddings` (N,D)."""
+    size = encoder.input_spec.size
+    images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    return export_onnx(encoder, (images,), {"images": {0: torch.export.Dim.DYNAMIC}})
 
 
-def load_bundle(folder: Path) -> FaceModel:
-    """Read a bundle for torch and check every byte of it.
-
-    Raises:
-        InputError: a file or a field is missing, of another version, or was changed; the message names it.
-    """
-    bundle = open_bundle(folder)
-    if bundle.record.quantization != "none":
-        raise InputError(
-            f"The bundle {folder} computes in {bundle.record.quantization} and has no weights for torch: "
-            "use the engine onnx, or the bundle that it was made from."
-        )
-    weights = bundle.read(WEIGHTS)
-    bundle.check([name for name in bundle.files if name != WEIGHTS])
-    try:
-        encoder = build_encoder(bundle.record.configuration, load(weights))
-    except SafetensorError as error:
-        raise InputError(f"The bundle {folder} is damaged: {error}.") from None
-    if bundle.record.input_spec != encoder.input_spec or bundle.record.dimension != encoder.dimension:
-        raise InputError(f"The bundle {folder} is damaged: field input is not what its encoder takes.")
-    return FaceModel(encoder, bundle.record)
+def weights_file(encoder: Encoder) -> bytes:
+    """Return the weights as a safetensors file."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()})
 
 
-def with_weights(model: FaceModel) -> FaceModel:
-    """The model with the hash of its weights in its record, which names its embeddings' space."""
-    if model.record.weights_sha256:
+def with_weights_hash(model: FaceModel) -> FaceModel:
+    """Return the model with the hash of its weights in its metadata, which identifies its embedding space."""
+    if model.metadata.weights_sha256:
         return model
-    digest = hashlib.sha256(weights_of(model.encoder)).hexdigest()
-    return replace(model, record=replace(model.record, weights_sha256=digest))
+    digest = hashlib.sha256(weights_file(model.encoder)).hexdigest()
+    return replace(model, metadata=replace(model.metadata, weights_sha256=digest))

@@ -1,34 +1,33 @@
-"""What is known about a model besides its weights; reading it needs no torch."""
+"""Metadata of a model: what is known about it besides its weights. Reading it needs no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import OperatingPoint, ScoreCalibration
-from siamese_verify.faces import alignment_name
+from siamese_verify.faces import Quality, alignment_name
 from siamese_verify.structures import InputSpec
 
 PRETRAINED = ("casia-webface", "vggface2")  # names of facenet-pytorch's weights
-LICENCE = "of facenet-pytorch (MIT), trained on data that is for research only"
-DEFAULT_FAR = 1e-3  # one stranger in a thousand
-LOOSEST_FAR = 1e-2  # that anybody gets without asking for it
+DEFAULT_FAR = 1e-3
+LOOSEST_FAR = 1e-2  # of the default operating point
 Range = tuple[float | None, float | None]
 
 
-class Limit(NamedTuple):
-    """Where to accept."""
+class DecisionThreshold(NamedTuple):
+    """Score from which pairs are accepted."""
 
     threshold: float
-    far: float | None  # share of impostor pairs that reach it; None for a threshold of somebody's own
-    interval: tuple[float, float] | None  # 95 % of it, to +inf where the data cannot show `far`; None: unknown
-    impostors: int  # pairs that this was counted on
-    insufficient: bool  # fewer than ten of them decide, or too few people to give the threshold an upper end
+    far: float | None  # share of impostor pairs that reach it; None for a threshold of the caller's own
+    interval: tuple[float, float] | None  # 95 %; +inf where the data cannot show `far`; None: unknown
+    impostors: int  # pairs that `far` was counted on
+    insufficient: bool  # fewer than ten of them decide, or too few people to bound the threshold from above
 
 
 @dataclass(frozen=True)
@@ -36,27 +35,27 @@ class ModelMetadata:
     """What is known about a model besides its weights.
 
     Attributes:
-        name: what it was loaded by.
+        name: that it was loaded by.
         configuration: `_target_` and arguments that build the encoder.
-        input_spec: what the encoder takes.
-        dimension: length of an embedding.
-        operating_points: thresholds by false accept rate; empty where none were ever measured.
+        input_spec: input of the encoder.
+        embedding_size: length of an embedding.
+        operating_points: thresholds by false accept rate; empty if none were measured.
         eer_threshold: of the same measurement; None without one.
-        measured_on: the data and pairs behind them.
-        training: what the weights were trained on: `data` and `pretrained`, each a name or None.
+        measured_on: data and pairs of the measurement.
+        training: data that the weights were trained on: `data` and `pretrained`, each a name or None.
         metrics: of the same measurement.
-        score_calibration: of its scores, as probabilities and among strangers; None where it was never measured.
+        score_calibration: likelihood ratios and impostor tail of its scores; None if not measured.
         quality: by the names of `siamese_verify.faces.Quality`, lowest and highest value of the faces that the scores
             were measured on; None for no limit.
-        licence: of the weights, in words.
-        weights_sha256: of the weights as safetensors; empty where they were not saved yet.
-        quantization: `none`, or the numbers that the network computes with.
+        license: of the weights, in words.
+        weights_sha256: of the weights as safetensors; empty if they were not saved yet.
+        quantization: `none`, or the type that the network computes with.
     """
 
     name: str
     configuration: dict[str, Any]
     input_spec: InputSpec
-    dimension: int
+    embedding_size: int
     operating_points: tuple[OperatingPoint, ...] = ()
     eer_threshold: float | None = None
     measured_on: str = ""
@@ -64,50 +63,52 @@ class ModelMetadata:
     metrics: dict[str, Any] = field(default_factory=dict)
     score_calibration: ScoreCalibration | None = None
     quality: dict[str, Range] = field(default_factory=dict)
-    licence: str = ""
+    license: str = ""
     weights_sha256: str = ""
     quantization: str = "none"
 
     @property
     def fingerprint(self) -> str:
-        """Name of the space that embeddings lie in: those of models with the same one can be compared."""
+        """Name of the embedding space: embeddings of models with equal fingerprints can be compared."""
         spec, crop = self.input_spec, self.input_spec.crop
         numbers = [float(one) for one in (spec.size, *spec.mean, *spec.std, crop.margin, crop.fraction, crop.square)]
         parts = (self.weights_sha256, alignment_name(crop), crop.resample, str(numbers), self.quantization)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def operating_point(self, far: float | None = None) -> OperatingPoint:
-        """The threshold for a false accept rate.
+        """Return the operating point for a false accept rate.
 
         Args:
-            far: one of those measured; by default `DEFAULT_FAR` where enough impostors and people stand behind it, else
-                the strictest of which that is true, but none looser than `LOOSEST_FAR`: where even that one is not
-                known well, a decision at it is inconclusive.
+            far: one of those measured; by default `DEFAULT_FAR` if enough impostors and people were measured for it,
+                else the strictest rate for which there were, but none looser than `LOOSEST_FAR`.
 
         Raises:
-            InputError: none was measured, or not this one.
+            InputError: no threshold was measured, or not for this rate.
         """
         if not self.operating_points:
-            raise self._unmeasured()
-        by_far = sorted(self.operating_points, key=lambda point: point.target)
+            evaluate = f", or measure it with `siamese-verify evaluate model={self.name}`, which keeps it"
+            raise InputError(
+                f"No threshold of {self.name} was ever measured: give one of your own with --threshold"
+                f"{evaluate if self.name in PRETRAINED else ''}."
+            )
         if far is None:
             return self._default_point
-        for point in by_far:
+        for point in self.operating_points:
             if abs(point.target - far) <= 1e-9 * far:
                 return point
-        measured = ", ".join(f"{point.target:g}" for point in by_far)
+        measured = ", ".join(f"{target:g}" for target in sorted(point.target for point in self.operating_points))
         raise InputError(
             f"No threshold of {self.name} for a false accept rate of {far:g} was measured: use {measured}."
         )
 
-    def limit(self, far: float | None = None, comparisons: int = 1) -> Limit:
-        """Where to accept so that strangers pass with a false accept rate.
+    def decision_threshold(self, far: float | None = None, comparisons: int = 1) -> DecisionThreshold:
+        """Return the threshold for a false accept rate.
 
         Args:
-            far: any rate in (0, 0.5] where the strangers' scores were measured, else one of the operating points'; by
+            far: any rate in (0, 0.5] if the model has a score calibration, else one of the operating points'; for the
                 default see `operating_point`.
-            comparisons: scores of which the best decides: each may let in `far` divided by them, so that all of them
-                together let in no more (the union bound).
+            comparisons: number of scores of which the best decides. Each may accept `far / comparisons`, so that all
+                together accept no more than `far` (union bound).
 
         Raises:
             InputError: no threshold was measured, or not for this rate.
@@ -118,44 +119,83 @@ class ModelMetadata:
             raise InputError(f"A score is the best of one comparison or more, got {comparisons}.")
         if self.score_calibration is None:
             point = self.operating_point(far if far is None or comparisons == 1 else far / comparisons)
-            return Limit(point.threshold, min(1.0, point.far * comparisons), None, point.impostors, point.insufficient)
-        asked = far if far is not None else (self.operating_point().target if self.operating_points else DEFAULT_FAR)
-        impostor_tail, share = self.score_calibration.impostor_tail, asked / comparisons
-        threshold, interval = impostor_tail.threshold(share)
-        rate = impostor_tail.accepts(threshold) / impostor_tail.impostors
-        for point in self.operating_points:  # they were counted on every score, not on a thinned tail
+            rate = min(1.0, point.far * comparisons)
+            return DecisionThreshold(point.threshold, rate, None, point.impostors, point.insufficient)
+        if far is None:
+            far = self.operating_point().target if self.operating_points else DEFAULT_FAR
+        tail, share = self.score_calibration.impostor_tail, far / comparisons
+        threshold, interval = tail.threshold(share)
+        rate = tail.rate(threshold)
+        for point in self.operating_points:  # counted on all scores, not on a downsampled tail
             if (point.target <= share or math.isclose(point.target, share)) and point.threshold < threshold:
                 threshold, rate = point.threshold, point.far
-        return Limit(
+        return DecisionThreshold(
             threshold,
             min(1.0, rate * comparisons),
             (min(interval.low, threshold), max(interval.high, threshold)) if interval else None,
-            impostor_tail.impostors,
-            not impostor_tail.shows(share, interval),
+            tail.impostors,
+            not tail.shows(share, interval),
         )
 
     @cached_property
     def _default_point(self) -> OperatingPoint:
-        """See `operating_point`; found once, as tables ask for each of their pairs."""
+        """Default of `operating_point`, cached for tables of pairs."""
         by_far = sorted(self.operating_points, key=lambda point: point.target)
-        enough = [point for point in by_far if not point.insufficient and self._shows(point.target)]
+        enough = [point for point in by_far if not point.insufficient and self._is_bounded(point.target)]
         usual = [point for point in enough if math.isclose(point.target, DEFAULT_FAR)]
         strict = [point for point in enough if point.target <= LOOSEST_FAR * (1 + 1e-9)]
         nearest = min(by_far, key=lambda point: abs(math.log(max(point.target, 1e-9) / LOOSEST_FAR)))
         return (usual or strict or [nearest])[0]
 
-    def _shows(self, far: float) -> bool:
-        """Nothing speaks against the data being able to show a false accept rate."""
-        interval = (
-            self.score_calibration.impostor_tail.threshold(far)[1] if self.score_calibration and far <= 0.5 else None
-        )
+    def _is_bounded(self, far: float) -> bool:
+        """Whether the interval of the threshold for a false accept rate has an upper end, as far as it is known."""
+        calibration = self.score_calibration
+        interval = calibration.impostor_tail.threshold(far)[1] if calibration and far <= 0.5 else None
         return interval is None or interval.high < math.inf
 
-    def _unmeasured(self) -> InputError:
-        measure = f", or measure it with `siamese-verify evaluate model={self.name}`, which keeps it"
-        return InputError(
-            f"No threshold of {self.name} was ever measured: give one of your own with --threshold"
-            f"{measure if self.name in PRETRAINED else ''}."
+    def to_dict(self) -> dict[str, Any]:
+        """Return the metadata as JSON types; `name` and `weights_sha256` are left out."""
+        return {
+            "encoder": self.configuration,
+            "input": asdict(self.input_spec),
+            "embedding_size": self.embedding_size,
+            "quantization": self.quantization,
+            "license": self.license,
+            "operating_points": [
+                {**point._asdict(), "threshold": point.threshold if math.isfinite(point.threshold) else None}
+                for point in self.operating_points
+            ],
+            "eer_threshold": self.eer_threshold,
+            "measured_on": self.measured_on,
+            "training": self.training,
+            "metrics": self.metrics,
+            "score_calibration": self.score_calibration.to_dict() if self.score_calibration else None,
+            "quality": {name: list(limits) for name, limits in self.quality.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], name: str, weights_sha256: str) -> ModelMetadata:
+        """Read what `to_dict` returned.
+
+        Raises:
+            InputError, TypeError, KeyError, ValueError, OverflowError: a value is missing or invalid.
+        """
+        calibration = values["score_calibration"]
+        return cls(
+            name=name,
+            configuration=values["encoder"],
+            input_spec=InputSpec.from_dict(values["input"]),
+            embedding_size=values["embedding_size"],
+            operating_points=read_operating_points(values["operating_points"]),
+            eer_threshold=values["eer_threshold"],
+            measured_on=values["measured_on"],
+            training=values["training"],
+            metrics=values["metrics"],
+            score_calibration=ScoreCalibration.from_dict(calibration) if calibration else None,
+            quality=read_quality(values["quality"]),
+            license=values["license"],
+            weights_sha256=weights_sha256,
+            quantization=values["quantization"],
         )
 
 
@@ -163,8 +203,8 @@ def read_operating_points(rows: list[dict[str, Any]]) -> tuple[OperatingPoint, .
     """Read operating points from JSON, where an infinite threshold is null.
 
     Raises:
-        TypeError: fields are missing or unknown.
-        ValueError: one is no number.
+        TypeError, KeyError: fields are missing or unknown.
+        ValueError: one is not a number.
     """
     points = []
     for row in rows:
@@ -176,17 +216,15 @@ def read_operating_points(rows: list[dict[str, Any]]) -> tuple[OperatingPoint, .
 
 
 def read_quality(values: Mapping[str, Any]) -> dict[str, Range]:
-    """Read ranges of faces' quality from JSON.
+    """Read ranges of face quality from JSON.
 
     Raises:
-        ValueError: an unknown name, or something else than two numbers or nulls in order.
+        ValueError: an unknown name, or something else than two numbers or nulls in ascending order.
     """
-    from siamese_verify.faces import Quality
-
     found: dict[str, Range] = {}
     for name, (low, high) in values.items():
         if name not in Quality._fields:
-            raise ValueError(f"there is no quality {name!r} of a face")
+            raise ValueError(f"{name!r} is not a quality of faces")
         limits = (None if low is None else float(low), None if high is None else float(high))
         ends = [end for end in limits if end is not None]
         if not all(math.isfinite(end) for end in ends) or ends != sorted(ends):
@@ -195,80 +233,72 @@ def read_quality(values: Mapping[str, Any]) -> dict[str, Range]:
     return found
 
 
-LIMITS = """## What it is for, and what not
+USE = """## Intended use and limits
 
-- It says whether two photos show the same person, for photos like those it was measured on. Measure it on yours.
-- It does not see whether a living person stood before the camera: a printed photo or a screen matches as well.
-- Its errors differ between groups of people, and were not measured for each of them unless a table above says so.
+- It decides whether two photos show the same person, for photos like those it was measured on. Measure it on yours.
+- It does not detect whether a living person is in front of the camera: a printed photo or a screen matches as well.
+- Error rates differ between groups of people, and were not measured for each of them unless a table above says so.
 - Faces are personal data: ask people first, and let a person decide where rights are at stake.
 """
 
 
-def model_card(record: ModelMetadata, checks: dict[str, Any]) -> str:
-    """Write the card in Markdown.
-
-    Args:
-        record: of the model.
-        checks: how its network was compared with the weights.
-    """
-    spec, metrics = record.input_spec, record.metrics
-    kind = str(record.configuration.get("_target_", "")).rpartition(".")[2]
-    trained = ", ".join(f"{name}: {value}" for name, value in record.training.items() if value) or "unknown"
-    lines = [
-        f"# {kind}, {record.dimension} dimensions",
-        "",
+def model_card(metadata: ModelMetadata, checks: Mapping[str, Any]) -> str:
+    """Return the model card in Markdown; `checks` say how the ONNX network was compared with the weights."""
+    spec = metadata.input_spec
+    kind = str(metadata.configuration.get("_target_", "")).rpartition(".")[2]
+    trained = ", ".join(f"{name}: {value}" for name, value in metadata.training.items() if value) or "unknown"
+    facts = {
+        "trained on": trained,
+        "input": f"RGB faces of {spec.size} x {spec.size} pixels, aligned as {alignment_name(spec.crop)}",
+        "computes in": "float32" if metadata.quantization == "none" else metadata.quantization,
+        "license of the weights": metadata.license or "not stated: ask its authors",
+        "fingerprint": f"`{metadata.fingerprint}`",
+    }
+    parts = [
+        f"# {kind}, {metadata.embedding_size} dimensions",
         "A model of face verification, made by siamese-verify: `siamese-verify verify A B --model FOLDER`.",
-        "",
-        "| | |",
-        "| --- | --- |",
-        f"| trained on | {trained} |",
-        f"| input | RGB faces of {spec.size} x {spec.size} pixels, aligned as {alignment_name(spec.crop)} |",
-        f"| computes in | {'float32' if record.quantization == 'none' else record.quantization} |",
-        f"| licence of the weights | {record.licence or 'not stated: ask whoever made them'} |",
-        f"| fingerprint | `{record.fingerprint}` |",
-        "",
+        _table(("", ""), facts.items()),
+        "## Accuracy",
     ]
-    lines += ["## Accuracy", ""]
-    if record.operating_points:
-        lines += [f"Measured on {record.measured_on}.", ""]
-        if isinstance(metrics.get("eer"), float):
-            lines += [f"Equal error rate {metrics['eer']:.2%}{_interval(metrics, 'eer')}.", ""]
-        lines += [
-            "| strangers accepted (FAR) | threshold | genuine pairs accepted (TAR) | |",
-            "| --- | --- | --- | --- |",
-        ]
-        for point in record.operating_points:
-            threshold = f"{point.threshold:.4f}{_threshold_interval(record, point.target)}"
-            rough = "rough: fewer than ten impostors decide" if point.insufficient else ""
-            lines.append(f"| {point.target:g} | {threshold} | {point.tar:.2%} | {rough} |")
-        lines.append("")
+    if metadata.operating_points:
+        parts.append(f"Measured on {metadata.measured_on}.")
+        if isinstance(eer := metadata.metrics.get("eer"), float):
+            parts.append(f"Equal error rate {eer:.2%}{_eer_interval(metadata.metrics)}.")
+        header = ("impostors accepted (FAR)", "threshold", "genuine pairs accepted (TAR)", "")
+        parts.append(_table(header, [_operating_row(point, metadata) for point in metadata.operating_points]))
     else:
-        lines += ["It was never measured: it has no thresholds.", ""]
-    if record.quality:
-        lines += ["Measured on faces of this quality; others are answered with *inconclusive*:", ""]
-        lines += ["| | lowest | highest |", "| --- | --- | --- |"]
-        for name, (low, high) in record.quality.items():
-            lines.append(
-                f"| {name} | {'' if low is None else f'{low:.3g}'} | {'' if high is None else f'{high:.3g}'} |"
-            )
-        lines.append("")
-    lines += ["## Checks", "", *[f"- {name.replace('_', ' ')}: {value}" for name, value in checks.items()], ""]
-    return "\n".join([*lines, LIMITS])
+        parts.append("It was never measured: it has no thresholds.")
+    if metadata.quality:
+        parts.append("Measured on faces of this quality; others are answered with *inconclusive*:")
+        rows = (
+            (name, *("" if end is None else f"{end:.3g}" for end in ends)) for name, ends in metadata.quality.items()
+        )
+        parts.append(_table(("", "lowest", "highest"), rows))
+    parts += ["## Checks", "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in checks.items()), USE]
+    return "\n\n".join(parts)
 
 
-def _interval(metrics: dict[str, Any], name: str) -> str:
-    found = (metrics.get("intervals") or {}).get(name)
+def _table(header: tuple[str, ...], rows: Any) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
+
+
+def _operating_row(point: OperatingPoint, metadata: ModelMetadata) -> tuple[str, ...]:
+    """Row of an operating point in the model card."""
+    rough = "rough: fewer than ten impostors decide" if point.insufficient else ""
+    about, calibration = "", metadata.score_calibration
+    if calibration and 0 < point.target <= 0.5 and (interval := calibration.impostor_tail.threshold(point.target)[1]):
+        if math.isinf(interval.high):
+            about = f" ({interval.low:.4f} or more: too few impostors were measured)"
+        else:
+            about = f" ({interval.low:.4f} to {interval.high:.4f})"
+    return f"{point.target:g}", f"{point.threshold:.4f}{about}", f"{point.tar:.2%}", rough
+
+
+def _eer_interval(metrics: Mapping[str, Any]) -> str:
+    """The 95 % interval of the equal error rate in words; empty where it is not known."""
+    found = (metrics.get("intervals") or {}).get("eer")
     if isinstance(found, dict):
         found = [found.get("low"), found.get("high")]
     return f" (95 % interval over people: {found[0]:.2%} to {found[1]:.2%})" if found and None not in found else ""
-
-
-def _threshold_interval(record: ModelMetadata, far: float) -> str:
-    if record.score_calibration is None or not 0 < far <= 0.5:
-        return ""
-    interval = record.score_calibration.impostor_tail.threshold(far)[1]
-    if interval is None:
-        return ""
-    if math.isinf(interval.high):
-        return f" ({interval.low:.4f} or more: too few impostors were measured)"
-    return f" ({interval.low:.4f} to {interval.high:.4f})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -135,35 +135,3 @@ class _InBands(torch.autograd.Function):
                 if gradient is not None:
                     gradient[place] += next(found)
         return None, None, None, *gradients
-
-
-SIDE = BLOCK
-
-
-def steps(count: int, device: torch.device, first: int = 0) -> Iterator[slice]:
-    """Ranges of rows `first` to `count` of the usual size on a device."""
-    return ranges(count, SIDE if device.type == "cpu" else ACCELERATOR_BLOCK, first)
-
-
-def expands(rows: Tensor) -> bool:
-    """Whether matrix products of the rows are as precise as their type, and finding near pairs waits for no GPU."""
-    exact = rows.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
-    return rows.device.type == "cpu" and exact
-
-
-class Spread(NamedTuple):
-    """Rows around a common center: distances stay, and the lengths they cancel from become small."""
-
-    rows: Tensor  # (N, D), moved
-    squares: Tensor  # (N,) squared lengths of those
-    origin: Tensor  # (N, D), as they were: moving rounds
-
-    def part(self, rows: slice) -> Spread:
-        """Some of the rows."""
-        return Spread(self.rows[rows], self.squares[rows], self.origin[rows])
-
-    @classmethod
-    def around(cls, rows: Tensor, center: Tensor) -> Spread:
-        """Move (N, D) rows by a (D,) center."""
-        moved = rows - center
-        return cls(moved, torch.linalg.vecdot(moved, moved), rows)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from siamese_verify.pairwise.blocks import bands, expands, first_order
+from siamese_verify.pairwise.blocks import bands, first_order
 
 Metric = Literal["euclidean", "squared", "cosine"]
 
@@ -68,7 +69,7 @@ def block_distance(left: Tensor, right: Tensor | None = None) -> Tensor:
     Returns:
         (n, m) distances, >= 0.
     """
-    if not expands(left):
+    if not has_exact_products(left):
         others = left if right is None else right
         exact: Tensor = torch.cdist(left, others, compute_mode="donot_use_mm_for_euclid_dist")
         return exact
@@ -76,9 +77,33 @@ def block_distance(left: Tensor, right: Tensor | None = None) -> Tensor:
     return distance
 
 
-def chunks(count: int, dimensions: int) -> list[slice]:
-    """Bands of so few rows that gathering them takes little memory."""
-    return list(bands(count, dimensions, GATHERED))
+class Centered(NamedTuple):
+    """Rows around a common center: distances stay, and the lengths they cancel from become small."""
+
+    rows: Tensor  # (N, D), moved
+    squares: Tensor  # (N,) squared lengths of those
+    origin: Tensor  # (N, D), as they were: moving rounds
+
+    def part(self, rows: slice) -> Centered:
+        """Some of the rows."""
+        return Centered(self.rows[rows], self.squares[rows], self.origin[rows])
+
+    @classmethod
+    def around(cls, rows: Tensor, center: Tensor) -> Centered:
+        """Move (N, D) rows by a (D,) center."""
+        moved = rows - center
+        return cls(moved, torch.linalg.vecdot(moved, moved), rows)
+
+
+def has_exact_products(rows: Tensor) -> bool:
+    """Whether matrix products of the rows are as precise as their type, and finding near pairs waits for no GPU."""
+    exact = rows.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+    return rows.device.type == "cpu" and exact
+
+
+def chunks(count: int, width: int) -> Iterator[slice]:
+    """Bands of so few rows of `width` numbers that gathering them takes little memory."""
+    return bands(count, width, GATHERED)
 
 
 def identical(rows: Tensor) -> Tensor:
@@ -93,12 +118,12 @@ def identical(rows: Tensor) -> Tensor:
     """
     weight = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=rows.device).sin()
     mark = rows.new_empty(len(rows), dtype=torch.float64)
-    for part in bands(len(rows), rows.shape[1], GATHERED):
+    for part in chunks(len(rows), rows.shape[1]):
         torch.sum(rows[part].double() * weight, dim=1, out=mark[part])
     order = mark.argsort(stable=True)
     begins = torch.cat([mark.new_ones(min(1, len(rows)), dtype=torch.bool), mark[order][1:] != mark[order][:-1]])
     repeated = (~begins).nonzero().flatten()
-    for part in bands(len(repeated), rows.shape[1], GATHERED):
+    for part in chunks(len(repeated), rows.shape[1]):
         place = repeated[part]
         begins[place] = (rows[order[place]] != rows[order[place - 1]]).any(dim=1)
     return torch.empty_like(order).index_put((order,), begins.cumsum(0) - 1)
@@ -148,7 +173,7 @@ class _RowProduct(torch.autograd.Function):
     def forward(ctx: Any, embeddings: Tensor, candidates: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         ctx.save_for_backward(embeddings, candidates, rows, columns)
         product = embeddings.new_empty(len(rows))
-        for part in bands(len(rows), embeddings.shape[1], GATHERED):
+        for part in chunks(len(rows), embeddings.shape[1]):
             left, right = embeddings.index_select(0, rows[part]), candidates.index_select(0, columns[part])
             torch.linalg.vecdot(left, right, out=product[part])
         return product
@@ -162,7 +187,7 @@ class _RowProduct(torch.autograd.Function):
         for number, (target, to, source, of) in enumerate(ends):
             if ctx.needs_input_grad[number]:
                 gradient = gradients[number] = torch.zeros_like(target)
-                for part in bands(len(rows), target.shape[1], GATHERED):
+                for part in chunks(len(rows), target.shape[1]):
                     gradient.index_add_(0, to[part], source.index_select(0, of[part]).mul_(slope[part, None]))
         return *gradients, None, None
 
@@ -172,16 +197,14 @@ class _BlockDistance(torch.autograd.Function):
     def forward(ctx: Any, left: Tensor, right: Tensor | None) -> Tensor:
         ctx.itself = right is None
         right = left if right is None else right
-        center = right.mean(dim=0)
-        a = left - center  # distances stay, and the lengths they cancel from become small
-        b = a if ctx.itself else right - center
-        lengths = torch.linalg.vecdot(a, a)[:, None], torch.linalg.vecdot(b, b)
-        squared = (lengths[0] + lengths[1]).addmm_(a, b.T, alpha=-2)  # (n,m)
+        b, b_squares, _ = Centered.around(right, right.mean(dim=0))
+        a, a_squares, _ = (b, b_squares, right) if ctx.itself else Centered.around(left, right.mean(dim=0))
+        squared = (a_squares[:, None] + b_squares).addmm_(a, b.T, alpha=-2)  # (n,m)
         if ctx.itself:
             squared.fill_diagonal_(torch.inf)
         near = row = column = None
-        if squared.numel() and squared.amin() <= NEAR * (lengths[0].max() + lengths[1].max()):  # else none is near
-            near = squared <= NEAR * (lengths[0] + lengths[1])
+        if squared.numel() and squared.amin() <= NEAR * (a_squares.max() + b_squares.max()):  # else none is near
+            near = squared <= NEAR * (a_squares[:, None] + b_squares)
             row, column = near.nonzero(as_tuple=True)
             if len(row) > CROWDED * squared.numel():
                 numbers, others = identical(torch.cat([left, right])).tensor_split([len(left)])
@@ -219,7 +242,7 @@ class _BlockDistance(torch.autograd.Function):
 def listed_distance(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(M,) Euclidean distances of listed pairs, from differences; not differentiable."""
     distance = left.new_empty(len(rows))
-    for part in bands(len(rows), left.shape[1], GATHERED):
+    for part in chunks(len(rows), left.shape[1]):
         difference = left.index_select(0, rows[part]).sub_(right.index_select(0, columns[part]))  # (m,D)
         torch.linalg.vector_norm(difference, dim=1, out=distance[part])
     return distance
@@ -235,7 +258,7 @@ def add_differences(
     weight: Tensor,
 ) -> None:
     """Add the differences of listed pairs, times (M,) weights, to the gradient of either end."""
-    for part in bands(len(rows), left.shape[1], GATHERED):
+    for part in chunks(len(rows), left.shape[1]):
         pull = left.index_select(0, rows[part]).sub_(right.index_select(0, columns[part])).mul_(weight[part, None])
         if to_left is not None:
             to_left.index_add_(0, rows[part], pull)

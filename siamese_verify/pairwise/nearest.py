@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from siamese_verify.pairwise.batch import Identities, check_batch
-from siamese_verify.pairwise.blocks import BAND, Spread, bands, expands, ranges
-from siamese_verify.pairwise.distances import chunks, identical
+from siamese_verify.pairwise.blocks import BAND, bands, ranges
+from siamese_verify.pairwise.distances import Centered, chunks, has_exact_products, identical
 
 SORTED = 8  # queries of a row beyond which its distances are sorted once, not compared for each
 DIFFERENCES = "donot_use_mm_for_euclid_dist"
@@ -75,18 +75,18 @@ class Distances:
 
     def __init__(self, compared: Comparison) -> None:
         self.compared = compared
-        self.left, self.right = self._spreads(compared.rows, compared.columns)
+        self.left, self.right = self._centered(compared.rows, compared.columns)
         self.identities = Identities(compared.column_labels)
 
-    def _spreads(self, rows: Tensor, columns: Tensor) -> tuple[Spread, Spread]:
+    def _centered(self, rows: Tensor, columns: Tensor) -> tuple[Centered, Centered]:
         center = columns.mean(dim=0)  # distances stay, and the lengths that they cancel from become small
-        right = Spread.around(columns, center)
-        return right.part(slice(len(rows))) if self.compared.itself else Spread.around(rows, center), right
+        right = Centered.around(columns, center)
+        return right.part(slice(len(rows))) if self.compared.itself else Centered.around(rows, center), right
 
     @cached_property
-    def precise(self) -> tuple[Spread, Spread]:
+    def precise(self) -> tuple[Centered, Centered]:
         """Rows and columns in float64."""
-        return self._spreads(self.compared.rows.double(), self.compared.columns.double())
+        return self._centered(self.compared.rows.double(), self.compared.columns.double())
 
     @cached_property
     def number(self) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ class Band:
         compared = distances.compared
         left, right = distances.left.part(rows), distances.right.part(columns)
         self.slack = _rounding(left, right)
-        if expands(left.rows):
+        if has_exact_products(left.rows):
             self.squared = _expanded(left, right)
         else:
             self.squared = torch.cdist(left.origin, right.origin, compute_mode=DIFFERENCES).square_()
@@ -143,11 +143,11 @@ class Band:
         return int(candidates.count_nonzero()) > 2 * len(candidates) + CROWDED * self.squared.numel()
 
 
-def _expanded(left: Spread, right: Spread) -> Tensor:
+def _expanded(left: Centered, right: Centered) -> Tensor:
     return (left.squares[:, None] + right.squares).addmm_(left.rows, right.rows.T, alpha=-2)
 
 
-def _rounding(left: Spread, right: Spread) -> float:
+def _rounding(left: Centered, right: Centered) -> float:
     """How far squared distances by inner products may be off: 8 sqrt(D) u (|a|^2 + |b|^2).
 
     After Higham & Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.

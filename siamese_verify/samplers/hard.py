@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from siamese_verify.errors import InputError
-from siamese_verify.pairwise.neighbors import nearest_directions
+from siamese_verify.pairwise.neighbors import nearest_neighbors
 from siamese_verify.samplers.identity import FILL, IdentityBatchSampler
 
 
@@ -80,8 +80,7 @@ class HardMiningSampler(IdentityBatchSampler):
         if not bool(means.isfinite().all()):
             raise InputError("The embeddings for hard mining hold NaN or infinity: lower the learning rate.")
         means = normalize(means[torch.from_numpy(self.repeated).to(means.device)])  # (E,D)
-        itself = torch.arange(len(means), device=means.device)
-        self.neighbors = nearest_directions(means, means, self.identities_per_batch - 1, itself).int().cpu()
+        self.neighbors = nearest_neighbors(means, None, self.identities_per_batch - 1).int().cpu()
 
     def _rows(self, identities: np.ndarray, visits: np.ndarray, pass_number: int) -> list[int]:
         rng = self.generator(FILL, pass_number, int(identities[0]), int(visits[0]))

@@ -22,9 +22,10 @@ from siamese_verify.faces.image_headers import declared_pixels
 from siamese_verify.serving.fair_share import FairWorkers
 from siamese_verify.serving.problems import Problem, busy, client_closed, input_errors_as_problems
 from siamese_verify.serving.uploads import decode_photo
-from siamese_verify.verification.decision import NoDecision, best_pair
+from siamese_verify.verification.decision import NoDecision
 
 if TYPE_CHECKING:
+    from siamese_verify.faces import OnMultipleFaces
     from siamese_verify.serving.service import Metrics
     from siamese_verify.serving.settings import Settings
     from siamese_verify.verification import DetectedFace, Verification, Verifier
@@ -70,13 +71,8 @@ class MicroBatcher:
         max_jobs: int = 256,
         observe: Callable[[int, float], None] = lambda crops, seconds: None,
     ) -> None:
-        self.embed, self.max_batch, self.max_wait, self.max_jobs, self.observe = (
-            embed,
-            max_batch,
-            max_wait,
-            max_jobs,
-            observe,
-        )
+        self.embed, self.observe = embed, observe
+        self.max_batch, self.max_wait, self.max_jobs = max_batch, max_wait, max_jobs
         self._jobs: deque[Job] = deque()
         self._crops = 0  # of all jobs that wait
         self._changed = threading.Condition()
@@ -128,7 +124,7 @@ class MicroBatcher:
                 return []
             remaining = self._jobs[0].since + self.max_wait - time.monotonic()
             self._changed.wait_for(lambda: self._crops >= self.max_batch or self._closed, max(0.0, remaining))
-            jobs, size = [self._jobs.popleft()], 0
+            jobs = [self._jobs.popleft()]
             size = len(jobs[0].crops)
             while self._jobs and size + len(self._jobs[0].crops) <= self.max_batch:
                 jobs.append(self._jobs.popleft())
@@ -165,17 +161,6 @@ class MicroBatcher:
                 self._started = None
             self.observe(len(part), time.monotonic() - started)
         return np.concatenate(parts)
-
-
-class BatchedEmbedder:
-    """Embeds crops for an explanation through a `MicroBatcher`."""
-
-    def __init__(self, batcher: MicroBatcher) -> None:
-        self.batcher = batcher
-
-    def embed_crops(self, crops: Crops, /) -> Embeddings:
-        """(N,S,S,3) crops to (N,D) embeddings."""
-        return self.batcher.submit(crops).result()
 
 
 class PhotoFaces(NamedTuple):
@@ -215,7 +200,9 @@ class FaceEngine:
         """
         return await asyncio.wrap_future(self._workers.submit(work, pixels))
 
-    async def find(self, photos: Sequence[tuple[str, bytes]], on_multiple_faces: Any) -> list[PhotoFaces]:
+    async def find(
+        self, photos: Sequence[tuple[str, bytes]], on_multiple_faces: OnMultipleFaces | None
+    ) -> list[PhotoFaces]:
         """Detect the faces of photos, each (name, bytes of a file): one of each unless `on_multiple_faces` is `any`.
 
         Raises:
@@ -234,7 +221,9 @@ class FaceEngine:
         finally:
             stop.set()  # the client has disconnected, another photo failed, or it took too long
 
-    def _find(self, name: str, content: bytes, on_multiple_faces: Any, stop: threading.Event) -> PhotoFaces:
+    def _find(
+        self, name: str, content: bytes, on_multiple_faces: OnMultipleFaces | None, stop: threading.Event
+    ) -> PhotoFaces:
         start = time.perf_counter()
         photo = decode_photo(content, name, self.settings.photo_pixels)
         decoded = time.perf_counter()
@@ -260,43 +249,32 @@ class FaceEngine:
         return await asyncio.wrap_future(waiting)
 
     async def verify(
-        self, pairs: Sequence[tuple[PhotoFaces, PhotoFaces]], decide: Callable[..., Verification]
+        self, pairs: Sequence[tuple[PhotoFaces, PhotoFaces]], compare: Callable[..., Verification]
     ) -> list[Verification]:
         """Decide about pairs of photos whose faces are embedded together; the best pair of faces counts.
 
         Args:
             pairs: faces of both photos of each pair.
-            decide: `Verifier.decide` with the threshold and prior of the request.
+            compare: `Verifier.compare` with the threshold and prior of the request.
 
         Raises:
             Problem: if there are too many faces, or too many requests wait.
         """
-        photos = {id(photo): photo for pair in pairs for photo in pair}
-        counts = [len(photo.faces) for photo in photos.values()]
         if not pairs:
             return []
+        photos = {id(photo): photo for pair in pairs for photo in pair}
+        counts = [len(photo.faces) for photo in photos.values()]
         if len(pairs) == 1 and sum(counts) > self.settings.faces:
-            shown, most = " and ".join(map(str, counts)), self.settings.faces
-            detail = (
-                f"The photos show {shown} faces, more than {most} together: crop them, or choose largest or central."
-            )
-            raise Problem(422, "multiple_faces", detail)
+            shown = f"The photos show {' and '.join(map(str, counts))} faces, more than {self.settings.faces} together"
+            raise Problem(422, "multiple_faces", f"{shown}: crop them, or choose largest or central.")
         start = time.perf_counter()
         embeddings = await self.embed([face for photo in photos.values() for face in photo.faces])
         spent = {"embed": 1000 * (time.perf_counter() - start)}  # with the wait for a batch
         rows = dict(zip(photos, np.split(embeddings, np.cumsum(counts)[:-1]), strict=True))
         results = []
-        for first, second in pairs:
-            a, b, score = best_pair(rows[id(first)], rows[id(second)])
-            stages = {stage: max(first.milliseconds[stage], second.milliseconds[stage]) for stage in first.milliseconds}
-            results.append(
-                decide(
-                    score,
-                    (first.faces[a], second.faces[b]),
-                    comparisons=len(first.faces) * len(second.faces),
-                    milliseconds={**stages, **spent},
-                )
-            )
+        for a, b in pairs:
+            milliseconds = {stage: max(taken, b.milliseconds[stage]) for stage, taken in a.milliseconds.items()} | spent
+            results.append(compare(a.faces, rows[id(a)], b.faces, rows[id(b)], milliseconds=milliseconds))
         return results
 
     async def explain(self, left: DetectedFace, right: DetectedFace) -> list[NDArray[np.uint8]]:
@@ -316,13 +294,16 @@ class FaceEngine:
     def _explain(self, left: DetectedFace, right: DetectedFace, stop: threading.Event) -> list[NDArray[np.uint8]]:
         from siamese_verify.verification.explanation import explain, heat
 
+        def embed(crops: Crops) -> Embeddings:
+            return self._batcher.submit(crops).result()
+
         def advance(done: int, total: int) -> None:
             if stop.is_set():
                 raise client_closed()
 
         try:
             with input_errors_as_problems():  # the crop is too small for its cells
-                found = explain(BatchedEmbedder(self._batcher), left, right, batch=EXPLANATION_BATCH, advance=advance)
+                found = explain(embed, left, right, batch=EXPLANATION_BATCH, advance=advance)
         except QueueFull:
             raise busy() from None
         return [heat(face.crop, values, found.range) for face, values in ((left, found.left), (right, found.right))]
@@ -333,7 +314,7 @@ class FaceEngine:
         Raises:
             InputError: if the model's files are damaged.
         """
-        spec = self.verifier.record.input_spec
+        spec = self.verifier.metadata.input_spec
         content = io.BytesIO()
         Image.new("RGB", (64, 64)).save(content, "PNG")
         photo = decode_photo(content.getvalue(), "1", self.settings.photo_pixels)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 
 from siamese_verify.serving import schemas
+from siamese_verify.serving.form_fields import EnrollFields, IdentifyFields
 from siamese_verify.serving.middleware import has_scope, missing_scope, requires
 from siamese_verify.serving.problems import Problem, input_errors_as_problems
 from siamese_verify.serving.service import client_of
@@ -33,11 +34,11 @@ def add_gallery_routes(app: FastAPI, service: Service, gallery: Gallery) -> None
         "/v1/enroll",
         scope="enroll",
         photos={"photo": service.settings.photos},
-        fields=schemas.EnrollFields,
+        fields=EnrollFields,
         answer=schemas.EnrollAnswer,
         summary="Enroll a person",
     )
-    async def enroll(request: Request, form: Form, fields: schemas.EnrollFields, held: BodyBytes) -> dict[str, Any]:
+    async def enroll(request: Request, form: Form, fields: EnrollFields, held: BodyBytes) -> dict[str, Any]:
         with input_errors_as_problems():
             name = person_name(fields.name)
         faces = [photo.faces[0] for photo in await service.find_faces(form, fields, held)]
@@ -61,11 +62,11 @@ def add_gallery_routes(app: FastAPI, service: Service, gallery: Gallery) -> None
         "/v1/identify",
         scope="identify",
         photos={"photo": 1},
-        fields=schemas.IdentifyFields,
+        fields=IdentifyFields,
         answer=schemas.IdentifyAnswer,
         summary="Identify the person on a photo",
     )
-    async def identify(request: Request, form: Form, fields: schemas.IdentifyFields, held: BodyBytes) -> dict[str, Any]:
+    async def identify(request: Request, form: Form, fields: IdentifyFields, held: BodyBytes) -> dict[str, Any]:
         # A client that sees scores below the threshold can climb to it, photo by photo, until an impostor is accepted;
         # by bisecting `far` it can measure them.
         if not has_scope(request, "scores"):

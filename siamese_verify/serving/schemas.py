@@ -1,13 +1,13 @@
-"""Fields that requests take and JSON that they are answered with, from which OpenAPI describes the API."""
+"""Answers of the API, and the texts of its description."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from siamese_verify.serving.api_keys import SCOPES
-from siamese_verify.serving.problems import REASONS, Problem
+from siamese_verify.serving.problems import REASONS
 
 NOTICE = (
     "Comparing two photos does not detect presentation attacks: a printed photo, a screen or a mask before the camera "
@@ -32,106 +32,6 @@ Where the server needs a key, send it as `Authorization: Bearer KEY` or `X-API-K
 
 {chr(10).join(f"- `{scope}`: {meaning}" for scope, meaning in SCOPES.items())}
 """
-FORMATS = "JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP"
-
-
-class FormFields(BaseModel):
-    """Base class of the fields of a form; empty fields count as missing."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    @classmethod
-    def parse(cls, texts: dict[str, str]) -> Any:
-        """Fields from their text.
-
-        Raises:
-            Problem: 422 if one is invalid.
-        """
-        try:
-            return cls.model_validate({name: text.strip() for name, text in texts.items() if text.strip()})
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            problem = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-            raise Problem(422, "invalid_field", f"The field {first['loc'][0]} is invalid: {problem}.") from None
-
-    @classmethod
-    def request_body(cls, photos: dict[str, int]) -> dict[str, Any]:
-        """Description of forms with these fields and photos, which OpenAPI cannot derive from the route.
-
-        Args:
-            photos: names of the photos, all required, and how many of each there may be.
-        """
-        schema = cls.model_json_schema()
-        fields: dict[str, Any] = {}
-        for name, described in schema.get("properties", {}).items():
-            [kind] = [one for one in described.get("anyOf", [described]) if one.get("type") != "null"]
-            fields[name] = {**described, **kind}
-            for member in ("anyOf", "default", "title"):
-                fields[name].pop(member, None)
-
-        def content(photo: dict[str, Any]) -> dict[str, Any]:
-            parts = {
-                name: photo if most == 1 else {"type": "array", "items": photo, "minItems": 1, "maxItems": most}
-                for name, most in photos.items()
-            }
-            required = [*photos, *schema.get("required", [])]
-            return {"schema": {"type": "object", "properties": {**parts, **fields}, "required": required}}
-
-        binary = {"type": "string", "format": "binary", "description": FORMATS}
-        base64 = {"type": "string", "contentEncoding": "base64", "description": f"{FORMATS}, in base64; or a data URI"}
-        described = {"multipart/form-data": content(binary), "application/json": content(base64)}
-        return {"requestBody": {"required": True, "content": described}}
-
-
-class EmbedFields(FormFields):
-    """Fields of `/v1/embed`, and what others share with it."""
-
-    on_multiple_faces: Literal["error", "largest", "central"] | None = Field(
-        None, description="Which face of a photo with multiple faces to use: error refuses the photo"
-    )
-
-
-class VerifyBatchFields(EmbedFields):
-    """Fields of `/v1/verify/batch`."""
-
-    far: float | None = Field(None, description="False accept rate to work at", examples=[0.001])
-    threshold: float | None = Field(None, description="Accept at this score instead", examples=[0.5])
-    prior: float | None = Field(
-        None, description="Share of genuine pairs among those you ask about: adds a probability", examples=[0.5]
-    )
-    decide: bool = Field(False, description="Decide even where it is inconclusive")
-
-
-class FacesFields(FormFields):
-    """Fields of `/v1/faces`."""
-
-    crops: bool = Field(False, description="Return the aligned faces")
-
-
-class VerifyFields(VerifyBatchFields, FacesFields):
-    """Fields of `/v1/verify`."""
-
-    on_multiple_faces: Literal["error", "largest", "central", "any"] | None = Field(  # type: ignore[assignment]
-        None, description="Which face of a photo with multiple faces to use: error refuses the photo, any compares all"
-    )
-    explain: bool = Field(False, description="Return pictures of where the similarity comes from")
-
-
-class EnrollFields(EmbedFields):
-    """Fields of `/v1/enroll`."""
-
-    name: str = Field(description="Name of the person", examples=["Ada Lovelace"])
-
-
-class IdentifyFields(EmbedFields):
-    """Fields of `/v1/identify`."""
-
-    far: float | None = Field(
-        None, description="Share of searches for people who are not enrolled that may find somebody", examples=[0.01]
-    )
-    scores: bool = Field(False, description="Return scores below the threshold too; needs the scope scores")
-
-
 QUALITY = {"sharpness": 214.8, "size": 118.2, "turn": 6.4, "light": 0.47, "contrast": 0.21, "noise": 0.31, "roll": 1.8}
 EXAMPLE_FACE: dict[str, Any] = {
     "name": "photo a",
@@ -212,21 +112,33 @@ class FaceAnswer(BaseModel):
     )
 
 
-class VerifyAnswer(BaseModel):
+class DecisionAnswer(BaseModel):
+    """What every decision says."""
+
+    sentence: str = Field(description="The decision in plain words.")
+    reason: str | None = Field(None, description="`inconclusive` where it is, else null.")
+    detail: str | None = Field(None, description="`reasons` as one text, likewise.")
+    threshold: float | None = Field(description="Accepted at this score and above; null is unreachable.")
+    threshold_interval: list[float | None] | None = Field(
+        description="95 % interval over people; an end is null where the data do not bound it."
+    )
+    far: float | None = Field(
+        description="Share of impostor pairs, or of searches for people who are not enrolled, that reach the threshold."
+    )
+    insufficient: bool = Field(description="Whether fewer than ten impostors determine the threshold.")
+    reasons: list[str] = Field(description="Why it is inconclusive.")
+    warnings: list[str]
+    model: str
+    milliseconds: dict[str, float]
+
+
+class VerifyAnswer(DecisionAnswer):
     """A decision about two photos."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_DECISION]})
 
     same: bool | None = Field(description="null if inconclusive, see `reasons`.")
-    sentence: str = Field(description="The decision in plain words.")
-    reason: str | None = Field(None, description="`inconclusive` where `same` is null.")
-    detail: str | None = Field(None, description="`reasons` as one text, likewise.")
     score: float = Field(description="Cosine similarity, -1 to 1.")
-    threshold: float | None = Field(description="Accepted at this score and above; null is unreachable.")
-    threshold_interval: list[float | None] | None = Field(
-        description="95 % interval over people; an end is null where the data do not bound it."
-    )
-    far: float | None = Field(description="Share of impostor pairs that reach the threshold.")
     one_in: int | None = Field(
         description="An impostor pair scores this high at most once in so many: upper end of the 95 % interval."
     )
@@ -236,16 +148,11 @@ class VerifyAnswer(BaseModel):
     )
     prior: float | None = Field(description="As stated in the request.")
     probability: float | None = Field(description="Probability of one person for that prior; null without one.")
-    impostors: int
-    insufficient: bool
+    impostors: int = Field(description="Impostor pairs that the threshold was measured on.")
     measured_on: str
-    model: str
-    impostor_tail: str = ""
+    impostor_tail: str = Field("", description="How many impostor pairs score this high, in words.")
     likelihood: str = Field("", description="The likelihood ratio in words.")
     faces: list[FaceAnswer]
-    reasons: list[str] = Field(description="Why it is inconclusive.")
-    warnings: list[str]
-    milliseconds: dict[str, float]
 
 
 class PairAnswer(BaseModel):
@@ -273,7 +180,7 @@ class EmbedAnswer(BaseModel):
 
     model: str
     fingerprint: str = Field(description="Embeddings of the same fingerprint are comparable.")
-    dimension: int
+    embedding_size: int
     embeddings: list[list[float]] = Field(description="Unit vectors; the cosine of two is their score.")
     faces: list[FaceAnswer]
 
@@ -283,8 +190,8 @@ class ModelAnswer(BaseModel):
 
     name: str
     fingerprint: str
-    licence: str
-    dimension: int
+    license: str
+    embedding_size: int
     input: dict[str, Any]
     operating_points: list[dict[str, Any]]
     measured_on: str
@@ -315,31 +222,18 @@ class CandidateAnswer(BaseModel):
     score: float
 
 
-class IdentifyAnswer(BaseModel):
+class IdentifyAnswer(DecisionAnswer):
     """Which enrolled person a photo shows, if any."""
 
     found: bool | None = Field(description="Whether somebody was found; null if inconclusive, see `reasons`.")
     name: str | None = Field(description="Name of the person found, else null.")
-    sentence: str
-    reason: str | None = Field(None, description="`inconclusive` where `found` is null.")
-    detail: str | None = Field(None, description="`reasons` as one text, likewise.")
     score: float | None = Field(description="Score of the person found; null if nobody was, unless with `scores`.")
-    threshold: float | None = Field(description="Raised for the number of templates that were compared.")
-    threshold_interval: list[float | None] | None = Field(
-        description="95 % interval over people; an end is null where the data do not bound it."
-    )
-    far: float | None = Field(description="Share of searches for people who are not enrolled that may find somebody.")
     candidates: list[CandidateAnswer] = Field(
         description="People found, best first; with `scores` the nearest neighbors below the threshold too."
     )
-    searched: int = Field(description="Templates that were compared.")
+    searched: int = Field(description="Templates that were compared; the threshold is raised for their number.")
     people: int
-    insufficient: bool
-    reasons: list[str] = Field(description="Why it is inconclusive.")
-    warnings: list[str]
     face: FaceAnswer | None
-    model: str
-    milliseconds: dict[str, float]
 
 
 class PersonAnswer(BaseModel):

@@ -23,7 +23,7 @@ STANDARD_NORMAL = NormalDist()
 
 def add_server_routes(app: FastAPI, service: Service) -> None:
     """Add `/v1/model`, `/healthz`, `/readyz` and `/metrics`."""
-    metadata = service.engine.verifier.record
+    metadata = service.engine.verifier.metadata
     about = describe_model(metadata, service)
 
     @app.get(
@@ -68,8 +68,8 @@ def describe_model(metadata: ModelMetadata, service: Service) -> dict[str, Any]:
     return {
         "name": metadata.name,
         "fingerprint": metadata.fingerprint,
-        "licence": metadata.licence,
-        "dimension": metadata.dimension,
+        "license": metadata.license,
+        "embedding_size": metadata.embedding_size,
         "input": asdict(metadata.input_spec),
         "operating_points": [
             {**point._asdict(), "threshold": point.threshold if abs(point.threshold) <= 1 else None}

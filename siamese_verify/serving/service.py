@@ -23,9 +23,10 @@ from siamese_verify.serving.uploads import BodyLimits, Form, malformed, read_for
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from siamese_verify.faces import OnMultipleFaces
     from siamese_verify.gallery import Gallery
     from siamese_verify.serving.batching import FaceEngine, PhotoFaces
-    from siamese_verify.serving.schemas import EmbedFields, FormFields
+    from siamese_verify.serving.form_fields import EmbedFields, FormFields
     from siamese_verify.serving.settings import Settings
 
 T = TypeVar("T")
@@ -158,7 +159,7 @@ class Service:
         held.release()
         return found
 
-    def one_face(self, fields: EmbedFields) -> str:
+    def one_face(self, fields: EmbedFields) -> OnMultipleFaces:
         """Which face of a photo to use where there can only be one."""
         default = self.engine.verifier.on_multiple_faces
         return fields.on_multiple_faces or ("error" if default == "any" else default)

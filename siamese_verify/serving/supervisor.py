@@ -28,7 +28,7 @@ Serve = Callable[[Any, socket.socket, Callable[[str], None]], int]
 class Supervisor:
     """Starts server processes, restarts those that end, and ends all of them on SIGTERM or Ctrl-C.
 
-    uvicorn's own restarts a process that does not start again and again, and its processes outlive it when it is
+    uvicorn's own supervisor needs an application that can be imported by name, and its processes outlive it when it is
     killed.
 
     Args:

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 
 from siamese_verify.serving import schemas
 from siamese_verify.serving.batching import PhotoFaces, gather
+from siamese_verify.serving.form_fields import EmbedFields, FacesFields, FormFields, VerifyBatchFields, VerifyFields
 from siamese_verify.serving.middleware import requires
 from siamese_verify.serving.problems import CLIENT_CLOSED, Problem, input_errors_as_problems
 from siamese_verify.serving.uploads import malformed
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from siamese_verify.serving.fair_share import BodyBytes
-    from siamese_verify.serving.schemas import FormFields
     from siamese_verify.serving.service import Service
     from siamese_verify.serving.uploads import Form
     from siamese_verify.verification import Verification
@@ -68,6 +68,7 @@ def form_route(
             methods=["POST"],
             response_model=answer,
             dependencies=requires(scope),
+            name=work.__name__,  # part of the operation id
             summary=summary,
             description=description,
             openapi_extra=fields.request_body(photos),
@@ -79,17 +80,16 @@ def form_route(
 
 def add_verify_routes(app: FastAPI, service: Service) -> None:
     """Add `/v1/verify`, `/v1/verify/batch`, `/v1/faces` and `/v1/embed`."""
-    engine, metadata = service.engine, service.engine.verifier.record
+    engine, metadata = service.engine, service.engine.verifier.metadata
     many = service.settings.photos
     route = partial(form_route, app, service, scope="verify")
 
-    def decider(fields: schemas.VerifyBatchFields) -> Callable[..., Verification]:
-        """The verifier's decision with the threshold and prior of a request, checked before photos are decoded."""
-        asked = fields.model_dump(include={"far", "threshold", "prior", "decide"})
-        decide: Callable[..., Verification] = partial(engine.verifier.decide, **asked)
+    def comparison(fields: VerifyBatchFields) -> Callable[..., Verification]:
+        """`Verifier.compare` with the threshold and prior of a request, checked before photos are decoded."""
+        options = fields.model_dump(include={"far", "threshold", "prior", "decide"})
         with input_errors_as_problems():
-            decide(0.0)
-        return decide
+            engine.verifier.check(**options)
+        return partial(engine.verifier.compare, **options)
 
     def described(result: Verification) -> dict[str, Any]:
         service.metrics.observe_decision(result.same, result.milliseconds)
@@ -98,15 +98,15 @@ def add_verify_routes(app: FastAPI, service: Service) -> None:
     @route(
         "/v1/verify",
         photos=PAIR,
-        fields=schemas.VerifyFields,
+        fields=VerifyFields,
         answer=schemas.VerifyAnswer,
         summary="Verify whether two photos show the same person",
     )
-    async def verify(request: Request, form: Form, fields: schemas.VerifyFields, held: BodyBytes) -> dict[str, Any]:
-        decide = decider(fields)
+    async def verify(request: Request, form: Form, fields: VerifyFields, held: BodyBytes) -> dict[str, Any]:
+        compare = comparison(fields)
         first, second = await engine.find([(name, form.photos[name].pop()) for name in PAIR], fields.on_multiple_faces)
         held.release()
-        [result] = await engine.verify([(first, second)], decide)
+        [result] = await engine.verify([(first, second)], compare)
         answer = described(result)
         pictures: dict[str, list[NDArray[np.uint8]]] = {}
         if fields.crops:
@@ -121,16 +121,14 @@ def add_verify_routes(app: FastAPI, service: Service) -> None:
     @route(
         "/v1/verify/batch",
         photos=dict.fromkeys(PAIR, many),
-        fields=schemas.VerifyBatchFields,
+        fields=VerifyBatchFields,
         answer=schemas.VerifyBatchAnswer,
         summary="Verify many pairs, or one photo against many",
         description="As many photos `b` as photos `a`, compared in their order, or one photo `a` for all. A photo that "
         "allows no decision is an `error` of its pairs only.",
     )
-    async def verify_batch(
-        request: Request, form: Form, fields: schemas.VerifyBatchFields, held: BodyBytes
-    ) -> dict[str, Any]:
-        decide = decider(fields)
+    async def verify_batch(request: Request, form: Form, fields: VerifyBatchFields, held: BodyBytes) -> dict[str, Any]:
+        compare = comparison(fields)
         firsts, seconds = (len(form.photos[name]) for name in PAIR)
         if firsts not in (1, seconds):
             raise malformed("send as many photos a as photos b, or one photo a for all of them")
@@ -141,7 +139,7 @@ def add_verify_routes(app: FastAPI, service: Service) -> None:
         held.release()
         rows = [(found[min(row, firsts - 1)], found[firsts + row]) for row in range(seconds)]
         pairs = [(a, b) for a, b in rows if isinstance(a, PhotoFaces) and isinstance(b, PhotoFaces)]
-        decisions = iter(await engine.verify(pairs, decide))
+        decisions = iter(await engine.verify(pairs, compare))
         results: list[dict[str, Any]] = []
         for pair in rows:
             errors = [one.to_dict() for one in pair if isinstance(one, Problem)]
@@ -151,11 +149,11 @@ def add_verify_routes(app: FastAPI, service: Service) -> None:
     @route(
         "/v1/faces",
         photos={"photo": 1},
-        fields=schemas.FacesFields,
+        fields=FacesFields,
         answer=schemas.FacesAnswer,
         summary="List all faces on a photo",
     )
-    async def list_faces(request: Request, form: Form, fields: schemas.FacesFields, held: BodyBytes) -> dict[str, Any]:
+    async def list_faces(request: Request, form: Form, fields: FacesFields, held: BodyBytes) -> dict[str, Any]:
         try:
             [found] = await engine.find([("1", form.photos["photo"].pop())], "any")
         except Problem as problem:
@@ -172,17 +170,17 @@ def add_verify_routes(app: FastAPI, service: Service) -> None:
     @route(
         "/v1/embed",
         photos={"photo": many},
-        fields=schemas.EmbedFields,
+        fields=EmbedFields,
         answer=schemas.EmbedAnswer,
         summary="Embed the face on each photo",
     )
-    async def embed(request: Request, form: Form, fields: schemas.EmbedFields, held: BodyBytes) -> dict[str, Any]:
+    async def embed(request: Request, form: Form, fields: EmbedFields, held: BodyBytes) -> dict[str, Any]:
         faces = [photo.faces[0] for photo in await service.find_faces(form, fields, held)]
         embeddings = await engine.embed(faces)
         return {
             "model": metadata.name,
             "fingerprint": metadata.fingerprint,
-            "dimension": embeddings.shape[1],
+            "embedding_size": embeddings.shape[1],
             "embeddings": embeddings.tolist(),
             "faces": [face.to_dict() for face in faces],
         }

@@ -1,4 +1,4 @@
-"""One batch over all ranks, with gradients that add up to those of a single process."""
+"""Gathering of batches and objects from all ranks, with the gradients of a single process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class GatherRows(torch.autograd.Function):
-    """All ranks' rows on every rank; the gradient is the sum of what the ranks' losses ask of one rank's rows."""
+    """All ranks' rows on every rank; its gradient is the sum of all ranks' gradients for this rank's rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -31,21 +31,21 @@ class GatherRows(torch.autograd.Function):
 
 
 def gather_batch(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Put the embeddings of all ranks under one another.
+    """Gather the embeddings and labels of all ranks on each rank.
 
-    Every rank then computes the same loss over the whole batch. The gradient of a gather is the sum over ranks, and
-    DistributedDataParallel averages over them, so a parameter gets just the gradient that one process with all the
-    rows would give it.
+    Every rank then computes the same loss over the whole batch. The gradient of the gathering is a sum over ranks, and
+    DistributedDataParallel averages over ranks, so that a parameter gets the gradient that one process with all rows
+    would give it.
 
     Args:
-        embeddings: (B,D), B may differ from rank to rank.
+        embeddings: (B,D); B may differ from rank to rank.
         labels: (B,) int64.
 
     Returns:
-        (sum of B, D) embeddings with gradients, and their labels, in the order of the ranks. The arguments themselves
-        where there is one process.
+        (sum of B, D) embeddings with gradients, and their labels, in the order of the ranks; in a single process the
+        arguments themselves.
     """
-    if not _several():
+    if not _is_distributed():
         return embeddings, labels
     count = torch.tensor(len(labels), device=labels.device)
     counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
@@ -62,13 +62,13 @@ def gather_batch(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gather_objects(mine: T) -> list[T]:
-    """Return what each rank gives, in their order, to every rank; a list of one where there is one process."""
-    if not _several():
+    """List the objects of all ranks, in their order."""
+    if not _is_distributed():
         return [mine]
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
     return everyone
 
 
-def _several() -> bool:
+def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -1,4 +1,4 @@
-"""Figures, curves and pictures, sent to whatever logger there is."""
+"""Figures, curves and pictures of a report for the loggers of a run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from PIL import Image
 from siamese_verify.evaluation import VerificationReport
 
 PICTURES = ("roc", "det", "histogram", "errors")
-POINTS = 200  # of the ROC curve that are sent
+POINTS = 200  # of the ROC curve
 
 
 def publish_report(logger: Any, report: VerificationReport, folder: Path, step: int | None = None) -> None:
-    """Send a finished run's report, and end the run.
+    """Log the report of a finished run, and end the run.
 
     Args:
-        logger: any of Lightning's: figures go to all, pictures to W&B and TensorBoard, the curve to W&B.
-        report: the figures.
-        folder: where `report.save` put the pictures.
-        step: of training, that the figures belong to.
+        logger: one of Lightning; pictures go to W&B and TensorBoard only, the points of the curve to W&B.
+        report: of the run.
+        folder: with the pictures that `report.save` wrote.
+        step: of training.
     """
     figures = {"test/eer": report.eer, "test/auc": report.auc}
     figures |= {f"test/tar_at_far_{point.target:g}": point.tar for point in report.operating_points}
@@ -44,7 +44,7 @@ def publish_report(logger: Any, report: VerificationReport, folder: Path, step: 
 
 
 def publish_validation(logger: Any, report: VerificationReport, step: int) -> None:
-    """Send the ROC curve of a validation to a logger that takes pictures."""
+    """Log the ROC curve of a validation, if the logger takes pictures."""
     if takes_pictures(logger):
         from siamese_verify.evaluation.pages.figures import roc_figure
 
@@ -57,7 +57,7 @@ def takes_pictures(logger: Any) -> bool:
 
 
 def show(logger: Any, name: str, source: Path | io.BytesIO, step: int | None) -> None:
-    """Send one picture."""
+    """Log one picture."""
     with Image.open(source) as picture:
         if hasattr(logger, "log_image"):
             logger.log_image(key=name, images=[str(source) if isinstance(source, Path) else picture])

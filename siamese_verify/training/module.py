@@ -1,4 +1,4 @@
-"""The training step: one encoder over all images of a batch, a miner, an objective."""
+"""The LightningModule: encoder, miner and loss in one training step, and validation on all pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report
@@ -23,31 +23,30 @@ from siamese_verify.training.distributed import gather_batch, gather_objects
 from siamese_verify.training.log_figures import publish_validation
 
 VALIDATION_TARGETS = (1e-1, 1e-2, 1e-3)
-GEOMETRY_EVERY = 10  # steps between two looks at the distances within a batch
+DISTANCES_EVERY = 10  # steps
 
 Miner = Callable[[Tensor, Tensor], Pairs | Triplets]
 
 
 class VerificationModule(pl.LightningModule):
-    """A Siamese network in training: the twins are rows of one batch, not second networks.
+    """Training of a Siamese network: one encoder, run over all images of a batch; the twins are rows of the batch.
 
     Args:
         encoder: (N,3,S,S) uint8 images -> (N,D) embeddings.
-        loss: called as `loss(embeddings, labels, tuples)`; parameters of its own are trained along. One that is not of
-            `siamese_verify.losses` is given pairs and triplets as pytorch-metric-learning's miners return them: pairs
-            both ways.
-        miner: chooses pairs or triplets of a batch that comes without; None leaves all of them to the loss.
+        loss: called as `loss(embeddings, labels, tuples)`; its parameters are trained too. Losses of other libraries
+            get tuples as the miners of pytorch-metric-learning return them.
+        miner: chooses tuples for batches without; None leaves all of them to the loss.
         optimizer: makes the optimizer from parameter groups.
         scheduler: makes the scheduler from the optimizer and the number of steps; None keeps the learning rate.
-        configuration: the run's composed config, kept in every checkpoint and sent to the logger.
+        configuration: composed config of the run, saved in every checkpoint and sent to the logger.
 
     Raises:
-        InputError: a loss without a reduction, or one that cannot use what the miner chooses; when fitting, a schedule
-            without an end, or another one than a resumed run's.
+        InputError: a loss without a reduction, or one that cannot use the miner's tuples; when fitting, a schedule
+            without an end, or another one than that of the resumed run.
 
     Attributes:
-        validation: report of the last validation, on people held out from training; its operating points go into the
-            checkpoint, so that a checkpoint knows its thresholds.
+        validation: report of the last validation; its operating points are saved in the checkpoint, as thresholds of
+            the model.
     """
 
     def __init__(
@@ -80,49 +79,46 @@ class VerificationModule(pl.LightningModule):
         return embeddings
 
     def training_step(self, batch: FaceBatch, index: int) -> Tensor:
-        """Return the loss of a batch: of all ranks' batches together, unless it brings its own pairs or triplets."""
+        """Return the loss of all ranks' batches together, or of this batch if the sampler chose its tuples."""
         embeddings, labels, tuples = self(batch.images), batch.labels, batch.tuples  # (N,D)
         if tuples is None:
             embeddings, labels = gather_batch(embeddings, labels)
         elif isinstance(tuples, Pairs) and getattr(self.loss, "needs_negatives", False):
             raise InputError(
-                f"{type(self.loss).__name__} lets an anchor choose among many partners, but pair feeding brings one: "
-                f"set sampler=identity, or loss=contrastive."
+                f"{type(self.loss).__name__} compares an anchor with many others at once, but the sampler gives single "
+                "pairs: set sampler=identity, or loss=contrastive."
             )
-        # Every rank draws the same, and a resumed run what the uninterrupted one would have drawn.
+        # All ranks must draw the same, and a resumed run what the uninterrupted one would have drawn.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash((self.seed, self.current_epoch, index)) % 2**63)
             if tuples is None and self.miner is not None:
                 tuples = self.miner(embeddings.detach(), labels)
-            loss, active = self._compare(embeddings, labels, tuples)
+            loss, fraction_nonzero = self._measure(embeddings, labels, tuples)
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(labels))
-        self._log_geometry(embeddings.detach(), active)
+        if (self.global_step + 1) % DISTANCES_EVERY == 0:
+            distance = torch.pdist(embeddings.detach().float())  # (N(N-1)/2,)
+            self.log("train/distance_mean", distance.mean())
+            self.log("train/distance_spread", distance.std())
+            if fraction_nonzero is not None:
+                self.log("train/fraction_nonzero", fraction_nonzero)
         return loss
 
-    def _compare(
+    def _measure(
         self, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None
     ) -> tuple[Tensor, Tensor | None]:
-        objective: Any = self.loss
-        if hasattr(objective, "measure"):  # ours: the share of active items comes with it
-            loss, active = objective.measure(embeddings, labels, tuples)
-            return loss, active
-        return objective(embeddings, labels, for_others(tuples, len(labels))), None
-
-    def _log_geometry(self, embeddings: Tensor, active: Tensor | None) -> None:
-        if (self.global_step + 1) % GEOMETRY_EVERY:  # the steps that Lightning's loggers take
-            return
-        distance = torch.pdist(embeddings.float())  # (N(N-1)/2,)
-        self.log("train/distance_mean", distance.mean())
-        self.log("train/distance_spread", distance.std())
-        if active is not None:
-            self.log("train/fraction_nonzero", active)
+        """Loss, and the fraction of nonzero losses where the loss knows it."""
+        loss: Any = self.loss
+        if hasattr(loss, "measure"):
+            value, fraction_nonzero = loss.measure(embeddings, labels, tuples)
+            return value, fraction_nonzero
+        return loss(embeddings, labels, pml_tuples(tuples, len(labels))), None
 
     def validation_step(self, batch: FaceBatch, _: int) -> None:
-        """Embed some of the validation photos."""
+        """Embed a batch of validation photos."""
         self._validation_rows.append((F.normalize(self(batch.images).float()).cpu(), batch.labels.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Score every pair of the validation set, whichever rank embedded its photos, and log how well they verify."""
+        """Score all pairs of the validation photos of all ranks, and log the error rates."""
         embeddings = torch.cat([rows for rows, _ in self._validation_rows])  # (V,D) of this rank
         labels = torch.cat([rows for _, rows in self._validation_rows])  # (V,)
         self._validation_rows.clear()
@@ -135,7 +131,6 @@ class VerificationModule(pl.LightningModule):
             world_size=len(everyone),
             gather=gather_objects,
         )
-        # The same on every rank: to average it could only round it.
         self.log("val/eer", self.validation.eer, prog_bar=True)
         self.log("val/auc", self.validation.auc, prog_bar=True)
         self.log("val/tar_at_far_1e-2", self.validation.operating_points[1].tar)
@@ -144,20 +139,20 @@ class VerificationModule(pl.LightningModule):
                 publish_validation(logger, self.validation, self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the last validation measured beside the weights it was measured on."""
+        """Save the last validation with the weights that it measured."""
         checkpoint["validation"] = self.validation.to_metadata() if self.validation else None
         checkpoint["steps"] = self.trainer.estimated_stepping_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember for how many steps the resumed run was planned."""
+        """Keep the number of steps that the resumed run was planned for."""
         self._planned_steps = checkpoint.get("steps")
 
     def on_train_epoch_start(self) -> None:
-        """Forget the last validation: it was of other weights."""
+        """Drop the last validation, which measured other weights."""
         self.validation = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Decay the weights of matrices and kernels only: biases, norms and slopes are left alone."""
+        """Make optimizer and schedule; weights of matrices and kernels decay, biases, norms and slopes do not."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         matrices = [parameter for parameter in trained if parameter.ndim > 1]
         vectors = [parameter for parameter in trained if parameter.ndim <= 1]
@@ -166,7 +161,7 @@ class VerificationModule(pl.LightningModule):
             return optimizer
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
-            raise InputError("A schedule needs to know its end: set trainer.max_epochs, or scheduler=constant.")
+            raise InputError("A schedule needs an end: set trainer.max_epochs, or scheduler=constant.")
         if self._planned_steps is not None and steps != self._planned_steps:
             raise InputError(
                 f"The run was planned for {self._planned_steps} steps and would now have {steps}: its schedule cannot "
@@ -176,16 +171,26 @@ class VerificationModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def for_others(tuples: Pairs | Triplets | None, anchors: int) -> tuple[Tensor, ...] | None:
-    """Say it in the terms of pytorch-metric-learning: (a, p, n), or genuine pairs (a, p), then impostors (a, n).
+def one_cycle(optimizer: Optimizer, steps: int, warmup: float = 0.1) -> LRScheduler:
+    """Rise to the optimizer's learning rate over a share `warmup` of the steps, then fall to zero by a cosine.
 
-    There a pair counts for its anchor, so ours are given both ways.
+    Smith & Topin, "Super-Convergence", 2018, with constant momentum.
+    """
+    warmup = warmup if warmup * steps > 1 else 0.0  # OneCycleLR divides by zero where the rise is a single step
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, rates, total_steps=steps, pct_start=warmup, cycle_momentum=False)
+
+
+def pml_tuples(tuples: Pairs | Triplets | None, rows: int) -> tuple[Tensor, ...] | None:
+    """Tuples as pytorch-metric-learning's losses take them: (a, p, n), or (a1, p, a2, n) of genuine and impostor pairs.
+
+    Pairs are given in both directions, because there a pair counts for its anchor only.
 
     Args:
-        tuples: of a batch of `anchors` rows; what another library's miner returned is left as it is.
-        anchors: rows of the batch.
+        tuples: of a batch; those of another library's miner are returned as they are.
+        rows: of the batch.
     """
     if not isinstance(tuples, Pairs):
         return tuples
-    anchor, other, same = both_directions(tuples, anchors)
+    anchor, other, same = both_directions(tuples, rows)
     return anchor[same], other[same], anchor[~same], other[~same]

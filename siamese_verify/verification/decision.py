@@ -1,12 +1,12 @@
-"""What a verifier says: the faces it saw, and its decision about two of them."""
+"""Decisions: a score, thresholds and calibration of a model -> same person, different people or inconclusive."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +16,18 @@ from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.evaluation.calibration import check_share
 from siamese_verify.evaluation.report import to_json_types
 from siamese_verify.faces import Quality
-from siamese_verify.models.metadata import Limit, ModelMetadata, Range
+from siamese_verify.models.metadata import DecisionThreshold, ModelMetadata, Range
 
 Reason = Literal["unreadable_photo", "no_face", "multiple_faces", "refused"]
 INCONCLUSIVE = "inconclusive"
 
 
 class NoDecision(InputError):
-    """The photos do not allow a decision.
+    """Failure to acquire: the photos do not allow a decision.
 
     Attributes:
-        reason: `unreadable_photo`, `no_face`, `multiple_faces`, or `refused` by the liveness hook: the codes that the
-            server answers with, too.
+        reason: `unreadable_photo`, `no_face`, `multiple_faces`, or `refused` by the liveness hook; also the error codes
+            of the server.
     """
 
     def __init__(self, sentence: str, reason: Reason) -> None:
@@ -37,19 +37,18 @@ class NoDecision(InputError):
 
 @dataclass(frozen=True)
 class DetectedFace:
-    """A face of a photo, cut as the encoder takes it.
+    """A face of a photo, aligned for the encoder.
 
     Attributes:
         name: of the photo.
         crop: (S,S,3) uint8 RGB.
-        quality: what decides whether it can be compared.
-        box: left, top, right, bottom in pixels of the photo once it is rotated; None where no detector looked, as with
-            models that take the photo as the face.
+        quality: of the face.
+        box: left, top, right, bottom in pixels of the rotated photo; None for models without a detector.
         landmarks: left eye, right eye, nose, left and right corner of the mouth, likewise.
         probability: of being a face, likewise.
-        rotated_by: degrees counter-clockwise by which the photo was rotated for an upright face: 0 to below
-            360, about its centre and with all of it shown.
-        faces: how many faces the photo shows.
+        rotated_by: degrees counter-clockwise by which the photo was rotated so that the face is upright, in [0, 360);
+            about its center, and enlarged so that all of it is shown.
+        faces: number of faces on the photo.
     """
 
     name: str
@@ -62,7 +61,7 @@ class DetectedFace:
     faces: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types, without its pixels."""
+        """Return the face as JSON types, without its pixels."""
         return {
             "name": self.name,
             "box": list(self.box) if self.box else None,
@@ -79,30 +78,29 @@ class Verification:
     """A decision about two photos.
 
     Attributes:
-        same: the score reaches the threshold; None if that is inconclusive, for `reasons`.
+        same: whether the score reaches the threshold; None if inconclusive, for `reasons`.
         score: cosine similarity of the two faces, in [-1, 1].
         threshold: accept at this score and above.
-        threshold_interval: 95 % interval of it over people: other people to measure on would have given another one. A
-            score inside is inconclusive. None where it is not known.
-        far: share of impostor pairs that reach the threshold; None for a threshold of the caller's own.
-        one_in: a stranger scores this high at most once in so many (upper end of the 95 % interval over people), and
-            where the best of several pairs of faces counted, any of them; None where the data do not bound it.
+        threshold_interval: its 95 % interval over people; a score inside is inconclusive. None where not known.
+        far: share of impostor pairs that reach the threshold; None for a threshold of your own.
+        one_in: at most one in so many impostors scores this high (upper end of the 95 % interval over people; with
+            several pairs of faces, in any of them); None where the data do not bound it.
         log_likelihood_ratio: natural logarithm of how many times as frequent the score is among genuine pairs as among
-            impostors, no more and no less than the data can show; it does not depend on the threshold. None where the
-            model was not calibrated or the best of several pairs of faces counted.
-        probability: that it is one person, for the prior that the caller stated; None without one.
-        prior: share of genuine pairs among those that the caller asks about, as stated; None without one.
-        impostors: number of impostor pairs that the rate was measured on.
-        insufficient: fewer than ten of them decided it: take `far` as a rough guess.
-        measured_on: the data they came from.
-        model: what the model was loaded by.
+            impostor pairs, bounded by what the data can show; it does not depend on the threshold. None if the model
+            was not calibrated, or the best of several pairs of faces counted.
+        probability: that it is one person, for the stated prior; None without one.
+        prior: share of genuine pairs among those asked about, as stated; None without one.
+        impostors: number of impostor pairs that `far` was measured on.
+        insufficient: fewer than ten of them decided it, so that `far` is a rough estimate.
+        measured_on: data of the measurement.
+        model: name that the model was loaded by.
         impostor_tail: how many impostors would score this high, in words; empty where it was not measured or several
             pairs of faces were compared.
         likelihood: the likelihood ratio in words; empty without one.
-        faces: of the first photo and of the second.
-        reasons: why it is inconclusive, sentences.
-        warnings: what to know besides, sentences.
-        milliseconds: spent on each stage; both photos are looked at together, and the slower one counts.
+        faces: of the first and the second photo.
+        reasons: sentences that say why it is inconclusive.
+        warnings: further sentences.
+        milliseconds: time by stage; both photos are processed in parallel, and the slower one counts.
     """
 
     same: bool | None
@@ -126,14 +124,12 @@ class Verification:
     milliseconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     def sentence(self) -> str:
-        """The decision in plain words."""
-        scored = f"score {self.score:.3f}, threshold {self.threshold:.3f}"
-        if self.same is None:
-            return f"Inconclusive: {scored}."
-        return f"{'The same person' if self.same else 'Different people'}: {scored}."
+        """Return the decision in words."""
+        words = {True: "The same person", False: "Different people", None: "Inconclusive"}[self.same]
+        return f"{words}: score {self.score:.3f}, threshold {self.threshold:.3f}."
 
     def stated_probability(self) -> str:
-        """The probability of one person in words, with the prior that it rests on; empty without one."""
+        """Return the probability of one person in words, with its prior; empty without one."""
         if self.probability is None or self.prior is None:
             return ""
         shown = min(max(self.probability, 0.001), 0.999)
@@ -141,44 +137,26 @@ class Verification:
         return f"The probability of one person is {bound}{shown:.1%}, for your prior of {self.prior:g}."
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types: what is infinite is None, and faces come without their pixels.
+        """Return the decision as JSON types: infinite numbers are None, and faces have no pixels.
 
         `reason` and `detail` say why there is no decision, in a word and in a sentence, as in `undecided`; both are
         None where there is one.
         """
-
+        undecided = self.same is None
         return {
-            "same": self.same,
-            "reason": INCONCLUSIVE if self.same is None else None,
-            "detail": " ".join(self.reasons) if self.same is None else None,
-            "score": self.score,
+            **{one.name: getattr(self, one.name) for one in fields(self)},
             "threshold": to_json_types(self.threshold),
             "threshold_interval": to_json_types(self.threshold_interval and [*self.threshold_interval]),
-            "far": self.far,
-            "one_in": self.one_in,
-            "log_likelihood_ratio": self.log_likelihood_ratio,
-            "probability": self.probability,
-            "prior": self.prior,
-            "impostors": self.impostors,
-            "insufficient": self.insufficient,
-            "measured_on": self.measured_on,
-            "model": self.model,
-            "impostor_tail": self.impostor_tail,
-            "likelihood": self.likelihood,
             "faces": [face.to_dict() for face in self.faces],
             "reasons": list(self.reasons),
             "warnings": list(self.warnings),
-            "milliseconds": self.milliseconds,
+            "reason": INCONCLUSIVE if undecided else None,
+            "detail": " ".join(self.reasons) if undecided else None,
         }
 
 
 def undecided(error: NoDecision, keys: Iterable[str]) -> dict[str, Any]:
-    """Return what stands in place of an answer as JSON types, so that programs find every key.
-
-    Args:
-        error: why there is none.
-        keys: of the answer.
-    """
+    """Return an answer without a decision as JSON types, with all keys of an answer."""
     empty: dict[str, Any] = {"reasons": [str(error)], "warnings": [], "faces": [], "candidates": [], "milliseconds": {}}
     return {**{key: empty.get(key) for key in keys}, "reason": error.reason, "detail": str(error)}
 
@@ -193,48 +171,81 @@ COMPLAINTS = {
     "roll": ("level", "tilted"),
 }
 UNLIKE = "How frequent a score is was measured on faces within these limits: of others it says little."
-EVEN = 1.05  # times as frequent: below it is as frequent
+EQUAL = 1.05  # ratios below count as equal
+
+
+class DecisionOptions(TypedDict, total=False):
+    """Keyword arguments of every decision.
+
+    Attributes:
+        far: false accept rate to operate at, see `ModelMetadata.decision_threshold`.
+        threshold: used instead of a measured one, in [-1, 1].
+        prior: share of genuine pairs among those that are asked about, in (0, 1), for a probability; None for none.
+        decide: answer yes or no where the result would be inconclusive; its reasons become warnings.
+    """
+
+    far: float | None
+    threshold: float | None
+    prior: float | None
+    decide: bool
+
+
+def check_options(
+    metadata: ModelMetadata,
+    *,
+    far: float | None = None,
+    threshold: float | None = None,
+    prior: float | None = None,
+    decide: bool = False,
+) -> None:
+    """Check that decisions can be made with these `DecisionOptions`.
+
+    Raises:
+        InputError: see `decide`.
+    """
+    _threshold(metadata, far, threshold)
+    check_prior(metadata, prior)
 
 
 def decide(
-    record: ModelMetadata,
+    metadata: ModelMetadata,
     score: float,
     faces: Sequence[DetectedFace] = (),
     *,
     far: float | None = None,
     threshold: float | None = None,
     prior: float | None = None,
-    forced: bool = False,
+    decide: bool = False,
     comparisons: int = 1,
     milliseconds: Mapping[str, float] | None = None,
 ) -> Verification:
-    """Say what a score means.
+    """Decide by a score; `far`, `threshold`, `prior` and `decide` are `DecisionOptions`.
 
     Args:
-        record: of the model that gave it.
-        score: a cosine.
+        metadata: of the model that gave the score.
+        score: cosine similarity of two embeddings.
         faces: that were compared.
-        far: false accept rate to work at, see `ModelMetadata.limit`.
-        threshold: one of the caller's own instead, in [-1, 1].
-        prior: share of genuine pairs among those that are asked about, for a probability; None for none.
-        forced: decide where it would be inconclusive; the reasons are warnings then.
-        comparisons: of which this is the best score.
+        comparisons: number of face pairs of which this is the best score.
         milliseconds: spent so far, by stage.
 
     Raises:
         InputError: no threshold was measured for this rate, the threshold is no cosine, both are given, the prior is
-            none or the model was not calibrated for it, or the score is NaN.
+            invalid or the model was not calibrated for it, or the score is NaN.
     """
-    limit = limit_of(record, far, threshold, comparisons)
-    check_prior(record, prior)
+    limit = _threshold(metadata, far, threshold, comparisons)
+    check_prior(metadata, prior)
     if math.isnan(score):
         raise InputError("The score is NaN: the model's weights are damaged or its training diverged.")
     score = min(max(score, -1.0), 1.0)
-    doubt = doubt_of(score, limit.interval)
-    unlike = [f"{face.name}: {complaint}" for face in faces for complaint in complaints(face.quality, record.quality)]
+    doubt = threshold_doubt(score, limit.interval)
+    unlike = [
+        f"{face.name}: {complaint}"
+        for face in faces
+        for complaint in quality_complaints(face.quality, metadata.quality)
+    ]
     reasons = [*([f"The score {score:.3f} {doubt}"] if doubt else []), *unlike]
     warnings = [
-        f"{face.name} shows {face.faces} faces, that {_place(face)} was compared." for face in faces if face.faces > 1
+        f"{face.name} shows {face.faces} faces, {_place(face)} was compared." for face in faces if face.faces > 1
     ]
     warnings += [
         f"{face.name} was rotated by {face.rotated_by:.0f} degrees for its face." for face in faces if face.rotated_by
@@ -244,82 +255,79 @@ def decide(
         warnings.append(f"The best of {comparisons} pairs of faces was taken: {raised}.")
     if limit.insufficient:
         warnings.append("Fewer than ten impostors decided the threshold: its false accept rate is a rough guess.")
-    score_calibration = record.score_calibration
-    impostor_tail = score_calibration.impostor_tail if score_calibration else None
-    share = impostor_tail.at_most(score) if impostor_tail else None
-    ratio = likelihood_of(score_calibration, score) if score_calibration and comparisons == 1 else None
-    if ratio and unlike:
-        warnings.append(UNLIKE)
+    calibration, ratio, tail = metadata.score_calibration, None, None
+    probability = share = None
+    if calibration:
+        tail = calibration.impostor_tail
+        share = tail.at_most(score)
+    if calibration and comparisons == 1:
+        ratio = likelihood_ratio(calibration, score)
+        if unlike:
+            warnings.append(UNLIKE)
+        if prior is not None:
+            probability = float(calibration.calibration.probability(score, prior))
     return Verification(
-        same=score >= limit.threshold if forced or not reasons else None,
+        same=score >= limit.threshold if decide or not reasons else None,
         score=score,
         threshold=limit.threshold,
         threshold_interval=limit.interval,
         far=limit.far,
         one_in=max(1, int(1 / (share * comparisons))) if share else None,
         log_likelihood_ratio=ratio.log if ratio else None,
-        probability=float(score_calibration.calibration.probability(score, prior))
-        if score_calibration and ratio and prior is not None
-        else None,
+        probability=probability,
         prior=prior,
         impostors=limit.impostors,
         insufficient=limit.insufficient,
-        measured_on=record.measured_on if limit.far is not None else "",
-        model=record.name,
-        impostor_tail=impostor_tail.sentence(score) if impostor_tail and comparisons == 1 else "",
+        measured_on=metadata.measured_on if limit.far is not None else "",
+        model=metadata.name,
+        impostor_tail=tail.sentence(score) if tail and comparisons == 1 else "",
         likelihood=ratio.sentence() if ratio else "",
         faces=tuple(faces),
-        reasons=() if forced else tuple(reasons),
-        warnings=(*reasons, *warnings) if forced else tuple(warnings),
+        reasons=() if decide else tuple(reasons),
+        warnings=(*reasons, *warnings) if decide else tuple(warnings),
         milliseconds=dict(milliseconds or {}),
     )
 
 
 def _place(face: DetectedFace) -> str:
     left, top, right, bottom = face.box or (0, 0, 0, 0)
-    return f"from {left:.0f}, {top:.0f} to {right:.0f}, {bottom:.0f}"
+    return f"that from {left:.0f}, {top:.0f} to {right:.0f}, {bottom:.0f}"
 
 
 def best_pair(left: NDArray[np.float32], right: NDArray[np.float32]) -> tuple[int, int, float]:
-    """Find the two most alike of the faces of two photos.
-
-    Args:
-        left: (A,D) of unit length, one or more.
-        right: (B,D) likewise.
-
-    Returns:
-        Row of the left and of the right one, and their cosine, in [-1, 1]: the best of A x B.
-    """
+    """Find the most similar pair of (A,D) and (B,D) unit rows: both rows, and their cosine in [-1, 1]."""
     scores = left @ right.T  # (A,B)
     first, second = divmod(int(scores.argmax()), scores.shape[1])
     return first, second, float(np.clip(scores[first, second], -1, 1))
 
 
-def limit_of(record: ModelMetadata, far: float | None, threshold: float | None, comparisons: int = 1) -> Limit:
+def _threshold(
+    metadata: ModelMetadata, far: float | None, threshold: float | None, comparisons: int = 1
+) -> DecisionThreshold:
     """The threshold that was asked for, see `decide`."""
     for name, value in (("false accept rate", far), ("threshold", threshold)):
         check_number(name, value)
     if threshold is None:
-        return record.limit(far, comparisons)
+        return metadata.decision_threshold(far, comparisons)
     if far is not None:
         raise InputError(f"Give a threshold ({threshold}) or a false accept rate ({far}), not both.")
     if not -1 <= threshold <= 1:
         raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
-    return Limit(float(threshold), None, None, 0, False)
+    return DecisionThreshold(float(threshold), None, None, 0, False)
 
 
 def check_number(name: str, value: object) -> None:
-    """Refuse what is neither a number nor None.
+    """Check that a value is a number or None.
 
     Raises:
-        InputError: a text, for instance.
+        InputError: it is not, such as a text.
     """
     if isinstance(value, bool) or not isinstance(value, Real | None):
         raise InputError(f"The {name} is a number such as 0.001, got {value!r} ({type(value).__name__}).")
 
 
-def check_prior(record: ModelMetadata, prior: float | None) -> None:
-    """Refuse what is no prior probability, and one for a model that cannot make anything of it.
+def check_prior(metadata: ModelMetadata, prior: float | None) -> None:
+    """Check that a prior is a probability, and that the model is calibrated for it.
 
     Raises:
         InputError: see `decide`.
@@ -328,15 +336,15 @@ def check_prior(record: ModelMetadata, prior: float | None) -> None:
     if prior is None:
         return
     check_share(prior)
-    if record.score_calibration is None:
+    if metadata.score_calibration is None:
         raise InputError(
-            f"The model {record.name} was never calibrated, so no prior leads to a probability: leave it out, or "
+            f"The model {metadata.name} was never calibrated, so no prior leads to a probability: leave it out, or "
             "recalibrate the model on photos of yours."
         )
 
 
-def doubt_of(score: float, interval: tuple[float, float] | None) -> str:
-    """Say why a score decides nothing, as the end of a sentence about it; empty where it decides.
+def threshold_doubt(score: float, interval: tuple[float, float] | None) -> str:
+    """Return why a score is inconclusive, as the end of a sentence; empty where it is conclusive.
 
     Args:
         score: a cosine.
@@ -349,38 +357,38 @@ def doubt_of(score: float, interval: tuple[float, float] | None) -> str:
         start = f": it may be anything from {low:.3f} on" if math.isfinite(low) else ""
         return f"decides nothing: too few impostors were measured to know the threshold for this rate{start}."
     start = f"{low:.3f} to {high:.3f}" if math.isfinite(low) else f"all below {high:.3f}"
-    return f"lies where the threshold is not known better: {start} is its 95 % interval."
+    return f"lies within the 95 % interval of the threshold, {start}."
 
 
-class Likelihood(NamedTuple):
-    """How many times as frequent a score is among genuine pairs as among impostors."""
+class LikelihoodRatio(NamedTuple):
+    """How many times as frequent a score is among genuine pairs as among impostor pairs."""
 
-    log: float  # natural logarithm of it
+    log: float  # natural logarithm
     bounded: bool  # the data can show no more
 
     def sentence(self) -> str:
-        """Say it in words."""
+        """Return the ratio in words."""
         times = math.exp(abs(self.log))
-        if self.bounded and times < EVEN:
+        if self.bounded and times < EQUAL:
             return "Too few pairs were measured to say how frequent a score like this is among those of one person."
         kinds = ("pairs of one person", "pairs of two people")
         often, rare = kinds if self.log >= 0 else kinds[::-1]
-        if times < EVEN:
+        if times < EQUAL:
             return f"A score like this is about as frequent among {often} as among {rare}."
-        said = f"{times:.2g}" if times < 10 else f"{round(times, 1 - math.floor(math.log10(times))):,.0f}"
+        rounded = f"{times:.2g}" if times < 10 else f"{round(times, 1 - math.floor(math.log10(times))):,.0f}"
         least = "at least" if self.bounded else "about"
         most = ": the data can show no more" if self.bounded else ""
-        return f"A score like this is {least} {said} times as frequent among {often} as among {rare}{most}."
+        return f"A score like this is {least} {rounded} times as frequent among {often} as among {rare}{most}."
 
 
-def likelihood_of(score_calibration: ScoreCalibration, score: float) -> Likelihood:
-    """Return the likelihood ratio of a score, which a calibration bounds where too few people were measured."""
-    calibration = score_calibration.calibration
-    return Likelihood(float(calibration.log_likelihood_ratio(score)), bool(calibration.bounded(score)))
+def likelihood_ratio(calibration: ScoreCalibration, score: float) -> LikelihoodRatio:
+    """Return the likelihood ratio of a score, bounded where too few people were measured."""
+    known = calibration.calibration
+    return LikelihoodRatio(float(known.log_likelihood_ratio(score)), bool(known.bounded(score)))
 
 
-def complaints(quality: Quality, ranges: Mapping[str, Range]) -> list[str]:
-    """In what a face lies outside of the faces that the scores were measured on."""
+def quality_complaints(quality: Quality, ranges: Mapping[str, Range]) -> list[str]:
+    """Return in what a face differs from the faces that the scores were measured on, in sentences."""
     found = []
     for name, (low, high) in ranges.items():
         value = getattr(quality, name)

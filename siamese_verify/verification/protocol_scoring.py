@@ -40,7 +40,7 @@ def embed_photos(
         that the cropper left out as failures to acquire.
     """
     chosen = range(len(photos)) if rows is None else rows
-    embeddings = np.empty((len(chosen), encoder.dimension), dtype=np.float32)
+    embeddings = np.empty((len(chosen), encoder.embedding_size), dtype=np.float32)
     acquired: list[int] = []
     for found, images in cropper.stream(photos, chosen, title):
         done = len(acquired)

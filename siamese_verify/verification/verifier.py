@@ -1,4 +1,4 @@
-"""Two photos -> do they show the same person?"""
+"""Verifier: do two photos show the same person? Find, align, embed, compare, decide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +31,16 @@ from siamese_verify.faces import (
     rotate_photo,
 )
 from siamese_verify.faces.mtcnn import Networks
+from siamese_verify.models.engines import Engine, embed_crops
 from siamese_verify.models.metadata import ModelMetadata
-from siamese_verify.models.onnx_engine import Engine, embed_crops
+from siamese_verify.verification import decision
 from siamese_verify.verification.decision import (
+    DecisionOptions,
     DetectedFace,
     NoDecision,
     Verification,
     best_pair,
-    check_prior,
-    decide,
-    limit_of,
+    check_options,
 )
 
 CHUNK = 64  # photos whose faces are held together
@@ -48,46 +48,51 @@ Liveness = Callable[[Image.Image, DetectedFace], str | None]
 
 
 class Embedded(NamedTuple):
-    """Embeddings of those photos that have one."""
+    """Embeddings of the photos that have one."""
 
     embeddings: NDArray[np.float32]  # (K,D) of unit length
-    rows: NDArray[np.int64]  # (K,) ascending, which of the photos
-    errors: dict[int, NoDecision]  # by row, why the others have none
+    rows: NDArray[np.int64]  # (K,) ascending rows of the photos
+    errors: dict[int, NoDecision]  # why the other rows have none
 
 
 class Verifier:
-    """Decides whether photos show the same person; keeps nothing of them. It may be used from several threads.
+    """Decides whether photos show the same person; thread-safe, and stores nothing of them.
 
-    That two photos match says nothing about whether a living person stood before the camera: a printed photo or a
-    screen matches as well. Detectors of such attacks go in as `liveness`.
+    `verify` is `check`, `find`, `embed_faces` and `compare` in this order. Callers that embed many faces together, or
+    each photo once, call these themselves.
+
+    A match does not show that a living person was in front of the camera: a printed photo or a screen matches as well.
+    Detectors of such attacks are plugged in as `liveness`.
 
     Args:
-        record: what is known about the model.
-        engine: that runs its encoder.
-        networks: of the face detector; by default those of this machine's cache.
-        on_multiple_faces: of a photo: `error` where it is open which is meant, take the `largest` or `central` one, or
-            compare `any` of them, where the best pair counts and the threshold is raised for the number of pairs.
+        metadata: of the model.
+        engine: runs its encoder.
+        networks: of the face detector; by default those in this machine's cache.
+        on_multiple_faces: with several faces on a photo, raise an `error` if it is unclear which is meant, take the
+            `largest` or most `central` one, or compare `any` of them: then the best pair counts and the threshold is
+            raised for the number of pairs.
         liveness: called with each upright photo and its face before anything is compared; a sentence that it returns
             refuses the photo.
-        proof: done when the model's files were found to be in order; no embedding is given before.
+        integrity: finished when the integrity check of the model's files has succeeded; no embedding is returned
+            before.
     """
 
     def __init__(
         self,
-        record: ModelMetadata,
+        metadata: ModelMetadata,
         engine: Engine,
         networks: Networks | None = None,
         *,
         on_multiple_faces: OnMultipleFaces = "error",
         liveness: Liveness | None = None,
-        proof: Future[None] | None = None,
+        integrity: Future[None] | None = None,
     ) -> None:
-        self.record = record
+        self.metadata = metadata
         self.on_multiple_faces = check_on_multiple_faces(on_multiple_faces)
         self.liveness = liveness
         self._engine = engine
         self._finder = FaceFinder(partial(FaceDetector, networks))
-        self._proof = proof
+        self._integrity = integrity
 
     @classmethod
     def load(
@@ -105,7 +110,7 @@ class Verifier:
         Args:
             model: a pretrained name (`casia-webface`, `vggface2`), a bundle folder, a run folder or a checkpoint.
             engine: `onnx` imports no torch, `torch` runs on any device; `auto` is onnx for all but checkpoints.
-            device: where torch's engine runs.
+            device: of the torch engine.
             threads: of ONNX Runtime; None for one per core.
             on_multiple_faces: see `Verifier`.
             liveness: see `Verifier`.
@@ -115,8 +120,15 @@ class Verifier:
         """
         from siamese_verify.models.loading import load_parts
 
-        record, run, networks, proof = load_parts(model, engine, device, threads)
-        return cls(record, run, networks, on_multiple_faces=on_multiple_faces, liveness=liveness, proof=proof)
+        parts = load_parts(model, engine, device, threads)
+        return cls(
+            parts.metadata,
+            parts.engine,
+            parts.networks,
+            on_multiple_faces=on_multiple_faces,
+            liveness=liveness,
+            integrity=parts.integrity,
+        )
 
     def verify(
         self,
@@ -134,76 +146,38 @@ class Verifier:
         Args:
             a: a path, the bytes of an image file, an (H,W,3) uint8 array or a PIL image.
             b: likewise.
-            far: false accept rate to work at; by default the strictest that enough impostors stand behind.
-            threshold: one of your own instead, in [-1, 1].
-            prior: share of genuine pairs among those that you ask about, in (0, 1): the answer then has a probability.
-            decide: say yes or no where it would be inconclusive.
-            on_multiple_faces: instead of the verifier's own.
+            far: false accept rate to operate at; by default the strictest that enough impostors were measured for.
+            threshold: used instead of a measured one, in [-1, 1].
+            prior: share of genuine pairs among those you ask about, in (0, 1); adds a probability to the answer.
+            decide: answer yes or no where the result would be inconclusive.
+            on_multiple_faces: overrides the verifier's own.
 
         Raises:
-            NoDecision: a photo is unreadable, has no face, or several that are refused, or shows no living person.
-            InputError: no threshold was measured for the model, or not for this rate, or there is no such prior.
+            NoDecision: a photo is unreadable, has no face, has several and `on_multiple_faces` is `error`, or was
+                refused by the liveness hook.
+            InputError: no threshold was measured for the model or for this rate, or a value is out of range.
         """
-        limit_of(self.record, far, threshold)  # what is asked for is wrong: before any photo is opened
-        check_prior(self.record, prior)
-        on_multiple_faces = check_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
+        options = DecisionOptions(far=far, threshold=threshold, prior=prior, decide=decide)
+        self.check(**options)  # before any photo is opened
+        selection = check_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
         spent: tuple[dict[str, float], dict[str, float]] = ({}, {})
-        with ThreadPoolExecutor(2) as pool:  # decoding and detection leave the interpreter for most of their time
-            names = ("photo 1", "photo 2")
-            left, right = pool.map(self._look, (a, b), names, (on_multiple_faces, on_multiple_faces), spent)
-        stages = {stage: max(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
-        with timed(stages, "embed"):
+        with ThreadPoolExecutor(2) as pool:  # decoding and detection release the GIL for most of their time
+            names = (_photo_name(a, "photo 1"), _photo_name(b, "photo 2"))
+            left, right = pool.map(self._find, (a, b), names, (selection, selection), spent)
+        milliseconds = {stage: max(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
+        with timed(milliseconds, "embed"):
             embeddings = self.embed_faces([*left, *right])
-        first, second, score = best_pair(embeddings[: len(left)], embeddings[len(left) :])
-        return self.decide(
-            score,
-            (left[first], right[second]),
-            far=far,
-            threshold=threshold,
-            prior=prior,
-            decide=decide,
-            comparisons=len(left) * len(right),
-            milliseconds=stages,
+        return self.compare(
+            left, embeddings[: len(left)], right, embeddings[len(left) :], milliseconds=milliseconds, **options
         )
 
-    def decide(
-        self,
-        score: float,
-        faces: Sequence[DetectedFace] = (),
-        *,
-        far: float | None = None,
-        threshold: float | None = None,
-        prior: float | None = None,
-        decide: bool = False,
-        comparisons: int = 1,
-        milliseconds: Mapping[str, float] | None = None,
-    ) -> Verification:
-        """Say what a score of this model means.
-
-        Args:
-            score: a cosine of two embeddings.
-            faces: that were compared, for their quality.
-            far: see `verify`.
-            threshold: see `verify`.
-            prior: see `verify`.
-            decide: see `verify`.
-            comparisons: of which it is the best score.
-            milliseconds: spent so far, by stage.
+    def check(self, **options: Unpack[DecisionOptions]) -> None:
+        """Check that decisions can be made with these options, before any photo is opened.
 
         Raises:
             InputError: see `siamese_verify.verification.decision.decide`.
         """
-        return _decide(
-            self.record,
-            score,
-            faces,
-            far=far,
-            threshold=threshold,
-            prior=prior,
-            forced=decide,
-            comparisons=comparisons,
-            milliseconds=milliseconds,
-        )
+        check_options(self.metadata, **options)
 
     def find(
         self,
@@ -213,13 +187,13 @@ class Verifier:
         *,
         opened: bool = False,
     ) -> list[DetectedFace]:
-        """Find the face of a photo and cut it; models without a detector (`whole`, `center` crops) take it as given.
+        """Find and align the face of a photo; models without a detector (`whole`, `center` crops) use the photo itself.
 
         Args:
             photo: see `verify`.
-            name: what to call it; by default its path.
-            on_multiple_faces: instead of the verifier's own.
-            opened: the photo is what `open_photo` returned, and is not copied.
+            name: of the photo; by default its path.
+            on_multiple_faces: overrides the verifier's own.
+            opened: the photo is a result of `open_photo`, and is not copied.
 
         Returns:
             One face, or all of them for `any`, the most probable first.
@@ -227,15 +201,86 @@ class Verifier:
         Raises:
             NoDecision: see `verify`.
         """
-        named = name is not None
-        return self._look(
-            photo,
-            name or "the photo",
-            check_on_multiple_faces(on_multiple_faces or self.on_multiple_faces),
-            {},
-            named,
-            opened,
+        selection = check_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
+        return self._find(photo, name or _photo_name(photo, "the photo"), selection, {}, opened)
+
+    def _find(
+        self,
+        photo: Photo,
+        name: str,
+        on_multiple_faces: OnMultipleFaces,
+        milliseconds: dict[str, float],
+        opened: bool = False,
+    ) -> list[DetectedFace]:
+        try:
+            with timed(milliseconds, "read"):
+                image = photo if opened and isinstance(photo, Image.Image) else open_photo(photo, name)
+        except InputError as error:
+            raise NoDecision(str(error), "unreadable_photo") from None
+        selected: list[tuple[Face | None, float]] = [(None, 0)]
+        detected = 1
+        if self.metadata.input_spec.crop.needs_face:
+            with timed(milliseconds, "detect"):
+                found = self._finder.find(image, on_multiple_faces)
+            raise_failure(found, name)
+            selected, detected = list(found.selected), found.detected
+        with timed(milliseconds, "align"):
+            faces = [self._align(image, face, name, degrees, detected) for face, degrees in selected]
+        if self.liveness:
+            with timed(milliseconds, "liveness"):
+                for aligned in faces:
+                    self._check_liveness(self.liveness, image, aligned)
+        return faces
+
+    def _align(self, image: Image.Image, face: Face | None, name: str, degrees: float, detected: int) -> DetectedFace:
+        crop = crop_face(image, self.metadata.input_spec, face, degrees)
+        if face is None:
+            return DetectedFace(name, np.asarray(crop), quality_of(crop), rotated_by=degrees, faces=detected)
+        face = face.scaled(reduced(image))
+        quality = quality_of(crop, face.box, face.landmarks)
+        return DetectedFace(
+            name, np.asarray(crop), quality, face.box, face.landmarks, face.probability, degrees, detected
         )
+
+    def _check_liveness(self, liveness: Liveness, image: Image.Image, face: DetectedFace) -> None:
+        """Call the liveness hook with an upright photo and its face, in pixels of that photo."""
+        shown, scale = face, reduced(image)
+        if face.box and face.landmarks and scale != 1:
+            placed = Face(face.box, 1.0, face.landmarks).scaled(1 / scale)
+            shown = replace(face, box=placed.box, landmarks=placed.landmarks)
+        refusal = liveness(rotate_photo(image, face.rotated_by), shown)
+        if refusal is not None and not (isinstance(refusal, str) and refusal):
+            raise InputError(f"The liveness hook must return None or a sentence that refuses, got {refusal!r}.")
+        if refusal:
+            raise NoDecision(f"{face.name} was refused: {refusal}", "refused")
+
+    def embed_faces(self, faces: Sequence[DetectedFace]) -> NDArray[np.float32]:
+        """Embed faces that `find` returned; (N,D) float32 of unit length."""
+        size = self.metadata.input_spec.size
+        crops = np.stack([face.crop for face in faces]) if faces else np.empty((0, size, size, 3), dtype=np.uint8)
+        return self.embed_crops(crops)
+
+    def embed_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed faces that were aligned for this model.
+
+        Args:
+            crops: (N,S,S,3) uint8 RGB.
+
+        Returns:
+            (N,D) float32 of unit length.
+
+        Raises:
+            InputError: crops of another shape or type.
+        """
+        size = self.metadata.input_spec.size
+        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (size, size, 3):
+            raise InputError(
+                f"This model takes uint8 crops of shape (N, {size}, {size}, 3), got {crops.dtype} {crops.shape}."
+            )
+        embeddings = embed_crops(self._engine, crops, self.metadata.embedding_size)
+        if self._integrity:
+            self._integrity.result()
+        return embeddings
 
     @overload
     def embed(self, photos: Sequence[Photo], on_error: Literal["raise"] = "raise") -> NDArray[np.float32]: ...
@@ -250,28 +295,28 @@ class Verifier:
 
         Args:
             photos: N, see `verify`.
-            on_error: what to do about a photo without an embedding: `raise` its error, or `skip` it and go on.
+            on_error: `raise` the error of a photo without an embedding, or `skip` the photo.
 
         Returns:
-            (N,D) float32 of unit length; with `skip` an `Embedded`, which says whose rows are there.
+            (N,D) float32 of unit length; with `skip` an `Embedded`.
 
         Raises:
             NoDecision: see `verify`; `any` means `error` here. Never with `skip`.
-            InputError: another way to deal with errors.
+            InputError: an invalid `on_error`.
         """
         if on_error not in ("raise", "skip"):
-            raise InputError(f"on_error is 'raise' or 'skip', got {on_error!r}.")
+            raise InputError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
         if isinstance(photos, str | bytes | Path):
             raise InputError(f"embed takes a list of photos, got one {type(photos).__name__}: write [photo].")
-        on_multiple_faces: OnMultipleFaces = "error" if self.on_multiple_faces == "any" else self.on_multiple_faces
-        parts = [np.empty((0, self.record.dimension), dtype=np.float32)]
+        selection: OnMultipleFaces = "error" if self.on_multiple_faces == "any" else self.on_multiple_faces
+        parts = [self.embed_faces([])]
         rows: list[int] = []
         errors: dict[int, NoDecision] = {}
         for start in range(0, len(photos), CHUNK):
             faces = []
             for row, photo in enumerate(photos[start : start + CHUNK], start):
                 try:
-                    faces += self._look(photo, f"photo {row + 1}", on_multiple_faces, {})
+                    faces += self._find(photo, _photo_name(photo, f"photo {row + 1}"), selection, {})
                     rows.append(row)
                 except NoDecision as error:
                     if on_error == "raise":
@@ -281,84 +326,55 @@ class Verifier:
         embeddings = np.concatenate(parts)
         return embeddings if on_error == "raise" else Embedded(embeddings, np.array(rows, dtype=np.int64), errors)
 
-    def embed_faces(self, faces: Sequence[DetectedFace]) -> NDArray[np.float32]:
-        """Embed faces that `find` gave; (N,D) float32 of unit length."""
-        size = self.record.input_spec.size
-        crops = np.stack([face.crop for face in faces]) if faces else np.empty((0, size, size, 3), dtype=np.uint8)
-        return self.embed_crops(crops)
-
-    def embed_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed faces that were cut for this model.
+    def compare(
+        self,
+        left: Sequence[DetectedFace],
+        left_embeddings: NDArray[np.float32],
+        right: Sequence[DetectedFace],
+        right_embeddings: NDArray[np.float32],
+        *,
+        milliseconds: Mapping[str, float] | None = None,
+        **options: Unpack[DecisionOptions],
+    ) -> Verification:
+        """Decide about the faces of two photos that were found and embedded before: their most similar pair counts.
 
         Args:
-            crops: (N,S,S,3) uint8 RGB.
-
-        Returns:
-            (N,D) float32 of unit length.
+            left: A faces of the first photo, see `find`.
+            left_embeddings: (A,D) of unit length, see `embed_faces`.
+            right: B faces of the second photo.
+            right_embeddings: (B,D) of unit length.
+            milliseconds: spent so far, by stage.
+            options: see `DecisionOptions`.
 
         Raises:
-            InputError: crops of another shape or type.
+            InputError: see `decide`.
         """
-        size = self.record.input_spec.size
-        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (size, size, 3):
-            raise InputError(
-                f"This model takes uint8 crops of shape (N, {size}, {size}, 3), got {crops.dtype} {crops.shape}."
-            )
-        embeddings = embed_crops(self._engine, crops, self.record.dimension)
-        if self._proof:
-            self._proof.result()
-        return embeddings
+        first, second, score = best_pair(left_embeddings, right_embeddings)
+        faces = (left[first], right[second])
+        return self.decide(score, faces, comparisons=len(left) * len(right), milliseconds=milliseconds, **options)
 
-    def _look(
+    def decide(
         self,
-        photo: Photo,
-        fallback: str,
-        on_multiple_faces: OnMultipleFaces,
-        stages: dict[str, float],
-        named: bool = False,
-        opened: bool = False,
-    ) -> list[DetectedFace]:
-        name = str(photo) if isinstance(photo, str | Path) and not named else fallback
-        try:
-            with timed(stages, "read"):
-                image = photo if opened and isinstance(photo, Image.Image) else open_photo(photo, name)
-        except InputError as error:
-            raise NoDecision(str(error), "unreadable_photo") from None
-        spec = self.record.input_spec
-        faces: list[tuple[Face | None, float]] = [(None, 0)]
-        detected = 1
-        if spec.crop.needs_face:
-            with timed(stages, "detect"):
-                found = self._finder.find(image, on_multiple_faces)
-            refuse_failure(found, name)
-            faces, detected = list(found.selected), found.detected
-        with timed(stages, "align"):
-            seen = [self._cut(image, face, name, degrees, detected) for face, degrees in faces]
-        if self.liveness:
-            with timed(stages, "liveness"):
-                for face in seen:
-                    refusal = self.liveness(rotate_photo(image, face.rotated_by), _as_shown(face, reduced(image)))
-                    if refusal is not None and not (isinstance(refusal, str) and refusal):
-                        raise InputError(
-                            f"The liveness hook returned {refusal!r}: it returns None, or a sentence that refuses."
-                        )
-                    if refusal:
-                        raise NoDecision(f"{name} was refused: {refusal}", "refused")
-        return seen
-
-    def _cut(self, image: Image.Image, face: Face | None, name: str, degrees: float, number: int) -> DetectedFace:
-        crop = crop_face(image, self.record.input_spec, face, degrees)
-        if face is None:
-            return DetectedFace(name, np.asarray(crop), quality_of(crop), rotated_by=degrees, faces=number)
-        face = face.scaled(reduced(image))
-        quality = quality_of(crop, face.box, face.landmarks)
-        return DetectedFace(
-            name, np.asarray(crop), quality, face.box, face.landmarks, face.probability, degrees, number
+        score: float,
+        faces: Sequence[DetectedFace] = (),
+        *,
+        comparisons: int = 1,
+        milliseconds: Mapping[str, float] | None = None,
+        **options: Unpack[DecisionOptions],
+    ) -> Verification:
+        """Decide by a score of this model, see `siamese_verify.verification.decision.decide`."""
+        return decision.decide(
+            self.metadata, score, faces, comparisons=comparisons, milliseconds=milliseconds, **options
         )
 
 
-def refuse_failure(found: FaceSearch, name: str) -> None:
-    """Raise the failure to acquire of a photo.
+def _photo_name(photo: Photo, fallback: str) -> str:
+    """Path of a photo, or a name for one without."""
+    return str(photo) if isinstance(photo, str | Path) else fallback
+
+
+def raise_failure(found: FaceSearch, name: str) -> None:
+    """Raise the failure to acquire of a photo, if there is one.
 
     Raises:
         NoDecision: no face was selected.
@@ -370,22 +386,11 @@ def refuse_failure(found: FaceSearch, name: str) -> None:
         raise NoDecision(sentence, "multiple_faces")
 
 
-def _as_shown(face: DetectedFace, scale: int) -> DetectedFace:
-    """The face with its places in a photo that was reduced by `scale`."""
-    if face.box is None or face.landmarks is None or scale == 1:
-        return face
-    shown = Face(face.box, 1.0, face.landmarks).scaled(1 / scale)
-    return replace(face, box=shown.box, landmarks=shown.landmarks)
-
-
-_decide = decide  # by another name inside the class, whose arguments and method are called the same
-
-
 @contextmanager
-def timed(stages: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the milliseconds that something takes to those of its stage."""
+def timed(milliseconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the time of a block to its stage."""
     start = time.perf_counter()
     try:
         yield
     finally:
-        stages[stage] = stages.get(stage, 0.0) + (time.perf_counter() - start) * 1000
+        milliseconds[stage] = milliseconds.get(stage, 0.0) + (time.perf_counter() - start) * 1000

@@ -81,7 +81,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     configuration = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 4}
     scores = verification_report([0.9, 0.8, 0.8, *[-1] * 199], [True, True, *[False] * 200])
     points = (*scores.operating_points[:2], report.operating_points[2]._replace(threshold=float("inf")))
-    model = FaceModel.of(
+    model = FaceModel.create(
         "",
         SmallResNet(size=32, width=4),
         configuration,

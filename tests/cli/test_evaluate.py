@@ -59,7 +59,7 @@ def test_an_evaluation_leaves_a_report_and_what_made_it(tiny_run: Path, configur
 
 
 def test_a_model_is_asked_for(configured: Configured, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Say which model: model=casia-webface"):
+    with pytest.raises(InputError, match="No model is given: set model=casia-webface"):
         evaluate(configured("evaluate", tmp_path, *PROTOCOL), tmp_path)
 
 
@@ -70,12 +70,12 @@ def test_one_evaluation_stores_the_thresholds_of_a_pretrained_model_without(
     crop = Crop("whole")
     monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4, crop=crop))
     with pytest.raises(InputError, match="evaluate model=vggface2"):
-        load_model("vggface2").record.operating_point()
+        load_model("vggface2").metadata.operating_point()
     evaluate(configured("evaluate", tmp_path / "run", *PROTOCOL, "model=vggface2"), tmp_path / "run")
-    assert "kept for verify" in capsys.readouterr().out
+    assert "stored for verify" in capsys.readouterr().out
     model = load_model("vggface2")
-    assert model.record.operating_point(0.1).impostors == 18 * 17 // 2 - 18
-    assert model.record.measured_on == "synthetic faces, all pairs of unseen people"
+    assert model.metadata.operating_point(0.1).impostors == metrics(tmp_path / "run")["impostors"]
+    assert model.metadata.measured_on == "synthetic faces, all pairs of unseen people"
 
 
 def test_photos_without_a_face_are_failures_to_acquire(
@@ -88,7 +88,7 @@ def test_photos_without_a_face_are_failures_to_acquire(
     assert (found["photos"], found["genuine"], found["impostors"]) == (18, 18, 18 * 17 // 2 - 18)
     assert found["failure_rate"] == found["failures"] / 18 > 0
     compared = found["impostors"] - found["impostor_failures"]
-    assert load_model("vggface2").record.operating_point(0.1).impostors == compared
+    assert load_model("vggface2").metadata.operating_point(0.1).impostors == compared
     assert f"No face could be selected in {found['failures']} of 18 photos" in capsys.readouterr().out
     assert "Failures to acquire" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     with (tmp_path / "report" / "skipped.csv").open(newline="") as file:

@@ -36,13 +36,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The grey levels of a photo as its embedding, measured on other people."""
     folder = tmp_path_factory.mktemp("bundle")
     encoder = Pixels(size=16, crop=Crop("whole")).eval()
-    unmeasured = FaceModel.of("pixels", encoder, ENCODER)
+    unmeasured = FaceModel.create("pixels", encoder, ENCODER)
     faces = SyntheticFaces(60, 3, 64, seed=5)
-    embeddings = Verifier(unmeasured.record, TorchEngine(encoder)).embed([faces[row] for row in range(180)])
+    embeddings = Verifier(unmeasured.metadata, TorchEngine(encoder)).embed([faces[row] for row in range(180)])
     score_calibration = calibrate(embeddings, faces.identities, intervals=False)
     quality = {"sharpness": (60.0, None)}
     save_bundle(
-        folder, FaceModel.of("pixels", encoder, ENCODER, score_calibration=score_calibration, quality=quality), {}
+        folder, FaceModel.create("pixels", encoder, ENCODER, score_calibration=score_calibration, quality=quality), {}
     )
     return str(folder)
 
@@ -196,7 +196,7 @@ def test_another_key_and_another_model_are_refused(
 ) -> None:
     main(["enroll", "Ann", photos[0][0], "--model", bundle])
     encoder = Pixels(size=12, crop=Crop("whole")).eval()
-    save_bundle(tmp_path / "other", FaceModel.of("other", encoder, {**ENCODER, "size": 12}), {})
+    save_bundle(tmp_path / "other", FaceModel.create("other", encoder, {**ENCODER, "size": 12}), {})
     refused("enroll", "Ben", photos[1][0], "--model", str(tmp_path / "other"))
     assert "cannot be compared with" in capsys.readouterr().err
     monkeypatch.setenv("SIAMESE_VERIFY_KEY", base64.b64encode(bytes(32)).decode())

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from siamese_verify.cli.main import main
-from siamese_verify.cli.recalibrate import measured_on_photos
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import Pixels
 from siamese_verify.errors import InputError
@@ -16,6 +15,7 @@ from siamese_verify.evaluation import OperatingPoint
 from siamese_verify.models import FaceModel, open_bundle, save_bundle
 from siamese_verify.structures import Crop
 from siamese_verify.verification import Verifier
+from siamese_verify.verification.recalibration import recalibrate
 
 PEOPLE, PHOTOS, SHIPPED = 24, 3, 0.9
 
@@ -41,13 +41,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     point = OperatingPoint(1e-3, 1e-3, 0.9, SHIPPED, False, 100_000, 100)
     configuration = {"_target_": "siamese_verify.encoders.Pixels", "size": 16}
     quality = {"light": (0.0, 0.01)}
-    save_bundle(folder, FaceModel.of("", encoder, configuration, (point,), measured_on="others", quality=quality), {})
+    save_bundle(
+        folder, FaceModel.create("", encoder, configuration, (point,), measured_on="others", quality=quality), {}
+    )
     return folder
 
 
 def test_what_the_shipped_threshold_does_is_counted_as_verify_would(bundle: Path, faces: Path) -> None:
     verifier = Verifier.load(bundle)
-    found = measured_on_photos(verifier, faces, progress=False)
+    found = recalibrate(verifier, faces, progress=False)
     paths = sorted(path for path in faces.rglob("*.png") if path.name not in ("none.png", "copy.png"))
     pairs = list(itertools.combinations(paths, 2))
     scores = np.array([verifier.verify(a, b, decide=True).score for a, b in pairs[:300]])
@@ -60,7 +62,7 @@ def test_what_the_shipped_threshold_does_is_counted_as_verify_would(bundle: Path
     assert rates.far == pytest.approx((all_scores[~same] >= SHIPPED).mean())
     assert rates.frr == pytest.approx((all_scores[same] < SHIPPED).mean())
     assert found.left_out == {"unreadable_photo": 1, "copy of another file": 1}
-    assert (found.photos, found.people, found.unlike) == (PEOPLE * PHOTOS, PEOPLE, PEOPLE * PHOTOS)
+    assert (found.photos, found.identities, found.unlike) == (PEOPLE * PHOTOS, PEOPLE, PEOPLE * PHOTOS)
     assert {"far", "frr"} <= set(found.report.intervals)
     told = list(found.sentences())
     assert told[0].startswith("The threshold 0.9000 that ")
@@ -80,17 +82,17 @@ def test_the_new_bundle_has_the_same_weights_and_thresholds_for_these_photos(
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("The threshold 0.9000 that ")
     old, new = open_bundle(bundle), open_bundle(tmp_path / "mine")
-    assert new.record.fingerprint == old.record.fingerprint, "embeddings of both can be compared"
+    assert new.metadata.fingerprint == old.metadata.fingerprint, "embeddings of both can be compared"
     assert {name: new.files[name] for name in old.files if name != "README.md"} == {
         name: digest for name, digest in old.files.items() if name != "README.md"
     }
-    assert new.record.measured_on.startswith("all 2,556 pairs of 72 photos of 24 people in ")
+    assert new.metadata.measured_on.startswith("all 2,556 pairs of 72 photos of 24 people in ")
     assert "2,556 pairs of 72 photos" in (tmp_path / "mine/README.md").read_text()
-    assert new.record.score_calibration is not None
-    strictest = new.record.operating_point(1e-2)
+    assert new.metadata.score_calibration is not None
+    strictest = new.metadata.operating_point(1e-2)
     assert strictest.far <= 1e-2
-    assert new.record.limit(1e-2).threshold == pytest.approx(strictest.threshold, abs=0.02)
-    again = measured_on_photos(Verifier.load(tmp_path / "mine"), faces, 1e-2, progress=False)
+    assert new.metadata.decision_threshold(1e-2).threshold == pytest.approx(strictest.threshold, abs=0.02)
+    again = recalibrate(Verifier.load(tmp_path / "mine"), faces, 1e-2, progress=False)
     assert again.report.at_threshold is not None
     assert again.report.at_threshold.far <= 1e-2
     assert again.unlike == 0, "and these photos are of the quality that was measured"
@@ -105,7 +107,7 @@ def test_too_few_photos_are_refused_with_their_numbers(
         shutil.copy(faces / f"p{person:02}" / f"{photo}.png", tmp_path / f"p{person:02}")
     twice = people if photos > 1 else 0
     with pytest.raises(InputError, match=rf"shows {twice} people on two usable photos or more.*takes 20 people"):
-        measured_on_photos(Verifier.load(bundle), tmp_path, progress=False)
+        recalibrate(Verifier.load(bundle), tmp_path, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_too_few_photos_are_refused_with_their_numbers(
     [
         ("nowhere", [], "There is no model nowhere"),
         ("run.ckpt", [], "run.ckpt is a checkpoint: `siamese-verify export"),
-        ("BUNDLE", ["--out", "other"], "other is there and is no bundle"),
+        ("BUNDLE", ["--out", "other"], "other exists and is not a bundle"),
         ("BUNDLE", ["--far", "0.2"], "was measured: use 0.001"),
     ],
 )
@@ -138,4 +140,4 @@ def test_what_is_wrong_is_said_before_any_photo_is_looked_at(
 
 def test_one_face_of_each_photo_is_needed(bundle: Path, faces: Path) -> None:
     with pytest.raises(InputError, match="error, largest or central"):
-        measured_on_photos(Verifier.load(bundle, on_multiple_faces="any"), faces)
+        recalibrate(Verifier.load(bundle, on_multiple_faces="any"), faces)

@@ -33,7 +33,7 @@ from siamese_verify.miners import HardPairs
 from siamese_verify.models import load_checkpoint
 from siamese_verify.structures import Pairs
 from siamese_verify.training import VerificationModule
-from siamese_verify.training.module import for_others
+from siamese_verify.training.module import pml_tuples
 from siamese_verify.verification import embed_faces
 
 Configured = Callable[..., DictConfig]
@@ -123,7 +123,7 @@ def test_a_folder_that_holds_a_run_is_left_as_it_is(
     tiny_run: Path, trained: Trained, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
 ) -> None:
     before = {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"holds a run already \(checkpoints/best.ckpt\): go on with it by ckpt_path="):
+    with pytest.raises(InputError, match=r"holds a run already \(checkpoints/best.ckpt\): resume it by ckpt_path="):
         trained(tiny_run, *tiny, *small_batches)
     command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *tiny, f"hydra.run.dir={tiny_run}", "seed=1"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -226,7 +226,7 @@ def test_every_encoder_can_be_made(name: str, configured: Configured, tmp_path: 
     size = encoder.input_spec.size
     with torch.inference_mode():
         embedding = encoder.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
-    assert embedding.shape == (1, encoder.dimension)
+    assert embedding.shape == (1, encoder.embedding_size)
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_every_experiment_takes_every_loss_and_every_miner_that_the_loss_takes(
             continue
         module = VerificationModule(torch.nn.Identity(), objective, miner, torch.optim.SGD)
         rows = embeddings.clone().requires_grad_()
-        value = module.loss(rows, labels, tuples if hasattr(objective, "measure") else for_others(tuples, len(labels)))
+        value = module.loss(rows, labels, tuples if hasattr(objective, "measure") else pml_tuples(tuples, len(labels)))
         value.backward()
         assert value.isfinite()
         assert rows.grad is not None and rows.grad.isfinite().all()
@@ -577,7 +577,7 @@ def test_two_processes_train_and_leave_one_run_that_is_validated_on_each_photo_o
     expected = all_pairs_report(held_out, data.validation_set.labels).to_dict()
     assert expected["pairs"] == 15 * 14 // 2
     names = ("pairs", "genuine", "impostors", "eer", "auc")
-    assert {name: model.record.metrics[name] for name in names} == pytest.approx(
+    assert {name: model.metadata.metrics[name] for name in names} == pytest.approx(
         {name: expected[name] for name in names}
     )
 

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
 from siamese_verify.data import EachImage, FaceAugmentation
-from siamese_verify.data.augmentation import GREY, coloured
+from siamese_verify.data.augmentation import LUMA, map_colors
 from siamese_verify.errors import InputError
 
 NOTHING: dict[str, Any] = {
@@ -23,8 +23,8 @@ NOTHING: dict[str, Any] = {
 ONE_BY_ONE = {
     "flip": {"flip": 0.5},
     "crop": {"scale": (0.4, 0.9)},
-    "colour": {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3},
-    "grey": {"grey": 0.5},
+    "color": {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3},
+    "grayscale": {"grayscale": 0.5},
     "blur": {"blur": 0.5},
     "occlusion": {"occlusion": 0.5},
     "jpeg": {"jpeg": 0.5},
@@ -68,7 +68,7 @@ def test_a_crop_is_the_resized_part_that_torchvision_makes() -> None:
     images = faces(8)
     augment = FaceAugmentation(**{**NOTHING, "scale": (0.3, 0.8)})
     torch.manual_seed(3)
-    boxes = augment._crops(8, 32)
+    boxes = augment._crop_boxes(8, 32)
     torch.manual_seed(3)
     found = augment(images)
     for image, (top, left, height, width), one in zip(images, boxes, found, strict=True):
@@ -78,23 +78,23 @@ def test_a_crop_is_the_resized_part_that_torchvision_makes() -> None:
 
 
 @pytest.mark.parametrize(("brightness", "contrast", "saturation"), [(0.8, 1.0, 1.0), (1.0, 0.6, 1.0), (0.9, 0.7, 0.4)])
-def test_colours_are_those_of_torchvision_but_for_its_roundings(
+def test_colors_are_those_of_torchvision_but_for_its_roundings(
     brightness: float, contrast: float, saturation: float
 ) -> None:
     image = faces(1)[0] // 2 + 30  # nothing is clipped
     expected = vision.adjust_brightness(image, brightness)
     expected = vision.adjust_contrast(vision.adjust_saturation(expected, saturation), contrast)
-    linear = (saturation * np.eye(3) + (1 - saturation) * GREY).astype(np.float32) * np.float32(brightness)
-    found = coloured(image, linear, contrast, np.empty((2, 32 * 32, 3), dtype=np.float32))
+    linear = (saturation * np.eye(3) + (1 - saturation) * LUMA).astype(np.float32) * np.float32(brightness)
+    found = map_colors(image, linear, contrast, np.empty((2, 32 * 32, 3), dtype=np.float32))
     assert (found.int() - expected.int()).abs().max() <= 3  # it cuts off decimals after each change
 
 
-def test_a_grey_image_has_no_colour() -> None:
-    grey = FaceAugmentation(**{**NOTHING, "grey": 1.0})(faces(3)).int()
-    assert (grey.amax(dim=1) - grey.amin(dim=1)).max() <= 1
+def test_grayscale_removes_all_color() -> None:
+    gray = FaceAugmentation(**{**NOTHING, "grayscale": 1.0})(faces(3)).int()
+    assert (gray.amax(dim=1) - gray.amin(dim=1)).max() <= 1
 
 
-def test_an_occlusion_covers_a_rectangle_of_the_asked_size_in_one_grey() -> None:
+def test_an_occlusion_covers_a_rectangle_of_the_asked_size_in_one_gray() -> None:
     images = faces(30)
     found = FaceAugmentation(**{**NOTHING, "occlusion": 1.0, "cover": (0.2, 0.3)})(images)
     for one, image in zip(found, images, strict=True):

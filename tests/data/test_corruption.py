@@ -1,4 +1,4 @@
-"""corrupt: damage of a known amount, the same for a face in whatever batch it comes."""
+"""corrupt: corruptions of a known severity, the same for a face in any batch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_more_severe_is_further_from_the_face(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "severity"), EVERY)
-def test_a_face_is_damaged_alike_in_any_batch_and_memory_layout(kind: str, severity: float) -> None:
+def test_a_face_is_corrupted_alike_in_any_batch_and_memory_layout(kind: str, severity: float) -> None:
     images = faces(4)
     original = images.clone()
     whole = corrupt(images, kind, severity, seed=3)
@@ -56,7 +56,7 @@ def test_a_face_is_damaged_alike_in_any_batch_and_memory_layout(kind: str, sever
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_zero_is_no_damage_and_a_copy(kind: str) -> None:
+def test_severity_zero_gives_a_copy(kind: str) -> None:
     images = faces(2).mT
     found = corrupt(images, kind, 0)
     assert torch.equal(found, images)
@@ -166,23 +166,23 @@ def test_a_quarter_turn_is_a_quarter_turn(side: int) -> None:
 
 @pytest.mark.parametrize("side", [1, 2, 3, 7])
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_the_smallest_faces_are_damaged_too(kind: str, side: int) -> None:
+def test_the_smallest_faces_are_corrupted_too(kind: str, side: int) -> None:
     limits = [limit for limit in (CORRUPTIONS[kind].lowest, CORRUPTIONS[kind].highest) if math.isfinite(limit)]
     for severity in (*CORRUPTIONS[kind].severities, *limits):
         assert corrupt(faces(1, side), kind, severity).shape == (1, 3, side, side)
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_no_face_is_no_trouble(kind: str) -> None:
+def test_no_faces_are_corrupted_to_none(kind: str) -> None:
     assert corrupt(faces(0), kind, CORRUPTIONS[kind].severities[0]).shape == (0, 3, 96, 96)
 
 
-def test_it_is_said_what_was_done() -> None:
+def test_corruptions_are_described() -> None:
     assert describe_corruption("blur", 4) == "Gaussian blur, sigma 4 % of the side"
     assert describe_corruption("jpeg", 10) == "JPEG of quality 10"
     assert describe_corruption("jpeg", 0) == "undamaged"
     assert len({describe_corruption(kind, severity) for kind, severity in EVERY}) == len(EVERY)
-    with pytest.raises(InputError, match="no damage 'rain'"):
+    with pytest.raises(InputError, match="got 'rain'"):
         describe_corruption("rain", 1)
 
 
@@ -206,15 +206,15 @@ def test_it_is_said_what_was_done() -> None:
         ("rotation", 181),
     ],
 )
-def test_a_severity_that_makes_no_sense_is_said(kind: str, severity: float) -> None:
-    with pytest.raises(InputError, match=rf"severity of {kind} is {severity}: give .* or 0 for no damage\.$"):
+def test_a_severity_out_of_range_is_refused(kind: str, severity: float) -> None:
+    with pytest.raises(InputError, match=rf"severity of {kind} must be .* or 0 for none, got {severity}\.$"):
         corrupt(faces(1), kind, severity)
 
 
 @pytest.mark.parametrize(
     ("images", "kind", "seed", "message"),
     [
-        (faces(1), "rain", 0, "no damage 'rain': choose one of blur, jpeg"),
+        (faces(1), "rain", 0, "corruption must be one of blur, jpeg, .* got 'rain'"),
         (faces(1).float(), "blur", 0, "torch.float32 of shape"),
         (faces(1)[0], "blur", 0, r"of shape \(3, 96, 96\)"),
         (faces(1)[:, :1], "blur", 0, r"of shape \(1, 1, 96, 96\)"),
@@ -222,6 +222,6 @@ def test_a_severity_that_makes_no_sense_is_said(kind: str, severity: float) -> N
         (faces(1), "noise", -1, "seed is -1"),
     ],
 )
-def test_what_cannot_be_damaged_is_said(images: Tensor, kind: str, seed: int, message: str) -> None:
+def test_images_of_another_kind_are_refused(images: Tensor, kind: str, seed: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         corrupt(images, kind, 1, seed)

@@ -153,9 +153,13 @@ def test_a_storage_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> No
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("the line is dead")
 
-    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "info", fail)
-    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", fail)
+    files = fsspec.get_filesystem_class("memory")
     storage = Storage("memory://failing")
+    fsspec.filesystem("memory").pipe_file("memory://failing/x", CONTENT)
+    monkeypatch.setattr(files, "cat_file", fail)
+    with pytest.raises(InputError, match=r"memory://failing/x cannot be read \(RuntimeError: the line is dead\)"):
+        storage.read_many("x", [0, 1], 2)
+    monkeypatch.setattr(files, "info", fail)
     for ask in (storage.exists, storage.read, storage.size):
         with pytest.raises(InputError, match=r"memory://failing/x cannot be read \(RuntimeError: the line is dead\)"):
             ask("x")

@@ -1,4 +1,4 @@
-"""What every encoder promises, whatever network is in it."""
+"""Properties of every encoder."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def inception_resnet(**options: Any) -> Encoder:
 
 
 def mobilefacenet(**options: Any) -> Encoder:
-    return MobileFaceNet(size=48, dimension=24, **options)
+    return MobileFaceNet(size=48, embedding_size=24, **options)
 
 
 def resnet18(**options: Any) -> Encoder:
-    return ResNet18(size=40, dimension=20, **options)
+    return ResNet18(size=40, embedding_size=20, **options)
 
 
 def small(**options: Any) -> Encoder:
-    return SmallResNet(size=32, width=4, dimension=16, **options)
+    return SmallResNet(size=32, width=4, embedding_size=16, **options)
 
 
 def small_and_deep(**options: Any) -> Encoder:
-    return SmallResNet(size=32, width=4, blocks=(2, 1, 3), dimension=16, dropout=0.1, **options)
+    return SmallResNet(size=32, width=4, blocks=(2, 1, 3), embedding_size=16, dropout=0.1, **options)
 
 
 TRAINABLE: list[Make] = [inception_resnet, mobilefacenet, resnet18, small, small_and_deep]
@@ -59,7 +59,7 @@ def photos(encoder: Encoder, count: int) -> Tensor:
 def test_embeddings_are_float32_rows_of_unit_length(make: Make, training: bool) -> None:
     encoder = make().train(training)
     embeddings = encoder(photos(encoder, 3))
-    assert embeddings.shape == (3, encoder.dimension)
+    assert embeddings.shape == (3, encoder.embedding_size)
     assert embeddings.dtype == torch.float32
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
 
@@ -112,13 +112,13 @@ def test_the_state_dict_makes_an_equal_encoder(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", ALL, ids=NAMES)
-@pytest.mark.parametrize("wrong", ["size", "grey", "channels last", "no batch"])
+@pytest.mark.parametrize("wrong", ["size", "gray", "channels last", "no batch"])
 def test_images_of_another_shape_are_refused_with_both_shapes(make: Make, wrong: str) -> None:
     encoder = make().eval()
     size = encoder.input_spec.size
     shape = {
         "size": (2, 3, size + 8, size + 8),
-        "grey": (2, 1, size, size),
+        "gray": (2, 1, size, size),
         "channels last": (2, size, size, 3),
         "no batch": (3, size, size),
     }[wrong]
@@ -128,7 +128,7 @@ def test_images_of_another_shape_are_refused_with_both_shapes(make: Make, wrong:
     assert str(shape) in str(raised.value)
 
 
-def test_pixels_are_standardised_by_channel_inside_the_network() -> None:
+def test_pixels_are_standardized_by_channel_inside_the_network() -> None:
     spec = InputSpec(2, mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0))
     encoder = Encoder(nn.Flatten(), 12, spec, normalize=False)
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 2, 2), dtype=np.uint8)

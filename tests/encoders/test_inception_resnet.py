@@ -33,7 +33,7 @@ def test_it_sees_what_the_weights_were_trained_on() -> None:
     spec = InputSpec(160, (127.5, 127.5, 127.5), (128.0, 128.0, 128.0), Crop("box", margin=32))
     encoder = InceptionResNet()
     assert encoder.input_spec == spec
-    assert encoder.dimension == 512
+    assert encoder.embedding_size == 512
 
 
 def test_the_classifier_is_left_out_of_the_weights() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from siamese_verify.encoders import MirroredEncoder, SmallResNet
 from siamese_verify.errors import InputError
-from siamese_verify.models.face_model import build_encoder
+from siamese_verify.models.loading import build_encoder
 from siamese_verify.structures import Crop
 
 IMAGES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -23,7 +23,7 @@ def small() -> SmallResNet:
 def test_the_embedding_is_that_of_both_sides_less_the_centre(mirror: bool) -> None:
     inner = small()
     encoder = MirroredEncoder(inner, mirror).eval()
-    center = torch.randn(encoder.dimension) / 10
+    center = torch.randn(encoder.embedding_size) / 10
     encoder.center.copy_(center)
     with torch.no_grad():
         found = encoder(IMAGES).double().numpy()
@@ -38,7 +38,7 @@ def test_a_face_and_its_mirror_image_are_as_alike_as_their_halves() -> None:
     encoder = MirroredEncoder(small()).eval()
     with torch.no_grad():
         one, other = encoder(IMAGES), encoder(IMAGES.flip(3))
-    half = encoder.dimension // 2
+    half = encoder.embedding_size // 2
     torch.testing.assert_close(one[:, :half], other[:, half:])
     torch.testing.assert_close(one[:, half:], other[:, :half])
 
@@ -50,7 +50,7 @@ def test_weights_and_centre_survive_and_nothing_else_is_built() -> None:
     assert again.input_spec == encoder.input_spec
     with torch.no_grad():
         assert torch.equal(again(IMAGES), encoder(IMAGES))
-    with pytest.raises(InputError, match="none of ours"):
+    with pytest.raises(InputError, match="wrap one encoder"):
         build_encoder({**CONFIGURATION, "encoder": CONFIGURATION}, encoder.state_dict())
     with pytest.raises(InputError, match=r"os\.system"):
         build_encoder({**CONFIGURATION, "encoder": {"_target_": "os.system"}}, encoder.state_dict())

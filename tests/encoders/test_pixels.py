@@ -39,5 +39,5 @@ def test_large_images_are_compared_at_64_pixels() -> None:
     small = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8))
     large = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     found = Pixels(size=128)(large)
-    assert found.shape == (2, Pixels(size=128).dimension) == (2, 3 * 64 * 64 + 1)
+    assert found.shape == (2, Pixels(size=128).embedding_size) == (2, 3 * 64 * 64 + 1)
     torch.testing.assert_close(found, Pixels(size=64)(small))

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from threading import Barrier
@@ -14,11 +13,9 @@ import pytest
 import torch
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import VerificationReport, all_pairs, all_pairs_report, verification_report
-from siamese_verify.evaluation.all_pairs import cells_needed
-from siamese_verify.pairwise import histogram as genuine_tally
-from siamese_verify.pairwise import histogram as impostor_tally
-from siamese_verify.pairwise.histogram import CELLS, Block, ImpostorTally, Look, PairBlocks
+from siamese_verify.evaluation import VerificationReport, all_pairs_report, verification_report
+from siamese_verify.evaluation.all_pairs import SAMPLE_FROM, bins_needed
+from siamese_verify.pairwise.histogram import parallel
 
 TARGETS = (0.3, 1e-2, 1e-3, 1e-4)
 Set = tuple[np.ndarray, np.ndarray]
@@ -63,20 +60,17 @@ def assert_same(found: VerificationReport, expected: VerificationReport) -> None
     assert parts[0] == parts[1]
 
 
-@pytest.fixture(params=["one look", "with a guess", "guess that misses", "many chunks of genuine scores"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All ways lead to the same figures."""
-    if "guess" in request.param:
-        monkeypatch.setattr(all_pairs, "WORTH", 0)
-    if "misses" in request.param:
-        wrong = np.random.default_rng(0)
-        monkeypatch.setattr(all_pairs, "_guess", lambda blocks, needed: wrong.random(CELLS) < 0.5)
-    if "chunks" in request.param:
-        monkeypatch.setattr(genuine_tally, "AT_ONCE", 300)
-        monkeypatch.setattr(impostor_tally, "TOGETHER", 100)
+SAMPLES = pytest.mark.parametrize("sample_from", [0, SAMPLE_FROM], ids=["sample and pass", "two passes"])
 
 
-@pytest.mark.usefixtures("way")
+def wolves() -> Set:
+    """Random embeddings with a few that are like all others, which a sample may miss."""
+    rows, identities = signs(900, 200)
+    rows[::180] = (np.sign(rows.sum(axis=0) + 0.1) / 16).astype(np.float32)
+    return rows, identities
+
+
+@SAMPLES
 @pytest.mark.parametrize(
     "given",
     [
@@ -89,21 +83,22 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         pytest.param((signs(2, 2)[0][signs(700, 2)[1]], signs(700, 40, seed=1)[1]), id="two points"),
         pytest.param((signs(700, 1)[0], np.arange(700) // 699), id="one person and one more"),
         pytest.param((signs(3, 2, 16)[0], np.array([0, 1, 0])), id="three photos"),
+        pytest.param(wolves(), id="a few wolves"),
     ],
 )
-def test_counts_and_thresholds_are_those_of_the_listed_pairs_bit_for_bit(given: Set) -> None:
-    found = all_pairs_report(*given, targets=TARGETS, threshold=0.125)
+def test_counts_and_thresholds_are_those_of_the_listed_pairs_bit_for_bit(given: Set, sample_from: int) -> None:
+    found = all_pairs_report(*given, targets=TARGETS, threshold=0.125, sample_from=sample_from)
     expected = listed(given, targets=TARGETS, threshold=0.125)
     assert_same(found, expected)
     hardest = [(pair.row, pair.score) for pair in (*found.hardest.impostors, *found.hardest.genuine)]
     assert hardest == numbers(expected, given)
 
 
-@pytest.mark.usefixtures("way")
-def test_probes_against_a_gallery_are_every_row_with_every_other() -> None:
+@SAMPLES
+def test_probes_against_a_gallery_are_every_row_with_every_other(sample_from: int) -> None:
     rows, people = signs(900, 80)
     probes, gallery = (rows[:500], people[:500]), (rows[500:], people[500:])
-    found = all_pairs_report(*probes, *gallery, targets=TARGETS)
+    found = all_pairs_report(*probes, *gallery, targets=TARGETS, sample_from=sample_from)
     expected = listed(probes, gallery, targets=TARGETS)
     assert_same(found, expected)
     hardest = [(pair.row, pair.score) for pair in (*found.hardest.impostors, *found.hardest.genuine)]
@@ -112,15 +107,12 @@ def test_probes_against_a_gallery_are_every_row_with_every_other() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
-def test_embeddings_of_any_length_and_type_agree_with_the_listed_pairs(
-    kind: type, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(all_pairs, "WORTH", 0)
+def test_embeddings_of_any_length_and_type_agree_with_the_listed_pairs(kind: type, seed: int) -> None:
     generator = np.random.default_rng(seed)
     people = generator.integers(0, 60, 800)
     rows = generator.normal(size=(60, 64))[people] * 0.8 + generator.normal(size=(800, 64))
     rows = (rows * generator.uniform(0.5, 2, (800, 1))).astype(kind)
-    found = all_pairs_report(rows, people, targets=TARGETS)
+    found = all_pairs_report(rows, people, targets=TARGETS, sample_from=0)
     exact = rows.astype(np.float64)
     exact /= np.linalg.norm(exact, axis=1, keepdims=True)
     expected = listed((exact, people), targets=TARGETS)
@@ -153,11 +145,12 @@ def on_ranks(world_size: int, report: Callable[..., VerificationReport]) -> list
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_any_number_of_ranks_has_the_report_of_one(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(all_pairs, "WORTH", 0)
+def test_any_number_of_ranks_has_the_report_of_one(world_size: int) -> None:
     given = signs(2500, 300)
-    expected = all_pairs_report(*given, targets=TARGETS)
-    for found in on_ranks(world_size, lambda **place: all_pairs_report(*given, targets=TARGETS, **place)):
+    expected = all_pairs_report(*given, targets=TARGETS, sample_from=0)
+    for found in on_ranks(
+        world_size, lambda **place: all_pairs_report(*given, targets=TARGETS, sample_from=0, **place)
+    ):
         assert found == expected
         assert found.hardest == expected.hardest
         np.testing.assert_array_equal(found.curve.false_accepts, expected.curve.false_accepts)
@@ -167,11 +160,6 @@ def test_more_ranks_than_blocks_do_no_harm() -> None:
     given = signs(20, 5)
     for found in on_ranks(3, lambda **place: all_pairs_report(*given, targets=(0.1,), **place)):
         assert_same(found, listed(given, targets=(0.1,)))
-
-
-def test_processes_have_the_report_of_one() -> None:
-    given = signs(1500, 100)
-    assert all_pairs_report(*given, processes=2) == all_pairs_report(*given)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -186,22 +174,20 @@ def test_any_number_of_threads_has_the_report_of_any_other_and_is_left_as_it_was
         torch.set_num_threads(before)
 
 
-def test_a_look_that_fails_ends_all_threads_and_leaves_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[int] = []
+def test_parallel_work_that_fails_ends_all_threads_and_leaves_their_number() -> None:
+    started: list[int] = []
 
-    def interrupted(self: Look, blocks: PairBlocks, which: Iterable[Block]) -> ImpostorTally:
-        for _ in which:
-            looked.append(1)
-            if len(looked) > 2:
-                raise KeyboardInterrupt
-            time.sleep(0.01)
-        return ImpostorTally()
+    def interrupted(part: int) -> int:
+        started.append(part)
+        if part == 3:
+            raise KeyboardInterrupt
+        return part
 
     before = torch.get_num_threads()
-    monkeypatch.setattr(Look, "at", interrupted)
+    assert list(parallel(abs, range(-50, 0))) == list(range(50, 0, -1))
     with pytest.raises(KeyboardInterrupt):
-        all_pairs_report(*signs(12_000, 100, dimensions=2))
-    assert len(looked) < 2 + 2 * before
+        list(parallel(interrupted, range(100_000)))
+    assert len(started) < 100_000
     assert torch.get_num_threads() == before
 
 
@@ -272,15 +258,15 @@ def test_tensors_names_and_short_fars_are_taken() -> None:
     assert [point.insufficient for point in found.operating_points] == [True] * 6
 
 
-def test_cells_are_needed_where_an_operating_point_can_lie() -> None:
+def test_bins_are_needed_where_an_operating_point_can_lie() -> None:
     genuine = np.array([0, 1, 0, 2, 3, 0])
     impostors = np.array([5, 3, 2, 0, 1, 0])
-    # FAR <= 0.2 holds from cell 3 upwards, which has genuine scores only; cell 2 could hold the point too. The errors
-    # cross in cell 2: FRR 1/6 <= FAR 3/11 there, and 1/6 > 1/11 in cell 3. The lowest genuine score is in cell 1.
-    assert np.flatnonzero(cells_needed(genuine, impostors, (0.2,))).tolist() == [1, 2, 3]
-    assert np.flatnonzero(cells_needed(genuine, impostors, (0.0,))).tolist() == [1, 2, 3, 4]
-    doubtful = [cells_needed(genuine * 10**6, impostors * 10**6, (0.2,), slack) for slack in (0.05, 0.2, 0.3)]
-    assert [np.flatnonzero(cells).tolist() for cells in doubtful] == [[1, 2, 3], [1, 2, 3], [1, 2, 3, 4]]
+    # FAR <= 0.2 holds from bin 3 upwards, which has genuine scores only; bin 2 could hold the point too. The errors
+    # cross in bin 2: FRR 1/6 <= FAR 3/11 there, and 1/6 > 1/11 in bin 3. The lowest genuine score is in bin 1.
+    assert np.flatnonzero(bins_needed(genuine, impostors, (0.2,))).tolist() == [1, 2, 3]
+    assert np.flatnonzero(bins_needed(genuine, impostors, (0.0,))).tolist() == [1, 2, 3, 4]
+    doubtful = [bins_needed(genuine * 10**6, impostors * 10**6, (0.2,), slack) for slack in (0.05, 0.2, 0.3)]
+    assert [np.flatnonzero(bins).tolist() for bins in doubtful] == [[1, 2, 3], [1, 2, 3], [1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize(

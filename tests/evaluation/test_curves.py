@@ -119,7 +119,7 @@ def test_the_equal_error_is_exact_where_a_point_lies_on_it() -> None:
 @pytest.mark.parametrize(
     ("name", "scores", "same", "eer", "area", "threshold"),
     [
-        ("perfect separation", [0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0], 0.0, 1.0, 0.8),
+        ("separated", [0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0], 0.0, 1.0, 0.8),
         ("reversed", [0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0], 1.0, 0.0, 0.8),
         ("all identical", [0.5, 0.5, 0.5], [1, 0, 0], 0.5, 0.5, 0.5),
         ("one of each, right", [0.5, 0.4], [1, 0], 0.0, 1.0, 0.5),

@@ -28,7 +28,7 @@ class Eyes:
             "score_calibration": SimpleNamespace(impostor_tail=model.impostor_tail),
             "quality": {},
         }
-        self.record = SimpleNamespace(
+        self.metadata = SimpleNamespace(
             name=model.name, fingerprint=model.fingerprint, dimension=model.dimension, **{**values, **more}
         )
 

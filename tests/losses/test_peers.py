@@ -22,7 +22,7 @@ from siamese_verify.losses import (
 )
 from siamese_verify.miners import AllPairs, BatchHard, HardPairs, SemiHard
 from siamese_verify.structures import Pairs
-from siamese_verify.training.module import for_others
+from siamese_verify.training.module import pml_tuples
 
 EUCLIDEAN: Any = distances.LpDistance(normalize_embeddings=False)
 
@@ -134,11 +134,11 @@ def test_our_pairs_feed_their_losses(name: str) -> None:
     embeddings, labels = directions()
     loss = getattr(losses, name)()
     torch.testing.assert_close(
-        loss(embeddings, labels, for_others(AllPairs()(embeddings, labels), len(labels))), loss(embeddings, labels)
+        loss(embeddings, labels, pml_tuples(AllPairs()(embeddings, labels), len(labels))), loss(embeddings, labels)
     )
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
     values = [
-        loss(rows, people, for_others(HardPairs(2)(rows, people), len(people)))
+        loss(rows, people, pml_tuples(HardPairs(2)(rows, people), len(people)))
         for rows, people in ((embeddings, labels), (embeddings[order], labels[order]))
     ]
     torch.testing.assert_close(*values, msg="the order of the batch matters")
@@ -146,7 +146,7 @@ def test_our_pairs_feed_their_losses(name: str) -> None:
 
 def test_a_pair_that_is_named_twice_is_handed_over_once() -> None:
     pairs = Pairs(torch.tensor([0, 1, 0, 2]), torch.tensor([1, 0, 1, 3]), torch.tensor([True, True, True, False]))
-    given = for_others(pairs, 4)
+    given = pml_tuples(pairs, 4)
     assert given is not None
     assert [field.tolist() for field in given] == [[0, 1], [1, 0], [2, 3], [3, 2]]
 

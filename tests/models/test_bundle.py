@@ -17,7 +17,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate, verification_report
 from siamese_verify.faces.alignment import VERSIONS
 from siamese_verify.models import FaceModel, load_bundle, open_bundle, save_bundle
-from siamese_verify.models.export import with_weights
+from siamese_verify.models.export import with_weights_hash
 from siamese_verify.structures import Crop
 from siamese_verify.verification import Verifier
 
@@ -25,7 +25,7 @@ ENCODER = {
     "_target_": "siamese_verify.encoders.SmallResNet",
     "size": 32,
     "width": 4,
-    "dimension": 16,
+    "embedding_size": 16,
     "crop": {"_target_": "siamese_verify.structures.Crop", "kind": "center", "fraction": 0.8},
 }
 FIELDS: dict[str, Any] = {
@@ -33,9 +33,9 @@ FIELDS: dict[str, Any] = {
     "format": "1",
     "encoder": [],
     "input": [],
-    "dimension": "16",
+    "embedding_size": "16",
     "quantization": None,
-    "licence": 7,
+    "license": 7,
     "quality": [],
     "checks": [],
     "files": [],
@@ -55,9 +55,9 @@ def measured_model() -> FaceModel:
     torch.manual_seed(0)
     scores = np.random.default_rng(0).normal(size=400)
     report = verification_report(np.concatenate([scores[:100] + 2, scores[100:]]), np.arange(400) < 100)
-    return FaceModel.of(
+    return FaceModel.create(
         "mine",
-        SmallResNet(size=32, width=4, dimension=16, crop=Crop("center", fraction=0.8)),
+        SmallResNet(size=32, width=4, embedding_size=16, crop=Crop("center", fraction=0.8)),
         ENCODER,
         operating_points=report.operating_points,
         eer_threshold=report.eer_threshold,
@@ -107,16 +107,16 @@ def test_a_round_trip_gives_the_same_embeddings_thresholds_and_knowledge(bundle:
     assert not loaded.encoder.training
     assert loaded.encoder.input_spec == model.encoder.input_spec
     for name in ("configuration", "operating_points", "eer_threshold", "measured_on", "training", "metrics"):
-        assert getattr(loaded.record, name) == getattr(model.record, name)
-    assert loaded.record.name == str(bundle)
+        assert getattr(loaded.metadata, name) == getattr(model.metadata, name)
+    assert loaded.metadata.name == str(bundle)
 
 
 def test_a_model_has_one_fingerprint_wherever_it_is_shown(bundle: Path) -> None:
-    known = open_bundle(bundle).record.fingerprint
+    known = open_bundle(bundle).metadata.fingerprint
     assert f"| fingerprint | `{known}` |" in (bundle / "README.md").read_text()
-    assert Verifier.load(bundle).record.fingerprint == known
-    assert Verifier.load(bundle, engine="torch").record.fingerprint == known
-    assert with_weights(measured_model()).record.fingerprint == known
+    assert Verifier.load(bundle).metadata.fingerprint == known
+    assert Verifier.load(bundle, engine="torch").metadata.fingerprint == known
+    assert with_weights_hash(measured_model()).metadata.fingerprint == known
 
 
 def test_a_bundle_holds_no_pickle(bundle: Path) -> None:
@@ -127,25 +127,25 @@ def test_a_bundle_holds_no_pickle(bundle: Path) -> None:
 
 def test_a_threshold_that_nothing_reaches_survives_as_null(tmp_path: Path) -> None:
     report = verification_report([0.9, 0.1, 0.9, 0.2], [True, True, False, False])
-    model = FaceModel.of("mine", measured_model().encoder, ENCODER, report.operating_points)
+    model = FaceModel.create("mine", measured_model().encoder, ENCODER, report.operating_points)
     save_bundle(tmp_path, model, {})
     assert "Infinity" not in (tmp_path / "bundle.json").read_text()
-    assert load_bundle(tmp_path).record.operating_points == report.operating_points
+    assert load_bundle(tmp_path).metadata.operating_points == report.operating_points
 
 
 def test_what_scores_mean_round_trips(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(40, 8)) + np.repeat(np.eye(8), 5, axis=0)
     score_calibration = calibrate(rows, np.arange(40) // 5, "these people")
     save_bundle(
-        tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER, score_calibration=score_calibration), {}
+        tmp_path, FaceModel.create("mine", measured_model().encoder, ENCODER, score_calibration=score_calibration), {}
     )
-    assert load_bundle(tmp_path).record.score_calibration == score_calibration
+    assert load_bundle(tmp_path).metadata.score_calibration == score_calibration
 
 
 def test_a_model_that_was_never_measured_round_trips(tmp_path: Path) -> None:
-    save_bundle(tmp_path, FaceModel.of("mine", measured_model().encoder, ENCODER), {})
+    save_bundle(tmp_path, FaceModel.create("mine", measured_model().encoder, ENCODER), {})
     loaded = load_bundle(tmp_path)
-    assert (loaded.record.operating_points, loaded.record.eer_threshold) == ((), None)
+    assert (loaded.metadata.operating_points, loaded.metadata.eer_threshold) == ((), None)
 
 
 @pytest.mark.parametrize("place", [0, 100, -1])
@@ -196,7 +196,7 @@ def test_another_version_says_which_and_what_to_do(bundle: Path) -> None:
     rewrite(bundle, lambda content: content.__setitem__("format", 9))
     message = complaint(bundle)
     assert "has format 9, this version reads 6" in message
-    assert "make it anew" in message
+    assert "export it again" in message
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_byte_that_changes_no_value_is_noticed_too(change: Callable[[str], str
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("dimension", 0), ("dimension", 10**12), ("dimension", True), ("dimension", 17)],
+    [("embedding_size", 0), ("embedding_size", 10**12), ("embedding_size", True), ("embedding_size", 17)],
 )
 def test_a_dimension_that_is_not_the_networks_is_noticed(field: str, value: object, bundle: Path) -> None:
     rewrite(bundle, lambda content: content.__setitem__(field, value), sign=True)
@@ -229,7 +229,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(bundle: Path) -> None:
     for name in ("model.safetensors", "bundle.json"):
         (bundle / name).unlink()
         os.mkfifo(bundle / name)
-        assert "missing or no file" in complaint(bundle)
+        assert "missing or not a regular file" in complaint(bundle)
 
 
 @pytest.mark.parametrize("text", ["{", "", "not json", "[]", "null", "\x00"])
@@ -281,7 +281,7 @@ def test_nonsense_with_a_right_hash_is_one_sentence(change: Change, bundle: Path
         "subprocess.Popen",
         "builtins.eval",
         "siamese_verify.encoders.encoder.torch.load",
-        "siamese_verify.encoders.small.nn.Linear",
+        "siamese_verify.encoders.resnet.nn.Linear",
         "siamese_verify.encoders.Encoder",
         "siamese_verify.encoders.__builtins__",
         "siamese_verify.losses.TripletLoss",

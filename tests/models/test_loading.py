@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,29 +14,39 @@ import numpy as np
 import pytest
 import torch
 
+from siamese_verify import encoders
 from siamese_verify.encoders import MirroredEncoder, MobileFaceNet, Pixels, ResNet18, SmallResNet
 from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.errors import InputError
-from siamese_verify.models import FaceModel, TorchEngine, save_bundle
-from siamese_verify.models.export import network_of
-from siamese_verify.models.onnx_engine import OnnxEngine, embed_crops
-from siamese_verify.models.registry import models, pretrained_bundle, pretrained_folder
+from siamese_verify.evaluation import verification_report
+from siamese_verify.models import (
+    FaceModel,
+    TorchEngine,
+    load_bundle,
+    load_checkpoint,
+    load_model,
+    save_bundle,
+    store_thresholds,
+)
+from siamese_verify.models.engines import OnnxEngine, embed_crops
+from siamese_verify.models.export import export_network
+from siamese_verify.models.registry import list_models, pretrained_bundle, pretrained_folder
 from siamese_verify.structures import Crop
 from siamese_verify.verification import Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
 LFW = ROOT.parent / "shared/data/lfw/lfw-deepfunneled"
 WEIGHTS = ROOT.parent / "shared/weights"
-SMALL = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 4, "dimension": 16}
+SMALL = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 4, "embedding_size": 16}
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     crop = {"_target_": "siamese_verify.structures.Crop", "kind": "whole"}
-    encoder = SmallResNet(size=32, width=4, dimension=16, crop=Crop("whole"))
+    encoder = SmallResNet(size=32, width=4, embedding_size=16, crop=Crop("whole"))
     folder = tmp_path_factory.mktemp("loading") / "bundle"
-    save_bundle(folder, FaceModel.of("mine", encoder, {**SMALL, "crop": crop}), {"python": "3.11"})
+    save_bundle(folder, FaceModel.create("mine", encoder, {**SMALL, "crop": crop}), {"python": "3.11"})
     return folder
 
 
@@ -44,21 +55,21 @@ def test_both_engines_give_the_same_embeddings_and_the_same_name_to_their_space(
 ) -> None:
     by_onnx, by_torch = Verifier.load(bundle), Verifier.load(bundle, engine="torch")
     np.testing.assert_allclose(by_onnx.embed(photos), by_torch.embed(photos), atol=1e-5)
-    assert by_onnx.record.fingerprint == by_torch.record.fingerprint
-    assert by_onnx.record == by_torch.record
+    assert by_onnx.metadata.fingerprint == by_torch.metadata.fingerprint
+    assert by_onnx.metadata == by_torch.metadata
 
 
 def test_a_checkpoint_runs_on_torch_and_lies_in_the_space_of_its_bundle(tiny_run: Path, photos: list[Path]) -> None:
     checkpoint = Verifier.load(tiny_run / "checkpoints" / "best.ckpt")
     run = Verifier.load(tiny_run)
     np.testing.assert_allclose(run.embed(photos), checkpoint.embed(photos), atol=1e-5)
-    assert run.record.fingerprint == checkpoint.record.fingerprint
+    assert run.metadata.fingerprint == checkpoint.metadata.fingerprint
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"engine": "tensorrt"}, "onnx or torch"),
+        ({"engine": "tensorrt"}, "'onnx' or 'torch'"),
         ({"threads": 0}, "1 to 256 threads"),
         ({"threads": 100_000}, "1 to 256 threads"),
         ({"engine": "onnx", "device": "cuda"}, "runs on the CPU"),
@@ -81,8 +92,8 @@ def test_a_checkpoint_on_onnx_says_how_to_make_a_bundle(tiny_run: Path) -> None:
     "encoder",
     [
         SmallResNet(size=32, width=4),
-        MobileFaceNet(size=32, dimension=16),
-        ResNet18(size=64, dimension=16),
+        MobileFaceNet(size=32, embedding_size=16),
+        ResNet18(size=64, embedding_size=16),
         Pixels(size=16),
         MirroredEncoder(SmallResNet(size=32, width=4)),
         SmallResNet(size=32, width=4, normalize=False),
@@ -106,9 +117,9 @@ def test_the_network_of_every_encoder_is_translated_rightly(encoder: Encoder) ->
     size = encoder.input_spec.size
     crops = np.random.default_rng(0).integers(0, 256, (11, size, size, 3), dtype=np.uint8)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    engine = OnnxEngine(network_of(encoder), "network")
-    found = embed_crops(engine, crops, encoder.dimension)
-    expected = embed_crops(TorchEngine(encoder), crops, encoder.dimension)
+    engine = OnnxEngine(export_network(encoder), "network")
+    found = embed_crops(engine, crops, encoder.embedding_size)
+    expected = embed_crops(TorchEngine(encoder), crops, encoder.embedding_size)
     np.testing.assert_allclose(found, expected, atol=2e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
@@ -148,10 +159,10 @@ def test_a_file_that_the_manifest_does_not_list_is_never_opened(
     assert Verifier.load(copy).embed(photos[:1]).shape == (1, 16)
     content = json.loads((copy / "bundle.json").read_text())
     content["files"]["../../secret"] = "0" * 64
-    from siamese_verify.models.bundle import as_text, digest_of
+    from siamese_verify.models.bundle import manifest_digest, manifest_text
 
-    content["sha256"] = digest_of(content)
-    (copy / "bundle.json").write_text(as_text(content))
+    content["sha256"] = manifest_digest(content)
+    (copy / "bundle.json").write_text(manifest_text(content))
     with pytest.raises(InputError, match=r"lists '\.\./\.\./secret'"):
         Verifier.load(copy)
 
@@ -160,7 +171,7 @@ def test_a_pickle_in_place_of_the_weights_is_not_unpickled(bundle: Path, tmp_pat
     import hashlib
     import pickle
 
-    from siamese_verify.models.bundle import as_text, digest_of
+    from siamese_verify.models.bundle import manifest_digest, manifest_text
 
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -172,8 +183,8 @@ def test_a_pickle_in_place_of_the_weights_is_not_unpickled(bundle: Path, tmp_pat
     content = json.loads((copy / "bundle.json").read_text())
     for file in ("model.safetensors", "model.onnx"):
         content["files"][file] = hashlib.sha256((copy / file).read_bytes()).hexdigest()
-    content["sha256"] = digest_of(content)
-    (copy / "bundle.json").write_text(as_text(content))
+    content["sha256"] = manifest_digest(content)
+    (copy / "bundle.json").write_text(manifest_text(content))
     for engine in ("onnx", "torch"):
         with pytest.raises(InputError) as error:
             Verifier.load(copy, engine=engine)
@@ -183,7 +194,9 @@ def test_a_pickle_in_place_of_the_weights_is_not_unpickled(bundle: Path, tmp_pat
 
 def test_a_bundle_never_takes_the_place_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    model = FaceModel.of("mine", SmallResNet(size=32, width=4, dimension=16), SMALL)  # not even in evaluation mode
+    model = FaceModel.create(
+        "mine", SmallResNet(size=32, width=4, embedding_size=16), SMALL
+    )  # not even in evaluation mode
     with pytest.raises(InputError, match=r"holds notes\.txt"):
         save_bundle(tmp_path, model, {})
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -224,10 +237,10 @@ def test_a_pretrained_model_is_made_once_and_then_needs_neither_torch_nor_its_we
     )
     assert ended.stdout.splitlines()[-1] == "[] 0", ended.stdout + ended.stderr
     assert pretrained_folder("casia-webface") == casia
-    listed = {one.name: one for one in models(tmp_path)}
-    assert listed["casia-webface"].there
+    listed = {one.name: one for one in list_models(tmp_path)}
+    assert listed["casia-webface"].available
     assert "EER 1.3" in listed["casia-webface"].accuracy
-    assert not listed["vggface2"].there
+    assert not listed["vggface2"].available
     assert "models pull vggface2" in listed["vggface2"].note
 
 
@@ -264,3 +277,109 @@ def test_a_liveness_hook_runs_first_and_can_refuse(bundle: Path, photos: list[Pa
     with pytest.raises(NoDecision, match="was refused"):
         verifier.embed([photos[1]])
     assert seen.count(str(photos[0])) == 2
+
+
+@pytest.mark.parametrize("name", ["nobody", "casia", "/no/such/folder", ""])
+def test_an_unknown_model_is_an_error_that_lists_what_there_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"There is no model {name}.*casia-webface, vggface2, a bundle folder"):
+        load_model(name)
+
+
+def test_pretrained_weights_that_cannot_be_had_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"weights of vggface2.*cannot be downloaded.*TORCH_HOME"):
+        load_model("vggface2")
+
+
+def test_one_measurement_gives_a_pretrained_model_its_own_thresholds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4))
+    assert load_model("vggface2").metadata.operating_points == ()
+    report = verification_report([0.9, 0.8, 0.3, 0.1], [True, True, False, False])
+    path = store_thresholds("vggface2", {**report.to_dict(), "measured_on": "four pairs"})
+    assert tmp_path in path.parents
+    model = load_model("vggface2")
+    assert model.metadata.operating_points == report.operating_points
+    assert model.metadata.measured_on == "four pairs"
+    if casia := load_model("casia-webface").metadata.operating_points:  # its own, where it ships with some
+        assert casia != report.operating_points
+
+
+@pytest.mark.parametrize("form", ["run", "bundle", "best.ckpt", "last.ckpt"])
+def test_every_form_of_a_run_loads(form: str, tiny_run: Path) -> None:
+    path = {"run": tiny_run, "bundle": tiny_run / "bundle"}.get(form, tiny_run / "checkpoints" / form)
+    model = load_model(path)
+    assert len(model.metadata.operating_points) == 3
+    assert not model.encoder.training
+    assert "held out from synthetic training" in model.metadata.measured_on
+    assert model.metadata.training == {"data": "synthetic", "pretrained": None}
+
+
+def test_a_checkpoint_is_its_bundle(tiny_run: Path) -> None:
+    checkpoint, bundle = load_checkpoint(tiny_run / "checkpoints" / "best.ckpt"), load_bundle(tiny_run / "bundle")
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(checkpoint.encoder(images), bundle.encoder(images))
+    for name in ("configuration", "operating_points", "eer_threshold", "measured_on", "training", "metrics"):
+        assert getattr(checkpoint.metadata, name) == getattr(bundle.metadata, name)
+
+
+def test_the_thresholds_of_a_checkpoint_were_measured_on_its_weights(tiny_run: Path) -> None:
+    best = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)
+    rows = (tiny_run / "metrics" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("val/eer")
+    rates = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
+    assert best["validation"]["eer"] == pytest.approx(min(rates), abs=1e-6)
+
+
+class Trap:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "evil.ckpt", tmp_path / "trace"
+    torch.save({"hyper_parameters": {"encoder": {}}, "state_dict": {}, "extra": Trap(trace)}, path)
+    with pytest.raises(InputError, match="is not a checkpoint of siamese-verify") as error:
+        load_model(path)
+    assert not trace.exists()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"state_dict": {}},
+        {"hyper_parameters": {}, "state_dict": {}},
+        {"hyper_parameters": {"encoder": None}, "state_dict": {}},
+        {"hyper_parameters": {"encoder": {}}, "state_dict": {}},
+        {"hyper_parameters": {"encoder": {"_target_": "os.system", "command": "true"}}, "state_dict": {}},
+        {"hyper_parameters": {"encoder": {"_target_": "siamese_verify.encoders.SmallResNet"}}, "state_dict": {}},
+    ],
+)
+def test_somebody_elses_checkpoint_is_one_sentence(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(InputError) as error:
+        load_model(tmp_path / "other.ckpt")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"some text\n", b"\x89PNG\r\n\x1a\n", json.dumps({}).encode(), b"PK\x03\x04"])
+def test_a_file_that_is_no_checkpoint_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_bytes(content)
+    with pytest.raises(InputError, match="is not a checkpoint of siamese-verify") as error:
+        load_model(tmp_path / "model.ckpt")
+    assert "\n" not in str(error.value)

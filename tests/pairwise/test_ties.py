@@ -24,7 +24,7 @@ from siamese_verify.losses import (
     TripletLoss,
 )
 from siamese_verify.miners import AllPairs, AllTriplets, BatchHard, DistanceWeighted, HardPairs, SemiHard
-from siamese_verify.pairwise.neighbors import nearest_directions
+from siamese_verify.pairwise.neighbors import nearest_neighbors
 
 COUNT, DIMENSIONS = 1200, 32
 
@@ -79,7 +79,7 @@ def work(job: Callable[[Tensor, Tensor], Any], embeddings: Tensor, labels: Tenso
         BatchHard(),
         SemiHard(),
         DistanceWeighted(),
-        lambda embeddings, _: nearest_directions(embeddings, embeddings.clone(), 8),
+        lambda embeddings, _: nearest_neighbors(embeddings, embeddings.clone(), 8),
         *map(
             descend,
             [

@@ -45,7 +45,7 @@ class StandIn(Verifier):
             Calibration("logistic", (-1.0, 1.0), (-8.0, 8.0), 100, 4000),
             ImpostorTail((0.0, 0.2, 0.5, 0.8, 0.9, 0.95), (2000, 400, 40, 4, 1, 0), 4000),
         )
-        self.record = ModelMetadata(
+        self.metadata = ModelMetadata(
             "stand-in",
             {},
             InputSpec(32, crop=Crop("whole")),

@@ -195,7 +195,7 @@ async def test_large_photos_wait_for_each_other_and_small_ones_do_not() -> None:
     async with client_of(verifier, forwarded(workers=2, pixels=100_000)) as client:
         slow, large = photo(1, SLOW), photo(2, 400, 300)
         waiting = asyncio.create_task(client.post("/v1/verify", headers=A, **pair(slow, large)))
-        await until(lambda: verifier.photos == 2)
+        await until(lambda: verifier.photos >= 2)
         refused = await client.post("/v1/verify", headers=B, **pair(large, slow))
         small = await client.post("/v1/verify", headers=B, **pair())
         verifier.gate.set()
@@ -210,7 +210,7 @@ async def test_client_with_many_requests_leaves_room_for_another() -> None:
     verifier = StandIn()
     async with client_of(verifier, forwarded(in_flight=4, workers=3)) as client:
         many = [asyncio.create_task(client.post("/v1/verify", headers=A, **pair(photo(1, SLOW)))) for _ in range(9)]
-        await until(lambda: verifier.photos == 4)
+        await until(lambda: verifier.photos >= 4)
         assert (await client.post("/v1/verify", headers=B, **pair())).status_code == 200
         verifier.gate.set()
         statuses = sorted([(await task).status_code for task in many])

@@ -25,9 +25,9 @@ BUSH = [LFW / f"George_W_Bush/George_W_Bush_000{number}.jpg" for number in (1, 2
 def bundle(folder: Path) -> Path:
     torch.manual_seed(0)
     crop = {"_target_": "siamese_verify.structures.Crop", "kind": "whole"}
-    configuration = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 4, "dimension": 16}
-    encoder = SmallResNet(size=32, width=4, dimension=16, crop=Crop("whole"))
-    save_bundle(folder, FaceModel.of("tiny", encoder, {**configuration, "crop": crop}), {})
+    configuration = {"_target_": "siamese_verify.encoders.SmallResNet", "size": 32, "width": 4, "embedding_size": 16}
+    encoder = SmallResNet(size=32, width=4, embedding_size=16, crop=Crop("whole"))
+    save_bundle(folder, FaceModel.create("tiny", encoder, {**configuration, "crop": crop}), {})
     return folder
 
 

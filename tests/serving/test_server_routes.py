@@ -61,7 +61,7 @@ def test_too_few_rates_give_no_curve(rates: list[tuple[float, float]]) -> None:
 
 
 def test_scale_needs_measurements_and_leaves_out_unreachable_thresholds() -> None:
-    metadata = StandIn().record
+    metadata = StandIn().metadata
     assert score_scale(replace(metadata, operating_points=(), score_calibration=None)) is None
     unreachable = OperatingPoint(1e-6, 0.0, 0.0, float("inf"), True, 4000, 0)
     more = replace(metadata, operating_points=(*metadata.operating_points, unreachable))

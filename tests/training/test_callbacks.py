@@ -124,7 +124,7 @@ class Watched(SmallResNet):
     """Keeps the mode it was in for each batch outside of training."""
 
     def __init__(self) -> None:
-        super().__init__(size=16, width=4, dimension=8, dropout=0.5)
+        super().__init__(size=16, width=4, embedding_size=8, dropout=0.5)
         self.modes: list[bool] = []
 
     def forward(self, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from siamese_verify.training import MetricsFile, WholeCheckpoints
+from siamese_verify.training import AtomicCheckpoints, MetricsFile
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -40,7 +40,7 @@ def test_a_resumed_run_keeps_the_rows_before_its_first_step_and_takes_the_others
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, files = tmp_path / "checkpoints" / "last.ckpt", WholeCheckpoints()
+    path, files = tmp_path / "checkpoints" / "last.ckpt", AtomicCheckpoints()
     files.save_checkpoint({"weights": torch.ones(10)}, path)
 
     def full(_: int) -> None:

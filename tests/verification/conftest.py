@@ -1,4 +1,4 @@
-"""What tests of verification share."""
+"""Fixtures of the tests of models."""
 
 from __future__ import annotations
 

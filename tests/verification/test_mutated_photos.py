@@ -85,7 +85,7 @@ def resident() -> int:
 @pytest.mark.parametrize(("isolated", "cases"), [(False, CASES), (True, 110)])
 def test_ten_thousand_damaged_photos_are_faces_or_sentences(isolated: bool, cases: int) -> None:
     encoder = Pixels(size=16, crop=Crop("whole"))
-    verifier = Verifier(FaceModel.of("pixels", encoder, {}).record, TorchEngine(encoder))
+    verifier = Verifier(FaceModel.create("pixels", encoder, {}).metadata, TorchEngine(encoder))
     originals = [content for name, content in photos().items() if name.startswith(ISOLATED) == isolated]
     for content in originals:
         assert verifier.find(content)[0].crop.shape == (16, 16, 3)
@@ -131,7 +131,7 @@ def test_arrays_that_are_no_photos_are_sentences(kind: str) -> None:
         "empty": np.zeros((0, 9, 3), np.uint8),
     }
     encoder = Pixels(size=16, crop=Crop("whole"))
-    verifier = Verifier(FaceModel.of("pixels", encoder, {}).record, TorchEngine(encoder))
+    verifier = Verifier(FaceModel.create("pixels", encoder, {}).metadata, TorchEngine(encoder))
     with torch.inference_mode(), pytest.raises(NoDecision) as error:
         verifier.verify(arrays[kind], arrays[kind], threshold=0)
     assert "\n" not in str(error.value)

@@ -30,15 +30,15 @@ def assert_same(one: Part, other: Part) -> None:
 
 def test_what_was_added_is_read_again_and_goes_on(tmp_path: Path) -> None:
     kept = CachedEmbeddings(tmp_path / "kept", "one")
-    assert list(kept.parts()) == []
+    assert list(kept.read()) == []
     kept.add(part(1, 0, 2))
     kept.add(part(0, seed=1))
     kept.release()
     again = CachedEmbeddings(tmp_path / "kept", "one")
-    for found, wanted in zip(again.parts(), [part(1, 0, 2), part(0, seed=1)], strict=True):
+    for found, wanted in zip(again.read(), [part(1, 0, 2), part(0, seed=1)], strict=True):
         assert_same(found, wanted)
     again.add(part(3, seed=2))
-    assert len(list(again.parts())) == 3
+    assert len(list(again.read())) == 3
     again.remove()
     assert list(tmp_path.iterdir()) == []
     again.release()
@@ -50,10 +50,10 @@ def test_parts_of_another_origin_or_shape_are_removed(tmp_path: Path) -> None:
     kept.add(part(1))
     kept.add(part(1)._replace(counts=np.array([2], dtype=np.int32)))
     kept.add(part(1)._replace(faces=np.zeros(1)))  # type: ignore[arg-type]
-    assert len(list(kept.parts())) == 1
+    assert len(list(kept.read())) == 1
     assert len(list((tmp_path / "kept").iterdir())) == 1
     kept.release()
-    assert list(CachedEmbeddings(tmp_path / "kept", "two").parts()) == []
+    assert list(CachedEmbeddings(tmp_path / "kept", "two").read()) == []
     assert list((tmp_path / "kept").iterdir()) == []
 
 
@@ -61,7 +61,7 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     kept = CachedEmbeddings(tmp_path / "kept", "one")
     content = {**part(1)._asdict(), "keys": np.array([{"a": "pickle"}], dtype=object)}
     np.savez(tmp_path / "kept" / "000000.npz", origin=np.array("one"), **content)
-    assert list(kept.parts()) == []
+    assert list(kept.read()) == []
     assert list((tmp_path / "kept").iterdir()) == []
 
 

@@ -1,0 +1,5 @@
+"""Fixtures of the tests of models."""
+
+from tests.verification.conftest import photos
+
+__all__ = ["photos"]
