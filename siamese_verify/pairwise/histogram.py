@@ -202,7 +202,8 @@ class PairScores:
         first, second = self.probes.order[rows + block[0].start], self.gallery.order[columns + block[1].start]
         if self.itself:
             first, second = np.minimum(first, second), np.maximum(first, second)
-        return first * len(self.gallery.rows) + second
+        pairs: NDArray[np.int64] = first * len(self.gallery.rows) + second
+        return pairs
 
 
 class GenuineCounts(NamedTuple):
