@@ -18,7 +18,7 @@ from siamese_verify.losses import ContrastiveLoss, TripletLoss
 from siamese_verify.miners import BatchHard
 from siamese_verify.samplers import IdentityBatchSampler
 from siamese_verify.samplers.epoch import EpochSampler
-from siamese_verify.structures import FaceBatch
+from siamese_verify.structures import Crop, FaceBatch
 from siamese_verify.training import CollapseMonitor, RefreshHardNegatives, ReseedEachBatch, VerificationModule
 
 STEPS = 10  # of an epoch: as often as the geometry is looked at
@@ -36,7 +36,7 @@ class Batches(Dataset[FaceBatch]):
 
 
 class Point(nn.Module):
-    """Everybody looks the same."""
+    """All embeddings are equal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Point(nn.Module):
 
 
 class Flat(nn.Module):
-    """Pixels as they are: far apart, nothing learnt."""
+    """Pixels as embeddings: far apart, nothing learned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Flat(nn.Module):
 
 
 class StuckLoss(nn.Module):
-    """Stays at its margin, whatever is done."""
+    """A loss that stays at its margin."""
 
     margin = 0.2
 
@@ -82,7 +82,7 @@ def warnings_of(encoder: nn.Module, loss: nn.Module, epochs: int, log: pytest.Lo
     return [record.getMessage() for record in log.records if record.name == "siamese_verify.training.callbacks"]
 
 
-def test_a_collapsed_model_is_told_once_in_words_with_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_collapse_is_warned_of_once_with_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
     (message,) = warnings_of(Point(), TripletLoss(), 4, caplog)
     assert "collapsing, all faces to one point" in message
     assert "the embeddings lie 0.0000 apart with a spread of 0.0000" in message
@@ -96,35 +96,35 @@ def test_a_loss_at_its_margin_is_no_collapse_while_the_embeddings_lie_apart(capl
 
 
 @pytest.mark.parametrize("loss", [TripletLoss(soft=True), ContrastiveLoss(1.2, reduction="mean_nonzero")])
-def test_every_loss_knows_its_value_at_collapse(loss: TripletLoss | ContrastiveLoss) -> None:
+def test_losses_know_their_value_at_collapse(loss: TripletLoss | ContrastiveLoss) -> None:
     labels = torch.arange(3).repeat_interleave(2)
     assert float(loss(torch.ones(6, 4), labels)) == pytest.approx(loss.collapsed_loss)
 
 
-def test_one_bad_epoch_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_bad_epoch_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert warnings_of(Point(), TripletLoss(), 1, caplog) == []
 
 
-def test_a_healthy_model_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_healthy_model_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert warnings_of(Flat(), TripletLoss(), 4, caplog) == []
 
 
-class Listening(IdentityBatchSampler):
-    """Keeps what it is shown."""
+class RecordingSampler(IdentityBatchSampler):
+    """Keeps the embeddings of its updates."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(identities_per_batch=3, samples_per_identity=2, **arguments)
-        self.shown: list[Tensor] = []
+        self.updates: list[Tensor] = []
 
     def update(self, embeddings: Tensor) -> None:
-        self.shown.append(embeddings)
+        self.updates.append(embeddings)
 
 
 class Watched(SmallResNet):
-    """Keeps the mode it was in for each batch outside of training."""
+    """Keeps whether it was in training mode, for each batch."""
 
     def __init__(self) -> None:
-        super().__init__(size=16, width=4, embedding_size=8, dropout=0.5)
+        super().__init__(size=16, width=4, embedding_size=8, dropout=0.5, crop=Crop("whole"))
         self.modes: list[bool] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -166,29 +166,29 @@ def refreshed(
     return data, encoder, modes
 
 
-def test_a_sampler_that_listens_sees_all_training_photos_in_order_as_in_evaluation() -> None:
-    data, encoder, modes = refreshed(Listening, RefreshHardNegatives(), epochs=2)
-    assert len(data.sampler.shown) == 2
+def test_a_sampler_is_updated_with_all_training_photos_in_order_as_in_evaluation() -> None:
+    data, encoder, modes = refreshed(RecordingSampler, RefreshHardNegatives(), epochs=2)
+    assert len(data.sampler.updates) == 2
     encoder.eval()
     with torch.no_grad():
         expected = encoder(data.train_set.faces[range(len(data.train_set))])  # as they are: without augmentation
-    assert torch.equal(data.sampler.shown[-1], expected)
-    assert not torch.equal(data.sampler.shown[0], expected)
+    assert torch.equal(data.sampler.updates[-1], expected)
+    assert not torch.equal(data.sampler.updates[0], expected)
     assert modes
     assert all(modes)
 
 
-def test_a_refresh_every_other_epoch() -> None:
-    data, _, _ = refreshed(Listening, RefreshHardNegatives(every_n_epochs=2), epochs=3)
-    assert len(data.sampler.shown) == 1
+def test_a_sampler_can_be_updated_every_other_epoch() -> None:
+    data, _, _ = refreshed(RecordingSampler, RefreshHardNegatives(every_n_epochs=2), epochs=3)
+    assert len(data.sampler.updates) == 1
 
 
-def test_a_sampler_that_does_not_listen_costs_no_pass_over_the_photos() -> None:
-    class Deaf(IdentityBatchSampler):
+def test_a_sampler_without_update_costs_no_pass_over_the_photos() -> None:
+    class PlainSampler(IdentityBatchSampler):
         def __init__(self, **arguments: Any) -> None:
             super().__init__(identities_per_batch=3, samples_per_identity=2, **arguments)
 
-    data, encoder, _ = refreshed(Deaf, RefreshHardNegatives(), epochs=2)
+    data, encoder, _ = refreshed(PlainSampler, RefreshHardNegatives(), epochs=2)
     assert encoder.modes.count(True) == 2 * len(data.sampler)
     assert encoder.modes.count(False) == 2  # the two validations
 

@@ -37,7 +37,7 @@ FIGURES = {"train/loss", "train/fraction_nonzero", "train/distance_mean", "train
 
 
 class Recorder(nn.Module):
-    """Somebody else's loss: keeps which rows it was to compare."""
+    """A loss of another library that keeps the tuples it was given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Recorder(nn.Module):
 
 
 class SumLoss(nn.Module):
-    """Somebody else's loss, without items."""
+    """A loss of another library, without items."""
 
     def forward(self, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None) -> Tensor:
         assert tuples is None
@@ -153,16 +153,16 @@ def test_another_librarys_loss_gets_what_its_miners_return() -> None:
     assert none is None
 
 
-def test_a_loss_that_needs_negatives_refuses_pairs_that_are_fed() -> None:
+def test_a_loss_that_needs_negatives_refuses_the_pairs_of_a_sampler() -> None:
     pairs = Pairs(torch.tensor([0, 2]), torch.tensor([1, 4]), torch.tensor([True, False]))
     for objective in (SupConLoss(), InBatchNegatives(NCELoss())):
         module = VerificationModule(encoder(), objective, None, ADAM)
-        with pytest.raises(InputError, match=f"{type(objective).__name__} lets an anchor choose .* sampler=identity"):
+        with pytest.raises(InputError, match=f"{type(objective).__name__} compares .* sampler=identity"):
             module.training_step(batch(tuples=pairs), 0)
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
-def test_draws_of_a_miner_depend_on_seed_epoch_and_step_alone() -> None:
+def test_what_a_miner_draws_depends_on_seed_epoch_and_step_alone() -> None:
     drawn: list[float] = []
 
     def miner(embeddings: Tensor, labels: Tensor) -> Triplets:
