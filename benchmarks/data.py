@@ -1,13 +1,13 @@
-"""Reading, indexing and aligning faces, beside what people use for it today.
+"""Loading, indexing and aligning faces, beside the usual tools.
 
-- feed: images a second, augmented, from aligned JPEGs in folders and from a `.rec`, beside torchvision's ImageFolder
-  and DataLoader with the same transforms (flip, crop, colour, occlusion), two workers each. Claim: 1.5 times.
+- loading: augmented images a second from aligned JPEGs in folders and from a `.rec`, beside torchvision's ImageFolder
+  and DataLoader with the same transforms (flip, crop, color, occlusion), two workers each. Claim: 1.5 times.
 - index: 17 million photos of 360,000 identities. Claims: opened in 2 s, 500 MB a process beyond the imports, a batch of
   32 x 4 drawn in 1 ms, 50 MB of its own for each worker.
 - prepare: LFW's photos aligned by `prepare` in two processes, their start included, beside facenet-pytorch's MTCNN, one
   image at a time, with torch's default threads. Claim: 2 times.
 
-Run: `python benchmarks/data.py [--only feed index prepare] [--lfw ../shared/data/lfw]`.
+Run: `python benchmarks/data.py [--only loading index prepare] [--lfw ../shared/data/lfw]`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from torch.utils.data import DataLoader
 
 SIZE, BATCH, WORKERS = 112, 128, 2
 ROWS, PEOPLE = 17_000_000, 360_000
+PARTS = ("loading", "index", "prepare")
 
 
 def write_faces(folder: Path, people: int, photos: int) -> int:
-    """A folder for each person and the same as a `.rec`; how many."""
+    """Write a folder for each person and the same faces as a `.rec`; return their number."""
     from siamese_verify.datasets import SyntheticFaces
 
     faces = SyntheticFaces(people, photos, SIZE)
@@ -88,7 +89,7 @@ def our_loader(folder: Path, record: bool) -> Iterator[Any]:
 
 
 def rate(make: Callable[[], Iterator[Any]]) -> float:
-    """Images a second, from the first batch on: what a worker needs to start is the same for all."""
+    """Images a second from the first batch on, without the start of the workers, which is the same for all."""
     loader = make()
     next(loader)
     start, count = time.perf_counter(), 0
@@ -97,11 +98,11 @@ def rate(make: Callable[[], Iterator[Any]]) -> float:
     return count / (time.perf_counter() - start)
 
 
-def feed(repetitions: int) -> None:
+def loading(repetitions: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         count = write_faces(folder, 300, 30)
-        print(f"feed: {count:,} aligned JPEGs of {SIZE} x {SIZE}, batches of {BATCH}, {WORKERS} workers")
+        print(f"loading: {count:,} aligned JPEGs of {SIZE} x {SIZE}, batches of {BATCH}, {WORKERS} workers")
         loaders: dict[str, Callable[[], Iterator[Any]]] = {
             "ImageFolder + DataLoader": lambda: peer_loader(folder),
             "ours, folders": lambda: our_loader(folder, record=False),
@@ -119,14 +120,14 @@ def feed(repetitions: int) -> None:
 
 
 def memory(process: int | str = "self") -> tuple[float, float]:
-    """Resident megabytes of a process, and those that it shares with no other; Linux only."""
+    """Resident and private megabytes of a process; Linux only."""
     text = Path(f"/proc/{process}/smaps_rollup").read_text()
     told = {line.split(":")[0]: float(line.split()[1]) for line in text.splitlines() if line.endswith("kB")}
     return told["Rss"] / 1e3, (told["Private_Clean"] + told["Private_Dirty"]) / 1e3
 
 
-class Nothing(torch.utils.data.Dataset[int]):
-    """Touches what a worker touches of an index: the names of a batch."""
+class NameLengths(torch.utils.data.Dataset[int]):
+    """Reads of an index what a worker reads: the names of a batch."""
 
     def __init__(self, photos: Any) -> None:
         self.photos = photos
@@ -135,8 +136,8 @@ class Nothing(torch.utils.data.Dataset[int]):
         return sum(len(self.photos.names[row]) for row in rows)
 
 
-def make_rows(folder: Path) -> Path:
-    """The index of a set of 17 million photos, identities of very different sizes."""
+def write_index(folder: Path) -> Path:
+    """Write the index of 17 million photos of identities of very different sizes."""
     import pyarrow as pa
 
     from siamese_verify.datasets.index import FaceIndex, save_index
@@ -162,8 +163,8 @@ def make_rows(folder: Path) -> Path:
     return file
 
 
-def look_at_index(file: Path) -> None:
-    """Open the index in this process, which has done nothing else, and draw from it."""
+def measure_index(file: Path) -> None:
+    """Open the index in this process, which has done nothing else, and sample from it."""
     from siamese_verify.datasets.folder import IndexedPhotos
     from siamese_verify.datasets.index import open_index
     from siamese_verify.samplers import IdentityBatchSampler
@@ -174,19 +175,19 @@ def look_at_index(file: Path) -> None:
     sampler = IdentityBatchSampler(photos.identities, identities_per_batch=32, samples_per_identity=4)
     opened = time.perf_counter() - start
     batches = iter(sampler)
-    next(batches)  # the epoch is dealt
+    next(batches)  # draws the epoch
     times = []
     for _ in range(1000):
         start = time.perf_counter()
         rows = next(batches)
         times.append(time.perf_counter() - start)
     used = memory()[0] - before
-    loader = DataLoader(Nothing(photos), batch_size=None, sampler=sampler, num_workers=WORKERS)
+    loader = DataLoader(NameLengths(photos), batch_size=None, sampler=sampler, num_workers=WORKERS)
     iterator: Any = iter(loader)
     for _ in range(200):
         next(iterator)
     workers = [memory(worker.pid)[1] for worker in iterator._workers]
-    bare: Any = iter(DataLoader(Nothing([]), batch_size=None, sampler=[[], []], num_workers=WORKERS))
+    bare: Any = iter(DataLoader(NameLengths([]), batch_size=None, sampler=[[], []], num_workers=WORKERS))
     alone = statistics.mean(memory(worker.pid)[1] for worker in bare._workers)
     milliseconds = 1e3 * statistics.median(times)
     print(f"index: {len(photos):,} photos of {len(photos.people):,} identities, {file.stat().st_size / 1e6:,.0f} MB")
@@ -200,8 +201,8 @@ def look_at_index(file: Path) -> None:
 
 def index() -> None:
     with tempfile.TemporaryDirectory() as place:
-        file = make_rows(Path(place))
-        subprocess.run([sys.executable, __file__, "--look", str(file)], check=True)
+        file = write_index(Path(place))
+        subprocess.run([sys.executable, __file__, "--measure", str(file)], check=True)
 
 
 def prepare(lfw: Path, repetitions: int, photos: int) -> None:
@@ -239,24 +240,24 @@ def prepare(lfw: Path, repetitions: int, photos: int) -> None:
 
 
 def verdict(most: float, least: float) -> str:
-    """What becomes of a claim."""
+    """Whether a claim is kept."""
     return " (kept)" if most >= least else " (NOT kept)"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=("feed", "index", "prepare"), default=("feed", "index", "prepare"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--lfw", type=Path, default=Path(__file__).resolve().parents[1].parent / "shared/data/lfw")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--photos", type=int, default=1500, help="of LFW to prepare (%(default)s)")
-    parser.add_argument("--look", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.look:
-        look_at_index(options.look)
+    if options.measure:
+        measure_index(options.measure)
         return
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
-    if "feed" in options.only:
-        feed(options.repetitions)
+    if "loading" in options.only:
+        loading(options.repetitions)
     if "index" in options.only:
         index()
     if "prepare" in options.only:

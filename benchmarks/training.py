@@ -28,15 +28,15 @@ from siamese_verify.samplers import IdentityBatchSampler
 from siamese_verify.structures import Crop, FaceBatch
 from siamese_verify.training import VerificationModule
 
-PEOPLE, PHOTOS = 32, 4
+IDENTITIES, SAMPLES = 32, 4
 
 
 def loader(steps: int) -> DataLoader[FaceBatch]:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (64 * PHOTOS, 3, 64, 64), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(64).repeat_interleave(PHOTOS)
+    images = torch.randint(0, 256, (64 * SAMPLES, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(64).repeat_interleave(SAMPLES)
     transform = EachImage(v2.Compose([v2.RandomHorizontalFlip(), v2.RandomErasing(0.5)]))
-    sampler = IdentityBatchSampler(labels.numpy(), PEOPLE, PHOTOS, batches=steps)
+    sampler = IdentityBatchSampler(labels.numpy(), IDENTITIES, SAMPLES, batches=steps)
     return DataLoader(FaceDataset(FacesInMemory(images), labels, transform), batch_size=None, sampler=sampler)
 
 
@@ -52,7 +52,7 @@ def bare(steps: int) -> float:
         value.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimizer.step()
-    return steps * PEOPLE * PHOTOS / (time.perf_counter() - start)
+    return steps * IDENTITIES * SAMPLES / (time.perf_counter() - start)
 
 
 def lightning(steps: int) -> float:
@@ -76,7 +76,7 @@ def lightning(steps: int) -> float:
         )
         start = time.perf_counter()
         trainer.fit(module, loader(steps))
-    return steps * PEOPLE * PHOTOS / (time.perf_counter() - start)
+    return steps * IDENTITIES * SAMPLES / (time.perf_counter() - start)
 
 
 def main() -> None:

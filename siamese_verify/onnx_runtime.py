@@ -1,9 +1,10 @@
-"""ONNX Runtime sessions, set up as everything here wants them."""
+"""ONNX Runtime: sessions on the CPU without telemetry, and export of torch networks to ONNX."""
 
 from __future__ import annotations
 
 import copy
 import logging
+import os
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -15,31 +16,32 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
     from torch import Tensor, nn
 
+OPSET = 18
+LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
-def runtime() -> ModuleType:
-    """ONNX Runtime, silent: by itself it would keep a number of this device and report to its maker."""
-    import os
 
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when it is imported, and too late afterwards
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime with its telemetry disabled."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import, and too late afterwards
     import onnxruntime
 
     module: ModuleType = onnxruntime
     return module
 
 
-def session_of(model: bytes | Path, name: str, threads: int = 0, arena: bool = False) -> InferenceSession:
-    """Make a model ready to run on the CPU.
+def open_session(model: bytes | Path, name: str, threads: int = 0, arena: bool = False) -> InferenceSession:
+    """Open a session that runs an ONNX model on the CPU.
 
     Args:
-        model: an ONNX file, or where it lies: then it is never held in memory twice.
-        name: what to call it in errors.
+        model: ONNX file, or its path, which takes less memory.
+        name: of the model, for errors.
         threads: that share the work of one run; 0 for one per core.
-        arena: keep the memory of the largest run for the next: faster, for runs of about one size.
+        arena: keep the memory of the largest run for the next, which is faster for runs of about the same size.
 
     Raises:
-        InputError: it is no ONNX model, or needs what this version of ONNX Runtime lacks.
+        InputError: it is not an ONNX model, or needs what this version of ONNX Runtime lacks.
     """
-    onnxruntime = runtime()
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only, and those are raised
     options.intra_op_num_threads = threads
@@ -50,22 +52,18 @@ def session_of(model: bytes | Path, name: str, threads: int = 0, arena: bool = F
     options.enable_mem_pattern = False  # batches differ in size
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own classes, which have no common one
+    except Exception as error:  # ONNX Runtime's errors have no common class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{name} cannot be run: {reason}.") from None
 
 
-OPSET = 18
-LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
-
-
-def onnx_network(network: nn.Module, inputs: tuple[Tensor, ...], free: dict[str, dict[int, object]]) -> bytes:
-    """Trace a network as it evaluates, on the CPU; the network itself stays as it is.
+def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], dynamic: dict[str, dict[int, object]]) -> bytes:
+    """Export a network as it evaluates to an ONNX file; the network itself is not changed.
 
     Args:
-        network: any.
+        network: on any device.
         inputs: an example of each.
-        free: by the names of the inputs, the dimensions whose lengths may differ.
+        dynamic: dimensions of variable length, by the names of the inputs.
     """
     import torch
 
@@ -73,16 +71,16 @@ def onnx_network(network: nn.Module, inputs: tuple[Tensor, ...], free: dict[str,
     replace_prelu(plain)
     levels = {name: logging.getLogger(name).level for name in LOGGERS}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own inside
+        warnings.simplefilter("ignore")  # of the exporter's internals
         for name in LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
             program = torch.onnx.export(
                 plain,
                 inputs,
-                input_names=list(free),
+                input_names=list(dynamic),
                 dynamo=True,
-                dynamic_shapes=tuple(free.values()),
+                dynamic_shapes=tuple(dynamic.values()),
                 external_data=False,
                 opset_version=OPSET,
                 verbose=False,
@@ -96,11 +94,11 @@ def onnx_network(network: nn.Module, inputs: tuple[Tensor, ...], free: dict[str,
 
 
 def replace_prelu(network: nn.Module) -> None:
-    """Put sums for PReLUs: the same numbers, and on ONNX Runtime's CPU many times as fast."""
+    """Replace PReLUs by equal sums, which are many times as fast on ONNX Runtime's CPU."""
     from torch import nn
 
-    class Sum(nn.Module):
-        """`a x + (1 - a) max(0, x)`, where the runtime joins each product, and the maximum, to a convolution."""
+    class PReLUAsSum(nn.Module):
+        """`a x + (1 - a) max(0, x)`; ONNX Runtime fuses its products and the maximum with the convolution."""
 
         slope: Tensor
         rest: Tensor
@@ -120,6 +118,6 @@ def replace_prelu(network: nn.Module) -> None:
 
     for name, part in network.named_children():
         if isinstance(part, nn.PReLU):
-            setattr(network, name, Sum(part.weight))
+            setattr(network, name, PReLUAsSum(part.weight))
         else:
             replace_prelu(part)

@@ -132,7 +132,7 @@ def test_no_file_is_a_box_for_everything() -> None:
         ("losses.triplet", "from .. import faces"),
         ("miners.semi_hard", "from siamese_verify.losses import TripletLoss"),
         ("miners.semi_hard", "from siamese_verify.datasets import lfw"),
-        ("encoders.small", "from siamese_verify.faces import crop_face"),
+        ("encoders.resnet", "from siamese_verify.faces import crop_face"),
         ("faces.alignment", "def late():\n    from siamese_verify.data import FaceCropper"),
         ("datasets.lfw", "from siamese_verify.evaluation import auc"),
         ("datasets.lfw", "class A:\n    async def late(self):\n        import siamese_verify.training"),

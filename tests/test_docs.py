@@ -1,4 +1,4 @@
-"""The pages of objectives and of evaluation: what they show, run and link to."""
+"""The pages of losses and of evaluation: what they show, run and link to."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from siamese_verify.cli.configuration import CONF
 from siamese_verify.training.module import pml_tuples
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGE = (DOCS / "objectives.md").read_text()
+PAGE = (DOCS / "losses.md").read_text()
 EVALUATION = (DOCS / "evaluation.md").read_text()
 DATA = (DOCS / "data.md").read_text()
 VERIFYING = (DOCS / "verifying.md").read_text()
 GALLERY = (DOCS / "gallery.md").read_text()
 SERVING = (DOCS / "serving.md").read_text()
 PAGES = {
-    "objectives": PAGE,
+    "losses": PAGE,
     "evaluation": EVALUATION,
     "data": DATA,
     "verifying": VERIFYING,
@@ -54,16 +54,16 @@ def slug(heading: str) -> str:
 def test_the_script_draws_every_picture_of_the_page_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["draw_objectives.py", str(tmp_path)])
-    runpy.run_path(str(DOCS / "draw_objectives.py"))["main"]()
+    monkeypatch.setattr(sys, "argv", ["draw_losses.py", str(tmp_path)])
+    runpy.run_path(str(DOCS / "draw_losses.py"))["main"]()
     drawn = {path.name for path in tmp_path.iterdir()}
-    assert drawn == {link.removeprefix("objectives/") for link in HERE if link.startswith("objectives/")}
-    assert drawn == {path.name for path in (DOCS / "objectives").iterdir()}
+    assert drawn == {link.removeprefix("losses/") for link in HERE if link.startswith("losses/")}
+    assert drawn == {path.name for path in (DOCS / "losses").iterdir()}
     for name in drawn:
-        with Image.open(tmp_path / name) as fresh, Image.open(DOCS / "objectives" / name) as kept:
+        with Image.open(tmp_path / name) as fresh, Image.open(DOCS / "losses" / name) as kept:
             assert fresh.info == {}, "no date, no version: nothing that changes by itself"
             assert fresh.size == kept.size
-    assert sum(path.stat().st_size for path in (DOCS / "objectives").iterdir()) < 600_000
+    assert sum(path.stat().st_size for path in (DOCS / "losses").iterdir()) < 600_000
 
 
 @pytest.mark.parametrize("name", sorted({*losses.__all__, *miners.__all__}))
@@ -115,7 +115,7 @@ def test_every_protocol_and_setting_of_an_evaluation_is_on_the_page() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_composes_and_its_objective_takes_what_it_is_fed(
+def test_every_command_composes_and_its_loss_takes_its_tuples(
     command: str, configured: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     cfg = configured("train", tmp_path, *shlex.split(command))
@@ -126,14 +126,14 @@ def test_every_command_composes_and_its_objective_takes_what_it_is_fed(
     rows, tuples = batch if isinstance(batch, tuple) else (batch, None)
     labels = torch.from_numpy(identities[rows])
     embeddings = torch.nn.functional.normalize(torch.randn(len(rows), 8)).requires_grad_()
-    known = {"identities": 40, "dimensions": 8} if "identities" in values["loss"] else {}
-    objective = instantiate(cfg.loss, **known)
+    known = {"num_identities": 40, "embedding_size": 8} if "num_identities" in values["loss"] else {}
+    loss = instantiate(cfg.loss, **known)
     if tuples is None and cfg.get("miner"):
         tuples = instantiate(cfg.miner)(embeddings.detach(), labels)
-    ours = type(objective).__module__.startswith("siamese_verify")
-    loss = objective(embeddings, labels, tuples if ours else pml_tuples(tuples, len(labels)))
-    loss.backward()
-    assert loss > 0
+    ours = type(loss).__module__.startswith("siamese_verify")
+    value = loss(embeddings, labels, tuples if ours else pml_tuples(tuples, len(labels)))
+    value.backward()
+    assert value > 0
     assert embeddings.grad is not None
     assert embeddings.grad.isfinite().all()
     assert embeddings.grad.abs().max() > 0, "it teaches something"
@@ -142,7 +142,7 @@ def test_every_command_composes_and_its_objective_takes_what_it_is_fed(
 @pytest.mark.parametrize("link", HERE)
 def test_every_link_within_the_project_leads_somewhere(link: str) -> None:
     path, _, anchor = link.partition("#")
-    target = DOCS / path if path else DOCS / "objectives.md"
+    target = DOCS / path if path else DOCS / "losses.md"
     assert target.is_file()
     if anchor:
         assert anchor in {slug(heading) for heading in re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)}

@@ -1,4 +1,4 @@
-"""`siamese-verify center`: a model that also looks in the mirror and subtracts the mean face, as a bundle."""
+"""`siamese-verify center`: export a model that adds the mirror image and subtracts the mean embedding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from siamese_verify.verification import embed_photos
 
 
 def center(cfg: DictConfig, output: Path) -> FaceModel:
-    """Wrap a model's encoder, measure the mean over some photos, and thresholds over a protocol."""
+    """Wrap the encoder of a model, measure its mean embedding on photos and its thresholds on a protocol."""
     if OmegaConf.is_missing(cfg, "model"):
         raise InputError("No model is given: set model=casia-webface, or the path of a bundle, a run or a checkpoint.")
     if (output / "bundle.json").exists():
@@ -35,7 +35,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     set_threads(cfg.threads)
     model = load_model(cfg.model)
     if isinstance(model.encoder, MirroredEncoder):
-        raise InputError(f"The model {cfg.model} is centred already.")
+        raise InputError(f"The model {cfg.model} is centered already.")
     photos: Photos = instantiate(cfg.data.photos)
     protocol: Protocol = instantiate(cfg.protocol)
     leak = refuse_leak([TrainingSubset.from_photos(photos, np.arange(len(photos)))], protocol, cfg.allow_leakage)
@@ -70,18 +70,18 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         quality=ranges_of(cropper.qualities),
         weights_sha256="",
     )
-    centred = FaceModel(encoder, metadata)
+    centered = FaceModel(encoder, metadata)
     made_by: dict[str, Any] = {
         "versions": versions(),
         "configuration": cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)),
         "data": cropper.digest,
         **({"tested people": f"among those averaged in part: {leak}"} if leak else {}),
     }
-    save_bundle(output, centred, made_by["versions"])
+    save_bundle(output, centered, made_by["versions"])
     save_results(output / "report", result, [], made_by)
     print_results([result], output)
     print(f"Bundle: {output}")
-    return centred
+    return centered
 
 
 @hydra_command("center")

@@ -116,9 +116,7 @@ def measure(
     threshold = model.metadata.eer_threshold if model and (pairs is None or pairs.folds is None) else None
     scores = None
     if pairs is None:
-        report = all_pairs_report(
-            embeddings, people, targets=targets, threshold=threshold, progress=True
-        )
+        report = all_pairs_report(embeddings, people, targets=targets, threshold=threshold, progress=True)
         if resamples:
             report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
     else:

@@ -18,6 +18,7 @@ from siamese_verify.data.face_crops import FaceCropper
 from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory, FacesOnDisk
 from siamese_verify.data.identity_split import Split, hold_out, split_by_identity
 from siamese_verify.errors import InputError
+from siamese_verify.faces import SelectOneFace
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, all_pairs, find_leak
 from siamese_verify.samplers.epoch import EpochSampler
@@ -78,7 +79,7 @@ class FaceDataModule(pl.LightningDataModule):
         instances: bool = False,
         in_memory: bool | None = None,
         max_damaged: int = 10,
-        on_multiple_faces: str = "central",
+        on_multiple_faces: SelectOneFace = "central",
         cache: str | Path | None = None,
         workers: int = 0,
         seed: int = 0,

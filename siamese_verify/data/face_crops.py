@@ -17,7 +17,15 @@ from torch import Tensor
 
 from siamese_verify.atomic_write import write_whole
 from siamese_verify.errors import InputError, printable
-from siamese_verify.faces import FaceFinder, Quality, check_on_multiple_faces, crop_face, quality_of, reduced
+from siamese_verify.faces import (
+    FaceFinder,
+    Quality,
+    SelectOneFace,
+    check_select_one_face,
+    crop_face,
+    quality_of,
+    reduced,
+)
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.structures import InputSpec, Photos
 from siamese_verify.tables import csv_cell
@@ -50,12 +58,12 @@ class FaceCropper:
         spec: InputSpec,
         cache: str | Path | None = None,
         max_damaged: int = 0,
-        on_multiple_faces: str = "central",
+        on_multiple_faces: SelectOneFace = "central",
         finder: FaceFinder | None = None,
     ) -> None:
         self.spec = spec
         self.max_damaged = max_damaged
-        self.on_multiple_faces = check_on_multiple_faces(on_multiple_faces, allow_any=False)
+        self.on_multiple_faces = check_select_one_face(on_multiple_faces)
         self.damaged: list[tuple[str, str]] = []
         self.failures: list[tuple[str, str]] = []
         self.qualities: list[Quality] = []

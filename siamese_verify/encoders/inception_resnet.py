@@ -1,4 +1,4 @@
-"""FaceNet's Inception-ResNet v1, through facenet-pytorch."""
+"""Inception-ResNet v1 of FaceNet, from facenet-pytorch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class InceptionResNet(Encoder):
     """Inception-ResNet v1, 512 dimensions, 160 x 160 (Szegedy et al. 2017; Schroff et al. 2015).
 
     Args:
-        pretrained: `casia-webface` or `vggface2` load facenet-pytorch's weights (107 MB into torch's cache at first
-            use); None starts from random ones.
-        dropout: of the pooled features, in [0, 1); facenet-pytorch's default.
-        size: side of the input in pixels; the weights were trained on 160.
-        crop: how faces are cut; the weights were validated by their author on upright boxes with a margin of 32.
+        pretrained: `casia-webface` or `vggface2` for the weights of facenet-pytorch (107 MB, downloaded once to torch's
+            cache); None for random weights.
+        dropout: of the pooled features, in [0, 1).
+        size: side of the input in pixels; 160 for the pretrained weights.
+        crop: how faces are cropped; the author validated the pretrained weights on upright boxes with a margin of 32.
         normalize: give embeddings of unit length.
 
     Raises:
-        InputError: the weights are neither in the cache nor to be had from the network.
+        InputError: unknown, damaged or unavailable weights.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class InceptionResNet(Encoder):
         from facenet_pytorch import InceptionResnetV1
 
         if pretrained not in (None, "casia-webface", "vggface2"):
-            raise InputError(f"There are no weights called {pretrained!r}: choose casia-webface, vggface2 or null.")
+            raise InputError(f"pretrained must be casia-webface, vggface2 or null, got {pretrained!r}.")
         try:
             backbone = InceptionResnetV1(pretrained=pretrained, dropout_prob=dropout)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -51,6 +51,6 @@ class InceptionResNet(Encoder):
                 f"The weights of {pretrained} are not on this machine and cannot be downloaded ({error}): connect to "
                 "the network once, or set TORCH_HOME to a folder that holds them in checkpoints/."
             ) from None
-        backbone.logits = nn.Identity()  # the classifier over training identities has no part in an embedding
-        backbone.classify = True  # gives what comes out of `logits`, else always unit length, whatever `normalize` says
+        backbone.logits = nn.Identity()  # embeddings need no classifier
+        backbone.classify = True  # returns the output of `logits`; False would normalize it always
         super().__init__(backbone, 512, InputSpec(size, std=(128.0, 128.0, 128.0), crop=crop), normalize)

@@ -1,4 +1,4 @@
-"""MobileFaceNet: one million weights, made for phones."""
+"""MobileFaceNet, a network of one million weights for phones."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ class MobileFaceNet(Encoder):
     Args:
         size: side of the input in pixels, a multiple of 16; 112 in the paper.
         embedding_size: length of an embedding.
-        crop: how faces are cut from photos.
+        crop: how faces are cropped from photos.
         normalize: give embeddings of unit length.
 
     Raises:
-        InputError: `size` is no multiple of 16.
+        InputError: `size` is not a multiple of 16.
     """
 
     def __init__(
         self, size: int = 112, embedding_size: int = 128, crop: Crop = Crop("box", margin=10), normalize: bool = True
     ) -> None:
         if size % 16 or size < 16:
-            raise InputError(f"MobileFaceNet takes a size that is a multiple of 16, got {size}.")
+            raise InputError(f"The size of MobileFaceNet must be a multiple of 16, got {size}.")
         layers: list[nn.Module] = [convolution(3, 64, 3, 2, 1), convolution(64, 64, 3, 1, 1, groups=64)]
         channels = 64
         for expansion, outputs, count, stride in BOTTLENECKS:

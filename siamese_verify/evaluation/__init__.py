@@ -1,6 +1,6 @@
 """Scores -> ROC, EER, operating points, intervals, calibration, reports; importing it loads numpy only."""
 
-from siamese_verify.evaluation.acquisition import Acquisition, GeneralizedRates, add_failures
+from siamese_verify.evaluation.acquisition import add_failures
 from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS, all_pairs_report
 from siamese_verify.evaluation.all_pairs_intervals import all_pairs_intervals
 from siamese_verify.evaluation.bootstrap import Interval
@@ -8,20 +8,18 @@ from siamese_verify.evaluation.calibration import (
     Calibration,
     ScoreCalibration,
     calibrate,
-    choose_calibration,
     cllr,
     fit_isotonic,
     fit_logistic,
 )
 from siamese_verify.evaluation.calibration_check import CalibrationCheck, check_calibration, min_cllr
-from siamese_verify.evaluation.comparison import Comparison, compare_scores
+from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
-from siamese_verify.evaluation.groups import DamagedRates, GroupRates, damaged_rates, group_reports, pair_groups
-from siamese_verify.evaluation.identification_rates import IdentificationReport, OpenSetPoint, identification_report
+from siamese_verify.evaluation.groups import DamagedRates, GroupRates, damaged_rates, group_reports
+from siamese_verify.evaluation.identification_rates import IdentificationReport, identification_report
 from siamese_verify.evaluation.impostor_tail import ImpostorTail
 from siamese_verify.evaluation.operating_points import (
     DECISIVE_IMPOSTORS,
-    EqualError,
     OperatingPoint,
     ThresholdRates,
     best_threshold,
@@ -37,31 +35,26 @@ from siamese_verify.evaluation.pair_intervals import pair_intervals
 from siamese_verify.evaluation.report import TARGETS, VerificationReport, inverted_hint, verification_report
 from siamese_verify.evaluation.roc import RocCurve, auc, read_curve, roc_curve
 from siamese_verify.evaluation.run_comparison import compare_runs, read_evaluation
-from siamese_verify.evaluation.score_file import PublishedCurve, ScoreFile, read_published, read_scores, write_scores
+from siamese_verify.evaluation.score_file import PublishedCurve, read_published, read_scores, write_scores
 from siamese_verify.evaluation.score_statistics import d_prime
 
 __all__ = [
     "ALL_PAIRS_TARGETS",
     "DECISIVE_IMPOSTORS",
     "TARGETS",
-    "Acquisition",
     "Calibration",
     "CalibrationCheck",
-    "Comparison",
     "DamagedRates",
-    "EqualError",
-    "GeneralizedRates",
     "GroupRates",
     "IdentificationReport",
     "ImpostorTail",
     "Interval",
     "KFoldAccuracy",
-    "OpenSetPoint",
     "OperatingPoint",
     "PublishedCurve",
     "RocCurve",
     "ScoreCalibration",
-    "ScoreFile",
+    "ScoreComparison",
     "ThresholdRates",
     "VerificationReport",
     "add_failures",
@@ -71,7 +64,6 @@ __all__ = [
     "best_threshold",
     "calibrate",
     "check_calibration",
-    "choose_calibration",
     "cllr",
     "compare_runs",
     "compare_scores",
@@ -87,7 +79,6 @@ __all__ = [
     "kfold_accuracy",
     "min_cllr",
     "operating_point",
-    "pair_groups",
     "pair_intervals",
     "rates_at",
     "read_curve",

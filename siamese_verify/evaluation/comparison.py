@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ScoreComparison:
     """Two models on the same pairs; differences are the second minus the first.
 
     Attributes:
@@ -94,7 +94,7 @@ def compare_scores(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> Comparison:
+) -> ScoreComparison:
     """Compare two models by their scores of the same pairs.
 
     Each decides by its own threshold: the one given, else those of the folds as in `kfold_accuracy`, else that of its
@@ -139,7 +139,7 @@ def compare_scores(
         name: difference_interval(values[:, 0], [one[name] for one in single], [block[name] for block in drawn])
         for name, values in plain.items()
     }
-    return Comparison(
+    return ScoreComparison(
         names=names,
         pairs=len(labels),
         errors=(int(wrong[0].sum()), int(wrong[1].sum())),

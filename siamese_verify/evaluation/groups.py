@@ -14,8 +14,6 @@ from siamese_verify.evaluation.roc import roc_curve
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -31,11 +29,6 @@ class GroupRates(NamedTuple):
     far_difference: tuple[float, Interval] | None  # from all other groups together; None where either has no rate
     frr_difference: tuple[float, Interval] | None
     insufficient: bool  # fewer than ten errors of a kind decide a rate
-
-
-def pair_groups(left: Sequence[str], right: Sequence[str]) -> NDArray[np.str_]:
-    """Return the group of each pair: that of both photos, or "" where they differ or are unknown."""
-    return np.array([one if one == other else "" for one, other in zip(left, right, strict=True)], dtype=np.str_)
 
 
 def group_reports(

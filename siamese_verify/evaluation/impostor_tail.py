@@ -171,23 +171,15 @@ class ImpostorTail:
             )
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"The impostor tail is damaged ({error}): measure it again.") from None
-        if wrong := found._inconsistency():
-            raise InputError(f"The impostor tail is damaged ({wrong}): measure it again.")
+        bounds = [one for one in found.intervals if one is not None]
+        sizes = len(found.scores) == len(found.accepted) > 0 and len(found.intervals) in (0, len(found.scores))
+        falls = (
+            np.isfinite(found.scores).all()
+            and (np.diff(found.scores) > 0).all()
+            and (np.diff(found.accepted) <= 0).all()
+        )
+        if not (sizes and falls and found.accepted[-1] == 0 and found.accepted[0] <= found.impostors > 0):
+            raise InputError("The impostor tail is damaged (its counts do not fall to 0): measure it again.")
+        if any(not 0 <= low <= high <= 1 for low, high in bounds) or (bounds and bounds[-1].high == 0):
+            raise InputError("The impostor tail is damaged (its intervals are invalid): measure it again.")
         return found
-
-    def _inconsistency(self) -> str | None:
-        """What contradicts itself in values read from a file; None if nothing does."""
-        falls = bool(np.all(np.diff(self.scores) > 0) and np.all(np.diff(self.accepted) <= 0))
-        sizes = len(self.scores) == len(self.accepted) > 0 < self.impostors
-        if not (falls and sizes and np.isfinite(self.scores).all()):
-            return "it does not fall"
-        if not 0 <= self.accepted[-1] <= self.accepted[0] <= self.impostors:
-            return f"it counts {self.accepted[0]} of {self.impostors}"
-        bounds = [one for one in self.intervals if one is not None]
-        if len(self.intervals) not in (0, len(self.scores)) or any(not 0 <= low <= high <= 1 for low, high in bounds):
-            return "its intervals are invalid"
-        if self.accepted[-1]:
-            return "it has no end"
-        if bounds and bounds[-1].high == 0:
-            return "it claims that no impostor scores higher"
-        return None

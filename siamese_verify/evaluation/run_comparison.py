@@ -12,7 +12,7 @@ import numpy as np
 
 from siamese_verify.atomic_write import write_whole
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.comparison import Comparison, compare_scores
+from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
 from siamese_verify.evaluation.report import PAIRS_DIGEST, inverted_hint, verification_report
 from siamese_verify.evaluation.roc import RocCurve, read_curve
 from siamese_verify.evaluation.score_file import ScoreFile, read_scores
@@ -113,7 +113,7 @@ def compare_runs(paths: Sequence[str | Path], output: str | Path) -> tuple[list[
     names = [
         title if titles.count(title) == 1 else f"{title} ({path})" for title, path in zip(titles, paths, strict=True)
     ]
-    tests: list[Comparison] = []
+    tests: list[ScoreComparison] = []
     sentences = []
     for first, second in combinations(range(len(runs)), 2):
         pair = names[first], names[second]
@@ -136,7 +136,7 @@ def compare_runs(paths: Sequence[str | Path], output: str | Path) -> tuple[list[
     return sentences, folder / "compare.html"
 
 
-def _paired_test(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> Comparison | None:
+def _paired_test(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> ScoreComparison | None:
     """Compare the scores of the same pairs, each at its threshold chosen on other data; None for other pairs."""
     one, two = first.scores, second.scores
     if one is None or two is None or len(one.scores) != len(two.scores) or not np.array_equal(one.same, two.same):

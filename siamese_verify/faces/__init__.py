@@ -8,7 +8,9 @@ from siamese_verify.faces.finder import (
     FaceSearch,
     OnMultipleFaces,
     SelectedFace,
+    SelectOneFace,
     check_on_multiple_faces,
+    check_select_one_face,
 )
 from siamese_verify.faces.photo import Photo, open_photo, reduced
 from siamese_verify.faces.quality import Quality, quality_of, ranges_of, sharpness
@@ -24,9 +26,11 @@ __all__ = [
     "OnMultipleFaces",
     "Photo",
     "Quality",
+    "SelectOneFace",
     "SelectedFace",
     "alignment_name",
     "check_on_multiple_faces",
+    "check_select_one_face",
     "crop_face",
     "detector_files",
     "load_networks",

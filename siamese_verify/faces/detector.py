@@ -15,7 +15,7 @@ from PIL import Image
 from siamese_verify.atomic_write import cache_folder, write_whole
 from siamese_verify.faces.mtcnn import Array, Network, Networks, find_faces
 from siamese_verify.faces.rotation import Box, Point
-from siamese_verify.onnx_runtime import OPSET, onnx_network, session_of
+from siamese_verify.onnx_runtime import OPSET, export_onnx, open_session
 
 LONGEST_SIDE = 1280  # larger photos are searched at this size: the time of a search grows with the area
 
@@ -107,7 +107,7 @@ def load_networks(files: Mapping[str, bytes]) -> Networks:
         InputError: one is missing or not an ONNX model.
     """
     propose, refine, output = (_network(files, name) for name in DETECTOR_FILES[:3])
-    suppression = session_of(files.get(DETECTOR_FILES[3], b""), DETECTOR_FILES[3], threads=1)
+    suppression = open_session(files.get(DETECTOR_FILES[3], b""), DETECTOR_FILES[3], threads=1)
 
     def apart(boxes: Array, probabilities: Array, max_overlap: float) -> NDArray[np.int64]:
         if not len(boxes):
@@ -125,7 +125,7 @@ def load_networks(files: Mapping[str, bytes]) -> Networks:
 
 
 def _network(files: Mapping[str, bytes], name: str) -> Network:
-    session = session_of(files.get(name, b""), name, threads=1)
+    session = open_session(files.get(name, b""), name, threads=1)
 
     def run(pixels: Array) -> tuple[Array, ...]:
         return tuple(session.run(None, {"pixels": pixels}))
@@ -156,7 +156,7 @@ def convert_detector() -> dict[str, bytes]:
     for name, network, sides in zip(DETECTOR_FILES, (PNet(), RNet(), ONet()), TRACED_SIDES, strict=False):
         axes = (0, 2, 3) if name == DETECTOR_FILES[0] else (0,)
         dynamic = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
-        files[name] = onnx_network(network, (torch.zeros(2, 3, *sides),), {"pixels": dynamic})
+        files[name] = export_onnx(network, (torch.zeros(2, 3, *sides),), {"pixels": dynamic})
     files[DETECTOR_FILES[3]] = suppression_network()
     return files
 

@@ -48,6 +48,7 @@ from siamese_verify.faces.rotation import (
 log = logging.getLogger(__name__)
 
 OnMultipleFaces = Literal["error", "largest", "central", "any"]
+SelectOneFace = Literal["error", "largest", "central"]  # where a photo gives one face at most
 ON_MULTIPLE_FACES: tuple[OnMultipleFaces, ...] = get_args(OnMultipleFaces)
 
 MIN_PROBABILITY = 0.9  # of a face: what the detector is less sure of does not count
@@ -215,21 +216,28 @@ def select_faces(
     return [max(faces, key=_area)] if on_multiple_faces == "largest" else [central_face(faces, size)]
 
 
-def check_on_multiple_faces(on_multiple_faces: str, allow_any: bool = True) -> OnMultipleFaces:
+def check_on_multiple_faces(on_multiple_faces: OnMultipleFaces) -> OnMultipleFaces:
     """Return a face selection.
 
-    Args:
-        on_multiple_faces: to check.
-        allow_any: False where one face of a photo is needed.
+    Raises:
+        InputError: it is not one of `ON_MULTIPLE_FACES`.
+    """
+    if on_multiple_faces not in ON_MULTIPLE_FACES:
+        names = ", ".join(map(repr, ON_MULTIPLE_FACES))
+        raise InputError(f"on_multiple_faces must be one of {names}, got {on_multiple_faces!r}.")
+    return on_multiple_faces
+
+
+def check_select_one_face(on_multiple_faces: SelectOneFace) -> SelectOneFace:
+    """Return a face selection that gives one face at most.
 
     Raises:
-        InputError: it is not one of `ON_MULTIPLE_FACES`, or `any` where that is not allowed.
+        InputError: it is not one of `SelectOneFace`.
     """
-    for allowed in ON_MULTIPLE_FACES:
-        if on_multiple_faces == allowed and (allow_any or allowed != "any"):
-            return allowed
-    names = ", ".join(repr(allowed) for allowed in ON_MULTIPLE_FACES if allow_any or allowed != "any")
-    raise InputError(f"on_multiple_faces must be one of {names}, got {on_multiple_faces!r}.")
+    names = get_args(SelectOneFace)
+    if on_multiple_faces not in names:
+        raise InputError(f"on_multiple_faces must be one of {', '.join(map(repr, names))}, got {on_multiple_faces!r}.")
+    return on_multiple_faces
 
 
 def _area(face: Face) -> float:

@@ -103,12 +103,14 @@ class SoftmaxObjective(BatchObjective):
         rows, references = unit(batch.embeddings), unit(batch.references)
         first, last = Identities(batch.candidate_labels).span(batch.candidate_labels)
         identity, count = first[: len(rows)], (last - first - 1)[: len(rows)]
-        # The logits of an anchor's positives are summed by way of the sum of their vectors.
-        sums = torch.zeros_like(batch.candidates).index_add(0, identity, rows)
+        log_sum = log_sum_exp_of_others(rows, references, self.temperature)
+        # The logits of an anchor's positives are summed by way of the sum of their vectors, itself among them: its
+        # cosine with itself is constant.
+        sums = torch.zeros_like(batch.candidates).index_add_(0, identity, rows)
         if len(references):
             sums = sums.index_add(0, first[len(rows) :], references)
-        logits = torch.linalg.vecdot(rows, sums.index_select(0, identity) - rows) / self.temperature
-        log_sum = log_sum_exp_of_others(rows, references, self.temperature)
+        cosines = torch.linalg.vecdot(rows, sums.index_select(0, identity))
+        logits = (cosines - torch.linalg.vecdot(rows, rows).detach()) / self.temperature
         return nt_xent_loss(logits, count * log_sum), count
 
     def extra_repr(self) -> str:

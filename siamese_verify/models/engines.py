@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.onnx_runtime import session_of
+from siamese_verify.onnx_runtime import open_session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class OnnxEngine:
     """
 
     def __init__(self, model: bytes | Path, name: str, threads: int | None = None) -> None:
-        self._session = session_of(model, name, threads or 0, arena=True)
+        self._session = open_session(model, name, threads or 0, arena=True)
         self._name = name
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

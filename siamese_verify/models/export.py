@@ -25,7 +25,7 @@ from siamese_verify.models.bundle import CARD, DETECTOR, NETWORK, WEIGHTS, Bundl
 from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine, embed_crops
 from siamese_verify.models.loading import FaceModel, load_model
 from siamese_verify.models.metadata import ModelMetadata, model_card
-from siamese_verify.onnx_runtime import onnx_network
+from siamese_verify.onnx_runtime import export_onnx
 from siamese_verify.protocols import Protocol, keep_photos, lfw_pairs
 from siamese_verify.structures import InputSpec
 
@@ -245,7 +245,7 @@ def export_network(encoder: Encoder) -> bytes:
     """Return the encoder as an ONNX file: `images` (N,3,S,S) uint8 -> `embeddings` (N,D)."""
     size = encoder.input_spec.size
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    return onnx_network(encoder, (images,), {"images": {0: torch.export.Dim.DYNAMIC}})
+    return export_onnx(encoder, (images,), {"images": {0: torch.export.Dim.DYNAMIC}})
 
 
 def weights_file(encoder: Encoder) -> bytes:

@@ -23,7 +23,7 @@ from siamese_verify.models.export import (
     with_weights_hash,
 )
 from siamese_verify.models.loading import FaceModel
-from siamese_verify.onnx_runtime import runtime
+from siamese_verify.onnx_runtime import import_onnxruntime
 
 MAX_EER_RISE = 0.002
 REPEATS = 5  # timings, of which the median counts
@@ -98,7 +98,7 @@ def quantize(network: bytes, crops: NDArray[np.uint8]) -> bytes:
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR
     2018.
     """
-    runtime()
+    import_onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

@@ -47,8 +47,8 @@ def bin_floors(bins: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(first > 0, first, np.nextafter(first - 1, np.inf)) / SCALE
 
 
-def _fine_bins(scaled: Tensor) -> Tensor:
-    return scaled.to(torch.int32).add_(ZERO)
+def _fine_bins(scaled: Tensor, out: Tensor | None = None) -> Tensor:
+    return (scaled.to(torch.int32) if out is None else out.copy_(scaled)).add_(ZERO)
 
 
 class ScoreCounts(NamedTuple):
@@ -325,7 +325,7 @@ class ImpostorPass:
         kind = torch.int32 if self.pairs < 2**31 else torch.int64
         self.below = torch.from_numpy(self.lower).to(kind)[first]
         self.below[within.view(BINS, -1).ne(0).logical_or_(torch.from_numpy(wanted)[:, None]).view(-1)] = -1
-        self.bound = -np.inf  # no lower score is among the hardest; threads raise it
+        self.known = NO_EXTREMES  # of all threads: a lower score than these have is not among the hardest
 
     def run(self, rank: int = 0, world_size: int = 1, title: str = "") -> ImpostorCounts:
         """Count the blocks of one rank in parallel; a title draws a progress bar."""
@@ -337,13 +337,17 @@ class ImpostorPass:
     def count(self, part: Sequence[Ranges]) -> ImpostorCounts:
         """Count the impostors of some blocks."""
         total, bins = ImpostorCounts(), torch.zeros(BINS, dtype=torch.int64)
-        memory = self.scores.probes.rows.new_empty(SIZE * SIZE)
+        # Memory that is taken from the system for each block anew would cost a fifth of the time.
+        product, whole, ranks, offsets = (
+            torch.empty(SIZE * SIZE, dtype=kind)
+            for kind in (self.scores.probes.rows.dtype, torch.int32, self.below.dtype, torch.float64)
+        )
         for block in part:
-            values, mask = self.scores.impostors(block, memory)
+            values, mask = self.scores.impostors(block, product)
             if not len(values):
                 continue
-            fine = _fine_bins(values)
-            below = self.below.index_select(0, fine).numpy()
+            fine = _fine_bins(values, whole[: len(values)])
+            below = torch.index_select(self.below, 0, fine, out=ranks[: len(values)]).numpy()
             close = np.flatnonzero(below < 0)
             found = count_scores(values.numpy()[close])
             lower = int(below.sum(dtype=np.int64)) + len(close)
@@ -351,9 +355,7 @@ class ImpostorPass:
             total.single.add(found.in_bins(self.wanted))
             bins += torch.bincount(fine.bitwise_right_shift_(FINE), minlength=BINS)
             total.hardest = total.hardest.merged(self._hardest(block, values.numpy(), mask), lowest=False)
-            if len(total.hardest.scores) == HARDEST:
-                self.bound = max(self.bound, float(total.hardest.scores[-1]))
-            offset = values.double().sub_(self.center)
+            offset = offsets[: len(values)].copy_(values).sub_(self.center)
             total.sums.append((len(values), float(offset.sum()), float(offset.square_().sum())))
         total.bins = bins.numpy()
         return total
@@ -364,12 +366,18 @@ class ImpostorPass:
         return sum(int(found.counts @ self.lower[each]) for each in place)
 
     def _hardest(self, block: Ranges, values: NDArray[np.floating], mask: NDArray[np.bool_] | None) -> Extremes:
-        if values.max() < self.bound:
+        bound = -np.inf
+        if len(self.known.scores) == HARDEST:
+            bound = self.known.scores[-1]
+        elif len(values) > HARDEST:
+            bound = np.partition(values, -HARDEST)[-HARDEST]
+        places = np.flatnonzero(values >= bound)
+        if not len(places):
             return NO_EXTREMES
-        bound = np.partition(values, -HARDEST)[-HARDEST] if len(values) > HARDEST else -np.inf
-        places = np.flatnonzero(values >= max(self.bound, bound))
-        high = values[places]
-        return Extremes(high, self.scores.numbers(block, places if mask is None else np.flatnonzero(mask)[places]))
+        numbers = self.scores.numbers(block, places if mask is None else np.flatnonzero(mask)[places])
+        found = NO_EXTREMES.merged(Extremes(values[places], numbers), lowest=False)
+        self.known = self.known.merged(found, lowest=False)
+        return found
 
 
 def count_impostor_bins(scores: PairScores) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from siamese_verify.pairwise.blocks import block_size, blocks, first_order, uncompiled
 
-KEPT = 7 << 20  # numbers of blocks that wait for the backward pass: 28 MiB; later blocks are computed again there
+KEPT = 6 << 20  # numbers of blocks that wait for the backward pass: 25 MB; later blocks are computed again there
 FLOAT32_RANGE = 80  # between the largest and the smallest logit: exp(-80) is a normal number in float32
 SMALLEST_TEMPERATURE = 0.003  # exp(-2 / 0.003) is a normal number in float64
 

@@ -25,7 +25,8 @@ from siamese_verify.faces import (
     Face,
     FaceDetector,
     FaceFinder,
-    check_on_multiple_faces,
+    SelectOneFace,
+    check_select_one_face,
     crop_face,
     detector_files,
     load_networks,
@@ -70,11 +71,11 @@ class Alignment:
     """
 
     spec: InputSpec
-    on_multiple_faces: str = "central"
+    on_multiple_faces: SelectOneFace = "central"
     quality: int = 95
 
     def __post_init__(self) -> None:
-        check_on_multiple_faces(self.on_multiple_faces, allow_any=False)
+        check_select_one_face(self.on_multiple_faces)
         if not 1 <= self.quality <= 100:
             raise InputError(f"quality must be from 1 to 100, got {self.quality}.")
 
@@ -129,7 +130,7 @@ class Aligner:
         found: Face | None = None
         rotated_by, detected = 0.0, 0
         if self.spec.crop.needs_face:
-            search = self.finder.find(photo, check_on_multiple_faces(self.alignment.on_multiple_faces))
+            search = self.finder.find(photo, self.alignment.on_multiple_faces)
             if search.failure == "no_face":
                 return {**line, "outcome": "no face", "reason": "no face was found in any rotation"}
             if search.failure:

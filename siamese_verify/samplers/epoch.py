@@ -116,8 +116,11 @@ class IdentityIndex:
 
     def __init__(self, identities: ArrayLike) -> None:
         values = check_identities(identities)
-        self.order = np.argsort(values, kind="stable").astype(np.int32)
-        ordered = values[self.order]
+        if (values[1:] >= values[:-1]).all():  # as in most data sets
+            self.order, ordered = np.arange(len(values), dtype=np.int32), values
+        else:
+            self.order = np.argsort(values, kind="stable").astype(np.int32)
+            ordered = values[self.order]
         new = np.ones(len(values), dtype=bool)
         new[1:] = ordered[1:] != ordered[:-1]
         self.starts = np.flatnonzero(new)

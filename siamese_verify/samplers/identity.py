@@ -17,13 +17,13 @@ PASS, SAMPLES, FILL = range(3)  # what a random generator is for
 class IdentityBatchSampler(EpochSampler[list[int]]):
     """Batches of `identities_per_batch` identities with `samples_per_identity` rows each.
 
-    A pass visits every identity with two samples or more once, in random order. With `visits_per_epoch` above one, a
-    pass visits an identity of n samples ceil(n / samples_per_identity) times, but not more often than that, spread over
-    the pass. No identity is twice in a batch: one that has samples for more batches than there are is in all of them.
-    Some identities have one more visit, so that all batches are full.
+    A pass visits every identity with two samples or more, in random order: once, or with a larger `visits_per_epoch` up
+    to that many times, if the identity has samples for them. Visits of an identity are spread over the pass, and no two
+    are in one batch: an identity with samples for more visits than there are batches is in each batch once. A few
+    identities have one more visit, so that all batches are full.
 
-    A visit shows `samples_per_identity` random samples, and further visits in a pass show others, until all were shown;
-    an identity with fewer repeats some. Identities with one sample are left out, as they have no genuine pair.
+    A visit shows `samples_per_identity` random samples, and later visits in the pass show others until all were shown;
+    an identity with fewer samples repeats some. Identities with one sample are left out, as they have no genuine pair.
 
     Use it as `batch_sampler` of a DataLoader; see `EpochSampler` for epochs and ranks.
 
@@ -63,14 +63,11 @@ class IdentityBatchSampler(EpochSampler[list[int]]):
                 "identities have two samples or more: lower it or add samples."
             )
         self.identities_per_batch, self.samples_per_identity = identities_per_batch, samples_per_identity
-        self.visits = -(-self.index.counts[self.repeated] // samples_per_identity)  # (E,) of a pass
+        visits = -(-self.index.counts[self.repeated] // samples_per_identity)
         if visits_per_epoch is not None:
             check_whole(visits_per_epoch=(visits_per_epoch, 1))
-            self.visits = np.minimum(self.visits, visits_per_epoch)
-        self.batches_per_pass = -(-int(self.visits.sum()) // self.seeds_per_batch)
-        while (visits := np.minimum(self.visits, self.batches_per_pass)).sum() < self.visits.sum():
-            self.visits = visits
-            self.batches_per_pass = -(-int(visits.sum()) // self.seeds_per_batch)
+            visits = np.minimum(visits, visits_per_epoch)
+        self.visits, self.batches_per_pass = plan_pass(visits, self.seeds_per_batch)
         super().__init__(
             len(self.index.order), self.batches_per_pass if batches is None else batches, seed, rank, world_size
         )
@@ -112,6 +109,15 @@ class IdentityBatchSampler(EpochSampler[list[int]]):
             place = np.arange(visit * self.samples_per_identity, (visit + 1) * self.samples_per_identity) % count
             rows += self.index.rows(identity, order[place]).tolist()
         return rows
+
+
+def plan_pass(visits: np.ndarray, per_batch: int) -> tuple[np.ndarray, int]:
+    """Limit (E,) visits of identities to the number of batches that all visits take; return both."""
+    while True:
+        batches = -(-int(visits.sum()) // per_batch)
+        if visits.max() <= batches:
+            return visits, batches
+        visits = np.minimum(visits, batches)
 
 
 def assign_batches(identity: np.ndarray, rng: np.random.Generator) -> np.ndarray:

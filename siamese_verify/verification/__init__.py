@@ -1,4 +1,4 @@
-"""Two photos -> Verification; the model bundle. A name is imported when it is used: verifying needs no torch."""
+"""Verification: two photos, tables of pairs and protocols -> decisions. Modules are imported when they are used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ if TYPE_CHECKING:
     from siamese_verify.verification.protocol_scoring import embed_faces, embed_photos, score_pairs
     from siamese_verify.verification.verifier import Embedded, Verifier
 
+_MODULES = {  # verifying with a bundle needs no torch
+    "DetectedFace": "decision",
+    "NoDecision": "decision",
+    "Verification": "decision",
+    "undecided": "decision",
+    "embed_faces": "protocol_scoring",
+    "embed_photos": "protocol_scoring",
+    "score_pairs": "protocol_scoring",
+    "Embedded": "verifier",
+    "Verifier": "verifier",
+}
 __all__ = [
     "DetectedFace",
     "Embedded",
@@ -22,28 +33,9 @@ __all__ = [
     "undecided",
 ]
 
-_MODULES = {
-    "decision": (
-        "NoDecision",
-        "DetectedFace",
-        "Verification",
-        "undecided",
-    ),
-    "protocol_scoring": (
-        "embed_faces",
-        "embed_photos",
-        "score_pairs",
-    ),
-    "verifier": (
-        "Embedded",
-        "Verifier",
-    ),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
 
 def __getattr__(name: str) -> Any:
-    """Import the module of a name when it is first used."""
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    """Import the module of a name when the name is first used."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The sheet that a picture is drawn on, with text of any script and length."""
+"""Picture of a decision: both photos, faces and occlusion maps, and the score on the histogram of the model."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
-from siamese_verify.evaluation.pages.figures import LIGHT
+from siamese_verify.evaluation.pages.rendering import LIGHT
 from siamese_verify.faces import Photo, open_photo, reduced, rotate_photo
 from siamese_verify.verification.explanation import heat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-    from siamese_verify.evaluation import ScoreCalibration
+    from siamese_verify.models.metadata import ModelMetadata
     from siamese_verify.verification.decision import DetectedFace, Verification
     from siamese_verify.verification.explanation import Explanation
 
 WIDTH, DPI = 11.0, 150  # inches, pixels per inch
 EDGE = 0.4  # inches around everything
-FALLBACKS = (  # for names in scripts that DejaVu Sans does not have, where they are installed
+GAP = 0.14  # inches between pictures
+LINE = 0.2  # inches, of the small text
+LINE_LENGTH = 150  # characters of it in a line
+MAX_PHOTO = 1200  # pixels of a photo's longer side: more cannot be seen
+QUIET = "#5a6675"  # of small print: grey that keeps a contrast of 5.8 on white
+FALLBACKS = (  # for scripts that DejaVu Sans lacks, if installed
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
     "Noto Sans CJK KR",
@@ -44,12 +53,9 @@ FALLBACKS = (  # for names in scripts that DejaVu Sans does not have, where they
 
 
 class Sheet:
-    """Places things on a figure by inches from its upper left corner."""
+    """A figure on which axes and text are placed in inches from its upper left corner."""
 
     def __init__(self, figure: Figure, height: float) -> None:
-        from matplotlib import font_manager
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
         self.figure, self.height = figure, height
         self._renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
         installed = {font.name: font.fname for font in font_manager.fontManager.ttflist}
@@ -59,26 +65,26 @@ class Sheet:
             self._known |= set(font_manager.get_font(installed[name]).get_charmap())
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Make room for a drawing, in inches."""
+        """Add axes at a place in inches."""
         bounds = (left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height)
         return self.figure.add_axes(bounds, facecolor=LIGHT.ground)
 
     def write(
-        self, left: float, top: float, text: str, size: float, colour: str = LIGHT.ink, room: float = 0, **how: Any
+        self, left: float, top: float, text: str, size: float, color: str = LIGHT.ink, room: float = 0, **how: Any
     ) -> None:
-        """Write one line; names may hold dollars, which are no formula, and signs that no font has.
+        """Write one line of any text: dollars are not a formula, and characters that no font has become a box.
 
         Args:
             left: inches from the left, of where the text is aligned.
-            top: inches from above, of its middle.
-            text: of any length; line breaks become blanks.
+            top: inches from the top, of its middle.
+            text: of any length; line breaks become spaces.
             size: in points.
-            colour: of the text.
-            room: inches; the middle of what is wider is left out. 0 for as much as there is.
-            how: for matplotlib.
+            color: of the text.
+            room: inches; the middle of a wider text is left out. 0 for as much as there is.
+            how: further arguments of `Figure.text`.
         """
         shown = "".join(sign if ord(sign) in self._known else "\u25a1" for sign in " ".join(text.split()))
-        how = {"fontsize": size, "color": colour, "family": self.families, "parse_math": False, "va": "center", **how}
+        how = {"fontsize": size, "color": color, "family": self.families, "parse_math": False, "va": "center", **how}
         line = self.figure.text(left / WIDTH, 1 - top / self.height, shown, **how)
         room = room or WIDTH - EDGE - left
         while (width := line.get_window_extent(self._renderer).width / DPI) > room and len(shown) > 1:
@@ -87,23 +93,11 @@ class Sheet:
 
 
 def shortened(name: str, most: int) -> str:
-    """Leave the middle of a name out if it has more than `most` signs; its end tells files apart."""
+    """Leave out the middle of a name that is longer than `most` characters; its end tells files apart."""
     if len(name) <= most:
         return name
     end = (most - 1) // 2
     return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
-
-
-class Measured(Protocol):
-    """What the picture needs of a model's metadata."""
-
-    @property
-    def score_calibration(self) -> ScoreCalibration | None:
-        """Of its scores."""
-
-    @property
-    def metrics(self) -> Mapping[str, Any]:
-        """`histogram`, if it is there: `edges` (K+1), `genuine` and `impostors` (K) as lists."""
 
 
 class Histogram(NamedTuple):
@@ -114,8 +108,8 @@ class Histogram(NamedTuple):
     impostors: np.ndarray  # (K,)
 
 
-def histogram_of(metadata: Measured) -> Histogram | None:
-    """The histogram that was stored with a model, as shares of each kind; None without a sound one."""
+def histogram_of(metadata: ModelMetadata) -> Histogram | None:
+    """Return the histogram in the metrics of a model as shares of each kind; None if there is no valid one."""
     stored = metadata.metrics.get("histogram")
     if not isinstance(stored, Mapping):
         return None
@@ -124,21 +118,17 @@ def histogram_of(metadata: Measured) -> Histogram | None:
     except (KeyError, TypeError, ValueError):
         return None
     ascending = edges.ndim == 1 and bool((np.diff(edges) > 0).all())  # not so with NaN
-    if not ascending or not all(_are_counts(counts, len(edges) - 1) for counts in (genuine, impostors)):
+    if not ascending or not all(_valid_counts(counts, len(edges) - 1) for counts in (genuine, impostors)):
         return None
     return Histogram(edges, genuine / genuine.sum(), impostors / impostors.sum())
 
 
-def _are_counts(values: np.ndarray, bins: int) -> bool:
+def _valid_counts(values: np.ndarray, bins: int) -> bool:
     return values.shape == (bins,) and bool((values >= 0).all()) and 0 < float(values.sum()) < math.inf
 
 
-def draw_scores(axes: Axes, verification: Verification, metadata: Measured) -> None:
-    """Draw the score and the threshold over a histogram, else over the tail of strangers, else on a bare axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
-
-    from siamese_verify.evaluation.pages.figures import percent_label
-
+def draw_scores(axes: Axes, verification: Verification, metadata: ModelMetadata) -> None:
+    """Draw the score and the threshold over the histogram of a model's scores, or on a bare axis without one."""
     histogram = histogram_of(metadata)
     scores = [verification.score, *(end for end in (verification.threshold,) if math.isfinite(end))]
     if histogram:
@@ -146,27 +136,13 @@ def draw_scores(axes: Axes, verification: Verification, metadata: Measured) -> N
             (histogram.impostors, "impostors", LIGHT.impostor),
             (histogram.genuine, "one person", LIGHT.genuine),
         )
-        for share, name, colour in kinds:
-            axes.stairs(share, histogram.edges, fill=True, color=colour, alpha=0.35)
-            axes.stairs(share, histogram.edges, color=colour, linewidth=1.6, label=name)
+        for share, name, color in kinds:
+            axes.stairs(share, histogram.edges, fill=True, color=color, alpha=0.35)
+            axes.stairs(share, histogram.edges, color=color, linewidth=1.6, label=name)
         scores += [float(histogram.edges[0]), float(histogram.edges[-1])]
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.set_ylabel("share of pairs", fontsize=9)
         axes.set_ylim(0, 1.08 * max(float(histogram.impostors.max()), float(histogram.genuine.max())))
-    elif metadata.score_calibration:
-        tail = metadata.score_calibration.impostor_tail
-        shares = np.array(tail.accepted) / tail.impostors
-        there = shares > 0
-        known, shares = np.array(tail.scores)[there], shares[there]
-        axes.fill_between(known, shares, shares.min() / 3, color=LIGHT.impostor, alpha=0.35, linewidth=0)
-        axes.plot(known, shares, color=LIGHT.impostor, linewidth=1.6, label="strangers who score this high or higher")
-        scores += [float(known[0]), float(known[-1])]
-        axes.set_yscale("log")
-        axes.set_ylim(float(shares.min()) / 3, 1.3)
-        axes.yaxis.set_major_locator(LogLocator(10, numticks=5))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: percent_label(rate)))
-        axes.set_ylabel("share (log)", fontsize=9)
     else:
         axes.set_yticks([])
         scores += [-1.0, 1.0]
@@ -189,7 +165,7 @@ def draw_scores(axes: Axes, verification: Verification, metadata: Measured) -> N
 
 
 def _mark(axes: Axes, verification: Verification) -> None:
-    """Mark the score, and in a row above it the threshold with its interval: however near, their labels stay apart."""
+    """Mark the score, and in a row above it the threshold with its interval, so that their labels never overlap."""
     low, high = axes.get_xlim()
     if math.isfinite(verification.threshold):
         label = f"threshold {verification.threshold:.3f}"
@@ -197,14 +173,14 @@ def _mark(axes: Axes, verification: Verification) -> None:
             start, end = (min(max(one, low), high) for one in verification.threshold_interval)
             axes.axvspan(start, end, color=LIGHT.ink, alpha=0.13, linewidth=0)
             label += " (band: 95 %)"
-        # Up to its label, past the row of the other.
+        # Up to its label, beyond that of the score.
         axes.axvline(verification.threshold, 0, 1.2, color=LIGHT.ink, linewidth=1.4, linestyle="--", clip_on=False)
         _label(axes, verification.threshold, label, 19, color=LIGHT.ink)
-    colour = {True: LIGHT.genuine, False: LIGHT.impostor, None: LIGHT.ink}[verification.same]
-    axes.axvline(verification.score, color=colour, linewidth=2.6)
-    axes.plot([verification.score], [1], marker="v", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
+    color = {True: LIGHT.genuine, False: LIGHT.impostor, None: LIGHT.ink}[verification.same]
+    axes.axvline(verification.score, color=color, linewidth=2.6)
+    axes.plot([verification.score], [1], marker="v", color=color, transform=axes.get_xaxis_transform(), clip_on=False)
     away = 1 if verification.score >= verification.threshold else -1  # from the line of the threshold
-    _label(axes, verification.score, f"these photos {verification.score:.3f}", 5, away, color=colour, fontweight="bold")
+    _label(axes, verification.score, f"these photos {verification.score:.3f}", 5, away, color=color, fontweight="bold")
 
 
 def _label(axes: Axes, score: float, text: str, above: float, side: int = 1, **how: Any) -> None:
@@ -226,36 +202,26 @@ def _label(axes: Axes, score: float, text: str, above: float, side: int = 1, **h
     )
 
 
-GAP = 0.14  # inches between pictures
-LINE = 0.2  # inches, of the small text
-WRAPPED = 150  # characters of it in a line
-LARGEST = 1200  # pixels of a photo's longer side: more cannot be seen
-QUIET = "#5a6675"  # of small print: grey that keeps a contrast of 5.8 on white
-
-
 def draw_verification(
     verification: Verification,
     photos: tuple[Photo, Photo],
-    metadata: Measured,
+    metadata: ModelMetadata,
     explanation: Explanation | None = None,
 ) -> Image.Image:
-    """Draw a decision on light ground.
+    """Draw a decision on a light background.
 
     Args:
         verification: with its two faces.
-        photos: that they were found on, in any form that `open_photo` takes.
-        metadata: of the model. Without a histogram among its metrics the tail of the strangers' scores is drawn, and
-            without either the bare scale.
-        explanation: of the score, by the same faces.
+        photos: of the faces, in any form that `open_photo` takes.
+        metadata: of the model; without a histogram in its metrics, the score is drawn on a bare axis.
+        explanation: of the score of these faces.
 
     Returns:
         RGB, 1,650 pixels wide.
 
     Raises:
-        InputError: a photo cannot be read (any more).
+        InputError: a photo cannot be read.
     """
-    from matplotlib.figure import Figure  # late: drawing must not cost those who only ask for a decision
-
     side = 1.72 if explanation else 2.2  # of an aligned face, in inches
     half = (WIDTH - 2 * EDGE - 3 * GAP) / 2
     tall = 2 * side + GAP if explanation else half - side - GAP  # of the room for a photo
@@ -263,8 +229,8 @@ def draw_verification(
     heights = {
         "head": 0.95 + 0.25 * len(_rarity(verification)),
         "photos": 0.28 + tall + 0.1,
-        "colours": 0.38 if explanation else 0.0,
-        "scores": 2.45 if histogram_of(metadata) or metadata.score_calibration else 1.6,
+        "colors": 0.38 if explanation else 0.0,
+        "scores": 2.45 if histogram_of(metadata) else 1.6,
         "notes": LINE * len(notes) + 0.1,
     }
     total = sum(heights.values()) + EDGE / 2
@@ -277,22 +243,23 @@ def draw_verification(
     for place, (photo, face, values) in enumerate(zip(photos, verification.faces, maps, strict=True)):
         left = EDGE + place * (half + 3 * GAP)
         sheet.write(left, top + 0.08, _caption(photo, face, place + 1), size=10.5, room=half)
-        _draw_photo(sheet, left, top + 0.28, half - side - GAP, tall, _upright(photo, face), face)
+        upright = rotate_photo(open_photo(photo, face.name), face.rotated_by)
+        _draw_photo(sheet, left, top + 0.28, half - side - GAP, tall, upright, face)
         beside = left + half - side
-        _draw_crop(sheet.axes(beside, top + 0.28, side, side), face.crop)
+        _show(sheet.axes(beside, top + 0.28, side, side), face.crop)
         if explanation and values is not None:
             warm = heat(face.crop, values, explanation.range)
-            _draw_crop(sheet.axes(beside, top + 0.28 + side + GAP, side, side), warm)
+            _show(sheet.axes(beside, top + 0.28 + side + GAP, side, side), warm)
     top += heights["photos"]
     if explanation:
-        _draw_colours(sheet, explanation.range, top + 0.1)
-    top += heights["colours"]
+        _draw_color_scale(sheet, explanation.range, top + 0.1)
+    top += heights["colors"]
     indent = 0.5  # for the numbers beside the axis
     axes = sheet.axes(EDGE + indent, top + 0.57, WIDTH - 2 * EDGE - indent, heights["scores"] - 1.1)
     draw_scores(axes, verification, metadata)
     top += heights["scores"]
-    for number, (line, colour) in enumerate(notes):
-        sheet.write(EDGE, top + LINE * (number + 0.5), line, size=9, colour=colour)
+    for number, (line, color) in enumerate(notes):
+        sheet.write(EDGE, top + LINE * (number + 0.5), line, size=9, color=color)
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     with Image.open(file) as drawn:
@@ -300,40 +267,33 @@ def draw_verification(
 
 
 def _draw_head(sheet: Sheet, verification: Verification) -> None:
-    words, colour = {
+    words, color = {
         True: ("The same person", LIGHT.genuine),
         False: ("Different people", LIGHT.impostor),
         None: ("Inconclusive", LIGHT.ink),
     }[verification.same]
-    sheet.write(EDGE, 0.36, words, size=21, colour=colour, weight="bold")
-    sheet.write(EDGE, 0.74, _details(verification), size=11)
+    sheet.write(EDGE, 0.36, words, size=21, color=color, weight="bold")
+    reached = "at or above" if verification.score >= verification.threshold else "below"
+    details = f"Score {verification.score:.3f}, {reached} the threshold of {verification.threshold:.3f}."
+    sheet.write(EDGE, 0.74, f"{details} {verification.stated_probability()}", size=11)
     for row, line in enumerate(_rarity(verification), 1):
         sheet.write(EDGE, 0.74 + 0.25 * row, line, size=11)
 
 
-def _details(verification: Verification) -> str:
-    score, threshold = verification.score, verification.threshold
-    reaches = score >= threshold
-    parts = [f"Score {score:.3f}, {'at or above' if reaches else 'below'} the threshold of {threshold:.3f}."]
-    return " ".join(filter(None, [*parts, verification.stated_probability()]))
-
-
 def _rarity(verification: Verification) -> list[str]:
-    """How often such a score comes, in lines."""
+    """Lines that say how frequent such a score is."""
     return [line for text in (verification.likelihood, verification.impostor_tail) for line in textwrap.wrap(text, 115)]
 
 
 def _notes(verification: Verification) -> list[tuple[str, str]]:
-    """Lines below everything, each with its colour."""
+    """Lines of the footer, each with its color."""
     lines = [(f"Reason: {reason}", LIGHT.ink) for reason in verification.reasons]
     lines += [(f"Note: {warning}", LIGHT.ink) for warning in verification.warnings]
     measured = f", thresholds measured on {verification.measured_on}" if verification.measured_on else ""
     lines.append((f"Model {verification.model}{measured}.", QUIET))
-    return [(part, colour) for line, colour in lines for part in textwrap.wrap(line, WRAPPED, subsequent_indent="    ")]
-
-
-def _upright(photo: Photo, face: DetectedFace) -> Image.Image:
-    return rotate_photo(open_photo(photo, face.name), face.rotated_by)
+    return [
+        (part, color) for line, color in lines for part in textwrap.wrap(line, LINE_LENGTH, subsequent_indent="    ")
+    ]
 
 
 def _caption(photo: Photo, face: DetectedFace, number: int) -> str:
@@ -344,50 +304,41 @@ def _caption(photo: Photo, face: DetectedFace, number: int) -> str:
 def _draw_photo(
     sheet: Sheet, left: float, top: float, width: float, height: float, photo: Image.Image, face: DetectedFace
 ) -> None:
-    """Draw a photo at the top of some room, with the box of its face."""
-    from matplotlib.patches import Rectangle
-
+    """Draw a photo with the box of its face at the top of an area."""
     whole = (photo.width * reduced(photo), photo.height * reduced(photo))  # the box is in the photo's own pixels
     scale = min(width / whole[0], height / whole[1])
     across, down = whole[0] * scale, whole[1] * scale
     axes = sheet.axes(left + (width - across) / 2, top, across, down)
     small = photo.copy()
-    small.thumbnail((LARGEST, LARGEST))
-    axes.imshow(np.asarray(small), extent=(0, whole[0], whole[1], 0), aspect="auto", interpolation="antialiased")
-    _without_ticks(axes)
+    small.thumbnail((MAX_PHOTO, MAX_PHOTO))
+    _show(axes, np.asarray(small), extent=(0, whole[0], whole[1], 0), aspect="auto")
     if face.box is None:
         return
     x, y, right, bottom = face.box
-    for colour, line in ((LIGHT.ink, 4.2), (LIGHT.ground, 2.0)):  # seen on any ground
-        axes.add_patch(Rectangle((x, y), right - x, bottom - y, fill=False, edgecolor=colour, linewidth=line))
+    for color, line in ((LIGHT.ink, 4.2), (LIGHT.ground, 2.0)):  # seen on any ground
+        axes.add_patch(Rectangle((x, y), right - x, bottom - y, fill=False, edgecolor=color, linewidth=line))
     axes.set_xlim(0, whole[0])
     axes.set_ylim(whole[1], 0)
 
 
-def _draw_crop(axes: Axes, crop: np.ndarray) -> None:
-    axes.imshow(crop, interpolation="antialiased")
-    _without_ticks(axes)
-
-
-def _without_ticks(axes: Axes) -> None:
+def _show(axes: Axes, pixels: np.ndarray, **how: Any) -> None:
+    """Draw (H,W,3) pixels without ticks; `how` are further arguments of `imshow`."""
+    axes.imshow(pixels, **{"interpolation": "antialiased", **how})
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_color(LIGHT.faint)
 
 
-def _draw_colours(sheet: Sheet, strongest: float, top: float) -> None:
-    """Draw what the colours of the maps mean."""
+def _draw_color_scale(sheet: Sheet, full: float, top: float) -> None:
+    """Draw the legend of the maps' colors."""
     grey = np.full((1, 1, 3), 200, dtype=np.uint8)
-    steps = np.linspace(-strongest, strongest, 101)
-    colours = np.stack([heat(grey, np.full((1, 1), step), strongest)[0, 0] for step in steps])[None]  # (1,101,3)
+    steps = np.linspace(-full, full, 101)
+    colors = np.stack([heat(grey, np.full((1, 1), step), full)[0, 0] for step in steps])[None]  # (1,101,3)
     width = 1.6
     left = (WIDTH - width) / 2
     axes = sheet.axes(left, top, width, 0.13)
-    axes.imshow(colours, aspect="auto", interpolation="bilinear")
-    _without_ticks(axes)
+    _show(axes, colors, aspect="auto", interpolation="bilinear")
     middle = top + 0.065
-    sheet.write(
-        left - 0.1, middle, f"speaks against: the score rises by {strongest:.2f} without it", size=9, ha="right"
-    )
-    sheet.write(left + width + 0.1, middle, f"carries the similarity: the score falls by {strongest:.2f}", size=9)
+    sheet.write(left - 0.1, middle, f"opposes: the score rises by {full:.2f} without it", size=9, ha="right")
+    sheet.write(left + width + 0.1, middle, f"supports the similarity: the score falls by {full:.2f}", size=9)

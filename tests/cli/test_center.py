@@ -1,4 +1,4 @@
-"""`siamese-verify center`: the mirror image and the mean face, measured on some people and kept in a bundle."""
+"""`siamese-verify center`: a model that adds the mirror image and subtracts the mean embedding."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_the_mean_over_the_data_is_subtracted_and_thresholds_are_those_of_the_pr
 ) -> None:
     settings = (f"model='{tiny_run}'", f"mirror={str(mirror).lower()}", f"output={tmp_path / 'out'}")
     center(configured("center", tmp_path / "x", *SMALL, *PROTOCOL, *settings), tmp_path / "out")
-    plain, centred = load_model(tiny_run), load_model(tmp_path / "out")
-    assert isinstance(centred.encoder, MirroredEncoder)
+    plain, centered = load_model(tiny_run), load_model(tmp_path / "out")
+    assert isinstance(centered.encoder, MirroredEncoder)
 
     def faces(photos: SyntheticFaces) -> torch.Tensor:
         return FaceCropper(plain.encoder.input_spec)(photos, range(len(photos)), "Faces")[1]
@@ -39,25 +39,25 @@ def test_the_mean_over_the_data_is_subtracted_and_thresholds_are_those_of_the_pr
         return np.asarray(np.concatenate(both, axis=1).astype(np.float64) / np.sqrt(len(both)))
 
     mean = sides(faces(SyntheticFaces(8, 3))).mean(axis=0)
-    np.testing.assert_allclose(centred.encoder.center, mean, atol=1e-6)
+    np.testing.assert_allclose(centered.encoder.center, mean, atol=1e-6)
     unseen = SyntheticFaces(12, 4, first=1_000_000)
     expected = sides(faces(unseen)) - mean
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    found = embed_faces(centred.encoder, faces(unseen))
+    found = embed_faces(centered.encoder, faces(unseen))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     left, right = np.triu_indices(len(unseen), 1)
     impostors = score_pairs(found, left, right)[unseen.identities[left] != unseen.identities[right]]
-    for point in centred.metadata.operating_points:
+    for point in centered.metadata.operating_points:
         assert point.impostors == len(impostors)
         assert (impostors >= point.threshold - 1e-6).mean() == pytest.approx(point.far)  # but for a last bit
-    assert centred.metadata.training["center"] == "24 photos of synthetic"
-    assert centred.metadata.training["data"] == plain.metadata.training["data"]
-    assert centred.metadata.measured_on == "synthetic faces, all pairs of unseen people"
+    assert centered.metadata.training["center"] == "24 photos of synthetic"
+    assert centered.metadata.training["data"] == plain.metadata.training["data"]
+    assert centered.metadata.measured_on == "synthetic faces, all pairs of unseen people"
     assert (tmp_path / "out" / "report" / "report.html").is_file()
     with pytest.raises(InputError, match="holds a bundle already"):
         center(configured("center", tmp_path / "x", *SMALL, *PROTOCOL, *settings), tmp_path / "out")
     again = (f"model='{tmp_path / 'out'}'", f"output={tmp_path / 'other'}")
-    with pytest.raises(InputError, match="is centred already"):
+    with pytest.raises(InputError, match="is centered already"):
         center(configured("center", tmp_path / "x", *SMALL, *PROTOCOL, *again), tmp_path / "other")
 
 

@@ -39,6 +39,10 @@ def test_every_value_that_ships_has_its_type(group: str, configured: Configured,
         ("augmentation.scale=0.5", "augmentation.scale must be a list, got 0.5."),
         ("trainer.max_epochs=abc", "trainer.max_epochs must be a whole number or null, got 'abc'."),
         ("loss.margin=x", "loss.margin must be a number, got 'x'."),
+        (
+            "datamodule.on_multiple_faces=any",
+            "datamodule.on_multiple_faces must be one of error, largest, central, got 'any'.",
+        ),
         ("allow_leakage=perhaps", "allow_leakage must be true or false, got 'perhaps'."),
     ],
 )

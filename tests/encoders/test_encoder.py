@@ -1,4 +1,4 @@
-"""What every encoder promises, whatever network is in it."""
+"""Properties of every encoder."""
 
 from __future__ import annotations
 
@@ -112,13 +112,13 @@ def test_the_state_dict_makes_an_equal_encoder(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", ALL, ids=NAMES)
-@pytest.mark.parametrize("wrong", ["size", "grey", "channels last", "no batch"])
+@pytest.mark.parametrize("wrong", ["size", "gray", "channels last", "no batch"])
 def test_images_of_another_shape_are_refused_with_both_shapes(make: Make, wrong: str) -> None:
     encoder = make().eval()
     size = encoder.input_spec.size
     shape = {
         "size": (2, 3, size + 8, size + 8),
-        "grey": (2, 1, size, size),
+        "gray": (2, 1, size, size),
         "channels last": (2, size, size, 3),
         "no batch": (3, size, size),
     }[wrong]
@@ -128,7 +128,7 @@ def test_images_of_another_shape_are_refused_with_both_shapes(make: Make, wrong:
     assert str(shape) in str(raised.value)
 
 
-def test_pixels_are_standardised_by_channel_inside_the_network() -> None:
+def test_pixels_are_standardized_by_channel_inside_the_network() -> None:
     spec = InputSpec(2, mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0))
     encoder = Encoder(nn.Flatten(), 12, spec, normalize=False)
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 2, 2), dtype=np.uint8)

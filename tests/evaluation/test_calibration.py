@@ -15,13 +15,13 @@ from siamese_verify.evaluation import (
     RocCurve,
     calibrate,
     check_calibration,
-    choose_calibration,
     cllr,
     fit_isotonic,
     fit_logistic,
     min_cllr,
     roc_curve,
 )
+from siamese_verify.evaluation.calibration import choose_calibration
 
 FITS = (fit_logistic, fit_isotonic)
 

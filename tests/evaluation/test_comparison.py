@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Comparison, compare_scores, equal_error_rate, kfold_accuracy, tar_at_far
+from siamese_verify.evaluation import ScoreComparison, compare_scores, equal_error_rate, kfold_accuracy, tar_at_far
 
 
 def scored(better: float, seed: int = 0) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def scored(better: float, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def compare(better: float, **options: Any) -> Comparison:
+def compare(better: float, **options: Any) -> ScoreComparison:
     return compare_scores(**scored(better), **{"resamples": 300, "names": ("old", "new"), **options})
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import group_reports, pair_groups, verification_report
+from siamese_verify.evaluation import group_reports, verification_report
 
 
 def pairs(shift: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -60,10 +60,6 @@ def test_a_group_without_impostors_has_no_far() -> None:
     assert found[0][:6] == ("x", 1, 0, None, None, 0.0)
     assert found[1][:6] == ("y", 1, 1, 0.0, 0.0, 0.0)
     assert found[0].insufficient
-
-
-def test_the_group_of_a_pair_is_that_of_both_photos() -> None:
-    assert pair_groups(["a", "a", "", "b"], ["a", "b", "", "b"]).tolist() == ["a", "", "", "b"]
 
 
 def test_pairs_without_any_group_raise() -> None:

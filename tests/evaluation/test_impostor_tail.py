@@ -110,6 +110,6 @@ def test_a_tail_is_read_as_it_was_written_and_a_certain_one_raises() -> None:
     content = json.loads(json.dumps(tail.to_dict(), allow_nan=False))
     assert ImpostorTail.from_dict(content) == tail
     certain = {**content, "intervals": [*content["intervals"][:-1], [0.0, 0.0]]}
-    with pytest.raises(InputError, match="claims that no impostor scores higher"):
+    with pytest.raises(InputError, match="its intervals are invalid"):
         ImpostorTail.from_dict(certain)
     assert tail.intervals[-1] == Interval(0.0, tail.at_most(9.0) or 0.0)

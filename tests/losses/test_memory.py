@@ -230,7 +230,7 @@ def test_a_miner_chooses_what_it_chooses_in_the_memory_of_pytorch_metric_learnin
 
 
 @pytest.mark.parametrize("miner", [BatchHard(), SemiHard(2.0), DistanceWeighted(), HardPairs(), AllTriplets()])
-def test_a_batch_and_a_memory_that_share_nobody_meet(miner: Any) -> None:
+def test_a_batch_and_a_memory_that_without_a_common_identity_meet(miner: Any) -> None:
     objective = ContrastiveLoss() if isinstance(miner, HardPairs) else TripletLoss()
     memory = CrossBatchMemory(objective, 2048, miner)
     generator = torch.Generator().manual_seed(0)

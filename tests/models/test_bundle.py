@@ -281,7 +281,7 @@ def test_nonsense_with_a_right_hash_is_one_sentence(change: Change, bundle: Path
         "subprocess.Popen",
         "builtins.eval",
         "siamese_verify.encoders.encoder.torch.load",
-        "siamese_verify.encoders.small.nn.Linear",
+        "siamese_verify.encoders.resnet.nn.Linear",
         "siamese_verify.encoders.Encoder",
         "siamese_verify.encoders.__builtins__",
         "siamese_verify.losses.TripletLoss",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,20 @@ import numpy as np
 import pytest
 import torch
 
+from siamese_verify import encoders
 from siamese_verify.encoders import MirroredEncoder, MobileFaceNet, Pixels, ResNet18, SmallResNet
 from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.errors import InputError
-from siamese_verify.models import FaceModel, TorchEngine, save_bundle
+from siamese_verify.evaluation import verification_report
+from siamese_verify.models import (
+    FaceModel,
+    TorchEngine,
+    load_bundle,
+    load_checkpoint,
+    load_model,
+    save_bundle,
+    store_thresholds,
+)
 from siamese_verify.models.engines import OnnxEngine, embed_crops
 from siamese_verify.models.export import export_network
 from siamese_verify.models.registry import list_models, pretrained_bundle, pretrained_folder
@@ -266,3 +277,109 @@ def test_a_liveness_hook_runs_first_and_can_refuse(bundle: Path, photos: list[Pa
     with pytest.raises(NoDecision, match="was refused"):
         verifier.embed([photos[1]])
     assert seen.count(str(photos[0])) == 2
+
+
+@pytest.mark.parametrize("name", ["nobody", "casia", "/no/such/folder", ""])
+def test_an_unknown_model_is_an_error_that_lists_what_there_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"There is no model {name}.*casia-webface, vggface2, a bundle folder"):
+        load_model(name)
+
+
+def test_pretrained_weights_that_cannot_be_had_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"weights of vggface2.*cannot be downloaded.*TORCH_HOME"):
+        load_model("vggface2")
+
+
+def test_one_measurement_gives_a_pretrained_model_its_own_thresholds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4))
+    assert load_model("vggface2").metadata.operating_points == ()
+    report = verification_report([0.9, 0.8, 0.3, 0.1], [True, True, False, False])
+    path = store_thresholds("vggface2", {**report.to_dict(), "measured_on": "four pairs"})
+    assert tmp_path in path.parents
+    model = load_model("vggface2")
+    assert model.metadata.operating_points == report.operating_points
+    assert model.metadata.measured_on == "four pairs"
+    if casia := load_model("casia-webface").metadata.operating_points:  # its own, where it ships with some
+        assert casia != report.operating_points
+
+
+@pytest.mark.parametrize("form", ["run", "bundle", "best.ckpt", "last.ckpt"])
+def test_every_form_of_a_run_loads(form: str, tiny_run: Path) -> None:
+    path = {"run": tiny_run, "bundle": tiny_run / "bundle"}.get(form, tiny_run / "checkpoints" / form)
+    model = load_model(path)
+    assert len(model.metadata.operating_points) == 3
+    assert not model.encoder.training
+    assert "held out from synthetic training" in model.metadata.measured_on
+    assert model.metadata.training == {"data": "synthetic", "pretrained": None}
+
+
+def test_a_checkpoint_is_its_bundle(tiny_run: Path) -> None:
+    checkpoint, bundle = load_checkpoint(tiny_run / "checkpoints" / "best.ckpt"), load_bundle(tiny_run / "bundle")
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(checkpoint.encoder(images), bundle.encoder(images))
+    for name in ("configuration", "operating_points", "eer_threshold", "measured_on", "training", "metrics"):
+        assert getattr(checkpoint.metadata, name) == getattr(bundle.metadata, name)
+
+
+def test_the_thresholds_of_a_checkpoint_were_measured_on_its_weights(tiny_run: Path) -> None:
+    best = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)
+    rows = (tiny_run / "metrics" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("val/eer")
+    rates = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
+    assert best["validation"]["eer"] == pytest.approx(min(rates), abs=1e-6)
+
+
+class Trap:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "evil.ckpt", tmp_path / "trace"
+    torch.save({"hyper_parameters": {"encoder": {}}, "state_dict": {}, "extra": Trap(trace)}, path)
+    with pytest.raises(InputError, match="is not a checkpoint of siamese-verify") as error:
+        load_model(path)
+    assert not trace.exists()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"state_dict": {}},
+        {"hyper_parameters": {}, "state_dict": {}},
+        {"hyper_parameters": {"encoder": None}, "state_dict": {}},
+        {"hyper_parameters": {"encoder": {}}, "state_dict": {}},
+        {"hyper_parameters": {"encoder": {"_target_": "os.system", "command": "true"}}, "state_dict": {}},
+        {"hyper_parameters": {"encoder": {"_target_": "siamese_verify.encoders.SmallResNet"}}, "state_dict": {}},
+    ],
+)
+def test_somebody_elses_checkpoint_is_one_sentence(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(InputError) as error:
+        load_model(tmp_path / "other.ckpt")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"some text\n", b"\x89PNG\r\n\x1a\n", json.dumps({}).encode(), b"PK\x03\x04"])
+def test_a_file_that_is_no_checkpoint_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_bytes(content)
+    with pytest.raises(InputError, match="is not a checkpoint of siamese-verify") as error:
+        load_model(tmp_path / "model.ckpt")
+    assert "\n" not in str(error.value)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,24 +11,25 @@ import pytest
 from PIL import Image, ImageColor
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Calibration, ImpostorTail, OperatingPoint, ScoreCalibration
-from siamese_verify.evaluation.pages.figures import LIGHT
+from siamese_verify.evaluation import OperatingPoint
+from siamese_verify.evaluation.pages.rendering import LIGHT
 from siamese_verify.faces import Quality
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.structures import Crop, InputSpec
-from siamese_verify.verification import picture
 from siamese_verify.verification.decision import DetectedFace, Verification
 from siamese_verify.verification.explanation import OPPOSES, SUPPORTS, Explanation, explain
-from siamese_verify.verification.picture import draw_verification
+from siamese_verify.verification.picture import draw_scores, draw_verification, histogram_of, shortened
 from siamese_verify.verification.verifier import Verifier
 
 GREEN, PINK = (10, 200, 40), (250, 120, 200)
-MEANING = ScoreCalibration(
-    Calibration("logistic", (-0.1, 0.9), (-9.0, 9.0), 100, 10_000),
-    ImpostorTail((0.0, 0.2, 0.4, 0.6), (5000, 500, 20, 0), 10_000),
-)
 HISTOGRAM = {"edges": [-0.5, 0.0, 0.5, 1.0], "genuine": [0, 5, 95], "impostors": [5000, 4900, 100]}
-MODEL = SimpleNamespace(score_calibration=MEANING, metrics={"histogram": HISTOGRAM})
+
+
+def model_with(metrics: dict[str, Any]) -> ModelMetadata:
+    return ModelMetadata("mine", {}, InputSpec(32, crop=Crop("whole")), 8, metrics=metrics)
+
+
+MODEL = model_with({"histogram": HISTOGRAM})
 
 
 def seen(name: str = "photo 1", **settings: Any) -> DetectedFace:
@@ -63,19 +62,19 @@ def green(width: int = 200, height: int = 200) -> Image.Image:
     return Image.new("RGB", (width, height), GREEN)
 
 
-def where(image: Image.Image, colour: tuple[int, ...] | str, slack: int = 0) -> np.ndarray:
-    """(H,W) where a picture has a colour."""
-    wanted = np.array(ImageColor.getrgb(colour) if isinstance(colour, str) else colour)
+def where(image: Image.Image, color: tuple[int, ...] | str, slack: int = 0) -> np.ndarray:
+    """(H,W) where a picture has a color."""
+    wanted = np.array(ImageColor.getrgb(color) if isinstance(color, str) else color)
     return np.asarray((np.abs(np.asarray(image).astype(int) - wanted) <= slack).all(axis=2))
 
 
-@pytest.mark.parametrize(("same", "colour"), [(True, LIGHT.genuine), (False, LIGHT.impostor), (None, LIGHT.ink)])
-def test_the_headline_has_the_colour_of_the_decision(same: bool | None, colour: str) -> None:
+@pytest.mark.parametrize(("same", "color"), [(True, LIGHT.genuine), (False, LIGHT.impostor), (None, LIGHT.ink)])
+def test_the_headline_has_the_color_of_the_decision(same: bool | None, color: str) -> None:
     drawn = draw_verification(decision(same), (green(), green()), MODEL)
     assert (drawn.mode, drawn.width) == ("RGB", 1650)
     headline = {kind: int(where(drawn, kind)[:85].sum()) for kind in (LIGHT.genuine, LIGHT.impostor, LIGHT.ink)}
-    assert headline[colour] > 500
-    assert sum(headline.values()) == headline[colour]
+    assert headline[color] > 500
+    assert sum(headline.values()) == headline[color]
 
 
 def test_both_photos_and_both_faces_are_there_and_as_large_as_they_may_be() -> None:
@@ -124,8 +123,8 @@ def test_an_explanation_adds_both_maps_on_one_scale() -> None:
     drawn = draw_verification(decision(), (green(), green()), MODEL, Explanation(strong, weak, 0.7))
     assert drawn.height > draw_verification(decision(), (green(), green()), MODEL).height
     side = int(1.72 * 150)
-    for half, colour in ((drawn.crop((0, 0, 825, 800)), SUPPORTS), (drawn.crop((825, 0, 1650, 800)), OPPOSES)):
-        assert where(half, colour, slack=75).sum() > 0.9 * side * side
+    for half, color in ((drawn.crop((0, 0, 825, 800)), SUPPORTS), (drawn.crop((825, 0, 1650, 800)), OPPOSES)):
+        assert where(half, color, slack=75).sum() > 0.9 * side * side
 
 
 def test_the_same_decision_gives_the_same_picture() -> None:
@@ -133,10 +132,9 @@ def test_the_same_decision_gives_the_same_picture() -> None:
     assert one.tobytes() == other.tobytes()
 
 
-@pytest.mark.parametrize("metrics", [{"histogram": HISTOGRAM}, {}], ids=["histogram", "tail"])
-@pytest.mark.parametrize("score_calibration", [MEANING, None], ids=["calibrated", "uncalibrated"])
-def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any, score_calibration: Any) -> None:
-    metadata = SimpleNamespace(score_calibration=score_calibration, metrics=metrics)
+@pytest.mark.parametrize("metrics", [{"histogram": HISTOGRAM}, {}], ids=["histogram", "bare axis"])
+def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any) -> None:
+    metadata = model_with(metrics)
     drawn = draw_verification(decision(False, 0.1), (green(), green()), metadata)
     chart = where(drawn, LIGHT.impostor)[drawn.height - 330 :]
     columns = chart.sum(axis=0)
@@ -162,11 +160,7 @@ def test_the_score_and_the_threshold_are_on_whatever_scale_there_is(metrics: Any
 def test_extremes_are_drawn_without_a_warning(settings: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for metadata in (
-            MODEL,
-            SimpleNamespace(score_calibration=MEANING, metrics={}),
-            SimpleNamespace(score_calibration=None, metrics={}),
-        ):
+        for metadata in (MODEL, model_with({})):
             assert draw_verification(decision(**settings), (green(), green()), metadata).width == 1650
 
 
@@ -209,18 +203,6 @@ def test_a_large_photo_is_scaled_down() -> None:
     assert where(drawn, GREEN)[:, :825].sum() > 50_000
 
 
-def test_importing_it_loads_neither_torch_nor_what_draws() -> None:
-    modules = "picture, explanation, terminal, pair_scoring"
-    program = (
-        f"import sys; from siamese_verify.verification import {modules}; "
-        "print(*({'torch', 'matplotlib', 'onnxruntime', 'rich'} & set(sys.modules)))"
-    )
-    folder = Path(picture.__file__).parents[2]
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, timeout=60)
-    assert run.returncode == 0, run.stderr
-    assert not run.stdout.split()
-
-
 def test_a_real_verifier_explains_and_is_drawn() -> None:
     weights = np.random.default_rng(0).standard_normal((32 * 32 * 3, 8))
 
@@ -236,3 +218,63 @@ def test_a_real_verifier_explains_and_is_drawn() -> None:
     assert explanation.score == pytest.approx(result.score, abs=1e-6)
     drawn = draw_verification(result, (noise, green()), metadata, explanation)
     assert where(drawn, GREEN).sum() > 50_000
+
+
+def test_the_histogram_of_a_model_is_shares_of_each_kind() -> None:
+    found = histogram_of(model_with({"histogram": HISTOGRAM}))
+    assert found is not None
+    assert found.genuine.tolist() == [0, 0.05, 0.95]
+    assert found.impostors.tolist() == [0.5, 0.49, 0.01]
+    assert found.edges.tolist() == HISTOGRAM["edges"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"edges": [0, 1]},
+        {"edges": [0, 1, 1, 2]},
+        {"genuine": [0, 0, 0]},
+        {"impostors": "many"},
+        {"impostors": None},
+        {"genuine": [[1], [2], [3]]},
+        {"genuine": [1, -1, 5]},
+        {"edges": [0, 1, 2, float("nan")]},
+    ],
+)
+def test_an_unsound_histogram_is_not_drawn(change: dict[str, Any]) -> None:
+    assert histogram_of(model_with({"histogram": {**HISTOGRAM, **change}})) is None
+
+
+def test_a_model_without_a_histogram_has_none() -> None:
+    assert histogram_of(model_with({})) is None
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.45, 0.55, 0.8, 0.97])
+def test_the_labels_of_score_and_threshold_never_overlap(threshold: float) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    for score in np.linspace(-0.5, 1, 16):
+        figure = Figure(figsize=(11, 2.5))
+        axes = figure.add_axes((0.08, 0.25, 0.88, 0.5))
+        renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+        shown = SimpleNamespace(
+            score=float(score), threshold=threshold, threshold_interval=(threshold - 0.01, threshold + 0.01), same=True
+        )
+        draw_scores(axes, shown, model_with({"histogram": HISTOGRAM}))  # type: ignore[arg-type]
+        boxes = [text.get_window_extent(renderer) for text in axes.texts]
+        assert len(boxes) == 2
+        assert not boxes[0].overlaps(boxes[1])
+        assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 10, 11])
+def test_a_shortened_name_keeps_both_ends_within_its_width(most: int) -> None:
+    name = "abcdefghijklmnop.jpg"
+    found = shortened(name, most)
+    start, end = found.split("…")
+    assert len(found) == most
+    assert name.startswith(start)
+    assert name.endswith(end)
+    assert abs(len(start) - len(end)) <= 1
+    assert shortened(name, len(name)) == name

@@ -133,7 +133,7 @@ def test_a_bad_photo_is_reported_and_the_others_are_embedded(photos: list[Path],
     assert (nothing.embeddings.shape, nothing.rows.tolist(), len(nothing.errors)) == ((0, 16), [], 1)
     with pytest.raises(NoDecision, match="no file nowhere"):
         judge.embed(given)
-    with pytest.raises(InputError, match="on_error is 'raise' or 'skip', got 'ignore'"):
+    with pytest.raises(InputError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
         judge.embed(given, on_error="ignore")  # type: ignore[call-overload]
 
 
@@ -203,7 +203,7 @@ def test_a_pretrained_model_tells_one_person_from_another(casia: Verifier) -> No
 def test_several_faces_are_no_decision(casia: Verifier) -> None:
     with Image.open(FACE) as left, Image.open(OTHER_FACE) as right:
         both = np.concatenate([np.asarray(left.convert("RGB")), np.asarray(right.convert("RGB"))], axis=1)
-    with pytest.raises(NoDecision, match="2 faces were found on photo 2, and which is meant is open: crop it"):
+    with pytest.raises(NoDecision, match="2 faces were found on photo 2: crop it to the one that is meant"):
         casia.verify(FACE, both, threshold=0.4)
 
 

@@ -1,20 +1,15 @@
-"""The figures of reports, comparisons and loggers, each drawn once: as PNG for files and as SVG for pages."""
+"""Figures of reports, comparisons and loggers: ROC, DET, histogram, errors, reliability, robustness."""
 
 from __future__ import annotations
 
-import io
-import math
-import re
-import warnings
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from siamese_verify.evaluation.operating_points import equal_error
+from siamese_verify.evaluation.pages.rendering import LIGHT, ReportFigure, percent_label, render_figure
 from siamese_verify.evaluation.roc import downsample
 
 if TYPE_CHECKING:
@@ -24,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from siamese_verify.evaluation.calibration_check import CalibrationBin
-    from siamese_verify.evaluation.folds import KFoldAccuracy
     from siamese_verify.evaluation.groups import DamagedRates
     from siamese_verify.evaluation.operating_points import OperatingPoint
     from siamese_verify.evaluation.report import VerificationReport
@@ -35,41 +29,20 @@ if TYPE_CHECKING:
     Draw = Callable[[Axes], None]
 
 
-class Palette(NamedTuple):
-    """Colors of a figure, which color-blind readers can tell apart."""
-
-    ground: str
-    ink: str
-    faint: str
-    genuine: str
-    impostor: str
-
-
-LIGHT = Palette("#ffffff", "#1d2733", "#d5dbe3", "#1769c2", "#d9591a")
-VARIABLES = dict(zip(LIGHT, ("--card", "--ink", "--line", "--genuine", "--impostor"), strict=True))  # in page.css
 CURVES = (LIGHT.genuine, LIGHT.impostor, "#2a9d6f", "#8c5fc7", "#b8860b", "#c2407c", "#4d908e", "#7b8694")
 OTHERS = CURVES[2:]  # of published curves
 PROBIT_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
-WIDTH, HEIGHT = 6.4, 4.4  # inches
-LEGEND_ROW = 0.2  # inches
-AXIS_STEPS = 128  # intervals of the table by which the page's script reads an axis
-
-
-class ReportFigure(NamedTuple):
-    """A figure as PNG and as SVG."""
-
-    name: str
-    title: str
-    text: str  # what to see in it
-    png: bytes
-    svg: str  # an element of a page, in the colors of its style sheet
-    axes: dict[str, Any]  # box of the axes in the SVG's units, and values at equal distances along x and y
-    wide: bool  # with many curves, for the whole width of a page
-
-
-def percent_label(rate: float) -> str:
-    """Return a rate as a label: 0.01 as 1 %."""
-    return f"{100 * rate:.3g} %"
+TEXTS = {
+    "roc": ("ROC", "Genuine pairs accepted, against impostors accepted; dots are the operating points of the table."),
+    "det": ("DET", "Both errors against each other, on axes that make normal scores a straight line. Lower is better."),
+    "histogram": ("Scores", "Distribution of the scores of both kinds of pairs. Less overlap is better."),
+    "errors": ("Errors against the threshold", "What a stricter or a more lenient threshold costs."),
+    "reliability": (
+        "Reliability",
+        "Share of genuine pairs among those of one predicted probability: ideally the line.",
+    ),
+    "robustness": ("Robustness", "Equal error rate when one of the two photos is damaged."),
+}
 
 
 def probit(rates: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -131,7 +104,16 @@ def draw_roc(
         _annotate(axes, f"{100 * point.tar:.1f} %", (point.target, point.tar), xytext=(8, 8 if above else -15))
     if any(point.insufficient for point in points):
         hollow = "hollow: too few impostors to rely on"
-        axes.text(0.98, 0.03, hollow, ha="right", fontsize=9, color=LIGHT.ink, transform=axes.transAxes)
+        axes.text(
+            0.98,
+            0.03,
+            hollow,
+            ha="right",
+            fontsize=9,
+            color=LIGHT.ink,
+            transform=axes.transAxes,
+            bbox={"facecolor": LIGHT.ground, "edgecolor": "none", "pad": 1.5},
+        )
     axes.set_xscale("log")
     axes.set_xlim(smallest, 1)
     axes.set_ylim(bottom, 1.01)
@@ -231,18 +213,6 @@ def draw_reliability(axes: Axes, bins: Sequence[CalibrationBin]) -> None:
     axes.set_ylabel("share that was genuine")
 
 
-def draw_folds(axes: Axes, kfold: KFoldAccuracy) -> None:
-    """Draw the accuracy of each fold, and their mean."""
-    rates = np.array(kfold.per_fold)
-    axes.bar(np.arange(1, len(rates) + 1), rates, color=LIGHT.genuine)
-    axes.axhline(kfold.mean, color=LIGHT.ink, linewidth=1.5, linestyle="--")
-    axes.set_ylim(max(0.0, rates.min() - 0.02), min(1.0, rates.max() + 0.01))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    axes.set_xlabel("fold")
-    axes.set_ylabel("accuracy")
-
-
 def draw_robustness(axes: Axes, rows: Sequence[DamagedRates], eer: float) -> None:
     """Draw the EER against the severity of each kind of damage, with the EER without damage."""
     axes.axhline(eer, color=LIGHT.ink, linewidth=1, linestyle=":")
@@ -289,135 +259,32 @@ def report_figures(
     threshold, mark = report.threshold, "equal error" if report.at_threshold is None else "threshold"
     roc: Draw = lambda axes: draw_roc(axes, {name: curve}, report.operating_points, published)  # noqa: E731
     found = [
-        render_figure("roc", roc, legend=bool(published)),
-        render_figure("det", lambda axes: draw_det(axes, {name: curve})),
-        render_figure("histogram", lambda axes: draw_histogram(axes, report.histogram, threshold, mark)),
-        render_figure("errors", lambda axes: draw_errors(axes, curve, threshold, mark)),
+        _render("roc", roc, legend=bool(published)),
+        _render("det", lambda axes: draw_det(axes, {name: curve})),
+        _render("histogram", lambda axes: draw_histogram(axes, report.histogram, threshold, mark)),
+        _render("errors", lambda axes: draw_errors(axes, curve, threshold, mark)),
     ]
     if report.calibration:
         bins = report.calibration.bins
-        found.append(render_figure("reliability", lambda axes: draw_reliability(axes, bins)))
-    if report.kfold:
-        kfold = report.kfold
-        found.append(render_figure("folds", lambda axes: draw_folds(axes, kfold)))
+        found.append(_render("reliability", lambda axes: draw_reliability(axes, bins)))
     if report.robustness:
-        found.append(render_figure("robustness", lambda axes: draw_robustness(axes, report.robustness, report.eer)))
+        found.append(_render("robustness", lambda axes: draw_robustness(axes, report.robustness, report.eer)))
     return found
 
 
 def roc_figure(report: VerificationReport) -> ReportFigure:
     """Draw the ROC curve of a report, with its operating points."""
-    return render_figure("roc", lambda axes: draw_roc(axes, {"": downsample(report.curve)}, report.operating_points))
+    return _render("roc", lambda axes: draw_roc(axes, {"": downsample(report.curve)}, report.operating_points))
 
 
 def comparison_figures(curves: Mapping[str, RocCurve]) -> list[ReportFigure]:
     """Draw the ROC and DET curves of several evaluations."""
     few = {name: downsample(curve) for name, curve in curves.items()}
     return [
-        render_figure("roc", lambda axes: draw_roc(axes, few), legend=True),
-        render_figure("det", lambda axes: draw_det(axes, few), legend=True),
+        _render("roc", lambda axes: draw_roc(axes, few), legend=True),
+        _render("det", lambda axes: draw_det(axes, few), legend=True),
     ]
 
 
-TEXTS = {
-    "roc": ("ROC", "Genuine pairs accepted, against impostors accepted; dots are the operating points of the table."),
-    "det": ("DET", "Both errors against each other, on axes that make normal scores a straight line. Lower is better."),
-    "histogram": ("Scores", "Distribution of the scores of both kinds of pairs. Less overlap is better."),
-    "errors": ("Errors against the threshold", "What a stricter or a more lenient threshold costs."),
-    "reliability": (
-        "Reliability",
-        "Share of genuine pairs among those of one predicted probability: ideally the line.",
-    ),
-    "folds": ("Accuracy of each fold", "By the threshold that is best on the other folds."),
-    "robustness": ("Robustness", "Equal error rate when one of the two photos is damaged."),
-}
-
-
-def render_figure(name: str, draw: Draw, *, legend: bool = False) -> ReportFigure:
-    """Draw one of `TEXTS` as PNG and SVG; `legend` adds one below the axes."""
-    # Figure without pyplot: no window system, no global list of figures, safe in any thread.
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=150, facecolor=LIGHT.ground)
-    axes = figure.add_subplot(facecolor=LIGHT.ground)
-    axes.grid(True, color=LIGHT.faint, linewidth=0.7)
-    axes.set_axisbelow(True)
-    draw(axes)
-    axes.tick_params(which="both", colors=LIGHT.ink, length=0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(LIGHT.faint)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set_color(LIGHT.ink)
-    height = HEIGHT
-    if legend:
-        height += _legend_below(axes)
-        figure.set_figheight(height)
-    # Margins that hold the longest labels; a layout engine would find them too, in half of the drawing time.
-    figure.subplots_adjust(left=0.15, right=0.955, bottom=(0.57 + height - HEIGHT) / height, top=1 - 0.31 / height)
-    png, svg = io.BytesIO(), io.StringIO()
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        warnings.filterwarnings("ignore", message="Glyph")  # names may hold letters that the font lacks
-        figure.savefig(png, format="png", metadata={"Software": None})
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(svg, format="svg", metadata=nothing, facecolor="none")
-    return ReportFigure(
-        name,
-        *TEXTS[name],
-        png=png.getvalue(),
-        svg=_inline_svg(svg.getvalue()),
-        axes=_axes_table(axes, (WIDTH, height), name),
-        wide=legend and len(axes.get_lines()) > 6,
-    )
-
-
-def _legend_below(axes: Axes) -> float:
-    """Draw a legend below the axes and return its height in inches."""
-    handles, labels = axes.get_legend_handles_labels()
-    columns = max(1, min(4, int(100 / (8 + max(map(len, labels))))))
-    drawn = axes.legend(
-        handles,
-        labels,
-        loc="upper left",
-        bbox_to_anchor=(-0.05, -0.13),
-        ncols=columns,
-        fontsize=8,
-        frameon=False,
-        labelcolor=LIGHT.ink,
-    )
-    for text in drawn.get_texts():
-        text.set_parse_math(False)  # a dollar in a name is a dollar
-    return LEGEND_ROW * math.ceil(len(labels) / columns)
-
-
-def _inline_svg(document: str) -> str:
-    """Return an SVG document as an element of a page, with the colors of its style sheet."""
-    element = document[document.index("<svg") :]
-    element = re.sub(
-        r"<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>|<metadata>.*?</metadata>", "", element, flags=re.S
-    )
-    element = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", element, count=1)
-    element = re.sub(r'<g id="[^"]*"', "<g", element)  # repeated in every figure
-    for color, variable in VARIABLES.items():
-        element = element.replace(color, f"var({variable})")
-    return re.sub(r"\n\s*", "\n", element)
-
-
-def _axes_table(axes: Axes, size: tuple[float, float], name: str) -> dict[str, Any]:
-    """Return the box of the axes in points, y downwards, and values at equal distances along x and y.
-
-    `size` is that of the figure in inches.
-    """
-    width, height = (72 * inches for inches in size)
-    box = axes.get_position()
-    shares = np.linspace(0, 1, AXIS_STEPS + 1)
-    values = []
-    for low, high, scale in ((*axes.get_xlim(), axes.get_xscale()), (*axes.get_ylim(), axes.get_yscale())):
-        if scale == "log":
-            values.append(low * (high / low) ** shares)
-        elif name == "det":
-            values.append(np.array([NormalDist().cdf(place) for place in low + (high - low) * shares]))
-        else:
-            values.append(np.array([low, high]))
-    x, y = ([float(f"{value:.6g}") for value in one] for one in values)
-    edges = (box.x0 * width, (1 - box.y1) * height, box.x1 * width, (1 - box.y0) * height)
-    return {"box": [round(edge, 2) for edge in edges], "x": x, "y": y}
+def _render(name: str, draw: Draw, *, legend: bool = False) -> ReportFigure:
+    return render_figure(name, *TEXTS[name], draw, legend=legend)

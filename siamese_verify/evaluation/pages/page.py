@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from siamese_verify.evaluation.bootstrap import Difference
-    from siamese_verify.evaluation.comparison import Comparison
-    from siamese_verify.evaluation.pages.figures import ReportFigure
+    from siamese_verify.evaluation.comparison import ScoreComparison
+    from siamese_verify.evaluation.pages.rendering import ReportFigure
     from siamese_verify.evaluation.report import VerificationReport
     from siamese_verify.evaluation.roc import RocCurve
     from siamese_verify.evaluation.score_statistics import HardPair
@@ -185,7 +185,7 @@ def render_comparison(
     figures: Mapping[str, Mapping[str, Any]],
     curves: Mapping[str, RocCurve],
     sentences: Sequence[str],
-    tests: Sequence[Comparison],
+    tests: Sequence[ScoreComparison],
     targets: Sequence[float],
 ) -> str:
     """Return the page that compares evaluations.

@@ -1,4 +1,4 @@
-"""Draws the pictures of objectives.md: `python docs/draw_objectives.py [folder]`, by default into docs/objectives.
+"""Draws the pictures of losses.md: `python docs/draw_losses.py [folder]`, by default into docs/losses.
 
 Nothing is drawn from a formula: losses are those of the package, slopes are autograd's through its own backward
 passes, and the choices of miners are their own.
@@ -20,11 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from siamese_verify import losses, miners
-from siamese_verify.evaluation.pages.figures import LIGHT
+from siamese_verify.evaluation.pages.rendering import LIGHT
 from siamese_verify.structures import Pairs, Triplets
 
 SOLID, DASHED, DOTTED = "-", "--", ":"
-STRANGERS = 15  # negatives of an anchor beside the one that moves, at cosine 0
+NEGATIVES = 15  # negatives of an anchor beside the one that moves, at cosine 0
 BAND, DRAWS = 0.2, 400  # of the semi-hard miner, and of the one that draws
 
 
@@ -32,7 +32,7 @@ class Curve(NamedTuple):
     """One line of a picture."""
 
     name: str
-    colour: str
+    color: str
     style: str
     loss: Callable[[Tensor], Tensor]  # of the distance or cosine that changes
 
@@ -63,8 +63,8 @@ def triplet(objective: losses.TripletLoss, genuine: bool, moved: Tensor) -> Tens
 def anchor(objective: losses.BatchObjective, positives: int, genuine: bool, moved: Tensor) -> Tensor:
     """What one anchor costs. One positive or one negative moves, the (other) positives stand at cosine 0.5."""
     beside = positives - genuine
-    rows = torch.cat([axis(0), at(moved, 1), *[at(0.5, 2)] * beside, axis(3, STRANGERS)])
-    labels = torch.tensor([0, 0 if genuine else 1, *[0] * beside, *range(2, 2 + STRANGERS)])
+    rows = torch.cat([axis(0), at(moved, 1), *[at(0.5, 2)] * beside, axis(3, NEGATIVES)])
+    labels = torch.tensor([0, 0 if genuine else 1, *[0] * beside, *range(2, 2 + NEGATIVES)])
     items = objective.items(rows, labels)
     return items[0] if isinstance(objective, losses.SupConLoss) else items[:positives].mean()
 
@@ -76,18 +76,18 @@ def query(objective: losses.QueryObjective, negatives: int, genuine: bool, moved
 
 
 def crowd(people: int, genuine: bool, moved: Tensor) -> Tensor:
-    """All photos move from their centre, centres 1 apart; or all centres move apart, photos 0.3 from their own."""
+    """All photos move from their center, centers 1 apart; or all centers move apart, photos 0.3 from their own."""
     spread, apart = (moved, 1.0) if genuine else (0.3, moved)
     *corners, aside = torch.eye(people + 1, dtype=torch.float64)
-    centres, aside = torch.stack(corners) * apart / 2**0.5, aside * spread
-    rows = torch.cat([centres + aside, centres + aside, centres - aside, centres - aside])
+    centers, aside = torch.stack(corners) * apart / 2**0.5, aside * spread
+    rows = torch.cat([centers + aside, centers + aside, centers - aside, centers - aside])
     return losses.MagnetLoss().items(rows, torch.arange(people).repeat(4)).mean()
 
 
 def classified(objective: losses.ArcFaceLoss, genuine: bool, moved: Tensor) -> Tensor:
-    """One photo. Its own class weight moves before others at cosine 0, or another moves and its own stands at 0.6."""
+    """One photo. Its identity's weight moves before others at cosine 0, or another moves and its own stands at 0.6."""
     two = (at(moved, 1), axis(2)) if genuine else (at(0.6, 1), at(moved, 2))
-    weights = torch.cat([*two, axis(3, objective.identities - 2)])
+    weights = torch.cat([*two, axis(3, objective.num_identities - 2)])
     loss: Tensor = torch.func.functional_call(objective, {"weights": weights}, (axis(0), torch.tensor([0])))
     return loss
 
@@ -95,14 +95,14 @@ def classified(objective: losses.ArcFaceLoss, genuine: bool, moved: Tensor) -> T
 def both(loss: Callable[..., Tensor], *variants: tuple[object, ...], kinds: str = "positive / negative") -> list[Curve]:
     """Genuine curves, then impostor ones; a variant is its name, its line and what `loss` takes first."""
     return [
-        Curve(f"{kind}, {name}", colour, str(style), partial(loss, *given, colour == LIGHT.genuine))
-        for kind, colour in zip(kinds.split(" / "), (LIGHT.genuine, LIGHT.impostor), strict=True)
+        Curve(f"{kind}, {name}", color, str(style), partial(loss, *given, color == LIGHT.genuine))
+        for kind, color in zip(kinds.split(" / "), (LIGHT.genuine, LIGHT.impostor), strict=True)
         for name, style, *given in variants
     ]
 
 
 def pictures() -> dict[str, list[Curve]]:
-    """What each picture of an objective shows."""
+    """What the picture of each loss shows."""
     plain, angular = losses.ContrastiveLoss(), losses.ContrastiveLoss(distance="cosine")
     narrow, wide = losses.CosinePairLoss(0.3), losses.CosinePairLoss(0)
     squared, hinge, soft = losses.TripletLoss(squared=True), losses.TripletLoss(), losses.TripletLoss(soft=True)
@@ -112,7 +112,7 @@ def pictures() -> dict[str, list[Curve]]:
         [(f"margin {m:g}", style, kind(100, 32.0, m, 8)) for m, style in ((margin, SOLID), (0, DASHED))]
         for kind, margin in ((losses.ArcFaceLoss, 0.3), (losses.CosFaceLoss, 0.2))
     )
-    pairs, weights = {"kinds": "genuine / impostor"}, {"kinds": "own weight / another's"}
+    pairs, weights = {"kinds": "genuine / impostor"}, {"kinds": "own identity / another's"}
     return {
         "contrastive": both(pair, ("euclidean", SOLID, plain, True), ("cosine", DASHED, angular, True), **pairs),
         "cosine_pair": both(pair, ("margin 0.3", SOLID, narrow, False), ("margin 0", DASHED, wide, False), **pairs),
@@ -121,14 +121,14 @@ def pictures() -> dict[str, list[Curve]]:
         "sup_con": both(anchor, ("SupCon", SOLID, sup_con, 3), ("InfoNCE", DASHED, in_batch, 3)),
         "info_nce": both(query, ("K = 16", SOLID, choice, 16), ("K = 4,096", DASHED, choice, 4096)),
         "nce": both(query, ("t = 0.1", SOLID, losses.NCELoss(0.1), 1), ("t = 1", DASHED, losses.NCELoss(1), 1)),
-        "magnet": both(crowd, ("2 people", SOLID, 2), ("32 people", DASHED, 32), kinds="photos / centres"),
+        "magnet": both(crowd, ("2 people", SOLID, 2), ("32 people", DASHED, 32), kinds="photos / centers"),
         "arc_face": both(classified, *arc, **weights),
         "cos_face": both(classified, *cos, **weights),
     }
 
 
-def dress(axes: Axes, title: str = "") -> None:
-    """Give a panel the colours and the frame that all share."""
+def style_axes(axes: Axes, title: str = "") -> None:
+    """Set title, grid and colors of a panel."""
     axes.set_title(title, loc="left", color=LIGHT.ink, fontsize=12)
     axes.grid(True, color=LIGHT.faint, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -149,9 +149,9 @@ def draw(curves: list[Curve], along: str) -> Figure:
             loss = curve.loss(moved)
             values.append([loss.item(), torch.autograd.grad(loss.sum(), moved)[0].item()])
         for axes, heights in zip(panels, np.transpose(values), strict=True):
-            axes.plot(places.detach(), heights, curve.style, color=curve.colour, linewidth=2.2, label=curve.name)
+            axes.plot(places.detach(), heights, curve.style, color=curve.color, linewidth=2.2, label=curve.name)
     for axes, title in zip(panels, ("loss", f"its slope by the {along}"), strict=True):
-        dress(axes, title)
+        style_axes(axes, title)
         axes.axhline(0, color=LIGHT.ink, linewidth=0.8, zorder=1)
     panels[1].set(xlabel=along, xticks=np.linspace(first, last, 5))
     keys = panels[0].get_legend_handles_labels()
@@ -179,32 +179,32 @@ def draw_miners() -> Figure:
     for row, (name, miner) in enumerate(strategies.items()):
         axes.text(0, row - 0.3, name, color=LIGHT.ink, fontsize=12)
         draws = range(DRAWS if isinstance(miner, miners.DistanceWeighted) else 1)
-        times = torch.stack([partners(miner(rows, labels)).bincount(minlength=len(rows)) for _ in draws])
+        times = torch.stack([others(miner(rows, labels)).bincount(minlength=len(rows)) for _ in draws])
         share = (times > 0).double().mean(dim=0).numpy()
-        for kind, colour, height in ((slice(1, 3), LIGHT.genuine, row), (slice(3, None), LIGHT.impostor, row + 0.25)):
+        for kind, color, height in ((slice(1, 3), LIGHT.genuine, row), (slice(3, None), LIGHT.impostor, row + 0.25)):
             places = distance[kind], np.full_like(distance[kind], height)
-            axes.scatter(*places, s=16, facecolors=LIGHT.ground, edgecolors=colour, linewidths=0.7)
-            axes.scatter(*places, s=65 * share[kind] / share[kind].max(), color=colour, linewidths=0)
+            axes.scatter(*places, s=16, facecolors=LIGHT.ground, edgecolors=color, linewidths=0.7)
+            axes.scatter(*places, s=65 * share[kind] / share[kind].max(), color=color, linewidths=0)
         for place in distance[1:3] if isinstance(miner, miners.SemiHard) else ():
             axes.plot([place, place + BAND], [row, row], color=LIGHT.genuine, linewidth=1.5)
-    dress(axes)
+    style_axes(axes)
     axes.set(xlabel="distance from the anchor", xlim=(-0.03, 2), ylim=(4.5, -0.65))
     axes.set(xticks=np.linspace(0, 2, 5), yticks=[])
     figure.subplots_adjust(left=0.04, right=0.96, bottom=0.11, top=0.99)
     return figure
 
 
-def partners(tuples: Pairs | Triplets) -> Tensor:
-    """(K,) rows that row 0 was put beside."""
+def others(tuples: Pairs | Triplets) -> Tensor:
+    """(K,) rows that row 0 is compared with."""
     if isinstance(tuples, Triplets):
         return torch.cat([tuples.positive, tuples.negative])[(tuples.anchor == 0).repeat(2)]
     return torch.cat([tuples.other[tuples.anchor == 0], tuples.anchor[tuples.other == 0]])
 
 
 def main() -> None:
-    """Draw everything, as PNG of few colours."""
+    """Draw everything, as PNG of few colors."""
     torch.manual_seed(0)
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "objectives"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "losses"
     folder.mkdir(parents=True, exist_ok=True)
     by_distance = ("contrastive", "triplet", "magnet")
     figures = {name: draw(lines, "distance" if name in by_distance else "cosine") for name, lines in pictures().items()}

@@ -1,11 +1,11 @@
-"""Objectives, forward and backward, against the matrix product that can't be avoided and against two peers.
+"""Losses, forward and backward, against the matrix product that can't be avoided and against two peers.
 
 The limit is one product of a (B, 512) batch with itself into memory that is there already, timed in turn with the
 objective. The peers are plain PyTorch, as one would write it by hand, and pytorch-metric-learning, if it is installed;
 its semi-hard miner keeps every semi-hard negative, ours and the one by hand the nearest. Every measurement is a process
 of its own, bounded to 80 % of the free memory; its memory is the peak above the start, in the first run.
 
-Claims: see CLAIMS. Run: `python benchmarks/objectives.py`, or with `--chart docs/objectives_speed.png` to see how time
+Claims: see CLAIMS. Run: `python benchmarks/losses.py`, or with `--chart docs/losses_speed.png` to see how time
 and memory grow; that takes most of an hour, and `--record FILE` lets an interrupted run go on where it was.
 """
 
@@ -38,7 +38,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from siamese_verify.evaluation.pages.figures import LIGHT
+from siamese_verify.evaluation.pages.rendering import LIGHT
 from siamese_verify.losses import ContrastiveLoss, NTXentLoss, SupConLoss, TripletLoss
 from siamese_verify.miners import BatchHard, SemiHard
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime as everything here uses it: silent, and its complaints are sentences."""
+"""ONNX Runtime: no telemetry, and errors in one sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.onnx_runtime import session_of
+from siamese_verify.onnx_runtime import open_session
 
 RUN = """
 import sys
@@ -23,7 +23,7 @@ FaceDetector().detect(Image.new("RGB", (64, 64)))
 @pytest.mark.parametrize("content", [b"", b"text", b"\x08\x0a"])
 def test_what_is_no_network_is_one_sentence(content: bytes) -> None:
     with pytest.raises(InputError, match=r"^mine\.onnx cannot be run: ") as error:
-        session_of(content, "mine.onnx")
+        open_session(content, "mine.onnx")
     assert "\n" not in str(error.value)
 
 

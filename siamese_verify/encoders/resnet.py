@@ -1,10 +1,11 @@
-"""A small residual network that trains from random weights on a laptop."""
+"""Residual networks: a small one that trains from random weights on a laptop, and ResNet-18."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.structures import Crop, InputSpec
@@ -36,17 +37,17 @@ class ResidualBlock(nn.Module):
 
 
 class SmallResNet(Encoder):
-    """A few residual stages, each at half the resolution and twice the width of the one before.
+    """A small residual network; each stage has half the resolution and twice the width of the one before.
 
     Args:
         size: side of the input in pixels.
         width: channels of the first stage.
         blocks: residual blocks in each stage; the stages after the first halve the resolution.
         stem: stride of the first convolution, in pixels.
-        grid: side of the grid of features that the embedding is read from; 1 averages over the whole face.
+        grid: side of the grid that features are pooled to before the embedding; 1 averages over the whole face.
         embedding_size: length of an embedding.
         dropout: of the pooled features, in [0, 1).
-        crop: how faces are cut from photos.
+        crop: how faces are cropped from photos.
         normalize: give embeddings of unit length.
     """
 
@@ -81,3 +82,23 @@ class SmallResNet(Encoder):
             nn.BatchNorm1d(embedding_size),
         ]
         super().__init__(nn.Sequential(*layers), embedding_size, InputSpec(size, crop=crop), normalize)
+
+
+class ResNet18(Encoder):
+    """ResNet-18 from random weights (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016).
+
+    Args:
+        size: side of the input in pixels.
+        embedding_size: length of an embedding.
+        crop: how faces are cropped from photos.
+        normalize: give embeddings of unit length.
+    """
+
+    def __init__(
+        self, size: int = 112, embedding_size: int = 256, crop: Crop = Crop("box", margin=10), normalize: bool = True
+    ) -> None:
+        backbone = resnet18(weights=None)
+        backbone.fc = nn.Sequential(
+            nn.Linear(backbone.fc.in_features, embedding_size, bias=False), nn.BatchNorm1d(embedding_size)
+        )
+        super().__init__(backbone, embedding_size, InputSpec(size, crop=crop), normalize)

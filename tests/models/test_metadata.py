@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import OperatingPoint
+from siamese_verify.models import ModelMetadata
+from siamese_verify.structures import InputSpec
+
+
+def point(far: float, threshold: float, insufficient: bool = False) -> OperatingPoint:
+    return OperatingPoint(far, far / 2, 0.9, threshold, insufficient, 1000, round(500 * far))
+
+
+def metadata_with(*points: OperatingPoint, name: str = "mine") -> ModelMetadata:
+    return ModelMetadata(name, {}, InputSpec(16), 128, points)
+
+
+def test_the_strictest_rate_with_enough_impostors_is_the_default() -> None:
+    points = [point(1e-2, 0.5), point(1e-3, 0.7, insufficient=True), point(1e-1, 0.3)]
+    assert metadata_with(*points).operating_point() == points[0]
+
+
+@pytest.mark.parametrize("enough", [False, True])
+def test_one_per_cent_is_the_default_where_no_stricter_rate_has_enough_impostors(enough: bool) -> None:
+    points = [point(1e-2, 0.5, insufficient=True), point(1e-1, 0.3, insufficient=not enough)]
+    assert metadata_with(*points).operating_point() == points[0]
+
+
+def test_a_rate_is_found_whatever_its_rounding() -> None:
+    points = [point(1e-1, 0.3), point(1e-2, 0.5)]
+    assert metadata_with(*points).operating_point(1 / 100) == points[1]
+    assert metadata_with(*points).operating_point(0.3 - 0.2) == points[0]
+
+
+@pytest.mark.parametrize("far", [0.05, 0.0, -0.1, 2.0, float("nan")])
+def test_a_rate_that_was_not_measured_is_an_error_that_lists_those_that_were(far: float) -> None:
+    with pytest.raises(InputError, match=r"was measured: use 0\.01, 0\.1\."):
+        metadata_with(point(1e-1, 0.3), point(1e-2, 0.5)).operating_point(far)
+
+
+def test_a_model_without_thresholds_says_the_two_ways_out() -> None:
+    with pytest.raises(InputError, match=r"No threshold of vggface2.*--threshold.*evaluate model=vggface2"):
+        metadata_with(name="vggface2").operating_point()
