@@ -157,9 +157,7 @@ def test_a_loss_that_needs_negatives_refuses_the_pairs_of_a_sampler() -> None:
     pairs = Pairs(torch.tensor([0, 2]), torch.tensor([1, 4]), torch.tensor([True, False]))
     for objective in (SupConLoss(), InBatchNegatives(NCELoss())):
         module = VerificationModule(encoder(), objective, None, ADAM)
-        with pytest.raises(
-            InputError, match=f"{type(objective).__name__} compares .* sampler=identity"
-        ):
+        with pytest.raises(InputError, match=f"{type(objective).__name__} compares .* sampler=identity"):
             module.training_step(batch(tuples=pairs), 0)
 
 
