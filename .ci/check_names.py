@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-GLOSSARY = ROOT / "docs" / "glossary.md"
-PACKAGE = ROOT / "siamese_verify"
+GLOSSARY = Path("docs/glossary.md")
+PACKAGE = Path("siamese_verify")
 SUFFIXES = {".py", ".yaml", ".md", ".j2", ".html", ".js", ".toml", ".ipynb"}
 
 
@@ -29,7 +30,7 @@ def found_words(files: list[Path], words: list[str]) -> Iterator[str]:
     for file in files:
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             for word in pattern.findall(line):
-                yield f"{file.relative_to(ROOT)}:{number}: {word!r} is refused by docs/glossary.md: use its term."
+                yield f"{file}:{number}: {word!r} is refused by docs/glossary.md: use its term."
 
 
 def duplicates(files: list[Path]) -> Iterator[str]:
@@ -37,22 +38,23 @@ def duplicates(files: list[Path]) -> Iterator[str]:
     places: dict[str, list[str]] = defaultdict(list)
     for file in files:
         if file.name != "__init__.py":
-            places[file.name].append(str(file.relative_to(ROOT)))
+            places[file.name].append(str(file))
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef):
-                places[f"class {node.name}"].append(str(file.relative_to(ROOT)))
+                places[f"class {node.name}"].append(str(file))
     for name, found in places.items():
         if len(found) > 1:
             yield f"{name} occurs {len(found)} times: {', '.join(found)}."
     for file in files:
         if file.stem in sys.stdlib_module_names:
-            yield f"{file.relative_to(ROOT)} shadows a module of the standard library."
+            yield f"{file} shadows a module of the standard library."
 
 
 def main() -> int:
     """Print what is wrong; 1 if anything is."""
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True)
-    tracked = [ROOT / name for name in listed.stdout.splitlines()]
+    os.chdir(ROOT)
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True)
+    tracked = [Path(name) for name in listed.stdout.splitlines()]
     texts = [file for file in tracked if file.suffix in SUFFIXES and file != GLOSSARY and file.is_file()]
     package = [file for file in texts if file.suffix == ".py" and file.is_relative_to(PACKAGE)]
     wrong = [*found_words(texts, refused_words(GLOSSARY.read_text(encoding="utf-8"))), *duplicates(package)]

@@ -39,7 +39,7 @@ def people(size: int) -> np.ndarray:
 
 
 def embeddings(identities: np.ndarray) -> np.ndarray:
-    """Embeddings of an encoder with some 1.5 % of errors, strangers as unlike as those of a trained one."""
+    """Embeddings of an encoder with some 1.5 % of errors, impostors as unlike as those of a trained one."""
     generator = np.random.default_rng(1)
     directions = generator.standard_normal((64, DIMENSIONS), dtype=np.float32)  # faces differ in few of them
     photos = generator.standard_normal((len(identities), 64), dtype=np.float32)
@@ -63,8 +63,8 @@ def peer(rows: np.ndarray, identities: np.ndarray) -> tuple[float, float]:
     left, right = np.triu_indices(len(rows), 1)
     scores, same = (rows @ rows.T)[left, right], identities[left] == identities[right]
     far, tar, _ = roc_curve(same, scores)
-    crossing = np.argmin(np.abs(1 - tar - far))
-    return float(far[crossing]), float(auc(far, tar))
+    equal = np.argmin(np.abs(1 - tar - far))
+    return float(far[equal]), float(auc(far, tar))
 
 
 def limit(rows: np.ndarray, block: int = 1024) -> Callable[[], None]:

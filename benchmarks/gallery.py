@@ -1,7 +1,7 @@
 """Searching, opening, enrolling and forgetting in a gallery, and an index for a million templates.
 
 1. A search among 100,000 people with one template each, 512 dimensions, against the limit: one product of the same
-   matrix with a vector by NumPy, timed in turn with the searches. Searches of strangers (read only) and of people who
+   matrix with a vector by NumPy, timed in turn with the searches. Searches for others (read only) and of people who
    are enrolled (their match is logged: a transaction that reaches the disk). Claim: at most 50 ms, the median of
    either. Besides: opening (everything is decrypted and checked), and forgetting one (the file is built anew).
 2. Enrolments per second: three templates each, one transaction each, into a gallery that grows to 1,000 people, with
@@ -110,21 +110,21 @@ def exact(folder: Path, people: int, repetitions: int) -> None:
     with Gallery.open(path, MODEL, key=KEY) as gallery:
         opened = seconds(gallery.people)
         known = crowd.photos(np.arange(SEARCHES) * (people // SEARCHES))
-        strangers = crowd.photos(people + np.arange(SEARCHES))
+        others = crowd.photos(people + np.arange(SEARCHES))
         matrix = np.ascontiguousarray(rows)
-        times: dict[str, list[float]] = {"limit": [], "a stranger": [], "somebody enrolled": []}
+        times: dict[str, list[float]] = {"limit": [], "another person": [], "somebody enrolled": []}
         named = 0
         for _ in range(repetitions):
-            for probe, other in zip(known, strangers, strict=True):
+            for probe, other in zip(known, others, strict=True):
                 times["limit"] += milliseconds([lambda probe=probe: matrix @ probe])  # type: ignore[misc]
                 start = time.perf_counter()
                 gallery.identify_embedding(other, threshold=0.99)
-                times["a stranger"].append(1e3 * (time.perf_counter() - start))
+                times["another person"].append(1e3 * (time.perf_counter() - start))
                 start = time.perf_counter()
                 named += gallery.identify_embedding(probe, threshold=0.3).name is not None
                 times["somebody enrolled"].append(1e3 * (time.perf_counter() - start))
         forgotten = seconds(lambda: gallery.forget("Person 77"))
-        again = seconds(lambda: gallery.identify_embedding(strangers[0], threshold=0.99))
+        again = seconds(lambda: gallery.identify_embedding(others[0], threshold=0.99))
     print(f"  opening, decrypting and checking  {opened:6.2f} s     filling, in one transaction {filled:.1f} s")
     limit = times.pop("limit")
     print(f"  one product of the matrix        {statistics.median(limit):6.1f} ms    the limit")

@@ -1,7 +1,7 @@
 """Losses, forward and backward, against the matrix product that can't be avoided and against two peers.
 
 The limit is one product of a (B, 512) batch with itself into memory that is there already, timed in turn with the
-objective. The peers are plain PyTorch, as one would write it by hand, and pytorch-metric-learning, if it is installed;
+loss. The peers are plain PyTorch, as one would write it by hand, and pytorch-metric-learning, if it is installed;
 its semi-hard miner keeps every semi-hard negative, ours and the one by hand the nearest. Every measurement is a process
 of its own, bounded to 80 % of the free memory; its memory is the peak above the start, in the first run.
 

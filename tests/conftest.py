@@ -15,6 +15,18 @@ from omegaconf import DictConfig, open_dict
 
 from siamese_verify.cli.configuration import CONF
 
+# Overrides of a training that takes a second; the size of a batch is an option of the sampler.
+TINY = (
+    "threads=1",
+    "data.photos.identities=12",
+    "data.photos.images=4",
+    "encoder.width=8",
+    "encoder.size=16",
+    "data.test.photos.identities=6",
+    "data.test.photos.images=3",
+)
+SMALL_BATCHES = ("sampler.identities_per_batch=4", "sampler.samples_per_identity=2")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -30,26 +42,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def one_thread() -> None:
     """Tensors of a test are too small for two threads."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def tiny() -> tuple[str, ...]:
-    """Overrides that make a run of seconds; the sampler's own size is not among them."""
-    return (
-        "threads=1",
-        "data.photos.identities=12",
-        "data.photos.images=4",
-        "encoder.width=8",
-        "encoder.size=32",
-        "data.test.photos.identities=6",
-        "data.test.photos.images=3",
-    )
-
-
-@pytest.fixture(scope="session")
-def small_batches() -> tuple[str, ...]:
-    """Overrides for the samplers that take people and photos."""
-    return ("sampler.identities_per_batch=4", "sampler.samples_per_identity=2")
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +63,7 @@ def configured() -> Callable[..., DictConfig]:
 
 @pytest.fixture(scope="session")
 def trained(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
-    """`trained(folder, *overrides)`: a run within this process."""
+    """`trained(folder, *overrides)`: a run within this process, with its bundle and report."""
 
     def train(folder: Path, *overrides: str) -> Path:
         from siamese_verify.cli.train import train
@@ -86,13 +78,32 @@ def trained(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, ...], small_batches: tuple[str, ...]) -> Path:
-    """The folder of a run that was started from the command line."""
+def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
+    """`fitted(folder, *overrides)`: a run that ends with its checkpoints, before bundle and report are made."""
+
+    def fit(folder: Path, *overrides: str) -> Path:
+        from siamese_verify.cli import train
+
+        cfg = configured("train", folder, *overrides)
+        try:
+            train.check(cfg, folder)
+            parts = train.compose(cfg)
+            train.fit(parts, train.run_metadata(parts, cfg), cfg, folder)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        return folder
+
+    return fit
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two epochs that was started from the command line."""
     place = tmp_path_factory.mktemp("tiny")
     run = place / "run"
-    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *tiny, *small_batches]
+    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *TINY, *SMALL_BATCHES]
     ended = subprocess.run(
-        [*command, "trainer.max_epochs=4", f"hydra.run.dir={run}"], cwd=place, capture_output=True, text=True
+        [*command, "trainer.max_epochs=2", f"hydra.run.dir={run}"], cwd=place, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return run

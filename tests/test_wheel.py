@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SMALL_BATCHES, TINY
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.slow
@@ -67,10 +69,8 @@ def test_the_configuration_of_the_installed_package_is_its_own(installed: Path, 
     assert ended.stdout.strip() == str(installed / "siamese_verify" / "conf"), ended.stderr
 
 
-def test_the_installed_package_trains(
-    installed: Path, tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
-) -> None:
-    overrides = (*tiny, *small_batches, "trainer.max_epochs=1", "hydra.run.dir=run")
+def test_the_installed_package_trains(installed: Path, tmp_path: Path) -> None:
+    overrides = (*TINY, *SMALL_BATCHES, "trainer.max_epochs=1", "hydra.run.dir=run")
     ended = python(installed, tmp_path, "-m", "siamese_verify.cli.train", *overrides)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert (tmp_path / "run" / "report" / "report.html").is_file()

@@ -23,7 +23,8 @@ from siamese_verify.evaluation.scores import as_array, checked_threshold, number
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from siamese_verify.pairwise.histogram import ImpostorCounts, PairScores, ScoreCounts
+    from siamese_verify.pairwise.histogram import ImpostorCounts, ScoreCounts
+    from siamese_verify.pairwise.pair_scores import PairScores
 
 ALL_PAIRS_TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SAMPLE_FROM = 2**24  # pairs from which a second pass takes longer than a sample of the first
@@ -76,7 +77,8 @@ def all_pairs_report(
         InputError: shapes that do not fit, rows without a direction, no genuine or no impostor pair, a target outside
             of [0, 1], NaN.
     """
-    from siamese_verify.pairwise.histogram import NO_SCORES, SCALE, ImpostorPass, bin_numbers, count_genuine
+    from siamese_verify.pairwise.histogram import NO_SCORES, ImpostorPass, bin_numbers, count_genuine
+    from siamese_verify.pairwise.pair_scores import SCALE
 
     for target in targets:
         if not 0 <= target <= 1:
@@ -159,7 +161,7 @@ def bins_needed(
 def _pair_scores(
     embeddings: ArrayLike, identities: ArrayLike, gallery: ArrayLike | None, gallery_identities: ArrayLike | None
 ) -> PairScores:
-    from siamese_verify.pairwise.histogram import PairScores
+    from siamese_verify.pairwise.pair_scores import PairScores
 
     if gallery is None:
         rows = unit_rows(embeddings)
@@ -214,7 +216,8 @@ def _curve(
     wanted: NDArray[np.bool_],
 ) -> RocCurve:
     """Curve with the points of single scores in the wanted bins, and one point for each other bin."""
-    from siamese_verify.pairwise.histogram import SCALE, bin_floors, bin_numbers
+    from siamese_verify.pairwise.histogram import bin_floors, bin_numbers
+    from siamese_verify.pairwise.pair_scores import SCALE
 
     single = [kind.in_bins(wanted) for kind in scores]
     values = np.unique(np.concatenate([kind.values for kind in single]))

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from siamese_verify.pairwise.histogram import PairScores
+    from siamese_verify.pairwise.pair_scores import PairScores
 
-KEPT = 2**21  # impostors, the highest, that are looked at one by one
+KEPT = 2**21  # impostors, the highest, that are compared one by one
 
 
 def clustered_rows(embeddings: ArrayLike, identities: ArrayLike, kept: int = KEPT) -> ClusteredPairs:
@@ -34,7 +34,8 @@ def clustered_rows(embeddings: ArrayLike, identities: ArrayLike, kept: int = KEP
     Raises:
         InputError: shapes that do not fit, rows without a direction, fewer than two people, no genuine pair.
     """
-    from siamese_verify.pairwise.histogram import SCALE, PairScores, bin_floors, count_impostor_bins
+    from siamese_verify.pairwise.histogram import bin_floors, count_impostor_bins
+    from siamese_verify.pairwise.pair_scores import SCALE, PairScores
 
     rows = unit_rows(embeddings)
     people = numbered(identities, len(rows))
@@ -74,7 +75,7 @@ def _impostors(
 def _ranked(
     found: list[tuple[NDArray[np.floating], NDArray[np.int64]]],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    from siamese_verify.pairwise.histogram import SCALE
+    from siamese_verify.pairwise.pair_scores import SCALE
 
     scores = np.concatenate([scores for scores, _ in found]) / SCALE
     order = np.argsort(scores)[::-1]

@@ -128,9 +128,8 @@ def _search(
     """Search for the person of each probe in bands; `itself`: among all photos but the probe."""
     from siamese_verify.pairwise import bands
 
-    found = Searches(
-        *(np.full(len(probes), -np.inf, dtype=probes.dtype) for _ in range(2)), np.zeros(len(probes), dtype=np.int64)
-    )
+    none = np.full(len(probes), -np.inf, dtype=probes.dtype)
+    found = Searches(none, none.copy(), np.zeros(len(probes), dtype=np.int64))
     if not (len(probes) and len(gallery)):
         return found
     # The rows of a person stand together, so that their best score is a maximum over neighbors.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from siamese_verify.miners.base import Miner, check_length
+from siamese_verify.miners.miner import Miner, check_length
 from siamese_verify.pairwise import Identities, every_triplet
-from siamese_verify.pairwise.nearest import Comparison
+from siamese_verify.pairwise.nearest import ComparedRows
 from siamese_verify.structures import Pairs, Triplets
 
 
@@ -21,7 +21,7 @@ class AllPairs(Miner[Pairs]):
 
     gives = Pairs
 
-    def choose(self, compared: Comparison) -> Pairs:
+    def choose(self, compared: ComparedRows) -> Pairs:
         """See the class."""
         labels, column_labels, count = compared.labels, compared.column_labels, len(compared.labels)
         check_length(count * len(column_labels) - compared.itself * count * (count + 1) // 2, "pairs")
@@ -41,7 +41,7 @@ class AllTriplets(Miner[Triplets]):
 
     gives = Triplets
 
-    def choose(self, compared: Comparison) -> Triplets:
+    def choose(self, compared: ComparedRows) -> Triplets:
         """See the class."""
         first, last = Identities(compared.column_labels).span(compared.labels)
         size, columns = last - first, len(compared.column_labels)

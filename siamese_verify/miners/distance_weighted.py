@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.miners.base import Miner
+from siamese_verify.miners.miner import Miner
 from siamese_verify.pairwise import Identities, bands, unit
-from siamese_verify.pairwise.nearest import Comparison, bisect_rows
+from siamese_verify.pairwise.nearest import ComparedRows, bisect_rows
 from siamese_verify.structures import Triplets
 
 
@@ -56,7 +56,7 @@ class DistanceWeighted(Miner[Triplets]):
             raise InputError(f"farthest is {farthest}, but must be above the cutoff of {cutoff}.")
         self.cutoff, self.farthest, self.generator = cutoff, farthest, generator
 
-    def choose(self, compared: Comparison) -> Triplets:
+    def choose(self, compared: ComparedRows) -> Triplets:
         """See the class."""
         size = compared.rows.shape[1]
         if size < 2:

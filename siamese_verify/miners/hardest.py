@@ -7,10 +7,10 @@ import math
 import torch
 
 from siamese_verify.errors import InputError
-from siamese_verify.miners.base import Miner
+from siamese_verify.miners.miner import Miner
 from siamese_verify.pairwise import Identities
 from siamese_verify.pairwise.nearest import (
-    Comparison,
+    ComparedRows,
     exact_distance,
     first_best,
     nearest_negative_pairs,
@@ -30,7 +30,7 @@ class BatchHard(Miner[Triplets]):
 
     gives = Triplets
 
-    def choose(self, compared: Comparison) -> Triplets:
+    def choose(self, compared: ComparedRows) -> Triplets:
         """See the class."""
         row, column = Identities(compared.column_labels).pairs(compared.labels, itself=compared.itself)
         positive = first_best(row, column, -exact_distance(compared, row, column), len(compared.labels))  # (B,)
@@ -63,7 +63,7 @@ class SemiHard(Miner[Triplets]):
             raise InputError(f"margin is {margin}, but must be above 0, or there are no semi-hard negatives.")
         self.margin, self.squared = margin, squared
 
-    def choose(self, compared: Comparison) -> Triplets:
+    def choose(self, compared: ComparedRows) -> Triplets:
         """See the class."""
         anchor, positive = Identities(compared.column_labels).pairs(compared.labels, itself=compared.itself)
         inner = exact_distance(compared, anchor, positive, self.squared)  # (M,)
@@ -92,7 +92,7 @@ class HardPairs(Miner[Pairs]):
             raise InputError(f"ratio is {ratio}, but must be a number above 0: impostor pairs for each genuine pair.")
         self.ratio = ratio
 
-    def choose(self, compared: Comparison) -> Pairs:
+    def choose(self, compared: ComparedRows) -> Pairs:
         """See the class."""
         anchor, other = Identities(compared.column_labels).pairs(compared.labels, itself=compared.itself)
         if compared.itself:

@@ -19,7 +19,7 @@ DIFFERENCES = "donot_use_mm_for_euclid_dist"
 CROWDED = 1 / 64  # share of candidates beyond which all distances of a band are computed exactly
 
 
-class Comparison(NamedTuple):
+class ComparedRows(NamedTuple):
     """Rows and the columns that they are compared with."""
 
     rows: Tensor  # (N, D) float32 or float64
@@ -29,13 +29,13 @@ class Comparison(NamedTuple):
     itself: bool  # the first N columns are the rows, and no row is its own positive
 
 
-def check_comparison(
+def check_compared(
     embeddings: Tensor,
     labels: Tensor,
     references: Tensor | None,
     reference_labels: Tensor | None,
     together: bool = False,
-) -> Comparison:
+) -> ComparedRows:
     """Compare embeddings with references, or with themselves; arguments and errors as in `check_batch`.
 
     Args:
@@ -47,11 +47,11 @@ def check_comparison(
     """
     batch = check_batch(embeddings, labels, references, reference_labels)
     if references is None or together:
-        return Comparison(batch.embeddings, batch.labels, batch.candidates, batch.candidate_labels, True)
-    return Comparison(batch.embeddings, batch.labels, batch.references, batch.reference_labels, False)
+        return ComparedRows(batch.embeddings, batch.labels, batch.candidates, batch.candidate_labels, True)
+    return ComparedRows(batch.embeddings, batch.labels, batch.references, batch.reference_labels, False)
 
 
-def exact_distance(compared: Comparison, row: Tensor, column: Tensor, squared: bool = False) -> Tensor:
+def exact_distance(compared: ComparedRows, row: Tensor, column: Tensor, squared: bool = False) -> Tensor:
     """(M,) Euclidean distances from differences in float64, rounded to the type of the rows: ties are exact."""
     result = compared.rows.new_empty(len(row), dtype=torch.float64)
     for part in chunks(len(row), compared.rows.shape[1]):
@@ -73,7 +73,7 @@ class Distances:
     differences.
     """
 
-    def __init__(self, compared: Comparison) -> None:
+    def __init__(self, compared: ComparedRows) -> None:
         self.compared = compared
         self.left, self.right = self._centered(compared.rows, compared.columns)
         self.identities = Identities(compared.column_labels)
@@ -169,7 +169,7 @@ class Query(NamedTuple):
 
 
 def nearest_negatives(
-    compared: Comparison,
+    compared: ComparedRows,
     anchor: Tensor,
     inner: Tensor | None = None,
     outer: Tensor | None = None,
@@ -244,7 +244,7 @@ def _nearest_by_sorting(band: Band, query: Query, squared: bool) -> Tensor:
     return torch.where((value > query.inner) & (value < query.outer), order[query.row, place], -1)
 
 
-def nearest_negative_pairs(compared: Comparison, count: int, numbers: int = BAND) -> tuple[Tensor, Tensor]:
+def nearest_negative_pairs(compared: ComparedRows, count: int, numbers: int = BAND) -> tuple[Tensor, Tensor]:
     """(K,) rows and columns of the `count` nearest pairs of two identities, nearest first; ties by row, then column.
 
     Two rows of one set are one pair, with the lower row first.

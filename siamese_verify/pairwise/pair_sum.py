@@ -54,37 +54,22 @@ class _PairSum(torch.autograd.Function):
         size: int,
         learning: bool,
     ) -> tuple[Tensor, Tensor]:
-        needed = learning and ctx.needs_input_grad[0], learning and ctx.needs_input_grad[2]
-        to_rows, to_references = (
-            torch.zeros_like(part) if need else None for part, need in zip((rows, references), needed, strict=True)
-        )
+        to_rows = torch.zeros_like(rows) if learning and ctx.needs_input_grad[0] else None
+        to_references = torch.zeros_like(references) if learning and ctx.needs_input_grad[2] else None
         total, nonzero = rows.new_zeros(()), labels.new_zeros(())
-        for columns, column_labels, to_columns in (
-            (rows, labels, to_rows),
-            (references, reference_labels, to_references),
-        ):
-            itself = columns is rows
-            for i, j in blocks(len(rows), None if itself else len(columns), size):
-                left = rows[i].detach()
-                right = None if itself and i == j else columns[j].detach()
-                leaves = [
-                    (leaf.requires_grad_(), gradient[part])
-                    for leaf, gradient, part in ((left, to_rows, i), (right, to_columns, j))
-                    if leaf is not None and gradient is not None
-                ]
+        sets = (rows, labels, to_rows), (references, reference_labels, to_references)
+        for columns, column_labels, to_columns in sets:
+            for i, j in blocks(len(rows), None if columns is rows else len(columns), size):
+                left, right = rows[i].detach().requires_grad_(to_rows is not None), None
+                if columns is not rows or i != j:
+                    right = columns[j].detach().requires_grad_(to_columns is not None)
                 same = labels[i, None] == column_labels[j]
-                with torch.set_grad_enabled(bool(leaves)):
-                    measure = left @ (left if right is None else right).T if cosine else block_distance(left, right)
-                    losses = loss(measure, same)  # (n,m)
-                    if right is None:
-                        losses = losses.triu(diagonal=1)
-                    subtotal = losses.sum()
-                total += subtotal.detach()
-                nonzero += torch.count_nonzero(losses.detach())
-                if leaves:
-                    gradients = torch.autograd.grad(subtotal, [leaf for leaf, _ in leaves])
-                    for (_, target), gradient in zip(leaves, gradients, strict=True):
-                        target += gradient
+                block_total, block_nonzero, gradients = _sum_block(left, right, same, loss, cosine)
+                total += block_total
+                nonzero += block_nonzero
+                for target, part, gradient in zip((to_rows, to_columns), (i, j), gradients, strict=True):
+                    if target is not None and gradient is not None:
+                        target[part] += gradient
         ctx.gradients = to_rows, to_references
         ctx.mark_non_differentiable(nonzero)
         return total, nonzero
@@ -94,3 +79,20 @@ class _PairSum(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         to_rows, to_references = (None if gradient is None else gradient * slope for gradient in ctx.gradients)
         return to_rows, None, to_references, None, None, None, None, None
+
+
+def _sum_block(
+    left: Tensor, right: Tensor | None, same: Tensor, loss: PairLoss, cosine: bool
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
+    """Sum over the pairs of two blocks, or of one with itself: total, number above zero, gradients by both blocks."""
+    with torch.enable_grad():
+        measure = left @ (left if right is None else right).T if cosine else block_distance(left, right)
+        losses = loss(measure, same)  # (n,m)
+        if right is None:
+            losses = losses.triu(diagonal=1)
+        total = losses.sum()
+    ends = [end if end is not None and end.requires_grad else None for end in (left, right)]
+    leaves = [end for end in ends if end is not None]
+    found = iter(torch.autograd.grad(total, leaves) if leaves else ())
+    to_left, to_right = (None if end is None else next(found) for end in ends)
+    return total.detach(), torch.count_nonzero(losses.detach()), (to_left, to_right)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,29 +9,25 @@ from omegaconf import DictConfig
 
 from siamese_verify.cli.evaluate import evaluate
 from siamese_verify.evaluation import compare_runs
+from tests.cli.conftest import Command
 
 
 def test_runs_are_compared_from_the_command_line(
-    tiny_run: Path, configured: Callable[..., DictConfig], tmp_path: Path
+    tiny_run: Path, configured: Callable[..., DictConfig], command: Command, tmp_path: Path
 ) -> None:
-    arguments = (
-        "threads=1",
-        "data=synthetic",
-        "protocol=synthetic",
-        "protocol.photos.identities=6",
-        "protocol.photos.images=3",
-    )
+    people = "protocol.photos.identities"
+    arguments = ("threads=1", "data=synthetic", "protocol=synthetic", f"{people}=6", "protocol.photos.images=3")
     evaluate(configured("evaluate", tmp_path / "again", *arguments, f"model='{tiny_run}'"), tmp_path / "again")
-    command = [sys.executable, "-m", "siamese_verify.cli.main", "compare", str(tiny_run), str(tmp_path / "again")]
-    ended = subprocess.run([*command, "--output", str(tmp_path / "out")], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert "compare.html" in ended.stdout
+    ended = command("compare", str(tiny_run), str(tmp_path / "again"), "--output", str(tmp_path / "out"))
+    assert ended.code == 0, ended.err
+    assert "compare.html" in ended.out
     first, second = json.loads((tmp_path / "out" / "compare.json").read_text())["figures"].values()
     assert first["eer"] == second["eer"]
     assert first["eer_interval"].keys() == {"low", "high"}
-    assert "compared the same 153 pairs, so their metrics and curves compare; their single scores" in ended.stdout
-    other = (*arguments[:-2], "protocol.photos.identities=5", "protocol.photos.images=3")
-    evaluate(configured("evaluate", tmp_path / "other", *other, f"model='{tiny_run}'"), tmp_path / "other")
+    assert "compared the same 153 pairs, so their metrics and curves compare; their single scores" in ended.out
+    evaluate(
+        configured("evaluate", tmp_path / "other", *arguments, f"{people}=5", f"model='{tiny_run}'"), tmp_path / "other"
+    )
     assert "did not compare the same pairs" in compare_runs([tiny_run, tmp_path / "other"], tmp_path / "out")[0][0]
 
 

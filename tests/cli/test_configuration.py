@@ -1,4 +1,4 @@
-"""Values of the wrong kind are told by the names they are set by, before anything is made of them."""
+"""Mistakes in the configuration end in one sentence, before anything is made of it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
-from siamese_verify.cli.configuration import CONF, check_values
+from siamese_verify.cli.configuration import check_values
+from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.errors import InputError
+from tests.cli.conftest import CHOICES, SENTENCE, Command
+from tests.conftest import TINY
 
 Configured = Callable[..., DictConfig]
 GROUPS = ("encoder", "loss", "miner", "sampler", "augmentation", "optimizer", "scheduler", "trainer", "logger", "data")
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_value_that_ships_is_of_its_kind(group: str, configured: Configured, tmp_path: Path) -> None:
-    for choice in sorted((CONF / group).glob("*.yaml")):
-        check_values(configured("train", tmp_path, f"{group}={choice.stem}"))
+def test_every_value_that_ships_has_its_type(group: str, configured: Configured, tmp_path: Path) -> None:
+    for choice in CHOICES[group]:
+        check_values(configured("train", tmp_path, f"{group}={choice}"))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +46,119 @@ def test_every_value_that_ships_is_of_its_kind(group: str, configured: Configure
         ("allow_leakage=perhaps", "allow_leakage must be true or false, got 'perhaps'."),
     ],
 )
-def test_another_kind_is_refused(override: str, sentence: str, configured: Configured, tmp_path: Path) -> None:
+def test_a_value_of_another_type_is_refused(
+    override: str, sentence: str, configured: Configured, tmp_path: Path
+) -> None:
     with pytest.raises(InputError) as refused:
         check_values(configured("train", tmp_path, *override.split()))
     assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("train loss.margn=1", "There is no setting loss.margn: did you mean loss.margin?"),
+        ("train ~loss.margn", "There is no setting loss.margn: did you mean loss.margin?"),
+        ("train --multirun loss.margn=1,2", "There is no setting loss.margn: did you mean loss.margin?"),
+        ("train loss=sup_con loss.margin=1", "There is no setting loss.margin: loss has reduction, temperature."),
+        ("train trainr.max_epochs=3", "There is no setting trainr.max_epochs: did you mean trainer.max_epochs?"),
+        ("train trainer.max_epohcs=3 zz=1", "There is no setting trainer.max_epohcs: did you mean trainer.max_epochs?"),
+        ("train los=triplet", "There is no setting los: did you mean loss?"),
+        ("train miner.margin=1", "There is no setting miner.margin: miner has none."),
+        ("train hydra.run.dri=x", "There is no setting hydra.run.dri: did you mean hydra.run.dir?"),
+        ("train loss=triplett", "There is no loss=triplett: did you mean triplet or triplet_lfw?"),
+        ("train +loss.margin=1", "loss.margin exists already: leave out the + before it."),
+        ("train loss.margin", "loss.margin is not a valid Hydra override: write KEY=VALUE, "),
+        ("train seed=1,2", "seed=1,2 has several values: add --multirun to run each"),
+        ("preview bathces=1", "There is no setting bathces: did you mean batches?"),
+        ("prepare algin=box", "There is no setting algin: did you mean align?"),
+        ("evaluate protocol=lfw_view3", "There is no protocol=lfw_view3: did you mean lfw_view2 or lfw_view1"),
+        ("center miror=false", "There is no setting miror: did you mean mirror?"),
+        ("train loss=nonsense", "There is no loss=nonsense: loss has arc_face, contrastive"),
+        ("train experiment=nonsense", "There is no experiment=nonsense: experiment has demo"),
+        ("train =", "="),
+    ],
+)
+def test_a_wrong_override_is_named_with_those_that_are_like_it(
+    arguments: str, sentence: str, command: Command, tmp_path: Path
+) -> None:
+    ended = command(*arguments.split())
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert ended.err.startswith(f"siamese-verify: {sentence}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_setting_that_was_added_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    @report_user_errors
+    def make(cfg: object) -> None:
+        instantiate(cfg.loss)  # type: ignore[attr-defined]
+
+    loss = {"_target_": "siamese_verify.losses.ContrastiveLoss", "margin": 1.0, "margn": 2.0}
+    with pytest.raises(SystemExit):
+        make(OmegaConf.create({"loss": loss}))
+    assert capsys.readouterr().err == "siamese-verify: There is no setting loss.margn: did you mean loss.margin?\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["data=lfw", "data.root=/no/such/folder", "protocol=lfw_view1"], "There is no folder /no/such/folder"),
+        (["data=lfw", "data.root=.", "protocol=lfw_view1"], "holds none of lfw-deepfunneled"),
+        (["data.photos.identities=1"], "4 photos of 1 people"),
+        (["data.test.photos.identities=1"], "no impostors"),
+        (["sampler.identities_per_batch=100"], "identities_per_batch is 100, but only"),
+        (["ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
+        (["threads=-1"], "threads must be a whole number of 1 or more, got -1"),
+        (["seed=-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
+        (["trainer.max_epochs=abc"], "trainer.max_epochs must be a whole number or null, got 'abc'"),
+        (
+            ["sampler.identities_per_batch=4", "optimizer.lr=-1"],
+            "The optimizer cannot be created as configured (Invalid learning rate: -1)",
+        ),
+        (["data=folder"], "data.root is required: add data.root=..."),
+        (
+            ["sampler.identities_per_batch=4", "trainer=ddp", "trainer.accelerator=cpu"],
+            "trainer.sync_batchnorm=true needs GPUs",
+        ),
+        (["sampler.identities_per_batch=4", "loss.reduction=none"], "loss.reduction is none"),
+        (["data.root=null", "protocol=lfw_view1"], "There is no folder None: set data.root"),
+        (["encoder._target_=os.system"], "'os.system' is not one of siamese_verify.encoders"),
+        (["datamodule.validation_share=2"], "hold out must lie between 0 and 1, got 2"),
+    ],
+)
+def test_a_training_that_is_not_possible_ends_with_2_and_a_sentence_and_leaves_no_results(
+    overrides: list[str], complaint: str, command: Command, tmp_path: Path
+) -> None:
+    small = [] if {"protocol=lfw_view1", "data=folder"} & {*overrides} else TINY
+    ended = command("train", *small, *overrides, "hydra.run.dir=run")
+    assert ended.code == 2
+    assert SENTENCE.fullmatch(ended.err), ended.err
+    assert complaint in ended.err
+    left = {path.relative_to(tmp_path / "run").parts[0] for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert left <= {".hydra", "train.log", "__main__.log"}
+
+
+def test_a_setting_that_is_needed_is_named(command: Command, tiny_run: Path) -> None:
+    ended = command("evaluate", "protocol=pair_file", f"model={tiny_run}", "hydra.run.dir=run")
+    assert ended.code == 2
+    assert ended.err == "siamese-verify: protocol.path is required: add protocol.path=... to the command.\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ("protocol=pair_file model=RUN", "protocol.path is required: add protocol.path=... to the command."),
+        ("protocol=synthetic", "No model is given: set model=casia-webface"),
+        (
+            "protocol=synthetic protocol.photos.identities=3 protocol.photos.images=2 model=nobody",
+            "There is no model nobody",
+        ),
+    ],
+)
+def test_an_evaluation_that_is_not_possible_ends_with_2_and_a_sentence(
+    overrides: str, sentence: str, command: Command, tiny_run: Path
+) -> None:
+    ended = command("evaluate", *overrides.replace("RUN", str(tiny_run)).split(), "hydra.run.dir=run")
+    assert ended.code == 2
+    assert SENTENCE.fullmatch(ended.err), ended.err
+    assert ended.err.startswith(f"siamese-verify: {sentence}")

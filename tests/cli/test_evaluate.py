@@ -18,6 +18,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import read_scores, verification_report
 from siamese_verify.models import load_model
 from siamese_verify.structures import Crop
+from tests.cli.conftest import save_faces
 
 Configured = Callable[..., DictConfig]
 PROTOCOL = (
@@ -27,40 +28,47 @@ PROTOCOL = (
     "protocol.photos.identities=6",
     "protocol.photos.images=3",
 )
+FIGURES = ("eer", "auc", "at_threshold")
 
 
-def metrics(folder: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((folder / "report" / "metrics.json").read_text())
+def metrics(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report" / "metrics.json").read_text())
     return found
 
 
-def test_a_run_its_bundle_and_its_checkpoint_measure_alike(
-    tiny_run: Path, configured: Configured, tmp_path: Path
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_evaluation_of_a_bundle_leaves_a_report_and_the_bundle_as_it_was(
+    tiny_run: Path, configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = []
-    for number, model in enumerate((tiny_run, tiny_run / "bundle", tiny_run / "checkpoints" / "best.ckpt")):
-        folder = tmp_path / str(number)
-        eer = evaluate(configured("evaluate", folder, *PROTOCOL, f"model='{model}'"), folder)
-        assert metrics(folder)["eer"] == eer
-        found.append((eer, metrics(folder)["auc"], metrics(folder)["at_threshold"]))
-    assert found[0] == found[1] == found[2]
-    after_training = metrics(tiny_run)
-    assert found[0] == (after_training["eer"], after_training["auc"], after_training["at_threshold"])
-
-
-def test_an_evaluation_leaves_a_report_and_what_made_it(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:
-    evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run}'"), tmp_path)
+    before = content(tiny_run / "bundle")
+    eer = evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run / 'bundle'}'"), tmp_path)
+    assert content(tiny_run / "bundle") == before
     left = {path.name for path in (tmp_path / "report").iterdir()}
     assert left >= {"report.html", "metrics.json", "roc.png", "det.png", "histogram.png"}
-    details = metrics(tmp_path)["details"]
-    assert isinstance(details, dict)
-    assert details["configuration"]["model"] == str(tiny_run)
-    assert "held out from synthetic training" in details["threshold chosen on"]
+    found, after_training = metrics(tmp_path), metrics(tiny_run)
+    assert [found[name] for name in FIGURES] == [after_training[name] for name in FIGURES]
+    assert found["eer"] == eer
+    assert found["details"]["configuration"]["model"] == str(tiny_run / "bundle")
+    assert "held out from synthetic training" in found["details"]["threshold chosen on"]
+    fixed = found["at_threshold"]  # accuracy over all pairs is balanced
+    assert fixed["balanced_accuracy"] == 1 - (fixed["far"] + fixed["frr"]) / 2
+    shown = f"{100 * fixed['balanced_accuracy']:.2f}"
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "<h3>Accuracy" not in page
+    assert f"<b>{shown}" in page.split("<h3>Balanced accuracy")[1]
+    assert f"{shown}%" in capsys.readouterr().out
 
 
-def test_a_model_is_asked_for(configured: Configured, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No model is given: set model=casia-webface"):
-        evaluate(configured("evaluate", tmp_path, *PROTOCOL), tmp_path)
+@pytest.mark.parametrize("model", ["", "checkpoints/best.ckpt"])
+def test_a_run_and_its_checkpoint_measure_as_after_training(
+    model: str, tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run / model}'"), tmp_path)
+    found, after_training = metrics(tmp_path), metrics(tiny_run)
+    assert [found[name] for name in FIGURES] == [after_training[name] for name in FIGURES]
 
 
 def test_one_evaluation_stores_the_thresholds_of_a_pretrained_model_without(
@@ -84,7 +92,7 @@ def test_photos_without_a_face_are_failures_to_acquire(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(encoders, "InceptionResNet", lambda pretrained: SmallResNet(size=16, width=4))  # a box crop
     evaluate(configured("evaluate", tmp_path, *PROTOCOL, "model=vggface2"), tmp_path)
-    found: dict[str, Any] = metrics(tmp_path)["acquisition"]  # type: ignore[assignment]  # few drawn faces are found
+    found = metrics(tmp_path)["acquisition"]  # few drawn faces are found
     assert (found["photos"], found["genuine"], found["impostors"]) == (18, 18, 18 * 17 // 2 - 18)
     assert found["failure_rate"] == found["failures"] / 18 > 0
     compared = found["impostors"] - found["impostor_failures"]
@@ -93,12 +101,6 @@ def test_photos_without_a_face_are_failures_to_acquire(
     assert "Failures to acquire" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     with (tmp_path / "report" / "skipped.csv").open(newline="") as file:
         assert [row["reason"] for row in csv.DictReader(file)] == ["no face was found"] * found["failures"]
-
-
-def test_an_evaluation_does_not_change_a_bundle(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in (tiny_run / "bundle").rglob("*") if path.is_file()}
-    evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run / 'bundle'}'"), tmp_path)
-    assert {path: path.read_bytes() for path in (tiny_run / "bundle").rglob("*") if path.is_file()} == before
 
 
 def test_scores_from_elsewhere_get_the_whole_report(configured: Configured, tmp_path: Path) -> None:
@@ -111,15 +113,15 @@ def test_scores_from_elsewhere_get_the_whole_report(configured: Configured, tmp_
     found = metrics(tmp_path)
     assert found["eer"] == eer
     assert found["kfold"] is not None
-    assert [point["target"] for point in found["operating_points"]] == [0.25, 0.1, 0.01, 0.001]  # type: ignore[attr-defined]
-    assert [group["name"] for group in found["groups"]] == ["old", "young"]  # type: ignore[attr-defined]
+    assert [point["target"] for point in found["operating_points"]] == [0.25, 0.1, 0.01, 0.001]
+    assert [group["name"] for group in found["groups"]] == ["old", "young"]
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "theirs" in page
     assert "<h2>Groups</h2>" in page
 
 
 @pytest.mark.parametrize("far", ["[2]", "-0.1", "[0.1,abc]", "[null]"])
-def test_a_rate_that_is_none_is_refused(far: str, configured: Configured, tmp_path: Path) -> None:
+def test_an_invalid_rate_is_refused(far: str, configured: Configured, tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("score,same\n0.5,1\n0.1,0\n")
     cfg = configured("evaluate", tmp_path, f"scores='{tmp_path / 'scores.csv'}'", f"far={far}")
     with pytest.raises(InputError, match="give some between 0 and 1, such as far="):
@@ -130,16 +132,13 @@ def test_listed_pairs_leave_scores_intervals_and_robustness(
     tiny_run: Path, configured: Configured, tmp_path: Path
 ) -> None:
     photos = tmp_path / "photos"
-    faces = SyntheticFaces(identities=6, images=3, size=48)
-    for row, name in enumerate(faces.names):
-        (photos / name[:11]).mkdir(parents=True, exist_ok=True)
-        faces[row].save(photos / name[:11] / f"{row}.png")
+    save_faces(photos, 6, 3, 48)
     options = ("threads=1", "protocol=folder", f"protocol.root='{photos}'", "protocol.pairs=30", f"model='{tiny_run}'")
     evaluate(configured("evaluate", tmp_path, *options, "robustness=20", "resamples=50"), tmp_path)
     found = metrics(tmp_path)
-    assert set(found["intervals"]) >= {"eer", "auc", "accuracy"}  # type: ignore[call-overload]
-    assert len(found["robustness"]) == 31  # type: ignore[arg-type]
-    assert found["calibration"]["cllr"] > 0  # type: ignore[index]
+    assert set(found["intervals"]) >= {"eer", "auc", "accuracy"}
+    assert len(found["robustness"]) == 31
+    assert found["calibration"]["cllr"] > 0
     scores = read_scores(tmp_path / "report" / "scores.csv")
     assert verification_report(scores.scores, scores.same).eer == found["eer"]
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
@@ -173,22 +172,8 @@ def test_without_identities_nothing_is_said_about_people(
         assert ("rank-1" in capsys.readouterr().out) == known
         assert (read_scores(folder / "report" / "scores.csv").identities is not None) == known
     groups = metrics(tmp_path / "unnamed")["groups"]
-    assert groups[0]["far"] is not None  # type: ignore[index]
-    assert groups[0]["far_difference"] is None  # type: ignore[index]
-
-
-def test_accuracy_over_all_pairs_is_balanced(
-    tiny_run: Path, configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    evaluate(configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run}'"), tmp_path)
-    fixed = metrics(tmp_path)["at_threshold"]
-    assert isinstance(fixed, dict)
-    assert fixed["balanced_accuracy"] == 1 - (fixed["far"] + fixed["frr"]) / 2
-    shown = f"{100 * fixed['balanced_accuracy']:.2f}"
-    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    assert "<h3>Accuracy" not in page
-    assert f"<b>{shown}" in page.split("<h3>Balanced accuracy")[1]
-    assert f"{shown}%" in capsys.readouterr().out
+    assert groups[0]["far"] is not None
+    assert groups[0]["far_difference"] is None
 
 
 def test_distances_draw_a_hint(configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from siamese_verify.gallery import new_key
 from siamese_verify.models import FaceModel, TorchEngine, save_bundle
 from siamese_verify.structures import Crop
 from siamese_verify.verification import Verifier
+from tests.cli.conftest import save_faces
 
 ENCODER = {"_target_": "siamese_verify.encoders.Pixels", "size": 16}
 
@@ -23,11 +24,7 @@ ENCODER = {"_target_": "siamese_verify.encoders.Pixels", "size": 16}
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     """Photos of six people, three each."""
-    folder = tmp_path_factory.mktemp("photos")
-    faces = SyntheticFaces(6, 3, 64)
-    paths = [folder / f"{person}-{photo}.png" for person in range(6) for photo in range(3)]
-    for row, path in enumerate(paths):
-        faces[row].save(path)
+    paths = save_faces(tmp_path_factory.mktemp("photos"), 6, 3, 64)
     return [[str(path) for path in paths[3 * person : 3 * person + 3]] for person in range(6)]
 
 

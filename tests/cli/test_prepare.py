@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,10 @@ from PIL import Image
 from siamese_verify.cli import prepare as prepare_module
 from siamese_verify.cli.prepare import prepare
 from siamese_verify.cli.preview import GENUINE, IMPOSTOR, preview
-from siamese_verify.datasets import AllOfLFW, SyntheticFaces
+from siamese_verify.datasets import AllOfLFW
 from siamese_verify.errors import InputError
+from tests.cli.conftest import SENTENCE, Command, save_faces
+from tests.conftest import SMALL_BATCHES, TINY
 
 Configured = Callable[..., DictConfig]
 SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
@@ -29,11 +30,7 @@ WHOLE = ("align=box", "align.size=32", "align.crop.kind=whole", "align.crop.marg
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     """A folder for each of 12 people, packed."""
-    faces = SyntheticFaces(identities=12, images=4, size=40)
-    for row in range(len(faces)):
-        path = tmp_path / "faces" / f"p{faces.identities[row]:02}" / f"{row}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        faces[row].save(path)
+    save_faces(tmp_path / "faces", 12, 4, 40)
     with tarfile.open(tmp_path / "faces.tgz", "w:gz") as tape:
         for folder in sorted((tmp_path / "faces").iterdir()):
             tape.add(folder, folder.name)
@@ -41,7 +38,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def test_an_archive_becomes_faces_to_train_on(
-    archive: Path, tmp_path: Path, configured: Configured, trained: Callable[..., Path], capsys: Any
+    archive: Path, tmp_path: Path, configured: Configured, fitted: Callable[..., Path], capsys: Any
 ) -> None:
     drop = tmp_path / "drop.txt"
     drop.write_text("p03,in the test set\n")
@@ -57,26 +54,17 @@ def test_an_archive_becomes_faces_to_train_on(
     again = configured("prepare", tmp_path, "data=folder", f"archive={archive}", f"drop={drop}", *folders, *WHOLE)
     assert prepare(again) == found
     assert f"{archive} is unpacked already." in capsys.readouterr().out
-    run = trained(
-        tmp_path / "run",
+    prepared = (
         "data=prepared",
         f"data.root={tmp_path / 'out'}",
         "data.crop=whole",
-        "encoder.size=32",
+        "encoder.size=16",
         "encoder.width=8",
-        "threads=1",
-        "sampler.identities_per_batch=4",
-        "sampler.samples_per_identity=2",
-        "protocol=synthetic",
-        "protocol.photos.identities=6",
-        "protocol.photos.images=3",
-        "trainer.max_epochs=1",
-        "datamodule.in_memory=false",
-        "datamodule.workers=1",
     )
-    record = (run / "run.json").read_text()
-    assert '"training set filtered": "yes: 1 identities with 4 photos left out by drop.txt"' in record
-    assert "left out by drop.txt" in (run / "report" / "report.html").read_text()
+    small = ("threads=1", *SMALL_BATCHES, "protocol=synthetic", "trainer.max_epochs=1")
+    run = fitted(tmp_path / "run", *prepared, *small, "datamodule.in_memory=false", "datamodule.workers=1")
+    filtered = json.loads((run / "run.json").read_text())["training set filtered"]
+    assert filtered == "yes: 1 identities with 4 photos left out by drop.txt"
 
 
 def test_a_root_that_holds_no_lfw_asks_for_it(
@@ -122,13 +110,11 @@ def test_a_part_of_lfw_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.parametrize("sampler", ["identity", "pairs", "triplets", "images", "hard"])
-def test_a_preview_shows_the_batches(
-    sampler: str, tmp_path: Path, configured: Configured, tiny: tuple[str, ...]
-) -> None:
+def test_a_preview_shows_the_batches(sampler: str, tmp_path: Path, configured: Configured) -> None:
     size = {"pairs": "sampler.pairs=6", "triplets": "sampler.triplets=5", "images": "sampler.images=12"}
     people = ("sampler.identities_per_batch=4", "sampler.samples_per_identity=3")
     sizes = (size[sampler],) if sampler in size else people
-    cfg = configured("preview", tmp_path, f"sampler={sampler}", *tiny, *sizes, f"output={tmp_path}")
+    cfg = configured("preview", tmp_path, f"sampler={sampler}", *TINY, *sizes, f"output={tmp_path}")
     paths = preview(cfg)
     assert [path.name for path in paths] == ["batch_1.png", "batch_2.png"]
     with Image.open(paths[0]) as sheet:
@@ -136,26 +122,25 @@ def test_a_preview_shows_the_batches(
         pixels = np.asarray(sheet.convert("RGB"))
     assert (pixels.shape[0] - 32) // 136 == rows or sampler == "images"
     assert (pixels.shape[1] - 8) // 120 >= min(columns, 3)
-    colours = {tuple(bytes.fromhex(colour[1:])) for colour in (GENUINE, IMPOSTOR)}
-    framed = all((pixels == colour).all(axis=2).any() for colour in colours)
+    colors = {tuple(bytes.fromhex(color[1:])) for color in (GENUINE, IMPOSTOR)}
+    framed = all((pixels == color).all(axis=2).any() for color in colors)
     assert framed == (sampler in ("pairs", "triplets"))
 
 
-def test_no_batches_cannot_be_shown(tmp_path: Path, configured: Configured, tiny: tuple[str, ...]) -> None:
+def test_no_batches_cannot_be_shown(tmp_path: Path, configured: Configured) -> None:
     with pytest.raises(InputError, match="batches must be a whole number of 1 or more, got 0"):
-        preview(configured("preview", tmp_path, *tiny, "batches=0"))
+        preview(configured("preview", tmp_path, *TINY, "batches=0"))
 
 
-@pytest.mark.parametrize(("command", "words"), [("prepare", "There is no folder"), ("preview", "data.root")])
-def test_a_mistake_on_the_command_line_is_one_sentence(command: str, words: str, tmp_path: Path) -> None:
-    data = "data=folder data.root=none" if command == "prepare" else "data=prepared"
-    ended = subprocess.run(
-        [sys.executable, "-m", "siamese_verify.cli.main", command, *data.split()],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 2
-    assert words in ended.stderr
-    assert "Traceback" not in ended.stderr
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [("prepare data=folder data.root=none", "There is no folder none"), ("preview data=prepared", "data.root")],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(
+    arguments: str, sentence: str, command: Command, tmp_path: Path
+) -> None:
+    ended = command(*arguments.split())
+    assert ended.code == 2
+    assert sentence in ended.err
+    assert SENTENCE.fullmatch(ended.err)
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from siamese_verify.cli.main import main
-from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import Pixels
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import OperatingPoint
@@ -16,18 +15,16 @@ from siamese_verify.models import FaceModel, open_bundle, save_bundle
 from siamese_verify.structures import Crop
 from siamese_verify.verification import Verifier
 from siamese_verify.verification.recalibration import recalibrate
+from tests.cli.conftest import save_faces
 
 PEOPLE, PHOTOS, SHIPPED = 24, 3, 0.9
 
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos of drawn people, a folder for each; a file that is no photo, and a photo that is there twice."""
+    """Photos of drawn people, a folder for each; a text file, and a copy of a photo."""
     folder = tmp_path_factory.mktemp("faces")
-    drawn = SyntheticFaces(PEOPLE, PHOTOS, 32)
-    for row in range(len(drawn)):
-        (folder / f"p{row // PHOTOS:02}").mkdir(exist_ok=True)
-        drawn[row].save(folder / f"p{row // PHOTOS:02}" / f"{row % PHOTOS}.png")
+    save_faces(folder, PEOPLE, PHOTOS)
     (folder / "p00" / "none.png").write_text("no photo")
     shutil.copy(folder / "p01" / "0.png", folder / "p01" / "copy.png")
     return folder
@@ -47,7 +44,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_what_the_shipped_threshold_does_is_counted_as_verify_would(bundle: Path, faces: Path) -> None:
+def test_rates_of_the_shipped_threshold_are_those_of_verify(bundle: Path, faces: Path) -> None:
     verifier = Verifier.load(bundle)
     found = recalibrate(verifier, faces, progress=False)
     paths = sorted(path for path in faces.rglob("*.png") if path.name not in ("none.png", "copy.png"))
@@ -119,7 +116,7 @@ def test_too_few_photos_are_refused_with_their_numbers(
         ("BUNDLE", ["--far", "0.2"], "was measured: use 0.001"),
     ],
 )
-def test_what_is_wrong_is_said_before_any_photo_is_looked_at(
+def test_a_mistake_is_told_before_any_photo_is_read(
     model: str,
     options: list[str],
     sentence: str,

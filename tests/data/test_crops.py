@@ -111,7 +111,7 @@ def test_a_photo_of_multiple_faces_is_a_failure_where_that_is_an_error() -> None
         cropper(Album(2), range(2), "Faces")
     assert [reason for _, reason in cropper.failures] == ["multiple faces, and it is unclear which one is meant"] * 2
     with pytest.raises(InputError, match="on_multiple_faces must be one of 'error', 'largest', 'central', got 'any'"):
-        FaceCropper(BOX, on_multiple_faces="any")
+        FaceCropper(BOX, on_multiple_faces="any")  # type: ignore[arg-type]
 
 
 def test_one_damaged_photo_more_is_an_error_that_names_the_first_five() -> None:

@@ -15,7 +15,7 @@ import torch
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report, verification_report
 from siamese_verify.evaluation.all_pairs import SAMPLE_FROM, bins_needed
-from siamese_verify.pairwise.histogram import parallel
+from siamese_verify.pairwise.pair_scores import parallel
 
 TARGETS = (0.3, 1e-2, 1e-3, 1e-4)
 Set = tuple[np.ndarray, np.ndarray]

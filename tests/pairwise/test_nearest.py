@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from siamese_verify.pairwise.nearest import (
-    Comparison,
+    ComparedRows,
     Distances,
-    check_comparison,
+    check_compared,
     nearest_negative_pairs,
     nearest_negatives,
 )
@@ -34,14 +34,14 @@ def identities(count: int, seed: int, number: int = 4) -> Tensor:
     return torch.randint(number, (count,), generator=torch.Generator().manual_seed(seed + 100))
 
 
-def example(kind: str, references: bool) -> Comparison:
+def example(kind: str, references: bool) -> ComparedRows:
     if references:
-        return check_comparison(close_rows(kind, 21, 0), identities(21, 0), close_rows(kind, 34, 1), identities(34, 1))
-    return check_comparison(close_rows(kind, 40, 2), identities(40, 2), None, None)
+        return check_compared(close_rows(kind, 21, 0), identities(21, 0), close_rows(kind, 34, 1), identities(34, 1))
+    return check_compared(close_rows(kind, 40, 2), identities(40, 2), None, None)
 
 
 def naive(
-    compared: Comparison,
+    compared: ComparedRows,
     anchor: Tensor,
     inner: Tensor | None = None,
     outer: Tensor | None = None,
@@ -63,7 +63,7 @@ def naive(
     return chosen
 
 
-def naive_pairs(compared: Comparison, count: int) -> list[tuple[int, int]]:
+def naive_pairs(compared: ComparedRows, count: int) -> list[tuple[int, int]]:
     negatives = [
         (float(np.float32(sum((x - y) ** 2 for x, y in zip(row, compared.columns[j].tolist(), strict=True)))), i, j)
         for i, row in enumerate(compared.rows.tolist())
@@ -73,7 +73,7 @@ def naive_pairs(compared: Comparison, count: int) -> list[tuple[int, int]]:
     return [(i, j) for _, i, j in sorted(negatives)[:count]]
 
 
-def found_pairs(compared: Comparison, count: int, numbers: int = 1 << 20) -> list[tuple[int, int]]:
+def found_pairs(compared: ComparedRows, count: int, numbers: int = 1 << 20) -> list[tuple[int, int]]:
     return list(zip(*(part.tolist() for part in nearest_negative_pairs(compared, count, numbers)), strict=True))
 
 
@@ -117,7 +117,7 @@ def test_a_matrix_product_alone_would_choose_wrongly(kind: str, references: bool
 @pytest.mark.parametrize("repeats", [1, 20])
 def test_bounds_are_open_and_hit_exactly(repeats: int) -> None:
     rows = torch.tensor([[0.0], [3.0], [-3.0], [4.0], [5.0]]) + 4096
-    compared, anchor = check_comparison(rows, torch.tensor([0, 1, 1, 1, 1]), None, None), torch.zeros(repeats).long()
+    compared, anchor = check_compared(rows, torch.tensor([0, 1, 1, 1, 1]), None, None), torch.zeros(repeats).long()
     for low, high, expected in [
         (2.5, 3.5, 1),
         (3.0, 5.0, 3),
@@ -151,7 +151,7 @@ def test_bands_hold_every_negative_within_their_slack_and_can_make_it_exact(kind
 @pytest.mark.parametrize("numbers", NUMBERS)
 def test_among_identical_embeddings_the_lowest_negative_is_nearest(numbers: int) -> None:
     labels = torch.tensor([6, 6, 2, 6, 9, 2, 2, 9, 9, 6])
-    compared, everyone = check_comparison(torch.full((10, 5), 0.1), labels, None, None), torch.arange(10)
+    compared, everyone = check_compared(torch.full((10, 5), 0.1), labels, None, None), torch.arange(10)
     found = nearest_negatives(compared, everyone, numbers=numbers)
     assert found.tolist() == [2, 2, 0, 2, 0, 0, 0, 0, 0, 2]
     zero = torch.zeros(10)
@@ -160,17 +160,17 @@ def test_among_identical_embeddings_the_lowest_negative_is_nearest(numbers: int)
 
 def test_a_row_without_negatives_beside_one_with_two_equally_near() -> None:
     rows, labels = torch.tensor([[1.0], [2.0]]), torch.tensor([0, 1])
-    compared = check_comparison(rows, labels, torch.tensor([[3.0], [1.0], [3.0]]), torch.tensor([0, 0, 0]))
+    compared = check_compared(rows, labels, torch.tensor([[3.0], [1.0], [3.0]]), torch.tensor([0, 0, 0]))
     assert nearest_negatives(compared, torch.arange(2)).tolist() == [-1, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_types_are_decided_as_exactly(dtype: torch.dtype) -> None:
     rows = (torch.randint(-9, 10, (30, 4), generator=torch.Generator().manual_seed(0)) / 8 + 8).to(dtype)
-    compared, anchor = check_comparison(rows, identities(30, 0), None, None), torch.arange(30)
+    compared, anchor = check_compared(rows, identities(30, 0), None, None), torch.arange(30)
     assert nearest_negatives(compared, anchor).tolist() == naive(compared._replace(rows=rows.double()), anchor)
     assert found_pairs(compared, 90) == naive_pairs(compared, 90)
-    between = check_comparison(rows[:9], identities(9, 0), rows[9:].float(), identities(21, 1))  # of another type
+    between = check_compared(rows[:9], identities(9, 0), rows[9:].float(), identities(21, 1))  # of another type
     assert nearest_negatives(between, anchor[:9]).tolist() == naive(between, anchor[:9])
 
 
@@ -192,7 +192,7 @@ def test_batches_of_any_shape_agree_with_a_naive_loop(seed: int) -> None:
 
     rows, labels = draw(int(random.integers(1, 26)))
     references = draw(int(random.integers(1, 26))) if seed % 2 else (None, None)
-    compared = check_comparison(rows, labels, *references)
+    compared = check_compared(rows, labels, *references)
     for queries in (30, 400):
         anchor = torch.tensor(np.sort(random.integers(0, len(rows), int(random.integers(0, queries)))))
         assert nearest_negatives(compared, anchor, numbers=numbers).tolist() == naive(compared, anchor)

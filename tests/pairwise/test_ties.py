@@ -94,7 +94,7 @@ def work(job: Callable[[Tensor, Tensor], Any], embeddings: Tensor, labels: Tenso
         ),
     ],
     ids=[
-        *("HardPairs", "BatchHard", "SemiHard", "DistanceWeighted", "neighbours"),
+        *("HardPairs", "BatchHard", "SemiHard", "DistanceWeighted", "neighbors"),
         *("contrastive", "cosine", "triplet", "nt_xent", "sup_con", "info_nce", "magnet"),
     ],
 )

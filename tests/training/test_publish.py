@@ -14,6 +14,7 @@ from PIL import Image
 
 from siamese_verify.evaluation import verification_report
 from siamese_verify.training import publish_report
+from tests.conftest import SMALL_BATCHES, TINY
 
 PICTURES = ("roc", "det", "histogram", "errors")
 
@@ -47,10 +48,8 @@ def test_every_logger_gets_the_figures(tmp_path: Path) -> None:
     }
 
 
-def test_tensorboard_gets_metrics_and_pictures(
-    trained: Callable[..., Path], tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
-) -> None:
-    run = trained(tmp_path / "run", *tiny, *small_batches, "logger=tensorboard", "trainer.max_epochs=1")
+def test_tensorboard_gets_metrics_and_pictures(trained: Callable[..., Path], tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", *TINY, *SMALL_BATCHES, "logger=tensorboard", "trainer.max_epochs=1")
     reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")  # untyped
     events: Any = reader.EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -65,11 +64,9 @@ def test_tensorboard_gets_metrics_and_pictures(
 
 
 @pytest.mark.slow
-def test_wandb_gets_metrics_configuration_pictures_and_curve_without_a_network(
-    tiny: tuple[str, ...], small_batches: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_wandb_gets_metrics_configuration_pictures_and_curve_without_a_network(tmp_path: Path) -> None:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *tiny, *small_batches]
+    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *TINY, *SMALL_BATCHES]
     ended = subprocess.run(
         [*command, "logger=wandb", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"],
         cwd=tmp_path,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.pairwise.blocks import BAND
-from siamese_verify.pairwise.nearest import Comparison, check_comparison
+from siamese_verify.pairwise.nearest import ComparedRows, check_compared
 from siamese_verify.structures import Pairs, Triplets
 
 LONGEST = 1 << 28  # pairs or triplets of a list, which then takes 4 to 6 GB
@@ -22,7 +22,7 @@ class Miner(Generic[Tuples]):
     gives: type[Tuples]
     numbers = BAND  # distances held at once, about
 
-    def choose(self, compared: Comparison) -> Tuples:
+    def choose(self, compared: ComparedRows) -> Tuples:
         """Pairs or triplets of rows (anchors) and columns (the others)."""
         raise NotImplementedError
 
@@ -45,7 +45,7 @@ class Miner(Generic[Tuples]):
         Raises:
             InputError: invalid embeddings or labels, see `siamese_verify.pairwise.check_batch`.
         """
-        return self.choose(check_comparison(embeddings, labels, references, reference_labels))
+        return self.choose(check_compared(embeddings, labels, references, reference_labels))
 
     @torch.no_grad()
     def together(self, embeddings: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tuples:
@@ -53,7 +53,7 @@ class Miner(Generic[Tuples]):
 
         References, such as those of a cross-batch memory, are numbered from B on. Arguments and errors as when called.
         """
-        return self.choose(check_comparison(embeddings, labels, references, reference_labels, together=True))
+        return self.choose(check_compared(embeddings, labels, references, reference_labels, together=True))
 
 
 def check_length(count: int, what: str) -> None:

@@ -6,7 +6,7 @@ the largest of whole products, a block of 1,024 rows at a time. Each is a proces
 above the embeddings.
 
 Claims for N = 85,000 people, 512 dimensions: at most 60 s on two cores, 1.6 times the limit, 1 GB. Run:
-`python benchmarks/neighbours.py [--rows 20000 85000]`.
+`python benchmarks/neighbors.py [--rows 20000 85000]`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 DIMENSIONS = 512
 COUNT = 32
 BLOCK = 1024
-SAMPLED = 256  # rows whose neighbours are compared with those in float64
+SAMPLED = 256  # rows whose neighbors are compared with those in float64
 CLAIMS = {85_000: {"seconds": 60.0, "limit": 1.6, "memory": 1000.0}}
 
 
@@ -80,7 +80,7 @@ def prepared(name: str, rows: Tensor) -> Callable[[], Tensor | None]:
 
 
 def wrong(rows: Tensor, found: Tensor) -> int:
-    """Count the sampled rows whose neighbours are not those that float64 gives, in the same order."""
+    """Count the sampled rows whose neighbors are not those that float64 gives, in the same order."""
     sample = torch.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).long()
     similarity = torch.cat([rows[sample].double() @ part.double().T for part in torch.split(rows, 8192)], dim=1)
     similarity[torch.arange(len(sample)), sample] = -torch.inf
@@ -165,7 +165,7 @@ def main() -> None:
         return
     for size in given.rows:
         least = launch("limit", size, given)
-        print(f"N = {size:,}, {COUNT} neighbours of each, {DIMENSIONS} dimensions")
+        print(f"N = {size:,}, {COUNT} neighbors of each, {DIMENSIONS} dimensions")
         print(f"  limit, half the product {least.median('limit'):8.2f} s  {least.memory:22.0f} MB")
         print(f"  the whole product       {least.median('full'):8.2f} s", flush=True)
         mine = launch("ours", size, given)

@@ -1,0 +1,142 @@
+"""Scores of all pairs of a set, or of two sets, block by block.
+
+They are cosine similarities times `SCALE`, which as a power of two rounds nothing and makes bins whole numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siamese_verify.pairwise.blocks import blocks
+
+SCALE = 2.0**20
+SIZE = 768  # rows of a block of impostors: product and bins stay in the processor's cache
+GENUINE_SIZE = 256  # rows of a block of genuine pairs, which lie along the diagonal
+
+Ranges = tuple[slice, slice]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class _Side(NamedTuple):
+    """Rows in the order of their identities."""
+
+    rows: Tensor  # (N,D)
+    identities: NDArray[np.int64]  # (N,) ascending
+    order: NDArray[np.int64]  # (N,) place of each row as given
+
+    @classmethod
+    def of(cls, rows: NDArray[np.floating], identities: NDArray[np.int64]) -> _Side:
+        order = np.argsort(identities, kind="stable")
+        return cls(torch.from_numpy(np.ascontiguousarray(rows[order])), identities[order], order)
+
+
+class PairScores:
+    """Scores of all pairs i < j of one set, or of all pairs of a probe with a gallery row, block by block.
+
+    Rows are sorted by identity: genuine pairs lie along the diagonal and all other blocks hold impostors only. The
+    blocks depend on the set alone, so that whoever computes one finds the same bits. A pair has the number i * M + j,
+    by the order in which rows were given; M is the size of the gallery, or of the set.
+
+    Args:
+        rows: (N,D) of unit length.
+        identities: (N,) numbers.
+        gallery: (M,D) of unit length, or None for the set with itself.
+        gallery_identities: (M,) numbers.
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.floating],
+        identities: NDArray[np.int64],
+        gallery: NDArray[np.floating] | None = None,
+        gallery_identities: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.probes = self.gallery = _Side.of(rows, identities)
+        self.itself = gallery is None or gallery_identities is None
+        if gallery is not None and gallery_identities is not None:
+            self.gallery = _Side.of(gallery, gallery_identities)
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs."""
+        height, width = len(self.probes.rows), len(self.gallery.rows)
+        return height * (height - 1) // 2 if self.itself else height * width
+
+    def walk(self, size: int = SIZE) -> list[Ranges]:
+        """Row and column ranges of all blocks."""
+        return list(blocks(len(self.probes.rows), None if self.itself else len(self.gallery.rows), size))
+
+    def sample(self, share: int, seed: int = 0) -> PairScores:
+        """One of `share` rows, drawn at random, as a set of its own."""
+        rng = np.random.default_rng(seed)
+
+        def draw(side: _Side) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+            rows = rng.choice(len(side.rows), -(-len(side.rows) // share), replace=False)
+            return side.rows.numpy()[rows], side.identities[rows]
+
+        return PairScores(*draw(self.probes)) if self.itself else PairScores(*draw(self.probes), *draw(self.gallery))
+
+    def product(self, block: Ranges, out: Tensor | None = None) -> Tensor:
+        """(n, m) scaled scores of a block; `out` is memory for them."""
+        rows, columns = self.probes.rows[block[0]], self.gallery.rows[block[1]]
+        shape = len(rows), len(columns)
+        memory = rows.new_empty(shape) if out is None else out[: shape[0] * shape[1]].view(shape)
+        return torch.addmm(memory, rows, columns.T, beta=0, alpha=SCALE, out=memory)
+
+    def mask(self, block: Ranges, same: bool) -> NDArray[np.bool_] | None:
+        """(n, m) mask of the genuine pairs or of the impostors in a block; None where all are impostors."""
+        rows, columns = self.probes.identities[block[0]], self.gallery.identities[block[1]]
+        if rows[-1] < columns[0] or rows[0] > columns[-1]:
+            return None
+        mask: NDArray[np.bool_] = (rows[:, None] == columns) == same
+        return np.triu(mask, 1) if self.itself and block[0] == block[1] else mask
+
+    def impostors(self, block: Ranges, out: Tensor | None = None) -> tuple[Tensor, NDArray[np.bool_] | None]:
+        """(K,) scaled scores of the impostors of a block, and their mask unless all are."""
+        scores, mask = self.product(block, out), self.mask(block, same=False)
+        # numpy takes a twentieth of torch's time for this
+        return scores.view(-1) if mask is None else torch.from_numpy(scores.numpy()[mask]), mask
+
+    def genuine(self) -> Iterator[tuple[NDArray[np.floating], NDArray[np.int64]]]:
+        """Genuine pairs, some at a time: (K,) scaled scores and numbers."""
+        for block in self.walk(GENUINE_SIZE):
+            mask = self.mask(block, same=True)
+            if mask is not None and mask.any():
+                yield self.product(block).numpy()[mask], self.numbers(block, np.flatnonzero(mask))
+
+    def numbers(self, block: Ranges, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the pairs at (K,) flat places of a block."""
+        rows, columns = np.divmod(places, block[1].stop - block[1].start)
+        first, second = self.probes.order[rows + block[0].start], self.gallery.order[columns + block[1].start]
+        if self.itself:
+            first, second = np.minimum(first, second), np.maximum(first, second)
+        numbers: NDArray[np.int64] = first * len(self.gallery.rows) + second
+        return numbers
+
+
+def parallel(work: Callable[[T], R], parts: Sequence[T], title: str = "") -> Iterator[R]:
+    """Results of parts in order, each computed by one of as many threads as torch has.
+
+    That is a fifth faster than to divide each step of a part among all threads.
+    """
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        results = pool.map(work, parts)
+        if title:
+            from rich.progress import track
+
+            yield from track(results, title, len(parts))
+        else:
+            yield from results
+    finally:
+        pool.shutdown(cancel_futures=True)  # if one fails or is interrupted, no other begins
+        torch.set_num_threads(threads)  # what threads to come begin with

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from siamese_verify import __version__
+from tests.cli.conftest import Command
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["verify"],
+        ["verify", "a.jpg"],
+        ["verify", "a", "b", "c"],
+        ["verify", "a", "b", "--far", "x"],
+        ["verify", "a", "b", "--far", "0.1", "--threshold", "0.5"],
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: list[str], command: Command) -> None:
+    ended = command(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("usage: siamese-verify")
+    assert "Traceback" not in ended.err
+
+
+def test_help_and_version_end_with_0(command: Command) -> None:
+    helped = command("--help")
+    assert helped.code == 0
+    assert all(name in helped.out for name in ("train", "evaluate", "verify", "demo"))
+    assert command("--version") == (0, f"siamese-verify {__version__}\n", "")
+
+
+def test_the_job_is_shown_as_yaml(command: Command, tmp_path: Path) -> None:
+    ended = command("train", "--cfg", "job", "experiment=lfw_triplet")
+    assert (ended.code, ended.err) == (0, "")
+    shown = OmegaConf.create(ended.out)
+    assert (shown.name, shown.data.name) == ("lfw_triplet", "lfw")
+    assert not list(tmp_path.iterdir())  # and nothing was run
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import siamese_verify",
+        "from siamese_verify.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+    ],
+    ids=["the package", "--help"],
+)
+def test_nothing_heavy_is_loaded_by(statement: str) -> None:
+    program = f"import sys\n{statement}\nprint('modules', *sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    modules = {name.partition(".")[0] for name in ended.stdout.rpartition("modules ")[2].split()}
+    assert modules.isdisjoint({"torch", "numpy", "hydra", "omegaconf", "PIL", "pytorch_lightning", "matplotlib"})
