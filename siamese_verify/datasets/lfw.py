@@ -237,7 +237,7 @@ def lfw_category(data: str | None, pretrained: str | None, detector: bool, disjo
     if data == "lfw" and not disjoint:
         return f"none: training saw people of these pairs, or there is no {TRAINING_PEOPLE} to rule it out"
     if data != "lfw" or pretrained:
-        return "unrestricted, labelled outside data"
+        return "unrestricted, labeled outside data"
     if detector:
         return "unrestricted, label-free outside data (the face detector's)"
     return "unrestricted, no outside data"

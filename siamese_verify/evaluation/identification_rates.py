@@ -8,7 +8,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import checked_gallery
-from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
+from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, check_far
 from siamese_verify.evaluation.scores import numbered, unit_rows
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ def identification_report(
     if any(rank < 1 for rank in ranks):
         raise InputError(f"The ranks include {min(ranks)}: give ranks from 1.")
     for far in fars:
-        if not 0 <= far <= 1:
-            raise InputError(f"The false accept rate asked for is {far}: give one between 0 and 1.")
+        check_far(far)
     if gallery is None and gallery_identities is not None:
         raise InputError("There are identities of a gallery but no gallery: give both, or neither.")
     if gallery is None:

@@ -220,7 +220,7 @@ def check_on_multiple_faces(on_multiple_faces: OnMultipleFaces) -> OnMultipleFac
     """Return a face selection.
 
     Raises:
-        InputError: it is not one of `ON_MULTIPLE_FACES`.
+        InputError: it is not one of `OnMultipleFaces`.
     """
     if on_multiple_faces not in ON_MULTIPLE_FACES:
         names = ", ".join(map(repr, ON_MULTIPLE_FACES))

@@ -19,7 +19,6 @@ import numpy as np
 from siamese_verify.errors import InputError
 from siamese_verify.gallery.enrolled_people import (
     Enrollment,
-    FaceVerifier,
     GalleryModel,
     LogEntry,
     Person,
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from siamese_verify.faces import OnMultipleFaces, Photo, Quality
-    from siamese_verify.verification import DetectedFace
+    from siamese_verify.verification import DetectedFace, Verifier
 
 TOP = 5
 CHUNK = 2048  # templates read at a time
@@ -62,13 +61,13 @@ class Contents:
     """Names and templates of a gallery in memory, kept up to date with the file.
 
     Args:
-        dimension: of the embeddings.
+        embedding_size: numbers in an embedding.
     """
 
-    def __init__(self, dimension: int) -> None:
-        self._dimension = dimension
+    def __init__(self, embedding_size: int) -> None:
+        self._embedding_size = embedding_size
         self.names: dict[int, str] = {}  # by id of the person
-        self.templates = Templates.empty(dimension)
+        self.templates = Templates.empty(embedding_size)
         self._version = self._removals = self._last_person = self._last_template = 0
 
     def refresh(self, connection: Any) -> None:
@@ -89,7 +88,7 @@ class Contents:
         )
         while chunk := cursor.fetchmany(CHUNK):
             numbers, people, content = zip(*chunk, strict=True)
-            rows = np.frombuffer(b"".join(content), dtype="<f4").reshape(len(chunk), self._dimension)
+            rows = np.frombuffer(b"".join(content), dtype="<f4").reshape(len(chunk), self._embedding_size)
             self.templates = self.templates.grown(rows, people, numbers)
             self._last_template = numbers[-1]
         self._version, self._removals = version, removals
@@ -101,17 +100,17 @@ class Gallery:
     Create with `Gallery.open`, in a `with` statement.
     """
 
-    def __init__(self, store: Store, key: GalleryKey, model: GalleryModel, verifier: FaceVerifier | None) -> None:
+    def __init__(self, store: Store, key: GalleryKey, model: GalleryModel, verifier: Verifier | None) -> None:
         self.model = model
         self._store, self._key, self._verifier = store, key, verifier
         self._lock = threading.RLock()  # of the contents; transactions are within it
-        self._contents = Contents(model.dimension)
+        self._contents = Contents(model.embedding_size)
 
     @classmethod
     def open(
         cls,
         path: str | Path,
-        model: FaceVerifier | GalleryModel | None = None,
+        model: Verifier | GalleryModel | None = None,
         *,
         key: GalleryKey | str | Path | bytes | None = None,
         create: bool = True,
@@ -156,7 +155,7 @@ class Gallery:
         """Close the file and drop what was decrypted."""
         with self._lock:
             self._store.close()
-            self._contents = Contents(self.model.dimension)
+            self._contents = Contents(self.model.embedding_size)
 
     def __len__(self) -> int:
         """Number of people."""
@@ -242,7 +241,7 @@ class Gallery:
             InputError: see `enroll` and `unit_templates`.
         """
         name = person_name(name)
-        rows = unit_templates(embeddings, self.model.dimension)
+        rows = unit_templates(embeddings, self.model.embedding_size)
         called = list(sources) if sources is not None else [f"face {row + 1}" for row in range(len(rows))]
         judged = list(qualities) if qualities is not None else [None] * len(rows)
         pictures = [_png(crop) for crop in crops] if crops is not None else [None] * len(rows)
@@ -342,7 +341,7 @@ class Gallery:
         )  # imported here and below since it loads Pillow
 
         start = time.perf_counter()
-        rows = unit_templates(embedding, self.model.dimension)
+        rows = unit_templates(embedding, self.model.embedding_size)
         if len(rows) != 1 or top < 1:
             raise InputError(f"A search takes one embedding and top >= 1, got {len(rows)} embeddings and top={top}.")
         poor = self._quality_problems([face.name], [face.quality]) if face is not None else []
@@ -475,7 +474,7 @@ class Gallery:
             self._contents.refresh(connection)
             return self._contents.templates, len(self._contents.names)
 
-    def _require_verifier(self) -> FaceVerifier:
+    def _require_verifier(self) -> Verifier:
         if self._verifier is None:
             raise InputError("This gallery was opened without a verifier and takes embeddings only: open it with one.")
         return self._verifier

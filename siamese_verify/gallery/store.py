@@ -116,7 +116,7 @@ class Store:
             os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             with closing(self._connect(unfinished)) as connection:
                 connection.executescript(TABLES)
-                values = (FORMAT, model.fingerprint, model.name, model.dimension)
+                values = (FORMAT, model.fingerprint, model.name, model.embedding_size)
                 connection.execute("INSERT INTO gallery VALUES (?, ?, ?, ?, 0, 0, 1)", values)
             try:
                 os.link(unfinished, self.path)

@@ -192,7 +192,7 @@ def test_a_pipe_in_place_of_the_network_is_not_waited_for(
         (["--prior", "1"], "lies between 0 and 1"),
         (["--prior", "nan"], "lies between 0 and 1"),
         (["--far", "0.5"], "use 0.001, 0.01, 0.1"),
-        (["--far", "nan"], "above 0 and up to 0.5"),
+        (["--far", "nan"], "above 0 and at most 0.5"),
         (["--threshold", "1.5"], "between -1 and 1"),
         (["--threshold", "nan"], "between -1 and 1"),
         (["--model", "nobody"], "There is no model nobody"),

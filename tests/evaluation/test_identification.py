@@ -18,13 +18,13 @@ FARS = (0.0, 0.05, 0.2, 1 / 3, 1.0)
 Set = tuple[np.ndarray, np.ndarray]
 
 
-def people(rows: int, many: int, seed: int, first: int = 0, centres: int = 60) -> Set:
+def people(rows: int, many: int, seed: int, first: int = 0, centers: int = 60) -> Set:
     """Embeddings of various lengths; some people have many photos, some one."""
     generator = np.random.default_rng(seed)
     identities = generator.integers(first, first + many, rows)
-    centre = np.random.default_rng(99).normal(size=(centres, 6))  # the same people in every set
+    center = np.random.default_rng(99).normal(size=(centers, 6))  # the same people in every set
     noise = generator.normal(size=(rows, 6))
-    return (centre[identities] + noise) * generator.uniform(0.1, 10, (rows, 1)), identities
+    return (center[identities] + noise) * generator.uniform(0.1, 10, (rows, 1)), identities
 
 
 def signs(rows: int, many: int, seed: int, first: int = 0) -> Set:
@@ -267,9 +267,9 @@ def test_unusable_embeddings_are_refused(given: tuple[Any, ...], message: str) -
     [
         ({"ranks": ()}, "There are 0 ranks"),
         ({"ranks": (1, 0)}, "The ranks include 0: give ranks from 1"),
-        ({"fars": (0.1, 1.1)}, "The false accept rate asked for is 1.1"),
-        ({"fars": (-0.1,)}, "The false accept rate asked for is -0.1"),
-        ({"fars": (float("nan"),)}, "The false accept rate asked for is nan"),
+        ({"fars": (0.1, 1.1)}, "between 0 and 1, got 1.1"),
+        ({"fars": (-0.1,)}, "between 0 and 1, got -0.1"),
+        ({"fars": (float("nan"),)}, "between 0 and 1, got nan"),
     ],
 )
 def test_invalid_ranks_and_shares_are_refused_even_without_unknown_probes(

@@ -219,7 +219,7 @@ def test_several_faces_and_turned_photos_are_told_of(metadata: ModelMetadata) ->
 
 @pytest.mark.parametrize("far", [0.0, -1.0, 1.0, math.nan, math.inf])
 def test_what_is_no_rate_is_refused(far: float, metadata: ModelMetadata) -> None:
-    with pytest.raises(InputError, match=r"above 0 and up to 0\.5"):
+    with pytest.raises(InputError, match=r"above 0 and at most 0\.5"):
         decide(metadata, 0.5, far=far)
 
 
