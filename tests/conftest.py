@@ -18,6 +18,7 @@ from siamese_verify.cli.configuration import CONF
 # Overrides of a training that takes a second; the size of a batch is an option of the sampler.
 TINY = (
     "threads=1",
+    "trainer.log_every_n_steps=1",
     "data.photos.identities=12",
     "data.photos.images=4",
     "encoder.width=8",
@@ -98,12 +99,12 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two epochs that was started from the command line."""
+    """The folder of a run of four epochs that was started from the command line."""
     place = tmp_path_factory.mktemp("tiny")
     run = place / "run"
     command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *TINY, *SMALL_BATCHES]
     ended = subprocess.run(
-        [*command, "trainer.max_epochs=2", f"hydra.run.dir={run}"], cwd=place, capture_output=True, text=True
+        [*command, "trainer.max_epochs=4", f"hydra.run.dir={run}"], cwd=place, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return run

@@ -76,7 +76,7 @@ def test_a_value_of_another_type_is_refused(
         ("center miror=false", "There is no setting miror: did you mean mirror?"),
         ("train loss=nonsense", "There is no loss=nonsense: loss has arc_face, contrastive"),
         ("train experiment=nonsense", "There is no experiment=nonsense: experiment has demo"),
-        ("train =", "="),
+        ("train =", "Could not override ''."),
     ],
 )
 def test_a_wrong_override_is_named_with_those_that_are_like_it(
@@ -85,7 +85,7 @@ def test_a_wrong_override_is_named_with_those_that_are_like_it(
     ended = command(*arguments.split())
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
     assert ended.err.startswith(f"siamese-verify: {sentence}")
-    assert not list(tmp_path.iterdir())
+    assert "--multirun" in arguments or not list(tmp_path.iterdir())
 
 
 def test_a_misspelt_setting_that_was_added_is_named(capsys: pytest.CaptureFixture[str]) -> None:

