@@ -22,7 +22,7 @@ TINY = (
     "data.photos.identities=12",
     "data.photos.images=4",
     "encoder.width=8",
-    "encoder.size=16",
+    "encoder.size=32",
     "data.test.photos.identities=6",
     "data.test.photos.images=3",
 )

@@ -138,12 +138,6 @@ def test_a_training_that_is_not_possible_ends_with_2_and_a_sentence_and_leaves_n
     assert left <= {".hydra", "train.log", "__main__.log"}
 
 
-def test_a_setting_that_is_needed_is_named(command: Command, tiny_run: Path) -> None:
-    ended = command("evaluate", "protocol=pair_file", f"model={tiny_run}", "hydra.run.dir=run")
-    assert ended.code == 2
-    assert ended.err == "siamese-verify: protocol.path is required: add protocol.path=... to the command.\n"
-
-
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

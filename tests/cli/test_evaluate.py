@@ -146,7 +146,7 @@ def test_listed_pairs_leave_scores_intervals_and_robustness(
         assert heading in page
 
 
-def test_without_identities_nothing_is_said_about_people(
+def test_without_identities_the_report_has_no_figures_about_people(
     tiny_run: Path, configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     faces = SyntheticFaces(identities=6, images=2, size=48)

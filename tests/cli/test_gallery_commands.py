@@ -60,7 +60,7 @@ def refused(*arguments: str) -> None:
     assert end.value.code == 2
 
 
-def test_somebody_is_enrolled_identified_listed_and_forgotten(
+def test_a_person_is_enrolled_identified_listed_and_forgotten(
     bundle: str, photos: list[list[str]], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["enroll", "Zoe\u0308 Ångström", *photos[0][:2], "--model", bundle]) == 0
@@ -93,7 +93,7 @@ def test_answers_are_json(bundle: str, photos: list[list[str]], capsys: pytest.C
     assert [person["name"] for person in json.loads(capsys.readouterr().out)] == ["Ann"]
 
 
-def test_nobody_is_an_answer_of_its_own(
+def test_nobody_ends_with_1_and_a_sentence(
     bundle: str, photos: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["enroll", "Ann", *photos[0], "--model", bundle])
@@ -115,7 +115,7 @@ def test_a_photo_comes_from_standard_input(
         assert main(["identify", "-", "--model", bundle, "--threshold", "0.999"]) == 0
 
 
-def test_the_same_face_under_another_name_is_said(
+def test_the_same_face_under_another_name_is_a_warning(
     bundle: str, photos: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["enroll", "Ann", photos[0][0], "--model", bundle])
@@ -215,14 +215,14 @@ def test_another_key_and_another_model_are_refused(
         (["people", "--gallery", "/dev/null"], "no gallery"),
     ],
 )
-def test_a_mistake_is_said_before_a_model_is_loaded(
+def test_a_mistake_is_reported_before_a_model_is_loaded(
     arguments: list[str], sentence: str, photos: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(*(photos[0][0] if argument == "PHOTO" else argument for argument in arguments))
     assert sentence in capsys.readouterr().err
 
 
-def test_an_empty_gallery_and_an_unknown_name_are_said(
+def test_an_empty_gallery_and_an_unknown_name_are_reported(
     bundle: str, photos: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["enroll", "Ann", photos[0][0], "--model", bundle])

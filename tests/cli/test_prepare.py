@@ -97,7 +97,7 @@ def test_all_of_lfw_is_counted_and_split() -> None:
     assert len(np.unique(photos.identities)) == 5_749
 
 
-def test_a_part_of_lfw_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_part_of_lfw_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "lfw" / "Anna_B").mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(tmp_path / "lfw" / "Anna_B" / "Anna_B_0001.jpg")
     photos = AllOfLFW(tmp_path)

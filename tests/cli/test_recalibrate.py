@@ -116,7 +116,7 @@ def test_too_few_photos_are_refused_with_their_numbers(
         ("BUNDLE", ["--far", "0.2"], "was measured: use 0.001"),
     ],
 )
-def test_a_mistake_is_told_before_any_photo_is_read(
+def test_a_mistake_is_reported_before_any_photo_is_read(
     model: str,
     options: list[str],
     sentence: str,

@@ -121,7 +121,7 @@ def test_a_folder_that_holds_a_run_is_left_as_it_is(tiny_run: Path, fitted: Trai
     ("override", "told"),
     [
         ("encoder.width=16", "encoder.width is 8 there and 16 here"),
-        ("encoder.size=48", "encoder.size is 16 there and 48 here"),
+        ("encoder.size=48", "encoder.size is 32 there and 48 here"),
         (
             "loss=arc_face",
             "loss._target_ is siamese_verify.losses.TripletLoss there and siamese_verify.losses.ArcFaceLoss",
