@@ -64,10 +64,10 @@ class LogEntry(NamedTuple):
     details: dict[str, Any]  # templates; score, threshold and far of a match
 
     def sentence(self) -> str:
-        """The result in one sentence."""
+        """The entry in one line."""
         who = self.name or f"a person since forgotten ({self.pseudonym})"
-        told = ", ".join(f"{key} {value:.4g}" for key, value in self.details.items() if value is not None)
-        return f"{self.at}  {self.event:9}  {who}  {told}, model {self.model or 'without a name'}"
+        details = ", ".join(f"{key} {value:.4g}" for key, value in self.details.items() if value is not None)
+        return f"{self.at}  {self.event:9}  {who}  {details}, model {self.model or 'without a name'}"
 
 
 def now() -> str:

@@ -163,7 +163,7 @@ class Gallery:
             return int(connection.execute("SELECT count(*) FROM person").fetchone()[0])
 
     def people(self) -> list[Person]:
-        """Everybody enrolled, in the order of their names."""
+        """All enrolled people, in the order of their names."""
         with self._store.reading() as connection:
             rows = connection.execute(
                 "SELECT name, pseudonym, person.enrolled, count(template.id) FROM person "
@@ -190,12 +190,12 @@ class Gallery:
         Args:
             name: see `person_name`; an enrolled person gets more templates.
             photos: of this person.
-            on_multiple_faces: which face to use of several: `error`, `largest` or `central`.
+            on_multiple_faces: which of multiple faces is used: `error`, `largest` or `central`.
             force: accept faces of a quality outside of what the model was measured on.
             keep_photos: keep the aligned faces, encrypted like everything else; see `photos`.
 
         Raises:
-            NoDecision: a photo cannot be read, or shows no face or several.
+            NoDecision: a photo cannot be read, or shows no face or multiple faces.
             InputError: see `person_name`, no photos, or a face of too low a quality.
         """
         verifier = self._require_verifier()
@@ -243,11 +243,11 @@ class Gallery:
         name = person_name(name)
         rows = unit_templates(embeddings, self.model.embedding_size)
         called = list(sources) if sources is not None else [f"face {row + 1}" for row in range(len(rows))]
-        judged = list(qualities) if qualities is not None else [None] * len(rows)
+        measured = list(qualities) if qualities is not None else [None] * len(rows)
         pictures = [_png(crop) for crop in crops] if crops is not None else [None] * len(rows)
-        if not len(rows) == len(called) == len(judged) == len(pictures):
+        if not len(rows) == len(called) == len(measured) == len(pictures):
             raise InputError(f"There are {len(rows)} embeddings of {name}: give as many qualities, sources and crops.")
-        problems = self._quality_problems(called, judged)
+        problems = self._quality_problems(called, measured)
         if problems and not force:
             raise InputError(f"{name} was not enrolled, --force would: {' '.join(problems)}")
         with self._changing() as connection:
@@ -259,7 +259,7 @@ class Gallery:
                 warnings = warnings + enrollment_warnings(rows, called, *known, self.model.impostor_tail)
             if number is None:
                 number = add_person(connection, name)
-            for row, quality, picture in zip(rows, judged, pictures, strict=True):
+            for row, quality, picture in zip(rows, measured, pictures, strict=True):
                 add_template(connection, number, row, quality, picture)
             _, person = cast("tuple[int, Person]", person_by_name(connection, name))
             add_log(connection, "enrolled", person.pseudonym, self.model.name, {"templates": len(rows)})
@@ -280,16 +280,16 @@ class Gallery:
 
         Args:
             photo: of one face.
-            far: share of the searches for people who are not enrolled that may name somebody; by default 1e-3 if the
+            far: share of the searches for people who are not enrolled that may find one; by default 1e-3 if the
                 impostor tail shows it for so many templates, else 1e-2.
             threshold: accept at this cosine and above instead, in [-1, 1].
             top: candidates to return.
             scores: return candidates below the threshold as well, see `Identification`.
             decide: decide where the result would be inconclusive, see `Verifier.verify`.
-            on_multiple_faces: which face to use of several: `error`, `largest` or `central`.
+            on_multiple_faces: which of multiple faces is used: `error`, `largest` or `central`.
 
         Raises:
-            NoDecision: the photo cannot be read, or shows no face or several.
+            NoDecision: the photo cannot be read, or shows no face or multiple faces.
             InputError: see `identify_embedding`.
         """
         verifier = self._require_verifier()
@@ -392,7 +392,7 @@ class Gallery:
             Number of templates removed.
 
         Raises:
-            InputError: nobody has that name.
+            InputError: no person has that name.
         """
         name = person_name(name)
         with self._lock:
@@ -411,7 +411,7 @@ class Gallery:
         """Stored faces of a person, (S,S,3) RGB each.
 
         Raises:
-            InputError: nobody has that name.
+            InputError: no person has that name.
         """
         from PIL import Image
 

@@ -198,7 +198,7 @@ def test_another_key_and_another_model_are_refused(
     assert "cannot be compared with" in capsys.readouterr().err
     monkeypatch.setenv("SIAMESE_VERIFY_KEY", base64.b64encode(bytes(32)).decode())
     refused("people")
-    assert "was created with another key" in capsys.readouterr().err
+    assert "it has another key" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs() -> None:
         ((np.array([[1.0, 0], [0, 0], [np.nan, 1]]), [0, 0, 0]), r"2 of 3 embeddings .* \(first rows: 1, 2\)"),
         ((np.ones((2, 2)), [0, 0], np.array([[np.inf, 0]]), [0]), r"1 of 1 embeddings .* \(first rows: 0\)"),
         ((np.ones((2, 2)), [0, 0], np.ones((2, 2))), r"2 embeddings and identities of shape \(0,\)"),
-        ((np.ones((2, 2)), [0, 0], None, [0, 0]), "identities of a gallery but no gallery"),
+        ((np.ones((2, 2)), [0, 0], None, [0, 0]), "without a gallery"),
     ],
 )
 def test_unusable_embeddings_are_refused(given: tuple[Any, ...], message: str) -> None:
@@ -265,8 +265,8 @@ def test_unusable_embeddings_are_refused(given: tuple[Any, ...], message: str) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ranks": ()}, "There are 0 ranks"),
-        ({"ranks": (1, 0)}, "The ranks include 0: give ranks from 1"),
+        ({"ranks": ()}, "ranks is empty"),
+        ({"ranks": (1, 0)}, "ranks must be 1 or more, got 0"),
         ({"fars": (0.1, 1.1)}, "between 0 and 1, got 1.1"),
         ({"fars": (-0.1,)}, "between 0 and 1, got -0.1"),
         ({"fars": (float("nan"),)}, "between 0 and 1, got nan"),

@@ -401,7 +401,7 @@ def test_an_emptied_file_is_told_from_none(path: Path, gallery: Gallery, model: 
     gallery.close()
     path.write_bytes(b"")
     for given in (None, model):  # and nobody is told that a gallery which lost everybody knows nobody
-        with pytest.raises(InputError, match="is an empty file and no gallery: restore it from a backup"):
+        with pytest.raises(InputError, match="is an empty file, not a gallery: restore it from a backup"):
             Gallery.open(path, given, key=key)
 
 
