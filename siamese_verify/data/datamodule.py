@@ -89,7 +89,7 @@ class FaceDataModule(pl.LightningDataModule):
         if multi_view < 1:
             raise InputError(f"multi_view must be 1 or more views of an image, got {multi_view}.")
         if instances and multi_view < 2:
-            raise InputError("Images that are labelled by themselves need positives: set multi_view to 2 or more.")
+            raise InputError("instances=true needs positives of each image: set multi_view to 2 or more.")
         if workers < 0:
             raise InputError(f"workers must be a number of processes, or 0 for the training process, got {workers}.")
         self.photos = photos

@@ -32,7 +32,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Grey levels as embeddings, with a threshold from elsewhere."""
+    """Gray levels as embeddings, with a threshold from elsewhere."""
     folder = tmp_path_factory.mktemp("bundle")
     encoder = Pixels(size=16, crop=Crop("whole")).eval()
     point = OperatingPoint(1e-3, 1e-3, 0.9, SHIPPED, False, 100_000, 100)

@@ -251,7 +251,7 @@ def test_more_damaged_photos_than_the_limit_end_the_setup() -> None:
         ({"photos": SyntheticFaces(identities=1, images=9, size=16)}, "9 photos of 1 people"),
         ({"sampler": partial(IdentityBatchSampler, identities_per_batch=50)}, "identities_per_batch is 50, but only"),
         ({"multi_view": 0}, "multi_view must be 1 or more views of an image, got 0"),
-        ({"instances": True}, "need positives: set multi_view to 2 or more"),
+        ({"instances": True}, "needs positives of each image: set multi_view to 2 or more"),
         ({"workers": -1}, "workers must be a number of processes"),
     ],
 )

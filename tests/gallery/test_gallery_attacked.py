@@ -122,7 +122,7 @@ def test_every_page_is_authenticated_with_its_place(original: Content, tmp_path:
 def test_a_file_that_is_no_gallery_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"no gallery"):
+    with pytest.raises(InputError, match=r"not a gallery"):
         Gallery.open(path, key=KEY)
 
 
