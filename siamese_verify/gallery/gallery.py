@@ -488,15 +488,10 @@ class Gallery:
         return found
 
     def _threshold(self, far: float | None, threshold: float | None, templates: int) -> SearchThreshold:
-        from siamese_verify.verification.decision import check_number
+        from siamese_verify.verification.decision import check_threshold
 
-        for name, value in (("false accept rate", far), ("threshold", threshold)):
-            check_number(name, value)
+        check_threshold(far, threshold)
         if threshold is not None:
-            if far is not None:
-                raise InputError(f"Give a threshold ({threshold}) or a false accept rate ({far}), not both.")
-            if not -1 <= threshold <= 1:
-                raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
             return SearchThreshold(float(threshold), None, None, 0, False, "")
         tail = self.model.impostor_tail
         if tail is None:

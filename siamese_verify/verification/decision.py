@@ -305,15 +305,26 @@ def _threshold(
     metadata: ModelMetadata, far: float | None, threshold: float | None, comparisons: int = 1
 ) -> DecisionThreshold:
     """The threshold that was asked for, see `decide`."""
+    check_threshold(far, threshold)
+    if threshold is None:
+        return metadata.decision_threshold(far, comparisons)
+    return DecisionThreshold(float(threshold), None, None, 0, False)
+
+
+def check_threshold(far: float | None, threshold: float | None) -> None:
+    """Check that a threshold is a cosine, and that no false accept rate is given beside it.
+
+    Raises:
+        InputError: see `decide`.
+    """
     for name, value in (("false accept rate", far), ("threshold", threshold)):
         check_number(name, value)
     if threshold is None:
-        return metadata.decision_threshold(far, comparisons)
+        return
     if far is not None:
         raise InputError(f"Give a threshold ({threshold}) or a false accept rate ({far}), not both.")
     if not -1 <= threshold <= 1:
-        raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
-    return DecisionThreshold(float(threshold), None, None, 0, False)
+        raise InputError(f"A threshold must be a cosine between -1 and 1, got {threshold}.")
 
 
 def check_number(name: str, value: object) -> None:
@@ -323,7 +334,7 @@ def check_number(name: str, value: object) -> None:
         InputError: it is not, such as a text.
     """
     if isinstance(value, bool) or not isinstance(value, Real | None):
-        raise InputError(f"The {name} is a number such as 0.001, got {value!r} ({type(value).__name__}).")
+        raise InputError(f"The {name} must be a number such as 0.001, got {value!r} ({type(value).__name__}).")
 
 
 def check_prior(metadata: ModelMetadata, prior: float | None) -> None:

@@ -140,7 +140,7 @@ def test_a_face_unlike_the_measured_ones_is_inconclusive_as_in_verify(
 @pytest.mark.parametrize(("name", "value"), [("far", "1e-3"), ("threshold", "0.5"), ("far", True)])
 def test_what_is_no_number_is_refused(name: str, value: Any, gallery: Gallery, faces: Faces) -> None:
     gallery.enroll_embeddings("Ann", faces[0])
-    with pytest.raises(InputError, match="is a number such as"):
+    with pytest.raises(InputError, match="must be a number such as"):
         gallery.identify_embedding(faces[0, 0], **{name: value})
 
 
