@@ -44,8 +44,8 @@ def embeddings(identities: np.ndarray) -> np.ndarray:
     directions = generator.standard_normal((64, DIMENSIONS), dtype=np.float32)  # faces differ in few of them
     photos = generator.standard_normal((len(identities), 64), dtype=np.float32)
     photos *= generator.uniform(0.3, 1.6, len(identities)).astype(np.float32)[:, None]  # easy photos and hard ones
-    centres = generator.standard_normal((int(identities[-1]) + 1, 64), dtype=np.float32)
-    rows: np.ndarray = (photos + centres[identities]) @ directions
+    centers = generator.standard_normal((int(identities[-1]) + 1, 64), dtype=np.float32)
+    rows: np.ndarray = (photos + centers[identities]) @ directions
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
 

@@ -349,11 +349,11 @@ def draw(found: Found, given: argparse.Namespace) -> None:
         else:
             axes.set_xlabel("B, embeddings in the batch", color=ink)
         ends = []
-        for name, colour in COLOURS.items():
+        for name, color in COLOURS.items():
             tried = [found[key] for size in sizes if (key := (objective, name, size)) in found]
             values = [one.megabytes if row else one.median(name) for one in tried if one.seconds]
             if values:
-                axes.plot(sizes[: len(values)], values, "o-", color=colour, linewidth=2, markersize=3)
+                axes.plot(sizes[: len(values)], values, "o-", color=color, linewidth=2, markersize=3)
                 ends.append((sizes[len(values) - 1], values[-1], name, tried[-1].failure))
         label(axes, ends, sizes[len(sizes) // 2])
     for axes, name, low in ((grid[0, 0], "time [s]", None), (grid[1, 0], "peak memory above the start [MB]", 1)):
@@ -373,15 +373,15 @@ def label(axes: Axes, ends: list[tuple[int, float, str, str]], middle: int) -> N
     """Name the curves where they end: early ones beside it, the others above each other."""
     height = 0.0
     for size, value, name, failure in ends:
-        colour, text = COLOURS[name], f"{name}\n{failure}".strip()
+        color, text = COLOURS[name], f"{name}\n{failure}".strip()
         if failure:
-            axes.plot(size, value, "x", color=colour, markersize=9, markeredgewidth=2.5)
+            axes.plot(size, value, "x", color=color, markersize=9, markeredgewidth=2.5)
         if size < middle:
-            axes.text(1.3 * size, value, text, va="top", color=colour, fontsize=8, fontweight="bold")
+            axes.text(1.3 * size, value, text, va="top", color=color, fontsize=8, fontweight="bold")
             continue
         beside = [other[1] for other in ends if other[0] == size and other[2] != OURS]  # crosses not to write on
         height = max(height, 1.7 * (value if name == OURS else max(beside)))
-        axes.text(size, height, text, ha="right", va="bottom", color=colour, fontsize=8, fontweight="bold")
+        axes.text(size, height, text, ha="right", va="bottom", color=color, fontsize=8, fontweight="bold")
         height *= 7 if failure else 2.6
 
 

@@ -1,4 +1,4 @@
-"""The one exception for what the user can mend, and how text from outside is shown."""
+"""InputError, the exception for user errors, and text from outside as one printable line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ JOINERS = "\u200c\u200d"  # invisible, but Persian and Indian names are spelled 
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used. The message is one sentence: what was wrong, the value, the way out."""
+    """Invalid input from the user. The message is one sentence: what was wrong, the value, the way out."""
 
 
 def printable(text: object) -> str:

@@ -171,9 +171,7 @@ def further_rates(asked: Any) -> list[float]:
     except (TypeError, ValueError):
         rates = [math.nan]
     if not all(0 <= rate <= 1 for rate in rates):
-        raise InputError(
-            f"The false accept rates asked for are {asked}: give some between 0 and 1, such as far=[2e-4]."
-        )
+        raise InputError(f"far must list rates between 0 and 1, such as far=[2e-4], got {asked}.")
     return rates
 
 

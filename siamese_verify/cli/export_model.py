@@ -13,18 +13,18 @@ from siamese_verify.models.bundle import check_target
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export`."""
     parser.description = (
-        "Make a bundle, all that a verifier needs: weights, ONNX network, face detector, thresholds, model card. "
-        "Its network is compared with torch on the faces of LFW's View 1, and refused if one decision differs."
+        "Export a bundle with everything that verifying needs: weights, ONNX network, face detector, thresholds, model "
+        "card. The network is compared with torch on faces of LFW's View 1, and refused if one decision differs."
     )
     parser.add_argument("model", help="a run, a checkpoint, a bundle or a pretrained name")
-    parser.add_argument("--to", required=True, metavar="FOLDER", help="where the bundle goes")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder for the bundle")
     parser.add_argument(
         "--faces",
         metavar="FOLDER",
-        help="Labeled Faces in the Wild, to compare on the test pairs of its View 1 (data/lfw)",
+        help="Labeled Faces in the Wild, to compare on the test pairs of its View 1 (default: data/lfw)",
     )
     parser.add_argument("--synthetic", action="store_true", help="compare on synthetic faces instead, which shows less")
-    parser.add_argument("--license", help="of the weights, in words, for the model card")
+    parser.add_argument("--license", help="license of the weights, in words, for the model card")
     parser.add_argument(
         "--quantize",
         choices=("int8",),
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export the bundle, and print how it was compared."""
-    folder = Path(options.to)
+    folder = Path(options.output)
     check_target(folder)
     from siamese_verify.models.export import export_bundle
 

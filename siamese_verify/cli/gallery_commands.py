@@ -29,7 +29,7 @@ STATUS = (
 def enroll_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `enroll`."""
     parser.description = "Store encrypted templates of a person's face; photos are not stored unless you ask for it."
-    parser.add_argument("name", help="of the person; an enrolled person gets more templates")
+    parser.add_argument("name", help="name of the person; an enrolled person gets more templates")
     parser.add_argument("photo", nargs="+", help="photos of this person, one face on each")
     _add_place(parser)
     add_model_options(parser)
@@ -69,10 +69,10 @@ def identify_arguments(parser: argparse.ArgumentParser) -> None:
     limit.add_argument(
         "--far",
         type=float,
-        help="share of the searches for people who are not enrolled that may name somebody (1e-3, else 1e-2)",
+        help="share of searches for people who are not enrolled that may find one (default: 1e-3, else 1e-2)",
     )
-    limit.add_argument("--threshold", type=float, help="accept at this score and above instead, in [-1, 1]")
-    parser.add_argument("--top", type=int, default=5, help="people to show (%(default)s)")
+    limit.add_argument("--threshold", type=float, help="threshold to use instead of a measured one, in [-1, 1]")
+    parser.add_argument("--top", type=int, default=5, help="people to show (default: %(default)s)")
     parser.add_argument("--scores", action="store_true", help="show the nearest people with their scores, found or not")
     parser.add_argument("--decide", action="store_true", help="decide where the result would be inconclusive")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -114,14 +114,14 @@ def identify(options: argparse.Namespace) -> int:
 
 def people_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `people`."""
-    parser.description = "List the people or the log of a gallery; create a key."
+    parser.description = "List the people or the log of a gallery, check its file, or create a key."
     _add_place(parser)
     parser.add_argument("--log", action="store_true", help="show who was enrolled, matched and forgotten, and when")
-    parser.add_argument("--check", action="store_true", help="verify the whole file")
+    parser.add_argument("--check", action="store_true", help="check that the file is undamaged")
     parser.add_argument(
         "--new-key",
         metavar="FILE",
-        help="create a key file that only you can read; never overwrites one",
+        help="create a key file that only you can read; an existing one is never overwritten",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -162,8 +162,8 @@ def people(options: argparse.Namespace) -> int:
 
 def forget_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `forget`."""
-    parser.description = "Remove a person and everything stored of this face, for good."
-    parser.add_argument("name", help="as `siamese-verify people` shows it")
+    parser.description = "Remove a person with all templates and photos, for good."
+    parser.add_argument("name", help="name, as `siamese-verify people` shows it")
     _add_place(parser)
 
 
@@ -181,12 +181,14 @@ def forget(options: argparse.Namespace) -> int:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--gallery", metavar="FILE", help="of the gallery ($XDG_DATA_HOME or ~/.local/share/siamese-verify/gallery.db)"
+        "--gallery",
+        metavar="FILE",
+        help="its file (default: siamese-verify/gallery.db in $XDG_DATA_HOME or ~/.local/share)",
     )
     parser.add_argument(
         "--key",
         metavar="FILE",
-        help="with the gallery's key ($SIAMESE_VERIFY_KEY_FILE, or the key itself in $SIAMESE_VERIFY_KEY)",
+        help="file of its key (default: $SIAMESE_VERIFY_KEY_FILE, or the key itself in $SIAMESE_VERIFY_KEY)",
     )
 
 

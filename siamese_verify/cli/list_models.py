@@ -12,9 +12,9 @@ from siamese_verify.errors import InputError, printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `models`."""
-    parser.description = "List pretrained models and the bundles below this folder, or get a pretrained one for later."
-    parser.add_argument("action", nargs="?", choices=("list", "pull"), default="list", help="list (default) or pull")
-    parser.add_argument("name", nargs="?", help="with pull: the pretrained model")
+    parser.description = "List pretrained models and the bundles below this folder, or download a model for later."
+    parser.add_argument("action", nargs="?", choices=("list", "pull"), default="list", help="list by default")
+    parser.add_argument("name", nargs="?", help="with pull: pretrained model to download")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.action == "pull":
         if not options.name:
-            raise InputError("Say which model to get: siamese-verify models pull casia-webface.")
+            raise InputError("No model is named: siamese-verify models pull casia-webface.")
         folder = pretrained_bundle(options.name)
         print(f"{options.name} is in {printable(folder)}: it needs no network any more.")
         return 0

@@ -242,7 +242,7 @@ def save_results(
             identities=known if result.protocol.identities_known else None,
             groups=pairs.groups,
         )
-    result.cropper.save_account(folder)
+    result.cropper.save_left_out(folder)
     return page
 
 

@@ -15,25 +15,28 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default="casia-webface",
-        help="casia-webface, vggface2, a bundle, a run or a checkpoint (%(default)s)",
+        help="casia-webface, vggface2, a bundle, a run or a checkpoint (default: %(default)s)",
     )
     parser.add_argument(
-        "--engine", choices=("auto", "onnx", "torch"), default="auto", help="that runs the encoder (%(default)s)"
+        "--engine",
+        choices=("auto", "onnx", "torch"),
+        default="auto",
+        help="of the encoder (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, help="of ONNX Runtime; one for each core by default")
+    parser.add_argument("--threads", type=int, help="threads of ONNX Runtime (default: one for each core)")
     parser.add_argument(
         "--on-multiple-faces",
         choices=("error", "largest", "central", "any"),
         default="error",
-        help="what to do with a photo of several faces (%(default)s); any: the best pair counts",
+        help="which of multiple faces on a photo is used (default: %(default)s); any: the best pair counts",
     )
 
 
 def add_threshold_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the decision threshold."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--far", type=float, help="false accept rate to work at, such as 1e-3")
-    group.add_argument("--threshold", type=float, help="accept at this score and above instead, in [-1, 1]")
+    group.add_argument("--far", type=float, help="false accept rate to operate at, such as 1e-3")
+    group.add_argument("--threshold", type=float, help="threshold to use instead of a measured one, in [-1, 1]")
 
 
 def add_prior_option(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +44,7 @@ def add_prior_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prior",
         type=float,
-        help="share of pairs of one person among those that you ask about, such as 0.5: adds the probability",
+        help="share of genuine pairs among yours, such as 0.5: adds the probability of one person",
     )
 
 

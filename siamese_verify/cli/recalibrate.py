@@ -1,4 +1,4 @@
-"""`siamese-verify recalibrate`: judge a model by your own photos, and measure its thresholds on them."""
+"""`siamese-verify recalibrate`: check a model on your own photos, and measure its thresholds on them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from siamese_verify.models.loading import find_bundle
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `recalibrate`."""
     parser.description = (
-        "Say how often the threshold that a model ships with is wrong on photos of yours, and measure thresholds, "
-        "calibration and limits of quality anew on them. The weights stay as they are."
+        "Check the threshold that a model ships with on photos of yours, and measure thresholds, calibration and "
+        "limits of quality on them. The weights stay as they are."
     )
     parser.add_argument("model", help="casia-webface, vggface2, a bundle or a run")
     parser.add_argument(
-        "--faces", required=True, metavar="FOLDER", help="with a folder of photos for each person, two or more of most"
+        "--faces",
+        required=True,
+        metavar="FOLDER",
+        help="photos in a folder for each person, two or more of most",
     )
-    parser.add_argument("--out", metavar="BUNDLE", help="where the bundle goes; without it nothing is written")
-    parser.add_argument("--far", type=float, help="false accept rate whose shipped threshold is judged")
+    parser.add_argument("--output", metavar="BUNDLE", help="folder for the bundle; without it nothing is written")
+    parser.add_argument("--far", type=float, help="false accept rate whose shipped threshold is checked")
     parser.add_argument(
         "--on-multiple-faces",
         choices=("error", "largest", "central"),
         default="error",
-        help="what to do with a photo of several faces, as you will with `verify` (%(default)s)",
+        help="which of multiple faces on a photo is used, as you will with `verify` (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, help="of ONNX Runtime; one for each core by default")
+    parser.add_argument("--threads", type=int, help="threads of ONNX Runtime (default: one for each core)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,9 +41,9 @@ def run(options: argparse.Namespace) -> int:
     from siamese_verify.verification import Verifier
     from siamese_verify.verification.recalibration import recalibrate, save_recalibrated
 
-    out = Path(options.out) if options.out else None
-    if out:
-        check_target(out)
+    output = Path(options.output) if options.output else None
+    if output:
+        check_target(output)
     bundle = find_bundle(options.model)  # before any photo is opened
     verifier = Verifier.load(
         options.model, engine="onnx", threads=options.threads, on_multiple_faces=options.on_multiple_faces
@@ -48,9 +51,9 @@ def run(options: argparse.Namespace) -> int:
     found = recalibrate(verifier, options.faces, options.far, progress=sys.stdout.isatty())
     for sentence in found.sentences():
         print(printable(sentence))
-    if out is None:
-        print("Nothing was written: --out BUNDLE makes a bundle with these thresholds.")
+    if output is None:
+        print("Nothing was written: --output BUNDLE makes a bundle with these thresholds.")
     else:
-        save_recalibrated(out, bundle, found.metadata, versions())
-        print(printable(f"Bundle: {out}"))
+        save_recalibrated(output, bundle, found.metadata, versions())
+        print(printable(f"Bundle: {output}"))
     return 0

@@ -183,10 +183,10 @@ def fit(parts: TrainingParts, run: dict[str, Any], cfg: DictConfig, folder: Path
 
     if trainer.is_global_zero:
         trainer.callbacks.append(LambdaCallback(on_train_start=record_run))  # type: ignore[attr-defined]
-        data.cropper.save_account(folder)
+        data.cropper.save_left_out(folder)
         if left_out := len(data.cropper.damaged) + len(data.cropper.failures):
-            told = f"{len(data.cropper.damaged)} damaged, {len(data.cropper.failures)} without a face"
-            print(f"{left_out} photos were left out ({told}): {folder / 'skipped.csv'} lists them.")
+            counts = f"{len(data.cropper.damaged)} damaged, {len(data.cropper.failures)} without a face"
+            print(f"{left_out} photos were left out ({counts}): {folder / 'left_out.csv'} lists them.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")

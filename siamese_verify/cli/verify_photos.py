@@ -17,44 +17,44 @@ if TYPE_CHECKING:
     from siamese_verify.verification import Verification, Verifier
 
 M_ARENA_MAX = -8  # of glibc's malloc.h
-SAME, DIFFERENT, NO_DECISION = 0, 1, 3  # 2 is argparse's: wrong usage
+SAME, DIFFERENT, NO_DECISION = 0, 1, 3  # 2 is of user errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `verify`."""
-    parser.description = "Say whether two photos show the same person, or do so for every pair of a table."
+    parser.description = "Decide whether two photos show the same person, or decide about every pair of a table."
     parser.epilog = (
-        "Exit status: 0 same, 1 different, 2 wrong usage, 3 no decision (inconclusive, no face, several, unreadable "
-        "file), 70 a bug of this program, 74 the answer cannot be written. "
-        "It does not detect whether a living person is in front of the camera: a printed photo matches as well."
+        "Exit status: 0 same, 1 different, 2 user error, 3 no decision (inconclusive, no face, multiple faces, "
+        "unreadable file), 70 a bug, 74 output that cannot be written. "
+        "Presentation attacks are not detected: a printed photo matches the person it shows."
     )
     parser.set_defaults(complain=parser.error)
     parser.add_argument("photo", nargs="*", help="two photos with one face each; - reads one from standard input")
     add_model_options(parser)
     add_threshold_options(parser)
     add_prior_option(parser)
-    parser.add_argument("--decide", action="store_true", help="say yes or no where it would be inconclusive")
+    parser.add_argument("--decide", action="store_true", help="decide where the result would be inconclusive")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--picture", metavar="PNG", help="draw faces, score and an explanation into this file")
     parser.add_argument(
         "--pairs", metavar="TABLE", help="a CSV or Parquet table with columns a and b, in place of photos"
     )
-    parser.add_argument("--out", metavar="TABLE", help="with --pairs: where the scores go, .csv or .parquet")
-    parser.add_argument("--root", metavar="FOLDER", help="with --pairs: where its paths start (its own folder)")
+    parser.add_argument("--output", metavar="TABLE", help="with --pairs: table for the decisions, .csv or .parquet")
+    parser.add_argument("--root", metavar="FOLDER", help="with --pairs: folder that the paths start from (its own)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Decide about two photos and print the decision, or about all pairs of a table."""
     if options.pairs:
         if options.photo or options.picture or options.json:
-            options.complain("with --pairs there are no photos, no --picture and no --json: its answers go to --out")
-        if not options.out:
-            options.complain("say where the scores go: --out scores.parquet, or a .csv")
+            options.complain("--pairs goes without photos, --picture and --json: the decisions go to --output")
+        if not options.output:
+            options.complain("--pairs needs --output: a .parquet or .csv file for the decisions")
         return verify_table(options)
-    if options.out or options.root:
-        options.complain("--out and --root go with --pairs")
+    if options.output or options.root:
+        options.complain("--output and --root go with --pairs")
     if len(options.photo) != 2:
-        options.complain(f"it takes two photos, {len(options.photo)} given")
+        options.complain(f"two photos are compared, got {len(options.photo)}")
     if options.picture and not options.picture.lower().endswith(".png"):
         options.complain(f"the picture is a PNG: --picture {options.picture}.png")
     if options.photo == ["-", "-"]:
@@ -160,7 +160,7 @@ def verify_table(options: argparse.Namespace) -> int:
     summary = verify_pairs(
         load_verifier(options),
         options.pairs,
-        options.out,
+        options.output,
         options.root,
         far=options.far,
         threshold=options.threshold,
@@ -171,5 +171,5 @@ def verify_table(options: argparse.Namespace) -> int:
         print(printable(error), file=sys.stderr)
     if summary.failed > len(summary.errors):
         print(f"... and {summary.failed - len(summary.errors):,} more, in the column error.", file=sys.stderr)
-    print(printable(f"{summary.sentence()} Scores: {options.out}"))
+    print(printable(f"{summary.sentence()} Scores: {options.output}"))
     return NO_DECISION if summary.failed == summary.pairs > 0 else SAME

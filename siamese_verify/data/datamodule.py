@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ class FaceDataModule(pl.LightningDataModule):
         transform: random augmentation of (n,3,S,S) uint8 images, for training images only.
         validation: photos of other people to validate on, instead of holding out some of those of `photos`.
         validation_share: of the people to hold out.
-        validation_photos: of a held-out person, at most.
-        validation_people: to hold out, at most; None = no limit.
+        validation_max_samples_per_identity: photos of a held-out person, at most.
+        validation_max_identities: people to hold out, at most; None = no limit.
         multi_view: augmented views of each image in a batch, for losses that compare them.
         instances: label every image by itself instead of by its identity, for self-supervised losses.
         in_memory: hold the faces in memory; None = up to 2 GB of them.
@@ -73,8 +74,8 @@ class FaceDataModule(pl.LightningDataModule):
         transform: Callable[[Tensor], Tensor] | None = None,
         validation: Photos | None = None,
         validation_share: float = 0.1,
-        validation_photos: int = 5,
-        validation_people: int | None = 2000,
+        validation_max_samples_per_identity: int = 5,
+        validation_max_identities: int | None = 2000,
         multi_view: int = 1,
         instances: bool = False,
         in_memory: bool | None = None,
@@ -89,7 +90,7 @@ class FaceDataModule(pl.LightningDataModule):
         if multi_view < 1:
             raise InputError(f"multi_view must be 1 or more views of an image, got {multi_view}.")
         if instances and multi_view < 2:
-            raise InputError("Images that are labelled by themselves need positives: set multi_view to 2 or more.")
+            raise InputError("instances=true needs positives of each image: set multi_view to 2 or more.")
         if workers < 0:
             raise InputError(f"workers must be a number of processes, or 0 for the training process, got {workers}.")
         self.photos = photos
@@ -102,12 +103,12 @@ class FaceDataModule(pl.LightningDataModule):
         identities = photos.identities
         if validation is None:
             self.split = split_by_identity(
-                identities, validation_share, validation_photos, seed, validation_people, test
+                identities, validation_share, validation_max_samples_per_identity, seed, validation_max_identities, test
             )
         else:
             train, tested = np.arange(len(photos), dtype=np.int32), np.empty(0, dtype=np.int32)
             if test is not None:
-                train, tested = hold_out(identities, test.share, test.photos, test.seed, test.people)
+                train, tested = hold_out(identities, **asdict(test))
             self.split = Split(train, np.arange(len(validation), dtype=np.int32), tested)
         self.people = np.unique(identities[self.split.train])
         sampler(identities=identities[self.split.train], seed=seed)  # what cannot work fails before the cropping

@@ -155,9 +155,9 @@ class FaceCropper:
             crops.append(crop)
         return found, crops
 
-    def save_account(self, folder: Path) -> None:
-        """List the photos that were left out in `skipped.csv`; no file if there are none."""
+    def save_left_out(self, folder: Path) -> None:
+        """List the photos that were left out in `left_out.csv`; no file if there are none."""
         if rows := self.damaged + self.failures:
             table = io.StringIO()
             csv.writer(table).writerows([("photo", "reason"), *(map(csv_cell, row) for row in rows)])
-            write_whole(folder / "skipped.csv", table.getvalue().encode())
+            write_whole(folder / "left_out.csv", table.getvalue().encode())

@@ -1,6 +1,6 @@
 """Data sets: photos and the identity of each."""
 
-from siamese_verify.datasets.download import unpack, unpack_once
+from siamese_verify.datasets.download import unpack_once
 from siamese_verify.datasets.folder import FilePhotos, FolderPhotos
 from siamese_verify.datasets.lfw import (
     IMAGE_FOLDERS,
@@ -34,6 +34,5 @@ __all__ = [
     "identity_name",
     "lfw_category",
     "lfw_people",
-    "unpack",
     "unpack_once",
 ]

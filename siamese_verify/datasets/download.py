@@ -108,7 +108,7 @@ def _check_name(name: str, folder: Path) -> None:
 
 
 def _unpack_tar(file: BinaryIO, part: Path) -> Iterator[tuple[str, bool, int]]:
-    """Give name, whether it is a file and size of each entry, and unpack it into `part` afterwards."""
+    """Yield name, whether it is a file and size of each entry; each is unpacked into `part` after its turn."""
     with tarfile.open(fileobj=file, mode="r:*", tarinfo=_StrictHeader) as tar:
         while (entry := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # or it remembers millions of them
@@ -155,7 +155,7 @@ def download(url: str, path: Path, sha256: str, *, tries: int = 3, timeout: floa
 
     Raises:
         InputError: `path` holds something else, no connection, the server refuses, the file has another hash or cannot
-            be written; the message says how to get the file by other means.
+            be written; the message explains how to get the file by other means.
     """
     sha256 = sha256.lower()
     by_hand = f"get it by other means and put it at {path} (SHA-256 {sha256})"

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class FilePhotos:
-    """Photos by their paths, opened when asked for.
+    """Photos by their paths, opened on access.
 
     Args:
         root: folder that the paths start from, or its address in object storage (`s3://bucket/folder`).

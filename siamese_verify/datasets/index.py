@@ -19,7 +19,7 @@ Strings: TypeAlias = "pa.Array | Sequence[str]"
 
 
 class StringColumn(Sequence[str]):
-    """Sequence of the strings in an Arrow column, or in a dictionary column, converted when asked for."""
+    """Sequence of the strings in an Arrow column, or in a dictionary column, converted on access."""
 
     def __init__(self, column: pa.Array) -> None:
         self.column = column

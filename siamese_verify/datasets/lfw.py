@@ -127,7 +127,7 @@ def fetch_lfw(root: Path, images: Literal["funneled", "original"] = "funneled") 
 
 
 class LFWPhotos(FilePhotos):
-    """Photos of LFW, opened when asked for.
+    """Photos of LFW, opened on access.
 
     Args:
         root: folder that holds the protocol files and one of `IMAGE_FOLDERS`.
@@ -184,7 +184,7 @@ def image_folder(root: str | Path | None) -> Path:
         InputError: no such folder.
     """
     if root is None or not Path(root).is_dir():
-        raise InputError(f"There is no folder {root}: set data.root to a copy of LFW (data/README.md says how).")
+        raise InputError(f"There is no folder {root}: set data.root to a copy of LFW (see data/README.md).")
     root = Path(root)
     for name in IMAGE_FOLDERS:
         if (root / name).is_dir():
@@ -236,7 +236,7 @@ def lfw_category(data: str | None, pretrained: str | None, detector: bool, disjo
     if data == "lfw" and not disjoint:
         return f"none: training saw people of these pairs, or there is no {TRAINING_PEOPLE} to rule it out"
     if data != "lfw" or pretrained:
-        return "unrestricted, labelled outside data"
+        return "unrestricted, labeled outside data"
     if detector:
         return "unrestricted, label-free outside data (the face detector's)"
     return "unrestricted, no outside data"
@@ -277,7 +277,7 @@ def read_protocol_file(
 
 
 def parse_integer(text: str, file: str, number: int) -> int:
-    """Number in a line of LFW's text files; InputError if it is none."""
+    """Number in a line of LFW's text files; InputError if it is not one."""
     try:
         return int(text)
     except ValueError:

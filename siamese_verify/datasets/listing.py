@@ -117,7 +117,7 @@ def read_list(path: str, split: str | None = None) -> FaceIndex:
     if split is not None:
         table = table.filter(pc.equal(table["split"].cast(pa.large_string()), split)).drop_columns("split")
         if not len(table):
-            raise InputError(f"The list {path} has no photo in the split {split!r}: look at its column split.")
+            raise InputError(f"The list {path} has no photo in the split {split!r}: check its column split.")
     columns = {name: string_array(table[name].combine_chunks()) for name in table.column_names}
     _check_photos(path, columns["path"], columns["identity"])
     return make_index(columns["path"], columns["identity"], columns.get("split"))

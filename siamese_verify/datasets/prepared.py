@@ -74,7 +74,7 @@ def read_preparation(root: str | Path) -> Preparation:
 
 
 class PreparedFaces(ListedPhotos):
-    """Aligned faces, read when asked for.
+    """Aligned faces, read on access.
 
     Args:
         root: folder that `siamese-verify prepare` wrote.

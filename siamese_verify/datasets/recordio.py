@@ -46,7 +46,7 @@ class DamagedRecordError(Exception):
 
 
 class RecordNames(Sequence[str]):
-    """Names of records by their keys (N,), made when asked for: `record 17` has the key 17."""
+    """Names of records by their keys (N,), made on access: `record 17` has the key 17."""
 
     def __init__(self, keys: np.ndarray) -> None:
         self.keys = keys
@@ -67,11 +67,11 @@ class RecordNames(Sequence[str]):
 
 
 class RecordPhotos:
-    """Photos in a RecordIO file, read when asked for, in the order of their keys.
+    """Photos in a RecordIO file, read on access, in the order of their keys.
 
-    In InsightFace's sets record 0 says which records hold the ranges of keys of the identities; only those and a sample
-    of the photos are read on opening. Of other sets, and of those with 2^24 records or more, whose ranges float32
-    cannot hold, every record's header is read: its first label is the identity.
+    In InsightFace's sets record 0 names the records that hold the ranges of keys of the identities; only those and a
+    sample of the photos are read on opening. Of other sets, and of those with 2^24 records or more, whose ranges
+    float32 cannot hold, every record's header is read: its first label is the identity.
 
     Args:
         root: folder with `train.rec` and `train.idx`, or the `.rec` file with its `.idx` beside it, here or in object
@@ -82,7 +82,7 @@ class RecordPhotos:
 
     Raises:
         InputError: no such file; an invalid `.idx`, or one of another `.rec`; ranges of identities that contradict one
-            another; a label that is no whole number from 0 to 2^24 - 1; another number of classes; no photo.
+            another; a label that is not a whole number from 0 to 2^24 - 1; another number of classes; no photo.
     """
 
     def __init__(self, root: str | Path, aligned: InputSpec | None = None, cache: str | Path | None = None) -> None:
@@ -195,7 +195,7 @@ class RecordPhotos:
                 arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.int64()), null_values=[]),
             )
         except pa.ArrowInvalid as error:
-            raise InputError(f"{location} is no list of keys and offsets ({error}): get it again.") from None
+            raise InputError(f"{location} is not a list of keys and offsets ({error}): get it again.") from None
         keys, offsets = (table[name].to_numpy() for name in names)
         order = np.argsort(keys, kind="stable")
         keys, offsets = keys[order], offsets[order]

@@ -19,7 +19,6 @@ from siamese_verify.evaluation.groups import DamagedRates, GroupRates, damaged_r
 from siamese_verify.evaluation.identification_rates import IdentificationReport, identification_report
 from siamese_verify.evaluation.impostor_tail import ImpostorTail
 from siamese_verify.evaluation.operating_points import (
-    DECISIVE_IMPOSTORS,
     OperatingPoint,
     ThresholdRates,
     best_threshold,
@@ -40,7 +39,6 @@ from siamese_verify.evaluation.score_statistics import d_prime
 
 __all__ = [
     "ALL_PAIRS_TARGETS",
-    "DECISIVE_IMPOSTORS",
     "TARGETS",
     "Calibration",
     "CalibrationCheck",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.operating_points import check_far
 from siamese_verify.evaluation.report import VerificationReport, report_from_curve
 from siamese_verify.evaluation.roc import RocCurve
 from siamese_verify.evaluation.score_statistics import (
@@ -81,8 +82,7 @@ def all_pairs_report(
     from siamese_verify.pairwise.pair_scores import SCALE
 
     for target in targets:
-        if not 0 <= target <= 1:
-            raise InputError(f"The false accept rate asked for is {target}: give one between 0 and 1.")
+        check_far(target)
     fixed = None if threshold is None else checked_threshold(threshold)
     scores = _pair_scores(embeddings, identities, gallery, gallery_identities)
     genuine = count_genuine(scores)

@@ -64,7 +64,7 @@ def clustered_rows(embeddings: ArrayLike, identities: ArrayLike, kept: int = KEP
 def _impostors(
     pairs: PairScores, people: NDArray[np.int64], lowest: float
 ) -> Iterator[tuple[NDArray[np.floating], NDArray[np.int64]]]:
-    """Give scaled scores from `lowest` on, and both people of each, (2, K)."""
+    """Return scaled scores from `lowest` on, and both people of each, (2, K)."""
     for block in pairs.walk():
         values, mask = pairs.impostors(block)
         high = np.flatnonzero(values.numpy() >= lowest)

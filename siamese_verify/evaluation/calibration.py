@@ -227,11 +227,11 @@ def bound_ratios(calibration: Calibration, genuine: float, impostors: float) -> 
 
 
 def cllr(calibration: Calibration, curve: RocCurve) -> float:
-    """Return the cost of log-likelihood ratios in bits: 0 is perfect, 1 says nothing, more misleads.
+    """Return the cost of log-likelihood ratios in bits: 0 is perfect, 1 is no information, more is misleading.
 
     Args:
         calibration: learned on other pairs.
-        curve: of the pairs to judge it by.
+        curve: of the pairs to compute it on.
 
     Brummer & du Preez 2006, eq. 15.
     """
@@ -246,7 +246,7 @@ def choose_calibration(whole: RocCurve, halves: tuple[RocCurve, RocCurve], measu
 
     Args:
         whole: all pairs.
-        halves: the pairs within either half of the people; each kind is learned on one and judged on the other.
+        halves: the pairs within either half of the people; each kind is learned on one and tested on the other.
         measured_on: name of the data.
     """
     costs = {
@@ -288,8 +288,8 @@ def calibrate(
 ) -> ScoreCalibration:
     """Calibrate scores by all pairs of some people.
 
-    The kind of calibration is chosen on held-out people, one half of them judging the other, see `choose_calibration`.
-    Where a half has no genuine or no impostor pair, it is the straight line.
+    The kind of calibration is chosen by halves of the people, learned on one and tested on the other, see
+    `choose_calibration`. Where a half has no genuine or no impostor pair, it is the straight line.
 
     Args:
         embeddings: (N,D) of any nonzero length.

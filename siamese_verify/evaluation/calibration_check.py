@@ -28,7 +28,7 @@ class CalibrationCheck(NamedTuple):
 
     kind: str
     measured_on: str
-    cllr: float  # bits; 0 is perfect, 1 says nothing
+    cllr: float  # bits; 0 is perfect, 1 is no information
     min_cllr: float  # of the best monotone calibration of these pairs
     expected_error: float  # mean difference of predicted and observed shares over the bins
     bins: tuple[CalibrationBin, ...]
@@ -46,11 +46,11 @@ def min_cllr(curve: RocCurve) -> float:
 
 
 def check_calibration(calibration: Calibration, curve: RocCurve, bins: int = 10) -> CalibrationCheck:
-    """Judge a calibration by pairs that it was not learned from, both kinds having the same weight.
+    """Check a calibration on pairs that it was not learned from, both kinds having the same weight.
 
     Args:
         calibration: learned on other pairs.
-        curve: of the pairs to judge it by.
+        curve: of the pairs to check it on.
         bins: number of bins of equal width, of the probability.
     """
     scores, genuine, impostors = counts_by_score(curve)

@@ -8,7 +8,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import checked_gallery
-from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
+from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, check_far
 from siamese_verify.evaluation.scores import numbered, unit_rows
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ BAND = 2**22  # similarities held at once: some 50 MB with what is made of them
 class OpenSetPoint(NamedTuple):
     """Detection and identification at one threshold."""
 
-    target: float  # share of unknown people allowed to be taken for somebody, in [0, 1]
+    target: float  # share of unknown people that may be taken for a person of the gallery, in [0, 1]
     far: float  # the share reached, <= target
     rate: float  # share of known people found first and above the threshold, in [0, 1]
     threshold: float  # a score that occurs, or +inf
@@ -33,7 +33,7 @@ class IdentificationReport(NamedTuple):
     """Rates of searches among many people.
 
     Ranks count people, as in ISO/IEC 19795-1: the score of a person is that of their most similar photo. Other people
-    with the same score rank before the right person, so that collapsed embeddings find nobody.
+    with the same score rank before the right person, so that collapsed embeddings identify no one.
     """
 
     cmc: dict[int, float]  # by rank: share of known probes whose person is among so many first
@@ -68,7 +68,7 @@ def identification_report(
         gallery: (M, D), or None to search for each photo among all others; people with one photo are then unknown.
         gallery_identities: (M,), with a gallery.
         ranks: to report the share of probes found up to, each >= 1.
-        fars: shares of unknown probes that may be taken for somebody, in [0, 1].
+        fars: shares of unknown probes that may be taken for a person of the gallery, in [0, 1].
         band: similarities held at once.
 
     Raises:
@@ -78,14 +78,13 @@ def identification_report(
     Phillips, Grother & Micheals, "Evaluation Methods in Face Recognition", Handbook of Face Recognition, 2011.
     """
     if len(ranks) == 0:
-        raise InputError("There are 0 ranks to report: give at least one.")
+        raise InputError("ranks is empty: give at least one.")
     if any(rank < 1 for rank in ranks):
-        raise InputError(f"The ranks include {min(ranks)}: give ranks from 1.")
+        raise InputError(f"ranks must be 1 or more, got {min(ranks)}.")
     for far in fars:
-        if not 0 <= far <= 1:
-            raise InputError(f"The false accept rate asked for is {far}: give one between 0 and 1.")
+        check_far(far)
     if gallery is None and gallery_identities is not None:
-        raise InputError("There are identities of a gallery but no gallery: give both, or neither.")
+        raise InputError("gallery_identities were given without a gallery: give both, or neither.")
     if gallery is None:
         rows = unit_rows(embeddings)
         probes = columns = rows, numbered(identities, len(rows))
@@ -95,7 +94,7 @@ def identification_report(
     known = np.isfinite(own)
     count = int(known.sum())
     if not count:
-        raise InputError(f"None of {len(own)} probes shows a person of the gallery: give two photos of somebody.")
+        raise InputError(f"None of {len(own)} probes shows a person of the gallery: give two photos of one person.")
     cmc = {limit: int((rank[known] <= limit).sum()) / count for limit in ranks}
     first = np.sort(own[known & (rank == 1)])
     unknown = np.sort(other[~known & np.isfinite(other)])

@@ -10,7 +10,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
-from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, most_accepts
+from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, check_far, most_accepts
 from siamese_verify.evaluation.pair_intervals import far_interval_at
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ class ImpostorTail:
         Raises:
             InputError: another rate.
         """
-        if not 0 <= far <= 0.5:
-            raise InputError(f"The false accept rate asked for is {far}: give one between 0 and 0.5.")
+        check_far(far, largest=0.5)
         most = most_accepts(far, self.impostors)
         place = next(k for k, accepted in enumerate(self.accepted) if accepted <= most)
         higher = [k for k, one in enumerate(self.intervals) if one and one.low > far]

@@ -76,14 +76,19 @@ def most_accepts(far: float, impostors: int) -> int:
     return max(k for k in range(max(guess - 1, 0), min(guess + 1, impostors) + 1) if k == 0 or k / impostors <= far)
 
 
+def check_far(far: float, largest: float = 1) -> None:
+    """Raise InputError for a false accept rate outside of [0, largest]."""
+    if not 0 <= far <= largest:
+        raise InputError(f"A false accept rate must be between 0 and {largest:g}, got {far}.")
+
+
 def operating_point(curve: RocCurve, far: float) -> OperatingPoint:
     """Return the operating point of lowest threshold with FAR <= `far`; nothing is interpolated.
 
     Raises:
         InputError: `far` is not in [0, 1].
     """
-    if not 0 <= far <= 1:
-        raise InputError(f"The false accept rate asked for is {far}: give one between 0 and 1.")
+    check_far(far)
     most = most_accepts(far, curve.impostors)
     place = int(np.searchsorted(curve.false_accepts, most, side="right")) - 1  # the last, thus the lowest threshold
     false_accepts = int(curve.false_accepts[place])

@@ -158,7 +158,7 @@ def _paired_test(first: Evaluation, second: Evaluation, names: tuple[str, str]) 
 
 
 def _why_untested(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> str:
-    """Say why there is no paired test, and what can be compared."""
+    """Return why there is no paired test, and what can be compared, in a sentence."""
     both = " and ".join(names)
     if first.pairs is not None and first.pairs == second.pairs:
         return (

@@ -3,7 +3,6 @@
 from siamese_verify.faces.alignment import alignment_name, crop_face
 from siamese_verify.faces.detector import DETECTOR_FILES, Face, FaceDetector, detector_files, load_networks
 from siamese_verify.faces.finder import (
-    ON_MULTIPLE_FACES,
     FaceFinder,
     FaceSearch,
     OnMultipleFaces,
@@ -18,7 +17,6 @@ from siamese_verify.faces.rotation import rotate_photo, rotated_size
 
 __all__ = [
     "DETECTOR_FILES",
-    "ON_MULTIPLE_FACES",
     "Face",
     "FaceDetector",
     "FaceFinder",

@@ -220,7 +220,7 @@ def check_on_multiple_faces(on_multiple_faces: OnMultipleFaces) -> OnMultipleFac
     """Return a face selection.
 
     Raises:
-        InputError: it is not one of `ON_MULTIPLE_FACES`.
+        InputError: it is not one of `OnMultipleFaces`.
     """
     if on_multiple_faces not in ON_MULTIPLE_FACES:
         names = ", ".join(map(repr, ON_MULTIPLE_FACES))
@@ -255,9 +255,9 @@ def central_face(faces: Sequence[Face], size: tuple[int, int]) -> Face:
 
 
 def ambiguous(faces: Sequence[Face], size: tuple[int, int]) -> bool:
-    """Tell whether a photo of one or more faces leaves open which one is meant.
+    """Whether it is unclear which of the faces of a photo is meant.
 
-    It does not if the central face is also the largest, and every other one that is at least half as large (by the side
+    It is clear if the central face is also the largest, and every other one that is at least half as large (by the side
     of a square of its area) lies farther from the photo's center by more than half a side of the central face.
     """
     chosen = central_face(faces, size)

@@ -145,10 +145,10 @@ def _components(frame: memoryview) -> dict[int, int]:
     _, height, width, count = struct.unpack_from(">BHHB", frame)
     rows = [(frame[6 + 3 * place], *divmod(frame[7 + 3 * place], 16)) for place in range(count)]
     if not height:
-        raise UnusualFile("it says its height at its end")
+        raise UnusualFile("its height is at its end")
     across, down = (max(row[side] for row in rows) for side in (1, 2))
     if not (rows and all(0 < row[side] <= 4 for row in rows for side in (1, 2))):
-        raise ValueError("its sampling factors are none")
+        raise ValueError("its sampling factors are invalid")
     return {name: -(-width * h // across) * -(-height * v // down) for name, h, v in rows}
 
 

@@ -29,9 +29,9 @@ class Quality(NamedTuple):
         sharpness: see `sharpness`.
         size: shorter side of the face's box in the photo, in pixels; None without a detector.
         turn: see `turn_of`, in degrees; None without a detector.
-        light: mean grey level of the crop, in [0, 1].
-        contrast: standard deviation of the crop's grey levels, in [0, 0.5].
-        noise: see `noise`, in grey levels.
+        light: mean gray level of the crop, in [0, 1].
+        contrast: standard deviation of the crop's gray levels, in [0, 0.5].
+        noise: see `noise`, in gray levels.
         roll: angle by which the face is tilted, in degrees; None without a detector.
     """
 
@@ -56,13 +56,13 @@ def quality_of(
         box: left, top, right, bottom in pixels of the photo.
         landmarks: five, in the order of `AVERAGE_FACE`.
     """
-    grey = np.asarray(crop.convert("L"), dtype=np.float64) / 255
+    gray = np.asarray(crop.convert("L"), dtype=np.float64) / 255
     return Quality(
         sharpness=sharpness(crop),
         size=min(box[2] - box[0], box[3] - box[1]) if box else None,
         turn=turn_of(landmarks) if landmarks else None,
-        light=float(grey.mean()),
-        contrast=float(grey.std()),
+        light=float(gray.mean()),
+        contrast=float(gray.std()),
         noise=noise(crop),
         roll=abs(roll_of(landmarks)) if landmarks else None,
     )
@@ -95,7 +95,7 @@ def ranges_of(qualities: Sequence[Quality]) -> dict[str, tuple[float | None, flo
 
 
 def sharpness(face: Image.Image) -> float:
-    """Variance of the Laplacian of the grey levels, 0 for a uniform image; comparable among images of one size only.
+    """Variance of the Laplacian of the gray levels, 0 for a uniform image; comparable among images of one size only.
 
     Pech-Pacheco et al., "Diatom Autofocusing in Brightfield Microscopy", ICPR
     2000.
@@ -103,13 +103,13 @@ def sharpness(face: Image.Image) -> float:
     Args:
         face: RGB, 3 x 3 pixels or more.
     """
-    grey = np.asarray(face.convert("L"), dtype=np.float64)
-    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
+    gray = np.asarray(face.convert("L"), dtype=np.float64)
+    laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]
     return float(laplacian.var())
 
 
 def noise(face: Image.Image) -> float:
-    """Standard deviation of the noise of an image, in grey levels.
+    """Standard deviation of the noise of an image, in gray levels.
 
     Noise is everywhere and detail is not: each small block is filtered by a mask that is blind to brightness and to
     straight edges, and the lower quartile of the blocks' estimates is taken. Immerkaer, "Fast Noise Variance
@@ -118,8 +118,8 @@ def noise(face: Image.Image) -> float:
     Args:
         face: RGB, `BLOCK` + 2 pixels or more on each side; 0 for a smaller one.
     """
-    grey = np.asarray(face.convert("L"), dtype=np.float64)
-    across = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
+    gray = np.asarray(face.convert("L"), dtype=np.float64)
+    across = gray[:, :-2] - 2 * gray[:, 1:-1] + gray[:, 2:]
     found = np.abs(across[:-2] - 2 * across[1:-1] + across[2:])
     rows, columns = (side // BLOCK for side in found.shape)
     if not rows * columns:

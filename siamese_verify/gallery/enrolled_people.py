@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,11 @@ from siamese_verify.errors import JOINERS, InputError
 from siamese_verify.gallery.identification import count_of, search_threshold
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from siamese_verify.evaluation import ImpostorTail
     from siamese_verify.gallery.template_search import Templates
+    from siamese_verify.verification import Verifier
 
 
 class Person(NamedTuple):
@@ -64,10 +64,10 @@ class LogEntry(NamedTuple):
     details: dict[str, Any]  # templates; score, threshold and far of a match
 
     def sentence(self) -> str:
-        """The result in one sentence."""
+        """The entry in one line."""
         who = self.name or f"a person since forgotten ({self.pseudonym})"
-        told = ", ".join(f"{key} {value:.4g}" for key, value in self.details.items() if value is not None)
-        return f"{self.at}  {self.event:9}  {who}  {told}, model {self.model or 'without a name'}"
+        details = ", ".join(f"{key} {value:.4g}" for key, value in self.details.items() if value is not None)
+        return f"{self.at}  {self.event:9}  {who}  {details}, model {self.model or 'without a name'}"
 
 
 def now() -> str:
@@ -145,38 +145,24 @@ def enrollment_warnings(
     return found
 
 
-LARGEST = 65_536  # dimensions of an embedding
+LARGEST = 65_536  # numbers in an embedding
 
 
 class GalleryModel(NamedTuple):
     """Description of a model: enough to refuse the embeddings of any other."""
 
     fingerprint: str  # hex SHA-256 of weights and alignment
-    dimension: int
+    embedding_size: int
     name: str = ""  # for people
     impostor_tail: ImpostorTail | None = None  # None if not measured
     quality: Mapping[str, tuple[float | None, float | None]] = {}  # measured ranges, by the names of `Quality`
 
 
-class FaceVerifier(Protocol):
-    """The part of `Verifier` that a gallery uses."""
-
-    @property
-    def metadata(self) -> Any:
-        """Metadata of the model."""
-
-    def find(self, photo: Any, name: str | None = None, on_multiple_faces: Any = None) -> Sequence[Any]:
-        """Detect and select faces."""
-
-    def embed_faces(self, faces: Sequence[Any]) -> NDArray[np.float32]:
-        """Embeddings (N,D) of unit length."""
-
-
-def gallery_model(model: FaceVerifier | GalleryModel) -> GalleryModel:
+def gallery_model(model: Verifier | GalleryModel) -> GalleryModel:
     """Description of a verifier's model.
 
     Raises:
-        InputError: the model was never saved, or its fingerprint or dimension is invalid.
+        InputError: the model was never saved, or its fingerprint or embedding size is invalid.
     """
     if not isinstance(model, GalleryModel):
         metadata = model.metadata
@@ -190,9 +176,9 @@ def gallery_model(model: FaceVerifier | GalleryModel) -> GalleryModel:
             score_calibration and score_calibration.impostor_tail,
             metadata.quality,
         )
-    if not model.fingerprint or not 0 < model.dimension <= LARGEST:
+    if not model.fingerprint or not 0 < model.embedding_size <= LARGEST:
         raise InputError(
-            f"A gallery's model has a fingerprint and 1 to {LARGEST:,} dimensions, got {model.fingerprint!r} and "
-            f"{model.dimension}."
+            f"A gallery's model has a fingerprint and an embedding size of 1 to {LARGEST:,}, got {model.fingerprint!r} "
+            f"and {model.embedding_size}."
         )
     return model

@@ -19,7 +19,6 @@ import numpy as np
 from siamese_verify.errors import InputError
 from siamese_verify.gallery.enrolled_people import (
     Enrollment,
-    FaceVerifier,
     GalleryModel,
     LogEntry,
     Person,
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from siamese_verify.faces import OnMultipleFaces, Photo, Quality
-    from siamese_verify.verification import DetectedFace
+    from siamese_verify.verification import DetectedFace, Verifier
 
 TOP = 5
 CHUNK = 2048  # templates read at a time
@@ -62,13 +61,13 @@ class Contents:
     """Names and templates of a gallery in memory, kept up to date with the file.
 
     Args:
-        dimension: of the embeddings.
+        embedding_size: numbers in an embedding.
     """
 
-    def __init__(self, dimension: int) -> None:
-        self._dimension = dimension
+    def __init__(self, embedding_size: int) -> None:
+        self._embedding_size = embedding_size
         self.names: dict[int, str] = {}  # by id of the person
-        self.templates = Templates.empty(dimension)
+        self.templates = Templates.empty(embedding_size)
         self._version = self._removals = self._last_person = self._last_template = 0
 
     def refresh(self, connection: Any) -> None:
@@ -89,7 +88,7 @@ class Contents:
         )
         while chunk := cursor.fetchmany(CHUNK):
             numbers, people, content = zip(*chunk, strict=True)
-            rows = np.frombuffer(b"".join(content), dtype="<f4").reshape(len(chunk), self._dimension)
+            rows = np.frombuffer(b"".join(content), dtype="<f4").reshape(len(chunk), self._embedding_size)
             self.templates = self.templates.grown(rows, people, numbers)
             self._last_template = numbers[-1]
         self._version, self._removals = version, removals
@@ -101,17 +100,17 @@ class Gallery:
     Create with `Gallery.open`, in a `with` statement.
     """
 
-    def __init__(self, store: Store, key: GalleryKey, model: GalleryModel, verifier: FaceVerifier | None) -> None:
+    def __init__(self, store: Store, key: GalleryKey, model: GalleryModel, verifier: Verifier | None) -> None:
         self.model = model
         self._store, self._key, self._verifier = store, key, verifier
         self._lock = threading.RLock()  # of the contents; transactions are within it
-        self._contents = Contents(model.dimension)
+        self._contents = Contents(model.embedding_size)
 
     @classmethod
     def open(
         cls,
         path: str | Path,
-        model: FaceVerifier | GalleryModel | None = None,
+        model: Verifier | GalleryModel | None = None,
         *,
         key: GalleryKey | str | Path | bytes | None = None,
         create: bool = True,
@@ -156,7 +155,7 @@ class Gallery:
         """Close the file and drop what was decrypted."""
         with self._lock:
             self._store.close()
-            self._contents = Contents(self.model.dimension)
+            self._contents = Contents(self.model.embedding_size)
 
     def __len__(self) -> int:
         """Number of people."""
@@ -164,7 +163,7 @@ class Gallery:
             return int(connection.execute("SELECT count(*) FROM person").fetchone()[0])
 
     def people(self) -> list[Person]:
-        """Everybody enrolled, in the order of their names."""
+        """All enrolled people, in the order of their names."""
         with self._store.reading() as connection:
             rows = connection.execute(
                 "SELECT name, pseudonym, person.enrolled, count(template.id) FROM person "
@@ -191,12 +190,12 @@ class Gallery:
         Args:
             name: see `person_name`; an enrolled person gets more templates.
             photos: of this person.
-            on_multiple_faces: which face to use of several: `error`, `largest` or `central`.
+            on_multiple_faces: which of multiple faces is used: `error`, `largest` or `central`.
             force: accept faces of a quality outside of what the model was measured on.
             keep_photos: keep the aligned faces, encrypted like everything else; see `photos`.
 
         Raises:
-            NoDecision: a photo cannot be read, or shows no face or several.
+            NoDecision: a photo cannot be read, or shows no face or multiple faces.
             InputError: see `person_name`, no photos, or a face of too low a quality.
         """
         verifier = self._require_verifier()
@@ -242,13 +241,13 @@ class Gallery:
             InputError: see `enroll` and `unit_templates`.
         """
         name = person_name(name)
-        rows = unit_templates(embeddings, self.model.dimension)
+        rows = unit_templates(embeddings, self.model.embedding_size)
         called = list(sources) if sources is not None else [f"face {row + 1}" for row in range(len(rows))]
-        judged = list(qualities) if qualities is not None else [None] * len(rows)
+        measured = list(qualities) if qualities is not None else [None] * len(rows)
         pictures = [_png(crop) for crop in crops] if crops is not None else [None] * len(rows)
-        if not len(rows) == len(called) == len(judged) == len(pictures):
+        if not len(rows) == len(called) == len(measured) == len(pictures):
             raise InputError(f"There are {len(rows)} embeddings of {name}: give as many qualities, sources and crops.")
-        problems = self._quality_problems(called, judged)
+        problems = self._quality_problems(called, measured)
         if problems and not force:
             raise InputError(f"{name} was not enrolled, --force would: {' '.join(problems)}")
         with self._changing() as connection:
@@ -260,7 +259,7 @@ class Gallery:
                 warnings = warnings + enrollment_warnings(rows, called, *known, self.model.impostor_tail)
             if number is None:
                 number = add_person(connection, name)
-            for row, quality, picture in zip(rows, judged, pictures, strict=True):
+            for row, quality, picture in zip(rows, measured, pictures, strict=True):
                 add_template(connection, number, row, quality, picture)
             _, person = cast("tuple[int, Person]", person_by_name(connection, name))
             add_log(connection, "enrolled", person.pseudonym, self.model.name, {"templates": len(rows)})
@@ -281,16 +280,16 @@ class Gallery:
 
         Args:
             photo: of one face.
-            far: share of the searches for people who are not enrolled that may name somebody; by default 1e-3 if the
+            far: share of the searches for people who are not enrolled that may find one; by default 1e-3 if the
                 impostor tail shows it for so many templates, else 1e-2.
             threshold: accept at this cosine and above instead, in [-1, 1].
             top: candidates to return.
             scores: return candidates below the threshold as well, see `Identification`.
             decide: decide where the result would be inconclusive, see `Verifier.verify`.
-            on_multiple_faces: which face to use of several: `error`, `largest` or `central`.
+            on_multiple_faces: which of multiple faces is used: `error`, `largest` or `central`.
 
         Raises:
-            NoDecision: the photo cannot be read, or shows no face or several.
+            NoDecision: the photo cannot be read, or shows no face or multiple faces.
             InputError: see `identify_embedding`.
         """
         verifier = self._require_verifier()
@@ -342,7 +341,7 @@ class Gallery:
         )  # imported here and below since it loads Pillow
 
         start = time.perf_counter()
-        rows = unit_templates(embedding, self.model.dimension)
+        rows = unit_templates(embedding, self.model.embedding_size)
         if len(rows) != 1 or top < 1:
             raise InputError(f"A search takes one embedding and top >= 1, got {len(rows)} embeddings and top={top}.")
         poor = self._quality_problems([face.name], [face.quality]) if face is not None else []
@@ -393,7 +392,7 @@ class Gallery:
             Number of templates removed.
 
         Raises:
-            InputError: nobody has that name.
+            InputError: no person has that name.
         """
         name = person_name(name)
         with self._lock:
@@ -412,7 +411,7 @@ class Gallery:
         """Stored faces of a person, (S,S,3) RGB each.
 
         Raises:
-            InputError: nobody has that name.
+            InputError: no person has that name.
         """
         from PIL import Image
 
@@ -475,7 +474,7 @@ class Gallery:
             self._contents.refresh(connection)
             return self._contents.templates, len(self._contents.names)
 
-    def _require_verifier(self) -> FaceVerifier:
+    def _require_verifier(self) -> Verifier:
         if self._verifier is None:
             raise InputError("This gallery was opened without a verifier and takes embeddings only: open it with one.")
         return self._verifier
@@ -489,15 +488,10 @@ class Gallery:
         return found
 
     def _threshold(self, far: float | None, threshold: float | None, templates: int) -> SearchThreshold:
-        from siamese_verify.verification.decision import check_number
+        from siamese_verify.verification.decision import check_threshold
 
-        for name, value in (("false accept rate", far), ("threshold", threshold)):
-            check_number(name, value)
+        check_threshold(far, threshold)
         if threshold is not None:
-            if far is not None:
-                raise InputError(f"Give a threshold ({threshold}) or a false accept rate ({far}), not both.")
-            if not -1 <= threshold <= 1:
-                raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
             return SearchThreshold(float(threshold), None, None, 0, False, "")
         tail = self.model.impostor_tail
         if tail is None:

@@ -24,7 +24,7 @@ class SearchThreshold(NamedTuple):
     accept rate of one comparison (union bound). This holds however the comparisons depend on each other.
     """
 
-    threshold: float  # cosine; above 1 nobody can be found
+    threshold: float  # cosine; above 1 no one can be found
     interval: tuple[float, float] | None  # 95 % interval over people; an end is infinite where the data show none
     far: float | None  # of one search; None if the caller gave the threshold
     impostors: int  # pairs that it was measured on; 0 if the caller gave the threshold
@@ -37,7 +37,7 @@ def search_threshold(impostor_tail: ImpostorTail, far: float | None, templates: 
 
     Args:
         impostor_tail: of the model.
-        far: share of the searches for people who are not enrolled that may name somebody, in (0, 0.5]; None for the
+        far: share of the searches for people who are not enrolled that may find one, in (0, 0.5]; None for the
             first of `RATES` that the data show, else the last.
         templates: number compared in one search, >= 1.
 
@@ -91,11 +91,11 @@ class Identification:
     Attributes:
         found: whether a person was identified; None if inconclusive, for `reasons`.
         name: of the best candidate; None unless found.
-        score: of the best candidate, a cosine in [-1, 1]; None unless found or asked for.
+        score: of the best candidate, a cosine in [-1, 1]; None unless found or with `scores`.
         threshold: accept at this score and above; it rises with the number of templates.
         threshold_interval: 95 % interval of it over people, see `Verification`.
         far: false accept rate of the search; None if the caller gave the threshold.
-        candidates: people found, best first; with scores asked for, the nearest people.
+        candidates: people found, best first; with `scores`, the nearest people.
         searched: number of templates compared.
         people: number of people.
         insufficient: the measured impostors do not show `far` for so many templates.
@@ -123,11 +123,11 @@ class Identification:
     milliseconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     def sentence(self) -> str:
-        """The result in one sentence."""
-        told = [] if self.score is None else [f"{'' if self.found else 'best '}score {self.score:.3f}"]
-        told += [f"threshold {self.threshold:.3f}"] if math.isfinite(self.threshold) else []
+        """The result in words, in one sentence."""
+        known_facts = [] if self.score is None else [f"{'' if self.found else 'best '}score {self.score:.3f}"]
+        known_facts += [f"threshold {self.threshold:.3f}"] if math.isfinite(self.threshold) else []
         who = "Inconclusive" if self.found is None else self.name if self.found else "Nobody who is enrolled"
-        return f"{who}: {', '.join([*told, count_of(self.people, 'person')])} searched."
+        return f"{who}: {', '.join([*known_facts, count_of(self.people, 'person')])} searched."
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON types: infinite numbers are None, and the face is without its pixels.

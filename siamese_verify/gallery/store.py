@@ -81,7 +81,7 @@ class Store:
                     raise InputError(f"There is no gallery {path}: enroll a person first.")
                 self._create(model)
             if path.is_file() and path.stat().st_size <= 1:  # one byte is an empty database to SQLite
-                raise InputError(f"{path} is an empty file and no gallery: restore it from a backup, or delete it.")
+                raise InputError(f"{path} is an empty file, not a gallery: restore it from a backup, or delete it.")
         except (OSError, ValueError, self._sqlite.Error) as error:
             if isinstance(error, InputError):
                 raise
@@ -92,7 +92,7 @@ class Store:
             with self.reading() as connection:
                 tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
                 if not {"gallery", "person", "template", "log"} <= tables:
-                    raise InputError(f"{path} is a database, but no gallery: give another path.")
+                    raise InputError(f"{path} is a database, but not a gallery: give another path.")
                 form = connection.execute("SELECT format FROM gallery").fetchone()[0]
             if form != FORMAT:
                 raise InputError(f"The gallery {path} has format {form}, this version reads {FORMAT}: update it.")
@@ -116,7 +116,7 @@ class Store:
             os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             with closing(self._connect(unfinished)) as connection:
                 connection.executescript(TABLES)
-                values = (FORMAT, model.fingerprint, model.name, model.dimension)
+                values = (FORMAT, model.fingerprint, model.name, model.embedding_size)
                 connection.execute("INSERT INTO gallery VALUES (?, ?, ?, ?, 0, 0, 1)", values)
             try:
                 os.link(unfinished, self.path)
@@ -216,7 +216,7 @@ class Store:
             name = getattr(error, "sqlite_errorname", "")
             if name == "SQLITE_NOTADB":
                 raise InputError(
-                    f"{self.path} cannot be decrypted: it was created with another key, is no gallery, or is damaged."
+                    f"{self.path} cannot be decrypted: it has another key, is not a gallery, or is damaged."
                 ) from None
             if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
                 raise InputError(
@@ -283,7 +283,7 @@ def read_log(connection: Any) -> list[LogEntry]:
 
 
 def person_by_name(connection: Any, name: str) -> tuple[int, Person] | None:
-    """Id and person of a name; None if nobody has it."""
+    """Id and person of a name; None if no one has it."""
     row = connection.execute(
         "SELECT id, name, pseudonym, enrolled, (SELECT count(*) FROM template WHERE person = person.id) "
         "FROM person WHERE name = ?",

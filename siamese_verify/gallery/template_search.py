@@ -54,15 +54,15 @@ class ApproximateIndex:
             InputError: no templates, or FAISS is not installed.
         """
         faiss = _faiss()
-        count, dimension = rows.shape
+        count, embedding_size = rows.shape
         if not count:
             raise InputError("There are no templates to index: enroll a person first.")
         lists = 2 ** round(math.log2(2 * math.sqrt(count)))  # 2,048 for a million
         while lists * PER_LIST > count and lists > 1:
             lists //= 2
-        quantizer = faiss.IndexFlatIP(dimension)
+        quantizer = faiss.IndexFlatIP(embedding_size)
         kind = faiss.ScalarQuantizer.QT_8bit
-        index = faiss.IndexIVFScalarQuantizer(quantizer, dimension, lists, kind, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexIVFScalarQuantizer(quantizer, embedding_size, lists, kind, faiss.METRIC_INNER_PRODUCT)
         chosen = np.random.default_rng(seed).permutation(count)[: lists * PER_LIST]
         index.train(np.ascontiguousarray(rows[np.sort(chosen)]))
         for start in range(0, count, CHUNK):
@@ -190,10 +190,10 @@ class Templates:
         return cls(buffer.rows[:count], buffer.people[:count], buffer.numbers[:count], buffer, forgotten, index)
 
     @classmethod
-    def empty(cls, dimension: int) -> Templates:
+    def empty(cls, embedding_size: int) -> Templates:
         """No templates."""
         whose, own = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        return cls.of(Buffer(np.empty((0, dimension), dtype=np.float32), whose, own), 0)
+        return cls.of(Buffer(np.empty((0, embedding_size), dtype=np.float32), whose, own), 0)
 
     def __len__(self) -> int:
         """Number of templates of enrolled people."""
@@ -291,12 +291,12 @@ def ranked(rows: NDArray[np.float32], people: NDArray[np.int64], probe: NDArray[
     return [Hit(person, score) for person, score in sorted(best.items(), key=lambda one: (-one[1], one[0]))]
 
 
-def unit_templates(embeddings: ArrayLike, dimension: int) -> NDArray[np.float32]:
+def unit_templates(embeddings: ArrayLike, embedding_size: int) -> NDArray[np.float32]:
     """Embeddings checked and scaled to unit length.
 
     Args:
         embeddings: (N,D), or (D,) for one, of any nonzero length.
-        dimension: D of the gallery.
+        embedding_size: D of the gallery.
 
     Returns:
         (N,D) float32.
@@ -307,9 +307,9 @@ def unit_templates(embeddings: ArrayLike, dimension: int) -> NDArray[np.float32]
     try:
         rows = np.atleast_2d(np.asarray(embeddings, dtype=np.float64))
     except (TypeError, ValueError):
-        raise InputError(f"Embeddings are (N,{dimension}) numbers: give an array of one shape.") from None
-    if rows.ndim != 2 or rows.shape[1] != dimension or not len(rows):
-        raise InputError(f"Embeddings of this gallery are (N,{dimension}), got {rows.shape}: embed with its model.")
+        raise InputError(f"Embeddings are (N,{embedding_size}) numbers: give an array of one shape.") from None
+    if rows.ndim != 2 or rows.shape[1] != embedding_size or not len(rows):
+        raise InputError(f"Embeddings of this gallery are (N,{embedding_size}), got {rows.shape}: use its model.")
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or not (lengths > 0).all():
         place = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])

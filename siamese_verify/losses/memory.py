@@ -125,11 +125,11 @@ class CrossBatchMemory(nn.Module):
         super().__init__()
         if not isinstance(objective, BatchObjective):
             raise InputError(
-                f"A memory gives its rows to a loss of siamese_verify.losses, which {type(objective).__name__} is not: "
-                f"pytorch-metric-learning has a CrossBatchMemory for its own."
+                f"CrossBatchMemory wraps a loss of siamese_verify.losses, got {type(objective).__name__}: "
+                "pytorch-metric-learning has a CrossBatchMemory for its own."
             )
         if not objective.takes_references:
-            raise InputError(f"{type(objective).__name__} has no use for a memory: it compares with no other rows.")
+            raise InputError(f"{type(objective).__name__} compares rows of the batch only: use it without a memory.")
         refuse_miner(type(objective), miner)
         self.objective = objective
         self.miner = miner or None  # an empty config is no miner
@@ -158,7 +158,8 @@ class CrossBatchMemory(nn.Module):
     def _compare(self, compute: Callable[..., Result], embeddings: Tensor, labels: Tensor, tuples: Tuples) -> Result:
         if tuples is not None:
             raise InputError(
-                "A memory lets its own miner choose: set miner=none and loss.miner, and use identity batches."
+                "CrossBatchMemory takes no tuples, its own miner chooses them: set miner=none, loss.miner and "
+                "sampler=identity."
             )
         remembered: tuple[Tensor, ...] = ()
         if len(self.queue) and self._batches >= self.warm_up:

@@ -104,7 +104,7 @@ class Bundle:
 
     def _compare(self, name: str, digest: str) -> None:
         if digest != self.files[name]:
-            raise self.damaged(f"{name} does not have the SHA-256 that {MANIFEST} says")
+            raise self.damaged(f"{name} does not have the SHA-256 in {MANIFEST}")
 
     def damaged(self, reason: object) -> InputError:
         """Return the error of a damaged bundle."""

@@ -99,7 +99,7 @@ def find_bundle(name: str | Path) -> Bundle:
 
         return open_bundle(pretrained_bundle(str(name)))
     if Path(name).is_file():
-        raise InputError(f"{name} is a checkpoint: `siamese-verify export {name} --to BUNDLE` makes a bundle of it.")
+        raise InputError(f"{name} is a checkpoint: `siamese-verify export {name} --output BUNDLE` makes a bundle.")
     return open_bundle(bundle_folder(name))
 
 

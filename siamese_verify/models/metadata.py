@@ -114,7 +114,7 @@ class ModelMetadata:
             InputError: no threshold was measured, or not for this rate.
         """
         if far is not None and not 0 < far <= 0.5:
-            raise InputError(f"The false accept rate asked for is {far}: give one above 0 and up to 0.5, such as 1e-3.")
+            raise InputError(f"A false accept rate must be above 0 and at most 0.5, such as 1e-3, got {far}.")
         if comparisons < 1:
             raise InputError(f"A score is the best of one comparison or more, got {comparisons}.")
         if self.score_calibration is None:

@@ -114,7 +114,7 @@ def pretrained_bundle(name: str) -> Path:
     except InputError as error:
         if (folder / MANIFEST).is_file():  # another process was faster
             return folder
-        raise InputError(f"{error} XDG_CACHE_HOME says where bundles are kept.") from None
+        raise InputError(f"{error} Bundles are cached below $XDG_CACHE_HOME.") from None
     return folder
 
 

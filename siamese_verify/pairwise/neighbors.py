@@ -45,7 +45,7 @@ def nearest_neighbors(queries: Tensor, keys: Tensor | None, count: int, size: in
     queries, keys = queries.to(precise), keys.to(precise)
     replacement = _replacements(keys, count + 1)
     kept = (replacement == torch.arange(len(keys), device=keys.device)).nonzero().flatten()
-    if len(kept) < len(keys):  # of many identical keys nobody needs more than the first
+    if len(kept) < len(keys):  # of many identical keys no query needs more than the first
         keys = keys[kept]
     found = _TopK(keys if itself else queries, keys, count).search(itself, size)
     if found is None:

@@ -192,7 +192,7 @@ def face_path(name: str, identity: str) -> str:
 
 
 def unsafe(identity: str) -> bool:
-    """Tell whether an identity is not the name of one folder."""
+    """Whether an identity is not the name of one folder."""
     return identity in ("", ".", "..") or any(sign in identity for sign in "/\\:\0")
 
 

@@ -1,4 +1,4 @@
-"""Contact sheets: many small pictures on one image, to look at data."""
+"""Contact sheets: many small pictures on one image, to inspect a data set."""
 
 from __future__ import annotations
 

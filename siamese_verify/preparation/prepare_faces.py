@@ -69,8 +69,8 @@ def prepare_faces(
         chunk: photos between two saves; a stopped run continues with the same.
 
     Raises:
-        InputError: the folder holds something else, the drop list cannot be read or names nobody, the disk is full, or
-            no photo has a face.
+        InputError: the folder holds something else, the drop list cannot be read or has no identity of the data set,
+            the disk is full, or no photo has a face.
     """
     dropped = read_drop_list(drop, photos) if drop else {}
     settings = {
@@ -99,7 +99,7 @@ def prepare_faces(
     if not counts["aligned"]:
         left_out = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in OUTCOMES if counts[outcome])
         raise InputError(
-            f"None of {len(photos):,} photos of {source} gave a face ({left_out}): look at {output / 'left_out.csv'}."
+            f"None of {len(photos):,} photos of {source} gave a face ({left_out}): see {output / 'left_out.csv'}."
         )
     identities, sizes = np.unique(photos.identities[np.isin(photos.identities, list(dropped))], return_counts=True)
     record = Preparation(

@@ -26,22 +26,26 @@ class HeldOutShare:
 
     Attributes:
         share: of the people, in (0, 1).
-        people: at most.
-        photos: of each, at most; >= 2.
+        max_identities: people at most.
+        max_samples_per_identity: photos of each at most; >= 2.
         seed: of the choice; runs with other seeds are tested on the same people.
     """
 
     share: float = 0.1
-    people: int = 1000
-    photos: int = 10
+    max_identities: int = 1000
+    max_samples_per_identity: int = 10
     seed: int = 0
 
 
 def held_out(
-    official: Protocol | None = None, share: float = 0.1, people: int = 1000, photos: int = 10, seed: int = 0
+    official: Protocol | None = None,
+    share: float = 0.1,
+    max_identities: int = 1000,
+    max_samples_per_identity: int = 10,
+    seed: int = 0,
 ) -> Protocol | HeldOutShare:
     """Test protocol of a training: the data set's official one if it has one, else a `HeldOutShare` of its people."""
-    return official if official is not None else HeldOutShare(share, people, photos, seed)
+    return official if official is not None else HeldOutShare(share, max_identities, max_samples_per_identity, seed)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ FOLDS = 10
 
 
 class EncodedPhotos:
-    """Photos in memory as the content of image files, decoded when asked for.
+    """Photos in memory as the content of image files, decoded on access.
 
     Args:
         contents: of N files.

@@ -129,7 +129,7 @@ def all_pairs(photos: Photos, name: str) -> Protocol:
     """Protocol of all pairs i < j.
 
     Raises:
-        InputError: nobody has two photos, or all photos are of one person.
+        InputError: no one has two photos, or all photos are of one person.
     """
     identities = np.asarray(photos.identities)
     people = len(np.unique(identities))

@@ -103,6 +103,6 @@ class IdentifyFields(EmbedFields):
     """Fields of `/v1/identify`."""
 
     far: float | None = Field(
-        None, description="Share of searches for people who are not enrolled that may find somebody", examples=[0.01]
+        None, description="Share of searches for people who are not enrolled that may find one", examples=[0.01]
     )
     scores: bool = Field(False, description="Return scores below the threshold too; needs the scope scores")

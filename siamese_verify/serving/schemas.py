@@ -113,7 +113,7 @@ class FaceAnswer(BaseModel):
 
 
 class DecisionAnswer(BaseModel):
-    """What every decision says."""
+    """Fields of every decision."""
 
     sentence: str = Field(description="The decision in plain words.")
     reason: str | None = Field(None, description="`inconclusive` where it is, else null.")
@@ -225,9 +225,9 @@ class CandidateAnswer(BaseModel):
 class IdentifyAnswer(DecisionAnswer):
     """Which enrolled person a photo shows, if any."""
 
-    found: bool | None = Field(description="Whether somebody was found; null if inconclusive, see `reasons`.")
+    found: bool | None = Field(description="Whether an enrolled person was found; null if inconclusive, see `reasons`.")
     name: str | None = Field(description="Name of the person found, else null.")
-    score: float | None = Field(description="Score of the person found; null if nobody was, unless with `scores`.")
+    score: float | None = Field(description="Score of the person found; null if no one was, unless with `scores`.")
     candidates: list[CandidateAnswer] = Field(
         description="People found, best first; with `scores` the nearest neighbors below the threshold too."
     )

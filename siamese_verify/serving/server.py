@@ -1,4 +1,4 @@
-"""The application on a socket until it is told to end: uvicorn with time limits on slow clients."""
+"""Serve the application on a socket until a signal ends it: uvicorn with time limits on slow clients."""
 
 from __future__ import annotations
 

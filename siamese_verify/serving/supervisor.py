@@ -56,7 +56,7 @@ class Supervisor:
         self._ending = threading.Event()
 
     def run(self) -> int:
-        """Supervise until told to end; returns exit status 0, or that of a process that cannot serve."""
+        """Supervise until a signal ends it; returns exit status 0, or that of a process that cannot serve."""
         before = {number: signal.signal(number, self._end) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             with tempfile.TemporaryDirectory(prefix="siamese-verify-") as folder:

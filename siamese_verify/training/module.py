@@ -60,7 +60,7 @@ class VerificationModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if getattr(loss, "reduction", "") == "none":
-            raise InputError("Training needs one number to descend, but loss.reduction is none: choose mean.")
+            raise InputError("Training needs a scalar loss, but loss.reduction is none: set it to mean.")
         refuse_miner(type(loss), miner)
         self.save_hyperparameters(configuration or {})
         self.encoder = encoder

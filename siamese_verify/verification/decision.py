@@ -84,17 +84,17 @@ class Verification:
         threshold_interval: its 95 % interval over people; a score inside is inconclusive. None where not known.
         far: share of impostor pairs that reach the threshold; None for a threshold of your own.
         one_in: at most one in so many impostors scores this high (upper end of the 95 % interval over people; with
-            several pairs of faces, in any of them); None where the data do not bound it.
+            multiple pairs of faces, in any of them); None where the data do not bound it.
         log_likelihood_ratio: natural logarithm of how many times as frequent the score is among genuine pairs as among
             impostor pairs, bounded by what the data can show; it does not depend on the threshold. None if the model
-            was not calibrated, or the best of several pairs of faces counted.
+            was not calibrated, or the best of multiple pairs of faces counted.
         probability: that it is one person, for the stated prior; None without one.
         prior: share of genuine pairs among those asked about, as stated; None without one.
         impostors: number of impostor pairs that `far` was measured on.
         insufficient: fewer than ten of them decided it, so that `far` is a rough estimate.
         measured_on: data of the measurement.
         model: name that the model was loaded by.
-        impostor_tail: how many impostors would score this high, in words; empty where it was not measured or several
+        impostor_tail: how many impostors would score this high, in words; empty where it was not measured or multiple
             pairs of faces were compared.
         likelihood: the likelihood ratio in words; empty without one.
         faces: of the first and the second photo.
@@ -170,7 +170,7 @@ COMPLAINTS = {
     "noise": ("smooth", "grainy"),
     "roll": ("level", "tilted"),
 }
-UNLIKE = "How frequent a score is was measured on faces within these limits: of others it says little."
+UNLIKE = "The score's frequencies were measured on faces within these limits, and may not hold for this one."
 EQUAL = 1.05  # ratios below count as equal
 
 
@@ -229,7 +229,7 @@ def decide(
         milliseconds: spent so far, by stage.
 
     Raises:
-        InputError: no threshold was measured for this rate, the threshold is no cosine, both are given, the prior is
+        InputError: no threshold was measured for this rate, the threshold is not a cosine, both are given, the prior is
             invalid or the model was not calibrated for it, or the score is NaN.
     """
     limit = _threshold(metadata, far, threshold, comparisons)
@@ -305,15 +305,26 @@ def _threshold(
     metadata: ModelMetadata, far: float | None, threshold: float | None, comparisons: int = 1
 ) -> DecisionThreshold:
     """The threshold that was asked for, see `decide`."""
+    check_threshold(far, threshold)
+    if threshold is None:
+        return metadata.decision_threshold(far, comparisons)
+    return DecisionThreshold(float(threshold), None, None, 0, False)
+
+
+def check_threshold(far: float | None, threshold: float | None) -> None:
+    """Check that a threshold is a cosine, and that no false accept rate is given beside it.
+
+    Raises:
+        InputError: see `decide`.
+    """
     for name, value in (("false accept rate", far), ("threshold", threshold)):
         check_number(name, value)
     if threshold is None:
-        return metadata.decision_threshold(far, comparisons)
+        return
     if far is not None:
         raise InputError(f"Give a threshold ({threshold}) or a false accept rate ({far}), not both.")
     if not -1 <= threshold <= 1:
-        raise InputError(f"A threshold is a cosine between -1 and 1, got {threshold}.")
-    return DecisionThreshold(float(threshold), None, None, 0, False)
+        raise InputError(f"A threshold must be a cosine between -1 and 1, got {threshold}.")
 
 
 def check_number(name: str, value: object) -> None:
@@ -323,7 +334,7 @@ def check_number(name: str, value: object) -> None:
         InputError: it is not, such as a text.
     """
     if isinstance(value, bool) or not isinstance(value, Real | None):
-        raise InputError(f"The {name} is a number such as 0.001, got {value!r} ({type(value).__name__}).")
+        raise InputError(f"The {name} must be a number such as 0.001, got {value!r} ({type(value).__name__}).")
 
 
 def check_prior(metadata: ModelMetadata, prior: float | None) -> None:

@@ -53,7 +53,7 @@ def explain(
 
     Patches of one face are blurred, one at a time, and the fall of its cosine with the other face is measured. Patches
     overlap; a cell is the mean over the patches that cover it. Zeiler & Fergus, "Visualizing and Understanding
-    Convolutional Networks", ECCV 2014, section 4.2, with a blur instead of a grey square, whose edges an encoder sees.
+    Convolutional Networks", ECCV 2014, section 4.2, with a blur instead of a gray square, whose edges an encoder sees.
 
     Args:
         embed: (N,S,S,3) crops -> (N,D) unit rows, such as `Verifier.embed_crops`; called for 2 + 2 (grid - patch + 1)^2
@@ -132,7 +132,7 @@ def blur(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def heat(crop: NDArray[np.uint8], values: NDArray[np.float64], full: float | None = None) -> NDArray[np.uint8]:
-    """Lay a map over its face: blue supports the similarity, orange opposes it, grey does neither.
+    """Lay a map over its face: blue supports the similarity, orange opposes it, gray does neither.
 
     Regions above half of the full color are outlined, solid for blue and dashed for orange, so that they can be told
     apart in a print without colors as well.
@@ -149,8 +149,8 @@ def heat(crop: NDArray[np.uint8], values: NDArray[np.float64], full: float | Non
     size = (len(crop), len(crop))
     enlarged = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
     strength = np.clip(enlarged / full, -1, 1)[..., None]  # (S,S,1)
-    grey = crop.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
-    ground = np.repeat((90 + grey * (245 - 90) / 255)[..., None], 3, axis=2)  # (S,S,3), lightened
+    gray = crop.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    ground = np.repeat((90 + gray * (245 - 90) / 255)[..., None], 3, axis=2)  # (S,S,3), lightened
     color = np.where(strength >= 0, np.array(SUPPORTS, dtype=np.float64), np.array(OPPOSES, dtype=np.float64))
     cover = COVER * np.abs(strength)
     drawn = (ground * (1 - cover) + color * cover).round().astype(np.uint8)

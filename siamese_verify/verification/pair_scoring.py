@@ -47,7 +47,7 @@ class Summary(NamedTuple):
     same: int
     different: int
     inconclusive: int
-    failed: int  # failures to acquire: a photo is missing, unreadable, or shows no face or several
+    failed: int  # failures to acquire: a photo is missing, unreadable, or shows no face or multiple faces
     photos: int  # distinct ones
     errors: tuple[str, ...]  # of the first that failed, each with its line
 
@@ -124,7 +124,7 @@ def verify_pairs(
         cache.remove()
     except OSError as error:
         raise InputError(
-            f"The output {out} cannot be written ({error}): fix that, and the same command resumes where it was."
+            f"The output {out} cannot be written ({error}): correct that, and run the same command again to resume."
         ) from None
     finally:
         cache.release()
@@ -264,7 +264,7 @@ class EmbeddedPhotos:
             if row < 0 or self.counts[row] >= 0:
                 continue
             end = self.filled + count
-            if end > len(self.faces):  # only if several faces of a photo are used
+            if end > len(self.faces):  # only if multiple faces of a photo are used
                 more = max(end, len(self.faces) * 3 // 2) - len(self.faces)
                 self.embeddings = np.concatenate([self.embeddings, np.empty((more, self.embeddings.shape[1]), "f4")])
                 self.faces = np.concatenate([self.faces, np.empty(more, FACE)])

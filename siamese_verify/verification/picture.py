@@ -34,7 +34,7 @@ GAP = 0.14  # inches between pictures
 LINE = 0.2  # inches, of the small text
 LINE_LENGTH = 150  # characters of it in a line
 MAX_PHOTO = 1200  # pixels of a photo's longer side: more cannot be seen
-QUIET = "#5a6675"  # of small print: grey that keeps a contrast of 5.8 on white
+QUIET = "#5a6675"  # of small print: gray that keeps a contrast of 5.8 on white
 FALLBACKS = (  # for scripts that DejaVu Sans lacks, if installed
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -332,9 +332,9 @@ def _show(axes: Axes, pixels: np.ndarray, **how: Any) -> None:
 
 def _draw_color_scale(sheet: Sheet, full: float, top: float) -> None:
     """Draw the legend of the maps' colors."""
-    grey = np.full((1, 1, 3), 200, dtype=np.uint8)
+    gray = np.full((1, 1, 3), 200, dtype=np.uint8)
     steps = np.linspace(-full, full, 101)
-    colors = np.stack([heat(grey, np.full((1, 1), step), full)[0, 0] for step in steps])[None]  # (1,101,3)
+    colors = np.stack([heat(gray, np.full((1, 1), step), full)[0, 0] for step in steps])[None]  # (1,101,3)
     width = 1.6
     left = (WIDTH - width) / 2
     axes = sheet.axes(left, top, width, 0.13)

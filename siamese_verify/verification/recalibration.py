@@ -1,4 +1,4 @@
-"""Recalibrate a model on your own photos: judge its thresholds by them, and measure new ones."""
+"""Recalibrate a model on your own photos: check its thresholds on them, and measure new ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COPY = "copy of another file"
 REASONS = {
     "unreadable_photo": "unreadable",
     "no_face": "without a face",
-    "multiple_faces": "with several faces",
+    "multiple_faces": "with multiple faces",
     "refused": "refused",
     COPY: "copies of others",
 }
@@ -105,7 +105,7 @@ def recalibrate(
     Args:
         verifier: of the model, with its face selection.
         faces: a folder for each person, see `FolderPhotos`.
-        far: false accept rate whose shipped threshold is judged; by default that of `verify`.
+        far: false accept rate whose shipped threshold is checked; by default that of `verify`.
         progress: show progress bars.
 
     Raises:
@@ -151,7 +151,7 @@ def _embed(
                 try:
                     content = photos.read(row)
                     digest = hashlib.sha256(content).digest()
-                    if digest in digests:  # a pair of equal photos says nothing about others
+                    if digest in digests:  # a pair of equal photos is no evidence about others
                         left_out[COPY] += 1
                         continue
                     digests.add(digest)

@@ -68,7 +68,7 @@ class Verifier:
         metadata: of the model.
         engine: runs its encoder.
         networks: of the face detector; by default those in this machine's cache.
-        on_multiple_faces: with several faces on a photo, raise an `error` if it is unclear which is meant, take the
+        on_multiple_faces: with multiple faces on a photo, raise an `error` if it is unclear which is meant, take the
             `largest` or most `central` one, or compare `any` of them: then the best pair counts and the threshold is
             raised for the number of pairs.
         liveness: called with each upright photo and its face before anything is compared; a sentence that it returns
@@ -153,8 +153,8 @@ class Verifier:
             on_multiple_faces: overrides the verifier's own.
 
         Raises:
-            NoDecision: a photo is unreadable, has no face, has several and `on_multiple_faces` is `error`, or was
-                refused by the liveness hook.
+            NoDecision: a photo is unreadable, has no face, has multiple faces and `on_multiple_faces` is `error`, or
+                was refused by the liveness hook.
             InputError: no threshold was measured for the model or for this rate, or a value is out of range.
         """
         options = DecisionOptions(far=far, threshold=threshold, prior=prior, decide=decide)

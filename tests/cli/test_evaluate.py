@@ -99,7 +99,7 @@ def test_photos_without_a_face_are_failures_to_acquire(
     assert load_model("vggface2").metadata.operating_point(0.1).impostors == compared
     assert f"No face could be selected in {found['failures']} of 18 photos" in capsys.readouterr().out
     assert "Failures to acquire" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    with (tmp_path / "report" / "skipped.csv").open(newline="") as file:
+    with (tmp_path / "report" / "left_out.csv").open(newline="") as file:
         assert [row["reason"] for row in csv.DictReader(file)] == ["no face was found"] * found["failures"]
 
 

@@ -32,7 +32,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Grey levels as embeddings, with a threshold from elsewhere."""
+    """Gray levels as embeddings, with a threshold from elsewhere."""
     folder = tmp_path_factory.mktemp("bundle")
     encoder = Pixels(size=16, crop=Crop("whole")).eval()
     point = OperatingPoint(1e-3, 1e-3, 0.9, SHIPPED, False, 100_000, 100)
@@ -75,7 +75,7 @@ def test_the_new_bundle_has_the_same_weights_and_thresholds_for_these_photos(
     arguments = ["recalibrate", str(bundle), "--faces", str(faces)]
     assert main(arguments) == 0
     assert "Nothing was written" in capsys.readouterr().out
-    assert main([*arguments, "--out", str(tmp_path / "mine")]) == 0
+    assert main([*arguments, "--output", str(tmp_path / "mine")]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("The threshold 0.9000 that ")
     old, new = open_bundle(bundle), open_bundle(tmp_path / "mine")
@@ -112,7 +112,7 @@ def test_too_few_photos_are_refused_with_their_numbers(
     [
         ("nowhere", [], "There is no model nowhere"),
         ("run.ckpt", [], "run.ckpt is a checkpoint: `siamese-verify export"),
-        ("BUNDLE", ["--out", "other"], "other exists and is not a bundle"),
+        ("BUNDLE", ["--output", "other"], "other exists and is not a bundle"),
         ("BUNDLE", ["--far", "0.2"], "was measured: use 0.001"),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_run_leaves_its_configuration_metrics_checkpoints_bundle_and_report(ti
         *(f"report/{name}" for name in ("report.html", "metrics.json", "roc.png", "det.png", "histogram.png")),
     }
     assert not {path for path in left if path.endswith(".part")}
-    assert "skipped.csv" not in left
+    assert "left_out.csv" not in left
 
 
 def test_the_last_checkpoint_is_of_the_last_epoch(tiny_run: Path) -> None:
@@ -336,18 +336,18 @@ def lfw_overrides(root: Path) -> tuple[str, ...]:
     return (*SMALL_NETWORK, "data=lfw", f"data.root='{root}'", "protocol=lfw_view1")
 
 
-def skipped(run: Path) -> dict[str, str]:
-    with (run / "skipped.csv").open() as file:
+def left_out(run: Path) -> dict[str, str]:
+    with (run / "left_out.csv").open() as file:
         return {row["photo"]: row["reason"] for row in csv.DictReader(file)}
 
 
-def test_damaged_photos_are_skipped_and_listed(fitted: Trained, tmp_path: Path) -> None:
+def test_damaged_photos_are_left_out_and_listed(fitted: Trained, tmp_path: Path) -> None:
     photos = small_lfw(tmp_path)
     photos[0].write_bytes(photos[0].read_bytes()[:300])
     photos[4].write_text("a text file")
     photos[8].unlink()
     run = fitted(tmp_path / "run", *lfw_overrides(tmp_path), "datamodule.max_damaged=3")
-    reasons = skipped(run)
+    reasons = left_out(run)
     assert set(reasons) == {f"{photo.parent.name}/{photo.name}" for photo in (photos[0], photos[4], photos[8])}
     assert all(photo.split("/")[1] in reason for photo, reason in reasons.items())
 

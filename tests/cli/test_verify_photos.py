@@ -116,9 +116,9 @@ def test_control_characters_of_a_file_name_never_reach_the_terminal(
         (["verify", photos[0], photos[0], "--model", name], 2),
         (["verify", photos[0], photos[0], "--model", bundle, f"-{name}"], 2),
         (["verify", photos[0], name, "--model", bundle, "--picture", f"no/{name}.png"], 2),
-        (["verify", "--pairs", "pairs.csv", "--out", "out.csv", "--model", bundle], None),
+        (["verify", "--pairs", "pairs.csv", "--output", "out.csv", "--model", bundle], None),
         (["people", "--gallery", name, "--key", name], 2),
-        (["export", name, "--to", f"no{name}", "--drawn"], 2),
+        (["export", name, "--output", f"no{name}", "--synthetic"], 2),
         (["compare", name, name], 2),
         (
             ["evaluate", f"model={name}", "hydra.run.dir=run", "protocol=synthetic", "protocol.photos.identities=3"],
@@ -140,12 +140,12 @@ def test_a_file_name_never_becomes_a_formula_of_a_spreadsheet(
     for name in ("=1+1.jpg", "@a.jpg", "-1.jpg"):
         (tmp_path / name).write_bytes(Path(photos[0]).read_bytes())
     (tmp_path / "pairs.csv").write_text("a,b,note\n=1+1.jpg,@a.jpg,-0.5\n-1.jpg,=none.jpg,+x\n")
-    assert command("verify", "--pairs", "pairs.csv", "--out", "out.csv", "--model", bundle).code == 0
+    assert command("verify", "--pairs", "pairs.csv", "--output", "out.csv", "--model", bundle).code == 0
     cells = [cell for row in csv.reader((tmp_path / "out.csv").open(newline="")) for cell in row]
     assert {"'=1+1.jpg", "'@a.jpg", "'-1.jpg", "'=none.jpg", "-0.5", "'+x"} <= set(cells)
     assert not [cell for cell in cells if re.match(r"[=+@\t\r]|-(?![\d.]+$)", cell)]
     (tmp_path / "again").mkdir()  # and what was written is read as it was meant
-    again = command("verify", "--pairs", "out.csv", "--out", "again/out.csv", "--root", ".", "--model", bundle)
+    again = command("verify", "--pairs", "out.csv", "--output", "again/out.csv", "--root", ".", "--model", bundle)
     assert again.code == 0
     assert "'=1+1.jpg" in (tmp_path / "again/out.csv").read_text()
     assert "''=" not in (tmp_path / "again/out.csv").read_text()
@@ -192,7 +192,7 @@ def test_a_pipe_in_place_of_the_network_is_not_waited_for(
         (["--prior", "1"], "lies between 0 and 1"),
         (["--prior", "nan"], "lies between 0 and 1"),
         (["--far", "0.5"], "use 0.001, 0.01, 0.1"),
-        (["--far", "nan"], "above 0 and up to 0.5"),
+        (["--far", "nan"], "above 0 and at most 0.5"),
         (["--threshold", "1.5"], "between -1 and 1"),
         (["--threshold", "nan"], "between -1 and 1"),
         (["--model", "nobody"], "There is no model nobody"),

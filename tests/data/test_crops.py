@@ -96,8 +96,8 @@ def test_damaged_and_faceless_photos_are_left_out_and_listed(tmp_path: Path) -> 
         torch.testing.assert_close(image, as_tensor(crop_face(album[row], BOX, Face((8, 4, 24, 20), 0.95, ()))))
     assert len(cropper.qualities) == 3
     assert cropper.failures == [("photo 1", "no face was found")]
-    cropper.save_account(tmp_path)
-    with (tmp_path / "skipped.csv").open(newline="") as table:
+    cropper.save_left_out(tmp_path)
+    with (tmp_path / "left_out.csv").open(newline="") as table:
         assert list(csv.reader(table)) == [
             ["photo", "reason"],
             ["photo 3", "photo 3 is damaged: it was left in the rain."],
@@ -140,7 +140,7 @@ def test_no_photos_at_all_is_an_error(count: int, damaged: list[int]) -> None:
 def test_without_anything_left_out_there_is_no_list(tmp_path: Path) -> None:
     cropper = FaceCropper(WHOLE)
     cropper(Album(2), range(2), "Faces")
-    cropper.save_account(tmp_path)
+    cropper.save_left_out(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

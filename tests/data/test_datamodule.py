@@ -36,7 +36,9 @@ SAMPLERS = pytest.mark.parametrize(
 
 def datamodule(sampler: Any = IDENTITY, photos: Any = None, **options: Any) -> FaceDataModule:
     photos = photos or SyntheticFaces(identities=10, images=4, size=16, first=100)
-    module = FaceDataModule(photos, SPEC, sampler, **{"validation_share": 0.3, "validation_photos": 3} | options)
+    module = FaceDataModule(
+        photos, SPEC, sampler, **{"validation_share": 0.3, "validation_max_samples_per_identity": 3} | options
+    )
     module.setup()
     return module
 
@@ -111,7 +113,7 @@ def test_images_stand_with_their_labels() -> None:
 
 def test_validation_and_mining_see_every_photo_once_and_as_it_is() -> None:
     photos = SyntheticFaces(identities=200, images=4, size=16)
-    module = datamodule(PAIRS, photos, transform=noise, validation_share=0.5, validation_photos=4)
+    module = datamodule(PAIRS, photos, transform=noise, validation_share=0.5, validation_max_samples_per_identity=4)
     train, validation = sets_of(module)
     for loader, data in ((module.val_dataloader(), validation), (module.embedding_dataloader(), train)):
         batches = list(loader)
@@ -230,7 +232,7 @@ def damaged() -> Damaged:
 
 
 def test_damaged_photos_are_left_out_with_their_labels() -> None:
-    module = datamodule(photos=damaged(), validation_photos=4, max_damaged=3)
+    module = datamodule(photos=damaged(), validation_max_samples_per_identity=4, max_damaged=3)
     train, validation = sets_of(module)
     assert len(train) + len(validation) == 37
     assert {name for name, _ in module.cropper.damaged} == {damaged().names[row] for row in Damaged.rows}
@@ -242,7 +244,7 @@ def test_damaged_photos_are_left_out_with_their_labels() -> None:
 
 def test_more_damaged_photos_than_the_limit_end_the_setup() -> None:
     with pytest.raises(InputError, match="max_damaged"):
-        datamodule(photos=damaged(), validation_photos=4, max_damaged=2)
+        datamodule(photos=damaged(), validation_max_samples_per_identity=4, max_damaged=2)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +253,7 @@ def test_more_damaged_photos_than_the_limit_end_the_setup() -> None:
         ({"photos": SyntheticFaces(identities=1, images=9, size=16)}, "9 photos of 1 people"),
         ({"sampler": partial(IdentityBatchSampler, identities_per_batch=50)}, "identities_per_batch is 50, but only"),
         ({"multi_view": 0}, "multi_view must be 1 or more views of an image, got 0"),
-        ({"instances": True}, "need positives: set multi_view to 2 or more"),
+        ({"instances": True}, "needs positives of each image: set multi_view to 2 or more"),
         ({"workers": -1}, "workers must be a number of processes"),
     ],
 )

@@ -49,7 +49,7 @@ def test_a_batch_is_transformed_and_the_stored_images_stay() -> None:
     assert torch.equal(faces.images, numbered(3))
 
 
-def test_views_of_an_image_are_augmented_each_by_itself_and_labelled_alike() -> None:
+def test_views_of_an_image_are_augmented_each_by_itself_and_labeled_alike() -> None:
     labels = torch.tensor([5, 5, 6, 6])
     batch = FaceDataset(FacesInMemory(numbered(4)), labels, noise, views=3)[[3, 1]]
     assert batch.labels.tolist() == [6, 5] * 3

@@ -198,9 +198,9 @@ def test_a_damaged_photo_is_named_when_it_is_opened(root: Path) -> None:
     [
         ("lfw", None, False, True, "unrestricted, no outside data"),
         ("lfw", None, True, True, "unrestricted, label-free outside data (the face detector's)"),
-        ("lfw", "casia-webface", True, True, "unrestricted, labelled outside data"),
-        ("casia-webface", "casia-webface", True, False, "unrestricted, labelled outside data"),
-        ("synthetic", None, False, True, "unrestricted, labelled outside data"),
+        ("lfw", "casia-webface", True, True, "unrestricted, labeled outside data"),
+        ("casia-webface", "casia-webface", True, False, "unrestricted, labeled outside data"),
+        ("synthetic", None, False, True, "unrestricted, labeled outside data"),
         (
             "lfw",
             None,

@@ -20,7 +20,7 @@ def small() -> SmallResNet:
 
 
 @pytest.mark.parametrize("mirror", [True, False])
-def test_the_embedding_is_that_of_both_sides_less_the_centre(mirror: bool) -> None:
+def test_the_embedding_is_that_of_both_sides_less_the_center(mirror: bool) -> None:
     inner = small()
     encoder = MirroredEncoder(inner, mirror).eval()
     center = torch.randn(encoder.embedding_size) / 10
@@ -43,7 +43,7 @@ def test_a_face_and_its_mirror_image_are_as_alike_as_their_halves() -> None:
     torch.testing.assert_close(one[:, half:], other[:, :half])
 
 
-def test_weights_and_centre_survive_and_nothing_else_is_built() -> None:
+def test_weights_and_center_survive_and_nothing_else_is_built() -> None:
     encoder = MirroredEncoder(small()).eval()
     encoder.center.normal_()
     again = build_encoder(CONFIGURATION, encoder.state_dict())

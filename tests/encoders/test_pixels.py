@@ -10,13 +10,13 @@ from siamese_verify.encoders import Pixels
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
 
 
-def test_the_cosine_of_grey_images_is_their_correlation() -> None:
-    grey = np.repeat(IMAGES[:, :1], 3, axis=1)
-    embeddings = Pixels(size=8)(torch.from_numpy(grey)).numpy()
-    np.testing.assert_allclose(embeddings @ embeddings.T, np.corrcoef(grey[:, 0].reshape(5, -1)), atol=1e-5)
+def test_the_cosine_of_gray_images_is_their_correlation() -> None:
+    gray = np.repeat(IMAGES[:, :1], 3, axis=1)
+    embeddings = Pixels(size=8)(torch.from_numpy(gray)).numpy()
+    np.testing.assert_allclose(embeddings @ embeddings.T, np.corrcoef(gray[:, 0].reshape(5, -1)), atol=1e-5)
 
 
-def test_the_cosine_of_colour_images_is_the_correlation_with_every_channel_about_its_own_mean() -> None:
+def test_the_cosine_of_color_images_is_the_correlation_with_every_channel_about_its_own_mean() -> None:
     embeddings = Pixels(size=8)(torch.from_numpy(IMAGES)).numpy()
     for i, left in enumerate(IMAGES.astype(np.float64)):
         for j, right in enumerate(IMAGES.astype(np.float64)):

@@ -25,9 +25,9 @@ def signs(rows: int, people: int, dimensions: int = 256, kept: float = 0.6, seed
     """Embeddings whose products are exact in any order of summation, with many ties."""
     generator = np.random.default_rng(seed)
     identities = generator.integers(0, people, rows)
-    centres, noise = (generator.choice([-1, 1], (count, dimensions)) for count in (people, rows))
+    centers, noise = (generator.choice([-1, 1], (count, dimensions)) for count in (people, rows))
     kept_here = generator.random((rows, dimensions)) < kept
-    return (np.where(kept_here, centres[identities], noise) / dimensions**0.5).astype(np.float32), identities
+    return (np.where(kept_here, centers[identities], noise) / dimensions**0.5).astype(np.float32), identities
 
 
 def indices(first: Set, second: Set | None) -> tuple[np.ndarray, np.ndarray]:
@@ -291,7 +291,7 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(arguments: Any, message: 
 
 def test_a_rate_is_a_rate_and_a_threshold_a_number() -> None:
     given = signs(20, 5)
-    with pytest.raises(InputError, match=r"asked for is 1\.5"):
+    with pytest.raises(InputError, match=r"between 0 and 1, got 1\.5"):
         all_pairs_report(*given, targets=(1.5,))
     with pytest.raises(InputError, match="threshold is NaN"):
         all_pairs_report(*given, threshold=float("nan"))

@@ -18,13 +18,13 @@ FARS = (0.0, 0.05, 0.2, 1 / 3, 1.0)
 Set = tuple[np.ndarray, np.ndarray]
 
 
-def people(rows: int, many: int, seed: int, first: int = 0, centres: int = 60) -> Set:
+def people(rows: int, many: int, seed: int, first: int = 0, centers: int = 60) -> Set:
     """Embeddings of various lengths; some people have many photos, some one."""
     generator = np.random.default_rng(seed)
     identities = generator.integers(first, first + many, rows)
-    centre = np.random.default_rng(99).normal(size=(centres, 6))  # the same people in every set
+    center = np.random.default_rng(99).normal(size=(centers, 6))  # the same people in every set
     noise = generator.normal(size=(rows, 6))
-    return (centre[identities] + noise) * generator.uniform(0.1, 10, (rows, 1)), identities
+    return (center[identities] + noise) * generator.uniform(0.1, 10, (rows, 1)), identities
 
 
 def signs(rows: int, many: int, seed: int, first: int = 0) -> Set:
@@ -254,7 +254,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs() -> None:
         ((np.array([[1.0, 0], [0, 0], [np.nan, 1]]), [0, 0, 0]), r"2 of 3 embeddings .* \(first rows: 1, 2\)"),
         ((np.ones((2, 2)), [0, 0], np.array([[np.inf, 0]]), [0]), r"1 of 1 embeddings .* \(first rows: 0\)"),
         ((np.ones((2, 2)), [0, 0], np.ones((2, 2))), r"2 embeddings and identities of shape \(0,\)"),
-        ((np.ones((2, 2)), [0, 0], None, [0, 0]), "identities of a gallery but no gallery"),
+        ((np.ones((2, 2)), [0, 0], None, [0, 0]), "without a gallery"),
     ],
 )
 def test_unusable_embeddings_are_refused(given: tuple[Any, ...], message: str) -> None:
@@ -265,11 +265,11 @@ def test_unusable_embeddings_are_refused(given: tuple[Any, ...], message: str) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ranks": ()}, "There are 0 ranks"),
-        ({"ranks": (1, 0)}, "The ranks include 0: give ranks from 1"),
-        ({"fars": (0.1, 1.1)}, "The false accept rate asked for is 1.1"),
-        ({"fars": (-0.1,)}, "The false accept rate asked for is -0.1"),
-        ({"fars": (float("nan"),)}, "The false accept rate asked for is nan"),
+        ({"ranks": ()}, "ranks is empty"),
+        ({"ranks": (1, 0)}, "ranks must be 1 or more, got 0"),
+        ({"fars": (0.1, 1.1)}, "between 0 and 1, got 1.1"),
+        ({"fars": (-0.1,)}, "between 0 and 1, got -0.1"),
+        ({"fars": (float("nan"),)}, "between 0 and 1, got nan"),
     ],
 )
 def test_invalid_ranks_and_shares_are_refused_even_without_unknown_probes(

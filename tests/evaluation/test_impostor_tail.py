@@ -78,7 +78,7 @@ def test_a_rate_outside_of_the_tail_raises() -> None:
     assert tail.at_most(0.5) is None
     assert "None of " in tail.sentence(2.0)
     for far in (-0.1, 0.7, float("nan")):
-        with pytest.raises(InputError, match=f"asked for is {far}: give one between 0 and 0.5"):
+        with pytest.raises(InputError, match=f"between 0 and 0.5, got {far}"):
             tail.threshold(far)
 
 

@@ -78,7 +78,7 @@ def test_fewer_than_ten_deciding_impostors_are_insufficient(impostors: int, far:
 
 @pytest.mark.parametrize("far", [-0.1, 1.1, float("nan")])
 def test_a_target_outside_of_0_to_1_raises(far: float) -> None:
-    with pytest.raises(InputError, match=f"The false accept rate asked for is {far}"):
+    with pytest.raises(InputError, match=f"between 0 and 1, got {far}"):
         tar_at_far([0.9, 0.1], [True, False], far)
 
 

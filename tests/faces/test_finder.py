@@ -119,7 +119,7 @@ def test_a_photo_on_its_side_is_rotated(
 def test_a_face_too_small_for_the_first_search_is_found_in_the_finer_one(
     finder: FaceFinder, portraits: list[Image.Image]
 ) -> None:
-    photo = Image.new("RGB", (200, 200), "grey")
+    photo = Image.new("RGB", (200, 200), "gray")
     photo.paste(portraits[1].resize((23, 23), Image.Resampling.LANCZOS), (80, 80))
     assert finder.detector.detect(photo) == []
     left, top, right, bottom = only(finder, photo).face.box

@@ -63,9 +63,9 @@ def test_an_image_that_is_given_is_not_the_one_returned() -> None:
     np.testing.assert_array_equal(np.asarray(image), PIXELS)
 
 
-def test_a_grey_array_becomes_three_equal_channels() -> None:
-    grey = PIXELS[..., 0]
-    np.testing.assert_array_equal(np.asarray(open_photo(grey)), np.stack([grey] * 3, axis=-1))
+def test_a_gray_array_becomes_three_equal_channels() -> None:
+    gray = PIXELS[..., 0]
+    np.testing.assert_array_equal(np.asarray(open_photo(gray)), np.stack([gray] * 3, axis=-1))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
@@ -319,7 +319,7 @@ def test_every_format_is_read_from_bytes(kind: str) -> None:
         open_photo(half)
 
 
-def test_values_of_eight_bits_in_a_grey_file_of_sixteen_are_not_black() -> None:
+def test_values_of_eight_bits_in_a_gray_file_of_sixteen_are_not_black() -> None:
     content = encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16)))
     np.testing.assert_array_equal(np.asarray(open_photo(content)), np.stack([PIXELS[..., 0]] * 3, axis=-1))
 
@@ -334,7 +334,7 @@ def png(head: tuple[int, ...], *chunks: tuple[bytes, bytes]) -> bytes:
 
 def many_scans(size: tuple[int, int], repeats: int) -> bytes:
     """A progressive JPEG whose last scan is there again and again, without the data that it would need."""
-    whole = encoded(Image.new("RGB", size, "grey"), "JPEG", progressive=True)
+    whole = encoded(Image.new("RGB", size, "gray"), "JPEG", progressive=True)
     begin = whole.rindex(b"\xff\xda")
     head = whole[begin : begin + 2 + int.from_bytes(whole[begin + 2 : begin + 4])]
     return whole[:-2] + head * repeats + whole[-2:]
@@ -440,8 +440,8 @@ def test_a_photo_of_many_megapixels_comes_smaller_and_says_so() -> None:
         opened = open_photo(source, limits=limits)
         assert reduced(opened) == 2
         assert np.abs(np.asarray(opened, dtype=int) - expected).mean() < 2
-    grey = open_photo(large.convert("L"), limits=limits)
-    assert np.abs(np.asarray(grey, dtype=int)[..., 0] - np.asarray(large.convert("L").reduce(2))).max() == 0
+    gray = open_photo(large.convert("L"), limits=limits)
+    assert np.abs(np.asarray(gray, dtype=int)[..., 0] - np.asarray(large.convert("L").reduce(2))).max() == 0
     assert reduced(open_photo(PIXELS)) == 1
 
 
@@ -469,11 +469,11 @@ def test_no_photo_takes_more_than_300_mb(tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
     photos = {
         "small.png": Image.new("RGB", (64, 64)),
-        "flat.png": Image.new("RGB", (4896, 4896), "grey"),
+        "flat.png": Image.new("RGB", (4896, 4896), "gray"),
         "noise.png": noise.resize((1280, 960), Image.Resampling.NEAREST),
         "clear.png": Image.new("RGBA", (8000, 6000), (9, 9, 9, 99)),
         "deep.png": Image.fromarray(np.full((8000, 8000), 30_000, dtype=np.uint16)),
-        "phone.jpg": Image.new("RGB", (9200, 6900), "grey"),
+        "phone.jpg": Image.new("RGB", (9200, 6900), "gray"),
     }
     for name, picture in photos.items():
         settings = {"compress_level": 1} if name.endswith("png") else {"progressive": True}

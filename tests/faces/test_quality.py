@@ -30,8 +30,8 @@ def test_a_flat_picture_has_no_sharpness_and_blur_takes_it_away() -> None:
 
 
 def test_sharpness_is_the_variance_of_the_laplacian_by_a_naive_loop() -> None:
-    grey = np.random.default_rng(1).integers(0, 256, (7, 9))
-    picture = Image.fromarray(np.repeat(grey[..., None], 3, axis=2).astype(np.uint8))
+    gray = np.random.default_rng(1).integers(0, 256, (7, 9))
+    picture = Image.fromarray(np.repeat(gray[..., None], 3, axis=2).astype(np.uint8))
     seen = np.asarray(picture.convert("L"), dtype=float)
     found = [
         seen[r - 1, c] + seen[r + 1, c] + seen[r, c - 1] + seen[r, c + 1] - 4 * seen[r, c]
@@ -53,7 +53,7 @@ def test_landmarks_in_one_place_or_on_a_line_are_no_frontal_face() -> None:
     assert turn_of([(0.0, float(y)) for y in range(5)]) == pytest.approx(90, abs=1e-3)
 
 
-def test_light_and_contrast_are_mean_and_deviation_of_the_grey_levels() -> None:
+def test_light_and_contrast_are_mean_and_deviation_of_the_gray_levels() -> None:
     half = np.zeros((10, 10, 3), np.uint8)
     half[:5] = 255
     quality = quality_of(Image.fromarray(half))
@@ -83,8 +83,8 @@ def test_what_no_detector_measured_has_no_range() -> None:
 @pytest.mark.parametrize("yaw", [0, 30])
 def test_the_roll_of_a_head_is_the_angle_it_was_tilted_by(yaw: float, roll: float) -> None:
     assert roll_of(head(yaw, 0, roll)) == pytest.approx(roll, abs=3)
-    grey = Image.new("RGB", (20, 20))
-    assert quality_of(grey, (0, 0, 9, 9), head(yaw, 0, roll)).roll == pytest.approx(abs(roll), abs=3)
+    gray = Image.new("RGB", (20, 20))
+    assert quality_of(gray, (0, 0, 9, 9), head(yaw, 0, roll)).roll == pytest.approx(abs(roll), abs=3)
 
 
 def drawn(levels: np.ndarray) -> Image.Image:

@@ -25,8 +25,8 @@ def sign(content: bytes) -> str:
 def people() -> tuple[Rows, Rows]:
     """Templates of 6,000 people and another photo of each."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(6000, 32))
-    first, second = (unit_templates(centres + 0.4 * rng.normal(size=centres.shape), 32) for _ in range(2))
+    centers = rng.normal(size=(6000, 32))
+    first, second = (unit_templates(centers + 0.4 * rng.normal(size=centers.shape), 32) for _ in range(2))
     return first, second
 
 
@@ -104,7 +104,7 @@ def test_an_index_that_somebody_changed_is_not_read(index: ApproximateIndex, tmp
 
 @pytest.fixture
 def crowd(path: Path, key: GalleryKey, model: GalleryModel, people: tuple[Rows, Rows]) -> Gallery:
-    gallery = Gallery.open(path, model._replace(dimension=32, impostor_tail=None), key=key)
+    gallery = Gallery.open(path, model._replace(embedding_size=32, impostor_tail=None), key=key)
     for person in range(60):
         gallery.enroll_embeddings(f"P{person}", people[0][person], compare=False)
     return gallery

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ImpostorTail, Interval
 from siamese_verify.gallery import Gallery, GalleryKey, GalleryModel
+from siamese_verify.verification import Verifier
 
 Faces = NDArray[np.float32]
 
 
-class Eyes:
-    """Stands in for a verifier: a photo is an array whose first row of pixels is the embedding."""
+class StandIn:
+    """Stands in for a verifier: a photo is its own embedding."""
 
     def __init__(self, model: GalleryModel, **more: Any) -> None:
         values = {
@@ -29,7 +30,7 @@ class Eyes:
             "quality": {},
         }
         self.metadata = SimpleNamespace(
-            name=model.name, fingerprint=model.fingerprint, dimension=model.dimension, **{**values, **more}
+            name=model.name, fingerprint=model.fingerprint, embedding_size=model.embedding_size, **{**values, **more}
         )
 
     def find(self, photo: Any, name: str | None = None, on_multiple_faces: Any = None) -> list[Any]:
@@ -41,6 +42,10 @@ class Eyes:
 
     def embed_faces(self, faces: Any) -> Faces:
         return np.stack([face.embedding for face in faces])
+
+
+def stand_in(model: GalleryModel, **more: Any) -> Verifier:
+    return cast(Verifier, StandIn(model, **more))
 
 
 def names(gallery: Gallery) -> list[str]:
@@ -135,7 +140,7 @@ def test_a_face_unlike_the_measured_ones_is_inconclusive_as_in_verify(
 @pytest.mark.parametrize(("name", "value"), [("far", "1e-3"), ("threshold", "0.5"), ("far", True)])
 def test_what_is_no_number_is_refused(name: str, value: Any, gallery: Gallery, faces: Faces) -> None:
     gallery.enroll_embeddings("Ann", faces[0])
-    with pytest.raises(InputError, match="is a number such as"):
+    with pytest.raises(InputError, match="must be a number such as"):
         gallery.identify_embedding(faces[0, 0], **{name: value})
 
 
@@ -210,7 +215,7 @@ def test_forgetting_rewrites_every_page_of_the_file(
 
 
 def test_photos_are_not_kept_unless_asked(path: Path, model: GalleryModel, key: GalleryKey, faces: Faces) -> None:
-    with Gallery.open(path, Eyes(model), key=key) as gallery:
+    with Gallery.open(path, stand_in(model), key=key) as gallery:
         gallery.enroll("Ann", [faces[0, 0]])
         gallery.enroll("Ben", [faces[1, 0]], keep_photos=True)
         assert gallery.photos("Ann") == []
@@ -316,14 +321,14 @@ def test_a_match_with_somebody_forgotten_during_the_search_is_searched_again(
 
 
 def test_another_model_is_refused(path: Path, gallery: Gallery, model: GalleryModel, key: GalleryKey) -> None:
-    for other in (model._replace(fingerprint="ef" * 32), model._replace(dimension=17)):
+    for other in (model._replace(fingerprint="ef" * 32), model._replace(embedding_size=17)):
         with pytest.raises(InputError, match=r"cannot be compared with those of .*: use one gallery for each"):
             Gallery.open(path, other, key=key)
 
 
 def test_a_model_without_saved_weights_is_refused(path: Path, model: GalleryModel, key: GalleryKey) -> None:
     with pytest.raises(InputError, match="never saved: export them"):
-        Gallery.open(path, Eyes(model, weights_sha256=""), key=key)
+        Gallery.open(path, stand_in(model, weights_sha256=""), key=key)
     assert not path.exists()
 
 
@@ -396,7 +401,7 @@ def test_an_emptied_file_is_told_from_none(path: Path, gallery: Gallery, model: 
     gallery.close()
     path.write_bytes(b"")
     for given in (None, model):  # and nobody is told that a gallery which lost everybody knows nobody
-        with pytest.raises(InputError, match="is an empty file and no gallery: restore it from a backup"):
+        with pytest.raises(InputError, match="is an empty file, not a gallery: restore it from a backup"):
             Gallery.open(path, given, key=key)
 
 
@@ -431,7 +436,7 @@ def test_a_closed_gallery_says_so(gallery: Gallery, faces: Faces) -> None:
 def test_photos_are_enrolled_and_identified_through_a_verifier(
     path: Path, model: GalleryModel, key: GalleryKey, faces: Faces
 ) -> None:
-    with Gallery.open(path, Eyes(model), key=key) as gallery:
+    with Gallery.open(path, stand_in(model), key=key) as gallery:
         assert gallery.enroll("Ann", [faces[0, 0], faces[0, 1]]).added == 2
         found = gallery.identify(faces[0, 2])
         assert found.name == "Ann"

@@ -122,7 +122,7 @@ def test_every_page_is_authenticated_with_its_place(original: Content, tmp_path:
 def test_a_file_that_is_no_gallery_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"no gallery"):
+    with pytest.raises(InputError, match=r"not a gallery"):
         Gallery.open(path, key=KEY)
 
 
@@ -133,14 +133,14 @@ def test_another_database_is_no_gallery_and_is_left_unchanged(tmp_path: Path) ->
     connection.commit()
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(InputError, match="is no gallery"):
+    with pytest.raises(InputError, match="is not a gallery"):
         Gallery.open(path, MODEL, key=KEY)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("key", [bytes(32), bytes(range(1, 33))])
 def test_another_key_is_refused_and_changes_nothing(key: bytes, copy: Path, original: Content) -> None:
-    with pytest.raises(InputError, match="created with another key"):
+    with pytest.raises(InputError, match="it has another key"):
         Gallery.open(copy, MODEL, key=GalleryKey(key))
     assert copy.read_bytes() == original
 

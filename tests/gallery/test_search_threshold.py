@@ -66,11 +66,11 @@ def test_strangers_are_named_no_more_often_than_was_asked_for(path: Path, model:
     far, searches = 0.1, 3000
     with Gallery.open(path, model, key=key) as gallery:
         for person in range(40):  # three templates each that do not resemble one another: the most chances
-            gallery.enroll_embeddings(f"P{person}", rng.normal(size=(3, model.dimension)), compare=False)
-        limit = gallery.identify_embedding(rng.normal(size=model.dimension), far=far).threshold
+            gallery.enroll_embeddings(f"P{person}", rng.normal(size=(3, model.embedding_size)), compare=False)
+        limit = gallery.identify_embedding(rng.normal(size=model.embedding_size), far=far).threshold
         named = sum(
             gallery.identify_embedding(probe, threshold=limit).name is not None
-            for probe in rng.normal(size=(searches, model.dimension))
+            for probe in rng.normal(size=(searches, model.embedding_size))
         )
     spread = 3 * np.sqrt(far * (1 - far) / searches)
     assert named / searches <= far + spread

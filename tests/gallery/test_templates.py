@@ -8,8 +8,8 @@ from siamese_verify.errors import InputError
 from siamese_verify.gallery.template_search import Hit, Templates, unit_templates
 
 
-def random_rows(count: int, dimension: int = 8, seed: int = 0) -> NDArray[np.float32]:
-    return unit_templates(np.random.default_rng(seed).normal(size=(count, dimension)), dimension)
+def random_rows(count: int, embedding_size: int = 8, seed: int = 0) -> NDArray[np.float32]:
+    return unit_templates(np.random.default_rng(seed).normal(size=(count, embedding_size)), embedding_size)
 
 
 def held(rows: NDArray[np.float32], people: list[int]) -> Templates:

@@ -204,7 +204,7 @@ def test_a_bundle_never_takes_the_place_of_something_else(tmp_path: Path) -> Non
 
 VERIFY = """
 import sys
-from siamese_verify.cli import main
+from siamese_verify.cli.main import main
 status = main(sys.argv[1:])
 print(sorted({"torch", "torchvision", "pytorch_lightning", "matplotlib", "scipy", "rich"} & set(sys.modules)), status)
 """

@@ -269,7 +269,7 @@ def test_a_drop_list_that_names_nobody_is_refused(album: FolderPhotos, tmp_path:
 def test_no_face_at_all_is_an_error_that_says_where_to_look(tmp_path: Path) -> None:
     (tmp_path / "album" / "a").mkdir(parents=True)
     (tmp_path / "album" / "a" / "1.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"None of 1 photos .* a face .1 unreadable.: look at .*left_out"):
+    with pytest.raises(InputError, match=r"None of 1 photos .* a face .1 unreadable.: see .*left_out"):
         prepare(FolderPhotos(tmp_path / "album"), tmp_path / "out")
 
 

@@ -49,7 +49,9 @@ def seen(photos: FolderPhotos, people: int) -> list[TrainingSubset]:
 @pytest.mark.parametrize("people", [6, 7, 40])
 def test_three_parts_are_disjoint_and_the_test_part_does_not_depend_on_the_seed(people: int) -> None:
     identities = np.repeat(np.arange(people + 3), [4] * people + [1] * 3)
-    splits = [split_by_identity(identities, 0.2, 2, seed, test=HeldOutShare(photos=3)) for seed in range(3)]
+    splits = [
+        split_by_identity(identities, 0.2, 2, seed, test=HeldOutShare(max_samples_per_identity=3)) for seed in range(3)
+    ]
     for split in splits:
         parts = [set(identities[rows].tolist()) for rows in split]
         assert len(set.union(*parts)) == sum(map(len, parts)) == people + 3

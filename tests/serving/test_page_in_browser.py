@@ -252,7 +252,7 @@ def test_dark_and_light_colors_have_contrast(
     page = opened(server, color_scheme=scheme)
     compare(page, photos[0], photos[2])
     page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
-    colours = """(names) => names.map(([element, property]) => {
+    colors = """(names) => names.map(([element, property]) => {
         const found = getComputedStyle(document.querySelector(element))[property];
         return found.match(/[0-9.]+/g).slice(0, 3).map(Number);
     })"""
@@ -263,15 +263,15 @@ def test_dark_and_light_colors_have_contrast(
         (".primary", "color"),
         (".primary", "backgroundColor"),
     ]
-    found = page.evaluate(colours, pairs)
+    found = page.evaluate(colors, pairs)
     for text, ground in zip(found[::2], found[1::2], strict=True):
         assert contrast(text, ground) >= 4.5  # WCAG 2, level AA
     assert (luminance(found[1]) > 0.5) == (scheme == "light")
 
 
-def luminance(colour: list[float]) -> float:
-    """Of WCAG 2, of a colour in 0 ... 255."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (value / 255 for value in colour)]
+def luminance(color: list[float]) -> float:
+    """Of WCAG 2, of a color in 0 ... 255."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (value / 255 for value in color)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 

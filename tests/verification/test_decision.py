@@ -111,7 +111,7 @@ def test_a_prior_for_a_model_without_calibration_is_refused() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("far", "1e-3"), ("threshold", "0.5"), ("far", True), ("far", [0.1])])
 def test_what_is_no_number_is_refused_in_a_sentence(name: str, value: Any, metadata: ModelMetadata) -> None:
-    with pytest.raises(InputError, match=rf"is a number such as 0\.001, got .*\({type(value).__name__}\)"):
+    with pytest.raises(InputError, match=rf"must be a number such as 0\.001, got .*\({type(value).__name__}\)"):
         decide(metadata, 0.5, **{name: value})
     assert decide(metadata, 0.9, far=np.float32(0.01)).same is True  # type: ignore[arg-type]
 
@@ -219,7 +219,7 @@ def test_several_faces_and_turned_photos_are_told_of(metadata: ModelMetadata) ->
 
 @pytest.mark.parametrize("far", [0.0, -1.0, 1.0, math.nan, math.inf])
 def test_what_is_no_rate_is_refused(far: float, metadata: ModelMetadata) -> None:
-    with pytest.raises(InputError, match=r"above 0 and up to 0\.5"):
+    with pytest.raises(InputError, match=r"above 0 and at most 0\.5"):
         decide(metadata, 0.5, far=far)
 
 

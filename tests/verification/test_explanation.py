@@ -182,10 +182,10 @@ def test_a_blur_is_a_convolution_with_a_gaussian() -> None:
 
 
 def test_heat_is_blue_where_a_part_carries_and_orange_where_it_speaks_against() -> None:
-    grey = np.full((40, 40, 3), 128, dtype=np.uint8)
+    gray = np.full((40, 40, 3), 128, dtype=np.uint8)
     values = np.zeros((4, 4))
     values[0, 0], values[3, 3] = 0.3, -0.3
-    picture = heat(grey, values).astype(int)
+    picture = heat(gray, values).astype(int)
     assert picture.shape == (40, 40, 3)
     carries, against, neither = picture[2, 2], picture[37, 37], picture[20, 20]
     assert carries[2] > carries[0] + 60
@@ -193,7 +193,7 @@ def test_heat_is_blue_where_a_part_carries_and_orange_where_it_speaks_against() 
     assert neither[0] == neither[1] == neither[2]
 
 
-def test_lines_tell_the_kinds_apart_without_colours() -> None:
+def test_lines_tell_the_kinds_apart_without_colors() -> None:
     """Solid around what carries, dashed around what speaks against, and none where neither is strong."""
     plain = np.full((160, 160, 3), 128, dtype=np.uint8)
     shares = []
@@ -214,30 +214,30 @@ def test_lines_tell_the_kinds_apart_without_colours() -> None:
 
 
 def test_heat_of_one_scale_compares_two_faces() -> None:
-    grey = np.full((40, 40, 3), 128, dtype=np.uint8)
+    gray = np.full((40, 40, 3), 128, dtype=np.uint8)
     weak, strong = np.full((4, 4), 0.05), np.full((4, 4), 0.5)
     limit = Explanation(weak, strong, 0.5).range
     assert limit == 0.5
     away = [
-        np.abs(heat(grey, values, limit).astype(int) - heat(grey, 0 * values).astype(int)).sum()
+        np.abs(heat(gray, values, limit).astype(int) - heat(gray, 0 * values).astype(int)).sum()
         for values in (weak, strong)
     ]
     assert away[0] == pytest.approx(away[1] / 10, rel=0.2)
     assert Explanation(weak / 1000, weak / 1000, 0.0).range == 0.05  # noise is not blown up
 
 
-def test_heat_of_nothing_is_the_grey_face() -> None:
+def test_heat_of_nothing_is_the_gray_face() -> None:
     picture = heat(noise(0), np.zeros((8, 8)))
     assert (picture == picture[..., :1]).all()
     assert picture.dtype == np.uint8
 
 
-def test_both_colours_differ_for_those_who_confuse_red_and_green() -> None:
+def test_both_colors_differ_for_those_who_confuse_red_and_green() -> None:
     """By Machado, Oliveira & Fernandes 2009: deuteranopia and protanopia, matrices for a severity of one."""
     kinds = (
         [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
         [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     )
     for kind in kinds:
-        seen = [np.array(kind) @ (np.array(colour) / 255) ** 2.2 for colour in (SUPPORTS, OPPOSES)]
+        seen = [np.array(kind) @ (np.array(color) / 255) ** 2.2 for color in (SUPPORTS, OPPOSES)]
         assert np.abs(seen[0] - seen[1]).max() > 0.2

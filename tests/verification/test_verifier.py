@@ -155,7 +155,7 @@ def test_no_photos_give_no_embeddings() -> None:
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_a_photo_of_one_colour_gives_finite_numbers(level: int) -> None:
+def test_a_photo_of_one_color_gives_finite_numbers(level: int) -> None:
     result = verifier().verify(np.full((9, 50, 3), level, np.uint8), np.full((40, 40, 3), 255 - level, np.uint8))
     assert math.isfinite(result.score)
 

@@ -1,1 +1,1 @@
-"""What a report looks like: figures for papers, and a page that needs nothing else."""
+"""Figures and self-contained HTML pages of reports and comparisons."""

@@ -91,7 +91,7 @@ def difference(value: tuple[float, Interval] | None) -> str:
 
 
 def shift(value: Difference) -> str:
-    """Return a difference of rates with its interval, in percentage points."""
+    """Return a `Difference` of rates as `difference` does."""
     return difference((value.value, Interval(value.low, value.high)))
 
 
