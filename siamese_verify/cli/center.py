@@ -19,10 +19,9 @@ from siamese_verify.encoders import MirroredEncoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
-from siamese_verify.models import FaceModel, load_model, read_operating_points, save_bundle
+from siamese_verify.models import FaceModel, embed_photos, load_model, read_operating_points, save_bundle
 from siamese_verify.protocols import Protocol, TrainingSubset, refuse_leak
 from siamese_verify.structures import Photos
-from siamese_verify.verification import embed_photos
 
 
 def center(cfg: DictConfig, output: Path) -> FaceModel:

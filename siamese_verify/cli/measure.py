@@ -37,9 +37,8 @@ from siamese_verify.evaluation import (
 from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces import crop_face
 from siamese_verify.faces.alignment import spec_for
-from siamese_verify.models import FaceModel
+from siamese_verify.models import FaceModel, embed_photos, score_pairs
 from siamese_verify.protocols import Protocol, keep_photos, sampled_pairs
-from siamese_verify.verification import embed_photos, score_pairs
 
 
 @dataclass(frozen=True)

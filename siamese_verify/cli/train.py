@@ -29,13 +29,12 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
 from siamese_verify.losses.base import refuse_miner
-from siamese_verify.models import FaceModel, encoder_class, load_checkpoint, save_bundle
+from siamese_verify.models import FaceModel, embed_faces, encoder_class, load_checkpoint, save_bundle
 from siamese_verify.protocols import HeldOutShare, Protocol, refuse_leak, save_people
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.run_files import check_resumed, refuse_used
-from siamese_verify.verification import embed_faces
 
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from siamese_verify.models.bundle import Bundle, open_bundle
-    from siamese_verify.models.engines import OnnxEngine, TorchEngine
+    from siamese_verify.models.engines import OnnxEngine, TorchEngine, embed_faces, embed_photos, score_pairs
     from siamese_verify.models.export import export_bundle, save_bundle
     from siamese_verify.models.loading import FaceModel, encoder_class, load_bundle, load_checkpoint, load_model
     from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points
@@ -18,6 +18,9 @@ _MODULES = {  # imported when a name is first used: verifying with a bundle need
     "open_bundle": "bundle",
     "OnnxEngine": "engines",
     "TorchEngine": "engines",
+    "embed_faces": "engines",
+    "embed_photos": "engines",
+    "score_pairs": "engines",
     "export_bundle": "export",
     "save_bundle": "export",
     "FaceModel": "loading",
@@ -38,6 +41,8 @@ __all__ = [
     "ModelMetadata",
     "OnnxEngine",
     "TorchEngine",
+    "embed_faces",
+    "embed_photos",
     "encoder_class",
     "export_bundle",
     "load_bundle",
@@ -46,6 +51,7 @@ __all__ = [
     "open_bundle",
     "read_operating_points",
     "save_bundle",
+    "score_pairs",
     "ships_thresholds",
     "store_thresholds",
 ]

@@ -22,7 +22,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import equal_error_rate
 from siamese_verify.faces import detector_files
 from siamese_verify.models.bundle import CARD, DETECTOR, NETWORK, WEIGHTS, Bundle, write_bundle
-from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine, embed_crops
+from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine, embed_crops, score_pairs
 from siamese_verify.models.loading import FaceModel, load_model
 from siamese_verify.models.metadata import ModelMetadata, model_card
 from siamese_verify.onnx_runtime import export_onnx
@@ -53,11 +53,6 @@ class ComparisonPairs:
     right: NDArray[np.int64]
     same: NDArray[np.bool_]
     name: str
-
-    def scores(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(M,) cosine similarities of the pairs, from (N,D) unit rows."""
-        scores: NDArray[np.float32] = np.einsum("md,md->m", embeddings[self.left], embeddings[self.right])
-        return scores
 
 
 def export_bundle(
@@ -209,7 +204,7 @@ def compare_engines(
     if pairs is None:
         return checks
     both = [embed_crops(engine, pairs.crops, metadata.embedding_size) for engine in (reference, other)]
-    left, right = (pairs.scores(embeddings) for embeddings in both)
+    left, right = (score_pairs(embeddings, pairs.left, pairs.right) for embeddings in both)
     thresholds = [point.threshold for point in metadata.operating_points]
     thresholds += [metadata.eer_threshold] if metadata.eer_threshold is not None else []
     flips = {f"{threshold:.6g}": int(((left >= threshold) != (right >= threshold)).sum()) for threshold in thresholds}

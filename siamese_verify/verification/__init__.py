@@ -1,4 +1,4 @@
-"""Verification: two photos, tables of pairs and protocols -> decisions. Modules are imported when they are used."""
+"""Verification: two photos, or tables of pairs -> decisions. Modules are imported when they are used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from siamese_verify.verification.decision import DetectedFace, NoDecision, Verification, undecided
-    from siamese_verify.verification.protocol_scoring import embed_faces, embed_photos, score_pairs
     from siamese_verify.verification.verifier import Embedded, Verifier
 
 _MODULES = {  # verifying with a bundle needs no torch
@@ -15,9 +14,6 @@ _MODULES = {  # verifying with a bundle needs no torch
     "NoDecision": "decision",
     "Verification": "decision",
     "undecided": "decision",
-    "embed_faces": "protocol_scoring",
-    "embed_photos": "protocol_scoring",
-    "score_pairs": "protocol_scoring",
     "Embedded": "verifier",
     "Verifier": "verifier",
 }
@@ -27,9 +23,6 @@ __all__ = [
     "NoDecision",
     "Verification",
     "Verifier",
-    "embed_faces",
-    "embed_photos",
-    "score_pairs",
     "undecided",
 ]
 

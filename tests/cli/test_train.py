@@ -24,8 +24,7 @@ from siamese_verify.cli.evaluate import evaluate
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import all_pairs_report
-from siamese_verify.models import load_checkpoint
-from siamese_verify.verification import embed_faces
+from siamese_verify.models import embed_faces, load_checkpoint
 from tests.cli.conftest import CHOICES, Command, save_faces
 from tests.conftest import SMALL_BATCHES, TINY
 

@@ -8,9 +8,9 @@ from PIL import Image
 from siamese_verify.data import FaceCropper
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import SmallResNet
-from siamese_verify.models import FaceModel, TorchEngine
+from siamese_verify.models import FaceModel, TorchEngine, embed_photos, score_pairs
 from siamese_verify.structures import Crop
-from siamese_verify.verification import Verifier, embed_photos, score_pairs
+from siamese_verify.verification import Verifier
 
 
 @pytest.mark.parametrize("block", [1, 4, 2**22])
