@@ -81,12 +81,12 @@ def find_leak(seen: Sequence[TrainingSubset], tested: Photos) -> Leak:
         if subset.photos is not None and subset.rows is not None:
             same_photo.update(_same_files(subset.photos, subset.rows, tested))
     people, rows = sorted(same_person), sorted(same_photo)
-    parts = []
+    found = []
     if people:
-        parts.append(f"{len(people):,} of its {len(names):,} people are among those trained on, such as {people[0]!r}")
+        found.append(f"{len(people):,} of its {len(names):,} people are among those trained on, such as {people[0]!r}")
     if rows:
-        parts.append(f"{len(rows):,} of its {len(tested):,} photos are training photos, such as {tested.names[rows[0]]}")
-    return Leak(people, rows, ", and ".join(parts))
+        found.append(f"{len(rows):,} of its {len(tested):,} photos are trained on, such as {tested.names[rows[0]]}")
+    return Leak(people, rows, ", and ".join(found))
 
 
 def refuse_leak(seen: Sequence[TrainingSubset], protocol: Protocol, allowed: bool) -> str:
