@@ -47,7 +47,7 @@ def at(cosine: Tensor | float, number: int) -> Tensor:
     return cosine * axis(0) + (1 - cosine**2) ** 0.5 * axis(number)
 
 
-def pair(objective: losses.BatchObjective, distance: bool, genuine: bool, moved: Tensor) -> Tensor:
+def pair(objective: losses.BatchLoss, distance: bool, genuine: bool, moved: Tensor) -> Tensor:
     """Two unit embeddings, so far apart or of that cosine."""
     cosine = 1 - moved**2 / 2 if distance else moved
     return objective.items(torch.cat([axis(0), at(cosine, 1)]), torch.tensor([0, 0 if genuine else 1]))[0]
@@ -60,7 +60,7 @@ def triplet(objective: losses.TripletLoss, genuine: bool, moved: Tensor) -> Tens
     return objective.items(rows, torch.tensor([0, 0, 1]))[0]
 
 
-def anchor(objective: losses.BatchObjective, positives: int, genuine: bool, moved: Tensor) -> Tensor:
+def anchor(objective: losses.BatchLoss, positives: int, genuine: bool, moved: Tensor) -> Tensor:
     """What one anchor costs. One positive or one negative moves, the (other) positives stand at cosine 0.5."""
     beside = positives - genuine
     rows = torch.cat([axis(0), at(moved, 1), *[at(0.5, 2)] * beside, axis(3, NEGATIVES)])
@@ -69,7 +69,7 @@ def anchor(objective: losses.BatchObjective, positives: int, genuine: bool, move
     return items[0] if isinstance(objective, losses.SupConLoss) else items[:positives].mean()
 
 
-def query(objective: losses.QueryObjective, negatives: int, genuine: bool, moved: Tensor) -> Tensor:
+def query(objective: losses.QueryLoss, negatives: int, genuine: bool, moved: Tensor) -> Tensor:
     """The positive moves before negatives at cosine 0, or one negative moves and the positive stands at 0.5."""
     moving, still = at(moved, 1), axis(3, negatives - (not genuine))
     return objective.items(axis(0), moving if genuine else at(0.5, 2), still if genuine else torch.cat([moving, still]))

@@ -1,12 +1,12 @@
 """Losses: embeddings and labels -> a scalar to minimize, one family a file."""
 
-from siamese_verify.losses.base import BatchObjective, MeasuredLoss, reduce_items
+from siamese_verify.losses.base import BatchLoss, MeasuredLoss, reduce_items
 from siamese_verify.losses.contrastive import ContrastiveLoss, CosinePairLoss, contrastive_loss, cosine_pair_loss
 from siamese_verify.losses.info_nce import (
     InBatchNegatives,
     InfoNCELoss,
     NCELoss,
-    QueryObjective,
+    QueryLoss,
     info_nce_loss,
     nce_loss,
 )
@@ -18,7 +18,7 @@ from siamese_verify.losses.triplet import TripletLoss, soft_triplet_loss, triple
 
 __all__ = [
     "ArcFaceLoss",
-    "BatchObjective",
+    "BatchLoss",
     "ContrastiveLoss",
     "CosFaceLoss",
     "CosinePairLoss",
@@ -30,7 +30,7 @@ __all__ = [
     "MeasuredLoss",
     "NCELoss",
     "NTXentLoss",
-    "QueryObjective",
+    "QueryLoss",
     "SupConLoss",
     "TripletLoss",
     "arc_face_cosine",

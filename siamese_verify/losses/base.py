@@ -35,7 +35,7 @@ class MeasuredLoss(NamedTuple):
     fraction_nonzero: Tensor  # scalar in [0, 1] without gradient: items above zero over all items
 
 
-class BatchObjective(nn.Module):
+class BatchLoss(nn.Module):
     """Base class of losses over labeled batches, made of items: pairs, triplets or rows with a loss each.
 
     A subclass defines `list_items`, and `sum_all` if it can sum over everything without listing it.
@@ -157,7 +157,7 @@ def check_reduction(reduction: str) -> None:
 
 
 def reduce_items(items: Tensor, reduction: Reduction = "mean", nonzero: Tensor | None = None) -> Tensor:
-    """Reduce (M,) losses >= 0 to a scalar; see `BatchObjective`.
+    """Reduce (M,) losses >= 0 to a scalar; see `BatchLoss`.
 
     Args:
         items: (M,) losses; M may be 0.
@@ -193,7 +193,7 @@ def fraction_nonzero(totals: Totals) -> Tensor:
 
 
 def read_tuples(tuples: Tuples, anchors: int | None = None) -> Pairs | Triplets | None:
-    """Convert tuples of ours or of pytorch-metric-learning; see `BatchObjective.forward`.
+    """Convert tuples of ours or of pytorch-metric-learning; see `BatchLoss.forward`.
 
     Args:
         tuples: what a miner or sampler returned.

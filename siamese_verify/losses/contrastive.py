@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Items, Reduction, listed_pairs
+from siamese_verify.losses.base import BatchLoss, Items, Reduction, listed_pairs
 from siamese_verify.pairwise import Batch, Totals, row_distance
 from siamese_verify.pairwise.pair_sum import pair_sum
 from siamese_verify.structures import Pairs, Triplets
@@ -47,7 +47,7 @@ def cosine_pair_loss(cosine: Tensor, same: Tensor, margin: float = 0.0) -> Tenso
     return torch.where(same, 1 - cosine, cosine - margin).clamp(min=0)  # rounding may leave 1 - cos at -1e-7
 
 
-class ContrastiveLoss(BatchObjective):
+class ContrastiveLoss(BatchLoss):
     """`contrastive_loss` over given pairs, or over all pairs i < j of the batch.
 
     Items come in the order of the pairs; all pairs are ordered by i, then j, those with references last for each i.
@@ -87,7 +87,7 @@ class ContrastiveLoss(BatchObjective):
         return self.scale * self.margin**2
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Losses of pairs; see `BatchObjective.items`."""
+        """Losses of pairs; see `BatchLoss.items`."""
         pairs = listed_pairs(batch, tuples)
         distance = row_distance(batch.embeddings, batch.candidates, pairs.anchor, pairs.other, self.distance)
         return Items.from_losses(contrastive_loss(distance, pairs.same, self.margin, self.scale))
@@ -105,7 +105,7 @@ class ContrastiveLoss(BatchObjective):
         return f"margin={self.margin}, distance={self.distance!r}, scale={self.scale}, reduction={self.reduction!r}"
 
 
-class CosinePairLoss(BatchObjective):
+class CosinePairLoss(BatchLoss):
     """`cosine_pair_loss` over given pairs, or over all pairs i < j of the batch; items as in `ContrastiveLoss`.
 
     Args:
@@ -128,7 +128,7 @@ class CosinePairLoss(BatchObjective):
         return 1 - self.margin
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Losses of pairs; see `BatchObjective.items`."""
+        """Losses of pairs; see `BatchLoss.items`."""
         pairs = listed_pairs(batch, tuples)
         distance = row_distance(batch.embeddings, batch.candidates, pairs.anchor, pairs.other, "cosine")
         return Items.from_losses(cosine_pair_loss(1 - distance, pairs.same, self.margin))

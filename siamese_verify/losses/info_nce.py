@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Items, Reduction, check_reduction, reduce_items
+from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_reduction, reduce_items
 from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.pairwise import Batch, Identities, in_bands, row_product, unit
 from siamese_verify.pairwise.batch import check_matrix
@@ -48,7 +48,7 @@ def nce_loss(positive: Tensor, negatives: Tensor) -> Tensor:
     return torch.logaddexp(-positive, zero) + torch.logaddexp(negatives, zero).sum(dim=1)
 
 
-class QueryObjective(nn.Module):
+class QueryLoss(nn.Module):
     """Base class of losses of queries that know their positive and negatives, of cosines over temperature.
 
     A subclass defines `score`. The logits of queries with shared negatives are held a band at a time and computed again
@@ -127,7 +127,7 @@ class QueryObjective(nn.Module):
         return f"temperature={self.temperature}, reduction={self.reduction!r}"
 
 
-class InfoNCELoss(QueryObjective):
+class InfoNCELoss(QueryLoss):
     """`info_nce_loss` of cosines over temperature, for queries with negatives of their own or a shared queue.
 
     The positives of other queries are no negatives unless they are given as such; on a labeled batch,
@@ -153,7 +153,7 @@ class InfoNCELoss(QueryObjective):
         return info_nce_loss(positive, negatives)
 
 
-class NCELoss(QueryObjective):
+class NCELoss(QueryLoss):
     """`nce_loss` of cosines over temperature, for queries with negatives of their own or a shared queue.
 
     Negatives do not compete with each other: a query with K of them is pushed K times.
@@ -175,7 +175,7 @@ class NCELoss(QueryObjective):
         return nce_loss(positive, negatives)
 
 
-class InBatchNegatives(BatchObjective):
+class InBatchNegatives(BatchLoss):
     """A loss of queries on labeled batches: each ordered genuine pair (i, p) is a query with its positive.
 
     Its negatives are all rows of other identities, references included; other positives of the anchor are left out,
@@ -194,8 +194,8 @@ class InBatchNegatives(BatchObjective):
 
     needs_negatives = True
 
-    def __init__(self, objective: QueryObjective) -> None:
-        if not isinstance(objective, QueryObjective):
+    def __init__(self, objective: QueryLoss) -> None:
+        if not isinstance(objective, QueryLoss):
             raise InputError(
                 f"objective is of type {type(objective).__name__}, but must take queries, such as InfoNCELoss: losses "
                 f"over batches need no in-batch negatives."
@@ -204,7 +204,7 @@ class InBatchNegatives(BatchObjective):
         self.objective = objective
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Losses of queries; see `BatchObjective.items`."""
+        """Losses of queries; see `BatchLoss.items`."""
         columns = unit(batch.candidates)
         rows = columns[: len(batch.labels)]
         temperature = self.objective.temperature
@@ -253,7 +253,7 @@ def log_sum_exp(logits: Tensor) -> Tensor:
 
 
 def check_queries(query: Tensor, positive: Tensor, negatives: Tensor) -> None:
-    """Raise InputError for embeddings that can't be compared; see `QueryObjective.forward`."""
+    """Raise InputError for embeddings that can't be compared; see `QueryLoss.forward`."""
     check_matrix(query, "queries")
     check_matrix(positive, "positives")
     if negatives.ndim not in (2, 3):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Items, Reduction
+from siamese_verify.losses.base import BatchLoss, Items, Reduction
 from siamese_verify.losses.info_nce import log_sum_exp
 from siamese_verify.pairwise import Batch, Identities, in_bands
 from siamese_verify.structures import Pairs, Triplets
@@ -30,7 +30,7 @@ def magnet_loss(own: Tensor, others: Tensor, margin: float = 1.0) -> Tensor:
     return (own + margin + log_sum_exp(-others)).clamp(min=0)
 
 
-class MagnetLoss(BatchObjective):
+class MagnetLoss(BatchLoss):
     """`magnet_loss` of every row, with clusters and variance of the batch: (B,) items, in its order.
 
     The rows of each identity are split into clusters by k-means within the batch, without a gradient; centers and
@@ -69,7 +69,7 @@ class MagnetLoss(BatchObjective):
         self.margin = margin
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Losses of rows; see `BatchObjective.items`."""
+        """Losses of rows; see `BatchLoss.items`."""
         rows, labels = batch.embeddings, batch.labels
         rows = rows - rows.detach().sum(dim=0) / max(len(rows), 1)  # squared lengths cancel less around the middle
         identities = Identities(labels)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Items, Reduction
+from siamese_verify.losses.base import BatchLoss, Items, Reduction
 from siamese_verify.pairwise import Batch, unit
 from siamese_verify.structures import Pairs, Triplets
 
@@ -45,7 +45,7 @@ def cos_face_cosine(cosine: Tensor, margin: float = 0.35) -> Tensor:
     return cosine - margin
 
 
-class MarginSoftmax(BatchObjective):
+class MarginSoftmax(BatchLoss):
     """Base class of softmax losses over identities with a margin on the cosine of the own one: (B,) items.
 
     A subclass defines `with_margin`. The loss has a weight to train: give its parameters to the optimizer, and labels
@@ -91,7 +91,7 @@ class MarginSoftmax(BatchObjective):
         raise NotImplementedError
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Losses of rows; see `BatchObjective.items`."""
+        """Losses of rows; see `BatchLoss.items`."""
         rows, labels = batch.embeddings, batch.labels[:, None]
         self._check_rows(batch)
         cosine = unit(rows) @ unit(self.weights.to(rows.dtype)).T  # (B,num_identities)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, MeasuredLoss, Tuples, refuse_miner
+from siamese_verify.losses.base import BatchLoss, MeasuredLoss, Tuples, refuse_miner
 from siamese_verify.structures import Pairs, Triplets
 
 Result = TypeVar("Result", Tensor, MeasuredLoss)
@@ -119,11 +119,9 @@ class CrossBatchMemory(nn.Module):
     takes: tuple[type[Pairs | Triplets], ...] = ()
     instead = "set miner=none, and the memory's own by miner@loss.miner"
 
-    def __init__(
-        self, objective: BatchObjective, size: int = 4096, miner: Miner | None = None, warm_up: int = 0
-    ) -> None:
+    def __init__(self, objective: BatchLoss, size: int = 4096, miner: Miner | None = None, warm_up: int = 0) -> None:
         super().__init__()
-        if not isinstance(objective, BatchObjective):
+        if not isinstance(objective, BatchLoss):
             raise InputError(
                 f"CrossBatchMemory wraps a loss of siamese_verify.losses, got {type(objective).__name__}: "
                 "pytorch-metric-learning has a CrossBatchMemory for its own."
@@ -148,7 +146,7 @@ class CrossBatchMemory(nn.Module):
         return getattr(self.objective, "collapsed_loss", None)
 
     def forward(self, embeddings: Tensor, labels: Tensor, tuples: Tuples = None) -> Tensor:
-        """Loss of a batch, which joins the memory in training; arguments as in `BatchObjective.forward`."""
+        """Loss of a batch, which joins the memory in training; arguments as in `BatchLoss.forward`."""
         return self._compare(self.objective.forward, embeddings, labels, tuples)
 
     def measure(self, embeddings: Tensor, labels: Tensor, tuples: Tuples = None) -> MeasuredLoss:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Items, Reduction
+from siamese_verify.losses.base import BatchLoss, Items, Reduction
 from siamese_verify.pairwise import Batch, Identities, Totals, row_product, unit
 from siamese_verify.pairwise.log_softmax import SMALLEST_TEMPERATURE, log_sum_exp_of_others
 from siamese_verify.structures import Pairs, Triplets
@@ -56,7 +56,7 @@ class Positives(NamedTuple):
     contested: Tensor  # (M,) bool, whether the anchor is compared with any other row: then the loss is above zero
 
 
-class SoftmaxObjective(BatchObjective):
+class SoftmaxObjective(BatchLoss):
     """Base class of losses with a softmax over all other rows of the batch, of cosines over temperature.
 
     Given pairs are everything that an anchor is compared with, in both directions, each once. A given triplet is a
@@ -133,7 +133,7 @@ class NTXentLoss(SoftmaxObjective):
     """
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Losses of ordered positive pairs; see `BatchObjective.items`."""
+        """Losses of ordered positive pairs; see `BatchLoss.items`."""
         _, logit, log_sum, contested = self.positives(batch, tuples)
         return Items(nt_xent_loss(logit, log_sum), contested)
 
@@ -157,7 +157,7 @@ class SupConLoss(SoftmaxObjective):
     """
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Losses of anchors; see `BatchObjective.items`."""
+        """Losses of anchors; see `BatchLoss.items`."""
         anchor, logit, log_sum, contested = self.positives(batch, tuples)
         losses = sup_con_loss(logit, log_sum, anchor, len(batch.labels))
         nonzero = torch.zeros_like(batch.labels, dtype=torch.bool).index_fill(0, anchor[contested], True)

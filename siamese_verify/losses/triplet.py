@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchObjective, Items, Reduction
+from siamese_verify.losses.base import BatchLoss, Items, Reduction
 from siamese_verify.pairwise import Batch, Metric, Totals, every_triplet, row_distance
 from siamese_verify.pairwise.triplet_sum import triplet_sum
 from siamese_verify.structures import Pairs, Triplets
@@ -31,7 +31,7 @@ def soft_triplet_loss(positive_distance: Tensor, negative_distance: Tensor) -> T
     return torch.logaddexp(difference, torch.zeros_like(difference))  # torch's softplus is cut to linear above 20
 
 
-class TripletLoss(BatchObjective):
+class TripletLoss(BatchLoss):
     """`triplet_loss` over given triplets, or over all (anchor, positive, negative) of the batch, in this order.
 
     Pairs are refused: those of a pair sampler seldom share an anchor, and a loss of 0 on every step would hide it.
@@ -66,7 +66,7 @@ class TripletLoss(BatchObjective):
         return math.log(2) if self.soft else self.margin
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Losses of triplets; see `BatchObjective.items`."""
+        """Losses of triplets; see `BatchLoss.items`."""
         triplets = tuples or every_triplet(batch.labels, batch.candidate_labels, itself=True)
         assert isinstance(triplets, Triplets)
         anchor, others = torch.cat([triplets.anchor] * 2), torch.cat([triplets.positive, triplets.negative])

@@ -26,36 +26,48 @@ DOWNLOAD_MEGABYTES = 107.0
 BUNDLES = ("bundle", "bundles/*", "runs/*/*/bundle", "runs/*/*/*/bundle", "models/*")  # where bundles are looked for
 
 
-def shipped_thresholds(name: str) -> Path:
-    """Path of the thresholds of a pretrained model in the package; there may be none."""
-    return Path(__file__).with_name("thresholds") / f"{name}.json"
-
-
 def ships_thresholds(name: str) -> bool:
-    """Whether the package has thresholds of a pretrained model; those of an evaluation here are not used then."""
-    return shipped_thresholds(name).is_file()
-
-
-def stored_thresholds(name: str) -> Path:
-    """Path of the thresholds that an evaluation on this machine measured; there may be none."""
-    return data_folder() / "thresholds" / f"{name}.json"
+    """Whether the package has thresholds of a pretrained model that were measured with the present face detector."""
+    return bool(_read_thresholds(_shipped(name)))
 
 
 def store_thresholds(name: str, measurement: dict[str, Any]) -> Path:
-    """Keep the thresholds of a pretrained model that ships without, for `load_model`."""
-    path = stored_thresholds(name)
+    """Store thresholds of a pretrained model on this machine, for `load_model` where none are shipped."""
+    path = _stored(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(measurement, indent=1, allow_nan=False).encode())
+    content = {"detector": FaceDetector.identifier, **measurement}
+    write_whole(path, json.dumps(content, indent=1, allow_nan=False).encode())
     return path
 
 
-def thresholds_file(name: str) -> Path:
-    """Path of the thresholds of a pretrained model; there may be none."""
-    return shipped_thresholds(name) if ships_thresholds(name) else stored_thresholds(name)
+def read_thresholds(name: str) -> dict[str, Any]:
+    """Thresholds of a pretrained model: the shipped ones, else those stored on this machine, else none.
+
+    Thresholds measured with another version of the face detector do not hold and are not returned.
+    """
+    return _read_thresholds(_shipped(name)) or _read_thresholds(_stored(name))
+
+
+def _read_thresholds(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return measured if measured["detector"] == FaceDetector.identifier else {}
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"The thresholds in {path} are damaged: delete it and evaluate the model again.") from None
+
+
+def _shipped(name: str) -> Path:
+    return Path(__file__).with_name("thresholds") / f"{name}.json"
+
+
+def _stored(name: str) -> Path:
+    return data_folder() / "thresholds" / f"{name}.json"
 
 
 def load_pretrained(name: str) -> FaceModel:
-    """Load a pretrained model for torch, with its shipped thresholds, else those kept on this machine.
+    """Load a pretrained model for torch, with its shipped thresholds, else those stored on this machine.
 
     Raises:
         InputError: its weights are neither in torch's cache nor can be downloaded.
@@ -64,15 +76,16 @@ def load_pretrained(name: str) -> FaceModel:
     from siamese_verify.models.loading import FaceModel
 
     encoder = encoders.InceptionResNet(pretrained=name).eval()
-    source = thresholds_file(name)
+    measured = read_thresholds(name)
     try:
-        measured: dict[str, Any] = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
         points = read_operating_points(measured.pop("operating_points", []))
         calibration = measured.pop("score_calibration", None)
         calibration = ScoreCalibration.from_dict(calibration) if calibration else None
         quality = read_quality(measured.pop("quality", {}))
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise InputError(f"The thresholds in {source} are damaged: delete it and evaluate {name} again.") from None
+        raise InputError(
+            f"The thresholds of {name} are damaged: delete {_stored(name)} and evaluate it again."
+        ) from None
     return FaceModel.create(
         name,
         encoder,
@@ -89,8 +102,7 @@ def load_pretrained(name: str) -> FaceModel:
 
 def pretrained_folder(name: str) -> Path:
     """Cache folder of the bundle of a pretrained model; it depends on all that the bundle is made of."""
-    source = thresholds_file(name)
-    parts = (str(FORMAT), FaceDetector.identifier, source.read_text(encoding="utf-8") if source.is_file() else "")
+    parts = (str(FORMAT), FaceDetector.identifier, json.dumps(read_thresholds(name)))
     return cache_folder() / "models" / f"{name}-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:8]}"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses import InBatchNegatives, InfoNCELoss, NCELoss, QueryObjective, info_nce_loss, nce_loss
+from siamese_verify.losses import InBatchNegatives, InfoNCELoss, NCELoss, QueryLoss, info_nce_loss, nce_loss
 from siamese_verify.miners import AllPairs
 from siamese_verify.structures import Pairs, Triplets
 from tests.losses.conftest import batch, gradient
@@ -40,7 +40,7 @@ def memory() -> tuple[Tensor, Tensor]:
     return batch(4, identities=2, seed=1)[0], torch.tensor([1, 2, 1, 7])
 
 
-def naive_items(loss: QueryObjective, rows: Tensor, queries: list[tuple[int, int, list[int]]]) -> Tensor:
+def naive_items(loss: QueryLoss, rows: Tensor, queries: list[tuple[int, int, list[int]]]) -> Tensor:
     """Losses of (row, its positive, its negatives)."""
     unit = [[x / math.hypot(*row) for x in row] for row in rows.tolist()]
 
@@ -106,7 +106,7 @@ def test_absent_negatives_add_nothing_and_have_no_gradient() -> None:
         ("nce_logistic temperature=1 q=rows0-1 pos=rows2-3 neg=rows4-7", NCELoss(1)),
     ],
 )
-def test_reference_values_are_met(reference: Any, name: str, loss: QueryObjective) -> None:
+def test_reference_values_are_met(reference: Any, name: str, loss: QueryLoss) -> None:
     rows = torch.tensor(reference["embeddings"], dtype=torch.float64)
     for negatives in (rows[4:8], rows[4:8].expand(2, 4, -1)):
         value = loss(rows[:2], rows[2:4], negatives)
@@ -127,7 +127,7 @@ def test_the_worked_example_is_met(reference: Any) -> None:
 
 @LOSSES
 @OWN
-def test_queries_agree_with_a_naive_loop(loss: QueryObjective, own: bool) -> None:
+def test_queries_agree_with_a_naive_loop(loss: QueryLoss, own: bool) -> None:
     query, positive, negatives = queries(own)
     rows = torch.cat([query, positive, negatives.reshape(-1, 3)])
     first = [10 + 4 * i * own for i in range(5)]
@@ -141,7 +141,7 @@ def test_queries_agree_with_a_naive_loop(loss: QueryObjective, own: bool) -> Non
 
 @LOSSES
 @OWN
-def test_gradient_of_queries_is_right_with_identical_embeddings(loss: QueryObjective, own: bool) -> None:
+def test_gradient_of_queries_is_right_with_identical_embeddings(loss: QueryLoss, own: bool) -> None:
     query, positive, negatives = queries(own)
     positive[1] = query[1]
     negatives[..., 0, :] = query[2]
@@ -149,7 +149,7 @@ def test_gradient_of_queries_is_right_with_identical_embeddings(loss: QueryObjec
 
 
 @LOSSES
-def test_many_queries_hold_no_matrix_of_logits_and_agree_with_the_plain_formula(loss: QueryObjective) -> None:
+def test_many_queries_hold_no_matrix_of_logits_and_agree_with_the_plain_formula(loss: QueryLoss) -> None:
     tensors = [tensor.requires_grad_() for tensor in queries(False, count=1500, negatives=1000)]  # two bands
     kept: list[int] = []
 
@@ -172,7 +172,7 @@ def test_many_queries_hold_no_matrix_of_logits_and_agree_with_the_plain_formula(
 @pytest.mark.parametrize("reduction", ["mean", "mean_nonzero", "sum", "none"])
 @pytest.mark.parametrize(("count", "negatives"), [(0, 4), (5, 0), (0, 0), (1, 1)])
 def test_without_queries_or_negatives_value_and_gradient_are_defined(
-    loss: QueryObjective, own: bool, reduction: Any, count: int, negatives: int
+    loss: QueryLoss, own: bool, reduction: Any, count: int, negatives: int
 ) -> None:
     leaves = [tensor.requires_grad_() for tensor in queries(own, count, negatives)]
     value = type(loss)(0.3, reduction)(*leaves)
@@ -187,7 +187,7 @@ def test_without_queries_or_negatives_value_and_gradient_are_defined(
 
 @LOSSES
 @OWN
-def test_rows_of_zeros_have_cosine_zero_and_a_finite_gradient(loss: QueryObjective, own: bool) -> None:
+def test_rows_of_zeros_have_cosine_zero_and_a_finite_gradient(loss: QueryLoss, own: bool) -> None:
     leaves = [torch.zeros_like(tensor).requires_grad_() for tensor in queries(own)]
     value = loss(*leaves)
     assert value.item() == pytest.approx(math.log(5) if isinstance(loss, InfoNCELoss) else 5 * math.log(2))
@@ -197,7 +197,7 @@ def test_rows_of_zeros_have_cosine_zero_and_a_finite_gradient(loss: QueryObjecti
 @LOSSES
 @OWN
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_queries_in_half_precision_are_computed_in_float32(loss: QueryObjective, own: bool, dtype: torch.dtype) -> None:
+def test_queries_in_half_precision_are_computed_in_float32(loss: QueryLoss, own: bool, dtype: torch.dtype) -> None:
     tensors = [tensor.to(dtype).requires_grad_() for tensor in queries(own)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = loss(*tensors)
@@ -208,7 +208,7 @@ def test_queries_in_half_precision_are_computed_in_float32(loss: QueryObjective,
 
 @LOSSES
 @OWN
-def test_the_memory_layout_does_not_matter(loss: QueryObjective, own: bool) -> None:
+def test_the_memory_layout_does_not_matter(loss: QueryLoss, own: bool) -> None:
     tensors = queries(own)
     scattered = [torch.stack([tensor, tensor], dim=-2)[..., 0, :].mT.contiguous().mT for tensor in tensors]
     assert not scattered[0].is_contiguous()
@@ -259,7 +259,7 @@ def test_an_argument_out_of_range_is_named(kind: Any) -> None:
 
 @LOSSES
 @pytest.mark.parametrize("remembered", [False, True])
-def test_in_batch_negatives_agree_with_a_naive_loop(loss: QueryObjective, remembered: bool) -> None:
+def test_in_batch_negatives_agree_with_a_naive_loop(loss: QueryLoss, remembered: bool) -> None:
     embeddings, labels = batch(11, identities=4)
     extra = memory() if remembered else ()
     identities = torch.cat([labels, *extra[1:]]).tolist()
@@ -289,7 +289,7 @@ def test_in_batch_negatives_agree_with_a_naive_loop(loss: QueryObjective, rememb
     ids=["pairs", "triplets"],
 )
 def test_given_tuples_agree_with_a_naive_loop(
-    loss: QueryObjective, tuples: Pairs | Triplets, named: list[tuple[int, int, list[int]]]
+    loss: QueryLoss, tuples: Pairs | Triplets, named: list[tuple[int, int, list[int]]]
 ) -> None:
     (embeddings, labels), extra = batch(), memory()
     expected = naive_items(loss, torch.cat([embeddings, extra[0]]), named)
@@ -298,7 +298,7 @@ def test_given_tuples_agree_with_a_naive_loop(
 
 
 @LOSSES
-def test_all_pairs_are_everything(loss: QueryObjective) -> None:
+def test_all_pairs_are_everything(loss: QueryLoss) -> None:
     embeddings, labels = batch(600, identities=150)
     in_batch = InBatchNegatives(loss)
     listed = in_batch(embeddings, labels, AllPairs()(embeddings, labels))
@@ -327,7 +327,7 @@ def test_info_nce_in_a_large_batch_of_two_views_is_torchs_cross_entropy() -> Non
 @LOSSES
 @pytest.mark.parametrize("tuples", [None, PAIRS, TRIPLETS], ids=["everything", "pairs", "triplets"])
 def test_gradient_in_a_batch_is_right_with_identical_embeddings(
-    loss: QueryObjective, tuples: Pairs | Triplets | None
+    loss: QueryLoss, tuples: Pairs | Triplets | None
 ) -> None:
     (embeddings, labels), (references, reference_labels) = batch(), memory()
     embeddings[1] = embeddings[0]  # an impostor pair

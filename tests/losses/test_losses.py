@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from siamese_verify.errors import InputError
 from siamese_verify.losses import (
     ArcFaceLoss,
-    BatchObjective,
+    BatchLoss,
     ContrastiveLoss,
     CosFaceLoss,
     CosinePairLoss,
@@ -73,7 +73,7 @@ def gradients(loss: nn.Module, value: Tensor, embeddings: Tensor) -> list[Tensor
     ("count", "identities", "references"), [(10, 4, 0), (10, 4, 6), (7, 1, 0), (7, 90, 5), (1, 1, 4), (530, 200, 20)]
 )
 def test_everything_is_the_sum_over_the_list_of_everything(
-    loss: BatchObjective,
+    loss: BatchLoss,
     reduction: Reduction,
     count: int,
     identities: int,
@@ -94,7 +94,7 @@ def test_everything_is_the_sum_over_the_list_of_everything(
 
 
 @EVERY_COMPARING
-def test_everything_is_what_a_miner_of_everything_lists(loss: BatchObjective) -> None:
+def test_everything_is_what_a_miner_of_everything_lists(loss: BatchLoss) -> None:
     embeddings, labels = batch()
     tuples: Pairs | Triplets = AllPairs()(embeddings, labels)
     if isinstance(loss, TripletLoss):
@@ -104,7 +104,7 @@ def test_everything_is_what_a_miner_of_everything_lists(loss: BatchObjective) ->
 
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_single_and_returned_in_its_own(loss: BatchObjective, dtype: torch.dtype) -> None:
+def test_half_precision_is_computed_in_single_and_returned_in_its_own(loss: BatchLoss, dtype: torch.dtype) -> None:
     embeddings, labels = batch()
     half = embeddings.to(dtype).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -118,7 +118,7 @@ def test_half_precision_is_computed_in_single_and_returned_in_its_own(loss: Batc
 
 
 @EVERY
-def test_memory_layout_and_the_type_of_labels_change_nothing(loss: BatchObjective) -> None:
+def test_memory_layout_and_the_type_of_labels_change_nothing(loss: BatchLoss) -> None:
     embeddings, labels = batch()
     expected = loss(embeddings, labels)
     torch.testing.assert_close(loss(embeddings.T.contiguous().T, labels), expected)
@@ -129,7 +129,7 @@ def test_memory_layout_and_the_type_of_labels_change_nothing(loss: BatchObjectiv
 
 
 @EVERY
-def test_compiling_changes_nothing(loss: BatchObjective) -> None:
+def test_compiling_changes_nothing(loss: BatchLoss) -> None:
     embeddings, labels = batch()
     embeddings.requires_grad_()
     compiled: Any = torch.compile(loss, backend="aot_eager")
@@ -139,7 +139,7 @@ def test_compiling_changes_nothing(loss: BatchObjective) -> None:
 
 
 @EVERY
-def test_a_single_precision_batch_of_512_dimensions_is_right_to_five_digits(loss: BatchObjective) -> None:
+def test_a_single_precision_batch_of_512_dimensions_is_right_to_five_digits(loss: BatchLoss) -> None:
     if loss in CLASSIFYING.values() and not isinstance(loss, MagnetLoss):
         pytest.skip("its weights have other dimensions")
     embeddings, labels = batch(48, 16, dimensions=512)
@@ -157,7 +157,7 @@ def test_a_single_precision_batch_of_512_dimensions_is_right_to_five_digits(loss
 @pytest.mark.parametrize("labels", [[], [4], [4, 4, 4], [1, 2, 3]], ids=["none", "one", "same", "different"])
 @pytest.mark.parametrize("identical", [False, True])
 def test_a_degenerate_batch_has_a_defined_value_and_gradient(
-    loss: BatchObjective, reduction: Reduction, labels: list[int], identical: bool, monkeypatch: pytest.MonkeyPatch
+    loss: BatchLoss, reduction: Reduction, labels: list[int], identical: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss, "reduction", reduction)
     embeddings = (torch.ones(len(labels), 5) if identical else 9 * torch.eye(5)[: len(labels)]).requires_grad_()
@@ -174,7 +174,7 @@ def test_a_degenerate_batch_has_a_defined_value_and_gradient(
 
 
 @EVERY_COMPARING
-def test_no_tuples_give_zero_connected_to_the_embeddings(loss: BatchObjective) -> None:
+def test_no_tuples_give_zero_connected_to_the_embeddings(loss: BatchLoss) -> None:
     embeddings, labels = batch()
     nothing = torch.empty(0, dtype=torch.int64)
     for tuples in (Pairs(nothing, nothing, nothing.bool()), Triplets(nothing, nothing, nothing)):
@@ -220,16 +220,14 @@ ROW = torch.tensor([0])
         ((torch.ones(4, 5), torch.ones(4).long(), None, torch.ones(1, 6), ROW), "5 dimensions .* references of 6"),
     ],
 )
-def test_what_is_no_batch_is_refused_in_one_sentence(
-    loss: BatchObjective, arguments: tuple[Any, ...], message: str
-) -> None:
+def test_what_is_no_batch_is_refused_in_one_sentence(loss: BatchLoss, arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InputError, match=message) as refusal:
         loss(*arguments)
     assert "\n" not in str(refusal.value)
 
 
 @EVERY_COMPARING
-def test_a_gradient_of_a_gradient_is_refused(loss: BatchObjective) -> None:
+def test_a_gradient_of_a_gradient_is_refused(loss: BatchLoss) -> None:
     embeddings, labels = batch()
     with pytest.raises(InputError, match="leave out create_graph=True"):
         torch.autograd.grad(loss(embeddings.requires_grad_(), labels), embeddings, create_graph=True)
@@ -279,7 +277,7 @@ def test_the_fraction_of_nonzero_items() -> None:
 
 
 @pytest.mark.parametrize("loss", [ContrastiveLoss(2.0), TripletLoss(0.5, reduction="mean_nonzero")])
-def test_a_measurement_is_the_loss_and_the_fraction_of_nonzero_items(loss: BatchObjective) -> None:
+def test_a_measurement_is_the_loss_and_the_fraction_of_nonzero_items(loss: BatchLoss) -> None:
     embeddings, labels = batch()
     items = loss.items(embeddings, labels)
     value, fraction = loss.measure(embeddings, labels)
@@ -298,7 +296,7 @@ def test_reduction_none_returns_the_items_in_the_type_of_the_embeddings() -> Non
 
 
 def exact_mean_nonzero(
-    loss: BatchObjective,
+    loss: BatchLoss,
     embeddings: Tensor,
     labels: Tensor,
     pairs: Pairs | None = None,
@@ -372,7 +370,7 @@ def test_the_mean_of_active_items_is_the_same_on_every_path(make: Any, temperatu
     [TripletLoss(soft=True, reduction="mean_nonzero"), ArcFaceLoss(4, 1000.0, 0.0, 4, "mean_nonzero")],
     ids=["triplet, soft", "arc_face"],
 )
-def test_items_that_round_to_zero_are_counted(loss: BatchObjective) -> None:
+def test_items_that_round_to_zero_are_counted(loss: BatchLoss) -> None:
     labels = torch.arange(8) // 2
     embeddings = 1000 * torch.eye(4)[labels]
     for parameter in loss.parameters():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from siamese_verify.errors import InputError
 from siamese_verify.losses import (
     ArcFaceLoss,
-    BatchObjective,
+    BatchLoss,
     ContrastiveLoss,
     CrossBatchMemory,
     EmbeddingQueue,
@@ -31,7 +31,7 @@ from siamese_verify.losses.base import read_tuples
 from siamese_verify.miners import AllPairs, AllTriplets, BatchHard, DistanceWeighted, HardPairs, SemiHard
 from siamese_verify.structures import Pairs, Triplets
 
-OBJECTIVES: dict[str, Callable[[], BatchObjective]] = {
+OBJECTIVES: dict[str, Callable[[], BatchLoss]] = {
     "contrastive": lambda: ContrastiveLoss(1.5),
     "triplet": lambda: TripletLoss(0.4),
     "nt_xent": lambda: NTXentLoss(0.3),
@@ -122,9 +122,7 @@ def test_a_queue_serves_momentum_contrast() -> None:
 
 @EVERY
 @pytest.mark.parametrize("warm_up", [0, 2])
-def test_a_memory_is_the_objective_over_the_batch_and_past_ones(
-    make: Callable[[], BatchObjective], warm_up: int
-) -> None:
+def test_a_memory_is_the_objective_over_the_batch_and_past_ones(make: Callable[[], BatchLoss], warm_up: int) -> None:
     memory, objective = CrossBatchMemory(make(), 8, warm_up=warm_up), make()
     past = [rows.detach() for rows, _ in batches()], [labels for _, labels in batches()]
     for number, (embeddings, labels) in enumerate(batches()):
@@ -152,9 +150,7 @@ def test_the_backward_pass_may_wait_for_later_batches() -> None:
     [(OBJECTIVES["contrastive"], AllPairs()), (OBJECTIVES["triplet"], AllTriplets())],
     ids=["pairs", "triplets"],
 )
-def test_a_miner_of_everything_changes_nothing(
-    make: Callable[[], BatchObjective], miner: AllPairs | AllTriplets
-) -> None:
+def test_a_miner_of_everything_changes_nothing(make: Callable[[], BatchLoss], miner: AllPairs | AllTriplets) -> None:
     memory, plain = CrossBatchMemory(make(), 8, miner), CrossBatchMemory(make(), 8)
     for batch in batches():
         torch.testing.assert_close(memory(*batch), plain(*batch))
@@ -194,7 +190,7 @@ def tuples(tuples: Pairs | Triplets) -> set[tuple[int, ...]]:
     ],
 )
 def test_a_miner_chooses_what_it_chooses_in_the_memory_of_pytorch_metric_learning(
-    ours: Any, theirs: str | None, objective: BatchObjective
+    ours: Any, theirs: str | None, objective: BatchLoss
 ) -> None:
     settings = {"TripletMarginMiner": {"margin": 3.0}}  # every triplet of unit vectors
 

@@ -11,7 +11,7 @@ from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_ind
 from torch import Tensor, nn
 
 from siamese_verify.losses import (
-    BatchObjective,
+    BatchLoss,
     ContrastiveLoss,
     CosinePairLoss,
     InBatchNegatives,
@@ -81,7 +81,7 @@ def test_triplets_over_all(count: int, people: int, dimensions: int, dtype: torc
     embeddings, labels = batch(count, people, dimensions, dtype)
     distance = distances.LpDistance(normalize_embeddings=False, power=2 if squared else 1)
     peer = losses.TripletMarginLoss(margin=0.5, distance=distance, reducer=reducers.MeanReducer())
-    loss: BatchObjective = TripletLoss(0.5, squared=squared)
+    loss: BatchLoss = TripletLoss(0.5, squared=squared)
     assert_equal(loss(embeddings, labels), peer(embeddings, labels), embeddings)
 
 
@@ -168,7 +168,7 @@ def test_pairs_of_their_miners_feed_ours_as_theirs(name: str) -> None:
 
 
 @pytest.mark.parametrize("loss", [NTXentLoss(0.1), SupConLoss(0.1), InBatchNegatives(InfoNCELoss(0.1))])
-def test_all_pairs_in_whichever_order_and_number_are_everything(loss: BatchObjective) -> None:
+def test_all_pairs_in_whichever_order_and_number_are_everything(loss: BatchLoss) -> None:
     embeddings, labels = directions()
     expected = loss(embeddings, labels)
     torch.testing.assert_close(loss(embeddings, labels, get_all_pairs_indices(labels)), expected)

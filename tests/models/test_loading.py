@@ -19,6 +19,7 @@ from siamese_verify.encoders import MirroredEncoder, MobileFaceNet, Pixels, ResN
 from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import verification_report
+from siamese_verify.faces import FaceDetector
 from siamese_verify.models import (
     FaceModel,
     TorchEngine,
@@ -30,7 +31,13 @@ from siamese_verify.models import (
 )
 from siamese_verify.models.engines import OnnxEngine, embed_crops
 from siamese_verify.models.export import export_network
-from siamese_verify.models.registry import list_models, pretrained_bundle, pretrained_folder
+from siamese_verify.models.registry import (
+    list_models,
+    pretrained_bundle,
+    pretrained_folder,
+    read_thresholds,
+    ships_thresholds,
+)
 from siamese_verify.structures import Crop
 from siamese_verify.verification import Verifier
 
@@ -310,6 +317,17 @@ def test_one_measurement_gives_a_pretrained_model_its_own_thresholds(
     assert model.metadata.measured_on == "four pairs"
     if casia := load_model("casia-webface").metadata.operating_points:  # its own, where it ships with some
         assert casia != report.operating_points
+
+
+def test_thresholds_of_another_face_detector_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert ships_thresholds("casia-webface")
+    assert read_thresholds("casia-webface")["detector"] == FaceDetector.identifier
+    store_thresholds("vggface2", {"measured_on": "four pairs"})
+    assert read_thresholds("vggface2")["measured_on"] == "four pairs"
+    monkeypatch.setattr(FaceDetector, "identifier", "another")
+    assert not ships_thresholds("casia-webface")
+    assert read_thresholds("casia-webface") == read_thresholds("vggface2") == {}
 
 
 @pytest.mark.parametrize("form", ["run", "bundle", "best.ckpt", "last.ckpt"])

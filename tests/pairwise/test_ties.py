@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses import (
-    BatchObjective,
+    BatchLoss,
     ContrastiveLoss,
     CosinePairLoss,
     InBatchNegatives,
@@ -57,7 +57,7 @@ def rows(kind: str) -> Tensor:
     }[kind]
 
 
-def descend(loss: BatchObjective) -> Callable[[Tensor, Tensor], None]:
+def descend(loss: BatchLoss) -> Callable[[Tensor, Tensor], None]:
     def step(embeddings: Tensor, labels: Tensor) -> None:
         torch.autograd.backward(loss(embeddings.requires_grad_(), labels))
 
