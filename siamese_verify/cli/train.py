@@ -68,7 +68,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
 
 def check(cfg: DictConfig, folder: Path) -> None:
-    """Refuse, before any photo is read, what would fail later.
+    """Check, before any photo is read, what would fail later.
 
     Raises:
         InputError: a folder of another run, values of a wrong type, a checkpoint that cannot be loaded, a loss that
@@ -85,10 +85,10 @@ def check(cfg: DictConfig, folder: Path) -> None:
 
 
 def check_loss(cfg: DictConfig) -> None:
-    """Refuse a loss that cannot use the tuples of the sampler or miner.
+    """Check that a loss can use the tuples of the sampler or miner.
 
     Raises:
-        InputError: naming both; what the loss itself refuses.
+        InputError: it cannot, or the loss refuses its own arguments.
     """
     loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
     sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None

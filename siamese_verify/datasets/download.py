@@ -98,7 +98,7 @@ def _damaged(archive: Path, error: Exception) -> InputError:
 
 
 def _check_name(name: str, folder: Path) -> None:
-    """Refuse a name that any system could read as a path out of the folder, or whose first part exists there."""
+    """Check that no system could read a name as a path out of the folder, and that its first part is new there."""
     parts = PurePosixPath(name).parts
     # Windows drops dots and blanks at the end of a name.
     if PureWindowsPath(name).anchor or "\\" in name or any(not part.strip(". ") for part in parts):

@@ -235,7 +235,7 @@ def merge_chunks(chunks: dict[Path, range], output: Path) -> tuple[Counter[str],
 
 
 def refuse_duplicates(paths: Any) -> None:
-    """Refuse faces that overwrote one another.
+    """Check that no face overwrote another.
 
     Raises:
         InputError: two photos have one path, such as `anna/1.jpg` of anybody and `1.jpg` of anna.

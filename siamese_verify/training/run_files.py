@@ -58,8 +58,8 @@ def check_resumed(path: Path, module: nn.Module, configuration: dict[str, Any]) 
             differences = differing_settings(saved.get(name), shapes.get(name), name)
     if differences:
         more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
-        told = ", ".join(differences[:SHOWN]) + more
-        raise InputError(f"The checkpoint {path} is of another configuration: {told}; resume with the same settings.")
+        shown = ", ".join(differences[:SHOWN]) + more
+        raise InputError(f"The checkpoint {path} is of another configuration: {shown}; resume with the same settings.")
 
 
 def tensor_shapes(state: dict[str, Any]) -> dict[str, str]:
