@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.measure import measure, print_results, save_results
 from siamese_verify.cli.run_metadata import set_threads, versions
@@ -178,7 +178,7 @@ def fit(parts: TrainingParts, run: dict[str, Any], cfg: DictConfig, folder: Path
     data, trainer = parts.data, parts.trainer
 
     def record_run(*_: Any) -> None:
-        write_whole(folder / "run.json", json.dumps(run, indent=1).encode())
+        atomic_write(folder / "run.json", json.dumps(run, indent=1).encode())
         save_people(folder, data.seen, parts.protocol)
 
     if trainer.is_global_zero:

@@ -15,7 +15,7 @@ import pooch
 import rich.progress
 from rich.markup import escape
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 
 MAX_BYTES = 64 * 2**30
@@ -37,7 +37,7 @@ def unpack_once(archive: Path, folder: Path) -> int | None:
     if content and marker.is_file() and marker.read_bytes() == content:
         return None
     files = unpack(archive, folder)
-    write_whole(marker, content)
+    atomic_write(marker, content)
     return files
 
 
