@@ -18,13 +18,12 @@ from torch import Tensor
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import (
+    AlignedFace,
     FaceFinder,
     Quality,
     SelectOneFace,
+    align_face,
     check_select_one_face,
-    crop_face,
-    quality_of,
-    reduced,
 )
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.structures import InputSpec, Photos
@@ -96,9 +95,9 @@ class FaceCropper:
         try:
             for start in track(range(0, len(rows), chunk), escape(printable(title))):
                 readable, images = self._open(photos, rows[start : start + chunk], len(rows))
-                found, crops = self._crop(photos, readable, images, spec)
+                found, aligned = self._crop(photos, readable, images, spec)
                 if found:
-                    pixels = np.stack([np.asarray(crop) for crop in crops])
+                    pixels = np.stack([np.asarray(face.crop) for face in aligned])
                     self._digest.update("\n".join(photos.names[row] for row in found).encode() + pixels.tobytes())
                     yield found, torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (n,3,S,S), channels last in memory
         finally:
@@ -133,27 +132,22 @@ class FaceCropper:
 
     def _crop(
         self, photos: Photos, rows: list[int], images: list[Image.Image], spec: InputSpec
-    ) -> tuple[list[int], list[Image.Image]]:
+    ) -> tuple[list[int], list[AlignedFace]]:
         if not spec.crop.needs_face:
-            crops = [crop_face(image, spec) for image in images]
-            if (
-                not self.spec.crop.needs_face
-            ):  # the quality of aligned faces, without landmarks, compares with no photo's
-                self.qualities += [quality_of(crop) for crop in crops]
-            return rows, crops
-        found, crops = [], []
+            aligned = [align_face(image, spec) for image in images]
+            if not self.spec.crop.needs_face:  # the quality of faces aligned before, without landmarks, is another
+                self.qualities += [face.quality for face in aligned]
+            return rows, aligned
+        found, aligned = [], []
         searches = self._finder.find_many(images, self.on_multiple_faces, torch.get_num_threads())
         for row, image, search in zip(rows, images, searches, strict=True):
             if search.failure:
                 self.failures.append((photos.names[row], FAILURES[search.failure]))
                 continue
-            face, degrees = search.selected[0]
-            crop = crop_face(image, spec, face, degrees)
-            face = face.scaled(reduced(image))
-            self.qualities.append(quality_of(crop, face.box, face.landmarks))
             found.append(row)
-            crops.append(crop)
-        return found, crops
+            aligned.append(align_face(image, spec, search.selected[0]))
+        self.qualities += [face.quality for face in aligned]
+        return found, aligned
 
     def save_left_out(self, folder: Path) -> None:
         """List the photos that were left out in `left_out.csv`; no file if there are none."""

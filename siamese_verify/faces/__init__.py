@@ -3,11 +3,13 @@
 from siamese_verify.faces.alignment import alignment_name, crop_face
 from siamese_verify.faces.detector import DETECTOR_FILES, Face, FaceDetector, detector_files, load_networks
 from siamese_verify.faces.finder import (
+    AlignedFace,
     FaceFinder,
     FaceSearch,
     OnMultipleFaces,
     SelectedFace,
     SelectOneFace,
+    align_face,
     check_on_multiple_faces,
     check_select_one_face,
 )
@@ -17,6 +19,7 @@ from siamese_verify.faces.rotation import rotate_photo, rotated_size
 
 __all__ = [
     "DETECTOR_FILES",
+    "AlignedFace",
     "Face",
     "FaceDetector",
     "FaceFinder",
@@ -26,6 +29,7 @@ __all__ = [
     "Quality",
     "SelectOneFace",
     "SelectedFace",
+    "align_face",
     "alignment_name",
     "check_on_multiple_faces",
     "check_select_one_face",

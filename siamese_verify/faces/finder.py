@@ -14,6 +14,7 @@ threshold is measured by the procedure that later applies it:
    to `error`, since a stranger's photo may show anybody; data sets of portraits default to `central`.
 5. A selected face that is tilted by more than 10 degrees is leveled: the photo is rotated by its tilt, and the face is
    detected there again.
+6. `align_face` cuts it out as the encoder's input specification says.
 
 A photo without a selected face is a failure to acquire (ISO/IEC 19795-1). It is never replaced by a crop of its center.
 """
@@ -33,8 +34,10 @@ from PIL import Image
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
+from siamese_verify.faces.alignment import crop_face
 from siamese_verify.faces.detector import Face, FaceDetector
-from siamese_verify.faces.quality import roll_of
+from siamese_verify.faces.photo import reduced
+from siamese_verify.faces.quality import Quality, quality_of, roll_of
 from siamese_verify.faces.rotation import (
     RIGHT_ANGLES,
     Point,
@@ -44,6 +47,7 @@ from siamese_verify.faces.rotation import (
     to_photo,
     to_rotated,
 )
+from siamese_verify.structures import InputSpec
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +82,26 @@ class FaceSearch(NamedTuple):
     def failure(self) -> Literal["no_face", "multiple_faces"] | None:
         """Why no face was selected, None where one was."""
         return None if self.selected else "multiple_faces" if self.detected else "no_face"
+
+
+class AlignedFace(NamedTuple):
+    """A face cut out for an encoder."""
+
+    crop: Image.Image  # RGB, of the encoder's size
+    face: Face | None  # in pixels of the original photo, rotated; None for crops without a detector
+    rotated_by: float
+
+    @property
+    def quality(self) -> Quality:
+        """Quality of the face."""
+        return quality_of(self.crop, self.face.box, self.face.landmarks) if self.face else quality_of(self.crop)
+
+
+def align_face(photo: Image.Image, spec: InputSpec, selected: SelectedFace | None = None) -> AlignedFace:
+    """Cut out a face that was found on an RGB photo; without one the photo itself, see `crop_face`."""
+    face, rotated_by = selected or (None, 0)
+    crop = crop_face(photo, spec, face, rotated_by)
+    return AlignedFace(crop, face and face.scaled(reduced(photo)), rotated_by)
 
 
 class FaceFinder:

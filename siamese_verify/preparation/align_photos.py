@@ -22,12 +22,12 @@ from siamese_verify.datasets.folder import SUFFIXES
 from siamese_verify.datasets.listing import identity_name
 from siamese_verify.errors import InputError
 from siamese_verify.faces import (
-    Face,
     FaceDetector,
     FaceFinder,
+    SelectedFace,
     SelectOneFace,
+    align_face,
     check_select_one_face,
-    crop_face,
     detector_files,
     load_networks,
     reduced,
@@ -127,27 +127,26 @@ class Aligner:
             photo = photos[row]
         except InputError as error:
             return {**line, "outcome": "unreadable", "reason": str(error)}
-        found: Face | None = None
-        rotated_by, detected = 0.0, 0
+        selected: SelectedFace | None = None
+        detected = 0
         if self.spec.crop.needs_face:
             search = self.finder.find(photo, self.alignment.on_multiple_faces)
             if search.failure == "no_face":
                 return {**line, "outcome": "no face", "reason": "no face was found in any rotation"}
             if search.failure:
                 return {**line, "outcome": "multiple faces", "reason": f"unclear which of {search.detected} is meant"}
-            (found, rotated_by), detected = search.selected[0], search.detected
-        face, scale = crop_face(photo, self.spec, found, rotated_by), reduced(photo)
+            (selected,), detected = search
+        (crop, face, rotated_by), scale = align_face(photo, self.spec, selected), reduced(photo)
         width, height = rotated_size((photo.width * scale, photo.height * scale), rotated_by)
-        content = self.unchanged(row) or self.encoded(face)
+        content = self.unchanged(row) or self.encoded(crop)
         path = face_path(name, line["identity"])
         (self.output / path).parent.mkdir(parents=True, exist_ok=True)
         atomic_write(self.output / path, content, sync=False)
         line |= {"path": path, "outcome": "aligned", "faces": detected, "rotated_by": rotated_by}
-        line |= {"sharpness": sharpness(face), "width": width, "height": height}
-        if found:
-            found = found.scaled(scale)
-            line |= {"box": found.box, "landmarks": np.ravel(found.landmarks).tolist()}
-            line |= {"probability": found.probability}
+        line |= {"sharpness": sharpness(crop), "width": width, "height": height}
+        if face:
+            line |= {"box": face.box, "landmarks": np.ravel(face.landmarks).tolist()}
+            line |= {"probability": face.probability}
         return {**line, "sha256": hashlib.sha256(content).hexdigest()}
 
     def encoded(self, face: Image.Image) -> bytes:

@@ -23,10 +23,10 @@ from siamese_verify.faces import (
     FaceSearch,
     OnMultipleFaces,
     Photo,
+    SelectedFace,
+    align_face,
     check_on_multiple_faces,
-    crop_face,
     open_photo,
-    quality_of,
     reduced,
     rotate_photo,
 )
@@ -217,30 +217,26 @@ class Verifier:
                 image = photo if opened and isinstance(photo, Image.Image) else open_photo(photo, name)
         except InputError as error:
             raise NoDecision(str(error), "unreadable_photo") from None
-        selected: list[tuple[Face | None, float]] = [(None, 0)]
+        selected: Sequence[SelectedFace | None] = [None]
         detected = 1
         if self.metadata.input_spec.crop.needs_face:
             with timed(milliseconds, "detect"):
                 found = self._finder.find(image, on_multiple_faces)
             raise_failure(found, name)
-            selected, detected = list(found.selected), found.detected
+            selected, detected = found
         with timed(milliseconds, "align"):
-            faces = [self._align(image, face, name, degrees, detected) for face, degrees in selected]
+            faces = [self._align(image, name, one, detected) for one in selected]
         if self.liveness:
             with timed(milliseconds, "liveness"):
                 for aligned in faces:
                     self._check_liveness(self.liveness, image, aligned)
         return faces
 
-    def _align(self, image: Image.Image, face: Face | None, name: str, degrees: float, detected: int) -> DetectedFace:
-        crop = crop_face(image, self.metadata.input_spec, face, degrees)
-        if face is None:
-            return DetectedFace(name, np.asarray(crop), quality_of(crop), rotated_by=degrees, faces=detected)
-        face = face.scaled(reduced(image))
-        quality = quality_of(crop, face.box, face.landmarks)
-        return DetectedFace(
-            name, np.asarray(crop), quality, face.box, face.landmarks, face.probability, degrees, detected
-        )
+    def _align(self, image: Image.Image, name: str, selected: SelectedFace | None, detected: int) -> DetectedFace:
+        aligned = align_face(image, self.metadata.input_spec, selected)
+        box, probability, landmarks = aligned.face or (None, None, None)
+        crop, quality = np.asarray(aligned.crop), aligned.quality
+        return DetectedFace(name, crop, quality, box, landmarks, probability, aligned.rotated_by, detected)
 
     def _check_liveness(self, liveness: Liveness, image: Image.Image, face: DetectedFace) -> None:
         """Call the liveness hook with an upright photo and its face, in pixels of that photo."""
