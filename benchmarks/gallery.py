@@ -108,7 +108,7 @@ def exact(folder: Path, people: int, repetitions: int) -> None:
         f"{people:,} people, one template each, {DIMENSION} dimensions; the file has {path.stat().st_size / 1e6:.0f} MB"
     )
     with Gallery.open(path, MODEL, key=KEY) as gallery:
-        opened = seconds(gallery.people)
+        opened = seconds(lambda: gallery.identify_embedding(rows[0], threshold=1.0))
         known = crowd.photos(np.arange(SEARCHES) * (people // SEARCHES))
         others = crowd.photos(people + np.arange(SEARCHES))
         matrix = np.ascontiguousarray(rows)
@@ -125,7 +125,7 @@ def exact(folder: Path, people: int, repetitions: int) -> None:
                 times["somebody enrolled"].append(1e3 * (time.perf_counter() - start))
         forgotten = seconds(lambda: gallery.forget("Person 77"))
         again = seconds(lambda: gallery.identify_embedding(others[0], threshold=0.99))
-    print(f"  opening, decrypting and checking  {opened:6.2f} s     filling, in one transaction {filled:.1f} s")
+    print(f"  opening: first search, reads all  {opened:6.2f} s     filling, in one transaction {filled:.1f} s")
     limit = times.pop("limit")
     print(f"  one product of the matrix        {statistics.median(limit):6.1f} ms    the limit")
     for what, taken in times.items():

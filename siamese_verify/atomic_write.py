@@ -15,14 +15,14 @@ NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none, and asks for O_BINA
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
-def write_whole(path: str | Path, content: bytes | memoryview, *, private: bool = False, sync: bool = True) -> None:
-    """Write a file atomically, see `whole_file`."""
-    with whole_file(path, private=private, sync=sync) as file:
+def atomic_write(path: str | Path, content: bytes | memoryview, *, private: bool = False, sync: bool = True) -> None:
+    """Write a file atomically, see `atomic_open`."""
+    with atomic_open(path, private=private, sync=sync) as file:
         file.write(content)
 
 
 @contextmanager
-def whole_file(path: str | Path, *, private: bool = False, sync: bool = True) -> Iterator[BinaryIO]:
+def atomic_open(path: str | Path, *, private: bool = False, sync: bool = True) -> Iterator[BinaryIO]:
     """Context manager of a file that replaces `path` when everything is written.
 
     A process that is killed, or a full disk, leaves the old file or none. The file is written in the same folder under
@@ -62,11 +62,11 @@ def whole_file(path: str | Path, *, private: bool = False, sync: bool = True) ->
         unfinished.unlink(missing_ok=True)
 
 
-def append_whole(path: str | Path, content: bytes) -> None:
+def atomic_append(path: str | Path, content: bytes) -> None:
     """Append to a file: everything, or nothing.
 
     Raises:
-        OSError: see `whole_file`; a link at `path`.
+        OSError: see `atomic_open`; a link at `path`.
     """
     try:
         with open(path, "ab", opener=_open_without_links) as file:

@@ -142,7 +142,7 @@ def test_no_file_is_a_box_for_everything() -> None:
         ("models.bundle", "from siamese_verify.cli.measure import measure"),
         ("models.bundle", "from siamese_verify import Verifier"),
         ("models.bundle", "import siamese_verify"),
-        ("structures", "from siamese_verify.atomic_write import write_whole"),
+        ("structures", "from siamese_verify.atomic_write import atomic_write"),
         ("tables", "import siamese_verify.faces"),
         ("utilities", "import math"),
         ("training.module", "from hydra.utils import instantiate"),

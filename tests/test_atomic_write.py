@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from siamese_verify.atomic_write import append_whole, whole_file, write_whole
+from siamese_verify.atomic_write import atomic_append, atomic_open, atomic_write
 
 
 @contextmanager
@@ -33,8 +33,8 @@ def mode(path: Path) -> int:
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "metrics.json"
-    write_whole(target, b"old")
-    with pytest.raises(KeyboardInterrupt), whole_file(target) as file:
+    atomic_write(target, b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_open(target) as file:
         file.write(b"n")
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
@@ -43,9 +43,9 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
 
 def test_a_full_disk_leaves_the_old_file_and_is_reported_with_its_free_space(tmp_path: Path) -> None:
     target = tmp_path / "last.ckpt"
-    write_whole(target, b"old")
+    atomic_write(target, b"old")
     with limited(1000), pytest.raises(OSError, match=r"File too large, [\d,.]+ MB are free") as failed:
-        write_whole(target, bytes(5000))
+        atomic_write(target, bytes(5000))
     assert (failed.value.errno, failed.value.filename) == (errno.EFBIG, str(target))
     assert str(pickle.loads(pickle.dumps(failed.value))) == str(failed.value)  # as a worker process sends it
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
@@ -54,11 +54,11 @@ def test_a_full_disk_leaves_the_old_file_and_is_reported_with_its_free_space(tmp
 
 def test_appending_is_all_or_nothing(tmp_path: Path) -> None:
     target = tmp_path / "metrics.csv"
-    append_whole(target, b"step\n")
+    atomic_append(target, b"step\n")
     with limited(1000), pytest.raises(OSError, match="MB are free"):
-        append_whole(target, b"1\n" * 5000)
+        atomic_append(target, b"1\n" * 5000)
     assert target.read_bytes() == b"step\n"
-    append_whole(target, b"1\n")
+    atomic_append(target, b"1\n")
     assert target.read_bytes() == b"step\n1\n"
 
 
@@ -67,10 +67,10 @@ def test_a_link_is_replaced_or_refused_but_never_followed(tmp_path: Path) -> Non
     victim.write_bytes(b"mine")
     target.symlink_to(victim)
     with pytest.raises(OSError, match="symbolic link"):
-        append_whole(target, b"new")
+        atomic_append(target, b"new")
     # A name that could be guessed.
     (tmp_path / f".out.png.{os.getpid()}.part").symlink_to(victim)
-    write_whole(target, b"new")
+    atomic_write(target, b"new")
     assert not target.is_symlink()
     assert (target.read_bytes(), victim.read_bytes()) == (b"new", b"mine")
 
@@ -78,7 +78,7 @@ def test_a_link_is_replaced_or_refused_but_never_followed(tmp_path: Path) -> Non
 def test_names_of_unfinished_files_cannot_be_guessed(tmp_path: Path) -> None:
     names = set()
     for _ in range(20):
-        with whole_file(tmp_path / "x") as file:
+        with atomic_open(tmp_path / "x") as file:
             file.write(b"1")
             names |= {path.name for path in tmp_path.iterdir()} - {"x"}
     assert len(names) == 20
@@ -88,11 +88,11 @@ def test_names_of_unfinished_files_cannot_be_guessed(tmp_path: Path) -> None:
 def test_private_files_are_for_their_owner_and_others_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        write_whole(tmp_path / "open", b"")
-        write_whole(tmp_path / "own", b"", private=True)
-        write_whole(tmp_path / "open", b"", private=True)
+        atomic_write(tmp_path / "open", b"")
+        atomic_write(tmp_path / "own", b"", private=True)
+        atomic_write(tmp_path / "open", b"", private=True)
         assert (mode(tmp_path / "own"), mode(tmp_path / "open")) == (0o600, 0o600)
-        write_whole(tmp_path / "open", b"")
+        atomic_write(tmp_path / "open", b"")
         assert mode(tmp_path / "open") == 0o640
     finally:
         os.umask(before)
@@ -103,12 +103,12 @@ def test_folders_and_pipes_are_not_replaced(kind: str, tmp_path: Path) -> None:
     target = tmp_path / kind
     target.mkdir() if kind == "folder" else os.mkfifo(target)
     with pytest.raises(OSError, match=f"it is .*: '{target}'"):
-        write_whole(target, b"")
+        atomic_write(target, b"")
     assert [path.name for path in tmp_path.iterdir()] == [kind]
 
 
 def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="source"), whole_file(tmp_path / "copy") as file:
+    with pytest.raises(FileNotFoundError, match="source"), atomic_open(tmp_path / "copy") as file:
         file.write((tmp_path / "source").read_bytes())
     with pytest.raises(FileNotFoundError, match="none/file"):
-        write_whole(tmp_path / "none" / "file", b"")
+        atomic_write(tmp_path / "none" / "file", b"")

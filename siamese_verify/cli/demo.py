@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from siamese_verify.atomic_write import whole_file
+from siamese_verify.atomic_write import atomic_open
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.datasets import SyntheticFaces
 
@@ -23,7 +23,7 @@ def draw_photos(folder: Path) -> dict[str, Path]:
     photos = {}
     for name, row in (("anna-1", 0), ("anna-2", 1), ("berta", 2)):
         photos[name] = folder / f"{name}.png"
-        with whole_file(photos[name]) as file:
+        with atomic_open(photos[name]) as file:
             faces[row].save(file, "PNG")
     return photos
 

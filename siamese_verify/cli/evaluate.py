@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.measure import Result, check_claim, measure, measure_robustness, print_results, save_results
 from siamese_verify.cli.run_metadata import set_threads, versions
@@ -149,7 +149,7 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
         captions=given.describe,
         published=read_published(cfg.published) if cfg.published else [],
     )
-    write_whole(folder / "report" / "scores.csv", Path(str(cfg.scores)).read_bytes())  # for the command compare
+    atomic_write(folder / "report" / "scores.csv", Path(str(cfg.scores)).read_bytes())  # for the command compare
     known = report.intervals.get("eer") if report.intervals else None
     interval = f" ({known.low:.2%} to {known.high:.2%})" if known else ""
     few = "" if given.identities is not None else " Without identities there are no confidence intervals."

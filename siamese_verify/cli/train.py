@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.measure import measure, print_results, save_results
 from siamese_verify.cli.run_metadata import set_threads, versions
@@ -67,7 +67,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
 
 
 def check(cfg: DictConfig, folder: Path) -> None:
-    """Refuse, before any photo is read, what would fail later.
+    """Check, before any photo is read, what would fail later.
 
     Raises:
         InputError: a folder of another run, values of a wrong type, a checkpoint that cannot be loaded, a loss that
@@ -84,10 +84,10 @@ def check(cfg: DictConfig, folder: Path) -> None:
 
 
 def check_loss(cfg: DictConfig) -> None:
-    """Refuse a loss that cannot use the tuples of the sampler or miner.
+    """Check that a loss can use the tuples of the sampler or miner.
 
     Raises:
-        InputError: naming both; what the loss itself refuses.
+        InputError: it cannot, or the loss refuses its own arguments.
     """
     loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
     sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
@@ -177,7 +177,7 @@ def fit(parts: TrainingParts, run: dict[str, Any], cfg: DictConfig, folder: Path
     data, trainer = parts.data, parts.trainer
 
     def record_run(*_: Any) -> None:
-        write_whole(folder / "run.json", json.dumps(run, indent=1).encode())
+        atomic_write(folder / "run.json", json.dumps(run, indent=1).encode())
         save_people(folder, data.seen, parts.protocol)
 
     if trainer.is_global_zero:

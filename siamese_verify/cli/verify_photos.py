@@ -132,7 +132,7 @@ def save_picture(verifier: Verifier, result: Verification, photos: list[Photo], 
     """Draw the decision with its explanation into a file."""
     from tqdm import tqdm
 
-    from siamese_verify.atomic_write import write_whole
+    from siamese_verify.atomic_write import atomic_write
     from siamese_verify.verification.explanation import explain
     from siamese_verify.verification.picture import draw_verification
 
@@ -148,7 +148,7 @@ def save_picture(verifier: Verifier, result: Verification, photos: list[Photo], 
     file = io.BytesIO()
     picture.save(file, "PNG")
     try:
-        write_whole(path, file.getvalue(), private=True)
+        atomic_write(path, file.getvalue(), private=True)
     except OSError as error:
         raise InputError(f"The picture cannot be written to {path} ({error.strerror}): give another path.") from None
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import (
     AlignedFace,
@@ -154,4 +154,4 @@ class FaceCropper:
         if rows := self.damaged + self.failures:
             table = io.StringIO()
             csv.writer(table).writerows([("photo", "reason"), *(map(csv_cell, row) for row in rows)])
-            write_whole(folder / "left_out.csv", table.getvalue().encode())
+            atomic_write(folder / "left_out.csv", table.getvalue().encode())

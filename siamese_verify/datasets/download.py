@@ -15,7 +15,7 @@ import pooch
 import rich.progress
 from rich.markup import escape
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 
 MAX_BYTES = 64 * 2**30
@@ -37,7 +37,7 @@ def unpack_once(archive: Path, folder: Path) -> int | None:
     if content and marker.is_file() and marker.read_bytes() == content:
         return None
     files = unpack(archive, folder)
-    write_whole(marker, content)
+    atomic_write(marker, content)
     return files
 
 
@@ -98,7 +98,7 @@ def _damaged(archive: Path, error: Exception) -> InputError:
 
 
 def _check_name(name: str, folder: Path) -> None:
-    """Refuse a name that any system could read as a path out of the folder, or whose first part exists there."""
+    """Check that no system could read a name as a path out of the folder, and that its first part is new there."""
     parts = PurePosixPath(name).parts
     # Windows drops dots and blanks at the end of a name.
     if PureWindowsPath(name).anchor or "\\" in name or any(not part.strip(". ") for part in parts):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import ipc
 
-from siamese_verify.atomic_write import whole_file
+from siamese_verify.atomic_write import atomic_open
 from siamese_verify.errors import InputError
 
 Strings: TypeAlias = "pa.Array | Sequence[str]"
@@ -114,7 +114,7 @@ def string_array(values: Strings) -> pa.Array:
 def save_index(index: FaceIndex, file: Path) -> FaceIndex:
     """Write an index to a file, and map that."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as sink, ipc.new_file(sink, index._table.schema) as writer:
+    with atomic_open(file) as sink, ipc.new_file(sink, index._table.schema) as writer:
         writer.write_table(index._table, max_chunksize=max(1, len(index)))  # a single chunk
     return open_index(file)
 

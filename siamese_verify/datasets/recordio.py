@@ -16,7 +16,7 @@ from pyarrow import csv as arrow_csv
 from rich.markup import escape
 from rich.progress import track
 
-from siamese_verify.atomic_write import whole_file
+from siamese_verify.atomic_write import atomic_open
 from siamese_verify.datasets.index import index_path
 from siamese_verify.datasets.storage import Storage
 from siamese_verify.errors import InputError
@@ -94,7 +94,7 @@ class RecordPhotos:
         self._cached = None if self.storage.remote else self._cached_index(Path(self.storage.location(f"{stem}.idx")))
         if self._cached and not self._cached.is_file():
             self._cached.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(self._cached) as file:
+            with atomic_open(self._cached) as file:
                 np.save(file, self._read_columns(stem))
         columns = np.load(self._cached, mmap_mode="r") if self._cached else self._read_columns(stem)
         self.keys, self.offsets, self.identities = columns  # each (N,) int64

@@ -128,7 +128,7 @@ class Storage:
         return files, folder if name is None else f"{folder}/{name}"
 
     def _check(self, name: str) -> None:
-        """Refuse a name that any system could read as a path outside of the folder."""
+        """Check that no system could read a name as a path outside of the folder."""
         if not name or name[0] in "/\\" or name[1:2] == ":" or "\0" in name:
             raise InputError(f"{name!r} does not name a file in {self.root}: give its path within that folder.")
         if ".." in name and ".." in re.split(r"[/\\]", name):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
@@ -187,10 +187,10 @@ class VerificationReport:
         figures = report_figures(self, title, published)
         page = render_report(self, figures, pictures=pictures, captions=captions, **given)
         for figure in figures:
-            write_whole(target / f"{figure.name}.png", figure.png)
-        write_whole(target / "curve.csv", write_curve(downsample(self.curve)).encode())
-        write_whole(target / "metrics.json", metrics.encode())
-        write_whole(target / "report.html", page.encode(), private=True)  # last: if it exists, so do the others
+            atomic_write(target / f"{figure.name}.png", figure.png)
+        atomic_write(target / "curve.csv", write_curve(downsample(self.curve)).encode())
+        atomic_write(target / "metrics.json", metrics.encode())
+        atomic_write(target / "report.html", page.encode(), private=True)  # last: if it exists, so do the others
         return target / "report.html"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
 from siamese_verify.evaluation.report import PAIRS_DIGEST, inverted_hint, verification_report
@@ -131,8 +131,8 @@ def compare_runs(paths: Sequence[str | Path], output: str | Path) -> tuple[list[
     content = {"figures": figures, "tests": [test.to_dict() for test in tests], "sentences": sentences}
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "compare.html", page.encode(), private=True)
-    write_whole(folder / "compare.json", json.dumps(content, indent=1, allow_nan=False).encode())
+    atomic_write(folder / "compare.html", page.encode(), private=True)
+    atomic_write(folder / "compare.json", json.dumps(content, indent=1, allow_nan=False).encode())
     return sentences, folder / "compare.html"
 
 

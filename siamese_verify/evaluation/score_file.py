@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.roc import STEPS
 from siamese_verify.tables import boolean_column, csv_cell, fold_column, identity_columns, is_number, read_table
@@ -100,7 +100,7 @@ def write_scores(
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
-    write_whole(path, table.getvalue().encode())
+    atomic_write(path, table.getvalue().encode())
 
 
 class PublishedCurve(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from siamese_verify.atomic_write import cache_folder, write_whole
+from siamese_verify.atomic_write import atomic_write, cache_folder
 from siamese_verify.faces.mtcnn import Array, Network, Networks, find_faces
 from siamese_verify.faces.rotation import Box, Point
 from siamese_verify.onnx_runtime import OPSET, export_onnx, open_session
@@ -143,7 +143,7 @@ def detector_files() -> dict[str, bytes]:
         with suppress(OSError):  # a cache that cannot be written costs time, not the answer
             folder.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
-                write_whole(folder / name, content)
+                atomic_write(folder / name, content)
         return files
 
 

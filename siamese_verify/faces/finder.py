@@ -32,7 +32,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from PIL import Image
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 from siamese_verify.faces.alignment import crop_face
 from siamese_verify.faces.detector import Face, FaceDetector
@@ -168,7 +168,7 @@ class FaceFinder:
             try:
                 self._cache.mkdir(parents=True, exist_ok=True)
                 content = {key: [*(selected or (None,)), detected] for key, (selected, detected) in merged.items()}
-                write_whole(self._file(on_multiple_faces), json.dumps(content).encode())
+                atomic_write(self._file(on_multiple_faces), json.dumps(content).encode())
             except OSError as error:  # a cache must not end a run
                 log.warning("Found faces cannot be cached in %s (%s): they will be searched again.", self._cache, error)
         self._unsaved = {}

@@ -258,7 +258,7 @@ class _Decoder:
             raise InputError(f"{self.name} is empty: it has {width} x {height} pixels.")
 
     def check_memory(self, size: tuple[int, int], mode: str, content: bytes, kept: int) -> None:
-        """Refuse what takes too much memory: the file, its pixels, and what the decoder keeps or the photo takes."""
+        """Check that decoding fits the memory: the file, its pixels, and what the decoder keeps or the photo takes."""
         self.check_size(size)
         pixels = size[0] * size[1]
         each = DECODER_BYTES.get(mode) or (1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from siamese_verify.atomic_write import whole_file, write_whole
+from siamese_verify.atomic_write import atomic_open, atomic_write
 from siamese_verify.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ class ApproximateIndex:
         """
         faiss = _faiss()
         try:
-            with whole_file(path, private=True) as file:
+            with atomic_open(path, private=True) as file:
                 faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
             about = {"last": self.last, "signature": sign(_digest(path, self.last))}
-            write_whole(_about(path), json.dumps(about).encode(), private=True)
+            atomic_write(_about(path), json.dumps(about).encode(), private=True)
         except (OSError, RuntimeError) as error:
             raise InputError(f"The index {path} cannot be written ({error}): make buffer on the disk.") from None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 from siamese_verify.faces import DETECTOR_FILES, alignment_name
 from siamese_verify.models.metadata import ModelMetadata
@@ -206,7 +206,7 @@ def write_bundle(
         unfinished.mkdir()
         for name, data in {**files, MANIFEST: manifest_text(content).encode()}.items():
             (unfinished / name).parent.mkdir(exist_ok=True)
-            write_whole(unfinished / name, data)
+            atomic_write(unfinished / name, data)
         if folder.exists():
             folder.replace(former)
         unfinished.replace(folder)

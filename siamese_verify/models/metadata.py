@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import OperatingPoint, ScoreCalibration
 from siamese_verify.faces import Quality, alignment_name
@@ -28,6 +31,14 @@ class DecisionThreshold(NamedTuple):
     interval: tuple[float, float] | None  # 95 %; +inf where the data cannot show `far`; None: unknown
     impostors: int  # pairs that `far` was counted on
     insufficient: bool  # fewer than ten of them decide, or too few people to bound the threshold from above
+
+
+class Histogram(NamedTuple):
+    """Shares of genuine and impostor pairs between edges of scores."""
+
+    edges: NDArray[np.float64]  # (K+1,) ascending
+    genuine: NDArray[np.float64]  # (K,)
+    impostors: NDArray[np.float64]  # (K,)
 
 
 @dataclass(frozen=True)
@@ -136,6 +147,22 @@ class ModelMetadata:
             tail.impostors,
             not tail.shows(share, interval),
         )
+
+    @cached_property
+    def histogram(self) -> Histogram | None:
+        """Histogram of the scores in the metrics; None if there is no valid one."""
+        stored = self.metrics.get("histogram")
+        if not isinstance(stored, Mapping):
+            return None
+        try:
+            edges, *counts = (np.array(stored[name], dtype=np.float64) for name in Histogram._fields)
+        except (KeyError, TypeError, ValueError):
+            return None
+        if edges.ndim != 1 or not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
+            return None
+        if not all(one.shape == edges[1:].shape and (one >= 0).all() and 0 < one.sum() < math.inf for one in counts):
+            return None
+        return Histogram(edges, *(one / one.sum() for one in counts))
 
     @cached_property
     def _default_point(self) -> OperatingPoint:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siamese_verify import __version__
-from siamese_verify.atomic_write import cache_folder, data_folder, write_whole
+from siamese_verify.atomic_write import atomic_write, cache_folder, data_folder
 from siamese_verify.errors import InputError, printable
 from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.faces import FaceDetector
@@ -36,7 +36,7 @@ def store_thresholds(name: str, measurement: dict[str, Any]) -> Path:
     path = _stored(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"detector": FaceDetector.identifier, **measurement}
-    write_whole(path, json.dumps(content, indent=1, allow_nan=False).encode())
+    atomic_write(path, json.dumps(content, indent=1, allow_nan=False).encode())
     return path
 
 

@@ -78,7 +78,7 @@ def check_batch(
 
 
 def check_rows(embeddings: Tensor, labels: Tensor, name: str, name_of_labels: str) -> None:
-    """Refuse anything but a matrix of embeddings with a label for each; see `check_batch`."""
+    """Check that embeddings are a matrix with a label for each row; see `check_batch`."""
     check_matrix(embeddings, name)
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         raise InputError(
@@ -90,7 +90,7 @@ def check_rows(embeddings: Tensor, labels: Tensor, name: str, name_of_labels: st
 
 
 def check_matrix(embeddings: Tensor, name: str) -> None:
-    """Refuse anything but (N, D) floating point, and on a CPU NaN and infinity."""
+    """Check that a matrix is (N, D) floating point and, on a CPU, finite."""
     if embeddings.ndim != 2 or not embeddings.is_floating_point():
         raise InputError(
             f"{name} must be a floating-point matrix of shape (batch, embedding size), but have shape "

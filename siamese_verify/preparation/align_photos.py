@@ -17,7 +17,7 @@ import pyarrow as pa
 from PIL import Image
 from pyarrow import parquet
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.datasets.folder import SUFFIXES
 from siamese_verify.datasets.listing import identity_name
 from siamese_verify.errors import InputError
@@ -109,7 +109,7 @@ class Aligner:
         table = pa.Table.from_pylist([self.align(row) for row in rows], schema=SCHEMA)
         content = io.BytesIO()
         parquet.write_table(table, content)
-        write_whole(index, content.getvalue())
+        atomic_write(index, content.getvalue())
         return len(rows)
 
     def align(self, row: int) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class Aligner:
         content = self.unchanged(row) or self.encoded(crop)
         path = face_path(name, line["identity"])
         (self.output / path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.output / path, content, sync=False)
+        atomic_write(self.output / path, content, sync=False)
         line |= {"path": path, "outcome": "aligned", "faces": detected, "rotated_by": rotated_by}
         line |= {"sharpness": sharpness(crop), "width": width, "height": height}
         if face:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pyarrow import parquet
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.datasets.prepared import INDEX
 from siamese_verify.errors import InputError
 from siamese_verify.structures import Photos
@@ -67,7 +67,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
     content = io.BytesIO()
     sheet.save(content, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG", quality=90)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.getvalue(), private=True)
+    atomic_write(path, content.getvalue(), private=True)
 
 
 def draw_sheets(photos: Photos, output: Path, dropped: dict[int, str]) -> None:

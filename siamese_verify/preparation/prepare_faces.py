@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from siamese_verify.atomic_write import whole_file, write_whole
+from siamese_verify.atomic_write import atomic_open, atomic_write
 from siamese_verify.datasets.listing import identity_name, read_drop_list
 from siamese_verify.datasets.prepared import INDEX, RECORD, Preparation, read_preparation
 from siamese_verify.errors import InputError
@@ -119,8 +119,8 @@ def prepare_faces(
     if resumed:
         for unfinished in output.rglob(".*.part"):  # of a kill in the middle of a file
             unfinished.unlink()
-    write_whole(output / "settings.json", (output / WORK / "settings.json").read_bytes())
-    write_whole(output / RECORD, json.dumps(asdict(record), indent=1).encode())
+    atomic_write(output / "settings.json", (output / WORK / "settings.json").read_bytes())
+    atomic_write(output / RECORD, json.dumps(asdict(record), indent=1).encode())
     shutil.rmtree(output / WORK, ignore_errors=True)
     return record
 
@@ -156,7 +156,7 @@ def start_or_resume(output: Path, settings: dict[str, Any]) -> bool:
     if output.is_dir() and any(path.name != WORK for path in output.iterdir()):  # WORK alone: killed before settings
         raise InputError(f"The folder {output} is not empty: set another one by output.")
     state.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(state, content)
+    atomic_write(state, content)
     return False
 
 
@@ -218,7 +218,7 @@ def merge_chunks(chunks: dict[Path, range], output: Path) -> tuple[Counter[str],
     table = io.StringIO()
     left_out = csv.writer(table, lineterminator="\n")
     left_out.writerow(("photo", "identity", "outcome", "reason"))
-    with whole_file(unfinished) as file, parquet.ParquetWriter(file, SCHEMA) as writer:
+    with atomic_open(unfinished) as file, parquet.ParquetWriter(file, SCHEMA) as writer:
         for index in chunks:
             lines = parquet.read_table(index, schema=SCHEMA)
             counts.update(lines["outcome"].to_pylist())
@@ -227,7 +227,7 @@ def merge_chunks(chunks: dict[Path, range], output: Path) -> tuple[Counter[str],
             for line in lines.filter(pc.invert(aligned)).to_pylist():
                 left_out.writerow([csv_cell(line[name] or "") for name in ("source", "identity", "outcome", "reason")])
     refuse_duplicates(parquet.read_table(unfinished, columns=["path"])["path"])
-    write_whole(output / "left_out.csv", table.getvalue().encode("utf-8", "surrogateescape"))
+    atomic_write(output / "left_out.csv", table.getvalue().encode("utf-8", "surrogateescape"))
     with unfinished.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     unfinished.replace(output / INDEX)
@@ -235,7 +235,7 @@ def merge_chunks(chunks: dict[Path, range], output: Path) -> tuple[Counter[str],
 
 
 def refuse_duplicates(paths: Any) -> None:
-    """Refuse faces that overwrote one another.
+    """Check that no face overwrote another.
 
     Raises:
         InputError: two photos have one path, such as `anna/1.jpg` of anybody and `1.jpg` of anna.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.datasets.listing import identity_name
 from siamese_verify.errors import InputError
 from siamese_verify.protocols.leakage import TrainingSubset, namespace_of
@@ -102,7 +102,7 @@ def save_people(folder: Path, seen: Sequence[TrainingSubset], protocol: Protocol
         "protocol": protocol.name,
         "tested photos": list(protocol.photos.names) if isinstance(protocol.photos, PhotoSubset) else None,
     }
-    write_whole(folder / PEOPLE, json.dumps(content, indent=1).encode(), private=True)
+    atomic_write(folder / PEOPLE, json.dumps(content, indent=1).encode(), private=True)
 
 
 def read_training_run(model: str | Path) -> TrainingRun | None:

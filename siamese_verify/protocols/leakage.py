@@ -81,16 +81,16 @@ def find_leak(seen: Sequence[TrainingSubset], tested: Photos) -> Leak:
         if subset.photos is not None and subset.rows is not None:
             same_photo.update(_same_files(subset.photos, subset.rows, tested))
     people, rows = sorted(same_person), sorted(same_photo)
-    told = []
+    found = []
     if people:
-        told.append(f"{len(people):,} of its {len(names):,} people are among those trained on, such as {people[0]!r}")
+        found.append(f"{len(people):,} of its {len(names):,} people are among those trained on, such as {people[0]!r}")
     if rows:
-        told.append(f"{len(rows):,} of its {len(tested):,} photos are training photos, such as {tested.names[rows[0]]}")
-    return Leak(people, rows, ", and ".join(told))
+        found.append(f"{len(rows):,} of its {len(tested):,} photos are trained on, such as {tested.names[rows[0]]}")
+    return Leak(people, rows, ", and ".join(found))
 
 
 def refuse_leak(seen: Sequence[TrainingSubset], protocol: Protocol, allowed: bool) -> str:
-    """Refuse a protocol with people or photos that a training has seen.
+    """Check that a protocol has no people or photos that a training has seen.
 
     Args:
         seen: see `find_leak`.

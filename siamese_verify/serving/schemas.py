@@ -196,7 +196,9 @@ class ModelAnswer(BaseModel):
     operating_points: list[dict[str, Any]]
     measured_on: str
     calibration: dict[str, Any] | None
-    scale: dict[str, Any] | None = Field(description="Normal distributions of scores, fitted to the measured rates.")
+    histogram: dict[str, list[float]] | None = Field(
+        description="Shares of genuine and of impostor pairs between edges of scores."
+    )
     quality: dict[str, Any]
     liveness: bool = Field(description="Whether the server has a liveness hook.")
     gallery: bool

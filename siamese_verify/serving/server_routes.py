@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
-from statistics import NormalDist, linear_regression
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Response
 
@@ -17,8 +15,6 @@ from siamese_verify.serving.problems import not_ready
 if TYPE_CHECKING:
     from siamese_verify.models import ModelMetadata
     from siamese_verify.serving.service import Service
-
-STANDARD_NORMAL = NormalDist()
 
 
 def add_server_routes(app: FastAPI, service: Service) -> None:
@@ -64,7 +60,7 @@ def add_page(app: FastAPI) -> None:
 
 def describe_model(metadata: ModelMetadata, service: Service) -> dict[str, Any]:
     """The model and the limits of the server, as JSON types."""
-    settings = service.settings
+    settings, histogram = service.settings, metadata.histogram
     return {
         "name": metadata.name,
         "fingerprint": metadata.fingerprint,
@@ -77,7 +73,7 @@ def describe_model(metadata: ModelMetadata, service: Service) -> dict[str, Any]:
         ],
         "measured_on": metadata.measured_on,
         "calibration": metadata.score_calibration.calibration.to_dict() if metadata.score_calibration else None,
-        "scale": score_scale(metadata),
+        "histogram": {name: part.tolist() for name, part in histogram._asdict().items()} if histogram else None,
         "quality": {name: list(limits) for name, limits in metadata.quality.items()},
         "liveness": service.liveness,
         "gallery": service.gallery is not None,
@@ -90,40 +86,3 @@ def describe_model(metadata: ModelMetadata, service: Service) -> dict[str, Any]:
         },
         "notice": schemas.NOTICE,
     }
-
-
-class ScoreCurve(NamedTuple):
-    """A normal distribution of scores."""
-
-    mean: float
-    std: float
-
-
-def score_scale(metadata: ModelMetadata) -> dict[str, Any] | None:
-    """Normal distributions of impostor and genuine scores, fitted to the rates that a bundle has at thresholds.
-
-    Returns:
-        None if too little was measured.
-    """
-    tail = metadata.score_calibration.impostor_tail if metadata.score_calibration else None
-    points = metadata.operating_points
-    rates = (
-        [(score, count / tail.impostors) for score, count in zip(tail.scores, tail.accepted, strict=True)]
-        if tail
-        else [(point.threshold, point.far) for point in points]
-    )
-    impostor = fit_score_curve(rates)
-    genuine = fit_score_curve([(point.threshold, point.tar) for point in points])
-    if impostor is None or genuine is None or genuine.mean <= impostor.mean:
-        return None
-    return {"impostors": impostor._asdict(), "genuine": genuine._asdict()}
-
-
-def fit_score_curve(rates: Sequence[tuple[float, float]]) -> ScoreCurve | None:
-    """Least-squares line through the normal quantiles of (score, share of scores at or above it)."""
-    known = [(score, STANDARD_NORMAL.inv_cdf(1 - rate)) for score, rate in rates if 0 < rate < 1 and abs(score) <= 1]
-    scores, quantiles = [score for score, _ in known], [quantile for _, quantile in known]
-    if len({*quantiles}) < 2:
-        return None
-    std, mean = linear_regression(quantiles, scores)
-    return ScoreCurve(mean, std) if std > 0 else None

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from siamese_verify.atomic_write import write_whole
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.structures import FaceBatch
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class BestCheckpoint(ModelCheckpoint):
         if self.dirpath and earlier.is_file() and earlier.parent.resolve() != Path(self.dirpath).resolve():
             copy = Path(self.dirpath) / earlier.name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(copy, earlier.read_bytes())
+            atomic_write(copy, earlier.read_bytes())
             state_dict = {
                 **state_dict,
                 "dirpath": self.dirpath,

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 
-from siamese_verify.atomic_write import append_whole, write_whole
+from siamese_verify.atomic_write import atomic_append, atomic_write
 from siamese_verify.errors import InputError
 
 FREE = ("encoder.dropout ", "encoder.pretrained ")  # settings that the shapes of the weights do not depend on
@@ -58,8 +58,8 @@ def check_resumed(path: Path, module: nn.Module, configuration: dict[str, Any]) 
             differences = differing_settings(saved.get(name), shapes.get(name), name)
     if differences:
         more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
-        told = ", ".join(differences[:SHOWN]) + more
-        raise InputError(f"The checkpoint {path} is of another configuration: {told}; resume with the same settings.")
+        shown = ", ".join(differences[:SHOWN]) + more
+        raise InputError(f"The checkpoint {path} is of another configuration: {shown}; resume with the same settings.")
 
 
 def tensor_shapes(state: dict[str, Any]) -> dict[str, str]:
@@ -82,7 +82,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            OSError: see `siamese_verify.atomic_write.whole_file`.
+            OSError: see `siamese_verify.atomic_write.atomic_open`.
         """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -90,7 +90,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         content = io.BytesIO()  # torch would turn the OSError of a full disk into a RuntimeError
         torch.save(checkpoint, content)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content.getbuffer())
+        atomic_write(path, content.getbuffer())
 
 
 class MetricsFile(CSVLogger):
@@ -122,7 +122,7 @@ class _MetricsWriter:
     def log_hparams(self, params: dict[str, Any]) -> None:
         """Write the configuration."""
         self.hparams.update(params)
-        write_whole(self.folder / "hparams.yaml", OmegaConf.to_yaml(OmegaConf.create(self.hparams)).encode())
+        atomic_write(self.folder / "hparams.yaml", OmegaConf.to_yaml(OmegaConf.create(self.hparams)).encode())
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Add a row."""
@@ -138,10 +138,10 @@ class _MetricsWriter:
             first = None if self.started else min(row["step"] for row in self.metrics)
             earlier = [row for row in self._read() if first is None or int(row["step"]) < first]
             self.columns = sorted(names | {name for row in earlier for name in row} | set(self.columns))
-            write_whole(self.file, self._text([*earlier, *self.metrics], head=True))
+            atomic_write(self.file, self._text([*earlier, *self.metrics], head=True))
             self.started = True
         else:
-            append_whole(self.file, self._text(self.metrics))
+            atomic_append(self.file, self._text(self.metrics))
         self.metrics = []
 
     def _read(self) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from siamese_verify.atomic_write import whole_file, write_whole
+from siamese_verify.atomic_write import atomic_open, atomic_write
 from siamese_verify.errors import InputError
 from siamese_verify.faces import OnMultipleFaces, Quality, check_on_multiple_faces
 from siamese_verify.verification.decision import DecisionOptions, DetectedFace
@@ -118,7 +118,7 @@ def verify_pairs(
         photos = EmbeddedPhotos(verifier, pairs.photos, folder, selection)
         with _progress("Embedding photos", len(photos.paths), progress) as bar:
             photos.embed(cache, chunk, bar.update)
-        with _progress("Deciding about pairs", len(pairs), progress) as bar, whole_file(target) as file:
+        with _progress("Deciding about pairs", len(pairs), progress) as bar, atomic_open(target) as file:
             writer = ScoreWriter(file, target.suffix, pairs)
             summary = _decide_pairs(verifier, pairs, photos, options, writer, block, bar.update)
         cache.remove()
@@ -355,7 +355,7 @@ class CachedEmbeddings:
         """Cache some more, after `read`."""
         content = io.BytesIO()
         np.savez(content, origin=np.array(self.origin), **part._asdict())
-        write_whole(self.folder / f"{self._next:06d}.npz", content.getvalue())
+        atomic_write(self.folder / f"{self._next:06d}.npz", content.getvalue())
         self._next += 1
 
     def release(self) -> None:

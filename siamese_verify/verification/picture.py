@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import font_manager
@@ -100,36 +99,9 @@ def shortened(name: str, most: int) -> str:
     return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
 
 
-class Histogram(NamedTuple):
-    """Shares of the pairs of either kind between edges."""
-
-    edges: np.ndarray  # (K+1,)
-    genuine: np.ndarray  # (K,)
-    impostors: np.ndarray  # (K,)
-
-
-def histogram_of(metadata: ModelMetadata) -> Histogram | None:
-    """Return the histogram in the metrics of a model as shares of each kind; None if there is no valid one."""
-    stored = metadata.metrics.get("histogram")
-    if not isinstance(stored, Mapping):
-        return None
-    try:
-        edges, genuine, impostors = (np.array(stored[name], dtype=np.float64) for name in Histogram._fields)
-    except (KeyError, TypeError, ValueError):
-        return None
-    ascending = edges.ndim == 1 and bool((np.diff(edges) > 0).all())  # not so with NaN
-    if not ascending or not all(_valid_counts(counts, len(edges) - 1) for counts in (genuine, impostors)):
-        return None
-    return Histogram(edges, genuine / genuine.sum(), impostors / impostors.sum())
-
-
-def _valid_counts(values: np.ndarray, bins: int) -> bool:
-    return values.shape == (bins,) and bool((values >= 0).all()) and 0 < float(values.sum()) < math.inf
-
-
 def draw_scores(axes: Axes, verification: Verification, metadata: ModelMetadata) -> None:
     """Draw the score and the threshold over the histogram of a model's scores, or on a bare axis without one."""
-    histogram = histogram_of(metadata)
+    histogram = metadata.histogram
     scores = [verification.score, *(end for end in (verification.threshold,) if math.isfinite(end))]
     if histogram:
         kinds = (
@@ -230,7 +202,7 @@ def draw_verification(
         "head": 0.95 + 0.25 * len(_rarity(verification)),
         "photos": 0.28 + tall + 0.1,
         "colors": 0.38 if explanation else 0.0,
-        "scores": 2.45 if histogram_of(metadata) else 1.6,
+        "scores": 2.45 if metadata.histogram else 1.6,
         "notes": LINE * len(notes) + 0.1,
     }
     total = sum(heights.values()) + EDGE / 2

@@ -155,7 +155,7 @@ def test_a_folder_is_tested_on_people_held_out_and_evaluated_on_the_same_people_
         cfg = configured("evaluate", tmp_path / "again", f"model='{model}'", "resamples=0", "threads=1")
         assert evaluate(cfg, tmp_path / "again") == pytest.approx(report["eer"])
     everybody = (f"model='{run}'", "resamples=0", "threads=1", "protocol=folder", f"protocol.root='{tmp_path}/album'")
-    with pytest.raises(InputError, match=r"7 of its 9 people .* and 21 of its 27 photos are training photos"):
+    with pytest.raises(InputError, match=r"7 of its 9 people .* and 21 of its 27 photos are trained on"):
         evaluate(configured("evaluate", tmp_path / "all", *everybody), tmp_path / "all")
     evaluate(configured("evaluate", tmp_path / "all", *everybody, "allow_leakage=true"), tmp_path / "all")
     marked = json.loads((tmp_path / "all" / "report" / "metrics.json").read_text())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from siamese_verify.errors import InputError
@@ -42,3 +44,40 @@ def test_a_rate_that_was_not_measured_is_an_error_that_lists_those_that_were(far
 def test_a_model_without_thresholds_says_the_two_ways_out() -> None:
     with pytest.raises(InputError, match=r"No threshold of vggface2.*--threshold.*evaluate model=vggface2"):
         metadata_with(name="vggface2").operating_point()
+
+
+HISTOGRAM = {"edges": [-0.5, 0.0, 0.5, 1.0], "genuine": [0, 5, 95], "impostors": [5000, 4900, 100]}
+
+
+def histogram_in(**metrics: Any) -> Any:
+    return ModelMetadata("mine", {}, InputSpec(16), 128, metrics=metrics).histogram
+
+
+def test_the_histogram_is_shares_of_each_kind() -> None:
+    found = histogram_in(histogram=HISTOGRAM)
+    assert found.genuine.tolist() == [0, 0.05, 0.95]
+    assert found.impostors.tolist() == [0.5, 0.49, 0.01]
+    assert found.edges.tolist() == HISTOGRAM["edges"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"edges": [0, 1]},
+        {"edges": [0, 1, 1, 2]},
+        {"edges": 0},
+        {"edges": [0, 1, 2, float("inf")]},
+        {"edges": [0, 1, 2, float("nan")]},
+        {"genuine": [0, 0, 0]},
+        {"genuine": [[1], [2], [3]]},
+        {"genuine": [1, -1, 5]},
+        {"impostors": "many"},
+        {"impostors": None},
+    ],
+)
+def test_an_invalid_histogram_is_none(change: dict[str, Any]) -> None:
+    assert histogram_in(histogram={**HISTOGRAM, **change}) is None
+
+
+def test_a_model_without_a_histogram_has_none() -> None:
+    assert histogram_in() is None

@@ -88,7 +88,7 @@ def test_copies_under_other_names_are_found_by_their_content(tmp_path: Path) -> 
     shutil.copy(tmp_path / "train" / "p5" / "1.png", other / "q3" / "holiday.png")
     leak = find_leak(seen(photos, 8), FolderPhotos(other))
     assert leak.people == []
-    assert leak.sentence == "1 of its 25 photos are training photos, such as q3/holiday.png"
+    assert leak.sentence == "1 of its 25 photos are trained on, such as q3/holiday.png"
     assert not find_leak(seen(photos, 5), FolderPhotos(other)).sentence
 
 

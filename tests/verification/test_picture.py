@@ -18,7 +18,7 @@ from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.structures import Crop, InputSpec
 from siamese_verify.verification.decision import DetectedFace, Verification
 from siamese_verify.verification.explanation import OPPOSES, SUPPORTS, Explanation, explain
-from siamese_verify.verification.picture import draw_scores, draw_verification, histogram_of, shortened
+from siamese_verify.verification.picture import draw_scores, draw_verification, shortened
 from siamese_verify.verification.verifier import Verifier
 
 GREEN, PINK = (10, 200, 40), (250, 120, 200)
@@ -218,35 +218,6 @@ def test_a_real_verifier_explains_and_is_drawn() -> None:
     assert explanation.score == pytest.approx(result.score, abs=1e-6)
     drawn = draw_verification(result, (noise, green()), metadata, explanation)
     assert where(drawn, GREEN).sum() > 50_000
-
-
-def test_the_histogram_of_a_model_is_shares_of_each_kind() -> None:
-    found = histogram_of(model_with({"histogram": HISTOGRAM}))
-    assert found is not None
-    assert found.genuine.tolist() == [0, 0.05, 0.95]
-    assert found.impostors.tolist() == [0.5, 0.49, 0.01]
-    assert found.edges.tolist() == HISTOGRAM["edges"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"edges": [0, 1]},
-        {"edges": [0, 1, 1, 2]},
-        {"genuine": [0, 0, 0]},
-        {"impostors": "many"},
-        {"impostors": None},
-        {"genuine": [[1], [2], [3]]},
-        {"genuine": [1, -1, 5]},
-        {"edges": [0, 1, 2, float("nan")]},
-    ],
-)
-def test_an_unsound_histogram_is_not_drawn(change: dict[str, Any]) -> None:
-    assert histogram_of(model_with({"histogram": {**HISTOGRAM, **change}})) is None
-
-
-def test_a_model_without_a_histogram_has_none() -> None:
-    assert histogram_of(model_with({})) is None
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.45, 0.55, 0.8, 0.97])

@@ -370,34 +370,32 @@ function numbers(answer) {
   $("numbers").replaceChildren(...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 }
 
-// The score on its scale, with normal distributions of impostor and genuine scores where the server knows them.
+// The score and the threshold, over the histogram of the model's scores where the server has one.
 function draw() {
   if (!last || $("result").hidden) return;
   const width = Math.max(260, $("scale").clientWidth);
-  const scale = model && model.scale;
-  const height = scale ? 210 : 120;
+  const histogram = model && model.histogram;
+  const height = histogram ? 210 : 120;
   const base = height - 28;
   const top = 58;
-  const foot = scale ? scale.impostors.mean - 2.6 * scale.impostors.std : -0.2;
+  const foot = histogram ? histogram.edges[0] : -0.2;
   const low = Math.max(-1, Math.min(-0.2, Math.floor(Math.min(foot, last.score - 0.05) * 5) / 5));
   const x = (score) => 8 + ((score - low) / (1 - low)) * (width - 16);
   const parts = [];
   const labels = [];
-  if (scale) {
-    const density = (curve, score) => Math.exp(-(((score - curve.mean) / curve.std) ** 2) / 2) / curve.std;
-    const most = Math.max(1 / scale.impostors.std, 1 / scale.genuine.std);
+  if (histogram) {
+    const { edges, genuine, impostors } = histogram;
+    const most = Math.max(...genuine, ...impostors);
+    const edge = (bin) => x(Math.min(1, Math.max(low, edges[bin]))).toFixed(1);
     const taken = []; // places of labels
     const near = (place) => taken.some((other) => Math.abs(place - other) < 80);
-    for (const [kind, curve, word] of [["impostors", scale.impostors, "two people"], ["one", scale.genuine, "one person"]]) {
-      let path = `M${x(low)} ${base}`;
-      for (let step = 0; step <= 160; step += 1) {
-        const score = low + (step / 160) * (1 - low);
-        path += `L${x(score).toFixed(1)} ${(base - (density(curve, score) / most) * (base - top)).toFixed(1)}`;
-      }
-      parts.push(make("path", { class: `curve ${kind}`, d: `${path}L${x(1)} ${base}Z` }));
+    for (const [kind, shares, word] of [["impostors", impostors, "two people"], ["one", genuine, "one person"]]) {
+      const steps = shares.map((share, bin) => `V${(base - (share / most) * (base - top)).toFixed(1)}H${edge(bin + 1)}`);
+      parts.push(make("path", { class: `steps ${kind}`, d: `M${edge(0)} ${base}${steps.join("")}V${base}Z` }));
+      const middle = x(shares.reduce((sum, share, bin) => sum + (share * (edges[bin] + edges[bin + 1])) / 2, 0));
       const free = (place) => place > 40 && place < width - 44 && Math.abs(place - x(last.score)) > 44 && Math.abs(place - x(last.threshold ?? 2)) > 44 && !near(place);
-      const places = [0, 50, -50, 80, -80, 110, -110].map((shift) => x(curve.mean) + shift);
-      const at = places.find(free) ?? Math.min(width - 44, Math.max(40, x(curve.mean)));
+      const places = [0, 50, -50, 80, -80, 110, -110].map((shift) => middle + shift);
+      const at = places.find(free) ?? Math.min(width - 44, Math.max(40, middle));
       labels.push(make("text", { class: kind, x: at, y: base - (near(at) ? 28 : 10), "text-anchor": "middle" }, word));
       taken.push(at);
     }
@@ -428,10 +426,10 @@ function draw() {
   parts.push(make("rect", { class: "flag", x: flag - half, y: 2, width: 2 * half, height: 26, rx: 13 }));
   parts.push(make("text", { class: "score", x: flag, y: 19.5, "text-anchor": "middle" }, label));
   parts.push(make("circle", { class: "dot", cx: at, cy: base, r: 6 }));
-  const said = `${label} on a scale from ${number(low, 1)} to 1; ${limit === null ? "no threshold can be reached" : `the threshold is ${number(limit)}`}.`;
+  const said = `${histogram ? "Scores of impostor and genuine pairs; " : ""}${label} on a scale from ${number(low, 1)} to 1; ${limit === null ? "no threshold can be reached" : `the threshold is ${number(limit)}`}.`;
   $("scale").replaceChildren(make("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": said }, ...parts));
   const strip = interval ? "The gray strip is the 95\u00a0% interval of the threshold. " : "";
-  $("scale-note").textContent = scale ? `${strip}The curves are normal distributions fitted to measured rates.` : strip;
+  $("scale-note").textContent = histogram ? `${strip}The steps are measured scores of impostor and genuine pairs.` : strip;
 }
 
 new ResizeObserver(draw).observe($("scale"));
