@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from siamese_verify.encoders import Encoder
     from siamese_verify.structures import Photos
 
+BATCH = 8  # faces run together: small enough for activations to stay in the processor's cache
+LARGE_BATCH = 64  # of whole data sets on torch, which fills a GPU
+
 
 class Engine(Protocol):
     """Runs an encoder; may be called from several threads."""
-
-    batch_size: int  # faces to be run together
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed (N,S,S,3) uint8 RGB crops as (N,D) rows of any length."""
@@ -40,8 +41,6 @@ class OnnxEngine:
     Raises:
         InputError: it is not an ONNX model.
     """
-
-    batch_size = 8  # small enough for activations to stay in the processor's cache
 
     def __init__(self, model: bytes | Path, name: str, threads: int | None = None) -> None:
         self._session = open_session(model, name, threads or 0, arena=True)
@@ -64,8 +63,6 @@ class TorchEngine:
         encoder: in evaluation mode.
     """
 
-    batch_size = 64
-
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
 
@@ -80,36 +77,30 @@ class TorchEngine:
         return embeddings
 
 
-def embed_crops(engine: Engine, crops: NDArray[np.uint8], embedding_size: int) -> NDArray[np.float32]:
+def embed_crops(
+    engine: Engine, crops: NDArray[np.uint8], embedding_size: int, batch_size: int = BATCH
+) -> NDArray[np.float32]:
     """Embed (N,S,S,3) uint8 crops in batches; (N,D) float32 of unit length, or all zero.
 
     Raises:
         InputError: the network gives embeddings of another size.
     """
     embeddings = np.empty((len(crops), embedding_size), dtype=np.float32)
-    for start in range(0, len(crops), engine.batch_size):
-        part = slice(start, start + engine.batch_size)
-        found = engine(crops[part])
+    for start in range(0, len(crops), batch_size):
+        found = engine(crops[start : start + batch_size])
         if found.shape[1:] != (embedding_size,):
             raise InputError(f"The network gives embeddings of shape {found.shape[1:]}, not ({embedding_size},).")
-        embeddings[part] = found
+        embeddings[start : start + batch_size] = found
     embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), np.float32(1e-12))
     return embeddings
 
 
 def embed_faces(encoder: Encoder, images: Tensor | FacesInMemory | FacesOnDisk) -> NDArray[np.float32]:
-    """Embed (N,3,S,S) uint8 faces, decoded batch by batch; see `embed_crops`.
-
-    Args:
-        encoder: in evaluation mode.
-        images: on the CPU, whatever device the encoder is on.
-    """
-    engine = TorchEngine(encoder)
-    embeddings = np.empty((len(images), encoder.embedding_size), dtype=np.float32)
-    for start in range(0, len(images), engine.batch_size):
-        part = slice(start, start + engine.batch_size)
-        embeddings[part] = embed_crops(engine, images[part].permute(0, 2, 3, 1).numpy(), encoder.embedding_size)
-    return embeddings
+    """Embed (N,3,S,S) uint8 faces on the CPU by an encoder in evaluation mode, on any device; see `embed_crops`."""
+    engine, size = TorchEngine(encoder), encoder.embedding_size
+    batches = (images[start : start + LARGE_BATCH] for start in range(0, len(images), LARGE_BATCH))
+    crops = (batch.permute(0, 2, 3, 1).numpy() for batch in batches)
+    return np.concatenate([embed_crops(engine, batch, size, LARGE_BATCH) for batch in crops])
 
 
 def embed_photos(
@@ -147,17 +138,7 @@ def embed_photos(
 def score_pairs(
     embeddings: NDArray[np.float32], left: NDArray[np.int64], right: NDArray[np.int64], block: int = 8192
 ) -> NDArray[np.float32]:
-    """Cosine similarity of pairs of unit rows.
-
-    Args:
-        embeddings: (N,D) of unit length.
-        left: (M,) rows.
-        right: (M,) rows.
-        block: pairs gathered at once.
-
-    Returns:
-        (M,) float32, in [-1, 1] up to rounding.
-    """
+    """Cosine similarities of M pairs of rows of (N,D) unit embeddings; `block` pairs are gathered at once."""
     scores = np.empty(len(left), dtype=np.float32)
     for start in range(0, len(left), block):
         part = slice(start, start + block)

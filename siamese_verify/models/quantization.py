@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
 from siamese_verify.models.bundle import NETWORK, Bundle
-from siamese_verify.models.engines import Engine, OnnxEngine
+from siamese_verify.models.engines import BATCH, Engine, OnnxEngine
 from siamese_verify.models.export import (
     ComparisonPairs,
     compare_engines,
@@ -27,7 +27,6 @@ from siamese_verify.onnx_runtime import import_onnxruntime
 
 MAX_EER_RISE = 0.002
 REPEATS = 5  # timings, of which the median counts
-BATCH = OnnxEngine.batch_size
 
 
 def save_quantized(
