@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -146,3 +147,11 @@ def test_every_link_within_the_project_leads_somewhere(link: str) -> None:
     assert target.is_file()
     if anchor:
         assert anchor in {slug(heading) for heading in re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)}
+
+
+def test_the_notebook_imports_what_exists() -> None:
+    cells = json.loads((DOCS.parent / "notebooks" / "inside.ipynb").read_text(encoding="utf-8"))["cells"]
+    lines = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code").splitlines()
+    imports = [line for line in lines if line.startswith(("from ", "import "))]
+    assert imports
+    exec("\n".join(imports), {})
