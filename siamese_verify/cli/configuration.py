@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from siamese_verify.cli.run_metadata import PACKAGE
 from siamese_verify.cli.user_errors import library_of, report_user_errors
@@ -120,7 +121,11 @@ def setting_name(key: str, arguments: tuple[object, ...]) -> str:
     """Setting that a missing value comes from, as users write it: `data.root`, not `datamodule.photos.root`."""
     for config in arguments:
         if isinstance(config, DictConfig):
-            missing = OmegaConf.missing_keys(config)
+            try:
+                missing = OmegaConf.missing_keys(config)
+            except OmegaConfBaseException as error:  # an interpolation of a missing value, which the error names
+                named = re.search(r"Missing mandatory value: (\S+)", str(error))
+                return named[1] if named else key
             if key not in missing:
                 end = key.rpartition(".")[2]
                 return min((one for one in missing if one.rpartition(".")[2] == end), key=len, default=key)

@@ -156,3 +156,9 @@ def test_an_evaluation_that_is_not_possible_ends_with_2_and_a_sentence(
     assert ended.code == 2
     assert SENTENCE.fullmatch(ended.err), ended.err
     assert ended.err.startswith(f"siamese-verify: {sentence}")
+
+
+def test_a_missing_setting_that_others_refer_to_is_named(command: Command) -> None:
+    ended = command("prepare", "data=list", "output=out")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "siamese-verify: data.path is required: add data.path=... to the command.\n"
