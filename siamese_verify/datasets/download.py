@@ -110,12 +110,13 @@ def _check_name(name: str, folder: Path) -> None:
 def _unpack_tar(file: BinaryIO, part: Path) -> Iterator[tuple[str, bool, int]]:
     """Yield name, whether it is a file and size of each entry; each is unpacked into `part` after its turn."""
     with tarfile.open(fileobj=file, mode="r:*", tarinfo=_StrictHeader) as tar:
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and newer
         while (entry := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # or it remembers millions of them
             if not (entry.isreg() or entry.isdir()):
                 raise InputError(f"its entry {entry.name!r} is a link or a device, not a file or a folder")
             yield entry.name, entry.isreg(), entry.size
-            tar.extract(entry, part, filter="data")
+            tar.extract(entry, part, set_attrs=False)  # neither owner nor mode of the archive
         while tar.fileobj and tar.fileobj.read(CHUNK):
             pass  # to the end, where a compressed file has its checksum
 
