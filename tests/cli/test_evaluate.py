@@ -124,7 +124,7 @@ def test_scores_from_elsewhere_get_the_whole_report(configured: Configured, tmp_
 def test_an_invalid_rate_is_refused(far: str, configured: Configured, tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("score,same\n0.5,1\n0.1,0\n")
     cfg = configured("evaluate", tmp_path, f"scores='{tmp_path / 'scores.csv'}'", f"far={far}")
-    with pytest.raises(InputError, match="must be between 0 and 1, got"):
+    with pytest.raises(InputError, match="far must list rates between 0 and 1, such as far="):
         evaluate(cfg, tmp_path)
 
 
