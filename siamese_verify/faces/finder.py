@@ -146,7 +146,9 @@ class FaceFinder:
             on_multiple_faces: `error`, `central` or `largest`.
             threads: to search in.
         """
-        known = self._known.setdefault(on_multiple_faces, self._read(on_multiple_faces))
+        if on_multiple_faces not in self._known:
+            self._known[on_multiple_faces] = self._read(on_multiple_faces)
+        known = self._known[on_multiple_faces]
         keys = [hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest() for photo in photos]
         new = {key: photo for key, photo in zip(keys, photos, strict=True) if key not in known}
         with ThreadPoolExecutor(threads) as pool:
