@@ -17,6 +17,7 @@ FOLDER = Path(__file__).resolve().parents[1] / PACKAGE
 # From the top down. A unit imports from the levels below its own, never from its own or from above.
 LEVELS = (
     {"cli"},
+    {"sweeps"},
     {"serving"},
     {"gallery"},
     {"verification", "training"},
@@ -26,12 +27,13 @@ LEVELS = (
     {"datasets", "samplers", "evaluation"},
     {"losses", "miners", "encoders", "faces"},
     {"pairwise"},
+    {"run_record"},
     {"structures", "atomic_write", "tables", "onnx_runtime"},
     {"errors"},
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 SHARED = LEVELS[-2] | LEVELS[-1]
-ENTRY_POINTS = {"cli"}
+ENTRY_POINTS = {"cli", "sweeps"}
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc"}
 
 

@@ -1,0 +1,77 @@
+"""Record of a training run: what it is, how it goes and how it ended, in its `run.json`. Reading it needs no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from siamese_verify.atomic_write import atomic_write
+from siamese_verify.errors import InputError
+
+RECORD = "run.json"
+Status = Literal["running", "finished", "failed", "stopped"]
+
+
+@dataclass
+class RunRecord:
+    """What a training run records of itself.
+
+    Attributes:
+        status: `stopped` by a signal, to be resumed.
+        error: what ended it, one sentence.
+        exit_status: of its process.
+        command: that repeats it.
+        overrides: of the configuration.
+        host: name of the machine.
+        process: its number on that machine.
+        started: ISO 8601 time.
+        seconds: since then.
+        metrics: of the epoch whose weights are bundled, by their names in the loggers, and its `epoch`.
+        history: epoch, step and metrics of each validation.
+        test: by the name of a protocol: `eer`, `eer_interval` and `auc`.
+        versions: of the software.
+        data: SHA-256 of what was trained and validated on.
+        filtered: what was left out of the training set, in words.
+        tested_people: whether they were held out from training, in words.
+        configuration: composed and resolved.
+    """
+
+    status: Status = "running"
+    error: str | None = None
+    exit_status: int | None = None
+    command: str = ""
+    overrides: list[str] = field(default_factory=list)
+    host: str = ""
+    process: int = 0
+    started: str = ""
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: list[tuple[int, int, dict[str, float]]] = field(default_factory=list)
+    test: dict[str, dict[str, Any]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    data: str = ""
+    filtered: str = "no"
+    tested_people: str = ""
+    configuration: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """The record of a run's folder.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        try:
+            values = json.loads((folder / RECORD).read_bytes())
+            known = {one.name for one in fields(cls)}
+            return cls(**{name: value for name, value in values.items() if name in known})
+        except FileNotFoundError:
+            raise InputError(f"{folder} is no run: it holds no {RECORD}.") from None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{folder / RECORD} is damaged ({error}): the run cannot be read.") from None
+
+    def write(self, folder: Path) -> None:
+        """Write the record to a run's folder, completely or not at all."""
+        atomic_write(folder / RECORD, json.dumps(asdict(self), indent=1).encode())
