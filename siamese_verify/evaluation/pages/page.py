@@ -162,7 +162,7 @@ def render_report(
         ("Genuine pairs with the lowest scores", "rejected", report.hardest.genuine),
     ]
     low, high = float(report.curve.thresholds[-1]), float(report.curve.thresholds[1])
-    return _render(
+    return fill_template(
         "report.html.j2",
         report=report,
         infinity=math.inf,
@@ -199,7 +199,7 @@ def render_comparison(
     """
     rows = [_metrics_row(one) for one in figures.values()]
     plots = comparison_figures(curves)
-    return _render(
+    return fill_template(
         "compare.html.j2",
         title="Comparison",
         rows=rows,
@@ -238,7 +238,7 @@ def _metrics_row(metrics: Mapping[str, Any]) -> dict[str, str]:
     return row
 
 
-def _render(template: str, **values: Any) -> str:
+def fill_template(template: str, **values: Any) -> str:
     """Fill in a template of this package; script and style sheet become part of the page."""
     environment = Environment(
         loader=PackageLoader("siamese_verify.evaluation.pages", package_path=""),
