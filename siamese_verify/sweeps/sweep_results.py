@@ -276,6 +276,8 @@ def _read(folder: Path) -> RunRecord:
         record = RunRecord.read(folder)
     except InputError as error:
         return RunRecord(status="failed", error=str(error))
+    if not record.host and (folder / "report" / "metrics.json").is_file():
+        record = replace(record, status="finished")  # written before records had a status
     if record.status == "running" and record.host == socket.gethostname() and not _alive(record.process):
         record = replace(record, status="failed", error="Its process ended without a word.")
     return record
@@ -316,10 +318,11 @@ def differing(records: Sequence[RunRecord], folders: Sequence[Path]) -> dict[str
     """
     flat = [_flat(record.configuration, folder) for record, folder in zip(records, folders, strict=True)]
     given = [dict(_assignments(record.overrides)) for record in records]
-    known = [bool(values) for values in flat]  # others failed before they were composed: their overrides are all
-    for values, overrides in zip(flat, given, strict=True):
-        if not values:
-            values.update({name: _parsed(text) for name, text in overrides.items()})
+    unknown = [{name for name, value in values.items() if _unresolved(value)} for values in flat]
+    for values, overrides, names_of in zip(flat, given, unknown, strict=True):
+        if not values:  # it failed before it was composed: what its command line does not say is not known
+            names_of.add("")
+        values.update({name: _parsed(text) for name, text in overrides.items() if not values or name in names_of})
     names = list(dict.fromkeys(name for values in flat for name in values))
     chosen = {name.rpartition(".")[0] for name in names if name.endswith("._target_")}
     columns: dict[str, list[Any]] = {}
@@ -334,8 +337,9 @@ def differing(records: Sequence[RunRecord], folders: Sequence[Path]) -> dict[str
         columns[group] = [_last(value) for value in column] if group != name else column
     varying = {}
     for name, column in columns.items():
-        rows = zip(column, known, given, strict=True)
-        if len({repr(value) for value, composed, overrides in rows if composed or name in overrides}) > 1:
+        rows = zip(column, unknown, given, strict=True)
+        known = {repr(value) for value, without, own in rows if name in own or not _below(name, without)}
+        if len(known) > 1:
             varying[name] = column
     explicit = {name for overrides in given for name in overrides}
     order = sorted(varying, key=lambda name: (name not in explicit, name.count(".")))
@@ -364,6 +368,17 @@ def _flat(values: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{name}"] = json.dumps(value) if isinstance(value, list) else value
     return found
+
+
+def _unresolved(value: Any) -> bool:
+    """Whether a value is an interpolation that was not resolved."""
+    return isinstance(value, str) and "${" in value
+
+
+def _below(name: str, places: set[str]) -> bool:
+    """Whether a setting is one of the places, or below one; everything is below the empty place."""
+    parts = name.split(".")
+    return any(".".join(parts[:count]) in places for count in range(len(parts) + 1))
 
 
 def _inside(text: str, folder: Path) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from siamese_verify.evaluation.all_pairs_comparison import EqualErrorComparison
     from siamese_verify.evaluation.bootstrap import Difference
     from siamese_verify.evaluation.comparison import ScoreComparison
     from siamese_verify.evaluation.pages.rendering import ReportFigure
@@ -187,6 +188,7 @@ def render_comparison(
     sentences: Sequence[str],
     tests: Sequence[ScoreComparison],
     targets: Sequence[float],
+    all_pairs_tests: Sequence[EqualErrorComparison] = (),
 ) -> str:
     """Return the page that compares evaluations.
 
@@ -196,6 +198,7 @@ def render_comparison(
         sentences: results in words.
         tests: paired tests.
         targets: false accept rates of the tests.
+        all_pairs_tests: paired tests over all pairs.
     """
     rows = [_metrics_row(one) for one in figures.values()]
     plots = comparison_figures(curves)
@@ -211,6 +214,7 @@ def render_comparison(
         sentences=sentences,
         tests=tests,
         targets=targets,
+        all_pairs_tests=all_pairs_tests,
         numbers={
             "curves": [curve_numbers(curve, name) for name, curve in curves.items()],
             "axes": {one.name: one.axes for one in plots},
