@@ -23,6 +23,7 @@ from siamese_verify.training.distributed import gather_batch, gather_objects
 from siamese_verify.training.log_figures import publish_validation
 
 VALIDATION_TARGETS = (1e-1, 1e-2, 1e-3)
+VALIDATION_METRICS = {"val/eer": "min", "val/auc": "max", "val/tar_at_far_1e-2": "max"}  # and which of two is better
 DISTANCES_EVERY = 10  # steps
 
 Miner = Callable[[Tensor, Tensor], Pairs | Triplets]
