@@ -89,12 +89,11 @@ def check(cfg: DictConfig, folder: Path) -> None:
             cannot use the tuples of the sampler or miner, an encoder that cannot be imported.
     """
     refuse_used(folder, cfg.ckpt_path)
-    check_values(cfg)
+    check_settings(cfg)
     if cfg.ckpt_path:
         if not Path(cfg.ckpt_path).is_file():
             raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
         load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
-    check_settings(cfg)
 
 
 def check_settings(cfg: DictConfig) -> None:
