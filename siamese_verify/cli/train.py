@@ -97,7 +97,6 @@ def check(cfg: DictConfig) -> None:
         if not Path(cfg.ckpt_path).is_file():
             raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
         load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
-    check_settings(cfg)
 
 
 def check_settings(cfg: DictConfig) -> None:
