@@ -251,7 +251,7 @@ def report(model: FaceModel, parts: TrainingParts, run: dict[str, Any], cfg: Dic
     result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
     baseline = instantiate(cfg.baseline)
     other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
-    save_results(folder / "report", result, [other], run)
+    save_results(folder / "report", result, [other], run, keep_embeddings=cfg.keep_embeddings)
     for logger in parts.trainer.loggers:
         publish_report(logger, result.report, folder / "report", parts.trainer.global_step)
     print_results([result, other], folder)
