@@ -13,10 +13,10 @@ from siamese_verify.evaluation.pages.rendering import LIGHT, ReportFigure, perce
 from siamese_verify.sweeps.sweep_results import (
     SEED,
     Importance,
+    RunRow,
     SeedGroup,
     Spread,
     Sweep,
-    RunRow,
     is_numeric,
     logarithmic,
     shown,

@@ -6,7 +6,7 @@ from typing import Any
 
 from siamese_verify.evaluation.pages.page import fill_template
 from siamese_verify.sweeps.sweep_figures import DRAWN, is_rate, sweep_figures
-from siamese_verify.sweeps.sweep_results import SEED, Importance, Spread, Sweep, RunRow, importances, shown
+from siamese_verify.sweeps.sweep_results import SEED, Importance, RunRow, Spread, Sweep, importances, shown
 
 PAGE = "sweep.html"
 ROWS = 200  # of the table; sweep.csv has all

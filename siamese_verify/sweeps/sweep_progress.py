@@ -26,7 +26,7 @@ from siamese_verify.sweeps.sweep_page import (
     spread_text,
     test_text,
 )
-from siamese_verify.sweeps.sweep_results import TABLE, Sweep, RunRow, label, read_sweep, shown, sweep_table
+from siamese_verify.sweeps.sweep_results import TABLE, RunRow, Sweep, label, read_sweep, shown, sweep_table
 
 POLL = 2.0  # seconds between looks at the runs
 PAGE_SHARE = 10  # the page is refreshed when this many times the time it took has passed
