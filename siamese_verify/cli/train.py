@@ -327,7 +327,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
         "tested people": record.tested_people,
         "configuration": record.configuration,
     }
-    save_results(folder / "report", result, [other], details)
+    save_results(folder / "report", result, [other], details, keep_embeddings=cfg.keep_embeddings)
     interval = result.report.intervals.get("eer") if result.report.intervals else None
     record.test[protocol.name] = {
         "eer": result.report.eer,
