@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from siamese_verify.atomic_write import atomic_write
-from siamese_verify.cli.configuration import check_values, hydra_command
+from siamese_verify.cli.configuration import check_values, hydra_command, refuse_code, trusted_code
 from siamese_verify.cli.measure import Result, check_claim, measure, measure_robustness, print_results, save_results
 from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.data import FaceCropper
@@ -52,7 +52,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     check_values(cfg)
     set_threads(cfg.threads)
     published = read_published(cfg.published) if cfg.published else []
-    model = load_model(cfg.model, cfg.device)
+    model = load_model(cfg.model, cfg.device, trusted_code(cfg), or_onnx=True)
     protocol, leak = protocol_for(cfg)
     cropper = FaceCropper(model.encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
     name = Path(str(cfg.model)).name
@@ -107,6 +107,8 @@ def protocol_for(cfg: DictConfig) -> tuple[Protocol, str]:
         if isinstance(chosen, HeldOutShare):
             raise InputError(f"No run of {cfg.model} has held people out: choose another protocol than held_out.")
         return chosen, ""
+    parts = [run.configuration["datamodule"]["photos"], run.configuration.get("protocol")]
+    refuse_code(parts, trusted_code(cfg), f"The run of {cfg.model}")
     own = run.tested is not None and (chosen is None or isinstance(chosen, HeldOutShare))
     try:
         trained_on: Photos | None = instantiate(run.configuration["datamodule"]["photos"])

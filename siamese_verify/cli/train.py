@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
-from torch import Tensor
 
 from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.measure import measure, print_results, save_results
@@ -24,12 +24,19 @@ from siamese_verify.cli.recorded_run import Recording, is_first_process, recorde
 from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
-from siamese_verify.encoders import Encoder
+from siamese_verify.encoders import Encoder, check_encoder, create_encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
 from siamese_verify.losses.base import refuse_miner
-from siamese_verify.models import FaceModel, embed_faces, encoder_class, load_checkpoint, save_bundle
+from siamese_verify.models import (
+    FaceModel,
+    code_of_others,
+    embed_faces,
+    export_network,
+    load_checkpoint,
+    save_bundle,
+)
 from siamese_verify.protocols import HeldOutShare, Protocol, refuse_leak, save_people
 from siamese_verify.run_record import RunRecord
 from siamese_verify.samplers import PairSampler, TripletSampler
@@ -64,10 +71,11 @@ def train(cfg: DictConfig, folder: Path) -> float:
         parts = compose(cfg)
         fit(parts, run, cfg)
         if parts.trainer.is_global_zero:  # one process finishes
-            model = calibrated(best_model(parts.trainer), parts.data, cfg)
+            model = calibrated(best_model(parts), parts.data, cfg)
             save_bundle(folder / "bundle", model, run.record.versions)
             report(model, parts, run, cfg)
-    return float(cast(Tensor, cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score))
+    best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
+    return math.nan if best is None else float(best)
 
 
 def check(cfg: DictConfig) -> None:
@@ -75,16 +83,16 @@ def check(cfg: DictConfig) -> None:
 
     Raises:
         InputError: values of a wrong type, an unknown metric, a checkpoint that cannot be loaded, a loss that cannot
-            use the tuples of the sampler or miner, an encoder that a bundle cannot hold.
+            use the tuples of the sampler or miner, an encoder that cannot be imported.
     """
     check_values(cfg)
     check_metric(cfg.sweep.metric, cfg.sweep.mode)
     if cfg.ckpt_path:
         if not Path(cfg.ckpt_path).is_file():
             raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
-        load_checkpoint(Path(cfg.ckpt_path))
+        load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
     check_loss(cfg)
-    encoder_class(cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))["encoder"])
+    check_encoder(encoder_settings(cfg))
 
 
 def check_metric(metric: str, mode: str) -> None:
@@ -126,7 +134,7 @@ def compose(cfg: DictConfig) -> TrainingParts:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
-    encoder = instantiate(cfg.encoder)
+    encoder = compose_encoder(cfg)
     if encoder.embedding_size < 1:
         raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
     with configuring("training set"):
@@ -140,6 +148,27 @@ def compose(cfg: DictConfig) -> TrainingParts:
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, module, trainer)
+
+
+def encoder_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration of the encoder."""
+    return cast("dict[str, Any]", OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True))
+
+
+def compose_encoder(cfg: DictConfig) -> Encoder:
+    """The encoder; the export of one with code of others is tried before any photo is read.
+
+    Raises:
+        InputError: wrong settings, or a bundle could not hold it.
+    """
+    settings = encoder_settings(cfg)
+    others = code_of_others(settings)
+    if not others:
+        return cast(Encoder, instantiate(cfg.encoder))
+    encoder = create_encoder(settings, others)
+    log.info("The export of %s to ONNX is tried, as the bundle will need it.", settings["_target_"])
+    export_network(encoder)
+    return encoder
 
 
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
@@ -214,16 +243,16 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
         trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
 
 
-def best_model(trainer: pl.Trainer) -> FaceModel:
-    """Model of the epoch with the lowest validation EER.
+def best_model(parts: TrainingParts) -> FaceModel:
+    """Model of the best epoch.
 
     Raises:
         InputError: no epoch was finished.
     """
-    path = cast(ModelCheckpoint, trainer.checkpoint_callback).best_model_path
+    path = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_path
     if not path:
         raise InputError("No epoch was finished and validated, so there is no model: train for one epoch or more.")
-    return load_checkpoint(Path(path))
+    return load_checkpoint(Path(path), encoder=cast(Encoder, parts.module.encoder))
 
 
 def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceModel:
