@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import warnings
 from contextlib import suppress
 from dataclasses import replace
@@ -23,11 +24,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
-from torch import Tensor
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import check_values, encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.measure import measure, print_results, save_results
-from siamese_verify.cli.recorded_run import Recording, is_first_process, recorded, write_log
+from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
@@ -52,10 +53,13 @@ from siamese_verify.sweeps.check_runs import refuse_invalid
 from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
 from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.module import VALIDATION_METRICS
+from siamese_verify.training.rank_processes import RankWatch
 from siamese_verify.training.run_files import check_resumed, refuse_used
+from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
 OF_MODULE = ("cached_chunk", "freeze_batch_norm")  # settings of `trainer` that are the module's
+ENDING = 30.0  # seconds that other ranks may take to end
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
 
 
@@ -76,15 +80,16 @@ def train(cfg: DictConfig, folder: Path) -> float:
         Value of `sweep.metric` at the best epoch, whose weights are bundled: the objective of a sweep.
     """
     refuse_used(folder, cfg.ckpt_path)
-    with recorded(cfg, folder, first=is_first_process()) as run:
+    with StopSignals() as signals, recorded(cfg, folder, signals) as run:
         check(cfg)
         parts = compose(cfg)
-        fit(parts, run, cfg)
+        fit(parts, run, cfg, signals)
         if parts.trainer.is_global_zero:  # one process finishes
             model = calibrated(best_model(parts), parts.data, cfg)
             save_bundle(folder / "bundle", model, run.record.versions)
             report(model, parts, run, cfg)
-    return float(cast(Tensor, cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score))
+    best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
+    return math.nan if best is None else float(best)
 
 
 def check(cfg: DictConfig) -> None:
@@ -243,8 +248,13 @@ def describe(parts: TrainingParts, record: RunRecord) -> None:
     record.tested_people = f"trained on in part: {parts.leak}" if parts.leak else "held out from training"
 
 
-def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
-    """Train; the first process records the people once training starts, and each validation."""
+def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSignals) -> None:
+    """Train; the first process records the people once training starts, and each validation.
+
+    Raises:
+        Stopped: by a signal.
+        RankLost: another process of the run was killed.
+    """
     data, trainer = parts.data, parts.trainer
     describe(parts, run.record)
     run.first = trainer.is_global_zero  # known for certain now
@@ -265,14 +275,33 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
         if left_out := len(data.cropper.damaged) + len(data.cropper.failures):
             counts = f"{len(data.cropper.damaged)} damaged, {len(data.cropper.failures)} without a face"
             log.info("%s photos were left out (%s): %s lists them.", left_out, counts, run.folder / "left_out.csv")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
-        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
-        trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    stop = StopAfterStep(signals, run.folder / "checkpoints" / "last.ckpt")
+    trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]
+    receive_signals_instead(trainer)
+    watch, wait = RankWatch(trainer, run.end), 0.0
+    run.end_others = partial(watch.close, 0.0)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
+            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+            trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+            wait = ENDING
+    except SIGTERMException:
+        wait = ENDING
+        raise Stopped(stop.number, f"after step {trainer.global_step}") from None
+    except RuntimeError as error:
+        lost = watch.lost_soon()
+        if lost is not None and signals.received:
+            raise Stopped(signals.received, "within a step") from error
+        if lost is not None:
+            raise lost from error
+        raise
+    finally:
+        watch.close(wait)
 
 
 def best_model(parts: TrainingParts) -> FaceModel:
-    """Model of the epoch with the lowest validation EER.
+    """Model of the best epoch.
 
     Raises:
         InputError: no epoch was finished.
