@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytorch_lightning as pl
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from torch import Tensor
@@ -41,6 +47,8 @@ from siamese_verify.protocols import HeldOutShare, Protocol, refuse_leak, save_p
 from siamese_verify.run_record import RunRecord
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
+from siamese_verify.sweeps.check_runs import refuse_invalid
+from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
 from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.module import VALIDATION_METRICS
 from siamese_verify.training.run_files import check_resumed, refuse_used
@@ -81,15 +89,24 @@ def check(cfg: DictConfig) -> None:
     """Check, before any photo is read, what would fail later.
 
     Raises:
-        InputError: values of a wrong type, an unknown metric, a checkpoint that cannot be loaded, a loss that cannot
-            use the tuples of the sampler or miner, an encoder that cannot be imported.
+        InputError: a checkpoint that cannot be loaded; see also `check_settings`.
     """
-    check_values(cfg)
-    check_metric(cfg.sweep.metric, cfg.sweep.mode)
     if cfg.ckpt_path:
         if not Path(cfg.ckpt_path).is_file():
             raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
         load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
+    check_settings(cfg)
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Check what can be checked of a configuration by itself, without its data; of each run of a sweep, before any.
+
+    Raises:
+        InputError: values of a wrong type, an unknown metric, a loss that cannot use the tuples of the sampler or
+            miner, an encoder that cannot be imported.
+    """
+    check_values(cfg)
+    check_metric(cfg.sweep.metric, cfg.sweep.mode)
     check_loss(cfg)
     check_encoder(encoder_settings(cfg))
 
@@ -106,6 +123,30 @@ def check_metric(metric: str, mode: str) -> None:
         raise InputError(
             f"sweep.mode={mode} looks for the worst {metric}: set sweep.mode={VALIDATION_METRICS[metric]}."
         )
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Check a run of a sweep before any is started: its settings, and the places of its data unless it runs elsewhere.
+
+    Raises:
+        InputError: see `check_settings`; a setting without a value, a missing folder or file, GPUs that do not exist.
+    """
+    check_settings(cfg)
+    trainer = cfg.trainer
+    if trainer.accelerator == "cpu" and trainer.get("sync_batchnorm"):
+        raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
+    for part in ("data", "protocol"):
+        if missing := sorted(OmegaConf.missing_keys(cfg[part])):
+            raise InputError(f"{part}.{missing[0]} is required: add {part}.{missing[0]}=... to the command.")
+    if HydraConfig.get().launcher._target_.rpartition(".")[2].startswith(("Slurm", "Ray")):
+        return  # other machines have other GPUs and folders
+    for place in ("data.root", "data.path", "protocol.root", "protocol.path"):
+        path = OmegaConf.select(cfg, place)
+        if isinstance(path, str) and "://" not in path and not Path(path).expanduser().exists():
+            raise InputError(f"There is no {path}: correct {place}.")
+    gpus = torch.cuda.device_count() if trainer.accelerator in ("gpu", "cuda") else None
+    if gpus is not None and (gpus == 0 or (isinstance(trainer.devices, int) and trainer.devices > gpus)):
+        raise InputError(f"trainer.devices={trainer.devices} asks for GPUs, but this machine has {gpus}.")
 
 
 def check_loss(cfg: DictConfig) -> None:
@@ -303,7 +344,22 @@ class RefuseUsedFolder(Callback):
             report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
 
 
-@hydra_command("train")
+class Sweep(Callback):
+    """Hydra callback that checks all runs of a sweep before the first, lets signals stop it, and ends it."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Exit if runs can never work."""
+        loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
+        with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
+            refuse_invalid(loader, config, check_run)
+        stop_at_signals(Path(config.hydra.sweep.dir))
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Say how many runs finished; exit if others did not."""
+        end_of_sweep(Path(config.hydra.sweep.dir))
+
+
+@hydra_command("train", partial(SweepTask, check=check_run))
 def main(cfg: DictConfig) -> float:
     """Entry point."""
     return train(cfg, Path(HydraConfig.get().runtime.output_dir))
