@@ -43,7 +43,7 @@ from siamese_verify.samplers import (
     TripletSampler,
     TupleBatch,
 )
-from siamese_verify.structures import FaceBatch
+from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training import VerificationModule, gather_batch
 from tests.training.rank_pool import RankPool, rank_pool
 
@@ -78,6 +78,7 @@ MINERS: dict[str, Callable[[], Any]] = {
     "theirs, pairs": MultiSimilarityMiner,
     "theirs, triplets": lambda: TripletMarginMiner(0.5),
 }
+OURS = {name: make for name, make in MINERS.items() if not name.startswith("theirs")}
 GIVE_PAIRS = ("all pairs", "hard pairs", "theirs, pairs")
 
 
@@ -198,6 +199,39 @@ def test_ranks_have_the_losses_and_gradients_of_one_process_with_all_rows(
     for found in pool.run(len(split), train_cases, split, cases):
         wrong = {case: differences(found[case], expected[case]) for case in cases}
         assert not {case: difference for case, difference in wrong.items() if not difference < 1e-12}
+
+
+def choose(rank: int, split: tuple[int, ...]) -> dict[str, tuple[Any, ...]]:
+    first = sum(split[:rank])
+    return {name: chosen(make(), slice(first, first + split[rank])) for name, make in OURS.items()}
+
+
+def chosen(miner: Any, own: slice | None = None) -> tuple[Any, ...]:
+    """Tuples of a batch with many ties, and of a batch together with a memory; then a random number."""
+    torch.manual_seed(3)
+    generator = torch.Generator().manual_seed(0)
+    rows, references = (torch.randint(4, (count, 3), generator=generator).double() for count in (30, 17))
+    labels, others = (torch.randint(6, (count,), generator=generator) for count in (30, 17))
+    return miner(rows, labels, own=own), miner.together(rows, labels, references, others, own), torch.rand(1)
+
+
+def part(tuples: Pairs | Triplets, own: range) -> list[tuple[int, ...]]:
+    """Triplets with an anchor of some rows, or pairs that these are part of."""
+    single = [*zip(*(field.tolist() for field in tuples), strict=True)]
+    return [one for one in single if one[0] in own or (isinstance(tuples, Pairs) and one[1] in own)]
+
+
+@pytest.mark.parametrize("split", [(18, 12), (1, 0, 20, 9)], ids=str)
+def test_a_miner_chooses_what_it_would_in_one_process(pool: RankPool, split: tuple[int, ...]) -> None:
+    found, starts = pool.run(len(split), choose, split), accumulate(split, initial=0)
+    for of_rank, first, count in zip(found, starts, split, strict=False):
+        for name, make in OURS.items():
+            *tuples, drawn = chosen(make())
+            *mine, number = of_rank[name]
+            assert all(part(all_of_it, range(30)) for all_of_it in tuples)
+            for choice, all_of_it in zip(mine, tuples, strict=True):
+                assert part(choice, range(30)) == part(all_of_it, range(first, first + count)), name
+            assert number == drawn
 
 
 # What people get wrong
