@@ -25,13 +25,13 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from torch import Tensor
 
-from siamese_verify.cli.configuration import check_values, hydra_command
+from siamese_verify.cli.configuration import check_values, encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.measure import measure, print_results, save_results
 from siamese_verify.cli.recorded_run import Recording, is_first_process, recorded, write_log
 from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
-from siamese_verify.encoders import Encoder, check_encoder, create_encoder
+from siamese_verify.encoders import Encoder, check_encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
@@ -97,7 +97,6 @@ def check(cfg: DictConfig) -> None:
         if not Path(cfg.ckpt_path).is_file():
             raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
         load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
-    check_settings(cfg)
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -176,9 +175,12 @@ def compose(cfg: DictConfig) -> TrainingParts:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
-    encoder = compose_encoder(cfg)
+    encoder = make_encoder(cfg)
     if encoder.embedding_size < 1:
         raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
+    if code_of_others(encoder_settings(cfg)):
+        log.info("The export of %s to ONNX is tried: its bundle will need it.", cfg.encoder._target_)
+        export_network(encoder)
     with configuring("training set"):
         share = asked if isinstance(asked, HeldOutShare) else None
         data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
@@ -190,27 +192,6 @@ def compose(cfg: DictConfig) -> TrainingParts:
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, module, trainer)
-
-
-def encoder_settings(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved configuration of the encoder."""
-    return cast("dict[str, Any]", OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True))
-
-
-def compose_encoder(cfg: DictConfig) -> Encoder:
-    """The encoder; the export of one with code of others is tried before any photo is read.
-
-    Raises:
-        InputError: wrong settings, or a bundle could not hold it.
-    """
-    settings = encoder_settings(cfg)
-    others = code_of_others(settings)
-    if not others:
-        return cast(Encoder, instantiate(cfg.encoder))
-    encoder = create_encoder(settings, others)
-    print(f"The export of {settings['_target_']} to ONNX is tried, as the bundle will need it.")
-    export_network(encoder)
-    return encoder
 
 
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
@@ -319,7 +300,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
     """Evaluate the model and the raw pixels on the protocol; save, record, publish and print the results."""
     spec, protocol, folder, record = model.encoder.input_spec, parts.protocol, run.folder, run.record
     result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
-    baseline = instantiate(cfg.baseline)
+    baseline = instantiate(cfg.baseline, _partial_=True)(size=spec.size, crop=spec.crop)
     other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
     details = {
         "versions": record.versions,
@@ -328,7 +309,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
         "tested people": record.tested_people,
         "configuration": record.configuration,
     }
-    save_results(folder / "report", result, [other], details)
+    save_results(folder / "report", result, [other], details, keep_embeddings=cfg.keep_embeddings)
     interval = result.report.intervals.get("eer") if result.report.intervals else None
     record.test[protocol.name] = {
         "eer": result.report.eer,

@@ -59,10 +59,14 @@ def run_in_process(
         The record of the run, which is `failed` with its reason if the process ended without a last word.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    rank = int(os.environ["SLURM_PROCID"]) if is_one_task_of_many(os.environ) else 0
     arguments = [*flags, *overrides, f"hydra.run.dir={quoted(str(folder.resolve()))}"]
+    if rank:  # as Lightning starts its other ranks
+        arguments.append("hydra.output_subdir=null")
     began, started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
     variables = {**run_environment(os.environ), **(environment or {}), PARENT: str(os.getpid())}
-    with (folder / OUTPUT).open("ab") as output:
+    printed = folder / (f"output_{rank}.log" if rank else OUTPUT)
+    with printed.open("ab") as output:
         beginning = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "siamese_verify.cli.main", "train", *arguments],
@@ -97,10 +101,11 @@ def run_in_process(
             record.overrides, record.process = [*overrides], process.pid
             record.host, record.started = socket.gethostname(), started
         if record.status == "running":
-            record.status, record.error = _end_of(status, told is not None, folder / OUTPUT, beginning)
+            record.status, record.error = _end_of(status, told is not None, printed, beginning)
             record.seconds = round(time.monotonic() - began, 1)
         record.exit_status = status
-        record.write(folder)
+        if not rank:
+            record.write(folder)
     return record
 
 
@@ -109,13 +114,18 @@ def run_environment(variables: Mapping[str, str]) -> dict[str, str]:
 
     A job of submitit with several tasks keeps it: each task starts its rank of the run.
     """
-    if variables.get("SUBMITIT_EXECUTOR") == "slurm" and int(variables.get("SLURM_NTASKS", "1")) > 1:
+    if is_one_task_of_many(variables):
         return dict(variables)
     return {
         name: value
         for name, value in variables.items()
         if name not in CLUSTER and not name.startswith(CLUSTER_PREFIXES + SCHEDULERS)
     }
+
+
+def is_one_task_of_many(variables: Mapping[str, str]) -> bool:
+    """Whether this process is one of several tasks that submitit's SLURM launcher started for one run."""
+    return variables.get("SUBMITIT_EXECUTOR") == "slurm" and int(variables.get("SLURM_NTASKS", "1")) > 1
 
 
 def follow_parent() -> None:

@@ -98,7 +98,8 @@ class SweepTask:
         self.__wrapped__ = train  # names the job for Hydra
         self.parent = (socket.gethostname(), os.getpid())
         # Settings that all runs of the sweep share; a comma or a bracket in a value makes several of it.
-        self.fixed = frozenset(text.partition("=")[0] for text in sys.argv[1:] if not {",", "("} & {*text})
+        several = {text.partition("=")[0]: bool({",", "("} & {*text}) for text in sys.argv[1:]}
+        self.fixed = frozenset(name for name, swept in several.items() if not swept)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"parent": self.parent, "fixed": self.fixed}
