@@ -18,6 +18,7 @@ from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.cli.user_errors import EXIT_BUG, report_user_errors
 from siamese_verify.errors import printable
 from siamese_verify.sweeps.child_run import follow_parent
+from siamese_verify.sweeps.resume_sweep import resume_arguments
 
 
 class Command(NamedTuple):
@@ -180,6 +181,8 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
     if invisible := [one for one in overrides if printable(one) != one]:  # Hydra would print it as it is
         Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
     follow_parent()
+    if name == "train":
+        overrides = report_user_errors(resume_arguments)(overrides)
     sys.argv = [f"siamese-verify {name}", *overrides]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from contextlib import suppress
 from dataclasses import replace
@@ -48,6 +49,7 @@ from siamese_verify.run_record import RunRecord
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.sweeps.check_runs import refuse_invalid
+from siamese_verify.sweeps.resume_sweep import record_sweep
 from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
 from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.module import VALIDATION_METRICS
@@ -352,6 +354,7 @@ class Sweep(Callback):
         loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
             refuse_invalid(loader, config, check_run)
+        record_sweep(Path(config.hydra.sweep.dir), sys.argv[1:])
         stop_at_signals(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 from siamese_verify.sweeps.check_runs import composed, config_of_task
-from siamese_verify.sweeps.run_lock import hold_run, is_alive, one_at_a_time
+from siamese_verify.sweeps.run_lock import ALIVE, TAKEN, claim, is_claimed, one_at_a_time
 from siamese_verify.sweeps.search_space import SearchSpace, parse_search_space
 from siamese_verify.sweeps.sweep_task import SweepTask, record_of, stop_file
 from siamese_verify.sweeps.trial_pruning import TRIAL, open_storage
@@ -133,7 +133,7 @@ class SharedStudy:
         self.location = location if "://" in location else str(Path(location).absolute())
         self.turn = Path(f"{self.location}.turn") if "://" not in location else self.folder / f"{JOURNAL}.turn"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.held: dict[int, BinaryIO] = {}  # runs of this process's trials
+        self.held: dict[int, BinaryIO | None] = {}  # runs of this process's trials
         self.taken: set[int] = set()  # a run that is stopped by hand is not started again at once
         self.pruner = instantiate(settings.pruner)
         described = {"settings": list(space.fixed), "search space": space.describe(), "metric": metric, "mode": mode}
@@ -183,7 +183,7 @@ class SharedStudy:
             for trial in trials:
                 run = Path(trial.user_attrs.get("folder", ""))
                 cut = trial.state == TrialState.RUNNING and run.parent == self.folder and trial.number not in self.taken
-                if not cut or is_alive(run):
+                if not cut or is_claimed(run / ALIVE) or is_claimed(run / TAKEN):
                     continue
                 if (record := record_of(run)) and record.status in ("finished", "failed"):
                     self.tell(trial.number, None)  # it ended after the search had died
@@ -211,7 +211,7 @@ class SharedStudy:
 
     def _take(self, number: int) -> None:
         self.taken.add(number)
-        self.held[number] = hold_run(self.folder / str(number))
+        self.held[number] = claim(self.folder / str(number) / TAKEN)
 
     def draw(self, trials: Sequence[FrozenTrial]) -> tuple[dict[str, str], FrozenTrial]:
         """Draw a combination that can work, see `SearchSpace.draw`, for a trial of a copy of the study.

@@ -1,8 +1,7 @@
-"""Locks that show which runs of a sweep are alive: the system releases them when a process ends, however it ends."""
+"""Claims of files that a process holds until it ends, however it ends: they show which runs of a sweep are alive."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,35 +9,36 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows, where no run counts as alive
+except ImportError:  # Windows, where nothing counts as claimed
     fcntl = None  # type: ignore[assignment]
 
-LOCK = ".alive"
+ALIVE = ".alive"  # in the folder of a run, claimed by its process and by what started it
+TAKEN = ".taken"  # in the folder of a trial, claimed by the search that waits for it
 
 
-def hold_run(folder: Path) -> BinaryIO:
-    """Mark a run as alive until the file returned is closed here and in every process that inherits it.
+def claim(path: Path) -> BinaryIO | None:
+    """Claim a file until what is returned is closed, here and in every process that inherits it; None if it is claimed.
 
-    Several processes hold the same run: the sweep that started it and the run itself. On a file system shared by
-    machines this needs its locks to be shared too, as those of NFS 4 and Lustre are.
+    On a file system that machines share, claims hold for all of them if its locks do, as those of NFS 4 and Lustre.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / LOCK).open("ab")
-    if fcntl:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
     return file
 
 
-def is_alive(folder: Path) -> bool:
-    """Whether a process holds a run, on this machine or another."""
-    if fcntl is None or not (folder / LOCK).exists():
+def is_claimed(path: Path) -> bool:
+    """Whether a process holds a claim of a file, on this machine or another."""
+    if not path.exists():
         return False
-    with (folder / LOCK).open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    if file := claim(path):
+        file.close()
+    return file is None
 
 
 @contextmanager
@@ -48,5 +48,4 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     with path.open("ab") as file:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX)
-        os.utime(path)
         yield

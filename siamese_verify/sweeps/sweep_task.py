@@ -22,6 +22,8 @@ from omegaconf import DictConfig
 from siamese_verify.errors import InputError, printable
 from siamese_verify.run_record import RECORD, RunRecord
 from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process
+from siamese_verify.sweeps.resume_sweep import resume_override
+from siamese_verify.sweeps.run_lock import ALIVE, claim, is_claimed
 
 EXIT_FAILED_RUNS = 1  # of a sweep
 SHOWN = 3  # reasons in the last line
@@ -129,12 +131,20 @@ class SweepTask:
         def stop() -> bool:
             return told() or sentinel.exists() or self.orphaned()
 
-        record = record_of(run.folder)
-        if record is None or record.status not in ("finished", "skipped"):
-            if stop():
-                return math.nan
-            run.show(None, self.fixed)
-            record = run_in_process(run.overrides, run.folder, environment, flags=run.flags, cwd=run.cwd, stop=stop)
+        alive = claim(run.folder / ALIVE)
+        if alive is None:
+            print(f"Run {run.number} runs in another process: {run.folder}", flush=True)
+            return math.nan
+        with alive:
+            record = record_of(run.folder)
+            if record is None or record.status not in ("finished", "skipped"):
+                if stop():
+                    return math.nan
+                run.show(None, self.fixed)
+                overrides = [*run.overrides, *resume_override(run.folder)]
+                record = run_in_process(
+                    overrides, run.folder, environment, flags=run.flags, cwd=run.cwd, stop=stop, alive=alive
+                )
         run.show(record, self.fixed)
         return run.value(record)
 
@@ -215,7 +225,7 @@ def end_of_sweep(sweep: Path) -> None:
     failed = {
         folder.relative_to(sweep): record.error if record else "its record is damaged"
         for folder, record in records.items()
-        if not record or record.status not in ("finished", "skipped")
+        if (not record or record.status not in ("finished", "skipped")) and not is_claimed(folder / ALIVE)
     }
     skipped = sum(record is not None and record.status == "skipped" for record in records.values())
     left_out = f", {skipped} were skipped" if skipped else ""
