@@ -51,6 +51,7 @@ from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.sweeps.check_runs import refuse_invalid
 from siamese_verify.sweeps.resume_sweep import record_sweep
 from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
+from siamese_verify.sweeps.trial_pruning import trial_of
 from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.module import VALIDATION_METRICS
 from siamese_verify.training.run_files import check_resumed, refuse_used
@@ -80,7 +81,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         check(cfg)
         parts = compose(cfg)
         fit(parts, run, cfg)
-        if parts.trainer.is_global_zero:  # one process finishes
+        if parts.trainer.is_global_zero and not run.record.pruned:  # one process finishes
             model = calibrated(best_model(parts), parts.data, cfg)
             save_bundle(folder / "bundle", model, run.record.versions)
             report(model, parts, run, cfg)
@@ -271,6 +272,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
             values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
             run.add_validation(trainer.current_epoch, trainer.global_step, values, cfg.sweep.metric, cfg.sweep.mode)
 
+    if trial := trial_of(run.folder):  # on all ranks: they stop together
+        trainer.callbacks.append(LambdaCallback(on_validation_end=trial.stop_if_hopeless))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         run.save()
         hooks = LambdaCallback(on_train_start=record_people, on_validation_end=record_validation)
@@ -283,6 +286,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    run.record.pruned = trial is not None and trial.pruned
 
 
 def best_model(parts: TrainingParts) -> FaceModel:

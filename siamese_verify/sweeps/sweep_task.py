@@ -59,7 +59,7 @@ class SweepRun:
         """The run that a configuration, with Hydra's part of it, describes."""
         task, own = [*hydra.overrides.task], [*hydra.overrides.hydra]
         own = [text for text in own if not text.lstrip("+~").replace("/", ".").startswith(OF_THE_SWEEP)]
-        own += [f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quoted(str(hydra.job.id))}"]
+        own += ["hydra.mode=RUN", f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quoted(str(hydra.job.id))}"]
         flags = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
         if hydra.job.config_name != "train":
             flags.append(f"--config-name={hydra.job.config_name}")

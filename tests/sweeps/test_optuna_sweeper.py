@@ -15,13 +15,21 @@ from typing import Any
 
 import optuna
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord
-from siamese_verify.sweeps.optuna_sweeper import SearchSettings, SharedStudy
+from siamese_verify.sweeps.optuna_sweeper import SearchSettings, SharedStudy, search
 from siamese_verify.sweeps.search_space import parse_search_space
+from siamese_verify.sweeps.sweep_task import SweepTask
 from siamese_verify.sweeps.trial_pruning import trial_of
 
 METRIC = "val/eer"
@@ -262,3 +270,80 @@ def test_a_run_without_a_pruner_reports_nothing(tmp_path: Path) -> None:
     study = shared(tmp_path)  # without a pruner
     assert study.next_trial() is not None
     assert trial_of(tmp_path / "0") is None
+
+
+class Recorded(Launcher):
+    """Launcher that writes the record of each run instead of training."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.batches = folder, list[list[list[str]]]()
+
+    def setup(self, **_: Any) -> None:
+        """Nothing to set up."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Let runs measure their learning rate."""
+        self.batches.append([list(overrides) for overrides in job_overrides])
+        returned = []
+        for row, overrides in enumerate(job_overrides):
+            values = dict(text.split("=", 1) for text in overrides)
+            assert values["hydra.sweep.subdir"] == str(initial_job_idx + row)
+            end(self.folder / values["hydra.sweep.subdir"], float(values.get("optimizer.lr", "1")))
+            returned.append(JobReturn(overrides=overrides, status=JobStatus.COMPLETED))
+            returned[-1].return_value = 0.0
+        return returned
+
+
+def run_search(folder: Path, *overrides: str) -> list[list[list[str]]]:
+    """Search as `siamese-verify train -m hydra/sweeper=optuna OVERRIDES` does; return the batches launched."""
+    from siamese_verify.cli.configuration import CONF
+    from siamese_verify.cli.train import check_run
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        named = [text for text in overrides if not set("(,") & set(text)]
+        config = compose("train", [*named, f"hydra.sweep.dir='{folder}'"], return_hydra_config=True)
+        context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks(config))
+        settings = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+        assert isinstance(settings, dict)
+        known = {
+            str(key): value for key, value in settings.items() if key not in ("_target_", "_convert_", "_recursive_")
+        }
+        launcher = Recorded(folder)
+        task = [text for text in overrides if not text.startswith("hydra")]
+        search(SearchSettings(**known), config, context, launcher, SweepTask(lambda _: 0.0, check_run), task)
+    return launcher.batches
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in Path("conf/hparams_search").glob("*.yaml")))
+def test_every_ready_search_draws_what_can_work(tmp_path: Path, name: str) -> None:
+    sampler = "hydra/sweeper/sampler=random"
+    [*batches, last] = run_search(
+        tmp_path, f"hparams_search={name}", sampler, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=3"
+    )
+    assert [len(batch) for batch in batches] == [3] and len(last) == 1
+    runs = [overrides for batch in [*batches, last] for overrides in batch]
+    assert all(any(text.startswith("optimizer.lr=") for text in overrides) for overrides in runs)
+    assert all(f"hparams_search={name}" in overrides for overrides in runs)
+    assert len({tuple(overrides) for overrides in runs}) == 4
+
+
+def test_combinations_that_can_never_work_are_left_out_of_a_grid(tmp_path: Path) -> None:
+    batches = run_search(
+        tmp_path,
+        "hydra/sweeper=optuna",
+        "hydra/sweeper/sampler=grid",
+        "hydra.sweeper.n_trials=99",
+        "loss=contrastive,triplet",
+        "miner=hard_pairs,semi_hard",  # a triplet loss takes no pairs
+        "optimizer.lr=range(1,3)",
+    )
+    ran = sorted(" ".join(overrides[:-1]) for [overrides] in batches)
+    assert ran == [
+        f"{pair} optimizer.lr={rate}"
+        for pair in (
+            "loss=contrastive miner=hard_pairs",
+            "loss=contrastive miner=semi_hard",
+            "loss=triplet miner=semi_hard",
+        )
+        for rate in (1, 2)
+    ]
