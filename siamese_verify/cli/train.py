@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import sys
 import warnings
 from contextlib import suppress
 from dataclasses import replace
@@ -50,7 +51,9 @@ from siamese_verify.run_record import RunRecord
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.sweeps.check_runs import refuse_invalid
+from siamese_verify.sweeps.resume_sweep import record_sweep
 from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
+from siamese_verify.sweeps.trial_pruning import trial_of
 from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.module import VALIDATION_METRICS
 from siamese_verify.training.rank_processes import RankWatch
@@ -84,7 +87,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         check(cfg)
         parts = compose(cfg)
         fit(parts, run, cfg, signals)
-        if parts.trainer.is_global_zero:  # one process finishes
+        if parts.trainer.is_global_zero and not run.record.pruned:  # one process finishes
             model = calibrated(best_model(parts), parts.data, cfg)
             save_bundle(folder / "bundle", model, run.record.versions)
             report(model, parts, run, cfg)
@@ -267,6 +270,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
             values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
             run.add_validation(trainer.current_epoch, trainer.global_step, values, cfg.sweep.metric, cfg.sweep.mode)
 
+    if trial := trial_of(run.folder):  # on all ranks: they stop together
+        trainer.callbacks.append(LambdaCallback(on_validation_end=trial.stop_if_hopeless))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         run.save()
         hooks = LambdaCallback(on_train_start=record_people, on_validation_end=record_validation)
@@ -298,6 +303,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
         raise
     finally:
         watch.close(wait)
+    run.record.pruned = trial is not None and trial.pruned
 
 
 def best_model(parts: TrainingParts) -> FaceModel:
@@ -369,6 +375,7 @@ class Sweep(Callback):
         loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
             refuse_invalid(loader, config, check_run)
+        record_sweep(Path(config.hydra.sweep.dir), sys.argv[1:])
         stop_at_signals(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
