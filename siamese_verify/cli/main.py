@@ -18,6 +18,7 @@ from siamese_verify import __version__
 from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.cli.user_errors import EXIT_BUG, EXIT_CTRL_C, EXIT_TEMPORARY, report_user_errors
 from siamese_verify.errors import printable
+from siamese_verify.sweeps.child_run import follow_parent
 
 
 class Command(NamedTuple):
@@ -180,6 +181,7 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
     """Run a Hydra command as `python -m` does, so that DDP finds out how to start its other processes."""
     if invisible := [one for one in overrides if printable(one) != one]:  # Hydra would print it as it is
         Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
+    follow_parent()
     sys.argv = [f"siamese-verify {name}", *overrides]
     if name == "train":  # imports take seconds, then the run receives the signals
         for number in (getattr(signal, one) for one in STOPPING if hasattr(signal, one)):

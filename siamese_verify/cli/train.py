@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +14,14 @@ from typing import Any, NamedTuple, cast
 
 import pytorch_lightning as pl
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -43,6 +49,8 @@ from siamese_verify.protocols import HeldOutShare, Protocol, refuse_leak, save_p
 from siamese_verify.run_record import RunRecord
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
+from siamese_verify.sweeps.check_runs import refuse_invalid
+from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
 from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.module import VALIDATION_METRICS
 from siamese_verify.training.rank_processes import RankWatch
@@ -50,6 +58,7 @@ from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
+OF_MODULE = ("cached_chunk", "freeze_batch_norm")  # settings of `trainer` that are the module's
 ENDING = 30.0  # seconds that other ranks may take to end
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
 
@@ -87,15 +96,24 @@ def check(cfg: DictConfig) -> None:
     """Check, before any photo is read, what would fail later.
 
     Raises:
-        InputError: values of a wrong type, an unknown metric, a checkpoint that cannot be loaded, a loss that cannot
-            use the tuples of the sampler or miner, an encoder that cannot be imported.
+        InputError: a checkpoint that cannot be loaded; see also `check_settings`.
     """
-    check_values(cfg)
-    check_metric(cfg.sweep.metric, cfg.sweep.mode)
     if cfg.ckpt_path:
         if not Path(cfg.ckpt_path).is_file():
             raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
         load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
+    check_settings(cfg)
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Check what can be checked of a configuration by itself, without its data; of each run of a sweep, before any.
+
+    Raises:
+        InputError: values of a wrong type, an unknown metric, a loss that cannot use the tuples of the sampler or
+            miner, an encoder that cannot be imported.
+    """
+    check_values(cfg)
+    check_metric(cfg.sweep.metric, cfg.sweep.mode)
     check_loss(cfg)
     check_encoder(encoder_settings(cfg))
 
@@ -112,6 +130,30 @@ def check_metric(metric: str, mode: str) -> None:
         raise InputError(
             f"sweep.mode={mode} looks for the worst {metric}: set sweep.mode={VALIDATION_METRICS[metric]}."
         )
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Check a run of a sweep before any is started: its settings, and the places of its data unless it runs elsewhere.
+
+    Raises:
+        InputError: see `check_settings`; a setting without a value, a missing folder or file, GPUs that do not exist.
+    """
+    check_settings(cfg)
+    trainer = cfg.trainer
+    if trainer.accelerator == "cpu" and trainer.get("sync_batchnorm"):
+        raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
+    for part in ("data", "protocol"):
+        if missing := sorted(OmegaConf.missing_keys(cfg[part])):
+            raise InputError(f"{part}.{missing[0]} is required: add {part}.{missing[0]}=... to the command.")
+    if HydraConfig.get().launcher._target_.rpartition(".")[2].startswith(("Slurm", "Ray")):
+        return  # other machines have other GPUs and folders
+    for place in ("data.root", "data.path", "protocol.root", "protocol.path"):
+        path = OmegaConf.select(cfg, place)
+        if isinstance(path, str) and "://" not in path and not Path(path).expanduser().exists():
+            raise InputError(f"There is no {path}: correct {place}.")
+    gpus = torch.cuda.device_count() if trainer.accelerator in ("gpu", "cuda") else None
+    if gpus is not None and (gpus == 0 or (isinstance(trainer.devices, int) and trainer.devices > gpus)):
+        raise InputError(f"trainer.devices={trainer.devices} asks for GPUs, but this machine has {gpus}.")
 
 
 def check_loss(cfg: DictConfig) -> None:
@@ -190,7 +232,8 @@ def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> Verifi
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     miner = instantiate(cfg.miner) if cfg.get("miner") else None
     loss = instantiate(cfg.loss, **open_arguments)
-    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration)
+    settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
+    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, **settings)
     if cfg.ckpt_path:
         check_resumed(Path(cfg.ckpt_path), module, configuration)
     return module
@@ -202,9 +245,13 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
     Raises:
         InputError: sync_batchnorm on CPUs.
     """
+    settings = copy.deepcopy(cfg).trainer
+    with open_dict(settings):
+        for name in OF_MODULE:
+            settings.pop(name, None)
     with configuring("trainer"):
         trainer: pl.Trainer = instantiate(
-            cfg.trainer,
+            settings,
             logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
             callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
         )
@@ -333,7 +380,22 @@ class RefuseUsedFolder(Callback):
             report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
 
 
-@hydra_command("train")
+class Sweep(Callback):
+    """Hydra callback that checks all runs of a sweep before the first, lets signals stop it, and ends it."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Exit if runs can never work."""
+        loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
+        with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
+            refuse_invalid(loader, config, check_run)
+        stop_at_signals(Path(config.hydra.sweep.dir))
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Say how many runs finished; exit if others did not."""
+        end_of_sweep(Path(config.hydra.sweep.dir))
+
+
+@hydra_command("train", partial(SweepTask, check=check_run))
 def main(cfg: DictConfig) -> float:
     """Entry point."""
     return train(cfg, Path(HydraConfig.get().runtime.output_dir))
