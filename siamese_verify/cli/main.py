@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 
 from siamese_verify import __version__
 from siamese_verify.atomic_write import DISK_FULL
-from siamese_verify.cli.user_errors import report_user_errors
+from siamese_verify.cli.user_errors import EXIT_BUG, report_user_errors
 from siamese_verify.errors import printable
 from siamese_verify.sweeps.child_run import follow_parent
 
@@ -104,7 +104,6 @@ COMMANDS = {
     ),
 }
 
-EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_OUTPUT = 74  # EX_IOERR
 EXIT_PIPE = 141  # 128 + SIGPIPE, as shells report it
 UNWRITABLE = (*DISK_FULL, errno.EIO)

@@ -245,8 +245,8 @@ def save_results(
     return page
 
 
-def print_results(results: Sequence[Result], folder: Path) -> None:
-    """Print a table of metrics, warnings, and the path of the report."""
+def print_results(results: Sequence[Result], folder: Path) -> str:
+    """Print a table of metrics, warnings, and the path of the report; return what was printed."""
     from siamese_verify.evaluation.pages.page import number
 
     table = Table(title=escape(printable(results[0].protocol.name)))
@@ -256,7 +256,7 @@ def print_results(results: Sequence[Result], folder: Path) -> None:
         table.add_column(name, justify="left" if name == "model" else "right")
     for row in rows:
         table.add_row(*(escape(printable(number(row.get(name, "")))) for name in names))
-    console = Console()
+    console = Console(record=True)
     console.print(table)
     if any(row["TAR@FAR=1%"]["insufficient"] for row in rows):
         console.print("* Fewer than ten impostors decide it: a rough estimate.")
@@ -267,3 +267,4 @@ def print_results(results: Sequence[Result], folder: Path) -> None:
         if result.report.hint:
             console.print(printable(f"{result.name}: {result.report.hint}"), soft_wrap=True, markup=False)
     console.print(f"Report: {printable(folder / 'report' / 'report.html')}", soft_wrap=True, markup=False)
+    return console.export_text().rstrip()

@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from siamese_verify.errors import InputError
-from siamese_verify.sweeps.sweep_task import SweepRun, SweepTask
+from siamese_verify.sweeps.sweep_task import PlannedRun, SweepTask
 
 
 class LocalLauncher(Launcher):
@@ -67,7 +67,7 @@ class LocalLauncher(Launcher):
                 raise KeyboardInterrupt
             return False
 
-        def train(job: tuple[DictConfig, SweepRun]) -> JobReturn:
+        def train(job: tuple[DictConfig, PlannedRun]) -> JobReturn:
             config, run = job
             gpus = free.get()
             try:
@@ -88,7 +88,7 @@ class LocalLauncher(Launcher):
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def compose(self, overrides: Sequence[str], number: int) -> tuple[DictConfig, SweepRun]:
+    def compose(self, overrides: Sequence[str], number: int) -> tuple[DictConfig, PlannedRun]:
         """Configuration of one run, with Hydra's part, and the run that it describes."""
         config = self.context.config_loader.load_sweep_config(self.config, [*overrides])
         with read_write(config.hydra), read_write(config.hydra.runtime):
@@ -96,7 +96,7 @@ class LocalLauncher(Launcher):
             HydraConfig.instance().set_config(config)  # for ${hydra:job.num}
             folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
             config.hydra.runtime.output_dir = str(folder.absolute())
-        return config, SweepRun.from_config(config, config.hydra)
+        return config, PlannedRun.from_config(config, config.hydra)
 
     def environment(self, config: DictConfig, gpus: Sequence[str]) -> dict[str, str]:
         """Variables for a run: its GPUs, or its share of the cores."""

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ OF_THE_SWEEP = ("hydra.mode", "hydra.launcher", "hydra.sweeper", "hydra.sweep", 
 
 
 @dataclass(frozen=True)
-class SweepRun:
+class PlannedRun:
     """One run of a sweep, as composed.
 
     Attributes:
@@ -53,7 +53,7 @@ class SweepRun:
     metric: str
 
     @classmethod
-    def from_config(cls, cfg: DictConfig, hydra: DictConfig) -> SweepRun:
+    def from_config(cls, cfg: DictConfig, hydra: DictConfig) -> PlannedRun:
         """The run that a configuration, with Hydra's part of it, describes."""
         task, own = [*hydra.overrides.task], [*hydra.overrides.hydra]
         own = [text for text in own if not text.lstrip("+~").replace("/", ".").startswith(OF_THE_SWEEP)]
@@ -70,18 +70,6 @@ class SweepRun:
         measured = record.metrics.get(self.metric)
         return float(measured) if record.status == "finished" and measured is not None else math.nan
 
-    def show(self, record: RunRecord | None, fixed: Collection[str] = ()) -> None:
-        """Print a line: the run starts (no record) or has ended; `fixed` settings, of all runs, are not shown."""
-        varied = " ".join(text for text in self.task if text.partition("=")[0] not in fixed)
-        name = f"Run {self.number} ({varied})" if varied else f"Run {self.number}"
-        if record is None:
-            line = f"{name} starts."
-        elif record.status == "finished":
-            line = f"{name} finished after {record.seconds:.0f} s: {self.metric} {self.value(record):.4g}"
-        else:
-            line = f"{name} {record.status} after {record.seconds:.0f} s: {record.error}"
-        print(printable(line), flush=True)
-
 
 class SweepTask:
     """Task function for Hydra: trains within this process or, as one run of a sweep, in a process of its own.
@@ -97,12 +85,9 @@ class SweepTask:
         self.train, self.check = train, check
         self.__wrapped__ = train  # names the job for Hydra
         self.parent = (socket.gethostname(), os.getpid())
-        # Settings that all runs of the sweep share; a comma or a bracket in a value makes several of it.
-        several = {text.partition("=")[0]: bool({",", "("} & {*text}) for text in sys.argv[1:]}
-        self.fixed = frozenset(name for name, swept in several.items() if not swept)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"parent": self.parent, "fixed": self.fixed}
+        return {"parent": self.parent}
 
     def __call__(self, cfg: DictConfig) -> float:
         """Train, or start the training of a run of a sweep; return its metric, NaN for a run that failed."""
@@ -110,10 +95,10 @@ class SweepTask:
         if hydra.mode != RunMode.MULTIRUN:
             return self.train(cfg)
         with noting_signals() as noted:
-            return self.train_run(SweepRun.from_config(cfg, cast("DictConfig", hydra)), lambda: bool(noted))
+            return self.train_run(PlannedRun.from_config(cfg, cast("DictConfig", hydra)), lambda: bool(noted))
 
     def train_run(
-        self, run: SweepRun, told: Callable[[], bool] = lambda: False, environment: Mapping[str, str] | None = None
+        self, run: PlannedRun, told: Callable[[], bool] = lambda: False, environment: Mapping[str, str] | None = None
     ) -> float:
         """Train one run of a sweep in a process of its own, unless the sweep has finished or skipped it earlier.
 
@@ -134,9 +119,7 @@ class SweepTask:
         if record is None or record.status not in ("finished", "skipped"):
             if stop():
                 return math.nan
-            run.show(None, self.fixed)
             record = run_in_process(run.overrides, run.folder, environment, flags=run.flags, cwd=run.cwd, stop=stop)
-        run.show(record, self.fixed)
         return run.value(record)
 
     def orphaned(self) -> bool:
@@ -199,7 +182,7 @@ def stop_at_signals(sweep: Path) -> None:
 
 
 def end_of_sweep(sweep: Path) -> None:
-    """Print how many runs of a sweep finished, and why others did not.
+    """Print why runs of a sweep did not finish.
 
     Raises:
         SystemExit: with status 1 if runs failed; 130 if the sweep was stopped by Ctrl-C, 75 if by another signal.
@@ -221,7 +204,6 @@ def end_of_sweep(sweep: Path) -> None:
     skipped = sum(record is not None and record.status == "skipped" for record in records.values())
     left_out = f", {skipped} were skipped" if skipped else ""
     if not failed:
-        print(f"{len(finished)} of {len(records)} runs finished{left_out}: {sweep}")
         return
     reasons = [f"{folder}: {error}" for folder, error in list(failed.items())[:SHOWN]]
     more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
