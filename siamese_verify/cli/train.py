@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from contextlib import suppress
 from dataclasses import replace
@@ -354,13 +355,15 @@ class WatchSweep(Callback):
         expected = None
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
             expected = refuse_invalid(loader, config, check_run)
-        stop_at_signals(folder)
+        self.handlers = stop_at_signals(folder)
         self.progress = SweepProgress(folder, expected)
         self.progress.start()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show the results and say how many runs finished; exit if others did not."""
         print(self.progress.finish(), flush=True)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
         end_of_sweep(Path(config.hydra.sweep.dir))
 
 

@@ -165,8 +165,12 @@ def stop_file(sweep: Path, parent: tuple[str, int]) -> Path:
     return sweep / f".stop-{parent[0]}-{parent[1]}"
 
 
-def stop_at_signals(sweep: Path) -> None:
-    """On SIGINT, SIGTERM and the warning signals of SLURM, tell the runs of a sweep to stop; on a second one, end."""
+def stop_at_signals(sweep: Path) -> dict[signal.Signals, Any]:
+    """On SIGINT, SIGTERM and SLURM's warning signals tell the runs of a sweep to stop; on a second one, end.
+
+    Returns:
+        The handlers until now.
+    """
     sentinel = stop_file(sweep, (socket.gethostname(), os.getpid()))
     sweep.mkdir(parents=True, exist_ok=True)
     sentinel.unlink(missing_ok=True)
@@ -177,8 +181,8 @@ def stop_at_signals(sweep: Path) -> None:
         sentinel.write_text(str(number))
         os.write(2, b"Stopping: each run finishes its step and writes last.ckpt. Once more to end at once.\n")
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, stop)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    return {number: signal.signal(number, stop) for number in numbers}
 
 
 def end_of_sweep(sweep: Path) -> None:
