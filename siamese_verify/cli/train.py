@@ -139,7 +139,7 @@ def check_run(cfg: DictConfig) -> None:
         raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
     for part in ("data", "protocol"):
         if missing := sorted(OmegaConf.missing_keys(cfg[part])):
-            raise InputError(f"{part}.{missing[0]} is required: add {part}.{missing[0]}=... to the command.")
+            raise InputError(f"{missing[0]} is required: add {missing[0]}=... to the command.")
     if HydraConfig.get().launcher._target_.rpartition(".")[2].startswith(("Slurm", "Ray")):
         return  # other machines have other GPUs and folders
     for place in ("data.root", "data.path", "protocol.root", "protocol.path"):
