@@ -21,7 +21,9 @@ from omegaconf import DictConfig
 
 from siamese_verify.errors import InputError, printable
 from siamese_verify.run_record import RECORD, RunRecord
-from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process
+from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process, task_rank
+from siamese_verify.sweeps.resume_sweep import resume_override
+from siamese_verify.sweeps.run_lock import ALIVE, claim, is_claimed
 
 EXIT_FAILED_RUNS = 1  # of a sweep
 SHOWN = 3  # reasons in the last line
@@ -29,7 +31,7 @@ OF_THE_SWEEP = ("hydra.mode", "hydra.launcher", "hydra.sweeper", "hydra.sweep", 
 
 
 @dataclass(frozen=True)
-class PlannedRun:
+class SweepRun:
     """One run of a sweep, as composed.
 
     Attributes:
@@ -53,11 +55,11 @@ class PlannedRun:
     metric: str
 
     @classmethod
-    def from_config(cls, cfg: DictConfig, hydra: DictConfig) -> PlannedRun:
+    def from_config(cls, cfg: DictConfig, hydra: DictConfig) -> SweepRun:
         """The run that a configuration, with Hydra's part of it, describes."""
         task, own = [*hydra.overrides.task], [*hydra.overrides.hydra]
         own = [text for text in own if not text.lstrip("+~").replace("/", ".").startswith(OF_THE_SWEEP)]
-        own += [f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quoted(str(hydra.job.id))}"]
+        own += ["hydra.mode=RUN", f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quoted(str(hydra.job.id))}"]
         flags = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
         if hydra.job.config_name != "train":
             flags.append(f"--config-name={hydra.job.config_name}")
@@ -95,10 +97,10 @@ class SweepTask:
         if hydra.mode != RunMode.MULTIRUN:
             return self.train(cfg)
         with noting_signals() as noted:
-            return self.train_run(PlannedRun.from_config(cfg, cast("DictConfig", hydra)), lambda: bool(noted))
+            return self.train_run(SweepRun.from_config(cfg, cast("DictConfig", hydra)), lambda: bool(noted))
 
     def train_run(
-        self, run: PlannedRun, told: Callable[[], bool] = lambda: False, environment: Mapping[str, str] | None = None
+        self, run: SweepRun, told: Callable[[], bool] = lambda: False, environment: Mapping[str, str] | None = None
     ) -> float:
         """Train one run of a sweep in a process of its own, unless the sweep has finished or skipped it earlier.
 
@@ -115,11 +117,19 @@ class SweepTask:
         def stop() -> bool:
             return told() or sentinel.exists() or self.orphaned()
 
-        record = record_of(run.folder)
-        if record is None or record.status not in ("finished", "skipped"):
-            if stop():
-                return math.nan
-            record = run_in_process(run.overrides, run.folder, environment, flags=run.flags, cwd=run.cwd, stop=stop)
+        alive = claim(run.folder / (f"{ALIVE}_{rank}" if (rank := task_rank()) else ALIVE))
+        if alive is None:
+            print(f"Run {run.number} runs in another process: {run.folder}", flush=True)
+            return math.nan
+        with alive:
+            record = record_of(run.folder)
+            if record is None or record.status not in ("finished", "skipped"):
+                if stop():
+                    return math.nan
+                overrides = [*run.overrides, *resume_override(run.folder)]
+                record = run_in_process(
+                    overrides, run.folder, environment, flags=run.flags, cwd=run.cwd, stop=stop, alive=alive
+                )
         return run.value(record)
 
     def orphaned(self) -> bool:
@@ -203,7 +213,7 @@ def end_of_sweep(sweep: Path) -> None:
     failed = {
         folder.relative_to(sweep): record.error if record else "its record is damaged"
         for folder, record in records.items()
-        if not record or record.status not in ("finished", "skipped")
+        if (not record or record.status not in ("finished", "skipped")) and not is_claimed(folder / ALIVE)
     }
     skipped = sum(record is not None and record.status == "skipped" for record in records.values())
     left_out = f", {skipped} were skipped" if skipped else ""
