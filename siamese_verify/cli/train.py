@@ -31,6 +31,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from siamese_verify.cli.configuration import check_values, encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.measure import measure, print_results, save_results
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
+from siamese_verify.cli.resume import resumed_arguments, resumed_configuration
 from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
@@ -84,8 +85,9 @@ def train(cfg: DictConfig, folder: Path) -> float:
     Returns:
         Value of `sweep.metric` at the best epoch, whose weights are bundled: the objective of a sweep.
     """
-    refuse_used(folder, cfg.ckpt_path)
-    with StopSignals() as signals, recorded(cfg, folder, signals) as run:
+    cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
+    refuse_used(folder, cfg.resume)
+    with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
         check(cfg)
         parts = compose(cfg)
         fit(parts, run, cfg, signals)
@@ -103,11 +105,9 @@ def check(cfg: DictConfig) -> None:
     Raises:
         InputError: a checkpoint that cannot be loaded; see also `check_settings`.
     """
+    if cfg.resume:
+        load_checkpoint(Path(cfg.resume), code_of_others(encoder_settings(cfg)))  # named in the command
     check_settings(cfg)
-    if cfg.ckpt_path:
-        if not Path(cfg.ckpt_path).is_file():
-            raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
-        load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -221,8 +221,8 @@ def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> Verifi
     loss = instantiate(cfg.loss, **open_arguments)
     settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
     module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, **settings)
-    if cfg.ckpt_path:
-        check_resumed(Path(cfg.ckpt_path), module, configuration)
+    if cfg.resume:
+        check_resumed(Path(cfg.resume), module, configuration)
     return module
 
 
@@ -248,7 +248,16 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
 
 
 def describe(parts: TrainingParts, record: RunRecord) -> None:
-    """Record what was trained on, once the data are read."""
+    """Record what is trained on, once the data are read.
+
+    Raises:
+        InputError: the run that is resumed was trained on other data.
+    """
+    if record.data not in ("", parts.data.digest):
+        raise InputError(
+            f"The photos are not those that the run was started with (SHA-256 {record.data[:12]}... then, "
+            f"{parts.data.digest[:12]}... now): bring them back, or start another run."
+        )
     record.data = parts.data.digest
     record.filtered = getattr(parts.data.photos, "filtered", "no")
     record.tested_people = f"trained on in part: {parts.leak}" if parts.leak else "held out from training"
@@ -292,7 +301,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
             warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
-            trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+            trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             wait = ENDING
     except SIGTERMException:
         wait = ENDING
@@ -367,7 +376,7 @@ class RefuseUsedFolder(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Exit if the folder holds another run."""
         if config.hydra.output_subdir:  # null in `preview` and in further processes of a run
-            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
+            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.resume)
 
 
 class WatchSweep(Callback):
@@ -399,4 +408,5 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = report_user_errors(resumed_arguments)(sys.argv[1:])
     main()
