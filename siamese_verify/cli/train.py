@@ -48,6 +48,7 @@ from siamese_verify.run_record import RunRecord
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.sweeps.check_runs import refuse_invalid
+from siamese_verify.sweeps.sweep_progress import SweepProgress
 from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
 from siamese_verify.training import VerificationModule, publish_report
 from siamese_verify.training.module import VALIDATION_METRICS
@@ -312,8 +313,10 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
     """Evaluate the model and the raw pixels on the protocol; save, record, publish and print the results."""
     spec, protocol, folder, record = model.encoder.input_spec, parts.protocol, run.folder, run.record
     result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
-    baseline = instantiate(cfg.baseline)
-    other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
+    baseline = instantiate(cfg.baseline) if cfg.get("baseline") else None
+    others = (
+        [measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))] if baseline else []
+    )
     details = {
         "versions": record.versions,
         "data": record.data,
@@ -321,7 +324,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
         "tested people": record.tested_people,
         "configuration": record.configuration,
     }
-    save_results(folder / "report", result, [other], details, keep_embeddings=cfg.keep_embeddings)
+    save_results(folder / "report", result, others, details, keep_embeddings=cfg.keep_embeddings)
     interval = result.report.intervals.get("eer") if result.report.intervals else None
     record.test[protocol.name] = {
         "eer": result.report.eer,
@@ -330,7 +333,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
     }
     for logger in parts.trainer.loggers:
         publish_report(logger, result.report, folder / "report", parts.trainer.global_step)
-    write_log("\n" + print_results([result, other], folder))
+    write_log("\n" + print_results([result, *others], folder))
     if parts.leak:
         log.warning("This result does not hold for people outside of the training set: %s.", parts.leak)
 
@@ -345,7 +348,7 @@ class RefuseUsedFolder(Callback):
 
 
 class Sweep(Callback):
-    """Hydra callback that checks all runs of a sweep before the first, lets signals stop it, and ends it."""
+    """Hydra callback that checks all runs of a sweep before the first, lets signals stop it, shows it and ends it."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit if runs can never work."""
@@ -353,9 +356,13 @@ class Sweep(Callback):
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
             refuse_invalid(loader, config, check_run)
         stop_at_signals(Path(config.hydra.sweep.dir))
+        elsewhere = any(name in config.hydra.launcher._target_ for name in ("submitit", "ray"))
+        self.progress = SweepProgress(config.hydra.sweep.dir, lines=elsewhere)
+        self.progress.start()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Say how many runs finished; exit if others did not."""
+        """Show the results, say how many runs finished; exit if others did not."""
+        print(self.progress.finish())
         end_of_sweep(Path(config.hydra.sweep.dir))
 
 
