@@ -347,8 +347,10 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
     """Evaluate the model and the raw pixels on the protocol; save, record, publish and print the results."""
     spec, protocol, folder, record = model.encoder.input_spec, parts.protocol, run.folder, run.record
     result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
-    baseline = instantiate(cfg.baseline, _partial_=True)(size=spec.size, crop=spec.crop)
-    other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
+    others = []
+    if cfg.get("baseline"):
+        baseline = instantiate(cfg.baseline, _partial_=True)(size=spec.size, crop=spec.crop)
+        others = [measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))]
     details = {
         "versions": record.versions,
         "data": record.data,
@@ -356,7 +358,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
         "tested people": record.tested_people,
         "configuration": record.configuration,
     }
-    save_results(folder / "report", result, [other], details, keep_embeddings=cfg.keep_embeddings)
+    save_results(folder / "report", result, others, details, keep_embeddings=cfg.keep_embeddings)
     interval = result.report.intervals.get("eer") if result.report.intervals else None
     record.test[protocol.name] = {
         "eer": result.report.eer,
@@ -365,7 +367,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
     }
     for logger in parts.trainer.loggers:
         publish_report(logger, result.report, folder / "report", parts.trainer.global_step)
-    write_log("\n" + print_results([result, other], folder))
+    write_log("\n" + print_results([result, *others], folder))
     if parts.leak:
         log.warning("This result does not hold for people outside of the training set: %s.", parts.leak)
 
@@ -385,12 +387,11 @@ class WatchSweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit if runs can never work."""
         loader, folder = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), Path(config.hydra.sweep.dir)
-        expected = None
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
-            expected = refuse_invalid(loader, config, check_run)
+            refuse_invalid(loader, config, check_run)
         record_sweep(folder, sys.argv[1:])
         self.handlers = stop_at_signals(folder)
-        self.progress = SweepProgress(folder, expected)
+        self.progress = SweepProgress(folder, lines=True)
         self.progress.start()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

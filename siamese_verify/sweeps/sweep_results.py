@@ -130,7 +130,7 @@ class Importance(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepResults:
     """The runs of a sweep, or any runs that are compared.
 
     Attributes:
@@ -237,7 +237,7 @@ def _natural(folder: Path) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in folder.parts)
 
 
-def read_sweep(*folders: str | Path) -> Sweep:
+def read_sweep(*folders: str | Path) -> SweepResults:
     """Read the runs of sweeps, or single runs, at any time: also those that still run, failed or were stopped.
 
     Raises:
@@ -259,8 +259,8 @@ def read_sweep(*folders: str | Path) -> Sweep:
         )
         for place, ((name, folder), record) in enumerate(zip(places, records, strict=True))
     ]
-    sweep = Sweep(tuple(map(Path, folders)), metric, mode, tuple(columns), ())
-    stages = ("finished", "running", "stopped")  # others are between these and the failed ones
+    sweep = SweepResults(tuple(map(Path, folders)), metric, mode, tuple(columns), ())
+    stages = ("finished", "running", "stopped")  # then the skipped ones, and those that failed
 
     def order(run: RunRow) -> tuple[int, float]:
         status: str = run.record.status
@@ -412,7 +412,7 @@ def _decides(choice: Sequence[Any], column: Sequence[Any]) -> bool:
     return len(pairs) == len({one for one, _ in pairs})
 
 
-def importances(sweep: Sweep) -> tuple[list[Importance], str]:
+def importances(sweep: SweepResults) -> tuple[list[Importance], str]:
     """How much each parameter explains of the variance of the sweep's metric over its finished runs, and the method.
 
     A parameter's share is omega squared, the part of the variance between its values without what chance alone gives
@@ -446,6 +446,11 @@ def importances(sweep: Sweep) -> tuple[list[Importance], str]:
         method = "functional ANOVA of a random forest"
     method = f"{method}, {len(runs)} runs; p by permutation"
     return sorted(tested, key=lambda one: (one.share is None, -(one.share or 0))), method
+
+
+def is_rate(metric: str) -> bool:
+    """Whether a metric is an error rate, shown in percent."""
+    return metric.rpartition("/")[2].startswith(("eer", "far", "frr", "tar"))
 
 
 def is_numeric(column: Sequence[Any]) -> bool:
@@ -487,7 +492,7 @@ def _explained(levels: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     return max(float((real - free * within) / (total + within)), 0.0), (as_large + 1) / (PERMUTATIONS + 1)
 
 
-def _forest_shares(sweep: Sweep) -> dict[str, float]:
+def _forest_shares(sweep: SweepResults) -> dict[str, float]:
     """Functional ANOVA by optuna, of the parameters that all finished runs have; empty where it is not installed."""
     try:
         import optuna
@@ -524,7 +529,7 @@ def _forest_shares(sweep: Sweep) -> dict[str, float]:
         optuna.logging.set_verbosity(verbosity)
 
 
-def sweep_table(sweep: Sweep) -> bytes:
+def sweep_table(sweep: SweepResults) -> bytes:
     """CSV of a sweep, one line for each run, rates as fractions."""
     columns = ["run", "status", *sweep.parameters, sweep.metric, "epoch"]
     for protocol in sweep.protocols:

@@ -70,14 +70,13 @@ def test_each_run_that_ends_is_a_line_where_there_is_no_terminal(
 ) -> None:
     monkeypatch.setattr("siamese_verify.sweeps.sweep_progress.POLL", 0.01)
     write_run(tmp_path / "0", 0.2, {"x": 1})
-    progress = SweepProgress(tmp_path, expected=3)
+    progress = SweepProgress(tmp_path, lines=True)
     progress.start()
     write_run(tmp_path / "1", 0.1, {"x": 2})
     write_run(tmp_path / "2", None, {"x": 3}, status="failed", error="No faces.")
     RunRecord("running", host="elsewhere").write(tmp_path / "0")  # resumed
     text = progress.finish()
-    lines = sorted(capsys.readouterr().out.splitlines())
-    assert [re.sub(r"\(\d of 3 ended\) ", "", line) for line in lines] == [
+    assert sorted(capsys.readouterr().out.splitlines()) == [
         "Run 1 finished, val/eer 10.00%, test EER 11.00% (10.00% to 12.00%), 1:23: x=2",
         "Run 2 failed: No faces, 1:23: x=3",
     ]
