@@ -105,6 +105,8 @@ class VerificationModule(pl.LightningModule):
         labels, tuples = batch.labels, batch.tuples
         embeddings = embed_in_chunks(self.encoder, batch.images, self.cached_chunk or len(labels))  # (N,D)
         own = slice(0, len(labels))  # rows of this rank
+        if tuples is None and getattr(self.loss, "compares_rows", True):
+            embeddings, labels, own = gather_batch(embeddings, labels)
         elif isinstance(tuples, Pairs) and getattr(self.loss, "needs_negatives", False):
             raise InputError(
                 f"{type(self.loss).__name__} compares an anchor with many others at once, but the sampler gives single "
