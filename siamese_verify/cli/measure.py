@@ -34,6 +34,7 @@ from siamese_verify.evaluation import (
     verification_report,
     write_scores,
 )
+from siamese_verify.evaluation.embedding_file import EMBEDDINGS, write_embeddings
 from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces import crop_face
 from siamese_verify.faces.alignment import spec_for
@@ -200,8 +201,12 @@ def save_results(
     others: Sequence[Result],
     record: dict[str, Any],
     published: Sequence[PublishedCurve] = (),
+    keep_embeddings: bool = False,
 ) -> Path:
-    """Write the report of a result, with the metrics of others in a table; return the path of its page."""
+    """Write the report of a result, with the metrics of others in a table; return the path of its page.
+
+    The scores of listed pairs are written too, for `siamese-verify compare`; the embeddings of all pairs if asked for.
+    """
     protocol, spec, model = result.compared, result.cropper.spec, result.model
 
     def pictures(pair: int) -> tuple[Image.Image, Image.Image]:
@@ -241,12 +246,14 @@ def save_results(
             identities=known if result.protocol.identities_known else None,
             groups=pairs.groups,
         )
+    if protocol.pairs is None and keep_embeddings:
+        write_embeddings(folder / EMBEDDINGS, result.embeddings, protocol.photos.identities, protocol.photos.names)
     result.cropper.save_left_out(folder)
     return page
 
 
-def print_results(results: Sequence[Result], folder: Path) -> None:
-    """Print a table of metrics, warnings, and the path of the report."""
+def print_results(results: Sequence[Result], folder: Path) -> str:
+    """Print a table of metrics, warnings, and the path of the report; return what was printed."""
     from siamese_verify.evaluation.pages.page import number
 
     table = Table(title=escape(printable(results[0].protocol.name)))
@@ -256,7 +263,7 @@ def print_results(results: Sequence[Result], folder: Path) -> None:
         table.add_column(name, justify="left" if name == "model" else "right")
     for row in rows:
         table.add_row(*(escape(printable(number(row.get(name, "")))) for name in names))
-    console = Console()
+    console = Console(record=True)
     console.print(table)
     if any(row["TAR@FAR=1%"]["insufficient"] for row in rows):
         console.print("* Fewer than ten impostors decide it: a rough estimate.")
@@ -267,3 +274,4 @@ def print_results(results: Sequence[Result], folder: Path) -> None:
         if result.report.hint:
             console.print(printable(f"{result.name}: {result.report.hint}"), soft_wrap=True, markup=False)
     console.print(f"Report: {printable(folder / 'report' / 'report.html')}", soft_wrap=True, markup=False)
+    return console.export_text().rstrip()

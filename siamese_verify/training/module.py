@@ -30,6 +30,7 @@ from siamese_verify.training.log_figures import publish_validation
 from siamese_verify.training.partial_weights import RowSteps, clip_shards, gather_shards, take_shard
 
 VALIDATION_TARGETS = (1e-1, 1e-2, 1e-3)
+VALIDATION_METRICS = {"val/eer": "min", "val/auc": "max", "val/tar_at_far_1e-2": "max"}  # and which of two is better
 DISTANCES_EVERY = 10  # steps
 
 Miner = Callable[[Tensor, Tensor], Pairs | Triplets]
@@ -109,7 +110,7 @@ class VerificationModule(pl.LightningModule):
     def training_step(self, batch: FaceBatch, index: int) -> Tensor:
         """Return the loss of all ranks' batches together, or of this batch if the sampler chose its tuples."""
         labels, tuples = batch.labels, batch.tuples
-        embeddings = embed_in_chunks(self.encoder, batch.images, self.cached_chunk or len(labels))  # (N,D)
+        embeddings = embed_in_chunks(self.encoder, batch.images, self.cached_chunk or max(1, len(labels)))  # (N,D)
         own = slice(0, len(labels))  # rows of this rank
         if tuples is None and getattr(self.loss, "compares_rows", True):
             embeddings, labels, own = gather_batch(embeddings, labels)
