@@ -271,7 +271,7 @@ class Compared(NamedTuple):
     identities: int
 
     def over_ranks(self) -> Compared:
-        """The same of the identities of all processes: five numbers a row each way."""
+        """The same of the identities of all processes: four numbers a row, and three going back."""
         highest = self.log_sum.detach().clone()
         dist.all_reduce(highest, dist.ReduceOp.MAX)
         sums = torch.stack([(self.log_sum - highest).exp(), self.own, self.total])

@@ -38,22 +38,13 @@ class RowSteps:
         self._narrowed: list[Narrowed] = []
 
     def narrow(self, optimizer: Optimizer) -> None:
-        """Show the optimizer the rows that have a gradient.
-
-        Raises:
-            InputError: an optimizer whose state is not one number for each weight.
-        """
+        """Show the optimizer the rows that have a gradient."""
         for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
             if parameter.grad is None or not parameter.grad.is_sparse:
                 continue
             gradient = parameter.grad.coalesce()
             rows, whole, state = gradient.indices()[0], parameter.data, optimizer.state[parameter]
             states = {name: value for name, value in state.items() if _has_numbers(value)}
-            if any(value.shape != whole.shape for value in states.values()):
-                raise InputError(
-                    f"{type(optimizer).__name__} keeps no number for each weight, which a sample_rate below 1 needs: "
-                    "set optimizer=adamw or optimizer=sgd."
-                )
             parameter.grad = None
             parameter.data = whole[rows]
             parameter.grad = gradient.values()
@@ -61,17 +52,27 @@ class RowSteps:
             self._narrowed.append(Narrowed(optimizer, parameter, whole, rows, states))
 
     def widen(self) -> None:
-        """Put the rows back among the others."""
-        for optimizer, parameter, whole, rows, states in self._narrowed:
-            whole[rows] = parameter.data
-            state = optimizer.state[parameter]
-            for name, value in state.items():
-                if _has_numbers(value):
-                    state[name] = states[name] if name in states else torch.zeros_like(whole, dtype=value.dtype)
-                    state[name][rows] = value
+        """Put the rows back among the others.
+
+        Raises:
+            InputError: an optimizer whose state is not one number for each weight.
+        """
+        while self._narrowed:
+            optimizer, parameter, whole, rows, states = self._narrowed.pop()
+            found, state = parameter.data, optimizer.state[parameter]
             parameter.grad = None
             parameter.data = whole
-        self._narrowed.clear()
+            whole[rows] = found
+            for name, value in state.items():
+                if not _has_numbers(value):
+                    continue
+                if value.shape != found.shape:
+                    raise InputError(
+                        f"{type(optimizer).__name__} keeps no number for each weight, which a sample_rate below 1 "
+                        "needs: set optimizer=adamw or optimizer=sgd."
+                    )
+                state[name] = states[name] if name in states else torch.zeros_like(whole, dtype=value.dtype)
+                state[name][rows] = value
 
 
 def _has_numbers(value: Any) -> bool:
