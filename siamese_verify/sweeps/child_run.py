@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord, Status
@@ -40,6 +41,7 @@ def run_in_process(
     cwd: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
     grace: float = GRACE,
+    alive: BinaryIO | None = None,
 ) -> RunRecord:
     """Train in a new process and session, and wait for its end.
 
@@ -54,6 +56,7 @@ def run_in_process(
         stop: asked five times a second; once it is true the run is told to stop by SIGTERM, as it is when this call is
             interrupted by an exception, such as KeyboardInterrupt, which is raised again.
         grace: seconds from then until it is killed.
+        alive: claim that the process inherits, see `siamese_verify.sweeps.run_lock`.
 
     Returns:
         The record of the run, which is `failed` with its reason if the process ended without a last word.
@@ -76,6 +79,7 @@ def run_in_process(
             env=variables,
             cwd=cwd,
             start_new_session=True,
+            pass_fds=[alive.fileno()] if alive and os.name == "posix" else [],
         )
     told = None  # when
     try:
