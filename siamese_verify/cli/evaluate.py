@@ -69,7 +69,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     if cfg.robustness:
         result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
     record = run_record(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})
-    save_results(folder / "report", result, [], record, published)
+    save_results(folder / "report", result, [], record, published, cfg.keep_embeddings)
     print_results([result], folder)
     if leak:
         print(f"This result does not show how the model does on other people: {leak}.")

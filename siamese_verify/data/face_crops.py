@@ -98,7 +98,8 @@ class FaceCropper:
                 found, aligned = self._crop(photos, readable, images, spec)
                 if found:
                     pixels = np.stack([np.asarray(face.crop) for face in aligned])
-                    self._digest.update("\n".join(photos.names[row] for row in found).encode() + pixels.tobytes())
+                    names = photos.names  # once: a source may make the whole list anew
+                    self._digest.update("\n".join(names[row] for row in found).encode() + pixels.tobytes())
                     yield found, torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (n,3,S,S), channels last in memory
         finally:
             self._finder.save()
