@@ -35,7 +35,7 @@ KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 
 
 def hydra_command(
-    name: str, task: Callable[[Callable[[DictConfig], R]], Callable[[DictConfig], R]] | None = None
+    name: str, task: Callable[[Callable[[DictConfig], Any]], Callable[[DictConfig], Any]] | None = None
 ) -> Callable[[Callable[[DictConfig], R]], Callable[[], R]]:
     """Decorate a command that runs on the configuration `name`, composed by Hydra from the command line.
 
