@@ -56,7 +56,7 @@ def representatives(sweep: SweepResults) -> list[tuple[Path, str]]:
     """Folder and name of the best finished run of each setting, at most `MOST`, the best first."""
     found = []
     for group in sweep.groups:
-        done = [run for run in group.runs if run.record.status == "finished" and run.value is not None]
+        done = [run for run in group.runs if run.status == "finished" and run.value is not None]
         if done:
             best = min(done, key=lambda run: sweep.rank(run.value))
             found.append((best.folder, label(best.parameters)))

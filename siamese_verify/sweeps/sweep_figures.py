@@ -312,7 +312,7 @@ def _curves_figure(sweep: SweepResults) -> ReportFigure:
             if not points:
                 continue
             front = id(run) in best
-            ended = run.record.status == "finished"
+            ended = run.status == "finished"
             axes.plot(
                 [epoch for epoch, _ in points],
                 [value for _, value in points],

@@ -82,7 +82,7 @@ def render_sweep(sweep: SweepResults) -> str:
         seed=SEED,
         importance=[_importance_row(one) for one in found],
         method=method,
-        failures=[(run.name, run.record.status, (run.record.error or "")[:CHARACTERS]) for run in failures[:FAILURES]],
+        failures=[(run.name, run.status, (run.record.error or "")[:CHARACTERS]) for run in failures[:FAILURES]],
         more_failures=max(0, len(failures) - FAILURES),
     )
 
@@ -92,7 +92,7 @@ def _row(sweep: SweepResults, run: RunRow) -> list[str]:
     cells = [run.name, *(shown(run.parameters[name]) for name in sweep.parameters)]
     cells += [rate_or_number(run.value, sweep.metric), "" if epoch is None else f"{epoch:g}"]
     cells += [test_text(run, protocol) for protocol in sweep.protocols]
-    return [*cells, duration(run.record.seconds), run.record.status]
+    return [*cells, duration(run.record.seconds), run.status]
 
 
 def _groups(sweep: SweepResults) -> dict[str, Any] | None:

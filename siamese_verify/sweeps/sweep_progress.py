@@ -60,7 +60,7 @@ def runs_table(sweep: SweepResults, rows: int = ROWS) -> Table:
 
 def status_text(run: RunRow) -> str:
     """Status of a run with its reason."""
-    return f"{run.record.status}: {run.record.error}" if run.record.error else run.record.status
+    return f"{run.status}: {run.record.error}" if run.record.error else run.status
 
 
 def seeds_table(sweep: SweepResults) -> Table | None:
@@ -190,7 +190,7 @@ class SweepProgress:
         except (InputError, OSError):
             return None
         for run in sweep.runs:
-            if run.record.status != "running" and run.folder not in self._ended:
+            if run.status != "running" and run.folder not in self._ended:
                 self._ended.add(run.folder)
                 if not silent:
                     print(printable(_line(run, sweep.metric)), flush=True)

@@ -84,6 +84,11 @@ class RunRow:
     value: float | None
 
     @property
+    def status(self) -> str:
+        """Status of its record, `pruned` where a search gave it up."""
+        return "pruned" if self.record.pruned and self.record.status == "finished" else self.record.status
+
+    @property
     def seed(self) -> Any:
         """Seed of the run."""
         return self.record.configuration.get(SEED)
@@ -150,7 +155,7 @@ class SweepResults:
     @cached_property
     def finished(self) -> list[RunRow]:
         """Finished runs with a metric, the best first."""
-        return [run for run in self.runs if run.record.status == "finished" and run.value is not None]
+        return [run for run in self.runs if run.status == "finished" and run.value is not None]
 
     @property
     def best(self) -> RunRow | None:
@@ -167,7 +172,7 @@ class SweepResults:
         """Number of runs by status."""
         found: dict[str, int] = {}
         for run in self.runs:
-            found[run.record.status] = found.get(run.record.status, 0) + 1
+            found[run.status] = found.get(run.status, 0) + 1
         return found
 
     @cached_property
@@ -179,7 +184,7 @@ class SweepResults:
             by_parameters.setdefault(key, []).append(run)
         found = []
         for runs in by_parameters.values():
-            ended = [run for run in runs if run.record.status == "finished" and run.value is not None]
+            ended = [run for run in runs if run.status == "finished" and run.value is not None]
             done = list({run.seed: run for run in ended}.values())  # the same seed twice shows nothing new
             values = [run.value for run in done if run.value is not None]
             tests = {}
@@ -260,12 +265,10 @@ def read_sweep(*folders: str | Path) -> SweepResults:
         for place, ((name, folder), record) in enumerate(zip(places, records, strict=True))
     ]
     sweep = SweepResults(tuple(map(Path, folders)), metric, mode, tuple(columns), ())
-    stages = ("finished", "running", "stopped")  # then the skipped ones, and those that failed
+    stages = ("finished", "running", "stopped", "pruned", "skipped", "failed")
 
     def order(run: RunRow) -> tuple[int, float]:
-        status: str = run.record.status
-        stage = stages.index(status) if status in stages else len(stages) + (status == "failed")
-        return stage, sweep.rank(run.value)
+        return stages.index(run.status) if run.status in stages else len(stages), sweep.rank(run.value)
 
     return replace(sweep, runs=tuple(sorted(runs, key=order)))
 
@@ -540,7 +543,7 @@ def sweep_table(sweep: SweepResults) -> bytes:
     writer.writerow([csv_cell(column) for column in columns])
     for run in sweep.runs:
         record = run.record
-        row: list[Any] = [run.name, record.status, *(run.parameters[name] for name in sweep.parameters)]
+        row: list[Any] = [run.name, run.status, *(run.parameters[name] for name in sweep.parameters)]
         row += [run.value, record.metrics.get("epoch")]
         for protocol in sweep.protocols:
             test = record.test.get(protocol, {})

@@ -35,7 +35,14 @@ def test_the_end_of_a_sweep_shows_its_runs_its_best_and_its_failures(tmp_path: P
 def test_the_page_has_every_part_and_needs_nothing_else(tmp_path: Path) -> None:
     write_grid(tmp_path)
     page = render_sweep(read_sweep(tmp_path))
-    for heading in ("Best run", "Runs", "Over seeds", "Figures", "Importance of each parameter", "Failures"):
+    for heading in (
+        "Best run",
+        "Runs",
+        "Over seeds",
+        "Figures",
+        "Importance of each parameter",
+        "Runs without a result",
+    ):
         assert f"<h2>{heading}</h2>" in page
     for figure in ("parameter-0", "seeds", "parallel", "importance", "curves"):
         assert f'<figure id="{figure}"' in page

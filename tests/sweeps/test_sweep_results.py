@@ -33,6 +33,22 @@ def test_runs_are_ordered_by_validation_and_failures_are_last(grid: SweepResults
     assert grid.runs[-2].value == pytest.approx(0.001), "a run that goes on has its best so far"
 
 
+def test_runs_that_a_search_gave_up_count_for_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", 0.2, {"x": 1})
+    write_run(tmp_path / "1", 0.1, {"x": 2}, pruned=True)
+    write_run(tmp_path / "2", None, {"x": 3}, status="skipped", error="It can never work.")
+    write_run(tmp_path / "3", None, {"x": 4}, status="stopped")
+    sweep = read_sweep(tmp_path)
+    assert [(run.name, run.status) for run in sweep.runs] == [
+        ("0", "finished"),
+        ("3", "stopped"),
+        ("1", "pruned"),
+        ("2", "skipped"),
+    ]
+    assert [run.name for run in sweep.finished] == ["0"]
+    assert [group.value is None for group in sweep.groups] == [False, True, True, True]
+
+
 def test_a_metric_that_is_better_when_high_turns_the_order(tmp_path: Path) -> None:
     for name, auc in (("a", 0.7), ("b", 0.9), ("c", math.nan)):
         record = write_run(tmp_path / name, 0.1, {"x": name})
