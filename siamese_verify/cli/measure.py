@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
@@ -38,7 +42,7 @@ from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces import crop_face
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.models import FaceModel, embed_photos, score_pairs
-from siamese_verify.protocols import Protocol, keep_photos, sampled_pairs
+from siamese_verify.protocols import HeldOutShare, Protocol, keep_photos, sampled_pairs
 
 
 @dataclass(frozen=True)
@@ -245,25 +249,53 @@ def save_results(
     return page
 
 
-def print_results(results: Sequence[Result], folder: Path) -> None:
-    """Print a table of metrics, warnings, and the path of the report."""
+def further_protocols(cfg: DictConfig) -> dict[str, Protocol]:
+    """Protocols of the setting `protocols`, by name.
+
+    Raises:
+        InputError: a name that no folder should have, or a share of the training set's people, which only the setting
+            `protocol` can hold out.
+    """
+    found: dict[str, Protocol] = {}
+    for name, settings in cfg.protocols.items():
+        if not re.fullmatch(r"\w[\w.-]*", str(name)):
+            raise InputError(f"A name in protocols is made of letters, digits, _, - and ., got {name!r}.")
+        found[str(name)] = instantiate(settings)
+        if isinstance(found[str(name)], HeldOutShare):
+            raise InputError(f"protocols.{name} cannot hold people out of training: set protocol=held_out instead.")
+    return found
+
+
+def print_results(results: Mapping[str, Sequence[Result]], folder: Path) -> None:
+    """Print one table of metrics, warnings, and the paths of the reports.
+
+    Args:
+        results: of several encoders, by the name of the protocol; "" for the first one.
+        folder: of the run; the reports are in `report` and `report/NAME`.
+    """
     from siamese_verify.evaluation.pages.page import number
 
-    table = Table(title=escape(printable(results[0].protocol.name)))
-    rows = [result.row() for result in results]
+    every = [result for one in results.values() for result in one]
+    table = Table(title=escape(printable(every[0].protocol.name)) if len(results) == 1 else None)
+    rows = [result.row() for result in every]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    for name in names:
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for row in rows:
-        table.add_row(*(escape(printable(number(row.get(name, "")))) for name in names))
+    for name in names if len(results) == 1 else ["protocol", *names]:
+        table.add_column(name, justify="left" if name in ("protocol", "model") else "right")
+    for protocol, group in itertools.groupby(zip(every, rows, strict=True), lambda pair: pair[0].protocol):
+        table.add_section()
+        for place, (_, row) in enumerate(group):
+            cells = [escape(printable(number(row.get(name, "")))) for name in names]
+            table.add_row(*([] if len(results) == 1 else ["" if place else escape(printable(protocol.name))]), *cells)
     console = Console()
     console.print(table)
     if any(row["TAR@FAR=1%"]["insufficient"] for row in rows):
         console.print("* Fewer than ten impostors decide it: a rough estimate.")
-    for result in results:
+    for result in every:
         failed = result.report.acquisition
         if failed and failed.failures:
             console.print(printable(f"{result.name}: {failed.sentence}"), soft_wrap=True, markup=False)
         if result.report.hint:
             console.print(printable(f"{result.name}: {result.report.hint}"), soft_wrap=True, markup=False)
-    console.print(f"Report: {printable(folder / 'report' / 'report.html')}", soft_wrap=True, markup=False)
+    for name in results:
+        page = folder / "report" / name / "report.html"
+        console.print(f"Report{f' on {name}' if name else ''}: {printable(page)}", soft_wrap=True, markup=False)

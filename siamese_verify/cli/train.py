@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -20,7 +19,7 @@ from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.cli.configuration import check_values, hydra_command
-from siamese_verify.cli.measure import measure, print_results, save_results
+from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
 from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
@@ -33,7 +32,7 @@ from siamese_verify.models import FaceModel, embed_faces, encoder_class, load_ch
 from siamese_verify.protocols import HeldOutShare, Protocol, refuse_leak, save_people
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
-from siamese_verify.training import VerificationModule, publish_report
+from siamese_verify.training import VerificationModule, publish_report, without_unhelpful_warnings
 from siamese_verify.training.run_files import check_resumed, refuse_used
 
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
@@ -45,6 +44,7 @@ class TrainingParts(NamedTuple):
     data: FaceDataModule
     protocol: Protocol
     leak: str  # people or photos in both training and protocol, in words; empty if none
+    further: dict[str, tuple[Protocol, str]]  # other protocols by name, each with its leak
     module: VerificationModule
     trainer: pl.Trainer
 
@@ -105,9 +105,11 @@ def check_loss(cfg: DictConfig) -> None:
 def compose(cfg: DictConfig) -> TrainingParts:
     """Instantiate everything that a configuration names."""
     set_threads(cfg.threads)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # no advertisements between progress bars
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
+    others = further_protocols(cfg)
     encoder = instantiate(cfg.encoder)
     if encoder.embedding_size < 1:
         raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
@@ -118,10 +120,11 @@ def compose(cfg: DictConfig) -> TrainingParts:
         protocol, leak = data.test_protocol(cfg.data.name), ""
     else:
         protocol, leak = asked, refuse_leak(data.seen, asked, cfg.allow_leakage)
+    further = {name: (one, refuse_leak(data.seen, one, cfg.allow_leakage)) for name, one in others.items()}
     module = compose_module(cfg, encoder, len(data.people))
     trainer = compose_trainer(cfg)
     data.setup()
-    return TrainingParts(data, protocol, leak, module, trainer)
+    return TrainingParts(data, protocol, leak, further, module, trainer)
 
 
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
@@ -150,7 +153,7 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
     Raises:
         InputError: sync_batchnorm on CPUs.
     """
-    with configuring("trainer"):
+    with configuring("trainer"), without_unhelpful_warnings():
         trainer: pl.Trainer = instantiate(
             cfg.trainer,
             logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
@@ -167,7 +170,7 @@ def run_metadata(parts: TrainingParts, cfg: DictConfig) -> dict[str, Any]:
         "versions": versions(),
         "data": parts.data.digest,
         "training set filtered": getattr(parts.data.photos, "filtered", "no"),
-        "tested people": f"trained on in part: {parts.leak}" if parts.leak else "held out from training",
+        "tested people": tested_people(parts.leak),
         "configuration": OmegaConf.to_container(cfg, resolve=True),
     }
 
@@ -186,9 +189,7 @@ def fit(parts: TrainingParts, run: dict[str, Any], cfg: DictConfig, folder: Path
         if left_out := len(data.cropper.damaged) + len(data.cropper.failures):
             counts = f"{len(data.cropper.damaged)} damaged, {len(data.cropper.failures)} without a face"
             print(f"{left_out} photos were left out ({counts}): {folder / 'left_out.csv'} lists them.")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
-        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+    with without_unhelpful_warnings():
         trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
 
 
@@ -218,18 +219,35 @@ def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceM
 
 
 def report(model: FaceModel, parts: TrainingParts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> float:
-    """Evaluate the model and the raw pixels on the protocol; save, publish and print the results; return the EER."""
-    spec, protocol = model.encoder.input_spec, parts.protocol
-    result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
-    baseline = instantiate(cfg.baseline)
-    other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
-    save_results(folder / "report", result, [other], run)
+    """Evaluate the model and the raw pixels on each protocol; save, publish and print the results; return the EER."""
+    spec, baseline = model.encoder.input_spec, instantiate(cfg.baseline)
+    results: dict[str, list[Result]] = {}
+    for name, (protocol, leak) in {"": (parts.protocol, parts.leak), **parts.further}.items():
+        result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
+        other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
+        save_results(folder / "report" / name, result, [other], run | {"tested people": tested_people(leak)})
+        results[name] = [result, other]
+    best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
     for logger in parts.trainer.loggers:
-        publish_report(logger, result.report, folder / "report", parts.trainer.global_step)
-    print_results([result, other], folder)
-    if parts.leak:
-        print(f"This result does not hold for people outside of the training set: {parts.leak}.")
-    return result.report.eer
+        publish_report(
+            logger,
+            results[""][0].report,
+            folder / "report",
+            parts.trainer.global_step,
+            {name: one.report for name, (one, _) in results.items() if name},
+            None if best is None else float(best),
+            parts.module.hparams,
+        )
+    print_results(results, folder)
+    for protocol, leak in [(parts.protocol, parts.leak), *parts.further.values()]:
+        if leak:
+            print(f"The result on {protocol.name} does not hold for people outside of the training set: {leak}.")
+    return results[""][0].report.eer
+
+
+def tested_people(leak: str) -> str:
+    """Whether the people of a protocol were held out from training, in words; `leak` is "" if all were."""
+    return f"trained on in part: {leak}" if leak else "held out from training"
 
 
 class RefuseUsedFolder(Callback):

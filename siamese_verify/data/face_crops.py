@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.markup import escape
-from rich.progress import track
 from torch import Tensor
+from tqdm import tqdm
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError, printable
@@ -77,7 +76,7 @@ class FaceCropper:
     def stream(
         self, photos: Photos, rows: Sequence[int], title: str, chunk: int = CHUNK
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Crop photos chunk by chunk, under a progress bar.
+        """Crop photos chunk by chunk, under a delayed progress bar.
 
         Args:
             photos: source.
@@ -93,7 +92,7 @@ class FaceCropper:
         """
         spec = spec_for(photos, self.spec)
         try:
-            for start in track(range(0, len(rows), chunk), escape(printable(title))):
+            for start in tqdm(range(0, len(rows), chunk), printable(title), delay=2, leave=False, disable=None):
                 readable, images = self._open(photos, rows[start : start + chunk], len(rows))
                 found, aligned = self._crop(photos, readable, images, spec)
                 if found:

@@ -52,6 +52,11 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def untimed(run: Path) -> list[dict[str, str]]:
+    timed = ("train/step_seconds", "train/images_per_second")
+    return [{name: value for name, value in row.items() if name not in timed} for row in read_metrics(run)]
+
+
 # What a run leaves
 
 
@@ -93,7 +98,8 @@ def test_run_json_holds_versions_data_and_configuration(tiny_run: Path) -> None:
 def test_metrics_are_logged(tiny_run: Path) -> None:
     rows = read_metrics(tiny_run)
     training = ("train/loss", "train/fraction_nonzero", "train/distance_mean", "train/distance_spread")
-    for name in (*training, "val/eer", "val/auc", "test/eer", "test/auc"):
+    steps = ("train/learning_rate", "train/gradient_norm", "train/step_seconds", "train/images_per_second")
+    for name in (*training, *steps, "val/eer", "val/auc", "test/eer", "test/auc"):
         values = [float(row[name]) for row in rows if row[name]]
         assert values
         assert np.isfinite(values).all()
@@ -164,6 +170,42 @@ def test_a_folder_is_tested_on_people_held_out_and_evaluated_on_the_same_people_
         trained(tmp_path / "other", *album, "protocol=folder", f"protocol.root='{tmp_path}/album'")
 
 
+def test_further_protocols_are_measured_once_each_and_checked_for_leakage(
+    trained: Trained, configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_faces(tmp_path / "album", 4, 3)
+    album = ("+protocol@protocols.album=folder", f"protocols.album.root='{tmp_path / 'album'}'")
+    drawn = ("+protocol@protocols.drawn=synthetic", "protocols.drawn.photos={identities: 5, images: 2, size: 32}")
+    run = trained(tmp_path / "run", *TINY, *SMALL_BATCHES, "trainer.max_epochs=1", *album, *drawn)
+    told = capsys.readouterr().out
+    assert told.count("\n┡") == 1, "one table"
+    pages = [run / "report" / name / "report.html" for name in ("", "album", "drawn")]
+    assert [line.rpartition(": ")[2] for line in told.splitlines() if line.startswith("Report")] == [*map(str, pages)]
+    logged = {name: value for row in read_metrics(run) for name, value in row.items() if value}
+    for name, genuine in (("", 6 * 3), ("album", 4 * 3), ("drawn", 5)):
+        metrics = json.loads((run / "report" / name / "metrics.json").read_text())
+        assert metrics["genuine"] == genuine
+        assert float(logged["test/" + (f"{name}/" if name else "") + "eer"]) == metrics["eer"]
+        assert metrics["details"]["tested people"] == "held out from training"
+
+    cfg = configured("evaluate", tmp_path / "again", f"model='{run}'", "resamples=0", "threads=1", *album)
+    evaluate(cfg, tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "report" / "album" / "metrics.json").read_text())
+    assert again["eer"] == pytest.approx(json.loads((run / "report" / "album" / "metrics.json").read_text())["eer"])
+
+    seen = (*drawn, "protocols.drawn.photos.first=0")
+    with pytest.raises(InputError, match=r"overlaps with the training set: 5 of its 5 people"):
+        trained(tmp_path / "seen", *TINY, *SMALL_BATCHES, *seen)
+    with pytest.raises(InputError, match=r"overlaps with the training set: 5 of its 5 people"):
+        evaluate(configured("evaluate", tmp_path / "again", f"model='{run}'", *seen), tmp_path / "again")
+    for wrong, sentence in (
+        ("++protocols={a/b: {_target_: x.y}}", "A name in protocols is made of letters"),
+        ("+protocol@protocols.rest=held_out", "protocols.rest cannot hold people out"),
+    ):
+        with pytest.raises(InputError, match=sentence):  # before data are looked for
+            trained(tmp_path / "wrong", "data=folder", "data.root=nowhere", wrong)
+
+
 # Training
 
 
@@ -209,7 +251,7 @@ def test_a_run_resumed_in_its_folder_ends_bit_for_bit_as_the_uninterrupted_one(
     resumed = fitted(stopped, *settings, f"ckpt_path='{checkpoint}'")
     assert equal(weights(resumed), weights(whole))
     assert equal(weights(resumed, "best.ckpt"), weights(whole, "best.ckpt")), "the best epoch so far came along"
-    assert read_metrics(resumed) == read_metrics(whole)
+    assert untimed(resumed) == untimed(whole)
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
@@ -251,7 +293,7 @@ def test_the_seed_decides_all(fitted: Trained, tmp_path: Path) -> None:
     first, second, third = (weights(run) for run in runs)
     assert equal(first, second)
     assert not equal(first, third)
-    assert read_metrics(runs[0]) == read_metrics(runs[1])
+    assert untimed(runs[0]) == untimed(runs[1])
 
 
 def test_ctrl_c_ends_without_a_traceback_and_with_a_whole_checkpoint(tmp_path: Path) -> None:
