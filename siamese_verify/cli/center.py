@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from siamese_verify.cli.configuration import check_values, hydra_command
+from siamese_verify.cli.configuration import check_values, hydra_command, trusted_code
 from siamese_verify.cli.measure import measure, print_results, save_results
 from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.data import FaceCropper
@@ -32,7 +32,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         raise InputError(f"{output} holds a bundle already: set another folder by output.")
     check_values(cfg)
     set_threads(cfg.threads)
-    model = load_model(cfg.model)
+    model = load_model(cfg.model, trust_code=trusted_code(cfg))
     if isinstance(model.encoder, MirroredEncoder):
         raise InputError(f"The model {cfg.model} is centered already.")
     photos: Photos = instantiate(cfg.data.photos)

@@ -8,7 +8,8 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -130,6 +131,43 @@ def setting_name(key: str, arguments: tuple[object, ...]) -> str:
                 end = key.rpartition(".")[2]
                 return min((one for one in missing if one.rpartition(".")[2] == end), key=len, default=key)
     return key
+
+
+def trusted_code(cfg: DictConfig) -> list[str]:
+    """Classes of others that the setting `trust_code` permits to import, such as my_package.MyNet."""
+    asked = cfg.get("trust_code") or []
+    return [str(one) for one in asked] if isinstance(asked, ListConfig) else [str(asked)]
+
+
+@cache
+def shipped_targets() -> frozenset[str]:
+    """Targets of the configs of this package, which may be imported and called."""
+    texts = (path.read_text(encoding="utf-8") for path in CONF.rglob("*.yaml"))
+    return frozenset(target for text in texts for target in re.findall(r"_target_: ?([\w.]+)", text))
+
+
+def refuse_code(configuration: object, trusted: Collection[str], source: object) -> None:
+    """Check that a configuration read from a file names no code of others, before it is instantiated.
+
+    Args:
+        configuration: any part of a configuration.
+        trusted: targets of others that are permitted.
+        source: what it was read from, for the message.
+
+    Raises:
+        InputError: it names a target that is neither of a config of this package nor trusted.
+    """
+    if isinstance(configuration, Mapping):
+        target = configuration.get("_target_")
+        if target is not None and target not in shipped_targets() and target not in trusted:
+            raise InputError(
+                f"{source} names code of others, {target}, which is never imported unasked: if you trust it, add "
+                f"trust_code={target} (or a list in brackets)."
+            )
+        configuration = list(configuration.values())
+    if isinstance(configuration, list | tuple):
+        for part in configuration:
+            refuse_code(part, trusted, source)
 
 
 def as_dict(configuration: object) -> dict[str, object]:

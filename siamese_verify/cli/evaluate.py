@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from siamese_verify.atomic_write import atomic_write
-from siamese_verify.cli.configuration import check_values, hydra_command
+from siamese_verify.cli.configuration import check_values, hydra_command, refuse_code, trusted_code
 from siamese_verify.cli.measure import (
     Result,
     check_claim,
@@ -61,7 +61,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     check_values(cfg)
     set_threads(cfg.threads)
     published = read_published(cfg.published) if cfg.published else []
-    model = load_model(cfg.model, cfg.device)
+    model = load_model(cfg.model, cfg.device, trusted_code(cfg), or_onnx=True)
     results: dict[str, Result] = {}
     leaks: dict[str, str] = {}
     for number, (name, protocol, leak) in enumerate(protocols_for(cfg)):
@@ -124,6 +124,8 @@ def first_protocol(cfg: DictConfig) -> tuple[Protocol, bool, Sequence[TrainingSu
         if isinstance(chosen, HeldOutShare):
             raise InputError(f"No run of {cfg.model} has held people out: choose another protocol than held_out.")
         return chosen, False, []
+    parts = [run.configuration["datamodule"]["photos"], run.configuration.get("protocol")]
+    refuse_code(parts, trusted_code(cfg), f"The run of {cfg.model}")
     own = run.tested is not None and (chosen is None or isinstance(chosen, HeldOutShare))
     try:
         trained_on: Photos | None = instantiate(run.configuration["datamodule"]["photos"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from siamese_verify.cli.options import add_trust_option
 from siamese_verify.cli.run_metadata import versions
 from siamese_verify.errors import printable
 from siamese_verify.models.bundle import check_target
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Labeled Faces in the Wild, to compare on the test pairs of its View 1 (default: data/lfw)",
     )
     parser.add_argument("--synthetic", action="store_true", help="compare on synthetic faces instead, which shows less")
+    add_trust_option(parser)
     parser.add_argument("--license", help="license of the weights, in words, for the model card")
     parser.add_argument(
         "--quantize",
@@ -46,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
         license=options.license,
         quantize=options.quantize is not None,
         synthetic=options.synthetic,
+        trust_code=options.trust_code,
     )
     for sentence in sentences:
         print(printable(sentence))

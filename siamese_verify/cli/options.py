@@ -23,12 +23,24 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of the encoder (default: %(default)s)",
     )
+    add_trust_option(parser)
     parser.add_argument("--threads", type=int, help="threads of ONNX Runtime (default: one for each core)")
     parser.add_argument(
         "--on-multiple-faces",
         choices=("error", "largest", "central", "any"),
         default="error",
         help="which of multiple faces on a photo is used (default: %(default)s); any: the best pair counts",
+    )
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that permits to import the class of an encoder."""
+    parser.add_argument(
+        "--trust-code",
+        metavar="CLASS",
+        action="append",
+        default=[],
+        help="a class that the model's encoder on torch needs and you trust, such as my_package.MyNet",
     )
 
 
@@ -56,6 +68,7 @@ def load_verifier(options: argparse.Namespace, liveness: Liveness | None = None)
         options.model,
         engine=options.engine,
         threads=options.threads,
+        trust_code=options.trust_code,
         on_multiple_faces=options.on_multiple_faces,
         liveness=liveness,
     )

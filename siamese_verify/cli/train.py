@@ -23,12 +23,19 @@ from siamese_verify.cli.measure import Result, further_protocols, measure, print
 from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
-from siamese_verify.encoders import Encoder
+from siamese_verify.encoders import Encoder, check_encoder, create_encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
 from siamese_verify.losses.base import refuse_miner
-from siamese_verify.models import FaceModel, embed_faces, encoder_class, load_checkpoint, save_bundle
+from siamese_verify.models import (
+    FaceModel,
+    code_of_others,
+    embed_faces,
+    export_network,
+    load_checkpoint,
+    save_bundle,
+)
 from siamese_verify.protocols import HeldOutShare, Protocol, refuse_leak, save_people
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
@@ -61,7 +68,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     fit(parts, run, cfg, folder)
     if not parts.trainer.is_global_zero:
         return 0.0  # one process finishes
-    model = calibrated(best_model(parts.trainer), parts.data, cfg)
+    model = calibrated(best_model(parts), parts.data, cfg)
     save_bundle(folder / "bundle", model, run["versions"])
     return report(model, parts, run, cfg, folder)
 
@@ -71,16 +78,16 @@ def check(cfg: DictConfig, folder: Path) -> None:
 
     Raises:
         InputError: a folder of another run, values of a wrong type, a checkpoint that cannot be loaded, a loss that
-            cannot use the tuples of the sampler or miner, an encoder that a bundle cannot hold.
+            cannot use the tuples of the sampler or miner, an encoder that cannot be imported.
     """
     refuse_used(folder, cfg.ckpt_path)
     check_values(cfg)
     if cfg.ckpt_path:
         if not Path(cfg.ckpt_path).is_file():
             raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
-        load_checkpoint(Path(cfg.ckpt_path))
+        load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
     check_loss(cfg)
-    encoder_class(cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))["encoder"])
+    check_encoder(encoder_settings(cfg))
 
 
 def check_loss(cfg: DictConfig) -> None:
@@ -110,7 +117,7 @@ def compose(cfg: DictConfig) -> TrainingParts:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
     others = further_protocols(cfg)
-    encoder = instantiate(cfg.encoder)
+    encoder = compose_encoder(cfg)
     if encoder.embedding_size < 1:
         raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
     with configuring("training set"):
@@ -125,6 +132,27 @@ def compose(cfg: DictConfig) -> TrainingParts:
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, further, module, trainer)
+
+
+def encoder_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration of the encoder."""
+    return cast("dict[str, Any]", OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True))
+
+
+def compose_encoder(cfg: DictConfig) -> Encoder:
+    """The encoder; the export of one with code of others is tried before any photo is read.
+
+    Raises:
+        InputError: wrong settings, or a bundle could not hold it.
+    """
+    settings = encoder_settings(cfg)
+    others = code_of_others(settings)
+    if not others:
+        return cast(Encoder, instantiate(cfg.encoder))
+    encoder = create_encoder(settings, others)
+    print(f"The export of {settings['_target_']} to ONNX is tried, as the bundle will need it.")
+    export_network(encoder)
+    return encoder
 
 
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
@@ -193,16 +221,16 @@ def fit(parts: TrainingParts, run: dict[str, Any], cfg: DictConfig, folder: Path
         trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
 
 
-def best_model(trainer: pl.Trainer) -> FaceModel:
+def best_model(parts: TrainingParts) -> FaceModel:
     """Model of the epoch with the lowest validation EER.
 
     Raises:
         InputError: no epoch was finished.
     """
-    path = cast(ModelCheckpoint, trainer.checkpoint_callback).best_model_path
+    path = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_path
     if not path:
         raise InputError("No epoch was finished and validated, so there is no model: train for one epoch or more.")
-    return load_checkpoint(Path(path))
+    return load_checkpoint(Path(path), encoder=cast(Encoder, parts.module.encoder))
 
 
 def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceModel:

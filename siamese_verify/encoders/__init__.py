@@ -3,6 +3,23 @@
 from siamese_verify.encoders.encoder import Encoder, MirroredEncoder, Pixels
 from siamese_verify.encoders.inception_resnet import InceptionResNet
 from siamese_verify.encoders.mobilefacenet import MobileFaceNet
-from siamese_verify.encoders.resnet import ResNet18, SmallResNet
+from siamese_verify.encoders.own_module import check_encoder, create_encoder, encoder_class, wrap_module
+from siamese_verify.encoders.resnet import IResNet, ResNet18, SmallResNet
+from siamese_verify.encoders.timm_models import TimmEncoder, VisionTransformer
 
-__all__ = ["Encoder", "InceptionResNet", "MirroredEncoder", "MobileFaceNet", "Pixels", "ResNet18", "SmallResNet"]
+__all__ = [
+    "Encoder",
+    "IResNet",
+    "InceptionResNet",
+    "MirroredEncoder",
+    "MobileFaceNet",
+    "Pixels",
+    "ResNet18",
+    "SmallResNet",
+    "TimmEncoder",
+    "VisionTransformer",
+    "check_encoder",
+    "create_encoder",
+    "encoder_class",
+    "wrap_module",
+]

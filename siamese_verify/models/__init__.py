@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from siamese_verify.models.bundle import Bundle, open_bundle
     from siamese_verify.models.engines import OnnxEngine, TorchEngine, embed_faces, embed_photos, score_pairs
-    from siamese_verify.models.export import export_bundle, save_bundle
-    from siamese_verify.models.loading import FaceModel, encoder_class, load_bundle, load_checkpoint, load_model
-    from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points
+    from siamese_verify.models.export import export_bundle, export_network, save_bundle
+    from siamese_verify.models.loading import FaceModel, load_bundle, load_checkpoint, load_model
+    from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, code_of_others, read_operating_points
     from siamese_verify.models.registry import ships_thresholds, store_thresholds
 
 _MODULES = {  # imported when a name is first used: verifying with a bundle needs no torch
@@ -22,14 +22,15 @@ _MODULES = {  # imported when a name is first used: verifying with a bundle need
     "embed_photos": "engines",
     "score_pairs": "engines",
     "export_bundle": "export",
+    "export_network": "export",
     "save_bundle": "export",
     "FaceModel": "loading",
-    "encoder_class": "loading",
     "load_bundle": "loading",
     "load_checkpoint": "loading",
     "load_model": "loading",
     "PRETRAINED": "metadata",
     "ModelMetadata": "metadata",
+    "code_of_others": "metadata",
     "read_operating_points": "metadata",
     "ships_thresholds": "registry",
     "store_thresholds": "registry",
@@ -41,10 +42,11 @@ __all__ = [
     "ModelMetadata",
     "OnnxEngine",
     "TorchEngine",
+    "code_of_others",
     "embed_faces",
     "embed_photos",
-    "encoder_class",
     "export_bundle",
+    "export_network",
     "load_bundle",
     "load_checkpoint",
     "load_model",

@@ -192,6 +192,7 @@ def write_bundle(
         "format": FORMAT,
         "alignment": alignment_name(metadata.input_spec.crop),
         **metadata.to_dict(),
+        **({"needs_code": list(metadata.needs_code)} if metadata.needs_code else {}),  # for readers: weights need it
         "checks": checks,
         "versions": versions,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},

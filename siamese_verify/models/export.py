@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
+from siamese_verify import __version__
 from siamese_verify.atomic_write import cache_folder
 from siamese_verify.data import FaceCropper
 from siamese_verify.datasets import SyntheticFaces
@@ -63,6 +64,7 @@ def export_bundle(
     license: str | None = None,
     quantize: bool = False,
     synthetic: bool = False,
+    trust_code: Collection[str] = (),
 ) -> Iterator[str]:
     """Export a model, after comparing the ONNX network with torch on the test pairs of LFW's View 1.
 
@@ -74,6 +76,7 @@ def export_bundle(
         license: of the weights, in words.
         quantize: compute in int8 instead of float32.
         synthetic: compare on synthetic faces instead.
+        trust_code: see `load_model`.
 
     Yields:
         Sentences that say what was done.
@@ -82,7 +85,7 @@ def export_bundle(
         InputError: there is no such model, there are no faces to compare on, or the network differs from the model;
             nothing is written then.
     """
-    model = load_model(name)
+    model = load_model(name, trust_code=trust_code)
     if license is not None:
         model = replace(model, metadata=replace(model.metadata, license=license))
     spec, root = model.metadata.input_spec, lfw or LFW
@@ -143,19 +146,22 @@ def synthetic_pairs(spec: InputSpec) -> ComparisonPairs:
 
 
 def save_bundle(
-    folder: Path, model: FaceModel, versions: Mapping[str, str], pairs: ComparisonPairs | None = None
+    folder: Path, model: FaceModel, versions: Mapping[str, str] | None = None, pairs: ComparisonPairs | None = None
 ) -> Bundle:
     """Write a model as a bundle, after comparing its ONNX network with torch.
 
     Args:
         folder: of the bundle.
-        model: with its thresholds.
-        versions: of the software, for the manifest.
+        model: with its thresholds; of an own encoder, see `FaceModel.create` and `load_checkpoint`.
+        versions: of the software, for the manifest; by default of this package and of torch.
         pairs: to compare on, besides random images.
 
     Raises:
-        InputError: the network gives other embeddings than torch, or decides a pair differently; nothing is written.
+        InputError: the network cannot be exported, gives other embeddings than torch, or decides a pair differently;
+            nothing is written.
     """
+    versions = versions or {"siamese-verify": __version__, "torch": torch.__version__}
+    folder = Path(folder)
     network, weights = export_network(model.encoder), weights_file(model.encoder)
     torch_engine = TorchEngine(copy.deepcopy(model.encoder).cpu().eval())
     checks = compare_engines(model.metadata, torch_engine, OnnxEngine(network, NETWORK), pairs)
@@ -237,10 +243,22 @@ def random_images(size: int) -> NDArray[np.uint8]:
 
 
 def export_network(encoder: Encoder) -> bytes:
-    """Return the encoder as an ONNX file: `images` (N,3,S,S) uint8 -> `embeddings` (N,D)."""
+    """Return the encoder as an ONNX file: `images` (N,3,S,S) uint8 -> `embeddings` (N,D).
+
+    Raises:
+        InputError: torch cannot export it, such as a network whose steps depend on the values of its input.
+    """
     size = encoder.input_spec.size
     images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    return export_onnx(encoder, (images,), {"images": {0: torch.export.Dim.DYNAMIC}})
+    try:
+        return export_onnx(encoder, (images,), {"images": {0: torch.export.Dim.DYNAMIC}})
+    except Exception as error:  # torch's exporter raises anything
+        name = type(encoder.backbone if type(encoder) is Encoder else encoder).__name__
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        raise InputError(f"The network {name} cannot be exported to ONNX, which bundles need: {reason}") from error
 
 
 def weights_file(encoder: Encoder) -> bytes:

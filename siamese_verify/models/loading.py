@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from siamese_verify.faces.mtcnn import Networks
 from siamese_verify.models.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
 from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine
 from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points
-from siamese_verify.structures import Crop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,13 +37,22 @@ class FaceModel:
         cls,
         name: str,
         encoder: Encoder,
-        configuration: dict[str, Any],
+        configuration: Mapping[str, Any] | None = None,
         operating_points: tuple[OperatingPoint, ...] = (),
         **known: Any,
     ) -> FaceModel:
-        """Create a model of an encoder; `known` are further fields of `ModelMetadata`."""
+        """Create a model of an encoder.
+
+        Args:
+            name: of the model.
+            encoder: on torch.
+            configuration: `_target_` and arguments that create it; None if only the author's script can: its bundle
+                then runs on ONNX, and on torch where the script gives the encoder.
+            operating_points: measured thresholds.
+            known: further fields of `ModelMetadata`.
+        """
         spec, size = encoder.input_spec, encoder.embedding_size
-        return cls(encoder, ModelMetadata(name, configuration, spec, size, operating_points, **known))
+        return cls(encoder, ModelMetadata(name, dict(configuration or {}), spec, size, operating_points, **known))
 
 
 class VerifierParts(NamedTuple):
@@ -56,7 +65,12 @@ class VerifierParts(NamedTuple):
 
 
 def load_parts(
-    name: str | Path, engine: Literal["auto", "onnx", "torch"], device: str = "cpu", threads: int | None = None
+    name: str | Path,
+    engine: Literal["auto", "onnx", "torch"],
+    device: str = "cpu",
+    threads: int | None = None,
+    trust_code: str | Collection[str] = (),
+    encoder: Encoder | None = None,
 ) -> VerifierParts:
     """Load the parts of a verifier, see `Verifier.load`."""
     if engine not in ("auto", "onnx", "torch"):
@@ -66,7 +80,7 @@ def load_parts(
     if engine == "torch" or (engine == "auto" and (Path(name).is_file() or device != "cpu")):
         from siamese_verify.models.export import with_weights_hash
 
-        model = with_weights_hash(load_model(name, device))
+        model = with_weights_hash(load_model(name, device, trust_code, encoder))
         return VerifierParts(model.metadata, TorchEngine(model.encoder), None, None)
     if device != "cpu":
         raise InputError(f"The engine onnx runs on the CPU, not on {device!r}: use the engine torch.")
@@ -121,24 +135,40 @@ def bundle_folder(name: str | Path) -> Path:
     raise InputError(f"There is no model {name}: give {', '.join(PRETRAINED)}, a bundle folder or a checkpoint.")
 
 
-def load_model(name: str | Path, device: str = "cpu") -> FaceModel:
+def load_model(
+    name: str | Path,
+    device: str = "cpu",
+    trust_code: str | Collection[str] = (),
+    encoder: Encoder | None = None,
+    *,
+    or_onnx: bool = False,
+) -> FaceModel:
     """Load a model for torch.
 
     Args:
         name: `casia-webface`, `vggface2`, a bundle folder, a run folder, or a Lightning checkpoint.
         device: of the encoder.
+        trust_code: classes of others, such as `my_package.MyNet`, that may be imported to create its encoder.
+        encoder: takes the weights, as a copy, instead of one that is created.
+        or_onnx: where a bundle's encoder cannot be created, embed by its ONNX network, on the CPU and without weights.
 
     Raises:
-        InputError: there is no such model, it is damaged, or there is no such device.
+        InputError: there is no such model, it is damaged, its encoder needs code that is not trusted, or there is no
+            such device.
     """
     if str(name) in PRETRAINED:
         from siamese_verify.models.registry import load_pretrained
 
         model = load_pretrained(str(name))
     elif Path(name).is_file():
-        model = load_checkpoint(Path(name))
+        model = load_checkpoint(Path(name), trust_code, encoder)
     else:
-        model = load_bundle(bundle_folder(name))
+        folder = bundle_folder(name)
+        if or_onnx and device == "cpu" and encoder is None and not _can_create(folder, trust_code):
+            from siamese_verify.models.onnx_encoder import load_onnx
+
+            return load_onnx(folder)
+        model = load_bundle(folder, trust_code, encoder)
     try:
         model.encoder.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -146,11 +176,26 @@ def load_model(name: str | Path, device: str = "cpu") -> FaceModel:
     return model
 
 
-def load_bundle(folder: Path) -> FaceModel:
+def _can_create(folder: Path, trust_code: str | Collection[str]) -> bool:
+    """Whether the encoder of a bundle can be created for torch."""
+    metadata = open_bundle(folder).metadata
+    return metadata.quantization == "none" and set(metadata.needs_code) <= set(_names(trust_code))
+
+
+def _names(trust_code: str | Collection[str]) -> Collection[str]:
+    return (trust_code,) if isinstance(trust_code, str) else trust_code
+
+
+def load_bundle(folder: Path, trust_code: str | Collection[str] = (), encoder: Encoder | None = None) -> FaceModel:
     """Load a bundle for torch, after an integrity check of all its files.
 
+    Args:
+        folder: of the bundle.
+        trust_code: see `load_model`.
+        encoder: see `load_model`.
+
     Raises:
-        InputError: a file or field is missing, of another format, or was changed.
+        InputError: a file or field is missing, of another format, or was changed; see `load_model`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -163,92 +208,85 @@ def load_bundle(folder: Path) -> FaceModel:
         )
     weights = bundle.read(WEIGHTS)
     bundle.check([name for name in bundle.files if name != WEIGHTS])
+    wanted = (bundle.metadata.input_spec, bundle.metadata.embedding_size)
+    if encoder is not None and wanted != (encoder.input_spec, encoder.embedding_size):
+        raise InputError(
+            f"The bundle {folder} is of an encoder with {wanted[0]} and {wanted[1]} dimensions, the one given has "
+            f"{encoder.input_spec} and {encoder.embedding_size}."
+        )
     try:
-        encoder = build_encoder(bundle.metadata.configuration, load(weights))
+        found = build_encoder(bundle.metadata.configuration, load(weights), trust_code, encoder)
     except SafetensorError as error:
         raise bundle.damaged(error) from None
-    if (bundle.metadata.input_spec, bundle.metadata.embedding_size) != (encoder.input_spec, encoder.embedding_size):
+    if wanted != (found.input_spec, found.embedding_size):
         raise bundle.damaged("field input differs from that of its encoder")
-    return FaceModel(encoder, bundle.metadata)
+    return FaceModel(found, bundle.metadata)
 
 
-def load_checkpoint(path: Path) -> FaceModel:
-    """Load the encoder and thresholds of a checkpoint that training wrote, without unpickling code.
+def load_checkpoint(path: Path, trust_code: str | Collection[str] = (), encoder: Encoder | None = None) -> FaceModel:
+    """Load the encoder and thresholds of a checkpoint that `VerificationModule` wrote, without unpickling code.
+
+    Args:
+        path: of the checkpoint.
+        trust_code: see `load_model`.
+        encoder: see `load_model`; needed where the module was trained without a configuration.
 
     Raises:
-        InputError: the file is not such a checkpoint.
+        InputError: the file is not such a checkpoint; see `load_model`.
     """
     import torch
 
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        configuration = dict(checkpoint["hyper_parameters"]["encoder"])
+        settings = dict(checkpoint.get("hyper_parameters") or {})
+        configuration = dict(settings.get("encoder") or {})
         state = {k.removeprefix("encoder."): v for k, v in checkpoint["state_dict"].items() if k.startswith("encoder.")}
+        measured = dict(checkpoint.get("validation") or {})
+        data = (settings.get("data") or {}).get("name")
     except Exception as error:  # torch's unpickler raises anything, and advises to trust the file
         raise InputError(f"{path} is not a checkpoint of siamese-verify ({type(error).__name__}).") from None
-    measured = checkpoint.get("validation") or {}
-    data = (checkpoint["hyper_parameters"].get("data") or {}).get("name")
+    people = f"all {measured.get('pairs', 0):,} pairs of the people held out from {data or 'its'} training"
     return FaceModel.create(
         str(path),
-        build_encoder(configuration, state),
+        build_encoder(configuration, state, trust_code, encoder),
         configuration,
         read_operating_points(measured.get("operating_points", [])),
         eer_threshold=measured.get("eer_threshold"),
-        measured_on=f"all {measured.get('pairs', 0):,} pairs of the people held out from {data} training",
+        measured_on=people if measured else "",
         training={"data": data, "pretrained": configuration.get("pretrained")},
         metrics=measured,
     )
 
 
-def encoder_class(configuration: Mapping[str, Any]) -> Callable[..., Encoder]:
-    """Return the encoder class that a configuration names; nothing else is ever imported or called.
-
-    Raises:
-        InputError: it is not one of `siamese_verify.encoders`.
-    """
-    from siamese_verify import encoders
-
-    target = str(configuration.get("_target_", ""))
-    module, _, name = target.rpartition(".")
-    if module != "siamese_verify.encoders" or name == "Encoder" or name not in encoders.__all__:
-        raise InputError(
-            f"The encoder {target!r} is not one of siamese_verify.encoders, and a bundle can hold no other."
-        )
-    found: Callable[..., Encoder] = getattr(encoders, name)
-    return found
-
-
-def build_encoder(configuration: Mapping[str, Any], state: Mapping[str, Tensor]) -> Encoder:
+def build_encoder(
+    configuration: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    trust_code: str | Collection[str] = (),
+    encoder: Encoder | None = None,
+) -> Encoder:
     """Build an encoder in evaluation mode.
 
     Args:
-        configuration: `_target_`, a class of `siamese_verify.encoders`, and its arguments.
+        configuration: `_target_` and arguments, see `siamese_verify.encoders.create_encoder`.
         state: its state dict.
+        trust_code: see `load_model`.
+        encoder: see `load_model`.
 
     Raises:
         InputError: another target, wrong arguments, or weights that do not fit.
     """
-    create = encoder_class(configuration)
+    from siamese_verify.encoders import Encoder, create_encoder
+
+    if encoder is not None and not isinstance(encoder, Encoder):
+        raise InputError(f"{type(encoder).__name__} is not an Encoder: wrap it by siamese_verify.encoders.wrap_module.")
+    name = type(encoder).__name__ if encoder else str(configuration.get("_target_")).rpartition(".")[2]
+    problem = f"The encoder {name} cannot be created"
     try:
-        encoder = create(**_encoder_arguments(configuration))
-        encoder.load_state_dict(state)
+        built = copy.deepcopy(encoder) if encoder is not None else create_encoder(configuration, _names(trust_code))
+        problem = f"The weights do not fit the encoder {name}"
+        built.load_state_dict(state)
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        name = configuration["_target_"].rpartition(".")[2]
-        raise InputError(f"The weights do not fit the encoder {name}: {str(error).splitlines()[0]}") from None
-    return encoder.eval()
-
-
-def _encoder_arguments(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of an encoder: nested crops and encoders are built, and pretrained weights are not downloaded."""
-    arguments = {name: value for name, value in configuration.items() if name != "_target_"}
-    if arguments.get("pretrained"):
-        arguments["pretrained"] = None  # its weights are in the bundle
-    if isinstance(arguments.get("crop"), Mapping):
-        arguments["crop"] = Crop(**{key: value for key, value in arguments["crop"].items() if key != "_target_"})
-    if isinstance(inner := arguments.get("encoder"), Mapping):
-        if "encoder" in inner:
-            raise InputError("An encoder may wrap one encoder, not a wrapped one.")
-        arguments["encoder"] = encoder_class(inner)(**_encoder_arguments(inner))
-    return arguments
+        raise InputError(f"{problem}: {' '.join(str(error).split())}") from None
+    return built.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -77,6 +77,11 @@ class ModelMetadata:
     license: str = ""
     weights_sha256: str = ""
     quantization: str = "none"
+
+    @property
+    def needs_code(self) -> tuple[str, ...]:
+        """Classes of others without which the weights cannot be loaded on torch; see `code_of_others`."""
+        return code_of_others(self.configuration)
 
     @property
     def fingerprint(self) -> str:
@@ -226,6 +231,26 @@ class ModelMetadata:
         )
 
 
+def code_of_others(configuration: Mapping[str, Any]) -> tuple[str, ...]:
+    """Targets that a configuration of an encoder names besides those of this package, such as `my_package.MyNet`.
+
+    A configuration that does not name the encoder's class gives an empty name.
+    """
+
+    def targets(node: Any) -> Iterator[str]:
+        if isinstance(node, Mapping):
+            if "_target_" in node:
+                yield str(node["_target_"] or "")
+            node = list(node.values())
+        if isinstance(node, list | tuple):
+            for value in node:
+                yield from targets(value)
+
+    ours = ("siamese_verify.encoders", "siamese_verify.structures")
+    found = targets(configuration) if "_target_" in configuration else ("", *targets(configuration))
+    return tuple(dict.fromkeys(target for target in found if target.rpartition(".")[0] not in ours))
+
+
 def read_operating_points(rows: list[dict[str, Any]]) -> tuple[OperatingPoint, ...]:
     """Read operating points from JSON, where an infinite threshold is null.
 
@@ -272,10 +297,12 @@ USE = """## Intended use and limits
 def model_card(metadata: ModelMetadata, checks: Mapping[str, Any]) -> str:
     """Return the model card in Markdown; `checks` say how the ONNX network was compared with the weights."""
     spec = metadata.input_spec
-    kind = str(metadata.configuration.get("_target_", "")).rpartition(".")[2]
+    kind = str(metadata.configuration.get("_target_") or "Encoder").rpartition(".")[2]
     trained = ", ".join(f"{name}: {value}" for name, value in metadata.training.items() if value) or "unknown"
+    code = " and ".join(f"`{name}`" for name in metadata.needs_code if name) or "its author's class"
     facts = {
         "trained on": trained,
+        **({"weights for torch": f"need {code}, the ONNX network needs no code"} if metadata.needs_code else {}),
         "input": f"RGB faces of {spec.size} x {spec.size} pixels, aligned as {alignment_name(spec.crop)}",
         "computes in": "float32" if metadata.quantization == "none" else metadata.quantization,
         "license of the weights": metadata.license or "not stated: ask its authors",

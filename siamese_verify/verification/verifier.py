@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Unpack, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,9 @@ from siamese_verify.verification.decision import (
     best_pair,
     check_options,
 )
+
+if TYPE_CHECKING:
+    from siamese_verify.encoders import Encoder
 
 CHUNK = 64  # photos whose faces are held together
 Liveness = Callable[[Image.Image, DetectedFace], str | None]
@@ -104,6 +107,8 @@ class Verifier:
         threads: int | None = None,
         on_multiple_faces: OnMultipleFaces = "error",
         liveness: Liveness | None = None,
+        trust_code: str | Collection[str] = (),
+        encoder: Encoder | None = None,
     ) -> Verifier:
         """Load a verifier.
 
@@ -114,13 +119,16 @@ class Verifier:
             threads: of ONNX Runtime; None for one per core.
             on_multiple_faces: see `Verifier`.
             liveness: see `Verifier`.
+            trust_code: classes of others, such as `my_package.MyNet`, that the engine torch may import for the encoder
+                of this model; onnx needs none.
+            encoder: takes the weights, as a copy, on the engine torch, instead of one that is created.
 
         Raises:
-            InputError: there is no such model, or it is damaged.
+            InputError: there is no such model, it is damaged, or its encoder on torch needs code that is not trusted.
         """
         from siamese_verify.models.loading import load_parts
 
-        parts = load_parts(model, engine, device, threads)
+        parts = load_parts(model, engine, device, threads, trust_code, encoder)
         return cls(
             parts.metadata,
             parts.engine,

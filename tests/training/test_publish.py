@@ -62,9 +62,7 @@ def test_tensorboard_gets_metrics_and_pictures(trained: Callable[..., Path], tmp
     steps = {"train/learning_rate", "train/gradient_norm", "train/step_seconds", "train/images_per_second"}
     assert steps <= set(tags["scalars"])
     # without the -1 that Lightning writes first
-    assert [event.value for event in events.Scalars("hp_metric")] == [
-        events.Scalars("val/eer")[0].value
-    ]
+    assert [event.value for event in events.Scalars("hp_metric")] == [events.Scalars("val/eer")[0].value]
     plugin = importlib.import_module("tensorboard.plugins.hparams.plugin_data_pb2")
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     settings = plugin.HParamsPluginData.FromString(content).session_start_info.hparams

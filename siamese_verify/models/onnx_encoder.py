@@ -1,0 +1,45 @@
+"""An encoder for torch that runs an ONNX network: for bundles whose class is not at hand, or that compute in int8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from siamese_verify.encoders import Encoder
+from siamese_verify.models.bundle import NETWORK, open_bundle
+from siamese_verify.models.engines import Engine, OnnxEngine
+from siamese_verify.models.loading import FaceModel
+from siamese_verify.structures import InputSpec
+
+
+class OnnxEncoder(Encoder):
+    """An encoder that embeds by ONNX Runtime on the CPU. It has no weights and no gradients.
+
+    Args:
+        engine: runs the network.
+        embedding_size: D.
+        input_spec: of the images.
+    """
+
+    def __init__(self, engine: Engine, embedding_size: int, input_spec: InputSpec) -> None:
+        super().__init__(nn.Identity(), embedding_size, input_spec)
+        self.engine = engine
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed (B,3,S,S) uint8 images; (B,D)."""
+        return torch.from_numpy(self.engine(images.permute(0, 2, 3, 1).numpy()))
+
+
+def load_onnx(folder: Path) -> FaceModel:
+    """Load a bundle to embed by its ONNX network, after an integrity check of all its files.
+
+    Raises:
+        InputError: a file or field is missing, of another format, or was changed.
+    """
+    bundle = open_bundle(folder)
+    bundle.check(bundle.files)
+    metadata = bundle.metadata
+    engine = OnnxEngine(bundle.path(NETWORK), str(folder / NETWORK))
+    return FaceModel(OnnxEncoder(engine, metadata.embedding_size, metadata.input_spec).eval(), metadata)
