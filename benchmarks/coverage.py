@@ -22,6 +22,8 @@ from scipy.optimize import brentq
 from scipy.stats import beta, binomtest, norm
 
 from siamese_verify.evaluation import ImpostorTail, compare_scores, pair_intervals, roc_curve
+from siamese_verify.evaluation.all_pairs_comparison import AllPairsErrors
+from siamese_verify.evaluation.bootstrap import correlated_difference
 from siamese_verify.evaluation.clustered_pairs import cluster_pairs
 
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -244,6 +246,29 @@ def level_of_tests(population: Effects, sets: int, seed: int) -> tuple[float, fl
     return ours / sets, theirs / sets, {name: count / sets for name, count in missed.items()}
 
 
+def level_of_all_pairs(people: int, shared: float, sets: int, seed: int) -> tuple[float, float]:
+    """How often two equally good models are told apart over all pairs of 5 embeddings, and if theirs were independent.
+
+    `shared` is the part of the variance of the embeddings, people and noise, that is the same in both models.
+    """
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(people), 5)
+    ours, apart = 0, 0
+    for _ in range(sets):
+        both = [rng.normal(size=(people, 32))[who] + rng.normal(size=(len(who), 32)) for _ in range(3)]
+        models = [np.sqrt(shared) * both[0] + np.sqrt(1 - shared) * own for own in both[1:]]
+        found = [AllPairsErrors(rows, who) for rows in models]
+        difference = found[0].difference(found[1])
+        intervals = [one.interval for one in found]
+        assert difference is not None
+        assert intervals[0] is not None
+        assert intervals[1] is not None
+        independent = correlated_difference(np.array([one.eer for one in found]), [*filter(None, intervals)], 0.0)
+        ours += not difference.low <= 0 <= difference.high
+        apart += not independent.low <= 0 <= independent.high
+    return ours / sets, apart / sets
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--sets", type=int, default=300)
@@ -279,6 +304,16 @@ def main() -> None:
         for metric, share in {"p_value": ours, **missed}.items():
             if share - 2 * doubt(share, chosen.sets) > MOST_WRONG:
                 failed.append(f"{metric} of {name}: {share:.1%} of null comparisons")
+    for people, shared in ((40, 0.9), (100, 0.5)):
+        name = f"{people} people, all pairs of 5 embeddings, two models of {shared:.0%} the same"
+        if chosen.only not in f"{name} models":
+            continue
+        ours, apart = level_of_all_pairs(people, shared, chosen.sets, chosen.seed)
+        print(f"\n{name}, equally good, {chosen.sets} sets: told apart by their EER (nominal 5 %)")
+        print(f"{'paired':30} {ours:8.1%} {2 * doubt(ours, chosen.sets):8.1%}")
+        print(f"{'(as if independent)':30} {apart:8.1%} {2 * doubt(apart, chosen.sets):8.1%}")
+        if ours - 2 * doubt(ours, chosen.sets) > MOST_WRONG:
+            failed.append(f"EER of {name}: {ours:.1%} of null comparisons")
     print("\nAll as claimed." if not failed else "\nNot as claimed:\n" + "\n".join(failed))
 
 

@@ -11,7 +11,7 @@ from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 
 RECORD = "run.json"
-Status = Literal["running", "finished", "failed", "stopped"]
+Status = Literal["running", "finished", "failed", "stopped", "skipped"]
 
 
 @dataclass
@@ -19,7 +19,7 @@ class RunRecord:
     """What a training run records of itself.
 
     Attributes:
-        status: `stopped` by a signal, to be resumed.
+        status: `stopped` by a signal, to be resumed; `skipped` as it can never work.
         error: what ended it, one sentence.
         exit_status: of its process.
         command: that repeats it.

@@ -84,12 +84,14 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
 
     def fit(folder: Path, *overrides: str) -> Path:
         from siamese_verify.cli import train
+        from siamese_verify.cli.recorded_run import recorded
 
         cfg = configured("train", folder, *overrides)
         try:
-            train.check(cfg, folder)
-            parts = train.compose(cfg)
-            train.fit(parts, train.run_metadata(parts, cfg), cfg, folder)
+            train.refuse_used(folder, cfg.ckpt_path)
+            with recorded(cfg, folder) as run:
+                train.check(cfg)
+                train.fit(train.compose(cfg), run, cfg)
         finally:
             torch.use_deterministic_algorithms(False)
         return folder

@@ -15,8 +15,9 @@ from typing import NamedTuple, NoReturn
 
 from siamese_verify import __version__
 from siamese_verify.atomic_write import DISK_FULL
-from siamese_verify.cli.user_errors import report_user_errors
+from siamese_verify.cli.user_errors import EXIT_BUG, report_user_errors
 from siamese_verify.errors import printable
+from siamese_verify.sweeps.child_run import follow_parent
 
 
 class Command(NamedTuple):
@@ -103,7 +104,6 @@ COMMANDS = {
     ),
 }
 
-EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_OUTPUT = 74  # EX_IOERR
 EXIT_PIPE = 141  # 128 + SIGPIPE, as shells report it
 UNWRITABLE = (*DISK_FULL, errno.EIO)
@@ -179,6 +179,7 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
     """Run a Hydra command as `python -m` does, so that DDP finds out how to start its other processes."""
     if invisible := [one for one in overrides if printable(one) != one]:  # Hydra would print it as it is
         Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
+    follow_parent()
     sys.argv = [f"siamese-verify {name}", *overrides]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0

@@ -266,8 +266,8 @@ def further_protocols(cfg: DictConfig) -> dict[str, Protocol]:
     return found
 
 
-def print_results(results: Mapping[str, Sequence[Result]], folder: Path) -> None:
-    """Print one table of metrics, warnings, and the paths of the reports.
+def print_results(results: Mapping[str, Sequence[Result]], folder: Path) -> str:
+    """Print one table of metrics, warnings, and the paths of the reports; return what was printed.
 
     Args:
         results: of several encoders, by the name of the protocol; "" for the first one.
@@ -286,7 +286,7 @@ def print_results(results: Mapping[str, Sequence[Result]], folder: Path) -> None
         for place, (_, row) in enumerate(group):
             cells = [escape(printable(number(row.get(name, "")))) for name in names]
             table.add_row(*([] if len(results) == 1 else ["" if place else escape(printable(protocol.name))]), *cells)
-    console = Console()
+    console = Console(record=True)
     console.print(table)
     if any(row["TAR@FAR=1%"]["insufficient"] for row in rows):
         console.print("* Fewer than ten impostors decide it: a rough estimate.")
@@ -299,3 +299,4 @@ def print_results(results: Mapping[str, Sequence[Result]], folder: Path) -> None
     for name in results:
         page = folder / "report" / name / "report.html"
         console.print(f"Report{f' on {name}' if name else ''}: {printable(page)}", soft_wrap=True, markup=False)
+    return console.export_text().rstrip()

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytorch_lightning as pl
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
+from torch import Tensor
 
-from siamese_verify.atomic_write import atomic_write
 from siamese_verify.cli.configuration import check_values, hydra_command
 from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
-from siamese_verify.cli.run_metadata import set_threads, versions
+from siamese_verify.cli.recorded_run import Recording, is_first_process, recorded, write_log
+from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
 from siamese_verify.encoders import Encoder, check_encoder, create_encoder
@@ -37,11 +43,16 @@ from siamese_verify.models import (
     save_bundle,
 )
 from siamese_verify.protocols import HeldOutShare, Protocol, refuse_leak, save_people
+from siamese_verify.run_record import RunRecord
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
+from siamese_verify.sweeps.check_runs import refuse_invalid
+from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
 from siamese_verify.training import VerificationModule, publish_report, without_unhelpful_warnings
+from siamese_verify.training.module import VALIDATION_METRICS
 from siamese_verify.training.run_files import check_resumed, refuse_used
 
+log = logging.getLogger(__name__)
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
 
 
@@ -57,37 +68,85 @@ class TrainingParts(NamedTuple):
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
-    """Train one model; write its checkpoints, metrics, report and bundle to `folder`.
+    """Train one model; write its checkpoints, metrics, report, bundle and record to `folder`.
 
     Returns:
-        EER on the protocol, the objective of a sweep.
+        Value of `sweep.metric` at the best epoch, whose weights are bundled: the objective of a sweep.
     """
-    check(cfg, folder)
-    parts = compose(cfg)
-    run = run_metadata(parts, cfg)
-    fit(parts, run, cfg, folder)
-    if not parts.trainer.is_global_zero:
-        return 0.0  # one process finishes
-    model = calibrated(best_model(parts), parts.data, cfg)
-    save_bundle(folder / "bundle", model, run["versions"])
-    return report(model, parts, run, cfg, folder)
+    refuse_used(folder, cfg.ckpt_path)
+    with recorded(cfg, folder, first=is_first_process()) as run:
+        check(cfg)
+        parts = compose(cfg)
+        fit(parts, run, cfg)
+        if parts.trainer.is_global_zero:  # one process finishes
+            model = calibrated(best_model(parts), parts.data, cfg)
+            save_bundle(folder / "bundle", model, run.record.versions)
+            report(model, parts, run, cfg)
+    return float(cast(Tensor, cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score))
 
 
-def check(cfg: DictConfig, folder: Path) -> None:
+def check(cfg: DictConfig) -> None:
     """Check, before any photo is read, what would fail later.
 
     Raises:
-        InputError: a folder of another run, values of a wrong type, a checkpoint that cannot be loaded, a loss that
-            cannot use the tuples of the sampler or miner, an encoder that cannot be imported.
+        InputError: a checkpoint that cannot be loaded; see also `check_settings`.
     """
-    refuse_used(folder, cfg.ckpt_path)
-    check_values(cfg)
     if cfg.ckpt_path:
         if not Path(cfg.ckpt_path).is_file():
             raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
         load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
+    check_settings(cfg)
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Check what can be checked of a configuration by itself, without its data; of each run of a sweep, before any.
+
+    Raises:
+        InputError: values of a wrong type, an unknown metric, a loss that cannot use the tuples of the sampler or
+            miner, an encoder that cannot be imported.
+    """
+    check_values(cfg)
+    check_metric(cfg.sweep.metric, cfg.sweep.mode)
     check_loss(cfg)
     check_encoder(encoder_settings(cfg))
+
+
+def check_metric(metric: str, mode: str) -> None:
+    """Check that validation measures a metric, and that better is what it says.
+
+    Raises:
+        InputError: no validation measures it, or the mode is the worse direction.
+    """
+    if metric not in VALIDATION_METRICS:
+        raise InputError(f"sweep.metric must be one of {', '.join(VALIDATION_METRICS)}, got {metric}.")
+    if mode != VALIDATION_METRICS[metric]:
+        raise InputError(
+            f"sweep.mode={mode} looks for the worst {metric}: set sweep.mode={VALIDATION_METRICS[metric]}."
+        )
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Check a run of a sweep before any is started: its settings, and the places of its data unless it runs elsewhere.
+
+    Raises:
+        InputError: see `check_settings`; a setting without a value, a missing folder or file, GPUs that do not exist.
+    """
+    check_settings(cfg)
+    trainer = cfg.trainer
+    if trainer.accelerator == "cpu" and trainer.get("sync_batchnorm"):
+        raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
+    for part in ("data", "protocol"):
+        if missing := sorted(OmegaConf.missing_keys(cfg[part])):
+            raise InputError(f"{part}.{missing[0]} is required: add {part}.{missing[0]}=... to the command.")
+    if HydraConfig.get().launcher._target_.rpartition(".")[2].startswith(("Slurm", "Ray")):
+        return  # other machines have other GPUs and folders
+    for place in ("data.root", "data.path", "protocol.root", "protocol.path"):
+        path = OmegaConf.select(cfg, place)
+        if isinstance(path, str) and "://" not in path and not Path(path).expanduser().exists():
+            raise InputError(f"There is no {path}: correct {place}.")
+    gpus = torch.cuda.device_count() if trainer.accelerator in ("gpu", "cuda") else None
+    if gpus is not None and (gpus == 0 or (isinstance(trainer.devices, int) and trainer.devices > gpus)):
+        raise InputError(f"trainer.devices={trainer.devices} asks for GPUs, but this machine has {gpus}.")
 
 
 def check_loss(cfg: DictConfig) -> None:
@@ -192,31 +251,35 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
     return trainer
 
 
-def run_metadata(parts: TrainingParts, cfg: DictConfig) -> dict[str, Any]:
-    """What a run records of itself in run.json: versions, hash of the data, held-out people, configuration."""
-    return {
-        "versions": versions(),
-        "data": parts.data.digest,
-        "training set filtered": getattr(parts.data.photos, "filtered", "no"),
-        "tested people": tested_people(parts.leak),
-        "configuration": OmegaConf.to_container(cfg, resolve=True),
-    }
+def describe(parts: TrainingParts, record: RunRecord) -> None:
+    """Record what was trained on, once the data are read."""
+    record.data = parts.data.digest
+    record.filtered = getattr(parts.data.photos, "filtered", "no")
+    record.tested_people = tested_people(parts.leak)
 
 
-def fit(parts: TrainingParts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> None:
-    """Train; the first process records the run once training starts."""
+def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
+    """Train; the first process records the people once training starts, and each validation."""
     data, trainer = parts.data, parts.trainer
+    describe(parts, run.record)
+    run.first = trainer.is_global_zero  # known for certain now
 
-    def record_run(*_: Any) -> None:
-        atomic_write(folder / "run.json", json.dumps(run, indent=1).encode())
-        save_people(folder, data.seen, parts.protocol)
+    def record_people(*_: Any) -> None:
+        save_people(run.folder, data.seen, parts.protocol)
+
+    def record_validation(*_: Any) -> None:
+        if not trainer.sanity_checking:
+            values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            run.add_validation(trainer.current_epoch, trainer.global_step, values, cfg.sweep.metric, cfg.sweep.mode)
 
     if trainer.is_global_zero:
-        trainer.callbacks.append(LambdaCallback(on_train_start=record_run))  # type: ignore[attr-defined]
-        data.cropper.save_left_out(folder)
+        run.save()
+        hooks = LambdaCallback(on_train_start=record_people, on_validation_end=record_validation)
+        trainer.callbacks.append(hooks)  # type: ignore[attr-defined]
+        data.cropper.save_left_out(run.folder)
         if left_out := len(data.cropper.damaged) + len(data.cropper.failures):
             counts = f"{len(data.cropper.damaged)} damaged, {len(data.cropper.failures)} without a face"
-            print(f"{left_out} photos were left out ({counts}): {folder / 'left_out.csv'} lists them.")
+            log.info("%s photos were left out (%s): %s lists them.", left_out, counts, run.folder / "left_out.csv")
     with without_unhelpful_warnings():
         trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
 
@@ -246,31 +309,39 @@ def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceM
     return replace(model, metadata=measured)
 
 
-def report(model: FaceModel, parts: TrainingParts, run: dict[str, Any], cfg: DictConfig, folder: Path) -> float:
-    """Evaluate the model and the raw pixels on each protocol; save, publish and print the results; return the EER."""
-    spec, baseline = model.encoder.input_spec, instantiate(cfg.baseline)
+def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
+    """Evaluate the model and the raw pixels on each protocol; save, record, publish and print the results."""
+    spec, folder, record = model.encoder.input_spec, run.folder / "report", run.record
+    baseline = instantiate(cfg.baseline)
     results: dict[str, list[Result]] = {}
-    for name, (protocol, leak) in {"": (parts.protocol, parts.leak), **parts.further}.items():
+    leaks = {"": (parts.protocol, parts.leak), **parts.further}
+    for name, (protocol, leak) in leaks.items():
         result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
         other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
-        save_results(folder / "report" / name, result, [other], run | {"tested people": tested_people(leak)})
+        details = {
+            "versions": record.versions,
+            "data": record.data,
+            "training set filtered": record.filtered,
+            "tested people": tested_people(leak),
+            "configuration": record.configuration,
+        }
+        save_results(folder / name, result, [other], details)
+        interval = result.report.intervals.get("eer") if result.report.intervals else None
+        record.test[name or protocol.name] = {
+            "eer": result.report.eer,
+            "eer_interval": [interval.low, interval.high] if interval else None,
+            "auc": result.report.auc,
+        }
         results[name] = [result, other]
-    best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
+    first, *others = (result.report for result, _ in results.values())
+    further = dict(zip(parts.further, others, strict=True))
+    best, settings = record.metrics.get(cfg.sweep.metric), record.configuration
     for logger in parts.trainer.loggers:
-        publish_report(
-            logger,
-            results[""][0].report,
-            folder / "report",
-            parts.trainer.global_step,
-            {name: one.report for name, (one, _) in results.items() if name},
-            None if best is None else float(best),
-            parts.module.hparams,
-        )
-    print_results(results, folder)
-    for protocol, leak in [(parts.protocol, parts.leak), *parts.further.values()]:
+        publish_report(logger, first, folder, parts.trainer.global_step, further, best, settings)
+    write_log("\n" + print_results(results, run.folder))
+    for protocol, leak in leaks.values():
         if leak:
-            print(f"The result on {protocol.name} does not hold for people outside of the training set: {leak}.")
-    return results[""][0].report.eer
+            log.warning("The result on %s does not hold outside of the training set: %s.", protocol.name, leak)
 
 
 def tested_people(leak: str) -> str:
@@ -287,7 +358,22 @@ class RefuseUsedFolder(Callback):
             report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
 
 
-@hydra_command("train")
+class Sweep(Callback):
+    """Hydra callback that checks all runs of a sweep before the first, lets signals stop it, and ends it."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Exit if runs can never work."""
+        loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
+        with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
+            refuse_invalid(loader, config, check_run)
+        stop_at_signals(Path(config.hydra.sweep.dir))
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Say how many runs finished; exit if others did not."""
+        end_of_sweep(Path(config.hydra.sweep.dir))
+
+
+@hydra_command("train", partial(SweepTask, check=check_run))
 def main(cfg: DictConfig) -> float:
     """Entry point."""
     return train(cfg, Path(HydraConfig.get().runtime.output_dir))

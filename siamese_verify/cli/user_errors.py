@@ -17,6 +17,10 @@ from siamese_verify.errors import InputError, printable
 P = ParamSpec("P")
 R = TypeVar("R")
 
+EXIT_USER_ERROR = 2
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
+EXIT_TEMPORARY = 75  # EX_TEMPFAIL: stopped, to be resumed
+EXIT_CTRL_C = 130  # 128 + SIGINT, as shells report it
 CONFIGURED_LIBRARIES = ("hydra", "omegaconf", "lightning_fabric", "pytorch_lightning", "wandb")
 
 
@@ -33,13 +37,13 @@ def report_user_errors(main: Callable[P, R]) -> Callable[P, R]:
             if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
                 raise  # not Lightning's answer to Ctrl-C
             print("Interrupted.", file=sys.stderr)
-            raise SystemExit(130) from None
+            raise SystemExit(EXIT_CTRL_C) from None
         except Exception as error:
             sentence = user_message(error, args)
             if sentence is None:
                 raise
             print(f"siamese-verify: {printable(sentence)}", file=sys.stderr)
-            raise SystemExit(2) from None
+            raise SystemExit(EXIT_USER_ERROR) from None
 
     return run
 

@@ -55,7 +55,8 @@ class FaceDataModule(pl.LightningDataModule):
         on_multiple_faces: `error`, `central` or `largest`, see `siamese_verify.faces.finder`.
         cache: folder for the places of faces, or None.
         workers: processes that read and augment; 0 = the training process. The batches are the same.
-        seed: of the split, the sampler and the augmentation.
+        seed: of the sampler and the augmentation.
+        split_seed: of the choice of people to validate on: the same for all seeds whose runs are compared.
         test: people to hold out for testing before some are held out for validation; None = nobody.
 
     Attributes:
@@ -84,6 +85,7 @@ class FaceDataModule(pl.LightningDataModule):
         cache: str | Path | None = None,
         workers: int = 0,
         seed: int = 0,
+        split_seed: int = 0,
         test: HeldOutShare | None = None,
     ) -> None:
         super().__init__()
@@ -103,7 +105,12 @@ class FaceDataModule(pl.LightningDataModule):
         identities = photos.identities
         if validation is None:
             self.split = split_by_identity(
-                identities, validation_share, validation_max_samples_per_identity, seed, validation_max_identities, test
+                identities,
+                validation_share,
+                validation_max_samples_per_identity,
+                split_seed,
+                validation_max_identities,
+                test,
             )
         else:
             train, tested = np.arange(len(photos), dtype=np.int32), np.empty(0, dtype=np.int32)

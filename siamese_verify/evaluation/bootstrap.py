@@ -49,8 +49,6 @@ def difference_interval(
         values: (2,) the metrics.
         intervals: of both.
         resampled: blocks of (2,R) values of both in the same resamples, for their correlation.
-
-    Zou, "Toward using confidence intervals to compare correlations", Psychological Methods 2007, eq. 15.
     """
     drawn: NDArray[np.float64] = np.concatenate([np.empty((2, 0)), *resampled], axis=1)
     drawn = drawn[:, np.isfinite(drawn).all(axis=0)]
@@ -58,6 +56,19 @@ def difference_interval(
     if vary and np.array_equal(drawn[0], drawn[1]):  # the same model twice
         return Difference(0.0, 0.0, 0.0)
     correlation = float(np.clip(np.asarray(np.corrcoef(drawn))[0, 1], -1, 1)) if vary else 0.0
+    return correlated_difference(values, intervals, correlation)
+
+
+def correlated_difference(values: NDArray[np.float64], intervals: Sequence[Interval], correlation: float) -> Difference:
+    """Return the second of two metrics minus the first, with the interval that follows from theirs.
+
+    Args:
+        values: (2,) the metrics.
+        intervals: of both.
+        correlation: of their errors, in [-1, 1].
+
+    Zou, "Toward using confidence intervals to compare correlations", Psychological Methods 2007, eq. 15.
+    """
     first, second = (
         (max(value - low, 0.0), max(high - value, 0.0)) for value, (low, high) in zip(values, intervals, strict=True)
     )

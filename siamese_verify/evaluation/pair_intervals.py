@@ -57,6 +57,20 @@ def standard_deviations(rates: ClusteredRates) -> tuple[Floats, Floats]:
     return found[0], found[1]
 
 
+def equal_error_slopes(rates: ClusteredRates) -> tuple[int, float, float]:
+    """Return the place of the threshold nearest to equal errors, and how steep FAR and FRR are there, to a factor.
+
+    Errors of the equal error rate are, to first order, (fall dFAR + rise dFRR) / (rise + fall). Slopes are taken over
+    the thresholds at which the error rates differ by no more than a standard deviation.
+    """
+    far, frr = standard_deviations(rates)
+    gap = rates.frr - rates.far
+    at = int(np.abs(gap).argmin())
+    near = np.flatnonzero(np.abs(gap) <= np.hypot(far[at], frr[at]))
+    first, last = (max(near.min(initial=at) - 1, 0), min(near.max(initial=at) + 1, len(gap) - 1))
+    return at, float(rates.far[last] - rates.far[first]), float(rates.frr[first] - rates.frr[last])
+
+
 def equal_error_interval(rates: ClusteredRates, level: float, whole: bool) -> Interval | None:
     """Return the interval of the equal error rate.
 
@@ -69,11 +83,7 @@ def equal_error_interval(rates: ClusteredRates, level: float, whole: bool) -> In
         whole: the thresholds reach the lowest score; if not, an interval that may end beyond them is None.
     """
     far, frr = standard_deviations(rates)
-    gap = rates.frr - rates.far
-    at = int(np.abs(gap).argmin())
-    near = np.flatnonzero(np.abs(gap) <= np.hypot(far[at], frr[at]))
-    first, last = (max(near.min(initial=at) - 1, 0), min(near.max(initial=at) + 1, len(gap) - 1))
-    rise, fall = rates.far[last] - rates.far[first], rates.frr[first] - rates.frr[last]  # slopes, to a factor
+    at, rise, fall = equal_error_slopes(rates)
     perfect = bool(((rates.far == 0) & (rates.frr == 0)).any())
     bounds = rates.bounds(
         one_sided(level)

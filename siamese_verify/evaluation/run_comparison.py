@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ import numpy as np
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.all_pairs_comparison import AllPairsErrors, EqualErrorComparison
 from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
+from siamese_verify.evaluation.embedding_file import EMBEDDINGS, EmbeddingFile, read_embeddings
 from siamese_verify.evaluation.report import PAIRS_DIGEST, inverted_hint, verification_report
 from siamese_verify.evaluation.roc import RocCurve, read_curve
 from siamese_verify.evaluation.score_file import ScoreFile, read_scores
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TARGETS = (1e-2, 1e-3)  # false accept rates of the paired tests
+MANY_TESTS = 5
+EACH_WITH_EACH = 5  # evaluations; of more, the first is compared with each of the others
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,26 @@ class Evaluation:
         metrics: as in metrics.json.
         curve: its operating points.
         scores: of its pairs, None where all pairs were compared.
+        folder: with the embeddings of all pairs, None of a table of scores.
     """
 
     name: str
     metrics: dict[str, Any]
     curve: RocCurve
     scores: ScoreFile | None
+    folder: Path | None = None
+
+    @cached_property
+    def embeddings(self) -> EmbeddingFile | None:
+        """The embedded photos, None where they were not kept."""
+        path = self.folder / EMBEDDINGS if self.folder else None
+        return read_embeddings(path) if path and path.is_file() else None
+
+    @cached_property
+    def errors(self) -> AllPairsErrors | None:
+        """The equal error rate of all pairs, ready for paired tests; None without embeddings."""
+        kept = self.embeddings
+        return AllPairsErrors(kept.embeddings, kept.identities) if kept else None
 
     def figures(self) -> dict[str, Any]:
         """Return the compared metrics as JSON types: rates as fractions, None for what is unknown."""
@@ -91,15 +110,23 @@ def read_evaluation(path: str | Path) -> Evaluation:
         title = str(metrics["title"])
         curve = read_curve(folder / "curve.csv")
         table = folder / "scores.csv"
-        return Evaluation(title, metrics, curve, read_scores(table) if table.is_file() else None)
+        return Evaluation(title, metrics, curve, read_scores(table) if table.is_file() else None, folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} holds no finished evaluation ({error}): name a run, or a table of scores.") from None
 
 
-def compare_runs(paths: Sequence[str | Path], output: str | Path) -> tuple[list[str], Path]:
+def compare_runs(
+    paths: Sequence[str | Path], output: str | Path, labels: Sequence[str] | None = None
+) -> tuple[list[str], Path]:
     """Write compare.html and compare.json; return the results of the paired tests in words, and the page's path.
+
+    Args:
+        paths: of evaluations, each by `read_evaluation`. Up to `EACH_WITH_EACH` are each tested with each, of more the
+            first with each of the others.
+        output: folder for the page.
+        labels: names of the evaluations, such as what differs between runs; their titles without.
 
     Raises:
         InputError: fewer than two evaluations, or one that cannot be read.
@@ -109,26 +136,38 @@ def compare_runs(paths: Sequence[str | Path], output: str | Path) -> tuple[list[
     if len(paths) < 2:
         raise InputError(f"{len(paths)} evaluation has nothing to be compared with: name two or more.")
     runs = [read_evaluation(path) for path in paths]
-    titles = [run.name for run in runs]
+    titles = list(labels) if labels else [run.name for run in runs]
     names = [
         title if titles.count(title) == 1 else f"{title} ({path})" for title, path in zip(titles, paths, strict=True)
     ]
     tests: list[ScoreComparison] = []
+    all_pairs_tests: list[EqualErrorComparison] = []
     sentences = []
-    for first, second in combinations(range(len(runs)), 2):
+    few = len(runs) <= EACH_WITH_EACH
+    for first, second in combinations(range(len(runs)), 2) if few else [(0, other) for other in range(1, len(runs))]:
         pair = names[first], names[second]
         if test := _paired_test(runs[first], runs[second], pair):
             tests.append(test)
             sentences.append(test.sentence)
+        elif found := _all_pairs_test(runs[first], runs[second], pair):
+            all_pairs_tests.append(found)
+            sentences.append(found.sentence)
         else:
             sentences.append(_why_untested(runs[first], runs[second], pair))
+    if (count := len(tests) + len(all_pairs_tests)) >= MANY_TESTS:
+        sentences.append(f"Of {count} comparisons at 95 %, one in twenty shows a difference by chance alone.")
     for name, run in zip(names, runs, strict=True):
         if hint := inverted_hint(run.metrics["auc"], run.metrics["eer"]):
             sentences.append(f"{name}: {hint}")
     figures = {name: run.figures() for name, run in zip(names, runs, strict=True)}
     curves = {name: run.curve for name, run in zip(names, runs, strict=True)}
-    page = render_comparison(figures, curves, sentences, tests, TARGETS)
-    content = {"figures": figures, "tests": [test.to_dict() for test in tests], "sentences": sentences}
+    page = render_comparison(figures, curves, sentences, tests, TARGETS, all_pairs_tests)
+    content = {
+        "figures": figures,
+        "tests": [test.to_dict() for test in tests],
+        "all_pairs_tests": [test.to_dict() for test in all_pairs_tests],
+        "sentences": sentences,
+    }
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "compare.html", page.encode(), private=True)
@@ -157,14 +196,28 @@ def _paired_test(first: Evaluation, second: Evaluation, names: tuple[str, str]) 
     )
 
 
+def _all_pairs_test(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> EqualErrorComparison | None:
+    """Compare the EER over all pairs of the same photos; None for others, or without embeddings."""
+    if first.pairs is None or first.pairs != second.pairs or first.embeddings is None or second.embeddings is None:
+        return None
+    photos = [(one.photos, one.identities) for one in (first.embeddings, second.embeddings)]
+    if not all(np.array_equal(one, other) for one, other in zip(*photos, strict=True)):
+        return None
+    one, other = first.errors, second.errors
+    difference = one.difference(other) if one and other else None
+    if one is None or other is None or difference is None:
+        return None
+    return EqualErrorComparison(names, one.pairs, (one.eer, other.eer), difference)
+
+
 def _why_untested(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> str:
     """Return why there is no paired test, and what can be compared, in a sentence."""
     both = " and ".join(names)
     if first.pairs is not None and first.pairs == second.pairs:
         return (
-            f"{both} compared the same {first.metrics['pairs']:,} pairs, so their metrics and curves compare; their "
-            "single scores were not saved, so there is no paired test: for one, evaluate both on listed pairs, such as "
-            "protocol=pair_file."
+            f"{both} compared the same {first.metrics['pairs']:,} pairs, so their metrics and curves compare; neither "
+            "their scores nor their embeddings were kept, so there is no paired test: evaluate both again with "
+            "keep_embeddings=true."
         )
     differ = first.pairs is not None and second.pairs is not None
     if not differ and (first.scores is None or second.scores is None):

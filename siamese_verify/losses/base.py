@@ -49,6 +49,8 @@ class BatchLoss(nn.Module):
         takes_references: whether it compares with rows of a memory.
         needs_negatives: whether an anchor is compared with several others at once. Then `Pairs` count in both
             directions, and pairs that a sampler gives one by one teach nothing.
+        compares_rows: whether rows are compared with each other. If not, as in a softmax over identities, ranks that
+            share a batch keep their rows to themselves: nothing is gathered, and `list_items` gets this rank's rows.
 
     Raises:
         InputError: unknown reduction.
@@ -58,6 +60,7 @@ class BatchLoss(nn.Module):
     instead = "set miner=none"
     takes_references = True
     needs_negatives = False
+    compares_rows = True
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
@@ -71,6 +74,7 @@ class BatchLoss(nn.Module):
         tuples: Tuples = None,
         references: Tensor | None = None,
         reference_labels: Tensor | None = None,
+        own: slice | None = None,
     ) -> Tensor:
         """Reduced loss of a batch.
 
@@ -85,6 +89,10 @@ class BatchLoss(nn.Module):
             references: (R, D) further embeddings, such as a memory of past batches. They are positives and negatives,
                 never anchors; `tuples` numbers them from B on.
             reference_labels: (R,) their identities.
+            own: rows of this rank where ranks share the batch, see `siamese_verify.training.gather_batch`. The items
+                of its own anchors are computed here, and reduced with those of all ranks; tuples with other ranks'
+                anchors are left to them. The gradient is `world_size` times that of these items, as
+                DistributedDataParallel averages over ranks. None computes everything.
 
         Returns:
             A scalar in the type of the embeddings, or (M,) items for the reduction `none`. Without items it is 0 with
@@ -95,8 +103,8 @@ class BatchLoss(nn.Module):
                 lengths that differ; on a CPU also NaN or infinite embeddings (a GPU would have to be waited for).
         """
         if self.reduction == "none":
-            return self.items(embeddings, labels, tuples, references, reference_labels).to(embeddings.dtype)
-        return self.measure(embeddings, labels, tuples, references, reference_labels).loss
+            return self.items(embeddings, labels, tuples, references, reference_labels, own).to(embeddings.dtype)
+        return self.measure(embeddings, labels, tuples, references, reference_labels, own).loss
 
     def measure(
         self,
@@ -105,11 +113,13 @@ class BatchLoss(nn.Module):
         tuples: Tuples = None,
         references: Tensor | None = None,
         reference_labels: Tensor | None = None,
+        own: slice | None = None,
     ) -> MeasuredLoss:
         """Reduced loss and fraction of nonzero items; arguments and errors as in `forward`."""
-        batch, chosen = self._check(check_batch(embeddings, labels, references, reference_labels), tuples)
+        batch, chosen = self._check(check_batch(embeddings, labels, references, reference_labels, own), tuples)
         with torch.autocast(embeddings.device.type, enabled=False):
             totals = self.sum_all(batch) if chosen is None else sum_items(self.list_items(batch, chosen))
+            totals = totals if own is None else totals.over_ranks()
         return MeasuredLoss(reduce_totals(totals, self.reduction).to(embeddings.dtype), fraction_nonzero(totals))
 
     def items(
@@ -119,22 +129,23 @@ class BatchLoss(nn.Module):
         tuples: Tuples = None,
         references: Tensor | None = None,
         reference_labels: Tensor | None = None,
+        own: slice | None = None,
     ) -> Tensor:
-        """Losses of all items, unreduced; arguments and errors as in `forward`.
+        """Losses of all items, or of this rank's, unreduced; arguments and errors as in `forward`.
 
         Returns:
             (M,) losses, >= 0, float32, or float64 for float64 embeddings.
         """
-        batch, chosen = self._check(check_batch(embeddings, labels, references, reference_labels), tuples)
+        batch, chosen = self._check(check_batch(embeddings, labels, references, reference_labels, own), tuples)
         with torch.autocast(embeddings.device.type, enabled=False):
             return self.list_items(batch, chosen).loss
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
-        """Losses of M items of a validated batch; None lists everything."""
+        """Losses of M items of a validated batch; None lists all items of `batch.anchors`."""
         raise NotImplementedError
 
     def sum_all(self, batch: Batch) -> Totals:
-        """Sum over everything that the loss compares."""
+        """Sum over everything that the loss compares, or over this rank's share of it."""
         return sum_items(self.list_items(batch, None))
 
     def _check(self, batch: Batch, tuples: Tuples) -> tuple[Batch, Pairs | Triplets | None]:
@@ -147,7 +158,10 @@ class BatchLoss(nn.Module):
             raise InputError(
                 f"{name} has no use for a memory, but was given {len(batch.references)} references: leave them out."
             )
-        return batch, chosen
+        if not self.compares_rows:
+            rows = batch.anchors
+            return batch._replace(embeddings=batch.embeddings[rows], labels=batch.labels[rows], own=None), chosen
+        return batch, own_tuples(batch, chosen, directed=self.needs_negatives)
 
 
 def check_reduction(reduction: str) -> None:
@@ -232,7 +246,33 @@ def listed_pairs(batch: Batch, tuples: Pairs | Triplets | None) -> Pairs:
         return Pairs(torch.cat([tuples.anchor, tuples.anchor]), other, torch.cat([genuine, ~genuine]))
     labels, columns = batch.labels, batch.candidate_labels
     anchor, other = torch.triu_indices(len(labels), len(columns), offset=1, device=labels.device)
-    return Pairs(anchor, other, labels[anchor] == columns[other])
+    pairs = own_tuples(batch, Pairs(anchor, other, labels[anchor] == columns[other]))
+    assert isinstance(pairs, Pairs)
+    return pairs
+
+
+def own_tuples(batch: Batch, tuples: Pairs | Triplets | None, directed: bool = False) -> Pairs | Triplets | None:
+    """Those of the tuples that this rank computes: each is exactly one rank's.
+
+    Args:
+        batch: and which of its rows are this rank's.
+        tuples: all of the batch, or at least all that this rank's rows are part of.
+        directed: whether pairs belong to their anchor, as triplets do. Otherwise, so that ranks have equally many, a
+            pair belongs to its other row if the numbers of both are even or odd.
+    """
+    own = batch.anchors
+    if tuples is None or own == slice(0, len(batch.labels)):
+        return tuples
+    row = tuples.anchor
+    if isinstance(tuples, Pairs) and not directed:
+        alike = (tuples.anchor + tuples.other) % 2 == 0
+        row = torch.where(
+            alike & (tuples.other < len(batch.labels)),
+            torch.maximum(row, tuples.other),
+            torch.minimum(row, tuples.other),
+        )
+    chosen = ((row >= own.start) & (row < own.stop)).nonzero().flatten()
+    return type(tuples)(*(field.index_select(0, chosen) for field in tuples))
 
 
 def refuse_miner(loss: type[nn.Module], miner: object) -> None:

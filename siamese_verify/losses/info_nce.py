@@ -215,7 +215,7 @@ class InBatchNegatives(BatchLoss):
         labels = batch.candidate_labels
         if tuples is None:
             identities = Identities(labels)
-            anchor, positive = identities.pairs(batch.labels, itself=True)
+            anchor, positive = identities.pairs(batch.labels[batch.anchors], batch.anchors.start, itself=True)
             first, last = identities.span(batch.labels[anchor])
             has_negatives = last - first < len(labels)
         else:

@@ -35,7 +35,8 @@ class MagnetLoss(BatchLoss):
 
     The rows of each identity are split into clusters by k-means within the batch, without a gradient; centers and
     variance have one. The variance is that of all rows around their centers, sum |r - mu|^2 / (B - 1). Distances from
-    centers are held a band of rows at a time: O(B D) memory. Nothing waits for a GPU.
+    centers are held a band of rows at a time: O(B D) memory. Nothing waits for a GPU. Ranks that share a batch each
+    split all of it, and compare their own rows with the centers.
 
     Args:
         clusters: of each identity, >= 1; fewer if it has fewer different rows. 1 needs two photos of each identity in
@@ -86,7 +87,8 @@ class MagnetLoss(BatchLoss):
             others = (squared / (2 * variance)).masked_fill(absent | (sizes == 0), torch.inf)
             return magnet_loss(own / (2 * variance), others, self.margin)
 
-        return Items.from_losses(in_bands(losses, len(centers), (rows, own, labels), (centers, variance)))
+        anchors = tuple(rows[batch.anchors] for rows in (rows, own, labels))
+        return Items.from_losses(in_bands(losses, len(centers), anchors, (centers, variance)))
 
     def extra_repr(self) -> str:
         """Parameters for `print(module)`."""

@@ -68,6 +68,7 @@ class MarginSoftmax(BatchLoss):
 
     takes = ()
     takes_references = False
+    compares_rows = False
 
     def __init__(
         self, num_identities: int, scale: float, margin: float, embedding_size: int = 512, reduction: Reduction = "mean"

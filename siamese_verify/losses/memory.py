@@ -145,15 +145,27 @@ class CrossBatchMemory(nn.Module):
         """Value of the loss when all embeddings are equal, where it has one."""
         return getattr(self.objective, "collapsed_loss", None)
 
-    def forward(self, embeddings: Tensor, labels: Tensor, tuples: Tuples = None) -> Tensor:
-        """Loss of a batch, which joins the memory in training; arguments as in `BatchLoss.forward`."""
-        return self._compare(self.objective.forward, embeddings, labels, tuples)
+    def forward(self, embeddings: Tensor, labels: Tensor, tuples: Tuples = None, own: slice | None = None) -> Tensor:
+        """Loss of a batch, which joins the memory in training; arguments as in `BatchLoss.forward`.
 
-    def measure(self, embeddings: Tensor, labels: Tensor, tuples: Tuples = None) -> MeasuredLoss:
+        Ranks that share the batch compare their own rows with all and with the memory, and all enqueue the same.
+        """
+        return self._compare(self.objective.forward, embeddings, labels, tuples, own)
+
+    def measure(
+        self, embeddings: Tensor, labels: Tensor, tuples: Tuples = None, own: slice | None = None
+    ) -> MeasuredLoss:
         """Loss and fraction of nonzero items of a batch, which joins the memory in training."""
-        return self._compare(self.objective.measure, embeddings, labels, tuples)
+        return self._compare(self.objective.measure, embeddings, labels, tuples, own)
 
-    def _compare(self, compute: Callable[..., Result], embeddings: Tensor, labels: Tensor, tuples: Tuples) -> Result:
+    def _compare(
+        self,
+        compute: Callable[..., Result],
+        embeddings: Tensor,
+        labels: Tensor,
+        tuples: Tuples,
+        own: slice | None,
+    ) -> Result:
         if tuples is not None:
             raise InputError(
                 "CrossBatchMemory takes no tuples, its own miner chooses them: set miner=none, loss.miner and "
@@ -162,19 +174,22 @@ class CrossBatchMemory(nn.Module):
         remembered: tuple[Tensor, ...] = ()
         if len(self.queue) and self._batches >= self.warm_up:
             remembered = self.queue.embeddings, self.queue.labels
-        chosen = self._mine(embeddings.detach(), labels, *remembered)
-        result = compute(embeddings, labels, chosen, *remembered)
+        chosen = self._mine(embeddings.detach(), labels, remembered, own)
+        result = compute(embeddings, labels, chosen, *(remembered or (None, None)), own)
         if self.training:
             self.queue.enqueue(embeddings.detach(), labels)
             self._batches += 1
         return result
 
-    def _mine(self, embeddings: Tensor, labels: Tensor, *remembered: Tensor) -> Tuples:
-        if self.miner is None or not remembered:
-            return None if self.miner is None else self.miner(embeddings, labels)
+    def _mine(self, embeddings: Tensor, labels: Tensor, remembered: tuple[Tensor, ...], own: slice | None) -> Tuples:
+        if self.miner is None:
+            return None
         if hasattr(self.miner, "together"):  # ours
-            ours: Tuples = self.miner.together(embeddings, labels, *remembered)
+            ours: Tuples = self.miner.together(embeddings, labels, *(remembered or (None, None)), own)
             return ours
+        if not remembered:
+            theirs: Tuples = self.miner(embeddings, labels)
+            return theirs
         references, reference_labels = remembered
         candidates = torch.cat([embeddings, references.to(embeddings)])
         chosen = self.miner(embeddings, labels, candidates, torch.cat([labels, reference_labels.to(labels)]))

@@ -83,9 +83,10 @@ class SoftmaxObjective(BatchLoss):
         candidates = unit(batch.candidates)
         rows = candidates[: len(batch.labels)]
         if tuples is None:
-            anchor, positive = Identities(batch.candidate_labels).pairs(batch.labels, itself=True)
+            own = batch.anchors
+            anchor, positive = Identities(batch.candidate_labels).pairs(batch.labels[own], own.start, itself=True)
             logit = row_product(rows, candidates, anchor, positive) / self.temperature
-            log_sum = log_sum_exp_of_others(rows, candidates[len(rows) :], self.temperature)
+            log_sum = log_sum_exp_of_others(rows, candidates[len(rows) :], self.temperature, own=batch.own)
             contested = torch.full_like(anchor, len(candidates) > 2, dtype=torch.bool)
             return Positives(anchor, logit, log_sum[anchor], contested)
         if isinstance(tuples, Triplets):
@@ -99,18 +100,19 @@ class SoftmaxObjective(BatchLoss):
         return Positives(anchor[same], logit[same], log_sum[same], contested[same])
 
     def anchor_sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B,) sums of `nt_xent_loss` over all positives of each anchor, and (B,) how many positives there are."""
-        rows, references = unit(batch.embeddings), unit(batch.references)
+        """(N,) sums of `nt_xent_loss` over all positives of each of N anchors, and (N,) how many positives it has."""
+        rows, references, own = unit(batch.embeddings), unit(batch.references), batch.anchors
         first, last = Identities(batch.candidate_labels).span(batch.candidate_labels)
-        identity, count = first[: len(rows)], (last - first - 1)[: len(rows)]
-        log_sum = log_sum_exp_of_others(rows, references, self.temperature)
+        count = (last - first - 1)[own]
+        log_sum = log_sum_exp_of_others(rows, references, self.temperature, own=batch.own)[own]
         # The logits of an anchor's positives are summed by way of the sum of their vectors, itself among them: its
         # cosine with itself is constant.
-        sums = torch.zeros_like(batch.candidates).index_add_(0, identity, rows)
+        sums = torch.zeros_like(batch.candidates).index_add_(0, first[: len(rows)], rows)
         if len(references):
             sums = sums.index_add(0, first[len(rows) :], references)
-        cosines = torch.linalg.vecdot(rows, sums.index_select(0, identity))
-        logits = (cosines - torch.linalg.vecdot(rows, rows).detach()) / self.temperature
+        anchors = rows[own]
+        cosines = torch.linalg.vecdot(anchors, sums.index_select(0, first[own]))
+        logits = (cosines - torch.linalg.vecdot(anchors, anchors).detach()) / self.temperature
         return nt_xent_loss(logits, count * log_sum), count
 
     def extra_repr(self) -> str:

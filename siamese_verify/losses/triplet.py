@@ -67,7 +67,7 @@ class TripletLoss(BatchLoss):
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
         """Losses of triplets; see `BatchLoss.items`."""
-        triplets = tuples or every_triplet(batch.labels, batch.candidate_labels, itself=True)
+        triplets = tuples or every_triplet(batch.labels, batch.candidate_labels, itself=True, anchors=batch.anchors)
         assert isinstance(triplets, Triplets)
         anchor, others = torch.cat([triplets.anchor] * 2), torch.cat([triplets.positive, triplets.negative])
         metric: Metric = "squared" if self.squared else "euclidean"

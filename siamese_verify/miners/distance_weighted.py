@@ -67,7 +67,9 @@ class DistanceWeighted(Miner[Triplets]):
             return found[0]
         rows, columns = unit(compared.rows), unit(compared.columns)
         identities = Identities(compared.column_labels)
-        for band in bands(len(rows), len(columns), self.numbers):
+        own = compared.anchors
+        self._skip(compared, identities, slice(0, own.start))  # the draws of other ranks
+        for band in bands(own.stop, len(columns), self.numbers, own.start):
             anchor, positive = identities.pairs(compared.labels[band], band.start, compared.itself)
             negatives = compared.labels[band, None] != compared.column_labels  # (b,C)
             cumulative = self._weights(rows[band], columns, negatives).double().cumsum_(dim=1)
@@ -76,7 +78,14 @@ class DistanceWeighted(Miner[Triplets]):
             negative = bisect_rows(cumulative, row, draw * cumulative[row, -1])
             chosen = cumulative[row, -1] > 0
             found.append(Triplets(anchor[chosen], positive[chosen], negative[chosen]))
+        self._skip(compared, identities, slice(own.stop, len(rows)))
         return Triplets(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+    def _skip(self, compared: ComparedRows, identities: Identities, rows: slice) -> None:
+        if rows.start < rows.stop:
+            first, last = identities.span(compared.labels[rows])
+            pairs = int((last - first - int(compared.itself)).sum())
+            torch.rand(pairs, dtype=torch.float64, generator=self.generator)
 
     def _weights(self, rows: Tensor, columns: Tensor, negatives: Tensor) -> Tensor:
         """(b, C) weights of unit columns as negatives of unit rows, the largest of a row 1; 0 where it has none."""

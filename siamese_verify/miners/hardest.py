@@ -32,7 +32,7 @@ class BatchHard(Miner[Triplets]):
 
     def choose(self, compared: ComparedRows) -> Triplets:
         """See the class."""
-        row, column = Identities(compared.column_labels).pairs(compared.labels, itself=compared.itself)
+        row, column = compared.genuine_pairs()
         positive = first_best(row, column, -exact_distance(compared, row, column), len(compared.labels))  # (B,)
         anchor = (positive >= 0).nonzero().flatten()
         negative = nearest_negatives(compared, anchor, numbers=self.numbers)
@@ -65,7 +65,7 @@ class SemiHard(Miner[Triplets]):
 
     def choose(self, compared: ComparedRows) -> Triplets:
         """See the class."""
-        anchor, positive = Identities(compared.column_labels).pairs(compared.labels, itself=compared.itself)
+        anchor, positive = compared.genuine_pairs()
         inner = exact_distance(compared, anchor, positive, self.squared)  # (M,)
         negative = nearest_negatives(compared, anchor, inner, inner + self.margin, self.squared, self.numbers)
         chosen = negative >= 0
@@ -100,4 +100,11 @@ class HardPairs(Miner[Pairs]):
             anchor, other = anchor[once], other[once]
         row, column = nearest_negative_pairs(compared, math.ceil(self.ratio * len(anchor)), self.numbers)
         same = torch.arange(len(anchor) + len(row), device=row.device) < len(anchor)
-        return Pairs(torch.cat([anchor, row]), torch.cat([other, column]), same)
+        pairs = Pairs(torch.cat([anchor, row]), torch.cat([other, column]), same)
+        if compared.own is None:
+            return pairs
+        first, last = compared.own.start, compared.own.stop
+        mine = (pairs.anchor >= first) & (pairs.anchor < last)
+        if compared.itself:
+            mine |= (pairs.other >= first) & (pairs.other < last)
+        return Pairs(*(field[mine] for field in pairs))

@@ -34,6 +34,7 @@ class Miner(Generic[Tuples]):
         labels: Tensor,
         references: Tensor | None = None,
         reference_labels: Tensor | None = None,
+        own: slice | None = None,
     ) -> Tuples:
         """Choose anchors among the embeddings, and positives and negatives among the references, if any are given.
 
@@ -42,19 +43,28 @@ class Miner(Generic[Tuples]):
             labels: (B,) identities, of any integer type.
             references: (R, D); None chooses positives and negatives among the embeddings.
             reference_labels: (R,) identities of the references.
+            own: rows of this rank where ranks share the batch. Of what would be chosen in a single process, this rank
+                gets the triplets of its own anchors, or the pairs that its own rows are part of. Every rank must call.
 
         Raises:
             InputError: invalid embeddings or labels, see `siamese_verify.pairwise.check_batch`.
         """
-        return self.choose(check_compared(embeddings, labels, references, reference_labels))
+        return self.choose(check_compared(embeddings, labels, references, reference_labels, own=own))
 
     @torch.no_grad()
-    def together(self, embeddings: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tuples:
+    def together(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        references: Tensor | None,
+        reference_labels: Tensor | None,
+        own: slice | None = None,
+    ) -> Tuples:
         """Choose anchors among the embeddings, and positives and negatives among embeddings and references.
 
         References, such as those of a cross-batch memory, are numbered from B on. Arguments and errors as when called.
         """
-        return self.choose(check_compared(embeddings, labels, references, reference_labels, together=True))
+        return self.choose(check_compared(embeddings, labels, references, reference_labels, together=True, own=own))
 
 
 def check_length(count: int, what: str) -> None:
@@ -64,6 +74,11 @@ def check_length(count: int, what: str) -> None:
             f"A list of all {count} {what} would take many gigabytes: leave out the miner, and a loss sums over all of "
             f"them without a list."
         )
+
+
+def _grid(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    number = torch.arange(rows * columns, device=device)
+    return number // max(columns, 1), number % max(columns, 1)
 
 
 class AllPairs(Miner[Pairs]):
@@ -79,10 +94,16 @@ class AllPairs(Miner[Pairs]):
 
     def choose(self, compared: ComparedRows) -> Pairs:
         """See the class."""
-        labels, column_labels, count = compared.labels, compared.column_labels, len(compared.labels)
+        labels, column_labels, own = compared.labels, compared.column_labels, compared.anchors
+        start, count = own.start, own.stop - own.start
         check_length(count * len(column_labels) - compared.itself * count * (count + 1) // 2, "pairs")
-        offset = 1 if compared.itself else 1 - count  # of the first diagonal that is listed
-        anchor, other = torch.triu_indices(count, len(column_labels), offset=offset, device=labels.device)
+        if not compared.itself:
+            anchor, other = _grid(count, len(column_labels), labels.device)
+            anchor = anchor + start
+        else:
+            above = _grid(start, count, labels.device)  # of other ranks' rows before with own ones
+            upper = torch.triu_indices(count, len(column_labels) - start, offset=1, device=labels.device)
+            anchor, other = torch.cat([above[0], upper[0] + start]), torch.cat([above[1], upper[1]]) + start
         return Pairs(anchor, other, labels[anchor] == column_labels[other])
 
 
@@ -99,7 +120,7 @@ class AllTriplets(Miner[Triplets]):
 
     def choose(self, compared: ComparedRows) -> Triplets:
         """See the class."""
-        first, last = Identities(compared.column_labels).span(compared.labels)
+        first, last = Identities(compared.column_labels).span(compared.labels[compared.anchors])
         size, columns = last - first, len(compared.column_labels)
         check_length(int(((size - int(compared.itself)) * (columns - size)).sum()), "triplets")
-        return every_triplet(compared.labels, compared.column_labels, compared.itself, self.numbers)
+        return every_triplet(compared.labels, compared.column_labels, compared.itself, self.numbers, compared.anchors)

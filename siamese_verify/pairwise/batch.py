@@ -10,6 +10,7 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.pairwise.blocks import BAND, bands
+from siamese_verify.pairwise.ranks import shared_totals
 from siamese_verify.structures import Pairs, Triplets
 
 
@@ -20,6 +21,12 @@ class Batch(NamedTuple):
     labels: Tensor  # (B,) int64
     references: Tensor  # (R, D) in the type and on the device of the embeddings
     reference_labels: Tensor  # (R,) int64
+    own: slice | None = None  # rows of this rank; None if no other process shares the batch
+
+    @property
+    def anchors(self) -> slice:
+        """Rows that are anchors here: this rank's, or all."""
+        return slice(0, len(self.labels)) if self.own is None else self.own
 
     @property
     def candidates(self) -> Tensor:
@@ -39,9 +46,17 @@ class Totals(NamedTuple):
     items: Tensor | int  # how many there are
     nonzero: Tensor | int  # how many are above zero
 
+    def over_ranks(self) -> Totals:
+        """Sums over all ranks; the total passes on `world_size` times its gradient, see `shared_totals`."""
+        return Totals(*shared_totals(self.total, self.items, self.nonzero))
+
 
 def check_batch(
-    embeddings: Tensor, labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
+    embeddings: Tensor,
+    labels: Tensor,
+    references: Tensor | None = None,
+    reference_labels: Tensor | None = None,
+    own: slice | None = None,
 ) -> Batch:
     """Validate a batch and convert it to the types that losses and miners compute in.
 
@@ -50,6 +65,7 @@ def check_batch(
         labels: (B,) identities, of any integer type.
         references: (R, D) further embeddings, or None.
         reference_labels: (R,) their identities.
+        own: rows of this rank, if ranks share the batch.
 
     Raises:
         InputError: other shapes or types, lengths that differ, references without labels; on a CPU also NaN or
@@ -74,6 +90,7 @@ def check_batch(
         labels.to(device, torch.int64),
         references.to(device, precise),
         reference_labels.to(device, torch.int64),
+        own,
     )
 
 
@@ -154,16 +171,20 @@ class Identities:
         return GenuinePairs(row.index_select(0, others), column.index_select(0, others))
 
 
-def every_triplet(labels: Tensor, column_labels: Tensor, itself: bool, numbers: int = BAND) -> Triplets:
+def every_triplet(
+    labels: Tensor, column_labels: Tensor, itself: bool, numbers: int = BAND, anchors: slice | None = None
+) -> Triplets:
     """All triplets, ordered by anchor, positive, negative.
 
     Args:
-        labels: (N,) int64 of the anchors.
+        labels: (N,) int64 of the rows.
         column_labels: (C,) int64 of positives and negatives.
-        itself: the anchors are the first of the columns; an anchor is not its own positive.
+        itself: the rows are the first of the columns; an anchor is not its own positive.
         numbers: pairs of a positive and a column that are compared at once.
+        anchors: rows whose triplets are listed; None lists those of all.
     """
-    anchor, positive = Identities(column_labels).pairs(labels, itself=itself)
+    anchors = slice(0, len(labels)) if anchors is None else anchors
+    anchor, positive = Identities(column_labels).pairs(labels[anchors], anchors.start, itself)
     pieces = [Triplets(anchor[:0], anchor[:0], anchor[:0])]
     for part in bands(len(anchor), len(column_labels), numbers):
         pair, negative = (labels[anchor[part], None] != column_labels).nonzero(as_tuple=True)

@@ -47,10 +47,54 @@ def blocks(rows: int, columns: int | None = None, size: int = BLOCK) -> Iterator
             yield top, left
 
 
-def bands(rows: int, width: int, numbers: int = BAND) -> Iterator[slice]:
-    """Consecutive slices of rows, so many that a band of `width` numbers for each row holds about `numbers`."""
+def rectangles(own: slice, count: int) -> Iterator[tuple[range, range]]:
+    """This rank's share of the pairs of its own rows with rows of other ranks, as rows and columns.
+
+    With rows before its own it takes those pairs whose numbers are both even or both odd, with rows after them the
+    others. So each pair is some rank's and no other's, and a rank has half of its rows' pairs with others.
+
+    Args:
+        own: rows of this rank.
+        count: rows of all ranks.
+    """
+    for first in (own.start, own.start + 1):
+        rows = range(first, own.stop, 2)
+        yield rows, range(first % 2, own.start, 2)
+        yield rows, range(own.stop + (own.stop - first + 1) % 2, count, 2)
+
+
+def share_blocks(own: slice, count: int, references: int = 0, size: int = BLOCK) -> Iterator[tuple[slice, slice, bool]]:
+    """Blocks of a rank's share: of all pairs of two rows, and of those of its own rows with references.
+
+    Args:
+        own: rows of this rank.
+        count: rows of all ranks. Where all are its own, the blocks are those of `blocks(count)`.
+        references: their number.
+        size: at most this many rows and columns in a block.
+
+    Yields:
+        Row and column ranges, and whether the columns are rows of the batch; if so and both ranges are equal, the block
+        lies on the diagonal and holds its pairs twice.
+    """
+    rows = range(own.start, own.stop)
+    for top, left in blocks(len(rows), size=size):
+        yield _within(rows, top), _within(rows, left), True
+    for some, others in rectangles(own, count):
+        for top, left in blocks(len(some), len(others), size):
+            yield _within(some, top), _within(others, left), True
+    for top, left in blocks(len(rows), references, size):
+        yield _within(rows, top), left, False
+
+
+def _within(numbers: range, part: slice) -> slice:
+    piece = numbers[part]
+    return slice(piece.start, piece.stop, piece.step)
+
+
+def bands(rows: int, width: int, numbers: int = BAND, start: int = 0) -> Iterator[slice]:
+    """Consecutive slices of the rows from `start`, so many that `width` numbers for each are about `numbers`."""
     size = max(1, numbers // max(width, 1))
-    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+    return (slice(first, min(first + size, rows)) for first in range(start, rows, size))
 
 
 def in_bands(

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from siamese_verify.pairwise.batch import Identities, check_batch
-from siamese_verify.pairwise.blocks import BAND, bands, ranges
+from siamese_verify.pairwise.batch import GenuinePairs, Identities, check_batch
+from siamese_verify.pairwise.blocks import BAND, bands, ranges, rectangles
 from siamese_verify.pairwise.distances import Centered, chunks, has_exact_products, identical
+from siamese_verify.pairwise.ranks import gather_rows, sizes_of_ranks
 
 SORTED = 8  # queries of a row beyond which its distances are sorted once, not compared for each
 DIFFERENCES = "donot_use_mm_for_euclid_dist"
@@ -27,6 +28,31 @@ class ComparedRows(NamedTuple):
     columns: Tensor  # (C, D)
     column_labels: Tensor  # (C,) int64
     itself: bool  # the first N columns are the rows, and no row is its own positive
+    own: slice | None = None  # rows of this rank; None if no other process shares them
+
+    @property
+    def anchors(self) -> slice:
+        """Rows that are anchors here: this rank's, or all."""
+        return slice(0, len(self.labels)) if self.own is None else self.own
+
+    def genuine_pairs(self) -> GenuinePairs:
+        """Genuine pairs of an anchor and a column, ordered by anchor, then column."""
+        own = self.anchors
+        return Identities(self.column_labels).pairs(self.labels[own], own.start, self.itself)
+
+    def shares(self) -> Iterator[tuple[range, range]]:
+        """Rows and columns whose pairs are this rank's share of all, each once; see `rectangles`."""
+        own, rows, columns = range(self.anchors.start, self.anchors.stop), len(self.labels), len(self.column_labels)
+        yield own, own if self.itself else range(columns)
+        if self.itself:
+            yield from rectangles(self.anchors, rows)
+            yield own, range(rows, columns)
+
+    def part(self, rows: range, columns: range) -> ComparedRows:
+        """Some rows with some columns; with themselves if both are the same."""
+        row, column = (slice(some.start, some.stop, some.step) for some in (rows, columns))
+        itself = self.itself and rows == columns
+        return ComparedRows(self.rows[row], self.labels[row], self.columns[column], self.column_labels[column], itself)
 
 
 def check_compared(
@@ -35,6 +61,7 @@ def check_compared(
     references: Tensor | None,
     reference_labels: Tensor | None,
     together: bool = False,
+    own: slice | None = None,
 ) -> ComparedRows:
     """Compare embeddings with references, or with themselves; arguments and errors as in `check_batch`.
 
@@ -44,11 +71,12 @@ def check_compared(
         references: the columns; None compares the rows with themselves.
         reference_labels: of the references.
         together: compare with the rows and, after them, the references.
+        own: rows of this rank, if ranks share them.
     """
-    batch = check_batch(embeddings, labels, references, reference_labels)
+    batch = check_batch(embeddings, labels, references, reference_labels, own)
     if references is None or together:
-        return ComparedRows(batch.embeddings, batch.labels, batch.candidates, batch.candidate_labels, True)
-    return ComparedRows(batch.embeddings, batch.labels, batch.references, batch.reference_labels, False)
+        return ComparedRows(batch.embeddings, batch.labels, batch.candidates, batch.candidate_labels, True, own)
+    return ComparedRows(batch.embeddings, batch.labels, batch.references, batch.reference_labels, False, own)
 
 
 def exact_distance(compared: ComparedRows, row: Tensor, column: Tensor, squared: bool = False) -> Tensor:
@@ -96,9 +124,9 @@ class Distances:
         return row, column
 
     def bands(self, numbers: int, upper: bool = False) -> Iterator[Band]:
-        """Rows with all columns, about `numbers` distances at a time; `upper` skips columns before the first row."""
-        rows, columns = len(self.compared.rows), len(self.compared.columns)
-        for part in bands(rows, columns, numbers) if columns else ():
+        """Anchors with all columns, about `numbers` distances at a time; `upper` skips columns before the first row."""
+        own, columns = self.compared.anchors, len(self.compared.columns)
+        for part in bands(own.stop, columns, numbers, own.start) if columns else ():
             yield Band(self, part, slice(part.start if upper else 0, columns))
 
 
@@ -247,8 +275,42 @@ def _nearest_by_sorting(band: Band, query: Query, squared: bool) -> Tensor:
 def nearest_negative_pairs(compared: ComparedRows, count: int, numbers: int = BAND) -> tuple[Tensor, Tensor]:
     """(K,) rows and columns of the `count` nearest pairs of two identities, nearest first; ties by row, then column.
 
-    Two rows of one set are one pair, with the lower row first.
+    Two rows of one set are one pair, with the lower row first. Ranks that share the rows search a share each, and
+    gather what they found: 24 bytes for each of at most `count` pairs of each rank.
     """
+    if compared.own is None:
+        found = _nearest_pairs(compared, count, numbers)
+        return found.row, found.column
+    shares = []
+    for rows, columns in compared.shares():
+        row, column, value = _nearest_pairs(compared.part(rows, columns), count, numbers)
+        row, column = row * rows.step + rows.start, column * columns.step + columns.start
+        if compared.itself:
+            row, column = torch.minimum(row, column), torch.maximum(row, column)
+        shares.append(NearPairs(row, column, value))
+    found = NearPairs(*map(torch.cat, zip(*shares, strict=True))).nearest(count)
+    sizes = sizes_of_ranks(len(found.row), found.row.device)
+    found = NearPairs(*(gather_rows(field, sizes) for field in found)).nearest(count)
+    return found.row, found.column
+
+
+class NearPairs(NamedTuple):
+    """Pairs of a row and a column."""
+
+    row: Tensor  # (K,) int64
+    column: Tensor  # (K,) int64
+    squared: Tensor  # (K,) exact squared distances
+
+    def nearest(self, count: int) -> NearPairs:
+        """The nearest of pairs in any order, nearest first; ties by row, then column."""
+        order = self.column.argsort()
+        for field in (self.row, self.squared):
+            order = order[field[order].argsort(stable=True)]
+        return NearPairs(*(field[order[:count]] for field in self))
+
+
+def _nearest_pairs(compared: ComparedRows, count: int, numbers: int) -> NearPairs:
+    """The `count` nearest of all rows, in the order of `nearest_negative_pairs`."""
     row = column = compared.labels.new_empty(0)
     value = compared.rows.new_empty(0)  # squared distances
     last = torch.inf  # squared distance that a further pair must be below: of equals the earlier ones count
@@ -272,7 +334,7 @@ def nearest_negative_pairs(compared: ComparedRows, count: int, numbers: int = BA
             row, column, value = row[kept], column[kept], value[kept]
             last = float(value.max())
     order = value.sort(stable=True).indices[:count]
-    return row[order], column[order]
+    return NearPairs(row[order], column[order], value[order])
 
 
 def bisect_rows(ascending: Tensor, row: Tensor, value: Tensor) -> Tensor:

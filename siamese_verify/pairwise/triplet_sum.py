@@ -19,9 +19,9 @@ TripletLossFunction = Callable[[Tensor, Tensor], Tensor]
 def triplet_sum(batch: Batch, loss: TripletLossFunction, squared: bool = False, numbers: int = BAND) -> Totals:
     """Sum of `loss(positive_distance, negative_distance)` over all (anchor, positive, negative).
 
-    Anchors are embeddings; positives and negatives may be references. The distances of some anchors from all
-    candidates are held at once. The time grows with the number of triplets; on a GPU it waits for the number of genuine
-    pairs.
+    Anchors are embeddings, of this rank where ranks share the batch; positives and negatives may be references. The
+    distances of some anchors from all candidates are held at once. The time grows with the number of triplets; on a GPU
+    it waits for the number of genuine pairs.
 
     Args:
         batch: embeddings, labels and references.
@@ -31,8 +31,8 @@ def triplet_sum(batch: Batch, loss: TripletLossFunction, squared: bool = False, 
     """
     candidates, labels = batch.candidates, batch.candidate_labels
     learning = torch.is_grad_enabled()
-    total, nonzero = _TripletSum.apply(candidates, labels, len(batch.labels), loss, squared, numbers, learning)
-    first, last = Identities(labels).span(batch.labels)
+    total, nonzero = _TripletSum.apply(candidates, labels, batch.anchors, loss, squared, numbers, learning)
+    first, last = Identities(labels).span(batch.labels[batch.anchors])
     count = ((last - first - 1) * (len(labels) - (last - first))).sum()
     return Totals(total, count, nonzero)
 
@@ -43,7 +43,7 @@ class _TripletSum(torch.autograd.Function):
         ctx: Any,
         candidates: Tensor,
         labels: Tensor,
-        anchors: int,
+        anchors: slice,
         loss: TripletLossFunction,
         squared: bool,
         numbers: int,
@@ -53,7 +53,7 @@ class _TripletSum(torch.autograd.Function):
         ctx.gradient = torch.zeros_like(candidates) if learning else None
         total, nonzero = candidates.new_zeros(()), labels.new_zeros(())
         identities = Identities(labels)
-        for rows in bands(anchors, len(labels), numbers):
+        for rows in bands(anchors.stop, len(labels), numbers, anchors.start):
             left, right = (part.detach().requires_grad_(learning) for part in (candidates[rows], candidates))
             with torch.set_grad_enabled(learning):
                 distance = block_distance(left, right)  # (b,C)

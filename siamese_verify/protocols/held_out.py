@@ -15,6 +15,7 @@ from siamese_verify.datasets.listing import identity_name
 from siamese_verify.errors import InputError
 from siamese_verify.protocols.leakage import TrainingSubset, namespace_of
 from siamese_verify.protocols.protocol import PhotoSubset, Protocol, all_pairs
+from siamese_verify.run_record import RunRecord
 from siamese_verify.structures import Photos
 
 PEOPLE = "people.json"
@@ -119,14 +120,14 @@ def read_training_run(model: str | Path) -> TrainingRun | None:
         return None
     try:
         people = json.loads((folder / PEOPLE).read_bytes())
-        configuration = json.loads((folder / "run.json").read_bytes())["configuration"]
+        configuration = RunRecord.read(folder).configuration
         return TrainingRun(
             _absolute_paths(configuration, Path(people["working folder"])),
             [TrainingSubset(part["namespace"], frozenset(part["people"])) for part in people["seen"]],
             people["tested photos"],
             people["protocol"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:  # InputError is a ValueError
         raise InputError(f"The run {folder} is damaged ({error}): its {PEOPLE} or run.json cannot be read.") from None
 
 

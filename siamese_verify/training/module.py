@@ -23,6 +23,7 @@ from siamese_verify.training.distributed import gather_batch, gather_objects
 from siamese_verify.training.log_figures import publish_validation
 
 VALIDATION_TARGETS = (1e-1, 1e-2, 1e-3)
+VALIDATION_METRICS = {"val/eer": "min", "val/auc": "max", "val/tar_at_far_1e-2": "max"}  # and which of two is better
 DISTANCES_EVERY = 10  # steps
 
 Miner = Callable[[Tensor, Tensor], Pairs | Triplets]
@@ -81,8 +82,9 @@ class VerificationModule(pl.LightningModule):
     def training_step(self, batch: FaceBatch, index: int) -> Tensor:
         """Return the loss of all ranks' batches together, or of this batch if the sampler chose its tuples."""
         embeddings, labels, tuples = self(batch.images), batch.labels, batch.tuples  # (N,D)
-        if tuples is None:
-            embeddings, labels = gather_batch(embeddings, labels)
+        own = slice(0, len(labels))  # rows of this rank
+        if tuples is None and getattr(self.loss, "compares_rows", True):
+            embeddings, labels, own = gather_batch(embeddings, labels)
         elif isinstance(tuples, Pairs) and getattr(self.loss, "needs_negatives", False):
             raise InputError(
                 f"{type(self.loss).__name__} compares an anchor with many others at once, but the sampler gives single "
@@ -91,12 +93,10 @@ class VerificationModule(pl.LightningModule):
         # All ranks must draw the same, and a resumed run what the uninterrupted one would have drawn.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash((self.seed, self.current_epoch, index)) % 2**63)
-            if tuples is None and self.miner is not None:
-                tuples = self.miner(embeddings.detach(), labels)
-            loss, fraction_nonzero = self._measure(embeddings, labels, tuples)
+            loss, fraction_nonzero = self._measure(embeddings, labels, tuples, own)
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(labels))
         if (self.global_step + 1) % DISTANCES_EVERY == 0:
-            distance = torch.pdist(embeddings.detach().float())  # (N(N-1)/2,)
+            distance = torch.pdist(embeddings[own].detach().float())  # (N(N-1)/2,) of this rank's rows
             self.log("train/distance_mean", distance.mean())
             self.log("train/distance_spread", distance.std())
             if fraction_nonzero is not None:
@@ -104,12 +104,19 @@ class VerificationModule(pl.LightningModule):
         return loss
 
     def _measure(
-        self, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None
+        self, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None, own: slice
     ) -> tuple[Tensor, Tensor | None]:
-        """Loss, and the fraction of nonzero losses where the loss knows it."""
+        """Loss, and the fraction of nonzero losses where the loss knows it.
+
+        Losses and miners of ours compute a rank's share, those of other libraries all on each rank.
+        """
         loss: Any = self.loss
-        if hasattr(loss, "measure"):
-            value, fraction_nonzero = loss.measure(embeddings, labels, tuples)
+        shared = {"own": own} if hasattr(loss, "measure") else {}
+        if tuples is None and self.miner is not None:
+            mined = shared if hasattr(self.miner, "together") else {}
+            tuples = self.miner(embeddings.detach(), labels, **mined)
+        if shared:
+            value, fraction_nonzero = loss.measure(embeddings, labels, tuples, **shared)
             return value, fraction_nonzero
         return loss(embeddings, labels, pml_tuples(tuples, len(labels))), None
 

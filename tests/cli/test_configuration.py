@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from siamese_verify.cli.configuration import check_values
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.errors import InputError
+from siamese_verify.run_record import RunRecord
 from tests.cli.conftest import CHOICES, SENTENCE, Command
 from tests.conftest import TINY
 
@@ -108,6 +109,8 @@ def test_a_misspelt_setting_that_was_added_is_named(capsys: pytest.CaptureFixtur
         (["data.test.photos.identities=1"], "no impostors"),
         (["sampler.identities_per_batch=100"], "identities_per_batch is 100, but only"),
         (["ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
+        (["sweep.metric=test/eer"], "must be one of val/eer, val/auc, val/tar_at_far_1e-2, got test/eer"),
+        (["sweep.metric=val/auc"], "sweep.mode=min looks for the worst val/auc: set sweep.mode=max"),
         (["threads=-1"], "threads must be a whole number of 1 or more, got -1"),
         (["seed=-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
         (["trainer.max_epochs=abc"], "trainer.max_epochs must be a whole number or null, got 'abc'"),
@@ -135,7 +138,10 @@ def test_a_training_that_is_not_possible_ends_with_2_and_a_sentence_and_leaves_n
     assert SENTENCE.fullmatch(ended.err), ended.err
     assert complaint in ended.err
     left = {path.relative_to(tmp_path / "run").parts[0] for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert left <= {".hydra", "train.log", "__main__.log"}
+    assert left <= {".hydra", "train.log", "run.json"}
+    record = RunRecord.read(tmp_path / "run")
+    assert (record.status, record.exit_status) == ("failed", 2)
+    assert ended.err == f"siamese-verify: {record.error}\n"
 
 
 @pytest.mark.parametrize(

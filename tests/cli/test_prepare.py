@@ -63,7 +63,7 @@ def test_an_archive_becomes_faces_to_train_on(
     )
     small = ("threads=1", *SMALL_BATCHES, "protocol=synthetic", "trainer.max_epochs=1")
     run = fitted(tmp_path / "run", *prepared, *small, "datamodule.in_memory=false", "datamodule.workers=1")
-    filtered = json.loads((run / "run.json").read_text())["training set filtered"]
+    filtered = json.loads((run / "run.json").read_text())["filtered"]
     assert filtered == "yes: 1 identities with 4 photos left out by drop.txt"
 
 

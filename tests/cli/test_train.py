@@ -4,11 +4,14 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from torch import nn
 
 from siamese_verify.cli.evaluate import evaluate
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import all_pairs_report
 from siamese_verify.models import embed_faces, load_checkpoint
+from siamese_verify.run_record import RunRecord
 from tests.cli.conftest import CHOICES, Command, save_faces
 from tests.conftest import SMALL_BATCHES, TINY
 
@@ -84,15 +89,73 @@ def test_the_last_checkpoint_is_of_the_last_epoch(tiny_run: Path) -> None:
     assert sorted(path.name for path in (tiny_run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
-def test_run_json_holds_versions_data_and_configuration(tiny_run: Path) -> None:
-    record = json.loads((tiny_run / "run.json").read_text())
-    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert {"python", "siamese-verify", "commit"} <= set(record["versions"])
-    assert len(record["data"]) == 64
-    composed = OmegaConf.load(tiny_run / ".hydra" / "config.yaml")
-    assert record["configuration"]["seed"] == composed.seed
-    assert record["configuration"]["encoder"]["width"] == 8
-    assert record["configuration"]["datamodule"]["photos"]["identities"] == 12  # resolved
+def test_run_json_records_the_run_from_its_command_to_its_results(tiny_run: Path) -> None:
+    record, composed = RunRecord.read(tiny_run), OmegaConf.load(tiny_run / ".hydra" / "config.yaml")
+    assert (record.status, record.error, record.exit_status) == ("finished", None, 0)
+    assert shlex.split(record.command) == ["siamese-verify", "train", *record.overrides]
+    assert record.overrides == [*TINY, *SMALL_BATCHES, "trainer.max_epochs=4"]
+    assert record.host == socket.gethostname()
+    assert datetime.fromisoformat(record.started) <= datetime.now().astimezone()
+    assert record.seconds > 0
+    assert record.versions["torch"] == torch.__version__.partition("+")[0]
+    assert {"python", "siamese-verify", "commit"} <= set(record.versions)
+    assert len(record.data) == 64
+    assert (record.filtered, record.tested_people) == ("no", "held out from training")
+    assert record.configuration["seed"] == composed.seed
+    assert record.configuration["encoder"]["width"] == 8
+    assert record.configuration["datamodule"]["photos"]["identities"] == 12  # resolved
+
+
+def test_run_json_has_the_metrics_of_each_validation_of_the_best_epoch_and_of_the_test(tiny_run: Path) -> None:
+    record = RunRecord.read(tiny_run)
+    steps = torch.load(tiny_run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] // 4
+    assert [(epoch, step) for epoch, step, _ in record.history] == [(n, steps * (n + 1)) for n in range(4)]
+    logged = [float(row["val/eer"]) for row in read_metrics(tiny_run) if row["val/eer"]]
+    assert [metrics["val/eer"] for *_, metrics in record.history] == pytest.approx(logged)
+    epoch = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
+    assert record.metrics == {"epoch": epoch, **record.history[epoch][2]}
+    assert record.metrics["val/eer"] == pytest.approx(min(logged))
+    report = json.loads((tiny_run / "report" / "metrics.json").read_text())
+    (test,) = record.test.values()
+    low, high = test["eer_interval"]
+    assert (test["eer"], test["auc"]) == (report["eer"], report["auc"])
+    assert low <= test["eer"] <= high
+
+
+def test_the_log_has_the_command_the_validations_and_what_is_printed(tiny_run: Path) -> None:
+    text = (tiny_run / "train.log").read_text()
+    assert RunRecord.read(tiny_run).command in text
+    assert text.count("val/eer") == 4
+    assert f"Report: {tiny_run / 'report' / 'report.html'}" in text
+
+
+class BrokenLoss(nn.Module):
+    """A loss with a bug."""
+
+    def __init__(self, **_: object) -> None:
+        super().__init__()
+
+    def forward(self, *_: object) -> torch.Tensor:
+        raise ZeroDivisionError("a bug")
+
+
+def test_a_bug_is_recorded_with_its_traceback_in_the_log(command: Command, tmp_path: Path) -> None:
+    ended = command(
+        "train", *TINY, *SMALL_BATCHES, "loss._target_=tests.cli.test_train.BrokenLoss", "hydra.run.dir=run"
+    )
+    assert ended.code == 70
+    record = RunRecord.read(tmp_path / "run")
+    assert (record.status, record.exit_status, record.error) == ("failed", 70, "ZeroDivisionError: a bug")
+    assert "Traceback (most recent call last)" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_the_metric_of_a_sweep_decides_which_epoch_is_the_best(fitted: Trained, tmp_path: Path) -> None:
+    auc = ("sweep.metric=val/auc", "sweep.mode=max")
+    run = fitted(tmp_path, *TINY, *SMALL_BATCHES, "trainer.max_epochs=3", *auc)
+    logged = [float(row["val/auc"]) for row in read_metrics(run) if row["val/auc"]]
+    assert RunRecord.read(run).metrics["val/auc"] == pytest.approx(max(logged))
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == logged.index(max(logged))
 
 
 def test_metrics_are_logged(tiny_run: Path) -> None:
@@ -284,7 +347,8 @@ def test_a_finished_run_is_not_stretched_under_its_schedule(tiny_run: Path, fitt
     last = tiny_run / "checkpoints" / "last.ckpt"
     with pytest.raises(InputError, match=r"planned for .* its schedule cannot be stretched"):
         fitted(tmp_path, *TINY, *SMALL_BATCHES, f"ckpt_path='{last}'", "trainer.max_epochs=9")
-    assert not (tmp_path / "run.json").exists()
+    assert RunRecord.read(tmp_path).exit_status == 2
+    assert not (tmp_path / "people.json").exists()
 
 
 def test_the_seed_decides_all(fitted: Trained, tmp_path: Path) -> None:
@@ -399,7 +463,8 @@ def test_too_many_damaged_photos_are_an_error_and_leave_nothing(fitted: Trained,
         photo.write_text("a text file")
     with pytest.raises(InputError, match=r"More than 2 of \d+ photos cannot be read \(max_damaged\)"):
         fitted(tmp_path / "run", *lfw_overrides(tmp_path), "datamodule.max_damaged=2")
-    assert [path for path in (tmp_path / "run").rglob("*") if path.suffix != ".yaml" and path.is_file()] == []
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    assert str(RunRecord.read(tmp_path / "run").error).startswith("More than 2 of ")
 
 
 def test_a_missing_photo_of_the_protocol_is_an_error_before_training(fitted: Trained, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_second_setup_crops_nothing_again_and_the_digest_tells_data_apart() ->
     sets, digest = sets_of(module), module.digest
     module.setup("validate")
     assert sets_of(module) == sets
-    assert module.digest == digest == datamodule().digest != datamodule(seed=1).digest
+    assert module.digest == digest == datamodule().digest != datamodule(split_seed=1).digest
 
 
 @SAMPLERS

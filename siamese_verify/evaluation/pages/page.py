@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from siamese_verify.evaluation.all_pairs_comparison import EqualErrorComparison
     from siamese_verify.evaluation.bootstrap import Difference
     from siamese_verify.evaluation.comparison import ScoreComparison
     from siamese_verify.evaluation.pages.rendering import ReportFigure
@@ -162,7 +163,7 @@ def render_report(
         ("Genuine pairs with the lowest scores", "rejected", report.hardest.genuine),
     ]
     low, high = float(report.curve.thresholds[-1]), float(report.curve.thresholds[1])
-    return _render(
+    return fill_template(
         "report.html.j2",
         report=report,
         infinity=math.inf,
@@ -187,6 +188,7 @@ def render_comparison(
     sentences: Sequence[str],
     tests: Sequence[ScoreComparison],
     targets: Sequence[float],
+    all_pairs_tests: Sequence[EqualErrorComparison] = (),
 ) -> str:
     """Return the page that compares evaluations.
 
@@ -196,10 +198,11 @@ def render_comparison(
         sentences: results in words.
         tests: paired tests.
         targets: false accept rates of the tests.
+        all_pairs_tests: paired tests over all pairs.
     """
     rows = [_metrics_row(one) for one in figures.values()]
     plots = comparison_figures(curves)
-    return _render(
+    return fill_template(
         "compare.html.j2",
         title="Comparison",
         rows=rows,
@@ -211,6 +214,7 @@ def render_comparison(
         sentences=sentences,
         tests=tests,
         targets=targets,
+        all_pairs_tests=all_pairs_tests,
         numbers={
             "curves": [curve_numbers(curve, name) for name, curve in curves.items()],
             "axes": {one.name: one.axes for one in plots},
@@ -238,7 +242,7 @@ def _metrics_row(metrics: Mapping[str, Any]) -> dict[str, str]:
     return row
 
 
-def _render(template: str, **values: Any) -> str:
+def fill_template(template: str, **values: Any) -> str:
     """Fill in a template of this package; script and style sheet become part of the page."""
     environment = Environment(
         loader=PackageLoader("siamese_verify.evaluation.pages", package_path=""),

@@ -1,0 +1,1 @@
+"""Plugins for Hydra, which looks for them here only."""

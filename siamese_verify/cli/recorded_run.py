@@ -1,0 +1,132 @@
+"""Recording of a training run: its run.json and its log, from its first second to its end, whatever ends it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from siamese_verify.cli.run_metadata import versions
+from siamese_verify.cli.user_errors import EXIT_BUG, EXIT_CTRL_C, EXIT_USER_ERROR, user_message
+from siamese_verify.run_record import RunRecord
+
+
+class Recording:
+    """The record of a run that is in progress, and its folder.
+
+    Args:
+        record: is changed while the run goes on.
+        folder: of the run.
+        first: whether this process writes the record: the first of a run of many processes does.
+    """
+
+    def __init__(self, record: RunRecord, folder: Path, first: bool = True) -> None:
+        self.record, self.folder, self.first = record, folder, first
+        self._clock = time.monotonic() - record.seconds
+
+    def save(self) -> None:
+        """Write `run.json`, with the time up to now."""
+        self.record.seconds = round(time.monotonic() - self._clock, 1)
+        if self.first:
+            self.record.write(self.folder)
+
+    def add_validation(self, epoch: int, step: int, metrics: dict[str, float], metric: str, mode: str) -> None:
+        """Add the metrics of a validation; they become those of the run if they are the best so far.
+
+        Args:
+            epoch: that was validated, from 0.
+            step: of training, from 1.
+            metrics: by their names in the loggers.
+            metric: of them, which is compared.
+            mode: whether it should be `min` or `max`.
+        """
+        sign = 1 if mode == "min" else -1
+        best = self.record.metrics
+        if not best or sign * metrics[metric] < sign * best[metric]:
+            self.record.metrics = {"epoch": epoch, **metrics}
+        self.record.history.append((epoch, step, metrics))
+        self.save()
+
+
+@contextmanager
+def recorded(cfg: DictConfig, folder: Path, first: bool = True) -> Iterator[Recording]:
+    """Context manager of a run whose start and end are recorded in `folder`, errors and their tracebacks included.
+
+    Args:
+        cfg: composed configuration.
+        folder: of the run; holds no other run.
+        first: whether this process writes the record.
+    """
+    recording = Recording(new_record(cfg), folder, first)
+    logging.captureWarnings(True)  # into the log as well
+    try:
+        recording.save()
+        write_log(recording.record.command)
+        recording.record.configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+        yield recording
+        recording.record.status, recording.record.exit_status = "finished", 0
+        recording.save()
+    except BaseException as error:
+        record = recording.record
+        record.status, record.exit_status, record.error = outcome(error, cfg)
+        if record.exit_status == EXIT_BUG:
+            write_log("".join(traceback.format_exception(error)).rstrip())
+        else:
+            write_log(record.error)
+        with suppress(OSError):  # the disk is full: the first error is the one to report
+            recording.save()
+        raise
+    finally:
+        logging.captureWarnings(False)
+
+
+def is_first_process() -> bool:
+    """Whether this is the first process of a run, by what launchers tell the others."""
+    return not any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def new_record(cfg: DictConfig) -> RunRecord:
+    """The record of a run that starts now."""
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    added = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    folders = [argument for path in added for argument in ("--config-dir", path)]
+    return RunRecord(
+        command=f"siamese-verify train {shlex.join([*folders, *overrides])}".rstrip(),
+        overrides=overrides,
+        host=socket.gethostname(),
+        process=os.getpid(),
+        started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        versions=versions(),
+        configuration=cast("dict[str, Any]", OmegaConf.to_container(cfg)),  # a missing value shows when resolving it
+    )
+
+
+def outcome(error: BaseException, cfg: DictConfig) -> tuple[Any, int, str]:
+    """Status, exit status and sentence of a run that an error ends."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped", EXIT_CTRL_C, "Interrupted."
+    if isinstance(error, SystemExit):
+        return "failed", error.code if isinstance(error.code, int) else 1, f"It ended with status {error.code}."
+    sentence = user_message(error, (cfg,)) if isinstance(error, Exception) else None
+    if sentence is not None:
+        return "failed", EXIT_USER_ERROR, sentence
+    return "failed", EXIT_BUG, " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def write_log(text: str) -> None:
+    """Write a text to the log file of the run, not to the terminal."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(logging.LogRecord(__name__, logging.INFO, __file__, 0, text, None, None))

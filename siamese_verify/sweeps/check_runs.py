@@ -1,0 +1,103 @@
+"""Runs of a sweep that can never work, found when composed, before any data is read."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, open_dict, read_write
+from tqdm import tqdm
+
+from siamese_verify.errors import InputError, printable
+from siamese_verify.run_record import RunRecord
+
+SHOWN = 10  # runs in a message
+BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
+
+
+def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[[DictConfig], None]) -> None:
+    """Check all runs of a grid; with `sweep.skip_invalid` record those that are invalid as skipped.
+
+    Args:
+        loader: of Hydra.
+        sweep: configuration of the sweep, with Hydra's part. Other sweepers than Hydra's own check what they choose.
+        check: raises InputError for a configuration that cannot be trained on.
+
+    Raises:
+        SystemExit: with status 2, when the runs that can never work are printed with the reasons.
+    """
+    if sweep.hydra.sweeper._target_ != BASIC:
+        return
+    params = [f"{name}={value}" for name, value in (sweep.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *sweep.hydra.overrides.task])
+    (runs,) = BasicSweeper.split_arguments(parsed, None)
+    reasons: dict[int, str] = {}
+    varied: dict[int, str] = {}
+    fixed = {*sweep.hydra.overrides.task}
+    configs = tqdm(composed(loader, sweep, runs), "Checking", len(runs), delay=2, leave=False, disable=None)
+    for number, config in enumerate(configs):
+        try:
+            check(config_of_task(config))
+        except InputError as error:
+            reasons[number] = str(error)
+            varied[number] = " ".join(text for text in runs[number] if text not in fixed) or "no overrides"
+            if config.sweep.skip_invalid:
+                folder = Path(config.hydra.runtime.output_dir)
+                folder.mkdir(parents=True, exist_ok=True)
+                RunRecord(status="skipped", error=str(error), overrides=[*runs[number]]).write(folder)
+    if not reasons:
+        return
+    lines = [printable(f"{varied[number]}: {reason}") for number, reason in reasons.items()][:SHOWN]
+    more = [f"and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else []
+    count = f"{len(reasons)} of {len(runs)} runs can never work"
+    if sweep.sweep.skip_invalid:
+        print("\n  ".join([f"{count} and are left out:", *lines, *more]), flush=True)
+        return
+    way_out = "correct them, or leave them out by sweep.skip_invalid=true."
+    print("\n  ".join([f"siamese-verify: {count}: {way_out}", *lines, *more]), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def composed(loader: ConfigLoaderImpl, sweep: DictConfig, runs: Sequence[Sequence[str]]) -> Iterator[DictConfig]:
+    """Configurations of runs, with Hydra's part, which is that of HydraConfig until the next one.
+
+    Files are read once for each choice of groups; the other overrides are applied to a copy.
+
+    Args:
+        loader: of Hydra.
+        sweep: configuration of the sweep, with Hydra's part.
+        runs: the overrides of each run.
+
+    Raises:
+        ConfigCompositionException: overrides that do not fit the configuration.
+    """
+    chosen: dict[tuple[str, ...], DictConfig] = {}
+    parser = OverridesParser.create(config_loader=loader)
+    for number, overrides in enumerate(runs):
+        parsed = parser.parse_overrides([*overrides])
+        values = [one for one in parsed if not loader.repository.group_exists(one.key_or_group)]
+        choices = tuple(str(one.input_line) for one in parsed if one not in values)
+        if choices not in chosen:
+            chosen[choices] = loader.load_sweep_config(sweep, [*choices])
+        config = copy.deepcopy(chosen[choices])
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        with read_write(config.hydra), read_write(config.hydra.runtime):
+            config.hydra.job.num, config.hydra.job.id = number, str(number)
+            HydraConfig.instance().set_config(config)
+            folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
+            config.hydra.runtime.output_dir = str(folder.absolute())
+        yield config
+
+
+def config_of_task(config: DictConfig) -> DictConfig:
+    """A configuration without Hydra's part."""
+    task = copy.copy(config)
+    with open_dict(task):
+        del task["hydra"]
+    return task

@@ -1,0 +1,175 @@
+"""One run of a sweep as a training in a process of its own: started, watched, and ended with all of its ranks."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from siamese_verify.errors import InputError
+from siamese_verify.run_record import RunRecord, Status
+
+OUTPUT = "output.log"  # what the process of a run printed
+PARENT = "SIAMESE_VERIFY_SWEEP_PROCESS"  # for a run: the process that started it
+STOPPED = (75, 130, -signal.SIGTERM, -signal.SIGINT)  # exit statuses of a training that was asked to stop
+GRACE = 60.0  # seconds in which a run that is asked to stop finishes its step and writes its checkpoint
+POLL = 0.2
+PR_SET_PDEATHSIG = 1
+
+# A run starts its own ranks. By these, those of torchrun, SLURM, LSF or MPI around the sweep would be taken for them.
+CLUSTER = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
+CLUSTER_PREFIXES = ("LOCAL_WORLD_", "GROUP_RANK", "GROUP_WORLD_", "ROLE_RANK", "ROLE_WORLD_", "TORCHELASTIC_")
+SCHEDULERS = ("SLURM_N", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_NAME", "JSM_NAMESPACE_", "LSB_", "OMPI_", "PMI")
+
+
+def run_in_process(
+    overrides: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    flags: Sequence[str] = (),
+    cwd: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    grace: float = GRACE,
+) -> RunRecord:
+    """Train in a new process and session, and wait for its end.
+
+    The process group is ended with it: no rank outlives its run. What it prints is in `output.log` of its folder.
+
+    Args:
+        overrides: of the configuration, as on the command line.
+        folder: of the run.
+        environment: variables beside those of this process; `run_environment` leaves out those of a cluster.
+        flags: of Hydra, such as --config-dir.
+        cwd: folder that relative paths start from; None for that of this process.
+        stop: asked five times a second; once it is true the run is told to stop by SIGTERM, as it is when this call is
+            interrupted by an exception, such as KeyboardInterrupt, which is raised again.
+        grace: seconds from then until it is killed.
+
+    Returns:
+        The record of the run, which is `failed` with its reason if the process ended without a last word.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = [*flags, *overrides, f"hydra.run.dir={quoted(str(folder.resolve()))}"]
+    began, started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
+    variables = {**run_environment(os.environ), **(environment or {}), PARENT: str(os.getpid())}
+    with (folder / OUTPUT).open("ab") as output:
+        beginning = output.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "siamese_verify.cli.main", "train", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            cwd=cwd,
+            start_new_session=True,
+        )
+    told = None  # when
+    try:
+        while (status := wait(process, POLL)) is None:
+            if told is None and stop():
+                told = time.monotonic()
+                signal_group(process, signal.SIGTERM)
+            if told is not None and time.monotonic() - told > grace:
+                break
+    except BaseException:
+        if told is None:
+            told = time.monotonic()
+            signal_group(process, signal.SIGTERM)
+            with suppress(KeyboardInterrupt):  # a second one ends it at once
+                wait(process, grace)
+        raise
+    finally:
+        signal_group(process, signal.SIGKILL)  # ranks that outlived the first; a run that did not stop
+        status = process.wait()
+        record = _last_record(folder)
+        if record.process != process.pid:  # of an earlier attempt, or none: the run had no word
+            record.status, record.command = "running", shlex.join(["siamese-verify", "train", *arguments])
+            record.overrides, record.process = [*overrides], process.pid
+            record.host, record.started = socket.gethostname(), started
+        if record.status == "running":
+            record.status, record.error = _end_of(status, told is not None, folder / OUTPUT, beginning)
+            record.seconds = round(time.monotonic() - began, 1)
+        record.exit_status = status
+        record.write(folder)
+    return record
+
+
+def run_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Environment for a run: without what tells of the ranks of another program around the sweep.
+
+    A job of submitit with several tasks keeps it: each task starts its rank of the run.
+    """
+    if variables.get("SUBMITIT_EXECUTOR") == "slurm" and int(variables.get("SLURM_NTASKS", "1")) > 1:
+        return dict(variables)
+    return {
+        name: value
+        for name, value in variables.items()
+        if name not in CLUSTER and not name.startswith(CLUSTER_PREFIXES + SCHEDULERS)
+    }
+
+
+def follow_parent() -> None:
+    """Let this process be stopped by SIGTERM when the process that started it dies; on Linux, for runs of a sweep."""
+    parent = os.environ.pop(PARENT, "")  # the ranks of this run have another
+    if not parent or sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(parent):  # it died before that call
+        raise SystemExit(STOPPED[0])
+
+
+def quoted(text: str) -> str:
+    """A text as a value in an override of Hydra."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'") if "'" in text else text
+    return f"'{escaped}'"
+
+
+def wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Exit status of a process, None if it still runs after `seconds`."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a signal to what is left of the process group of a run."""
+    with suppress(ProcessLookupError, PermissionError):  # the latter of macOS, for a group of zombies
+        os.killpg(process.pid, number)
+
+
+def _last_record(folder: Path) -> RunRecord:
+    """The record that a run left of itself, or an empty one if it left none that can be read."""
+    try:
+        return RunRecord.read(folder)
+    except InputError:
+        return RunRecord()
+
+
+def _end_of(status: int, stopped: bool, output: Path, beginning: int) -> tuple[Status, str | None]:
+    """How a run ended that did not record it itself, and the reason in one sentence."""
+    if status == 0:
+        return "finished", None
+    if status == -signal.SIGKILL:
+        by_whom = f"{GRACE:.0f} seconds after it was told to stop" if stopped else "such as for want of memory"
+        return "failed", f"The run was killed by SIGKILL, {by_whom}."
+    if stopped or status in STOPPED:
+        return "stopped", "The run was told to stop."
+    if status < 0:
+        return "failed", f"The run was ended by {signal.Signals(-status).name}."
+    with output.open("rb") as file:
+        file.seek(beginning)
+        lines = file.read().decode(errors="replace").split("\n")
+    said = [line.removeprefix("siamese-verify: ") for line in lines if line.startswith("siamese-verify: ")]
+    last = said or [line for line in lines if line.strip()] or [f"The run ended with status {status}."]
+    return "failed", last[-1].strip()

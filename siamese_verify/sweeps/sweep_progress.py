@@ -1,0 +1,232 @@
+"""A sweep in the terminal: a table while it runs, a line for each run where no terminal is, and its end."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from siamese_verify.atomic_write import atomic_write
+from siamese_verify.errors import InputError, printable
+from siamese_verify.run_record import RECORD
+from siamese_verify.sweeps.sweep_page import (
+    PAGE,
+    bundle_line,
+    duration,
+    rate_or_number,
+    render_sweep,
+    spread_text,
+    test_text,
+)
+from siamese_verify.sweeps.sweep_results import TABLE, Sweep, SweepRun, label, read_sweep, shown, sweep_table
+
+POLL = 2.0  # seconds between looks at the runs
+PAGE_SHARE = 10  # the page is refreshed when this many times the time it took has passed
+ROWS = 30  # of the table in a terminal
+COLUMNS = 6  # parameters in a terminal; sweep.csv has all
+
+
+def runs_table(sweep: Sweep, rows: int = ROWS) -> Table:
+    """Table of the runs, the best first, failures last."""
+    few = sweep.parameters[:COLUMNS]
+    table = Table(title=escape(printable(", ".join(str(folder) for folder in sweep.folders[:3]))))
+    table.add_column("run")
+    for name in few:
+        table.add_column(escape(printable(name)), overflow="fold")
+    table.add_column(escape(printable(sweep.metric)), justify="right")
+    table.add_column("epoch", justify="right")
+    for protocol in sweep.protocols[:2]:
+        table.add_column(escape(printable(f"test EER ({protocol})" if len(sweep.protocols) > 1 else "test EER")))
+    table.add_column("time", justify="right")
+    table.add_column("status", overflow="fold")
+    shown_runs = sweep.runs if len(sweep.runs) <= rows else (*sweep.runs[: rows - 5], *sweep.runs[-5:])
+    for place, run in enumerate(shown_runs):
+        if place == rows - 5 and len(sweep.runs) > rows:
+            table.add_row(f"... {len(sweep.runs) - rows} more in {TABLE}")
+        epoch = run.record.metrics.get("epoch")
+        cells = [run.name, *(shown(run.parameters[name]) for name in few), rate_or_number(run.value, sweep.metric)]
+        cells += ["" if epoch is None else f"{epoch:g}", *(test_text(run, one) for one in sweep.protocols[:2])]
+        cells += [duration(run.record.seconds), status_text(run)]
+        table.add_row(*(escape(printable(cell)) for cell in cells))
+    return table
+
+
+def status_text(run: SweepRun) -> str:
+    """Status of a run with its reason."""
+    return f"{run.record.status}: {run.record.error}" if run.record.error else run.record.status
+
+
+def seeds_table(sweep: Sweep) -> Table | None:
+    """Table of the means over seeds, None where no two runs differ in their seed only."""
+    groups = [group for group in sweep.groups if group.value]
+    if not any(group.value and group.value.runs > 1 for group in groups):
+        return None
+    table = Table(title="Mean ± standard deviation over seeds (95 % interval of the mean, Student's t)")
+    names = list(groups[0].parameters)[:COLUMNS]
+    for name in names:
+        table.add_column(escape(printable(name)), overflow="fold")
+    table.add_column("seeds", justify="right")
+    for title in (sweep.metric, *(f"test EER ({one})" for one in sweep.protocols[:2])):
+        table.add_column(escape(printable(title)))
+    for group in groups[:ROWS]:
+        assert group.value is not None
+        cells = [*(shown(group.parameters[name]) for name in names), str(group.value.runs)]
+        cells += [spread_text(group.value, sweep.metric)]
+        cells += [spread_text(group.test.get(one)) for one in sweep.protocols[:2]]
+        table.add_row(*(escape(printable(cell)) for cell in cells))
+    return table
+
+
+def closing_lines(sweep: Sweep) -> list[str]:
+    """How many runs ended how, the best run's command, and where its model is."""
+    counts = ", ".join(f"{count} {status}" for status, count in sweep.counts.items())
+    lines = [f"{len(sweep.runs)} runs: {counts}."]
+    best = sweep.best
+    if best is None:
+        return [*lines, "No run has finished with a metric, so there is no best one."]
+    value = rate_or_number(best.value, sweep.metric)
+    lines.append(f"Best run by {sweep.metric}, in which the test has no part: {best.name} ({value}).")
+    if best.record.command:
+        lines.append(f"Command: {best.record.command}")
+    lines.append(f"Bundle: {bundle_line(best)}")
+    return lines
+
+
+def write_results(sweep: Sweep, output: Path) -> Path:
+    """Write sweep.csv and the page, and return the path of the page."""
+    output.mkdir(parents=True, exist_ok=True)
+    atomic_write(output / TABLE, sweep_table(sweep))
+    atomic_write(output / PAGE, render_sweep(sweep).encode())
+    return output / PAGE
+
+
+def describe_sweep(sweep: Sweep, console: Console | None = None) -> str:
+    """Tables and closing lines of a sweep as text, as wide as the terminal."""
+    width = console.width if console else shutil.get_terminal_size((160, 50)).columns
+    paper = Console(width=max(width, 100), record=False, file=None, force_terminal=False)
+    with paper.capture() as captured:
+        paper.print(runs_table(sweep))
+        if seeds := seeds_table(sweep):
+            paper.print(seeds)
+        for line in closing_lines(sweep):
+            paper.print(printable(line), soft_wrap=True, markup=False, highlight=False)
+    return captured.get().rstrip("\n")
+
+
+def finish_sweep(folder: str | Path) -> str:
+    """Write sweep.csv and sweep.html of a sweep, and return its tables, its best run and the path of the page as text.
+
+    Raises:
+        InputError: the folder holds no run.
+    """
+    sweep = read_sweep(folder)
+    page = write_results(sweep, Path(folder))
+    return f"{describe_sweep(sweep)}\nPage: {printable(page)}"
+
+
+class SweepProgress:
+    """Shows a sweep while it runs, and refreshes its sweep.csv and page as runs end.
+
+    A thread looks at the records of the runs, whichever launcher runs them, on this machine or on others that share the
+    folder. In a terminal the table of runs is drawn again and again; elsewhere each run that ends is one line.
+
+    Args:
+        folder: of the sweep.
+        expected: number of runs, None if it is unknown.
+    """
+
+    def __init__(self, folder: str | Path, expected: int | None = None) -> None:
+        self.folder, self.expected = Path(folder), expected
+        self.console = Console()
+        self._ended: set[Path] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="sweep progress", daemon=True)
+
+    def start(self) -> None:
+        """Start to look; runs that have ended before are not reported."""
+        for run in self._read():
+            if run.record.status != "running":
+                self._ended.add(run.folder)
+        self._thread.start()
+
+    def finish(self) -> str:
+        """Stop to look, and return what `finish_sweep` does; a sentence where there is no run."""
+        self._stop.set()
+        self._thread.join()
+        try:
+            return finish_sweep(self.folder)
+        except InputError as error:
+            return str(error)
+
+    def _read(self) -> Sequence[SweepRun]:
+        try:
+            return read_sweep(self.folder).runs
+        except (InputError, OSError):
+            return ()  # none has started
+
+    def _watch(self) -> None:
+        live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
+        if live:
+            live.start()
+        seen: tuple[tuple[str, int], ...] = ()
+        next_page = 0.0
+        try:
+            while True:
+                last = self._stop.wait(POLL)
+                marks = tuple(sorted((str(path), path.stat().st_mtime_ns) for path in self.folder.glob(f"*/{RECORD}")))
+                if marks != seen and not last:
+                    seen = marks
+                    next_page = self._show(live, next_page)
+                elif last:
+                    self._lines(self._read(), live)
+                    return
+        finally:
+            if live:
+                live.stop()
+
+    def _show(self, live: Live | None, next_page: float) -> float:
+        """Show the runs as they are, and refresh the page unless that was done a moment ago; return when next."""
+        try:
+            sweep = read_sweep(self.folder)
+        except (InputError, OSError):
+            return next_page
+        fresh = self._lines(sweep.runs, live)
+        if live:
+            live.update(self._picture(sweep), refresh=True)
+        start = time.monotonic()
+        if not fresh or start < next_page:
+            return next_page
+        write_results(sweep, self.folder)
+        return time.monotonic() + PAGE_SHARE * (time.monotonic() - start)
+
+    def _lines(self, runs: Sequence[SweepRun], live: Live | None) -> bool:
+        """Print a line for each run that has ended since, unless the table shows it; whether there was one."""
+        fresh = [run for run in runs if run.record.status != "running" and run.folder not in self._ended]
+        self._ended.update(run.folder for run in fresh)
+        for run in fresh:
+            if live is None:
+                print(printable(self._line(run)), file=sys.stdout, flush=True)
+        return bool(fresh)
+
+    def _line(self, run: SweepRun) -> str:
+        of = f" of {self.expected}" if self.expected else ""
+        given = label(run.parameters) if run.parameters else ", ".join(run.record.overrides[-COLUMNS:])
+        metric = str(run.record.configuration.get("sweep", {}).get("metric", "val/eer"))
+        value = f", {metric} {rate_or_number(run.value, metric)}" if run.value is not None else ""
+        tests = "".join(f", test EER {test_text(run, protocol)}" for protocol in run.record.test)
+        ended = f"Run {run.name} ({len(self._ended)}{of} ended) {status_text(run).rstrip('.')}"
+        return f"{ended}{value}{tests}, {duration(run.record.seconds)}: {given}"
+
+    def _picture(self, sweep: Sweep) -> RenderableType:
+        counts = ", ".join(f"{count} {status}" for status, count in sweep.counts.items())
+        of = f" of {self.expected}" if self.expected else ""
+        rows = max(5, self.console.height - 10)
+        return Group(runs_table(sweep, rows), f"{len(sweep.runs)}{of} runs: {counts}")

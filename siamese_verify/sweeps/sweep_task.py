@@ -1,0 +1,229 @@
+"""What Hydra's launchers call for each run of a sweep, how a sweep is stopped by a signal, and how it ends."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from siamese_verify.errors import InputError, printable
+from siamese_verify.run_record import RECORD, RunRecord
+from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process
+
+EXIT_FAILED_RUNS = 1  # of a sweep
+SHOWN = 3  # reasons in the last line
+OF_THE_SWEEP = ("hydra.mode", "hydra.launcher", "hydra.sweeper", "hydra.sweep", "hydra.run.dir")
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep, as composed.
+
+    Attributes:
+        number: in the sweep.
+        task: its overrides, without those of Hydra.
+        overrides: that make it a plain single run.
+        flags: of Hydra that it needs too: --config-dir and --config-name.
+        folder: of the run.
+        sweep: folder of the sweep.
+        cwd: folder that relative paths start from.
+        metric: that the sweep optimises.
+    """
+
+    number: int
+    task: list[str]
+    overrides: list[str]
+    flags: list[str]
+    folder: Path
+    sweep: Path
+    cwd: Path
+    metric: str
+
+    @classmethod
+    def from_config(cls, cfg: DictConfig, hydra: DictConfig) -> SweepRun:
+        """The run that a configuration, with Hydra's part of it, describes."""
+        task, own = [*hydra.overrides.task], [*hydra.overrides.hydra]
+        own = [text for text in own if not text.lstrip("+~").replace("/", ".").startswith(OF_THE_SWEEP)]
+        own += [f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quoted(str(hydra.job.id))}"]
+        flags = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
+        if hydra.job.config_name != "train":
+            flags.append(f"--config-name={hydra.job.config_name}")
+        cwd = Path(hydra.runtime.cwd)
+        sweep, folder = cwd / hydra.sweep.dir, Path(hydra.runtime.output_dir)
+        return cls(hydra.job.num, task, [*task, *own], flags, folder, sweep, cwd, cfg.sweep.metric)
+
+    def value(self, record: RunRecord) -> float:
+        """The metric of a finished run; NaN for any other."""
+        measured = record.metrics.get(self.metric)
+        return float(measured) if record.status == "finished" and measured is not None else math.nan
+
+    def show(self, record: RunRecord | None, fixed: Collection[str] = ()) -> None:
+        """Print a line: the run starts (no record) or has ended; `fixed` settings, of all runs, are not shown."""
+        varied = " ".join(text for text in self.task if text.partition("=")[0] not in fixed)
+        name = f"Run {self.number} ({varied})" if varied else f"Run {self.number}"
+        if record is None:
+            line = f"{name} starts."
+        elif record.status == "finished":
+            line = f"{name} finished after {record.seconds:.0f} s: {self.metric} {self.value(record):.4g}"
+        else:
+            line = f"{name} {record.status} after {record.seconds:.0f} s: {record.error}"
+        print(printable(line), flush=True)
+
+
+class SweepTask:
+    """Task function for Hydra: trains within this process or, as one run of a sweep, in a process of its own.
+
+    Pickled by launchers, it holds no function of `__main__`: workers of a sweep import neither torch nor the command.
+
+    Args:
+        train: trains on a configuration.
+        check: raises InputError for a configuration that cannot be trained on, without reading data.
+    """
+
+    def __init__(self, train: Callable[[DictConfig], float], check: Callable[[DictConfig], None]) -> None:
+        self.train, self.check = train, check
+        self.__wrapped__ = train  # names the job for Hydra
+        self.parent = (socket.gethostname(), os.getpid())
+        # Settings that all runs of the sweep share; a comma or a bracket in a value makes several of it.
+        self.fixed = frozenset(text.partition("=")[0] for text in sys.argv[1:] if not {",", "("} & {*text})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"parent": self.parent, "fixed": self.fixed}
+
+    def __call__(self, cfg: DictConfig) -> float:
+        """Train, or start the training of a run of a sweep; return its metric, NaN for a run that failed."""
+        hydra = HydraConfig.get()
+        if hydra.mode != RunMode.MULTIRUN:
+            return self.train(cfg)
+        with noting_signals() as noted:
+            return self.train_run(SweepRun.from_config(cfg, cast("DictConfig", hydra)), lambda: bool(noted))
+
+    def train_run(
+        self, run: SweepRun, told: Callable[[], bool] = lambda: False, environment: Mapping[str, str] | None = None
+    ) -> float:
+        """Train one run of a sweep in a process of its own, unless the sweep has finished or skipped it earlier.
+
+        Args:
+            run: the run.
+            told: whether this run was told to stop.
+            environment: variables for its process.
+
+        Returns:
+            Its metric, NaN if it did not finish.
+        """
+        sentinel = stop_file(run.sweep, self.parent)
+
+        def stop() -> bool:
+            return told() or sentinel.exists() or self.orphaned()
+
+        record = record_of(run.folder)
+        if record is None or record.status not in ("finished", "skipped"):
+            if stop():
+                return math.nan
+            run.show(None, self.fixed)
+            record = run_in_process(run.overrides, run.folder, environment, flags=run.flags, cwd=run.cwd, stop=stop)
+        run.show(record, self.fixed)
+        return run.value(record)
+
+    def orphaned(self) -> bool:
+        """Whether the sweep's process was one of this machine and is gone; a job of SLURM outlives it."""
+        host, process = self.parent
+        if host != socket.gethostname() or process == os.getpid() or "SLURM_JOB_ID" in os.environ:
+            return False
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+
+def record_of(folder: Path) -> RunRecord | None:
+    """The record of a run's folder; None if there is none that can be read."""
+    try:
+        return RunRecord.read(folder)
+    except InputError:
+        return None
+
+
+@contextmanager
+def noting_signals() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM in a list instead of ending by them, where nothing else handles them."""
+    noted: list[int] = []
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) in defaults]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    earlier = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in numbers}
+    try:
+        yield noted
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def stop_file(sweep: Path, parent: tuple[str, int]) -> Path:
+    """File in the folder of a sweep that tells its runs, on whatever machine, to stop."""
+    return sweep / f".stop-{parent[0]}-{parent[1]}"
+
+
+def stop_at_signals(sweep: Path) -> None:
+    """On SIGINT, SIGTERM and the warning signals of SLURM, tell the runs of a sweep to stop; on a second one, end."""
+    sentinel = stop_file(sweep, (socket.gethostname(), os.getpid()))
+    sweep.mkdir(parents=True, exist_ok=True)
+    sentinel.unlink(missing_ok=True)
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if sentinel.exists():
+            raise KeyboardInterrupt
+        sentinel.write_text(str(number))
+        os.write(2, b"Stopping: each run finishes its step and writes last.ckpt. Once more to end at once.\n")
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, stop)
+
+
+def end_of_sweep(sweep: Path) -> None:
+    """Print how many runs of a sweep finished, and why others did not.
+
+    Raises:
+        SystemExit: with status 1 if runs failed; 130 if the sweep was stopped by Ctrl-C, 75 if by another signal.
+    """
+    sentinel = stop_file(sweep, (socket.gethostname(), os.getpid()))
+    number = int(sentinel.read_text()) if sentinel.exists() else 0
+    sentinel.unlink(missing_ok=True)
+    records = {path.parent: record_of(path.parent) for path in sorted(sweep.rglob(RECORD))}
+    finished = [folder for folder, record in records.items() if record and record.status == "finished"]
+    if number:
+        by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        print(f"Stopped by {by}: {len(finished)} runs are finished; resume={sweep} continues.", file=sys.stderr)
+        raise SystemExit(130 if number == signal.SIGINT else STOPPED[0])
+    failed = {
+        folder.relative_to(sweep): record.error if record else "its record is damaged"
+        for folder, record in records.items()
+        if not record or record.status not in ("finished", "skipped")
+    }
+    skipped = sum(record is not None and record.status == "skipped" for record in records.values())
+    left_out = f", {skipped} were skipped" if skipped else ""
+    if not failed:
+        print(f"{len(finished)} of {len(records)} runs finished{left_out}: {sweep}")
+        return
+    reasons = [f"{folder}: {error}" for folder, error in list(failed.items())[:SHOWN]]
+    more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
+    line = f"{len(failed)} of {len(records)} runs failed{left_out}: {'; '.join([*reasons, *more])}"
+    print(printable(line), file=sys.stderr)
+    raise SystemExit(EXIT_FAILED_RUNS)

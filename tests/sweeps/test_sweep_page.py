@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from siamese_verify.run_record import RunRecord
+from siamese_verify.sweeps.sweep_page import render_sweep
+from siamese_verify.sweeps.sweep_progress import SweepProgress, finish_sweep
+from siamese_verify.sweeps.sweep_results import read_sweep
+from tests.sweeps.written_runs import PROTOCOL, make, write_grid, write_run
+
+
+def test_the_end_of_a_sweep_shows_its_runs_its_best_and_its_failures(tmp_path: Path) -> None:
+    write_grid(tmp_path / "grid")
+    (tmp_path / "grid" / "3" / "bundle").mkdir()
+    text = finish_sweep(tmp_path / "grid")
+    lines = text.splitlines()
+    rows = [re.split(r"\s*│\s*", line)[1] for line in lines if line.startswith("│")]
+    assert rows[:8] == ["3", "4", "0", "1", "2", "5", "11", "10"]
+    assert "CUDA is out of memory: <b>256</b> faces." in " ".join(text.split())
+    assert "4.00% ± 2.65% (0.00% to 10.57%)" in text, "by Student's t; an error rate is not negative"
+    assert lines[-4:] == [
+        "Best run by val/eer, in which the test has no part: 3 (2.00%).",
+        "Command: siamese-verify train loss.margin=0.5 seed=0",
+        f"Bundle: {tmp_path / 'grid' / '3' / 'bundle'}",
+        f"Page: {tmp_path / 'grid' / 'sweep.html'}",
+    ]
+    assert (tmp_path / "grid" / "sweep.csv").read_text().count("\n") == 9
+
+
+def test_the_page_has_every_part_and_needs_nothing_else(tmp_path: Path) -> None:
+    write_grid(tmp_path)
+    page = render_sweep(read_sweep(tmp_path))
+    for heading in ("Best run", "Runs", "Over seeds", "Figures", "Importance of each parameter", "Failures"):
+        assert f"<h2>{heading}</h2>" in page
+    for figure in ("parameter-0", "seeds", "parallel", "importance", "curves"):
+        assert f'<figure id="{figure}"' in page
+    assert "&lt;b&gt;256&lt;/b&gt;" in page
+    assert "<b>256</b>" not in page
+    assert "siamese-verify train loss.margin=0.5 seed=0" in page
+    assert not re.search(r'(?:src|href)="(?!#)', page)
+
+
+def test_a_sweep_without_a_finished_run_has_a_page(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", None, {"x": 1}, status="failed", error="No.")
+    assert "<h2>Best run</h2>" not in render_sweep(read_sweep(tmp_path))
+    assert "No run has finished with a metric" in finish_sweep(tmp_path)
+
+
+def test_the_page_of_a_thousand_runs_is_bounded(tmp_path: Path) -> None:
+    record = write_run(tmp_path / "0", 0.1, {"x": 0})
+    record.history = [(epoch, epoch, {"val/eer": 0.5 - epoch / 300}) for epoch in range(100)]
+    for place in range(1000):
+        record.configuration["x"] = place % 10
+        record.overrides = [f"x={place % 10}"]
+        record.metrics = {"val/eer": 0.1 + place / 1e4, "epoch": 3.0}
+        record.status, record.error = ("failed", "Lost. " * 200) if place % 3 == 0 else ("finished", None)
+        make(tmp_path / str(place)).joinpath("run.json").write_text(json.dumps(asdict(record)))
+    page = render_sweep(read_sweep(tmp_path))
+    assert len(page) < 2_500_000
+    assert "800 more runs are in sweep.csv." in page
+
+
+def test_each_run_that_ends_is_a_line_where_there_is_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("siamese_verify.sweeps.sweep_progress.POLL", 0.01)
+    write_run(tmp_path / "0", 0.2, {"x": 1})
+    progress = SweepProgress(tmp_path, expected=3)
+    progress.start()
+    write_run(tmp_path / "1", 0.1, {"x": 2})
+    write_run(tmp_path / "2", None, {"x": 3}, status="failed", error="No faces.")
+    RunRecord("running", host="elsewhere").write(tmp_path / "0")  # resumed
+    text = progress.finish()
+    lines = sorted(capsys.readouterr().out.splitlines())
+    assert [re.sub(r"\(\d of 3 ended\) ", "", line) for line in lines] == [
+        "Run 1 finished, val/eer 10.00%, test EER 11.00% (10.00% to 12.00%), 1:23: x=2",
+        "Run 2 failed: No faces, 1:23: x=3",
+    ]
+    assert "Best run by val/eer, in which the test has no part: 1" in text
+    assert PROTOCOL in (tmp_path / "sweep.html").read_text()

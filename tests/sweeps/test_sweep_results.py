@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import f_oneway, ttest_1samp
+
+from siamese_verify.errors import InputError
+from siamese_verify.run_record import RunRecord
+from siamese_verify.sweeps.sweep_results import Spread, Sweep, importances, label, read_sweep, sweep_table
+from tests.sweeps.written_runs import PROTOCOL, make, write_grid, write_run
+
+LOSSES = "siamese_verify.losses."
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Sweep:
+    write_grid(tmp_path / "grid")
+    return read_sweep(tmp_path / "grid")
+
+
+def test_runs_are_ordered_by_validation_and_failures_are_last(grid: Sweep) -> None:
+    assert [run.name for run in grid.runs] == ["3", "4", "0", "1", "2", "5", "11", "10"]
+    assert grid.best is not None
+    assert grid.best.value == 0.02
+    assert grid.best.test_eer(PROTOCOL) == pytest.approx(0.03)
+    assert grid.counts == {"finished": 6, "running": 1, "failed": 1}
+    assert grid.runs[-2].value == pytest.approx(0.001), "a run that goes on has its best so far"
+
+
+def test_a_metric_that_is_better_when_high_turns_the_order(tmp_path: Path) -> None:
+    for name, auc in (("a", 0.7), ("b", 0.9), ("c", math.nan)):
+        record = write_run(tmp_path / name, 0.1, {"x": name})
+        record.configuration["sweep"] = {"metric": "val/auc", "mode": "max"}
+        record.metrics["val/auc"] = auc
+        record.write(tmp_path / name)
+    assert [run.value for run in read_sweep(tmp_path).runs] == [0.9, 0.7, None]
+
+
+def test_seeds_are_summed_up_by_students_t(grid: Sweep) -> None:
+    best, second, unfinished = grid.groups
+    assert [group.label for group in grid.groups] == ["loss.margin=0.5", "loss.margin=0.2", "loss.margin=0.9"]
+    assert best.value is not None
+    expected = ttest_1samp([0.02, 0.03, 0.07], 0).confidence_interval(0.95)
+    assert best.value == (pytest.approx(0.04), pytest.approx(0.0264575), *map(pytest.approx, expected), 3)
+    assert second.value is not None
+    assert second.value.mean == pytest.approx(0.05)
+    assert second.test[PROTOCOL].mean == pytest.approx(0.06)
+    assert unfinished.value is None
+    assert len(unfinished.runs) == 2
+
+
+def test_one_seed_has_no_interval_and_the_same_seed_twice_is_one(tmp_path: Path) -> None:
+    for name in "ab":
+        write_run(tmp_path / name, 0.1, {"seed": 3})
+    (group,) = read_sweep(tmp_path).groups
+    assert group.value is not None
+    assert group.value.runs == 1
+    assert math.isnan(group.value.low)
+    assert math.isnan(group.value.high)
+    assert Spread.of([0.5]).mean == 0.5
+
+
+def differ(tmp_path: Path, *runs: tuple[dict[str, Any], list[str]]) -> dict[str, list[Any]]:
+    """What differs, by name, for configurations with the overrides that made them."""
+    for place, (configuration, overrides) in enumerate(runs):
+        folder = make(tmp_path / "sweep" / str(place))
+        RunRecord("failed", configuration=configuration, overrides=overrides).write(folder)
+    sweep = read_sweep(tmp_path / "sweep")
+    ordered = sorted(sweep.runs, key=lambda run: int(run.name))
+    return {name: [run.parameters[name] for run in ordered] for name in sweep.parameters}
+
+
+def test_what_differs_is_in_the_configurations_and_not_only_in_overrides(tmp_path: Path) -> None:
+    one = {"optimizer": {"lr": 0.1, "betas": [0.9, 0.99]}, "threads": 1}
+    two = {"optimizer": {"lr": 0.1, "betas": [0.8, 0.99]}, "threads": 1}
+    assert differ(tmp_path, (one, []), (two, [])) == {"optimizer.betas": ["[0.9, 0.99]", "[0.8, 0.99]"]}
+
+
+def test_copies_and_paths_of_a_run_do_not_differ(tmp_path: Path) -> None:
+    runs = [
+        (
+            {
+                "seed": seed,
+                "datamodule": {"seed": seed},
+                "trainer": {"default_root_dir": str(tmp_path / "sweep" / str(seed))},
+                "callbacks": {"dirpath": f"sweep/{seed}/checkpoints"},
+                "logger": {"version": f"v{seed}"},
+            },
+            [f"seed={seed}", f"hydra.run.dir=sweep/{seed}"],
+        )
+        for seed in range(2)
+    ]
+    assert differ(tmp_path, *runs) == {"seed": [0, 1]}
+
+
+def test_a_choice_is_one_setting_and_what_it_alone_decides_is_none(tmp_path: Path) -> None:
+    def run(loss: str, name: str, **settings: Any) -> tuple[dict[str, Any], list[str]]:
+        overrides = [f"loss={name}", *(f"loss.{key}={value}" for key, value in settings.items() if key == "margin")]
+        return {"loss": {"_target_": LOSSES + loss, **settings}}, overrides
+
+    found = differ(
+        tmp_path,
+        run("TripletLoss", "triplet", margin=0.2, soft=False),
+        run("TripletLoss", "triplet", margin=0.4, soft=False),
+        run("NTXentLoss", "nt_xent", temperature=0.1),
+    )
+    assert found == {"loss": ["triplet", "triplet", "nt_xent"], "loss.margin": [0.2, 0.4, None]}
+
+
+def test_a_choice_of_the_defaults_has_the_name_of_its_class(tmp_path: Path) -> None:
+    miner = {"_target_": "siamese_verify.miners.semi_hard.SemiHard", "margin": 0.2}
+    assert differ(tmp_path, ({"miner": None}, []), ({"miner": miner}, ["miner=semi_hard"])) == {
+        "miner": ["none", "SemiHard"]
+    }
+
+
+def test_a_run_that_failed_before_it_was_composed_has_its_overrides(tmp_path: Path) -> None:
+    found = differ(tmp_path, ({"loss": {"margin": 0.2}}, ["loss.margin=0.2"]), ({}, ["loss.margin=0.9"]))
+    assert found["loss.margin"] == [0.2, 0.9]
+
+
+def test_several_sweeps_and_single_runs_are_read_together(tmp_path: Path) -> None:
+    write_run(tmp_path / "one" / "0", 0.3, {"x": 1})
+    write_run(tmp_path / "two" / "0", 0.2, {"x": 2})
+    write_run(tmp_path / "alone", 0.1, {"x": 3})
+    sweep = read_sweep(tmp_path / "one", tmp_path / "two", tmp_path / "alone", tmp_path / "one" / "0")
+    assert [run.name for run in sweep.runs] == ["alone", "two/0", "one/0"]
+    with pytest.raises(InputError, match="holds no run: name a sweep"):
+        read_sweep(make(tmp_path / "empty"))
+
+
+def test_damaged_records_and_processes_that_are_gone_are_failed_runs(tmp_path: Path) -> None:
+    import socket
+
+    make(tmp_path / "0").joinpath("run.json").write_text("{")
+    gone = 2**22 + 1  # above the highest process number of Linux
+    write_run(tmp_path / "1", None, {}, status="running", host=socket.gethostname(), process=gone)
+    write_run(tmp_path / "2", None, {}, status="running", host="another machine", process=gone)
+    found = {run.name: (run.record.status, run.record.error) for run in read_sweep(tmp_path).runs}
+    assert found["0"][0] == "failed"
+    assert "is damaged" in str(found["0"][1])
+    assert found["1"] == ("failed", "Its process ended without a word.")
+    assert found["2"] == ("running", None)
+
+
+def test_the_table_has_a_line_for_each_run_and_no_formula(tmp_path: Path) -> None:
+    write_grid(tmp_path)
+    write_run(tmp_path / "12", None, {"loss.margin": 0.1}, status="failed", error="=1+1")
+    sweep = read_sweep(tmp_path)
+    rows = list(csv.DictReader(io.StringIO(sweep_table(sweep).decode())))
+    assert [row["run"] for row in rows] == [run.name for run in sweep.runs]
+    assert float(rows[0]["val/eer"]) == 0.02
+    ends = [float(rows[0][f"{name} ({PROTOCOL})"]) for name in ("low", "high")]
+    assert ends == [pytest.approx(0.02), pytest.approx(0.04)]
+    assert rows[0]["command"].endswith("loss.margin=0.5 seed=0")
+    assert {row["run"]: row["error"] for row in rows}["12"] == "'=1+1"
+
+
+def swept(tmp_path: Path, values: list[tuple[dict[str, Any], float]]) -> Sweep:
+    for place, (overrides, eer) in enumerate(values):
+        write_run(tmp_path / str(place), eer, overrides)
+    return read_sweep(tmp_path)
+
+
+def test_importance_of_a_grid_is_omega_squared(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        ({"margin": margin, "width": width}, 0.1 + 0.02 * margin + rng.normal(0, 0.004))
+        for margin in range(3)
+        for width in range(2)
+        for _ in range(3)
+    ]
+    found, method = importances(swept(tmp_path, rows))
+    shares = {one.parameter: one for one in found}
+    assert [one.parameter for one in found] == ["margin", "width"]
+    values = [[eer for given, eer in rows if given["margin"] == margin] for margin in range(3)]
+    f = f_oneway(*values).statistic
+    expected = 2 * (f - 1) / (2 * (f - 1) + len(rows))  # omega squared of an F with 2 degrees of freedom
+    assert shares["margin"].share == pytest.approx(expected)
+    assert shares["margin"].p_value is not None
+    assert shares["margin"].p_value < 0.001
+    assert shares["width"].p_value is not None
+    assert shares["width"].p_value > 0.05
+    assert "omega squared" in method
+
+
+def test_no_importance_is_claimed_from_too_few_runs(tmp_path: Path) -> None:
+    found, _ = importances(swept(tmp_path, [({"x": place}, 0.1 * place) for place in range(5)]))
+    assert [(one.share, one.p_value) for one in found] == [(None, None)]
+
+
+def test_pure_chance_is_rarely_called_an_influence(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    called = 0
+    for place in range(30):
+        rows = [({"x": number % 3}, float(rng.normal(1, 0.1))) for number in range(9)]
+        ((_, _, p_value, _),) = importances(swept(tmp_path / str(place), rows))[0]
+        called += p_value is not None and p_value < 0.05
+    assert called <= 5, "5 % of 30, up to chance"
+
+
+def test_numbers_of_a_random_search_are_judged_by_a_forest(tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="needs optuna: pip install optuna")
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install scikit-learn")
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(40):
+        rate, decay = 10 ** rng.uniform(-4, -1), rng.uniform(0, 1)
+        rows.append(({"lr": float(rate), "decay": float(decay)}, 0.1 + 0.05 * (np.log10(rate) + 2.5) ** 2))
+    found, method = importances(swept(tmp_path, rows))
+    assert method.startswith("functional ANOVA of a random forest, 40 runs")
+    assert [one.parameter for one in found] == ["lr", "decay"]
+    assert found[0].share is not None
+    assert found[1].share is not None
+    assert found[0].share > 0.5 > 0.2 > found[1].share
+    assert found[1].p_value is not None
+    assert found[1].p_value > 0.05
+
+
+def test_a_label_leaves_out_what_a_run_does_not_have() -> None:
+    assert label({"loss": "triplet", "margin": 0.25, "temperature": None, "soft": True}) == (
+        "loss=triplet, margin=0.25, soft=true"
+    )
