@@ -17,8 +17,8 @@ MOST = 8  # evaluations of a sweep that are tested and have their curves drawn: 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `compare` to a parser."""
     parser.description = (
-        "Compare runs, sweeps or evaluations: what differs between the runs, how they did, and paired tests on the same "
-        "pairs. A sweep can be compared while it runs."
+        "Compare runs, sweeps or evaluations: what differs between the runs, how they did, and paired tests on the "
+        "same pairs. A sweep can be compared while it runs."
     )
     parser.add_argument("run", nargs="+", help="a run, a sweep, an evaluation, a report folder or a table of scores")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
@@ -53,6 +54,7 @@ from siamese_verify.training.module import VALIDATION_METRICS
 from siamese_verify.training.run_files import check_resumed, refuse_used
 
 log = logging.getLogger(__name__)
+OF_MODULE = ("cached_chunk", "freeze_batch_norm")  # settings of `trainer` that are the module's
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
 
 
@@ -228,7 +230,8 @@ def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> Verifi
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     miner = instantiate(cfg.miner) if cfg.get("miner") else None
     loss = instantiate(cfg.loss, **open_arguments)
-    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration)
+    settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
+    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, **settings)
     if cfg.ckpt_path:
         check_resumed(Path(cfg.ckpt_path), module, configuration)
     return module
@@ -240,9 +243,13 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
     Raises:
         InputError: sync_batchnorm on CPUs.
     """
+    settings = copy.deepcopy(cfg).trainer
+    with open_dict(settings):
+        for name in OF_MODULE:
+            settings.pop(name, None)
     with configuring("trainer"), without_unhelpful_warnings():
         trainer: pl.Trainer = instantiate(
-            cfg.trainer,
+            settings,
             logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
             callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
         )

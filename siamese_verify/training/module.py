@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,8 +13,10 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.utils.checkpoint import checkpoint
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report
@@ -40,10 +44,13 @@ class VerificationModule(pl.LightningModule):
         optimizer: makes the optimizer from parameter groups.
         scheduler: makes the scheduler from the optimizer and the number of steps; None keeps the learning rate.
         configuration: composed config of the run, saved in every checkpoint and sent to the logger.
+        cached_chunk: images whose activations are held at once, see `embed_in_chunks`; None holds the whole batch's.
+        freeze_batch_norm: batch norms use their running statistics in training too and leave them as they are; their
+            weights are trained.
 
     Raises:
-        InputError: a loss without a reduction, or one that cannot use the miner's tuples; when fitting, a schedule
-            without an end, or another one than that of the resumed run.
+        InputError: a loss without a reduction, or one that cannot use the miner's tuples; a chunk below 1; when
+            fitting, a schedule without an end, or another one than that of the resumed run.
 
     Attributes:
         validation: report of the last validation; its operating points are saved in the checkpoint, as thresholds of
@@ -58,8 +65,14 @@ class VerificationModule(pl.LightningModule):
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
         scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         configuration: dict[str, Any] | None = None,
+        cached_chunk: int | None = None,
+        freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        if cached_chunk is not None and not (isinstance(cached_chunk, int) and cached_chunk >= 1):
+            raise InputError(f"cached_chunk is {cached_chunk}, but is a whole number of images, 1 or more, or null.")
+        if not isinstance(freeze_batch_norm, bool):
+            raise InputError(f"freeze_batch_norm is {freeze_batch_norm!r}, but is true or false.")
         if getattr(loss, "reduction", "") == "none":
             raise InputError("Training needs a scalar loss, but loss.reduction is none: set it to mean.")
         refuse_miner(type(loss), miner)
@@ -73,6 +86,15 @@ class VerificationModule(pl.LightningModule):
         self.validation: VerificationReport | None = None
         self._planned_steps: float | None = None
         self._validation_rows: list[tuple[Tensor, Tensor]] = []
+        self.cached_chunk, self.freeze_batch_norm = cached_chunk, freeze_batch_norm
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> VerificationModule:
+        """Set training or evaluation mode; frozen batch norms stay in the latter."""
+        super().train(mode)
+        for norm in batch_norms(self.encoder) if self.freeze_batch_norm else ():
+            norm.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed (N,3,S,S) images."""
@@ -81,7 +103,8 @@ class VerificationModule(pl.LightningModule):
 
     def training_step(self, batch: FaceBatch, index: int) -> Tensor:
         """Return the loss of all ranks' batches together, or of this batch if the sampler chose its tuples."""
-        embeddings, labels, tuples = self(batch.images), batch.labels, batch.tuples  # (N,D)
+        labels, tuples = batch.labels, batch.tuples
+        embeddings = embed_in_chunks(self.encoder, batch.images, self.cached_chunk or max(1, len(labels)))  # (N,D)
         own = slice(0, len(labels))  # rows of this rank
         if tuples is None and getattr(self.loss, "compares_rows", True):
             embeddings, labels, own = gather_batch(embeddings, labels)
@@ -176,6 +199,48 @@ class VerificationModule(pl.LightningModule):
             )
         scheduler = self.make_scheduler(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def embed_in_chunks(encoder: nn.Module, images: Tensor, chunk: int) -> Tensor:
+    """(N,D) embeddings of N images, whose backward pass holds the activations of one chunk at a time.
+
+    All chunks but the last are embedded again in the backward pass, with the random numbers of the first time. So the
+    gradient is that of embedding the chunks one by one and keeping everything, whatever the loss compares across them:
+    of the whole batch, if the encoder treats each image by itself. Batch norm takes its statistics from a chunk
+    instead, and counts each once in its running statistics.
+
+    Args:
+        encoder: images -> embeddings.
+        images: (N, ...), cut into chunks of sizes that differ by 1 at most.
+        chunk: at most so many images in a chunk.
+
+    Gao, Zhang, Han & Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021, section
+    3.2 (gradient cache): here the gradients at the embeddings pass through autograd's own graph.
+    """
+    *chunks, last = images.tensor_split(max(1, -(-len(images) // chunk)))
+    embed = partial(
+        checkpoint, encoder, use_reentrant=False, context_fn=lambda: (nullcontext(), without_statistics(encoder))
+    )
+    embeddings: Tensor = torch.cat([*map(embed, chunks), encoder(last)]) if chunks else encoder(last)
+    return embeddings
+
+
+@contextmanager
+def without_statistics(encoder: nn.Module) -> Iterator[None]:
+    """Batch norms in training mode normalize as always, but leave their running statistics as they are."""
+    norms = [(norm, norm.momentum, norm.num_batches_tracked) for norm in batch_norms(encoder)]
+    for norm, _, _ in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, counted in norms:
+            norm.momentum, norm.num_batches_tracked = momentum, counted
+
+
+def batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
+    """Batch norms of any dimension of an encoder, those across processes too."""
+    return [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
 
 
 def one_cycle(optimizer: Optimizer, steps: int, warmup: float = 0.1) -> LRScheduler:

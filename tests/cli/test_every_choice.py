@@ -13,6 +13,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from siamese_verify.cli.train import compose_trainer
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
@@ -156,10 +157,15 @@ def test_every_sampler_samples(name: str, configured: Configured, tmp_path: Path
 def test_every_trainer_takes_every_set_of_callbacks(
     name: str, callbacks: str, configured: Configured, tmp_path: Path
 ) -> None:
-    on_this_machine = ("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.devices=1")
+    on_this_machine = (
+        "trainer.accelerator=cpu",
+        "trainer.precision=32-true",
+        "trainer.devices=1",
+        "++trainer.sync_batchnorm=false",
+    )
     cfg = configured("train", tmp_path, f"trainer={name}", f"callbacks={callbacks}", *on_this_machine)
     try:
-        instantiate(cfg.trainer, callbacks=[instantiate(callback) for callback in cfg.callbacks.values()])
+        compose_trainer(cfg)
     finally:
         torch.use_deterministic_algorithms(False)
 
