@@ -43,6 +43,9 @@ from siamese_verify.faces import crop_face
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.models import FaceModel, embed_photos, score_pairs
 from siamese_verify.protocols import HeldOutShare, Protocol, keep_photos, sampled_pairs
+from siamese_verify.structures import InputSpec
+
+MIN_SIDE = 64  # pixels of the picture of an array
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ def save_results(
 
     def pictures(pair: int) -> tuple[Image.Image, Image.Image]:
         left, right = (protocol.photos[row] for row in protocol.rows(pair))
-        return (left, right) if spec.crop.needs_face else (crop_face(left, spec), crop_face(right, spec))
+        return (left, right) if spec.crop.needs_face else (picture_of(left, spec), picture_of(right, spec))
 
     chosen_elsewhere = result.report.at_threshold is not None
     details = {
@@ -247,6 +250,18 @@ def save_results(
         )
     result.cropper.save_left_out(folder)
     return page
+
+
+def picture_of(item: Any, spec: InputSpec) -> Image.Image:
+    """The input of an encoder as an RGB image: a photo's crop, or the first channel of an array in its range."""
+    if isinstance(item, Image.Image):
+        return crop_face(item, spec)
+    array = np.atleast_2d(np.asarray(item, dtype=np.float64))
+    plane = array[(0,) * (array.ndim - 2)]  # (H,W); a vector is one row
+    low, high = plane.min(), plane.max()
+    gray = ((plane - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
+    enlarged = tuple(length * max(1, -(-MIN_SIDE // length)) for length in gray.shape[::-1])
+    return Image.fromarray(gray).resize(enlarged, Image.Resampling.NEAREST).convert("RGB")
 
 
 def further_protocols(cfg: DictConfig) -> dict[str, Protocol]:

@@ -319,12 +319,17 @@ def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceM
 def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
     """Evaluate the model and the raw pixels on each protocol; save, record, publish and print the results."""
     spec, folder, record = model.encoder.input_spec, run.folder / "report", run.record
-    baseline = instantiate(cfg.baseline)
+    baseline: Encoder = instantiate(cfg.baseline)(input_spec=spec)
     results: dict[str, list[Result]] = {}
     leaks = {"": (parts.protocol, parts.leak), **parts.further}
     for name, (protocol, leak) in leaks.items():
         result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
-        other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
+        other = measure(
+            "raw pixels" if spec.is_photo else "raw inputs",
+            baseline,
+            protocol,
+            FaceCropper(baseline.input_spec, cfg.cache),
+        )
         details = {
             "versions": record.versions,
             "data": record.data,

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from itertools import accumulate
-from pathlib import Path
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -36,17 +30,8 @@ from siamese_verify.losses import (
     TripletLoss,
 )
 from siamese_verify.miners import AllPairs, AllTriplets, BatchHard, DistanceWeighted, HardPairs, SemiHard
-from siamese_verify.pairwise import ranks
-from siamese_verify.samplers import (
-    HardMiningSampler,
-    IdentityBatchSampler,
-    ImageSampler,
-    PairSampler,
-    TripletSampler,
-    TupleBatch,
-)
-from siamese_verify.structures import FaceBatch, Pairs, Triplets
-from siamese_verify.training import VerificationModule, gather_batch
+from siamese_verify.structures import FaceBatch
+from siamese_verify.training import VerificationModule
 from tests.training.rank_pool import RankPool, rank_pool
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 0, 1, 4, 2, 0])
