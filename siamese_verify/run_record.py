@@ -30,6 +30,7 @@ class RunRecord:
         seconds: since then.
         metrics: of the epoch whose weights are bundled, by their names in the loggers, and its `epoch`.
         history: epoch, step and metrics of each validation.
+        pruned: whether the search that it is a trial of gave it up; it then has neither bundle nor test results.
         test: by the name of a protocol: `eer`, `eer_interval` and `auc`.
         versions: of the software.
         data: SHA-256 of what was trained and validated on.
@@ -49,6 +50,7 @@ class RunRecord:
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[tuple[int, int, dict[str, float]]] = field(default_factory=list)
+    pruned: bool = False
     test: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     data: str = ""

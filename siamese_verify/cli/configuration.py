@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,6 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from siamese_verify.cli.run_metadata import PACKAGE
 from siamese_verify.cli.user_errors import library_of, report_user_errors
 from siamese_verify.errors import InputError
+from siamese_verify.models.metadata import code_of_others
+
+if TYPE_CHECKING:
+    from siamese_verify.encoders import Encoder
 
 R = TypeVar("R")
 
@@ -31,7 +35,7 @@ KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 
 
 def hydra_command(
-    name: str, task: Callable[[Callable[[DictConfig], R]], Callable[[DictConfig], R]] = lambda main: main
+    name: str, task: Callable[..., Any] = lambda main: main
 ) -> Callable[[Callable[[DictConfig], R]], Callable[[], R]]:
     """Decorate a command that runs on the configuration `name`, composed by Hydra from the command line.
 
@@ -138,6 +142,27 @@ def setting_name(key: str, arguments: tuple[object, ...]) -> str:
                 end = key.rpartition(".")[2]
                 return min((one for one in missing if one.rpartition(".")[2] == end), key=len, default=key)
     return key
+
+
+def encoder_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration of the encoder."""
+    return cast("dict[str, Any]", OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True))
+
+
+def make_encoder(cfg: DictConfig) -> Encoder:
+    """The encoder of a configuration; code of others that it names was asked for by the command.
+
+    Raises:
+        InputError: wrong settings.
+    """
+    from hydra.utils import instantiate
+
+    from siamese_verify.encoders import create_encoder
+
+    settings = encoder_settings(cfg)
+    if others := code_of_others(settings):
+        return create_encoder(settings, others)
+    return cast("Encoder", instantiate(cfg.encoder))
 
 
 def trusted_code(cfg: DictConfig) -> list[str]:

@@ -73,7 +73,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         if cfg.robustness:
             result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
         record = run_record(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})
-        save_results(folder / "report" / name, result, [], record, published)
+        save_results(folder / "report" / name, result, [], record, published, cfg.keep_embeddings)
         results[name], leaks[protocol.name] = result, leak
     print_results({name: [result] for name, result in results.items()}, folder)
     for protocol_name, leak in leaks.items():

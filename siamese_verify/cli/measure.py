@@ -38,6 +38,7 @@ from siamese_verify.evaluation import (
     verification_report,
     write_scores,
 )
+from siamese_verify.evaluation.embedding_file import EMBEDDINGS, write_embeddings
 from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces import crop_face
 from siamese_verify.faces.alignment import spec_for
@@ -207,8 +208,12 @@ def save_results(
     others: Sequence[Result],
     record: dict[str, Any],
     published: Sequence[PublishedCurve] = (),
+    keep_embeddings: bool = False,
 ) -> Path:
-    """Write the report of a result, with the metrics of others in a table; return the path of its page."""
+    """Write the report of a result, with the metrics of others in a table; return the path of its page.
+
+    The scores of listed pairs are written too, for `siamese-verify compare`; the embeddings of all pairs if asked for.
+    """
     protocol, spec, model = result.compared, result.cropper.spec, result.model
 
     def pictures(pair: int) -> tuple[Image.Image, Image.Image]:
@@ -248,6 +253,8 @@ def save_results(
             identities=known if result.protocol.identities_known else None,
             groups=pairs.groups,
         )
+    if protocol.pairs is None and keep_embeddings:
+        write_embeddings(folder / EMBEDDINGS, result.embeddings, protocol.photos.identities, protocol.photos.names)
     result.cropper.save_left_out(folder)
     return page
 

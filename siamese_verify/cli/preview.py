@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
-from siamese_verify.cli.configuration import check_values, hydra_command
+from siamese_verify.cli.configuration import check_values, hydra_command, make_encoder
 from siamese_verify.cli.measure import picture_of
 from siamese_verify.data import FaceDataModule
 from siamese_verify.datasets import identity_name
@@ -27,7 +27,7 @@ SHOWN = 20  # pairs or triplets of a batch
 def preview(cfg: DictConfig) -> list[Path]:
     """Draw the first augmented batches of an epoch, one picture each; return their paths."""
     check_values(cfg)
-    spec = instantiate(cfg.encoder).input_spec
+    spec = make_encoder(cfg).input_spec
     protocol = instantiate(cfg.protocol)
     share = protocol if isinstance(protocol, HeldOutShare) else None
     data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=spec, test=share)

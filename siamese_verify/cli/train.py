@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -22,15 +24,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
-from torch import Tensor
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from siamese_verify.cli.configuration import check_values, hydra_command
+from siamese_verify.cli.configuration import check_values, encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
-from siamese_verify.cli.recorded_run import Recording, is_first_process, recorded, write_log
+from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
-from siamese_verify.encoders import Encoder, check_encoder, create_encoder
+from siamese_verify.encoders import Encoder, check_encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
@@ -48,13 +50,18 @@ from siamese_verify.run_record import RunRecord
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.sweeps.check_runs import refuse_invalid
+from siamese_verify.sweeps.resume_sweep import record_sweep
 from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
+from siamese_verify.sweeps.trial_pruning import trial_of
 from siamese_verify.training import VerificationModule, publish_report, without_unhelpful_warnings
 from siamese_verify.training.module import VALIDATION_METRICS
+from siamese_verify.training.rank_processes import RankWatch
 from siamese_verify.training.run_files import check_resumed, refuse_used
+from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
 OF_MODULE = ("cached_chunk", "freeze_batch_norm")  # settings of `trainer` that are the module's
+ENDING = 30.0  # seconds that other ranks may take to end
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
 
 
@@ -76,15 +83,16 @@ def train(cfg: DictConfig, folder: Path) -> float:
         Value of `sweep.metric` at the best epoch, whose weights are bundled: the objective of a sweep.
     """
     refuse_used(folder, cfg.ckpt_path)
-    with recorded(cfg, folder, first=is_first_process()) as run:
+    with StopSignals() as signals, recorded(cfg, folder, signals) as run:
         check(cfg)
         parts = compose(cfg)
-        fit(parts, run, cfg)
-        if parts.trainer.is_global_zero:  # one process finishes
+        fit(parts, run, cfg, signals)
+        if parts.trainer.is_global_zero and not run.record.pruned:  # one process finishes
             model = calibrated(best_model(parts), parts.data, cfg)
             save_bundle(folder / "bundle", model, run.record.versions)
             report(model, parts, run, cfg)
-    return float(cast(Tensor, cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score))
+    best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
+    return math.nan if best is None else float(best)
 
 
 def check(cfg: DictConfig) -> None:
@@ -97,7 +105,6 @@ def check(cfg: DictConfig) -> None:
         if not Path(cfg.ckpt_path).is_file():
             raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
         load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
-    check_settings(cfg)
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -178,9 +185,12 @@ def compose(cfg: DictConfig) -> TrainingParts:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
     others = further_protocols(cfg)
-    encoder = compose_encoder(cfg)
+    encoder = make_encoder(cfg)
     if encoder.embedding_size < 1:
         raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
+    if code_of_others(encoder_settings(cfg)):
+        log.info("The export of %s to ONNX is tried: its bundle will need it.", cfg.encoder._target_)
+        export_network(encoder)
     with configuring("training set"):
         share = asked if isinstance(asked, HeldOutShare) else None
         data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
@@ -193,27 +203,6 @@ def compose(cfg: DictConfig) -> TrainingParts:
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, further, module, trainer)
-
-
-def encoder_settings(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved configuration of the encoder."""
-    return cast("dict[str, Any]", OmegaConf.to_container(cfg.encoder, resolve=True, throw_on_missing=True))
-
-
-def compose_encoder(cfg: DictConfig) -> Encoder:
-    """The encoder; the export of one with code of others is tried before any photo is read.
-
-    Raises:
-        InputError: wrong settings, or a bundle could not hold it.
-    """
-    settings = encoder_settings(cfg)
-    others = code_of_others(settings)
-    if not others:
-        return cast(Encoder, instantiate(cfg.encoder))
-    encoder = create_encoder(settings, others)
-    print(f"The export of {settings['_target_']} to ONNX is tried, as the bundle will need it.")
-    export_network(encoder)
-    return encoder
 
 
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
@@ -265,8 +254,13 @@ def describe(parts: TrainingParts, record: RunRecord) -> None:
     record.tested_people = tested_people(parts.leak)
 
 
-def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
-    """Train; the first process records the people once training starts, and each validation."""
+def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSignals) -> None:
+    """Train; the first process records the people once training starts, and each validation.
+
+    Raises:
+        Stopped: by a signal.
+        RankLost: another process of the run was killed.
+    """
     data, trainer = parts.data, parts.trainer
     describe(parts, run.record)
     run.first = trainer.is_global_zero  # known for certain now
@@ -279,6 +273,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
             values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
             run.add_validation(trainer.current_epoch, trainer.global_step, values, cfg.sweep.metric, cfg.sweep.mode)
 
+    if trial := trial_of(run.folder):  # on all ranks: they stop together
+        trainer.callbacks.append(LambdaCallback(on_validation_end=trial.stop_if_hopeless))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         run.save()
         hooks = LambdaCallback(on_train_start=record_people, on_validation_end=record_validation)
@@ -287,12 +283,32 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
         if left_out := len(data.cropper.damaged) + len(data.cropper.failures):
             counts = f"{len(data.cropper.damaged)} damaged, {len(data.cropper.failures)} without a face"
             log.info("%s photos were left out (%s): %s lists them.", left_out, counts, run.folder / "left_out.csv")
-    with without_unhelpful_warnings():
-        trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    stop = StopAfterStep(signals, run.folder / "checkpoints" / "last.ckpt")
+    trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]
+    receive_signals_instead(trainer)
+    watch, wait = RankWatch(trainer, run.end), 0.0
+    run.end_others = partial(watch.close, 0.0)
+    try:
+        with without_unhelpful_warnings():
+            trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+            wait = ENDING
+    except SIGTERMException:
+        wait = ENDING
+        raise Stopped(stop.number, f"after step {trainer.global_step}") from None
+    except RuntimeError as error:
+        lost = watch.lost_soon()
+        if lost is not None and signals.received:
+            raise Stopped(signals.received, "within a step") from error
+        if lost is not None:
+            raise lost from error
+        raise
+    finally:
+        watch.close(wait)
+    run.record.pruned = trial is not None and trial.pruned
 
 
 def best_model(parts: TrainingParts) -> FaceModel:
-    """Model of the epoch with the lowest validation EER.
+    """Model of the best epoch.
 
     Raises:
         InputError: no epoch was finished.
@@ -319,17 +335,13 @@ def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceM
 def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
     """Evaluate the model and the raw pixels on each protocol; save, record, publish and print the results."""
     spec, folder, record = model.encoder.input_spec, run.folder / "report", run.record
-    baseline: Encoder = instantiate(cfg.baseline)(input_spec=spec)
+    baseline: Encoder = instantiate(cfg.baseline, _partial_=True)(input_spec=spec)
     results: dict[str, list[Result]] = {}
     leaks = {"": (parts.protocol, parts.leak), **parts.further}
     for name, (protocol, leak) in leaks.items():
         result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
-        other = measure(
-            "raw pixels" if spec.is_photo else "raw inputs",
-            baseline,
-            protocol,
-            FaceCropper(baseline.input_spec, cfg.cache),
-        )
+        simple = "raw pixels" if spec.is_photo else "raw inputs"
+        other = measure(simple, baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
         details = {
             "versions": record.versions,
             "data": record.data,
@@ -337,7 +349,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
             "tested people": tested_people(leak),
             "configuration": record.configuration,
         }
-        save_results(folder / name, result, [other], details)
+        save_results(folder / name, result, [other], details, keep_embeddings=cfg.keep_embeddings)
         interval = result.report.intervals.get("eer") if result.report.intervals else None
         record.test[name or protocol.name] = {
             "eer": result.report.eer,
@@ -378,6 +390,7 @@ class Sweep(Callback):
         loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
             refuse_invalid(loader, config, check_run)
+        record_sweep(Path(config.hydra.sweep.dir), sys.argv[1:])
         stop_at_signals(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,9 @@ from siamese_verify.structures import FaceBatch, InputSpec, Photos
 
 log = logging.getLogger(__name__)
 IN_ORDER = 256  # photos of a batch where nothing is learned
+SIGNALS = tuple(  # that stop a run; Windows lacks some
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
 MEMORY = 2 * 2**30  # bytes of faces that are held in memory by default
 
 
@@ -201,6 +205,7 @@ class FaceDataModule(pl.LightningDataModule):
             batch_size=None,  # the sampler's items are whole batches
             sampler=self.sampler,
             num_workers=self.workers,
+            worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # of its own, so that torch's has the same state in a resumed run
         )
 
@@ -241,7 +246,14 @@ def in_order(faces: FaceDataset, rank: int = 0, world_size: int = 1, workers: in
     """Load each photo once, on one of the ranks, in batches too small to fill a memory."""
     start, end = np.linspace(0, len(faces), world_size + 1).astype(int)[rank : rank + 2].tolist()
     batches = [range(first, min(first + IN_ORDER, end)) for first in range(start, end, IN_ORDER)]
-    return DataLoader(faces, batch_size=None, sampler=batches, num_workers=workers)
+    return DataLoader(faces, batch_size=None, sampler=batches, num_workers=workers, worker_init_fn=ignore_signals)
+
+
+def ignore_signals(_: int) -> None:
+    """Leave the signals that stop a run to the process that trains: it needs its workers to finish the step."""
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def refuse_replacement(trainer: Any) -> None:

@@ -101,8 +101,9 @@ class FaceCropper:
                 else:
                     found, arrays = readable, [as_array(item, spec) for item in images]
                 if found:
+                    names = photos.names  # once: a source may make the whole list anew
                     content = b"".join(array.tobytes() for array in arrays)
-                    self._digest.update("\n".join(photos.names[row] for row in found).encode() + content)
+                    self._digest.update("\n".join(names[row] for row in found).encode() + content)
                     yield found, stacked(arrays, spec)
         finally:
             self._finder.save()

@@ -181,7 +181,13 @@ def _arguments(node: Mapping[str, Any], trusted: Collection[str]) -> dict[str, A
         raise InputError(
             f"The setting {unknown[0]} of {node['_target_']} is not supported in an encoder: leave it out."
         )
-    return {name: _create(value, trusted) for name, value in node.items() if not name.startswith("_")}
+    inner = node.get("encoder")
+    if is_ours(str(node["_target_"])) and isinstance(inner, Mapping) and "encoder" in inner:
+        raise InputError("An encoder may wrap one encoder, not a wrapped one.")
+    values = {name: value for name, value in node.items() if not name.startswith("_")}
+    if isinstance(crop := values.get("crop"), Mapping):
+        values["crop"] = {**crop, "_target_": CROP}
+    return {name: _create(value, trusted) for name, value in values.items()}
 
 
 def _locate(target: str, trusted: Collection[str]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord, Status
@@ -40,6 +41,7 @@ def run_in_process(
     cwd: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
     grace: float = GRACE,
+    alive: BinaryIO | None = None,
 ) -> RunRecord:
     """Train in a new process and session, and wait for its end.
 
@@ -54,15 +56,20 @@ def run_in_process(
         stop: asked five times a second; once it is true the run is told to stop by SIGTERM, as it is when this call is
             interrupted by an exception, such as KeyboardInterrupt, which is raised again.
         grace: seconds from then until it is killed.
+        alive: claim that the process inherits, see `siamese_verify.sweeps.run_lock`.
 
     Returns:
         The record of the run, which is `failed` with its reason if the process ended without a last word.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    rank = int(os.environ["SLURM_PROCID"]) if is_one_task_of_many(os.environ) else 0
     arguments = [*flags, *overrides, f"hydra.run.dir={quoted(str(folder.resolve()))}"]
+    if rank:  # as Lightning starts its other ranks
+        arguments.append("hydra.output_subdir=null")
     began, started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
     variables = {**run_environment(os.environ), **(environment or {}), PARENT: str(os.getpid())}
-    with (folder / OUTPUT).open("ab") as output:
+    printed = folder / (f"output_{rank}.log" if rank else OUTPUT)
+    with printed.open("ab") as output:
         beginning = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "siamese_verify.cli.main", "train", *arguments],
@@ -72,6 +79,7 @@ def run_in_process(
             env=variables,
             cwd=cwd,
             start_new_session=True,
+            pass_fds=[alive.fileno()] if alive and os.name == "posix" else [],
         )
     told = None  # when
     try:
@@ -97,10 +105,11 @@ def run_in_process(
             record.overrides, record.process = [*overrides], process.pid
             record.host, record.started = socket.gethostname(), started
         if record.status == "running":
-            record.status, record.error = _end_of(status, told is not None, folder / OUTPUT, beginning)
+            record.status, record.error = _end_of(status, told is not None, printed, beginning)
             record.seconds = round(time.monotonic() - began, 1)
         record.exit_status = status
-        record.write(folder)
+        if not rank:
+            record.write(folder)
     return record
 
 
@@ -109,13 +118,18 @@ def run_environment(variables: Mapping[str, str]) -> dict[str, str]:
 
     A job of submitit with several tasks keeps it: each task starts its rank of the run.
     """
-    if variables.get("SUBMITIT_EXECUTOR") == "slurm" and int(variables.get("SLURM_NTASKS", "1")) > 1:
+    if is_one_task_of_many(variables):
         return dict(variables)
     return {
         name: value
         for name, value in variables.items()
         if name not in CLUSTER and not name.startswith(CLUSTER_PREFIXES + SCHEDULERS)
     }
+
+
+def is_one_task_of_many(variables: Mapping[str, str]) -> bool:
+    """Whether this process is one of several tasks that submitit's SLURM launcher started for one run."""
+    return variables.get("SUBMITIT_EXECUTOR") == "slurm" and int(variables.get("SLURM_NTASKS", "1")) > 1
 
 
 def follow_parent() -> None:

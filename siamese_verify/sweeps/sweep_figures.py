@@ -13,10 +13,10 @@ from siamese_verify.evaluation.pages.rendering import LIGHT, ReportFigure, perce
 from siamese_verify.sweeps.sweep_results import (
     SEED,
     Importance,
+    RunRow,
     SeedGroup,
     Spread,
     Sweep,
-    SweepRun,
     is_numeric,
     logarithmic,
     shown,
@@ -40,7 +40,7 @@ def is_rate(metric: str) -> bool:
     return metric.rpartition("/")[2].startswith(("eer", "far", "frr", "tar"))
 
 
-def drawn_runs(runs: Sequence[SweepRun]) -> list[SweepRun]:
+def drawn_runs(runs: Sequence[RunRow]) -> list[RunRow]:
     """At most `DRAWN` runs: the best half of that number, and others at equal distances in their order."""
     if len(runs) <= DRAWN:
         return list(runs)
@@ -67,7 +67,7 @@ def sweep_figures(sweep: Sweep, importance: Sequence[Importance]) -> list[Report
     return found
 
 
-def _values(runs: Sequence[SweepRun], name: str) -> int:
+def _values(runs: Sequence[RunRow], name: str) -> int:
     return len({repr(run.parameters[name]) for run in runs})
 
 
@@ -146,7 +146,7 @@ def _parameter_figure(sweep: Sweep, name: str, place: int) -> ReportFigure:
     return render_figure(f"parameter-{place}", name, text, draw, legend=True)
 
 
-def _tested(axes: Axes, runs: Sequence[tuple[float, SweepRun]], protocol: str) -> None:
+def _tested(axes: Axes, runs: Sequence[tuple[float, RunRow]], protocol: str) -> None:
     """Test EER of runs, with their intervals over people where these are few enough to be seen."""
     rows = [
         (at, eer, run.record.test[protocol].get("eer_interval"))

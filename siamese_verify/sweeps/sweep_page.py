@@ -6,7 +6,7 @@ from typing import Any
 
 from siamese_verify.evaluation.pages.page import fill_template
 from siamese_verify.sweeps.sweep_figures import DRAWN, is_rate, sweep_figures
-from siamese_verify.sweeps.sweep_results import SEED, Importance, Spread, Sweep, SweepRun, importances, shown
+from siamese_verify.sweeps.sweep_results import SEED, Importance, RunRow, Spread, Sweep, importances, shown
 
 PAGE = "sweep.html"
 ROWS = 200  # of the table; sweep.csv has all
@@ -31,7 +31,7 @@ def spread_text(spread: Spread | None, metric: str = "eer") -> str:
     return f"{mean} ± {deviation} ({lowest} to {highest})"
 
 
-def test_text(run: SweepRun, protocol: str) -> str:
+def test_text(run: RunRow, protocol: str) -> str:
     """Test EER of a run with its interval over people."""
     eer, bounds = run.test_eer(protocol), run.record.test.get(protocol, {}).get("eer_interval")
     if eer is None:
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def bundle_line(run: SweepRun) -> str:
+def bundle_line(run: RunRow) -> str:
     """Where the bundle of a run is, or the command that makes it."""
     if run.bundle:
         return str(run.bundle)
@@ -77,7 +77,7 @@ def render_sweep(sweep: Sweep) -> str:
     )
 
 
-def _row(sweep: Sweep, run: SweepRun) -> list[str]:
+def _row(sweep: Sweep, run: RunRow) -> list[str]:
     epoch = run.record.metrics.get("epoch")
     cells = [run.name, *(shown(run.parameters[name]) for name in sweep.parameters)]
     cells += [rate_or_number(run.value, sweep.metric), "" if epoch is None else f"{epoch:g}"]

@@ -26,7 +26,7 @@ from siamese_verify.sweeps.sweep_page import (
     spread_text,
     test_text,
 )
-from siamese_verify.sweeps.sweep_results import TABLE, Sweep, SweepRun, label, read_sweep, shown, sweep_table
+from siamese_verify.sweeps.sweep_results import TABLE, RunRow, Sweep, label, read_sweep, shown, sweep_table
 
 POLL = 2.0  # seconds between looks at the runs
 PAGE_SHARE = 10  # the page is refreshed when this many times the time it took has passed
@@ -59,7 +59,7 @@ def runs_table(sweep: Sweep, rows: int = ROWS) -> Table:
     return table
 
 
-def status_text(run: SweepRun) -> str:
+def status_text(run: RunRow) -> str:
     """Status of a run with its reason."""
     return f"{run.record.status}: {run.record.error}" if run.record.error else run.record.status
 
@@ -166,7 +166,7 @@ class SweepProgress:
         except InputError as error:
             return str(error)
 
-    def _read(self) -> Sequence[SweepRun]:
+    def _read(self) -> Sequence[RunRow]:
         try:
             return read_sweep(self.folder).runs
         except (InputError, OSError):
@@ -207,7 +207,7 @@ class SweepProgress:
         write_results(sweep, self.folder)
         return time.monotonic() + PAGE_SHARE * (time.monotonic() - start)
 
-    def _lines(self, runs: Sequence[SweepRun], live: Live | None) -> bool:
+    def _lines(self, runs: Sequence[RunRow], live: Live | None) -> bool:
         """Print a line for each run that has ended since, unless the table shows it; whether there was one."""
         fresh = [run for run in runs if run.record.status != "running" and run.folder not in self._ended]
         self._ended.update(run.folder for run in fresh)
@@ -216,7 +216,7 @@ class SweepProgress:
                 print(printable(self._line(run)), file=sys.stdout, flush=True)
         return bool(fresh)
 
-    def _line(self, run: SweepRun) -> str:
+    def _line(self, run: RunRow) -> str:
         of = f" of {self.expected}" if self.expected else ""
         given = label(run.parameters) if run.parameters else ", ".join(run.record.overrides[-COLUMNS:])
         metric = str(run.record.configuration.get("sweep", {}).get("metric", "val/eer"))

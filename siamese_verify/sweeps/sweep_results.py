@@ -66,7 +66,7 @@ class Spread(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SweepRun:
+class RunRow:
     """A run as a row of a sweep's table.
 
     Attributes:
@@ -103,7 +103,7 @@ class SeedGroup(NamedTuple):
     """Runs that differ in nothing but `seed`."""
 
     parameters: dict[str, Any]
-    runs: list[SweepRun]
+    runs: list[RunRow]
     value: Spread | None  # the sweep's metric of the finished runs
     test: dict[str, Spread]  # EER by protocol
 
@@ -145,15 +145,15 @@ class Sweep:
     metric: str
     mode: str
     parameters: tuple[str, ...]
-    runs: tuple[SweepRun, ...]
+    runs: tuple[RunRow, ...]
 
     @cached_property
-    def finished(self) -> list[SweepRun]:
+    def finished(self) -> list[RunRow]:
         """Finished runs with a metric, the best first."""
         return [run for run in self.runs if run.record.status == "finished" and run.value is not None]
 
     @property
-    def best(self) -> SweepRun | None:
+    def best(self) -> RunRow | None:
         """The best finished run."""
         return self.finished[0] if self.finished else None
 
@@ -173,7 +173,7 @@ class Sweep:
     @cached_property
     def groups(self) -> list[SeedGroup]:
         """Runs that differ in `seed` only, together; the best mean first, groups without a finished run last."""
-        by_parameters: dict[str, list[SweepRun]] = {}
+        by_parameters: dict[str, list[RunRow]] = {}
         for run in self.runs:
             key = json.dumps({name: value for name, value in run.parameters.items() if name != SEED}, default=str)
             by_parameters.setdefault(key, []).append(run)
@@ -250,7 +250,7 @@ def read_sweep(*folders: str | Path) -> Sweep:
     chosen = asked[0] if asked else {}
     metric, mode = str(chosen.get("metric") or "val/eer"), str(chosen.get("mode") or "min")
     runs = [
-        SweepRun(
+        RunRow(
             name,
             folder,
             record,
@@ -262,7 +262,7 @@ def read_sweep(*folders: str | Path) -> Sweep:
     sweep = Sweep(tuple(map(Path, folders)), metric, mode, tuple(columns), ())
     stages = ("finished", "running", "stopped")  # others are between these and the failed ones
 
-    def order(run: SweepRun) -> tuple[int, float]:
+    def order(run: RunRow) -> tuple[int, float]:
         status: str = run.record.status
         stage = stages.index(status) if status in stages else len(stages) + (status == "failed")
         return stage, sweep.rank(run.value)

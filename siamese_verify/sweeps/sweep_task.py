@@ -22,6 +22,8 @@ from omegaconf import DictConfig
 from siamese_verify.errors import InputError, printable
 from siamese_verify.run_record import RECORD, RunRecord
 from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process
+from siamese_verify.sweeps.resume_sweep import resume_override
+from siamese_verify.sweeps.run_lock import ALIVE, claim, is_claimed
 
 EXIT_FAILED_RUNS = 1  # of a sweep
 SHOWN = 3  # reasons in the last line
@@ -57,7 +59,7 @@ class SweepRun:
         """The run that a configuration, with Hydra's part of it, describes."""
         task, own = [*hydra.overrides.task], [*hydra.overrides.hydra]
         own = [text for text in own if not text.lstrip("+~").replace("/", ".").startswith(OF_THE_SWEEP)]
-        own += [f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quoted(str(hydra.job.id))}"]
+        own += ["hydra.mode=RUN", f"hydra.job.num={hydra.job.num}", f"hydra.job.id={quoted(str(hydra.job.id))}"]
         flags = [f"--config-dir={one.path}" for one in hydra.runtime.config_sources if one.provider == "command-line"]
         if hydra.job.config_name != "train":
             flags.append(f"--config-name={hydra.job.config_name}")
@@ -98,7 +100,8 @@ class SweepTask:
         self.__wrapped__ = train  # names the job for Hydra
         self.parent = (socket.gethostname(), os.getpid())
         # Settings that all runs of the sweep share; a comma or a bracket in a value makes several of it.
-        self.fixed = frozenset(text.partition("=")[0] for text in sys.argv[1:] if not {",", "("} & {*text})
+        several = {text.partition("=")[0]: bool({",", "("} & {*text}) for text in sys.argv[1:]}
+        self.fixed = frozenset(name for name, swept in several.items() if not swept)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"parent": self.parent, "fixed": self.fixed}
@@ -129,12 +132,20 @@ class SweepTask:
         def stop() -> bool:
             return told() or sentinel.exists() or self.orphaned()
 
-        record = record_of(run.folder)
-        if record is None or record.status not in ("finished", "skipped"):
-            if stop():
-                return math.nan
-            run.show(None, self.fixed)
-            record = run_in_process(run.overrides, run.folder, environment, flags=run.flags, cwd=run.cwd, stop=stop)
+        alive = claim(run.folder / ALIVE)
+        if alive is None:
+            print(f"Run {run.number} runs in another process: {run.folder}", flush=True)
+            return math.nan
+        with alive:
+            record = record_of(run.folder)
+            if record is None or record.status not in ("finished", "skipped"):
+                if stop():
+                    return math.nan
+                run.show(None, self.fixed)
+                overrides = [*run.overrides, *resume_override(run.folder)]
+                record = run_in_process(
+                    overrides, run.folder, environment, flags=run.flags, cwd=run.cwd, stop=stop, alive=alive
+                )
         run.show(record, self.fixed)
         return run.value(record)
 
@@ -215,7 +226,7 @@ def end_of_sweep(sweep: Path) -> None:
     failed = {
         folder.relative_to(sweep): record.error if record else "its record is damaged"
         for folder, record in records.items()
-        if not record or record.status not in ("finished", "skipped")
+        if (not record or record.status not in ("finished", "skipped")) and not is_claimed(folder / ALIVE)
     }
     skipped = sum(record is not None and record.status == "skipped" for record in records.values())
     left_out = f", {skipped} were skipped" if skipped else ""

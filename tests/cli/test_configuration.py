@@ -125,7 +125,7 @@ def test_a_misspelt_setting_that_was_added_is_named(capsys: pytest.CaptureFixtur
         ),
         (["sampler.identities_per_batch=4", "loss.reduction=none"], "loss.reduction is none"),
         (["data.root=null", "protocol=lfw_view1"], "There is no folder None: set data.root"),
-        (["encoder._target_=os.system"], "'os.system' is not one of siamese_verify.encoders"),
+        (["encoder._target_=os.system"], "os.system cannot be created as configured"),
         (["datamodule.validation_share=2"], "hold out must lie between 0 and 1, got 2"),
     ],
 )

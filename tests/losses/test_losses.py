@@ -12,6 +12,7 @@ import torch
 from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses import (
@@ -196,6 +197,20 @@ def test_nothing_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         embeddings = torch.empty(9, 5, device="meta", requires_grad=True)
         value, _ = on_meta.measure(embeddings, labels.to("meta"))
         value.backward()  # type: ignore[no-untyped-call]  # on `meta`: a build without CUDA has no backward pass for it
+
+
+@pytest.mark.parametrize("own", [slice(0, 64), slice(64, 128), slice(192, 256)], ids=str)
+@pytest.mark.parametrize("name", ALL)
+def test_a_rank_of_four_takes_a_quarter_of_the_matrix_products(name: str, own: slice) -> None:
+    loss, (embeddings, labels) = ALL[name], batch(256, 16)
+    products = []
+    in_place = {torch.ops.aten.addmm_: lambda _, left, right, **__: 2 * math.prod(left) * right[1]}
+    for rows in (own, None):
+        with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+            loss(embeddings.requires_grad_(), labels, own=rows).backward()
+        products.append(counter.get_total_flops())
+    assert products[1] > 256 * 16
+    assert products[0] <= 1.02 * products[1] / 4
 
 
 ROW = torch.tensor([0])

@@ -125,6 +125,12 @@ def test_a_run_that_failed_before_it_was_composed_has_its_overrides(tmp_path: Pa
     assert found["loss.margin"] == [0.2, 0.9]
 
 
+def test_what_was_not_resolved_does_not_differ(tmp_path: Path) -> None:
+    composed = {"seed": 1, "lr": 0.1, "datamodule": {"seed": 1, "photos": {"root": "faces"}}}
+    raw = {"seed": 2, "lr": 0.1, "datamodule": {"seed": "${seed}", "photos": "${data.photos}"}}
+    assert differ(tmp_path, (composed, []), (raw, [])) == {"seed": [1, 2]}
+
+
 def test_several_sweeps_and_single_runs_are_read_together(tmp_path: Path) -> None:
     write_run(tmp_path / "one" / "0", 0.3, {"x": 1})
     write_run(tmp_path / "two" / "0", 0.2, {"x": 2})

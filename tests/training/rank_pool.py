@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,10 @@ class RankPool:
         self.groups += 1
         for rank in range(world_size):
             self.ends[rank].send((f"{self.folder}/{self.groups}", rank, world_size, function, arguments))
-        answers = [end.recv() if end.poll(PATIENCE) else (False, "no answer") for end in self.ends[:world_size]]
+        answers = [
+            pickle.loads(end.recv_bytes()) if end.poll(PATIENCE) else (False, "no answer")
+            for end in self.ends[:world_size]
+        ]
         for succeeded, answer in answers:
             assert succeeded, answer
         return [answer for _, answer in answers]
@@ -68,9 +72,10 @@ def _serve(end: Connection) -> None:
             dist.init_process_group(
                 "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size, timeout=timeout
             )
-            end.send((True, function(rank, *arguments)))
+            answer = True, function(rank, *arguments)
         except BaseException:
-            end.send((False, traceback.format_exc()))
+            answer = False, traceback.format_exc()
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
+        end.send_bytes(pickle.dumps(answer))  # tensors by value: `send` keeps a file open for each

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -30,8 +34,17 @@ from siamese_verify.losses import (
     TripletLoss,
 )
 from siamese_verify.miners import AllPairs, AllTriplets, BatchHard, DistanceWeighted, HardPairs, SemiHard
-from siamese_verify.structures import FaceBatch
-from siamese_verify.training import VerificationModule
+from siamese_verify.pairwise import Totals, ranks
+from siamese_verify.samplers import (
+    HardMiningSampler,
+    IdentityBatchSampler,
+    ImageSampler,
+    PairSampler,
+    TripletSampler,
+    TupleBatch,
+)
+from siamese_verify.structures import FaceBatch, Pairs, Triplets
+from siamese_verify.training import VerificationModule, gather_batch
 from tests.training.rank_pool import RankPool, rank_pool
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 0, 1, 4, 2, 0])
@@ -65,6 +78,7 @@ MINERS: dict[str, Callable[[], Any]] = {
     "theirs, pairs": MultiSimilarityMiner,
     "theirs, triplets": lambda: TripletMarginMiner(0.5),
 }
+OURS = {name: make for name, make in MINERS.items() if not name.startswith("theirs")}
 GIVE_PAIRS = ("all pairs", "hard pairs", "theirs, pairs")
 
 
@@ -185,3 +199,208 @@ def test_ranks_have_the_losses_and_gradients_of_one_process_with_all_rows(
     for found in pool.run(len(split), train_cases, split, cases):
         wrong = {case: differences(found[case], expected[case]) for case in cases}
         assert not {case: difference for case, difference in wrong.items() if not difference < 1e-12}
+
+
+def choose(rank: int, split: tuple[int, ...]) -> dict[str, tuple[Any, ...]]:
+    first = sum(split[:rank])
+    return {name: chosen(make(), slice(first, first + split[rank])) for name, make in OURS.items()}
+
+
+def chosen(miner: Any, own: slice | None = None) -> tuple[Any, ...]:
+    """Tuples of a batch with many ties, and of a batch together with a memory; then a random number."""
+    torch.manual_seed(3)
+    generator = torch.Generator().manual_seed(0)
+    rows, references = (torch.randint(4, (count, 3), generator=generator).double() for count in (30, 17))
+    labels, others = (torch.randint(6, (count,), generator=generator) for count in (30, 17))
+    return miner(rows, labels, own=own), miner.together(rows, labels, references, others, own), torch.rand(1)
+
+
+def part(tuples: Pairs | Triplets, own: range) -> list[tuple[int, ...]]:
+    """Triplets with an anchor of some rows, or pairs that these are part of."""
+    single = [*zip(*(field.tolist() for field in tuples), strict=True)]
+    return [one for one in single if one[0] in own or (isinstance(tuples, Pairs) and one[1] in own)]
+
+
+@pytest.mark.parametrize("split", [(18, 12), (1, 0, 20, 9)], ids=str)
+def test_a_miner_chooses_what_it_would_in_one_process(pool: RankPool, split: tuple[int, ...]) -> None:
+    found, starts = pool.run(len(split), choose, split), accumulate(split, initial=0)
+    for of_rank, first, count in zip(found, starts, split, strict=False):
+        for name, make in OURS.items():
+            *tuples, drawn = chosen(make())
+            *mine, number = of_rank[name]
+            assert all(part(all_of_it, range(30)) for all_of_it in tuples)
+            for choice, all_of_it in zip(mine, tuples, strict=True):
+                assert part(choice, range(30)) == part(all_of_it, range(first, first + count)), name
+            assert number == drawn
+
+
+# What people get wrong
+
+
+def forget_other_ranks(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The gathering without a gradient: other ranks' losses say nothing about this rank's rows."""
+    gathered, start, rank = ranks.gather_rows(rows.detach(), sizes), sum(sizes[: dist.get_rank()]), dist.get_rank()
+    return torch.cat([gathered[:start], rows, gathered[start + sizes[rank] :]])
+
+
+MISTAKES: dict[str, Callable[[], Any]] = {
+    "gradients dropped": lambda: patch("siamese_verify.training.distributed.gather_rows", forget_other_ranks),
+    "off by the world size": lambda: patch.object(
+        ranks._SharedTotals, "backward", staticmethod(lambda ctx, slope, counts: (slope, None))
+    ),
+    "a mean of the ranks' means": lambda: patch.object(Totals, "over_ranks", lambda totals: totals),
+}
+
+
+def train_mistaken(rank: int, split: tuple[int, ...], cases: list[Case], mistake: str) -> dict[Case, Found]:
+    with MISTAKES[mistake]():
+        return train_cases(rank, split, cases)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_comparison_sees_each_mistake_in_every_loss_over_all_rows(
+    pool: RankPool, expected: dict[Case, Found], mistake: str
+) -> None:
+    split, cases = (1, 5, 6), [case for case in SOME if case.loss in [*LOSSES, "magnet"]]
+    for found in pool.run(len(split), train_mistaken, split, cases, mistake):
+        assert min(differences(found[case], expected[case]) for case in cases) > 1e-4
+
+
+# Samplers
+
+IDENTITIES = np.random.default_rng(0).permutation(np.repeat(np.arange(10), [3, 2, 5, 6, 2, 4, 2, 7, 3, 4]))
+SAMPLERS: dict[str, tuple[Callable[..., Any], Case]] = {
+    "identity": (lambda **of: IdentityBatchSampler(IDENTITIES, 4, 2, **of), Case("nt_xent")),
+    "hard": (lambda **of: HardMiningSampler(IDENTITIES, 4, 2, **of), Case("triplet", "batch hard")),
+    "images": (lambda **of: ImageSampler(IDENTITIES, 5, **of), Case("sup_con", memory=True)),
+    "pairs": (lambda **of: PairSampler(IDENTITIES, 6, **of), Case("contrastive", reduction="mean_nonzero")),
+    "triplets": (lambda **of: TripletSampler(IDENTITIES, 6, **of), Case("triplet", reduction="mean_nonzero")),
+}
+
+
+def sampled(name: str, rank: int, world_size: int) -> list[FaceBatch]:
+    """The first batches of a rank; it drops one tuple for each rank before it."""
+    sampler = SAMPLERS[name][0](batches=2 * world_size, rank=rank, world_size=world_size)
+    photos = images(0, len(IDENTITIES))
+    batches = []
+    for batch in sampler:
+        rows, tuples = (batch.rows, batch.tuples) if isinstance(batch, TupleBatch) else (batch, None)
+        tuples = tuples and type(tuples)(*(field[: len(field) - rank] for field in tuples))
+        batches.append(FaceBatch(photos[rows], torch.from_numpy(IDENTITIES[rows]), tuples))
+    return batches
+
+
+def joined(batches: Sequence[FaceBatch]) -> FaceBatch:
+    """One batch of the rows of several."""
+    starts = accumulate((len(batch.labels) for batch in batches), initial=0)
+    moved = [
+        tuples._replace(anchor=tuples.anchor + start).with_offset(start)
+        for (_, _, tuples), start in zip(batches, starts, strict=False)
+        if tuples is not None
+    ]
+    tuples = type(moved[0])(*map(torch.cat, zip(*moved, strict=True))) if moved else None
+    pictures, labels, _ = zip(*batches, strict=True)
+    return FaceBatch(torch.cat(pictures), torch.cat(labels), tuples)
+
+
+def train_sampled(rank: int, world_size: int) -> dict[str, Found]:
+    return {name: train(case, sampled(name, rank, world_size)) for name, (_, case) in SAMPLERS.items()}
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_a_sampler_gives_ranks_together_the_batches_of_one_process(pool: RankPool, world_size: int) -> None:
+    found = pool.run(world_size, train_sampled, world_size)
+    for name, (_, case) in SAMPLERS.items():
+        steps = zip(*(sampled(name, rank, world_size) for rank in range(world_size)), strict=True)
+        expected = train(case, [joined(batches) for batches in steps])
+        assert len(expected.losses) == 2
+        for of_rank in found:
+            assert differences(of_rank[name], expected) < 1e-12, name
+
+
+# What is sent
+
+OTHERS = ("all_gather", "all_gather_object", "broadcast", "reduce", "reduce_scatter_tensor", "all_to_all", "send")
+
+
+class Wire:
+    """Counts the bytes that this rank receives from others and sends to them by collectives of torch.distributed."""
+
+    def __init__(self) -> None:
+        self.received = self.sent = self.added = 0  # added: of all-reduces
+        self.calls = dist.all_gather_into_tensor, dist.all_to_all_single, dist.all_reduce
+
+    def all_gather_into_tensor(self, output: Tensor, mine: Tensor) -> None:
+        self.received += output.nbytes - mine.nbytes
+        self.sent += output.nbytes - mine.nbytes
+        self.calls[0](output, mine)
+
+    def all_to_all_single(self, output: Tensor, given: Tensor, arriving: list[int], leaving: list[int]) -> None:
+        row, own = given.element_size() * math.prod(given.shape[1:]), dist.get_rank()
+        self.received += (sum(arriving) - arriving[own]) * row
+        self.sent += (sum(leaving) - leaving[own]) * row
+        self.calls[1](output, given, arriving, leaving)
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        self.added += tensor.nbytes
+        self.calls[2](tensor)
+
+
+def refuse(*_: Any) -> None:
+    raise AssertionError("a collective that is not counted")
+
+
+def gather_counted(rank: int, split: tuple[int, ...], dtype: torch.dtype, loss: str) -> dict[str, Any]:
+    wire, rows, count = Wire(), images(0, 16)[:, :5].to(dtype), split[rank]
+    rows = rows[sum(split[:rank]) :][:count].clone().requires_grad_()
+    labels = torch.arange(16)[sum(split[:rank]) :][:count] % 4
+    counted: Any = {call.__name__: getattr(wire, call.__name__) for call in wire.calls} | dict.fromkeys(OTHERS, refuse)
+    with patch.multiple(dist, **counted):
+        batch = gather_batch(rows, labels)
+        value = LOSSES[loss]("mean")(batch.embeddings, batch.labels, own=batch.own)
+        forward = wire.received, wire.added
+        sent = wire.sent
+        value.backward()
+    backward = wire.sent - sent, wire.added - forward[1]
+    rows_of_all, *rest = batch
+    return {
+        "forward": forward,
+        "backward": backward,
+        "batch": (rows_of_all.detach(), *rest),
+        "loss": value.item(),
+        "gradient": rows.grad,
+    }
+
+
+@pytest.mark.parametrize("split", [(4, 4, 4, 4), (1, 8, 0, 7)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("loss", ["triplet", "nt_xent"])
+def test_rows_are_sent_once_in_their_own_type(
+    pool: RankPool, split: tuple[int, ...], dtype: torch.dtype, loss: str
+) -> None:
+    """A rank must receive 16 - n rows and labels, and the numbers of rows; and send a gradient for each row."""
+    found = pool.run(4, gather_counted, split, dtype, loss)
+    labels = torch.arange(16) % 4
+    everything = images(0, 16)[:, :5].to(dtype).requires_grad_()
+    value = LOSSES[loss]("mean")(everything, labels)
+    value.backward()
+    assert everything.grad is not None
+    row, number = 5 * everything.element_size(), 8 if dtype == torch.float64 else 4
+    sums = 16 * number if loss == "nt_xent" else 0  # one for each row
+    accuracy = 1e-12 if dtype == torch.float64 else 0.02
+    for rank, (count, answer) in enumerate(zip(split, found, strict=True)):
+        own = slice(sum(split[:rank]), sum(split[: rank + 1]))
+        assert answer["forward"] == ((16 - count) * (row + 8) + 3 * 8, 3 * 8 + sums)
+        assert answer["backward"] == ((16 - count) * row, sums)
+        for gathered, expected in zip(answer["batch"], (everything.detach(), labels, own), strict=True):
+            assert torch.equal(gathered, expected) if isinstance(expected, Tensor) else gathered == expected
+        torch.testing.assert_close(answer["gradient"], 4 * everything.grad[own], rtol=accuracy, atol=accuracy / 20)
+        assert answer["loss"] == pytest.approx(value.item(), rel=accuracy)
+
+
+def test_a_single_process_gets_its_own_tensors_back() -> None:
+    embeddings, labels = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
+    gathered = gather_batch(embeddings, labels)
+    assert gathered.embeddings is embeddings
+    assert gathered.labels is labels
+    assert gathered.own == slice(0, 2)
