@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import signal
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -51,6 +52,7 @@ from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.sweeps.check_runs import refuse_invalid
 from siamese_verify.sweeps.resume_sweep import record_sweep
+from siamese_verify.sweeps.sweep_progress import SweepProgress
 from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
 from siamese_verify.sweeps.trial_pruning import trial_of
 from siamese_verify.training import VerificationModule, publish_report, without_unhelpful_warnings
@@ -101,6 +103,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         InputError: a checkpoint that cannot be loaded; see also `check_settings`.
     """
+    check_settings(cfg)
     if cfg.ckpt_path:
         if not Path(cfg.ckpt_path).is_file():
             raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
@@ -146,7 +149,7 @@ def check_run(cfg: DictConfig) -> None:
         raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
     for part in ("data", "protocol"):
         if missing := sorted(OmegaConf.missing_keys(cfg[part])):
-            raise InputError(f"{part}.{missing[0]} is required: add {part}.{missing[0]}=... to the command.")
+            raise InputError(f"{missing[0]} is required: add {missing[0]}=... to the command.")
     if HydraConfig.get().launcher._target_.rpartition(".")[2].startswith(("Slurm", "Ray")):
         return  # other machines have other GPUs and folders
     for place in ("data.root", "data.path", "protocol.root", "protocol.path"):
@@ -382,19 +385,25 @@ class RefuseUsedFolder(Callback):
             report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
 
 
-class Sweep(Callback):
-    """Hydra callback that checks all runs of a sweep before the first, lets signals stop it, and ends it."""
+class WatchSweep(Callback):
+    """Hydra callback that checks all runs of a sweep before the first, shows them, lets signals stop them, and ends."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit if runs can never work."""
-        loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
+        loader, folder = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), Path(config.hydra.sweep.dir)
+        expected = None
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
-            refuse_invalid(loader, config, check_run)
-        record_sweep(Path(config.hydra.sweep.dir), sys.argv[1:])
-        stop_at_signals(Path(config.hydra.sweep.dir))
+            expected = refuse_invalid(loader, config, check_run)
+        record_sweep(folder, sys.argv[1:])
+        self.handlers = stop_at_signals(folder)
+        self.progress = SweepProgress(folder, expected)
+        self.progress.start()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Say how many runs finished; exit if others did not."""
+        """Show the results and say how many runs finished; exit if others did not."""
+        print(self.progress.finish(), flush=True)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
         end_of_sweep(Path(config.hydra.sweep.dir))
 
 
