@@ -55,7 +55,10 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
         raise InputError(f"{folder / SWEEP} is damaged ({error}): start the sweep's command again.") from None
     if cwd.is_dir():
         os.chdir(cwd)
-    kept = [one for one in started if not one.startswith("hydra.sweep.dir=")]
+    replaced = {one.partition("=")[0] for one in added} | {"hydra.sweep.dir"}
+    kept = [one for one in started if one.partition("=")[0] not in replaced]
+    if "hydra/launcher" in replaced:
+        kept = [one for one in kept if not one.lstrip("+~").startswith("hydra.launcher.")]
     return [*kept, *added, f"hydra.sweep.dir={quoted(str(folder))}"]
 
 

@@ -79,7 +79,8 @@ class SweepRun:
         if record is None:
             line = f"{name} starts."
         elif record.status == "finished":
-            line = f"{name} finished after {record.seconds:.0f} s: {self.metric} {self.value(record):.4g}"
+            how = "was pruned" if record.pruned else "finished"
+            line = f"{name} {how} after {record.seconds:.0f} s: {self.metric} {self.value(record):.4g}"
         else:
             line = f"{name} {record.status} after {record.seconds:.0f} s: {record.error}"
         print(printable(line), flush=True)
