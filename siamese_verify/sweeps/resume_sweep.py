@@ -64,6 +64,5 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
 
 def resume_override(folder: Path) -> list[str]:
     """Override that lets a run of a sweep go on from the last checkpoint in its folder; none if it has none."""
-    checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    last = folder / "checkpoints" / "last.ckpt"
-    return [f"ckpt_path={quoted(str(last if last in checkpoints else checkpoints[-1]))}"] if checkpoints else []
+    found = any((folder / "checkpoints" / name).is_file() for name in ("last.ckpt", "best.ckpt"))
+    return [f"resume={quoted(str(folder))}"] if found else []
