@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from siamese_verify.sweeps.sweep_figures import sweep_figures
-from siamese_verify.sweeps.sweep_page import spread_text
+from siamese_verify.sweeps.sweep_page import eer_text, spread_text
 from siamese_verify.sweeps.sweep_results import SweepResults, importances, read_sweep, shown
 
 PICTURES = Path(__file__).parent / "sweeps"
