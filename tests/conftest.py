@@ -85,13 +85,15 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
     def fit(folder: Path, *overrides: str) -> Path:
         from siamese_verify.cli import train
         from siamese_verify.cli.recorded_run import recorded
+        from siamese_verify.training.stopping import StopSignals
 
         cfg = configured("train", folder, *overrides)
+        cfg, earlier = train.resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
         try:
-            train.refuse_used(folder, cfg.ckpt_path)
-            with recorded(cfg, folder) as run:
+            train.refuse_used(folder, cfg.resume)
+            with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
                 train.check(cfg)
-                train.fit(train.compose(cfg), run, cfg)
+                train.fit(train.compose(cfg), run, cfg, signals)
         finally:
             torch.use_deterministic_algorithms(False)
         return folder

@@ -8,6 +8,7 @@ import io
 import os
 import pkgutil
 import runpy
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -15,9 +16,10 @@ from typing import NamedTuple, NoReturn
 
 from siamese_verify import __version__
 from siamese_verify.atomic_write import DISK_FULL
-from siamese_verify.cli.user_errors import EXIT_BUG, report_user_errors
+from siamese_verify.cli.user_errors import EXIT_BUG, EXIT_CTRL_C, EXIT_TEMPORARY, report_user_errors
 from siamese_verify.errors import printable
 from siamese_verify.sweeps.child_run import follow_parent
+from siamese_verify.sweeps.resume_sweep import resume_arguments
 
 
 class Command(NamedTuple):
@@ -106,6 +108,7 @@ COMMANDS = {
 
 EXIT_OUTPUT = 74  # EX_IOERR
 EXIT_PIPE = 141  # 128 + SIGPIPE, as shells report it
+STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # Windows lacks some
 UNWRITABLE = (*DISK_FULL, errno.EIO)
 
 
@@ -180,9 +183,22 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
     if invisible := [one for one in overrides if printable(one) != one]:  # Hydra would print it as it is
         Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
     follow_parent()
+    if name == "train":
+        overrides = report_user_errors(resume_arguments)(overrides)
     sys.argv = [f"siamese-verify {name}", *overrides]
+    if name == "train":  # imports take seconds, then the run receives the signals
+        for number in (getattr(signal, one) for one in STOPPING if hasattr(signal, one)):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, stop_before_start)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
+
+
+def stop_before_start(number: int, _: object) -> NoReturn:
+    """End a run that has not begun."""
+    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    print(f"Stopped by {name} before the start: start it again.", file=sys.stderr, flush=True)
+    os._exit(EXIT_CTRL_C if number == signal.SIGINT else EXIT_TEMPORARY)
 
 
 def report_bug(error: Exception) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-import warnings
+import math
+import signal
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -23,11 +25,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
-from torch import Tensor
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import check_values, encoder_settings, hydra_command, make_encoder
-from siamese_verify.cli.measure import measure, print_results, save_results
-from siamese_verify.cli.recorded_run import Recording, is_first_process, recorded, write_log
+from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
+from siamese_verify.cli.recorded_run import Recording, recorded, write_log
+from siamese_verify.cli.resume import resumed_arguments, resumed_configuration
 from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
@@ -49,13 +52,19 @@ from siamese_verify.run_record import RunRecord
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.sweeps.check_runs import refuse_invalid
+from siamese_verify.sweeps.resume_sweep import record_sweep
+from siamese_verify.sweeps.sweep_progress import SweepProgress
 from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
-from siamese_verify.training import VerificationModule, publish_report
+from siamese_verify.sweeps.trial_pruning import trial_of
+from siamese_verify.training import VerificationModule, publish_report, without_unhelpful_warnings
 from siamese_verify.training.module import VALIDATION_METRICS
+from siamese_verify.training.rank_processes import RankWatch
 from siamese_verify.training.run_files import check_resumed, refuse_used
+from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
 OF_MODULE = ("cached_chunk", "freeze_batch_norm")  # settings of `trainer` that are the module's
+ENDING = 30.0  # seconds that other ranks may take to end
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
 
 
@@ -65,6 +74,7 @@ class TrainingParts(NamedTuple):
     data: FaceDataModule
     protocol: Protocol
     leak: str  # people or photos in both training and protocol, in words; empty if none
+    further: dict[str, tuple[Protocol, str]]  # other protocols by name, each with its leak
     module: VerificationModule
     trainer: pl.Trainer
 
@@ -75,16 +85,18 @@ def train(cfg: DictConfig, folder: Path) -> float:
     Returns:
         Value of `sweep.metric` at the best epoch, whose weights are bundled: the objective of a sweep.
     """
-    refuse_used(folder, cfg.ckpt_path)
-    with recorded(cfg, folder, first=is_first_process()) as run:
+    cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
+    refuse_used(folder, cfg.resume)
+    with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
         check(cfg)
         parts = compose(cfg)
-        fit(parts, run, cfg)
-        if parts.trainer.is_global_zero:  # one process finishes
+        fit(parts, run, cfg, signals)
+        if parts.trainer.is_global_zero and not run.record.pruned:  # one process finishes
             model = calibrated(best_model(parts), parts.data, cfg)
             save_bundle(folder / "bundle", model, run.record.versions)
             report(model, parts, run, cfg)
-    return float(cast(Tensor, cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score))
+    best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
+    return math.nan if best is None else float(best)
 
 
 def check(cfg: DictConfig) -> None:
@@ -93,10 +105,9 @@ def check(cfg: DictConfig) -> None:
     Raises:
         InputError: a checkpoint that cannot be loaded; see also `check_settings`.
     """
-    if cfg.ckpt_path:
-        if not Path(cfg.ckpt_path).is_file():
-            raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
-        load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
+    if cfg.resume:
+        load_checkpoint(Path(cfg.resume), code_of_others(encoder_settings(cfg)))  # named in the command
+    check_settings(cfg)
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -138,7 +149,7 @@ def check_run(cfg: DictConfig) -> None:
         raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
     for part in ("data", "protocol"):
         if missing := sorted(OmegaConf.missing_keys(cfg[part])):
-            raise InputError(f"{part}.{missing[0]} is required: add {part}.{missing[0]}=... to the command.")
+            raise InputError(f"{missing[0]} is required: add {missing[0]}=... to the command.")
     if HydraConfig.get().launcher._target_.rpartition(".")[2].startswith(("Slurm", "Ray")):
         return  # other machines have other GPUs and folders
     for place in ("data.root", "data.path", "protocol.root", "protocol.path"):
@@ -172,9 +183,11 @@ def check_loss(cfg: DictConfig) -> None:
 def compose(cfg: DictConfig) -> TrainingParts:
     """Instantiate everything that a configuration names."""
     set_threads(cfg.threads)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # no advertisements between progress bars
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
+    others = further_protocols(cfg)
     encoder = make_encoder(cfg)
     if encoder.embedding_size < 1:
         raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
@@ -188,10 +201,11 @@ def compose(cfg: DictConfig) -> TrainingParts:
         protocol, leak = data.test_protocol(cfg.data.name), ""
     else:
         protocol, leak = asked, refuse_leak(data.seen, asked, cfg.allow_leakage)
+    further = {name: (one, refuse_leak(data.seen, one, cfg.allow_leakage)) for name, one in others.items()}
     module = compose_module(cfg, encoder, len(data.people))
     trainer = compose_trainer(cfg)
     data.setup()
-    return TrainingParts(data, protocol, leak, module, trainer)
+    return TrainingParts(data, protocol, leak, further, module, trainer)
 
 
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
@@ -210,8 +224,8 @@ def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> Verifi
     loss = instantiate(cfg.loss, **open_arguments)
     settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
     module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, **settings)
-    if cfg.ckpt_path:
-        check_resumed(Path(cfg.ckpt_path), module, configuration)
+    if cfg.resume:
+        check_resumed(Path(cfg.resume), module, configuration)
     return module
 
 
@@ -225,7 +239,7 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
     with open_dict(settings):
         for name in OF_MODULE:
             settings.pop(name, None)
-    with configuring("trainer"):
+    with configuring("trainer"), without_unhelpful_warnings():
         trainer: pl.Trainer = instantiate(
             settings,
             logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
@@ -237,14 +251,28 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
 
 
 def describe(parts: TrainingParts, record: RunRecord) -> None:
-    """Record what was trained on, once the data are read."""
+    """Record what is trained on, once the data are read.
+
+    Raises:
+        InputError: the run that is resumed was trained on other data.
+    """
+    if record.data not in ("", parts.data.digest):
+        raise InputError(
+            f"The photos are not those that the run was started with (SHA-256 {record.data[:12]}... then, "
+            f"{parts.data.digest[:12]}... now): bring them back, or start another run."
+        )
     record.data = parts.data.digest
     record.filtered = getattr(parts.data.photos, "filtered", "no")
-    record.tested_people = f"trained on in part: {parts.leak}" if parts.leak else "held out from training"
+    record.tested_people = tested_people(parts.leak)
 
 
-def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
-    """Train; the first process records the people once training starts, and each validation."""
+def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSignals) -> None:
+    """Train; the first process records the people once training starts, and each validation.
+
+    Raises:
+        Stopped: by a signal.
+        RankLost: another process of the run was killed.
+    """
     data, trainer = parts.data, parts.trainer
     describe(parts, run.record)
     run.first = trainer.is_global_zero  # known for certain now
@@ -257,6 +285,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
             values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
             run.add_validation(trainer.current_epoch, trainer.global_step, values, cfg.sweep.metric, cfg.sweep.mode)
 
+    if trial := trial_of(run.folder):  # on all ranks: they stop together
+        trainer.callbacks.append(LambdaCallback(on_validation_end=trial.stop_if_hopeless))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         run.save()
         hooks = LambdaCallback(on_train_start=record_people, on_validation_end=record_validation)
@@ -265,14 +295,32 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
         if left_out := len(data.cropper.damaged) + len(data.cropper.failures):
             counts = f"{len(data.cropper.damaged)} damaged, {len(data.cropper.failures)} without a face"
             log.info("%s photos were left out (%s): %s lists them.", left_out, counts, run.folder / "left_out.csv")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
-        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
-        trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    stop = StopAfterStep(signals, run.folder / "checkpoints" / "last.ckpt")
+    trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]
+    receive_signals_instead(trainer)
+    watch, wait = RankWatch(trainer, run.end), 0.0
+    run.end_others = partial(watch.close, 0.0)
+    try:
+        with without_unhelpful_warnings():
+            trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+            wait = ENDING
+    except SIGTERMException:
+        wait = ENDING
+        raise Stopped(stop.number, f"after step {trainer.global_step}") from None
+    except RuntimeError as error:
+        lost = watch.lost_soon()
+        if lost is not None and signals.received:
+            raise Stopped(signals.received, "within a step") from error
+        if lost is not None:
+            raise lost from error
+        raise
+    finally:
+        watch.close(wait)
+    run.record.pruned = trial is not None and trial.pruned
 
 
 def best_model(parts: TrainingParts) -> FaceModel:
-    """Model of the epoch with the lowest validation EER.
+    """Model of the best epoch.
 
     Raises:
         InputError: no epoch was finished.
@@ -297,30 +345,47 @@ def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceM
 
 
 def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
-    """Evaluate the model and the raw pixels on the protocol; save, record, publish and print the results."""
-    spec, protocol, folder, record = model.encoder.input_spec, parts.protocol, run.folder, run.record
-    result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
-    baseline = instantiate(cfg.baseline, _partial_=True)(size=spec.size, crop=spec.crop)
-    other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
-    details = {
-        "versions": record.versions,
-        "data": record.data,
-        "training set filtered": record.filtered,
-        "tested people": record.tested_people,
-        "configuration": record.configuration,
-    }
-    save_results(folder / "report", result, [other], details, keep_embeddings=cfg.keep_embeddings)
-    interval = result.report.intervals.get("eer") if result.report.intervals else None
-    record.test[protocol.name] = {
-        "eer": result.report.eer,
-        "eer_interval": [interval.low, interval.high] if interval else None,
-        "auc": result.report.auc,
-    }
+    """Evaluate the model and the raw pixels on each protocol; save, record, publish and print the results."""
+    spec, folder, record = model.encoder.input_spec, run.folder / "report", run.record
+    baseline: Encoder | None = None
+    if cfg.get("baseline"):
+        baseline = instantiate(cfg.baseline, _partial_=True)(input_spec=spec)
+    simple = "raw pixels" if spec.is_photo else "raw inputs"
+    results: dict[str, list[Result]] = {}
+    leaks = {"": (parts.protocol, parts.leak), **parts.further}
+    for name, (protocol, leak) in leaks.items():
+        result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
+        results[name] = [result]
+        if baseline is not None:
+            results[name].append(measure(simple, baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache)))
+        details = {
+            "versions": record.versions,
+            "data": record.data,
+            "training set filtered": record.filtered,
+            "tested people": tested_people(leak),
+            "configuration": record.configuration,
+        }
+        save_results(folder / name, result, results[name][1:], details, keep_embeddings=cfg.keep_embeddings)
+        interval = result.report.intervals.get("eer") if result.report.intervals else None
+        record.test[name or protocol.name] = {
+            "eer": result.report.eer,
+            "eer_interval": [interval.low, interval.high] if interval else None,
+            "auc": result.report.auc,
+        }
+    first, *others = (one[0].report for one in results.values())
+    further = dict(zip(parts.further, others, strict=True))
+    best, settings = record.metrics.get(cfg.sweep.metric), record.configuration
     for logger in parts.trainer.loggers:
-        publish_report(logger, result.report, folder / "report", parts.trainer.global_step)
-    write_log("\n" + print_results([result, other], folder))
-    if parts.leak:
-        log.warning("This result does not hold for people outside of the training set: %s.", parts.leak)
+        publish_report(logger, first, folder, parts.trainer.global_step, further, best, settings)
+    write_log("\n" + print_results(results, run.folder))
+    for protocol, leak in leaks.values():
+        if leak:
+            log.warning("The result on %s does not hold outside of the training set: %s.", protocol.name, leak)
+
+
+def tested_people(leak: str) -> str:
+    """Whether the people of a protocol were held out from training, in words; `leak` is "" if all were."""
+    return f"trained on in part: {leak}" if leak else "held out from training"
 
 
 class RefuseUsedFolder(Callback):
@@ -329,21 +394,27 @@ class RefuseUsedFolder(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Exit if the folder holds another run."""
         if config.hydra.output_subdir:  # null in `preview` and in further processes of a run
-            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
+            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.resume)
 
 
-class Sweep(Callback):
-    """Hydra callback that checks all runs of a sweep before the first, lets signals stop it, and ends it."""
+class WatchSweep(Callback):
+    """Hydra callback that checks all runs of a sweep before the first, shows them, lets signals stop them, and ends."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit if runs can never work."""
-        loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
+        loader, folder = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), Path(config.hydra.sweep.dir)
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
             refuse_invalid(loader, config, check_run)
-        stop_at_signals(Path(config.hydra.sweep.dir))
+        record_sweep(folder, sys.argv[1:])
+        self.handlers = stop_at_signals(folder)
+        self.progress = SweepProgress(folder, lines=True)
+        self.progress.start()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Say how many runs finished; exit if others did not."""
+        """Show the results and say how many runs finished; exit if others did not."""
+        print(self.progress.finish(), flush=True)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
         end_of_sweep(Path(config.hydra.sweep.dir))
 
 
@@ -354,4 +425,5 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = report_user_errors(resumed_arguments)(sys.argv[1:])
     main()

@@ -19,6 +19,7 @@ R = TypeVar("R")
 
 EXIT_USER_ERROR = 2
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
+EXIT_LOST = 71  # EX_OSERR: another process of the run was killed
 EXIT_TEMPORARY = 75  # EX_TEMPFAIL: stopped, to be resumed
 EXIT_CTRL_C = 130  # 128 + SIGINT, as shells report it
 CONFIGURED_LIBRARIES = ("hydra", "omegaconf", "lightning_fabric", "pytorch_lightning", "wandb")

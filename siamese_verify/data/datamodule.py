@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +29,9 @@ from siamese_verify.structures import FaceBatch, InputSpec, Photos
 
 log = logging.getLogger(__name__)
 IN_ORDER = 256  # photos of a batch where nothing is learned
+SIGNALS = tuple(  # that stop a run; Windows lacks some
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
 MEMORY = 2 * 2**30  # bytes of faces that are held in memory by default
 
 
@@ -43,7 +48,7 @@ class FaceDataModule(pl.LightningDataModule):
         photos: of the people to train on and to hold out.
         input_spec: of the encoder.
         sampler: makes an `EpochSampler` from `identities`, `seed`, `rank` and `world_size`.
-        transform: random augmentation of (n,3,S,S) uint8 images, for training images only.
+        transform: random augmentation of (n,3,S,S) uint8 images or (n,*shape) arrays, for training only.
         validation: photos of other people to validate on, instead of holding out some of those of `photos`.
         validation_share: of the people to hold out.
         validation_max_samples_per_identity: photos of a held-out person, at most.
@@ -173,7 +178,8 @@ class FaceDataModule(pl.LightningDataModule):
 
     def _faces(self, photos: Photos, rows: np.ndarray, title: str) -> tuple[FacesInMemory | FacesOnDisk, np.ndarray]:
         spec = spec_for(photos, self.cropper.spec)
-        few = self.in_memory if self.in_memory is not None else 3 * spec.size**2 * len(self.split.train) <= MEMORY
+        size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize * len(self.split.train)
+        few = self.in_memory if self.in_memory is not None else size <= MEMORY
         if few or spec.crop.needs_face:
             readable, images = self.cropper(photos, rows.tolist(), title)
             return FacesInMemory(images), np.array(readable)
@@ -199,6 +205,7 @@ class FaceDataModule(pl.LightningDataModule):
             batch_size=None,  # the sampler's items are whole batches
             sampler=self.sampler,
             num_workers=self.workers,
+            worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # of its own, so that torch's has the same state in a resumed run
         )
 
@@ -239,7 +246,14 @@ def in_order(faces: FaceDataset, rank: int = 0, world_size: int = 1, workers: in
     """Load each photo once, on one of the ranks, in batches too small to fill a memory."""
     start, end = np.linspace(0, len(faces), world_size + 1).astype(int)[rank : rank + 2].tolist()
     batches = [range(first, min(first + IN_ORDER, end)) for first in range(start, end, IN_ORDER)]
-    return DataLoader(faces, batch_size=None, sampler=batches, num_workers=workers)
+    return DataLoader(faces, batch_size=None, sampler=batches, num_workers=workers, worker_init_fn=ignore_signals)
+
+
+def ignore_signals(_: int) -> None:
+    """Leave the signals that stop a run to the process that trains: it needs its workers to finish the step."""
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def refuse_replacement(trainer: Any) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord, Status
@@ -40,6 +41,7 @@ def run_in_process(
     cwd: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
     grace: float = GRACE,
+    alive: BinaryIO | None = None,
 ) -> RunRecord:
     """Train in a new process and session, and wait for its end.
 
@@ -54,12 +56,13 @@ def run_in_process(
         stop: asked five times a second; once it is true the run is told to stop by SIGTERM, as it is when this call is
             interrupted by an exception, such as KeyboardInterrupt, which is raised again.
         grace: seconds from then until it is killed.
+        alive: claim that the process inherits, see `siamese_verify.sweeps.run_lock`.
 
     Returns:
         The record of the run, which is `failed` with its reason if the process ended without a last word.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rank = int(os.environ["SLURM_PROCID"]) if is_one_task_of_many(os.environ) else 0
+    rank = task_rank()
     arguments = [*flags, *overrides, f"hydra.run.dir={quoted(str(folder.resolve()))}"]
     if rank:  # as Lightning starts its other ranks
         arguments.append("hydra.output_subdir=null")
@@ -76,6 +79,7 @@ def run_in_process(
             env=variables,
             cwd=cwd,
             start_new_session=True,
+            pass_fds=[alive.fileno()] if alive and os.name == "posix" else [],
         )
     told = None  # when
     try:
@@ -126,6 +130,11 @@ def run_environment(variables: Mapping[str, str]) -> dict[str, str]:
 def is_one_task_of_many(variables: Mapping[str, str]) -> bool:
     """Whether this process is one of several tasks that submitit's SLURM launcher started for one run."""
     return variables.get("SUBMITIT_EXECUTOR") == "slurm" and int(variables.get("SLURM_NTASKS", "1")) > 1
+
+
+def task_rank() -> int:
+    """Number of this process among the tasks that start one run together, 0 if it starts the run alone."""
+    return int(os.environ["SLURM_PROCID"]) if is_one_task_of_many(os.environ) else 0
 
 
 def follow_parent() -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from queue import SimpleQueue
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
@@ -55,38 +54,67 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train a run for each list of overrides; return their metrics in order, as Hydra's launchers do."""
         setup_globals()
-        jobs = [self.compose(overrides, initial_job_idx + row) for row, overrides in enumerate(job_overrides)]
-        free: SimpleQueue[list[str]] = SimpleQueue()
-        for slot in range(self.runs_at_once):
-            size = self.gpus_per_run or 0
-            free.put(self.gpus[slot * size : (slot + 1) * size])
-        aborted = threading.Event()
+        jobs = iter([(number, self.compose(run, number)) for number, run in enumerate(job_overrides, initial_job_idx)])
+        return self._train_all(lambda: next(jobs, None), lambda number, job: None)
+
+    def launch_each(
+        self, next_job: Callable[[], tuple[int, list[str]] | None], ended: Callable[[int, JobReturn], None]
+    ) -> Sequence[JobReturn]:
+        """Train runs that are chosen one by one, such as by what earlier ones gave.
+
+        Args:
+            next_job: gives number and overrides of the next run, whenever one can start; None at the end.
+            ended: called with the number and result of each.
+        """
+        setup_globals()
+
+        def composed() -> tuple[int, tuple[DictConfig, SweepRun]] | None:
+            job = next_job()
+            return job and (job[0], self.compose(job[1], job[0]))
+
+        return self._train_all(composed, ended)
+
+    def _train_all(
+        self,
+        next_job: Callable[[], tuple[int, tuple[DictConfig, SweepRun]] | None],
+        ended: Callable[[int, JobReturn], None],
+    ) -> Sequence[JobReturn]:
+        """Train `runs_at_once` runs at a time until there is none left; return their results in order."""
+        results: dict[int, JobReturn] = {}
+        choosing, aborted = threading.Lock(), threading.Event()
 
         def told() -> bool:
             if aborted.is_set():
                 raise KeyboardInterrupt
             return False
 
-        def train(job: tuple[DictConfig, SweepRun]) -> JobReturn:
-            config, run = job
-            gpus = free.get()
-            try:
+        def train_some(gpus: list[str]) -> None:
+            while not aborted.is_set():
+                with choosing:
+                    job = next_job()
+                if job is None:
+                    return
+                number, (config, run) = job
                 self.context.callbacks.on_job_start(config=config, task_function=self.task)
                 value = self.task.train_run(run, told, self.environment(config, gpus))
-            finally:
-                free.put(gpus)
-            ended = JobReturn(run.task, *parts_of(config), str(run.cwd), config.hydra.job.name, JobStatus.COMPLETED)
-            ended.return_value = value
-            self.context.callbacks.on_job_end(config=config, job_return=ended)
-            return ended
+                result = JobReturn(run.task, *parts_of(config), str(run.cwd), config.hydra.job.name)
+                result.status, result.return_value = JobStatus.COMPLETED, value
+                self.context.callbacks.on_job_end(config=config, job_return=result)
+                with choosing:
+                    results[number] = result
+                    ended(number, result)
 
+        size = self.gpus_per_run or 0
+        slots = [self.gpus[slot * size : (slot + 1) * size] for slot in range(self.runs_at_once)]
         with ThreadPoolExecutor(self.runs_at_once) as pool:
             try:
-                return list(pool.map(train, jobs))
+                for end in as_completed([pool.submit(train_some, gpus) for gpus in slots]):
+                    end.result()
             except BaseException:
                 aborted.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        return [results[number] for number in sorted(results)]
 
     def compose(self, overrides: Sequence[str], number: int) -> tuple[DictConfig, SweepRun]:
         """Configuration of one run, with Hydra's part, and the run that it describes."""

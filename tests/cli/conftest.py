@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from siamese_verify.cli import main as cli
 from siamese_verify.cli.configuration import CONF
+from siamese_verify.data.datamodule import SIGNALS
 from siamese_verify.datasets import SyntheticFaces
 
 CHOICES = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in CONF.iterdir()}
@@ -34,6 +36,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     """Run a command line within this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["pytest"])
+    stopping = {number: signal.getsignal(number) for number in SIGNALS}
     handlers, level = logging.root.handlers[:], logging.root.level
 
     def run(*arguments: str) -> Ended:
@@ -49,6 +52,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     yield run
     logging.root.handlers[:] = handlers  # Hydra puts its own in their place
     logging.root.setLevel(level)
+    for number, handler in stopping.items():
+        signal.signal(number, handler)
 
 
 def save_faces(folder: Path, identities: int, images: int, size: int = 32) -> list[Path]:

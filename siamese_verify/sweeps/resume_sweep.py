@@ -1,0 +1,66 @@
+"""`siamese-verify train resume=SWEEP`: the command of a sweep again, in its folder, for what is not finished there.
+
+Each run of it then finds what it left: a finished one is not repeated, and one that was cut off goes on from its last
+checkpoint. A study of Optuna proposes only the trials that are left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from siamese_verify.atomic_write import atomic_write
+from siamese_verify.errors import InputError
+from siamese_verify.sweeps.child_run import quoted
+
+SWEEP = "sweep.json"  # in the folder of a sweep
+
+
+def record_sweep(folder: Path, arguments: Sequence[str]) -> None:
+    """Write the command of a sweep to `sweep.json` in its folder, unless the sweep is resumed."""
+    if (folder / SWEEP).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["siamese-verify", "train", *arguments])
+    content = {"command": command, "arguments": [*arguments], "cwd": str(Path.cwd())}
+    atomic_write(folder / SWEEP, json.dumps(content, indent=1).encode())
+
+
+def resume_arguments(arguments: Sequence[str]) -> list[str]:
+    """Arguments of `siamese-verify train` with the command of a sweep in place of `resume=SWEEP`.
+
+    Hydra's settings may be added, such as `hydra.sweeper.n_trials=100` or another launcher. The working directory
+    becomes that of the sweep, whose paths may start from there.
+
+    Returns:
+        The arguments; those given, if they resume no sweep.
+
+    Raises:
+        InputError: settings beside Hydra's, which would make other runs; a damaged `sweep.json`.
+    """
+    named = [argument.removeprefix("resume=").strip("'\"") for argument in arguments if argument.startswith("resume=")]
+    if not named or not (Path(named[-1]) / SWEEP).is_file():
+        return [*arguments]
+    folder = Path(named[-1]).absolute()
+    added = [one for one in arguments if not one.startswith("resume=") and one not in ("-m", "--multirun")]
+    if other := [one for one in added if not one.lstrip("+~").startswith(("hydra.", "hydra/"))]:
+        raise InputError(f"resume={named[-1]} continues the sweep with its own settings: leave out {other[0]}.")
+    try:
+        recorded = json.loads((folder / SWEEP).read_bytes())
+        started, cwd = [str(one) for one in recorded["arguments"]], Path(recorded["cwd"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / SWEEP} is damaged ({error}): start the sweep's command again.") from None
+    if cwd.is_dir():
+        os.chdir(cwd)
+    kept = [one for one in started if not one.startswith("hydra.sweep.dir=")]
+    return [*kept, *added, f"hydra.sweep.dir={quoted(str(folder))}"]
+
+
+def resume_override(folder: Path) -> list[str]:
+    """Override that lets a run of a sweep go on from the last checkpoint in its folder; none if it has none."""
+    checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    last = folder / "checkpoints" / "last.ckpt"
+    return [f"ckpt_path={quoted(str(last if last in checkpoints else checkpoints[-1]))}"] if checkpoints else []
