@@ -35,20 +35,23 @@ KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 
 
 def hydra_command(
-    name: str, task: Callable[..., Any] = lambda main: main
+    name: str, task: Callable[..., Any] | None = None
 ) -> Callable[[Callable[[DictConfig], R]], Callable[[], R]]:
     """Decorate a command that runs on the configuration `name`, composed by Hydra from the command line.
 
     Args:
         name: of the configuration.
-        task: makes the function that Hydra's launchers call of the command: `SweepTask` where -m runs sweeps.
+        task: makes what Hydra's launchers call of the command, such as `SweepTask`; None for the command itself.
     """
     import hydra
     from hydra._internal.utils import get_args_parser
 
     def decorate(main: Callable[[DictConfig], R]) -> Callable[[], R]:
         # Reported inside as well: there the configuration is known, and a missing value is named by its setting.
-        run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task(report_user_errors(main)))
+        reported = report_user_errors(main)
+        run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(
+            task(reported) if task else reported
+        )
 
         @report_user_errors
         def compose_and_run() -> R:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import signal
 import sys
 import warnings
 from contextlib import suppress
@@ -30,6 +31,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from siamese_verify.cli.configuration import check_values, encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.measure import measure, print_results, save_results
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
+from siamese_verify.cli.resume import resumed_arguments, resumed_configuration
 from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
@@ -52,6 +54,7 @@ from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.sweeps.check_runs import refuse_invalid
 from siamese_verify.sweeps.resume_sweep import record_sweep
+from siamese_verify.sweeps.sweep_progress import SweepProgress
 from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
 from siamese_verify.sweeps.trial_pruning import trial_of
 from siamese_verify.training import VerificationModule, publish_report
@@ -82,8 +85,9 @@ def train(cfg: DictConfig, folder: Path) -> float:
     Returns:
         Value of `sweep.metric` at the best epoch, whose weights are bundled: the objective of a sweep.
     """
-    refuse_used(folder, cfg.ckpt_path)
-    with StopSignals() as signals, recorded(cfg, folder, signals) as run:
+    cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
+    refuse_used(folder, cfg.resume)
+    with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
         check(cfg)
         parts = compose(cfg)
         fit(parts, run, cfg, signals)
@@ -101,10 +105,9 @@ def check(cfg: DictConfig) -> None:
     Raises:
         InputError: a checkpoint that cannot be loaded; see also `check_settings`.
     """
-    if cfg.ckpt_path:
-        if not Path(cfg.ckpt_path).is_file():
-            raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
-        load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
+    if cfg.resume:
+        load_checkpoint(Path(cfg.resume), code_of_others(encoder_settings(cfg)))  # named in the command
+    check_settings(cfg)
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -146,7 +149,7 @@ def check_run(cfg: DictConfig) -> None:
         raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
     for part in ("data", "protocol"):
         if missing := sorted(OmegaConf.missing_keys(cfg[part])):
-            raise InputError(f"{part}.{missing[0]} is required: add {part}.{missing[0]}=... to the command.")
+            raise InputError(f"{missing[0]} is required: add {missing[0]}=... to the command.")
     if HydraConfig.get().launcher._target_.rpartition(".")[2].startswith(("Slurm", "Ray")):
         return  # other machines have other GPUs and folders
     for place in ("data.root", "data.path", "protocol.root", "protocol.path"):
@@ -218,8 +221,8 @@ def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> Verifi
     loss = instantiate(cfg.loss, **open_arguments)
     settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
     module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, **settings)
-    if cfg.ckpt_path:
-        check_resumed(Path(cfg.ckpt_path), module, configuration)
+    if cfg.resume:
+        check_resumed(Path(cfg.resume), module, configuration)
     return module
 
 
@@ -245,7 +248,16 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
 
 
 def describe(parts: TrainingParts, record: RunRecord) -> None:
-    """Record what was trained on, once the data are read."""
+    """Record what is trained on, once the data are read.
+
+    Raises:
+        InputError: the run that is resumed was trained on other data.
+    """
+    if record.data not in ("", parts.data.digest):
+        raise InputError(
+            f"The photos are not those that the run was started with (SHA-256 {record.data[:12]}... then, "
+            f"{parts.data.digest[:12]}... now): bring them back, or start another run."
+        )
     record.data = parts.data.digest
     record.filtered = getattr(parts.data.photos, "filtered", "no")
     record.tested_people = f"trained on in part: {parts.leak}" if parts.leak else "held out from training"
@@ -289,7 +301,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
             warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
-            trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+            trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             wait = ENDING
     except SIGTERMException:
         wait = ENDING
@@ -335,8 +347,10 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
     """Evaluate the model and the raw pixels on the protocol; save, record, publish and print the results."""
     spec, protocol, folder, record = model.encoder.input_spec, parts.protocol, run.folder, run.record
     result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
-    baseline = instantiate(cfg.baseline, _partial_=True)(size=spec.size, crop=spec.crop)
-    other = measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
+    others = []
+    if cfg.get("baseline"):
+        baseline = instantiate(cfg.baseline, _partial_=True)(size=spec.size, crop=spec.crop)
+        others = [measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))]
     details = {
         "versions": record.versions,
         "data": record.data,
@@ -344,7 +358,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
         "tested people": record.tested_people,
         "configuration": record.configuration,
     }
-    save_results(folder / "report", result, [other], details, keep_embeddings=cfg.keep_embeddings)
+    save_results(folder / "report", result, others, details, keep_embeddings=cfg.keep_embeddings)
     interval = result.report.intervals.get("eer") if result.report.intervals else None
     record.test[protocol.name] = {
         "eer": result.report.eer,
@@ -353,7 +367,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
     }
     for logger in parts.trainer.loggers:
         publish_report(logger, result.report, folder / "report", parts.trainer.global_step)
-    write_log("\n" + print_results([result, other], folder))
+    write_log("\n" + print_results([result, *others], folder))
     if parts.leak:
         log.warning("This result does not hold for people outside of the training set: %s.", parts.leak)
 
@@ -364,22 +378,27 @@ class RefuseUsedFolder(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Exit if the folder holds another run."""
         if config.hydra.output_subdir:  # null in `preview` and in further processes of a run
-            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
+            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.resume)
 
 
-class Sweep(Callback):
-    """Hydra callback that checks all runs of a sweep before the first, lets signals stop it, and ends it."""
+class WatchSweep(Callback):
+    """Hydra callback that checks all runs of a sweep before the first, shows them, lets signals stop them, and ends."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit if runs can never work."""
-        loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
+        loader, folder = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), Path(config.hydra.sweep.dir)
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
             refuse_invalid(loader, config, check_run)
-        record_sweep(Path(config.hydra.sweep.dir), sys.argv[1:])
-        stop_at_signals(Path(config.hydra.sweep.dir))
+        record_sweep(folder, sys.argv[1:])
+        self.handlers = stop_at_signals(folder)
+        self.progress = SweepProgress(folder, lines=True)
+        self.progress.start()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Say how many runs finished; exit if others did not."""
+        """Show the results and say how many runs finished; exit if others did not."""
+        print(self.progress.finish(), flush=True)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
         end_of_sweep(Path(config.hydra.sweep.dir))
 
 
@@ -390,4 +409,5 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = report_user_errors(resumed_arguments)(sys.argv[1:])
     main()

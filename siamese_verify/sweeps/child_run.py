@@ -62,7 +62,7 @@ def run_in_process(
         The record of the run, which is `failed` with its reason if the process ended without a last word.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rank = int(os.environ["SLURM_PROCID"]) if is_one_task_of_many(os.environ) else 0
+    rank = task_rank()
     arguments = [*flags, *overrides, f"hydra.run.dir={quoted(str(folder.resolve()))}"]
     if rank:  # as Lightning starts its other ranks
         arguments.append("hydra.output_subdir=null")
@@ -130,6 +130,11 @@ def run_environment(variables: Mapping[str, str]) -> dict[str, str]:
 def is_one_task_of_many(variables: Mapping[str, str]) -> bool:
     """Whether this process is one of several tasks that submitit's SLURM launcher started for one run."""
     return variables.get("SUBMITIT_EXECUTOR") == "slurm" and int(variables.get("SLURM_NTASKS", "1")) > 1
+
+
+def task_rank() -> int:
+    """Number of this process among the tasks that start one run together, 0 if it starts the run alone."""
+    return int(os.environ["SLURM_PROCID"]) if is_one_task_of_many(os.environ) else 0
 
 
 def follow_parent() -> None:

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from siamese_verify.errors import InputError, printable
 from siamese_verify.run_record import RECORD, RunRecord
-from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process
+from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process, task_rank
 from siamese_verify.sweeps.resume_sweep import resume_override
 from siamese_verify.sweeps.run_lock import ALIVE, claim, is_claimed
 
@@ -72,18 +72,6 @@ class SweepRun:
         measured = record.metrics.get(self.metric)
         return float(measured) if record.status == "finished" and measured is not None else math.nan
 
-    def show(self, record: RunRecord | None, fixed: Collection[str] = ()) -> None:
-        """Print a line: the run starts (no record) or has ended; `fixed` settings, of all runs, are not shown."""
-        varied = " ".join(text for text in self.task if text.partition("=")[0] not in fixed)
-        name = f"Run {self.number} ({varied})" if varied else f"Run {self.number}"
-        if record is None:
-            line = f"{name} starts."
-        elif record.status == "finished":
-            line = f"{name} finished after {record.seconds:.0f} s: {self.metric} {self.value(record):.4g}"
-        else:
-            line = f"{name} {record.status} after {record.seconds:.0f} s: {record.error}"
-        print(printable(line), flush=True)
-
 
 class SweepTask:
     """Task function for Hydra: trains within this process or, as one run of a sweep, in a process of its own.
@@ -99,12 +87,9 @@ class SweepTask:
         self.train, self.check = train, check
         self.__wrapped__ = train  # names the job for Hydra
         self.parent = (socket.gethostname(), os.getpid())
-        # Settings that all runs of the sweep share; a comma or a bracket in a value makes several of it.
-        several = {text.partition("=")[0]: bool({",", "("} & {*text}) for text in sys.argv[1:]}
-        self.fixed = frozenset(name for name, swept in several.items() if not swept)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"parent": self.parent, "fixed": self.fixed}
+        return {"parent": self.parent}
 
     def __call__(self, cfg: DictConfig) -> float:
         """Train, or start the training of a run of a sweep; return its metric, NaN for a run that failed."""
@@ -132,7 +117,7 @@ class SweepTask:
         def stop() -> bool:
             return told() or sentinel.exists() or self.orphaned()
 
-        alive = claim(run.folder / ALIVE)
+        alive = claim(run.folder / (f"{ALIVE}_{rank}" if (rank := task_rank()) else ALIVE))
         if alive is None:
             print(f"Run {run.number} runs in another process: {run.folder}", flush=True)
             return math.nan
@@ -141,12 +126,10 @@ class SweepTask:
             if record is None or record.status not in ("finished", "skipped"):
                 if stop():
                     return math.nan
-                run.show(None, self.fixed)
                 overrides = [*run.overrides, *resume_override(run.folder)]
                 record = run_in_process(
                     overrides, run.folder, environment, flags=run.flags, cwd=run.cwd, stop=stop, alive=alive
                 )
-        run.show(record, self.fixed)
         return run.value(record)
 
     def orphaned(self) -> bool:
@@ -192,8 +175,12 @@ def stop_file(sweep: Path, parent: tuple[str, int]) -> Path:
     return sweep / f".stop-{parent[0]}-{parent[1]}"
 
 
-def stop_at_signals(sweep: Path) -> None:
-    """On SIGINT, SIGTERM and the warning signals of SLURM, tell the runs of a sweep to stop; on a second one, end."""
+def stop_at_signals(sweep: Path) -> dict[signal.Signals, Any]:
+    """On SIGINT, SIGTERM and SLURM's warning signals tell the runs of a sweep to stop; on a second one, end.
+
+    Returns:
+        The handlers until now.
+    """
     sentinel = stop_file(sweep, (socket.gethostname(), os.getpid()))
     sweep.mkdir(parents=True, exist_ok=True)
     sentinel.unlink(missing_ok=True)
@@ -204,12 +191,12 @@ def stop_at_signals(sweep: Path) -> None:
         sentinel.write_text(str(number))
         os.write(2, b"Stopping: each run finishes its step and writes last.ckpt. Once more to end at once.\n")
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, stop)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    return {number: signal.signal(number, stop) for number in numbers}
 
 
 def end_of_sweep(sweep: Path) -> None:
-    """Print how many runs of a sweep finished, and why others did not.
+    """Print why runs of a sweep did not finish.
 
     Raises:
         SystemExit: with status 1 if runs failed; 130 if the sweep was stopped by Ctrl-C, 75 if by another signal.
@@ -231,7 +218,6 @@ def end_of_sweep(sweep: Path) -> None:
     skipped = sum(record is not None and record.status == "skipped" for record in records.values())
     left_out = f", {skipped} were skipped" if skipped else ""
     if not failed:
-        print(f"{len(finished)} of {len(records)} runs finished{left_out}: {sweep}")
         return
     reasons = [f"{folder}: {error}" for folder, error in list(failed.items())[:SHOWN]]
     more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-<<<<<<< HEAD
 from itertools import accumulate
-=======
->>>>>>> s-runs
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -35,7 +34,6 @@ from siamese_verify.losses import (
     TripletLoss,
 )
 from siamese_verify.miners import AllPairs, AllTriplets, BatchHard, DistanceWeighted, HardPairs, SemiHard
-<<<<<<< HEAD
 from siamese_verify.pairwise import Totals, ranks
 from siamese_verify.samplers import (
     HardMiningSampler,
@@ -47,10 +45,6 @@ from siamese_verify.samplers import (
 )
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training import VerificationModule, gather_batch
-=======
-from siamese_verify.structures import FaceBatch
-from siamese_verify.training import VerificationModule
->>>>>>> s-runs
 from tests.training.rank_pool import RankPool, rank_pool
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 0, 1, 4, 2, 0])

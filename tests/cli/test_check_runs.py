@@ -1,0 +1,106 @@
+"""Runs of a sweep that can never work are found before the first starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from siamese_verify.cli.configuration import CONF
+from siamese_verify.run_record import RunRecord
+from siamese_verify.sweeps.check_runs import composed
+from tests.cli.conftest import Command
+
+LOST = "cannot use the tuples of PairSampler: set sampler=identity."
+
+
+def test_all_runs_that_can_never_work_are_named_and_none_is_started(command: Command, tmp_path: Path) -> None:
+    ended = command("train", "-m", "loss=triplet,contrastive", "sampler=identity,pairs", "hydra.sweep.dir=sweep")
+    first = "siamese-verify: 1 of 4 runs can never work: correct them, or leave them out by sweep.skip_invalid=true."
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == f"{first}\n  loss=triplet sampler=pairs: TripletLoss {LOST}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_ten_of_them_are_named(command: Command, tmp_path: Path) -> None:
+    ended = command("train", "-m", "loss=triplet", "sampler=pairs", "loss.margin=range(13)")
+    assert ended.code == 2
+    lines = ended.err.splitlines()
+    assert len(lines) == 12
+    assert lines[10:] == [f"  loss.margin=9: TripletLoss {LOST}", "  and 3 more"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reasons"),
+    [
+        ("loss.margin=0.1,x", ["loss.margin=x: loss.margin must be a number, got 'x'."]),
+        (
+            "data=folder data.root=/no/such/folder,.",
+            ["data.root=/no/such/folder: There is no /no/such/folder: correct data.root."],
+        ),
+        (
+            "protocol=held_out,pair_file,folder",
+            [
+                "protocol=pair_file: protocol.path is required: add protocol.path=... to the command.",
+                "protocol=folder: protocol.root is required: add protocol.root=... to the command.",
+            ],
+        ),
+        (
+            "trainer.sync_batchnorm=true,false",
+            ["trainer.sync_batchnorm=True: trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs."],
+        ),
+        ("loss=arc_face,triplet miner=batch_hard", ["loss=arc_face: ArcFaceLoss takes no triplets, which BatchHard"]),
+        ("miner=batch_hard,no_such", []),  # Hydra's own answer
+    ],
+)
+def test_what_can_be_known_without_the_data_is_checked(overrides: str, reasons: list[str], command: Command) -> None:
+    ended = command("train", "-m", *overrides.replace("trainer.sync", "+trainer.sync").split())
+    assert ended.code == 2
+    lines = [line.strip().removeprefix("+") for line in ended.err.splitlines()]
+    assert len(lines) == 1 + len(reasons)
+    assert all(line.startswith(reason) for line, reason in zip(lines[1:], reasons, strict=True)), ended.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has GPUs")
+def test_gpus_that_do_not_exist_are_refused_except_for_other_machines(command: Command) -> None:
+    ended = command("train", "-m", "trainer=cpu,gpu")
+    assert ended.code == 2
+    assert ended.err.endswith("trainer=gpu: trainer.devices=1 asks for GPUs, but this machine has 0.\n")
+
+
+def test_invalid_runs_can_be_left_out(command: Command, tmp_path: Path) -> None:
+    overrides = ("loss=triplet", "sampler=pairs", "loss.margin=0.1,0.2", "sweep.skip_invalid=true")
+    ended = command("train", "-m", *overrides, "hydra.sweep.dir=sweep")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("2 of 2 runs can never work and are left out:\n  loss.margin=0.1: TripletLoss ")
+    for number in range(2):
+        record = RunRecord.read(tmp_path / "sweep" / str(number))
+        assert (record.status, record.error) == ("skipped", f"TripletLoss {LOST}")
+        assert not (tmp_path / "sweep" / str(number) / "output.log").exists()
+
+
+def test_runs_are_composed_as_hydra_composes_them() -> None:
+    common = ["~scheduler", "+trainer.accumulate_grad_batches=2", "trainer.max_epochs=3", "name='a, b'"]
+    runs = [
+        [*common, f"loss={loss}", f"sampler={sampler}", f"seed={seed}", *settings]
+        for loss, *settings in (("triplet", "loss.margin=0.3"), ("contrastive", "loss.margin=0.5"), ("arc_face",))
+        for sampler in ("identity", "hard")
+        for seed in (1, 2)
+    ]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        assert isinstance(loader, ConfigLoaderImpl)
+        sweep = loader.load_configuration("train", [], run_mode=RunMode.MULTIRUN)
+        sweep.hydra.sweep.dir, sweep.hydra.runtime.output_dir = "sweep", "sweep"
+        for overrides, config in zip(runs, composed(loader, sweep, runs), strict=True):
+            expected = loader.load_sweep_config(sweep, overrides)
+            for one in (config, expected):
+                del one.hydra
+            assert OmegaConf.to_container(config, resolve=False) == OmegaConf.to_container(expected, resolve=False)
