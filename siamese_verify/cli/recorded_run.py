@@ -99,7 +99,6 @@ class Recording:
         best = min(self.record.history, key=lambda one: sign * one[2][metric])
         self.record.metrics = {"epoch": best[0], **best[2]}
         self.save()
-        write_log(f"epoch {epoch}, step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
 @contextmanager

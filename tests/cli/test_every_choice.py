@@ -29,7 +29,14 @@ from tests.cli.conftest import CHOICES
 
 Configured = Callable[..., DictConfig]
 
-REFUSING = {"ada_face", "arc_face", "cos_face", "cross_batch_memory", "mag_face", "magnet"}  # no miner may choose for them
+REFUSING = {
+    "ada_face",
+    "arc_face",
+    "cos_face",
+    "cross_batch_memory",
+    "mag_face",
+    "magnet",
+}  # no miner may choose for them
 EMBEDDINGS = torch.nn.functional.normalize(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
 LABELS = torch.arange(4).repeat_interleave(2)
 
