@@ -125,11 +125,11 @@ def test_a_package_that_is_missing_is_named(
 
 @pytest.mark.parametrize("name", CHOICES["encoder"])
 def test_every_encoder_gives_embeddings(name: str, configured: Configured, tmp_path: Path) -> None:
-    encoder = instantiate(configured("train", tmp_path, f"encoder={name}").encoder)
+    arrays = {"array_resnet": ("encoder.shape=[2,9,7]",), "perceptron": ("encoder.shape=[5]",)}
+    encoder = instantiate(configured("train", tmp_path, f"encoder={name}", *arrays.get(name, ())).encoder)
     assert isinstance(encoder, Encoder)
-    size = encoder.input_spec.size
     with torch.inference_mode():
-        embedding = encoder.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        embedding = encoder.eval()(torch.zeros(1, *encoder.input_spec.shape, dtype=torch.uint8))
     assert embedding.shape == (1, encoder.embedding_size)
 
 
@@ -184,7 +184,7 @@ def test_every_logger_can_be_made(name: str, configured: Configured, tmp_path: P
 def test_every_data_set_and_every_protocol_composes(
     data: str, protocol: str, configured: Configured, tmp_path: Path
 ) -> None:
-    places = {"list": ("data.path=x",)} | dict.fromkeys(("folder", "prepared", "recordio"), ("data.root=x",))
+    places = dict.fromkeys(("list", "arrays"), ("data.path=x",)) | dict.fromkeys(("folder", "prepared", "recordio"), ("data.root=x",))
     own = {"folder": ("protocol.root=x",), "pair_file": ("protocol.path=x",), "insightface": ("protocol.path=x",)}
     overrides = (f"data={data}", f"protocol={protocol}", *places.get(data, ()), *own.get(protocol, ()))
     for name, *model in (("train",), ("evaluate", "model=casia-webface")):
