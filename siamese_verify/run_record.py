@@ -27,7 +27,8 @@ class RunRecord:
         host: name of the machine.
         process: its number on that machine.
         started: ISO 8601 time.
-        seconds: since then.
+        seconds: that it has run, over all its starts.
+        working_folder: that relative paths of the configuration start from.
         metrics: of the epoch whose weights are bundled, by their names in the loggers, and its `epoch`.
         history: epoch, step and metrics of each validation.
         pruned: whether the search that it is a trial of gave it up; it then has neither bundle nor test results.
@@ -48,6 +49,7 @@ class RunRecord:
     process: int = 0
     started: str = ""
     seconds: float = 0.0
+    working_folder: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[tuple[int, int, dict[str, float]]] = field(default_factory=list)
     pruned: bool = False

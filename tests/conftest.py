@@ -88,9 +88,10 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
         from siamese_verify.training.stopping import StopSignals
 
         cfg = configured("train", folder, *overrides)
+        cfg, earlier = train.resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
         try:
-            train.refuse_used(folder, cfg.ckpt_path)
-            with StopSignals() as signals, recorded(cfg, folder, signals) as run:
+            train.refuse_used(folder, cfg.resume)
+            with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
                 train.check(cfg)
                 train.fit(train.compose(cfg), run, cfg, signals)
         finally:

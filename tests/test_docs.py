@@ -28,6 +28,7 @@ DATA = (DOCS / "data.md").read_text()
 VERIFYING = (DOCS / "verifying.md").read_text()
 GALLERY = (DOCS / "gallery.md").read_text()
 SERVING = (DOCS / "serving.md").read_text()
+TRAINING = (DOCS / "training.md").read_text()
 PAGES = {
     "losses": PAGE,
     "evaluation": EVALUATION,
@@ -93,6 +94,35 @@ def test_every_command_on_data_composes(command: str, configured: Callable[..., 
     name, *overrides = shlex.split(command, comments=True)
     cfg = configured(name, tmp_path, *overrides)
     assert cfg.data.name
+
+
+@pytest.mark.parametrize(
+    "command", re.findall(r"^\$ siamese-verify train (encoder=(?!module).+)$", TRAINING, re.MULTILINE)
+)
+def test_every_command_with_an_encoder_composes(
+    command: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    cfg = configured("train", tmp_path, *shlex.split(command, comments=True))
+    assert cfg.encoder._target_.startswith("siamese_verify.encoders.")
+
+
+def test_every_encoder_is_on_the_page_of_training() -> None:
+    named = set(re.findall(r"`(\w+)`", re.sub(r"^```.*?^```$", "", TRAINING, flags=re.DOTALL | re.MULTILINE)))
+    assert named >= {path.stem for path in (CONF / "encoder").glob("*.yaml")}
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+def test_a_network_is_trained_bundled_verified_and_resumed_from_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"__name__": "example"}
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", TRAINING, re.DOTALL | re.MULTILINE)):
+        exec(compile(code, f"training {number}", "exec"), names)
+    assert names["trainer"].current_epoch == 3
+    assert names["verifier"].metadata.operating_points
+    assert (tmp_path / "bundle" / "model.onnx").is_file()
 
 
 def test_every_source_sampler_and_augmentation_is_on_the_page_of_data() -> None:

@@ -9,7 +9,7 @@ from siamese_verify.errors import printable
 from siamese_verify.evaluation import compare_runs
 from siamese_verify.run_record import RECORD
 from siamese_verify.sweeps.sweep_progress import describe_sweep, write_results
-from siamese_verify.sweeps.sweep_results import Sweep, label, read_sweep
+from siamese_verify.sweeps.sweep_results import SweepResults, label, read_sweep
 
 MOST = 8  # evaluations of a sweep that are tested and have their curves drawn: the best run of each setting
 
@@ -52,17 +52,17 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def representatives(sweep: Sweep) -> list[tuple[Path, str]]:
+def representatives(sweep: SweepResults) -> list[tuple[Path, str]]:
     """Folder and name of the best finished run of each setting, at most `MOST`, the best first."""
     found = []
     for group in sweep.groups:
-        done = [run for run in group.runs if run.record.status == "finished" and run.value is not None]
+        done = [run for run in group.runs if run.status == "finished" and run.value is not None]
         if done:
             best = min(done, key=lambda run: sweep.rank(run.value))
             found.append((best.folder, label(best.parameters)))
     return found[:MOST]
 
 
-def _label(sweep: Sweep, folder: Path) -> str:
+def _label(sweep: SweepResults, folder: Path) -> str:
     """What a run differs in from the others."""
     return next(label(run.parameters) for run in sweep.runs if run.folder == folder.resolve())

@@ -35,7 +35,7 @@ KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 
 
 def hydra_command(
-    name: str, task: Callable[[Callable[[DictConfig], R]], Callable[[DictConfig], R]] | None = None
+    name: str, task: Callable[..., Any] | None = None
 ) -> Callable[[Callable[[DictConfig], R]], Callable[[], R]]:
     """Decorate a command that runs on the configuration `name`, composed by Hydra from the command line.
 
@@ -44,6 +44,7 @@ def hydra_command(
         task: makes what Hydra's launchers call of the command, such as `SweepTask`; None for the command itself.
     """
     import hydra
+    from hydra._internal.utils import get_args_parser
 
     def decorate(main: Callable[[DictConfig], R]) -> Callable[[], R]:
         # Reported inside as well: there the configuration is known, and a missing value is named by its setting.
@@ -59,16 +60,24 @@ def hydra_command(
             except Exception as error:
                 if library_of(error) not in ("hydra", "omegaconf"):
                     raise
-                overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-                raise InputError(override_error(error, name, overrides)) from None
+                given = get_args_parser().parse_args(sys.argv[1:])
+                added = [f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']"] if given.config_dir else []
+                raise InputError(override_error(error, name, given.overrides, added)) from None
 
         return compose_and_run
 
     return decorate
 
 
-def override_error(error: Exception, name: str, overrides: list[str]) -> str:
-    """Sentence on what is wrong with an override, with the most similar settings or choices."""
+def override_error(error: Exception, name: str, overrides: list[str], added: Sequence[str] = ()) -> str:
+    """Sentence on what is wrong with an override, with the most similar settings or choices.
+
+    Args:
+        error: of Hydra or OmegaConf.
+        name: of the configuration.
+        overrides: of the command line.
+        added: overrides that make folders of the user's own known.
+    """
     text = " ".join(str(error).split())
     if file := getattr(error, "missing_cfg_file", None):
         group, _, choice = str(file).rpartition("/")
@@ -80,11 +89,11 @@ def override_error(error: Exception, name: str, overrides: list[str]) -> str:
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{ambiguous[1]} has several values: add --multirun to run each, or write a list in brackets."
     if key := re.search(r"(?:Could not (?:override|delete(?: from config\.)?)|but config group) '([^'=]+)", text):
-        return unknown_setting(key[1], compose_without(key[1], name, overrides))
+        return unknown_setting(key[1], compose_without(key[1], name, overrides, added))
     return text.rstrip(".") + "."
 
 
-def compose_without(key: str, name: str, overrides: list[str]) -> dict[str, object]:
+def compose_without(key: str, name: str, overrides: list[str], added: Sequence[str] = ()) -> dict[str, object]:
     """Configuration composed without the overrides of `key`; if that fails too, with choices of groups only or none."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -93,7 +102,7 @@ def compose_without(key: str, name: str, overrides: list[str]) -> dict[str, obje
     others = [override for override, own in zip(overrides, names, strict=True) if own != key.partition("@")[0]]
     choices = [override for override, own in zip(overrides, names, strict=True) if (CONF / own).is_dir()]
     GlobalHydra.instance().clear()
-    for kept in (others, choices, []):
+    for kept in ([*others, *added], [*choices, *added], []):
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
                 return as_dict(compose(name, kept, return_hydra_config=key.startswith("hydra.")))

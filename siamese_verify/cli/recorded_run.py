@@ -94,21 +94,24 @@ class Recording:
             mode: whether it should be `min` or `max`.
         """
         sign = 1 if mode == "min" else -1
-        best = self.record.metrics
-        if not best or sign * metrics[metric] < sign * best[metric]:
-            self.record.metrics = {"epoch": epoch, **metrics}
-        self.record.history.append((epoch, step, metrics))
+        earlier = [one for one in self.record.history if one[1] < step]  # a resumed run repeats the others
+        self.record.history = [*earlier, (epoch, step, metrics)]
+        best = min(self.record.history, key=lambda one: sign * one[2][metric])
+        self.record.metrics = {"epoch": best[0], **best[2]}
         self.save()
 
 
 @contextmanager
-def recorded(cfg: DictConfig, folder: Path, signals: StopSignals | None = None) -> Iterator[Recording]:
+def recorded(
+    cfg: DictConfig, folder: Path, signals: StopSignals | None = None, earlier: RunRecord | None = None
+) -> Iterator[Recording]:
     """Context manager of a run whose start and end are recorded in `folder`, errors and their tracebacks included.
 
     Args:
         cfg: composed configuration.
         folder: of the run; holds no other run.
         signals: that may stop it.
+        earlier: record of the run that it resumes.
 
     Raises:
         SystemExit: a signal has stopped it, another rank is lost; in further processes, with any error.
@@ -116,7 +119,7 @@ def recorded(cfg: DictConfig, folder: Path, signals: StopSignals | None = None) 
     first = is_first_process()
     if not first:
         log_apart(folder)
-    recording = Recording(new_record(cfg), folder, first)
+    recording = Recording(new_record(cfg, earlier or RunRecord()), folder, first)
     if signals:
         signals.end = recording.end
     logging.captureWarnings(True)  # into the log as well
@@ -156,18 +159,24 @@ def log_apart(folder: Path) -> None:
             root.removeHandler(handler)
 
 
-def new_record(cfg: DictConfig) -> RunRecord:
-    """The record of a run that starts now."""
+def new_record(cfg: DictConfig, earlier: RunRecord) -> RunRecord:
+    """The record of a run that starts now, or goes on."""
     hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
+    overrides = [one for one in hydra.overrides.task if not one.startswith("resume=")]
     added = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     folders = [argument for path in added for argument in ("--config-dir", path)]
-    return RunRecord(
+    return replace(
+        earlier,
+        status="running",
+        error=None,
+        exit_status=None,
         command=f"siamese-verify train {shlex.join([*folders, *overrides])}".rstrip(),
         overrides=overrides,
         host=socket.gethostname(),
         process=os.getpid(),
-        started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        started=earlier.started or datetime.now().astimezone().isoformat(timespec="seconds"),
+        working_folder=str(Path.cwd()),
+        test={},
         versions=versions(),
         configuration=cast("dict[str, Any]", OmegaConf.to_container(cfg)),  # a missing value shows when resolving it
     )

@@ -30,6 +30,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from siamese_verify.cli.configuration import check_values, encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
+from siamese_verify.cli.resume import resumed_arguments, resumed_configuration
 from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
@@ -84,8 +85,9 @@ def train(cfg: DictConfig, folder: Path) -> float:
     Returns:
         Value of `sweep.metric` at the best epoch, whose weights are bundled: the objective of a sweep.
     """
-    refuse_used(folder, cfg.ckpt_path)
-    with StopSignals() as signals, recorded(cfg, folder, signals) as run:
+    cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
+    refuse_used(folder, cfg.resume)
+    with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
         check(cfg)
         parts = compose(cfg)
         fit(parts, run, cfg, signals)
@@ -103,11 +105,9 @@ def check(cfg: DictConfig) -> None:
     Raises:
         InputError: a checkpoint that cannot be loaded; see also `check_settings`.
     """
+    if cfg.resume:
+        load_checkpoint(Path(cfg.resume), code_of_others(encoder_settings(cfg)))  # named in the command
     check_settings(cfg)
-    if cfg.ckpt_path:
-        if not Path(cfg.ckpt_path).is_file():
-            raise InputError(f"There is no checkpoint {cfg.ckpt_path}: give a run's checkpoints/last.ckpt.")
-        load_checkpoint(Path(cfg.ckpt_path), code_of_others(encoder_settings(cfg)))  # named in the command
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -224,8 +224,8 @@ def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> Verifi
     loss = instantiate(cfg.loss, **open_arguments)
     settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
     module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, **settings)
-    if cfg.ckpt_path:
-        check_resumed(Path(cfg.ckpt_path), module, configuration)
+    if cfg.resume:
+        check_resumed(Path(cfg.resume), module, configuration)
     return module
 
 
@@ -251,7 +251,16 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
 
 
 def describe(parts: TrainingParts, record: RunRecord) -> None:
-    """Record what was trained on, once the data are read."""
+    """Record what is trained on, once the data are read.
+
+    Raises:
+        InputError: the run that is resumed was trained on other data.
+    """
+    if record.data not in ("", parts.data.digest):
+        raise InputError(
+            f"The photos are not those that the run was started with (SHA-256 {record.data[:12]}... then, "
+            f"{parts.data.digest[:12]}... now): bring them back, or start another run."
+        )
     record.data = parts.data.digest
     record.filtered = getattr(parts.data.photos, "filtered", "no")
     record.tested_people = tested_people(parts.leak)
@@ -293,7 +302,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
     run.end_others = partial(watch.close, 0.0)
     try:
         with without_unhelpful_warnings():
-            trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+            trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             wait = ENDING
     except SIGTERMException:
         wait = ENDING
@@ -338,13 +347,17 @@ def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceM
 def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
     """Evaluate the model and the raw pixels on each protocol; save, record, publish and print the results."""
     spec, folder, record = model.encoder.input_spec, run.folder / "report", run.record
-    baseline: Encoder = instantiate(cfg.baseline, _partial_=True)(input_spec=spec)
+    baseline: Encoder | None = None
+    if cfg.get("baseline"):
+        baseline = instantiate(cfg.baseline, _partial_=True)(input_spec=spec)
+    simple = "raw pixels" if spec.is_photo else "raw inputs"
     results: dict[str, list[Result]] = {}
     leaks = {"": (parts.protocol, parts.leak), **parts.further}
     for name, (protocol, leak) in leaks.items():
         result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
-        simple = "raw pixels" if spec.is_photo else "raw inputs"
-        other = measure(simple, baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))
+        results[name] = [result]
+        if baseline is not None:
+            results[name].append(measure(simple, baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache)))
         details = {
             "versions": record.versions,
             "data": record.data,
@@ -352,15 +365,14 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
             "tested people": tested_people(leak),
             "configuration": record.configuration,
         }
-        save_results(folder / name, result, [other], details, keep_embeddings=cfg.keep_embeddings)
+        save_results(folder / name, result, results[name][1:], details, keep_embeddings=cfg.keep_embeddings)
         interval = result.report.intervals.get("eer") if result.report.intervals else None
         record.test[name or protocol.name] = {
             "eer": result.report.eer,
             "eer_interval": [interval.low, interval.high] if interval else None,
             "auc": result.report.auc,
         }
-        results[name] = [result, other]
-    first, *others = (result.report for result, _ in results.values())
+    first, *others = (one[0].report for one in results.values())
     further = dict(zip(parts.further, others, strict=True))
     best, settings = record.metrics.get(cfg.sweep.metric), record.configuration
     for logger in parts.trainer.loggers:
@@ -382,7 +394,7 @@ class RefuseUsedFolder(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Exit if the folder holds another run."""
         if config.hydra.output_subdir:  # null in `preview` and in further processes of a run
-            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.ckpt_path)
+            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.resume)
 
 
 class WatchSweep(Callback):
@@ -391,12 +403,11 @@ class WatchSweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit if runs can never work."""
         loader, folder = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), Path(config.hydra.sweep.dir)
-        expected = None
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
-            expected = refuse_invalid(loader, config, check_run)
+            refuse_invalid(loader, config, check_run)
         record_sweep(folder, sys.argv[1:])
         self.handlers = stop_at_signals(folder)
-        self.progress = SweepProgress(folder, expected)
+        self.progress = SweepProgress(folder, lines=True)
         self.progress.start()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -414,4 +425,5 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = report_user_errors(resumed_arguments)(sys.argv[1:])
     main()

@@ -154,7 +154,10 @@ def synthetic_pairs(spec: InputSpec) -> ComparisonPairs:
 
 
 def save_bundle(
-    folder: Path, model: FaceModel, versions: Mapping[str, str] | None = None, pairs: ComparisonPairs | None = None
+    folder: str | Path,
+    model: FaceModel,
+    versions: Mapping[str, str] | None = None,
+    pairs: ComparisonPairs | None = None,
 ) -> Bundle:
     """Write a model as a bundle, after comparing its ONNX network with torch.
 

@@ -166,7 +166,7 @@ def load_model(
 
         model = load_pretrained(str(name))
     elif Path(name).is_file():
-        model = load_checkpoint(Path(name), trust_code, encoder)
+        model = load_checkpoint(name, trust_code, encoder)
     else:
         folder = bundle_folder(name)
         if or_onnx and device == "cpu" and encoder is None and not _can_create(folder, trust_code):
@@ -228,7 +228,9 @@ def load_bundle(folder: Path, trust_code: str | Collection[str] = (), encoder: E
     return FaceModel(found, bundle.metadata)
 
 
-def load_checkpoint(path: Path, trust_code: str | Collection[str] = (), encoder: Encoder | None = None) -> FaceModel:
+def load_checkpoint(
+    path: str | Path, trust_code: str | Collection[str] = (), encoder: Encoder | None = None
+) -> FaceModel:
     """Load the encoder and thresholds of a checkpoint that `VerificationModule` wrote, without unpickling code.
 
     Args:

@@ -122,7 +122,7 @@ def read_training_run(model: str | Path) -> TrainingRun | None:
         people = json.loads((folder / PEOPLE).read_bytes())
         configuration = RunRecord.read(folder).configuration
         return TrainingRun(
-            _absolute_paths(configuration, Path(people["working folder"])),
+            absolute_paths(configuration, Path(people["working folder"])),
             [TrainingSubset(part["namespace"], frozenset(part["people"])) for part in people["seen"]],
             people["tested photos"],
             people["protocol"],
@@ -131,15 +131,15 @@ def read_training_run(model: str | Path) -> TrainingRun | None:
         raise InputError(f"The run {folder} is damaged ({error}): its {PEOPLE} or run.json cannot be read.") from None
 
 
-def _absolute_paths(configuration: Any, folder: Path) -> Any:
+def absolute_paths(configuration: Any, folder: Path) -> Any:
     """A configuration whose relative `root` and `path` start from a folder."""
     if isinstance(configuration, list):
-        return [_absolute_paths(value, folder) for value in configuration]
+        return [absolute_paths(value, folder) for value in configuration]
     if not isinstance(configuration, dict):
         return configuration
     return {
         name: str(folder / value)
-        if name in ("root", "path") and isinstance(value, str) and "://" not in value
-        else _absolute_paths(value, folder)
+        if name in ("root", "path") and isinstance(value, str) and "://" not in value and "${" not in value
+        else absolute_paths(value, folder)
         for name, value in configuration.items()
     }

@@ -42,7 +42,7 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
     (runs,) = BasicSweeper.split_arguments(parsed, None)
     reasons: dict[int, str] = {}
     varied: dict[int, str] = {}
-    fixed = {*sweep.hydra.overrides.task}
+    fixed = set.intersection(*map(set, runs))
     configs = tqdm(composed(loader, sweep, runs), "Checking", len(runs), delay=2, leave=False, disable=None)
     for number, config in enumerate(configs):
         try:

@@ -16,8 +16,9 @@ from siamese_verify.sweeps.sweep_results import (
     RunRow,
     SeedGroup,
     Spread,
-    Sweep,
+    SweepResults,
     is_numeric,
+    is_rate,
     logarithmic,
     shown,
 )
@@ -35,11 +36,6 @@ BARS = 60  # runs with an interval each
 LETTERS = 18  # of a label
 
 
-def is_rate(metric: str) -> bool:
-    """Whether a metric is an error rate, shown in percent."""
-    return metric.rpartition("/")[2].startswith(("eer", "far", "frr", "tar"))
-
-
 def drawn_runs(runs: Sequence[RunRow]) -> list[RunRow]:
     """At most `DRAWN` runs: the best half of that number, and others at equal distances in their order."""
     if len(runs) <= DRAWN:
@@ -48,7 +44,7 @@ def drawn_runs(runs: Sequence[RunRow]) -> list[RunRow]:
     return [*runs[: DRAWN // 2], *(runs[place] for place in rest)]
 
 
-def sweep_figures(sweep: Sweep, importance: Sequence[Importance]) -> list[ReportFigure]:
+def sweep_figures(sweep: SweepResults, importance: Sequence[Importance]) -> list[ReportFigure]:
     """Draw the figures of a sweep for which its runs are enough."""
     found: list[ReportFigure] = []
     runs = sweep.finished
@@ -119,7 +115,7 @@ def _short(text: str) -> str:
     return text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…"
 
 
-def _parameter_figure(sweep: Sweep, name: str, place: int) -> ReportFigure:
+def _parameter_figure(sweep: SweepResults, name: str, place: int) -> ReportFigure:
     """The metric and the test EER against one parameter."""
     runs = [run for run in drawn_runs(sweep.finished) if run.parameters[name] is not None]
     groups = [group for group in sweep.groups if group.value and group.parameters.get(name) is not None]
@@ -188,7 +184,7 @@ def _bars(spreads: Sequence[Spread], rate: bool) -> tuple[list[float], list[floa
     return means, [min(half, mean) if rate else half for half, mean in zip(reach, means, strict=True)], reach
 
 
-def _seeds_figure(sweep: Sweep) -> ReportFigure:
+def _seeds_figure(sweep: SweepResults) -> ReportFigure:
     """Mean and interval over seeds of the best groups."""
     groups = [group for group in sweep.groups if group.value][:GROUPS]
     protocol = sweep.protocols[0] if sweep.protocols else None
@@ -225,7 +221,7 @@ def _seeds_figure(sweep: Sweep) -> ReportFigure:
     return render_figure("seeds", "Spread over seeds", text, draw, legend=True)
 
 
-def _parallel_figure(sweep: Sweep, settings: Sequence[str]) -> ReportFigure:
+def _parallel_figure(sweep: SweepResults, settings: Sequence[str]) -> ReportFigure:
     """Each run as a line through the values of its parameters."""
     runs = drawn_runs(sweep.finished)
     protocol = sweep.protocols[0] if sweep.protocols else None
@@ -302,7 +298,7 @@ def _importance_figure(importance: Sequence[Importance]) -> ReportFigure:
     return render_figure("importance", "Importance", text, draw)
 
 
-def _curves_figure(sweep: Sweep) -> ReportFigure:
+def _curves_figure(sweep: SweepResults) -> ReportFigure:
     """Validations of the runs, the best ones in front."""
     having = [run for run in sweep.runs if len(run.record.history) > 1]
     runs = drawn_runs(having)
@@ -316,7 +312,7 @@ def _curves_figure(sweep: Sweep) -> ReportFigure:
             if not points:
                 continue
             front = id(run) in best
-            ended = run.record.status == "finished"
+            ended = run.status == "finished"
             axes.plot(
                 [epoch for epoch, _ in points],
                 [value for _, value in points],

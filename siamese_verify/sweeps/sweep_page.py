@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from siamese_verify.evaluation.pages.page import fill_template
-from siamese_verify.sweeps.sweep_figures import DRAWN, is_rate, sweep_figures
-from siamese_verify.sweeps.sweep_results import SEED, Importance, RunRow, Spread, Sweep, importances, shown
+from siamese_verify.sweeps.sweep_results import (
+    SEED,
+    Importance,
+    RunRow,
+    Spread,
+    SweepResults,
+    importances,
+    is_rate,
+    shown,
+)
 
 PAGE = "sweep.html"
 ROWS = 200  # of the table; sweep.csv has all
@@ -52,8 +59,11 @@ def bundle_line(run: RunRow) -> str:
     return f"siamese-verify export {run.folder} --output {run.folder / 'bundle'} --synthetic"
 
 
-def render_sweep(sweep: Sweep) -> str:
+def render_sweep(sweep: SweepResults) -> str:
     """Return the page of a sweep; its size is bounded for any number of runs."""
+    from siamese_verify.evaluation.pages.page import fill_template  # late: a sweep's process needs it at its end only
+    from siamese_verify.sweeps.sweep_figures import DRAWN, sweep_figures
+
     found, method = importances(sweep)
     failures = [run for run in sweep.runs if run.record.error]
     best = sweep.best
@@ -72,20 +82,20 @@ def render_sweep(sweep: Sweep) -> str:
         seed=SEED,
         importance=[_importance_row(one) for one in found],
         method=method,
-        failures=[(run.name, run.record.status, (run.record.error or "")[:CHARACTERS]) for run in failures[:FAILURES]],
+        failures=[(run.name, run.status, (run.record.error or "")[:CHARACTERS]) for run in failures[:FAILURES]],
         more_failures=max(0, len(failures) - FAILURES),
     )
 
 
-def _row(sweep: Sweep, run: RunRow) -> list[str]:
+def _row(sweep: SweepResults, run: RunRow) -> list[str]:
     epoch = run.record.metrics.get("epoch")
     cells = [run.name, *(shown(run.parameters[name]) for name in sweep.parameters)]
     cells += [rate_or_number(run.value, sweep.metric), "" if epoch is None else f"{epoch:g}"]
     cells += [test_text(run, protocol) for protocol in sweep.protocols]
-    return [*cells, duration(run.record.seconds), run.record.status]
+    return [*cells, duration(run.record.seconds), run.status]
 
 
-def _groups(sweep: Sweep) -> dict[str, Any] | None:
+def _groups(sweep: SweepResults) -> dict[str, Any] | None:
     """Table of the means over seeds, None where no two runs differ in their seed only."""
     groups = [group for group in sweep.groups if group.value][:ROWS]
     if not any(group.value and group.value.runs > 1 for group in groups):

@@ -1,12 +1,11 @@
-"""A sweep in the terminal: a table while it runs, a line for each run where no terminal is, and its end."""
+"""A sweep in the terminal: a table of its runs while it runs and at its end."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 import threading
 import time
-from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -26,7 +25,7 @@ from siamese_verify.sweeps.sweep_page import (
     spread_text,
     test_text,
 )
-from siamese_verify.sweeps.sweep_results import TABLE, RunRow, Sweep, label, read_sweep, shown, sweep_table
+from siamese_verify.sweeps.sweep_results import TABLE, RunRow, SweepResults, label, read_sweep, shown, sweep_table
 
 POLL = 2.0  # seconds between looks at the runs
 PAGE_SHARE = 10  # the page is refreshed when this many times the time it took has passed
@@ -34,7 +33,7 @@ ROWS = 30  # of the table in a terminal
 COLUMNS = 6  # parameters in a terminal; sweep.csv has all
 
 
-def runs_table(sweep: Sweep, rows: int = ROWS) -> Table:
+def runs_table(sweep: SweepResults, rows: int = ROWS) -> Table:
     """Table of the runs, the best first, failures last."""
     few = sweep.parameters[:COLUMNS]
     table = Table(title=escape(printable(", ".join(str(folder) for folder in sweep.folders[:3]))))
@@ -61,10 +60,10 @@ def runs_table(sweep: Sweep, rows: int = ROWS) -> Table:
 
 def status_text(run: RunRow) -> str:
     """Status of a run with its reason."""
-    return f"{run.record.status}: {run.record.error}" if run.record.error else run.record.status
+    return f"{run.status}: {run.record.error}" if run.record.error else run.status
 
 
-def seeds_table(sweep: Sweep) -> Table | None:
+def seeds_table(sweep: SweepResults) -> Table | None:
     """Table of the means over seeds, None where no two runs differ in their seed only."""
     groups = [group for group in sweep.groups if group.value]
     if not any(group.value and group.value.runs > 1 for group in groups):
@@ -85,7 +84,7 @@ def seeds_table(sweep: Sweep) -> Table | None:
     return table
 
 
-def closing_lines(sweep: Sweep) -> list[str]:
+def closing_lines(sweep: SweepResults) -> list[str]:
     """How many runs ended how, the best run's command, and where its model is."""
     counts = ", ".join(f"{count} {status}" for status, count in sweep.counts.items())
     lines = [f"{len(sweep.runs)} runs: {counts}."]
@@ -100,7 +99,7 @@ def closing_lines(sweep: Sweep) -> list[str]:
     return lines
 
 
-def write_results(sweep: Sweep, output: Path) -> Path:
+def write_results(sweep: SweepResults, output: Path) -> Path:
     """Write sweep.csv and the page, and return the path of the page."""
     output.mkdir(parents=True, exist_ok=True)
     atomic_write(output / TABLE, sweep_table(sweep))
@@ -108,7 +107,7 @@ def write_results(sweep: Sweep, output: Path) -> Path:
     return output / PAGE
 
 
-def describe_sweep(sweep: Sweep, console: Console | None = None) -> str:
+def describe_sweep(sweep: SweepResults, console: Console | None = None) -> str:
     """Tables and closing lines of a sweep as text, as wide as the terminal."""
     width = console.width if console else shutil.get_terminal_size((160, 50)).columns
     paper = Console(width=max(width, 100), record=False, file=None, force_terminal=False)
@@ -136,25 +135,23 @@ class SweepProgress:
     """Shows a sweep while it runs, and refreshes its sweep.csv and page as runs end.
 
     A thread looks at the records of the runs, whichever launcher runs them, on this machine or on others that share the
-    folder. In a terminal the table of runs is drawn again and again; elsewhere each run that ends is one line.
+    folder. In a terminal the table of runs is drawn again and again, below what the runs print.
 
     Args:
         folder: of the sweep.
-        expected: number of runs, None if it is unknown.
+        lines: print a line for each run that ends, where there is no terminal: if runs themselves print elsewhere.
     """
 
-    def __init__(self, folder: str | Path, expected: int | None = None) -> None:
-        self.folder, self.expected = Path(folder), expected
+    def __init__(self, folder: str | Path, lines: bool = False) -> None:
+        self.folder, self.lines = Path(folder), lines
         self.console = Console()
         self._ended: set[Path] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="sweep progress", daemon=True)
 
     def start(self) -> None:
-        """Start to look; runs that have ended before are not reported."""
-        for run in self._read():
-            if run.record.status != "running":
-                self._ended.add(run.folder)
+        """Start to look; runs that have ended before, as in a sweep that is resumed, are not reported."""
+        self._report(silent=True)
         self._thread.start()
 
     def finish(self) -> str:
@@ -166,67 +163,48 @@ class SweepProgress:
         except InputError as error:
             return str(error)
 
-    def _read(self) -> Sequence[RunRow]:
-        try:
-            return read_sweep(self.folder).runs
-        except (InputError, OSError):
-            return ()  # none has started
-
     def _watch(self) -> None:
         live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
-        if live:
-            live.start()
-        seen: tuple[tuple[str, int], ...] = ()
+        seen: list[tuple[str, int]] = []
         next_page = 0.0
-        try:
-            while True:
+        with live or nullcontext():
+            last = False
+            while not last:
                 last = self._stop.wait(POLL)
-                marks = tuple(sorted((str(path), path.stat().st_mtime_ns) for path in self.folder.glob(f"*/{RECORD}")))
-                if marks != seen and not last:
-                    seen = marks
-                    next_page = self._show(live, next_page)
-                elif last:
-                    self._lines(self._read(), live)
-                    return
-        finally:
-            if live:
-                live.stop()
+                marks = sorted((str(path), path.stat().st_mtime_ns) for path in self.folder.glob(f"*/{RECORD}"))
+                if marks == seen:
+                    continue
+                seen = marks
+                sweep = self._report(silent=live is not None or not self.lines)
+                if live and sweep:
+                    live.update(self._picture(sweep), refresh=True)
+                start = time.monotonic()
+                if sweep and not last and start >= next_page:
+                    write_results(sweep, self.folder)
+                    next_page = time.monotonic() + PAGE_SHARE * (time.monotonic() - start)
 
-    def _show(self, live: Live | None, next_page: float) -> float:
-        """Show the runs as they are, and refresh the page unless that was done a moment ago; return when next."""
+    def _report(self, silent: bool) -> SweepResults | None:
+        """Print a line for each run that has ended since the last call; return the runs, None if there are none."""
         try:
             sweep = read_sweep(self.folder)
         except (InputError, OSError):
-            return next_page
-        fresh = self._lines(sweep.runs, live)
-        if live:
-            live.update(self._picture(sweep), refresh=True)
-        start = time.monotonic()
-        if not fresh or start < next_page:
-            return next_page
-        write_results(sweep, self.folder)
-        return time.monotonic() + PAGE_SHARE * (time.monotonic() - start)
+            return None
+        for run in sweep.runs:
+            if run.status != "running" and run.folder not in self._ended:
+                self._ended.add(run.folder)
+                if not silent:
+                    print(printable(_line(run, sweep.metric)), flush=True)
+        return sweep
 
-    def _lines(self, runs: Sequence[RunRow], live: Live | None) -> bool:
-        """Print a line for each run that has ended since, unless the table shows it; whether there was one."""
-        fresh = [run for run in runs if run.record.status != "running" and run.folder not in self._ended]
-        self._ended.update(run.folder for run in fresh)
-        for run in fresh:
-            if live is None:
-                print(printable(self._line(run)), file=sys.stdout, flush=True)
-        return bool(fresh)
-
-    def _line(self, run: RunRow) -> str:
-        of = f" of {self.expected}" if self.expected else ""
-        given = label(run.parameters) if run.parameters else ", ".join(run.record.overrides[-COLUMNS:])
-        metric = str(run.record.configuration.get("sweep", {}).get("metric", "val/eer"))
-        value = f", {metric} {rate_or_number(run.value, metric)}" if run.value is not None else ""
-        tests = "".join(f", test EER {test_text(run, protocol)}" for protocol in run.record.test)
-        ended = f"Run {run.name} ({len(self._ended)}{of} ended) {status_text(run).rstrip('.')}"
-        return f"{ended}{value}{tests}, {duration(run.record.seconds)}: {given}"
-
-    def _picture(self, sweep: Sweep) -> RenderableType:
+    def _picture(self, sweep: SweepResults) -> RenderableType:
         counts = ", ".join(f"{count} {status}" for status, count in sweep.counts.items())
-        of = f" of {self.expected}" if self.expected else ""
-        rows = max(5, self.console.height - 10)
-        return Group(runs_table(sweep, rows), f"{len(sweep.runs)}{of} runs: {counts}")
+        rows = max(8, self.console.height - 10)
+        return Group(runs_table(sweep, rows), f"{len(sweep.runs)} runs so far: {counts}")
+
+
+def _line(run: RunRow, metric: str) -> str:
+    """A run that has ended, in a line."""
+    value = f", {metric} {rate_or_number(run.value, metric)}" if run.value is not None else ""
+    tests = "".join(f", test EER {test_text(run, protocol)}" for protocol in run.record.test)
+    given = label(run.parameters) if run.parameters else ", ".join(run.record.overrides[-COLUMNS:])
+    return f"Run {run.name} {status_text(run).rstrip('.')}{value}{tests}, {duration(run.record.seconds)}: {given}"

@@ -84,6 +84,11 @@ class RunRow:
     value: float | None
 
     @property
+    def status(self) -> str:
+        """Status of its record, `pruned` where a search gave it up."""
+        return "pruned" if self.record.pruned and self.record.status == "finished" else self.record.status
+
+    @property
     def seed(self) -> Any:
         """Seed of the run."""
         return self.record.configuration.get(SEED)
@@ -130,7 +135,7 @@ class Importance(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepResults:
     """The runs of a sweep, or any runs that are compared.
 
     Attributes:
@@ -150,7 +155,7 @@ class Sweep:
     @cached_property
     def finished(self) -> list[RunRow]:
         """Finished runs with a metric, the best first."""
-        return [run for run in self.runs if run.record.status == "finished" and run.value is not None]
+        return [run for run in self.runs if run.status == "finished" and run.value is not None]
 
     @property
     def best(self) -> RunRow | None:
@@ -167,7 +172,7 @@ class Sweep:
         """Number of runs by status."""
         found: dict[str, int] = {}
         for run in self.runs:
-            found[run.record.status] = found.get(run.record.status, 0) + 1
+            found[run.status] = found.get(run.status, 0) + 1
         return found
 
     @cached_property
@@ -179,7 +184,7 @@ class Sweep:
             by_parameters.setdefault(key, []).append(run)
         found = []
         for runs in by_parameters.values():
-            ended = [run for run in runs if run.record.status == "finished" and run.value is not None]
+            ended = [run for run in runs if run.status == "finished" and run.value is not None]
             done = list({run.seed: run for run in ended}.values())  # the same seed twice shows nothing new
             values = [run.value for run in done if run.value is not None]
             tests = {}
@@ -237,7 +242,7 @@ def _natural(folder: Path) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in folder.parts)
 
 
-def read_sweep(*folders: str | Path) -> Sweep:
+def read_sweep(*folders: str | Path) -> SweepResults:
     """Read the runs of sweeps, or single runs, at any time: also those that still run, failed or were stopped.
 
     Raises:
@@ -259,13 +264,11 @@ def read_sweep(*folders: str | Path) -> Sweep:
         )
         for place, ((name, folder), record) in enumerate(zip(places, records, strict=True))
     ]
-    sweep = Sweep(tuple(map(Path, folders)), metric, mode, tuple(columns), ())
-    stages = ("finished", "running", "stopped")  # others are between these and the failed ones
+    sweep = SweepResults(tuple(map(Path, folders)), metric, mode, tuple(columns), ())
+    stages = ("finished", "running", "stopped", "pruned", "skipped", "failed")
 
     def order(run: RunRow) -> tuple[int, float]:
-        status: str = run.record.status
-        stage = stages.index(status) if status in stages else len(stages) + (status == "failed")
-        return stage, sweep.rank(run.value)
+        return stages.index(run.status) if run.status in stages else len(stages), sweep.rank(run.value)
 
     return replace(sweep, runs=tuple(sorted(runs, key=order)))
 
@@ -412,7 +415,7 @@ def _decides(choice: Sequence[Any], column: Sequence[Any]) -> bool:
     return len(pairs) == len({one for one, _ in pairs})
 
 
-def importances(sweep: Sweep) -> tuple[list[Importance], str]:
+def importances(sweep: SweepResults) -> tuple[list[Importance], str]:
     """How much each parameter explains of the variance of the sweep's metric over its finished runs, and the method.
 
     A parameter's share is omega squared, the part of the variance between its values without what chance alone gives
@@ -446,6 +449,11 @@ def importances(sweep: Sweep) -> tuple[list[Importance], str]:
         method = "functional ANOVA of a random forest"
     method = f"{method}, {len(runs)} runs; p by permutation"
     return sorted(tested, key=lambda one: (one.share is None, -(one.share or 0))), method
+
+
+def is_rate(metric: str) -> bool:
+    """Whether a metric is an error rate, shown in percent."""
+    return metric.rpartition("/")[2].startswith(("eer", "far", "frr", "tar"))
 
 
 def is_numeric(column: Sequence[Any]) -> bool:
@@ -487,7 +495,7 @@ def _explained(levels: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     return max(float((real - free * within) / (total + within)), 0.0), (as_large + 1) / (PERMUTATIONS + 1)
 
 
-def _forest_shares(sweep: Sweep) -> dict[str, float]:
+def _forest_shares(sweep: SweepResults) -> dict[str, float]:
     """Functional ANOVA by optuna, of the parameters that all finished runs have; empty where it is not installed."""
     try:
         import optuna
@@ -524,7 +532,7 @@ def _forest_shares(sweep: Sweep) -> dict[str, float]:
         optuna.logging.set_verbosity(verbosity)
 
 
-def sweep_table(sweep: Sweep) -> bytes:
+def sweep_table(sweep: SweepResults) -> bytes:
     """CSV of a sweep, one line for each run, rates as fractions."""
     columns = ["run", "status", *sweep.parameters, sweep.metric, "epoch"]
     for protocol in sweep.protocols:
@@ -535,7 +543,7 @@ def sweep_table(sweep: Sweep) -> bytes:
     writer.writerow([csv_cell(column) for column in columns])
     for run in sweep.runs:
         record = run.record
-        row: list[Any] = [run.name, record.status, *(run.parameters[name] for name in sweep.parameters)]
+        row: list[Any] = [run.name, run.status, *(run.parameters[name] for name in sweep.parameters)]
         row += [run.value, record.metrics.get("epoch")]
         for protocol in sweep.protocols:
             test = record.test.get(protocol, {})

@@ -18,13 +18,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.checkpoint import checkpoint
 
+from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report
 from siamese_verify.losses.base import refuse_miner
 from siamese_verify.pairwise import both_directions
+from siamese_verify.pairwise.ranks import world_size
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training.distributed import gather_batch, gather_objects
 from siamese_verify.training.log_figures import publish_validation
+from siamese_verify.training.partial_weights import RowSteps, clip_shards, gather_shards, take_shard
 
 VALIDATION_TARGETS = (1e-1, 1e-2, 1e-3)
 VALIDATION_METRICS = {"val/eer": "min", "val/auc": "max", "val/tar_at_far_1e-2": "max"}  # and which of two is better
@@ -37,7 +40,7 @@ class VerificationModule(pl.LightningModule):
     """Training of a Siamese network: one encoder, run over all images of a batch; the twins are rows of the batch.
 
     Args:
-        encoder: (N,3,S,S) uint8 images -> (N,D) embeddings.
+        encoder: (N,3,S,S) uint8 images -> (N,D) embeddings. For a loss that `needs_norms` it stops normalizing them.
         loss: called as `loss(embeddings, labels, tuples)`; its parameters are trained too. Losses of other libraries
             get tuples as the miners of pytorch-metric-learning return them.
         miner: chooses tuples for batches without; None leaves all of them to the loss.
@@ -88,6 +91,9 @@ class VerificationModule(pl.LightningModule):
         self._validation_rows: list[tuple[Tensor, Tensor]] = []
         self.cached_chunk, self.freeze_batch_norm = cached_chunk, freeze_batch_norm
         self.train(self.training)
+        if getattr(loss, "needs_norms", False) and isinstance(encoder, Encoder):
+            encoder.normalize = False  # in training; the encoder of a bundle does what its configuration says
+        self._row_steps = RowSteps()
 
     def train(self, mode: bool = True) -> VerificationModule:
         """Set training or evaluation mode; frozen batch norms stay in the latter."""
@@ -119,7 +125,9 @@ class VerificationModule(pl.LightningModule):
             loss, fraction_nonzero = self._measure(embeddings, labels, tuples, own)
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(labels))
         if (self.global_step + 1) % DISTANCES_EVERY == 0:
-            distance = torch.pdist(embeddings[own].detach().float())  # (N(N-1)/2,) of this rank's rows
+            rows = embeddings[own].detach().float()  # this rank's
+            rows = F.normalize(rows) if getattr(self.loss, "needs_norms", False) else rows
+            distance = torch.pdist(rows)  # (N(N-1)/2,)
             self.log("train/distance_mean", distance.mean())
             self.log("train/distance_spread", distance.std())
             if fraction_nonzero is not None:
@@ -168,24 +176,74 @@ class VerificationModule(pl.LightningModule):
             for logger in self.loggers:
                 publish_validation(logger, self.validation, self.global_step)
 
+    @property
+    def shard(self) -> nn.Parameter | None:
+        """This rank's rows of weights that ranks share, which are no parameter of DistributedDataParallel's."""
+        weights: nn.Parameter | None = getattr(self.loss, "weights", None)
+        return weights if getattr(self.loss, "sharded", False) and world_size() > 1 else None
+
+    def setup(self, stage: str) -> None:
+        """Keep this rank's share of the loss's weights, before they are moved to the device or loaded."""
+        loss: Any = self.loss
+        if stage == "fit" and hasattr(loss, "shard"):
+            loss.shard()
+            if loss.sharded or loss.sample_rate < 1:  # which in several processes means sharded
+                self._ddp_params_and_buffers_to_ignore = ["loss.weights"]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Show the optimizer the rows of sampled identities."""
+        self._row_steps.narrow(optimizer)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients by their norm over all ranks' weights, or by value."""
+        if self.shard is None or not gradient_clip_val or gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            trained = (parameter for group in optimizer.param_groups for parameter in group["params"])
+            clip_shards(trained, self.shard, gradient_clip_val)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and put the rows of sampled identities back among the others, even if interrupted."""
+        try:
+            super().optimizer_step(*args, **kwargs)
+        finally:
+            self._row_steps.widen()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the last validation with the weights that it measured."""
         checkpoint["validation"] = self.validation.to_metadata() if self.validation else None
         checkpoint["steps"] = self.trainer.estimated_stepping_batches
+        if self.shard is not None:
+            gather_shards(checkpoint, "loss.weights", self._position(self.shard))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the number of steps that the resumed run was planned for."""
         self._planned_steps = checkpoint.get("steps")
+        if self.shard is not None:
+            first = int(getattr(self.loss, "first", 0))
+            own = slice(first, first + len(self.shard))
+            take_shard(checkpoint, "loss.weights", self._position(self.shard), own)
 
     def on_train_epoch_start(self) -> None:
         """Drop the last validation, which measured other weights."""
         self.validation = None
 
+    def _matrices_and_vectors(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [one for one in trained if one.ndim > 1], [one for one in trained if one.ndim <= 1]
+
+    def _position(self, matrix: nn.Parameter) -> int:
+        """Number of a matrix in the optimizer's state."""
+        return next(number for number, one in enumerate(self._matrices_and_vectors()[0]) if one is matrix)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make optimizer and schedule; weights of matrices and kernels decay, biases, norms and slopes do not."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        matrices = [parameter for parameter in trained if parameter.ndim > 1]
-        vectors = [parameter for parameter in trained if parameter.ndim <= 1]
+        matrices, vectors = self._matrices_and_vectors()
         optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
         if self.make_scheduler is None:
             return optimizer

@@ -27,7 +27,7 @@ def refuse_used(folder: Path, resumed: str | Path | None) -> None:
     if found and not (resumed and Path(resumed).resolve().is_relative_to(folder.resolve())):
         raise InputError(
             f"{folder} holds a run already ({found[0].relative_to(folder)}): resume it by "
-            f"ckpt_path={folder / 'checkpoints' / 'last.ckpt'}, or set another folder by hydra.run.dir."
+            f"resume={folder}, or set another folder by hydra.run.dir."
         )
 
 

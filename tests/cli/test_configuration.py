@@ -108,7 +108,6 @@ def test_a_misspelt_setting_that_was_added_is_named(capsys: pytest.CaptureFixtur
         (["data.photos.identities=1"], "4 photos of 1 people"),
         (["data.test.photos.identities=1"], "no impostors"),
         (["sampler.identities_per_batch=100"], "identities_per_batch is 100, but only"),
-        (["ckpt_path=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
         (["sweep.metric=test/eer"], "must be one of val/eer, val/auc, val/tar_at_far_1e-2, got test/eer"),
         (["sweep.metric=val/auc"], "sweep.mode=min looks for the worst val/auc: set sweep.mode=max"),
         (["threads=-1"], "threads must be a whole number of 1 or more, got -1"),

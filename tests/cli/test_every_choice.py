@@ -26,7 +26,14 @@ from tests.cli.conftest import CHOICES
 
 Configured = Callable[..., DictConfig]
 
-REFUSING = {"arc_face", "cos_face", "cross_batch_memory", "magnet"}  # losses for which no miner may choose
+REFUSING = {
+    "ada_face",
+    "arc_face",
+    "cos_face",
+    "cross_batch_memory",
+    "mag_face",
+    "magnet",
+}  # no miner may choose for them
 EMBEDDINGS = torch.nn.functional.normalize(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
 LABELS = torch.arange(4).repeat_interleave(2)
 
@@ -68,7 +75,7 @@ def test_every_loss_takes_every_miner_or_refuses_it(
                 VerificationModule(torch.nn.Identity(), objective, miner, torch.optim.SGD)
             continue
         module = VerificationModule(torch.nn.Identity(), objective, miner, torch.optim.SGD)
-        rows = EMBEDDINGS.clone().requires_grad_()
+        rows = (3 * EMBEDDINGS if getattr(objective, "needs_norms", False) else EMBEDDINGS.clone()).requires_grad_()
         value = module.loss(rows, LABELS, tuples if hasattr(objective, "measure") else pml_tuples(tuples, len(LABELS)))
         value.backward()
         assert value.isfinite()

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -178,7 +180,7 @@ def test_the_report_compares_with_raw_pixels(tiny_run: Path) -> None:
 
 def test_a_folder_that_holds_a_run_is_left_as_it_is(tiny_run: Path, fitted: Trained, command: Command) -> None:
     before = {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"holds a run already \(checkpoints/best.ckpt\): resume it by ckpt_path="):
+    with pytest.raises(InputError, match=r"holds a run already \(checkpoints/best.ckpt\): resume it by resume="):
         fitted(tiny_run, *TINY, *SMALL_BATCHES)
     ended = command("train", *TINY, f"hydra.run.dir={tiny_run}", "seed=1")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
@@ -186,24 +188,29 @@ def test_a_folder_that_holds_a_run_is_left_as_it_is(tiny_run: Path, fitted: Trai
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("setting", "value", "told"),
     [
-        ("encoder.width=16", "encoder.width is 8 there and 16 here"),
-        ("encoder.size=48", "encoder.size is 32 there and 48 here"),
+        ("encoder.width", 16, "encoder.width is 8 there and 16 here"),
+        ("encoder.size", 48, "encoder.size is 32 there and 48 here"),
         (
-            "loss=arc_face",
+            "loss",
+            {"_target_": "siamese_verify.losses.ArcFaceLoss", "num_identities": None, "embedding_size": None},
             "loss._target_ is siamese_verify.losses.TripletLoss there and siamese_verify.losses.ArcFaceLoss",
         ),
-        ("optimizer=sgd", "optimizer._target_ is torch.optim.AdamW there and torch.optim.SGD here"),
+        ("optimizer._target_", "torch.optim.SGD", "optimizer._target_ is torch.optim.AdamW there and torch.optim.SGD"),
     ],
 )
 def test_a_checkpoint_of_another_configuration_is_refused_by_what_differs(
-    override: str, told: str, tiny_run: Path, fitted: Trained, tmp_path: Path
+    setting: str, value: object, told: str, tiny_run: Path, fitted: Trained, tmp_path: Path
 ) -> None:
-    settings = [one for one in TINY if one.partition("=")[0] != override.partition("=")[0]]
-    last = tiny_run / "checkpoints" / "last.ckpt"
+    for part in (".hydra", "checkpoints"):
+        shutil.copytree(tiny_run / part, tmp_path / part)
+    RunRecord(status="stopped").write(tmp_path)
+    configuration = OmegaConf.load(tmp_path / ".hydra" / "config.yaml")
+    OmegaConf.update(configuration, setting, value, merge=False)
+    OmegaConf.save(configuration, tmp_path / ".hydra" / "config.yaml")
     with pytest.raises(InputError, match=re.escape(f"is of another configuration: {told}")):
-        fitted(tmp_path / "run", *settings, *SMALL_BATCHES, override, f"ckpt_path='{last}'")
+        fitted(tmp_path, f"resume='{tmp_path}'")
 
 
 def test_a_folder_is_tested_on_people_held_out_and_evaluated_on_the_same_people_again(
@@ -289,64 +296,121 @@ def test_weights_of_a_margin_softmax_are_in_the_checkpoint_but_not_in_the_model(
     assert {f"encoder.{name}" for name in kept} == weights(run).keys() - {"loss.weights"}
 
 
+class SignalAt(pl.Callback):
+    """Sends a signal to its own process in the step after a number of steps; at once for -1."""
+
+    def __init__(self, step: int, name: str = "SIGTERM") -> None:
+        self.step, self.number = step, signal.Signals[name]
+        if step < 0:
+            os.kill(os.getpid(), self.number)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+            time.sleep(0.1)  # it is received in a thread
+
+
+class SleepAt(pl.Callback):
+    """Makes the step after a number of steps last a minute."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            time.sleep(60)
+
+
+def signal_at(step: int, name: str = "SIGTERM") -> str:
+    return f"+callbacks.signal={{_target_: tests.cli.test_train.SignalAt, step: {step}, name: {name}}}"
+
+
+VIEWS_OF_IMAGES = "datamodule.instances=true"
+WITHIN, LAST = 4, 5  # steps of the second epoch of three
+
+
 @pytest.mark.parametrize(
-    "overrides",
+    ("step", "overrides"),
     [
-        pytest.param((), id="identities"),
-        pytest.param(("sampler=hard", "datamodule.workers=1"), id="hard, with a worker"),
-        pytest.param(("loss=cos_face", "loss.scale=8"), id="margin softmax"),
-        pytest.param(("loss=triplet", "miner=distance_weighted"), id="drawn triplets"),
+        pytest.param(WITHIN, (), id="identities"),
+        pytest.param(LAST, (), id="identities, at the end of an epoch"),
+        pytest.param(WITHIN, ("sampler=hard", "datamodule.in_memory=false", "datamodule.workers=1"), id="hard"),
+        pytest.param(LAST, ("sampler=hard", "datamodule.workers=1"), id="hard, at the end of an epoch"),
+        pytest.param(WITHIN, ("loss=cos_face", "loss.scale=8"), id="margin softmax"),
+        pytest.param(WITHIN, ("loss=triplet", "miner=distance_weighted"), id="drawn triplets"),
         pytest.param(
-            ("loss=cross_batch_memory", "loss.size=20", "loss.warm_up=3", "miner@loss.miner=hard_pairs"), id="memory"
+            WITHIN,
+            ("loss=cross_batch_memory", "loss.size=20", "loss.warm_up=3", "miner@loss.miner=hard_pairs"),
+            id="memory",
+        ),
+        pytest.param(WITHIN, ("sampler=pairs", "sampler.pairs=4", "loss=contrastive"), id="pairs"),
+        pytest.param(
+            WITHIN,
+            (
+                "sampler=images",
+                "sampler.images=8",
+                "loss=nt_xent",
+                "datamodule.multi_view=2",
+                "datamodule.instances=true",
+            ),
+            id="images",
         ),
     ],
 )
-def test_a_run_resumed_in_its_folder_ends_bit_for_bit_as_the_uninterrupted_one(
-    overrides: tuple[str, ...], fitted: Trained, tmp_path: Path
+def test_a_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_as_the_uninterrupted_one(
+    step: int, overrides: tuple[str, ...], fitted: Trained, tmp_path: Path
 ) -> None:
-    settings = (*TINY, *overrides, *SMALL_BATCHES, "encoder.dropout=0.3", "trainer.max_epochs=3")
+    batches = () if {"sampler=pairs", "sampler=images"} & {*overrides} else SMALL_BATCHES
+    more = ("sampler.batches=3", "encoder.dropout=0.3", "trainer.max_epochs=3")
+    settings = (*TINY, *overrides, *batches, *more)
     whole = fitted(tmp_path / "whole", *settings)
-    stop = ("callbacks=early_stopping", "+callbacks.early_stopping.stopping_threshold=2", "+trainer.min_epochs=2")
-    stopped = fitted(tmp_path / "stopped", *settings, *stop)
-    checkpoint = stopped / "checkpoints" / "last.ckpt"
-    assert torch.load(checkpoint, weights_only=True)["epoch"] == 1
-    assert not equal(weights(stopped), weights(whole))
-    resumed = fitted(stopped, *settings, f"ckpt_path='{checkpoint}'")
-    assert equal(weights(resumed), weights(whole))
-    assert equal(weights(resumed, "best.ckpt"), weights(whole, "best.ckpt")), "the best epoch so far came along"
-    assert untimed(resumed) == untimed(whole)
-    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as end:
+        fitted(run, *settings, signal_at(step))
+    record, checkpoint = RunRecord.read(run), torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert end.value.code == record.exit_status == 75
+    assert (checkpoint["epoch"], checkpoint["global_step"]) == (1, step + 1)
+    assert record.status == "stopped"
+    assert f"Stopped by SIGTERM after step {step + 1}: resume with `siamese-verify train resume=" in str(record.error)
+    fitted(run, f"resume='{run}'")
+    assert equal(weights(run), weights(whole))
+    assert equal(weights(run, "best.ckpt"), weights(whole, "best.ckpt"))
+    assert untimed(run) == untimed(whole)
+    assert RunRecord.read(run).history == RunRecord.read(whole).history
+    assert RunRecord.read(run).metrics == RunRecord.read(whole).metrics
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        SMALL_BATCHES,
-        ("sampler=hard", *SMALL_BATCHES, "datamodule.in_memory=false", "datamodule.workers=1"),
-        ("sampler=pairs", "sampler.pairs=4", "loss=contrastive"),
-        ("sampler=images", "sampler.images=8", "loss=nt_xent", "datamodule.multi_view=2", "datamodule.instances=true"),
-    ],
-    ids=["identities", "hard", "pairs", "images"],
-)
-def test_a_run_resumed_within_an_epoch_ends_bit_for_bit_as_the_uninterrupted_one(
-    overrides: tuple[str, ...], fitted: Trained, tmp_path: Path
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGUSR2", 75), ("SIGINT", 130)])
+def test_a_signal_before_training_ends_at_once(
+    name: str, status: int, fitted: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = (*TINY, *overrides, "sampler.batches=3", "encoder.dropout=0.3", "trainer.max_epochs=2")
-    steps = f"dirpath: '{tmp_path / 'steps'}', every_n_train_steps: 4, save_top_k: -1, filename: '{{step}}'"
-    callback = f"{{_target_: pytorch_lightning.callbacks.ModelCheckpoint, {steps}}}"
-    whole = fitted(tmp_path / "whole", *settings, f"+callbacks.steps={callback}")
-    checkpoint = tmp_path / "steps" / "step=4.ckpt"
-    content = torch.load(checkpoint, weights_only=True)
-    assert (content["epoch"], content["global_step"]) == (1, 4)
-    resumed = fitted(tmp_path / "resumed", *settings, f"ckpt_path='{checkpoint}'")
-    assert torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
-    assert equal(weights(resumed), weights(whole))
+    handlers = [signal.getsignal(signal.Signals[one]) for one in ("SIGTERM", "SIGUSR1", "SIGINT")]
+    with pytest.raises(SystemExit) as end:
+        fitted(tmp_path, *TINY, *SMALL_BATCHES, signal_at(-1, name))
+    record = RunRecord.read(tmp_path)
+    assert end.value.code == record.exit_status == status
+    assert record.status == "stopped"
+    assert "before training: resume with" in str(record.error)
+    assert capsys.readouterr().err == f"{record.error}\n"
+    assert [signal.getsignal(signal.Signals[one]) for one in ("SIGTERM", "SIGUSR1", "SIGINT")] == handlers
+
+
+def test_a_run_can_go_on_in_another_folder(fitted: Trained, tmp_path: Path) -> None:
+    settings = (*TINY, *SMALL_BATCHES, "sampler.batches=3", "trainer.max_epochs=3")
+    with pytest.raises(SystemExit):
+        fitted(tmp_path / "run", *settings, signal_at(LAST))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    other = fitted(tmp_path / "other", f"resume='{tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}'")
+    assert len(RunRecord.read(other).history) == 3
+    assert sorted(path.name for path in (other / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 def test_a_finished_run_is_not_stretched_under_its_schedule(tiny_run: Path, fitted: Trained, tmp_path: Path) -> None:
     last = tiny_run / "checkpoints" / "last.ckpt"
     with pytest.raises(InputError, match=r"planned for .* its schedule cannot be stretched"):
-        fitted(tmp_path, *TINY, *SMALL_BATCHES, f"ckpt_path='{last}'", "trainer.max_epochs=9")
+        fitted(tmp_path, f"resume='{last}'", "trainer.max_epochs=9")
     assert RunRecord.read(tmp_path).exit_status == 2
     assert not (tmp_path / "people.json").exists()
 
@@ -360,40 +424,123 @@ def test_the_seed_decides_all(fitted: Trained, tmp_path: Path) -> None:
     assert untimed(runs[0]) == untimed(runs[1])
 
 
-def test_ctrl_c_ends_without_a_traceback_and_with_a_whole_checkpoint(tmp_path: Path) -> None:
+ENDLESS = (*TINY, *SMALL_BATCHES, "trainer.max_epochs=100000", "scheduler=constant", "hydra.run.dir=run")
+TWO_RANKS = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.sync_batchnorm=false")
+STOPPED = re.compile(r"Stopped by (.+) after step (\d+): resume with `siamese-verify train resume=run`\.\n$")
+
+
+def start(place: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Start a training in `place`, and wait for its first checkpoint."""
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # off in a background job
-        "from siamese_verify.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+        "from siamese_verify.cli import main\nsys.exit(main.main(sys.argv[1:]))"
     )
-    overrides = (*TINY, *SMALL_BATCHES, "trainer.max_epochs=100000", f"hydra.run.dir={tmp_path}/run")
     process = subprocess.Popen(
         [sys.executable, "-c", program, "train", *overrides],
-        cwd=tmp_path,
+        cwd=place,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
     )
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last = place / "run" / "checkpoints" / "last.ckpt"
     while not last.is_file() and process.poll() is None:
         time.sleep(0.05)
+    return process
+
+
+def children(process: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def test_ctrl_c_ends_with_a_whole_checkpoint_and_the_run_goes_on_without_overrides(
+    tmp_path: Path, command: Command
+) -> None:
+    process = start(tmp_path, *ENDLESS)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, out + err
     assert "Traceback" not in out + err
-    assert err.endswith("Interrupted.\n")
-    assert weights(tmp_path / "run")
+    stopped = STOPPED.search(err)
+    assert stopped, err
+    assert stopped[1] == "Ctrl-C"
+    record = RunRecord.read(tmp_path / "run")
+    assert (record.status, record.exit_status) == ("stopped", 130)
+    assert record.error == stopped[0].rstrip()
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == int(stopped[2])
     assert not (tmp_path / "run" / "bundle").exists()
+
+    other = command("train", "resume=run", "loss.margin=0.9", "sampler=hard", *ENDLESS[:-1])
+    assert other.code == 2
+    assert "but loss.margin=0.9 (0.2 in the run), sampler=hard (identity in the run) would change them" in other.err
+    ended = command("train", "resume=run", f"trainer.max_epochs={saved['epoch'] + 1}")
+    assert ended.code is None or ended.code == 0, ended.err
+    record = RunRecord.read(tmp_path / "run")
+    assert record.status == "finished"
+    assert [epoch for epoch, *_ in record.history] == list(range(saved["epoch"] + 1))
+    assert (tmp_path / "run" / "bundle").is_dir()
+    again = command("train", "resume=run")
+    assert (again.code, again.err) == (0, "")
+    assert again.out == "run is finished: its results are in run/report.\n"
+
+
+def test_a_second_signal_ends_within_the_step(tmp_path: Path) -> None:
+    sleep = "+callbacks.sleep={_target_: tests.cli.test_train.SleepAt, step: 4}"
+    process = start(tmp_path, *ENDLESS, "sampler.batches=3", sleep)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(2)  # sooner, it counts as the first one that came twice
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 75
+    assert (
+        "Stopped by SIGTERM for the second time, within a step: resume with `siamese-verify train resume=run`." in err
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGKILL"])
+def test_two_processes_end_after_the_same_step_or_both_if_one_is_killed(rank: int, name: str, tmp_path: Path) -> None:
+    process = start(tmp_path, *ENDLESS, *TWO_RANKS)
+    (other,) = children(process.pid)
+    os.kill((process.pid, other)[rank], signal.Signals[name])
+    _, err = process.communicate(timeout=60)  # of both: they share its pipes
+    record = RunRecord.read(tmp_path / "run")
+    assert not Path(f"/proc/{other}").exists()
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    if name == "SIGKILL":
+        assert process.returncode == (71 if rank else -signal.SIGKILL)
+        how = "Rank 1 was killed by SIGKILL" if rank else "Rank 0 has ended"
+        assert err.endswith(f"{how}: resume with `siamese-verify train resume=run`.\n")
+        assert (record.status, record.exit_status) == ("failed", 71)
+    else:
+        stopped = STOPPED.search(err)
+        assert stopped, err
+        assert stopped[1] == name
+        assert process.returncode == record.exit_status == 75
+        assert saved["global_step"] == int(stopped[2])
+        assert record.status == "stopped"
 
 
 @pytest.mark.slow
 def test_two_processes_train_and_leave_one_run_that_is_validated_on_each_photo_once(
     configured: Configured, tmp_path: Path
 ) -> None:
-    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.sync_batchnorm=false")
     odd = ("data.photos.identities=30", "data.photos.images=5")  # 15 photos to validate on, so the ranks' shares differ
     overrides = (*TINY, *SMALL_BATCHES, *odd, "trainer.max_epochs=1")
     ended = subprocess.run(
-        [sys.executable, "-m", "siamese_verify.cli.main", "train", *overrides, *two, f"hydra.run.dir={tmp_path}/run"],
+        [
+            sys.executable,
+            "-m",
+            "siamese_verify.cli.main",
+            "train",
+            *overrides,
+            *TWO_RANKS,
+            f"hydra.run.dir={tmp_path}/run",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

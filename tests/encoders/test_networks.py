@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
-from timm.data import resolve_data_config
 from torch import nn
 
 from siamese_verify.encoders import IResNet, TimmEncoder, VisionTransformer
@@ -28,15 +29,16 @@ def test_iresnets_have_the_published_numbers_of_weights(blocks: tuple[int, ...],
 
 def test_an_iresnet_halves_the_resolution_in_each_stage_and_normalizes_by_a_fixed_scale() -> None:
     encoder = IResNet((1, 2), size=21, width=4, embedding_size=8)
+    layers = [*encoder.backbone.children()]
     shapes: list[tuple[int, ...]] = []
-    for layer in encoder.backbone:
+    for layer in layers:
         layer.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[1:])))
     encoder(torch.zeros(2, 3, 21, 21, dtype=torch.uint8))
     assert shapes[0] == (4, 21, 21), "the first convolution keeps it"
     assert [shape for shape in shapes if len(shape) == 3][3:6] == [(4, 11, 11), (8, 6, 6), (8, 6, 6)]
     fixed = [name for name, weight in encoder.named_parameters() if not weight.requires_grad]
-    assert fixed == [f"backbone.{len(encoder.backbone) - 1}.weight"]
-    assert encoder.backbone[0].weight.std().item() == pytest.approx(0.1, rel=0.3)
+    assert fixed == [f"backbone.{len(layers) - 1}.weight"]
+    assert next(layers[0].parameters()).std().item() == pytest.approx(0.1, rel=0.3)
 
 
 def test_the_vision_transformer_has_the_weights_of_vit_s() -> None:
@@ -67,11 +69,11 @@ def test_a_vision_transformer_reads_every_whole_patch() -> None:
 def test_features_of_a_timm_network_are_timms_own(name: str, size: int) -> None:
     torch.manual_seed(0)
     encoder = TimmEncoder(name, size=size, embedding_size=None, normalize=False).eval()
-    network = timm.create_model(name, num_classes=0, **({"img_size": size} if "vit" in name else {})).eval()
+    options: dict[str, Any] = {"img_size": size} if "vit" in name else {}
+    network: Any = timm.create_model(name, num_classes=0, **options).eval()
     network.load_state_dict({key.removeprefix("0."): value for key, value in encoder.backbone.state_dict().items()})
     images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=GENERATOR)
-    config = resolve_data_config({}, model=network)
-    mean, std = (torch.tensor(config[part]).view(3, 1, 1) for part in ("mean", "std"))
+    mean, std = (torch.tensor(network.pretrained_cfg[part]).view(3, 1, 1) for part in ("mean", "std"))
     with torch.no_grad():
         torch.testing.assert_close(encoder(images), network((images / 255 - mean) / std), rtol=1e-4, atol=1e-5)
     assert encoder.embedding_size == network.num_features
@@ -80,7 +82,7 @@ def test_features_of_a_timm_network_are_timms_own(name: str, size: int) -> None:
 def test_a_head_gives_embeddings_of_any_size() -> None:
     encoder = TimmEncoder("test_resnet", size=32, embedding_size=5, dropout=0.1, drop_path=0.1)
     assert encoder(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 5)
-    assert isinstance(encoder.backbone[-1], nn.BatchNorm1d)
+    assert isinstance([*encoder.backbone.children()][-1], nn.BatchNorm1d)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,13 @@ def test_a_function_and_an_encoder_of_others_name_settings_of_the_encoder_among_
     settings: dict[str, Any] = {"_target_": f"{HERE}.own_function", "size": 16, "embedding_size": None}
     assert create_encoder(settings, [settings["_target_"]]).embedding_size == 8
     assert create_encoder({**settings, "embedding_size": 5}, [settings["_target_"]]).embedding_size == 5
-    own = {"_target_": f"{HERE}.OwnEncoder", "size": 32, "crop": WHOLE, "normalize": True, "embedding_size": None}
+    own: dict[str, Any] = {
+        "_target_": f"{HERE}.OwnEncoder",
+        "size": 32,
+        "crop": WHOLE,
+        "normalize": True,
+        "embedding_size": None,
+    }
     encoder = create_encoder(own, [own["_target_"]])
     assert type(encoder) is OwnEncoder and encoder.input_spec.size == 32
     with pytest.raises(InputError, match=r"OwnEncoder has normalize True, not False"):

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses import (
+    AdaFaceLoss,
     ArcFaceLoss,
     BatchLoss,
     ContrastiveLoss,
@@ -23,6 +24,7 @@ from siamese_verify.losses import (
     CosinePairLoss,
     InBatchNegatives,
     InfoNCELoss,
+    MagFaceLoss,
     MagnetLoss,
     NCELoss,
     NTXentLoss,
@@ -50,6 +52,9 @@ CLASSIFYING = {
     "magnet": MagnetLoss(2),
     "arc_face": ArcFaceLoss(16, scale=8, embedding_size=5),
     "cos_face": CosFaceLoss(16, scale=8, embedding_size=5),
+    "subcenters, smoothed": ArcFaceLoss(16, scale=8, embedding_size=5, subcenters=3, label_smoothing=0.1),
+    "ada_face": AdaFaceLoss(16, scale=8, embedding_size=5).eval(),  # in training it remembers lengths
+    "mag_face": MagFaceLoss(16, scale=8, embedding_size=5, norm_range=(1.0, 9.0)),
 }
 ALL = COMPARING | CLASSIFYING
 WAITING = ("triplet", "triplet, squared", "triplet, soft", "info_nce", "nce")  # wait for the number of genuine pairs

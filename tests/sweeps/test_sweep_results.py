@@ -12,25 +12,41 @@ from scipy.stats import f_oneway, ttest_1samp
 
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord
-from siamese_verify.sweeps.sweep_results import Spread, Sweep, importances, label, read_sweep, sweep_table
+from siamese_verify.sweeps.sweep_results import Spread, SweepResults, importances, label, read_sweep, sweep_table
 from tests.sweeps.written_runs import PROTOCOL, make, write_grid, write_run
 
 LOSSES = "siamese_verify.losses."
 
 
 @pytest.fixture
-def grid(tmp_path: Path) -> Sweep:
+def grid(tmp_path: Path) -> SweepResults:
     write_grid(tmp_path / "grid")
     return read_sweep(tmp_path / "grid")
 
 
-def test_runs_are_ordered_by_validation_and_failures_are_last(grid: Sweep) -> None:
+def test_runs_are_ordered_by_validation_and_failures_are_last(grid: SweepResults) -> None:
     assert [run.name for run in grid.runs] == ["3", "4", "0", "1", "2", "5", "11", "10"]
     assert grid.best is not None
     assert grid.best.value == 0.02
     assert grid.best.test_eer(PROTOCOL) == pytest.approx(0.03)
     assert grid.counts == {"finished": 6, "running": 1, "failed": 1}
     assert grid.runs[-2].value == pytest.approx(0.001), "a run that goes on has its best so far"
+
+
+def test_runs_that_a_search_gave_up_count_for_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", 0.2, {"x": 1})
+    write_run(tmp_path / "1", 0.1, {"x": 2}, pruned=True)
+    write_run(tmp_path / "2", None, {"x": 3}, status="skipped", error="It can never work.")
+    write_run(tmp_path / "3", None, {"x": 4}, status="stopped")
+    sweep = read_sweep(tmp_path)
+    assert [(run.name, run.status) for run in sweep.runs] == [
+        ("0", "finished"),
+        ("3", "stopped"),
+        ("1", "pruned"),
+        ("2", "skipped"),
+    ]
+    assert [run.name for run in sweep.finished] == ["0"]
+    assert [group.value is None for group in sweep.groups] == [False, True, True, True]
 
 
 def test_a_metric_that_is_better_when_high_turns_the_order(tmp_path: Path) -> None:
@@ -42,7 +58,7 @@ def test_a_metric_that_is_better_when_high_turns_the_order(tmp_path: Path) -> No
     assert [run.value for run in read_sweep(tmp_path).runs] == [0.9, 0.7, None]
 
 
-def test_seeds_are_summed_up_by_students_t(grid: Sweep) -> None:
+def test_seeds_are_summed_up_by_students_t(grid: SweepResults) -> None:
     best, second, unfinished = grid.groups
     assert [group.label for group in grid.groups] == ["loss.margin=0.5", "loss.margin=0.2", "loss.margin=0.9"]
     assert best.value is not None
@@ -168,7 +184,7 @@ def test_the_table_has_a_line_for_each_run_and_no_formula(tmp_path: Path) -> Non
     assert {row["run"]: row["error"] for row in rows}["12"] == "'=1+1"
 
 
-def swept(tmp_path: Path, values: list[tuple[dict[str, Any], float]]) -> Sweep:
+def swept(tmp_path: Path, values: list[tuple[dict[str, Any], float]]) -> SweepResults:
     for place, (overrides, eer) in enumerate(values):
         write_run(tmp_path / str(place), eer, overrides)
     return read_sweep(tmp_path)

@@ -1,0 +1,206 @@
+"""`siamese-verify train resume=RUN`: a run goes on with its own configuration, in its own folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from siamese_verify.atomic_write import atomic_write
+from siamese_verify.cli.configuration import CONF
+from siamese_verify.cli.recorded_run import is_first_process, shortest
+from siamese_verify.errors import InputError
+from siamese_verify.protocols.held_out import absolute_paths
+from siamese_verify.run_record import RECORD, RunRecord
+from siamese_verify.sweeps.child_run import quoted
+
+# Settings that a resumed run may be given anew: they say where and for how long it runs, not what it learns.
+FREE = (
+    "cache",
+    "data.root",
+    "datamodule.workers",
+    "hydra",
+    "logger",
+    "threads",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.log_every_n_steps",
+    "trainer.max_epochs",
+    "trainer.num_nodes",
+)
+COMPOSED = Path(".hydra") / "config.yaml"  # by Hydra, with its interpolations
+
+
+class ResumedRun(NamedTuple):
+    """A run that is to go on."""
+
+    folder: Path | None  # None for a checkpoint outside of a run
+    checkpoint: Path | None  # None if it was stopped before its first
+    record: RunRecord
+
+
+def find_run(asked: str | Path) -> ResumedRun:
+    """The run that `resume=` names.
+
+    Args:
+        asked: folder of a run, or a checkpoint.
+
+    Raises:
+        InputError: it is neither.
+    """
+    path = Path(asked)
+    if path.is_file():
+        folder = next((one for one in path.absolute().parents[:2] if (one / RECORD).is_file()), None)
+        return ResumedRun(folder, path, RunRecord.read(folder) if folder else RunRecord())
+    if not path.is_dir():
+        raise InputError(f"There is no run {asked}: name a run's folder, or one of its checkpoints.")
+    found = [path / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]  # best is written before last
+    return ResumedRun(path.absolute(), next((one for one in found if one.is_file()), None), RunRecord.read(path))
+
+
+def resumed_arguments(arguments: Sequence[str]) -> list[str]:
+    """Arguments of `siamese-verify train` in which `resume=RUN` has brought the overrides and the folder of the run.
+
+    Raises:
+        InputError: there is no such run, it is still running, or an override contradicts it.
+        SystemExit: it is finished.
+    """
+    flags = [one for one in arguments if one.startswith("-")]
+    try:
+        given = OverridesParser.create().parse_overrides([one for one in arguments if not one.startswith("-")])
+    except HydraException:
+        return [*arguments]  # Hydra finds it again, and it is reported in words
+    asked = {one.key_or_group: one.value() for one in given}
+    if not asked.get("resume"):
+        return [*arguments]
+    run = find_run(str(asked["resume"]))
+    refuse_contradictions(run, given)
+    if is_first_process():
+        refuse_running(run)
+    if run.record.status == "finished" and "trainer.max_epochs" not in asked:
+        assert run.folder is not None
+        if is_first_process():
+            print(f"{shortest(run.folder)} is finished: its results are in {shortest(run.folder / 'report')}.")
+        raise SystemExit(0)
+    names = {setting_of(one) for one in given}
+    own = [one for one in run.record.overrides if one.partition("=")[0].lstrip("+~") not in names]
+    added = [str(one.input_line) for one in given]
+    if run.folder and Path(str(asked.get("hydra.run.dir", run.folder))).absolute() == run.folder:
+        added += [f"hydra.run.dir={quoted(str(run.folder))}", "hydra.output_subdir=null"]
+    return [*flags, *own, *dict.fromkeys(added)]
+
+
+def refuse_contradictions(run: ResumedRun, given: Sequence[Override]) -> None:
+    """Check overrides beside `resume` against the configuration of a run.
+
+    Raises:
+        InputError: some are others than those of the run; it names them.
+    """
+    configuration, choices = saved_configuration(run), OmegaConf.create()
+    hydra = run.folder / ".hydra" / "hydra.yaml" if run.folder else None
+    if hydra and hydra.is_file():
+        choices = OmegaConf.load(hydra).hydra.runtime.choices
+    wrong = []
+    for one in given:
+        key = setting_of(one)
+        free = any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in FREE)
+        if free or key == "resume" or one.input_line in run.record.overrides:
+            continue
+        here = choices.get(key) if (CONF / key).is_dir() else selected(configuration, key)
+        if here != one.value():
+            wrong.append(f"{one.input_line} ({here} in the run)")
+    if wrong:
+        raise InputError(
+            f"A resumed run keeps its settings, but {', '.join(wrong)} would change them: leave that out, or start "
+            "another run."
+        )
+
+
+def setting_of(override: Override) -> str:
+    """The setting or group of an override, with the package that the group is placed at."""
+    return str(override.input_line).partition("=")[0].lstrip("+~")
+
+
+def selected(configuration: DictConfig, key: str) -> Any:
+    """A value of a configuration, None where there is none or it cannot be resolved."""
+    return OmegaConf.select(configuration, key, throw_on_resolution_failure=False, throw_on_missing=False)
+
+
+def refuse_running(run: ResumedRun) -> None:
+    """Raise InputError if a run has not ended, as far as this machine knows."""
+    record = run.record
+    if record.status != "running" or record.host != socket.gethostname() or record.process == os.getpid():
+        return
+    command = Path("/proc") / str(record.process) / "cmdline"
+    try:
+        os.kill(record.process, 0)
+        running = not Path("/proc/self").exists() or b"siamese" in command.read_bytes()
+    except OSError:
+        running = False
+    if running:
+        raise InputError(f"The run still runs, as process {record.process}: stop it first, by SIGTERM.")
+
+
+def saved_configuration(run: ResumedRun) -> DictConfig:
+    """Configuration of a run as it was composed: from its folder, else from its checkpoint.
+
+    Raises:
+        InputError: there is none.
+    """
+    if run.folder and (run.folder / COMPOSED).is_file():
+        loaded: Any = OmegaConf.to_container(OmegaConf.load(run.folder / COMPOSED))
+    elif run.checkpoint:
+        loaded = torch.load(run.checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"]
+        loaded = in_this_folder(loaded, loaded["trainer"]["default_root_dir"])
+    else:
+        raise InputError(f"{run.folder} has neither {COMPOSED} nor a checkpoint: start another run.")
+    if run.record.working_folder and Path(run.record.working_folder) != Path.cwd():
+        loaded = absolute_paths(loaded, Path(run.record.working_folder))
+    configuration: DictConfig = OmegaConf.create(loaded)
+    return configuration
+
+
+def in_this_folder(value: Any, earlier: str) -> Any:
+    """A resolved configuration whose paths within an earlier output folder are in the present one."""
+    if isinstance(value, dict):
+        return {name: in_this_folder(one, earlier) for name, one in value.items()}
+    if isinstance(value, list):
+        return [in_this_folder(one, earlier) for one in value]
+    if isinstance(value, str) and value.startswith(earlier):
+        return "${hydra:runtime.output_dir}" + value.removeprefix(earlier)
+    return value
+
+
+def resumed_configuration(cfg: DictConfig, overrides: Sequence[str], folder: Path) -> tuple[DictConfig, RunRecord]:
+    """Configuration of this run, and its record so far.
+
+    Args:
+        cfg: composed from the command line; `resume` names the run that goes on, if any.
+        overrides: that it was composed with.
+        folder: of this run; the configuration is saved there.
+
+    Returns:
+        Without `resume` the same, and an empty record. Else the run's own configuration, with those settings of `FREE`
+        that the command line gives, and `resume` as the path of the checkpoint, None if it has none yet.
+    """
+    if not cfg.resume:
+        return cfg, RunRecord()
+    run = find_run(str(cfg.resume))
+    resumed = saved_configuration(run)
+    for one in OverridesParser.create().parse_overrides([one for one in overrides if one not in run.record.overrides]):
+        key = setting_of(one)
+        if key in FREE or key.startswith("logger."):
+            OmegaConf.update(resumed, key, OmegaConf.select(cfg, key), force_add=True)
+    resumed.resume = str(run.checkpoint.absolute()) if run.checkpoint else None
+    if is_first_process():
+        (folder / COMPOSED).parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder / COMPOSED, OmegaConf.to_yaml(resumed).encode())
+    return resumed, run.record
