@@ -191,7 +191,8 @@ def test_every_logger_can_be_made(name: str, configured: Configured, tmp_path: P
 def test_every_data_set_and_every_protocol_composes(
     data: str, protocol: str, configured: Configured, tmp_path: Path
 ) -> None:
-    places = dict.fromkeys(("list", "arrays"), ("data.path=x",)) | dict.fromkeys(("folder", "prepared", "recordio"), ("data.root=x",))
+    places = dict.fromkeys(("list", "arrays"), ("data.path=x",))
+    places |= dict.fromkeys(("folder", "prepared", "recordio"), ("data.root=x",))
     own = {"folder": ("protocol.root=x",), "pair_file": ("protocol.path=x",), "insightface": ("protocol.path=x",)}
     overrides = (f"data={data}", f"protocol={protocol}", *places.get(data, ()), *own.get(protocol, ()))
     for name, *model in (("train",), ("evaluate", "model=casia-webface")):
