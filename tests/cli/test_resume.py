@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from siamese_verify.cli.configuration import CONF
+from siamese_verify.cli.configuration import CONF, as_dict
 from siamese_verify.cli.resume import resumed_arguments
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord
@@ -27,9 +27,9 @@ def run(tmp_path: Path) -> Path:
     (folder / ".hydra").mkdir(parents=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", OVERRIDES, return_hydra_config=True)
-    OmegaConf.save(
-        OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"]), folder / ".hydra/config.yaml"
-    )
+    settings = as_dict(composed)
+    del settings["hydra"]
+    OmegaConf.save(settings, folder / ".hydra/config.yaml")
     OmegaConf.save({"hydra": {"runtime": {"choices": composed.hydra.runtime.choices}}}, folder / ".hydra/hydra.yaml")
     RunRecord(status="stopped", overrides=OVERRIDES, working_folder=str(Path.cwd())).write(folder)
     return folder
