@@ -78,7 +78,7 @@ def try_one(number: int, ranks: int, duration: float) -> tuple[str, str]:
         time.sleep(moment)
         others = [one for one in group(process.pid) if one != process.pid]
         with suppress(ProcessLookupError):
-            if place == 2:
+            if place == 2 or (place and chosen == signal.SIGINT):
                 os.killpg(process.pid, chosen)
             else:
                 os.kill(others[0] if place and others else process.pid, chosen)
