@@ -21,7 +21,7 @@ SHOWN = 10  # runs in a message
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 
 
-def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[[DictConfig], None]) -> int | None:
+def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[[DictConfig], None]) -> None:
     """Check all runs of a grid; with `sweep.skip_invalid` record those that are invalid as skipped.
 
     Args:
@@ -29,14 +29,11 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
         sweep: configuration of the sweep, with Hydra's part. Other sweepers than Hydra's own check what they choose.
         check: raises InputError for a configuration that cannot be trained on.
 
-    Returns:
-        The number of runs, None where another sweeper chooses them.
-
     Raises:
         SystemExit: with status 2, when the runs that can never work are printed with the reasons.
     """
     if sweep.hydra.sweeper._target_ != BASIC:
-        return None
+        return
     params = [f"{name}={value}" for name, value in (sweep.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *sweep.hydra.overrides.task])
     (runs,) = BasicSweeper.split_arguments(parsed, None)
@@ -55,13 +52,13 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
                 folder.mkdir(parents=True, exist_ok=True)
                 RunRecord(status="skipped", error=str(error), overrides=[*runs[number]]).write(folder)
     if not reasons:
-        return len(runs)
+        return
     lines = [printable(f"{varied[number]}: {reason}") for number, reason in reasons.items()][:SHOWN]
     more = [f"and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else []
     count = f"{len(reasons)} of {len(runs)} runs can never work"
     if sweep.sweep.skip_invalid:
         print("\n  ".join([f"{count} and are left out:", *lines, *more]), flush=True)
-        return len(runs)
+        return
     way_out = "correct them, or leave them out by sweep.skip_invalid=true."
     print("\n  ".join([f"siamese-verify: {count}: {way_out}", *lines, *more]), file=sys.stderr)
     raise SystemExit(2)
