@@ -6,12 +6,13 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from tqdm import tqdm
 
 from siamese_verify.errors import InputError, printable
@@ -50,7 +51,9 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
             if config.sweep.skip_invalid:
                 folder = Path(config.hydra.runtime.output_dir)
                 folder.mkdir(parents=True, exist_ok=True)
-                RunRecord(status="skipped", error=str(error), overrides=[*runs[number]]).write(folder)
+                settings = cast("dict[str, Any]", OmegaConf.to_container(config_of_task(config)))
+                skipped = RunRecord("skipped", str(error), overrides=[*runs[number]], configuration=settings)
+                skipped.write(folder)
     if not reasons:
         return
     lines = [printable(f"{varied[number]}: {reason}") for number, reason in reasons.items()][:SHOWN]
