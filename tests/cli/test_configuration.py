@@ -75,7 +75,7 @@ def test_a_value_of_another_type_is_refused(
         ("prepare algin=box", "There is no setting algin: did you mean align?"),
         ("evaluate protocol=lfw_view3", "There is no protocol=lfw_view3: did you mean lfw_view2 or lfw_view1"),
         ("center miror=false", "There is no setting miror: did you mean mirror?"),
-        ("train loss=nonsense", "There is no loss=nonsense: loss has arc_face, contrastive"),
+        ("train loss=nonsense", "There is no loss=nonsense: loss has ada_face, arc_face, contrastive"),
         ("train experiment=nonsense", "There is no experiment=nonsense: experiment has demo"),
         ("train =", "Could not override ''."),
     ],
