@@ -73,6 +73,9 @@ def test_ranks_of_a_run_agree_and_broken_runs_do_not_end_the_sweep(launcher: str
     assert re.fullmatch(last, err.splitlines()[-1]), err
     assert "Traceback" not in out + err
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]  # no rank swept by itself
+    assert re.search(r"Best run by val/eer, in which the test has no part: [03] ", out)
+    assert (tmp_path / "sweep" / "sweep.csv").read_text().count("\n") == 1 + len(margins)
+    assert "this run has a bug" in (tmp_path / "sweep" / "sweep.html").read_text()
     for number, margin in enumerate(margins):
         run = tmp_path / "sweep" / str(number)
         record = RunRecord.read(run)
