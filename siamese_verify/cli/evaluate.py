@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.cli.configuration import check_values, hydra_command, refuse_code, trusted_code
-from siamese_verify.cli.measure import Result, check_claim, measure, measure_robustness, print_results, save_results
+from siamese_verify.cli.measure import (
+    Result,
+    check_claim,
+    further_protocols,
+    measure,
+    measure_robustness,
+    print_results,
+    save_results,
+)
 from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.data import FaceCropper
 from siamese_verify.errors import InputError
@@ -31,7 +40,7 @@ from siamese_verify.evaluation import (
 )
 from siamese_verify.faces import ranges_of
 from siamese_verify.models import PRETRAINED, load_model, ships_thresholds, store_thresholds
-from siamese_verify.protocols import HeldOutShare, Protocol, read_training_run, refuse_leak
+from siamese_verify.protocols import HeldOutShare, Protocol, TrainingSubset, read_training_run, refuse_leak
 from siamese_verify.structures import Photos
 
 log = logging.getLogger(__name__)
@@ -53,28 +62,26 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     set_threads(cfg.threads)
     published = read_published(cfg.published) if cfg.published else []
     model = load_model(cfg.model, cfg.device, trusted_code(cfg), or_onnx=True)
-    protocol, leak = protocol_for(cfg)
-    cropper = FaceCropper(model.encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
-    name = Path(str(cfg.model)).name
-    result = measure(
-        name,
-        model.encoder,
-        protocol,
-        cropper,
-        model,
-        resamples=cfg.resamples,
-        targets=further_rates(cfg.far),
-    )
-    check_claim(result, cfg.claim)
-    if cfg.robustness:
-        result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
-    record = run_record(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})
-    save_results(folder / "report", result, [], record, published, cfg.keep_embeddings)
-    print_results([result], folder)
-    if leak:
-        print(f"This result does not show how the model does on other people: {leak}.")
+    results: dict[str, Result] = {}
+    leaks: dict[str, str] = {}
+    for number, (name, protocol, leak) in enumerate(protocols_for(cfg)):
+        cropper = FaceCropper(model.encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
+        rates, called = further_rates(cfg.far), Path(str(cfg.model)).name
+        result = measure(called, model.encoder, protocol, cropper, model, resamples=cfg.resamples, targets=rates)
+        if not number:
+            check_claim(result, cfg.claim)
+        if cfg.robustness:
+            result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
+        record = run_record(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})
+        save_results(folder / "report" / name, result, [], record, published, cfg.keep_embeddings)
+        results[name], leaks[protocol.name] = result, leak
+    print_results({name: [result] for name, result in results.items()}, folder)
+    for protocol_name, leak in leaks.items():
+        if leak:
+            print(f"The result on {protocol_name} does not show how the model does on other people: {leak}.")
+    result = results[""]
     if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
-        if protocol.identities_known:
+        if result.protocol.identities_known:
             store_measurement(cfg, result)
         else:
             print("Its thresholds are not stored for verify: the people on the photos of the pairs must be known.")
@@ -94,19 +101,29 @@ def store_measurement(cfg: DictConfig, result: Result) -> None:
     print(f"Its thresholds are stored for verify: {store_thresholds(str(cfg.model), measurement)}")
 
 
-def protocol_for(cfg: DictConfig) -> tuple[Protocol, str]:
-    """Return the protocol to evaluate on, and which of its people or photos the model's run was trained on.
+def protocols_for(cfg: DictConfig) -> list[tuple[str, Protocol, str]]:
+    """Return the protocols to evaluate on: name, protocol, and what of it the model's run was trained on, in words.
+
+    The first one has the name "".
 
     Raises:
-        InputError: see `refuse_leak`; people held out by a run that is not there.
+        InputError: see `refuse_leak` and `further_protocols`; people held out by a run that is not there.
     """
+    first, held_out, seen = first_protocol(cfg)
+    found = [("", first, "" if held_out else refuse_leak(seen, first, cfg.allow_leakage))]
+    further = further_protocols(cfg).items()
+    return found + [(name, one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in further]
+
+
+def first_protocol(cfg: DictConfig) -> tuple[Protocol, bool, Sequence[TrainingSubset]]:
+    """Return the first protocol, whether the model's run held its people out, and what that run has seen, if any."""
     run = read_training_run(cfg.model)
     chosen: Protocol | HeldOutShare | None = instantiate(cfg.protocol) if cfg.get("protocol") else None
     if run is None:
         chosen = chosen or instantiate(cfg.usual)
         if isinstance(chosen, HeldOutShare):
             raise InputError(f"No run of {cfg.model} has held people out: choose another protocol than held_out.")
-        return chosen, ""
+        return chosen, False, []
     parts = [run.configuration["datamodule"]["photos"], run.configuration.get("protocol")]
     refuse_code(parts, trusted_code(cfg), f"The run of {cfg.model}")
     own = run.tested is not None and (chosen is None or isinstance(chosen, HeldOutShare))
@@ -119,12 +136,10 @@ def protocol_for(cfg: DictConfig) -> tuple[Protocol, str]:
         trained_on = None
     if own:
         assert trained_on is not None
-        return run.test_protocol(trained_on), ""
+        return run.test_protocol(trained_on), True, run.with_photos(trained_on)
     if chosen is None or isinstance(chosen, HeldOutShare):
         chosen = instantiate(run.configuration["protocol"])
-    protocol = cast(Protocol, chosen)
-    seen = run.with_photos(trained_on) if trained_on is not None else run.seen
-    return protocol, refuse_leak(seen, protocol, cfg.allow_leakage)
+    return cast(Protocol, chosen), False, run.with_photos(trained_on) if trained_on is not None else run.seen
 
 
 def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
@@ -39,7 +43,10 @@ from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces import crop_face
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.models import FaceModel, embed_photos, score_pairs
-from siamese_verify.protocols import Protocol, keep_photos, sampled_pairs
+from siamese_verify.protocols import HeldOutShare, Protocol, keep_photos, sampled_pairs
+from siamese_verify.structures import InputSpec
+
+MIN_SIDE = 64  # pixels of the picture of an array
 
 
 @dataclass(frozen=True)
@@ -211,7 +218,7 @@ def save_results(
 
     def pictures(pair: int) -> tuple[Image.Image, Image.Image]:
         left, right = (protocol.photos[row] for row in protocol.rows(pair))
-        return (left, right) if spec.crop.needs_face else (crop_face(left, spec), crop_face(right, spec))
+        return (left, right) if spec.crop.needs_face else (picture_of(left, spec), picture_of(right, spec))
 
     chosen_elsewhere = result.report.at_threshold is not None
     details = {
@@ -252,26 +259,66 @@ def save_results(
     return page
 
 
-def print_results(results: Sequence[Result], folder: Path) -> str:
-    """Print a table of metrics, warnings, and the path of the report; return what was printed."""
+def picture_of(item: Any, spec: InputSpec) -> Image.Image:
+    """The input of an encoder as an RGB image: a photo's crop, or the first channel of an array in its range."""
+    if isinstance(item, Image.Image):
+        return crop_face(item, spec)
+    array = np.atleast_2d(np.asarray(item, dtype=np.float64))
+    plane = array[(0,) * (array.ndim - 2)]  # (H,W); a vector is one row
+    low, high = plane.min(), plane.max()
+    gray = ((plane - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
+    enlarged = tuple(length * max(1, -(-MIN_SIDE // length)) for length in gray.shape[::-1])
+    return Image.fromarray(gray).resize(enlarged, Image.Resampling.NEAREST).convert("RGB")
+
+
+def further_protocols(cfg: DictConfig) -> dict[str, Protocol]:
+    """Protocols of the setting `protocols`, by name.
+
+    Raises:
+        InputError: a name that no folder should have, or a share of the training set's people, which only the setting
+            `protocol` can hold out.
+    """
+    found: dict[str, Protocol] = {}
+    for name, settings in cfg.protocols.items():
+        if not re.fullmatch(r"\w[\w.-]*", str(name)):
+            raise InputError(f"A name in protocols is made of letters, digits, _, - and ., got {name!r}.")
+        found[str(name)] = instantiate(settings)
+        if isinstance(found[str(name)], HeldOutShare):
+            raise InputError(f"protocols.{name} cannot hold people out of training: set protocol=held_out instead.")
+    return found
+
+
+def print_results(results: Mapping[str, Sequence[Result]], folder: Path) -> str:
+    """Print one table of metrics, warnings, and the paths of the reports; return what was printed.
+
+    Args:
+        results: of several encoders, by the name of the protocol; "" for the first one.
+        folder: of the run; the reports are in `report` and `report/NAME`.
+    """
     from siamese_verify.evaluation.pages.page import number
 
-    table = Table(title=escape(printable(results[0].protocol.name)))
-    rows = [result.row() for result in results]
+    every = [result for one in results.values() for result in one]
+    table = Table(title=escape(printable(every[0].protocol.name)) if len(results) == 1 else None)
+    rows = [result.row() for result in every]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    for name in names:
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for row in rows:
-        table.add_row(*(escape(printable(number(row.get(name, "")))) for name in names))
+    for name in names if len(results) == 1 else ["protocol", *names]:
+        table.add_column(name, justify="left" if name in ("protocol", "model") else "right")
+    for protocol, group in itertools.groupby(zip(every, rows, strict=True), lambda pair: pair[0].protocol):
+        table.add_section()
+        for place, (_, row) in enumerate(group):
+            cells = [escape(printable(number(row.get(name, "")))) for name in names]
+            table.add_row(*([] if len(results) == 1 else ["" if place else escape(printable(protocol.name))]), *cells)
     console = Console(record=True)
     console.print(table)
     if any(row["TAR@FAR=1%"]["insufficient"] for row in rows):
         console.print("* Fewer than ten impostors decide it: a rough estimate.")
-    for result in results:
+    for result in every:
         failed = result.report.acquisition
         if failed and failed.failures:
             console.print(printable(f"{result.name}: {failed.sentence}"), soft_wrap=True, markup=False)
         if result.report.hint:
             console.print(printable(f"{result.name}: {result.report.hint}"), soft_wrap=True, markup=False)
-    console.print(f"Report: {printable(folder / 'report' / 'report.html')}", soft_wrap=True, markup=False)
+    for name in results:
+        page = folder / "report" / name / "report.html"
+        console.print(f"Report{f' on {name}' if name else ''}: {printable(page)}", soft_wrap=True, markup=False)
     return console.export_text().rstrip()

@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from siamese_verify.cli.configuration import check_values, hydra_command, make_encoder
+from siamese_verify.cli.measure import picture_of
 from siamese_verify.data import FaceDataModule
 from siamese_verify.datasets import identity_name
 from siamese_verify.preparation import Cell, contact_sheet, in_rows, save_sheet
 from siamese_verify.protocols import HeldOutShare
-from siamese_verify.structures import FaceBatch, Pairs, Triplets
+from siamese_verify.structures import FaceBatch, InputSpec, Pairs, Triplets
 
 GENUINE, IMPOSTOR, ANCHOR = "#1a7f37", "#cf222e", "#57606a"
 SHOWN = 20  # pairs or triplets of a batch
@@ -36,7 +37,7 @@ def preview(cfg: DictConfig) -> list[Path]:
         names = [name_of(data, label) for label in batch.labels.tolist()]
         title = f"{cfg.data.name}, batch {number}: {len(names)} images of {len(set(names))} identities"
         path = Path(cfg.output) / f"batch_{number}.png"
-        save_sheet(contact_sheet(list(rows_of(batch, names)), title), path)
+        save_sheet(contact_sheet(list(rows_of(batch, names, data.spec)), title), path)
         paths.append(path)
         print(path)
     return paths
@@ -49,9 +50,9 @@ def name_of(data: FaceDataModule, label: int) -> str:
     return identity_name(data.photos, int(data.people[label]))
 
 
-def rows_of(batch: FaceBatch, names: Sequence[str]) -> Iterator[Sequence[Cell]]:
+def rows_of(batch: FaceBatch, names: Sequence[str], spec: InputSpec) -> Iterator[Sequence[Cell]]:
     """Rows of pictures: one pair or triplet each, or the images by identity."""
-    images, tuples = [picture(image) for image in batch.images], batch.tuples
+    images, tuples = [picture(image, spec) for image in batch.images], batch.tuples
     if isinstance(tuples, Pairs):
         triples = zip(tuples.anchor.tolist(), tuples.other.tolist(), tuples.same.tolist(), strict=True)
         kinds = sorted(triples, key=lambda pair: not pair[2])
@@ -78,9 +79,9 @@ def rows_of(batch: FaceBatch, names: Sequence[str]) -> Iterator[Sequence[Cell]]:
         yield from in_rows([Cell(images[row], names[row]) for row in single])
 
 
-def picture(image: Tensor) -> Image.Image:
-    """Image of a (3,S,S) uint8 tensor."""
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+def picture(image: Tensor, spec: InputSpec) -> Image.Image:
+    """Image of a (3,S,S) uint8 tensor, or of an array."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) if spec.is_photo else picture_of(image, spec)
 
 
 @hydra_command("preview")

@@ -99,7 +99,6 @@ class Recording:
         best = min(self.record.history, key=lambda one: sign * one[2][metric])
         self.record.metrics = {"epoch": best[0], **best[2]}
         self.save()
-        write_log(f"epoch {epoch}, step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
 @contextmanager
@@ -127,6 +126,8 @@ def recorded(
     try:
         recording.save()
         write_log(recording.record.command)
+        if cfg.get("resume"):
+            write_log(f"Goes on from {cfg.resume}.")
         recording.record.configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
         yield recording
         recording.record.status, recording.record.exit_status = "finished", 0

@@ -7,7 +7,6 @@ import logging
 import math
 import signal
 import sys
-import warnings
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -29,7 +28,7 @@ from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import check_values, encoder_settings, hydra_command, make_encoder
-from siamese_verify.cli.measure import measure, print_results, save_results
+from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration
 from siamese_verify.cli.run_metadata import set_threads
@@ -57,7 +56,7 @@ from siamese_verify.sweeps.resume_sweep import record_sweep
 from siamese_verify.sweeps.sweep_progress import SweepProgress
 from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
 from siamese_verify.sweeps.trial_pruning import trial_of
-from siamese_verify.training import VerificationModule, publish_report
+from siamese_verify.training import VerificationModule, publish_report, without_unhelpful_warnings
 from siamese_verify.training.module import VALIDATION_METRICS
 from siamese_verify.training.rank_processes import RankWatch
 from siamese_verify.training.run_files import check_resumed, refuse_used
@@ -75,6 +74,7 @@ class TrainingParts(NamedTuple):
     data: FaceDataModule
     protocol: Protocol
     leak: str  # people or photos in both training and protocol, in words; empty if none
+    further: dict[str, tuple[Protocol, str]]  # other protocols by name, each with its leak
     module: VerificationModule
     trainer: pl.Trainer
 
@@ -183,9 +183,11 @@ def check_loss(cfg: DictConfig) -> None:
 def compose(cfg: DictConfig) -> TrainingParts:
     """Instantiate everything that a configuration names."""
     set_threads(cfg.threads)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements between progress bars
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # no advertisements between progress bars
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
+    others = further_protocols(cfg)
     encoder = make_encoder(cfg)
     if encoder.embedding_size < 1:
         raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
@@ -199,10 +201,11 @@ def compose(cfg: DictConfig) -> TrainingParts:
         protocol, leak = data.test_protocol(cfg.data.name), ""
     else:
         protocol, leak = asked, refuse_leak(data.seen, asked, cfg.allow_leakage)
+    further = {name: (one, refuse_leak(data.seen, one, cfg.allow_leakage)) for name, one in others.items()}
     module = compose_module(cfg, encoder, len(data.people))
     trainer = compose_trainer(cfg)
     data.setup()
-    return TrainingParts(data, protocol, leak, module, trainer)
+    return TrainingParts(data, protocol, leak, further, module, trainer)
 
 
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
@@ -236,7 +239,7 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
     with open_dict(settings):
         for name in OF_MODULE:
             settings.pop(name, None)
-    with configuring("trainer"):
+    with configuring("trainer"), without_unhelpful_warnings():
         trainer: pl.Trainer = instantiate(
             settings,
             logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
@@ -260,7 +263,7 @@ def describe(parts: TrainingParts, record: RunRecord) -> None:
         )
     record.data = parts.data.digest
     record.filtered = getattr(parts.data.photos, "filtered", "no")
-    record.tested_people = f"trained on in part: {parts.leak}" if parts.leak else "held out from training"
+    record.tested_people = tested_people(parts.leak)
 
 
 def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSignals) -> None:
@@ -298,9 +301,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
     watch, wait = RankWatch(trainer, run.end), 0.0
     run.end_others = partial(watch.close, 0.0)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")  # of its own code
-            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+        with without_unhelpful_warnings():
             trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             wait = ENDING
     except SIGTERMException:
@@ -344,32 +345,47 @@ def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceM
 
 
 def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
-    """Evaluate the model and the raw pixels on the protocol; save, record, publish and print the results."""
-    spec, protocol, folder, record = model.encoder.input_spec, parts.protocol, run.folder, run.record
-    result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
-    others = []
+    """Evaluate the model and the raw pixels on each protocol; save, record, publish and print the results."""
+    spec, folder, record = model.encoder.input_spec, run.folder / "report", run.record
+    baseline: Encoder | None = None
     if cfg.get("baseline"):
-        baseline = instantiate(cfg.baseline, _partial_=True)(size=spec.size, crop=spec.crop)
-        others = [measure("raw pixels", baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache))]
-    details = {
-        "versions": record.versions,
-        "data": record.data,
-        "training set filtered": record.filtered,
-        "tested people": record.tested_people,
-        "configuration": record.configuration,
-    }
-    save_results(folder / "report", result, others, details, keep_embeddings=cfg.keep_embeddings)
-    interval = result.report.intervals.get("eer") if result.report.intervals else None
-    record.test[protocol.name] = {
-        "eer": result.report.eer,
-        "eer_interval": [interval.low, interval.high] if interval else None,
-        "auc": result.report.auc,
-    }
+        baseline = instantiate(cfg.baseline, _partial_=True)(input_spec=spec)
+    simple = "raw pixels" if spec.is_photo else "raw inputs"
+    results: dict[str, list[Result]] = {}
+    leaks = {"": (parts.protocol, parts.leak), **parts.further}
+    for name, (protocol, leak) in leaks.items():
+        result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
+        results[name] = [result]
+        if baseline is not None:
+            results[name].append(measure(simple, baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache)))
+        details = {
+            "versions": record.versions,
+            "data": record.data,
+            "training set filtered": record.filtered,
+            "tested people": tested_people(leak),
+            "configuration": record.configuration,
+        }
+        save_results(folder / name, result, results[name][1:], details, keep_embeddings=cfg.keep_embeddings)
+        interval = result.report.intervals.get("eer") if result.report.intervals else None
+        record.test[name or protocol.name] = {
+            "eer": result.report.eer,
+            "eer_interval": [interval.low, interval.high] if interval else None,
+            "auc": result.report.auc,
+        }
+    first, *others = (one[0].report for one in results.values())
+    further = dict(zip(parts.further, others, strict=True))
+    best, settings = record.metrics.get(cfg.sweep.metric), record.configuration
     for logger in parts.trainer.loggers:
-        publish_report(logger, result.report, folder / "report", parts.trainer.global_step)
-    write_log("\n" + print_results([result, *others], folder))
-    if parts.leak:
-        log.warning("This result does not hold for people outside of the training set: %s.", parts.leak)
+        publish_report(logger, first, folder, parts.trainer.global_step, further, best, settings)
+    write_log("\n" + print_results(results, run.folder))
+    for protocol, leak in leaks.values():
+        if leak:
+            log.warning("The result on %s does not hold outside of the training set: %s.", protocol.name, leak)
+
+
+def tested_people(leak: str) -> str:
+    """Whether the people of a protocol were held out from training, in words; `leak` is "" if all were."""
+    return f"trained on in part: {leak}" if leak else "held out from training"
 
 
 class RefuseUsedFolder(Callback):
@@ -393,6 +409,9 @@ class WatchSweep(Callback):
         self.handlers = stop_at_signals(folder)
         self.progress = SweepProgress(folder, lines=True)
         self.progress.start()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # launchers pickle callbacks for their workers, where no sweep starts or ends
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show the results and say how many runs finished; exit if others did not."""

@@ -78,7 +78,16 @@ class FaceAugmentation:
         self.jpeg, self.quality = jpeg, quality
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Augment (N,3,S,S) uint8 images, each with draws of its own."""
+        """Augment (N,3,S,S) uint8 images, each with draws of its own.
+
+        Raises:
+            InputError: they are of another shape or type.
+        """
+        if images.dtype != torch.uint8 or images.shape[1:] != (3, *images.shape[-1:] * 2):
+            raise InputError(
+                f"FaceAugmentation takes (N,3,S,S) uint8 images, got {images.dtype} of shape {tuple(images.shape)}: "
+                "set augmentation=none, or a transform of yours."
+            )
         count, side = len(images), images.shape[-1]
         out = torch.empty_like(images, memory_format=torch.channels_last)
         boxes = self._crop_boxes(count, side)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
@@ -47,7 +48,7 @@ class FaceDataModule(pl.LightningDataModule):
         photos: of the people to train on and to hold out.
         input_spec: of the encoder.
         sampler: makes an `EpochSampler` from `identities`, `seed`, `rank` and `world_size`.
-        transform: random augmentation of (n,3,S,S) uint8 images, for training images only.
+        transform: random augmentation of (n,3,S,S) uint8 images or (n,*shape) arrays, for training only.
         validation: photos of other people to validate on, instead of holding out some of those of `photos`.
         validation_share: of the people to hold out.
         validation_max_samples_per_identity: photos of a held-out person, at most.
@@ -177,7 +178,8 @@ class FaceDataModule(pl.LightningDataModule):
 
     def _faces(self, photos: Photos, rows: np.ndarray, title: str) -> tuple[FacesInMemory | FacesOnDisk, np.ndarray]:
         spec = spec_for(photos, self.cropper.spec)
-        few = self.in_memory if self.in_memory is not None else 3 * spec.size**2 * len(self.split.train) <= MEMORY
+        size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize * len(self.split.train)
+        few = self.in_memory if self.in_memory is not None else size <= MEMORY
         if few or spec.crop.needs_face:
             readable, images = self.cropper(photos, rows.tolist(), title)
             return FacesInMemory(images), np.array(readable)

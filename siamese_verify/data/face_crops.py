@@ -7,15 +7,15 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from rich.markup import escape
-from rich.progress import track
 from torch import Tensor
+from tqdm import tqdm
 
 from siamese_verify.atomic_write import atomic_write
+from siamese_verify.data.face_dataset import as_array, stacked
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import (
     AlignedFace,
@@ -77,7 +77,7 @@ class FaceCropper:
     def stream(
         self, photos: Photos, rows: Sequence[int], title: str, chunk: int = CHUNK
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Crop photos chunk by chunk, under a progress bar.
+        """Crop photos chunk by chunk, under a delayed progress bar.
 
         Args:
             photos: source.
@@ -86,21 +86,25 @@ class FaceCropper:
             chunk: photos decoded and searched together.
 
         Yields:
-            Rows of the photos that have a face, and (n,3,S,S) uint8 crops.
+            Rows of the photos that have a face, and (n,3,S,S) uint8 crops; all rows and (n,*shape) of arrays.
 
         Raises:
             InputError: more than `max_damaged` photos are damaged, or the faces were aligned for another input.
         """
         spec = spec_for(photos, self.spec)
         try:
-            for start in track(range(0, len(rows), chunk), escape(printable(title))):
+            for start in tqdm(range(0, len(rows), chunk), printable(title), delay=2, leave=False, disable=None):
                 readable, images = self._open(photos, rows[start : start + chunk], len(rows))
-                found, aligned = self._crop(photos, readable, images, spec)
+                if spec.is_photo:
+                    found, aligned = self._crop(photos, readable, images, spec)
+                    arrays = [as_array(None, spec, face.crop) for face in aligned]
+                else:
+                    found, arrays = readable, [as_array(item, spec) for item in images]
                 if found:
-                    pixels = np.stack([np.asarray(face.crop) for face in aligned])
                     names = photos.names  # once: a source may make the whole list anew
-                    self._digest.update("\n".join(names[row] for row in found).encode() + pixels.tobytes())
-                    yield found, torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (n,3,S,S), channels last in memory
+                    content = b"".join(array.tobytes() for array in arrays)
+                    self._digest.update("\n".join(names[row] for row in found).encode() + content)
+                    yield found, stacked(arrays, spec)
         finally:
             self._finder.save()
 
@@ -116,8 +120,9 @@ class FaceCropper:
             raise InputError(f"There are no photos to crop ({len(rows)} given, {left_out}).")
         return [row for found, _ in chunks for row in found], torch.cat([images for _, images in chunks])
 
-    def _open(self, photos: Photos, rows: Sequence[int], total: int) -> tuple[list[int], list[Image.Image]]:
-        readable, images = [], []
+    def _open(self, photos: Photos, rows: Sequence[int], total: int) -> tuple[list[int], list[Any]]:
+        readable: list[int] = []
+        images: list[Any] = []
         for row in rows:
             try:
                 images.append(photos[row])

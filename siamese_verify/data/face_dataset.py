@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -54,7 +56,7 @@ class FaceDataset(Dataset[FaceBatch]):
         images = self.faces[rows]
         labels = torch.as_tensor(rows) if self.instances else self.labels[rows].long()
         if self.views > 1:
-            images, labels = images.repeat(self.views, 1, 1, 1), labels.repeat(self.views)
+            images, labels = torch.cat([images] * self.views), labels.repeat(self.views)
         if self.transform is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(hash((self.seed, *map(int, rows))) % 2**63)
@@ -62,11 +64,39 @@ class FaceDataset(Dataset[FaceBatch]):
         return FaceBatch(images, labels, tuples)
 
 
+def as_array(item: Any, spec: InputSpec, face: Image.Image | None = None) -> np.ndarray:
+    """What a data set gives for a row, as an array: (S,S,3) uint8 pixels of a photo's crop, or an array as it is.
+
+    Args:
+        item: a photo, or an array or tensor.
+        spec: of the encoder.
+        face: the crop of the photo if it is known; by default it is cut without a detector.
+
+    Raises:
+        InputError: an array of another shape, or one that is not finite; a photo for an encoder of arrays.
+    """
+    if spec.is_photo:
+        return np.asarray(crop_face(item, spec) if face is None else face)
+    if isinstance(item, Image.Image):
+        raise InputError(f"The encoder takes arrays of shape {spec.shape}, but the data set gives photos.")
+    array = np.asarray(item, dtype=spec.dtype)
+    if array.shape != spec.shape or not np.isfinite(array).all():
+        problem = "numbers that are not finite" if array.shape == spec.shape else f"one of shape {array.shape}"
+        raise InputError(f"The encoder takes arrays of shape {spec.shape}, but the data set gives {problem}.")
+    return array
+
+
+def stacked(items: Sequence[np.ndarray], spec: InputSpec) -> Tensor:
+    """N results of `as_array` as a batch of an encoder: (N,3,S,S), channels last in memory, or (N,*shape)."""
+    batch: Tensor = spec.channels_first(torch.from_numpy(np.stack(items)))
+    return batch
+
+
 class FacesInMemory:
     """Face crops in memory.
 
     Args:
-        images: (N,3,S,S) uint8.
+        images: (N,3,S,S) uint8, or (N,*shape) arrays.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -105,17 +135,13 @@ class FacesOnDisk:
         Raises:
             InputError: more than `max_damaged` photos are damaged, or all of an identity are.
         """
-        size = self.spec.size
         chosen = range(len(self))[rows] if isinstance(rows, slice) else rows
-        images = np.empty((len(chosen), size, size, 3), dtype=np.uint8)
-        for image, row in zip(images, chosen, strict=True):
-            image[:] = self._read(row)
-        return torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
+        return stacked([self._read(row) for row in chosen], self.spec)
 
     def _read(self, row: int) -> np.ndarray:
         for candidate in self._candidates(row):
             try:
-                return np.asarray(crop_face(self.photos[int(self.rows[candidate])], self.spec))
+                return as_array(self.photos[int(self.rows[candidate])], self.spec)
             except InputError as error:
                 self._count_damaged(candidate, str(error))
         raise InputError(f"No photo of {self.photos.names[int(self.rows[row])]}'s identity can be read.")

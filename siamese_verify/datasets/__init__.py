@@ -1,5 +1,6 @@
 """Data sets: photos and the identity of each."""
 
+from siamese_verify.datasets.arrays import ArrayFile
 from siamese_verify.datasets.download import unpack_once
 from siamese_verify.datasets.folder import FilePhotos, FolderPhotos
 from siamese_verify.datasets.lfw import (
@@ -20,6 +21,7 @@ from siamese_verify.datasets.synthetic import SyntheticFaces
 __all__ = [
     "IMAGE_FOLDERS",
     "AllOfLFW",
+    "ArrayFile",
     "FilePhotos",
     "FolderPhotos",
     "LFWPhotos",

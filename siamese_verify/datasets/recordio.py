@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 from pyarrow import csv as arrow_csv
-from rich.markup import escape
-from rich.progress import track
+from tqdm import tqdm
 
 from siamese_verify.atomic_write import atomic_open
 from siamese_verify.datasets.index import index_path
@@ -217,7 +216,7 @@ class RecordPhotos:
         if not wrong.any():
             order = np.argsort(offsets, kind="stable")
             batches = range(0, len(keys), BATCH)
-            for begin in track(batches, f"reading {escape(self.file)}", disable=len(batches) < 16):
+            for begin in tqdm(batches, f"reading {self.file}", delay=2, leave=False, disable=None):
                 rows = order[begin : begin + BATCH]
                 found = self.storage.read_many(self.file, offsets[rows].tolist(), HEADER.itemsize)
                 content = b"".join(part.ljust(HEADER.itemsize, b"\0") for part in found)

@@ -1,9 +1,10 @@
 """Encoders: images (B,3,S,S) -> embeddings (B,D); each has the `InputSpec` of its images."""
 
-from siamese_verify.encoders.encoder import Encoder, MirroredEncoder, Pixels
+from siamese_verify.encoders.encoder import Encoder, MirroredEncoder, Pixels, raw_inputs
 from siamese_verify.encoders.inception_resnet import InceptionResNet
 from siamese_verify.encoders.mobilefacenet import MobileFaceNet
 from siamese_verify.encoders.own_module import check_encoder, create_encoder, encoder_class, wrap_module
+from siamese_verify.encoders.perceptron import Perceptron
 from siamese_verify.encoders.resnet import IResNet, ResNet18, SmallResNet
 from siamese_verify.encoders.timm_models import TimmEncoder, VisionTransformer
 
@@ -13,6 +14,7 @@ __all__ = [
     "InceptionResNet",
     "MirroredEncoder",
     "MobileFaceNet",
+    "Perceptron",
     "Pixels",
     "ResNet18",
     "SmallResNet",
@@ -21,5 +23,6 @@ __all__ = [
     "check_encoder",
     "create_encoder",
     "encoder_class",
+    "raw_inputs",
     "wrap_module",
 ]

@@ -15,8 +15,10 @@ from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.structures import Crop, InputSpec
 
+OF_ARRAYS = ("shape", "mean", "std", "dtype")
 CROP = "siamese_verify.structures.Crop"
-SETTINGS = ("size", "mean", "std", "crop", "normalize", "embedding_size")  # of an encoder, beside those of its module
+# Of an encoder, beside those of its module.
+SETTINGS = ("size", "mean", "std", "crop", "shape", "dtype", "normalize", "embedding_size")
 
 
 def wrap_module(
@@ -25,8 +27,8 @@ def wrap_module(
     """Make an encoder of a module: it then standardizes pixels, and can be trained, measured and saved like any other.
 
     Args:
-        module: standardized float images of `input_spec`, (B,3,S,S) -> (B,D).
-        input_spec: of the images.
+        module: standardized float images of `input_spec`, (B,3,S,S), or arrays, (B,*shape), -> (B,D).
+        input_spec: of the images or arrays.
         embedding_size: D; by default found by running the module on two black images.
         normalize: give embeddings of unit length.
 
@@ -49,7 +51,7 @@ def find_embedding_size(module: nn.Module, input_spec: InputSpec, name: str) -> 
         InputError: it cannot be run on them, or does not give a (B,D) tensor.
     """
     device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), None)
-    images = torch.zeros(2, 3, input_spec.size, input_spec.size, device=device)
+    images = torch.zeros(2, *input_spec.shape, device=device)
     modes = [(part, part.training) for part in module.modules()]
     try:
         with torch.no_grad():
@@ -136,9 +138,12 @@ def create_encoder(configuration: Mapping[str, Any], trusted: Collection[str] = 
         return module
     if not isinstance(module, nn.Module):
         raise InputError(f"{target} gives {type(module).__name__}, an encoder is a torch.nn.Module.")
-    if "size" not in settings:
+    if "shape" in settings:
+        spec = InputSpec.of_arrays(**{name: settings[name] for name in OF_ARRAYS if name in settings})
+    elif "size" in settings:
+        spec = InputSpec(**{name: settings[name] for name in ("size", "mean", "std", "crop") if name in settings})
+    else:
         raise InputError(f"The encoder {target} needs the side of its input in pixels: set encoder.size.")
-    spec = InputSpec(**{name: settings[name] for name in ("size", "mean", "std", "crop") if name in settings})
     return wrap_module(module, spec, settings.get("embedding_size"), settings.get("normalize", True))
 
 

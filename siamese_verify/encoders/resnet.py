@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from siamese_verify.encoders.encoder import Encoder
+from siamese_verify.errors import InputError
 from siamese_verify.structures import Crop, InputSpec
 
 
@@ -26,7 +28,7 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                nn.AvgPool2d(stride), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+                nn.AvgPool2d(stride, ceil_mode=True), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
             )
         self.activation = nn.PReLU(outputs)
 
@@ -49,6 +51,10 @@ class SmallResNet(Encoder):
         dropout: of the pooled features, in [0, 1).
         crop: how faces are cropped from photos.
         normalize: give embeddings of unit length.
+        shape: (C,H,W) of arrays, which it takes then instead of photos; `size` and `crop` mean nothing.
+        mean: subtracted from arrays, of all channels or each.
+        std: divides them afterwards.
+        dtype: of their numbers.
     """
 
     def __init__(
@@ -60,11 +66,18 @@ class SmallResNet(Encoder):
         grid: int = 1,
         embedding_size: int = 128,
         dropout: float = 0.0,
-        crop: Crop = Crop(),
+        crop: Crop | None = Crop(),
         normalize: bool = True,
+        shape: Sequence[int] | None = None,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        dtype: Literal["uint8", "float32"] = "float32",
     ) -> None:
+        spec = InputSpec(size, crop=crop or Crop()) if shape is None else InputSpec.of_arrays(shape, mean, std, dtype)
+        if len(spec.shape) != 3:
+            raise InputError(f"A residual network takes arrays of shape (C, H, W), got {spec.shape}.")
         layers: list[nn.Module] = [
-            nn.Conv2d(3, width, stem + 2, stem, 1, bias=False),
+            nn.Conv2d(spec.shape[0], width, stem + 2, stem, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.PReLU(width),
         ]
@@ -81,7 +94,7 @@ class SmallResNet(Encoder):
             nn.Linear(channels * grid**2, embedding_size, bias=False),
             nn.BatchNorm1d(embedding_size),
         ]
-        super().__init__(nn.Sequential(*layers), embedding_size, InputSpec(size, crop=crop), normalize)
+        super().__init__(nn.Sequential(*layers), embedding_size, spec, normalize)
 
 
 class ResNet18(Encoder):

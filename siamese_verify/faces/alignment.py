@@ -15,7 +15,13 @@ from siamese_verify.faces.detector import Face, FaceDetector
 from siamese_verify.faces.rotation import Box, Point, crop_rotated, rotate_photo, rotated_size, to_photo
 from siamese_verify.structures import Crop, InputSpec, Photos
 
-VERSIONS = {"whole": 1, "center": 1, "box": 1, "five_point": 1}  # incremented with any change of a crop's pixels
+VERSIONS = {
+    "whole": 1,
+    "center": 1,
+    "box": 1,
+    "five_point": 1,
+    "none": 1,
+}  # incremented with any change of a crop's pixels
 
 # Left eye, right eye, nose, left and right corner of the mouth in ArcFace's 112 x 112 crop (Deng et al., "ArcFace",
 # CVPR 2019; the numbers of its authors' code, in coordinates that are whole at the center of a pixel).
@@ -45,8 +51,10 @@ def crop_face(photo: Image.Image, spec: InputSpec, face: Face | None = None, deg
         RGB image of `spec.size` x `spec.size`.
 
     Raises:
-        InputError: a `box` or `five_point` crop without a face.
+        InputError: a `box` or `five_point` crop without a face; a crop of the kind `none`.
     """
+    if not spec.is_photo:
+        raise InputError(f"This encoder takes arrays of shape {spec.shape}, not photos.")
     if degrees % 90 == 0:
         photo, degrees = rotate_photo(photo, degrees), 0
     width, height = rotated_size(photo.size, degrees)
@@ -156,6 +164,8 @@ def geometry(spec: InputSpec) -> tuple[object, ...]:
 
 def describe(spec: InputSpec) -> str:
     """An input specification in words, such as `box of 160 pixels, margin 32`."""
+    if not spec.is_photo:
+        return f"arrays of shape {spec.shape}"
     crop = spec.crop
     details = [f"{crop.kind} of {spec.size} pixels"]
     details += [f"margin {crop.margin:g}"] * (crop.kind == "box") + ["square"] * (crop.kind == "box" and crop.square)

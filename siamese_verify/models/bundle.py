@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 import shutil
 from collections.abc import Collection, Mapping
@@ -132,9 +133,9 @@ def open_bundle(folder: Path) -> Bundle:
         raise
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise _damaged(folder, error) from None
-    size, pixels = metadata.embedding_size, metadata.input_spec.size
-    if isinstance(size, bool) or not (0 < size <= MAX_EMBEDDING_SIZE and 0 < pixels <= MAX_PIXELS):
-        raise _damaged(folder, f"its embedding size is {size} and its input {pixels} pixels")
+    size, shape = metadata.embedding_size, metadata.input_spec.shape
+    if isinstance(size, bool) or not (0 < size <= MAX_EMBEDDING_SIZE and math.prod(shape) <= 3 * MAX_PIXELS**2):
+        raise _damaged(folder, f"its embedding size is {size} and its input of shape {shape}")
     alignment = alignment_name(metadata.input_spec.crop)
     if content["alignment"] != alignment:
         raise InputError(

@@ -27,7 +27,7 @@ class Engine(Protocol):
     """Runs an encoder; may be called from several threads."""
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed (N,S,S,3) uint8 RGB crops as (N,D) rows of any length."""
+        """Embed (N,S,S,3) uint8 RGB crops, or (N,*shape) arrays if the encoder takes those, as (N,D) rows."""
 
 
 class OnnxEngine:
@@ -37,18 +37,21 @@ class OnnxEngine:
         model: ONNX file, or its path, that takes `images` (N,3,S,S) uint8.
         name: of the file, for errors.
         threads: for one batch; None for one per core.
+        arrays: the network takes (N,*shape) arrays of this type; None for photos.
 
     Raises:
         InputError: it is not an ONNX model.
     """
 
-    def __init__(self, model: bytes | Path, name: str, threads: int | None = None) -> None:
+    def __init__(self, model: bytes | Path, name: str, threads: int | None = None, arrays: str | None = None) -> None:
+        self._arrays = arrays
         self._session = open_session(model, name, threads or 0, arena=True)
         self._name = name
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine`."""
-        images = np.ascontiguousarray(np.moveaxis(crops, 3, 1))  # (N,3,S,S)
+        images = crops.astype(self._arrays, copy=False) if self._arrays else np.moveaxis(crops, 3, 1)  # (N,3,S,S)
+        images = np.ascontiguousarray(images)
         try:
             embeddings: NDArray[np.float32] = self._session.run(None, {"images": images})[0]
         except Exception as error:  # ONNX Runtime's errors have no common class
@@ -72,7 +75,8 @@ class TorchEngine:
 
         device = next(self.encoder.buffers()).device
         with torch.inference_mode():
-            images = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2)  # (N,3,S,S)
+            spec = self.encoder.input_spec
+            images = spec.channels_first(torch.from_numpy(np.ascontiguousarray(crops, dtype=spec.dtype)))
             embeddings: NDArray[np.float32] = self.encoder(images.to(device)).float().cpu().numpy()
         return embeddings
 
@@ -80,7 +84,7 @@ class TorchEngine:
 def embed_crops(
     engine: Engine, crops: NDArray[np.uint8], embedding_size: int, batch_size: int = BATCH
 ) -> NDArray[np.float32]:
-    """Embed (N,S,S,3) uint8 crops in batches; (N,D) float32 of unit length, or all zero.
+    """Embed (N,S,S,3) uint8 crops, or arrays, in batches; (N,D) float32 of unit length, or all zero.
 
     Raises:
         InputError: the network gives embeddings of another size.
@@ -96,10 +100,10 @@ def embed_crops(
 
 
 def embed_faces(encoder: Encoder, images: Tensor | FacesInMemory | FacesOnDisk) -> NDArray[np.float32]:
-    """Embed (N,3,S,S) uint8 faces on the CPU by an encoder in evaluation mode, on any device; see `embed_crops`."""
+    """Embed (N,3,S,S) faces, or arrays, on the CPU by an encoder in evaluation mode, anywhere; see `embed_crops`."""
     engine, size = TorchEngine(encoder), encoder.embedding_size
     batches = (images[start : start + LARGE_BATCH] for start in range(0, len(images), LARGE_BATCH))
-    crops = (batch.permute(0, 2, 3, 1).numpy() for batch in batches)
+    crops = (encoder.input_spec.channels_last(batch).numpy() for batch in batches)
     return np.concatenate([embed_crops(engine, batch, size, LARGE_BATCH) for batch in crops])
 
 

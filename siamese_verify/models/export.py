@@ -89,6 +89,14 @@ def export_bundle(
     if license is not None:
         model = replace(model, metadata=replace(model.metadata, license=license))
     spec, root = model.metadata.input_spec, lfw or LFW
+    if not spec.is_photo:
+        if quantize:
+            raise InputError(
+                "Networks of arrays cannot be quantized: the cost of int8 is measured on photos of people."
+            )
+        checks = save_bundle(folder, model, versions).checks
+        yield f"Compared on {checks['pictures']} random arrays: lowest cosine {checks['lowest_cosine']:.6f}."
+        return
     if synthetic and quantize:
         raise InputError("The cost of int8 shows on photos of people only: give --faces data/lfw, not --synthetic.")
     if not synthetic and not (root / "pairsDevTest.txt").is_file():
@@ -167,7 +175,9 @@ def save_bundle(
     folder = Path(folder)
     network, weights = export_network(model.encoder), weights_file(model.encoder)
     torch_engine = TorchEngine(copy.deepcopy(model.encoder).cpu().eval())
-    checks = compare_engines(model.metadata, torch_engine, OnnxEngine(network, NETWORK), pairs)
+    checks = compare_engines(
+        model.metadata, torch_engine, OnnxEngine(network, NETWORK, arrays=model.metadata.input_spec.array_type), pairs
+    )
     lowest = min(checks["lowest_cosine"], checks.get("lowest_cosine_of_faces", 1.0))
     if not lowest > MIN_COSINE:
         raise InputError(
@@ -207,7 +217,7 @@ def compare_engines(
         Checks of a manifest: the lowest cosine between the two embeddings of an image, and with pairs how many
         decisions differ, at every measured threshold.
     """
-    images = random_images(metadata.input_spec.size)
+    images = random_inputs(metadata.input_spec)
     both = [embed_crops(engine, images, metadata.embedding_size) for engine in (reference, other)]
     checks: dict[str, Any] = {"pictures": len(images), "lowest_cosine": lowest_cosine(*both)}
     if pairs is None:
@@ -235,9 +245,15 @@ def lowest_cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> floa
     return float(np.einsum("nd,nd->n", left.astype(np.float64), right.astype(np.float64)).min(initial=1.0))
 
 
-def random_images(size: int) -> NDArray[np.uint8]:
-    """(N,S,S,3) smooth random images, which show whether a network was translated correctly."""
-    rng = np.random.default_rng(0)
+def random_inputs(spec: InputSpec) -> NDArray[Any]:
+    """(N,S,S,3) smooth random images or (N,*shape) arrays, which show whether a network was translated correctly."""
+    rng, size = np.random.default_rng(0), spec.size
+    if not spec.is_photo:
+        by_channel = (-1, *[1] * (len(spec.shape) - 1))
+        mean, std = (np.array(values).reshape(by_channel) for values in (spec.mean, spec.std))
+        arrays = rng.normal(size=(RANDOM_IMAGES, *spec.shape)) * std + mean
+        rounded: NDArray[Any] = arrays.round().clip(0, 255) if spec.dtype == "uint8" else arrays
+        return rounded.astype(spec.dtype)
     coarse = torch.from_numpy(rng.uniform(0, 255, (RANDOM_IMAGES, 3, 4, 4)))
     smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear", align_corners=True).numpy()
     noisy = np.moveaxis(smooth + rng.normal(0, 8, smooth.shape), 1, 3)
@@ -246,13 +262,13 @@ def random_images(size: int) -> NDArray[np.uint8]:
 
 
 def export_network(encoder: Encoder) -> bytes:
-    """Return the encoder as an ONNX file: `images` (N,3,S,S) uint8 -> `embeddings` (N,D).
+    """Return the encoder as an ONNX file: `images` (N,3,S,S) uint8, or arrays, -> `embeddings` (N,D).
 
     Raises:
         InputError: torch cannot export it, such as a network whose steps depend on the values of its input.
     """
-    size = encoder.input_spec.size
-    images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    spec = encoder.input_spec
+    images = torch.zeros(2, *spec.shape, dtype=torch.uint8 if spec.dtype == "uint8" else torch.float32)
     try:
         return export_onnx(encoder, (images,), {"images": {0: torch.export.Dim.DYNAMIC}})
     except Exception as error:  # torch's exporter raises anything

@@ -96,7 +96,12 @@ def load_parts(
         )
     network = bundle.path(NETWORK)
     try:
-        return VerifierParts(with_name, OnnxEngine(network, str(network), threads), networks, integrity)
+        return VerifierParts(
+            with_name,
+            OnnxEngine(network, str(network), threads, bundle.metadata.input_spec.array_type),
+            networks,
+            integrity,
+        )
     except InputError:
         integrity.result()  # a changed file is the better explanation
         raise

@@ -88,7 +88,8 @@ class ModelMetadata:
         """Name of the embedding space: embeddings of models with equal fingerprints can be compared."""
         spec, crop = self.input_spec, self.input_spec.crop
         numbers = [float(one) for one in (spec.size, *spec.mean, *spec.std, crop.margin, crop.fraction, crop.square)]
-        parts = (self.weights_sha256, alignment_name(crop), crop.resample, str(numbers), self.quantization)
+        parts = [self.weights_sha256, alignment_name(crop), crop.resample, str(numbers), self.quantization]
+        parts += [] if spec.is_photo else [str(spec.shape), spec.dtype]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def operating_point(self, far: float | None = None) -> OperatingPoint:
@@ -303,7 +304,9 @@ def model_card(metadata: ModelMetadata, checks: Mapping[str, Any]) -> str:
     facts = {
         "trained on": trained,
         **({"weights for torch": f"need {code}, the ONNX network needs no code"} if metadata.needs_code else {}),
-        "input": f"RGB faces of {spec.size} x {spec.size} pixels, aligned as {alignment_name(spec.crop)}",
+        "input": f"RGB faces of {spec.size} x {spec.size} pixels, aligned as {alignment_name(spec.crop)}"
+        if spec.is_photo
+        else f"arrays of {spec.dtype} and shape {spec.shape}",
         "computes in": "float32" if metadata.quantization == "none" else metadata.quantization,
         "license of the weights": metadata.license or "not stated: ask its authors",
         "fingerprint": f"`{metadata.fingerprint}`",

@@ -28,8 +28,8 @@ class OnnxEncoder(Encoder):
         self.engine = engine
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed (B,3,S,S) uint8 images; (B,D)."""
-        return torch.from_numpy(self.engine(images.permute(0, 2, 3, 1).numpy()))
+        """Embed (B,3,S,S) uint8 images, or (B,*shape) arrays; (B,D)."""
+        return torch.from_numpy(self.engine(self.input_spec.channels_last(images).numpy()))
 
 
 def load_onnx(folder: Path) -> FaceModel:
@@ -41,5 +41,5 @@ def load_onnx(folder: Path) -> FaceModel:
     bundle = open_bundle(folder)
     bundle.check(bundle.files)
     metadata = bundle.metadata
-    engine = OnnxEngine(bundle.path(NETWORK), str(folder / NETWORK))
+    engine = OnnxEngine(bundle.path(NETWORK), str(folder / NETWORK), arrays=metadata.input_spec.array_type)
     return FaceModel(OnnxEncoder(engine, metadata.embedding_size, metadata.input_spec).eval(), metadata)

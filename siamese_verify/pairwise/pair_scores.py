@@ -132,9 +132,9 @@ def parallel(work: Callable[[T], R], parts: Sequence[T], title: str = "") -> Ite
     try:
         results = pool.map(work, parts)
         if title:
-            from rich.progress import track
+            from tqdm import tqdm
 
-            yield from track(results, title, len(parts))
+            yield from tqdm(results, title, len(parts), delay=2, leave=False, disable=None)
         else:
             yield from results
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.progress import track
+from tqdm import tqdm
 
 from siamese_verify.datasets.folder import FilePhotos
 from siamese_verify.datasets.listing import identity_name
@@ -150,7 +150,7 @@ def _same_files(photos: Photos, rows: np.ndarray, tested: Photos) -> list[int]:
     for row in sizes:
         if digest := _digest(tested, row):
             known.setdefault(digest, []).append(row)
-    bar = track(candidates, "Comparing photos", disable=len(candidates) < 10_000)
+    bar = tqdm(candidates, "Comparing photos", delay=2, leave=False, disable=None)
     return sorted({row for candidate in bar for row in known.get(_digest(photos, candidate), ())})
 
 

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from siamese_verify.datasets.folder import FolderPhotos
 from siamese_verify.errors import InputError
@@ -34,7 +34,7 @@ class PhotoSubset:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, row: int) -> Image.Image:
+    def __getitem__(self, row: int) -> Any:
         return self.source[int(self.rows[row])]
 
 

@@ -3,18 +3,25 @@
 from siamese_verify.training.callbacks import BestCheckpoint, CollapseMonitor, RefreshHardNegatives, ReseedEachBatch
 from siamese_verify.training.distributed import gather_batch
 from siamese_verify.training.log_figures import publish_report
+from siamese_verify.training.loggers import mlflow_logger, wandb_logger
 from siamese_verify.training.module import VerificationModule, one_cycle
+from siamese_verify.training.monitoring import EpochBar, StepMetrics, without_unhelpful_warnings
 from siamese_verify.training.run_files import AtomicCheckpoints, MetricsFile
 
 __all__ = [
     "AtomicCheckpoints",
     "BestCheckpoint",
     "CollapseMonitor",
+    "EpochBar",
     "MetricsFile",
     "RefreshHardNegatives",
     "ReseedEachBatch",
+    "StepMetrics",
     "VerificationModule",
     "gather_batch",
+    "mlflow_logger",
     "one_cycle",
     "publish_report",
+    "wandb_logger",
+    "without_unhelpful_warnings",
 ]

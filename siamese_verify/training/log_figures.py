@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +14,70 @@ from siamese_verify.evaluation import VerificationReport
 
 PICTURES = ("roc", "det", "histogram", "errors")
 POINTS = 200  # of the ROC curve
+LEFT_OUT = ("logger", "callbacks", "baseline", "datamodule.photos", "datamodule.sampler")  # the last two are copies
 
 
-def publish_report(logger: Any, report: VerificationReport, folder: Path, step: int | None = None) -> None:
-    """Log the report of a finished run, and end the run.
+def publish_report(
+    logger: Any,
+    report: VerificationReport,
+    folder: Path,
+    step: int | None = None,
+    further: Mapping[str, VerificationReport] | None = None,
+    best: float | None = None,
+    configuration: Mapping[str, Any] | None = None,
+) -> None:
+    """Log the reports of a finished run, and end the run.
 
     Args:
         logger: one of Lightning; pictures go to W&B and TensorBoard only, the points of the curve to W&B.
-        report: of the run.
+        report: of the run, as `test/eer` and so on.
         folder: with the pictures that `report.save` wrote.
         step: of training.
+        further: reports on other protocols by name, as `test/NAME/eer` and so on; their pictures are in `folder/NAME`.
+        best: what the epoch was chosen by, as `hp_metric`; None if that is unknown.
+        configuration: of the run, for TensorBoard's table of runs (HPARAMS), beside `hp_metric` and the test EER.
     """
-    figures = {"test/eer": report.eer, "test/auc": report.auc}
-    figures |= {f"test/tar_at_far_{point.target:g}": point.tar for point in report.operating_points}
+    for name, one in {"": report, **(further or {})}.items():
+        publish_one(logger, one, folder / name, step, f"{name}/" if name else "")
+    if best is not None:
+        summary = {"hp_metric": best, "test/eer": report.eer}
+        if hasattr(logger.experiment, "add_hparams"):  # TensorBoard
+            logger.log_hyperparams(flat_settings(configuration or {}), summary, step=step)
+        else:
+            logger.log_metrics({"hp_metric": best}, step=step)
+    logger.save()
+    if hasattr(logger.experiment, "finish"):  # W&B: the next run of a sweep would go on in this one
+        logger.experiment.finish()
+
+
+def publish_one(logger: Any, report: VerificationReport, folder: Path, step: int | None, prefix: str) -> None:
+    """Log one report; `prefix` is put before the names of its figures and pictures."""
+    figures = {"eer": report.eer, "auc": report.auc}
+    figures |= {f"tar_at_far_{point.target:g}": point.tar for point in report.operating_points}
     if report.at_threshold:
-        figures["test/balanced_accuracy"] = report.at_threshold.balanced_accuracy
-    logger.log_metrics(figures, step=step)
+        figures["balanced_accuracy"] = report.at_threshold.balanced_accuracy
+    logger.log_metrics({f"test/{prefix}{name}": value for name, value in figures.items()}, step=step)
     if takes_pictures(logger):
         for name in PICTURES:
-            show(logger, f"report/{name}", folder / f"{name}.png", step)
+            show(logger, f"report/{prefix}{name}", folder / f"{name}.png", step)
     if hasattr(logger, "log_table"):  # W&B
         curve = report.curve
         rows = np.unique(np.linspace(0, len(curve.far) - 1, POINTS).astype(int))
         points = np.stack([curve.thresholds, curve.far, curve.tar], axis=1)[rows]
         finite = points[np.isfinite(points[:, 0])]
-        logger.log_table(key="report/roc_curve", columns=["threshold", "far", "tar"], data=finite.tolist())
-    logger.save()
-    if hasattr(logger.experiment, "finish"):  # W&B: the next run of a sweep would go on in this one
-        logger.experiment.finish()
+        columns = ["threshold", "far", "tar"]
+        logger.log_table(key=f"report/{prefix}roc_curve", columns=columns, data=finite.tolist())
+
+
+def flat_settings(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names, such as `loss.margin`, without those that are null or say where results go."""
+    found: dict[str, Any] = {}
+    for name, value in configuration.items():
+        if isinstance(value, Mapping):
+            found |= {} if f"{prefix}{name}" in LEFT_OUT else flat_settings(value, f"{prefix}{name}.")
+        elif value is not None:
+            found[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found
 
 
 def publish_validation(logger: Any, report: VerificationReport, step: int) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,6 +220,7 @@ class Verifier:
         milliseconds: dict[str, float],
         opened: bool = False,
     ) -> list[DetectedFace]:
+        self._refuse_photos()
         try:
             with timed(milliseconds, "read"):
                 image = photo if opened and isinstance(photo, Image.Image) else open_photo(photo, name)
@@ -277,14 +278,45 @@ class Verifier:
             InputError: crops of another shape or type.
         """
         size = self.metadata.input_spec.size
+        self._refuse_photos()
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (size, size, 3):
             raise InputError(
                 f"This model takes uint8 crops of shape (N, {size}, {size}, 3), got {crops.dtype} {crops.shape}."
             )
-        embeddings = embed_crops(self._engine, crops, self.metadata.embedding_size)
+        return self._embed(crops)
+
+    def embed_arrays(self, arrays: NDArray[Any]) -> NDArray[np.float32]:
+        """Embed what is no photo, by a model that was trained on arrays.
+
+        Args:
+            arrays: (N,*shape) of `metadata.input_spec`, of its dtype or one that converts to it without loss of kind.
+
+        Returns:
+            (N,D) float32 of unit length. The cosine of two is a score for `decide`.
+
+        Raises:
+            InputError: a model of photos, or arrays of another shape or kind.
+        """
+        spec = self.metadata.input_spec
+        if spec.is_photo:
+            raise InputError("This model takes photos: use embed, or embed_crops for aligned faces.")
+        if arrays.shape[1:] != spec.shape or not np.can_cast(arrays.dtype, spec.dtype, "same_kind"):
+            raise InputError(
+                f"This model takes arrays of {spec.dtype} and shape (N, {', '.join(map(str, spec.shape))}), got "
+                f"{arrays.dtype} {arrays.shape}."
+            )
+        return self._embed(arrays)
+
+    def _embed(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        embeddings = embed_crops(self._engine, inputs, self.metadata.embedding_size)
         if self._integrity:
             self._integrity.result()
         return embeddings
+
+    def _refuse_photos(self) -> None:
+        """Raise InputError if the model takes arrays."""
+        if not (spec := self.metadata.input_spec).is_photo:
+            raise InputError(f"This model takes arrays of shape {spec.shape}, not photos: use embed_arrays.")
 
     @overload
     def embed(self, photos: Sequence[Photo], on_error: Literal["raise"] = "raise") -> NDArray[np.float32]: ...

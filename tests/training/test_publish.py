@@ -3,9 +3,11 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 
 from siamese_verify.evaluation import verification_report
 from siamese_verify.training import publish_report
+from siamese_verify.training.loggers import run_name, sweep_name
 from tests.conftest import SMALL_BATCHES, TINY
 
 PICTURES = ("roc", "det", "histogram", "errors")
@@ -56,6 +59,16 @@ def test_tensorboard_gets_metrics_and_pictures(trained: Callable[..., Path], tmp
     tags = events.Tags()
     assert set(tags["images"]) == {"val/roc", *(f"report/{name}" for name in PICTURES)}
     assert {"val/eer", "val/auc", "test/eer", "test/tar_at_far_0.01"} <= set(tags["scalars"])
+    steps = {"train/learning_rate", "train/gradient_norm", "train/step_seconds", "train/images_per_second"}
+    assert steps <= set(tags["scalars"])
+    # without the -1 that Lightning writes first
+    assert [event.value for event in events.Scalars("hp_metric")] == [events.Scalars("val/eer")[0].value]
+    plugin = importlib.import_module("tensorboard.plugins.hparams.plugin_data_pb2")
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = plugin.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert settings["loss.margin"].number_value == 0.2
+    assert settings["encoder.width"].number_value == 8
+    assert not [name for name in settings if name.startswith(("logger", "callbacks"))]
     for name in PICTURES:
         (event,) = events.Images(f"report/{name}")
         with Image.open(run / "report" / f"{name}.png") as picture:
@@ -66,21 +79,25 @@ def test_tensorboard_gets_metrics_and_pictures(trained: Callable[..., Path], tmp
 @pytest.mark.slow
 def test_wandb_gets_metrics_configuration_pictures_and_curve_without_a_network(tmp_path: Path) -> None:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").touch()
     command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *TINY, *SMALL_BATCHES]
     ended = subprocess.run(
-        [*command, "logger=wandb", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"],
+        [*command, "logger=wandb", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/sweep/0", "loss.margin=0.3"],
         cwd=tmp_path,
         env={**os.environ, **nowhere, "WANDB_MODE": "offline", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert "WARNING" not in ended.stdout + ended.stderr
+    run = tmp_path / "sweep" / "0"
+    (offline,) = (run / "wandb").glob("offline-run-*")
     media = offline / "files" / "media"
     pictures = {path.name.split("_")[0]: path for path in (media / "images" / "report").glob("*.png")}
     assert set(pictures) == set(PICTURES)
     for name, path in pictures.items():
-        assert path.read_bytes() == (tmp_path / "run" / "report" / f"{name}.png").read_bytes()
+        assert path.read_bytes() == (run / "report" / f"{name}.png").read_bytes()
     (table,) = (media / "table" / "report").glob("roc_curve*.table.json")
     curve = json.loads(table.read_text())
     assert curve["columns"] == ["threshold", "far", "tar"]
@@ -88,5 +105,36 @@ def test_wandb_gets_metrics_configuration_pictures_and_curve_without_a_network(t
     assert curve["data"][-1][1:] == [1.0, 1.0]
     (record,) = offline.glob("*.wandb")
     content = record.read_bytes()
-    for text in (b"val/eer", b"val/auc", b"test/eer", b"siamese_verify.losses.TripletLoss"):
+    group = f"{tmp_path.name}/sweep".encode()
+    for text in (b"val/eer", b"test/eer", b"train/gradient_norm", b"TripletLoss", b"loss.margin=0.3", group):
         assert text in content
+
+
+@pytest.mark.slow
+def test_mlflow_gets_metrics_and_settings_in_a_database_of_the_run(
+    trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    run = trained(tmp_path / "run", *TINY, *SMALL_BATCHES, "logger=mlflow", "trainer.max_epochs=1")
+    with closing(sqlite3.connect(run / "mlflow.db")) as database:
+        metrics = dict(database.execute("select key, value from latest_metrics"))
+        settings = dict(database.execute("select key, value from params"))
+        assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
+    logged = {"val/eer", "test/eer", "hp_metric", "train/gradient_norm", "train/images_per_second"}
+    assert logged <= set(metrics)
+    assert metrics["hp_metric"] == pytest.approx(metrics["val/eer"])
+    assert settings["loss/margin"] == "0.2"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_runs_are_named_by_what_is_overridden_and_grouped_by_their_sweep(tmp_path: Path) -> None:
+    single, part = tmp_path / "demo" / "noon", tmp_path / "demo" / "night" / "3"
+    for folder in (single, part):
+        folder.mkdir(parents=True)
+    (part.parent / "multirun.yaml").touch()
+    overrides = ["experiment=demo", "loss.margin=0.3", "+seed=1", "data.root=/photos", "logger=wandb", "threads=1"]
+    assert run_name(part, overrides) == "loss.margin=0.3 +seed=1"
+    assert run_name(single, ["experiment=demo"]) == "noon"
+    assert len(run_name(single, [f"loss.margin{number}=1" for number in range(100)])) == 120
+    assert (sweep_name(single), sweep_name(part)) == ("", "demo/night")
