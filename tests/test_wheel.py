@@ -51,7 +51,8 @@ def python(installed: Path, place: Path, *arguments: str) -> subprocess.Complete
 
 def test_the_wheel_holds_every_file_of_the_package_and_the_configuration(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
-    folders = {"siamese_verify": REPOSITORY / "siamese_verify", "siamese_verify/conf": REPOSITORY / "conf"}
+    folders = {name: REPOSITORY / name for name in ("siamese_verify", "hydra_plugins")}
+    folders["siamese_verify/conf"] = REPOSITORY / "conf"
     sources = {
         f"{name}/{path.relative_to(folder)}"
         for name, folder in folders.items()
@@ -69,10 +70,12 @@ def test_the_configuration_of_the_installed_package_is_its_own(installed: Path, 
     assert ended.stdout.strip() == str(installed / "siamese_verify" / "conf"), ended.stderr
 
 
-def test_the_installed_package_trains(installed: Path, tmp_path: Path) -> None:
-    overrides = (*TINY, *SMALL_BATCHES, "trainer.max_epochs=1", "hydra.run.dir=run")
-    ended = python(installed, tmp_path, "-m", "siamese_verify.cli.train", *overrides)
+def test_the_installed_package_trains_a_sweep_of_one_run(installed: Path, tmp_path: Path) -> None:
+    overrides = (*TINY, *SMALL_BATCHES, "trainer.max_epochs=1", "hydra.sweep.dir=sweep")
+    ended = python(installed, tmp_path, "-m", "siamese_verify.cli.main", "train", "-m", *overrides)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert (tmp_path / "run" / "report" / "report.html").is_file()
-    assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
-    assert '"commit": "none"' in (tmp_path / "run" / "run.json").read_text()
+    run = tmp_path / "sweep" / "0"
+    assert (run / "report" / "report.html").is_file()
+    assert (run / "bundle" / "bundle.json").is_file()
+    assert '"commit": "none"' in (run / "run.json").read_text()
+    assert (tmp_path / "sweep" / "sweep.html").is_file()

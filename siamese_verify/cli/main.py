@@ -124,8 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        Exit status: 0 success or same person, 1 different people, 2 user error, 3 no decision, 70 a bug, 74 output that
-        cannot be written, 141 a closed pipe.
+        Exit status: 0 success or same person, 1 different people or failed runs of a sweep, 2 user error, 3 no
+        decision, 70 a bug, 74 output that cannot be written, 75 a training stopped by a signal, 130 by Ctrl-C, 141 a
+        closed pipe.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -126,6 +126,8 @@ def recorded(
     try:
         recording.save()
         write_log(recording.record.command)
+        if cfg.get("resume"):
+            write_log(f"Goes on from {cfg.resume}.")
         recording.record.configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
         yield recording
         recording.record.status, recording.record.exit_status = "finished", 0

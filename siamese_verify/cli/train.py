@@ -410,6 +410,9 @@ class WatchSweep(Callback):
         self.progress = SweepProgress(folder, lines=True)
         self.progress.start()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # launchers pickle callbacks for their workers, where no sweep starts or ends
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show the results and say how many runs finished; exit if others did not."""
         print(self.progress.finish(), flush=True)

@@ -133,7 +133,8 @@ class LocalLauncher(Launcher):
         if self.runs_at_once == 1 or config.threads is not None or "OMP_NUM_THREADS" in os.environ:
             return {}
         ranks = config.trainer.devices if isinstance(config.trainer.devices, int) else 1
-        return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // (self.runs_at_once * ranks)))}
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return {"OMP_NUM_THREADS": str(max(1, cores // (self.runs_at_once * ranks)))}
 
 
 def parts_of(config: DictConfig) -> tuple[DictConfig, DictConfig]:

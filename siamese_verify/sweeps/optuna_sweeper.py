@@ -342,7 +342,7 @@ def search(
         return None
 
     shared = SharedStudy(settings, space, folder, config.sweep.metric, config.sweep.mode, refusal)
-    OmegaConf.save(config, folder / "multirun.yaml")
+    atomic_write(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
     sentinel = stop_file(folder, task.parent)
 
     def next_job() -> tuple[int, list[str]] | None:
@@ -350,21 +350,21 @@ def search(
         found = None if sentinel.exists() else shared.next_trial()
         return found and (found[0], [*found[1], f"hydra.sweep.subdir={found[0]}"])
 
-    def ended(number: int, job: JobReturn) -> None:
+    def tell(number: int, job: JobReturn) -> None:
         shared.tell(number, job, stopping=sentinel.exists())
 
     returned: list[Sequence[JobReturn]] = []
     if launch_each := getattr(launcher, "launch_each", None):
-        returned.append(launch_each(next_job, ended))
+        returned.append(launch_each(next_job, tell))
     else:
         while jobs := [job for _ in range(settings.n_jobs) if (job := next_job())]:
             batch = launcher.launch([overrides for _, overrides in jobs], initial_job_idx=jobs[0][0])
             for (number, _), end in zip(jobs, batch, strict=True):
-                ended(number, end)
+                tell(number, end)
             returned.append(batch)
-    complete = shared.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if complete:
+    ended = shared.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    if any(trial.state == TrialState.COMPLETE for trial in ended):
         best = shared.study.best_trial
-        name = f"run {best.number} ({' '.join(best.user_attrs['overrides'])})"
-        print(f"Best of {len(complete)} trials: {shared.metric} {best.value:.4g} of {name}")
+        drawn = " ".join(text for text in best.user_attrs["overrides"] if text not in space.fixed)
+        print(f"Best of {len(ended)} trials: {shared.metric} {best.value:.4g} of run {best.number} ({drawn})")
     return returned

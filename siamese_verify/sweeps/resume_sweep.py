@@ -55,12 +55,14 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
         raise InputError(f"{folder / SWEEP} is damaged ({error}): start the sweep's command again.") from None
     if cwd.is_dir():
         os.chdir(cwd)
-    kept = [one for one in started if not one.startswith("hydra.sweep.dir=")]
+    replaced = {one.partition("=")[0] for one in added} | {"hydra.sweep.dir"}
+    kept = [one for one in started if one.partition("=")[0] not in replaced]
+    if "hydra/launcher" in replaced:
+        kept = [one for one in kept if not one.lstrip("+~").startswith("hydra.launcher.")]
     return [*kept, *added, f"hydra.sweep.dir={quoted(str(folder))}"]
 
 
 def resume_override(folder: Path) -> list[str]:
     """Override that lets a run of a sweep go on from the last checkpoint in its folder; none if it has none."""
-    checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    last = folder / "checkpoints" / "last.ckpt"
-    return [f"ckpt_path={quoted(str(last if last in checkpoints else checkpoints[-1]))}"] if checkpoints else []
+    found = any((folder / "checkpoints" / name).is_file() for name in ("last.ckpt", "best.ckpt"))
+    return [f"resume={quoted(str(folder))}"] if found else []

@@ -56,7 +56,7 @@ def test_arrays_are_trained_measured_bundled_and_embedded(
     make, encoder = SETS[name]
     inputs, labels = make()
     np.savez(tmp_path / "set.npz", inputs=inputs, labels=labels)
-    small = ("encoder.width=8", "encoder.blocks=[1,1]") if "resnet" in encoder else ()
+    small = ("encoder.width=8",) if "resnet" in encoder else ()
     settings = (*QUICK, *BATCHES, f"data.path='{tmp_path / 'set.npz'}'", *small, *f"encoder={encoder}".split())
     run = trained(tmp_path / "run", *settings)
     (tested,) = RunRecord.read(run).test.values()

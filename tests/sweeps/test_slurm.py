@@ -1,0 +1,124 @@
+"""Sweeps through SLURM of one machine, from Debian's slurm-wlm; its daemons live as long as the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from siamese_verify.run_record import RunRecord
+from tests.conftest import SMALL_BATCHES, TINY
+from tests.sweeps.test_launchers import DDP, PROBE, REPOSITORY, processes_of, read_ranks
+
+PATH = f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/sbin"
+DAEMONS = ("munged", "slurmctld", "slurmd")
+CONFIGURATION = """
+ClusterName=tests
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmdPort={daemon}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+SlurmUser=root
+SlurmdUser=root
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+ReturnToService=2
+SlurmdParameters=config_overrides
+MailProg=/bin/true
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
+PartitionName=tests Nodes={host} Default=YES State=UP
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment in which sbatch reaches a SLURM of this machine."""
+    if missing := [name for name in (*DAEMONS, "sbatch", "srun") if not shutil.which(name, path=PATH)]:
+        pytest.skip(f"{missing[0]} is not installed: apt-get install slurm-wlm")
+    if os.getuid() != 0:
+        pytest.skip("only root can start SLURM's daemons")
+    if not find_spec("hydra_plugins.hydra_submitit_launcher"):
+        pytest.skip("hydra-submitit-launcher is not installed")
+    folder = Path(tmp_path_factory.mktemp("slurm"))
+    folder.chmod(0o755)  # munge mistrusts other folders
+    ports = free_ports(2)
+    settings = {"host": socket.gethostname(), "controller": ports[0], "daemon": ports[1], "folder": folder}
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(**settings))
+    (folder / "munge.key").write_bytes(os.urandom(128))
+    (folder / "munge.key").chmod(0o600)
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    files = {"key-file": "munge.key", "socket": "munge.socket", "pid-file": "munge.pid", "log-file": "munge.log"}
+    files["seed-file"] = "munge.seed"
+    munge = ["munged", "--foreground", "--force", *(f"--{name}={folder / file}" for name, file in files.items())]
+    environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
+    with ExitStack() as stack, (folder / "daemons.log").open("w") as log:
+        for command in (munge, ["slurmctld", "-D"], ["slurmd", "-D", "-N", socket.gethostname()]):
+            daemon = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            stack.callback(daemon.wait, 30)
+            stack.callback(daemon.terminate)
+            time.sleep(1)  # each needs the one before
+        deadline = time.monotonic() + 60
+        while "idle" not in (seen := subprocess.run(["sinfo"], env=environment, capture_output=True, text=True)).stdout:
+            if time.monotonic() > deadline:
+                said = seen.stdout + seen.stderr + (folder / "daemons.log").read_text()
+                pytest.skip(f"SLURM does not start here: {said}")
+            time.sleep(0.5)
+        yield environment
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nothing listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "margins"),
+    [
+        pytest.param(1, [0.2, 0.5], id="a run starts its processes"),
+        pytest.param(2, [0.2], id="SLURM starts the processes of a run"),
+    ],
+)
+def test_runs_of_two_processes(tasks: int, margins: list[float], slurm: dict[str, str], tmp_path: Path) -> None:
+    swept = f"loss.margin={','.join(map(str, margins))}"
+    options = (f"hydra.launcher.tasks_per_node={tasks}", f"hydra.launcher.cpus_per_task={2 // tasks}")
+    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", "-m", *TINY, *SMALL_BATCHES, *DDP, PROBE]
+    ended = subprocess.run(
+        [*command, "hydra/launcher=submitit_slurm", *options, "trainer.max_epochs=1", swept, "hydra.sweep.dir=sweep"],
+        cwd=tmp_path,
+        env={**slurm, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for number, margin in enumerate(margins):
+        run = tmp_path / "sweep" / str(number)
+        assert RunRecord.read(run).status == "finished"
+        assert read_ranks(run) == 2 * [{"margin": margin, "ranks": 2}]
+    assert not processes_of(tmp_path)
