@@ -133,6 +133,7 @@ def test_a_package_that_is_missing_is_named(
 @pytest.mark.parametrize("name", CHOICES["encoder"])
 def test_every_encoder_gives_embeddings(name: str, configured: Configured, tmp_path: Path) -> None:
     arrays = {"array_resnet": ("encoder.shape=[2,9,7]",), "perceptron": ("encoder.shape=[5]",)}
+    arrays["towers"] = ("encoder.left.shape=[5]", "encoder.right.shape=[2,3]")
     encoder = instantiate(configured("train", tmp_path, f"encoder={name}", *arrays.get(name, ())).encoder)
     assert isinstance(encoder, Encoder)
     with torch.inference_mode():
@@ -191,7 +192,7 @@ def test_every_logger_can_be_made(name: str, configured: Configured, tmp_path: P
 def test_every_data_set_and_every_protocol_composes(
     data: str, protocol: str, configured: Configured, tmp_path: Path
 ) -> None:
-    places = dict.fromkeys(("list", "arrays"), ("data.path=x",))
+    places = dict.fromkeys(("list", "arrays", "array_pairs"), ("data.path=x",))
     places |= dict.fromkeys(("folder", "prepared", "recordio"), ("data.root=x",))
     own = {"folder": ("protocol.root=x",), "pair_file": ("protocol.path=x",), "insightface": ("protocol.path=x",)}
     overrides = (f"data={data}", f"protocol={protocol}", *places.get(data, ()), *own.get(protocol, ()))
