@@ -51,8 +51,13 @@ class ComparedRows(NamedTuple):
     def part(self, rows: range, columns: range) -> ComparedRows:
         """Some rows with some columns; with themselves if both are the same."""
         row, column = (slice(some.start, some.stop, some.step) for some in (rows, columns))
-        itself = self.itself and rows == columns
-        return ComparedRows(self.rows[row], self.labels[row], self.columns[column], self.column_labels[column], itself)
+        return ComparedRows(
+            self.rows[row].contiguous(),
+            self.labels[row].contiguous(),
+            self.columns[column].contiguous(),
+            self.column_labels[column].contiguous(),
+            self.itself and rows == columns,
+        )
 
 
 def check_compared(
@@ -281,14 +286,16 @@ def nearest_negative_pairs(compared: ComparedRows, count: int, numbers: int = BA
     if compared.own is None:
         found = _nearest_pairs(compared, count, numbers)
         return found.row, found.column
-    shares = []
+    found, last = NearPairs(compared.labels[:0], compared.labels[:0], compared.rows.new_empty(0)), torch.inf
     for rows, columns in compared.shares():
-        row, column, value = _nearest_pairs(compared.part(rows, columns), count, numbers)
+        row, column, value = _nearest_pairs(compared.part(rows, columns), count, numbers, last)
         row, column = row * rows.step + rows.start, column * columns.step + columns.start
         if compared.itself:
             row, column = torch.minimum(row, column), torch.maximum(row, column)
-        shares.append(NearPairs(row, column, value))
-    found = NearPairs(*map(torch.cat, zip(*shares, strict=True))).nearest(count)
+        further = NearPairs(row, column, value)
+        found = NearPairs(*(torch.cat(fields) for fields in zip(found, further, strict=True))).nearest(count)
+        if len(found.row) == count > 0:  # one as far as the last may come before it
+            last = float(torch.nextafter(found.squared[-1], torch.full_like(found.squared[-1], torch.inf)))
     sizes = sizes_of_ranks(len(found.row), found.row.device)
     found = NearPairs(*(gather_rows(field, sizes) for field in found)).nearest(count)
     return found.row, found.column
@@ -309,11 +316,11 @@ class NearPairs(NamedTuple):
         return NearPairs(*(field[order[:count]] for field in self))
 
 
-def _nearest_pairs(compared: ComparedRows, count: int, numbers: int) -> NearPairs:
-    """The `count` nearest of all rows, in the order of `nearest_negative_pairs`."""
+def _nearest_pairs(compared: ComparedRows, count: int, numbers: int, last: float = torch.inf) -> NearPairs:
+    """The `count` nearest of all rows, in the order of `nearest_negative_pairs`; not all of those from `last` on."""
     row = column = compared.labels.new_empty(0)
     value = compared.rows.new_empty(0)  # squared distances
-    last = torch.inf  # squared distance that a further pair must be below: of equals the earlier ones count
+    # `last` is the squared distance that a further pair must be below: of equals the earlier ones count
     for band in Distances(compared).bands(numbers, upper=compared.itself) if count else ():
         candidates = band.squared <= min(last + band.slack, torch.finfo(value.dtype).max)
         if compared.itself:

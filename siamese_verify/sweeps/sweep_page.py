@@ -38,7 +38,7 @@ def spread_text(spread: Spread | None, metric: str = "eer") -> str:
     return f"{mean} ± {deviation} ({lowest} to {highest})"
 
 
-def test_text(run: RunRow, protocol: str) -> str:
+def eer_text(run: RunRow, protocol: str) -> str:
     """Test EER of a run with its interval over people."""
     eer, bounds = run.test_eer(protocol), run.record.test.get(protocol, {}).get("eer_interval")
     if eer is None:
@@ -91,7 +91,7 @@ def _row(sweep: SweepResults, run: RunRow) -> list[str]:
     epoch = run.record.metrics.get("epoch")
     cells = [run.name, *(shown(run.parameters[name]) for name in sweep.parameters)]
     cells += [rate_or_number(run.value, sweep.metric), "" if epoch is None else f"{epoch:g}"]
-    cells += [test_text(run, protocol) for protocol in sweep.protocols]
+    cells += [eer_text(run, protocol) for protocol in sweep.protocols]
     return [*cells, duration(run.record.seconds), run.status]
 
 

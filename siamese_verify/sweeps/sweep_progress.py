@@ -20,10 +20,10 @@ from siamese_verify.sweeps.sweep_page import (
     PAGE,
     bundle_line,
     duration,
+    eer_text,
     rate_or_number,
     render_sweep,
     spread_text,
-    test_text,
 )
 from siamese_verify.sweeps.sweep_results import TABLE, RunRow, SweepResults, label, read_sweep, shown, sweep_table
 
@@ -52,7 +52,7 @@ def runs_table(sweep: SweepResults, rows: int = ROWS) -> Table:
             table.add_row(f"... {len(sweep.runs) - rows} more in {TABLE}")
         epoch = run.record.metrics.get("epoch")
         cells = [run.name, *(shown(run.parameters[name]) for name in few), rate_or_number(run.value, sweep.metric)]
-        cells += ["" if epoch is None else f"{epoch:g}", *(test_text(run, one) for one in sweep.protocols[:2])]
+        cells += ["" if epoch is None else f"{epoch:g}", *(eer_text(run, one) for one in sweep.protocols[:2])]
         cells += [duration(run.record.seconds), status_text(run)]
         table.add_row(*(escape(printable(cell)) for cell in cells))
     return table
@@ -205,6 +205,6 @@ class SweepProgress:
 def _line(run: RunRow, metric: str) -> str:
     """A run that has ended, in a line."""
     value = f", {metric} {rate_or_number(run.value, metric)}" if run.value is not None else ""
-    tests = "".join(f", test EER {test_text(run, protocol)}" for protocol in run.record.test)
+    tests = "".join(f", test EER {eer_text(run, protocol)}" for protocol in run.record.test)
     given = label(run.parameters) if run.parameters else ", ".join(run.record.overrides[-COLUMNS:])
     return f"Run {run.name} {status_text(run).rstrip('.')}{value}{tests}, {duration(run.record.seconds)}: {given}"

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from siamese_verify.pairwise.ranks import gather_rows, rank, sizes_of_ranks, world_size
+from siamese_verify.structures import Pairs, Triplets
 
 T = TypeVar("T")
 
@@ -43,6 +44,18 @@ def gather_batch(embeddings: Tensor, labels: Tensor) -> GatheredBatch:
     start = sum(sizes[: rank()])
     own = slice(start, start + len(labels))
     return GatheredBatch(gather_rows(embeddings, sizes), gather_rows(labels, sizes), own)
+
+
+def gather_tuples(tuples: Pairs | Triplets, own: slice) -> Pairs | Triplets:
+    """Gather the tuples of all ranks on each rank, with the numbers that `gather_batch` gives their rows.
+
+    Args:
+        tuples: of the rows that this rank had before.
+        own: rows of this rank.
+    """
+    moved = tuples._replace(anchor=tuples.anchor + own.start).with_offset(own.start)
+    sizes = sizes_of_ranks(len(tuples.anchor), tuples.anchor.device)
+    return type(tuples)(*(gather_rows(field, sizes) for field in moved))
 
 
 def gather_objects(mine: T) -> list[T]:

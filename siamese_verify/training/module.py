@@ -25,7 +25,7 @@ from siamese_verify.losses.base import refuse_miner
 from siamese_verify.pairwise import both_directions
 from siamese_verify.pairwise.ranks import world_size
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
-from siamese_verify.training.distributed import gather_batch, gather_objects
+from siamese_verify.training.distributed import gather_batch, gather_objects, gather_tuples
 from siamese_verify.training.log_figures import publish_validation
 from siamese_verify.training.partial_weights import RowSteps, clip_shards, gather_shards, take_shard
 
@@ -108,17 +108,22 @@ class VerificationModule(pl.LightningModule):
         return embeddings
 
     def training_step(self, batch: FaceBatch, index: int) -> Tensor:
-        """Return the loss of all ranks' batches together, or of this batch if the sampler chose its tuples."""
+        """Return the loss of all ranks' batches together.
+
+        Rows that are compared with those of other ranks are gathered; not so tuples that the sampler chose, nor rows
+        that are compared with identities. Losses of other libraries need everything.
+        """
         labels, tuples = batch.labels, batch.tuples
         embeddings = embed_in_chunks(self.encoder, batch.images, self.cached_chunk or max(1, len(labels)))  # (N,D)
         own = slice(0, len(labels))  # rows of this rank
-        if tuples is None and getattr(self.loss, "compares_rows", True):
-            embeddings, labels, own = gather_batch(embeddings, labels)
-        elif isinstance(tuples, Pairs) and getattr(self.loss, "needs_negatives", False):
+        if isinstance(tuples, Pairs) and getattr(self.loss, "needs_negatives", False):
             raise InputError(
                 f"{type(self.loss).__name__} compares an anchor with many others at once, but the sampler gives single "
                 "pairs: set sampler=identity, or loss=contrastive."
             )
+        if getattr(self.loss, "compares_rows", True) and (tuples is None or not hasattr(self.loss, "measure")):
+            embeddings, labels, own = gather_batch(embeddings, labels)
+            tuples = tuples and gather_tuples(tuples, own)
         # All ranks must draw the same, and a resumed run what the uninterrupted one would have drawn.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash((self.seed, self.current_epoch, index)) % 2**63)

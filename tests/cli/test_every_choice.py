@@ -13,12 +13,15 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from siamese_verify.cli.configuration import make_encoder
 from siamese_verify.cli.train import compose_trainer
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.losses import ContrastiveLoss
 from siamese_verify.miners import HardPairs
+from siamese_verify.models import OnnxEngine, TorchEngine, export_network
+from siamese_verify.models.engines import embed_crops
 from siamese_verify.structures import Pairs
 from siamese_verify.training import VerificationModule
 from siamese_verify.training.module import pml_tuples
@@ -130,15 +133,59 @@ def test_a_package_that_is_missing_is_named(
     assert capsys.readouterr().err == f"siamese-verify: The configuration {expected}"
 
 
+SMALL_ENCODERS = {
+    "array_resnet": ("encoder.shape=[2,9,7]", "encoder.width=8"),
+    "inception_resnet": (),
+    "iresnet100": ("encoder.blocks=[1,2]", "encoder.width=8", "encoder.size=32", "encoder.embedding_size=16"),
+    "iresnet50": ("encoder.blocks=[1,1]", "encoder.width=8", "encoder.size=31", "encoder.embedding_size=16"),
+    "mobilefacenet": ("encoder.size=32", "encoder.embedding_size=16"),
+    "module": ("encoder._target_=tests.own_networks.OwnNet", "encoder.size=16", "+encoder.width=3"),
+    "perceptron": ("encoder.shape=[5]",),
+    "resnet18": ("encoder.size=32",),
+    "small": ("encoder.size=32", "encoder.width=8"),
+    "timm": ("encoder.name=test_vit", "encoder.size=48", "encoder.embedding_size=16"),
+    "tiny": ("encoder.size=32", "encoder.width=8"),
+    "towers": ("encoder.left.shape=[5]", "encoder.right.shape=[2,3]"),
+    "vit_small": ("encoder.size=20", "encoder.width=16", "encoder.depth=2", "encoder.heads=2"),
+}
+
+
+SLOW_OR_IN_MODELS = {"inception_resnet", "iresnet100", "mobilefacenet", "resnet18", "small"}  # see tests/models
+
+
 @pytest.mark.parametrize("name", CHOICES["encoder"])
 def test_every_encoder_gives_embeddings(name: str, configured: Configured, tmp_path: Path) -> None:
-    arrays = {"array_resnet": ("encoder.shape=[2,9,7]",), "perceptron": ("encoder.shape=[5]",)}
-    arrays["towers"] = ("encoder.left.shape=[5]", "encoder.right.shape=[2,3]")
-    encoder = instantiate(configured("train", tmp_path, f"encoder={name}", *arrays.get(name, ())).encoder)
+    target = SMALL_ENCODERS[name] if name in ("array_resnet", "perceptron", "towers") else ()
+    target = SMALL_ENCODERS[name][:1] if name == "module" else target
+    encoder = make_encoder(configured("train", tmp_path, f"encoder={name}", *target))
     assert isinstance(encoder, Encoder)
     with torch.inference_mode():
         embedding = encoder.eval()(torch.zeros(1, *encoder.input_spec.shape, dtype=torch.uint8))
     assert embedding.shape == (1, encoder.embedding_size)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_OR_IN_MODELS)) for name in CHOICES["encoder"]],
+)
+def test_every_encoder_learns_and_is_exported(name: str, configured: Configured, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = make_encoder(configured("train", tmp_path, f"encoder={name}", *SMALL_ENCODERS[name]))
+    spec = encoder.input_spec
+    images = torch.randint(0, 256, (5, *spec.shape), dtype=torch.uint8)
+    images[:2, 0] = 0  # towers: rows of the left kind
+    images = images if spec.dtype == "uint8" else images.float()
+    before = {name: weight.clone() for name, weight in encoder.named_parameters() if weight.requires_grad}
+    optimizer = torch.optim.SGD([weight for weight in encoder.parameters() if weight.requires_grad], lr=0.01)
+    encoder(images)[:, 0].sum().backward()
+    optimizer.step()
+    weights = dict(encoder.named_parameters())
+    assert all(weights[name].isfinite().all() for name in before)
+    assert any(not torch.equal(weight, weights[name]) for name, weight in before.items())
+    crops = spec.channels_last(images).numpy()
+    engines = TorchEngine(encoder.eval()), OnnxEngine(export_network(encoder), name, arrays=spec.array_type)
+    expected, found = (embed_crops(engine, crops, encoder.embedding_size) for engine in engines)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("optimizer", CHOICES["optimizer"])

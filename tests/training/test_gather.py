@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from pytorch_metric_learning.losses import ContrastiveLoss as PairLossOfTheirs
 from pytorch_metric_learning.losses import MultiSimilarityLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner, TripletMarginMiner
 from torch import Tensor, nn
@@ -93,8 +94,8 @@ class Case(NamedTuple):
     def make(self) -> tuple[nn.Module, Any]:
         """Loss and miner."""
         miner = MINERS[self.miner]() if self.miner else None
-        if self.loss == "theirs":
-            return MultiSimilarityLoss(), miner
+        if self.loss.startswith("theirs"):
+            return MultiSimilarityLoss() if self.loss == "theirs" else PairLossOfTheirs(0, 1.2), miner
         loss = (LOSSES | CLASSIFYING)[self.loss](self.reduction)
         return (CrossBatchMemory(loss, 14, miner), None) if self.memory else (loss, miner)
 
@@ -275,6 +276,7 @@ SAMPLERS: dict[str, tuple[Callable[..., Any], Case]] = {
     "images": (lambda **of: ImageSampler(IDENTITIES, 5, **of), Case("sup_con", memory=True)),
     "pairs": (lambda **of: PairSampler(IDENTITIES, 6, **of), Case("contrastive", reduction="mean_nonzero")),
     "triplets": (lambda **of: TripletSampler(IDENTITIES, 6, **of), Case("triplet", reduction="mean_nonzero")),
+    "pairs, their loss": (lambda **of: PairSampler(IDENTITIES, 6, **of), Case("theirs, for pairs")),
 }
 
 

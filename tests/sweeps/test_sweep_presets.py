@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, open_dict
+
+from siamese_verify.cli.configuration import CONF
+from siamese_verify.cli.train import check_settings
+from siamese_verify.errors import InputError
+
+PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml") if path.stem != "default")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+
+
+def composed(*overrides: str) -> tuple[DictConfig, DictConfig]:
+    """The configuration of a training, and Hydra's."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(
+            "train", [*overrides, "hydra.runtime.output_dir=out", "hydra.job.num=0"], return_hydra_config=True
+        )
+    HydraConfig.instance().set_config(cfg)
+    hydra = cfg.hydra
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, hydra
+
+
+def grid(params: DictConfig) -> Iterator[tuple[str, ...]]:
+    """Overrides of each run of a grid."""
+    yield from product(*([f"{name!s}={value}" for value in str(values).split(",")] for name, values in params.items()))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_three_seeds_and_runs_that_can_work(name: str) -> None:
+    cfg, hydra = composed(f"sweep={name}")
+    assert (cfg.sweep.metric, cfg.sweep.mode, cfg.name) == ("val/eer", "min", name)
+    assert str(hydra.sweeper.params.seed).split(",") == ["0", "1", "2"]
+    assert cfg.baseline is None
+    refused = []
+    runs = [overrides for overrides in grid(hydra.sweeper.params) if "seed=0" in overrides]
+    for overrides in runs:
+        try:
+            check_settings(composed(f"sweep={name}", *overrides)[0])
+        except InputError as error:
+            refused.append(str(error))
+    assert len(runs) - len(refused) >= 4
+    assert not refused or cfg.sweep.skip_invalid
+
+
+def test_every_preset_is_on_the_page() -> None:
+    assert set(re.findall(r"\bsweep=(\w+)", PAGE)) - {"NAME"} <= set(PRESETS)
+    assert all(f"`{name}`" in PAGE for name in PRESETS)
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", PAGE, re.MULTILINE))
+def test_the_first_run_of_every_command_composes(command: str) -> None:
+    arguments = [one for one in shlex.split(command, comments=True) if one != "-m"]
+    if any(one.startswith("resume=") for one in arguments):
+        return
+    composed(*map(first_of, OverridesParser.create().parse_overrides(arguments)))
+
+
+def first_of(override: Override) -> str:
+    """An override with the first of its values."""
+    if override.is_interval_sweep():
+        return f"{override.get_key_element()}={cast('Any', override.value()).start}"
+    if override.is_sweep_override():
+        return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
