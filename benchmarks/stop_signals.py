@@ -1,9 +1,9 @@
 """Signals at random moments of a training: none may hang, pass in silence, or leave a checkpoint that cannot be read.
 
 Each run trains on synthetic faces and reports, in one process or in two ranks of gloo, and gets one of SIGTERM,
-SIGUSR1, SIGUSR2 and Ctrl-C at a moment that is uniform over the time of an undisturbed run: its first process, another rank, or
-its process group as a terminal and a scheduler do it. Counted are the moments that were hit, and what went wrong; there
-is no peer, as Lightning's own handling ends with status 0. Claim: nothing goes wrong.
+SIGUSR1, SIGUSR2 and Ctrl-C at a moment that is uniform over the time of an undisturbed run: its first process, another
+rank, or its process group as a terminal and a scheduler do it. Counted are the moments that were hit, and what went
+wrong; there is no peer, as Lightning's own handling ends with status 0. Claim: nothing goes wrong.
 
 Run: `python benchmarks/stop_signals.py [--signals 50] [--ranks 2] [--at-once 2]`.
 """
