@@ -50,10 +50,10 @@ def cached(encoder: Encoder, images: Tensor, labels: Tensor) -> None:
 
 def two_passes(encoder: Encoder, images: Tensor, labels: Tensor) -> None:
     with torch.no_grad():
-        embeddings = torch.cat([encoder(chunk) for chunk in images.split(CHUNK)])
+        embeddings = torch.cat([encoder(chunk) for chunk in torch.split(images, CHUNK)])
     NTXentLoss()(embeddings.requires_grad_(), labels).backward()
     assert embeddings.grad is not None
-    for chunk, gradient in zip(images.split(CHUNK), embeddings.grad.split(CHUNK), strict=True):
+    for chunk, gradient in zip(torch.split(images, CHUNK), torch.split(embeddings.grad, CHUNK), strict=True):
         encoder(chunk).backward(gradient)
 
 

@@ -58,7 +58,7 @@ class Told(CSVLogger):
         self.rows: list[dict[str, float]] = []
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self.rows.append({**metrics, "step": step})
+        self.rows.append({**metrics, "step": float(step or 0)})
 
 
 def fit(folder: Path, *callbacks: pl.Callback, epochs: int = 2, **options: Any) -> list[dict[str, float]]:
