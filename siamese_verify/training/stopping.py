@@ -38,9 +38,10 @@ class Stopped(BaseException):
 class StopSignals:
     """Context manager that receives SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C, which is left ignored where it is ignored.
 
-    A signal raises `Stopped` in the main thread, except while `in_steps` is True, as from the start until `leave_steps`:
-    then it is only noted, for `StopAfterStep`. A second one, or one that the main thread cannot answer because a library does not return, calls
-    `end` in a thread. Only the main thread can receive signals: elsewhere nothing happens.
+    A signal raises `Stopped` in the main thread, except while `in_steps` is True, as from the start until
+    `leave_steps`: then it is only noted, for `StopAfterStep`. A second one, or one that the main thread cannot answer
+    because a library does not return, calls `end` in a thread. Only the main thread can receive signals: elsewhere
+    nothing happens.
 
     Attributes:
         received: number of the first signal, or None.
