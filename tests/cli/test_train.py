@@ -669,3 +669,12 @@ def test_photos_without_a_face_are_counted_apart_from_damaged_ones(fitted: Train
     box = ("encoder.crop.kind=box", "encoder.crop.margin=6")
     with pytest.raises(InputError, match=r"no photos to crop \(\d+ given, 1 damaged, \d+ without a face\)"):
         fitted(tmp_path / "run", *lfw_overrides(tmp_path), *box)
+
+
+def test_a_run_without_baseline_and_embeddings(trained: Callable[..., Path], tmp_path: Path) -> None:
+    options = ("trainer.max_epochs=1", "baseline=null", "keep_embeddings=false")
+    run = trained(tmp_path / "run", *TINY, *SMALL_BATCHES, *options)
+    assert json.loads((run / "report" / "metrics.json").read_text())["comparison"] == []
+    assert not (run / "report" / "embeddings.npz").exists()
+    (test,) = RunRecord.read(run).test.values()
+    assert 0 <= test["eer_interval"][0] <= test["eer"] <= test["eer_interval"][1] <= 1
