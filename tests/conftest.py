@@ -85,12 +85,14 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
     def fit(folder: Path, *overrides: str) -> Path:
         from siamese_verify.cli import train
         from siamese_verify.cli.recorded_run import recorded
+        from siamese_verify.cli.resume import resumed_configuration
+        from siamese_verify.training.run_files import refuse_used
         from siamese_verify.training.stopping import StopSignals
 
         cfg = configured("train", folder, *overrides)
-        cfg, earlier = train.resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
+        cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
         try:
-            train.refuse_used(folder, cfg.resume)
+            refuse_used(folder, cfg.resume)
             with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
                 train.check(cfg)
                 train.fit(train.compose(cfg), run, cfg, signals)

@@ -209,7 +209,7 @@ class VerificationModule(pl.LightningModule):
         if self.shard is None or not gradient_clip_val or gradient_clip_algorithm == "value":
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
-            trained = (parameter for group in optimizer.param_groups for parameter in group["params"])
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             clip_shards(trained, self.shard, gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

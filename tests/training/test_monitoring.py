@@ -58,7 +58,7 @@ class Told(CSVLogger):
         self.rows: list[dict[str, float]] = []
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self.rows.append({**metrics, "step": step})
+        self.rows.append({**metrics, "step": float(step or 0)})
 
 
 def fit(folder: Path, *callbacks: pl.Callback, epochs: int = 2, **options: Any) -> list[dict[str, float]]:
@@ -143,7 +143,7 @@ def test_a_resumed_run_counts_on(fitted: Callable[..., Path], tmp_path: Path, ca
     caplog.clear()
     with caplog.at_level(logging.INFO), warnings.catch_warnings():
         warnings.simplefilter("error")
-        last = f"ckpt_path='{first / 'checkpoints' / 'last.ckpt'}'"
+        last = f"resume='{first / 'checkpoints' / 'last.ckpt'}'"
         fitted(tmp_path / "resumed", *settings, "trainer.max_epochs=4", last)
     lines = [message.partition(":")[0] for message in caplog.messages if message.startswith("Epoch")]
     assert lines == ["Epoch 3/4", "Epoch 4/4"]
