@@ -37,7 +37,7 @@ def sizes_of_ranks(rows: int, device: torch.device) -> list[int]:
     if world_size() == 1:
         return [rows]
     sizes = torch.empty(world_size(), dtype=torch.int64, device=device)
-    dist.all_gather(list(sizes.split(1)), torch.tensor([rows], device=device))
+    dist.all_gather(list(sizes.unbind()), torch.tensor(rows, device=device))
     return [int(size) for size in sizes.tolist()]
 
 
