@@ -179,14 +179,14 @@ def make_encoder(cfg: DictConfig) -> Encoder:
 
 def trusted_code(cfg: DictConfig) -> list[str]:
     """Classes of others that the setting `trust_code` permits to import, such as my_package.MyNet."""
-    asked = cfg.get("trust_code") or []
-    return [str(one) for one in asked] if isinstance(asked, ListConfig) else [str(asked)]
+    asked = cfg.get("trust_code")
+    return [str(one) for one in asked] if isinstance(asked, ListConfig) else [str(asked)] if asked else []
 
 
 @cache
-def shipped_targets() -> frozenset[str]:
-    """Targets of the configs of this package, which may be imported and called."""
-    texts = (path.read_text(encoding="utf-8") for path in CONF.rglob("*.yaml"))
+def targets_in(folder: Path = CONF) -> frozenset[str]:
+    """Targets that the configs of a folder name; those of this package may be imported and called."""
+    texts = (path.read_text(encoding="utf-8") for path in folder.rglob("*.yaml"))
     return frozenset(target for text in texts for target in re.findall(r"_target_: ?([\w.]+)", text))
 
 
@@ -203,7 +203,7 @@ def refuse_code(configuration: object, trusted: Collection[str], source: object)
     """
     if isinstance(configuration, Mapping):
         target = configuration.get("_target_")
-        if target is not None and target not in shipped_targets() and target not in trusted:
+        if target is not None and target not in targets_in() and target not in trusted:
             raise InputError(
                 f"{source} names code of others, {target}, which is never imported unasked: if you trust it, add "
                 f"trust_code={target} (or a list in brackets)."

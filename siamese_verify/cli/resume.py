@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.atomic_write import atomic_write
-from siamese_verify.cli.configuration import CONF
+from siamese_verify.cli.configuration import CONF, refuse_code, targets_in, trusted_code
 from siamese_verify.cli.recorded_run import is_first_process, shortest
 from siamese_verify.errors import InputError
 from siamese_verify.protocols.held_out import absolute_paths
@@ -35,6 +36,7 @@ FREE = (
     "trainer.log_every_n_steps",
     "trainer.max_epochs",
     "trainer.num_nodes",
+    "trust_code",
 )
 COMPOSED = Path(".hydra") / "config.yaml"  # by Hydra, with its interpolations
 
@@ -70,12 +72,14 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     """Arguments of `siamese-verify train` in which `resume=RUN` has brought the overrides and the folder of the run.
 
     Raises:
-        InputError: there is no such run, it is still running, or an override contradicts it.
+        InputError: there is no such run, it is still running, an override contradicts it, or its overrides name code
+            of others that the arguments do not name.
         SystemExit: it is finished.
     """
-    flags = [one for one in arguments if one.startswith("-")]
+    parsed = get_args_parser().parse_known_args([*arguments])[0]
+    flags = [one for one in arguments if one not in parsed.overrides]
     try:
-        given = OverridesParser.create().parse_overrides([one for one in arguments if not one.startswith("-")])
+        given = OverridesParser.create().parse_overrides(parsed.overrides)
     except HydraException:
         return [*arguments]  # Hydra finds it again, and it is reported in words
     asked = {one.key_or_group: one.value() for one in given}
@@ -91,11 +95,36 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
             print(f"{shortest(run.folder)} is finished: its results are in {shortest(run.folder / 'report')}.")
         raise SystemExit(0)
     names = {setting_of(one) for one in given}
-    own = [one for one in run.record.overrides if one.partition("=")[0].lstrip("+~") not in names]
+    own = [one for one in run.record.overrides if one.partition("=")[0].lstrip("+~") not in {*names, "trust_code"}]
+    trusted = trusted_code(OmegaConf.create({"trust_code": asked.get("trust_code")})) + named_code(given)
+    if parsed.config_dir:
+        trusted += sorted(targets_in(Path(parsed.config_dir)) - targets_in())
+    recorded = OverridesParser.create().parse_overrides([one for one in own if not one.startswith("~")])
+    refuse_code([{"_target_": target} for target in named_code(recorded)], trusted, f"The run {asked['resume']}")
+    if search := [one for one in own if one.lstrip("+").startswith("hydra.searchpath")]:
+        raise InputError(f"The run {asked['resume']} has configs of its own: repeat {search[0]}, or --config-dir.")
     added = [str(one.input_line) for one in given]
     if run.folder and Path(str(asked.get("hydra.run.dir", run.folder))).absolute() == run.folder:
         added += [f"hydra.run.dir={quoted(str(run.folder))}", "hydra.output_subdir=null"]
+    if trusted:
+        added = [one for one in added if not one.startswith("trust_code=")] + [f"trust_code=[{','.join(trusted)}]"]
     return [*flags, *own, *dict.fromkeys(added)]
+
+
+def named_code(overrides: Sequence[Override]) -> list[str]:
+    """Targets that overrides name."""
+
+    def targets(value: Any) -> list[str]:
+        if isinstance(value, dict):
+            own = [str(value["_target_"])] if "_target_" in value else []
+            return own + [target for part in value.values() for target in targets(part)]
+        return [target for part in value for target in targets(part)] if isinstance(value, list) else []
+
+    found = []
+    for one in overrides:
+        value = OmegaConf.to_container(OmegaConf.create({"value": one.value()}))["value"]  # type: ignore[call-overload, index]
+        found += [str(value)] if setting_of(one).endswith("_target_") else targets(value)
+    return list(dict.fromkeys(found))
 
 
 def refuse_contradictions(run: ResumedRun, given: Sequence[Override]) -> None:
@@ -190,11 +219,15 @@ def resumed_configuration(cfg: DictConfig, overrides: Sequence[str], folder: Pat
     Returns:
         Without `resume` the same, and an empty record. Else the run's own configuration, with those settings of `FREE`
         that the command line gives, and `resume` as the path of the checkpoint, None if it has none yet.
+
+    Raises:
+        InputError: the run's own configuration names code of others that is not trusted.
     """
     if not cfg.resume:
         return cfg, RunRecord()
     run = find_run(str(cfg.resume))
     resumed = saved_configuration(run)
+    refuse_code(OmegaConf.to_container(resumed), trusted_code(cfg), f"The run {cfg.resume}")
     for one in OverridesParser.create().parse_overrides([one for one in overrides if one not in run.record.overrides]):
         key = setting_of(one)
         if key in FREE or key.startswith("logger."):

@@ -149,8 +149,8 @@ class VerificationModule(pl.LightningModule):
         loss: Any = self.loss
         shared = {"own": own} if hasattr(loss, "measure") else {}
         if tuples is None and self.miner is not None:
-            ours = hasattr(self.miner, "together")
-            tuples = self.miner(embeddings.detach(), labels, **(shared if ours else {}))
+            parts = shared if hasattr(self.miner, "together") else {}
+            tuples = self.miner(embeddings.detach(), labels, **parts)
         if shared:
             value, fraction_nonzero = loss.measure(embeddings, labels, tuples, **shared)
             return value, fraction_nonzero

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from siamese_verify.cli.configuration import trusted_code
 from siamese_verify.cli.preview import preview
+from siamese_verify.cli.resume import resumed_arguments
 from siamese_verify.errors import InputError
 from siamese_verify.models import open_bundle
 from tests import own_networks
@@ -121,16 +124,48 @@ def test_a_module_named_on_the_command_line_is_resumed_bit_for_bit(fitted: Calla
     constant = (*MODULE, "scheduler=constant")
     whole = fitted(tmp_path / "whole", *constant, "trainer.max_epochs=2")
     half = fitted(tmp_path / "half", *constant, "trainer.max_epochs=1")
-    checkpoint = f"ckpt_path='{half / 'checkpoints' / 'last.ckpt'}'"
-    resumed = fitted(half, *constant, "trainer.max_epochs=2", checkpoint)
+    checkpoint = f"resume='{half / 'checkpoints' / 'last.ckpt'}'"
+    own_networks.CREATED.clear()
+    for trusted in ("[]", "tests.own_networks.OwnEncoder"):
+        with pytest.raises(InputError, match=rf"names code of others, {OWN}, which is never imported unasked"):
+            fitted(half, "trainer.max_epochs=2", checkpoint, f"trust_code={trusted}")
+    assert own_networks.CREATED == []
+    resumed = fitted(half, "trainer.max_epochs=2", checkpoint, f"trust_code={OWN}")
     assert weights(whole).keys() == weights(resumed).keys()
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
-    with pytest.raises(InputError, match=r"encoder.width is 3 there and 4 here"):
-        fitted(tmp_path / "other", *(one.replace("width=3", "width=4") for one in constant), checkpoint)
-    own_networks.CREATED.clear()
-    with pytest.raises(InputError, match="never imported unasked"):
-        fitted(tmp_path / "small", *TINY, *SMALL_BATCHES, checkpoint)  # the command names no code of others
-    assert own_networks.CREATED == []
+
+
+def test_what_the_command_itself_names_is_trusted_when_a_run_is_resumed(own_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(own_run, run)
+    record = json.loads((run / "run.json").read_text()) | {"status": "stopped"}
+    (run / "run.json").write_text(json.dumps(record))
+    longer = (f"resume={run}", "trainer.max_epochs=2")
+    assert [trusted_code(OmegaConf.create({"trust_code": one})) for one in (None, [], "a.B", ["a.B", "c.D"])] == [
+        [],
+        [],
+        ["a.B"],
+        ["a.B", "c.D"],
+    ]
+    folder = ("--config-dir", str(own_run.parent / "my_conf"))
+    assert {"encoder=mine", "trust_code=[my_network.MyNet]", *folder} <= {*resumed_arguments([*folder, *longer])}
+    named = resumed_arguments([*longer, "trust_code=my_network.MyNet"])
+    assert "trust_code=[my_network.MyNet]" in named
+    assert not any("trust_code" in one for one in resumed_arguments(longer))
+
+    trap = "+callbacks.trap={_target_: os.mkdir, path: trace}"
+    searched = "hydra.searchpath=[file://elsewhere]"
+    for overrides, complaint in (
+        (["encoder._target_=os.mkdir"], "names code of others, os.mkdir"),
+        ([trap], "names code of others, os.mkdir"),
+        (["hydra.callbacks.trap._target_=os.mkdir", "trust_code=os.mkdir"], "names code of others, os.mkdir"),
+        ([searched], "configs of its own"),
+    ):
+        (run / "run.json").write_text(json.dumps({**record, "overrides": overrides}))
+        with pytest.raises(InputError, match=complaint):
+            resumed_arguments(longer)
+    (run / "run.json").write_text(json.dumps({**record, "overrides": [trap]}))
+    assert trap in resumed_arguments([f"resume={run}", "trust_code=[os.mkdir]"])
 
 
 @pytest.mark.parametrize(
