@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -286,6 +287,7 @@ def test_clipped_steps_and_checkpoints_of_shards_are_those_of_one_process(count:
 
 def shard_on_rank(rank: int, settings: dict[str, Any], identities: int) -> str:
     loss = ArcFaceLoss(identities, embedding_size=SIZE, **settings)
+    dist.barrier()  # else one rank may be gone before the other has come
     try:
         loss.shard()
     except InputError as error:
