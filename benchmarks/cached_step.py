@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -35,7 +36,11 @@ CHUNK, SIZE = 32, 48
 BATCHES = (64, 128, 256, 512)
 ROUNDS = 5  # at the largest batch
 PLAIN, CACHED, TWO_PASSES = "plain step", f"cached, {CHUNK} images a chunk", "two passes by hand"
-CLAIMS = {"time of the cached step over the plain one": 1.4, "growth of its memory, B = 64 to 512, MB": 10}
+CLAIMS = {
+    "time of the cached step over the plain one": 1.6,
+    "over the two passes by hand": 1.2,
+    "growth of its memory, B = 64 to 512, MB": 10,
+}
 
 Step = Callable[[Encoder, Tensor, Tensor], None]
 
@@ -98,7 +103,10 @@ def seconds(count: int) -> dict[str, float]:
 def in_process(*arguments: str) -> float:
     """What this script prints in a process of its own."""
     command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), *arguments]
-    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    # Else glibc's heap keeps holes of what was freed, which no GPU's allocator does.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    ended = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return float(json.loads(ended.stdout))
 
 
 def draw(megabytes: dict[str, list[float]], ratio: float, file: Path) -> None:
@@ -135,7 +143,8 @@ def main() -> int:
     for name in STEPS:
         print(f"{name}: {took[name]:.2f} s, {took[name] / took[PLAIN]:.2f} of the plain step")
     ratio = took[CACHED] / took[PLAIN]
-    measured = dict(zip(CLAIMS, (ratio, megabytes[CACHED][-1] - megabytes[CACHED][0]), strict=True))
+    growth = megabytes[CACHED][-1] - megabytes[CACHED][0]
+    measured = dict(zip(CLAIMS, (ratio, took[CACHED] / took[TWO_PASSES], growth), strict=True))
     for name, claim in CLAIMS.items():
         print(f"{'ok  ' if measured[name] <= claim else 'FAIL'} {name}: {measured[name]:.2f}, claimed {claim}")
     if options.chart:

@@ -31,9 +31,9 @@ from siamese_verify.run_record import RunRecord
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 OVERRIDES = (
-    *("threads=1", "trainer.max_epochs=6", "encoder.width=8", "encoder.size=32"),
-    *("data.photos.identities=40", "data.photos.images=5", "data.test.photos.identities=6"),
-    *("data.test.photos.images=3", "sampler.identities_per_batch=4", "sampler.samples_per_identity=2"),
+    *("threads=1", "trainer.max_epochs=20", "encoder.width=8", "encoder.size=32"),
+    *("data.photos.identities=40", "data.photos.images=5", "data.test.photos.identities=4"),
+    *("data.test.photos.images=2", "sampler.identities_per_batch=4", "sampler.samples_per_identity=2"),
 )
 RANKS = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.sync_batchnorm=false")
 PROGRAM = (
@@ -78,7 +78,7 @@ def try_one(number: int, ranks: int, duration: float) -> tuple[str, str]:
         time.sleep(moment)
         others = [one for one in group(process.pid) if one != process.pid]
         with suppress(ProcessLookupError):
-            if place == 2:
+            if place == 2 or (place and chosen == signal.SIGINT):
                 os.killpg(process.pid, chosen)
             else:
                 os.kill(others[0] if place and others else process.pid, chosen)
@@ -129,9 +129,8 @@ def main() -> int:
             pool.map(lambda one: try_one(one, options.ranks, duration), range(options.signals))
         ):
             found[where] += 1
-            if wrong:
-                failures += 1
-                print(f"Signal {number}, {where}: {wrong}", flush=True)
+            failures += bool(wrong)
+            print(f"{number + 1}: {where}{wrong and ': '}{wrong}", flush=True)
     print(", ".join(f"{count} {where}" for where, count in found.most_common()))
     print(f"{options.signals} signals, {failures} went wrong.")
     return 1 if failures else 0

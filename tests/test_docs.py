@@ -156,9 +156,12 @@ def test_every_command_composes_and_its_loss_takes_its_tuples(
     batch = next(iter(instantiate(cfg.sampler)(identities=identities, seed=0, rank=0, world_size=1)))
     rows, tuples = batch if isinstance(batch, tuple) else (batch, None)
     labels = torch.from_numpy(identities[rows])
-    embeddings = torch.nn.functional.normalize(torch.randn(len(rows), 8)).requires_grad_()
     known = {"num_identities": 40, "embedding_size": 8} if "num_identities" in values["loss"] else {}
     loss = instantiate(cfg.loss, **known)
+    embeddings = torch.randn(len(rows), 8)
+    if not getattr(loss, "needs_norms", False):
+        embeddings = torch.nn.functional.normalize(embeddings)
+    embeddings.requires_grad_()
     if tuples is None and cfg.get("miner"):
         tuples = instantiate(cfg.miner)(embeddings.detach(), labels)
     ours = type(loss).__module__.startswith("siamese_verify")

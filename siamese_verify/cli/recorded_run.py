@@ -124,12 +124,16 @@ def recorded(
         signals.end = recording.end
     logging.captureWarnings(True)  # into the log as well
     try:
+        if signals:
+            signals.leave_steps("before training")
         recording.save()
         write_log(recording.record.command)
         if cfg.get("resume"):
             write_log(f"Goes on from {cfg.resume}.")
         recording.record.configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
         yield recording
+        if signals:
+            signals.in_steps = True  # it is done
         recording.record.status, recording.record.exit_status = "finished", 0
         recording.save()
     except BaseException as error:

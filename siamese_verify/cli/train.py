@@ -34,6 +34,7 @@ from siamese_verify.cli.resume import resumed_arguments, resumed_configuration
 from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
+from siamese_verify.data.datamodule import ignore_signals
 from siamese_verify.encoders import Encoder, check_encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
@@ -424,7 +425,10 @@ class WatchSweep(Callback):
 @hydra_command("train", partial(SweepTask, check=check_run))
 def main(cfg: DictConfig) -> float:
     """Entry point."""
-    return train(cfg, Path(HydraConfig.get().runtime.output_dir))
+    try:
+        return train(cfg, Path(HydraConfig.get().runtime.output_dir))
+    finally:
+        ignore_signals()  # nothing is left to stop
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ def in_order(faces: FaceDataset, rank: int = 0, world_size: int = 1, workers: in
     return DataLoader(faces, batch_size=None, sampler=batches, num_workers=workers, worker_init_fn=ignore_signals)
 
 
-def ignore_signals(_: int) -> None:
+def ignore_signals(_: int = 0) -> None:
     """Leave the signals that stop a run to the process that trains: it needs its workers to finish the step."""
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:

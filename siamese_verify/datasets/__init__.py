@@ -1,6 +1,6 @@
 """Data sets: photos and the identity of each."""
 
-from siamese_verify.datasets.arrays import ArrayFile
+from siamese_verify.datasets.arrays import ArrayFile, ArrayPairs, pack_side
 from siamese_verify.datasets.download import unpack_once
 from siamese_verify.datasets.folder import FilePhotos, FolderPhotos
 from siamese_verify.datasets.lfw import (
@@ -22,6 +22,7 @@ __all__ = [
     "IMAGE_FOLDERS",
     "AllOfLFW",
     "ArrayFile",
+    "ArrayPairs",
     "FilePhotos",
     "FolderPhotos",
     "LFWPhotos",
@@ -36,5 +37,6 @@ __all__ = [
     "identity_name",
     "lfw_category",
     "lfw_people",
+    "pack_side",
     "unpack_once",
 ]

@@ -7,6 +7,7 @@ from siamese_verify.encoders.own_module import check_encoder, create_encoder, en
 from siamese_verify.encoders.perceptron import Perceptron
 from siamese_verify.encoders.resnet import IResNet, ResNet18, SmallResNet
 from siamese_verify.encoders.timm_models import TimmEncoder, VisionTransformer
+from siamese_verify.encoders.towers import Towers
 
 __all__ = [
     "Encoder",
@@ -19,6 +20,7 @@ __all__ = [
     "ResNet18",
     "SmallResNet",
     "TimmEncoder",
+    "Towers",
     "VisionTransformer",
     "check_encoder",
     "create_encoder",

@@ -37,7 +37,7 @@ def sizes_of_ranks(rows: int, device: torch.device) -> list[int]:
     if world_size() == 1:
         return [rows]
     sizes = torch.empty(world_size(), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(sizes, torch.tensor([rows], device=device))
+    dist.all_gather(list(sizes.split(1)), torch.tensor([rows], device=device))
     return [int(size) for size in sizes.tolist()]
 
 
@@ -66,7 +66,7 @@ class _GatherRows(torch.autograd.Function):
         ctx.sizes = sizes
         gathered = rows.new_empty(sum(sizes), *rows.shape[1:])
         if len(set(sizes)) == 1:
-            dist.all_gather_into_tensor(gathered, rows.contiguous())
+            dist.all_gather(list(gathered.tensor_split(len(sizes))), rows.contiguous())
         else:  # backends have no all-gather of unequal parts, and padding would be sent too
             repeated = torch.cat([rows] * len(sizes))
             dist.all_to_all_single(gathered, repeated, list(sizes), [len(rows)] * len(sizes))

@@ -6,12 +6,13 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from tqdm import tqdm
 
 from siamese_verify.errors import InputError, printable
@@ -21,7 +22,7 @@ SHOWN = 10  # runs in a message
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 
 
-def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[[DictConfig], None]) -> int | None:
+def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[[DictConfig], None]) -> None:
     """Check all runs of a grid; with `sweep.skip_invalid` record those that are invalid as skipped.
 
     Args:
@@ -29,14 +30,11 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
         sweep: configuration of the sweep, with Hydra's part. Other sweepers than Hydra's own check what they choose.
         check: raises InputError for a configuration that cannot be trained on.
 
-    Returns:
-        The number of runs, None where another sweeper chooses them.
-
     Raises:
         SystemExit: with status 2, when the runs that can never work are printed with the reasons.
     """
     if sweep.hydra.sweeper._target_ != BASIC:
-        return None
+        return
     params = [f"{name}={value}" for name, value in (sweep.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *sweep.hydra.overrides.task])
     (runs,) = BasicSweeper.split_arguments(parsed, None)
@@ -53,15 +51,17 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
             if config.sweep.skip_invalid:
                 folder = Path(config.hydra.runtime.output_dir)
                 folder.mkdir(parents=True, exist_ok=True)
-                RunRecord(status="skipped", error=str(error), overrides=[*runs[number]]).write(folder)
+                settings = cast("dict[str, Any]", OmegaConf.to_container(config_of_task(config)))
+                skipped = RunRecord("skipped", str(error), overrides=[*runs[number]], configuration=settings)
+                skipped.write(folder)
     if not reasons:
-        return len(runs)
+        return
     lines = [printable(f"{varied[number]}: {reason}") for number, reason in reasons.items()][:SHOWN]
     more = [f"and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else []
     count = f"{len(reasons)} of {len(runs)} runs can never work"
     if sweep.sweep.skip_invalid:
         print("\n  ".join([f"{count} and are left out:", *lines, *more]), flush=True)
-        return len(runs)
+        return
     way_out = "correct them, or leave them out by sweep.skip_invalid=true."
     print("\n  ".join([f"siamese-verify: {count}: {way_out}", *lines, *more]), file=sys.stderr)
     raise SystemExit(2)

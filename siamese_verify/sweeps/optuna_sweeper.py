@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import optuna
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import InstantiationException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from hydra.utils import instantiate
@@ -34,6 +36,7 @@ from siamese_verify.sweeps.sweep_task import SweepTask, record_of, stop_file
 from siamese_verify.sweeps.trial_pruning import TRIAL, open_storage
 
 ATTEMPTS = 100  # draws for one trial, of which all may be combinations that cannot work
+TRIES = 5  # of other numbers with the same choices, which are then not checked again
 JOURNAL = "study.journal"
 SEARCHED = "searched"  # attribute of a study: what all that share it must agree on
 
@@ -127,6 +130,8 @@ class SharedStudy:
         refusal: Callable[[Sequence[str]], str | None] = lambda overrides: None,
     ) -> None:
         self.settings, self.space, self.refusal = settings, space, refusal
+        self.refused: Counter[tuple[str, ...]] = Counter()  # how often choices were refused, whatever the numbers
+        self.reason = ""  # of the last
         self.folder = folder.absolute()
         self.metric = metric
         location = settings.storage or str(self.folder / JOURNAL)
@@ -219,7 +224,6 @@ class SharedStudy:
         Raises:
             InputError: none of `ATTEMPTS` can.
         """
-        reason = None
         for attempt in range(ATTEMPTS):
             copy = optuna.create_study(
                 study_name=self.settings.study_name,
@@ -230,10 +234,15 @@ class SharedStudy:
             copy.add_trials(trials)
             trial = copy.ask()
             texts = self.space.draw(trial)
-            reason = self.refusal(self.space.overrides(texts))
-            if reason is None:
-                return texts, copy.get_trials(deepcopy=False)[-1]
-        raise InputError(f"None of {ATTEMPTS} combinations drawn of the search space can work: {reason}")
+            choices = self.space.choices(texts)
+            if self.refused[choices] < TRIES:
+                reason = self.refusal(self.space.overrides(texts))
+                if reason is None:
+                    self.refused[choices] = 0
+                    return texts, copy.get_trials(deepcopy=False)[-1]
+                self.refused[choices] += 1
+                self.reason = reason
+        raise InputError(f"None of {ATTEMPTS} combinations drawn of the search space can work: {self.reason}")
 
     def sampler_of(self, number: int, attempt: int) -> BaseSampler:
         """The sampler, with a seed of its own for each trial and attempt where it has one."""
@@ -337,8 +346,13 @@ def search(
         [run] = composed(cast(ConfigLoaderImpl, context.config_loader), config, [overrides])
         try:
             task.check(config_of_task(run))
-        except InputError as error:
-            return str(error)
+        except (InputError, InstantiationException) as error:  # the latter of a constructor that refuses its values
+            reason: BaseException | None = error
+            while reason is not None and not isinstance(reason, InputError):
+                reason = reason.__cause__
+            if reason is None:
+                raise
+            return str(reason)
         return None
 
     shared = SharedStudy(settings, space, folder, config.sweep.metric, config.sweep.mode, refusal)
@@ -362,9 +376,4 @@ def search(
             for (number, _), end in zip(jobs, batch, strict=True):
                 tell(number, end)
             returned.append(batch)
-    ended = shared.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    if any(trial.state == TrialState.COMPLETE for trial in ended):
-        best = shared.study.best_trial
-        drawn = " ".join(text for text in best.user_attrs["overrides"] if text not in space.fixed)
-        print(f"Best of {len(ended)} trials: {shared.metric} {best.value:.4g} of run {best.number} ({drawn})")
     return returned

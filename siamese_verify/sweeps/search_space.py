@@ -115,6 +115,11 @@ class SearchSpace:
         """Values of a combination by the names of parameters."""
         return {one.name: one.value(texts[one.name]) for one in self.parameters if one.name in texts}
 
+    def choices(self, texts: Mapping[str, str]) -> tuple[str, ...]:
+        """The choices of a combination, without its numbers."""
+        categorical = (one for one in self.parameters if isinstance(one.distribution, CategoricalDistribution))
+        return tuple(f"{one.name}={texts[one.name]}" for one in categorical if one.name in texts)
+
     def grid(self) -> Iterator[dict[str, str]]:
         """List all combinations: texts by the names of the parameters that apply.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import threading
 import time
@@ -153,15 +154,19 @@ class SweepProgress:
         """Start to look; runs that have ended before, as in a sweep that is resumed, are not reported."""
         self._report(silent=True)
         self._thread.start()
+        atexit.register(self._end)  # however the sweep ends, the terminal gets its cursor back
 
     def finish(self) -> str:
         """Stop to look, and return what `finish_sweep` does; a sentence where there is no run."""
-        self._stop.set()
-        self._thread.join()
+        self._end()
         try:
             return finish_sweep(self.folder)
         except InputError as error:
             return str(error)
+
+    def _end(self) -> None:
+        self._stop.set()
+        self._thread.join()
 
     def _watch(self) -> None:
         live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None

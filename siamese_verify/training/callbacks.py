@@ -45,23 +45,25 @@ class RefreshHardNegatives(pl.Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint that copies the best checkpoint so far when a run is resumed in a new folder."""
+    """Lightning's ModelCheckpoint whose best checkpoint so far comes along when a run is resumed in another folder."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Copy the earlier best checkpoint, so that later epochs are compared with it."""
+        """Take the best checkpoint so far from this folder, or copy it here: later epochs are compared with it."""
         earlier = Path(state_dict["best_model_path"])
-        if self.dirpath and earlier.is_file() and earlier.parent.resolve() != Path(self.dirpath).resolve():
-            copy = Path(self.dirpath) / earlier.name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(copy, earlier.read_bytes())
-            state_dict = {
-                **state_dict,
-                "dirpath": self.dirpath,
-                "best_model_path": str(copy),
-                "kth_best_model_path": str(copy),
-                "best_k_models": {str(copy): state_dict["best_model_score"]},
-                "last_model_path": "",
-            }
+        here = Path(self.dirpath or earlier.parent) / earlier.name
+        if here.resolve() != earlier.resolve():
+            if earlier.is_file():
+                here.parent.mkdir(parents=True, exist_ok=True)
+                atomic_write(here, earlier.read_bytes())
+            if here.is_file():  # else the run was moved without it
+                state_dict = {
+                    **state_dict,
+                    "dirpath": self.dirpath,
+                    "best_model_path": str(here),
+                    "kth_best_model_path": str(here),
+                    "best_k_models": {str(here): state_dict["best_model_score"]},
+                    "last_model_path": "",
+                }
         super().load_state_dict(state_dict)
 
 

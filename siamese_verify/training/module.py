@@ -149,8 +149,8 @@ class VerificationModule(pl.LightningModule):
         loss: Any = self.loss
         shared = {"own": own} if hasattr(loss, "measure") else {}
         if tuples is None and self.miner is not None:
-            ours = hasattr(self.miner, "together")
-            tuples = self.miner(embeddings.detach(), labels, **(shared if ours else {}))
+            parts = shared if hasattr(self.miner, "together") else {}
+            tuples = self.miner(embeddings.detach(), labels, **parts)
         if shared:
             value, fraction_nonzero = loss.measure(embeddings, labels, tuples, **shared)
             return value, fraction_nonzero
@@ -209,7 +209,7 @@ class VerificationModule(pl.LightningModule):
         if self.shard is None or not gradient_clip_val or gradient_clip_algorithm == "value":
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
-            trained = (parameter for group in optimizer.param_groups for parameter in group["params"])
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             clip_shards(trained, self.shard, gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -17,6 +17,8 @@ from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.optim import Optimizer
 
+from siamese_verify.training.partial_weights import gradient_norm
+
 log = logging.getLogger(__name__)
 
 UNHELPFUL = (  # beginnings of UserWarnings of Lightning and torch, each with the reason why nobody can act on it
@@ -26,6 +28,7 @@ UNHELPFUL = (  # beginnings of UserWarnings of Lightning and torch, each with th
     r"It is recommended to use `self.log\('val/.*sync_dist",  # all ranks measure all pairs
     "The '.*_dataloader' does not have many workers",  # faces in memory need none
     ".* does not have a deterministic implementation",  # what deterministic=warn of our trainers allows
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # batch norms that trainer.freeze_batch_norm froze
     r"Detected call of `lr_scheduler.step\(\)` before",  # a first step that mixed precision skips
 )
 NOT_ON_A_CLUSTER = "The `srun` command is available on your system but is not used"
@@ -65,9 +68,8 @@ class StepMetrics(pl.Callback):
         if not self._is_logged:
             return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         pl_module.log("train/learning_rate", float(optimizer.param_groups[0]["lr"]))
-        pl_module.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        pl_module.log("train/gradient_norm", gradient_norm(parameters, getattr(pl_module, "shard", None)))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

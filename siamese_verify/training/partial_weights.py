@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -80,18 +80,28 @@ def _has_numbers(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0
 
 
-def clip_shards(parameters: Iterable[nn.Parameter], shard: nn.Parameter, limit: float) -> None:
+def gradient_norm(parameters: Iterable[nn.Parameter], shard: nn.Parameter | None = None) -> Tensor:
+    """Norm of the gradients of parameters, sparse ones too, and of all processes' shards of one; all must call this."""
+    squares = torch.zeros(2, device=None if shard is None else shard.device)  # of what all have, of the shard
+    for parameter in parameters:
+        if (gradient := parameter.grad) is not None:
+            values = gradient.coalesce().values() if gradient.is_sparse else gradient
+            squares = squares.to(values.device, torch.promote_types(squares.dtype, values.dtype))
+            squares[int(parameter is shard)] += values.square().sum()
+    if shard is not None:
+        add_ranks_(squares[1:])
+    return squares.sum().sqrt()
+
+
+def clip_shards(parameters: Sequence[nn.Parameter], shard: nn.Parameter, limit: float) -> None:
     """Scale gradients so that their norm, over all processes' shards of one parameter, is at most `limit`.
 
     Each process by itself would scale the parameters that all share by another factor.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    shared = [gradient for gradient in gradients if gradient is not shard.grad]
-    square = torch.zeros((), device=shard.device) if shard.grad is None else shard.grad.norm().square()
-    norm = (add_ranks_(square.clone()) + torch.nn.utils.get_total_norm(shared).square()).sqrt()
-    factor = (limit / (norm + 1e-6)).clamp(max=1)  # as `torch.nn.utils.clip_grad_norm_`
-    for gradient in gradients:
-        gradient.mul_(factor)
+    factor = (limit / (gradient_norm(parameters, shard) + 1e-6)).clamp(max=1)  # as `torch.nn.utils.clip_grad_norm_`
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
 
 
 def gather_shards(checkpoint: dict[str, Any], name: str, position: int) -> None:

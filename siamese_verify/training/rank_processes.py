@@ -33,7 +33,10 @@ class RankLauncher(_SubprocessScriptLauncher):
         """Start the other ranks of this machine, then call a function."""
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
+            # A terminal sends Ctrl-C to all of them: the first tells the others, which may not be able to answer yet.
+            earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._call_children_scripts()
+            signal.signal(signal.SIGINT, earlier)
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
 

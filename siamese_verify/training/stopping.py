@@ -38,8 +38,8 @@ class Stopped(BaseException):
 class StopSignals:
     """Context manager that receives SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C, which is left ignored where it is ignored.
 
-    Outside of training a signal raises `Stopped` in the main thread. While `in_steps` is True it is only noted, for
-    `StopAfterStep`. A second one, or one that the main thread cannot answer because a library does not return, calls
+    A signal raises `Stopped` in the main thread, except while `in_steps` is True, as from the start until `leave_steps`:
+    then it is only noted, for `StopAfterStep`. A second one, or one that the main thread cannot answer because a library does not return, calls
     `end` in a thread. Only the main thread can receive signals: elsewhere nothing happens.
 
     Attributes:
@@ -51,7 +51,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.in_steps = False
+        self.in_steps = True
         self.where = "before training"
         self.end: Callable[[BaseException], object] = lambda error: os._exit(1)
         self._earlier: dict[int, Any] = {}
@@ -89,7 +89,7 @@ class StopSignals:
         Raises:
             Stopped: a signal has come before.
         """
-        self.in_steps, self.where = False, where
+        self.where, self.in_steps = where, False
         if self.received is not None:
             self._fired = True
             raise Stopped(self.received, where)

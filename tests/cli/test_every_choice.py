@@ -133,16 +133,19 @@ def test_a_package_that_is_missing_is_named(
     assert capsys.readouterr().err == f"siamese-verify: The configuration {expected}"
 
 
-SMALL_ENCODERS = {  # of faces; those of arrays are trained in test_train_arrays
+SMALL_ENCODERS = {
+    "array_resnet": ("encoder.shape=[2,9,7]", "encoder.width=8"),
     "inception_resnet": (),
     "iresnet100": ("encoder.blocks=[1,2]", "encoder.width=8", "encoder.size=32", "encoder.embedding_size=16"),
     "iresnet50": ("encoder.blocks=[1,1]", "encoder.width=8", "encoder.size=31", "encoder.embedding_size=16"),
     "mobilefacenet": ("encoder.size=32", "encoder.embedding_size=16"),
     "module": ("encoder._target_=tests.own_networks.OwnNet", "encoder.size=16", "+encoder.width=3"),
+    "perceptron": ("encoder.shape=[5]",),
     "resnet18": ("encoder.size=32",),
     "small": ("encoder.size=32", "encoder.width=8"),
     "timm": ("encoder.name=test_vit", "encoder.size=48", "encoder.embedding_size=16"),
     "tiny": ("encoder.size=32", "encoder.width=8"),
+    "towers": ("encoder.left.shape=[5]", "encoder.right.shape=[2,3]"),
     "vit_small": ("encoder.size=20", "encoder.width=16", "encoder.depth=2", "encoder.heads=2"),
 }
 
@@ -152,8 +155,8 @@ SLOW_OR_IN_MODELS = {"inception_resnet", "iresnet100", "mobilefacenet", "resnet1
 
 @pytest.mark.parametrize("name", CHOICES["encoder"])
 def test_every_encoder_gives_embeddings(name: str, configured: Configured, tmp_path: Path) -> None:
-    arrays = {"array_resnet": ("encoder.shape=[2,9,7]",), "perceptron": ("encoder.shape=[5]",)}
-    target = SMALL_ENCODERS[name][:1] if name == "module" else arrays.get(name, ())
+    target = SMALL_ENCODERS[name] if name in ("array_resnet", "perceptron", "towers") else ()
+    target = SMALL_ENCODERS[name][:1] if name == "module" else target
     encoder = make_encoder(configured("train", tmp_path, f"encoder={name}", *target))
     assert isinstance(encoder, Encoder)
     with torch.inference_mode():
@@ -163,13 +166,15 @@ def test_every_encoder_gives_embeddings(name: str, configured: Configured, tmp_p
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_OR_IN_MODELS)) for name in SMALL_ENCODERS],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_OR_IN_MODELS)) for name in CHOICES["encoder"]],
 )
 def test_every_encoder_learns_and_is_exported(name: str, configured: Configured, tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = make_encoder(configured("train", tmp_path, f"encoder={name}", *SMALL_ENCODERS[name]))
-    size = encoder.input_spec.size
-    images = torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8)
+    spec = encoder.input_spec
+    images = torch.randint(0, 256, (5, *spec.shape), dtype=torch.uint8)
+    images[:2, 0] = 0  # towers: rows of the left kind
+    images = images if spec.dtype == "uint8" else images.float()
     before = {name: weight.clone() for name, weight in encoder.named_parameters() if weight.requires_grad}
     optimizer = torch.optim.SGD([weight for weight in encoder.parameters() if weight.requires_grad], lr=0.01)
     encoder(images)[:, 0].sum().backward()
@@ -177,8 +182,8 @@ def test_every_encoder_learns_and_is_exported(name: str, configured: Configured,
     weights = dict(encoder.named_parameters())
     assert all(weights[name].isfinite().all() for name in before)
     assert any(not torch.equal(weight, weights[name]) for name, weight in before.items())
-    crops = images.permute(0, 2, 3, 1).numpy()
-    engines = TorchEngine(encoder.eval()), OnnxEngine(export_network(encoder), name)
+    crops = spec.channels_last(images).numpy()
+    engines = TorchEngine(encoder.eval()), OnnxEngine(export_network(encoder), name, arrays=spec.array_type)
     expected, found = (embed_crops(engine, crops, encoder.embedding_size) for engine in engines)
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
@@ -234,7 +239,7 @@ def test_every_logger_can_be_made(name: str, configured: Configured, tmp_path: P
 def test_every_data_set_and_every_protocol_composes(
     data: str, protocol: str, configured: Configured, tmp_path: Path
 ) -> None:
-    places = dict.fromkeys(("list", "arrays"), ("data.path=x",))
+    places = dict.fromkeys(("list", "arrays", "array_pairs"), ("data.path=x",))
     places |= dict.fromkeys(("folder", "prepared", "recordio"), ("data.root=x",))
     own = {"folder": ("protocol.root=x",), "pair_file": ("protocol.path=x",), "insightface": ("protocol.path=x",)}
     overrides = (f"data={data}", f"protocol={protocol}", *places.get(data, ()), *own.get(protocol, ()))

@@ -525,6 +525,43 @@ def test_two_processes_end_after_the_same_step_or_both_if_one_is_killed(name: st
         assert record.status == "stopped"
 
 
+def test_cached_chunks_train_the_network_of_the_plain_step(fitted: Trained, tmp_path: Path) -> None:
+    frozen = (*TINY, *SMALL_BATCHES, "trainer.max_epochs=1", "loss=ada_face", "trainer.freeze_batch_norm=true")
+    plain, cached = (fitted(tmp_path / f"{size}", *frozen, f"trainer.cached_chunk={size}") for size in ("null", 3))
+    torch.testing.assert_close(weights(cached), weights(plain), rtol=0, atol=1e-4)
+    model = load_checkpoint(plain / "checkpoints" / "last.ckpt")
+    assert model.encoder.normalize  # training left it out for the loss; the bundle has what is configured
+    assert not 0.5 < weights(plain)["loss.mean"] < 2
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_people_of_a_softmax_and_save_all(tmp_path: Path) -> None:
+    several = (*TINY, *SMALL_BATCHES, "data.photos.identities=40", "loss=arc_face", "scheduler=constant")
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.sync_batchnorm=false")
+    partial = ("loss.sharded=true", "loss.sample_rate=0.7", "trainer.cached_chunk=4", "trainer.max_epochs=1")
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "siamese_verify.cli.main",
+            "train",
+            *several,
+            *two,
+            *partial,
+            f"hydra.run.dir={tmp_path}/a",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    last = tmp_path / "a" / "checkpoints" / "last.ckpt"
+    assert weights(tmp_path / "a")["loss.weights"].shape == (36, 128)  # all shards
+    state = torch.load(last, weights_only=True)["optimizer_states"][0]["state"]
+    assert [values["exp_avg"].shape for values in state.values()].count((36, 128)) == 1
+
+
 @pytest.mark.slow
 def test_two_processes_train_and_leave_one_run_that_is_validated_on_each_photo_once(
     configured: Configured, tmp_path: Path

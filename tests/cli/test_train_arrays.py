@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from siamese_verify.cli.evaluate import evaluate
+from siamese_verify.datasets import pack_side
 from siamese_verify.errors import InputError
 from siamese_verify.models import load_model, open_bundle
 from siamese_verify.run_record import RunRecord
@@ -78,6 +79,30 @@ def test_arrays_are_trained_measured_bundled_and_embedded(
     photo = Image.new("RGB", (50, 50))
     with pytest.raises(InputError, match=r"takes arrays of shape .* not photos: use embed_arrays"):
         Verifier.load(run, engine="torch").verify(photo, photo, threshold=0.5)
+
+
+def test_two_towers_learn_which_arrays_belong_together(trained: Trained, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(80, 3))  # what both kinds show of an item, each in its own way
+    left = (hidden @ rng.normal(size=(3, 6)) + 0.05 * rng.normal(size=(80, 6))).astype(np.float32)
+    right = (hidden @ rng.normal(size=(3, 10)) + 0.05 * rng.normal(size=(80, 10))).astype(np.float32).reshape(80, 2, 5)
+    np.savez(tmp_path / "pairs.npz", left=left, right=right)
+    towers = ("encoder=towers", "encoder.left.shape=[6]", "encoder.right.shape=[2,5]", "loss=info_nce")
+    small = [f"encoder.{side}.{size}" for side in ("left", "right") for size in ("widths=[32]", "embedding_size=8")]
+    pairs = ("data=array_pairs", f"data.path='{tmp_path / 'pairs.npz'}'", "sampler.samples_per_identity=2")
+    steps = ("sampler.identities_per_batch=16", "trainer.max_epochs=30", "trainer.check_val_every_n_epoch=10")
+    quick = ("augmentation=none", "threads=1", "optimizer.lr=1e-2", "protocol.share=0.2")
+    run = trained(tmp_path / "run", *towers, *small, *pairs, *steps, *quick)
+    (tested,) = RunRecord.read(run).test.values()
+    assert tested["eer"] < 0.25, "items that were not trained on; 0.5 for unrelated embeddings"
+
+    model = load_model(run)
+    inputs = np.stack([pack_side(left[0], False, 10), pack_side(right[0], True, 10), pack_side(right[1], True, 10)])
+    with torch.inference_mode():
+        expected = model.encoder(torch.from_numpy(inputs)).numpy()
+        alone = list(model.encoder.backbone.children())[1](torch.from_numpy(right[:2])).numpy()
+    assert expected[1:] == pytest.approx(alone, abs=1e-5)
+    assert Verifier.load(run).embed_arrays(inputs) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_module_of_others_takes_arrays(fitted: Trained, tmp_path: Path) -> None:

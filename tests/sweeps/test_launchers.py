@@ -66,13 +66,16 @@ def test_ranks_of_a_run_agree_and_broken_runs_do_not_end_the_sweep(launcher: str
     margins = [0.2, 0.3, 0.4, 0.5] if launcher == "local" else [0.2, 0.3, 0.4]
     swept = f"loss.margin={','.join(map(str, margins))}"
     sweep = start(tmp_path, launcher, *DDP, "trainer.max_epochs=1", PROBE, swept)
-    out, err = sweep.communicate(timeout=500)
+    out, err = sweep.communicate(timeout=1000)
     killed = r"(The run was killed by SIGKILL, such as for want of memory\.|Rank 0 has ended: .*)"  # who sees it first
     assert sweep.returncode == 1, out + err
     last = rf"2 of {len(margins)} runs failed: 1: RuntimeError: this run has a bug; 2: {killed}"
     assert re.fullmatch(last, err.splitlines()[-1]), err
     assert "Traceback" not in out + err
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]  # no rank swept by itself
+    assert re.search(r"Best run by val/eer, in which the test has no part: [03] ", out)
+    assert (tmp_path / "sweep" / "sweep.csv").read_text().count("\n") == 1 + len(margins)
+    assert "this run has a bug" in (tmp_path / "sweep" / "sweep.html").read_text()
     for number, margin in enumerate(margins):
         run = tmp_path / "sweep" / str(number)
         record = RunRecord.read(run)

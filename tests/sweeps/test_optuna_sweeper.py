@@ -347,3 +347,22 @@ def test_combinations_that_can_never_work_are_left_out_of_a_grid(tmp_path: Path)
         )
         for rate in (1, 2)
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "There is nothing to search"),
+        (("loss=contrastive", "loss.margin=interval(-3, -1)"), r"None of 100 combinations .*: margin is -[\d.]+, but"),
+        (
+            ("loss=triplet", "miner=choice(hard_pairs)"),
+            r"None of 100 combinations .* which HardPairs chooses",
+        ),
+    ],
+)
+def test_a_search_of_which_nothing_can_work_is_refused(
+    tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_search(tmp_path, "hydra/sweeper=optuna", *overrides)
+    assert not list(tmp_path.glob("*/run.json"))

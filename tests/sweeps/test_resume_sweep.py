@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,7 +19,14 @@ from siamese_verify.sweeps.run_lock import claim, is_claimed
 from siamese_verify.sweeps.trial_pruning import open_storage
 from tests.conftest import SMALL_BATCHES, TINY
 
+PROBE = "+callbacks.probe={_target_: tests.sweeps.breaking_runs.Probe, crash: -1, kill: -1}"  # neither
 COMMAND = [sys.executable, "-m", "siamese_verify.cli.main", "train"]
+
+
+def train(folder: Path, *arguments: str) -> int:
+    """Run `siamese-verify train` in a folder; return its exit status."""
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run([*COMMAND, *arguments], cwd=folder, env=variables, stdout=subprocess.DEVNULL).returncode
 
 
 def test_the_command_of_a_sweep_takes_the_place_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +80,7 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path: Path) -> None:
         time.sleep(0.1)
     first, cut = RunRecord.read(sweep / "0"), RunRecord.read(sweep / "1")
     assert (first.status, cut.status) == ("finished", "stopped")
-    assert subprocess.run([*COMMAND, f"resume={sweep}"], cwd=tmp_path, stdout=subprocess.DEVNULL).returncode == 0
+    assert train(tmp_path, f"resume={sweep}") == 0
     assert RunRecord.read(sweep / "0") == first
     resumed = RunRecord.read(sweep / "1")
     assert resumed.status == "finished"
@@ -100,19 +108,18 @@ def test_a_search_with_two_processes_a_run_prunes_and_goes_on(tmp_path: Path) ->
             f"hydra.sweep.dir={sweep}",
         ),
         *("hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner", "+hydra.sweeper.pruner.upper=-1"),
-        *("+hydra.sweeper.pruner.n_warmup_steps=1", "+callbacks.told._target_=tests.sweeps.breaking_runs.TellRank"),
+        *("+hydra.sweeper.pruner.n_warmup_steps=1", PROBE),
         *("loss.margin=interval(0.1, 0.6)", "optimizer.lr=tag(log, interval(1e-4, 1e-2))"),
     ]
-    assert subprocess.run([*COMMAND, "-m", *settings], cwd=tmp_path, stdout=subprocess.DEVNULL).returncode == 0
-    more = [f"resume={sweep}", "hydra.sweeper.n_trials=3"]
-    assert subprocess.run([*COMMAND, *more], cwd=tmp_path, stdout=subprocess.DEVNULL).returncode == 0
+    assert train(tmp_path, "-m", *settings) == 0
+    assert train(tmp_path, f"resume={sweep}", "hydra.sweeper.n_trials=3") == 0
     [study] = open_storage(str(sweep / JOURNAL)).get_all_studies()
     trials = open_storage(str(sweep / JOURNAL)).get_all_trials(study._study_id)
     assert [trial.state.name for trial in trials] == ["PRUNED"] * 3
     for number, trial in enumerate(trials):
         ranks = [json.loads((sweep / str(number) / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
         assert [rank["ranks"] for rank in ranks] == [2, 2]
-        assert [rank["loss"]["margin"] for rank in ranks] == [trial.params["loss.margin"]] * 2
+        assert [rank["margin"] for rank in ranks] == [trial.params["loss.margin"]] * 2
         record = RunRecord.read(sweep / str(number))
         assert record.status == "finished" and record.pruned
         assert [epoch for epoch, _, _ in record.history] == [0, 1] == sorted(trial.intermediate_values)

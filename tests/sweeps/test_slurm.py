@@ -114,7 +114,7 @@ def test_runs_of_two_processes(tasks: int, margins: list[float], slurm: dict[str
         env={**slurm, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1000,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     for number, margin in enumerate(margins):

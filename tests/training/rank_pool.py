@@ -50,7 +50,9 @@ class RankPool:
 def rank_pool(folder: Path) -> Iterator[RankPool]:
     """Start the processes, and end them."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["siamese_verify.training", "siamese_verify.miners"])
+    context.set_forkserver_preload(
+        ["siamese_verify.training", "pytorch_metric_learning.losses", "pytorch_metric_learning.miners"]
+    )
     pipes = [context.Pipe() for _ in range(MOST)]
     processes = [context.Process(target=_serve, args=(end,), daemon=True) for _, end in pipes]
     for process in processes:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,13 @@ from siamese_verify.miners import BatchHard
 from siamese_verify.samplers import IdentityBatchSampler
 from siamese_verify.samplers.epoch import EpochSampler
 from siamese_verify.structures import Crop, FaceBatch
-from siamese_verify.training import CollapseMonitor, RefreshHardNegatives, ReseedEachBatch, VerificationModule
+from siamese_verify.training import (
+    BestCheckpoint,
+    CollapseMonitor,
+    RefreshHardNegatives,
+    ReseedEachBatch,
+    VerificationModule,
+)
 
 STEPS = 10  # of an epoch: as often as the geometry is looked at
 
@@ -209,3 +216,18 @@ def test_every_seed_epoch_rank_and_batch_has_numbers_of_its_own_and_the_same_aga
     torch.rand(7)
     assert found == [first_numbers(*place) for place in places]
     assert len({tuple(numbers) for numbers in found}) == 16
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["copied", "moved with the run"])
+def test_the_best_checkpoint_so_far_comes_along(moved: bool, tmp_path: Path) -> None:
+    earlier, here = tmp_path / "earlier" / "best.ckpt", tmp_path / "here" / "best.ckpt"
+    for path in (earlier, here):
+        path.parent.mkdir()
+    (here if moved else earlier).write_bytes(b"weights")
+    state = BestCheckpoint(earlier.parent, monitor="val/eer").state_dict()
+    best = {"best_model_path": str(earlier), "best_model_score": torch.tensor(0.1), "kth_best_model_path": str(earlier)}
+    callback = BestCheckpoint(here.parent, monitor="val/eer")
+    callback.load_state_dict({**state, **best, "best_k_models": {str(earlier): torch.tensor(0.1)}})
+    assert callback.best_model_path == callback.kth_best_model_path == str(here)
+    assert callback.best_k_models == {str(here): torch.tensor(0.1)}
+    assert here.read_bytes() == b"weights"

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from siamese_verify.losses import (
+    AdaFaceLoss,
     ArcFaceLoss,
     ContrastiveLoss,
     CosFaceLoss,
@@ -28,6 +29,7 @@ from siamese_verify.losses import (
     CrossBatchMemory,
     InBatchNegatives,
     InfoNCELoss,
+    MagFaceLoss,
     MagnetLoss,
     NCELoss,
     NTXentLoss,
@@ -68,6 +70,8 @@ CLASSIFYING: dict[str, Callable[[Any], Any]] = {
     "magnet": lambda kind: MagnetLoss(2, reduction=kind),
     "arc_face": lambda kind: ArcFaceLoss(5, 8.0, embedding_size=4, reduction=kind),
     "cos_face": lambda kind: CosFaceLoss(5, 8.0, embedding_size=4, reduction=kind),
+    "ada_face": lambda kind: AdaFaceLoss(5, 8.0, embedding_size=4, reduction=kind),
+    "mag_face": lambda kind: MagFaceLoss(5, 8.0, embedding_size=4, reduction=kind),
 }
 MINERS: dict[str, Callable[[], Any]] = {
     "all pairs": AllPairs,
@@ -116,12 +120,14 @@ SOME = [case for case in CASES if case.reduction == "mean" and not case.miner]  
 
 
 class Encoder(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, unit: bool) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 4))
+        self.unit = unit
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.layers(images))
+        embeddings: Tensor = self.layers(images)
+        return F.normalize(embeddings) if self.unit else embeddings
 
 
 class Step(nn.Module):
@@ -132,7 +138,9 @@ class Step(nn.Module):
         torch.manual_seed(0)
         loss, miner = case.make()
         optimizer: Any = torch.optim.SGD
-        self.module = VerificationModule(Encoder(), loss, miner, optimizer).double()
+        self.module = VerificationModule(
+            Encoder(not getattr(loss, "needs_norms", False)), loss, miner, optimizer
+        ).double()
 
     def forward(self, batch: FaceBatch, index: int) -> Tensor:
         return self.module.training_step(batch, index)
@@ -322,7 +330,15 @@ def test_a_sampler_gives_ranks_together_the_batches_of_one_process(pool: RankPoo
 
 # What is sent
 
-OTHERS = ("all_gather", "all_gather_object", "broadcast", "reduce", "reduce_scatter_tensor", "all_to_all", "send")
+OTHERS = (
+    "all_gather_into_tensor",
+    "all_gather_object",
+    "broadcast",
+    "reduce",
+    "reduce_scatter_tensor",
+    "all_to_all",
+    "send",
+)
 
 
 class Wire:
@@ -330,12 +346,12 @@ class Wire:
 
     def __init__(self) -> None:
         self.received = self.sent = self.added = 0  # added: of all-reduces
-        self.calls = dist.all_gather_into_tensor, dist.all_to_all_single, dist.all_reduce
+        self.calls = dist.all_gather, dist.all_to_all_single, dist.all_reduce
 
-    def all_gather_into_tensor(self, output: Tensor, mine: Tensor) -> None:
-        self.received += output.nbytes - mine.nbytes
-        self.sent += output.nbytes - mine.nbytes
-        self.calls[0](output, mine)
+    def all_gather(self, outputs: list[Tensor], mine: Tensor) -> None:
+        self.received += sum(output.nbytes for output in outputs) - mine.nbytes
+        self.sent += (len(outputs) - 1) * mine.nbytes
+        self.calls[0](outputs, mine)
 
     def all_to_all_single(self, output: Tensor, given: Tensor, arriving: list[int], leaving: list[int]) -> None:
         row, own = given.element_size() * math.prod(given.shape[1:]), dist.get_rank()

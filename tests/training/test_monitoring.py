@@ -143,7 +143,7 @@ def test_a_resumed_run_counts_on(fitted: Callable[..., Path], tmp_path: Path, ca
     caplog.clear()
     with caplog.at_level(logging.INFO), warnings.catch_warnings():
         warnings.simplefilter("error")
-        last = f"ckpt_path='{first / 'checkpoints' / 'last.ckpt'}'"
+        last = f"resume='{first / 'checkpoints' / 'last.ckpt'}'"
         fitted(tmp_path / "resumed", *settings, "trainer.max_epochs=4", last)
     lines = [message.partition(":")[0] for message in caplog.messages if message.startswith("Epoch")]
     assert lines == ["Epoch 3/4", "Epoch 4/4"]
