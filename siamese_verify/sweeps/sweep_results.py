@@ -354,7 +354,7 @@ def differing(records: Sequence[RunRecord], folders: Sequence[Path]) -> dict[str
     for name in order:
         column = varying[name]
         copy = repr(column) in seen
-        seen.add(repr(column))
+        seen |= {repr(column), repr([_last(one.get(f"{name}._target_")) for one in flat])}  # by name, or by class
         above = [choice for choice in chosen & set(varying) if name.startswith(f"{choice}.")]
         if name in explicit or not (copy or any(_decides(varying[choice], column) for choice in above)):
             found[name] = column

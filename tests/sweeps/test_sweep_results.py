@@ -133,6 +133,14 @@ def test_a_choice_is_one_setting_and_what_it_alone_decides_is_none(tmp_path: Pat
     assert found == {"loss": ["triplet", "triplet", "nt_xent"], "loss.margin": [0.2, 0.4, None]}
 
 
+def test_a_copy_of_a_choice_does_not_differ(tmp_path: Path) -> None:
+    runs: list[tuple[dict[str, Any], list[str]]] = []
+    for name, target, hardness in (("identity", "IdentityBatchSampler", {}), ("hard", "Hard", {"hardness": 0.5})):
+        sampler = {"_target_": f"siamese_verify.samplers.{target}", **hardness}
+        runs.append(({"sampler": sampler, "datamodule": {"sampler": sampler}}, [f"sampler={name}"]))
+    assert differ(tmp_path, *runs) == {"sampler": ["identity", "hard"]}
+
+
 def test_a_choice_of_the_defaults_has_the_name_of_its_class(tmp_path: Path) -> None:
     miner = {"_target_": "siamese_verify.miners.semi_hard.SemiHard", "margin": 0.2}
     assert differ(tmp_path, ({"miner": None}, []), ({"miner": miner}, ["miner=semi_hard"])) == {
