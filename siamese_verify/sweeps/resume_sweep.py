@@ -15,6 +15,7 @@ from pathlib import Path
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
+from siamese_verify.run_record import has_plain_interpolations
 from siamese_verify.sweeps.child_run import quoted
 
 SWEEP = "sweep.json"  # in the folder of a sweep
@@ -76,8 +77,10 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
 
 def untrusted(argument: str, trusted: Collection[str]) -> bool:
     """Whether an argument brings code or configs of others that are not trusted."""
-    named = re.findall(r"_target_\W+([\w.]+)", argument)
-    return argument.startswith(FOREIGN) or not set(named) <= {*trusted} or ("_target_" in argument and not named)
+    if argument.startswith(FOREIGN) or not has_plain_interpolations(argument):
+        return True
+    named = re.findall(r"[a-zA-Z_]\w*(?:\.\w+)+", argument.partition("=")[2])
+    return "_target_" in argument and (not named or not set(named) <= {*trusted})
 
 
 def resume_override(folder: Path) -> list[str]:

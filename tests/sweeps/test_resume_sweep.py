@@ -63,6 +63,9 @@ def test_the_command_of_a_sweep_takes_the_place_of_its_folder(tmp_path: Path, mo
         "--config-dir=configs",
         "-cd",
         "hydra.searchpath=[file://configs]",
+        "encoder._target_=my.Net,other.Net",
+        "loss='${oc.create:{_target_: my.Net}}'",
+        "loss='${oc.decode:\"{_${name}_: my.Net}\"}'",
     ],
 )
 def test_a_sweep_brings_no_code_or_configs_unasked(
@@ -72,7 +75,7 @@ def test_a_sweep_brings_no_code_or_configs_unasked(
     record_sweep(tmp_path / "sweep", ["-m", argument, "seed=0,1"])
     with pytest.raises(InputError, match=r"never used unasked"):
         resume_arguments(["resume=sweep", "trust_code=my.Net"])
-    if "_target_" in argument:
+    if "os.system" in argument:
         assert argument in resume_arguments(["resume=sweep", "trust_code=[my.Net,os.system]"])
 
 
