@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 
 RECORD = "run.json"
+PLAIN = re.compile(r"\$\{((hydra|oc\.env|oc\.select|now):[^{}\[\]$]*|[\w./@-]+)\}")
 Status = Literal["running", "finished", "failed", "stopped", "skipped"]
 
 
@@ -79,3 +81,11 @@ class RunRecord:
     def write(self, folder: Path) -> None:
         """Write the record to a run's folder, completely or not at all."""
         atomic_write(folder / RECORD, json.dumps(asdict(self), indent=1).encode())
+
+
+def has_plain_interpolations(text: str) -> bool:
+    """Whether the interpolations of a recorded setting refer to other settings, the environment or the time only.
+
+    Others, such as `oc.create`, could make a setting that no check of the configuration has seen.
+    """
+    return "${" not in PLAIN.sub("", text)

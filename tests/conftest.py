@@ -86,6 +86,7 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
         from siamese_verify.cli import train
         from siamese_verify.cli.recorded_run import recorded
         from siamese_verify.cli.resume import resumed_configuration
+        from siamese_verify.cli.training_checks import check
         from siamese_verify.training.run_files import refuse_used
         from siamese_verify.training.stopping import StopSignals
 
@@ -94,7 +95,7 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
         try:
             refuse_used(folder, cfg.resume)
             with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
-                train.check(cfg)
+                check(cfg)
                 train.fit(train.compose(cfg), run, cfg, signals)
         finally:
             torch.use_deterministic_algorithms(False)

@@ -20,6 +20,7 @@ from siamese_verify.cli.run_metadata import PACKAGE
 from siamese_verify.cli.user_errors import library_of, report_user_errors
 from siamese_verify.errors import InputError
 from siamese_verify.models.metadata import code_of_others
+from siamese_verify.run_record import has_plain_interpolations
 
 if TYPE_CHECKING:
     from siamese_verify.encoders import Encoder
@@ -199,7 +200,8 @@ def refuse_code(configuration: object, trusted: Collection[str], source: object)
         source: what it was read from, for the message.
 
     Raises:
-        InputError: it names a target that is neither of a config of this package nor trusted.
+        InputError: it names a target that is neither of a config of this package nor trusted, or has interpolations
+            that could make one.
     """
     if isinstance(configuration, Mapping):
         target = configuration.get("_target_")
@@ -212,6 +214,10 @@ def refuse_code(configuration: object, trusted: Collection[str], source: object)
     if isinstance(configuration, list | tuple):
         for part in configuration:
             refuse_code(part, trusted, source)
+    if isinstance(configuration, str) and not has_plain_interpolations(configuration):
+        raise InputError(
+            f"{source} computes a setting by {configuration}, which could hide code of others: write the value itself."
+        )
 
 
 def as_dict(configuration: object) -> dict[str, object]:

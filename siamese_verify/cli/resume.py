@@ -100,7 +100,8 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     if parsed.config_dir:
         trusted += sorted(targets_in(Path(parsed.config_dir)) - targets_in())
     recorded = OverridesParser.create().parse_overrides([one for one in own if not one.startswith("~")])
-    refuse_code([{"_target_": target} for target in named_code(recorded)], trusted, f"The run {asked['resume']}")
+    code = [*own, *({"_target_": target} for target in named_code(recorded))]
+    refuse_code(code, trusted, f"The run {asked['resume']}")
     if search := [one for one in own if one.lstrip("+").startswith("hydra.searchpath")]:
         raise InputError(f"The run {asked['resume']} has configs of its own: repeat {search[0]}, or --config-dir.")
     added = [str(one.input_line) for one in given]

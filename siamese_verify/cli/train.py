@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import signal
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,31 +13,26 @@ from typing import Any, NamedTuple, cast
 
 import pytorch_lightning as pl
 import torch
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from siamese_verify.cli.configuration import check_values, encoder_settings, hydra_command, make_encoder
+from siamese_verify.cli.configuration import encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration
 from siamese_verify.cli.run_metadata import set_threads
+from siamese_verify.cli.training_checks import DERIVED, check, check_run
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
 from siamese_verify.data.datamodule import ignore_signals
-from siamese_verify.encoders import Encoder, check_encoder
+from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
 from siamese_verify.faces import ranges_of
-from siamese_verify.losses.base import refuse_miner
 from siamese_verify.models import (
     FaceModel,
     code_of_others,
@@ -50,15 +43,9 @@ from siamese_verify.models import (
 )
 from siamese_verify.protocols import HeldOutShare, Protocol, refuse_leak, save_people
 from siamese_verify.run_record import RunRecord
-from siamese_verify.samplers import PairSampler, TripletSampler
-from siamese_verify.structures import Pairs, Triplets
-from siamese_verify.sweeps.check_runs import refuse_invalid
-from siamese_verify.sweeps.resume_sweep import record_sweep
-from siamese_verify.sweeps.sweep_progress import SweepProgress
-from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep, stop_at_signals
+from siamese_verify.sweeps.sweep_task import SweepTask
 from siamese_verify.sweeps.trial_pruning import trial_of
 from siamese_verify.training import VerificationModule, publish_report, without_unhelpful_warnings
-from siamese_verify.training.module import VALIDATION_METRICS
 from siamese_verify.training.rank_processes import RankWatch
 from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
@@ -66,7 +53,6 @@ from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals
 log = logging.getLogger(__name__)
 OF_MODULE = ("cached_chunk", "freeze_batch_norm")  # settings of `trainer` that are the module's
 ENDING = 30.0  # seconds that other ranks may take to end
-DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
 
 
 class TrainingParts(NamedTuple):
@@ -98,87 +84,6 @@ def train(cfg: DictConfig, folder: Path) -> float:
             report(model, parts, run, cfg)
     best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
     return math.nan if best is None else float(best)
-
-
-def check(cfg: DictConfig) -> None:
-    """Check, before any photo is read, what would fail later.
-
-    Raises:
-        InputError: a checkpoint that cannot be loaded; see also `check_settings`.
-    """
-    if cfg.resume:
-        load_checkpoint(Path(cfg.resume), code_of_others(encoder_settings(cfg)))  # named in the command
-    check_settings(cfg)
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """Check what can be checked of a configuration by itself, without its data; of each run of a sweep, before any.
-
-    Raises:
-        InputError: values of a wrong type, an unknown metric, a loss that cannot use the tuples of the sampler or
-            miner, an encoder that cannot be imported.
-    """
-    check_values(cfg)
-    check_metric(cfg.sweep.metric, cfg.sweep.mode)
-    check_loss(cfg)
-    check_encoder(encoder_settings(cfg))
-
-
-def check_metric(metric: str, mode: str) -> None:
-    """Check that validation measures a metric, and that better is what it says.
-
-    Raises:
-        InputError: no validation measures it, or the mode is the worse direction.
-    """
-    if metric not in VALIDATION_METRICS:
-        raise InputError(f"sweep.metric must be one of {', '.join(VALIDATION_METRICS)}, got {metric}.")
-    if mode != VALIDATION_METRICS[metric]:
-        raise InputError(
-            f"sweep.mode={mode} looks for the worst {metric}: set sweep.mode={VALIDATION_METRICS[metric]}."
-        )
-
-
-def check_run(cfg: DictConfig) -> None:
-    """Check a run of a sweep before any is started: its settings, and the places of its data unless it runs elsewhere.
-
-    Raises:
-        InputError: see `check_settings`; a setting without a value, a missing folder or file, GPUs that do not exist.
-    """
-    check_settings(cfg)
-    trainer = cfg.trainer
-    if trainer.accelerator == "cpu" and trainer.get("sync_batchnorm"):
-        raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
-    for part in ("data", "protocol"):
-        if missing := sorted(OmegaConf.missing_keys(cfg[part])):
-            raise InputError(f"{missing[0]} is required: add {missing[0]}=... to the command.")
-    if HydraConfig.get().launcher._target_.rpartition(".")[2].startswith(("Slurm", "Ray")):
-        return  # other machines have other GPUs and folders
-    for place in ("data.root", "data.path", "protocol.root", "protocol.path"):
-        path = OmegaConf.select(cfg, place)
-        if isinstance(path, str) and "://" not in path and not Path(path).expanduser().exists():
-            raise InputError(f"There is no {path}: correct {place}.")
-    gpus = torch.cuda.device_count() if trainer.accelerator in ("gpu", "cuda") else None
-    if gpus is not None and (gpus == 0 or (isinstance(trainer.devices, int) and trainer.devices > gpus)):
-        raise InputError(f"trainer.devices={trainer.devices} asks for GPUs, but this machine has {gpus}.")
-
-
-def check_loss(cfg: DictConfig) -> None:
-    """Check that a loss can use the tuples of the sampler or miner.
-
-    Raises:
-        InputError: it cannot, or the loss refuses its own arguments.
-    """
-    loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
-    sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
-    accepted = getattr(loss, "takes", None)
-    if sampled and accepted is not None:
-        single_pairs = sampled is Pairs and getattr(loss, "needs_negatives", False)
-        if sampled not in accepted or single_pairs:
-            raise InputError(f"{loss.__name__} cannot use the tuples of {sampler.__name__}: set sampler=identity.")
-    if all(name not in cfg.loss or cfg.loss[name] is not None for name in DERIVED):
-        instantiate(cfg.loss)
-    if cfg.get("miner") and not sampled:
-        refuse_miner(loss, instantiate(cfg.miner))
 
 
 def compose(cfg: DictConfig) -> TrainingParts:
@@ -387,39 +292,6 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
 def tested_people(leak: str) -> str:
     """Whether the people of a protocol were held out from training, in words; `leak` is "" if all were."""
     return f"trained on in part: {leak}" if leak else "held out from training"
-
-
-class RefuseUsedFolder(Callback):
-    """Hydra callback that refuses the folder of another run before Hydra writes its files there."""
-
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit if the folder holds another run."""
-        if config.hydra.output_subdir:  # null in `preview` and in further processes of a run
-            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.resume)
-
-
-class WatchSweep(Callback):
-    """Hydra callback that checks all runs of a sweep before the first, shows them, lets signals stop them, and ends."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit if runs can never work."""
-        loader, folder = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), Path(config.hydra.sweep.dir)
-        with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
-            refuse_invalid(loader, config, check_run)
-        record_sweep(folder, sys.argv[1:])
-        self.handlers = stop_at_signals(folder)
-        self.progress = SweepProgress(folder, lines=True)
-        self.progress.start()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # launchers pickle callbacks for their workers, where no sweep starts or ends
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Show the results and say how many runs finished; exit if others did not."""
-        print(self.progress.finish(), flush=True)
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        end_of_sweep(Path(config.hydra.sweep.dir))
 
 
 @hydra_command("train", partial(SweepTask, check=check_run))

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
+from siamese_verify.run_record import has_plain_interpolations
 from siamese_verify.sweeps.child_run import quoted
 
 SWEEP = "sweep.json"  # in the folder of a sweep
+FOREIGN = ("-c", "--config", "hydra.searchpath", "+hydra.searchpath", "++hydra.searchpath")
 
 
 def record_sweep(folder: Path, arguments: Sequence[str]) -> None:
@@ -32,20 +35,24 @@ def record_sweep(folder: Path, arguments: Sequence[str]) -> None:
 def resume_arguments(arguments: Sequence[str]) -> list[str]:
     """Arguments of `siamese-verify train` with the command of a sweep in place of `resume=SWEEP`.
 
-    Hydra's settings may be added, such as `hydra.sweeper.n_trials=100` or another launcher. The working directory
+    Hydra's settings may be added, such as `hydra.sweeper.n_trials=100` or another launcher, and by `trust_code=CLASS` a
+    permission for code of others that the recorded command names. The working directory
     becomes that of the sweep, whose paths may start from there.
 
     Returns:
         The arguments; those given, if they resume no sweep.
 
     Raises:
-        InputError: settings beside Hydra's, which would make other runs; a damaged `sweep.json`.
+        InputError: settings beside Hydra's, which would make other runs; a damaged `sweep.json`, or one that names
+            code or configs outside of the package.
     """
     named = [argument.removeprefix("resume=").strip("'\"") for argument in arguments if argument.startswith("resume=")]
     if not named or not (Path(named[-1]) / SWEEP).is_file():
         return [*arguments]
     folder = Path(named[-1]).absolute()
-    added = [one for one in arguments if not one.startswith("resume=") and one not in ("-m", "--multirun")]
+    trusted = [name for one in arguments if one.startswith("trust_code=") for name in re.findall(r"[\w.]+", one)[1:]]
+    apart = ("resume=", "trust_code=")
+    added = [one for one in arguments if not one.startswith(apart) and one not in ("-m", "--multirun")]
     if other := [one for one in added if not one.lstrip("+~").startswith(("hydra.", "hydra/"))]:
         raise InputError(f"resume={named[-1]} continues the sweep with its own settings: leave out {other[0]}.")
     try:
@@ -53,6 +60,12 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
         started, cwd = [str(one) for one in recorded["arguments"]], Path(recorded["cwd"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / SWEEP} is damaged ({error}): start the sweep's command again.") from None
+    if code := [one for one in started if untrusted(one, trusted)]:
+        raise InputError(
+            f"The command of the sweep {named[-1]} names code or configs of its own, {code[0]}, which are never used "
+            "unasked: if you trust them, add trust_code=CLASS, or give the command itself again with "
+            f"hydra.sweep.dir={named[-1]}, which continues the sweep as well."
+        )
     if cwd.is_dir():
         os.chdir(cwd)
     replaced = {one.partition("=")[0] for one in added} | {"hydra.sweep.dir"}
@@ -60,6 +73,14 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
     if "hydra/launcher" in replaced:
         kept = [one for one in kept if not one.lstrip("+~").startswith("hydra.launcher.")]
     return [*kept, *added, f"hydra.sweep.dir={quoted(str(folder))}"]
+
+
+def untrusted(argument: str, trusted: Collection[str]) -> bool:
+    """Whether an argument brings code or configs of others that are not trusted."""
+    if argument.startswith(FOREIGN) or not has_plain_interpolations(argument):
+        return True
+    named = re.findall(r"[a-zA-Z_]\w*(?:\.\w+)+", argument.partition("=")[2])
+    return "_target_" in argument and (not named or not set(named) <= {*trusted})
 
 
 def resume_override(folder: Path) -> list[str]:

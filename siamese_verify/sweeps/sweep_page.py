@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from siamese_verify.sweeps.sweep_results import (
@@ -33,9 +34,8 @@ def spread_text(spread: Spread | None, metric: str = "eer") -> str:
     mean = rate_or_number(spread.mean, metric)
     if spread.runs < 2:
         return mean
-    low = max(spread.low, 0.0) if is_rate(metric) else spread.low
-    deviation, lowest, highest = (rate_or_number(one, metric) for one in (spread.deviation, low, spread.high))
-    return f"{mean} ± {deviation} ({lowest} to {highest})"
+    deviation, lowest, highest = (rate_or_number(one, metric) for one in (spread.deviation, spread.low, spread.high))
+    return f"{mean} ± {deviation}" if math.isnan(spread.low) else f"{mean} ± {deviation} ({lowest} to {highest})"
 
 
 def eer_text(run: RunRow, protocol: str) -> str:

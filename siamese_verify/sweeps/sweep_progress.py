@@ -29,7 +29,7 @@ from siamese_verify.sweeps.sweep_page import (
 from siamese_verify.sweeps.sweep_results import TABLE, RunRow, SweepResults, label, read_sweep, shown, sweep_table
 
 POLL = 2.0  # seconds between looks at the runs
-PAGE_SHARE = 10  # the page is refreshed when this many times the time it took has passed
+PAGE_SHARE = 50  # the page is refreshed when this many times the time it took has passed
 ROWS = 30  # of the table in a terminal
 COLUMNS = 6  # parameters in a terminal; sweep.csv has all
 

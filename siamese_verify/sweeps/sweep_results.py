@@ -38,7 +38,8 @@ class Spread(NamedTuple):
     Attributes:
         mean: of the runs.
         deviation: standard deviation of a run, with n - 1 degrees of freedom; NaN for one run.
-        low: end of the 95 % interval of the mean, by Student's t with n - 1 degrees of freedom; NaN for one run.
+        low: end of the 95 % interval of the mean, by Student's t with n - 1 degrees of freedom, within the rates' 0 ...
+            1; NaN for one run, or for equal values, which do not show how far others would be.
         high: likewise.
         runs: n, of different seeds.
 
@@ -54,15 +55,17 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of (n,) values, n >= 1."""
+        """The spread of (n,) rates, n >= 1."""
         from scipy.stats import t
 
         mean, count = float(np.mean(values)), len(values)
         if count < 2:
             return cls(mean, math.nan, math.nan, math.nan, count)
         deviation = float(np.std(values, ddof=1))
+        if deviation == 0:
+            return cls(mean, deviation, math.nan, math.nan, count)
         half = float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
-        return cls(mean, deviation, mean - half, mean + half, count)
+        return cls(mean, deviation, max(0.0, mean - half), min(1.0, mean + half), count)
 
 
 @dataclass(frozen=True)

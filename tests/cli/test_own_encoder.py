@@ -21,6 +21,7 @@ from siamese_verify.cli.preview import preview
 from siamese_verify.cli.resume import resumed_arguments
 from siamese_verify.errors import InputError
 from siamese_verify.models import open_bundle
+from siamese_verify.run_record import has_plain_interpolations
 from tests import own_networks
 from tests.cli.conftest import SENTENCE, Command, save_faces
 from tests.conftest import SMALL_BATCHES, TINY
@@ -95,7 +96,25 @@ def test_torch_asks_for_permission_in_every_command(
     assert command("verify", str(photo), str(photo), "--model", str(own_run), *trusted).code == 0
 
 
-@pytest.mark.parametrize("part", ["photos", "protocol"])
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("${data.root}", True),
+        ("${..size}/${name}", True),
+        ("runs/${now:%Y-%m-%d_%H-%M-%S}", True),
+        ("${oc.env:XDG_CACHE_HOME,'~/.cache'}/siamese-verify", True),
+        ("${oc.select:data.test,null}", True),
+        ("${oc.select:data.test,{_target_: os.mkdir}}", False),
+        ("${oc.create:{_target_: os.mkdir}}", False),
+        ("${ oc.decode:'x'}", False),
+        ("${${name}}", False),
+    ],
+)
+def test_interpolations_that_could_make_settings_are_known(text: str, plain: bool) -> None:
+    assert has_plain_interpolations(text) is plain
+
+
+@pytest.mark.parametrize("part", ["photos", "protocol", "interpolation"])
 def test_a_run_of_somebody_else_calls_no_code_when_it_is_evaluated(
     part: str, own_run: Path, command: Command, tmp_path: Path
 ) -> None:
@@ -106,12 +125,15 @@ def test_a_run_of_somebody_else_calls_no_code_when_it_is_evaluated(
     configuration = record["configuration"]
     if part == "photos":
         configuration["datamodule"]["photos"] = evil
+    elif part == "interpolation":
+        configuration["datamodule"]["photos"]["root"] = f"${{oc.create:{{_target_: os.mkdir, path: {trace}}}}}"
     else:
         configuration["protocol"] = evil
     (run / "run.json").write_text(json.dumps(record))
     ended = command("evaluate", f"model={run}", "resamples=0", "threads=1")
     assert ended.code == 2
-    assert SENTENCE.fullmatch(ended.err) and "names code of others, os.mkdir, which is never imported" in ended.err
+    told = "which could hide code" if part == "interpolation" else "names code of others, os.mkdir, which is never"
+    assert SENTENCE.fullmatch(ended.err) and told in ended.err
     assert not trace.exists()
 
 
@@ -160,6 +182,8 @@ def test_what_the_command_itself_names_is_trusted_when_a_run_is_resumed(own_run:
         ([trap], "names code of others, os.mkdir"),
         (["hydra.callbacks.trap._target_=os.mkdir", "trust_code=os.mkdir"], "names code of others, os.mkdir"),
         ([searched], "configs of its own"),
+        (["loss='${oc.create:{_target_: os.mkdir}}'"], "which could hide code of others"),
+        (["loss='${oc.select:none,{_target_: os.mkdir}}'"], "which could hide code of others"),
     ):
         (run / "run.json").write_text(json.dumps({**record, "overrides": overrides}))
         with pytest.raises(InputError, match=complaint):

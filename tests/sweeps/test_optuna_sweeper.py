@@ -297,7 +297,7 @@ class Recorded(Launcher):
 def run_search(folder: Path, *overrides: str) -> list[list[list[str]]]:
     """Search as `siamese-verify train -m hydra/sweeper=optuna OVERRIDES` does; return the batches launched."""
     from siamese_verify.cli.configuration import CONF
-    from siamese_verify.cli.train import check_run
+    from siamese_verify.cli.training_checks import check_run
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         named = [text for text in overrides if not set("(,") & set(text)]

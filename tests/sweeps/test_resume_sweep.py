@@ -54,6 +54,31 @@ def test_the_command_of_a_sweep_takes_the_place_of_its_folder(tmp_path: Path, mo
         resume_arguments([f"resume={sweep}"])
 
 
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "encoder._target_=os.system",
+        "+callbacks.mine={_target_: os.system, command: ls}",
+        "+callbacks.mine={'_target_':os.system}",
+        "--config-dir=configs",
+        "-cd",
+        "hydra.searchpath=[file://configs]",
+        "encoder._target_=my.Net,other.Net",
+        "loss='${oc.create:{_target_: my.Net}}'",
+        "loss='${oc.decode:\"{_${name}_: my.Net}\"}'",
+    ],
+)
+def test_a_sweep_brings_no_code_or_configs_unasked(
+    argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record_sweep(tmp_path / "sweep", ["-m", argument, "seed=0,1"])
+    with pytest.raises(InputError, match=r"never used unasked"):
+        resume_arguments(["resume=sweep", "trust_code=my.Net"])
+    if "os.system" in argument:
+        assert argument in resume_arguments(["resume=sweep", "trust_code=[my.Net,os.system]"])
+
+
 def test_a_claim_ends_with_the_last_process_that_holds_it(tmp_path: Path) -> None:
     path = tmp_path / "run" / ".alive"
     assert not is_claimed(path)
@@ -112,7 +137,9 @@ def test_a_search_with_two_processes_a_run_prunes_and_goes_on(tmp_path: Path) ->
         *("loss.margin=interval(0.1, 0.6)", "optimizer.lr=tag(log, interval(1e-4, 1e-2))"),
     ]
     assert train(tmp_path, "-m", *settings) == 0
-    assert train(tmp_path, f"resume={sweep}", "hydra.sweeper.n_trials=3") == 0
+    assert train(tmp_path, f"resume={sweep}", "hydra.sweeper.n_trials=3") == 2, "the probe and the pruner are not ours"
+    permission = "trust_code=[tests.sweeps.breaking_runs.Probe,optuna.pruners.ThresholdPruner]"
+    assert train(tmp_path, f"resume={sweep}", "hydra.sweeper.n_trials=3", permission) == 0
     [study] = open_storage(str(sweep / JOURNAL)).get_all_studies()
     trials = open_storage(str(sweep / JOURNAL)).get_all_trials(study._study_id)
     assert [trial.state.name for trial in trials] == ["PRUNED"] * 3

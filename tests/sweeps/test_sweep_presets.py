@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, open_dict
 
 from siamese_verify.cli.configuration import CONF
-from siamese_verify.cli.train import check_settings
+from siamese_verify.cli.training_checks import check_settings
 from siamese_verify.errors import InputError
 
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml") if path.stem != "default")

@@ -63,7 +63,10 @@ def test_seeds_are_summed_up_by_students_t(grid: SweepResults) -> None:
     assert [group.label for group in grid.groups] == ["loss.margin=0.5", "loss.margin=0.2", "loss.margin=0.9"]
     assert best.value is not None
     expected = ttest_1samp([0.02, 0.03, 0.07], 0).confidence_interval(0.95)
-    assert best.value == (pytest.approx(0.04), pytest.approx(0.0264575), *map(pytest.approx, expected), 3)
+    assert expected.low < 0, "no rate is"
+    assert best.value == (pytest.approx(0.04), pytest.approx(0.0264575), 0, pytest.approx(expected.high), 3)
+    narrow = ttest_1samp([0.3, 0.31, 0.33], 0).confidence_interval(0.95)
+    assert Spread.of([0.3, 0.31, 0.33])[2:4] == (pytest.approx(narrow.low), pytest.approx(narrow.high))
     assert second.value is not None
     assert second.value.mean == pytest.approx(0.05)
     assert second.test[PROTOCOL].mean == pytest.approx(0.06)
@@ -80,6 +83,7 @@ def test_one_seed_has_no_interval_and_the_same_seed_twice_is_one(tmp_path: Path)
     assert math.isnan(group.value.low)
     assert math.isnan(group.value.high)
     assert Spread.of([0.5]).mean == 0.5
+    assert math.isnan(Spread.of([0.5, 0.5]).high), "equal values do not show how far others would be"
 
 
 def differ(tmp_path: Path, *runs: tuple[dict[str, Any], list[str]]) -> dict[str, list[Any]]:

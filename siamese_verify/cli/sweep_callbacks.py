@@ -1,0 +1,57 @@
+"""Hydra callbacks of `train`: a folder that holds another run is refused, and a sweep is checked, shown and ended."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from siamese_verify.cli.training_checks import check_run
+from siamese_verify.cli.user_errors import report_user_errors
+from siamese_verify.sweeps.check_runs import refuse_invalid
+from siamese_verify.sweeps.resume_sweep import record_sweep
+from siamese_verify.sweeps.sweep_progress import SweepProgress
+from siamese_verify.sweeps.sweep_task import end_of_sweep, stop_at_signals
+from siamese_verify.training.run_files import refuse_used
+
+
+class RefuseUsedFolder(Callback):
+    """Hydra callback that refuses the folder of another run before Hydra writes its files there."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Exit if the folder holds another run."""
+        if config.hydra.output_subdir:  # null in `preview` and in further processes of a run
+            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.resume)
+
+
+class WatchSweep(Callback):
+    """Hydra callback that checks all runs of a sweep before the first, shows them, lets signals stop them, and ends."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Exit if runs can never work."""
+        loader, folder = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), Path(config.hydra.sweep.dir)
+        with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
+            refuse_invalid(loader, config, check_run)
+        record_sweep(folder, sys.argv[1:])
+        self.handlers = stop_at_signals(folder)
+        self.progress = SweepProgress(folder, lines=True)
+        self.progress.start()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # launchers pickle callbacks for their workers, where no sweep starts or ends
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Show the results and say how many runs finished; exit if others did not."""
+        print(self.progress.finish(), flush=True)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        end_of_sweep(Path(config.hydra.sweep.dir))

@@ -1,0 +1,102 @@
+"""Checks of a training's configuration before any photo is read; of all runs of a sweep before the first starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from siamese_verify.cli.configuration import check_values, encoder_settings
+from siamese_verify.encoders import check_encoder
+from siamese_verify.errors import InputError
+from siamese_verify.losses.base import refuse_miner
+from siamese_verify.models import code_of_others, load_checkpoint
+from siamese_verify.samplers import PairSampler, TripletSampler
+from siamese_verify.structures import Pairs, Triplets
+from siamese_verify.training.module import VALIDATION_METRICS
+
+DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
+
+
+def check(cfg: DictConfig) -> None:
+    """Check, before any photo is read, what would fail later.
+
+    Raises:
+        InputError: a checkpoint that cannot be loaded; see also `check_settings`.
+    """
+    if cfg.resume:
+        load_checkpoint(Path(cfg.resume), code_of_others(encoder_settings(cfg)))  # named in the command
+    check_settings(cfg)
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Check what can be checked of a configuration by itself, without its data; of each run of a sweep, before any.
+
+    Raises:
+        InputError: values of a wrong type, an unknown metric, a loss that cannot use the tuples of the sampler or
+            miner, an encoder that cannot be imported.
+    """
+    check_values(cfg)
+    check_metric(cfg.sweep.metric, cfg.sweep.mode)
+    check_loss(cfg)
+    check_encoder(encoder_settings(cfg))
+
+
+def check_metric(metric: str, mode: str) -> None:
+    """Check that validation measures a metric, and that better is what it says.
+
+    Raises:
+        InputError: no validation measures it, or the mode is the worse direction.
+    """
+    if metric not in VALIDATION_METRICS:
+        raise InputError(f"sweep.metric must be one of {', '.join(VALIDATION_METRICS)}, got {metric}.")
+    if mode != VALIDATION_METRICS[metric]:
+        raise InputError(
+            f"sweep.mode={mode} looks for the worst {metric}: set sweep.mode={VALIDATION_METRICS[metric]}."
+        )
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Check a run of a sweep before any is started: its settings, and the places of its data unless it runs elsewhere.
+
+    Raises:
+        InputError: see `check_settings`; a setting without a value, a missing folder or file, GPUs that do not exist.
+    """
+    check_settings(cfg)
+    trainer = cfg.trainer
+    if trainer.accelerator == "cpu" and trainer.get("sync_batchnorm"):
+        raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
+    for part in ("data", "protocol"):
+        if missing := sorted(OmegaConf.missing_keys(cfg[part])):
+            raise InputError(f"{missing[0]} is required: add {missing[0]}=... to the command.")
+    if HydraConfig.get().launcher._target_.rpartition(".")[2].startswith(("Slurm", "Ray")):
+        return  # other machines have other GPUs and folders
+    for place in ("data.root", "data.path", "protocol.root", "protocol.path"):
+        path = OmegaConf.select(cfg, place)
+        if isinstance(path, str) and "://" not in path and not Path(path).expanduser().exists():
+            raise InputError(f"There is no {path}: correct {place}.")
+    gpus = torch.cuda.device_count() if trainer.accelerator in ("gpu", "cuda") else None
+    if gpus is not None and (gpus == 0 or (isinstance(trainer.devices, int) and trainer.devices > gpus)):
+        raise InputError(f"trainer.devices={trainer.devices} asks for GPUs, but this machine has {gpus}.")
+
+
+def check_loss(cfg: DictConfig) -> None:
+    """Check that a loss can use the tuples of the sampler or miner.
+
+    Raises:
+        InputError: it cannot, or the loss refuses its own arguments.
+    """
+    loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
+    sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
+    accepted = getattr(loss, "takes", None)
+    if sampled and accepted is not None:
+        single_pairs = sampled is Pairs and getattr(loss, "needs_negatives", False)
+        if sampled not in accepted or single_pairs:
+            raise InputError(f"{loss.__name__} cannot use the tuples of {sampler.__name__}: set sampler=identity.")
+    if all(name not in cfg.loss or cfg.loss[name] is not None for name in DERIVED):
+        instantiate(cfg.loss)
+    if cfg.get("miner") and not sampled:
+        refuse_miner(loss, instantiate(cfg.miner))
