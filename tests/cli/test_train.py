@@ -325,6 +325,7 @@ def signal_at(step: int, name: str = "SIGTERM") -> str:
     return f"+callbacks.signal={{_target_: tests.cli.test_train.SignalAt, step: {step}, name: {name}}}"
 
 
+TRUSTED = "trust_code=tests.cli.test_train.SignalAt"
 VIEWS_OF_IMAGES = "datamodule.instances=true"
 WITHIN, LAST = 4, 5  # steps of the second epoch of three
 
@@ -372,7 +373,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_as_the_uninterru
     assert (checkpoint["epoch"], checkpoint["global_step"]) == (1, step + 1)
     assert record.status == "stopped"
     assert f"Stopped by SIGTERM after step {step + 1}: resume with `siamese-verify train resume=" in str(record.error)
-    fitted(run, f"resume='{run}'")
+    fitted(run, f"resume='{run}'", TRUSTED)
     assert equal(weights(run), weights(whole))
     assert equal(weights(run, "best.ckpt"), weights(whole, "best.ckpt"))
     assert untimed(run) == untimed(whole)
@@ -401,7 +402,7 @@ def test_a_run_can_go_on_in_another_folder(fitted: Trained, tmp_path: Path) -> N
     with pytest.raises(SystemExit):
         fitted(tmp_path / "run", *settings, signal_at(LAST))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    other = fitted(tmp_path / "other", f"resume='{tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}'")
+    other = fitted(tmp_path / "other", f"resume='{tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}'", TRUSTED)
     assert len(RunRecord.read(other).history) == 3
     assert sorted(path.name for path in (other / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
