@@ -217,7 +217,7 @@ class ModelMetadata:
         return cls(
             name=name,
             configuration=values["encoder"],
-            input_spec=InputSpec.from_dict(values["input"]),
+            input_spec=_input_spec(values["input"]),
             embedding_size=values["embedding_size"],
             operating_points=read_operating_points(values["operating_points"]),
             eer_threshold=values["eer_threshold"],
@@ -359,3 +359,11 @@ def _eer_interval(metrics: Mapping[str, Any]) -> str:
     if isinstance(found, dict):
         found = [found.get("low"), found.get("high")]
     return f" (95 % interval over people: {found[0]:.2%} to {found[1]:.2%})" if found and None not in found else ""
+
+
+def _input_spec(values: dict[str, Any]) -> InputSpec:
+    """The field `input` of a manifest; ValueError where it is contradictory."""
+    try:
+        return InputSpec.from_dict(values)
+    except InputError as error:
+        raise ValueError(f"field input: {str(error).rstrip('.')}") from None
