@@ -102,6 +102,7 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     recorded = OverridesParser.create().parse_overrides([one for one in own if not one.startswith("~")])
     code = [*own, *({"_target_": target} for target in named_code(recorded))]
     refuse_code(code, trusted, f"The run {asked['resume']}")
+    own = [one for one in own if not one.lstrip("+").startswith(("hydra.job_logging", "hydra.hydra_logging"))]
     if search := [one for one in own if one.lstrip("+").startswith("hydra.searchpath")]:
         raise InputError(f"The run {asked['resume']} has configs of its own: repeat {search[0]}, or --config-dir.")
     added = [str(one.input_line) for one in given]

@@ -19,7 +19,7 @@ from siamese_verify.run_record import has_plain_interpolations
 from siamese_verify.sweeps.child_run import quoted
 
 SWEEP = "sweep.json"  # in the folder of a sweep
-FOREIGN = ("-c", "--config", "hydra.searchpath", "+hydra.searchpath", "++hydra.searchpath")
+FOREIGN = ("-c", "--config", "hydra.searchpath", "hydra.job_logging", "hydra.hydra_logging")
 
 
 def record_sweep(folder: Path, arguments: Sequence[str]) -> None:
@@ -77,7 +77,7 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
 
 def untrusted(argument: str, trusted: Collection[str]) -> bool:
     """Whether an argument brings code or configs of others that are not trusted."""
-    if argument.startswith(FOREIGN) or not has_plain_interpolations(argument):
+    if argument.lstrip("+").startswith(FOREIGN) or not has_plain_interpolations(argument):
         return True
     named = re.findall(r"[a-zA-Z_]\w*(?:\.\w+)+", argument.partition("=")[2])
     return "_target_" in argument and (not named or not set(named) <= {*trusted})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,9 +30,11 @@ from siamese_verify.training.distributed import gather_batch, gather_objects, ga
 from siamese_verify.training.log_figures import publish_validation
 from siamese_verify.training.partial_weights import RowSteps, clip_shards, gather_shards, take_shard
 
+log = logging.getLogger(__name__)
 VALIDATION_TARGETS = (1e-1, 1e-2, 1e-3)
 VALIDATION_METRICS = {"val/eer": "min", "val/auc": "max", "val/tar_at_far_1e-2": "max"}  # and which of two is better
 DISTANCES_EVERY = 10  # steps
+DISTANCE_ROWS = 1024  # of a rank, at most: half a million distances
 
 Miner = Callable[[Tensor, Tensor], Pairs | Triplets]
 
@@ -131,6 +134,7 @@ class VerificationModule(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(labels))
         if (self.global_step + 1) % DISTANCES_EVERY == 0:
             rows = embeddings[own].detach().float()  # this rank's
+            rows = rows[:: -(-len(rows) // DISTANCE_ROWS) or 1]  # of very large batches some
             rows = F.normalize(rows) if getattr(self.loss, "needs_norms", False) else rows
             distance = torch.pdist(rows)  # (N(N-1)/2,)
             self.log("train/distance_mean", distance.mean())
@@ -223,12 +227,21 @@ class VerificationModule(pl.LightningModule):
         """Save the last validation with the weights that it measured."""
         checkpoint["validation"] = self.validation.to_metadata() if self.validation else None
         checkpoint["steps"] = self.trainer.estimated_stepping_batches
+        checkpoint["processes"] = self.trainer.world_size
         if self.shard is not None:
             gather_shards(checkpoint, "loss.weights", self._position(self.shard))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the number of steps that the resumed run was planned for."""
         self._planned_steps = checkpoint.get("steps")
+        before, now = checkpoint.get("processes", 0), self.trainer.world_size
+        if before not in (0, now):
+            log.warning(
+                "The run goes on with %d processes instead of %d, so that a joined batch has other rows: to train as "
+                "before, set trainer.devices and trainer.num_nodes.",
+                now,
+                before,
+            )
         if self.shard is not None:
             first = int(getattr(self.loss, "first", 0))
             own = slice(first, first + len(self.shard))

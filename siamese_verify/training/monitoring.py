@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -194,8 +195,8 @@ class EpochBar(ProgressBar):
 
 
 def steps_between_logs(trainer: pl.Trainer) -> int:
-    """Steps between the figures of a run."""
-    return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
+    """Steps between the figures of a run; more than any run has where nothing is to be logged."""
+    return int(trainer.log_every_n_steps) or sys.maxsize  # type: ignore[attr-defined]
 
 
 def figures_of(trainer: pl.Trainer) -> str:

@@ -63,6 +63,7 @@ def test_the_command_of_a_sweep_takes_the_place_of_its_folder(tmp_path: Path, mo
         "--config-dir=configs",
         "-cd",
         "hydra.searchpath=[file://configs]",
+        "+hydra.job_logging.filters={x: {(): my.filter}}",
         "encoder._target_=my.Net,other.Net",
         "loss='${oc.create:{_target_: my.Net}}'",
         "loss='${oc.decode:\"{_${name}_: my.Net}\"}'",
