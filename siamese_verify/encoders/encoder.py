@@ -40,7 +40,9 @@ class Encoder(nn.Module):
         by_channel = (1, -1, *[1] * (len(input_spec.shape) - 1))
         for name, values in (("mean", input_spec.mean), ("std", input_spec.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(by_channel), persistent=False)
-        self.to(memory_format=torch.channels_last)  # convolutions on a CPU are 1.5 times as fast with it
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.dim() == 4:  # convolutions of images on a CPU are 1.5 times as fast with it
+                tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed faces.

@@ -41,6 +41,18 @@ def test_the_size_of_embeddings_is_found_without_a_trace() -> None:
     assert all(parameter.requires_grad and not parameter.is_inference() for parameter in lazy.parameters())
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 8, 8, 8)])
+def test_images_and_volumes_are_convolved(shape: tuple[int, ...]) -> None:
+    kind = nn.Conv2d if len(shape) == 3 else nn.Conv3d
+    net = nn.Sequential(kind(1, 2, 3), kind(2, 3, 3), nn.Flatten())
+    inputs = torch.rand(2, *shape)
+    expected = nn.functional.normalize(net(inputs))
+    encoder = wrap_module(net, InputSpec.of_arrays(shape))
+    torch.testing.assert_close(encoder(inputs), expected)
+    kernel = net[1].weight
+    assert kernel.ndim == 5 or kernel.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(
     ("module", "size", "complaint"),
     [
