@@ -56,8 +56,8 @@ def find_embedding_size(module: nn.Module, input_spec: InputSpec, name: str) -> 
     try:
         with torch.no_grad():
             embeddings = module.eval()(images)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # code of others raises anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{name} cannot be run on images of shape {tuple(images.shape)}: {reason}") from error
     finally:
         for part, training in modes:

@@ -12,7 +12,7 @@ from siamese_verify.encoders import Encoder, SmallResNet, check_encoder, create_
 from siamese_verify.errors import InputError
 from siamese_verify.structures import Crop, InputSpec
 from tests import own_networks
-from tests.own_networks import FeatureMaps, OwnEncoder, OwnNet
+from tests.own_networks import FeatureMaps, OwnEncoder, OwnNet, Raising
 
 HERE = "tests.own_networks"
 SPEC = InputSpec(16, crop=Crop("whole"))
@@ -58,6 +58,8 @@ def test_images_and_volumes_are_convolved(shape: tuple[int, ...]) -> None:
     [
         (FeatureMaps(), None, r"gives \(2, 3, 16, 16\) .* an encoder gives \(B, D\): pool or flatten"),
         (nn.Linear(5, 5), None, "Linear cannot be run on images of shape"),
+        (Raising(AssertionError()), None, r"Raising cannot be run on images of shape \(2, 3, 16, 16\): AssertionError"),
+        (Raising(AttributeError("no pool")), None, "cannot be run on images of shape .*: no pool"),
         (OwnNet(), 23, "gives embeddings of 24 dimensions, not 23"),
     ],
 )
