@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from siamese_verify.data import FaceDataset, FacesInMemory, FacesOnDisk
+from siamese_verify.data.face_dataset import as_array
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.faces import crop_face
@@ -77,6 +78,16 @@ def test_augmentation_depends_on_seed_and_rows_alone() -> None:
     assert not torch.equal(augmented(0, [2, 1]), first)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(3), after), "the generator of dropout is left alone"
+
+
+@pytest.mark.parametrize("value", [0.2, 300, -1, float("nan")])
+def test_arrays_of_small_whole_numbers_alone_are_given_as_uint8(value: float) -> None:
+    spec = InputSpec.of_arrays((2,), dtype="uint8")
+    for whole in (np.array([0.0, 255.0]), torch.tensor([0, 255])):
+        array = as_array(whole, spec)
+        assert array.dtype == np.uint8 and array.tolist() == [0, 255]
+    with pytest.raises(InputError, match=r"whole numbers in 0 \.\.\. 255, .* set encoder\.dtype=float32"):
+        as_array(np.array([1, value]), spec)
 
 
 class Damaged(SyntheticFaces):

@@ -50,6 +50,7 @@ def test_images_and_volumes_are_convolved(shape: tuple[int, ...]) -> None:
     encoder = wrap_module(net, InputSpec.of_arrays(shape))
     torch.testing.assert_close(encoder(inputs), expected)
     kernel = net[1].weight
+    assert isinstance(kernel, torch.Tensor)
     assert kernel.ndim == 5 or kernel.is_contiguous(memory_format=torch.channels_last)
 
 
