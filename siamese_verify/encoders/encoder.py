@@ -26,8 +26,12 @@ class Encoder(nn.Module):
         embedding_size: D.
         input_spec: of what `forward` takes; `S` is its size.
         normalize: give embeddings of unit length.
+
+    Attributes:
+        always_normalizes: whether `forward` gives embeddings of unit length whatever `normalize` says.
     """
 
+    always_normalizes = False
     mean: Tensor
     std: Tensor
 
@@ -75,6 +79,7 @@ class MirroredEncoder(Encoder):
         mirror: embed the mirror image too.
     """
 
+    always_normalizes = True
     center: Tensor
 
     def __init__(self, encoder: Encoder, mirror: bool = True) -> None:
