@@ -128,7 +128,13 @@ def test_only_what_is_trusted_is_called_and_each_target_needs_trust() -> None:
     own_networks.CREATED.clear()
     inner = {"_target_": f"{HERE}.trap"}
     settings = {"_target_": f"{HERE}.OwnNet", "size": 16, "activation": inner}
-    for trusted, refused in (([], "OwnNet"), ([f"{HERE}.OwnNet"], "trap"), ([f"{HERE}.trap"], "OwnNet")):
+    for trusted, refused in (
+        ([], "OwnNet"),
+        (f"{HERE}.OwnNet", "trap"),
+        (f"{HERE}.OwnNetwork", "OwnNet"),
+        ([f"{HERE}.OwnNet"], "trap"),
+        ([f"{HERE}.trap"], "OwnNet"),
+    ):
         with pytest.raises(InputError, match=rf"{refused}' is not one of .* never imported unasked.*trust_code={HERE}"):
             create_encoder(settings, trusted)
     wrapped = {"_target_": "siamese_verify.encoders.MirroredEncoder", "encoder": {**settings, "activation": [inner]}}
