@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+ARRAYS_FOR_PHOTOS = (
+    "The encoder takes photos, but the data are arrays: set encoder=array_resnet or encoder=perceptron, with "
+    "encoder.shape."
+)
+
+
 class Pairs(NamedTuple):
     """M pairs of rows of a batch of embeddings."""
 
@@ -118,7 +124,7 @@ class InputSpec:
         dtype: of its numbers: `uint8` of photos, `uint8` or `float32` of arrays.
 
     Raises:
-        InputError: a shape, mean or standard deviation that does not fit.
+        InputError: a shape, mean or standard deviation that does not fit; a size without a crop or shape.
     """
 
     size: int
@@ -136,6 +142,8 @@ class InputSpec:
             if self.shape not in ((), photo) or self.dtype != "uint8":
                 raise InputError(f"Photos are uint8 of shape {photo}, got {self.dtype} of shape {self.shape}.")
             object.__setattr__(self, "shape", photo)
+        elif self.size and not self.shape:  # an encoder of photos with the crop of a data set of arrays
+            raise InputError(ARRAYS_FOR_PHOTOS)
         if not self.shape or not all(isinstance(length, int) and length > 0 for length in self.shape):
             raise InputError(f"The shape of an input is one or more positive numbers, got {self.shape}.")
         if self.dtype not in ("uint8", "float32"):

@@ -35,6 +35,15 @@ class FeatureMaps(nn.Module):
         return x
 
 
+class Raising(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise self.error
+
+
 class Undecided(nn.Module):
     """Its steps depend on the values of its input, which no ONNX network can follow."""
 

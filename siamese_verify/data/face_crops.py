@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from siamese_verify.atomic_write import atomic_write
-from siamese_verify.data.face_dataset import as_array, stacked
+from siamese_verify.data.face_dataset import as_array, refuse_arrays, stacked
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import (
     AlignedFace,
@@ -96,6 +96,7 @@ class FaceCropper:
             for start in tqdm(range(0, len(rows), chunk), printable(title), delay=2, leave=False, disable=None):
                 readable, images = self._open(photos, rows[start : start + chunk], len(rows))
                 if spec.is_photo:
+                    refuse_arrays(images)
                     found, aligned = self._crop(photos, readable, images, spec)
                     arrays = [as_array(None, spec, face.crop) for face in aligned]
                 else:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import crop_face
 from siamese_verify.samplers import TupleBatch
-from siamese_verify.structures import FaceBatch, InputSpec, Photos
+from siamese_verify.structures import ARRAYS_FOR_PHOTOS, FaceBatch, InputSpec, Photos
 
 log = logging.getLogger(__name__)
 
@@ -73,17 +73,31 @@ def as_array(item: Any, spec: InputSpec, face: Image.Image | None = None) -> np.
         face: the crop of the photo if it is known; by default it is cut without a detector.
 
     Raises:
-        InputError: an array of another shape, or one that is not finite; a photo for an encoder of arrays.
+        InputError: an array of another shape, or one that is not finite or no uint8 where the encoder takes those; a
+            photo for an encoder of arrays, or the reverse.
     """
     if spec.is_photo:
+        refuse_arrays([] if face else [item])
         return np.asarray(crop_face(item, spec) if face is None else face)
     if isinstance(item, Image.Image):
         raise InputError(f"The encoder takes arrays of shape {spec.shape}, but the data set gives photos.")
-    array = np.asarray(item, dtype=spec.dtype)
+    given = np.asarray(item)
+    fits = (given >= 0) & (given <= 255) & (given == np.rint(given)) if given.dtype != spec.dtype == "uint8" else True
+    if not np.all(fits):
+        raise InputError(
+            "The encoder takes whole numbers in 0 ... 255, but the data set gives others: set encoder.dtype=float32."
+        )
+    array = given.astype(spec.dtype, copy=False)
     if array.shape != spec.shape or not np.isfinite(array).all():
         problem = "numbers that are not finite" if array.shape == spec.shape else f"one of shape {array.shape}"
         raise InputError(f"The encoder takes arrays of shape {spec.shape}, but the data set gives {problem}.")
     return array
+
+
+def refuse_arrays(items: Sequence[Any]) -> None:
+    """Raise InputError if a data set gives arrays where an encoder takes photos."""
+    if not all(isinstance(item, Image.Image) for item in items):
+        raise InputError(ARRAYS_FOR_PHOTOS)
 
 
 def stacked(items: Sequence[np.ndarray], spec: InputSpec) -> Tensor:

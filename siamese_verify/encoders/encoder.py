@@ -26,8 +26,12 @@ class Encoder(nn.Module):
         embedding_size: D.
         input_spec: of what `forward` takes; `S` is its size.
         normalize: give embeddings of unit length.
+
+    Attributes:
+        always_normalizes: whether `forward` gives embeddings of unit length whatever `normalize` says.
     """
 
+    always_normalizes = False
     mean: Tensor
     std: Tensor
 
@@ -40,7 +44,9 @@ class Encoder(nn.Module):
         by_channel = (1, -1, *[1] * (len(input_spec.shape) - 1))
         for name, values in (("mean", input_spec.mean), ("std", input_spec.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(by_channel), persistent=False)
-        self.to(memory_format=torch.channels_last)  # convolutions on a CPU are 1.5 times as fast with it
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.dim() == 4:  # convolutions of images on a CPU are 1.5 times as fast with it
+                tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed faces.
@@ -73,6 +79,7 @@ class MirroredEncoder(Encoder):
         mirror: embed the mirror image too.
     """
 
+    always_normalizes = True
     center: Tensor
 
     def __init__(self, encoder: Encoder, mirror: bool = True) -> None:

@@ -56,8 +56,8 @@ def find_embedding_size(module: nn.Module, input_spec: InputSpec, name: str) -> 
     try:
         with torch.no_grad():
             embeddings = module.eval()(images)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # code of others raises anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{name} cannot be run on images of shape {tuple(images.shape)}: {reason}") from error
     finally:
         for part, training in modes:
@@ -106,18 +106,19 @@ def check_encoder(configuration: Mapping[str, Any]) -> None:
         _locate(target, [target])
 
 
-def create_encoder(configuration: Mapping[str, Any], trusted: Collection[str] = ()) -> Encoder:
+def create_encoder(configuration: Mapping[str, Any], trusted: str | Collection[str] = ()) -> Encoder:
     """Create an encoder with random weights.
 
     Args:
         configuration: `_target_` and arguments, in which nested targets are created first. A target of others may be a
             `torch.nn.Module`, which `wrap_module` makes an encoder with the settings `SETTINGS`; those that the target
             names among its own arguments it gets as well, unless they are None.
-        trusted: targets of others that may be imported and called, such as `my_package.MyNet`.
+        trusted: targets of others that may be imported and called, such as `my_package.MyNet`, or a single one.
 
     Raises:
         InputError: another target, one that cannot be imported, wrong arguments, or no module.
     """
+    trusted = (trusted,) if isinstance(trusted, str) else trusted
     target = str(configuration.get("_target_") or "")
     if is_ours(target):
         encoder = _create(configuration, trusted)

@@ -31,6 +31,8 @@ class Towers(Encoder):
         InputError: embeddings of different lengths, or an encoder of photos.
     """
 
+    always_normalizes = True
+
     def __init__(self, left: Encoder, right: Encoder) -> None:
         if left.embedding_size != right.embedding_size:
             raise InputError(

@@ -128,10 +128,11 @@ class AdaFaceLoss(MarginSoftmax):
 
     def _statistics(self, norms: Tensor) -> Tensor:
         """(2,) mean and standard deviation of lengths, of all processes; NaN without rows."""
-        sums = torch.stack([torch.ones_like(norms), norms, norms**2]).sum(dim=1)
+        precise = norms.float() if norms.device.type == "mps" else norms.double()  # Apple's GPUs have no float64
+        sums = torch.stack([torch.ones_like(precise), precise, precise**2]).sum(dim=1)
         count, total, squares = sums if self.sharded else add_ranks_(sums)
         mean = total / count
-        return torch.stack([mean, (squares / count - mean**2).clamp(min=0).sqrt()])
+        return torch.stack([mean, (squares / count - mean**2).clamp(min=0).sqrt()]).to(norms.dtype)
 
 
 class MagFaceLoss(MarginSoftmax):

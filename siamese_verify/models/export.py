@@ -64,7 +64,7 @@ def export_bundle(
     license: str | None = None,
     quantize: bool = False,
     synthetic: bool = False,
-    trust_code: Collection[str] = (),
+    trust_code: str | Collection[str] = (),
 ) -> Iterator[str]:
     """Export a model, after comparing the ONNX network with torch on the test pairs of LFW's View 1.
 

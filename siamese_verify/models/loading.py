@@ -6,6 +6,7 @@ import copy
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation import OperatingPoint
 
 MAX_THREADS = 256
+OF_TIMM = ("TimmEncoder", "VisionTransformer")  # encoders that need it
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ def load_parts(
         raise InputError(f"engine must be 'auto', 'onnx' or 'torch', got {engine!r}.")
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise InputError(f"ONNX Runtime takes 1 to {MAX_THREADS} threads, got {threads}.")
-    if engine == "torch" or (engine == "auto" and (Path(name).is_file() or device != "cpu")):
+    if engine == "onnx" and encoder is not None:
+        raise InputError("The engine onnx runs the bundle's own network: leave encoder out, or use the engine torch.")
+    if engine == "torch" or (engine == "auto" and (Path(name).is_file() or device != "cpu" or encoder is not None)):
         from siamese_verify.models.export import with_weights_hash
 
         model = with_weights_hash(load_model(name, device, trust_code, encoder))
@@ -184,6 +188,9 @@ def load_model(
 def _can_create(folder: Path, trust_code: str | Collection[str]) -> bool:
     """Whether the encoder of a bundle can be created for torch."""
     metadata = open_bundle(folder).metadata
+    ours = str(metadata.configuration)
+    if any(f"siamese_verify.encoders.{name}'" in ours for name in OF_TIMM) and find_spec("timm") is None:
+        return False
     return metadata.quantization == "none" and set(metadata.needs_code) <= set(_names(trust_code))
 
 

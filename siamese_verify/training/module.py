@@ -55,8 +55,9 @@ class VerificationModule(pl.LightningModule):
             weights are trained.
 
     Raises:
-        InputError: a loss without a reduction, or one that cannot use the miner's tuples; a chunk below 1; when
-            fitting, a schedule without an end, or another one than that of the resumed run.
+        InputError: a loss without a reduction, one that cannot use the miner's tuples, or one that reads lengths that
+            the encoder does not give; a chunk below 1; when fitting, a schedule without an end, or another one than
+            that of the resumed run.
 
     Attributes:
         validation: report of the last validation; its operating points are saved in the checkpoint, as thresholds of
@@ -82,6 +83,12 @@ class VerificationModule(pl.LightningModule):
         if getattr(loss, "reduction", "") == "none":
             raise InputError("Training needs a scalar loss, but loss.reduction is none: set it to mean.")
         refuse_miner(type(loss), miner)
+        needs_norms = getattr(loss, "needs_norms", False)
+        if needs_norms and getattr(encoder, "always_normalizes", False):
+            raise InputError(
+                f"{type(loss).__name__} reads the length of embeddings, but {type(encoder).__name__} always gives "
+                "length 1: set another loss, such as loss=arc_face, or another encoder."
+            )
         self.save_hyperparameters(configuration or {})
         self.encoder = encoder
         self.loss = loss
@@ -94,7 +101,7 @@ class VerificationModule(pl.LightningModule):
         self._validation_rows: list[tuple[Tensor, Tensor]] = []
         self.cached_chunk, self.freeze_batch_norm = cached_chunk, freeze_batch_norm
         self.train(self.training)
-        if getattr(loss, "needs_norms", False) and isinstance(encoder, Encoder):
+        if needs_norms and isinstance(encoder, Encoder):
             encoder.normalize = False  # in training; the encoder of a bundle does what its configuration says
         self._row_steps = RowSteps()
 

@@ -114,7 +114,8 @@ class Verifier:
 
         Args:
             model: a pretrained name (`casia-webface`, `vggface2`), a bundle folder, a run folder or a checkpoint.
-            engine: `onnx` imports no torch, `torch` runs on any device; `auto` is onnx for all but checkpoints.
+            engine: `onnx` imports no torch, `torch` runs on any device; `auto` is onnx for all but checkpoints, and
+                torch where an encoder is given.
             device: of the torch engine.
             threads: of ONNX Runtime; None for one per core.
             on_multiple_faces: see `Verifier`.

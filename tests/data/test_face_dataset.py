@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from siamese_verify.data import FaceDataset, FacesInMemory, FacesOnDisk
+from siamese_verify.data import FaceCropper, FaceDataset, FacesInMemory, FacesOnDisk
+from siamese_verify.data.face_dataset import as_array
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.faces import crop_face
@@ -77,6 +79,32 @@ def test_augmentation_depends_on_seed_and_rows_alone() -> None:
     assert not torch.equal(augmented(0, [2, 1]), first)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(3), after), "the generator of dropout is left alone"
+
+
+@pytest.mark.parametrize("value", [0.2, 300, -1, float("nan")])
+def test_arrays_of_small_whole_numbers_alone_are_given_as_uint8(value: float) -> None:
+    spec = InputSpec.of_arrays((2,), dtype="uint8")
+    for whole in (np.array([0.0, 255.0]), torch.tensor([0, 255])):
+        array = as_array(whole, spec)
+        assert array.dtype == np.uint8 and array.tolist() == [0, 255]
+    with pytest.raises(InputError, match=r"whole numbers in 0 \.\.\. 255, .* set encoder\.dtype=float32"):
+        as_array(np.array([1, value]), spec)
+
+
+class Arrays(SyntheticFaces):
+    """A data set that gives arrays."""
+
+    def __getitem__(self, row: int) -> Any:
+        return np.zeros((16, 16, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("crop", [Crop("whole"), Crop("box")])
+def test_arrays_are_refused_where_the_encoder_takes_photos(crop: Crop) -> None:
+    arrays, spec = Arrays(identities=3, images=4, size=24), InputSpec(16, crop=crop)
+    with pytest.raises(InputError, match="takes photos, but the data are arrays: set encoder=array_resnet or"):
+        FacesOnDisk(arrays, ROWS, spec)[[0]]
+    with pytest.raises(InputError, match="takes photos, but the data are arrays: set encoder=array_resnet or"):
+        FaceCropper(spec)(arrays, [0, 1], "Crops")
 
 
 class Damaged(SyntheticFaces):

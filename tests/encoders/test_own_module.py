@@ -12,7 +12,7 @@ from siamese_verify.encoders import Encoder, SmallResNet, check_encoder, create_
 from siamese_verify.errors import InputError
 from siamese_verify.structures import Crop, InputSpec
 from tests import own_networks
-from tests.own_networks import FeatureMaps, OwnEncoder, OwnNet
+from tests.own_networks import FeatureMaps, OwnEncoder, OwnNet, Raising
 
 HERE = "tests.own_networks"
 SPEC = InputSpec(16, crop=Crop("whole"))
@@ -41,11 +41,26 @@ def test_the_size_of_embeddings_is_found_without_a_trace() -> None:
     assert all(parameter.requires_grad and not parameter.is_inference() for parameter in lazy.parameters())
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 8, 8, 8)])
+def test_images_and_volumes_are_convolved(shape: tuple[int, ...]) -> None:
+    kind = nn.Conv2d if len(shape) == 3 else nn.Conv3d
+    net = nn.Sequential(kind(1, 2, 3), kind(2, 3, 3), nn.Flatten())
+    inputs = torch.rand(2, *shape)
+    expected = nn.functional.normalize(net(inputs))
+    encoder = wrap_module(net, InputSpec.of_arrays(shape))
+    torch.testing.assert_close(encoder(inputs), expected)
+    kernel = net[1].weight
+    assert isinstance(kernel, torch.Tensor)
+    assert kernel.ndim == 5 or kernel.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(
     ("module", "size", "complaint"),
     [
         (FeatureMaps(), None, r"gives \(2, 3, 16, 16\) .* an encoder gives \(B, D\): pool or flatten"),
         (nn.Linear(5, 5), None, "Linear cannot be run on images of shape"),
+        (Raising(AssertionError()), None, r"Raising cannot be run on images of shape \(2, 3, 16, 16\): AssertionError"),
+        (Raising(AttributeError("no pool")), None, "cannot be run on images of shape .*: no pool"),
         (OwnNet(), 23, "gives embeddings of 24 dimensions, not 23"),
     ],
 )
@@ -113,7 +128,13 @@ def test_only_what_is_trusted_is_called_and_each_target_needs_trust() -> None:
     own_networks.CREATED.clear()
     inner = {"_target_": f"{HERE}.trap"}
     settings = {"_target_": f"{HERE}.OwnNet", "size": 16, "activation": inner}
-    for trusted, refused in (([], "OwnNet"), ([f"{HERE}.OwnNet"], "trap"), ([f"{HERE}.trap"], "OwnNet")):
+    for trusted, refused in (
+        ([], "OwnNet"),
+        (f"{HERE}.OwnNet", "trap"),
+        (f"{HERE}.OwnNetwork", "OwnNet"),
+        ([f"{HERE}.OwnNet"], "trap"),
+        ([f"{HERE}.trap"], "OwnNet"),
+    ):
         with pytest.raises(InputError, match=rf"{refused}' is not one of .* never imported unasked.*trust_code={HERE}"):
             create_encoder(settings, trusted)
     wrapped = {"_target_": "siamese_verify.encoders.MirroredEncoder", "encoder": {**settings, "activation": [inner]}}

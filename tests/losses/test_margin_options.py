@@ -211,6 +211,16 @@ def test_ada_face_follows_the_lengths_of_batches() -> None:
     torch.testing.assert_close(dict(loss.state_dict()), state, rtol=0, atol=0)
 
 
+def test_ada_face_knows_the_deviation_of_long_embeddings() -> None:
+    loss = seeded(AdaFaceLoss)
+    assert isinstance(loss, AdaFaceLoss)
+    embeddings, labels = batch()
+    spread = 0.05 * torch.randn(len(embeddings), 1, generator=torch.Generator().manual_seed(0))
+    embeddings = torch.nn.functional.normalize(embeddings) * (1000 + spread)
+    loss(embeddings, labels)
+    assert float(loss.deviation) == pytest.approx(float(embeddings.norm(dim=1).double().std(correction=0)), rel=0.01)
+
+
 def test_the_margin_of_ada_face_is_arc_faces_for_the_worst_photos_and_cos_faces_for_average_ones() -> None:
     cosine = torch.linspace(-1, 1, 101, dtype=torch.float64, requires_grad=True)
     for sharp, expected in (

@@ -110,6 +110,10 @@ def test_an_encoder_of_the_caller_takes_the_weights_as_a_copy(
     before = copy.deepcopy(given.state_dict())
     verifier = Verifier.load(folder, engine="torch", encoder=given)
     np.testing.assert_allclose(verifier.embed_crops(CROPS), expected, atol=1e-6)
+    with pytest.raises(InputError, match="weights do not fit the encoder"):  # so it is not ignored
+        Verifier.load(folder, encoder=wrap_module(OwnNet(4), SPEC))
+    with pytest.raises(InputError, match="engine onnx runs the bundle's own network: leave encoder out"):
+        Verifier.load(folder, engine="onnx", encoder=given)
     assert all(torch.equal(before[name], value) for name, value in given.state_dict().items())
     assert verifier.metadata.fingerprint == Verifier.load(folder).metadata.fingerprint
     with pytest.raises(InputError, match=r"weights do not fit the encoder Encoder: .*size mismatch"):
@@ -173,6 +177,18 @@ def test_a_checkpoint_and_a_bundle_call_nothing_that_is_not_named_by_the_permiss
             assert "\n" not in str(error.value)
     load_model(tmp_path / "bundle", or_onnx=True)
     assert not trace.exists()
+
+
+def test_a_bundle_of_a_timm_encoder_is_embedded_by_its_network_where_timm_is_missing(
+    encoder: Encoder, expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"_target_": "siamese_verify.encoders.TimmEncoder", "name": "resnet18", "size": 16}
+    wrapper: dict[str, Any] = {"_target_": "siamese_verify.encoders.MirroredEncoder", "encoder": settings}
+    monkeypatch.setitem(sys.modules, "timm", None)
+    for number, configuration in enumerate((settings, wrapper)):
+        save_bundle(tmp_path / str(number), FaceModel.create("mine", encoder, configuration))
+        model = load_model(tmp_path / str(number), or_onnx=True)
+        np.testing.assert_allclose(embed_faces(model.encoder, IMAGES), expected, atol=1e-5)
 
 
 def test_code_of_others_is_every_target_besides_ours() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,16 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
-from siamese_verify.encoders import SmallResNet
+from siamese_verify.encoders import MirroredEncoder, Perceptron, SmallResNet, Towers
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import verification_report
 from siamese_verify.losses import (
+    AdaFaceLoss,
     ArcFaceLoss,
     ContrastiveLoss,
     CrossBatchMemory,
     InBatchNegatives,
+    MagFaceLoss,
     NCELoss,
     SupConLoss,
     TripletLoss,
@@ -162,6 +165,18 @@ def test_a_loss_that_needs_negatives_refuses_the_pairs_of_a_sampler() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@pytest.mark.parametrize("kind", [AdaFaceLoss, MagFaceLoss])
+def test_a_loss_that_reads_lengths_refuses_an_encoder_that_always_normalizes(kind: Any) -> None:
+    tower = Perceptron((4,), [4], embedding_size=16)
+    for always in (MirroredEncoder(encoder(), mirror=False), Towers(tower, Perceptron((3,), [4], embedding_size=16))):
+        with pytest.raises(
+            InputError, match=f"{kind.__name__} reads .* but {type(always).__name__} always gives length 1"
+        ):
+            VerificationModule(always, kind(4, embedding_size=16), None, ADAM)
+    trained = VerificationModule(tower, kind(4, embedding_size=16), None, ADAM).eval()
+    assert abs(float(trained(torch.ones(1, 4)).detach().norm()) - 1) > 0.01
+
+
 def test_what_a_miner_draws_depends_on_seed_epoch_and_step_alone() -> None:
     drawn: list[float] = []
 
