@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from siamese_verify.errors import InputError, printable
 from siamese_verify.run_record import RECORD, RunRecord
-from siamese_verify.sweeps.sweep_task import record_of
+from siamese_verify.sweeps.sweep_task import record_of, refuse_other_run
 
 SHOWN = 10  # runs in a message
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
@@ -34,6 +34,7 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
         check: raises InputError for a configuration that cannot be trained on.
 
     Raises:
+        InputError: the folder of a run holds another one.
         SystemExit: with status 2, when the runs that can never work are printed with the reasons.
     """
     if sweep.hydra.sweeper._target_ != BASIC:
@@ -48,6 +49,7 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
     for number, config in enumerate(configs):
         folder = Path(config.hydra.runtime.output_dir)
         record = record_of(folder)
+        refuse_other_run(folder, record, runs[number])
         if record is not None and record.status == "finished":
             continue  # it is not started again
         started = record is not None and record.status != "skipped"

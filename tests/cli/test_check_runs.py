@@ -113,6 +113,22 @@ def test_records_of_what_runs_have_done_stay_and_a_skipped_run_that_can_work_now
     assert not any((run / "run.json").exists() for run in runs[2:])
 
 
+def test_a_changed_grid_does_not_take_over_the_results_in_its_folder(command: Command, tmp_path: Path) -> None:
+    record = RunRecord("finished", overrides=["loss.margin=0.1", "trainer.max_epochs=9"], metrics={"val/eer": 0.25})
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    record.write(tmp_path / "sweep" / "0")
+    ended = command("train", "-m", "loss.margin=0.05", "hydra.sweep.dir=sweep")
+    holds = f"siamese-verify: {tmp_path}/sweep/0 holds another run (overrides loss.margin=0.1)"
+    assert (ended.code, ended.err) == (2, f"{holds}: set another hydra.sweep.dir.\n")
+    assert command("train", "-m", "loss.margin=0.1", "hydra.sweep.dir=sweep").code == 0  # nothing is left to train
+    assert command("train", "resume=sweep", "hydra/launcher=local").code == 0
+    ended = command("train", "-m", "loss.margin=0.1,0.05", "hydra.sweep.dir=sweep")
+    holds = "siamese-verify: sweep holds another sweep (loss.margin=0.1)"
+    assert (ended.code, ended.err) == (2, f"{holds}: set another hydra.sweep.dir.\n")
+    assert [path.name for path in (tmp_path / "sweep").glob("[0-9]*")] == ["0"]
+    assert RunRecord.read(tmp_path / "sweep" / "0") == record
+
+
 def test_runs_are_composed_as_hydra_composes_them() -> None:
     common = ["~scheduler", "+trainer.accumulate_grad_batches=2", "trainer.max_epochs=3", "name='a, b'"]
     runs = [
