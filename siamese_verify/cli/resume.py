@@ -22,22 +22,8 @@ from siamese_verify.errors import InputError
 from siamese_verify.protocols.held_out import absolute_paths
 from siamese_verify.run_record import RECORD, RunRecord
 from siamese_verify.sweeps.child_run import quoted
+from siamese_verify.sweeps.resume_sweep import FREE
 
-# Settings that a resumed run may be given anew: they say where and for how long it runs, not what it learns.
-FREE = (
-    "cache",
-    "data.root",
-    "datamodule.workers",
-    "hydra",
-    "logger",
-    "threads",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.log_every_n_steps",
-    "trainer.max_epochs",
-    "trainer.num_nodes",
-    "trust_code",
-)
 COMPOSED = Path(".hydra") / "config.yaml"  # by Hydra, with its interpolations
 
 

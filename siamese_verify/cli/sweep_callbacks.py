@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from siamese_verify.cli.training_checks import check_run
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.sweeps.check_runs import refuse_invalid
-from siamese_verify.sweeps.resume_sweep import record_sweep
+from siamese_verify.sweeps.resume_sweep import record_sweep, refuse_other_sweep
 from siamese_verify.sweeps.sweep_progress import SweepProgress
 from siamese_verify.sweeps.sweep_task import end_of_sweep, stop_at_signals
 from siamese_verify.training.run_files import refuse_used
@@ -37,14 +37,22 @@ class WatchSweep(Callback):
     """Hydra callback that checks all runs of a sweep before the first, shows them, lets signals stop them, and ends."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit if runs can never work."""
-        loader, folder = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), Path(config.hydra.sweep.dir)
-        with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
-            refuse_invalid(loader, config, check_run)
+        """Exit if the folder holds another sweep, or runs can never work."""
+        folder = Path(config.hydra.sweep.dir)
+        self.check(config, folder)
         record_sweep(folder, sys.argv[1:])
         self.handlers = stop_at_signals(folder)
         self.progress = SweepProgress(folder, lines=True)
         self.progress.start()
+
+    @staticmethod
+    @report_user_errors
+    def check(config: DictConfig, folder: Path) -> None:
+        """Exit, see `refuse_other_sweep` and `refuse_invalid`."""
+        refuse_other_sweep(folder, sys.argv[1:])
+        loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
+        with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
+            refuse_invalid(loader, config, check_run)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # launchers pickle callbacks for their workers, where no sweep starts or ends

@@ -16,14 +16,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from tqdm import tqdm
 
 from siamese_verify.errors import InputError, printable
-from siamese_verify.run_record import RunRecord
+from siamese_verify.run_record import RECORD, RunRecord
+from siamese_verify.sweeps.sweep_task import record_of, refuse_other_run
 
 SHOWN = 10  # runs in a message
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 
 
 def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[[DictConfig], None]) -> None:
-    """Check all runs of a grid; with `sweep.skip_invalid` record those that are invalid as skipped.
+    """Check all runs of a grid that are not finished; with `sweep.skip_invalid` record the invalid ones as skipped.
+
+    A record of what a run has done is never replaced; that of a skipped run that can work now is removed.
 
     Args:
         loader: of Hydra.
@@ -31,6 +34,7 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
         check: raises InputError for a configuration that cannot be trained on.
 
     Raises:
+        InputError: the folder of a run holds another one.
         SystemExit: with status 2, when the runs that can never work are printed with the reasons.
     """
     if sweep.hydra.sweeper._target_ != BASIC:
@@ -43,17 +47,27 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
     fixed = set.intersection(*map(set, runs))
     configs = tqdm(composed(loader, sweep, runs), "Checking", len(runs), delay=2, leave=False, disable=None)
     for number, config in enumerate(configs):
+        folder = Path(config.hydra.runtime.output_dir)
+        record = record_of(folder)
+        refuse_other_run(folder, record, runs[number])
+        if record is not None and record.status == "finished":
+            continue  # it is not started again
+        started = record is not None and record.status != "skipped"
         try:
             check(config_of_task(config))
         except InputError as error:
+            if config.sweep.skip_invalid and started:
+                continue  # what it has done is kept: it goes on, and says itself why it cannot
             reasons[number] = str(error)
             varied[number] = " ".join(text for text in runs[number] if text not in fixed) or "no overrides"
             if config.sweep.skip_invalid:
-                folder = Path(config.hydra.runtime.output_dir)
                 folder.mkdir(parents=True, exist_ok=True)
                 settings = cast("dict[str, Any]", OmegaConf.to_container(config_of_task(config)))
                 skipped = RunRecord("skipped", str(error), overrides=[*runs[number]], configuration=settings)
                 skipped.write(folder)
+        else:
+            if record is not None and not started:
+                (folder / RECORD).unlink()  # it can work now
     if not reasons:
         return
     lines = [printable(f"{varied[number]}: {reason}") for number, reason in reasons.items()][:SHOWN]

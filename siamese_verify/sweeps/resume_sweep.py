@@ -21,6 +21,45 @@ from siamese_verify.sweeps.child_run import quoted
 SWEEP = "sweep.json"  # in the folder of a sweep
 FOREIGN = ("-c", "--config", "hydra.searchpath", "hydra.job_logging", "hydra.hydra_logging")
 
+# Settings that a resumed run may be given anew: they say where and for how long it runs, not what it learns.
+FREE = (
+    "cache",
+    "data.root",
+    "datamodule.workers",
+    "hydra",
+    "logger",
+    "threads",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.log_every_n_steps",
+    "trainer.max_epochs",
+    "trainer.num_nodes",
+    "trust_code",
+)
+
+
+def refuse_other_sweep(folder: Path, arguments: Sequence[str]) -> None:
+    """Check that a folder holds no sweep of another command, Hydra's settings aside.
+
+    Raises:
+        InputError: it holds one.
+    """
+    try:
+        recorded = [str(one) for one in json.loads((folder / SWEEP).read_bytes())["arguments"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # none, or the command is started again since it is damaged
+    earlier, present = own_arguments(recorded), own_arguments(arguments)
+    if earlier != present:
+        raise InputError(
+            f"{folder} holds another sweep ({shlex.join(earlier) or 'no overrides'}): set another hydra.sweep.dir."
+        )
+
+
+def own_arguments(arguments: Sequence[str]) -> list[str]:
+    """Arguments of a sweep, or overrides of a run, that say what is trained: not Hydra's, nor those that resume it."""
+    apart = ("hydra.", "hydra/", "resume=", "trust_code=")
+    return [one for one in arguments if one not in ("-m", "--multirun") and not one.lstrip("+~").startswith(apart)]
+
 
 def record_sweep(folder: Path, arguments: Sequence[str]) -> None:
     """Write the command of a sweep to `sweep.json` in its folder, unless the sweep is resumed."""

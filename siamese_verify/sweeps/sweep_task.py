@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,14 @@ from types import FrameType
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from siamese_verify.errors import InputError, printable
 from siamese_verify.run_record import RECORD, RunRecord
 from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process, task_rank
-from siamese_verify.sweeps.resume_sweep import resume_override
+from siamese_verify.sweeps.resume_sweep import FREE, own_arguments, resume_override
 from siamese_verify.sweeps.run_lock import ALIVE, claim, is_claimed
 
 EXIT_FAILED_RUNS = 1  # of a sweep
@@ -111,6 +112,9 @@ class SweepTask:
 
         Returns:
             Its metric, NaN if it did not finish.
+
+        Raises:
+            InputError: the folder holds another run.
         """
         sentinel = stop_file(run.sweep, self.parent)
 
@@ -123,6 +127,7 @@ class SweepTask:
             return math.nan
         with alive:
             record = record_of(run.folder)
+            refuse_other_run(run.folder, record, run.task)
             if record is None or record.status not in ("finished", "skipped"):
                 if stop():
                     return math.nan
@@ -152,6 +157,31 @@ def record_of(folder: Path) -> RunRecord | None:
         return RunRecord.read(folder)
     except InputError:
         return None
+
+
+def refuse_other_run(folder: Path, record: RunRecord | None, task: Sequence[str]) -> None:
+    """Check that the record in a run's folder, if there is one, is of these overrides.
+
+    Those of where and for how long a run trains may differ: it may have been resumed with them by itself.
+
+    Raises:
+        InputError: it is of others.
+    """
+    if record is None or not record.overrides:
+        return
+    parser = OverridesParser.create()
+    earlier, present = (
+        [one for one in own_arguments(overrides) if not one.lstrip("+~").startswith(FREE)]
+        for overrides in (record.overrides, task)
+    )
+    values = (
+        {str(one.input_line).partition("=")[0]: one.value() for one in parser.parse_overrides(overrides)}
+        for overrides in (earlier, present)
+    )
+    if next(values) != next(values):
+        raise InputError(
+            f"{folder} holds another run (overrides {' '.join(earlier) or 'none'}): set another hydra.sweep.dir."
+        )
 
 
 @contextmanager

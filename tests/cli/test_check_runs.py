@@ -10,11 +10,12 @@ from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.cli.configuration import CONF
-from siamese_verify.run_record import RunRecord
-from siamese_verify.sweeps.check_runs import composed
+from siamese_verify.errors import InputError
+from siamese_verify.run_record import RunRecord, Status
+from siamese_verify.sweeps.check_runs import composed, refuse_invalid
 from tests.cli.conftest import Command
 
 LOST = "cannot use the tuples of PairSampler: set sampler=identity."
@@ -84,6 +85,48 @@ def test_invalid_runs_can_be_left_out(command: Command, tmp_path: Path) -> None:
         record = RunRecord.read(tmp_path / "sweep" / str(number))
         assert (record.status, record.error) == ("skipped", f"TripletLoss {LOST}")
         assert not (tmp_path / "sweep" / str(number) / "output.log").exists()
+
+
+def test_records_of_what_runs_have_done_stay_and_a_skipped_run_that_can_work_now_runs(tmp_path: Path) -> None:
+    overrides = [f"hydra.sweep.dir={tmp_path}", "sweep.skip_invalid=true", "seed=0,1,2,3"]
+    runs = [tmp_path / str(number) for number in range(4)]
+    statuses: tuple[Status, ...] = ("finished", "stopped", "skipped")
+    for run, status in zip(runs, statuses, strict=False):
+        run.mkdir()
+        RunRecord(status, overrides=["sweep.skip_invalid=true", f"seed={run.name}"], metrics={"val/eer": 0.1}).write(
+            run
+        )
+    before = [(run / "run.json").read_bytes() for run in runs[:2]]
+
+    def unmounted(cfg: DictConfig) -> None:
+        raise InputError(f"There is no folder for seed {cfg.seed}.")
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        assert isinstance(loader, ConfigLoaderImpl)
+        sweep = loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN)
+        refuse_invalid(loader, sweep, unmounted)
+        assert [(run / "run.json").read_bytes() for run in runs[:2]] == before
+        assert [RunRecord.read(run).error for run in runs[2:]] == [f"There is no folder for seed {n}." for n in (2, 3)]
+        refuse_invalid(loader, sweep, lambda cfg: None)
+    assert [(run / "run.json").read_bytes() for run in runs[:2]] == before
+    assert not any((run / "run.json").exists() for run in runs[2:])
+
+
+def test_a_changed_grid_does_not_take_over_the_results_in_its_folder(command: Command, tmp_path: Path) -> None:
+    record = RunRecord("finished", overrides=["loss.margin=0.1", "trainer.max_epochs=9"], metrics={"val/eer": 0.25})
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    record.write(tmp_path / "sweep" / "0")
+    ended = command("train", "-m", "loss.margin=0.05", "hydra.sweep.dir=sweep")
+    holds = f"siamese-verify: {tmp_path}/sweep/0 holds another run (overrides loss.margin=0.1)"
+    assert (ended.code, ended.err) == (2, f"{holds}: set another hydra.sweep.dir.\n")
+    assert command("train", "-m", "loss.margin=0.1", "hydra.sweep.dir=sweep").code == 0  # nothing is left to train
+    assert command("train", "resume=sweep", "hydra/launcher=local").code == 0
+    ended = command("train", "-m", "loss.margin=0.1,0.05", "hydra.sweep.dir=sweep")
+    holds = "siamese-verify: sweep holds another sweep (loss.margin=0.1)"
+    assert (ended.code, ended.err) == (2, f"{holds}: set another hydra.sweep.dir.\n")
+    assert [path.name for path in (tmp_path / "sweep").glob("[0-9]*")] == ["0"]
+    assert RunRecord.read(tmp_path / "sweep" / "0") == record
 
 
 def test_runs_are_composed_as_hydra_composes_them() -> None:
