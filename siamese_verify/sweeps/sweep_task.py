@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from siamese_verify.sweeps.resume_sweep import resume_override
 from siamese_verify.sweeps.run_lock import ALIVE, claim, is_claimed
 
 EXIT_FAILED_RUNS = 1  # of a sweep
+REPEATED = 1.0  # seconds within which one request may come twice: to a process, and to its process group
 SHOWN = 3  # reasons in the last line
 OF_THE_SWEEP = ("hydra.mode", "hydra.launcher", "hydra.sweeper", "hydra.sweep", "hydra.run.dir")
 
@@ -178,6 +180,8 @@ def stop_file(sweep: Path, parent: tuple[str, int]) -> Path:
 def stop_at_signals(sweep: Path) -> dict[signal.Signals, Any]:
     """On SIGINT, SIGTERM and SLURM's warning signals tell the runs of a sweep to stop; on a second one, end.
 
+    One that comes again within `REPEATED` is the same request.
+
     Returns:
         The handlers until now.
     """
@@ -185,9 +189,14 @@ def stop_at_signals(sweep: Path) -> dict[signal.Signals, Any]:
     sweep.mkdir(parents=True, exist_ok=True)
     sentinel.unlink(missing_ok=True)
 
+    since: list[float] = []
+
     def stop(number: int, _: FrameType | None) -> None:
-        if sentinel.exists():
-            raise KeyboardInterrupt
+        if since:
+            if time.monotonic() - since[0] > REPEATED:
+                raise KeyboardInterrupt
+            return
+        since.append(time.monotonic())
         sentinel.write_text(str(number))
         os.write(2, b"Stopping: each run finishes its step and writes last.ckpt. Once more to end at once.\n")
 

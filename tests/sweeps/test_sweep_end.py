@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.cli import sweep_callbacks
 from siamese_verify.cli.sweep_callbacks import WatchSweep
-from siamese_verify.sweeps import sweep_progress
+from siamese_verify.sweeps import sweep_progress, sweep_task
 from siamese_verify.sweeps.sweep_progress import SweepProgress
+from siamese_verify.sweeps.sweep_task import end_of_sweep, stop_at_signals
 from tests.sweeps.written_runs import write_run
 
 
@@ -89,3 +92,23 @@ def test_a_sweep_that_cannot_be_watched_does_not_start(
         hydra.on_multirun_start(config)
     assert end.value.code == 70
     assert "RuntimeError: a bug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_signal_that_comes_twice_at_once_is_one_request(
+    again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = stop_at_signals(tmp_path)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # to the process, and to its group
+        if again:
+            monkeypatch.setattr(sweep_task, "REPEATED", -1.0)  # as if it came later
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    with pytest.raises(SystemExit) as end:
+        end_of_sweep(tmp_path)
+    assert end.value.code == 75
