@@ -177,6 +177,11 @@ def stop_file(sweep: Path, parent: tuple[str, int]) -> Path:
     return sweep / f".stop-{parent[0]}-{parent[1]}"
 
 
+def gave_up_file(sweep: Path) -> Path:
+    """File in the folder of a sweep in which a search of this process says why it ended early."""
+    return sweep / f".gave-up-{socket.gethostname()}-{os.getpid()}"
+
+
 def stop_at_signals(sweep: Path) -> dict[signal.Signals, Any]:
     """On SIGINT, SIGTERM and SLURM's warning signals tell the runs of a sweep to stop; on a second one, end.
 
@@ -188,6 +193,7 @@ def stop_at_signals(sweep: Path) -> dict[signal.Signals, Any]:
     sentinel = stop_file(sweep, (socket.gethostname(), os.getpid()))
     sweep.mkdir(parents=True, exist_ok=True)
     sentinel.unlink(missing_ok=True)
+    gave_up_file(sweep).unlink(missing_ok=True)
 
     since: list[float] = []
 
@@ -208,7 +214,8 @@ def end_of_sweep(sweep: Path) -> None:
     """Print why runs of a sweep did not finish.
 
     Raises:
-        SystemExit: with status 1 if runs failed; 130 if the sweep was stopped by Ctrl-C, 75 if by another signal.
+        SystemExit: with status 1 if runs failed or a search gave up; 130 if the sweep was stopped by Ctrl-C, 75 if by
+            another signal.
     """
     sentinel = stop_file(sweep, (socket.gethostname(), os.getpid()))
     number = int(sentinel.read_text()) if sentinel.exists() else 0
@@ -219,6 +226,11 @@ def end_of_sweep(sweep: Path) -> None:
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         print(f"Stopped by {by}: {len(finished)} runs are finished; resume={sweep} continues.", file=sys.stderr)
         raise SystemExit(130 if number == signal.SIGINT else STOPPED[0])
+    gave_up = gave_up_file(sweep)
+    why = gave_up.read_text() if gave_up.exists() else ""
+    gave_up.unlink(missing_ok=True)
+    if why:
+        print(printable(f"The search ended early: {why}"), file=sys.stderr)
     failed = {
         folder.relative_to(sweep): record.error if record else "its record is damaged"
         for folder, record in records.items()
@@ -227,6 +239,8 @@ def end_of_sweep(sweep: Path) -> None:
     skipped = sum(record is not None and record.status == "skipped" for record in records.values())
     left_out = f", {skipped} were skipped" if skipped else ""
     if not failed:
+        if why:
+            raise SystemExit(EXIT_FAILED_RUNS)
         return
     reasons = [f"{folder}: {error}" for folder, error in list(failed.items())[:SHOWN]]
     more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
