@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from siamese_verify.cli.training_checks import check_run
-from siamese_verify.cli.user_errors import report_user_errors
+from siamese_verify.cli.user_errors import EXIT_BUG, report_user_errors
 from siamese_verify.sweeps.check_runs import refuse_invalid
 from siamese_verify.sweeps.resume_sweep import record_sweep, refuse_other_sweep
 from siamese_verify.sweeps.sweep_progress import SweepProgress
@@ -37,29 +38,34 @@ class WatchSweep(Callback):
     """Hydra callback that checks all runs of a sweep before the first, shows them, lets signals stop them, and ends."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit if the folder holds another sweep, or runs can never work."""
-        folder = Path(config.hydra.sweep.dir)
-        self.check(config, folder)
+        """Exit if the folder holds another sweep, or runs can never work, or if the sweep cannot be watched.
+
+        Hydra only warns of what callbacks raise.
+        """
+        try:
+            report_user_errors(self._start)(config)
+        except Exception:
+            traceback.print_exc()
+            raise SystemExit(EXIT_BUG) from None
+
+    def _start(self, config: DictConfig) -> None:
+        loader, folder = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), Path(config.hydra.sweep.dir)
+        refuse_other_sweep(folder, sys.argv[1:])
+        with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
+            refuse_invalid(loader, config, check_run)
         record_sweep(folder, sys.argv[1:])
         self.handlers = stop_at_signals(folder)
         self.progress = SweepProgress(folder, lines=True)
         self.progress.start()
-
-    @staticmethod
-    @report_user_errors
-    def check(config: DictConfig, folder: Path) -> None:
-        """Exit, see `refuse_other_sweep` and `refuse_invalid`."""
-        refuse_other_sweep(folder, sys.argv[1:])
-        loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
-        with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
-            refuse_invalid(loader, config, check_run)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # launchers pickle callbacks for their workers, where no sweep starts or ends
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show the results and say how many runs finished; exit if others did not."""
-        print(self.progress.finish(), flush=True)
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        end_of_sweep(Path(config.hydra.sweep.dir))
+        try:
+            print(self.progress.finish(), flush=True)
+        finally:  # what is raised here Hydra would only warn of, and end with status 0
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
+            end_of_sweep(Path(config.hydra.sweep.dir))

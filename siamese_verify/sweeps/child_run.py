@@ -180,8 +180,9 @@ def _end_of(status: int, stopped: bool, output: Path, beginning: int) -> tuple[S
     if status == 0:
         return "finished", None
     if status == -signal.SIGKILL:
-        by_whom = f"{GRACE:.0f} seconds after it was told to stop" if stopped else "such as for want of memory"
-        return "failed", f"The run was killed by SIGKILL, {by_whom}."
+        if stopped:
+            return "stopped", "The run was told to stop, and was killed by SIGKILL before it did."
+        return "failed", "The run was killed by SIGKILL, such as for want of memory."
     if stopped or status in STOPPED:
         return "stopped", "The run was told to stop."
     if status < 0:

@@ -32,7 +32,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.sweeps.check_runs import composed, config_of_task
 from siamese_verify.sweeps.run_lock import ALIVE, TAKEN, claim, is_claimed, one_at_a_time
 from siamese_verify.sweeps.search_space import SearchSpace, parse_search_space
-from siamese_verify.sweeps.sweep_task import SweepTask, record_of, stop_file
+from siamese_verify.sweeps.sweep_task import SweepTask, gave_up_file, record_of, stop_file
 from siamese_verify.sweeps.trial_pruning import TRIAL, open_storage
 
 ATTEMPTS = 100  # draws for one trial, of which all may be combinations that cannot work
@@ -330,7 +330,8 @@ def search(
         What the launcher returned, batch by batch.
 
     Raises:
-        InputError: see `SharedStudy` and `parse_search_space`; too many trials failed.
+        InputError: see `SharedStudy` and `parse_search_space`; nothing can work. Once there are trials, a search that
+            gives up ends without another one.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     parser = OverridesParser.create(config_loader=context.config_loader)
@@ -357,11 +358,20 @@ def search(
 
     shared = SharedStudy(settings, space, folder, config.sweep.metric, config.sweep.mode, refusal)
     atomic_write(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
-    sentinel = stop_file(folder, task.parent)
+    sentinel, gave_up = stop_file(folder, task.parent), gave_up_file(folder)
+    gave_up.unlink(missing_ok=True)
 
     def next_job() -> tuple[int, list[str]] | None:
-        shared.refuse_failures()
-        found = None if sentinel.exists() else shared.next_trial()
+        if sentinel.exists() or gave_up.exists():
+            return None
+        try:
+            shared.refuse_failures()
+            found = shared.next_trial()
+        except InputError as error:
+            if not shared.study.get_trials(deepcopy=False):
+                raise  # nothing has run that is to be shown
+            atomic_write(gave_up, str(error).encode())
+            return None
         return found and (found[0], [*found[1], f"hydra.sweep.subdir={found[0]}"])
 
     def tell(number: int, job: JobReturn) -> None:

@@ -157,12 +157,14 @@ class SweepProgress:
         atexit.register(self._end)  # however the sweep ends, the terminal gets its cursor back
 
     def finish(self) -> str:
-        """Stop to look, and return what `finish_sweep` does; a sentence where there is no run."""
+        """Stop to look, and return what `finish_sweep` does; a sentence where there is no run, or no page for a bug."""
         self._end()
         try:
             return finish_sweep(self.folder)
         except InputError as error:
             return str(error)
+        except Exception as error:  # how the runs ended matters more than the page
+            return printable(f"The results could not be drawn: {type(error).__name__}: {error}")
 
     def _end(self) -> None:
         self._stop.set()

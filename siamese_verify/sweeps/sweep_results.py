@@ -448,6 +448,7 @@ def importances(sweep: SweepResults) -> tuple[list[Importance], str]:
     method = "variance between the values of one parameter (omega squared)"
     many = any(len({run.parameters[name] for run in runs}) > LEVELS for name in sweep.parameters)
     if many and len(runs) >= FOREST_RUNS and (shares := _forest_shares(sweep)):
+        shares |= {one.parameter: None for one in tested if one.p_value is None}  # too few runs for its values
         tested = [one._replace(share=shares.get(one.parameter, one.share)) for one in tested]
         method = "functional ANOVA of a random forest"
     method = f"{method}, {len(runs)} runs; p by permutation"
@@ -498,8 +499,11 @@ def _explained(levels: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     return max(float((real - free * within) / (total + within)), 0.0), (as_large + 1) / (PERMUTATIONS + 1)
 
 
-def _forest_shares(sweep: SweepResults) -> dict[str, float]:
-    """Functional ANOVA by optuna, of the parameters that all finished runs have; empty where it is not installed."""
+def _forest_shares(sweep: SweepResults) -> dict[str, float | None]:
+    """Functional ANOVA by optuna, of the parameters that all finished runs have.
+
+    Empty where it is not installed, and where equal values leave no variance to explain.
+    """
     try:
         import optuna
         import sklearn  # noqa: F401
@@ -509,6 +513,8 @@ def _forest_shares(sweep: SweepResults) -> dict[str, float]:
 
     places = np.linspace(0, len(sweep.finished) - 1, min(len(sweep.finished), FOREST_MOST)).round().astype(int)
     runs = [sweep.finished[place] for place in places]
+    if len({run.value for run in runs}) < 2:
+        return {}
     ranges: dict[str, Any] = {}
     for name in sweep.parameters:
         column = [run.parameters[name] for run in runs]

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from siamese_verify.sweeps.resume_sweep import FREE, own_arguments, resume_overr
 from siamese_verify.sweeps.run_lock import ALIVE, claim, is_claimed
 
 EXIT_FAILED_RUNS = 1  # of a sweep
+REPEATED = 1.0  # seconds within which one request may come twice: to a process, and to its process group
 SHOWN = 3  # reasons in the last line
 OF_THE_SWEEP = ("hydra.mode", "hydra.launcher", "hydra.sweeper", "hydra.sweep", "hydra.run.dir")
 
@@ -205,8 +207,15 @@ def stop_file(sweep: Path, parent: tuple[str, int]) -> Path:
     return sweep / f".stop-{parent[0]}-{parent[1]}"
 
 
+def gave_up_file(sweep: Path) -> Path:
+    """File in the folder of a sweep in which a search of this process says why it ended early."""
+    return sweep / f".gave-up-{socket.gethostname()}-{os.getpid()}"
+
+
 def stop_at_signals(sweep: Path) -> dict[signal.Signals, Any]:
     """On SIGINT, SIGTERM and SLURM's warning signals tell the runs of a sweep to stop; on a second one, end.
+
+    One that comes again within `REPEATED` is the same request.
 
     Returns:
         The handlers until now.
@@ -214,10 +223,16 @@ def stop_at_signals(sweep: Path) -> dict[signal.Signals, Any]:
     sentinel = stop_file(sweep, (socket.gethostname(), os.getpid()))
     sweep.mkdir(parents=True, exist_ok=True)
     sentinel.unlink(missing_ok=True)
+    gave_up_file(sweep).unlink(missing_ok=True)
+
+    since: list[float] = []
 
     def stop(number: int, _: FrameType | None) -> None:
-        if sentinel.exists():
-            raise KeyboardInterrupt
+        if since:
+            if time.monotonic() - since[0] > REPEATED:
+                raise KeyboardInterrupt
+            return
+        since.append(time.monotonic())
         sentinel.write_text(str(number))
         os.write(2, b"Stopping: each run finishes its step and writes last.ckpt. Once more to end at once.\n")
 
@@ -229,7 +244,8 @@ def end_of_sweep(sweep: Path) -> None:
     """Print why runs of a sweep did not finish.
 
     Raises:
-        SystemExit: with status 1 if runs failed; 130 if the sweep was stopped by Ctrl-C, 75 if by another signal.
+        SystemExit: with status 1 if runs failed or a search gave up; 130 if the sweep was stopped by Ctrl-C, 75 if by
+            another signal.
     """
     sentinel = stop_file(sweep, (socket.gethostname(), os.getpid()))
     number = int(sentinel.read_text()) if sentinel.exists() else 0
@@ -240,6 +256,11 @@ def end_of_sweep(sweep: Path) -> None:
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         print(f"Stopped by {by}: {len(finished)} runs are finished; resume={sweep} continues.", file=sys.stderr)
         raise SystemExit(130 if number == signal.SIGINT else STOPPED[0])
+    gave_up = gave_up_file(sweep)
+    why = gave_up.read_text() if gave_up.exists() else ""
+    gave_up.unlink(missing_ok=True)
+    if why:
+        print(printable(f"The search ended early: {why}"), file=sys.stderr)
     failed = {
         folder.relative_to(sweep): record.error if record else "its record is damaged"
         for folder, record in records.items()
@@ -248,6 +269,8 @@ def end_of_sweep(sweep: Path) -> None:
     skipped = sum(record is not None and record.status == "skipped" for record in records.values())
     left_out = f", {skipped} were skipped" if skipped else ""
     if not failed:
+        if why:
+            raise SystemExit(EXIT_FAILED_RUNS)
         return
     reasons = [f"{folder}: {error}" for folder, error in list(failed.items())[:SHOWN]]
     more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []

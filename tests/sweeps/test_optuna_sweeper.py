@@ -29,7 +29,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.optuna_sweeper import SearchSettings, SharedStudy, search
 from siamese_verify.sweeps.search_space import parse_search_space
-from siamese_verify.sweeps.sweep_task import SweepTask
+from siamese_verify.sweeps.sweep_task import SweepTask, end_of_sweep
 from siamese_verify.sweeps.trial_pruning import trial_of
 
 METRIC = "val/eer"
@@ -366,3 +366,21 @@ def test_a_search_of_which_nothing_can_work_is_refused(
     with pytest.raises(InputError, match=message):
         run_search(tmp_path, "hydra/sweeper=optuna", *overrides)
     assert not list(tmp_path.glob("*/run.json"))
+
+
+def test_a_search_that_gives_up_ends_with_status_1_and_its_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(study: SharedStudy) -> None:
+        if len(study.study.get_trials()) == 2:
+            raise InputError("2 of 2 trials failed.")
+
+    monkeypatch.setattr(SharedStudy, "refuse_failures", refuse)
+    batches = run_search(
+        tmp_path, "hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "optimizer.lr=interval(0.1, 1)"
+    )
+    assert [len(batch) for batch in batches] == [1, 1]
+    with pytest.raises(SystemExit) as end:
+        end_of_sweep(tmp_path)
+    assert end.value.code == 1
+    assert "The search ended early: 2 of 2 trials failed." in capsys.readouterr().err

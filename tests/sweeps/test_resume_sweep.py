@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -15,7 +18,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.optuna_sweeper import JOURNAL
 from siamese_verify.sweeps.resume_sweep import record_sweep, resume_arguments
-from siamese_verify.sweeps.run_lock import claim, is_claimed
+from siamese_verify.sweeps.run_lock import claim, is_claimed, one_at_a_time
 from siamese_verify.sweeps.trial_pruning import open_storage
 from tests.conftest import SMALL_BATCHES, TINY
 
@@ -91,6 +94,32 @@ def test_a_claim_ends_with_the_last_process_that_holds_it(tmp_path: Path) -> Non
     sleeper.kill()
     sleeper.communicate()
     assert not is_claimed(path)
+
+
+def test_who_only_looks_at_a_file_does_not_keep_it_from_being_claimed(tmp_path: Path) -> None:
+    looking = (tmp_path / "file").open("ab+")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    Timer(0.2, looking.close).start()
+    held = claim(tmp_path / "file")
+    assert held is not None
+    held.close()
+
+
+def test_files_are_used_unclaimed_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    held = claim(tmp_path / "file")
+    assert held is not None and not is_claimed(tmp_path / "file")
+    held.close()
+    with one_at_a_time(tmp_path / "turn"):
+        pass
+    assert [record.getMessage() for record in caplog.records] == [
+        "Files cannot be locked here (No locks available): let no two sweeps or searches use one folder at a time."
+    ]
 
 
 @pytest.mark.slow

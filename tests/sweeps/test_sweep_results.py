@@ -12,6 +12,7 @@ from scipy.stats import f_oneway, ttest_1samp
 
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord
+from siamese_verify.sweeps.sweep_page import render_sweep
 from siamese_verify.sweeps.sweep_results import Spread, SweepResults, importances, label, read_sweep, sweep_table
 from tests.sweeps.written_runs import PROTOCOL, make, write_grid, write_run
 
@@ -255,6 +256,27 @@ def test_numbers_of_a_random_search_are_judged_by_a_forest(tmp_path: Path) -> No
     assert found[0].share > 0.5 > 0.2 > found[1].share
     assert found[1].p_value is not None
     assert found[1].p_value > 0.05
+
+
+def test_equal_results_of_a_random_search_show_no_importance(tmp_path: Path) -> None:
+    sweep = swept(tmp_path, [({"lr": 0.01 * (place + 1)}, 0.5) for place in range(20)])
+    found, method = importances(sweep)
+    assert [(one.share, one.p_value) for one in found] == [(None, None)]
+    assert method.startswith("variance between the values of one parameter")
+    assert "<svg" in render_sweep(sweep)
+
+
+def test_a_parameter_with_too_few_runs_for_its_values_has_no_importance_in_a_forest(tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="needs optuna: pip install optuna")
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install scikit-learn")
+    rows = [({"lr": 0.01 * (place + 1), "net": f"net{place % 15}"}, 0.1 + 0.01 * place) for place in range(20)]
+    sweep = swept(tmp_path, rows)
+    found, method = importances(sweep)
+    assert method.startswith("functional ANOVA")
+    shares = {one.parameter: (one.share, one.p_value) for one in found}
+    assert shares["net"] == (None, None)
+    assert None not in shares["lr"]
+    assert "<svg" in render_sweep(sweep)
 
 
 def test_a_label_leaves_out_what_a_run_does_not_have() -> None:
