@@ -12,6 +12,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from tqdm import tqdm
 
@@ -53,21 +54,18 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
         if record is not None and record.status == "finished":
             continue  # it is not started again
         started = record is not None and record.status != "skipped"
-        try:
-            check(config_of_task(config))
-        except InputError as error:
+        if reason := refusal(check, config):
             if config.sweep.skip_invalid and started:
                 continue  # what it has done is kept: it goes on, and says itself why it cannot
-            reasons[number] = str(error)
+            reasons[number] = reason
             varied[number] = " ".join(text for text in runs[number] if text not in fixed) or "no overrides"
             if config.sweep.skip_invalid:
                 folder.mkdir(parents=True, exist_ok=True)
                 settings = cast("dict[str, Any]", OmegaConf.to_container(config_of_task(config)))
-                skipped = RunRecord("skipped", str(error), overrides=[*runs[number]], configuration=settings)
+                skipped = RunRecord("skipped", reason, overrides=[*runs[number]], configuration=settings)
                 skipped.write(folder)
-        else:
-            if record is not None and not started:
-                (folder / RECORD).unlink()  # it can work now
+        elif record is not None and not started:
+            (folder / RECORD).unlink()  # it can work now
     if not reasons:
         return
     lines = [printable(f"{varied[number]}: {reason}") for number, reason in reasons.items()][:SHOWN]
@@ -79,6 +77,24 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
     way_out = "correct them, or leave them out by sweep.skip_invalid=true."
     print("\n  ".join([f"siamese-verify: {count}: {way_out}", *lines, *more]), file=sys.stderr)
     raise SystemExit(2)
+
+
+def refusal(check: Callable[[DictConfig], None], config: DictConfig) -> str | None:
+    """Why a configuration with Hydra's part cannot work, in words; None if it can.
+
+    Raises:
+        InstantiationException: a constructor raised another error than InputError.
+    """
+    try:
+        check(config_of_task(config))
+    except (InputError, InstantiationException) as error:  # the latter of a constructor that refuses its values
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, InputError):
+            reason = reason.__cause__
+        if reason is None:
+            raise
+        return str(reason)
+    return None
 
 
 def composed(loader: ConfigLoaderImpl, sweep: DictConfig, runs: Sequence[Sequence[str]]) -> Iterator[DictConfig]:

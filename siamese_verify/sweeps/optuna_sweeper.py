@@ -16,7 +16,6 @@ import optuna
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import InstantiationException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from hydra.utils import instantiate
@@ -29,7 +28,7 @@ from tqdm import tqdm
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
-from siamese_verify.sweeps.check_runs import composed, config_of_task
+from siamese_verify.sweeps.check_runs import composed, refusal
 from siamese_verify.sweeps.run_lock import ALIVE, TAKEN, claim, is_claimed, one_at_a_time
 from siamese_verify.sweeps.search_space import SearchSpace, parse_search_space
 from siamese_verify.sweeps.sweep_task import SweepTask, gave_up_file, record_of, stop_file
@@ -343,20 +342,11 @@ def search(
         raise InputError("There is nothing to search: give settings as KEY='interval(0.1,0.6)' or KEY=choice(a,b).")
     folder = Path(config.hydra.sweep.dir)
 
-    def refusal(overrides: Sequence[str]) -> str | None:
+    def refused(overrides: Sequence[str]) -> str | None:
         [run] = composed(cast(ConfigLoaderImpl, context.config_loader), config, [overrides])
-        try:
-            task.check(config_of_task(run))
-        except (InputError, InstantiationException) as error:  # the latter of a constructor that refuses its values
-            reason: BaseException | None = error
-            while reason is not None and not isinstance(reason, InputError):
-                reason = reason.__cause__
-            if reason is None:
-                raise
-            return str(reason)
-        return None
+        return refusal(task.check, run)
 
-    shared = SharedStudy(settings, space, folder, config.sweep.metric, config.sweep.mode, refusal)
+    shared = SharedStudy(settings, space, folder, config.sweep.metric, config.sweep.mode, refused)
     atomic_write(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
     sentinel, gave_up = stop_file(folder, task.parent), gave_up_file(folder)
     gave_up.unlink(missing_ok=True)

@@ -42,6 +42,7 @@ def test_ten_of_them_are_named(command: Command, tmp_path: Path) -> None:
     ("overrides", "reasons"),
     [
         ("loss.margin=0.1,x", ["loss.margin=x: loss.margin must be a number, got 'x'."]),
+        ("loss.margin=-1,0.2,x", ["loss.margin=-1: ", "loss.margin=x: loss.margin must be a number, got 'x'."]),
         (
             "data=folder data.root=/no/such/folder,.",
             ["data.root=/no/such/folder: There is no /no/such/folder: correct data.root."],
