@@ -139,9 +139,10 @@ def test_every_chunk_but_the_last_is_embedded_again(chunk: int, calls: list[int]
     [
         ({"cached_chunk": 0}, "cached_chunk is 0, but is a whole number of images"),
         ({"cached_chunk": 2.5}, r"cached_chunk is 2\.5"),
+        ({"cached_chunk": 2}, r"cached_chunk is 2, but batch norm needs two images"),
         ({"freeze_batch_norm": "yes"}, "freeze_batch_norm is 'yes', but is true or false"),
     ],
 )
 def test_what_is_no_chunk_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        VerificationModule(nn.Identity(), NTXentLoss(), None, SGD, **settings)
+        VerificationModule(nn.BatchNorm1d(4), NTXentLoss(), None, SGD, **settings)
