@@ -80,8 +80,8 @@ class VerificationModule(pl.LightningModule):
             raise InputError(f"cached_chunk is {cached_chunk}, but is a whole number of images, 1 or more, or null.")
         if cached_chunk in (1, 2) and not freeze_batch_norm and batch_norms(encoder):
             raise InputError(
-                f"cached_chunk is {cached_chunk}, but batch norm needs two images or more in each chunk: set 3 or more, "
-                "or trainer.freeze_batch_norm=true."
+                f"cached_chunk is {cached_chunk}, but batch norm needs two images or more in each chunk: set 3 or "
+                "more, or trainer.freeze_batch_norm=true."
             )
         if not isinstance(freeze_batch_norm, bool):
             raise InputError(f"freeze_batch_norm is {freeze_batch_norm!r}, but is true or false.")
