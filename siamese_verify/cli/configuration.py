@@ -59,6 +59,8 @@ def hydra_command(
             try:
                 return cast(R, run())
             except Exception as error:
+                if isinstance(error, ValueError) and str(error).startswith("Only one of --run"):  # of Hydra itself
+                    raise InputError("-m, --cfg and --info go one at a time: leave out all but one.") from None
                 if library_of(error) not in ("hydra", "omegaconf"):
                     raise
                 given = get_args_parser().parse_args(sys.argv[1:])

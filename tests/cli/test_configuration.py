@@ -75,6 +75,7 @@ def test_a_value_of_another_type_is_refused(
         ("prepare algin=box", "There is no setting algin: did you mean align?"),
         ("evaluate protocol=lfw_view3", "There is no protocol=lfw_view3: did you mean lfw_view2 or lfw_view1"),
         ("center miror=false", "There is no setting miror: did you mean mirror?"),
+        ("train -m --cfg job seed=0,1", "-m, --cfg and --info go one at a time: leave out all but one"),
         ("train loss=nonsense", "There is no loss=nonsense: loss has ada_face, arc_face, contrastive"),
         ("train experiment=nonsense", "There is no experiment=nonsense: experiment has demo"),
         ("train =", "Could not override ''."),
