@@ -185,6 +185,7 @@ def fit_isotonic(curve: RocCurve, measured_on: str = "", tolerance: float = TOLE
     ratios = np.log(shares[0]) - np.log(shares[1])
     if len(ratios) > 1:  # half a pair may reverse the order of neighbors
         ratios[0], ratios[-1] = min(ratios[0], ratios[1]), max(ratios[-2], ratios[-1])
+    ratios = np.maximum.accumulate(ratios)  # equal ones of neighbors may differ by rounding
     knots, values = np.stack([lowest, highest], axis=1).ravel(), np.repeat(ratios, 2)
     kept, start = [0], 0
     for end in range(2, len(knots)):  # drop knots as long as the line between the others is close enough

@@ -182,6 +182,16 @@ def test_a_calibration_is_read_as_it_was_written() -> None:
         assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
+@pytest.mark.parametrize("seed", [9, 544])
+def test_equal_ratios_of_neighbors_do_not_descend_by_rounding(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.normal(size=rng.integers(20, 400)) * 4) / 8
+    same = rng.random(len(scores)) < 1 / (1 + np.exp(-2 * scores))
+    found = fit_isotonic(roc_curve(scores, same), tolerance=0.0)
+    assert (np.diff(found.ratios) >= 0).all()
+    assert Calibration.from_dict(found.to_dict()) == found
+
+
 def test_half_a_pair_does_not_reverse_the_order_of_neighbors() -> None:
     same = [0, 1, 0, 0, 0, 1, 1, 1, 0, 1]  # alone at either end; half a pair weighs more there than one in four
     found = fit_isotonic(roc_curve([0, 1, 1, 1, 1, 2, 2, 2, 2, 3], same))
