@@ -83,6 +83,14 @@ class RunRecord:
         atomic_write(folder / RECORD, json.dumps(asdict(self), indent=1).encode())
 
 
+def record_of(folder: Path) -> RunRecord | None:
+    """The record of a run's folder; None if there is none that can be read."""
+    try:
+        return RunRecord.read(folder)
+    except InputError:
+        return None
+
+
 def has_plain_interpolations(text: str) -> bool:
     """Whether the interpolations of a recorded setting refer to other settings, the environment or the time only.
 

@@ -188,9 +188,8 @@ class MarginSoftmax(BatchLoss):
         """Compare (B,D) unit rows with the identities of all processes, or a sample of them."""
         divided = len(self.weights) < self.num_identities
         centers, column = self._sample(labels - self.first)
-        if (
-            divided and centers.requires_grad
-        ):  # a loss passes on `world_size` times its gradient, see `BatchLoss.forward`
+        if divided and centers.requires_grad:
+            # A loss passes on `world_size` times its gradient, see `BatchLoss.forward`.
             centers.register_hook(lambda gradient: gradient / world_size())  # type: ignore[no-untyped-call]
         parts = list(ranges(len(centers), LOGITS // max(1, len(rows) * self.subcenters)))
         block = partial(compare_rows, scale=self.scale, subcenters=self.subcenters)

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from tqdm import tqdm
 
 from siamese_verify.errors import InputError, printable
-from siamese_verify.run_record import RECORD, RunRecord
-from siamese_verify.sweeps.sweep_task import record_of, refuse_other_run
+from siamese_verify.run_record import RECORD, RunRecord, record_of
+from siamese_verify.sweeps.sweep_task import refuse_other_run
 
 SHOWN = 10  # runs in a message
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"

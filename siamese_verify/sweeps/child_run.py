@@ -16,8 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from siamese_verify.errors import InputError
-from siamese_verify.run_record import RunRecord, Status
+from siamese_verify.run_record import RunRecord, Status, record_of
 
 OUTPUT = "output.log"  # what the process of a run printed
 PARENT = "SIAMESE_VERIFY_SWEEP_PROCESS"  # for a run: the process that started it
@@ -99,7 +98,7 @@ def run_in_process(
     finally:
         signal_group(process, signal.SIGKILL)  # ranks that outlived the first; a run that did not stop
         status = process.wait()
-        record = _last_record(folder)
+        record = record_of(folder) or RunRecord()
         if record.process != process.pid:  # of an earlier attempt, or none: the run had no word
             record.status, record.command = "running", shlex.join(["siamese-verify", "train", *arguments])
             record.overrides, record.process = [*overrides], process.pid
@@ -165,14 +164,6 @@ def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> No
     """Send a signal to what is left of the process group of a run."""
     with suppress(ProcessLookupError, PermissionError):  # the latter of macOS, for a group of zombies
         os.killpg(process.pid, number)
-
-
-def _last_record(folder: Path) -> RunRecord:
-    """The record that a run left of itself, or an empty one if it left none that can be read."""
-    try:
-        return RunRecord.read(folder)
-    except InputError:
-        return RunRecord()
 
 
 def _end_of(status: int, stopped: bool, output: Path, beginning: int) -> tuple[Status, str | None]:

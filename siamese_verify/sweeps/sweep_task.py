@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from siamese_verify.errors import InputError, printable
-from siamese_verify.run_record import RECORD, RunRecord
+from siamese_verify.run_record import RECORD, RunRecord, record_of
 from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process, task_rank
 from siamese_verify.sweeps.resume_sweep import FREE, own_arguments, resume_override
 from siamese_verify.sweeps.run_lock import ALIVE, claim, is_claimed
@@ -151,14 +151,6 @@ class SweepTask:
         except PermissionError:
             pass
         return False
-
-
-def record_of(folder: Path) -> RunRecord | None:
-    """The record of a run's folder; None if there is none that can be read."""
-    try:
-        return RunRecord.read(folder)
-    except InputError:
-        return None
 
 
 def refuse_other_run(folder: Path, record: RunRecord | None, task: Sequence[str]) -> None:
