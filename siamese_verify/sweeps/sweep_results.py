@@ -30,6 +30,7 @@ FEWEST_RUNS = 6  # for any statement on importance
 FOREST_RUNS = 20  # for a random forest
 FOREST_MOST = 200  # runs in it, at equal distances from the best to the worst: it takes a minute for a thousand
 PERMUTATIONS = 2000
+BLOCK = 100  # of them at once
 
 
 class Spread(NamedTuple):
@@ -127,8 +128,9 @@ class Importance(NamedTuple):
     Attributes:
         parameter: its name.
         share: in [0, 1]; None where the runs are too few.
-        p_value: of the hypothesis that it has no influence, by permutation of the runs; None likewise.
-        runs: that have the parameter.
+        p_value: of the hypothesis that it has no influence, by permutation of the runs, adjusted for the number of
+            parameters that are tested; None likewise.
+        runs: that have the parameter, the repeated ones once.
     """
 
     parameter: str
@@ -160,6 +162,18 @@ class SweepResults:
         """Finished runs with a metric, the best first."""
         return [run for run in self.runs if run.status == "finished" and run.value is not None]
 
+    @cached_property
+    def distinct(self) -> list[RunRow]:
+        """Finished runs, the best first; of those with the same settings and the same seed the one started last.
+
+        Repeating a run says nothing on how other seeds would do, so it does not count as another.
+        """
+        newest: dict[str, RunRow] = {}
+        for run in sorted(self.finished, key=lambda run: run.record.started):
+            newest[json.dumps({**run.parameters, SEED: run.seed}, default=str)] = run
+        chosen = {id(run) for run in newest.values()}
+        return [run for run in self.finished if id(run) in chosen]
+
     @property
     def best(self) -> RunRow | None:
         """The best finished run."""
@@ -185,10 +199,10 @@ class SweepResults:
         for run in self.runs:
             key = json.dumps({name: value for name, value in run.parameters.items() if name != SEED}, default=str)
             by_parameters.setdefault(key, []).append(run)
+        counted = {id(run) for run in self.distinct}
         found = []
         for runs in by_parameters.values():
-            ended = [run for run in runs if run.status == "finished" and run.value is not None]
-            done = list({run.seed: run for run in ended}.values())  # the same seed twice shows nothing new
+            done = [run for run in runs if id(run) in counted]
             values = [run.value for run in done if run.value is not None]
             tests = {}
             for protocol in self.protocols:
@@ -419,19 +433,21 @@ def _decides(choice: Sequence[Any], column: Sequence[Any]) -> bool:
 
 
 def importances(sweep: SweepResults) -> tuple[list[Importance], str]:
-    """How much each parameter explains of the variance of the sweep's metric over its finished runs, and the method.
+    """How much each parameter explains of the variance of the sweep's metric over its distinct runs, and the method.
 
     A parameter's share is omega squared, the part of the variance between its values without what chance alone gives
     (Hays 1963); numbers with more than `LEVELS` values count in bins of equal size. From `FOREST_RUNS` runs on, with
     numbers of many values and with optuna and scikit-learn installed, it is the functional ANOVA of a random forest
     (Hutter, Hoos & Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014). Whether a
     parameter has an influence at all is tested by permutation. Fewer than `FEWEST_RUNS` runs, or than two for each
-    value, show nothing.
+    value, show nothing. The p-values are adjusted by Holm ("A Simple Sequentially Rejective Multiple Test Procedure",
+    Scandinavian Journal of Statistics 1979): whichever parameters have no influence, the probability that one or more
+    of them gets a p-value below 0.05 is at most 5 %.
 
     Returns:
         The most important first, and the method in words.
     """
-    runs = sweep.finished
+    runs = sweep.distinct
     values = np.array([run.value for run in runs], dtype=np.float64)
     tested: list[Importance] = []
     for name in sweep.parameters:
@@ -451,8 +467,21 @@ def importances(sweep: SweepResults) -> tuple[list[Importance], str]:
         shares |= {one.parameter: None for one in tested if one.p_value is None}  # too few runs for its values
         tested = [one._replace(share=shares.get(one.parameter, one.share)) for one in tested]
         method = "functional ANOVA of a random forest"
-    method = f"{method}, {len(runs)} runs; p by permutation"
+    tested = _adjusted_by_holm(tested)
+    count = sum(one.p_value is not None for one in tested)
+    several = f", adjusted for {count} parameters (Holm)" if count > 1 else ""
+    method = f"{method}, {len(runs)} runs; p by permutation{several}"
     return sorted(tested, key=lambda one: (one.share is None, -(one.share or 0))), method
+
+
+def _adjusted_by_holm(tested: Sequence[Importance]) -> list[Importance]:
+    """The same with p-values by Holm: the k-th smallest of m times m - k + 1, no smaller than those before it."""
+    ordered = sorted((one for one in tested if one.p_value is not None), key=lambda one: one.p_value or 0.0)
+    adjusted, largest = {}, 0.0
+    for place, one in enumerate(ordered):
+        largest = max(largest, min(1.0, (one.p_value or 0.0) * (len(ordered) - place)))
+        adjusted[one.parameter] = largest
+    return [one._replace(p_value=adjusted.get(one.parameter)) for one in tested]
 
 
 def is_rate(metric: str) -> bool:
@@ -486,21 +515,25 @@ def _explained(levels: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     kept = sizes > 0
     centered = values - values.mean()
 
-    def between(permuted: np.ndarray) -> float:
-        sums = np.bincount(levels, permuted, kinds)[kept]
-        return float((sums**2 / sizes[kept]).sum())
+    members = (levels[:, None] == np.flatnonzero(kept)) / np.sqrt(sizes[kept])  # (N, levels)
 
-    total, real = float(centered @ centered), between(centered)
+    def between(rows: np.ndarray) -> np.ndarray:
+        found: np.ndarray = ((rows @ members) ** 2).sum(axis=1)
+        return found
+
+    total, real = float(centered @ centered), float(between(centered[None])[0])
     free = int(kept.sum()) - 1
     within = max(total - real, 0.0) / max(len(values) - free - 1, 1)
     rng = np.random.default_rng(0)
     tied = real * (1 - 1e-9)  # equal sums in another order
-    as_large = sum(between(rng.permutation(centered)) >= tied for _ in range(PERMUTATIONS))
+    as_large = 0
+    for _ in range(PERMUTATIONS // BLOCK):
+        as_large += int((between(rng.permuted(np.tile(centered, (BLOCK, 1)), axis=1)) >= tied).sum())
     return max(float((real - free * within) / (total + within)), 0.0), (as_large + 1) / (PERMUTATIONS + 1)
 
 
 def _forest_shares(sweep: SweepResults) -> dict[str, float | None]:
-    """Functional ANOVA by optuna, of the parameters that all finished runs have.
+    """Functional ANOVA by optuna, of the parameters that all distinct runs have.
 
     Empty where it is not installed, and where equal values leave no variance to explain.
     """
@@ -511,8 +544,8 @@ def _forest_shares(sweep: SweepResults) -> dict[str, float | None]:
         return {}
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    places = np.linspace(0, len(sweep.finished) - 1, min(len(sweep.finished), FOREST_MOST)).round().astype(int)
-    runs = [sweep.finished[place] for place in places]
+    places = np.linspace(0, len(sweep.distinct) - 1, min(len(sweep.distinct), FOREST_MOST)).round().astype(int)
+    runs = [sweep.distinct[place] for place in places]
     if len({run.value for run in runs}) < 2:
         return {}
     ranges: dict[str, Any] = {}
