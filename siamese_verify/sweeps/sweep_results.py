@@ -241,7 +241,7 @@ def find_runs(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     """
     found: dict[Path, str] = {}
     for given in map(Path, folders):
-        inner = [given] if (given / RECORD).is_file() else sorted(_with_records(given), key=_natural)
+        inner = [given] if (given / RECORD).is_file() else [path.parent for path in record_files(given)]
         if not inner:
             raise InputError(f"{given} holds no run: name a sweep, a run, an evaluation or a table of scores.")
         for one in inner:
@@ -250,8 +250,10 @@ def find_runs(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     return [(name, folder) for folder, name in found.items()]
 
 
-def _with_records(folder: Path) -> list[Path]:
-    return [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{RECORD}")]
+def record_files(sweep: Path) -> list[Path]:
+    """Records of the runs of a sweep, whose folders lie in its own or one level below; 2 before 10, words last."""
+    found = [path for depth in ("*", "*/*") for path in sweep.glob(f"{depth}/{RECORD}")]
+    return sorted(found, key=lambda path: _natural(path.parent))
 
 
 def _natural(folder: Path) -> tuple[tuple[int, int | str], ...]:
@@ -259,15 +261,44 @@ def _natural(folder: Path) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in folder.parts)
 
 
-def read_sweep(*folders: str | Path) -> SweepResults:
+class RecordsRead:
+    """Records of runs and the leaves of their configurations, read again only where a file has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int, int], RunRecord, dict[str, Any]]] = {}
+
+    def read(self, folder: Path) -> tuple[RunRecord, dict[str, Any]]:
+        """The record of a run's folder and its settings by dotted name; a damaged record is that of a failed run."""
+        try:
+            found = (folder / RECORD).stat()
+            stamp = found.st_mtime_ns, found.st_size, found.st_ino
+        except OSError:
+            stamp = (0, 0, 0)
+        known = self._known.get(folder)
+        if known is None or known[0] != stamp:
+            try:
+                record = RunRecord.read(folder)
+            except InputError as error:
+                record = RunRecord(status="failed", error=str(error))
+            known = self._known[folder] = stamp, record, _flat(record.configuration, folder)
+        return known[1], known[2]
+
+
+def read_sweep(*folders: str | Path, known: RecordsRead | None = None) -> SweepResults:
     """Read the runs of sweeps, or single runs, at any time: also those that still run, failed or were stopped.
+
+    Args:
+        folders: of sweeps or runs.
+        known: what was read of them before, which is brought up to date.
 
     Raises:
         InputError: a folder without a run.
     """
     places = find_runs(folders)
-    records = [_read(folder) for _, folder in places]
-    columns = differing(records, [folder for _, folder in places])
+    known = known or RecordsRead()
+    read = [known.read(folder) for _, folder in places]
+    records = [_as_it_is(record, folder) for (record, _), (_, folder) in zip(read, places, strict=True)]
+    columns = differing(records, [leaves for _, leaves in read])
     asked = [record.configuration["sweep"] for record in records if record.configuration.get("sweep")]
     chosen = asked[0] if asked else {}
     metric, mode = str(chosen.get("metric") or "val/eer"), str(chosen.get("mode") or "min")
@@ -290,12 +321,8 @@ def read_sweep(*folders: str | Path) -> SweepResults:
     return replace(sweep, runs=tuple(sorted(runs, key=order)))
 
 
-def _read(folder: Path) -> RunRecord:
+def _as_it_is(record: RunRecord, folder: Path) -> RunRecord:
     """The record of a run; one that says `running` of a process of this machine that is gone is a failed run."""
-    try:
-        record = RunRecord.read(folder)
-    except InputError as error:
-        return RunRecord(status="failed", error=str(error))
     if not record.host and (folder / "report" / "metrics.json").is_file():
         record = replace(record, status="finished")  # written before records had a status
     if record.status == "running" and record.host == socket.gethostname() and not _alive(record.process):
@@ -322,7 +349,7 @@ def _value(record: RunRecord, metric: str, mode: str) -> float | None:
     return None if found is None or not math.isfinite(found) else float(found)
 
 
-def differing(records: Sequence[RunRecord], folders: Sequence[Path]) -> dict[str, list[Any]]:
+def differing(records: Sequence[RunRecord], settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Settings in which resolved configurations differ, with the value of each run.
 
     A choice of a config group is one setting: `loss` with the names that the command line chose, or with those of the
@@ -331,12 +358,12 @@ def differing(records: Sequence[RunRecord], folders: Sequence[Path]) -> dict[str
 
     Args:
         records: of N runs.
-        folders: of these runs.
+        settings: of these runs, by dotted name.
 
     Returns:
         (N,) values by name of the setting; those given on a command line first, the seed last.
     """
-    flat = [_flat(record.configuration, folder) for record, folder in zip(records, folders, strict=True)]
+    flat = [dict(values) for values in settings]
     given = [dict(_assignments(record.overrides)) for record in records]
     unknown = [{name for name, value in values.items() if _unresolved(value)} for values in flat]
     for values, overrides, names_of in zip(flat, given, unknown, strict=True):
@@ -397,6 +424,8 @@ def _unresolved(value: Any) -> bool:
 
 def _below(name: str, places: set[str]) -> bool:
     """Whether a setting is one of the places, or below one; everything is below the empty place."""
+    if not places:
+        return False
     parts = name.split(".")
     return any(".".join(parts[:count]) in places for count in range(len(parts) + 1))
 

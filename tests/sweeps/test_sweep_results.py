@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.sweep_page import render_sweep
 from siamese_verify.sweeps.sweep_results import (
+    RecordsRead,
     RunRow,
     Spread,
     SweepResults,
@@ -325,6 +326,27 @@ def test_a_parameter_with_too_few_runs_for_its_values_has_no_importance_in_a_for
     assert shares["net"] == (None, None)
     assert None not in shares["lr"]
     assert "<svg" in render_sweep(sweep)
+
+
+def test_only_records_that_have_changed_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        write_run(tmp_path / str(number), 0.1 + number / 100, {"x": number})
+    known = RecordsRead()
+    first = read_sweep(tmp_path, known=known)
+    write_run(tmp_path / "4", 0.01, {"x": 7})
+    write_run(tmp_path / "5", None, {"x": 8}, status="failed")
+    read: list[str] = []
+
+    def counted(folder: Path, original: Any = RunRecord.read) -> RunRecord:
+        read.append(folder.name)
+        return cast("RunRecord", original(folder))
+
+    monkeypatch.setattr(RunRecord, "read", counted)
+    again = read_sweep(tmp_path, known=known)
+    assert read == ["4", "5"]
+    assert again == read_sweep(tmp_path) != first
+    assert again.best is not None
+    assert again.best.parameters == {"x": 7}
 
 
 def test_a_label_leaves_out_what_a_run_does_not_have() -> None:
