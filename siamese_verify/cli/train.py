@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import encoder_settings, hydra_command, make_encoder
-from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
+from siamese_verify.cli.measure import Result, further_protocols, measure, on_the_same, print_results, save_results
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration
 from siamese_verify.cli.run_metadata import set_threads
@@ -107,7 +107,8 @@ def compose(cfg: DictConfig) -> TrainingParts:
         protocol, leak = data.test_protocol(cfg.data.name), ""
     else:
         protocol, leak = asked, refuse_leak(data.seen, asked, cfg.allow_leakage)
-    further = {name: (one, refuse_leak(data.seen, one, cfg.allow_leakage)) for name, one in others.items()}
+    made = {name: on_the_same(one, protocol) for name, one in others.items()}
+    further = {name: (one, refuse_leak(data.seen, one, cfg.allow_leakage)) for name, one in made.items()}
     module = compose_module(cfg, encoder, len(data.people))
     trainer = compose_trainer(cfg)
     data.setup()
@@ -184,7 +185,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
     run.first = trainer.is_global_zero  # known for certain now
 
     def record_people(*_: Any) -> None:
-        save_people(run.folder, data.seen, parts.protocol)
+        save_people(run.folder, data.seen, parts.protocol, data.test_photos if data.test else None)
 
     def record_validation(*_: Any) -> None:
         if not trainer.sanity_checking:
@@ -272,12 +273,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
             "configuration": record.configuration,
         }
         save_results(folder / name, result, results[name][1:], details, keep_embeddings=cfg.keep_embeddings)
-        interval = result.report.intervals.get("eer") if result.report.intervals else None
-        record.test[name or protocol.name] = {
-            "eer": result.report.eer,
-            "eer_interval": [interval.low, interval.high] if interval else None,
-            "auc": result.report.auc,
-        }
+        record.test[name or protocol.name] = result.report.record()
     first, *others = (one[0].report for one in results.values())
     further = dict(zip(parts.further, others, strict=True))
     best, settings = record.metrics.get(cfg.sweep.metric), record.configuration

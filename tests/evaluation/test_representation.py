@@ -122,10 +122,10 @@ def test_degenerate_sets_have_defined_values() -> None:
     assert all(map(math.isnan, (one.knn_accuracy, one.alignment, one.uniformity)))
     person = measure_representation(np.eye(3), ["a"] * 3)
     assert (person.knn_accuracy, person.alignment, person.alone) == (1, 2, 0)
-    strangers = measure_representation(np.eye(3), ["a", "b", "c"])
-    assert strangers.alone == 3
-    assert math.isnan(strangers.alignment)
-    assert strangers.uniformity == pytest.approx(-4)
+    apart = measure_representation(np.eye(3), ["a", "b", "c"])
+    assert apart.alone == 3
+    assert math.isnan(apart.alignment)
+    assert apart.uniformity == pytest.approx(-4)
     for rows in (np.empty((0, 3)), np.full((2, 3), np.nan), np.zeros((2, 3))):
         with pytest.raises(InputError):
             measure_representation(rows, ["a"] * len(rows))
