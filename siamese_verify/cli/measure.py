@@ -282,7 +282,7 @@ def on_the_same(one: Protocol | HeldOutShare, first: Protocol) -> Protocol:
 
 
 def print_results(results: Mapping[str, Sequence[Result]], folder: Path) -> str:
-    """Print one table of metrics, warnings, and the paths of the reports; return what was printed.
+    """Print a table of metrics for each kind of them, warnings, and the paths of the reports; return what was printed.
 
     Args:
         results: of several encoders, by the name of the protocol; "" for the first one.
@@ -291,18 +291,21 @@ def print_results(results: Mapping[str, Sequence[Result]], folder: Path) -> str:
     from siamese_verify.evaluation.pages.page import number
 
     every = [result for one in results.values() for result in one]
-    table = Table(title=escape(printable(every[0].protocol.name)) if len(results) == 1 else None)
     rows = [result.row() for result in every]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    for name in names if len(results) == 1 else ["protocol", *names]:
-        table.add_column(name, justify="left" if name in ("protocol", "model") else "right")
-    for protocol, group in itertools.groupby(zip(every, rows, strict=True), lambda pair: pair[0].protocol):
-        table.add_section()
-        for place, (_, row) in enumerate(group):
-            cells = [escape(printable(number(row.get(name, "")))) for name in names]
-            table.add_row(*([] if len(results) == 1 else ["" if place else escape(printable(protocol.name))]), *cells)
     console = Console(record=True)
-    console.print(table)
+    for kind in dict.fromkeys(type(result.report) for result in every):  # each has its own metrics
+        shown = [(result, row) for result, row in zip(every, rows, strict=True) if isinstance(result.report, kind)]
+        names = list(dict.fromkeys(name for _, row in shown for name in row))
+        table = Table(title=escape(printable(every[0].protocol.name)) if len(results) == 1 else None)
+        for name in names if len(results) == 1 else ["protocol", *names]:
+            table.add_column(name, justify="left" if name in ("protocol", "model") else "right")
+        for protocol, group in itertools.groupby(shown, lambda pair: pair[0].protocol):
+            table.add_section()
+            for place, (_, row) in enumerate(group):
+                cells = [escape(printable(number(row.get(name, "")))) for name in names]
+                first = [] if len(results) == 1 else ["" if place else escape(printable(protocol.name))]
+                table.add_row(*first, *cells)
+        console.print(table)
     if any(isinstance(value, Mapping) and value.get("insufficient") for row in rows for value in row.values()):
         console.print("* Fewer than ten impostors decide it: a rough estimate.")
     for result in every:

@@ -35,6 +35,11 @@ class FewShotProtocol(Protocol):
     classifier: str = "centroid"
     seed: int = 0
 
+    @property
+    def photos_name(self) -> str:
+        """Name of the photos, for another protocol on the same."""
+        return self.name.rpartition(": ")[0] or self.name
+
     def evaluate(self, embeddings: np.ndarray, settings: EvaluationSettings) -> FewShotReport:
         """Draw the episodes and return their accuracy."""
         report = few_shot_report(

@@ -111,6 +111,11 @@ class Protocol(ABC):
         """Whether the photos' identities are those of people."""
         return True
 
+    @property
+    def photos_name(self) -> str:
+        """Name of the photos, for another protocol on the same."""
+        return self.name
+
     def keep(self, rows: np.ndarray) -> Self:
         """This protocol restricted to some photos, such as those in which a face was found; (K,) ascending rows."""
         return self if len(rows) == len(self.photos) else replace(self, photos=PhotoSubset(self.photos, rows))

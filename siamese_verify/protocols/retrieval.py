@@ -34,6 +34,11 @@ class RetrievalProtocol(Protocol):
     gallery: str | None = None
     same_camera: bool = False
 
+    @property
+    def photos_name(self) -> str:
+        """Name of the photos, for another protocol on the same."""
+        return self.name.rpartition(": ")[0] or self.name
+
     def evaluate(self, embeddings: np.ndarray, settings: EvaluationSettings) -> RetrievalReport:
         """Rank the photos and return all metrics."""
         people = np.asarray(self.photos.identities)
