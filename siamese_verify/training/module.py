@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import VerificationReport, all_pairs_report
+from siamese_verify.evaluation import VerificationReport, all_pairs_report, measure_representation
 from siamese_verify.losses.base import refuse_miner
 from siamese_verify.pairwise import both_directions
 from siamese_verify.pairwise.ranks import world_size
@@ -29,7 +29,16 @@ from siamese_verify.training.partial_weights import RowSteps, clip_shards, gathe
 
 log = logging.getLogger(__name__)
 VALIDATION_TARGETS = (1e-1, 1e-2, 1e-3)
-VALIDATION_METRICS = {"val/eer": "min", "val/auc": "max", "val/tar_at_far_1e-2": "max"}  # and which of two is better
+VALIDATION_METRICS = {  # and which of two is better
+    "val/eer": "min",
+    "val/auc": "max",
+    "val/tar_at_far_1e-2": "max",
+    "val/knn_accuracy": "max",
+    "val/alignment": "min",
+    "val/uniformity": "min",
+    "val/effective_rank": "max",
+}
+REPRESENTATION_PHOTOS = 2500  # validation photos whose representation is measured: costs little beside all pairs
 DISTANCES_EVERY = 10  # steps
 DISTANCE_ROWS = 1024  # of a rank, at most: half a million distances
 
@@ -174,14 +183,15 @@ class VerificationModule(pl.LightningModule):
         self._validation_rows.append((F.normalize(self(batch.images).float()).cpu(), batch.labels.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Score all pairs of the validation photos of all ranks, and log the error rates."""
+        """Score all pairs of the validation photos of all ranks; log error rates and measures of the embeddings."""
         embeddings = torch.cat([rows for rows, _ in self._validation_rows])  # (V,D) of this rank
         labels = torch.cat([rows for _, rows in self._validation_rows])  # (V,)
         self._validation_rows.clear()
         everyone = gather_objects((embeddings, labels))
+        embeddings, labels = (torch.cat(rows) for rows in zip(*everyone, strict=True))
         self.validation = all_pairs_report(
-            torch.cat([rows for rows, _ in everyone]),
-            torch.cat([rows for _, rows in everyone]),
+            embeddings,
+            labels,
             targets=VALIDATION_TARGETS,
             rank=self.global_rank,
             world_size=len(everyone),
@@ -190,6 +200,10 @@ class VerificationModule(pl.LightningModule):
         self.log("val/eer", self.validation.eer, prog_bar=True)
         self.log("val/auc", self.validation.auc, prog_bar=True)
         self.log("val/tar_at_far_1e-2", self.validation.operating_points[1].tar)
+        found = measure_representation(embeddings, labels, REPRESENTATION_PHOTOS) if self.global_rank == 0 else None
+        found = gather_objects(found)[0]  # the same numbers on all ranks
+        for name in ("knn_accuracy", "alignment", "uniformity", "effective_rank"):
+            self.log(f"val/{name}", getattr(found, name))
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for logger in self.loggers:
                 publish_validation(logger, self.validation, self.global_step)
