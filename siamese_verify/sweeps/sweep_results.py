@@ -30,6 +30,7 @@ FEWEST_RUNS = 6  # for any statement on importance
 FOREST_RUNS = 20  # for a random forest
 FOREST_MOST = 200  # runs in it, at equal distances from the best to the worst: it takes a minute for a thousand
 PERMUTATIONS = 2000
+BLOCK = 100  # of them at once
 
 
 class Spread(NamedTuple):
@@ -127,8 +128,9 @@ class Importance(NamedTuple):
     Attributes:
         parameter: its name.
         share: in [0, 1]; None where the runs are too few.
-        p_value: of the hypothesis that it has no influence, by permutation of the runs; None likewise.
-        runs: that have the parameter.
+        p_value: of the hypothesis that it has no influence, by permutation of the runs, adjusted for the number of
+            parameters that are tested; None likewise.
+        runs: that have the parameter, the repeated ones once.
     """
 
     parameter: str
@@ -160,6 +162,18 @@ class SweepResults:
         """Finished runs with a metric, the best first."""
         return [run for run in self.runs if run.status == "finished" and run.value is not None]
 
+    @cached_property
+    def distinct(self) -> list[RunRow]:
+        """Finished runs, the best first; of those with the same settings and the same seed the one started last.
+
+        Repeating a run says nothing on how other seeds would do, so it does not count as another.
+        """
+        newest: dict[str, RunRow] = {}
+        for run in sorted(self.finished, key=lambda run: run.record.started):
+            newest[json.dumps({**run.parameters, SEED: run.seed}, default=str)] = run
+        chosen = {id(run) for run in newest.values()}
+        return [run for run in self.finished if id(run) in chosen]
+
     @property
     def best(self) -> RunRow | None:
         """The best finished run."""
@@ -185,10 +199,10 @@ class SweepResults:
         for run in self.runs:
             key = json.dumps({name: value for name, value in run.parameters.items() if name != SEED}, default=str)
             by_parameters.setdefault(key, []).append(run)
+        counted = {id(run) for run in self.distinct}
         found = []
         for runs in by_parameters.values():
-            ended = [run for run in runs if run.status == "finished" and run.value is not None]
-            done = list({run.seed: run for run in ended}.values())  # the same seed twice shows nothing new
+            done = [run for run in runs if id(run) in counted]
             values = [run.value for run in done if run.value is not None]
             tests = {}
             for protocol in self.protocols:
@@ -227,7 +241,7 @@ def find_runs(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     """
     found: dict[Path, str] = {}
     for given in map(Path, folders):
-        inner = [given] if (given / RECORD).is_file() else sorted(_with_records(given), key=_natural)
+        inner = [given] if (given / RECORD).is_file() else [path.parent for path in record_files(given)]
         if not inner:
             raise InputError(f"{given} holds no run: name a sweep, a run, an evaluation or a table of scores.")
         for one in inner:
@@ -236,8 +250,10 @@ def find_runs(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     return [(name, folder) for folder, name in found.items()]
 
 
-def _with_records(folder: Path) -> list[Path]:
-    return [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{RECORD}")]
+def record_files(sweep: Path) -> list[Path]:
+    """Records of the runs of a sweep, whose folders lie in its own or one level below; 2 before 10, words last."""
+    found = [path for depth in ("*", "*/*") for path in sweep.glob(f"{depth}/{RECORD}")]
+    return sorted(found, key=lambda path: _natural(path.parent))
 
 
 def _natural(folder: Path) -> tuple[tuple[int, int | str], ...]:
@@ -245,15 +261,44 @@ def _natural(folder: Path) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in folder.parts)
 
 
-def read_sweep(*folders: str | Path) -> SweepResults:
+class RecordsRead:
+    """Records of runs and the leaves of their configurations, read again only where a file has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int, int], RunRecord, dict[str, Any]]] = {}
+
+    def read(self, folder: Path) -> tuple[RunRecord, dict[str, Any]]:
+        """The record of a run's folder and its settings by dotted name; a damaged record is that of a failed run."""
+        try:
+            found = (folder / RECORD).stat()
+            stamp = found.st_mtime_ns, found.st_size, found.st_ino
+        except OSError:
+            stamp = (0, 0, 0)
+        known = self._known.get(folder)
+        if known is None or known[0] != stamp:
+            try:
+                record = RunRecord.read(folder)
+            except InputError as error:
+                record = RunRecord(status="failed", error=str(error))
+            known = self._known[folder] = stamp, record, _flat(record.configuration, folder)
+        return known[1], known[2]
+
+
+def read_sweep(*folders: str | Path, known: RecordsRead | None = None) -> SweepResults:
     """Read the runs of sweeps, or single runs, at any time: also those that still run, failed or were stopped.
+
+    Args:
+        folders: of sweeps or runs.
+        known: what was read of them before, which is brought up to date.
 
     Raises:
         InputError: a folder without a run.
     """
     places = find_runs(folders)
-    records = [_read(folder) for _, folder in places]
-    columns = differing(records, [folder for _, folder in places])
+    known = known or RecordsRead()
+    read = [known.read(folder) for _, folder in places]
+    records = [_as_it_is(record, folder) for (record, _), (_, folder) in zip(read, places, strict=True)]
+    columns = differing(records, [leaves for _, leaves in read])
     asked = [record.configuration["sweep"] for record in records if record.configuration.get("sweep")]
     chosen = asked[0] if asked else {}
     metric, mode = str(chosen.get("metric") or "val/eer"), str(chosen.get("mode") or "min")
@@ -276,12 +321,8 @@ def read_sweep(*folders: str | Path) -> SweepResults:
     return replace(sweep, runs=tuple(sorted(runs, key=order)))
 
 
-def _read(folder: Path) -> RunRecord:
+def _as_it_is(record: RunRecord, folder: Path) -> RunRecord:
     """The record of a run; one that says `running` of a process of this machine that is gone is a failed run."""
-    try:
-        record = RunRecord.read(folder)
-    except InputError as error:
-        return RunRecord(status="failed", error=str(error))
     if not record.host and (folder / "report" / "metrics.json").is_file():
         record = replace(record, status="finished")  # written before records had a status
     if record.status == "running" and record.host == socket.gethostname() and not _alive(record.process):
@@ -308,7 +349,7 @@ def _value(record: RunRecord, metric: str, mode: str) -> float | None:
     return None if found is None or not math.isfinite(found) else float(found)
 
 
-def differing(records: Sequence[RunRecord], folders: Sequence[Path]) -> dict[str, list[Any]]:
+def differing(records: Sequence[RunRecord], settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Settings in which resolved configurations differ, with the value of each run.
 
     A choice of a config group is one setting: `loss` with the names that the command line chose, or with those of the
@@ -317,12 +358,12 @@ def differing(records: Sequence[RunRecord], folders: Sequence[Path]) -> dict[str
 
     Args:
         records: of N runs.
-        folders: of these runs.
+        settings: of these runs, by dotted name.
 
     Returns:
         (N,) values by name of the setting; those given on a command line first, the seed last.
     """
-    flat = [_flat(record.configuration, folder) for record, folder in zip(records, folders, strict=True)]
+    flat = [dict(values) for values in settings]
     given = [dict(_assignments(record.overrides)) for record in records]
     unknown = [{name for name, value in values.items() if _unresolved(value)} for values in flat]
     for values, overrides, names_of in zip(flat, given, unknown, strict=True):
@@ -383,6 +424,8 @@ def _unresolved(value: Any) -> bool:
 
 def _below(name: str, places: set[str]) -> bool:
     """Whether a setting is one of the places, or below one; everything is below the empty place."""
+    if not places:
+        return False
     parts = name.split(".")
     return any(".".join(parts[:count]) in places for count in range(len(parts) + 1))
 
@@ -419,19 +462,21 @@ def _decides(choice: Sequence[Any], column: Sequence[Any]) -> bool:
 
 
 def importances(sweep: SweepResults) -> tuple[list[Importance], str]:
-    """How much each parameter explains of the variance of the sweep's metric over its finished runs, and the method.
+    """How much each parameter explains of the variance of the sweep's metric over its distinct runs, and the method.
 
     A parameter's share is omega squared, the part of the variance between its values without what chance alone gives
     (Hays 1963); numbers with more than `LEVELS` values count in bins of equal size. From `FOREST_RUNS` runs on, with
     numbers of many values and with optuna and scikit-learn installed, it is the functional ANOVA of a random forest
     (Hutter, Hoos & Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014). Whether a
     parameter has an influence at all is tested by permutation. Fewer than `FEWEST_RUNS` runs, or than two for each
-    value, show nothing.
+    value, show nothing. The p-values are adjusted by Holm ("A Simple Sequentially Rejective Multiple Test Procedure",
+    Scandinavian Journal of Statistics 1979): whichever parameters have no influence, the probability that one or more
+    of them gets a p-value below 0.05 is at most 5 %.
 
     Returns:
         The most important first, and the method in words.
     """
-    runs = sweep.finished
+    runs = sweep.distinct
     values = np.array([run.value for run in runs], dtype=np.float64)
     tested: list[Importance] = []
     for name in sweep.parameters:
@@ -451,8 +496,21 @@ def importances(sweep: SweepResults) -> tuple[list[Importance], str]:
         shares |= {one.parameter: None for one in tested if one.p_value is None}  # too few runs for its values
         tested = [one._replace(share=shares.get(one.parameter, one.share)) for one in tested]
         method = "functional ANOVA of a random forest"
-    method = f"{method}, {len(runs)} runs; p by permutation"
+    tested = _adjusted_by_holm(tested)
+    count = sum(one.p_value is not None for one in tested)
+    several = f", adjusted for {count} parameters (Holm)" if count > 1 else ""
+    method = f"{method}, {len(runs)} runs; p by permutation{several}"
     return sorted(tested, key=lambda one: (one.share is None, -(one.share or 0))), method
+
+
+def _adjusted_by_holm(tested: Sequence[Importance]) -> list[Importance]:
+    """The same with p-values by Holm: the k-th smallest of m times m - k + 1, no smaller than those before it."""
+    ordered = sorted((one for one in tested if one.p_value is not None), key=lambda one: one.p_value or 0.0)
+    adjusted, largest = {}, 0.0
+    for place, one in enumerate(ordered):
+        largest = max(largest, min(1.0, (one.p_value or 0.0) * (len(ordered) - place)))
+        adjusted[one.parameter] = largest
+    return [one._replace(p_value=adjusted.get(one.parameter)) for one in tested]
 
 
 def is_rate(metric: str) -> bool:
@@ -486,21 +544,25 @@ def _explained(levels: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     kept = sizes > 0
     centered = values - values.mean()
 
-    def between(permuted: np.ndarray) -> float:
-        sums = np.bincount(levels, permuted, kinds)[kept]
-        return float((sums**2 / sizes[kept]).sum())
+    members = (levels[:, None] == np.flatnonzero(kept)) / np.sqrt(sizes[kept])  # (N, levels)
 
-    total, real = float(centered @ centered), between(centered)
+    def between(rows: np.ndarray) -> np.ndarray:
+        found: np.ndarray = ((rows @ members) ** 2).sum(axis=1)
+        return found
+
+    total, real = float(centered @ centered), float(between(centered[None])[0])
     free = int(kept.sum()) - 1
     within = max(total - real, 0.0) / max(len(values) - free - 1, 1)
     rng = np.random.default_rng(0)
     tied = real * (1 - 1e-9)  # equal sums in another order
-    as_large = sum(between(rng.permutation(centered)) >= tied for _ in range(PERMUTATIONS))
+    as_large = 0
+    for _ in range(PERMUTATIONS // BLOCK):
+        as_large += int((between(rng.permuted(np.tile(centered, (BLOCK, 1)), axis=1)) >= tied).sum())
     return max(float((real - free * within) / (total + within)), 0.0), (as_large + 1) / (PERMUTATIONS + 1)
 
 
 def _forest_shares(sweep: SweepResults) -> dict[str, float | None]:
-    """Functional ANOVA by optuna, of the parameters that all finished runs have.
+    """Functional ANOVA by optuna, of the parameters that all distinct runs have.
 
     Empty where it is not installed, and where equal values leave no variance to explain.
     """
@@ -511,8 +573,8 @@ def _forest_shares(sweep: SweepResults) -> dict[str, float | None]:
         return {}
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    places = np.linspace(0, len(sweep.finished) - 1, min(len(sweep.finished), FOREST_MOST)).round().astype(int)
-    runs = [sweep.finished[place] for place in places]
+    places = np.linspace(0, len(sweep.distinct) - 1, min(len(sweep.distinct), FOREST_MOST)).round().astype(int)
+    runs = [sweep.distinct[place] for place in places]
     if len({run.value for run in runs}) < 2:
         return {}
     ranges: dict[str, Any] = {}
