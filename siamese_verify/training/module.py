@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,6 +24,7 @@ from siamese_verify.pairwise.ranks import world_size
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training.distributed import gather_batch, gather_objects, gather_tuples
 from siamese_verify.training.gradient_cache import batch_norms, embed_in_chunks
+from siamese_verify.training.layer_rates import RateGroup, freeze_layers, rate_groups
 from siamese_verify.training.log_figures import publish_validation
 from siamese_verify.training.partial_weights import RowSteps, clip_shards, gather_shards, take_shard
 
@@ -59,11 +60,14 @@ class VerificationModule(pl.LightningModule):
         cached_chunk: images whose activations are held at once, see `embed_in_chunks`; None holds the whole batch's.
         freeze_batch_norm: batch norms use their running statistics in training too and leave them as they are; their
             weights are trained.
+        frozen_layers: how many of the encoder's layers, from the lowest, or names of those that keep their weights and
+            the running statistics of their batch norms, see `siamese_verify.encoders.list_layers`.
+        layer_decay: factor of the learning rate from a layer to the one below, in (0, 1]; None for one rate.
 
     Raises:
         InputError: a loss without a reduction, one that cannot use the miner's tuples, or one that reads lengths that
-            the encoder does not give; a chunk below 1; when fitting, a schedule without an end, or another one than
-            that of the resumed run.
+            the encoder does not give; a chunk below 1; layers that do not exist, or nothing to train; when fitting, a
+            schedule without an end, or another one than that of the resumed run.
 
     Attributes:
         validation: report of the last validation; its operating points are saved in the checkpoint, as thresholds of
@@ -80,6 +84,8 @@ class VerificationModule(pl.LightningModule):
         configuration: dict[str, Any] | None = None,
         cached_chunk: int | None = None,
         freeze_batch_norm: bool = False,
+        frozen_layers: int | Sequence[str | int] = 0,
+        layer_decay: float | None = None,
     ) -> None:
         super().__init__()
         if cached_chunk is not None and not (isinstance(cached_chunk, int) and cached_chunk >= 1):
@@ -110,7 +116,9 @@ class VerificationModule(pl.LightningModule):
         self.validation: VerificationReport | None = None
         self._planned_steps: float | None = None
         self._validation_rows: list[tuple[Tensor, Tensor]] = []
-        self.cached_chunk, self.freeze_batch_norm = cached_chunk, freeze_batch_norm
+        self.cached_chunk, self.freeze_batch_norm, self.layer_decay = cached_chunk, freeze_batch_norm, layer_decay
+        self._frozen_norms = freeze_layers(encoder, frozen_layers)
+        self._rate_groups()
         self.train(self.training)
         if needs_norms and isinstance(encoder, Encoder):
             encoder.normalize = False  # in training; the encoder of a bundle does what its configuration says
@@ -119,7 +127,7 @@ class VerificationModule(pl.LightningModule):
     def train(self, mode: bool = True) -> VerificationModule:
         """Set training or evaluation mode; frozen batch norms stay in the latter."""
         super().train(mode)
-        for norm in batch_norms(self.encoder) if self.freeze_batch_norm else ():
+        for norm in batch_norms(self.encoder) if self.freeze_batch_norm else self._frozen_norms:
             norm.eval()
         return self
 
@@ -274,18 +282,25 @@ class VerificationModule(pl.LightningModule):
         """Drop the last validation, which measured other weights."""
         self.validation = None
 
-    def _matrices_and_vectors(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return [one for one in trained if one.ndim > 1], [one for one in trained if one.ndim <= 1]
+    def _rate_groups(self) -> list[RateGroup]:
+        own = {id(parameter) for parameter in self.encoder.parameters()}
+        others = [parameter for parameter in self.parameters() if id(parameter) not in own]
+        return rate_groups(self.encoder, others, self.layer_decay)
 
     def _position(self, matrix: nn.Parameter) -> int:
         """Number of a matrix in the optimizer's state."""
-        return next(number for number, one in enumerate(self._matrices_and_vectors()[0]) if one is matrix)
+        trained = [parameter for group in self._rate_groups() for parameter in group.parameters]
+        return next(number for number, one in enumerate(trained) if one is matrix)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make optimizer and schedule; weights of matrices and kernels decay, biases, norms and slopes do not."""
-        matrices, vectors = self._matrices_and_vectors()
-        optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        groups = self._rate_groups()
+        settings: list[dict[str, Any]] = [{} if group.decays else {"weight_decay": 0.0} for group in groups]
+        optimizer = self.make_optimizer(
+            [{"params": group.parameters, **more} for group, more in zip(groups, settings, strict=True)]
+        )
+        for made, group in zip(optimizer.param_groups, groups, strict=True):
+            made["lr"] *= group.scale
         if self.make_scheduler is None:
             return optimizer
         steps = self.trainer.estimated_stepping_batches
