@@ -112,17 +112,23 @@ def compose(cfg: DictConfig) -> TrainingParts:
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
     """The LightningModule of encoder, loss, miner, optimizer and schedule; compared with the checkpoint to resume."""
     derived = dict(zip(DERIVED, (identities, encoder.embedding_size), strict=True))
-    open_arguments = {name: value for name, value in derived.items() if name in cfg.loss and cfg.loss[name] is None}
+    open_arguments = unset(cfg.get("loss"), derived)
     optimizer = instantiate(cfg.optimizer)
     scheduler = instantiate(cfg.scheduler) if cfg.get("scheduler") else None
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     miner = instantiate(cfg.miner) if cfg.get("miner") else None
-    loss = instantiate(cfg.loss, **open_arguments)
+    loss = instantiate(cfg.loss, **open_arguments) if cfg.get("loss") else None
+    method = instantiate(cfg.method)(encoder) if cfg.get("method") else None
     settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
-    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, **settings)
+    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, method=method, **settings)
     if cfg.resume:
         check_resumed(Path(cfg.resume), module, configuration)
     return module
+
+
+def unset(settings: DictConfig | None, derived: dict[str, int]) -> dict[str, int]:
+    """Those of the derived values whose setting is null."""
+    return {name: value for name, value in derived.items() if settings and name in settings and settings[name] is None}
 
 
 def compose_trainer(cfg: DictConfig) -> pl.Trainer:
