@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.cli.configuration import check_values, encoder_settings
+from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.encoders import check_encoder
 from siamese_verify.errors import InputError
 from siamese_verify.losses.base import refuse_miner
@@ -65,6 +66,7 @@ def check_run(cfg: DictConfig) -> None:
     Raises:
         InputError: see `check_settings`; a setting without a value, a missing folder or file, GPUs that do not exist.
     """
+    cfg = initialized_configuration(cfg, HydraConfig.get().overrides.task)
     check_settings(cfg)
     trainer = cfg.trainer
     if trainer.accelerator == "cpu" and trainer.get("sync_batchnorm"):
