@@ -175,7 +175,7 @@ def make_encoder(cfg: DictConfig) -> Encoder:
     from siamese_verify.encoders import create_encoder
 
     settings = encoder_settings(cfg)
-    if others := code_of_others(settings):
+    if (others := code_of_others(settings)) or cfg.get("initialize_from"):  # published weights are not needed
         return create_encoder(settings, others)
     return cast("Encoder", instantiate(cfg.encoder))
 

@@ -222,6 +222,11 @@ def resumed_configuration(cfg: DictConfig, overrides: Sequence[str], folder: Pat
             OmegaConf.update(resumed, key, OmegaConf.select(cfg, key), force_add=True)
     resumed.resume = str(run.checkpoint.absolute()) if run.checkpoint else None
     if is_first_process():
-        (folder / COMPOSED).parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / COMPOSED, OmegaConf.to_yaml(resumed).encode())
+        save_configuration(resumed, folder)
     return resumed, run.record
+
+
+def save_configuration(cfg: DictConfig, folder: Path) -> None:
+    """Save the configuration of a run where Hydra has saved it as composed."""
+    (folder / COMPOSED).parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / COMPOSED, OmegaConf.to_yaml(cfg).encode())

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from siamese_verify import samplers
 from siamese_verify.cli.configuration import check_values, encoder_settings
+from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.cli.user_errors import configuring, user_message
 from siamese_verify.data.datamodule import check_views
 from siamese_verify.data.identity_split import check_share
@@ -96,6 +97,7 @@ def check_run(cfg: DictConfig) -> None:
 
 
 def _check_run(cfg: DictConfig) -> None:
+    cfg = initialized_configuration(cfg, HydraConfig.get().overrides.task)
     for part in ("data", "protocol", "encoder"):
         if missing := sorted(OmegaConf.missing_keys(cfg[part])):
             raise InputError(f"{missing[0]} is required: add {missing[0]}=... to the command.")

@@ -112,6 +112,7 @@ def composed(loader: ConfigLoaderImpl, sweep: DictConfig, runs: Sequence[Sequenc
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         with read_write(config.hydra), read_write(config.hydra.runtime):
             config.hydra.job.num, config.hydra.job.id = number, str(number)
+            config.hydra.overrides.task = [*overrides]
             HydraConfig.instance().set_config(config)
             folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
             config.hydra.runtime.output_dir = str(folder.absolute())
