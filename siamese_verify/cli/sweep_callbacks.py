@@ -62,10 +62,18 @@ class WatchSweep(Callback):
         return {}  # launchers pickle callbacks for their workers, where no sweep starts or ends
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Show the results and say how many runs finished; exit if others did not."""
+        """Show the results and say how many runs finished; exit if others did not, or if that cannot be shown.
+
+        Hydra only warns of what callbacks raise.
+        """
         try:
-            print(self.progress.finish(), flush=True)
-        finally:  # what is raised here Hydra would only warn of, and end with status 0
-            for number, handler in self.handlers.items():
-                signal.signal(number, handler)
-            end_of_sweep(Path(config.hydra.sweep.dir))
+            try:
+                print(self.progress.finish(), flush=True)
+            finally:
+                for number, handler in self.handlers.items():
+                    signal.signal(number, handler)
+                end_of_sweep(Path(config.hydra.sweep.dir))
+        except Exception as error:
+            if not isinstance(error, BrokenPipeError):  # which `main` answers
+                traceback.print_exc()
+            raise SystemExit(EXIT_BUG) from None
