@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,8 +14,10 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.utils.checkpoint import checkpoint
 
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
@@ -23,7 +27,6 @@ from siamese_verify.pairwise import both_directions
 from siamese_verify.pairwise.ranks import world_size
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training.distributed import gather_batch, gather_objects, gather_tuples
-from siamese_verify.training.gradient_cache import batch_norms, embed_in_chunks
 from siamese_verify.training.log_figures import publish_validation
 from siamese_verify.training.partial_weights import RowSteps, clip_shards, gather_shards, take_shard
 
@@ -284,6 +287,48 @@ class VerificationModule(pl.LightningModule):
             )
         scheduler = self.make_scheduler(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def embed_in_chunks(encoder: nn.Module, images: Tensor, chunk: int) -> Tensor:
+    """(N,D) embeddings of N images, whose backward pass holds the activations of one chunk at a time.
+
+    All chunks but the last are embedded again in the backward pass, with the random numbers of the first time. So the
+    gradient is that of embedding the chunks one by one and keeping everything, whatever the loss compares across them:
+    of the whole batch, if the encoder treats each image by itself. Batch norm takes its statistics from a chunk
+    instead, and counts each once in its running statistics.
+
+    Args:
+        encoder: images -> embeddings.
+        images: (N, ...), cut into chunks of sizes that differ by 1 at most.
+        chunk: at most so many images in a chunk.
+
+    Gao, Zhang, Han & Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021, section
+    3.2 (gradient cache): here the gradients at the embeddings pass through autograd's own graph.
+    """
+    *chunks, last = images.tensor_split(max(1, -(-len(images) // chunk)))
+    embed = partial(
+        checkpoint, encoder, use_reentrant=False, context_fn=lambda: (nullcontext(), without_statistics(encoder))
+    )
+    embeddings: Tensor = torch.cat([*map(embed, chunks), encoder(last)]) if chunks else encoder(last)
+    return embeddings
+
+
+@contextmanager
+def without_statistics(encoder: nn.Module) -> Iterator[None]:
+    """Batch norms in training mode normalize as always, but leave their running statistics as they are."""
+    norms = [(norm, norm.momentum, norm.num_batches_tracked) for norm in batch_norms(encoder)]
+    for norm, _, _ in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, counted in norms:
+            norm.momentum, norm.num_batches_tracked = momentum, counted
+
+
+def batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
+    """Batch norms of any dimension of an encoder, those across processes too."""
+    return [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
 
 
 def one_cycle(optimizer: Optimizer, steps: int, warmup: float = 0.1) -> LRScheduler:
