@@ -535,28 +535,20 @@ def test_cached_chunks_train_the_network_of_the_plain_step(fitted: Trained, tmp_
     assert not 0.5 < weights(plain)["loss.mean"] < 2
 
 
+def trained_on_two_ranks(run: Path, *overrides: str) -> str:
+    """What a training of two processes prints that leaves `run`, from the folder above it."""
+    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *overrides, *TWO_RANKS, f"hydra.run.dir={run}"]
+    loopback = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    ended = subprocess.run(command, cwd=run.parent, capture_output=True, text=True, env=loopback)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_people_of_a_softmax_and_save_all(tmp_path: Path) -> None:
     several = (*TINY, *SMALL_BATCHES, "data.photos.identities=40", "loss=arc_face", "scheduler=constant")
-    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.sync_batchnorm=false")
     partial = ("loss.sharded=true", "loss.sample_rate=0.7", "trainer.cached_chunk=4", "trainer.max_epochs=1")
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "siamese_verify.cli.main",
-            "train",
-            *several,
-            *two,
-            *partial,
-            f"hydra.run.dir={tmp_path}/a",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    trained_on_two_ranks(tmp_path / "a", *several, *partial)
     last = tmp_path / "a" / "checkpoints" / "last.ckpt"
     assert weights(tmp_path / "a")["loss.weights"].shape == (36, 128)  # all shards
     state = torch.load(last, weights_only=True)["optimizer_states"][0]["state"]
@@ -569,23 +561,8 @@ def test_two_processes_train_and_leave_one_run_that_is_validated_on_each_photo_o
 ) -> None:
     odd = ("data.photos.identities=30", "data.photos.images=5")  # 15 photos to validate on, so the ranks' shares differ
     overrides = (*TINY, *SMALL_BATCHES, *odd, "trainer.max_epochs=1")
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "siamese_verify.cli.main",
-            "train",
-            *overrides,
-            *TWO_RANKS,
-            f"hydra.run.dir={tmp_path}/run",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.count("Report:") == 1
+    printed = trained_on_two_ranks(tmp_path / "run", *overrides)
+    assert printed.count("Report:") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
 
