@@ -97,7 +97,8 @@ def check_run(cfg: DictConfig) -> None:
 
 
 def _check_run(cfg: DictConfig) -> None:
-    cfg = initialized_configuration(cfg, HydraConfig.get().overrides.task)
+    if not runs_elsewhere():
+        cfg = initialized_configuration(cfg, HydraConfig.get().overrides.task)
     for part in ("data", "protocol", "encoder"):
         if missing := sorted(OmegaConf.missing_keys(cfg[part])):
             raise InputError(f"{missing[0]} is required: add {missing[0]}=... to the command.")
