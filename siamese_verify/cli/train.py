@@ -51,7 +51,8 @@ from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
-OF_MODULE = ("cached_chunk", "freeze_batch_norm")  # settings of `trainer` that are the module's
+# Settings of `trainer` that are the module's.
+OF_MODULE = ("cached_chunk", "freeze_batch_norm", "frozen_layers", "layer_decay")
 ENDING = 30.0  # seconds that other ranks may take to end
 
 
@@ -108,14 +109,14 @@ def compose(cfg: DictConfig) -> TrainingParts:
     else:
         protocol, leak = asked, refuse_leak(data.seen, asked, cfg.allow_leakage)
     further = {name: (one, refuse_leak(data.seen, one, cfg.allow_leakage)) for name, one in others.items()}
-    module = compose_module(cfg, encoder, len(data.people))
+    module = compose_module(cfg, encoder, len(data.people), len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, further, module, trainer)
 
 
-def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
-    """The LightningModule of encoder, loss, miner, optimizer and schedule; compared with the checkpoint to resume."""
+def compose_module(cfg: DictConfig, encoder: Encoder, identities: int, images: int) -> VerificationModule:
+    """The LightningModule of encoder, loss, miner, method and optimizer; compared with the checkpoint to resume."""
     derived = dict(zip(DERIVED, (identities, encoder.embedding_size), strict=True))
     open_arguments = unset(cfg.get("loss"), derived)
     optimizer = instantiate(cfg.optimizer)
@@ -128,7 +129,8 @@ def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> Verifi
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     miner = instantiate(cfg.miner) if cfg.get("miner") else None
     loss = instantiate(cfg.loss, **open_arguments) if cfg.get("loss") else None
-    method = instantiate(cfg.method)(encoder) if cfg.get("method") else None
+    sizes = {"images": images, "identities": identities}
+    method = instantiate(cfg.method)(encoder, **unset(cfg.method, sizes)) if cfg.get("method") else None
     settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
     module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, method=method, **settings)
     if cfg.resume:
