@@ -118,14 +118,14 @@ def compose(cfg: DictConfig) -> TrainingParts:
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
     further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in others.items()}
-    module = compose_module(cfg, encoder, len(data.people))
+    module = compose_module(cfg, encoder, len(data.people), len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, further, module, trainer, seen, all_known)
 
 
-def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
-    """The LightningModule of encoder, loss, miner, optimizer and schedule; compared with the checkpoint to resume."""
+def compose_module(cfg: DictConfig, encoder: Encoder, identities: int, images: int) -> VerificationModule:
+    """The LightningModule of encoder, loss, miner, method and optimizer; compared with the checkpoint to resume."""
     derived = dict(zip(DERIVED, (identities, encoder.embedding_size), strict=True))
     open_arguments = unset(cfg.get("loss"), derived)
     optimizer = instantiate(cfg.optimizer)
@@ -133,7 +133,8 @@ def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> Verifi
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     miner = instantiate(cfg.miner) if cfg.get("miner") else None
     loss = instantiate(cfg.loss, **open_arguments) if cfg.get("loss") else None
-    method = instantiate(cfg.method)(encoder) if cfg.get("method") else None
+    sizes = {"images": images, "identities": identities}
+    method = instantiate(cfg.method)(encoder, **unset(cfg.method, sizes)) if cfg.get("method") else None
     settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
     module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, method=method, **settings)
     if cfg.resume:

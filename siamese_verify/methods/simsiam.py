@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import permutations
 
 import torch
@@ -57,4 +58,4 @@ def output_spread(outputs: Tensor) -> Tensor:
     Near 1 for outputs in all directions, 0 for outputs in one (Chen & He 2021, section 4.1).
     """
     deviations: Tensor = unit_rows(outputs).std(dim=0, correction=0)  # (D,)
-    return deviations.mean() * outputs.shape[1] ** 0.5
+    return deviations.mean() * math.sqrt(outputs.shape[1])

@@ -64,17 +64,17 @@ class VerificationModule(pl.LightningModule):
         cached_chunk: images whose activations are held at once, see `embed_in_chunks`; None holds the whole batch's.
         freeze_batch_norm: batch norms use their running statistics in training too and leave them as they are; their
             weights are trained.
+        method: how to learn without labels, or with a few; None learns from the labels by the loss. Its heads get
+            embeddings before they are normalized.
         frozen_layers: how many of the encoder's layers, from the lowest, or names of those that keep their weights and
             the running statistics of their batch norms, see `siamese_verify.encoders.list_layers`.
         layer_decay: factor of the learning rate from a layer to the one below, in (0, 1]; None for one rate.
-        method: how to learn without labels, or with a few; None learns from the labels by the loss. Its heads get
-            embeddings before they are normalized.
 
     Raises:
         InputError: a loss without a reduction, one that cannot use the miner's tuples, or one that reads lengths that
             the encoder does not give; a method that cannot use the loss or miner; a chunk below 1; layers that do not
-            exist, or nothing to train; when fitting, a schedule without an end, or another one than that of the
-            resumed run.
+            exist, or nothing to train; when fitting, a schedule without an end, or another one than that of the resumed
+            run.
 
     Attributes:
         validation: report of the last validation; its operating points are saved in the checkpoint, as thresholds of
@@ -91,9 +91,9 @@ class VerificationModule(pl.LightningModule):
         configuration: dict[str, Any] | None = None,
         cached_chunk: int | None = None,
         freeze_batch_norm: bool = False,
+        method: Method | None = None,
         frozen_layers: int | Sequence[str | int] = 0,
         layer_decay: float | None = None,
-        method: Method | None = None,
     ) -> None:
         super().__init__()
         if cached_chunk is not None and not (isinstance(cached_chunk, int) and cached_chunk >= 1):
