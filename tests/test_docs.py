@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ PAGE = (DOCS / "losses.md").read_text()
 EVALUATION = (DOCS / "evaluation.md").read_text()
 DATA = (DOCS / "data.md").read_text()
 VERIFYING = (DOCS / "verifying.md").read_text()
+STARTED = (DOCS / "getting_started.md").read_text()
 GALLERY = (DOCS / "gallery.md").read_text()
 SERVING = (DOCS / "serving.md").read_text()
 TRAINING = (DOCS / "training.md").read_text()
@@ -92,7 +95,11 @@ def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     exec(compile(EXAMPLES[name], name, "exec"), {"__name__": "example"})
 
 
-@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify (\w+ .+)$", DATA, re.MULTILINE))
+@pytest.mark.parametrize(
+    "command",
+    re.findall(r"^\$ siamese-verify (\w+ .+)$", DATA, re.MULTILINE)
+    + re.findall(r"^\$ siamese-verify ((?:prepare|preview|train) [^-].+)$", STARTED, re.MULTILINE),
+)
 def test_every_command_on_data_composes(command: str, configured: Callable[..., DictConfig], tmp_path: Path) -> None:
     name, *overrides = shlex.split(command, comments=True)
     cfg = configured(name, tmp_path, *overrides)
@@ -211,3 +218,20 @@ def test_the_notebook_imports_what_exists() -> None:
     imports = [line for line in lines if line.startswith(("from ", "import "))]
     assert imports
     exec("\n".join(imports), {})
+
+
+def test_the_site_builds_with_every_page_and_link_and_loads_nothing_from_another_host(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--config-file", str(DOCS.parent / "mkdocs.yml")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(
+        [*command, "--site-dir", str(tmp_path)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert built.returncode == 0, built.stderr  # strict: a page without a place or a broken link fails it
+    assert {path.stem for path in DOCS.glob("*.md")} <= {path.parent.name for path in tmp_path.rglob("index.html")}
+    for page in tmp_path.rglob("*.html"):
+        loaded = re.findall(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=.?(https?://[^ >]+)", page.read_text())
+        assert not loaded, page
+    losses_page = (tmp_path / "reference" / "losses" / "index.html").read_text()
+    assert all(f'id="siamese_verify.losses.{name}"' in losses_page for name in losses.__all__)
+    groups = (tmp_path / "reference" / "configuration" / "index.html").read_text()
+    assert all(f">{path.stem}<" in groups for path in (CONF / "loss").glob("*.yaml"))

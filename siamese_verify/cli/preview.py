@@ -14,6 +14,7 @@ from siamese_verify.cli.configuration import check_values, hydra_command, make_e
 from siamese_verify.data import FaceDataModule
 from siamese_verify.data.face_dataset import picture_of
 from siamese_verify.datasets import identity_name
+from siamese_verify.encoders import list_layers
 from siamese_verify.preparation import Cell, contact_sheet, in_rows, save_sheet
 from siamese_verify.protocols import HeldOutShare
 from siamese_verify.structures import FaceBatch, InputSpec, Pairs, Triplets
@@ -23,9 +24,11 @@ SHOWN = 20  # pairs or triplets of a batch
 
 
 def preview(cfg: DictConfig) -> list[Path]:
-    """Draw the first augmented batches of an epoch, one picture each; return their paths."""
+    """Draw the first augmented batches of an epoch, one picture each; print the encoder's layers; return the paths."""
     check_values(cfg)
-    spec = make_encoder(cfg).input_spec
+    encoder = make_encoder(cfg)
+    spec = encoder.input_spec
+    print(f"Layers of the encoder, from the lowest: {', '.join(layer.name for layer in list_layers(encoder))}")
     protocol = instantiate(cfg.protocol)
     share = protocol if isinstance(protocol, HeldOutShare) else None
     data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=spec, test=share)

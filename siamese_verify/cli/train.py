@@ -52,7 +52,8 @@ from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
-OF_MODULE = ("cached_chunk", "freeze_batch_norm")  # settings of `trainer` that are the module's
+# Settings of `trainer` that are the module's.
+OF_MODULE = ("cached_chunk", "freeze_batch_norm", "frozen_layers", "layer_decay")
 ENDING = 30.0  # seconds that other ranks may take to end
 
 

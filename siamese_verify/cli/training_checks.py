@@ -84,10 +84,10 @@ def check_run(cfg: DictConfig) -> None:
 
 
 def check_loss(cfg: DictConfig) -> None:
-    """Check that a loss can use the tuples of the sampler or miner.
+    """Check that a loss can use the tuples of the sampler or miner, and that not both give some.
 
     Raises:
-        InputError: it cannot, or the loss refuses its own arguments.
+        InputError: it cannot, they do, or the loss refuses its own arguments.
     """
     loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
     sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
@@ -98,5 +98,11 @@ def check_loss(cfg: DictConfig) -> None:
             raise InputError(f"{loss.__name__} cannot use the tuples of {sampler.__name__}: set sampler=identity.")
     if all(name not in cfg.loss or cfg.loss[name] is not None for name in DERIVED):
         instantiate(cfg.loss)
-    if cfg.get("miner") and not sampled:
-        refuse_miner(loss, instantiate(cfg.miner))
+    if cfg.get("miner"):
+        miner = instantiate(cfg.miner)
+        if sampled:
+            raise InputError(
+                f"{sampler.__name__} gives {sampled.__name__.lower()} itself, of which {type(miner).__name__} would "
+                "choose nothing: set miner=none, or sampler=identity."
+            )
+        refuse_miner(loss, miner)

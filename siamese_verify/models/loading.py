@@ -158,16 +158,18 @@ def load_model(
         name: `casia-webface`, `vggface2`, a bundle folder, a run folder, or a Lightning checkpoint.
         device: of the encoder.
         trust_code: classes of others, such as `my_package.MyNet`, that may be imported to create its encoder.
-        encoder: takes the weights, as a copy, instead of one that is created.
+        encoder: takes the weights, as a copy, instead of one that is created; not those of a pretrained model.
         or_onnx: where a bundle's encoder cannot be created, embed by its ONNX network, on the CPU and without weights.
 
     Raises:
-        InputError: there is no such model, it is damaged, its encoder needs code that is not trusted, or there is no
-            such device.
+        InputError: there is no such model, it is damaged, its encoder needs code that is not trusted or is not to be
+            given, or there is no such device.
     """
     if str(name) in PRETRAINED:
         from siamese_verify.models.registry import load_pretrained
 
+        if encoder is not None:
+            raise InputError(f"The pretrained model {name} has an encoder of its own: leave encoder out.")
         model = load_pretrained(str(name))
     elif Path(name).is_file():
         model = load_checkpoint(name, trust_code, encoder)

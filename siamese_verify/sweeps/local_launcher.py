@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from siamese_verify.errors import InputError
-from siamese_verify.sweeps.sweep_task import SweepRun, SweepTask
+from siamese_verify.sweeps.sweep_task import SweepRun, SweepTask, stop_file
 
 
 class LocalLauncher(Launcher):
@@ -52,34 +53,28 @@ class LocalLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Train a run for each list of overrides; return their metrics in order, as Hydra's launchers do."""
-        setup_globals()
-        jobs = iter([(number, self.compose(run, number)) for number, run in enumerate(job_overrides, initial_job_idx)])
-        return self._train_all(lambda: next(jobs, None), lambda number, job: None)
+        """Train a run for each list of overrides; return their metrics in order, as Hydra's launchers do.
+
+        Once the sweep is told to stop, those that are left are not composed, and their metrics are NaN.
+        """
+        jobs = enumerate(map(list, job_overrides), initial_job_idx)
+        stopping = stop_file(Path(self.config.hydra.sweep.dir), self.task.parent)
+        returned = self.launch_each(lambda: None if stopping.exists() else next(jobs, None), lambda number, job: None)
+        left = [JobReturn(overrides, status=JobStatus.COMPLETED) for _, overrides in jobs]
+        for one in left:
+            one.return_value = math.nan
+        return [*returned, *left]
 
     def launch_each(
         self, next_job: Callable[[], tuple[int, list[str]] | None], ended: Callable[[int, JobReturn], None]
     ) -> Sequence[JobReturn]:
-        """Train runs that are chosen one by one, such as by what earlier ones gave.
+        """Train runs that are chosen and composed one by one, `runs_at_once` at a time; return their results in order.
 
         Args:
             next_job: gives number and overrides of the next run, whenever one can start; None at the end.
             ended: called with the number and result of each.
         """
         setup_globals()
-
-        def composed() -> tuple[int, tuple[DictConfig, SweepRun]] | None:
-            job = next_job()
-            return job and (job[0], self.compose(job[1], job[0]))
-
-        return self._train_all(composed, ended)
-
-    def _train_all(
-        self,
-        next_job: Callable[[], tuple[int, tuple[DictConfig, SweepRun]] | None],
-        ended: Callable[[int, JobReturn], None],
-    ) -> Sequence[JobReturn]:
-        """Train `runs_at_once` runs at a time until there is none left; return their results in order."""
         results: dict[int, JobReturn] = {}
         choosing, aborted = threading.Lock(), threading.Event()
 
@@ -91,10 +86,10 @@ class LocalLauncher(Launcher):
         def train_some(gpus: list[str]) -> None:
             while not aborted.is_set():
                 with choosing:
-                    job = next_job()
-                if job is None:
-                    return
-                number, (config, run) = job
+                    if (job := next_job()) is None:
+                        return
+                    number, overrides = job
+                    config, run = self.compose(overrides, number)
                 self.context.callbacks.on_job_start(config=config, task_function=self.task)
                 value = self.task.train_run(run, told, self.environment(config, gpus))
                 result = JobReturn(run.task, *parts_of(config), str(run.cwd), config.hydra.job.name)

@@ -10,18 +10,9 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from siamese_verify.evaluation.pages.rendering import LIGHT, ReportFigure, percent_label, render_figure
-from siamese_verify.sweeps.sweep_results import (
-    SEED,
-    Importance,
-    RunRow,
-    SeedGroup,
-    Spread,
-    SweepResults,
-    is_numeric,
-    is_rate,
-    logarithmic,
-    shown,
-)
+from siamese_verify.sweeps.parameter_importance import Importance, is_numeric, logarithmic
+from siamese_verify.sweeps.run_differences import SEED
+from siamese_verify.sweeps.sweep_results import RunRow, SeedGroup, Spread, SweepResults, is_rate, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,6 @@ from rich.table import Table
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError, printable
-from siamese_verify.run_record import RECORD
 from siamese_verify.sweeps.sweep_page import (
     PAGE,
     bundle_line,
@@ -26,10 +25,21 @@ from siamese_verify.sweeps.sweep_page import (
     render_sweep,
     spread_text,
 )
-from siamese_verify.sweeps.sweep_results import TABLE, RunRow, SweepResults, label, read_sweep, shown, sweep_table
+from siamese_verify.sweeps.sweep_results import (
+    TABLE,
+    RecordsRead,
+    RunRow,
+    SweepResults,
+    label,
+    read_sweep,
+    record_files,
+    shown,
+    sweep_table,
+)
 
 POLL = 2.0  # seconds between looks at the runs
-PAGE_SHARE = 50  # the page is refreshed when this many times the time it took has passed
+LOOK_SHARE = 20  # they are looked at again when this many times the time it took has passed
+PAGE_SHARE = 50  # the page is refreshed likewise
 ROWS = 30  # of the table in a terminal
 COLUMNS = 6  # parameters in a terminal; sweep.csv has all
 
@@ -147,6 +157,7 @@ class SweepProgress:
         self.folder, self.lines = Path(folder), lines
         self.console = Console()
         self._ended: set[Path] = set()
+        self._known = RecordsRead()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="sweep progress", daemon=True)
 
@@ -173,27 +184,32 @@ class SweepProgress:
     def _watch(self) -> None:
         live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
         seen: list[tuple[str, int]] = []
-        next_page = 0.0
+        sweep, drawn = None, False
+        next_look = next_page = 0.0
         with live or nullcontext():
             last = False
             while not last:
                 last = self._stop.wait(POLL)
-                marks = sorted((str(path), path.stat().st_mtime_ns) for path in self.folder.glob(f"*/{RECORD}"))
-                if marks == seen:
-                    continue
-                seen = marks
-                sweep = self._report(silent=live is not None or not self.lines)
-                if live and sweep:
-                    live.update(self._picture(sweep), refresh=True)
                 start = time.monotonic()
-                if sweep and not last and start >= next_page:
+                if start < next_look and not last:
+                    continue
+                marks = sorted((str(path), path.stat().st_mtime_ns) for path in record_files(self.folder))
+                if marks != seen:
+                    seen, drawn = marks, False
+                    sweep = self._report(silent=live is not None or not self.lines)
+                    if live and sweep:
+                        live.update(self._picture(sweep), refresh=True)
+                end = time.monotonic()
+                next_look = end + LOOK_SHARE * (end - start)
+                if sweep and not drawn and not last and end >= next_page:
                     write_results(sweep, self.folder)
-                    next_page = time.monotonic() + PAGE_SHARE * (time.monotonic() - start)
+                    drawn = True
+                    next_page = time.monotonic() + PAGE_SHARE * (time.monotonic() - end)
 
     def _report(self, silent: bool) -> SweepResults | None:
         """Print a line for each run that has ended since the last call; return the runs, None if there are none."""
         try:
-            sweep = read_sweep(self.folder)
+            sweep = read_sweep(self.folder, known=self._known)
         except (InputError, OSError):
             return None
         for run in sweep.runs:

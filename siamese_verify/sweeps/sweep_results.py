@@ -1,4 +1,4 @@
-"""Results of a sweep: in what its runs differ, how they did, mean and spread over seeds, importance of parameters."""
+"""Results of a sweep: its runs as a table, how they did, and the mean and spread over seeds."""
 
 from __future__ import annotations
 
@@ -18,18 +18,10 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RECORD, RunRecord
+from siamese_verify.sweeps.run_differences import ABSENT, SEED, differing, settings_of
 from siamese_verify.tables import csv_cell
 
 TABLE = "sweep.csv"
-SEED = "seed"
-ABSENT = None  # value of a parameter that a run's configuration does not have
-ELSEWHERE = {"hydra", "sweep", "resume", "ckpt_path", "name", "logger"}  # say where or how a run ran, not what it is
-LEVELS = 5  # distinct numbers from which on they are put in bins
-BINS = 4
-FEWEST_RUNS = 6  # for any statement on importance
-FOREST_RUNS = 20  # for a random forest
-FOREST_MOST = 200  # runs in it, at equal distances from the best to the worst: it takes a minute for a thousand
-PERMUTATIONS = 2000
 
 
 class Spread(NamedTuple):
@@ -121,22 +113,6 @@ class SeedGroup(NamedTuple):
         return label(self.parameters)
 
 
-class Importance(NamedTuple):
-    """How much of the variance of the sweep's metric a parameter explains.
-
-    Attributes:
-        parameter: its name.
-        share: in [0, 1]; None where the runs are too few.
-        p_value: of the hypothesis that it has no influence, by permutation of the runs; None likewise.
-        runs: that have the parameter.
-    """
-
-    parameter: str
-    share: float | None
-    p_value: float | None
-    runs: int
-
-
 @dataclass(frozen=True)
 class SweepResults:
     """The runs of a sweep, or any runs that are compared.
@@ -159,6 +135,18 @@ class SweepResults:
     def finished(self) -> list[RunRow]:
         """Finished runs with a metric, the best first."""
         return [run for run in self.runs if run.status == "finished" and run.value is not None]
+
+    @cached_property
+    def distinct(self) -> list[RunRow]:
+        """Finished runs, the best first; of those with the same settings and the same seed the one started last.
+
+        Repeating a run says nothing on how other seeds would do, so it does not count as another.
+        """
+        newest: dict[str, RunRow] = {}
+        for run in sorted(self.finished, key=lambda run: run.record.started):
+            newest[json.dumps({**run.parameters, SEED: run.seed}, default=str)] = run
+        chosen = {id(run) for run in newest.values()}
+        return [run for run in self.finished if id(run) in chosen]
 
     @property
     def best(self) -> RunRow | None:
@@ -185,10 +173,10 @@ class SweepResults:
         for run in self.runs:
             key = json.dumps({name: value for name, value in run.parameters.items() if name != SEED}, default=str)
             by_parameters.setdefault(key, []).append(run)
+        counted = {id(run) for run in self.distinct}
         found = []
         for runs in by_parameters.values():
-            ended = [run for run in runs if run.status == "finished" and run.value is not None]
-            done = list({run.seed: run for run in ended}.values())  # the same seed twice shows nothing new
+            done = [run for run in runs if id(run) in counted]
             values = [run.value for run in done if run.value is not None]
             tests = {}
             for protocol in self.protocols:
@@ -219,6 +207,11 @@ def shown(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
+def is_rate(metric: str) -> bool:
+    """Whether a metric is an error rate, shown in percent."""
+    return metric.rpartition("/")[2].startswith(("eer", "far", "frr", "tar"))
+
+
 def find_runs(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     """Names and folders of the runs in folders: a run itself, or a sweep with runs in its folders.
 
@@ -227,7 +220,7 @@ def find_runs(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     """
     found: dict[Path, str] = {}
     for given in map(Path, folders):
-        inner = [given] if (given / RECORD).is_file() else sorted(_with_records(given), key=_natural)
+        inner = [given] if (given / RECORD).is_file() else [path.parent for path in record_files(given)]
         if not inner:
             raise InputError(f"{given} holds no run: name a sweep, a run, an evaluation or a table of scores.")
         for one in inner:
@@ -236,8 +229,10 @@ def find_runs(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     return [(name, folder) for folder, name in found.items()]
 
 
-def _with_records(folder: Path) -> list[Path]:
-    return [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{RECORD}")]
+def record_files(sweep: Path) -> list[Path]:
+    """Records of the runs of a sweep, whose folders lie in its own or one level below; 2 before 10, words last."""
+    found = [path for depth in ("*", "*/*") for path in sweep.glob(f"{depth}/{RECORD}")]
+    return sorted(found, key=lambda path: _natural(path.parent))
 
 
 def _natural(folder: Path) -> tuple[tuple[int, int | str], ...]:
@@ -245,15 +240,44 @@ def _natural(folder: Path) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in folder.parts)
 
 
-def read_sweep(*folders: str | Path) -> SweepResults:
+class RecordsRead:
+    """Records of runs and the leaves of their configurations, read again only where a file has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int, int], RunRecord, dict[str, Any]]] = {}
+
+    def read(self, folder: Path) -> tuple[RunRecord, dict[str, Any]]:
+        """The record of a run's folder and its settings by dotted name; a damaged record is that of a failed run."""
+        try:
+            found = (folder / RECORD).stat()
+            stamp = found.st_mtime_ns, found.st_size, found.st_ino
+        except OSError:
+            stamp = (0, 0, 0)
+        known = self._known.get(folder)
+        if known is None or known[0] != stamp:
+            try:
+                record = RunRecord.read(folder)
+            except InputError as error:
+                record = RunRecord(status="failed", error=str(error))
+            known = self._known[folder] = stamp, record, settings_of(record, folder)
+        return known[1], known[2]
+
+
+def read_sweep(*folders: str | Path, known: RecordsRead | None = None) -> SweepResults:
     """Read the runs of sweeps, or single runs, at any time: also those that still run, failed or were stopped.
+
+    Args:
+        folders: of sweeps or runs.
+        known: what was read of them before, which is brought up to date.
 
     Raises:
         InputError: a folder without a run.
     """
     places = find_runs(folders)
-    records = [_read(folder) for _, folder in places]
-    columns = differing(records, [folder for _, folder in places])
+    known = known or RecordsRead()
+    read = [known.read(folder) for _, folder in places]
+    records = [_as_it_is(record, folder) for (record, _), (_, folder) in zip(read, places, strict=True)]
+    columns = differing(records, [leaves for _, leaves in read])
     asked = [record.configuration["sweep"] for record in records if record.configuration.get("sweep")]
     chosen = asked[0] if asked else {}
     metric, mode = str(chosen.get("metric") or "val/eer"), str(chosen.get("mode") or "min")
@@ -276,12 +300,8 @@ def read_sweep(*folders: str | Path) -> SweepResults:
     return replace(sweep, runs=tuple(sorted(runs, key=order)))
 
 
-def _read(folder: Path) -> RunRecord:
+def _as_it_is(record: RunRecord, folder: Path) -> RunRecord:
     """The record of a run; one that says `running` of a process of this machine that is gone is a failed run."""
-    try:
-        record = RunRecord.read(folder)
-    except InputError as error:
-        return RunRecord(status="failed", error=str(error))
     if not record.host and (folder / "report" / "metrics.json").is_file():
         record = replace(record, status="finished")  # written before records had a status
     if record.status == "running" and record.host == socket.gethostname() and not _alive(record.process):
@@ -306,239 +326,6 @@ def _value(record: RunRecord, metric: str, mode: str) -> float | None:
         seen = [metrics[metric] for _, _, metrics in record.history if metrics.get(metric) is not None]
         found = (max if mode == "max" else min)(seen, default=None)
     return None if found is None or not math.isfinite(found) else float(found)
-
-
-def differing(records: Sequence[RunRecord], folders: Sequence[Path]) -> dict[str, list[Any]]:
-    """Settings in which resolved configurations differ, with the value of each run.
-
-    A choice of a config group is one setting: `loss` with the names that the command line chose, or with those of the
-    classes. Left out is what follows from another setting: copies of its value (by interpolation), what a choice alone
-    decides, and paths in the run's own folder.
-
-    Args:
-        records: of N runs.
-        folders: of these runs.
-
-    Returns:
-        (N,) values by name of the setting; those given on a command line first, the seed last.
-    """
-    flat = [_flat(record.configuration, folder) for record, folder in zip(records, folders, strict=True)]
-    given = [dict(_assignments(record.overrides)) for record in records]
-    unknown = [{name for name, value in values.items() if _unresolved(value)} for values in flat]
-    for values, overrides, names_of in zip(flat, given, unknown, strict=True):
-        if not values:  # it failed before it was composed: what its command line does not say is not known
-            names_of.add("")
-        values.update({name: _parsed(text) for name, text in overrides.items() if not values or name in names_of})
-    names = list(dict.fromkeys(name for values in flat for name in values))
-    chosen = {name.rpartition(".")[0] for name in names if name.endswith("._target_")}
-    columns: dict[str, list[Any]] = {}
-    for group in sorted(chosen & {name for overrides in given for name in overrides}):
-        if all(group in overrides for overrides in given):
-            columns[group] = [overrides[group] for overrides in given]
-    for name in names:
-        group = name.removesuffix("._target_")
-        if name in chosen or group in columns:
-            continue  # null instead of a choice, which the choice's own column shows
-        column = [one.get(name) for one in flat]
-        columns[group] = [_last(value) for value in column] if group != name else column
-    varying = {}
-    for name, column in columns.items():
-        rows = zip(column, unknown, given, strict=True)
-        known = {repr(value) for value, without, own in rows if name in own or not _below(name, without)}
-        if len(known) > 1:
-            varying[name] = column
-    explicit = {name for overrides in given for name in overrides}
-    order = sorted(varying, key=lambda name: (name not in explicit, name.count(".")))
-    found: dict[str, list[Any]] = {}
-    seen: set[str] = set()
-    for name in order:
-        column = varying[name]
-        copy = repr(column) in seen
-        seen |= {repr(column), repr([_last(one.get(f"{name}._target_")) for one in flat])}  # by name, or by class
-        above = [choice for choice in chosen & set(varying) if name.startswith(f"{choice}.")]
-        if name in explicit or not (copy or any(_decides(varying[choice], column) for choice in above)):
-            found[name] = column
-    return {name: found[name] for name in sorted(found, key=lambda name: name == SEED)}
-
-
-def _flat(values: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
-    """Leaves of a configuration by dotted name; lists as text, the run's own folder as `.`."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if not prefix and name in ELSEWHERE:
-            continue
-        if isinstance(value, Mapping):
-            found |= _flat(value, folder, f"{prefix}{name}.")
-        elif isinstance(value, str):
-            found[f"{prefix}{name}"] = "." if _inside(value, folder) else value
-        else:
-            found[f"{prefix}{name}"] = json.dumps(value) if isinstance(value, list) else value
-    return found
-
-
-def _unresolved(value: Any) -> bool:
-    """Whether a value is an interpolation that was not resolved."""
-    return isinstance(value, str) and "${" in value
-
-
-def _below(name: str, places: set[str]) -> bool:
-    """Whether a setting is one of the places, or below one; everything is below the empty place."""
-    parts = name.split(".")
-    return any(".".join(parts[:count]) in places for count in range(len(parts) + 1))
-
-
-def _inside(text: str, folder: Path) -> bool:
-    """Whether a value is a path in the run's folder."""
-    parts = Path(text).parts
-    return len(parts) > 1 and folder.parts[-2:] in [parts[at : at + 2] for at in range(len(parts) - 1)]
-
-
-def _assignments(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """Names and values of overrides, without those of Hydra itself."""
-    split = [one.lstrip("+~").partition("=") for one in overrides]
-    pairs = [(name.partition("@")[0], value.strip("'\"")) for name, _, value in split]
-    return [(name, value) for name, value in pairs if name.partition(".")[0].partition("/")[0] not in ELSEWHERE]
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _last(target: Any) -> Any:
-    """Name of a class or function without its module; `none` where a choice is null."""
-    return "none" if target is None else str(target).rpartition(".")[2]
-
-
-def _decides(choice: Sequence[Any], column: Sequence[Any]) -> bool:
-    """Whether runs of the same choice have the same value."""
-    pairs = {(repr(one), repr(value)) for one, value in zip(choice, column, strict=True)}
-    return len(pairs) == len({one for one, _ in pairs})
-
-
-def importances(sweep: SweepResults) -> tuple[list[Importance], str]:
-    """How much each parameter explains of the variance of the sweep's metric over its finished runs, and the method.
-
-    A parameter's share is omega squared, the part of the variance between its values without what chance alone gives
-    (Hays 1963); numbers with more than `LEVELS` values count in bins of equal size. From `FOREST_RUNS` runs on, with
-    numbers of many values and with optuna and scikit-learn installed, it is the functional ANOVA of a random forest
-    (Hutter, Hoos & Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014). Whether a
-    parameter has an influence at all is tested by permutation. Fewer than `FEWEST_RUNS` runs, or than two for each
-    value, show nothing.
-
-    Returns:
-        The most important first, and the method in words.
-    """
-    runs = sweep.finished
-    values = np.array([run.value for run in runs], dtype=np.float64)
-    tested: list[Importance] = []
-    for name in sweep.parameters:
-        column = [run.parameters[name] for run in runs]
-        having = [row for row, value in enumerate(column) if value is not ABSENT]
-        levels = _levels([column[row] for row in having])
-        count, kinds = len(having), len(set(levels))
-        if kinds < 2 and count == len(runs):
-            continue
-        if kinds < 2 or count < max(FEWEST_RUNS, 2 * kinds) or not np.ptp(values[having]):
-            tested.append(Importance(name, None, None, count))
-        else:
-            tested.append(Importance(name, *_explained(np.array(levels), values[having]), count))
-    method = "variance between the values of one parameter (omega squared)"
-    many = any(len({run.parameters[name] for run in runs}) > LEVELS for name in sweep.parameters)
-    if many and len(runs) >= FOREST_RUNS and (shares := _forest_shares(sweep)):
-        shares |= {one.parameter: None for one in tested if one.p_value is None}  # too few runs for its values
-        tested = [one._replace(share=shares.get(one.parameter, one.share)) for one in tested]
-        method = "functional ANOVA of a random forest"
-    method = f"{method}, {len(runs)} runs; p by permutation"
-    return sorted(tested, key=lambda one: (one.share is None, -(one.share or 0))), method
-
-
-def is_rate(metric: str) -> bool:
-    """Whether a metric is an error rate, shown in percent."""
-    return metric.rpartition("/")[2].startswith(("eer", "far", "frr", "tar"))
-
-
-def is_numeric(column: Sequence[Any]) -> bool:
-    """Whether values are numbers, all of them."""
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in column)
-
-
-def logarithmic(column: Sequence[float]) -> bool:
-    """Whether numbers belong on a logarithmic axis: all positive, over two decades or more."""
-    return min(column) > 0 and max(column) >= 100 * min(column)
-
-
-def _levels(column: Sequence[Any]) -> list[int]:
-    """(N,) number of each value, or of its bin for numbers with many values."""
-    if is_numeric(column) and len(set(column)) > LEVELS:
-        edges = np.quantile(np.array(column, dtype=np.float64), np.linspace(0, 1, BINS + 1)[1:-1])
-        return [int(place) for place in np.searchsorted(edges, column)]
-    kinds = list(dict.fromkeys(map(repr, column)))
-    return [kinds.index(repr(value)) for value in column]
-
-
-def _explained(levels: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Omega squared of (N,) values by (N,) levels, and the p-value of no influence."""
-    kinds = int(levels.max()) + 1
-    sizes = np.bincount(levels, minlength=kinds)
-    kept = sizes > 0
-    centered = values - values.mean()
-
-    def between(permuted: np.ndarray) -> float:
-        sums = np.bincount(levels, permuted, kinds)[kept]
-        return float((sums**2 / sizes[kept]).sum())
-
-    total, real = float(centered @ centered), between(centered)
-    free = int(kept.sum()) - 1
-    within = max(total - real, 0.0) / max(len(values) - free - 1, 1)
-    rng = np.random.default_rng(0)
-    tied = real * (1 - 1e-9)  # equal sums in another order
-    as_large = sum(between(rng.permutation(centered)) >= tied for _ in range(PERMUTATIONS))
-    return max(float((real - free * within) / (total + within)), 0.0), (as_large + 1) / (PERMUTATIONS + 1)
-
-
-def _forest_shares(sweep: SweepResults) -> dict[str, float | None]:
-    """Functional ANOVA by optuna, of the parameters that all finished runs have.
-
-    Empty where it is not installed, and where equal values leave no variance to explain.
-    """
-    try:
-        import optuna
-        import sklearn  # noqa: F401
-    except ImportError:
-        return {}
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-    places = np.linspace(0, len(sweep.finished) - 1, min(len(sweep.finished), FOREST_MOST)).round().astype(int)
-    runs = [sweep.finished[place] for place in places]
-    if len({run.value for run in runs}) < 2:
-        return {}
-    ranges: dict[str, Any] = {}
-    for name in sweep.parameters:
-        column = [run.parameters[name] for run in runs]
-        if len(set(map(repr, column))) < 2 or ABSENT in column:
-            continue
-        if is_numeric(column):
-            low, high = float(min(column)), float(max(column))
-            ranges[name] = FloatDistribution(low, high, log=logarithmic(column))
-        else:
-            ranges[name] = CategoricalDistribution(list(dict.fromkeys(map(str, column))))
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        study = optuna.create_study()
-        for run in runs:
-            given = {
-                name: float(run.parameters[name]) if isinstance(kind, FloatDistribution) else str(run.parameters[name])
-                for name, kind in ranges.items()
-            }
-            study.add_trial(optuna.trial.create_trial(params=given, distributions=ranges, value=run.value))
-        shares = optuna.importance.FanovaImportanceEvaluator(n_trees=32, max_depth=32, seed=0).evaluate(study)
-        return {name: float(share) for name, share in shares.items()}
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 def sweep_table(sweep: SweepResults) -> bytes:

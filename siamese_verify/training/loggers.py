@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytorch_lightning.loggers import MLFlowLogger, WandbLogger
 
-PLACES = ("hydra", "logger", "threads", "cache", "name", "experiment", "resume", "ckpt_path")  # what no run is about
+PLACES = ("hydra", "logger", "threads", "cache", "name", "experiment", "resume")  # what no run is about
 LONGEST_NAME = 120
 
 

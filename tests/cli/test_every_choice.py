@@ -109,6 +109,7 @@ def test_a_memory_takes_its_objective_and_its_miner_from_the_command_line(
         ("loss=sup_con sampler=pairs", "SupConLoss cannot use the tuples of PairSampler"),
         ("loss=triplet sampler=pairs", "TripletLoss cannot use the tuples of PairSampler"),
         ("loss=magnet sampler=triplets", "MagnetLoss cannot use the tuples of TripletSampler"),
+        ("loss=contrastive sampler=pairs miner=batch_hard", "PairSampler gives pairs itself, of which BatchHard would"),
     ],
 )
 def test_a_loss_that_cannot_use_the_tuples_is_refused_before_photos_are_looked_for(

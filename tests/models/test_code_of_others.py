@@ -122,6 +122,8 @@ def test_an_encoder_of_the_caller_takes_the_weights_as_a_copy(
         load_model(folder, encoder=wrap_module(OwnNet(3), InputSpec(32, crop=Crop("whole"))))
     with pytest.raises(InputError, match=r"OwnNet is not an Encoder: wrap it by"):
         load_checkpoint_of(given, folder.parent, OwnNet(3))
+    with pytest.raises(InputError, match="The pretrained model vggface2 has an encoder of its own: leave encoder out"):
+        Verifier.load("vggface2", encoder=given)
 
 
 def load_checkpoint_of(encoder: Encoder, folder: Path, given: Any = None) -> FaceModel:

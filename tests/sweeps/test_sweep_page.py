@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -89,3 +90,22 @@ def test_each_run_that_ends_is_a_line_where_there_is_no_terminal(
     ]
     assert "Best run by val/eer, in which the test has no part: 1" in text
     assert PROTOCOL in (tmp_path / "sweep.html").read_text()
+
+
+def test_the_page_shows_the_last_run_that_ended_while_others_still_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siamese_verify.sweeps.sweep_progress.POLL", 0.01)
+    monkeypatch.setattr("siamese_verify.sweeps.sweep_progress.LOOK_SHARE", 0)
+    monkeypatch.setattr("siamese_verify.sweeps.sweep_progress.PAGE_SHARE", 1)
+    page = tmp_path / "sweep.html"
+    write_run(tmp_path / "0", None, {"x": 1}, status="running")
+    progress = SweepProgress(tmp_path)
+    progress.start()
+    for number in (1, 2):  # the second ends while the page of the first is not yet due to be drawn again
+        write_run(tmp_path / str(number), None, {"x": number}, status="failed", error=f"Reason {number}.")
+        shown_by = time.monotonic() + 30
+        while not page.exists() or f"Reason {number}." not in page.read_text():
+            assert time.monotonic() < shown_by
+            time.sleep(0.01)
+    progress.finish()

@@ -46,15 +46,20 @@ def test_every_preset_has_three_seeds_and_runs_that_can_work(name: str) -> None:
     assert (cfg.sweep.metric, cfg.sweep.mode, cfg.name) == ("val/eer", "min", name)
     assert str(hydra.sweeper.params.seed).split(",") == ["0", "1", "2"]
     assert cfg.baseline is None
-    refused = []
+    refused: list[tuple[str, ...]] = []
     runs = [overrides for overrides in grid(hydra.sweeper.params) if "seed=0" in overrides]
     for overrides in runs:
         try:
             check_settings(composed(f"sweep={name}", *overrides)[0])
-        except InputError as error:
-            refused.append(str(error))
+        except InputError:
+            refused.append(overrides)
     assert len(runs) - len(refused) >= 4
     assert not refused or cfg.sweep.skip_invalid
+    ready = [run[:3] for run in runs if run not in refused and {"sampler=pairs", "sampler=triplets"} & {*run}]
+    can = [("contrastive", "pairs"), ("contrastive", "triplets"), ("triplet", "triplets"), ("nt_xent", "triplets")]
+    expected = [(f"loss={loss}", "miner=none", f"sampler={sampler}") for loss, sampler in can]
+    assert ready == (expected if name == "loss_miner_sampler" else [])
+    assert name != "loss_miner_sampler" or len(runs) - len(refused) == 22, "the 66 runs of three seeds"
 
 
 def test_every_preset_is_on_the_page() -> None:

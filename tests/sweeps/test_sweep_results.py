@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,8 +12,17 @@ from scipy.stats import f_oneway, ttest_1samp
 
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord
+from siamese_verify.sweeps.parameter_importance import importances
 from siamese_verify.sweeps.sweep_page import render_sweep
-from siamese_verify.sweeps.sweep_results import Spread, SweepResults, importances, label, read_sweep, sweep_table
+from siamese_verify.sweeps.sweep_results import (
+    RecordsRead,
+    RunRow,
+    Spread,
+    SweepResults,
+    label,
+    read_sweep,
+    sweep_table,
+)
 from tests.sweeps.written_runs import PROTOCOL, make, write_grid, write_run
 
 LOSSES = "siamese_verify.losses."
@@ -120,6 +129,14 @@ def test_copies_and_paths_of_a_run_do_not_differ(tmp_path: Path) -> None:
     assert differ(tmp_path, *runs) == {"seed": [0, 1]}
 
 
+def test_a_sweep_that_was_moved_differs_as_before(tmp_path: Path) -> None:
+    for seed in range(2):
+        folder = f"runs/then/{seed}"
+        configuration = {"trainer": {"default_root_dir": folder}, "callbacks": {"dirpath": f"{folder}/checkpoints"}}
+        RunRecord("failed", configuration={"seed": seed, **configuration}).write(make(tmp_path / "now" / str(seed)))
+    assert read_sweep(tmp_path / "now").parameters == ("seed",)
+
+
 def test_a_choice_is_one_setting_and_what_it_alone_decides_is_none(tmp_path: Path) -> None:
     def run(loss: str, name: str, **settings: Any) -> tuple[dict[str, Any], list[str]]:
         overrides = [f"loss={name}", *(f"loss.{key}={value}" for key, value in settings.items() if key == "margin")]
@@ -206,23 +223,24 @@ def swept(tmp_path: Path, values: list[tuple[dict[str, Any], float]]) -> SweepRe
 def test_importance_of_a_grid_is_omega_squared(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [
-        ({"margin": margin, "width": width}, 0.1 + 0.02 * margin + rng.normal(0, 0.004))
+        ({"margin": margin, "width": width, "seed": seed}, 0.1 + 0.02 * margin + rng.normal(0, 0.004))
         for margin in range(3)
         for width in range(2)
-        for _ in range(3)
+        for seed in range(3)
     ]
     found, method = importances(swept(tmp_path, rows))
     shares = {one.parameter: one for one in found}
-    assert [one.parameter for one in found] == ["margin", "width"]
+    assert found[0].parameter == "margin"
+    assert set(shares) == {"margin", "width", "seed"}
     values = [[eer for given, eer in rows if given["margin"] == margin] for margin in range(3)]
     f = f_oneway(*values).statistic
     expected = 2 * (f - 1) / (2 * (f - 1) + len(rows))  # omega squared of an F with 2 degrees of freedom
     assert shares["margin"].share == pytest.approx(expected)
-    assert shares["margin"].p_value is not None
-    assert shares["margin"].p_value < 0.001
+    assert shares["margin"].p_value == pytest.approx(3 / 2001), "the least of 2,000 permutations, of three parameters"
     assert shares["width"].p_value is not None
     assert shares["width"].p_value > 0.05
     assert "omega squared" in method
+    assert method.endswith("18 runs; p by permutation, adjusted for 3 parameters (Holm)")
 
 
 def test_no_importance_is_claimed_from_too_few_runs(tmp_path: Path) -> None:
@@ -230,14 +248,53 @@ def test_no_importance_is_claimed_from_too_few_runs(tmp_path: Path) -> None:
     assert [(one.share, one.p_value) for one in found] == [(None, None)]
 
 
-def test_pure_chance_is_rarely_called_an_influence(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    called = 0
-    for place in range(30):
-        rows = [({"x": number % 3}, float(rng.normal(1, 0.1))) for number in range(9)]
-        ((_, _, p_value, _),) = importances(swept(tmp_path / str(place), rows))[0]
-        called += p_value is not None and p_value < 0.05
-    assert called <= 5, "5 % of 30, up to chance"
+def test_runs_that_are_repeated_count_once(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    rows = [({"x": x, "seed": seed}, float(rng.normal(0.2, 0.02))) for x in range(3) for seed in range(3)]
+    once, again = swept(tmp_path / "once", rows), swept(tmp_path / "thrice", 3 * rows)
+    assert len(again.finished) == 27
+    assert len(again.distinct) == 9
+    assert importances(again) == importances(once)
+    assert [group.value for group in again.groups] == [group.value for group in once.groups]
+
+
+def test_of_runs_that_are_repeated_the_one_started_last_counts(tmp_path: Path) -> None:
+    for place, day in enumerate((2, 3, 1)):
+        write_run(tmp_path / str(place), 0.1 * day, {"x": 1, "seed": 0}, started=f"2026-01-0{day}T10:00:00+00:00")
+    write_run(tmp_path / "3", 0.5, {"x": 1, "seed": 1})
+    sweep = read_sweep(tmp_path)
+    assert [run.name for run in sweep.distinct] == ["1", "3"]
+    assert sweep.groups[0].value is not None
+    assert sweep.groups[0].value.mean == pytest.approx((0.3 + 0.5) / 2)
+
+
+def of_values(columns: dict[str, list[Any]], values: np.ndarray) -> SweepResults:
+    """A sweep of finished runs, one for each of (N,) values, with (N,) values of each parameter."""
+    runs = [
+        RunRow(str(row), Path(str(row)), RunRecord("finished", configuration={"seed": row}), given, float(value))
+        for row, value in enumerate(values)
+        for given in [{name: column[row] for name, column in columns.items()}]
+    ]
+    return SweepResults((), "val/eer", "min", tuple(columns), tuple(runs))
+
+
+@pytest.mark.parametrize("influence", [0.0, 3.0], ids=["of none", "of one"])
+def test_one_in_twenty_sweeps_at_most_claims_an_influence_that_is_none(influence: float) -> None:
+    """Family-wise: of six parameters, five without any influence or all; 400 simulated sweeps of 24 runs."""
+    rng = np.random.default_rng(0)
+    sweeps, wrong, alone, found = 400, 0, 0, 0
+    for _ in range(sweeps):
+        columns = {f"x{number}": rng.integers(2, size=24).tolist() for number in range(6)}
+        values = rng.normal(0.2, 0.02, 24) * (1 + 0.1 * influence * np.array(columns["x0"]))
+        p_values = {one.parameter: one.p_value for one in importances(of_values(columns, values))[0]}
+        without = [p_values[name] or 0.0 for name in columns if name != "x0" or not influence]
+        wrong += min(without) < 0.05
+        found += p_values["x0"] is not None and p_values["x0"] < 0.05
+        alone += f_oneway(*(values[np.array(columns["x1"]) == one] for one in range(2))).pvalue < 0.05
+    error = 3 * math.sqrt(0.05 * 0.95 / sweeps)  # of a share of 5 % that is counted in so many sweeps
+    assert wrong / sweeps < 0.05 + error
+    assert abs(alone / sweeps - 0.05) < error, "a single test of a single parameter, by F"
+    assert influence == 0 or found / sweeps > 0.9, "not by claiming nothing"
 
 
 def test_numbers_of_a_random_search_are_judged_by_a_forest(tmp_path: Path) -> None:
@@ -277,6 +334,27 @@ def test_a_parameter_with_too_few_runs_for_its_values_has_no_importance_in_a_for
     assert shares["net"] == (None, None)
     assert None not in shares["lr"]
     assert "<svg" in render_sweep(sweep)
+
+
+def test_only_records_that_have_changed_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        write_run(tmp_path / str(number), 0.1 + number / 100, {"x": number})
+    known = RecordsRead()
+    first = read_sweep(tmp_path, known=known)
+    write_run(tmp_path / "4", 0.01, {"x": 7})
+    write_run(tmp_path / "5", None, {"x": 8}, status="failed")
+    read: list[str] = []
+
+    def counted(folder: Path, original: Any = RunRecord.read) -> RunRecord:
+        read.append(folder.name)
+        return cast("RunRecord", original(folder))
+
+    monkeypatch.setattr(RunRecord, "read", counted)
+    again = read_sweep(tmp_path, known=known)
+    assert read == ["4", "5"]
+    assert again == read_sweep(tmp_path) != first
+    assert again.best is not None
+    assert again.best.parameters == {"x": 7}
 
 
 def test_a_label_leaves_out_what_a_run_does_not_have() -> None:

@@ -16,7 +16,7 @@ from siamese_verify.losses import ContrastiveLoss, CrossBatchMemory, NTXentLoss,
 from siamese_verify.miners import BatchHard
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training import VerificationModule
-from siamese_verify.training.module import embed_in_chunks
+from siamese_verify.training.gradient_cache import embed_in_chunks
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 BATCH = 11
@@ -121,6 +121,48 @@ def test_dropout_is_replayed_and_batch_norm_counts_each_chunk_once() -> None:
     torch.testing.assert_close(gradients(other), gradients(encoder), rtol=0, atol=0)
     torch.testing.assert_close(dict(other.named_buffers()), dict(encoder.named_buffers()), rtol=0, atol=0)
     assert next(module for module in other.modules() if isinstance(module, nn.BatchNorm2d)).momentum == 0.1
+
+
+@pytest.mark.parametrize(("dtype", "scale", "tolerance"), [(torch.bfloat16, 1, 2**-5), (torch.float16, 2**12, 2**-8)])
+def test_autocast_and_scaled_gradients_are_those_of_the_plain_step_in_this_precision(
+    dtype: torch.dtype, scale: float, tolerance: float
+) -> None:
+    """To a few roundings: chunks add up their gradients in float32, the plain step within the type."""
+    found = {}
+    for name, chunk in (("plain", BATCH), ("cached", 4), ("overflow", 4)):
+        encoder = small_resnet(dropout=0.0).float()
+        encoder(images())
+        module = VerificationModule(encoder, NTXentLoss(), None, SGD, cached_chunk=chunk, freeze_batch_norm=True)
+        scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=scale), SGD(encoder.parameters())
+        before = copy.deepcopy(list(encoder.parameters()))
+        with torch.autocast("cpu", dtype):
+            loss = module.training_step(FaceBatch(images(), labels(), None), 0)
+        scaled = scaler.scale(loss * float("inf") if name == "overflow" else loss)
+        torch.autograd.backward(scaled)
+        scaler.unscale_(optimizer)
+        found[name] = gradients(encoder)
+        scaler.step(optimizer)
+        moved = [not torch.equal(old, new) for old, new in zip(before, encoder.parameters(), strict=True)]
+        assert set(moved) == {name != "overflow"}
+    assert len(found["cached"]) == len(found["plain"])
+    for cached, plain in zip(found["cached"], found["plain"], strict=True):
+        assert cached.dtype == torch.float32
+        assert (cached - plain).norm() < tolerance * plain.norm()
+
+
+def test_hooks_of_weights_see_the_gradient_of_all_chunks_and_frozen_weights_none() -> None:
+    plain, cached = Scaled(without_batch_norm()), Scaled(without_batch_norm())
+    seen: dict[nn.Module, list[Tensor]] = {plain: [], cached: []}
+    for encoder, chunk in ((plain, BATCH), (cached, 3)):
+        layers: Any = encoder.inner
+        layers[0].weight.register_hook(seen[encoder].append)
+        layers[-1].weight.requires_grad_(False)
+        NTXentLoss()(embed_in_chunks(encoder, images(), chunk), labels()).backward()
+        assert layers[-1].weight.grad is None
+    torch.testing.assert_close(gradients(cached), gradients(plain), rtol=0, atol=1e-12)
+    assert len(seen[cached]) == len(seen[plain]) == 1
+    torch.testing.assert_close(seen[cached], seen[plain], rtol=0, atol=1e-12)
+    assert not embed_in_chunks(cached.requires_grad_(False), images(), 3).requires_grad
 
 
 @pytest.mark.parametrize(("chunk", "calls"), [(4, [4, 4, 3]), (6, [6, 5]), (11, [11])])

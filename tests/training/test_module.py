@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from siamese_verify.encoders import MirroredEncoder, Perceptron, SmallResNet, Towers
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import verification_report
+from siamese_verify.evaluation import measure_representation, verification_report
 from siamese_verify.losses import (
     AdaFaceLoss,
     ArcFaceLoss,
@@ -35,7 +35,8 @@ from siamese_verify.training.module import Miner
 
 ADAM = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
 Schedule = Callable[[torch.optim.Optimizer, int], LRScheduler]
-VALIDATION = {"val/eer", "val/auc", "val/tar_at_far_1e-2"}
+REPRESENTATION = ("knn_accuracy", "alignment", "uniformity", "effective_rank")
+VALIDATION = {"val/eer", "val/auc", "val/tar_at_far_1e-2", *(f"val/{name}" for name in REPRESENTATION)}
 FIGURES = {"train/loss", "train/fraction_nonzero", "train/distance_mean", "train/distance_spread", *VALIDATION}
 
 
@@ -239,6 +240,9 @@ def test_the_last_validation_is_the_report_on_all_its_embeddings(tmp_path: Path)
     assert module.validation.auc == pytest.approx(expected.auc, abs=one_swap)
     assert float(trainer.callback_metrics["val/eer"]) == pytest.approx(expected.eer, abs=one_swap)
     assert float(trainer.callback_metrics["val/auc"]) == pytest.approx(expected.auc, abs=one_swap)
+    found = measure_representation(rows, labels)
+    for name in REPRESENTATION:
+        assert float(trainer.callback_metrics[f"val/{name}"]) == pytest.approx(getattr(found, name), rel=1e-4)
 
 
 @pytest.mark.parametrize("steps", [3, 12])

@@ -1,0 +1,81 @@
+"""Pages of the documentation site that are made from elsewhere: the README, the commands, the settings, the packages.
+
+A hook of mkdocs (https://www.mkdocs.org/user-guide/configuration/#hooks), named in mkdocs.yml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from siamese_verify.cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = (  # in the order in which photos become decisions
+    *("datasets", "faces", "preparation", "samplers", "data", "encoders", "losses", "miners", "training"),
+    *("protocols", "evaluation", "models", "verification", "gallery"),
+)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages."""
+    for name, text in pages():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """Name and Markdown text of each page."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    yield "index.md", re.sub(r'(\]\(|src=")docs/', r"\1", readme).replace("(data/README.md)", "(getting_data.md)")
+    yield "getting_data.md", (ROOT / "data" / "README.md").read_text(encoding="utf-8").replace("(../docs/", "(")
+    yield "reference/commands.md", commands()
+    yield "reference/configuration.md", configuration()
+    for package in PACKAGES:
+        yield f"reference/{package}.md", f"# siamese_verify.{package}\n\n::: siamese_verify.{package}\n"
+
+
+def commands() -> str:
+    """What each command does, and its options."""
+    parts = ["# Commands", "Those with overrides of Hydra are composed from the [configuration](configuration.md)."]
+    for name, command in COMMANDS.items():
+        parts += [f"## siamese-verify {name}", f"{command.help.capitalize()}."]
+        if command.add_arguments:
+            parser = argparse.ArgumentParser(f"siamese-verify {name}", formatter_class=Wide)
+            pkgutil.resolve_name(command.add_arguments)(parser)
+            parts.append(fenced(parser.format_help(), "text"))
+    return "\n\n".join(parts) + "\n"
+
+
+class Wide(argparse.HelpFormatter):
+    """Help as wide as the site's code, whatever terminal builds it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=100)
+
+
+def configuration() -> str:
+    """Every file of `conf/`: the commands first, then each group."""
+    conf = ROOT / "conf"
+    parts = [
+        "# Configuration",
+        "Any setting can be overridden on the command line, as `optimizer.lr=3e-4`; a group takes the name of a "
+        "file, as `loss=contrastive`.",
+    ]
+    for folder in (conf, *sorted(path for path in conf.rglob("*") if path.is_dir())):
+        if files := sorted(folder.glob("*.yaml")):
+            parts.append(f"## {folder.relative_to(conf)}" if folder != conf else "## Commands")
+        for file in files:
+            parts += [f"### {file.stem}", fenced(file.read_text(encoding="utf-8"), "yaml")]
+    return "\n\n".join(parts) + "\n"
+
+
+def fenced(text: str, language: str) -> str:
+    """A block of code."""
+    return f"```{language}\n{text.rstrip()}\n```"
