@@ -60,6 +60,11 @@ COMMANDS = {
         "siamese_verify.cli.compare:run",
         "siamese_verify.cli.compare:add_arguments",
     ),
+    "visualize": Command(
+        "draw what a network has learned: maps with photos, nearest neighbors, scores over the epochs",
+        "siamese_verify.cli.visualize:run",
+        "siamese_verify.cli.visualize:add_arguments",
+    ),
     "verify": Command(
         "decide whether two photos show the same person",
         "siamese_verify.cli.verify_photos:run",

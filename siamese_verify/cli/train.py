@@ -31,6 +31,7 @@ from siamese_verify.data.datamodule import ignore_signals
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
+from siamese_verify.evaluation.score_history import add_scores
 from siamese_verify.faces import ranges_of
 from siamese_verify.models import (
     FaceModel,
@@ -196,6 +197,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
         if not trainer.sanity_checking:
             values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
             run.add_validation(trainer.current_epoch, trainer.global_step, values, cfg.sweep.metric, cfg.sweep.mode)
+            if validation := parts.module.validation:
+                add_scores(run.folder, trainer.current_epoch, trainer.global_step, validation.histogram)
 
     if trial := trial_of(run.folder):  # on all ranks: they stop together
         trainer.callbacks.append(LambdaCallback(on_validation_end=trial.stop_if_hopeless))  # type: ignore[attr-defined]

@@ -236,9 +236,11 @@ class VerificationModule(pl.LightningModule):
             return value, fraction_nonzero
         return loss(embeddings, labels, pml_tuples(tuples, len(labels))), None
 
-    def validation_step(self, batch: FaceBatch, _: int) -> None:
-        """Embed a batch of validation photos."""
-        self._validation_rows.append((F.normalize(self(batch.images).float()).cpu(), batch.labels.cpu()))
+    def validation_step(self, batch: FaceBatch, _: int) -> Tensor:
+        """Embed a batch of validation photos; callbacks get the (N,D) embeddings."""
+        embeddings: Tensor = self(batch.images)
+        self._validation_rows.append((F.normalize(embeddings.float()).cpu(), batch.labels.cpu()))
+        return embeddings
 
     def on_validation_epoch_end(self) -> None:
         """Score all pairs of the validation photos of all ranks; log error rates and measures of the embeddings."""
