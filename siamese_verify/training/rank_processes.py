@@ -91,8 +91,8 @@ class RankWatch:
     def close(self, wait: float) -> None:
         """Stop watching, and end the processes that have not ended after `wait` seconds."""
         self._closed.set()
+        until = time.monotonic() + wait
         for process in self.processes:
-            until = time.monotonic() + wait
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, until - time.monotonic()))
             if process.poll() is None:
