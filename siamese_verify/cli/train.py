@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -25,7 +23,7 @@ from siamese_verify.cli.measure import Result, further_protocols, measure, print
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration
 from siamese_verify.cli.run_metadata import set_threads
-from siamese_verify.cli.training_checks import DERIVED, check, check_run
+from siamese_verify.cli.training_checks import DERIVED, OF_MODULE, check, check_run, quiet_lightning, refuse_empty
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
 from siamese_verify.data.datamodule import ignore_signals
@@ -51,7 +49,6 @@ from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
-OF_MODULE = ("cached_chunk", "freeze_batch_norm")  # settings of `trainer` that are the module's
 ENDING = 30.0  # seconds that other ranks may take to end
 
 
@@ -89,14 +86,12 @@ def train(cfg: DictConfig, folder: Path) -> float:
 def compose(cfg: DictConfig) -> TrainingParts:
     """Instantiate everything that a configuration names."""
     set_threads(cfg.threads)
-    for library in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)  # no advertisements between progress bars
+    quiet_lightning()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
     others = further_protocols(cfg)
     encoder = make_encoder(cfg)
-    if encoder.embedding_size < 1:
-        raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
+    refuse_empty(encoder)
     if code_of_others(encoder_settings(cfg)):
         log.info("The export of %s to ONNX is tried: its bundle will need it.", cfg.encoder._target_)
         export_network(encoder)
@@ -120,11 +115,6 @@ def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> Verifi
     open_arguments = {name: value for name, value in derived.items() if name in cfg.loss and cfg.loss[name] is None}
     optimizer = instantiate(cfg.optimizer)
     scheduler = instantiate(cfg.scheduler) if cfg.get("scheduler") else None
-    with configuring("optimizer"):  # tried on one weight: refused arguments show now
-        tried = optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
-    if scheduler:
-        with configuring("scheduler"):
-            scheduler(tried, 100)
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     miner = instantiate(cfg.miner) if cfg.get("miner") else None
     loss = instantiate(cfg.loss, **open_arguments)
@@ -136,11 +126,7 @@ def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> Verifi
 
 
 def compose_trainer(cfg: DictConfig) -> pl.Trainer:
-    """Lightning's trainer with its loggers and callbacks.
-
-    Raises:
-        InputError: sync_batchnorm on CPUs.
-    """
+    """Lightning's trainer with its loggers and callbacks."""
     settings = copy.deepcopy(cfg).trainer
     with open_dict(settings):
         for name in OF_MODULE:
@@ -151,8 +137,6 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
             logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
             callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
         )
-    if cfg.trainer.get("sync_batchnorm") and isinstance(trainer.accelerator, CPUAccelerator):
-        raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
     return trainer
 
 
