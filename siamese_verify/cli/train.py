@@ -223,7 +223,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
         wait = ENDING
         raise Stopped(stop.number, f"after step {trainer.global_step}") from None
     except RuntimeError as error:
-        lost = watch.lost_soon()
+        lost = watch.lost_soon(error)
         if lost is not None and signals.received:
             raise Stopped(signals.received, "within a step") from error
         if lost is not None:

@@ -333,7 +333,7 @@ class VerificationModule(pl.LightningModule):
             own = slice(first, first + len(self.shard))
             take_shard(checkpoint, "loss.weights", self._position(self.shard), own)
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
         """Drop the last validation, which measured other weights."""
         self.validation = None
 

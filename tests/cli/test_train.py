@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -430,14 +430,14 @@ TWO_RANKS = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "tra
 STOPPED = re.compile(r"Stopped by (.+) after step (\d+): resume with `siamese-verify train resume=run`\.\n$")
 
 
-def start(place: Path, *overrides: str) -> subprocess.Popen[str]:
-    """Start a training in `place`, and wait for its first checkpoint."""
+def start(place: Path, *overrides: str, by: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start a training in `place`, perhaps by another program, and wait for its first checkpoint."""
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # off in a background job
         "from siamese_verify.cli import main\nsys.exit(main.main(sys.argv[1:]))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "train", *overrides],
+        [sys.executable, *(by or ("-c", program)), "train", *overrides],
         cwd=place,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -524,6 +524,23 @@ def test_two_processes_end_after_the_same_step_or_both_if_one_is_killed(name: st
         assert process.returncode == record.exit_status == 75
         assert saved["global_step"] == int(stopped[2])
         assert record.status == "stopped"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_two_processes_that_torchrun_starts_one_ends_when_the_other_is_killed(rank: int, tmp_path: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--monitor-interval=5")
+    launcher = start(tmp_path, *ENDLESS, *TWO_RANKS, by=(*torchrun, "-m", "siamese_verify.cli.main"))
+    named = f"LOCAL_RANK={rank}".encode()
+    (killed,) = (
+        one for one in children(launcher.pid) if named in Path(f"/proc/{one}/environ").read_bytes().split(b"\0")
+    )
+    os.kill(killed, signal.SIGKILL)
+    _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1  # torchrun's own
+    assert err.count("Another rank has ended: resume with `siamese-verify train resume=run`.\n") == 1
+    record = RunRecord.read(tmp_path / "run")
+    assert (record.status, record.exit_status) == ("failed", 71)
 
 
 def test_cached_chunks_train_the_network_of_the_plain_step(fitted: Trained, tmp_path: Path) -> None:
