@@ -15,7 +15,14 @@ from siamese_verify.evaluation.calibration import (
 from siamese_verify.evaluation.calibration_check import CalibrationCheck, check_calibration, min_cllr
 from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
-from siamese_verify.evaluation.groups import DamagedRates, GroupRates, damaged_rates, group_reports
+from siamese_verify.evaluation.groups import (
+    DamagedRates,
+    GroupRates,
+    MeanOfGroups,
+    damaged_rates,
+    group_reports,
+    mean_of_groups,
+)
 from siamese_verify.evaluation.identification_rates import IdentificationReport, identification_report
 from siamese_verify.evaluation.impostor_tail import ImpostorTail
 from siamese_verify.evaluation.operating_points import (
@@ -48,6 +55,7 @@ __all__ = [
     "ImpostorTail",
     "Interval",
     "KFoldAccuracy",
+    "MeanOfGroups",
     "OperatingPoint",
     "PublishedCurve",
     "RocCurve",
@@ -75,6 +83,7 @@ __all__ = [
     "identification_report",
     "inverted_hint",
     "kfold_accuracy",
+    "mean_of_groups",
     "min_cllr",
     "operating_point",
     "pair_intervals",
