@@ -15,7 +15,7 @@ from siamese_verify.datasets.lfw import (
     lfw_people,
 )
 from siamese_verify.datasets.listing import ListedPhotos, identity_name
-from siamese_verify.datasets.mnist import MNISTDigits
+from siamese_verify.datasets.mnist import MNISTDigits, SmallDigits
 from siamese_verify.datasets.pedestrians import Pedestrians
 from siamese_verify.datasets.prepared import Preparation, PreparedFaces
 from siamese_verify.datasets.products import Products
@@ -45,6 +45,7 @@ __all__ = [
     "RecordPhotos",
     "Sentences",
     "Signatures",
+    "SmallDigits",
     "SyntheticFaces",
     "Voices",
     "fetch_lfw",

@@ -39,6 +39,14 @@ from siamese_verify.evaluation.operating_points import (
 )
 from siamese_verify.evaluation.pair_intervals import pair_intervals
 from siamese_verify.evaluation.report import TARGETS, VerificationReport, inverted_hint, verification_report
+from siamese_verify.evaluation.representation import (
+    Representation,
+    alignment,
+    effective_rank,
+    knn_decisions,
+    measure_representation,
+    uniformity,
+)
 from siamese_verify.evaluation.roc import RocCurve, auc, read_curve, roc_curve
 from siamese_verify.evaluation.run_comparison import compare_runs, read_evaluation
 from siamese_verify.evaluation.score_file import PublishedCurve, read_published, read_scores, write_scores
@@ -58,12 +66,14 @@ __all__ = [
     "MeanOfGroups",
     "OperatingPoint",
     "PublishedCurve",
+    "Representation",
     "RocCurve",
     "ScoreCalibration",
     "ScoreComparison",
     "ThresholdRates",
     "VerificationReport",
     "add_failures",
+    "alignment",
     "all_pairs_intervals",
     "all_pairs_report",
     "auc",
@@ -75,6 +85,7 @@ __all__ = [
     "compare_scores",
     "d_prime",
     "damaged_rates",
+    "effective_rank",
     "equal_error",
     "equal_error_rate",
     "fit_isotonic",
@@ -83,7 +94,9 @@ __all__ = [
     "identification_report",
     "inverted_hint",
     "kfold_accuracy",
+    "knn_decisions",
     "mean_of_groups",
+    "measure_representation",
     "min_cllr",
     "operating_point",
     "pair_intervals",
@@ -94,6 +107,7 @@ __all__ = [
     "read_scores",
     "roc_curve",
     "tar_at_far",
+    "uniformity",
     "verification_report",
     "write_scores",
     "zero_fmr",

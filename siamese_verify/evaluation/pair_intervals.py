@@ -210,6 +210,19 @@ def error_interval(
     return Interval(low, proportion_interval(rate, fewer, level).high)
 
 
+def mean_interval(people: NDArray[np.int64], values: Floats, level: float = 0.95) -> Interval:
+    """Return the interval of a mean of values of people, who are the independent units.
+
+    Args:
+        people: (Q,) number of the person of each value.
+        values: (Q,) in [0, 1], Q >= 1.
+        level: in (0, 1).
+    """
+    both = np.unique(people, return_inverse=True)[1].repeat(2).reshape(-1, 2)  # as genuine pairs
+    errors, weights = 1 - values, np.full(len(values), 1 / len(values))
+    return _complement(error_interval(errors, weights, np.ones(len(values), dtype=np.bool_), both, level, errors))
+
+
 def pair_intervals(
     scores: ArrayLike,
     same: ArrayLike,

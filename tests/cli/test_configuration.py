@@ -109,7 +109,12 @@ def test_a_misspelt_setting_that_was_added_is_named(capsys: pytest.CaptureFixtur
         (["data.photos.identities=1"], "4 photos of 1 people"),
         (["data.test.photos.identities=1"], "no impostors"),
         (["sampler.identities_per_batch=100"], "identities_per_batch is 100, but only"),
-        (["sweep.metric=test/eer"], "must be one of val/eer, val/auc, val/tar_at_far_1e-2, got test/eer"),
+        (
+            ["sweep.metric=test/eer"],
+            "must be one of val/eer, val/auc, val/tar_at_far_1e-2, val/knn_accuracy, val/alignment, "
+            "val/uniformity, val/effective_rank, got test/eer",
+        ),
+        (["sweep.metric=val/uniformity", "sweep.mode=max"], "worst val/uniformity: set sweep.mode=min"),
         (["sweep.metric=val/auc"], "sweep.mode=min looks for the worst val/auc: set sweep.mode=max"),
         (["threads=-1"], "threads must be a whole number of 1 or more, got -1"),
         (["seed=-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
