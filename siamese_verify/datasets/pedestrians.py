@@ -15,7 +15,7 @@ FINER = 2  # pixels of the drawing for one of the picture, against jagged edges
 Color = tuple[int, int, int]
 
 
-class Person(NamedTuple):
+class Clothes(NamedTuple):
     """What a person wears on all photos."""
 
     skin: Color
@@ -47,7 +47,7 @@ def color(rng: np.random.Generator) -> Color:
 
 
 @lru_cache(maxsize=4096)
-def draw_person(seed: int, number: int) -> Person:
+def draw_person(seed: int, number: int) -> Clothes:
     """The person of a number."""
     rng = np.random.default_rng([seed, number])
     light, dark = rng.uniform([0.4, 0.1], [1, 0.7]).tolist()
@@ -57,7 +57,7 @@ def draw_person(seed: int, number: int) -> Person:
     )
     striped, carries = (color(rng) if rng.random() < 0.4 else None for _ in range(2))
     build, skirt, sleeves = rng.uniform(0.75, 1.3), *(rng.random(2) < [0.25, 0.6]).tolist()
-    return Person(skin, hair, color(rng), color(rng), striped, carries, build, skirt, sleeves)
+    return Clothes(skin, hair, color(rng), color(rng), striped, carries, build, skirt, sleeves)
 
 
 @lru_cache(maxsize=256)
@@ -68,7 +68,7 @@ def draw_camera(seed: int, number: int) -> Camera:
     return Camera(rng.uniform(0.6, 1.3, 3), gamma, shear, height, rng.uniform(40, 220, (2, 3)), blur)
 
 
-def render_person(person: Person, camera: Camera, rng: np.random.Generator, size: int) -> Image.Image:
+def render_person(person: Clothes, camera: Camera, rng: np.random.Generator, size: int) -> Image.Image:
     """RGB photo of a person, size x size; pose, place, light and noise are drawn from `rng`."""
     side = FINER * size
     horizon = rng.uniform(0.4, 0.7) * side

@@ -260,5 +260,4 @@ def claimed_pairs(
     identities = np.asarray(photos.identities)
     groups = np.array([f"{identity:04}" for identity in claimed[left]]) if group else None
     listed = PairList(left, right, identities[left] == identities[right], None, groups)
-    protocol = Protocol(name or f"claims, {impostors} impostors", photos, listed)
-    return keep_photos(protocol, np.unique([left, right]))
+    return Protocol(name or f"claims, {impostors} impostors", photos, listed)
