@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -51,6 +52,7 @@ from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
+COMPARED = 64  # arrays of the validation set that an exported network is compared on
 ENDING = 30.0  # seconds that other ranks may take to end
 
 
@@ -82,7 +84,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         fit(parts, run, cfg, signals)
         if parts.trainer.is_global_zero and not run.record.pruned:  # one process finishes
             model = with_stage(calibrated(best_model(parts), parts.data, cfg), run)
-            save_bundle(folder / "bundle", model, run.record.versions)
+            save_bundle(folder / "bundle", model, run.record.versions, inputs=some_arrays(parts.data))
             report(model, parts, run, cfg)
     best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
     return math.nan if best is None else float(best)
@@ -244,6 +246,12 @@ def best_model(parts: TrainingParts) -> FaceModel:
     if not path:
         raise InputError("No epoch was finished and validated, so there is no model: train for one epoch or more.")
     return load_checkpoint(Path(path), encoder=cast(Encoder, parts.module.encoder))
+
+
+def some_arrays(data: FaceDataModule) -> np.ndarray | None:
+    """Arrays of the validation set to compare networks on, None if they are photos."""
+    assert data.validation_set is not None
+    return None if data.spec.is_photo else data.validation_set.faces[:COMPARED].numpy()
 
 
 def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceModel:
