@@ -109,7 +109,7 @@ def compose(cfg: DictConfig) -> TrainingParts:
     else:
         protocol, leak = asked, refuse_leak(data.seen, asked, cfg.allow_leakage)
     further = {name: (one, refuse_leak(data.seen, one, cfg.allow_leakage)) for name, one in others.items()}
-    module = compose_module(cfg, encoder, len(data.people), len(data.split.train))
+    module = compose_module(cfg, encoder, data.num_identities, len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, further, module, trainer)

@@ -92,19 +92,27 @@ def check_method(cfg: DictConfig) -> None:
     Raises:
         InputError: it cannot, or the views would all be the same; without a method, there is no loss.
     """
+    sampler, data = instantiate(cfg.sampler).func, cfg.datamodule
+    loss = instantiate(cfg.loss, _partial_=True).func if cfg.get("loss") else None
     if not cfg.get("method"):
-        if not cfg.get("loss"):
+        if loss is None:
             raise InputError("Learning from labels needs a loss: set one, such as loss=triplet, or a method.")
+        if data.unlabelled or sampler is samplers.SemiSupervisedSampler:
+            raise InputError("Learning from labels has no use for photos without: set method=semi.")
         return
     method: type[Method] = instantiate(cfg.method, _partial_=True).func
-    loss = instantiate(cfg.loss, _partial_=True).func if cfg.get("loss") else None
     method.check(loss, instantiate(cfg.miner) if cfg.get("miner") else None)
-    sampler, views = instantiate(cfg.sampler).func, int(cfg.datamodule.multi_view)
+    views = int(data.multi_view) + int(data.local_views)
     method.check_views(views)
     if sampler.__name__ in samplers.__all__ and not issubclass(sampler, method.sampler):
         raise InputError(
-            f"{method.__name__} takes the batches of {method.sampler.__name__}, not of {sampler.__name__}, which "
-            "chooses by identity: leave sampler out."
+            f"{method.__name__} takes the batches of {method.sampler.__name__}, not of {sampler.__name__}: leave "
+            "sampler out."
+        )
+    if method.sampler is samplers.SemiSupervisedSampler and data.labelled_identities is data.labelled_samples is None:
+        raise InputError(
+            f"{method.__name__} needs photos without labels: set datamodule.labelled_identities or "
+            "datamodule.labelled_samples."
         )
     if views > 1 and not cfg.get("augmentation"):
         raise InputError(
