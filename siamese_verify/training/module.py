@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,8 +14,10 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.utils.checkpoint import checkpoint
 
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
@@ -24,7 +28,6 @@ from siamese_verify.pairwise import both_directions
 from siamese_verify.pairwise.ranks import world_size
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training.distributed import gather_batch, gather_objects, gather_tuples
-from siamese_verify.training.gradient_cache import batch_norms, embed_in_chunks
 from siamese_verify.training.layer_rates import RateGroup, freeze_layers, rate_groups
 from siamese_verify.training.log_figures import publish_validation
 from siamese_verify.training.partial_weights import RowSteps, clip_shards, gather_shards, take_shard
@@ -233,9 +236,11 @@ class VerificationModule(pl.LightningModule):
             return value, fraction_nonzero
         return loss(embeddings, labels, pml_tuples(tuples, len(labels))), None
 
-    def validation_step(self, batch: FaceBatch, _: int) -> None:
-        """Embed a batch of validation photos."""
-        self._validation_rows.append((F.normalize(self(batch.images).float()).cpu(), batch.labels.cpu()))
+    def validation_step(self, batch: FaceBatch, _: int) -> Tensor:
+        """Embed a batch of validation photos; callbacks get the (N,D) embeddings."""
+        embeddings: Tensor = self(batch.images)
+        self._validation_rows.append((F.normalize(embeddings.float()).cpu(), batch.labels.cpu()))
+        return embeddings
 
     def on_validation_epoch_end(self) -> None:
         """Score all pairs of the validation photos of all ranks; log error rates and measures of the embeddings."""
@@ -328,7 +333,7 @@ class VerificationModule(pl.LightningModule):
             own = slice(first, first + len(self.shard))
             take_shard(checkpoint, "loss.weights", self._position(self.shard), own)
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
         """Drop the last validation, which measured other weights."""
         self.validation = None
 
@@ -363,6 +368,48 @@ class VerificationModule(pl.LightningModule):
             )
         scheduler = self.make_scheduler(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def embed_in_chunks(encoder: nn.Module, images: Tensor, chunk: int) -> Tensor:
+    """(N,D) embeddings of N images, whose backward pass holds the activations of one chunk at a time.
+
+    All chunks but the last are embedded again in the backward pass, with the random numbers of the first time. So the
+    gradient is that of embedding the chunks one by one and keeping everything, whatever the loss compares across them:
+    of the whole batch, if the encoder treats each image by itself. Batch norm takes its statistics from a chunk
+    instead, and counts each once in its running statistics.
+
+    Args:
+        encoder: images -> embeddings.
+        images: (N, ...), cut into chunks of sizes that differ by 1 at most.
+        chunk: at most so many images in a chunk.
+
+    Gao, Zhang, Han & Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021, section
+    3.2 (gradient cache): here the gradients at the embeddings pass through autograd's own graph.
+    """
+    *chunks, last = images.tensor_split(max(1, -(-len(images) // chunk)))
+    embed = partial(
+        checkpoint, encoder, use_reentrant=False, context_fn=lambda: (nullcontext(), without_statistics(encoder))
+    )
+    embeddings: Tensor = torch.cat([*map(embed, chunks), encoder(last)]) if chunks else encoder(last)
+    return embeddings
+
+
+@contextmanager
+def without_statistics(encoder: nn.Module) -> Iterator[None]:
+    """Batch norms in training mode normalize as always, but leave their running statistics as they are."""
+    norms = [(norm, norm.momentum, norm.num_batches_tracked) for norm in batch_norms(encoder)]
+    for norm, _, _ in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, counted in norms:
+            norm.momentum, norm.num_batches_tracked = momentum, counted
+
+
+def batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
+    """Batch norms of any dimension of an encoder, those across processes too."""
+    return [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
 
 
 def one_cycle(optimizer: Optimizer, steps: int, warmup: float = 0.1) -> LRScheduler:
