@@ -187,13 +187,13 @@ def check_batches(cfg: DictConfig) -> None:
     Raises:
         InputError: a class refuses them.
     """
-    sampler = instantiate(cfg.sampler)
+    sampler, data = instantiate(cfg.sampler), cfg.datamodule
     if sampler.func.__module__.startswith("siamese_verify."):
         people = max([2, *(value for value in cfg.sampler.values() if isinstance(value, int))])
-        sampler(identities=np.arange(people).repeat(2), seed=cfg.seed)
+        others = np.full(people if data.unlabelled else 0, samplers.UNLABELLED)
+        sampler(identities=np.append(np.arange(people).repeat(2), others), seed=cfg.seed)
     if cfg.get("augmentation"):
         instantiate(cfg.augmentation)
-    data = cfg.datamodule
     check_views(data.multi_view, data.instances, data.workers)
     if not data.validation:
         check_share(data.validation_share, data.validation_max_samples_per_identity, data.validation_max_identities)
@@ -268,6 +268,8 @@ def check_loss(cfg: DictConfig) -> None:
     """
     if not cfg.get("loss"):
         return
+    if cfg.loss.get("sharded") and any("WeightAveraging" in one._target_ for one in cfg.callbacks.values() if one):
+        raise InputError("Weights that ranks share are not averaged: leave out callbacks=ema or loss.sharded=true.")
     loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
     sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
     accepted = getattr(loss, "takes", None)
