@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
+from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import encoder_settings, hydra_command, make_encoder
@@ -121,7 +121,7 @@ def compose(cfg: DictConfig) -> TrainingParts:
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
     further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in others.items()}
-    module = compose_module(cfg, encoder, len(data.people), len(data.split.train))
+    module = compose_module(cfg, encoder, data.num_identities, len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, further, module, trainer, seen, all_known)
@@ -214,6 +214,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
             log.info("%s photos were left out (%s): %s lists them.", left_out, counts, run.folder / "left_out.csv")
     stop = StopAfterStep(signals, run.folder / "checkpoints" / "last.ckpt")
     trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]
+    # The average of a step belongs into the checkpoint of that step.
+    trainer.callbacks.sort(key=lambda one: not isinstance(one, WeightAveraging))  # type: ignore[attr-defined]
     receive_signals_instead(trainer)
     watch, wait = RankWatch(trainer, run.end), 0.0
     run.end_others = partial(watch.close, 0.0)
