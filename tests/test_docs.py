@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from siamese_verify import losses, miners
+from siamese_verify.cli import visualize
 from siamese_verify.cli.configuration import CONF
 from siamese_verify.training.module import pml_tuples
 
@@ -32,6 +34,7 @@ STARTED = (DOCS / "getting_started.md").read_text()
 GALLERY = (DOCS / "gallery.md").read_text()
 SERVING = (DOCS / "serving.md").read_text()
 TRAINING = (DOCS / "training.md").read_text()
+SEEING = (DOCS / "seeing.md").read_text()
 PAGES = {
     "losses": PAGE,
     "evaluation": EVALUATION,
@@ -111,6 +114,26 @@ def test_every_command_with_an_encoder_composes(
 ) -> None:
     cfg = configured("train", tmp_path, *shlex.split(command, comments=True))
     assert cfg.encoder._target_.startswith("siamese_verify.encoders.")
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", SEEING, re.MULTILINE))
+def test_every_training_to_look_at_composes(
+    command: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    overrides = [one for one in shlex.split(command) if not one.startswith("hydra.run.dir=")]
+    cfg = configured("train", tmp_path, *overrides)
+    assert cfg.name in ("digits", "demo")
+    assert ("pictures" in cfg.callbacks) == ("callbacks=pictures" in overrides)
+
+
+def test_the_options_of_visualize_are_those_on_the_page() -> None:
+    parser = argparse.ArgumentParser()
+    visualize.add_arguments(parser)
+    commands = re.findall(r"^\$ siamese-verify visualize (.+)$", SEEING, re.MULTILINE)
+    assert len([parser.parse_args(shlex.split(command)) for command in commands]) == 3
+    named = set(re.findall(r"--[\w-]+", SEEING))
+    assert named == {option for action in parser._actions for option in action.option_strings} & named
+    assert named >= {"--photos", "--seed", "--faces", "--no-pictures", "--no-umap"}
 
 
 def test_every_encoder_is_on_the_page_of_training() -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from siamese_verify import __version__
@@ -58,6 +59,11 @@ COMMANDS = {
         "compare evaluations side by side",
         "siamese_verify.cli.compare:run",
         "siamese_verify.cli.compare:add_arguments",
+    ),
+    "visualize": Command(
+        "draw what a network has learned: maps with photos, nearest neighbors, scores over the epochs",
+        "siamese_verify.cli.visualize:run",
+        "siamese_verify.cli.visualize:add_arguments",
     ),
     "verify": Command(
         "decide whether two photos show the same person",
@@ -185,6 +191,7 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
         Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
     overrides = [quote_elements(one) for one in overrides]
     follow_parent()
+    pass_on_search_path()
     if name == "train":
         overrides = report_user_errors(resume_arguments)(overrides)
     sys.argv = [f"siamese-verify {name}", *overrides]
@@ -194,6 +201,15 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
                 signal.signal(number, stop_before_start)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
+
+
+def pass_on_search_path() -> None:
+    """Let the runs of a sweep and the ranks of a run find the modules that this process finds.
+
+    They start by `python -m`, which looks in the working folder first; the command `siamese-verify` does not.
+    """
+    if sys.path[0] not in ("", str(Path.cwd())):
+        os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def stop_before_start(number: int, _: object) -> NoReturn:

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from siamese_verify.data import CORRUPTIONS, FaceCropper, corrupt, describe_corruption
+from siamese_verify.data.face_dataset import picture_of
 from siamese_verify.datasets import LFWPhotos, has_training_people, lfw_category
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError, printable
@@ -40,13 +41,9 @@ from siamese_verify.evaluation import (
 )
 from siamese_verify.evaluation.embedding_file import EMBEDDINGS, write_embeddings
 from siamese_verify.evaluation.report import PAIRS_DIGEST
-from siamese_verify.faces import crop_face
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.models import FaceModel, embed_photos, score_pairs
 from siamese_verify.protocols import HeldOutShare, Protocol, keep_photos, sampled_pairs
-from siamese_verify.structures import InputSpec
-
-MIN_SIDE = 64  # pixels of the picture of an array
 
 
 @dataclass(frozen=True)
@@ -259,18 +256,6 @@ def save_results(
         write_embeddings(folder / EMBEDDINGS, result.embeddings, protocol.photos.identities, protocol.photos.names)
     result.cropper.save_left_out(folder)
     return page
-
-
-def picture_of(item: Any, spec: InputSpec) -> Image.Image:
-    """The input of an encoder as an RGB image: a photo's crop, or the first channel of an array in its range."""
-    if isinstance(item, Image.Image):
-        return crop_face(item, spec)
-    array = np.atleast_2d(np.asarray(item, dtype=np.float64))
-    plane = array[(0,) * (array.ndim - 2)]  # (H,W); a vector is one row
-    low, high = plane.min(), plane.max()
-    gray = ((plane - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
-    enlarged = tuple(length * max(1, -(-MIN_SIDE // length)) for length in gray.shape[::-1])
-    return Image.fromarray(gray).resize(enlarged, Image.Resampling.NEAREST).convert("RGB")
 
 
 def further_protocols(cfg: DictConfig) -> dict[str, Protocol]:

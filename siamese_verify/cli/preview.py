@@ -10,13 +10,11 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from PIL import Image
-from torch import Tensor
 
 from siamese_verify.cli.configuration import check_values, hydra_command, make_encoder
 from siamese_verify.cli.initialization import initialized_configuration
-from siamese_verify.cli.measure import picture_of
 from siamese_verify.data import FaceDataModule
+from siamese_verify.data.face_dataset import picture_of
 from siamese_verify.datasets import identity_name
 from siamese_verify.encoders import list_layers
 from siamese_verify.preparation import Cell, contact_sheet, in_rows, save_sheet
@@ -58,7 +56,7 @@ def name_of(data: FaceDataModule, label: int) -> str:
 
 def rows_of(batch: FaceBatch, names: Sequence[str], spec: InputSpec) -> Iterator[Sequence[Cell]]:
     """Rows of pictures: one pair or triplet each, or the images by identity."""
-    images, tuples = [picture(image, spec) for image in batch.images], batch.tuples
+    images, tuples = [picture_of(image, spec) for image in batch.images], batch.tuples
     if isinstance(tuples, Pairs):
         triples = zip(tuples.anchor.tolist(), tuples.other.tolist(), tuples.same.tolist(), strict=True)
         kinds = sorted(triples, key=lambda pair: not pair[2])
@@ -83,11 +81,6 @@ def rows_of(batch: FaceBatch, names: Sequence[str], spec: InputSpec) -> Iterator
         for group in groups:
             yield [Cell(images[row], names[row]) for row in group]
         yield from in_rows([Cell(images[row], names[row]) for row in single])
-
-
-def picture(image: Tensor, spec: InputSpec) -> Image.Image:
-    """Image of a (3,S,S) uint8 tensor, or of an array."""
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) if spec.is_photo else picture_of(image, spec)
 
 
 @hydra_command("preview")

@@ -32,6 +32,7 @@ from siamese_verify.data.datamodule import ignore_signals
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
+from siamese_verify.evaluation.score_history import add_scores
 from siamese_verify.faces import ranges_of
 from siamese_verify.models import (
     FaceModel,
@@ -120,26 +121,33 @@ def compose(cfg: DictConfig) -> TrainingParts:
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
     further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in others.items()}
-    module = compose_module(cfg, encoder, len(data.people))
+    module = compose_module(cfg, encoder, len(data.people), len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, further, module, trainer, seen, all_known)
 
 
-def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
-    """The LightningModule of encoder, loss, miner, optimizer and schedule; compared with the checkpoint to resume."""
+def compose_module(cfg: DictConfig, encoder: Encoder, identities: int, images: int) -> VerificationModule:
+    """The LightningModule of encoder, loss, miner, method and optimizer; compared with the checkpoint to resume."""
     derived = dict(zip(DERIVED, (identities, encoder.embedding_size), strict=True))
-    open_arguments = {name: value for name, value in derived.items() if name in cfg.loss and cfg.loss[name] is None}
+    open_arguments = unset(cfg.get("loss"), derived)
     optimizer = instantiate(cfg.optimizer)
     scheduler = instantiate(cfg.scheduler) if cfg.get("scheduler") else None
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     miner = instantiate(cfg.miner) if cfg.get("miner") else None
-    loss = instantiate(cfg.loss, **open_arguments)
+    loss = instantiate(cfg.loss, **open_arguments) if cfg.get("loss") else None
+    sizes = {"images": images, "identities": identities}
+    method = instantiate(cfg.method)(encoder, **unset(cfg.method, sizes)) if cfg.get("method") else None
     settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
-    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, **settings)
+    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, method=method, **settings)
     if cfg.resume:
         check_resumed(Path(cfg.resume), module, configuration)
     return module
+
+
+def unset(settings: DictConfig | None, derived: dict[str, int]) -> dict[str, int]:
+    """Those of the derived values whose setting is null."""
+    return {name: value for name, value in derived.items() if settings and name in settings and settings[name] is None}
 
 
 def compose_trainer(cfg: DictConfig) -> pl.Trainer:
@@ -191,6 +199,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
         if not trainer.sanity_checking:
             values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
             run.add_validation(trainer.current_epoch, trainer.global_step, values, cfg.sweep.metric, cfg.sweep.mode)
+            if validation := parts.module.validation:
+                add_scores(run.folder, trainer.current_epoch, trainer.global_step, validation.histogram)
 
     if trial := trial_of(run.folder):  # on all ranks: they stop together
         trainer.callbacks.append(LambdaCallback(on_validation_end=trial.stop_if_hopeless))  # type: ignore[attr-defined]
@@ -215,7 +225,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
         wait = ENDING
         raise Stopped(stop.number, f"after step {trainer.global_step}") from None
     except RuntimeError as error:
-        lost = watch.lost_soon()
+        lost = watch.lost_soon(error)
         if lost is not None and signals.received:
             raise Stopped(signals.received, "within a step") from error
         if lost is not None:

@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from siamese_verify import samplers
 from siamese_verify.cli.configuration import check_values, encoder_settings
 from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.cli.pretraining import composed, first_stage_overrides
@@ -26,6 +27,7 @@ from siamese_verify.data.identity_split import check_share
 from siamese_verify.encoders import Encoder, check_encoder
 from siamese_verify.errors import InputError
 from siamese_verify.losses.base import refuse_miner
+from siamese_verify.methods import Method
 from siamese_verify.models import code_of_others, load_checkpoint
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
@@ -60,6 +62,7 @@ def check_settings(cfg: DictConfig) -> None:
     """
     check_values(cfg)
     check_metric(cfg.sweep.metric, cfg.sweep.mode)
+    check_method(cfg)
     check_loss(cfg)
     check_encoder(encoder_settings(cfg))
     check_batches(cfg)
@@ -117,6 +120,33 @@ def _check_run(cfg: DictConfig) -> None:
     gpus = torch.cuda.device_count() if trainer.accelerator in ("gpu", "cuda") else None
     if gpus is not None and (gpus == 0 or (isinstance(trainer.devices, int) and trainer.devices > gpus)):
         raise InputError(f"trainer.devices={trainer.devices} asks for GPUs, but this machine has {gpus}.")
+
+
+def check_method(cfg: DictConfig) -> None:
+    """Check that a method of learning without labels can use loss, miner, sampler and views.
+
+    Raises:
+        InputError: it cannot, or the views would all be the same; without a method, there is no loss.
+    """
+    if not cfg.get("method"):
+        if not cfg.get("loss"):
+            raise InputError("Learning from labels needs a loss: set one, such as loss=triplet, or a method.")
+        return
+    method: type[Method] = instantiate(cfg.method, _partial_=True).func
+    loss = instantiate(cfg.loss, _partial_=True).func if cfg.get("loss") else None
+    method.check(loss, instantiate(cfg.miner) if cfg.get("miner") else None)
+    sampler, views = instantiate(cfg.sampler).func, int(cfg.datamodule.multi_view)
+    method.check_views(views)
+    if sampler.__name__ in samplers.__all__ and not issubclass(sampler, method.sampler):
+        raise InputError(
+            f"{method.__name__} takes the batches of {method.sampler.__name__}, not of {sampler.__name__}, which "
+            "chooses by identity: leave sampler out."
+        )
+    if views > 1 and not cfg.get("augmentation"):
+        raise InputError(
+            "The views of an image are all the same without augmentation: set augmentation=strong, or a transform of "
+            "yours."
+        )
 
 
 def runs_elsewhere() -> bool:
@@ -231,6 +261,8 @@ def check_loss(cfg: DictConfig) -> None:
     Raises:
         InputError: it cannot, they do, or the loss refuses its own arguments.
     """
+    if not cfg.get("loss"):
+        return
     loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
     sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
     accepted = getattr(loss, "takes", None)

@@ -20,6 +20,7 @@ from siamese_verify.structures import ARRAYS_FOR_PHOTOS, FaceBatch, InputSpec, P
 log = logging.getLogger(__name__)
 
 Rows = Sequence[int] | slice
+MIN_SIDE = 64  # pixels of the picture of an array
 
 
 class FaceDataset(Dataset[FaceBatch]):
@@ -61,7 +62,7 @@ class FaceDataset(Dataset[FaceBatch]):
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(hash((self.seed, *map(int, rows))) % 2**63)
                 images = self.transform(images)
-        return FaceBatch(images, labels, tuples)
+        return FaceBatch(images, labels, tuples, torch.as_tensor(rows))
 
 
 def as_array(item: Any, spec: InputSpec, face: Image.Image | None = None) -> np.ndarray:
@@ -92,6 +93,26 @@ def as_array(item: Any, spec: InputSpec, face: Image.Image | None = None) -> np.
         problem = "numbers that are not finite" if array.shape == spec.shape else f"one of shape {array.shape}"
         raise InputError(f"The encoder takes arrays of shape {spec.shape}, but the data set gives {problem}.")
     return array
+
+
+def picture_of(item: Any, spec: InputSpec) -> Image.Image:
+    """The input of an encoder as an RGB image.
+
+    Args:
+        item: a photo, which is cropped without a detector; a crop, (3,S,S) uint8; or an array, whose first channel is
+            drawn in its range.
+        spec: of the encoder.
+    """
+    if isinstance(item, Image.Image):
+        return crop_face(item, spec)
+    if spec.is_photo:
+        return Image.fromarray(np.ascontiguousarray(spec.channels_last(np.asarray(item)[None])[0]))
+    array = np.atleast_2d(np.asarray(item, dtype=np.float64))
+    plane = array[(0,) * (array.ndim - 2)]  # (H,W); a vector is one row
+    low, high = plane.min(), plane.max()
+    gray = ((plane - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
+    enlarged = tuple(length * max(1, -(-MIN_SIDE // length)) for length in gray.shape[::-1])
+    return Image.fromarray(gray).resize(enlarged, Image.Resampling.NEAREST).convert("RGB")
 
 
 def refuse_arrays(items: Sequence[Any]) -> None:

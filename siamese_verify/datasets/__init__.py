@@ -13,7 +13,7 @@ from siamese_verify.datasets.lfw import (
     lfw_people,
 )
 from siamese_verify.datasets.listing import ListedPhotos, identity_name
-from siamese_verify.datasets.mnist import MNISTDigits
+from siamese_verify.datasets.mnist import MNISTDigits, SmallDigits
 from siamese_verify.datasets.prepared import Preparation, PreparedFaces
 from siamese_verify.datasets.recordio import RecordPhotos
 from siamese_verify.datasets.synthetic import SyntheticFaces
@@ -31,6 +31,7 @@ __all__ = [
     "Preparation",
     "PreparedFaces",
     "RecordPhotos",
+    "SmallDigits",
     "SyntheticFaces",
     "fetch_lfw",
     "has_training_people",

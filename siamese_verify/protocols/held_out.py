@@ -118,6 +118,11 @@ def save_people(
     atomic_write(folder / PEOPLE, json.dumps(content, indent=1).encode(), private=True)
 
 
+def run_folder(model: str | Path) -> Path | None:
+    """Folder of the run that a model is of, see `read_training_run`; None for a model outside of a run."""
+    return next((one for one in (Path(model), *Path(model).parents[:2]) if (one / PEOPLE).is_file()), None)
+
+
 def read_training_run(model: str | Path) -> TrainingRun | None:
     """Read what the run of a model has recorded; None for a model outside of a run.
 
@@ -127,7 +132,7 @@ def read_training_run(model: str | Path) -> TrainingRun | None:
     Raises:
         InputError: it is damaged.
     """
-    folder = next((one for one in (Path(model), *Path(model).parents[:2]) if (one / PEOPLE).is_file()), None)
+    folder = run_folder(model)
     if folder is None:
         return None
     try:

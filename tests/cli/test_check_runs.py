@@ -111,7 +111,8 @@ def test_gpus_that_do_not_exist_are_refused_except_for_other_machines(command: C
 def test_invalid_runs_can_be_left_out(command: Command, tmp_path: Path) -> None:
     overrides = ("loss=triplet", "sampler=pairs", "loss.margin=0.1,0.2", "sweep.skip_invalid=true")
     ended = command("train", "-m", *overrides, "hydra.sweep.dir=sweep")
-    assert (ended.code, ended.err) == (0, "")
+    nothing = "All 2 runs can never work, so nothing was trained: see the reasons above.\n"
+    assert (ended.code, ended.err) == (1, nothing)
     assert ended.out.startswith("2 of 2 runs can never work and are left out:\n  loss.margin=0.1: TripletLoss ")
     for number in range(2):
         record = RunRecord.read(tmp_path / "sweep" / str(number))

@@ -128,7 +128,8 @@ def test_mlflow_gets_metrics_and_settings_in_a_database_of_the_run(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    run = trained(tmp_path / "run", *TINY, *SMALL_BATCHES, "logger=mlflow", "trainer.max_epochs=1")
+    pictures = ("callbacks=pictures", "callbacks.pictures.every_n_epochs=1")
+    run = trained(tmp_path / "run", *TINY, *SMALL_BATCHES, "logger=mlflow", "trainer.max_epochs=1", *pictures)
     with closing(sqlite3.connect(run / "mlflow.db")) as database:
         metrics = dict(database.execute("select key, value from latest_metrics"))
         settings = dict(database.execute("select key, value from params"))
@@ -138,6 +139,8 @@ def test_mlflow_gets_metrics_and_settings_in_a_database_of_the_run(
     assert metrics["hp_metric"] == pytest.approx(metrics["val/eer"])
     assert settings["loss/margin"] == "0.2"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    shown = {path.parent.name for path in (run / "mlflow").rglob("*.png")}
+    assert shown == {"map", "neighbors", *PICTURES}
 
 
 @pytest.mark.slow
@@ -193,3 +196,26 @@ def test_runs_are_named_by_what_is_overridden_and_grouped_by_their_sweep(tmp_pat
     assert run_name(single, ["experiment=demo"]) == "noon"
     assert len(run_name(single, [f"loss.margin{number}=1" for number in range(100)])) == 120
     assert (sweep_name(single), sweep_name(part)) == ("", "demo/night")
+
+
+def test_pictures_of_the_validation_photos_go_to_the_logger_every_n_epochs_if_asked_for(
+    trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    pictures = ("callbacks=pictures", "callbacks.pictures.every_n_epochs=2", "callbacks.pictures.strips=3")
+    run = trained(
+        tmp_path / "run",
+        *TINY,
+        *SMALL_BATCHES,
+        "logger=tensorboard",
+        "trainer.max_epochs=3",
+        "baseline=null",
+        *pictures,
+    )
+    reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events: Any = reader.EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    for name, size in (("val/map", None), ("val/neighbors", (8 * 72 + 8, 3 * 72))):
+        (event,) = events.Images(name)
+        assert event.step == [one.step for one in events.Images("val/roc")][1], "of the second epoch"
+        if size:
+            assert (event.width, event.height) == size, "three of the eight photos, with all others"
