@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from siamese_verify.cli.configuration import encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.initialization import earlier_people, initialized_configuration, take_weights
 from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
+from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
 from siamese_verify.cli.run_metadata import set_threads
@@ -78,7 +79,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
     refuse_used(folder, cfg.resume)
     with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
-        cfg = initialize(cfg, run)
+        check(cfg)  # also the second stage, before the first is trained
+        cfg = initialize(train_first_stage(cfg, run, signals), run)
         check(cfg)
         parts = compose(cfg)
         fit(parts, run, cfg, signals)
@@ -273,11 +275,12 @@ def with_stage(model: FaceModel, run: Recording) -> FaceModel:
     """The model whose last stage of training has the command, data and times of this run."""
     run.save()  # the time
     record, training = run.record, model.metadata.training
+    first = training["stages"][-2].get("seconds", 0.0) if record.configuration.get("pretrain") else 0.0
     own = {
         **training["stages"][-1],
         "data_sha256": record.data,
         "started": record.started,
-        "seconds": record.seconds,
+        "seconds": round(record.seconds - first, 1),
         "command": record.command,
     }
     training = {**training, "stages": [*training["stages"][:-1], own]}
