@@ -49,6 +49,7 @@ class FaceBatch(NamedTuple):
     images: Tensor  # (N,3,S,S) uint8, or (N,*shape) of an `InputSpec` for arrays
     labels: Tensor  # (N,) int64 identities
     tuples: Pairs | Triplets | None  # given by a pair or triplet sampler; None = a miner chooses
+    rows: Tensor | None = None  # (N / views,) int64 rows of the data set: its images are in blocks, one for each view
 
 
 class Photos(Protocol):

@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from siamese_verify import __version__
@@ -189,6 +190,7 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
     if invisible := [one for one in overrides if printable(one) != one]:  # Hydra would print it as it is
         Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
     follow_parent()
+    pass_on_search_path()
     if name == "train":
         overrides = report_user_errors(resume_arguments)(overrides)
     sys.argv = [f"siamese-verify {name}", *overrides]
@@ -198,6 +200,15 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
                 signal.signal(number, stop_before_start)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
+
+
+def pass_on_search_path() -> None:
+    """Let the runs of a sweep and the ranks of a run find the modules that this process finds.
+
+    They start by `python -m`, which looks in the working folder first; the command `siamese-verify` does not.
+    """
+    if sys.path[0] not in ("", str(Path.cwd())):
+        os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def stop_before_start(number: int, _: object) -> NoReturn:

@@ -180,10 +180,12 @@ def find_lfw_category(result: Result) -> str | None:
     model, photos = result.model, result.protocol.photos
     if not model or not isinstance(photos, LFWPhotos):
         return None
-    data = model.metadata.training.get("data")
-    disjoint = data != "lfw" or not has_training_people(photos)
+    training = model.metadata.training
+    sets = {training.get("data"), *(stage.get("data") for stage in training.get("stages") or [])}
+    disjoint = "lfw" not in sets or not has_training_people(photos)
+    data = next(iter(sets - {"lfw"}), "lfw") if disjoint else "lfw"  # outside data of any stage
     detector = result.cropper.spec.crop.kind == "box"
-    return lfw_category(data, model.metadata.training.get("pretrained"), detector=detector, disjoint=disjoint)
+    return lfw_category(data, training.get("pretrained"), detector=detector, disjoint=disjoint)
 
 
 def check_claim(result: Result, claim: str | None) -> None:

@@ -7,10 +7,12 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from siamese_verify.cli.configuration import check_values, hydra_command, make_encoder
+from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.data import FaceDataModule
 from siamese_verify.data.face_dataset import picture_of
 from siamese_verify.datasets import identity_name
@@ -26,6 +28,7 @@ SHOWN = 20  # pairs or triplets of a batch
 def preview(cfg: DictConfig) -> list[Path]:
     """Draw the first augmented batches of an epoch, one picture each; print the encoder's layers; return the paths."""
     check_values(cfg)
+    cfg = initialized_configuration(cfg, HydraConfig.get().overrides.task)
     encoder = make_encoder(cfg)
     spec = encoder.input_spec
     print(f"Layers of the encoder, from the lowest: {', '.join(layer.name for layer in list_layers(encoder))}")

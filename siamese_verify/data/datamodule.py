@@ -35,6 +35,20 @@ SIGNALS = tuple(  # that stop a run; Windows lacks some
 MEMORY = 2 * 2**30  # bytes of faces that are held in memory by default
 
 
+def check_views(multi_view: int, instances: bool, workers: int) -> None:
+    """Check arguments of `FaceDataModule`.
+
+    Raises:
+        InputError: a number out of range, or images that are labelled by themselves without a second view.
+    """
+    if multi_view < 1:
+        raise InputError(f"multi_view must be 1 or more views of an image, got {multi_view}.")
+    if instances and multi_view < 2:
+        raise InputError("instances=true needs positives of each image: set multi_view to 2 or more.")
+    if workers < 0:
+        raise InputError(f"workers must be a number of processes, or 0 for the training process, got {workers}.")
+
+
 class FaceDataModule(pl.LightningDataModule):
     """Training photos in the batches of a sampler, and photos of other people for validation and testing.
 
@@ -94,12 +108,7 @@ class FaceDataModule(pl.LightningDataModule):
         test: HeldOutShare | None = None,
     ) -> None:
         super().__init__()
-        if multi_view < 1:
-            raise InputError(f"multi_view must be 1 or more views of an image, got {multi_view}.")
-        if instances and multi_view < 2:
-            raise InputError("instances=true needs positives of each image: set multi_view to 2 or more.")
-        if workers < 0:
-            raise InputError(f"workers must be a number of processes, or 0 for the training process, got {workers}.")
+        check_views(multi_view, instances, workers)
         self.photos = photos
         self.validation_source = photos if validation is None else validation
         self.make_sampler = sampler

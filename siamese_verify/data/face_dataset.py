@@ -62,7 +62,7 @@ class FaceDataset(Dataset[FaceBatch]):
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(hash((self.seed, *map(int, rows))) % 2**63)
                 images = self.transform(images)
-        return FaceBatch(images, labels, tuples)
+        return FaceBatch(images, labels, tuples, torch.as_tensor(rows))
 
 
 def as_array(item: Any, spec: InputSpec, face: Image.Image | None = None) -> np.ndarray:

@@ -55,6 +55,16 @@ def split_by_identity(
     return Split(rest[train], rest[validation], tested)
 
 
+def check_share(share: float, max_samples_per_identity: int, max_identities: int | None) -> None:
+    """Raise InputError if an argument of `hold_out` is out of range."""
+    if not 0 < share < 1:
+        raise InputError(f"The share of identities to hold out must lie between 0 and 1, got {share}.")
+    if max_samples_per_identity < 2:
+        raise InputError(f"Genuine pairs need 2 or more photos of a held-out person, got {max_samples_per_identity}.")
+    if max_identities is not None and max_identities < 2:
+        raise InputError(f"Impostor pairs need 2 or more people held out, got {max_identities}.")
+
+
 def hold_out(
     identities: np.ndarray, share: float, max_samples_per_identity: int, seed: int, max_identities: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -74,12 +84,7 @@ def hold_out(
     Raises:
         InputError: an argument out of range, or fewer than two identities with two samples in one part.
     """
-    if not 0 < share < 1:
-        raise InputError(f"The share of identities to hold out must lie between 0 and 1, got {share}.")
-    if max_samples_per_identity < 2:
-        raise InputError(f"Genuine pairs need 2 or more photos of a held-out person, got {max_samples_per_identity}.")
-    if max_identities is not None and max_identities < 2:
-        raise InputError(f"Impostor pairs need 2 or more people held out, got {max_identities}.")
+    check_share(share, max_samples_per_identity, max_identities)
     index = IdentityIndex(identities)
     repeated = index.counts > 1
     limit = 1.0 if max_identities is None else min(1.0, max_identities / max(1, round(share * len(index))))

@@ -55,7 +55,8 @@ class TrainingRun:
 
     Attributes:
         configuration: composed and resolved, with absolute paths.
-        seen: what was trained and validated on, without photos.
+        seen: what was trained and validated on, without photos: two subsets of each stage, its own first.
+        is_complete: whether those of all earlier stages are known.
         tested: names of the photos held out of the training set for testing, None if it was tested on another protocol.
         protocol: name of what it was tested on.
     """
@@ -64,6 +65,7 @@ class TrainingRun:
     seen: list[TrainingSubset]
     tested: list[str] | None
     protocol: str
+    is_complete: bool = True
 
     def with_photos(self, photos: Photos) -> list[TrainingSubset]:
         """`seen` with the training photos, so that `find_leak` can compare files."""
@@ -95,11 +97,21 @@ class TrainingRun:
         return all_pairs(PhotoSubset(photos, np.array([rows[name] for name in self.tested])), self.protocol)
 
 
-def save_people(folder: Path, seen: Sequence[TrainingSubset], protocol: Protocol) -> None:
-    """Record who was trained and tested on, for later evaluations of the run."""
+def save_people(
+    folder: Path, seen: Sequence[TrainingSubset], protocol: Protocol, *, earlier_are_known: bool = True
+) -> None:
+    """Record who was trained and tested on, for later evaluations of the run.
+
+    Args:
+        folder: of the run.
+        seen: what it trained and validated on, then what each earlier stage did.
+        protocol: that it is tested on.
+        earlier_are_known: whether `seen` has all earlier stages.
+    """
     content = {
         "working folder": str(Path.cwd()),
         "seen": [{"namespace": subset.namespace, "people": sorted(subset.people)} for subset in seen],
+        "earlier stages are known": earlier_are_known,
         "protocol": protocol.name,
         "tested photos": list(protocol.photos.names) if isinstance(protocol.photos, PhotoSubset) else None,
     }
@@ -131,6 +143,7 @@ def read_training_run(model: str | Path) -> TrainingRun | None:
             [TrainingSubset(part["namespace"], frozenset(part["people"])) for part in people["seen"]],
             people["tested photos"],
             people["protocol"],
+            people.get("earlier stages are known", True),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:  # InputError is a ValueError
         raise InputError(f"The run {folder} is damaged ({error}): its {PEOPLE} or run.json cannot be read.") from None

@@ -11,7 +11,8 @@ from siamese_verify.run_record import RunRecord
 
 SEED = "seed"
 ABSENT = None  # value of a parameter that a run's configuration does not have
-ELSEWHERE = {"hydra", "sweep", "resume", "name", "logger"}  # say where or how a run ran, not what it is
+ELSEWHERE = {"hydra", "sweep", "resume", "name", "logger", "trust_code"}  # say where or how a run ran, not what it is
+CACHE = "cache"  # likewise, in any part
 
 
 def differing(records: Sequence[RunRecord], settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -77,7 +78,7 @@ def settings_of(record: RunRecord, folder: Path) -> dict[str, Any]:
 def _leaves(values: Mapping[str, Any], own: set[tuple[str, ...]], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
-        if not prefix and name in ELSEWHERE:
+        if name == CACHE or (not prefix and name in ELSEWHERE):
             continue
         if isinstance(value, Mapping):
             found |= _leaves(value, own, f"{prefix}{name}.")

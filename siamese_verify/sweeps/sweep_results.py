@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.run_record import RECORD, RunRecord
+from siamese_verify.run_record import RECORD, RunRecord, is_gone
 from siamese_verify.sweeps.run_differences import ABSENT, SEED, differing, settings_of
 from siamese_verify.tables import csv_cell
 
@@ -304,19 +302,9 @@ def _as_it_is(record: RunRecord, folder: Path) -> RunRecord:
     """The record of a run; one that says `running` of a process of this machine that is gone is a failed run."""
     if not record.host and (folder / "report" / "metrics.json").is_file():
         record = replace(record, status="finished")  # written before records had a status
-    if record.status == "running" and record.host == socket.gethostname() and not _alive(record.process):
+    if record.status == "running" and is_gone(record.host, record.process, (folder / RECORD).stat().st_mtime):
         record = replace(record, status="failed", error="Its process ended without a word.")
     return record
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # of another user
-    return True
 
 
 def _value(record: RunRecord, metric: str, mode: str) -> float | None:

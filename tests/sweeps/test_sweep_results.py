@@ -121,6 +121,8 @@ def test_copies_and_paths_of_a_run_do_not_differ(tmp_path: Path) -> None:
                 "trainer": {"default_root_dir": str(tmp_path / "sweep" / str(seed))},
                 "callbacks": {"dirpath": f"sweep/{seed}/checkpoints"},
                 "logger": {"version": f"v{seed}"},
+                "cache": f"/home/{seed}",
+                "data": {"cache": f"/home/{seed}"},
             },
             [f"seed={seed}", f"hydra.run.dir=sweep/{seed}"],
         )
