@@ -130,7 +130,7 @@ def test_the_options_of_visualize_are_those_on_the_page() -> None:
     visualize.add_arguments(parser)
     commands = re.findall(r"^\$ siamese-verify visualize (.+)$", SEEING, re.MULTILINE)
     assert len([parser.parse_args(shlex.split(command)) for command in commands]) == 3
-    named = set(re.findall(r"--[\w-]+", SEEING))
+    named = set(re.findall(r"--\w[\w-]+", SEEING))
     assert named == {option for action in parser._actions for option in action.option_strings} & named
     assert named >= {"--photos", "--seed", "--faces", "--no-pictures", "--no-umap"}
 
