@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from siamese_verify.sweeps.parameter_importance import importances
 from siamese_verify.sweeps.sweep_figures import sweep_figures
 from siamese_verify.sweeps.sweep_page import eer_text, spread_text
-from siamese_verify.sweeps.sweep_results import SweepResults, importances, read_sweep, shown
+from siamese_verify.sweeps.sweep_results import SweepResults, read_sweep, shown
 
 PICTURES = Path(__file__).parent / "sweeps"
 CHOSEN = ("parameter-0", "seeds")  # the first that a sweep has

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
+import socket
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +15,9 @@ from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 
 RECORD = "run.json"
+FIRST_STAGE = "pretraining"  # folder of the first stage within a run
 PLAIN = re.compile(r"\$\{((hydra|oc\.env|oc\.select|now):[^{}\[\]$]*|[\w./@-]+)\}")
+SLACK = 2.0  # seconds: the time when a process began is known to one
 Status = Literal["running", "finished", "failed", "stopped", "skipped"]
 
 
@@ -89,6 +94,31 @@ def record_of(folder: Path) -> RunRecord | None:
         return RunRecord.read(folder)
     except InputError:
         return None
+
+
+def is_gone(host: str, process: int, wrote: float = math.inf) -> bool:
+    """Whether a process has certainly ended; False in doubt, as on another machine or without /proc.
+
+    Args:
+        host: name of its machine.
+        process: its number there, which is another's if that one began later than it wrote.
+        wrote: when it last did, in seconds since the epoch.
+    """
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # of another user
+    try:
+        state, *numbers = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        booted = re.search(r"btime (\d+)", Path("/proc/stat").read_text())
+    except OSError:
+        return False
+    began = int(booted[1]) + int(numbers[18]) / os.sysconf("SC_CLK_TCK") if booted else 0.0
+    return state == "Z" or began > wrote + SLACK
 
 
 def has_plain_interpolations(text: str) -> bool:

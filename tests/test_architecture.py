@@ -21,6 +21,7 @@ LEVELS = (
     {"serving"},
     {"gallery"},
     {"verification", "training"},
+    {"methods"},
     {"models", "preparation"},
     {"data"},
     {"protocols"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import re
 import runpy
@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from siamese_verify import losses, miners
+from siamese_verify.cli import visualize
 from siamese_verify.cli.configuration import CONF
 from siamese_verify.training.module import pml_tuples
 
@@ -32,6 +33,7 @@ STARTED = (DOCS / "getting_started.md").read_text()
 GALLERY = (DOCS / "gallery.md").read_text()
 SERVING = (DOCS / "serving.md").read_text()
 TRAINING = (DOCS / "training.md").read_text()
+SEEING = (DOCS / "seeing.md").read_text()
 PAGES = {
     "losses": PAGE,
     "evaluation": EVALUATION,
@@ -113,6 +115,26 @@ def test_every_command_with_an_encoder_composes(
     assert cfg.encoder._target_.startswith("siamese_verify.encoders.")
 
 
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", SEEING, re.MULTILINE))
+def test_every_training_to_look_at_composes(
+    command: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    overrides = [one for one in shlex.split(command) if not one.startswith("hydra.run.dir=")]
+    cfg = configured("train", tmp_path, *overrides)
+    assert cfg.name in ("digits", "demo")
+    assert ("pictures" in cfg.callbacks) == ("callbacks=pictures" in overrides)
+
+
+def test_the_options_of_visualize_are_those_on_the_page() -> None:
+    parser = argparse.ArgumentParser()
+    visualize.add_arguments(parser)
+    commands = re.findall(r"^\$ siamese-verify visualize (.+)$", SEEING, re.MULTILINE)
+    assert len([parser.parse_args(shlex.split(command)) for command in commands]) == 3
+    named = set(re.findall(r"--\w[\w-]+", SEEING))
+    assert named == {option for action in parser._actions for option in action.option_strings} & named
+    assert named >= {"--photos", "--seed", "--faces", "--no-pictures", "--no-umap"}
+
+
 def test_every_encoder_is_on_the_page_of_training() -> None:
     named = set(re.findall(r"`(\w+)`", re.sub(r"^```.*?^```$", "", TRAINING, flags=re.DOTALL | re.MULTILINE)))
     assert named >= {path.stem for path in (CONF / "encoder").glob("*.yaml")}
@@ -187,14 +209,6 @@ def test_every_link_within_the_project_leads_somewhere(link: str) -> None:
     assert target.is_file()
     if anchor:
         assert anchor in {slug(heading) for heading in re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)}
-
-
-def test_the_notebook_imports_what_exists() -> None:
-    cells = json.loads((DOCS.parent / "notebooks" / "inside.ipynb").read_text(encoding="utf-8"))["cells"]
-    lines = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code").splitlines()
-    imports = [line for line in lines if line.startswith(("from ", "import "))]
-    assert imports
-    exec("\n".join(imports), {})
 
 
 def test_the_site_builds_with_every_page_and_link_and_loads_nothing_from_another_host(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def make_encoder(cfg: DictConfig) -> Encoder:
     from siamese_verify.encoders import create_encoder
 
     settings = encoder_settings(cfg)
-    if others := code_of_others(settings):
+    if (others := code_of_others(settings)) or cfg.get("initialize_from"):  # published weights are not needed
         return create_encoder(settings, others)
     return cast("Encoder", instantiate(cfg.encoder))
 
@@ -256,7 +256,7 @@ def _check(node: Any, path: str) -> None:
         return
     if not isinstance(node, DictConfig):
         return
-    hints = _hints(_value(node, "_target_"))
+    hints = _hints(str(_value(node, "_target_") or ""))
     for name in sorted(node, key=lambda name: name in COMPOSED):
         value = _value(node, name)
         place = f"{path}.{name}".lstrip(".")
@@ -287,9 +287,10 @@ def _named(node: DictConfig, name: Any, place: str) -> str:
     return text[2:-1] if text.startswith("${") and text.endswith("}") and text.count("$") == 1 else place
 
 
-def _hints(target: Any) -> dict[str, Any]:
+@cache
+def _hints(target: str) -> dict[str, Any]:
     """Type annotations of a class's or function's arguments; empty where they cannot be resolved."""
-    module, _, name = str(target or "").rpartition(".")
+    module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
         return get_type_hints(found.__init__ if inspect.isclass(found) else found)

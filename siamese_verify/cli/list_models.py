@@ -36,10 +36,11 @@ def run(options: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("model", "available", "size", "accuracy", "license of the weights")
+    table = Table("model", "available", "size", "accuracy", "trained by", "license of the weights")
     for entry in entries:
         size = f"{entry.megabytes:.0f} MB" if entry.megabytes else ""
-        row = (entry.name, "yes" if entry.available else "no", size, entry.accuracy or entry.note, entry.license)
+        available, accuracy = "yes" if entry.available else "no", entry.accuracy or entry.note
+        row = (entry.name, available, size, accuracy, entry.stages, entry.license)
         table.add_row(*(escape(printable(cell)) for cell in row))
     Console().print(table)
     return 0

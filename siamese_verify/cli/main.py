@@ -12,13 +12,14 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from siamese_verify import __version__
 from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.cli.user_errors import EXIT_BUG, EXIT_CTRL_C, EXIT_TEMPORARY, report_user_errors
 from siamese_verify.errors import printable
-from siamese_verify.sweeps.child_run import follow_parent
+from siamese_verify.sweeps.child_run import follow_parent, quote_elements
 from siamese_verify.sweeps.resume_sweep import resume_arguments
 
 
@@ -58,6 +59,11 @@ COMMANDS = {
         "compare evaluations side by side",
         "siamese_verify.cli.compare:run",
         "siamese_verify.cli.compare:add_arguments",
+    ),
+    "visualize": Command(
+        "draw what a network has learned: maps with photos, nearest neighbors, scores over the epochs",
+        "siamese_verify.cli.visualize:run",
+        "siamese_verify.cli.visualize:add_arguments",
     ),
     "verify": Command(
         "decide whether two photos show the same person",
@@ -183,7 +189,9 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
     """Run a Hydra command as `python -m` does, so that DDP finds out how to start its other processes."""
     if invisible := [one for one in overrides if printable(one) != one]:  # Hydra would print it as it is
         Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
+    overrides = [quote_elements(one) for one in overrides]
     follow_parent()
+    pass_on_search_path()
     if name == "train":
         overrides = report_user_errors(resume_arguments)(overrides)
     sys.argv = [f"siamese-verify {name}", *overrides]
@@ -193,6 +201,15 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
                 signal.signal(number, stop_before_start)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
+
+
+def pass_on_search_path() -> None:
+    """Let the runs of a sweep and the ranks of a run find the modules that this process finds.
+
+    They start by `python -m`, which looks in the working folder first; the command `siamese-verify` does not.
+    """
+    if sys.path[0] not in ("", str(Path.cwd())):
+        os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def stop_before_start(number: int, _: object) -> NoReturn:

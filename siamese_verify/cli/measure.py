@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from siamese_verify.data import CORRUPTIONS, FaceCropper, corrupt, describe_corruption
+from siamese_verify.data.face_dataset import picture_of
 from siamese_verify.datasets import LFWPhotos, has_training_people, lfw_category
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError, printable
@@ -33,13 +34,10 @@ from siamese_verify.evaluation import (
 from siamese_verify.evaluation.base_report import Report
 from siamese_verify.evaluation.embedding_file import EMBEDDINGS, write_embeddings
 from siamese_verify.evaluation.report import PAIRS_DIGEST
-from siamese_verify.faces import crop_face
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.models import FaceModel, embed_photos
 from siamese_verify.protocols import EvaluationSettings, HeldOutShare, PairProtocol, Protocol, made_of, sampled_pairs
 from siamese_verify.structures import InputSpec
-
-MIN_SIDE = 64  # pixels of the picture of an array
 
 
 @dataclass(frozen=True)
@@ -144,10 +142,12 @@ def find_lfw_category(result: Result) -> str | None:
     model, photos = result.model, result.protocol.photos
     if not (model and isinstance(photos, LFWPhotos) and isinstance(result.protocol, PairProtocol)):
         return None
-    data = model.metadata.training.get("data")
-    disjoint = data != "lfw" or not has_training_people(photos)
+    training = model.metadata.training
+    sets = {training.get("data"), *(stage.get("data") for stage in training.get("stages") or [])}
+    disjoint = "lfw" not in sets or not has_training_people(photos)
+    data = next(iter(sets - {"lfw"}), "lfw") if disjoint else "lfw"  # outside data of any stage
     detector = result.cropper.spec.crop.kind == "box"
-    return lfw_category(data, model.metadata.training.get("pretrained"), detector=detector, disjoint=disjoint)
+    return lfw_category(data, training.get("pretrained"), detector=detector, disjoint=disjoint)
 
 
 def check_claim(result: Result, claim: str | None) -> None:
@@ -236,18 +236,6 @@ def _save_scores(folder: Path, result: Result, protocol: PairProtocol, keep_embe
         )
     elif keep_embeddings:
         write_embeddings(folder / EMBEDDINGS, result.embeddings, people, names)
-
-
-def picture_of(item: Any, spec: InputSpec) -> Image.Image:
-    """The input of an encoder as an RGB image: a photo's crop, or the first channel of an array in its range."""
-    if isinstance(item, Image.Image):
-        return crop_face(item, spec)
-    array = np.atleast_2d(np.asarray(item, dtype=np.float64))
-    plane = array[(0,) * (array.ndim - 2)]  # (H,W); a vector is one row
-    low, high = plane.min(), plane.max()
-    gray = ((plane - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
-    enlarged = tuple(length * max(1, -(-MIN_SIDE // length)) for length in gray.shape[::-1])
-    return Image.fromarray(gray).resize(enlarged, Image.Resampling.NEAREST).convert("RGB")
 
 
 def further_protocols(cfg: DictConfig) -> dict[str, Protocol | HeldOutShare]:

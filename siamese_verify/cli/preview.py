@@ -7,15 +7,16 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from PIL import Image
-from torch import Tensor
 
 from siamese_verify.cli.configuration import check_values, hydra_command, make_encoder
-from siamese_verify.cli.measure import picture_of
+from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.data import FaceDataModule
+from siamese_verify.data.face_dataset import picture_of
 from siamese_verify.datasets import identity_name
+from siamese_verify.encoders import list_layers
 from siamese_verify.preparation import Cell, contact_sheet, in_rows, save_sheet
 from siamese_verify.protocols import HeldOutShare
 from siamese_verify.structures import FaceBatch, InputSpec, Pairs, Triplets
@@ -25,9 +26,12 @@ SHOWN = 20  # pairs or triplets of a batch
 
 
 def preview(cfg: DictConfig) -> list[Path]:
-    """Draw the first augmented batches of an epoch, one picture each; return their paths."""
+    """Draw the first augmented batches of an epoch, one picture each; print the encoder's layers; return the paths."""
     check_values(cfg)
-    spec = make_encoder(cfg).input_spec
+    cfg = initialized_configuration(cfg, HydraConfig.get().overrides.task)
+    encoder = make_encoder(cfg)
+    spec = encoder.input_spec
+    print(f"Layers of the encoder, from the lowest: {', '.join(layer.name for layer in list_layers(encoder))}")
     protocol = instantiate(cfg.protocol)
     share = protocol if isinstance(protocol, HeldOutShare) else None
     data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=spec, test=share)
@@ -52,7 +56,7 @@ def name_of(data: FaceDataModule, label: int) -> str:
 
 def rows_of(batch: FaceBatch, names: Sequence[str], spec: InputSpec) -> Iterator[Sequence[Cell]]:
     """Rows of pictures: one pair or triplet each, or the images by identity."""
-    images, tuples = [picture(image, spec) for image in batch.images], batch.tuples
+    images, tuples = [picture_of(image, spec) for image in batch.images], batch.tuples
     if isinstance(tuples, Pairs):
         triples = zip(tuples.anchor.tolist(), tuples.other.tolist(), tuples.same.tolist(), strict=True)
         kinds = sorted(triples, key=lambda pair: not pair[2])
@@ -77,11 +81,6 @@ def rows_of(batch: FaceBatch, names: Sequence[str], spec: InputSpec) -> Iterator
         for group in groups:
             yield [Cell(images[row], names[row]) for row in group]
         yield from in_rows([Cell(images[row], names[row]) for row in single])
-
-
-def picture(image: Tensor, spec: InputSpec) -> Image.Image:
-    """Image of a (3,S,S) uint8 tensor, or of an array."""
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) if spec.is_photo else picture_of(image, spec)
 
 
 @hydra_command("preview")

@@ -20,7 +20,7 @@ from siamese_verify.cli.configuration import CONF, refuse_code, targets_in, trus
 from siamese_verify.cli.recorded_run import is_first_process, shortest
 from siamese_verify.errors import InputError
 from siamese_verify.protocols.held_out import absolute_paths
-from siamese_verify.run_record import RECORD, RunRecord
+from siamese_verify.run_record import RECORD, RunRecord, is_gone
 from siamese_verify.sweeps.child_run import quoted
 from siamese_verify.sweeps.resume_sweep import FREE
 
@@ -154,15 +154,10 @@ def selected(configuration: DictConfig, key: str) -> Any:
 def refuse_running(run: ResumedRun) -> None:
     """Raise InputError if a run has not ended, as far as this machine knows."""
     record = run.record
-    if record.status != "running" or record.host != socket.gethostname() or record.process == os.getpid():
+    here = record.host == socket.gethostname() and record.process != os.getpid()
+    if run.folder is None or record.status != "running" or not here:
         return
-    command = Path("/proc") / str(record.process) / "cmdline"
-    try:
-        os.kill(record.process, 0)
-        running = not Path("/proc/self").exists() or b"siamese" in command.read_bytes()
-    except OSError:
-        running = False
-    if running:
+    if not is_gone(record.host, record.process, (run.folder / RECORD).stat().st_mtime):
         raise InputError(f"The run still runs, as process {record.process}: stop it first, by SIGTERM.")
 
 
@@ -215,13 +210,22 @@ def resumed_configuration(cfg: DictConfig, overrides: Sequence[str], folder: Pat
         return cfg, RunRecord()
     run = find_run(str(cfg.resume))
     resumed = saved_configuration(run)
-    refuse_code(OmegaConf.to_container(resumed), trusted_code(cfg), f"The run {cfg.resume}")
+    code: Any = OmegaConf.to_container(resumed)
+    pretrain = code.get("pretrain") or []
+    first = OverridesParser.create().parse_overrides([pretrain] if isinstance(pretrain, str) else pretrain)
+    code["of the first stage"] = [{"_target_": target} for target in named_code(first)]
+    refuse_code(code, trusted_code(cfg), f"The run {cfg.resume}")
     for one in OverridesParser.create().parse_overrides([one for one in overrides if one not in run.record.overrides]):
         key = setting_of(one)
         if key in FREE or key.startswith("logger."):
             OmegaConf.update(resumed, key, OmegaConf.select(cfg, key), force_add=True)
     resumed.resume = str(run.checkpoint.absolute()) if run.checkpoint else None
     if is_first_process():
-        (folder / COMPOSED).parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / COMPOSED, OmegaConf.to_yaml(resumed).encode())
+        save_configuration(resumed, folder)
     return resumed, run.record
+
+
+def save_configuration(cfg: DictConfig, folder: Path) -> None:
+    """Save the configuration of a run where Hydra has saved it as composed."""
+    (folder / COMPOSED).parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / COMPOSED, OmegaConf.to_yaml(cfg).encode())

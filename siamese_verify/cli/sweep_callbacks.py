@@ -13,7 +13,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from siamese_verify.cli.training_checks import check_run
@@ -22,6 +22,7 @@ from siamese_verify.sweeps.check_runs import refuse_invalid
 from siamese_verify.sweeps.resume_sweep import record_sweep, refuse_other_sweep
 from siamese_verify.sweeps.sweep_progress import SweepProgress
 from siamese_verify.sweeps.sweep_task import end_of_sweep, stop_at_signals
+from siamese_verify.sweeps.trial_pruning import refuse_password
 from siamese_verify.training.run_files import refuse_used
 
 
@@ -50,6 +51,9 @@ class WatchSweep(Callback):
 
     def _start(self, config: DictConfig) -> None:
         loader, folder = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), Path(config.hydra.sweep.dir)
+        if storage := OmegaConf.select(config, "hydra.sweeper.storage"):
+            written = OmegaConf.to_container(config.hydra.sweeper)
+            refuse_password(str(storage), str(cast("dict[str, Any]", written)["storage"]))
         refuse_other_sweep(folder, sys.argv[1:])
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
             refuse_invalid(loader, config, check_run)
@@ -62,10 +66,18 @@ class WatchSweep(Callback):
         return {}  # launchers pickle callbacks for their workers, where no sweep starts or ends
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Show the results and say how many runs finished; exit if others did not."""
+        """Show the results and say how many runs finished; exit if others did not, or if that cannot be shown.
+
+        Hydra only warns of what callbacks raise.
+        """
         try:
-            print(self.progress.finish(), flush=True)
-        finally:  # what is raised here Hydra would only warn of, and end with status 0
-            for number, handler in self.handlers.items():
-                signal.signal(number, handler)
-            end_of_sweep(Path(config.hydra.sweep.dir))
+            try:
+                print(self.progress.finish(), flush=True)
+            finally:
+                for number, handler in self.handlers.items():
+                    signal.signal(number, handler)
+                end_of_sweep(Path(config.hydra.sweep.dir))
+        except Exception as error:
+            if not isinstance(error, BrokenPipeError):  # which `main` answers
+                traceback.print_exc()
+            raise SystemExit(EXIT_BUG) from None

@@ -11,27 +11,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.accelerators import CPUAccelerator
-from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
+from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import encoder_settings, hydra_command, make_encoder
+from siamese_verify.cli.initialization import earlier_people, initialized_configuration, take_weights
 from siamese_verify.cli.measure import Result, further_protocols, measure, on_the_same, print_results, save_results
+from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
-from siamese_verify.cli.resume import resumed_arguments, resumed_configuration
+from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
 from siamese_verify.cli.run_metadata import set_threads
-from siamese_verify.cli.training_checks import DERIVED, check, check_run
+from siamese_verify.cli.training_checks import DERIVED, OF_MODULE, check, check_run, quiet_lightning, refuse_empty
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
 from siamese_verify.data.datamodule import ignore_signals
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
+from siamese_verify.evaluation.score_history import add_scores
 from siamese_verify.faces import ranges_of
 from siamese_verify.models import (
     FaceModel,
@@ -41,7 +43,7 @@ from siamese_verify.models import (
     load_checkpoint,
     save_bundle,
 )
-from siamese_verify.protocols import HeldOutShare, Protocol, refuse_leak, save_people
+from siamese_verify.protocols import HeldOutShare, Protocol, TrainingSubset, refuse_leak, save_people
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.sweep_task import SweepTask
 from siamese_verify.sweeps.trial_pruning import trial_of
@@ -51,7 +53,7 @@ from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
-OF_MODULE = ("cached_chunk", "freeze_batch_norm")  # settings of `trainer` that are the module's
+COMPARED = 64  # arrays of the validation set that an exported network is compared on
 ENDING = 30.0  # seconds that other ranks may take to end
 
 
@@ -64,6 +66,8 @@ class TrainingParts(NamedTuple):
     further: dict[str, tuple[Protocol, str]]  # other protocols by name, each with its leak
     module: VerificationModule
     trainer: pl.Trainer
+    seen: list[TrainingSubset]  # trained and validated on, in earlier stages too
+    all_known: bool  # whether `seen` has the people of all earlier stages
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
@@ -75,73 +79,82 @@ def train(cfg: DictConfig, folder: Path) -> float:
     cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
     refuse_used(folder, cfg.resume)
     with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
+        check(cfg)  # also the second stage, before the first is trained
+        cfg = initialize(train_first_stage(cfg, run, signals), run)
         check(cfg)
         parts = compose(cfg)
         fit(parts, run, cfg, signals)
         if parts.trainer.is_global_zero and not run.record.pruned:  # one process finishes
-            model = calibrated(best_model(parts), parts.data, cfg)
-            save_bundle(folder / "bundle", model, run.record.versions)
+            model = with_stage(calibrated(best_model(parts), parts.data, cfg), run)
+            save_bundle(folder / "bundle", model, run.record.versions, inputs=some_arrays(parts.data))
             report(model, parts, run, cfg)
     best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
     return math.nan if best is None else float(best)
 
 
+def initialize(cfg: DictConfig, run: Recording) -> DictConfig:
+    """The configuration with the encoder of the model that it starts from, if it does; saved and recorded."""
+    initialized = initialized_configuration(cfg, HydraConfig.get().overrides.task)
+    if initialized is not cfg:
+        if run.first:
+            save_configuration(initialized, run.folder)
+        run.record.configuration = cast("dict[str, Any]", OmegaConf.to_container(initialized, resolve=True))
+    return initialized
+
+
 def compose(cfg: DictConfig) -> TrainingParts:
     """Instantiate everything that a configuration names."""
     set_threads(cfg.threads)
-    for library in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)  # no advertisements between progress bars
+    quiet_lightning()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
     others = further_protocols(cfg)
     encoder = make_encoder(cfg)
-    if encoder.embedding_size < 1:
-        raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
+    take_weights(encoder, cfg)
+    refuse_empty(encoder)
     if code_of_others(encoder_settings(cfg)):
         log.info("The export of %s to ONNX is tried: its bundle will need it.", cfg.encoder._target_)
         export_network(encoder)
     with configuring("training set"):
         share = asked if isinstance(asked, HeldOutShare) else None
         data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
-    if isinstance(asked, HeldOutShare):
-        protocol, leak = data.test_protocol(cfg.data.name), ""
-    else:
-        protocol, leak = asked, refuse_leak(data.seen, asked, cfg.allow_leakage)
+    earlier, all_known = earlier_people(cfg)
+    seen = [*data.seen, *earlier]
+    protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
+    leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
     made = {name: on_the_same(one, protocol) for name, one in others.items()}
-    further = {name: (one, refuse_leak(data.seen, one, cfg.allow_leakage)) for name, one in made.items()}
-    module = compose_module(cfg, encoder, len(data.people))
+    further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in made.items()}
+    module = compose_module(cfg, encoder, data.num_identities, len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
-    return TrainingParts(data, protocol, leak, further, module, trainer)
+    return TrainingParts(data, protocol, leak, further, module, trainer, seen, all_known)
 
 
-def compose_module(cfg: DictConfig, encoder: Encoder, identities: int) -> VerificationModule:
-    """The LightningModule of encoder, loss, miner, optimizer and schedule; compared with the checkpoint to resume."""
+def compose_module(cfg: DictConfig, encoder: Encoder, identities: int, images: int) -> VerificationModule:
+    """The LightningModule of encoder, loss, miner, method and optimizer; compared with the checkpoint to resume."""
     derived = dict(zip(DERIVED, (identities, encoder.embedding_size), strict=True))
-    open_arguments = {name: value for name, value in derived.items() if name in cfg.loss and cfg.loss[name] is None}
+    open_arguments = unset(cfg.get("loss"), derived)
     optimizer = instantiate(cfg.optimizer)
     scheduler = instantiate(cfg.scheduler) if cfg.get("scheduler") else None
-    with configuring("optimizer"):  # tried on one weight: refused arguments show now
-        tried = optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
-    if scheduler:
-        with configuring("scheduler"):
-            scheduler(tried, 100)
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     miner = instantiate(cfg.miner) if cfg.get("miner") else None
-    loss = instantiate(cfg.loss, **open_arguments)
+    loss = instantiate(cfg.loss, **open_arguments) if cfg.get("loss") else None
+    sizes = {"images": images, "identities": identities}
+    method = instantiate(cfg.method)(encoder, **unset(cfg.method, sizes)) if cfg.get("method") else None
     settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
-    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, **settings)
+    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, method=method, **settings)
     if cfg.resume:
         check_resumed(Path(cfg.resume), module, configuration)
     return module
 
 
-def compose_trainer(cfg: DictConfig) -> pl.Trainer:
-    """Lightning's trainer with its loggers and callbacks.
+def unset(settings: DictConfig | None, derived: dict[str, int]) -> dict[str, int]:
+    """Those of the derived values whose setting is null."""
+    return {name: value for name, value in derived.items() if settings and name in settings and settings[name] is None}
 
-    Raises:
-        InputError: sync_batchnorm on CPUs.
-    """
+
+def compose_trainer(cfg: DictConfig) -> pl.Trainer:
+    """Lightning's trainer with its loggers and callbacks."""
     settings = copy.deepcopy(cfg).trainer
     with open_dict(settings):
         for name in OF_MODULE:
@@ -152,8 +165,6 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
             logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
             callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
         )
-    if cfg.trainer.get("sync_batchnorm") and isinstance(trainer.accelerator, CPUAccelerator):
-        raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
     return trainer
 
 
@@ -170,7 +181,7 @@ def describe(parts: TrainingParts, record: RunRecord) -> None:
         )
     record.data = parts.data.digest
     record.filtered = getattr(parts.data.photos, "filtered", "no")
-    record.tested_people = tested_people(parts.leak)
+    record.tested_people = tested_people(parts.leak, parts.all_known)
 
 
 def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSignals) -> None:
@@ -185,12 +196,15 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
     run.first = trainer.is_global_zero  # known for certain now
 
     def record_people(*_: Any) -> None:
-        save_people(run.folder, data.seen, parts.protocol, data.test_photos if data.test else None)
+        held_out = data.test_photos if data.test else None
+        save_people(run.folder, parts.seen, parts.protocol, held_out, earlier_are_known=parts.all_known)
 
     def record_validation(*_: Any) -> None:
         if not trainer.sanity_checking:
             values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
             run.add_validation(trainer.current_epoch, trainer.global_step, values, cfg.sweep.metric, cfg.sweep.mode)
+            if validation := parts.module.validation:
+                add_scores(run.folder, trainer.current_epoch, trainer.global_step, validation.histogram)
 
     if trial := trial_of(run.folder):  # on all ranks: they stop together
         trainer.callbacks.append(LambdaCallback(on_validation_end=trial.stop_if_hopeless))  # type: ignore[attr-defined]
@@ -204,6 +218,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
             log.info("%s photos were left out (%s): %s lists them.", left_out, counts, run.folder / "left_out.csv")
     stop = StopAfterStep(signals, run.folder / "checkpoints" / "last.ckpt")
     trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]
+    # The average of a step belongs into the checkpoint of that step.
+    trainer.callbacks.sort(key=lambda one: not isinstance(one, WeightAveraging))  # type: ignore[attr-defined]
     receive_signals_instead(trainer)
     watch, wait = RankWatch(trainer, run.end), 0.0
     run.end_others = partial(watch.close, 0.0)
@@ -215,7 +231,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
         wait = ENDING
         raise Stopped(stop.number, f"after step {trainer.global_step}") from None
     except RuntimeError as error:
-        lost = watch.lost_soon()
+        lost = watch.lost_soon(error)
         if lost is not None and signals.received:
             raise Stopped(signals.received, "within a step") from error
         if lost is not None:
@@ -238,6 +254,12 @@ def best_model(parts: TrainingParts) -> FaceModel:
     return load_checkpoint(Path(path), encoder=cast(Encoder, parts.module.encoder))
 
 
+def some_arrays(data: FaceDataModule) -> np.ndarray | None:
+    """Arrays of the validation set to compare networks on, None if they are photos."""
+    assert data.validation_set is not None
+    return None if data.spec.is_photo else data.validation_set.faces[:COMPARED].numpy()
+
+
 def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceModel:
     """The model with thresholds and score calibration measured on the validation people."""
     assert data.validation_set is not None
@@ -249,6 +271,22 @@ def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceM
         license=cfg.license or "",
     )
     return replace(model, metadata=measured)
+
+
+def with_stage(model: FaceModel, run: Recording) -> FaceModel:
+    """The model whose last stage of training has the command, data and times of this run."""
+    run.save()  # the time
+    record, training = run.record, model.metadata.training
+    first = training["stages"][-2].get("seconds", 0.0) if record.configuration.get("pretrain") else 0.0
+    own = {
+        **training["stages"][-1],
+        "data_sha256": record.data,
+        "started": record.started,
+        "seconds": round(record.seconds - first, 1),
+        "command": record.command,
+    }
+    training = {**training, "stages": [*training["stages"][:-1], own]}
+    return replace(model, metadata=replace(model.metadata, training=training))
 
 
 def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
@@ -269,7 +307,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
             "versions": record.versions,
             "data": record.data,
             "training set filtered": record.filtered,
-            "tested people": tested_people(leak),
+            "tested people": tested_people(leak, parts.all_known),
             "configuration": record.configuration,
         }
         save_results(folder / name, result, results[name][1:], details, keep_embeddings=cfg.keep_embeddings)
@@ -285,9 +323,17 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
             log.warning("The result on %s does not hold outside of the training set: %s.", protocol.name, leak)
 
 
-def tested_people(leak: str) -> str:
-    """Whether the people of a protocol were held out from training, in words; `leak` is "" if all were."""
-    return f"trained on in part: {leak}" if leak else "held out from training"
+def tested_people(leak: str, all_known: bool = True) -> str:
+    """Whether the people of a protocol were held out from training, in words.
+
+    Args:
+        leak: which were not; "" if none.
+        all_known: whether those that all earlier stages were trained on are known.
+    """
+    if leak:
+        return f"trained on in part: {leak}"
+    unknown = "" if all_known else ", but the model that it started from has no record of its people"
+    return f"held out from training{unknown}"
 
 
 @hydra_command("train", partial(SweepTask, check=check_run))

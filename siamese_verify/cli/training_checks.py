@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from siamese_verify import samplers
 from siamese_verify.cli.configuration import check_values, encoder_settings
-from siamese_verify.encoders import check_encoder
+from siamese_verify.cli.initialization import initialized_configuration
+from siamese_verify.cli.pretraining import composed, first_stage_overrides
+from siamese_verify.cli.user_errors import configuring, user_message
+from siamese_verify.data.datamodule import check_views
+from siamese_verify.data.identity_split import check_share
+from siamese_verify.encoders import Encoder, check_encoder
 from siamese_verify.errors import InputError
 from siamese_verify.losses.base import refuse_miner
+from siamese_verify.methods import Method
 from siamese_verify.models import code_of_others, load_checkpoint
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
+from siamese_verify.training import without_unhelpful_warnings
 from siamese_verify.training.module import VALIDATION_METRICS
 
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
+OF_MODULE = ("cached_chunk", "freeze_batch_norm", "frozen_layers", "layer_decay")  # of `trainer`, but the module's
+OF_RUN = (  # that not every machine can check, or that are of one run
+    *("accelerator", "devices", "num_nodes", "strategy", "precision", "sync_batchnorm", "deterministic", "plugins"),
+    *("default_root_dir", "logger", "callbacks", "enable_checkpointing", "enable_progress_bar"),
+)
 
 
 def check(cfg: DictConfig) -> None:
@@ -33,16 +54,20 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Check what can be checked of a configuration by itself, without its data; of each run of a sweep, before any.
+    """Check what can be checked of a configuration by itself, without its data.
 
     Raises:
         InputError: values of a wrong type, an unknown metric, a loss that cannot use the tuples of the sampler or
-            miner, an encoder that cannot be imported.
+            miner, an encoder that cannot be imported, values that a class refuses.
     """
     check_values(cfg)
     check_metric(cfg.sweep.metric, cfg.sweep.mode)
+    check_method(cfg)
     check_loss(cfg)
     check_encoder(encoder_settings(cfg))
+    check_batches(cfg)
+    check_optimizer(cfg)
+    check_trainer(cfg)
 
 
 def check_metric(metric: str, mode: str) -> None:
@@ -63,24 +88,179 @@ def check_run(cfg: DictConfig) -> None:
     """Check a run of a sweep before any is started: its settings, and the places of its data unless it runs elsewhere.
 
     Raises:
-        InputError: see `check_settings`; a setting without a value, a missing folder or file, GPUs that do not exist.
+        InputError: see `check_settings`; a setting without a value, an encoder that cannot be built, a missing folder
+            or file, GPUs that do not exist.
     """
-    check_settings(cfg)
-    trainer = cfg.trainer
-    if trainer.accelerator == "cpu" and trainer.get("sync_batchnorm"):
-        raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
-    for part in ("data", "protocol"):
+    try:
+        _check_run(cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(user_message(error, (cfg,)) or str(error)) from error
+
+
+def _check_run(cfg: DictConfig) -> None:
+    if cfg.get("pretrain"):
+        check_settings(composed(first_stage_overrides(cfg)))
+    if not runs_elsewhere():
+        cfg = initialized_configuration(cfg, HydraConfig.get().overrides.task)
+    for part in ("data", "protocol", "encoder"):
         if missing := sorted(OmegaConf.missing_keys(cfg[part])):
             raise InputError(f"{missing[0]} is required: add {missing[0]}=... to the command.")
-    if HydraConfig.get().launcher._target_.rpartition(".")[2].startswith(("Slurm", "Ray")):
-        return  # other machines have other GPUs and folders
+    check_settings(cfg)
+    if not code_of_others(encoder_settings(cfg)) and (
+        refused := refusal_of_encoder(OmegaConf.to_yaml({"encoder": encoder_settings(cfg)}))
+    ):
+        raise InputError(refused)
+    if runs_elsewhere():
+        return
     for place in ("data.root", "data.path", "protocol.root", "protocol.path"):
         path = OmegaConf.select(cfg, place)
         if isinstance(path, str) and "://" not in path and not Path(path).expanduser().exists():
             raise InputError(f"There is no {path}: correct {place}.")
+    trainer = cfg.trainer
     gpus = torch.cuda.device_count() if trainer.accelerator in ("gpu", "cuda") else None
     if gpus is not None and (gpus == 0 or (isinstance(trainer.devices, int) and trainer.devices > gpus)):
         raise InputError(f"trainer.devices={trainer.devices} asks for GPUs, but this machine has {gpus}.")
+
+
+def check_method(cfg: DictConfig) -> None:
+    """Check that a method of learning without labels can use loss, miner, sampler and views.
+
+    Raises:
+        InputError: it cannot, or the views would all be the same; without a method, there is no loss.
+    """
+    sampler, data = instantiate(cfg.sampler).func, cfg.datamodule
+    loss = instantiate(cfg.loss, _partial_=True).func if cfg.get("loss") else None
+    if not cfg.get("method"):
+        if loss is None:
+            raise InputError("Learning from labels needs a loss: set one, such as loss=triplet, or a method.")
+        if data.unlabelled or sampler is samplers.SemiSupervisedSampler:
+            raise InputError("Learning from labels has no use for photos without: set method=semi.")
+        return
+    method: type[Method] = instantiate(cfg.method, _partial_=True).func
+    method.check(loss, instantiate(cfg.miner) if cfg.get("miner") else None)
+    views = int(data.multi_view) + int(data.local_views)
+    method.check_views(views)
+    if sampler.__name__ in samplers.__all__ and not issubclass(sampler, method.sampler):
+        raise InputError(
+            f"{method.__name__} takes the batches of {method.sampler.__name__}, not of {sampler.__name__}: leave "
+            "sampler out."
+        )
+    if method.sampler is samplers.SemiSupervisedSampler and data.labelled_identities is data.labelled_samples is None:
+        raise InputError(
+            f"{method.__name__} needs photos without labels: set datamodule.labelled_identities or "
+            "datamodule.labelled_samples."
+        )
+    if views > 1 and not cfg.get("augmentation"):
+        raise InputError(
+            "The views of an image are all the same without augmentation: set augmentation=strong, or a transform of "
+            "yours."
+        )
+
+
+def runs_elsewhere() -> bool:
+    """Whether the runs of the present sweep are started on other machines, with other GPUs and folders."""
+    hydra = HydraConfig.get()
+    launcher = hydra.launcher._target_.rpartition(".")[2]
+    return hydra.mode == RunMode.MULTIRUN and launcher.startswith(("Slurm", "Ray"))
+
+
+@cache
+def refusal_of_encoder(settings: str) -> str | None:
+    """Why an encoder of ours cannot be built, in words; None if it can. Nothing is allocated or downloaded.
+
+    Args:
+        settings: YAML of a configuration with it.
+    """
+    own = OmegaConf.create(settings).encoder
+    if "pretrained" in own:
+        own.pretrained = False
+    with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+        return refusal_of("encoder", lambda: refuse_empty(instantiate(own)))
+
+
+def refuse_empty(encoder: Encoder) -> None:
+    """Raise InputError if an encoder's embeddings have no values."""
+    if encoder.embedding_size < 1:
+        raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
+
+
+def check_batches(cfg: DictConfig) -> None:
+    """Check the settings of sampler, augmentation and held-out people, whatever the data.
+
+    Raises:
+        InputError: a class refuses them.
+    """
+    sampler, data = instantiate(cfg.sampler), cfg.datamodule
+    if sampler.func.__module__.startswith("siamese_verify."):
+        people = max([2, *(value for value in cfg.sampler.values() if isinstance(value, int))])
+        others = np.full(people if data.unlabelled else 0, samplers.UNLABELLED)
+        sampler(identities=np.append(np.arange(people).repeat(2), others), seed=cfg.seed)
+    if cfg.get("augmentation"):
+        instantiate(cfg.augmentation)
+    check_views(data.multi_view, data.instances, data.workers)
+    if not data.validation:
+        check_share(data.validation_share, data.validation_max_samples_per_identity, data.validation_max_identities)
+
+
+def check_optimizer(cfg: DictConfig) -> None:
+    """Try optimizer and schedule on one weight.
+
+    Raises:
+        InputError: they refuse their settings.
+    """
+    with configuring("optimizer"):
+        optimizer = instantiate(cfg.optimizer)([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
+    if cfg.get("scheduler"):
+        with configuring("scheduler"):
+            instantiate(cfg.scheduler)(optimizer, 100)
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """Check the settings of Lightning's trainer that any machine can check.
+
+    Raises:
+        InputError: it refuses them, nothing would be trained, or sync_batchnorm is wanted on CPUs.
+    """
+    settings = cfg.trainer
+    no_gpu = settings.accelerator == "auto" and not runs_elsewhere() and torch.cuda.device_count() == 0
+    if settings.get("sync_batchnorm") and (settings.accelerator == "cpu" or no_gpu):
+        raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
+    for name in ("max_epochs", "max_steps"):
+        if settings.get(name) == 0:
+            raise InputError(f"trainer.{name}=0 trains nothing: set it to 1 or more.")
+    own = {name: value for name, value in settings.items() if name not in (*OF_MODULE, *OF_RUN)}
+    if refused := refusal_of_trainer(OmegaConf.to_yaml({"trainer": own})):
+        raise InputError(refused)
+
+
+@cache
+def refusal_of_trainer(settings: str) -> str | None:
+    """Why Lightning's trainer refuses settings, in words; None if it takes them on a CPU.
+
+    Args:
+        settings: YAML of a configuration with its arguments.
+    """
+    own = OmegaConf.create(settings).trainer
+    nothing = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet_lightning()
+    with without_unhelpful_warnings():
+        return refusal_of("trainer", lambda: instantiate(own, accelerator="cpu", **nothing))
+
+
+def quiet_lightning() -> None:
+    """Let Lightning print no advertisements between progress bars."""
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def refusal_of(part: str, create: Callable[[], object]) -> str | None:
+    """Why a part of a configuration cannot be created, in words; None if it can."""
+    try:
+        with configuring(part):
+            create()
+    except (InputError, HydraException) as error:
+        return user_message(error, ())
+    return None
 
 
 def check_loss(cfg: DictConfig) -> None:
@@ -89,6 +269,10 @@ def check_loss(cfg: DictConfig) -> None:
     Raises:
         InputError: it cannot, they do, or the loss refuses its own arguments.
     """
+    if not cfg.get("loss"):
+        return
+    if cfg.loss.get("sharded") and any("WeightAveraging" in one._target_ for one in cfg.callbacks.values() if one):
+        raise InputError("Weights that ranks share are not averaged: leave out callbacks=ema or loss.sharded=true.")
     loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
     sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
     accepted = getattr(loss, "takes", None)

@@ -54,6 +54,16 @@ def split_by_identity(
     return Split(rest[train], rest[validation], tested)
 
 
+def check_share(share: float, max_samples_per_identity: int, max_identities: int | None) -> None:
+    """Raise InputError if an argument of `hold_out` is out of range."""
+    if not 0 < share < 1:
+        raise InputError(f"The share of identities to hold out must lie between 0 and 1, got {share}.")
+    if max_samples_per_identity < 2:
+        raise InputError(f"Genuine pairs need 2 or more photos of a held-out person, got {max_samples_per_identity}.")
+    if max_identities is not None and max_identities < 2:
+        raise InputError(f"Impostor pairs need 2 or more people held out, got {max_identities}.")
+
+
 def hold_out(
     identities: np.ndarray, share: float, max_samples_per_identity: int, seed: int, max_identities: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -73,12 +83,7 @@ def hold_out(
     Raises:
         InputError: an argument out of range, or fewer than two identities with two samples in one part.
     """
-    if not 0 < share < 1:
-        raise InputError(f"The share of identities to hold out must lie between 0 and 1, got {share}.")
-    if max_samples_per_identity < 2:
-        raise InputError(f"Genuine pairs need 2 or more photos of a held-out person, got {max_samples_per_identity}.")
-    if max_identities is not None and max_identities < 2:
-        raise InputError(f"Impostor pairs need 2 or more people held out, got {max_identities}.")
+    check_share(share, max_samples_per_identity, max_identities)
     index = IdentityIndex(identities)
     repeated = index.counts > 1
     limit = 1.0 if max_identities is None else min(1.0, max_identities / max(1, round(share * len(index))))
@@ -96,3 +101,43 @@ def hold_out(
         for identity in np.flatnonzero(held_out).tolist()
     ]
     return np.flatnonzero(~held_out[index.numbers()]).astype(np.int32), np.sort(np.concatenate(chosen))
+
+
+def choose_labelled(
+    identities: np.ndarray, labelled_identities: int | None, labelled_samples: int | None, seed: int
+) -> np.ndarray:
+    """Choose identities, and samples of each, whose labels may be learned from.
+
+    Args:
+        identities: (N,) integers.
+        labelled_identities: to choose among those with two samples or more; None = all identities.
+        labelled_samples: to choose of each, at most, >= 2; None = all.
+        seed: of the choice. More identities or samples add to those of fewer.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        InputError: fewer than two identities or samples, or more identities than there are.
+    """
+    labelled = np.ones(len(identities), dtype=bool)
+    if labelled_samples is not None and labelled_samples < 2:
+        raise InputError(f"Genuine pairs need labelled_samples of 2 or more, got {labelled_samples}.")
+    if labelled_identities is None and labelled_samples is None:
+        return labelled
+    index, rng = IdentityIndex(identities), np.random.default_rng(seed)
+    if labelled_identities is not None:
+        repeated = np.flatnonzero(index.counts > 1)
+        if not 2 <= labelled_identities <= len(repeated):
+            raise InputError(
+                f"labelled_identities must be in 2 ... {len(repeated)}, the training people with two photos or more, "
+                f"got {labelled_identities}."
+            )
+        chosen = np.zeros(len(index), dtype=bool)
+        chosen[rng.permutation(repeated)[:labelled_identities]] = True
+        labelled = chosen[index.numbers()]
+    if labelled_samples is not None:
+        order = np.lexsort((rng.random(len(identities)), identities))  # random within an identity
+        place = np.arange(len(identities)) - np.repeat(index.starts, index.counts)
+        labelled[order[place >= labelled_samples]] = False
+    return labelled

@@ -2,6 +2,7 @@
 
 from siamese_verify.encoders.encoder import Encoder, MirroredEncoder, Pixels, raw_inputs
 from siamese_verify.encoders.inception_resnet import InceptionResNet
+from siamese_verify.encoders.layers import EncoderLayer, list_layers
 from siamese_verify.encoders.mobilefacenet import MobileFaceNet
 from siamese_verify.encoders.own_module import check_encoder, create_encoder, encoder_class, wrap_module
 from siamese_verify.encoders.perceptron import Perceptron
@@ -11,6 +12,7 @@ from siamese_verify.encoders.towers import Towers
 
 __all__ = [
     "Encoder",
+    "EncoderLayer",
     "IResNet",
     "InceptionResNet",
     "MirroredEncoder",
@@ -25,6 +27,7 @@ __all__ = [
     "check_encoder",
     "create_encoder",
     "encoder_class",
+    "list_layers",
     "raw_inputs",
     "wrap_module",
 ]

@@ -29,9 +29,11 @@ class Encoder(nn.Module):
 
     Attributes:
         always_normalizes: whether `forward` gives embeddings of unit length whatever `normalize` says.
+        is_parallel: whether it is two networks side by side.
     """
 
     always_normalizes = False
+    is_parallel = False
     mean: Tensor
     std: Tensor
 

@@ -14,7 +14,7 @@ WRAPPERS = re.compile(r"^(backbone\.)+")  # of an encoder, in the names of its p
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-class Layer(NamedTuple):
+class EncoderLayer(NamedTuple):
     """A layer of a network.
 
     Attributes:
@@ -26,25 +26,25 @@ class Layer(NamedTuple):
     parameters: tuple[str, ...]
 
 
-def list_layers(network: nn.Module) -> list[Layer]:
+def list_layers(network: nn.Module) -> list[EncoderLayer]:
     """The layers of a network, from the lowest: in order of registration, which in most networks is that of `forward`.
 
     A layer is a module with weights. `Sequential`, `ModuleList` and `ModuleDict` are as many as they hold; so is the
-    network itself, the one module that it wraps, and a module that holds a `ModuleList`, such as a transformer. A module
-    all of whose weights are vectors, such as a norm or a PReLU, belongs to the layer before it. Weights of a module that
-    is many layers, such as a transformer's positions, belong to its first. A network of timm is grouped as timm does it,
-    by its `group_matcher`. Each parameter is in exactly one layer; a shared one in the first.
+    network itself, the one module that it wraps, and a module that holds a `ModuleList`, such as a transformer. A
+    module all of whose weights are vectors, such as a norm or a PReLU, belongs to the layer before it. Weights of a
+    module that is many layers, such as a transformer's positions, belong to its first. A network of timm is grouped as
+    timm does it, by its `group_matcher`. Each parameter is in exactly one layer; a shared one in the first.
     """
     matrices = {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
     unique = {name for name, _ in network.named_parameters()}  # the first name of a shared one
-    layers: list[Layer] = []
+    layers: list[EncoderLayer] = []
     for name, parameters in _parts(network, ""):
         own = tuple(one for one in parameters if one in unique)
         vectors = matrices.isdisjoint(own)
         if layers and own and (vectors or matrices.isdisjoint(layers[-1].parameters)):
-            layers[-1] = Layer(layers[-1].name, layers[-1].parameters + own)
+            layers[-1] = EncoderLayer(layers[-1].name, layers[-1].parameters + own)
         elif own:
-            layers.append(Layer(WRAPPERS.sub("", name), own))
+            layers.append(EncoderLayer(WRAPPERS.sub("", name), own))
     return layers
 
 
@@ -78,7 +78,7 @@ def _timm_parts(network: Any, prefix: str) -> Iterator[tuple[str, list[str]]]:
         yield prefix + name, [f"{prefix}{one}" for one in names]
 
 
-def frozen_names(layers: Sequence[Layer], frozen: int | Sequence[str | int]) -> tuple[str, ...]:
+def frozen_names(layers: Sequence[EncoderLayer], frozen: int | Sequence[str | int]) -> tuple[str, ...]:
     """Names of the layers to freeze.
 
     Args:

@@ -32,6 +32,7 @@ class Towers(Encoder):
     """
 
     always_normalizes = True
+    is_parallel = True
 
     def __init__(self, left: Encoder, right: Encoder) -> None:
         if left.embedding_size != right.embedding_size:

@@ -16,7 +16,14 @@ from siamese_verify.evaluation.calibration_check import CalibrationCheck, check_
 from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
 from siamese_verify.evaluation.episodes import FewShotReport, few_shot_report
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
-from siamese_verify.evaluation.groups import DamagedRates, GroupRates, damaged_rates, group_reports
+from siamese_verify.evaluation.groups import (
+    DamagedRates,
+    GroupRates,
+    MeanOfGroups,
+    damaged_rates,
+    group_reports,
+    mean_of_groups,
+)
 from siamese_verify.evaluation.identification_rates import IdentificationReport, identification_report
 from siamese_verify.evaluation.impostor_tail import ImpostorTail
 from siamese_verify.evaluation.operating_points import (
@@ -60,6 +67,7 @@ __all__ = [
     "ImpostorTail",
     "Interval",
     "KFoldAccuracy",
+    "MeanOfGroups",
     "OperatingPoint",
     "PublishedCurve",
     "Representation",
@@ -93,6 +101,7 @@ __all__ = [
     "inverted_hint",
     "kfold_accuracy",
     "knn_decisions",
+    "mean_of_groups",
     "measure_representation",
     "min_cllr",
     "operating_point",

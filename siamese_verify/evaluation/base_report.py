@@ -69,7 +69,7 @@ class Tile(NamedTuple):
     text: str
 
 
-class Table(NamedTuple):
+class RateTable(NamedTuple):
     """A table of a page: the first column has words, the others figures."""
 
     heading: str
@@ -130,7 +130,7 @@ class Report(ABC):
         """Draw the figures of the page."""
         return []
 
-    def content(self) -> tuple[str, list[Tile], list[Table]]:
+    def content(self) -> tuple[str, list[Tile], list[RateTable]]:
         """Return what the page shows: a sentence that says what was measured, headline numbers and tables."""
         raise NotImplementedError(f"{type(self).__name__} has no content: define it, or save.")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.base_report import Failures, Report, Table, Tile
+from siamese_verify.evaluation.base_report import Failures, RateTable, Report, Tile
 from siamese_verify.evaluation.bootstrap import Interval, check_level
 from siamese_verify.evaluation.pair_intervals import clustered_rate_interval
 from siamese_verify.evaluation.scores import numbered, unit_rows
@@ -117,7 +117,7 @@ class FewShotReport(Report):
         """Return metrics for loggers, by name."""
         return {"accuracy": self.accuracy}
 
-    def content(self) -> tuple[str, list[Tile], list[Table]]:
+    def content(self) -> tuple[str, list[Tile], list[RateTable]]:
         """Return what the page shows."""
         nearest = "the mean of them" if self.classifier == "centroid" else "a single one of them"
         lead = (
@@ -130,7 +130,7 @@ class FewShotReport(Report):
         rows = [("over people: other people of the same kind", self.intervals.get("accuracy"))]
         rows.append(("over episodes: other draws from the same photos", self.over_episodes))
         about = "An interval over episodes shrinks with their number, however few people they are drawn from."
-        return lead, [tile], [Table("95 % intervals", about, ("of the accuracy", "from, to"), rows)]
+        return lead, [tile], [RateTable("95 % intervals", about, ("of the accuracy", "from, to"), rows)]
 
 
 def few_shot_report(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from siamese_verify.evaluation.acquisition import Acquisition
     from siamese_verify.evaluation.calibration_check import CalibrationCheck
-    from siamese_verify.evaluation.groups import DamagedRates, GroupRates
+    from siamese_verify.evaluation.groups import DamagedRates, GroupRates, MeanOfGroups
     from siamese_verify.evaluation.identification_rates import IdentificationReport
     from siamese_verify.evaluation.representation import Representation
     from siamese_verify.evaluation.score_file import PublishedCurve
@@ -79,6 +79,7 @@ class VerificationReport(Report):
         identification: rates of a search among many.
         representation: measures of the embeddings, of all pairs.
         groups: rates of groups of people at the common threshold.
+        mean_of_groups: of their own equal error rates.
         robustness: rates when photos are damaged.
         acquisition: failures to acquire and the generalized rates, where photos were searched for faces.
     """
@@ -106,6 +107,7 @@ class VerificationReport(Report):
     identification: IdentificationReport | None = None
     representation: Representation | None = None
     groups: tuple[GroupRates, ...] = ()
+    mean_of_groups: MeanOfGroups | None = None
     robustness: tuple[DamagedRates, ...] = ()
     acquisition: Acquisition | None = None
 
@@ -129,6 +131,8 @@ class VerificationReport(Report):
         for point in self.operating_points:
             if point.target == 0.01:
                 row["TAR@FAR=1%"] = {"rate": point.tar, "insufficient": point.insufficient}
+        if mean := self.mean_of_groups:
+            row["mean EER of groups"] = {"rate": mean.eer, "low": mean.low, "high": mean.high}
         if self.acquisition:
             row["FTA"] = {"rate": self.acquisition.failure_rate}
         if self.identification:

@@ -10,7 +10,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import checked_gallery
-from siamese_verify.evaluation.base_report import Failures, Report, Table, Tile
+from siamese_verify.evaluation.base_report import Failures, RateTable, Report, Tile
 from siamese_verify.evaluation.pair_intervals import mean_interval
 from siamese_verify.evaluation.scores import numbered, unit_rows
 
@@ -103,7 +103,7 @@ class RetrievalReport(Report):
 
         return [cmc_figure(self.cmc)]
 
-    def content(self) -> tuple[str, list[Tile], list[Table]]:
+    def content(self) -> tuple[str, list[Tile], list[RateTable]]:
         """Return what the page shows."""
         lead = (
             f"Each of {self.queries:,} photos of {self.people:,} people was compared with {self.gallery:,} photos, the "
@@ -135,7 +135,7 @@ class RetrievalReport(Report):
         }
         rows = [(text, self.named()[name], shown(name)) for name, text in names.items()]
         about = "Photos of other people come first among equally similar ones. Intervals are over people."
-        return lead, tiles, [Table("Retrieval", about, ("metric", "value", "95 % interval"), rows)]
+        return lead, tiles, [RateTable("Retrieval", about, ("metric", "value", "95 % interval"), rows)]
 
 
 def retrieval_report(

@@ -14,6 +14,7 @@ from siamese_verify.structures import Pairs, Triplets
 
 Result = TypeVar("Result", Tensor, MeasuredLoss)
 Miner = Callable[..., Any]  # ours or pytorch-metric-learning's
+NOBODY = -1  # label of a row that is nobody's
 
 
 class EmbeddingQueue(nn.Module):
@@ -60,7 +61,8 @@ class EmbeddingQueue(nn.Module):
         """Replace the oldest rows by (B, D) embeddings and (B,) labels; of more than `size` rows the last are kept.
 
         Under distributed training the rows of all ranks must be given, in the same order on each: what
-        `siamese_verify.training.gather_batch` returns. Nothing waits for a GPU.
+        `siamese_verify.training.gather_batch` returns. Nothing waits for a GPU. Of rows that are not finite, as an
+        overflow of mixed precision gives them, zeros of nobody are kept: they would spoil the loss of many batches.
         """
         if self._rows is None or len(self) == 0:
             self._rows = embeddings.new_empty(self.size, embeddings.shape[1])
@@ -73,9 +75,10 @@ class EmbeddingQueue(nn.Module):
         self._rows = self._rows.to(embeddings.device)
         self._labels = self._labels.to(embeddings.device)
         newest = embeddings[-self.size :]
+        finite = newest.isfinite().all(dim=1)
         place = (self._next + torch.arange(len(newest), device=embeddings.device)) % self.size
-        self._rows[place] = newest.to(self._rows)
-        self._labels[place] = labels[-self.size :].to(self._labels)
+        self._rows[place] = newest.to(self._rows).where(finite[:, None], 0)
+        self._labels[place] = labels[-self.size :].to(self._labels).where(finite, NOBODY)
         self._next = (self._next + len(newest)) % self.size
         self._filled = min(self._filled + len(newest), self.size)
 

@@ -62,7 +62,7 @@ class AdaFaceLoss(MarginSoftmax):
 
     The quality of a photo is the length of its embedding against a running mean and standard deviation of lengths:
     q = min(1, max(-1, concentration * (|z| - mean) / deviation)), without a gradient. In training they follow the
-    batch, of all processes; the first batch sets them.
+    batch, of all processes; the first batch sets them. Lengths that are not finite leave them as they are.
 
     Args:
         num_identities: identities of the training set, >= 1; labels number them from 0.
@@ -118,11 +118,12 @@ class AdaFaceLoss(MarginSoftmax):
         norms = norms.detach()
         batch = self._statistics(norms)
         running = torch.stack([self.mean, self.deviation]).to(norms.dtype)
-        running = batch.where(running.isnan(), running)
-        if self.training:
-            running = running.lerp(batch, self.momentum).where(~batch.isnan(), running)
+        if self.training:  # an overflow of mixed precision, whose step is skipped, must leave them as they are
+            moved = batch.where(running.isnan(), running.lerp(batch, self.momentum))
+            running = moved.where(batch.isfinite().all(), running)
             self.mean.copy_(running[0])
             self.deviation.copy_(running[1])
+        running = batch.where(running.isnan(), running)
         quality = (self.concentration * (norms - running[0]) / running[1].clamp(min=1e-3)).clamp(-1, 1)
         return ada_face_cosine(cosine, quality, self.margin)
 

@@ -9,8 +9,14 @@ if TYPE_CHECKING:
     from siamese_verify.models.bundle import Bundle, open_bundle
     from siamese_verify.models.engines import OnnxEngine, TorchEngine, embed_faces, embed_photos
     from siamese_verify.models.export import export_bundle, export_network, save_bundle
-    from siamese_verify.models.loading import FaceModel, load_bundle, load_checkpoint, load_model
-    from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, code_of_others, read_operating_points
+    from siamese_verify.models.loading import FaceModel, load_bundle, load_checkpoint, load_model, read_origin
+    from siamese_verify.models.metadata import (
+        PRETRAINED,
+        ModelMetadata,
+        code_of_others,
+        read_operating_points,
+        training_of,
+    )
     from siamese_verify.models.registry import ships_thresholds, store_thresholds
 
 _MODULES = {  # imported when a name is first used: verifying with a bundle needs no torch
@@ -27,10 +33,12 @@ _MODULES = {  # imported when a name is first used: verifying with a bundle need
     "load_bundle": "loading",
     "load_checkpoint": "loading",
     "load_model": "loading",
+    "read_origin": "loading",
     "PRETRAINED": "metadata",
     "ModelMetadata": "metadata",
     "code_of_others": "metadata",
     "read_operating_points": "metadata",
+    "training_of": "metadata",
     "ships_thresholds": "registry",
     "store_thresholds": "registry",
 }
@@ -51,9 +59,11 @@ __all__ = [
     "load_model",
     "open_bundle",
     "read_operating_points",
+    "read_origin",
     "save_bundle",
     "ships_thresholds",
     "store_thresholds",
+    "training_of",
 ]
 
 

@@ -15,7 +15,7 @@ from siamese_verify.faces import DETECTOR_FILES, load_networks
 from siamese_verify.faces.mtcnn import Networks
 from siamese_verify.models.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
 from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine
-from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points
+from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points, training_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -237,6 +237,64 @@ def load_bundle(folder: Path, trust_code: str | Collection[str] = (), encoder: E
     return FaceModel(found, bundle.metadata)
 
 
+class Origin(NamedTuple):
+    """What is known of a model without its weights.
+
+    Attributes:
+        configuration: of its encoder; empty if only its author's script can create it.
+        training: see `ModelMetadata`.
+        weights_sha256: empty for a checkpoint.
+    """
+
+    configuration: dict[str, Any]
+    training: dict[str, Any]
+    weights_sha256: str
+
+
+def read_origin(name: str | Path) -> Origin:
+    """What a model is, by its manifest or checkpoint; no code is imported for it, and no encoder created.
+
+    Args:
+        name: a pretrained name, a bundle folder, a run folder or a checkpoint.
+
+    Raises:
+        InputError: there is no such model, it is damaged, or has no weights for torch.
+    """
+    if str(name) in PRETRAINED:
+        target = "siamese_verify.encoders.InceptionResNet"
+        return Origin({"_target_": target, "pretrained": str(name)}, {"data": str(name), "pretrained": str(name)}, "")
+    if Path(name).is_file():
+        settings = _read_checkpoint(name, lazily=True)[0]
+        return Origin(dict(settings.get("encoder") or {}), training_of(settings), "")
+    bundle = open_bundle(bundle_folder(name))
+    if WEIGHTS not in bundle.files:
+        raise InputError(f"The bundle {bundle.folder} has no weights for torch: use the one that it was made from.")
+    metadata = bundle.metadata
+    return Origin(dict(metadata.configuration), dict(metadata.training), metadata.weights_sha256)
+
+
+def _read_checkpoint(path: str | Path, lazily: bool = False) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Configuration, state of the encoder and last validation of a checkpoint, read without unpickling code.
+
+    Args:
+        path: of the checkpoint.
+        lazily: read weights only when they are used.
+
+    Raises:
+        InputError: the file is not such a checkpoint.
+    """
+    import torch
+
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
+        state = {k.removeprefix("encoder."): v for k, v in checkpoint["state_dict"].items() if k.startswith("encoder.")}
+        settings = dict(checkpoint.get("hyper_parameters") or {})
+        training_of(settings), dict(settings.get("encoder") or {})  # which must be what they are here
+        return settings, state, dict(checkpoint.get("validation") or {})
+    except Exception as error:  # torch's unpickler raises anything, and advises to trust the file
+        raise InputError(f"{path} is not a checkpoint of siamese-verify ({type(error).__name__}).") from None
+
+
 def load_checkpoint(
     path: str | Path, trust_code: str | Collection[str] = (), encoder: Encoder | None = None
 ) -> FaceModel:
@@ -250,18 +308,9 @@ def load_checkpoint(
     Raises:
         InputError: the file is not such a checkpoint; see `load_model`.
     """
-    import torch
-
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        settings = dict(checkpoint.get("hyper_parameters") or {})
-        configuration = dict(settings.get("encoder") or {})
-        state = {k.removeprefix("encoder."): v for k, v in checkpoint["state_dict"].items() if k.startswith("encoder.")}
-        measured = dict(checkpoint.get("validation") or {})
-        data = (settings.get("data") or {}).get("name")
-    except Exception as error:  # torch's unpickler raises anything, and advises to trust the file
-        raise InputError(f"{path} is not a checkpoint of siamese-verify ({type(error).__name__}).") from None
-    people = f"all {measured.get('pairs', 0):,} pairs of the people held out from {data or 'its'} training"
+    settings, state, measured = _read_checkpoint(path)
+    configuration, training = dict(settings.get("encoder") or {}), training_of(settings)
+    people = f"all {measured.get('pairs', 0):,} pairs of the people held out from {training['data'] or 'its'} training"
     return FaceModel.create(
         str(path),
         build_encoder(configuration, state, trust_code, encoder),
@@ -269,7 +318,7 @@ def load_checkpoint(
         read_operating_points(measured.get("operating_points", [])),
         eer_threshold=measured.get("eer_threshold"),
         measured_on=people if measured else "",
-        training={"data": data, "pretrained": configuration.get("pretrained")},
+        training=training,
         metrics=measured,
     )
 

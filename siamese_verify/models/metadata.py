@@ -53,7 +53,9 @@ class ModelMetadata:
         operating_points: thresholds by false accept rate; empty if none were measured.
         eer_threshold: of the same measurement; None without one.
         measured_on: data and pairs of the measurement.
-        training: data that the weights were trained on: `data` and `pretrained`, each a name or None.
+        training: data that the weights were trained on: `data` and `pretrained`, each a name or None; and `stages`, one
+            after the other, each with `method`, `loss` and `data`, and where a run has recorded them the SHA-256 of the
+            data, `started`, `seconds` and `command`.
         metrics: of the same measurement.
         score_calibration: likelihood ratios and impostor tail of its scores; None if not measured.
         quality: by the names of `siamese_verify.faces.Quality`, lowest and highest value of the faces that the scores
@@ -70,7 +72,7 @@ class ModelMetadata:
     operating_points: tuple[OperatingPoint, ...] = ()
     eer_threshold: float | None = None
     measured_on: str = ""
-    training: dict[str, str | None] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     score_calibration: ScoreCalibration | None = None
     quality: dict[str, Range] = field(default_factory=dict)
@@ -232,6 +234,34 @@ class ModelMetadata:
         )
 
 
+def training_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Field `training` of the metadata of a model, by the composed configuration of its run; see `ModelMetadata`."""
+    data = (settings.get("data") or {}).get("name")
+    method, loss = settings.get("method"), (settings.get("loss") or {}).get("_target_")
+    method = method.get("_target_") if isinstance(method, Mapping) else method
+    stage = {
+        "method": str(method or "supervised").rpartition(".")[2],
+        "loss": str(loss).rpartition(".")[2] if loss else None,
+        "data": data,
+    }
+    stages = [*(settings.get("earlier_stages") or []), *([stage] if loss or data else [])]
+    return {"data": data, "pretrained": (settings.get("encoder") or {}).get("pretrained"), "stages": stages}
+
+
+def stages_in_words(training: Mapping[str, Any]) -> str:
+    """The stages of a training, such as "SimCLR on lfw, then TripletLoss on lfw"; empty if none are recorded."""
+    return ", then ".join(
+        f"{stage.get('loss') if method in (None, 'supervised') else method} on {stage.get('data')}"
+        for stage in _stages(training)
+        for method in [stage.get("method")]
+    )
+
+
+def _stages(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    stages = training.get("stages")
+    return [stage for stage in stages if isinstance(stage, Mapping)] if isinstance(stages, list) else []
+
+
 def code_of_others(configuration: Mapping[str, Any]) -> tuple[str, ...]:
     """Targets that a configuration of an encoder names besides those of this package, such as `my_package.MyNet`.
 
@@ -299,11 +329,13 @@ def model_card(metadata: ModelMetadata, checks: Mapping[str, Any]) -> str:
     """Return the model card in Markdown; `checks` say how the ONNX network was compared with the weights."""
     spec = metadata.input_spec
     kind = str(metadata.configuration.get("_target_") or "Encoder").rpartition(".")[2]
-    trained = ", ".join(f"{name}: {value}" for name, value in metadata.training.items() if value) or "unknown"
+    named = {name: value for name, value in metadata.training.items() if value and name != "stages"}
+    trained = ", ".join(f"{name}: {value}" for name, value in named.items()) or "unknown"
     code = " and ".join(f"`{name}`" for name in metadata.needs_code if name) or "its author's class"
     facts = {
         "trained on": trained,
         **({"weights for torch": f"need {code}, the ONNX network needs no code"} if metadata.needs_code else {}),
+        **({"stages of training": words} if (words := stages_in_words(metadata.training)) else {}),
         "input": f"RGB faces of {spec.size} x {spec.size} pixels, aligned as {alignment_name(spec.crop)}"
         if spec.is_photo
         else f"arrays of {spec.dtype} and shape {spec.shape}",
@@ -315,8 +347,10 @@ def model_card(metadata: ModelMetadata, checks: Mapping[str, Any]) -> str:
         f"# {kind}, {metadata.embedding_size} dimensions",
         "A model of face verification, made by siamese-verify: `siamese-verify verify A B --model FOLDER`.",
         _table(("", ""), facts.items()),
-        "## Accuracy",
     ]
+    if stages := [_stage_row(stage) for stage in _stages(metadata.training) if stage.get("command")]:
+        parts += ["## Training", _table(("data", "SHA-256 of the data", "started", "minutes", "command"), stages)]
+    parts.append("## Accuracy")
     if metadata.operating_points:
         parts.append(f"Measured on {metadata.measured_on}.")
         if isinstance(eer := metadata.metrics.get("eer"), float):
@@ -339,6 +373,14 @@ def _table(header: tuple[str, ...], rows: Any) -> str:
     """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
+
+
+def _stage_row(stage: Mapping[str, Any]) -> tuple[str, ...]:
+    """Row of a stage of training in the model card."""
+    seconds, command = stage.get("seconds"), " ".join(str(stage["command"]).split()).replace("|", "\\|")
+    minutes = f"{seconds / 60:.1f}" if isinstance(seconds, int | float) else ""
+    known = (str(stage.get(name) or "") for name in ("data", "data_sha256", "started"))
+    return *known, minutes, f"`{command}`"
 
 
 def _operating_row(point: OperatingPoint, metadata: ModelMetadata) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from siamese_verify.errors import InputError, printable
 from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.faces import FaceDetector
 from siamese_verify.models.bundle import FORMAT, MANIFEST, open_bundle
-from siamese_verify.models.metadata import PRETRAINED, read_operating_points, read_quality
+from siamese_verify.models.metadata import PRETRAINED, read_operating_points, read_quality, stages_in_words
 
 if TYPE_CHECKING:
     from siamese_verify.models.loading import FaceModel
@@ -141,6 +141,7 @@ class ModelEntry:
         license: of the weights.
         accuracy: in words.
         note: how to get it, or what is wrong with it.
+        stages: of its training, in words.
     """
 
     name: str
@@ -149,6 +150,7 @@ class ModelEntry:
     license: str
     accuracy: str
     note: str = ""
+    stages: str = ""
 
 
 def list_models(root: Path) -> Iterator[ModelEntry]:
@@ -175,4 +177,5 @@ def describe_bundle(folder: Path, name: str) -> ModelEntry:
     metadata = bundle.metadata
     eer = metadata.metrics.get("eer")
     accuracy = f"EER {eer:.2%} on {metadata.measured_on}" if isinstance(eer, float) else "not measured"
-    return ModelEntry(name, True, bundle.size() / 2**20, metadata.license or "not stated", accuracy)
+    stages = stages_in_words(metadata.training)
+    return ModelEntry(name, True, bundle.size() / 2**20, metadata.license or "not stated", accuracy, stages=stages)

@@ -100,7 +100,8 @@ class TrainingRun:
 
     Attributes:
         configuration: composed and resolved, with absolute paths.
-        seen: what was trained and validated on, without photos.
+        seen: what was trained and validated on, without photos: two subsets of each stage, its own first.
+        is_complete: whether those of all earlier stages are known.
         tested: names of the photos held out of the training set for testing, None if it was tested on another protocol.
         protocol: name of what it was tested on.
     """
@@ -109,6 +110,7 @@ class TrainingRun:
     seen: list[TrainingSubset]
     tested: list[str] | None
     protocol: str
+    is_complete: bool = True
 
     def with_photos(self, photos: Photos) -> list[TrainingSubset]:
         """`seen` with the training photos, so that `find_leak` can compare files."""
@@ -143,23 +145,35 @@ class TrainingRun:
 
 
 def save_people(
-    folder: Path, seen: Sequence[TrainingSubset], protocol: Protocol, held_out: PhotoSubset | None = None
+    folder: Path,
+    seen: Sequence[TrainingSubset],
+    protocol: Protocol,
+    held_out: PhotoSubset | None = None,
+    *,
+    earlier_are_known: bool = True,
 ) -> None:
     """Record who was trained and tested on, for later evaluations of the run.
 
     Args:
         folder: of the run.
-        seen: what was trained and validated on.
+        seen: what it trained and validated on, then what each earlier stage did.
         protocol: what it is tested on.
         held_out: photos of people held out of the training set for it, if any were.
+        earlier_are_known: whether `seen` has all earlier stages.
     """
     content = {
         "working folder": str(Path.cwd()),
         "seen": [{"namespace": subset.namespace, "people": sorted(subset.people)} for subset in seen],
+        "earlier stages are known": earlier_are_known,
         "protocol": protocol.name,
         "tested photos": list(held_out.names) if held_out else None,
     }
     atomic_write(folder / PEOPLE, json.dumps(content, indent=1).encode(), private=True)
+
+
+def run_folder(model: str | Path) -> Path | None:
+    """Folder of the run that a model is of, see `read_training_run`; None for a model outside of a run."""
+    return next((one for one in (Path(model), *Path(model).parents[:2]) if (one / PEOPLE).is_file()), None)
 
 
 def read_training_run(model: str | Path) -> TrainingRun | None:
@@ -171,7 +185,7 @@ def read_training_run(model: str | Path) -> TrainingRun | None:
     Raises:
         InputError: it is damaged.
     """
-    folder = next((one for one in (Path(model), *Path(model).parents[:2]) if (one / PEOPLE).is_file()), None)
+    folder = run_folder(model)
     if folder is None:
         return None
     try:
@@ -182,6 +196,7 @@ def read_training_run(model: str | Path) -> TrainingRun | None:
             [TrainingSubset(part["namespace"], frozenset(part["people"])) for part in people["seen"]],
             people["tested photos"],
             people["protocol"],
+            people.get("earlier stages are known", True),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:  # InputError is a ValueError
         raise InputError(f"The run {folder} is damaged ({error}): its {PEOPLE} or run.json cannot be read.") from None

@@ -12,7 +12,6 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from tqdm import tqdm
 
@@ -80,20 +79,11 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
 
 
 def refusal(check: Callable[[DictConfig], None], config: DictConfig) -> str | None:
-    """Why a configuration with Hydra's part cannot work, in words; None if it can.
-
-    Raises:
-        InstantiationException: a constructor raised another error than InputError.
-    """
+    """Why a configuration with Hydra's part cannot work, in words; None if it can."""
     try:
         check(config_of_task(config))
-    except (InputError, InstantiationException) as error:  # the latter of a constructor that refuses its values
-        reason: BaseException | None = error
-        while reason is not None and not isinstance(reason, InputError):
-            reason = reason.__cause__
-        if reason is None:
-            raise
-        return str(reason)
+    except InputError as error:
+        return str(error)
     return None
 
 
@@ -122,6 +112,7 @@ def composed(loader: ConfigLoaderImpl, sweep: DictConfig, runs: Sequence[Sequenc
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         with read_write(config.hydra), read_write(config.hydra.runtime):
             config.hydra.job.num, config.hydra.job.id = number, str(number)
+            config.hydra.overrides.task = [*overrides]
             HydraConfig.instance().set_config(config)
             folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir))
             config.hydra.runtime.output_dir = str(folder.absolute())

@@ -33,7 +33,7 @@ from siamese_verify.sweeps.check_runs import composed, refusal
 from siamese_verify.sweeps.run_lock import ALIVE, TAKEN, claim, is_claimed, one_at_a_time
 from siamese_verify.sweeps.search_space import SearchSpace, parse_search_space
 from siamese_verify.sweeps.sweep_task import SweepTask, gave_up_file, stop_file
-from siamese_verify.sweeps.trial_pruning import TRIAL, open_storage
+from siamese_verify.sweeps.trial_pruning import TRIAL, open_storage, refuse_password
 
 ATTEMPTS = 100  # draws for one trial, of which all may be combinations that cannot work
 TRIES = 5  # of other numbers with the same choices, which are then not checked again
@@ -50,7 +50,8 @@ class SearchSettings:
     Attributes:
         n_trials: of the study, by all processes that share it.
         n_jobs: trials that a launcher gets at once; hydra/launcher=local takes one whenever one ends instead.
-        storage: file of the study, or the URL of a database; None for a file in the folder of the sweep.
+        storage: file of the study, or the URL of a database, whose password is in a variable; None for a file in the
+            folder of the sweep.
         study_name: in the storage.
         sampler: with a `_target_` such as optuna.samplers.TPESampler. Its `seed` makes that of each trial, which
             depends on neither the process that draws it nor the number of processes.
@@ -114,6 +115,7 @@ class SharedStudy:
         metric: that is optimised.
         mode: min or max.
         refusal: why overrides cannot work, in words; None if they can.
+        named: the storage as the configuration names it, such as by a variable, see `refuse_password`.
 
     Raises:
         InputError: the storage holds a study of this name with another search space, metric or mode; a grid over an
@@ -128,6 +130,7 @@ class SharedStudy:
         metric: str,
         mode: str,
         refusal: Callable[[Sequence[str]], str | None] = lambda overrides: None,
+        named: str | None = None,
     ) -> None:
         self.settings, self.space, self.refusal = settings, space, refusal
         self.refused: Counter[tuple[str, ...]] = Counter()  # how often choices were refused, whatever the numbers
@@ -136,6 +139,8 @@ class SharedStudy:
         self.metric = metric
         location = settings.storage or str(self.folder / JOURNAL)
         self.location = location if "://" in location else str(Path(location).absolute())
+        refuse_password(self.location, named)
+        self.named = named if named and "${oc.env:" in named else self.location  # what files and messages may show
         self.turn = Path(f"{self.location}.turn") if "://" not in location else self.folder / f"{JOURNAL}.turn"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.held: dict[int, BinaryIO | None] = {}  # runs of this process's trials
@@ -156,7 +161,7 @@ class SharedStudy:
         for name, earlier in self.study.user_attrs[SEARCHED].items():
             if earlier != described[name]:
                 raise InputError(
-                    f"The study {settings.study_name} in {self.location} has the {name} {earlier}, not "
+                    f"The study {settings.study_name} in {self.named} has the {name} {earlier}, not "
                     f"{described[name]}: search with the same, or set another hydra.sweep.dir."
                 )
         self.sampler: BaseSampler = instantiate(settings.sampler)
@@ -186,32 +191,39 @@ class SharedStudy:
         with one_at_a_time(self.turn):
             trials = self.study.get_trials(deepcopy=False)
             for trial in trials:
-                run = Path(trial.user_attrs.get("folder", ""))
-                cut = trial.state == TrialState.RUNNING and run.parent == self.folder and trial.number not in self.taken
-                if not cut or is_claimed(run / ALIVE) or is_claimed(run / TAKEN):
+                run = self.folder / str(trial.number)
+                ours = trial.user_attrs.get("sweep") == str(self.folder) and trial.number not in self.taken
+                if not ours or trial.state != TrialState.RUNNING or is_claimed(run / ALIVE) or is_claimed(run / TAKEN):
                     continue
-                if (record := record_of(run)) and record.status in ("finished", "failed"):
-                    self.tell(trial.number, None)  # it ended after the search had died
+                record = record_of(run)
+                if "overrides" not in trial.user_attrs or (record and record.status in ("finished", "failed")):
+                    self.tell(trial.number, None)  # it ended after the search had died, or never began
                     continue
                 self._take(trial.number)
                 return trial.number, list(trial.user_attrs["overrides"])
             if len(trials) >= self.n_trials:
                 return None
-            texts, drawn = self.draw(trials)
-            study_id = self.storage.get_study_id_from_name(self.settings.study_name)
-            number = len(trials)
-            overrides = self.space.overrides(texts)
-            attributes = {"overrides": overrides, "folder": str(self.folder / str(number))}
-            template = optuna.create_trial(
-                state=TrialState.RUNNING,
-                params=self.space.values(texts),
-                distributions=drawn.distributions,
-                user_attrs=attributes,
-                system_attrs=drawn.system_attrs,
-            )
-            self.storage.create_new_trial(study_id, template)
+            number, overrides = self.create_trial(trials)
             self._take(number)
         self.write_trial(number)
+        return number, overrides
+
+    def create_trial(self, trials: Sequence[FrozenTrial]) -> tuple[int, list[str]]:
+        """Create a trial whose number is what the storage gives it, and draw its combination."""
+        texts, drawn = self.draw(trials)
+        study_id = self.storage.get_study_id_from_name(self.settings.study_name)
+        template = optuna.create_trial(state=TrialState.RUNNING, user_attrs={"sweep": str(self.folder)})
+        trial_id = self.storage.create_new_trial(study_id, template)
+        number = self.storage.get_trial_number_from_id(trial_id)
+        if number != len(trials):  # a search in another folder, which shares a database, was faster
+            texts, drawn = self.draw(self.study.get_trials(deepcopy=False)[:number])
+        for name, value in self.space.values(texts).items():
+            found = drawn.distributions[name]
+            self.storage.set_trial_param(trial_id, name, found.to_internal_repr(value), found)
+        for key, attribute in drawn.system_attrs.items():
+            self.storage.set_trial_system_attr(trial_id, key, attribute)
+        overrides = self.space.overrides(texts)
+        self.storage.set_trial_user_attr(trial_id, "overrides", overrides)
         return number, overrides
 
     def _take(self, number: int) -> None:
@@ -257,7 +269,7 @@ class SharedStudy:
         if isinstance(self.pruner, optuna.pruners.NopPruner):
             return
         trial = {
-            "storage": self.location,
+            "storage": self.named,
             "study_name": self.settings.study_name,
             "number": number,
             "metric": self.metric,
@@ -347,7 +359,8 @@ def search(
         [run] = composed(cast(ConfigLoaderImpl, context.config_loader), config, [overrides])
         return refusal(task.check, run)
 
-    shared = SharedStudy(settings, space, folder, config.sweep.metric, config.sweep.mode, refused)
+    written = str(OmegaConf.to_container(config.hydra.sweeper)["storage"])  # type: ignore[call-overload, index]
+    shared = SharedStudy(settings, space, folder, config.sweep.metric, config.sweep.mode, refused, written)
     atomic_write(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
     sentinel, gave_up = stop_file(folder, task.parent), gave_up_file(folder)
     gave_up.unlink(missing_ok=True)

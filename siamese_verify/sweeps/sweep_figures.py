@@ -7,21 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from siamese_verify.evaluation.pages.rendering import LIGHT, ReportFigure, percent_label, render_figure
-from siamese_verify.sweeps.sweep_results import (
-    SEED,
-    Importance,
-    RunRow,
-    SeedGroup,
-    Spread,
-    SweepResults,
-    is_numeric,
-    is_rate,
-    logarithmic,
-    shown,
-)
+from siamese_verify.evaluation.pages.rendering import HEIGHT, LIGHT, ReportFigure, percent_label, render_figure
+from siamese_verify.sweeps.parameter_importance import Importance, is_numeric, logarithmic
+from siamese_verify.sweeps.run_differences import SEED
+from siamese_verify.sweeps.sweep_results import RunRow, SeedGroup, Spread, SweepResults, is_rate, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +23,9 @@ PANELS = 6  # parameters with a figure of their own
 GROUPS = 16  # in the figure of the seeds
 AXES = 8  # parallel coordinates
 VALUES = 12  # named values on an axis
+FEW = 6  # numbers that are all named on an axis
+SHIFT = 0.08  # of the test beside the validation, where values are named
+ROW = 0.3  # inches of a row of the seeds
 BARS = 60  # runs with an interval each
 LETTERS = 18  # of a label
 
@@ -84,6 +78,7 @@ class _Scale:
         self.log = self.numeric and logarithmic(column)
         kinds = {repr(value): value for value in column}
         ordered = list(kinds.values()) if not is_numeric(list(kinds.values())) else sorted(kinds.values())
+        self.values = ordered
         self.names = [_short(shown(value) or "-") for value in ordered]
         self.places = {repr(value): place for place, value in enumerate(ordered)}
         numbers = [float(value) for value in column] if self.numeric else [0.0]
@@ -106,7 +101,11 @@ class _Scale:
         """Name the values on an axis."""
         if self.log:
             axis._set_axes_scale("log")
+        if self.numeric and len(self.names) <= FEW:
+            axis.set_ticks([self.place(value) for value in self.values], self.names)
+            axis.set_ticks([], minor=True)
         elif not self.numeric:
+            axis.set_view_interval(-0.5, len(self.names) - 0.5, ignore=True)
             few = range(0, len(self.names), -(-len(self.names) // VALUES))
             axis.set_ticks(list(few), [self.names[place] for place in few])
 
@@ -128,7 +127,8 @@ def _parameter_figure(sweep: SweepResults, name: str, place: int) -> ReportFigur
         y = [float(run.value or 0.0) for run in runs]
         axes.plot(x, y, "o", color=LIGHT.genuine, markersize=4, alpha=0.45, label=f"{sweep.metric}, each run")
         if protocol and is_rate(sweep.metric):
-            _tested(axes, [(at, run) for at, run in zip(x, runs, strict=True)], protocol)
+            beside = 0.0 if scale.numeric else SHIFT
+            _tested(axes, [(at + beside, run) for at, run in zip(x, runs, strict=True)], protocol)
         if alone and is_rate(sweep.metric):
             _means(axes, scale, name, groups, protocol)
         scale.dress(axes.xaxis)
@@ -161,13 +161,12 @@ def _tested(axes: Axes, runs: Sequence[tuple[float, RunRow]], protocol: str) -> 
 def _means(axes: Axes, scale: _Scale, name: str, groups: Sequence[SeedGroup], protocol: str | None) -> None:
     """Lines of means over seeds, with their intervals, where only this parameter differs."""
     ordered = sorted(groups, key=lambda group: scale.place(group.parameters[name]))
-    kinds = [("validation, mean over seeds", LIGHT.genuine, [(group, group.value) for group in ordered])]
+    kinds = [("validation, mean over seeds", LIGHT.genuine, 0.0, [(group, group.value) for group in ordered])]
     if protocol:
-        kinds.append(
-            ("test, mean over seeds", LIGHT.impostor, [(group, group.test.get(protocol)) for group in ordered])
-        )
-    for title, color, rows in kinds:
-        known = [(scale.place(group.parameters[name]), spread) for group, spread in rows if spread]
+        beside, spreads = 0.0 if scale.numeric else SHIFT, [(group, group.test.get(protocol)) for group in ordered]
+        kinds.append(("test, mean over seeds", LIGHT.impostor, beside, spreads))
+    for title, color, beside, rows in kinds:
+        known = [(scale.place(group.parameters[name]) + beside, spread) for group, spread in rows if spread]
         if not known:
             continue
         x, means = [at for at, _ in known], [spread.mean for _, spread in known]
@@ -218,7 +217,8 @@ def _seeds_figure(sweep: SweepResults) -> ReportFigure:
         f"Mean over seeds and its 95 % interval (Student's t) of the {len(groups)} best settings. It covers what seeds "
         "decide, for the same people."
     )
-    return render_figure("seeds", "Spread over seeds", text, draw, legend=True)
+    height = max(HEIGHT, ROW * len(groups) + 1)
+    return render_figure("seeds", "Spread over seeds", text, draw, legend=True, height=height)
 
 
 def _parallel_figure(sweep: SweepResults, settings: Sequence[str]) -> ReportFigure:
@@ -322,6 +322,7 @@ def _curves_figure(sweep: SweepResults) -> ReportFigure:
                 linestyle="-" if ended else ":",
                 zorder=3 if front else 2,
             )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel(sweep.metric)
         _metric_axis(axes.yaxis, sweep.metric)

@@ -5,16 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from siamese_verify.sweeps.sweep_results import (
-    SEED,
-    Importance,
-    RunRow,
-    Spread,
-    SweepResults,
-    importances,
-    is_rate,
-    shown,
-)
+from siamese_verify.sweeps.parameter_importance import Importance, importances
+from siamese_verify.sweeps.run_differences import SEED
+from siamese_verify.sweeps.sweep_results import RunRow, Spread, SweepResults, is_rate, shown
 
 PAGE = "sweep.html"
 ROWS = 200  # of the table; sweep.csv has all

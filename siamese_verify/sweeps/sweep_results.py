@@ -1,4 +1,4 @@
-"""Results of a sweep: in what its runs differ, how they did, mean and spread over seeds, importance of parameters."""
+"""Results of a sweep: its runs as a table, how they did, and the mean and spread over seeds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,20 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.run_record import RECORD, RunRecord
+from siamese_verify.run_record import FIRST_STAGE, RECORD, RunRecord, is_gone
+from siamese_verify.sweeps.run_differences import ABSENT, SEED, differing, settings_of
 from siamese_verify.tables import csv_cell
 
 TABLE = "sweep.csv"
-SEED = "seed"
-ABSENT = None  # value of a parameter that a run's configuration does not have
-ELSEWHERE = {"hydra", "sweep", "resume", "ckpt_path", "name", "logger"}  # say where or how a run ran, not what it is
-LEVELS = 5  # distinct numbers from which on they are put in bins
-BINS = 4
-FEWEST_RUNS = 6  # for any statement on importance
-FOREST_RUNS = 20  # for a random forest
-FOREST_MOST = 200  # runs in it, at equal distances from the best to the worst: it takes a minute for a thousand
-PERMUTATIONS = 2000
-BLOCK = 100  # of them at once
 
 
 class Spread(NamedTuple):
@@ -120,23 +109,6 @@ class SeedGroup(NamedTuple):
     def label(self) -> str:
         """The parameters in words."""
         return label(self.parameters)
-
-
-class Importance(NamedTuple):
-    """How much of the variance of the sweep's metric a parameter explains.
-
-    Attributes:
-        parameter: its name.
-        share: in [0, 1]; None where the runs are too few.
-        p_value: of the hypothesis that it has no influence, by permutation of the runs, adjusted for the number of
-            parameters that are tested; None likewise.
-        runs: that have the parameter, the repeated ones once.
-    """
-
-    parameter: str
-    share: float | None
-    p_value: float | None
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -233,6 +205,11 @@ def shown(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
+def is_rate(metric: str) -> bool:
+    """Whether a metric is an error rate, shown in percent."""
+    return metric.rpartition("/")[2].startswith(("eer", "far", "frr", "tar"))
+
+
 def find_runs(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
     """Names and folders of the runs in folders: a run itself, or a sweep with runs in its folders.
 
@@ -253,6 +230,7 @@ def find_runs(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
 def record_files(sweep: Path) -> list[Path]:
     """Records of the runs of a sweep, whose folders lie in its own or one level below; 2 before 10, words last."""
     found = [path for depth in ("*", "*/*") for path in sweep.glob(f"{depth}/{RECORD}")]
+    found = [path for path in found if path.parent.name != FIRST_STAGE]
     return sorted(found, key=lambda path: _natural(path.parent))
 
 
@@ -280,7 +258,7 @@ class RecordsRead:
                 record = RunRecord.read(folder)
             except InputError as error:
                 record = RunRecord(status="failed", error=str(error))
-            known = self._known[folder] = stamp, record, _flat(record.configuration, folder)
+            known = self._known[folder] = stamp, record, settings_of(record, folder)
         return known[1], known[2]
 
 
@@ -325,19 +303,9 @@ def _as_it_is(record: RunRecord, folder: Path) -> RunRecord:
     """The record of a run; one that says `running` of a process of this machine that is gone is a failed run."""
     if not record.host and (folder / "report" / "metrics.json").is_file():
         record = replace(record, status="finished")  # written before records had a status
-    if record.status == "running" and record.host == socket.gethostname() and not _alive(record.process):
+    if record.status == "running" and is_gone(record.host, record.process, (folder / RECORD).stat().st_mtime):
         record = replace(record, status="failed", error="Its process ended without a word.")
     return record
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # of another user
-    return True
 
 
 def _value(record: RunRecord, metric: str, mode: str) -> float | None:
@@ -347,260 +315,6 @@ def _value(record: RunRecord, metric: str, mode: str) -> float | None:
         seen = [metrics[metric] for _, _, metrics in record.history if metrics.get(metric) is not None]
         found = (max if mode == "max" else min)(seen, default=None)
     return None if found is None or not math.isfinite(found) else float(found)
-
-
-def differing(records: Sequence[RunRecord], settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Settings in which resolved configurations differ, with the value of each run.
-
-    A choice of a config group is one setting: `loss` with the names that the command line chose, or with those of the
-    classes. Left out is what follows from another setting: copies of its value (by interpolation), what a choice alone
-    decides, and paths in the run's own folder.
-
-    Args:
-        records: of N runs.
-        settings: of these runs, by dotted name.
-
-    Returns:
-        (N,) values by name of the setting; those given on a command line first, the seed last.
-    """
-    flat = [dict(values) for values in settings]
-    given = [dict(_assignments(record.overrides)) for record in records]
-    unknown = [{name for name, value in values.items() if _unresolved(value)} for values in flat]
-    for values, overrides, names_of in zip(flat, given, unknown, strict=True):
-        if not values:  # it failed before it was composed: what its command line does not say is not known
-            names_of.add("")
-        values.update({name: _parsed(text) for name, text in overrides.items() if not values or name in names_of})
-    names = list(dict.fromkeys(name for values in flat for name in values))
-    chosen = {name.rpartition(".")[0] for name in names if name.endswith("._target_")}
-    columns: dict[str, list[Any]] = {}
-    for group in sorted(chosen & {name for overrides in given for name in overrides}):
-        if all(group in overrides for overrides in given):
-            columns[group] = [overrides[group] for overrides in given]
-    for name in names:
-        group = name.removesuffix("._target_")
-        if name in chosen or group in columns:
-            continue  # null instead of a choice, which the choice's own column shows
-        column = [one.get(name) for one in flat]
-        columns[group] = [_last(value) for value in column] if group != name else column
-    varying = {}
-    for name, column in columns.items():
-        rows = zip(column, unknown, given, strict=True)
-        known = {repr(value) for value, without, own in rows if name in own or not _below(name, without)}
-        if len(known) > 1:
-            varying[name] = column
-    explicit = {name for overrides in given for name in overrides}
-    order = sorted(varying, key=lambda name: (name not in explicit, name.count(".")))
-    found: dict[str, list[Any]] = {}
-    seen: set[str] = set()
-    for name in order:
-        column = varying[name]
-        copy = repr(column) in seen
-        seen |= {repr(column), repr([_last(one.get(f"{name}._target_")) for one in flat])}  # by name, or by class
-        above = [choice for choice in chosen & set(varying) if name.startswith(f"{choice}.")]
-        if name in explicit or not (copy or any(_decides(varying[choice], column) for choice in above)):
-            found[name] = column
-    return {name: found[name] for name in sorted(found, key=lambda name: name == SEED)}
-
-
-def _flat(values: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
-    """Leaves of a configuration by dotted name; lists as text, the run's own folder as `.`."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if not prefix and name in ELSEWHERE:
-            continue
-        if isinstance(value, Mapping):
-            found |= _flat(value, folder, f"{prefix}{name}.")
-        elif isinstance(value, str):
-            found[f"{prefix}{name}"] = "." if _inside(value, folder) else value
-        else:
-            found[f"{prefix}{name}"] = json.dumps(value) if isinstance(value, list) else value
-    return found
-
-
-def _unresolved(value: Any) -> bool:
-    """Whether a value is an interpolation that was not resolved."""
-    return isinstance(value, str) and "${" in value
-
-
-def _below(name: str, places: set[str]) -> bool:
-    """Whether a setting is one of the places, or below one; everything is below the empty place."""
-    if not places:
-        return False
-    parts = name.split(".")
-    return any(".".join(parts[:count]) in places for count in range(len(parts) + 1))
-
-
-def _inside(text: str, folder: Path) -> bool:
-    """Whether a value is a path in the run's folder."""
-    parts = Path(text).parts
-    return len(parts) > 1 and folder.parts[-2:] in [parts[at : at + 2] for at in range(len(parts) - 1)]
-
-
-def _assignments(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """Names and values of overrides, without those of Hydra itself."""
-    split = [one.lstrip("+~").partition("=") for one in overrides]
-    pairs = [(name.partition("@")[0], value.strip("'\"")) for name, _, value in split]
-    return [(name, value) for name, value in pairs if name.partition(".")[0].partition("/")[0] not in ELSEWHERE]
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _last(target: Any) -> Any:
-    """Name of a class or function without its module; `none` where a choice is null."""
-    return "none" if target is None else str(target).rpartition(".")[2]
-
-
-def _decides(choice: Sequence[Any], column: Sequence[Any]) -> bool:
-    """Whether runs of the same choice have the same value."""
-    pairs = {(repr(one), repr(value)) for one, value in zip(choice, column, strict=True)}
-    return len(pairs) == len({one for one, _ in pairs})
-
-
-def importances(sweep: SweepResults) -> tuple[list[Importance], str]:
-    """How much each parameter explains of the variance of the sweep's metric over its distinct runs, and the method.
-
-    A parameter's share is omega squared, the part of the variance between its values without what chance alone gives
-    (Hays 1963); numbers with more than `LEVELS` values count in bins of equal size. From `FOREST_RUNS` runs on, with
-    numbers of many values and with optuna and scikit-learn installed, it is the functional ANOVA of a random forest
-    (Hutter, Hoos & Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014). Whether a
-    parameter has an influence at all is tested by permutation. Fewer than `FEWEST_RUNS` runs, or than two for each
-    value, show nothing. The p-values are adjusted by Holm ("A Simple Sequentially Rejective Multiple Test Procedure",
-    Scandinavian Journal of Statistics 1979): whichever parameters have no influence, the probability that one or more
-    of them gets a p-value below 0.05 is at most 5 %.
-
-    Returns:
-        The most important first, and the method in words.
-    """
-    runs = sweep.distinct
-    values = np.array([run.value for run in runs], dtype=np.float64)
-    tested: list[Importance] = []
-    for name in sweep.parameters:
-        column = [run.parameters[name] for run in runs]
-        having = [row for row, value in enumerate(column) if value is not ABSENT]
-        levels = _levels([column[row] for row in having])
-        count, kinds = len(having), len(set(levels))
-        if kinds < 2 and count == len(runs):
-            continue
-        if kinds < 2 or count < max(FEWEST_RUNS, 2 * kinds) or not np.ptp(values[having]):
-            tested.append(Importance(name, None, None, count))
-        else:
-            tested.append(Importance(name, *_explained(np.array(levels), values[having]), count))
-    method = "variance between the values of one parameter (omega squared)"
-    many = any(len({run.parameters[name] for run in runs}) > LEVELS for name in sweep.parameters)
-    if many and len(runs) >= FOREST_RUNS and (shares := _forest_shares(sweep)):
-        shares |= {one.parameter: None for one in tested if one.p_value is None}  # too few runs for its values
-        tested = [one._replace(share=shares.get(one.parameter, one.share)) for one in tested]
-        method = "functional ANOVA of a random forest"
-    tested = _adjusted_by_holm(tested)
-    count = sum(one.p_value is not None for one in tested)
-    several = f", adjusted for {count} parameters (Holm)" if count > 1 else ""
-    method = f"{method}, {len(runs)} runs; p by permutation{several}"
-    return sorted(tested, key=lambda one: (one.share is None, -(one.share or 0))), method
-
-
-def _adjusted_by_holm(tested: Sequence[Importance]) -> list[Importance]:
-    """The same with p-values by Holm: the k-th smallest of m times m - k + 1, no smaller than those before it."""
-    ordered = sorted((one for one in tested if one.p_value is not None), key=lambda one: one.p_value or 0.0)
-    adjusted, largest = {}, 0.0
-    for place, one in enumerate(ordered):
-        largest = max(largest, min(1.0, (one.p_value or 0.0) * (len(ordered) - place)))
-        adjusted[one.parameter] = largest
-    return [one._replace(p_value=adjusted.get(one.parameter)) for one in tested]
-
-
-def is_rate(metric: str) -> bool:
-    """Whether a metric is an error rate, shown in percent."""
-    return metric.rpartition("/")[2].startswith(("eer", "far", "frr", "tar"))
-
-
-def is_numeric(column: Sequence[Any]) -> bool:
-    """Whether values are numbers, all of them."""
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in column)
-
-
-def logarithmic(column: Sequence[float]) -> bool:
-    """Whether numbers belong on a logarithmic axis: all positive, over two decades or more."""
-    return min(column) > 0 and max(column) >= 100 * min(column)
-
-
-def _levels(column: Sequence[Any]) -> list[int]:
-    """(N,) number of each value, or of its bin for numbers with many values."""
-    if is_numeric(column) and len(set(column)) > LEVELS:
-        edges = np.quantile(np.array(column, dtype=np.float64), np.linspace(0, 1, BINS + 1)[1:-1])
-        return [int(place) for place in np.searchsorted(edges, column)]
-    kinds = list(dict.fromkeys(map(repr, column)))
-    return [kinds.index(repr(value)) for value in column]
-
-
-def _explained(levels: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Omega squared of (N,) values by (N,) levels, and the p-value of no influence."""
-    kinds = int(levels.max()) + 1
-    sizes = np.bincount(levels, minlength=kinds)
-    kept = sizes > 0
-    centered = values - values.mean()
-
-    members = (levels[:, None] == np.flatnonzero(kept)) / np.sqrt(sizes[kept])  # (N, levels)
-
-    def between(rows: np.ndarray) -> np.ndarray:
-        found: np.ndarray = ((rows @ members) ** 2).sum(axis=1)
-        return found
-
-    total, real = float(centered @ centered), float(between(centered[None])[0])
-    free = int(kept.sum()) - 1
-    within = max(total - real, 0.0) / max(len(values) - free - 1, 1)
-    rng = np.random.default_rng(0)
-    tied = real * (1 - 1e-9)  # equal sums in another order
-    as_large = 0
-    for _ in range(PERMUTATIONS // BLOCK):
-        as_large += int((between(rng.permuted(np.tile(centered, (BLOCK, 1)), axis=1)) >= tied).sum())
-    return max(float((real - free * within) / (total + within)), 0.0), (as_large + 1) / (PERMUTATIONS + 1)
-
-
-def _forest_shares(sweep: SweepResults) -> dict[str, float | None]:
-    """Functional ANOVA by optuna, of the parameters that all distinct runs have.
-
-    Empty where it is not installed, and where equal values leave no variance to explain.
-    """
-    try:
-        import optuna
-        import sklearn  # noqa: F401
-    except ImportError:
-        return {}
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-    places = np.linspace(0, len(sweep.distinct) - 1, min(len(sweep.distinct), FOREST_MOST)).round().astype(int)
-    runs = [sweep.distinct[place] for place in places]
-    if len({run.value for run in runs}) < 2:
-        return {}
-    ranges: dict[str, Any] = {}
-    for name in sweep.parameters:
-        column = [run.parameters[name] for run in runs]
-        if len(set(map(repr, column))) < 2 or ABSENT in column:
-            continue
-        if is_numeric(column):
-            low, high = float(min(column)), float(max(column))
-            ranges[name] = FloatDistribution(low, high, log=logarithmic(column))
-        else:
-            ranges[name] = CategoricalDistribution(list(dict.fromkeys(map(str, column))))
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        study = optuna.create_study()
-        for run in runs:
-            given = {
-                name: float(run.parameters[name]) if isinstance(kind, FloatDistribution) else str(run.parameters[name])
-                for name, kind in ranges.items()
-            }
-            study.add_trial(optuna.trial.create_trial(params=given, distributions=ranges, value=run.value))
-        shares = optuna.importance.FanovaImportanceEvaluator(n_trees=32, max_depth=32, seed=0).evaluate(study)
-        return {name: float(share) for name, share in shares.items()}
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 def sweep_table(sweep: SweepResults) -> bytes:

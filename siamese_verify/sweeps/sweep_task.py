@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from siamese_verify.errors import InputError, printable
-from siamese_verify.run_record import RECORD, RunRecord, record_of
+from siamese_verify.run_record import FIRST_STAGE, RECORD, RunRecord, is_gone, record_of
 from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process, task_rank
 from siamese_verify.sweeps.resume_sweep import FREE, own_arguments, resume_override
 from siamese_verify.sweeps.run_lock import ALIVE, claim, is_claimed
@@ -141,16 +141,7 @@ class SweepTask:
 
     def orphaned(self) -> bool:
         """Whether the sweep's process was one of this machine and is gone; a job of SLURM outlives it."""
-        host, process = self.parent
-        if host != socket.gethostname() or process == os.getpid() or "SLURM_JOB_ID" in os.environ:
-            return False
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        return False
+        return "SLURM_JOB_ID" not in os.environ and is_gone(*self.parent)
 
 
 def refuse_other_run(folder: Path, record: RunRecord | None, task: Sequence[str]) -> None:
@@ -236,13 +227,15 @@ def end_of_sweep(sweep: Path) -> None:
     """Print why runs of a sweep did not finish.
 
     Raises:
-        SystemExit: with status 1 if runs failed or a search gave up; 130 if the sweep was stopped by Ctrl-C, 75 if by
-            another signal.
+        SystemExit: with status 1 if runs failed, all were skipped, or a search gave up; 130 if the sweep was stopped by
+            Ctrl-C, 75 if by another signal.
     """
     sentinel = stop_file(sweep, (socket.gethostname(), os.getpid()))
     number = int(sentinel.read_text()) if sentinel.exists() else 0
     sentinel.unlink(missing_ok=True)
-    records = {path.parent: record_of(path.parent) for path in sorted(sweep.rglob(RECORD))}
+    records = {
+        path.parent: record_of(path.parent) for path in sorted(sweep.rglob(RECORD)) if path.parent.name != FIRST_STAGE
+    }
     finished = [folder for folder, record in records.items() if record and record.status == "finished"]
     if number:
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
@@ -261,9 +254,11 @@ def end_of_sweep(sweep: Path) -> None:
     skipped = sum(record is not None and record.status == "skipped" for record in records.values())
     left_out = f", {skipped} were skipped" if skipped else ""
     if not failed:
-        if why:
-            raise SystemExit(EXIT_FAILED_RUNS)
-        return
+        if records and skipped == len(records):
+            print(f"All {skipped} runs can never work, so nothing was trained: see the reasons above.", file=sys.stderr)
+        elif not why:
+            return
+        raise SystemExit(EXIT_FAILED_RUNS)
     reasons = [f"{folder}: {error}" for folder, error in list(failed.items())[:SHOWN]]
     more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
     line = f"{len(failed)} of {len(records)} runs failed{left_out}: {'; '.join([*reasons, *more])}"

@@ -6,6 +6,12 @@ import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from siamese_verify.errors import InputError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -24,12 +30,36 @@ def open_storage(location: str) -> BaseStorage:
     return get_storage(location) if "://" in location else JournalStorage(JournalFileBackend(location))
 
 
+def refuse_password(location: str, named: str | None = None) -> None:
+    """Check that the URL of a database brings no password into files and messages.
+
+    Args:
+        location: of a study.
+        named: the same as the configuration has it: with a variable such as ${oc.env:STUDY}, which only is written.
+
+    Raises:
+        InputError: it has a password of its own.
+    """
+    parts = urlsplit(location)
+    secret = parts.password or {"password", "passwd"} & parse_qs(parts.query).keys()
+    if secret and "${oc.env:" not in (named or ""):
+        raise InputError(
+            "hydra.sweeper.storage has a password, which files of the sweep would show: put the URL into a variable, "
+            "and set hydra.sweeper.storage='${oc.env:VARIABLE}'."
+        )
+
+
 def trial_of(folder: Path) -> ReportedTrial | None:
     """The trial with a pruner that a run's folder is of; None for any other run, which never imports Optuna."""
     path = folder / TRIAL
     if not path.is_file():
         return None
     trial = json.loads(path.read_bytes())
+    try:
+        trial["storage"] = str(OmegaConf.create({"storage": trial["storage"]}).storage)
+    except OmegaConfBaseException:
+        log.warning("The study %s of this run is unknown here: it will not be pruned.", trial["storage"])
+        return None
     if "://" not in trial["storage"] and not Path(trial["storage"]).is_file():
         log.warning("The study %s of this run is missing: it will not be pruned.", trial["storage"])
         return None

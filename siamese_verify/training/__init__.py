@@ -7,6 +7,7 @@ from siamese_verify.training.loggers import mlflow_logger, wandb_logger
 from siamese_verify.training.module import VerificationModule, one_cycle
 from siamese_verify.training.monitoring import EpochBar, StepMetrics, without_unhelpful_warnings
 from siamese_verify.training.run_files import AtomicCheckpoints, MetricsFile
+from siamese_verify.training.validation_pictures import ValidationPictures
 
 __all__ = [
     "AtomicCheckpoints",
@@ -17,6 +18,7 @@ __all__ = [
     "RefreshHardNegatives",
     "ReseedEachBatch",
     "StepMetrics",
+    "ValidationPictures",
     "VerificationModule",
     "gather_batch",
     "mlflow_logger",

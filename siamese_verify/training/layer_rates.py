@@ -67,12 +67,16 @@ def rate_groups(encoder: nn.Module, others: Iterable[nn.Parameter], layer_decay:
         layer_decay: in (0, 1]; None for one rate, and always the same two groups.
 
     Raises:
-        InputError: nothing is trained.
+        InputError: nothing is trained; a decay out of range; towers, which have no one order of layers.
 
     Clark, Luong, Le & Manning, "ELECTRA", ICLR 2020, appendix B; Bao, Dong, Piao & Wei, "BEiT", ICLR 2022.
     """
     layers = [list(encoder.parameters())]  # from the top
     if layer_decay is not None:
+        if isinstance(layer_decay, bool) or not isinstance(layer_decay, int | float) or not 0 < layer_decay <= 1:
+            raise InputError(f"layer_decay must be above 0 and at most 1, such as 0.7, or null, got {layer_decay!r}.")
+        if getattr(encoder, "is_parallel", False):
+            raise InputError("layer_decay needs layers one above the other, not two towers: leave it out.")
         parameters = dict(encoder.named_parameters())
         layers = [[parameters[name] for name in layer.parameters] for layer in reversed(list_layers(encoder))]
     groups = []
@@ -83,5 +87,7 @@ def rate_groups(encoder: nn.Module, others: Iterable[nn.Parameter], layer_decay:
             if trained or layer_decay is None:
                 groups.append(RateGroup(trained, matrix, 1.0 if layer_decay is None else layer_decay**depth))
     if not any(group.parameters for group in groups):
-        raise InputError("Nothing is trained: all layers are frozen, and the loss has no weights. Set frozen_layers lower.")
+        raise InputError(
+            "Nothing is trained: all layers are frozen, and the loss has no weights: set trainer.frozen_layers lower."
+        )
     return groups

@@ -30,7 +30,7 @@ def publish_report(
     """Log the reports of a finished run, and end the run.
 
     Args:
-        logger: one of Lightning; pictures go to W&B and TensorBoard only, the points of the curve to W&B.
+        logger: one of Lightning; pictures go to W&B, TensorBoard and MLflow, the points of the curve to W&B.
         report: of the run, as `test/eer` and so on.
         folder: with the pictures that `report.save` wrote.
         step: of training.
@@ -87,8 +87,9 @@ def publish_validation(logger: Any, report: VerificationReport, step: int) -> No
 
 
 def takes_pictures(logger: Any) -> bool:
-    """Whether it is W&B or TensorBoard."""
-    return hasattr(logger, "log_image") or hasattr(logger.experiment, "add_image")
+    """Whether it is W&B, TensorBoard or MLflow."""
+    places = ((logger, "log_image"), (logger.experiment, "add_image"), (logger.experiment, "log_image"))
+    return any(hasattr(place, method) for place, method in places)
 
 
 def show(logger: Any, name: str, source: Path | io.BytesIO, step: int | None) -> None:
@@ -96,5 +97,7 @@ def show(logger: Any, name: str, source: Path | io.BytesIO, step: int | None) ->
     with Image.open(source) as picture:
         if hasattr(logger, "log_image"):
             logger.log_image(key=name, images=[str(source) if isinstance(source, Path) else picture])
+        elif hasattr(logger.experiment, "log_image"):  # MLflow
+            logger.experiment.log_image(logger.run_id, picture, artifact_file=f"{name}/{step}.png")
         else:
             logger.experiment.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")

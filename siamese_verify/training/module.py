@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,18 +14,21 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.utils.checkpoint import checkpoint
 
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report, measure_representation
 from siamese_verify.losses.base import refuse_miner
+from siamese_verify.methods import Method
 from siamese_verify.pairwise import both_directions
 from siamese_verify.pairwise.ranks import world_size
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training.distributed import gather_batch, gather_objects, gather_tuples
-from siamese_verify.training.gradient_cache import batch_norms, embed_in_chunks
+from siamese_verify.training.layer_rates import RateGroup, freeze_layers, rate_groups
 from siamese_verify.training.log_figures import publish_validation
 from siamese_verify.training.partial_weights import RowSteps, clip_shards, gather_shards, take_shard
 
@@ -51,7 +56,7 @@ class VerificationModule(pl.LightningModule):
     Args:
         encoder: (N,3,S,S) uint8 images -> (N,D) embeddings. For a loss that `needs_norms` it stops normalizing them.
         loss: called as `loss(embeddings, labels, tuples)`; its parameters are trained too. Losses of other libraries
-            get tuples as the miners of pytorch-metric-learning return them.
+            get tuples as the miners of pytorch-metric-learning return them. None for a method with its own objective.
         miner: chooses tuples for batches without; None leaves all of them to the loss.
         optimizer: makes the optimizer from parameter groups.
         scheduler: makes the scheduler from the optimizer and the number of steps; None keeps the learning rate.
@@ -59,11 +64,17 @@ class VerificationModule(pl.LightningModule):
         cached_chunk: images whose activations are held at once, see `embed_in_chunks`; None holds the whole batch's.
         freeze_batch_norm: batch norms use their running statistics in training too and leave them as they are; their
             weights are trained.
+        method: how to learn without labels, or with a few; None learns from the labels by the loss. Its heads get
+            embeddings before they are normalized.
+        frozen_layers: how many of the encoder's layers, from the lowest, or names of those that keep their weights and
+            the running statistics of their batch norms, see `siamese_verify.encoders.list_layers`.
+        layer_decay: factor of the learning rate from a layer to the one below, in (0, 1]; None for one rate.
 
     Raises:
         InputError: a loss without a reduction, one that cannot use the miner's tuples, or one that reads lengths that
-            the encoder does not give; a chunk below 1; when fitting, a schedule without an end, or another one than
-            that of the resumed run.
+            the encoder does not give; a method that cannot use the loss or miner; a chunk below 1; layers that do not
+            exist, or nothing to train; when fitting, a schedule without an end, or another one than that of the resumed
+            run.
 
     Attributes:
         validation: report of the last validation; its operating points are saved in the checkpoint, as thresholds of
@@ -73,13 +84,16 @@ class VerificationModule(pl.LightningModule):
     def __init__(
         self,
         encoder: nn.Module,
-        loss: nn.Module,
+        loss: nn.Module | None,
         miner: Miner | None,
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
         scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         configuration: dict[str, Any] | None = None,
         cached_chunk: int | None = None,
         freeze_batch_norm: bool = False,
+        method: Method | None = None,
+        frozen_layers: int | Sequence[str | int] = 0,
+        layer_decay: float | None = None,
     ) -> None:
         super().__init__()
         if cached_chunk is not None and not (isinstance(cached_chunk, int) and cached_chunk >= 1):
@@ -93,7 +107,12 @@ class VerificationModule(pl.LightningModule):
             raise InputError(f"freeze_batch_norm is {freeze_batch_norm!r}, but is true or false.")
         if getattr(loss, "reduction", "") == "none":
             raise InputError("Training needs a scalar loss, but loss.reduction is none: set it to mean.")
-        refuse_miner(type(loss), miner)
+        if method is not None:
+            method.check(None if loss is None else type(loss), miner)
+        elif loss is None:
+            raise InputError("Learning from labels needs a loss: set one, such as loss=triplet, or a method.")
+        if loss is not None:
+            refuse_miner(type(loss), miner)
         needs_norms = getattr(loss, "needs_norms", False)
         if needs_norms and getattr(encoder, "always_normalizes", False):
             raise InputError(
@@ -104,22 +123,27 @@ class VerificationModule(pl.LightningModule):
         self.encoder = encoder
         self.loss = loss
         self.miner = miner
+        self.method = method
         self.seed = int((configuration or {}).get("seed", 0))
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.validation: VerificationReport | None = None
         self._planned_steps: float | None = None
         self._validation_rows: list[tuple[Tensor, Tensor]] = []
-        self.cached_chunk, self.freeze_batch_norm = cached_chunk, freeze_batch_norm
+        self.cached_chunk, self.freeze_batch_norm, self.layer_decay = cached_chunk, freeze_batch_norm, layer_decay
+        self._frozen_norms = freeze_layers(encoder, frozen_layers)
+        self._rate_groups()
         self.train(self.training)
-        if needs_norms and isinstance(encoder, Encoder):
-            encoder.normalize = False  # in training; the encoder of a bundle does what its configuration says
+        for part in self.modules() if needs_norms or method is not None else ():
+            if isinstance(part, Encoder):
+                part.normalize = False  # in training; the encoder of a bundle does what its configuration says
         self._row_steps = RowSteps()
+        self._index = 0  # of the step within its epoch
 
     def train(self, mode: bool = True) -> VerificationModule:
         """Set training or evaluation mode; frozen batch norms stay in the latter."""
         super().train(mode)
-        for norm in batch_norms(self.encoder) if self.freeze_batch_norm else ():
+        for norm in batch_norms(self.encoder) if self.freeze_batch_norm else self._frozen_norms:
             norm.eval()
         return self
 
@@ -129,37 +153,72 @@ class VerificationModule(pl.LightningModule):
         return embeddings
 
     def training_step(self, batch: FaceBatch, index: int) -> Tensor:
-        """Return the loss of all ranks' batches together.
+        """Return the loss of all ranks' batches together."""
+        self._index = index
+        if self.method is None:
+            loss = self.compare(self.embed(batch.images), batch.labels, batch.tuples)
+        else:
+            loss = self.method.step(batch, self)
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(batch.images))
+        return loss
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(N,D) embeddings of N images, a chunk at a time; their distances are logged now and then."""
+        embeddings = embed_in_chunks(self.encoder, images, self.cached_chunk or max(1, len(images)))
+        if self.logs_figures:
+            rows = embeddings.detach().float()
+            rows = rows[:: -(-len(rows) // DISTANCE_ROWS) or 1]  # of very large batches some
+            given = getattr(self.loss, "needs_norms", False) or self.method is not None  # before normalization
+            distance = torch.pdist(F.normalize(rows) if given else rows)  # (N(N-1)/2,)
+            self.log("train/distance_mean", distance.mean())
+            self.log("train/distance_spread", distance.std())
+        return embeddings
+
+    def compare(self, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None = None) -> Tensor:
+        """Return the loss of the rows of all ranks together.
 
         Rows that are compared with those of other ranks are gathered; not so tuples that the sampler chose, nor rows
         that are compared with identities. Losses of other libraries need everything.
+
+        Args:
+            embeddings: (N,D) of this rank.
+            labels: (N,) identities, or numbers of images.
+            tuples: of these rows; None lets the miner choose.
+
+        Raises:
+            InputError: pairs, for a loss that compares an anchor with many others at once.
         """
-        labels, tuples = batch.labels, batch.tuples
-        embeddings = embed_in_chunks(self.encoder, batch.images, self.cached_chunk or max(1, len(labels)))  # (N,D)
         own = slice(0, len(labels))  # rows of this rank
         if isinstance(tuples, Pairs) and getattr(self.loss, "needs_negatives", False):
             raise InputError(
                 f"{type(self.loss).__name__} compares an anchor with many others at once, but the sampler gives single "
                 "pairs: set sampler=identity, or loss=contrastive."
             )
+        if self.method is not None and not getattr(self.loss, "needs_norms", False):
+            embeddings = F.normalize(embeddings)
         if getattr(self.loss, "compares_rows", True) and (tuples is None or not hasattr(self.loss, "measure")):
             embeddings, labels, own = gather_batch(embeddings, labels)
             tuples = tuples and gather_tuples(tuples, own)
         # All ranks must draw the same, and a resumed run what the uninterrupted one would have drawn.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(hash((self.seed, self.current_epoch, index)) % 2**63)
+            torch.default_generator.manual_seed(self._seed_of_step)
             loss, fraction_nonzero = self._measure(embeddings, labels, tuples, own)
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(labels))
-        if (self.global_step + 1) % DISTANCES_EVERY == 0:
-            rows = embeddings[own].detach().float()  # this rank's
-            rows = rows[:: -(-len(rows) // DISTANCE_ROWS) or 1]  # of very large batches some
-            rows = F.normalize(rows) if getattr(self.loss, "needs_norms", False) else rows
-            distance = torch.pdist(rows)  # (N(N-1)/2,)
-            self.log("train/distance_mean", distance.mean())
-            self.log("train/distance_spread", distance.std())
-            if fraction_nonzero is not None:
-                self.log("train/fraction_nonzero", fraction_nonzero)
+        if self.logs_figures and fraction_nonzero is not None:
+            self.log("train/fraction_nonzero", fraction_nonzero)
         return loss
+
+    def generator(self) -> torch.Generator:
+        """Random numbers of this step: on all ranks the same, and in a resumed run those of the uninterrupted one."""
+        return torch.Generator().manual_seed(self._seed_of_step)
+
+    @property
+    def _seed_of_step(self) -> int:
+        return hash((self.seed, self.current_epoch, self._index)) % 2**63
+
+    @property
+    def logs_figures(self) -> bool:
+        """Whether this step logs figures that take time."""
+        return (self.global_step + 1) % DISTANCES_EVERY == 0
 
     def _measure(
         self, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None, own: slice
@@ -178,9 +237,11 @@ class VerificationModule(pl.LightningModule):
             return value, fraction_nonzero
         return loss(embeddings, labels, pml_tuples(tuples, len(labels))), None
 
-    def validation_step(self, batch: FaceBatch, _: int) -> None:
-        """Embed a batch of validation photos."""
-        self._validation_rows.append((F.normalize(self(batch.images).float()).cpu(), batch.labels.cpu()))
+    def validation_step(self, batch: FaceBatch, _: int) -> Tensor:
+        """Embed a batch of validation photos; callbacks get the (N,D) embeddings."""
+        embeddings: Tensor = self(batch.images)
+        self._validation_rows.append((F.normalize(embeddings.float()).cpu(), batch.labels.cpu()))
+        return embeddings
 
     def on_validation_epoch_end(self) -> None:
         """Score all pairs of the validation photos of all ranks; log error rates and measures of the embeddings."""
@@ -245,6 +306,9 @@ class VerificationModule(pl.LightningModule):
             super().optimizer_step(*args, **kwargs)
         finally:
             self._row_steps.widen()
+        if self.method is not None:
+            steps = self.trainer.estimated_stepping_batches  # infinite for a training without an end
+            self.method.after_step(self.encoder, (self.global_step + 1) / steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the last validation with the weights that it measured."""
@@ -270,22 +334,29 @@ class VerificationModule(pl.LightningModule):
             own = slice(first, first + len(self.shard))
             take_shard(checkpoint, "loss.weights", self._position(self.shard), own)
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
         """Drop the last validation, which measured other weights."""
         self.validation = None
 
-    def _matrices_and_vectors(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return [one for one in trained if one.ndim > 1], [one for one in trained if one.ndim <= 1]
+    def _rate_groups(self) -> list[RateGroup]:
+        own = {id(parameter) for parameter in self.encoder.parameters()}
+        others = [parameter for parameter in self.parameters() if id(parameter) not in own]
+        return rate_groups(self.encoder, others, self.layer_decay)
 
     def _position(self, matrix: nn.Parameter) -> int:
         """Number of a matrix in the optimizer's state."""
-        return next(number for number, one in enumerate(self._matrices_and_vectors()[0]) if one is matrix)
+        trained = [parameter for group in self._rate_groups() for parameter in group.parameters]
+        return next(number for number, one in enumerate(trained) if one is matrix)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make optimizer and schedule; weights of matrices and kernels decay, biases, norms and slopes do not."""
-        matrices, vectors = self._matrices_and_vectors()
-        optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        groups = self._rate_groups()
+        settings: list[dict[str, Any]] = [{} if group.decays else {"weight_decay": 0.0} for group in groups]
+        optimizer = self.make_optimizer(
+            [{"params": group.parameters, **more} for group, more in zip(groups, settings, strict=True)]
+        )
+        for made, group in zip(optimizer.param_groups, groups, strict=True):
+            made["lr"] *= group.scale
         if self.make_scheduler is None:
             return optimizer
         steps = self.trainer.estimated_stepping_batches
@@ -298,6 +369,48 @@ class VerificationModule(pl.LightningModule):
             )
         scheduler = self.make_scheduler(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def embed_in_chunks(encoder: nn.Module, images: Tensor, chunk: int) -> Tensor:
+    """(N,D) embeddings of N images, whose backward pass holds the activations of one chunk at a time.
+
+    All chunks but the last are embedded again in the backward pass, with the random numbers of the first time. So the
+    gradient is that of embedding the chunks one by one and keeping everything, whatever the loss compares across them:
+    of the whole batch, if the encoder treats each image by itself. Batch norm takes its statistics from a chunk
+    instead, and counts each once in its running statistics.
+
+    Args:
+        encoder: images -> embeddings.
+        images: (N, ...), cut into chunks of sizes that differ by 1 at most.
+        chunk: at most so many images in a chunk.
+
+    Gao, Zhang, Han & Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021, section
+    3.2 (gradient cache): here the gradients at the embeddings pass through autograd's own graph.
+    """
+    *chunks, last = images.tensor_split(max(1, -(-len(images) // chunk)))
+    embed = partial(
+        checkpoint, encoder, use_reentrant=False, context_fn=lambda: (nullcontext(), without_statistics(encoder))
+    )
+    embeddings: Tensor = torch.cat([*map(embed, chunks), encoder(last)]) if chunks else encoder(last)
+    return embeddings
+
+
+@contextmanager
+def without_statistics(encoder: nn.Module) -> Iterator[None]:
+    """Batch norms in training mode normalize as always, but leave their running statistics as they are."""
+    norms = [(norm, norm.momentum, norm.num_batches_tracked) for norm in batch_norms(encoder)]
+    for norm, _, _ in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, counted in norms:
+            norm.momentum, norm.num_batches_tracked = momentum, counted
+
+
+def batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
+    """Batch norms of any dimension of an encoder, those across processes too."""
+    return [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
 
 
 def one_cycle(optimizer: Optimizer, steps: int, warmup: float = 0.1) -> LRScheduler:

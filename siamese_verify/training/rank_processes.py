@@ -19,6 +19,7 @@ from siamese_verify.data.datamodule import SIGNALS
 from siamese_verify.training.stopping import GRACE, Stopped
 
 PERIOD = 0.5  # seconds between two looks
+CLOSED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")  # gloo's, NCCL's
 SOON = 5.0  # seconds: a connection breaks before the end of its process can be seen
 
 
@@ -58,6 +59,7 @@ class RankWatch:
             self.launcher = RankLauncher(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
             trainer.strategy._launcher = self.launcher
         self.parent = os.getppid() if trainer.local_rank else None
+        self.external = bool(launcher and launcher.cluster_environment.creates_processes_externally)
         self.end = end
         self._closed = threading.Event()
         if trainer.world_size > 1:
@@ -71,7 +73,7 @@ class RankWatch:
     def lost(self) -> BaseException | None:
         """`RankLost` or `Stopped` if a process has ended before its time, else None."""
         if self.parent is not None and os.getppid() != self.parent:
-            return RankLost("Rank 0 has ended")
+            return RankLost("The launcher has ended" if self.external else "Rank 0 has ended")
         for rank, process in enumerate(self.processes, start=1):
             code = process.poll()
             if code is not None and -code in SIGNALS:  # before it could receive them
@@ -81,18 +83,24 @@ class RankWatch:
                 return RankLost(f"Rank {rank} {how}")
         return None
 
-    def lost_soon(self) -> BaseException | None:
-        """`lost`, a few seconds after the error of a connection."""
-        until = time.monotonic() + SOON
+    def lost_soon(self, error: BaseException) -> BaseException | None:
+        """`lost`, a few seconds after an error, or `RankLost` if it is that of a closed connection.
+
+        Ranks that torchrun or srun has started cannot see each other: they know only that, and before their launcher
+        ends them by a signal.
+        """
+        until = time.monotonic() + (0 if self.external else SOON)
         while (found := self.lost()) is None and time.monotonic() < until and (self.processes or self.parent):
             time.sleep(PERIOD)
+        if found is None and any(words in str(error) for words in CLOSED):
+            return RankLost("Another rank has ended")
         return found
 
     def close(self, wait: float) -> None:
         """Stop watching, and end the processes that have not ended after `wait` seconds."""
         self._closed.set()
+        until = time.monotonic() + wait
         for process in self.processes:
-            until = time.monotonic() + wait
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, until - time.monotonic()))
             if process.poll() is None:

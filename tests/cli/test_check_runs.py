@@ -59,6 +59,37 @@ def test_ten_of_them_are_named(command: Command, tmp_path: Path) -> None:
             ["trainer.sync_batchnorm=True: trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs."],
         ),
         ("loss=arc_face,triplet miner=batch_hard", ["loss=arc_face: ArcFaceLoss takes no triplets, which BatchHard"]),
+        (
+            "trainer.max_epochs=-2,0,1",
+            [
+                "trainer.max_epochs=-2: The trainer cannot be created as configured (`max_epochs` must be ",
+                "trainer.max_epochs=0: trainer.max_epochs=0 trains nothing: set it to 1 or more.",
+            ],
+        ),
+        (
+            "optimizer.lr=-1",
+            ["no overrides: The optimizer cannot be created as configured (Invalid learning rate: -1)"],
+        ),
+        ("scheduler.warmup=0.1,2", ["scheduler.warmup=2: The scheduler cannot be created as configured ("]),
+        (
+            "sampler=identity,images sampler.batches=0",
+            [f"sampler={one}: batches must be a whole number of 1 or more, got 0." for one in ("identity", "images")],
+        ),
+        (
+            "datamodule.validation_share=0.1,1.5",
+            ["datamodule.validation_share=1.5: The share of identities to hold out must lie between 0 and 1, got 1.5."],
+        ),
+        ("datamodule.multi_view=0", ["no overrides: multi_view must be 1 or more views of an image, got 0."]),
+        ("augmentation.flip=2,1", ["augmentation.flip=2: flip of an augmentation must be in 0 ... 1, got 2."]),
+        ("encoder=timm encoder.name=resnet18,no_such", ["encoder.name=no_such: timm has no network 'no_such'"]),
+        (
+            "encoder.size=32,-1 encoder.embedding_size=64,0",
+            [
+                "encoder.size=32 encoder.embedding_size=0: encoder.embedding_size must be 1 or more, got 0.",
+                "encoder.size=-1 encoder.embedding_size=64: ",
+                "encoder.size=-1 encoder.embedding_size=0: ",
+            ],
+        ),
         ("miner=batch_hard,no_such", []),  # Hydra's own answer
     ],
 )
@@ -80,7 +111,8 @@ def test_gpus_that_do_not_exist_are_refused_except_for_other_machines(command: C
 def test_invalid_runs_can_be_left_out(command: Command, tmp_path: Path) -> None:
     overrides = ("loss=triplet", "sampler=pairs", "loss.margin=0.1,0.2", "sweep.skip_invalid=true")
     ended = command("train", "-m", *overrides, "hydra.sweep.dir=sweep")
-    assert (ended.code, ended.err) == (0, "")
+    nothing = "All 2 runs can never work, so nothing was trained: see the reasons above.\n"
+    assert (ended.code, ended.err) == (1, nothing)
     assert ended.out.startswith("2 of 2 runs can never work and are left out:\n  loss.margin=0.1: TripletLoss ")
     for number in range(2):
         record = RunRecord.read(tmp_path / "sweep" / str(number))

@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from siamese_verify import __version__
+from siamese_verify.cli.main import pass_on_search_path
 from tests.cli.conftest import Command
 
 
@@ -59,3 +60,18 @@ def test_nothing_heavy_is_loaded_by(statement: str) -> None:
     assert ended.returncode == 0, ended.stderr
     modules = {name.partition(".")[0] for name in ended.stdout.rpartition("modules ")[2].split()}
     assert modules.isdisjoint({"torch", "numpy", "hydra", "omegaconf", "PIL", "pytorch_lightning", "matplotlib"})
+
+
+@pytest.mark.parametrize(("first", "expected"), [("", "here"), ("/usr/bin", "random")])
+def test_further_processes_find_the_modules_of_the_first(
+    first: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("__name__ = 'here'")  # beside the standard library's
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(sys, "path", [first, *sys.path])
+    pass_on_search_path()
+    program = "import random; print(random.__name__)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)  # -c looks there as -m does
+    assert ended.stdout.strip() == expected, ended.stderr

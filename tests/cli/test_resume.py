@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from siamese_verify.cli.configuration import CONF, as_dict
 from siamese_verify.cli.resume import resumed_arguments
 from siamese_verify.errors import InputError
-from siamese_verify.run_record import RunRecord
+from siamese_verify.run_record import RECORD, RunRecord
 
 OVERRIDES = ["loss=contrastive", "loss.margin=0.4", "+note='two words'"]
 
@@ -77,11 +78,15 @@ def test_a_finished_run_is_not_started_again(run: Path, capsys: pytest.CaptureFi
 
 
 def test_a_run_is_not_resumed_while_it_runs(run: Path) -> None:
-    program = "import sys; print(flush=True); sys.stdin.read()  # siamese-verify"
+    program = "import sys; print(flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         RunRecord(process=process.pid, host=socket.gethostname(), overrides=OVERRIDES).write(run)
+        if sys.platform == "linux":
+            os.utime(run / RECORD, (1, 1))  # long before that process began: its number was another's
+            assert resumed_arguments([f"resume='{run}'"])[0] == OVERRIDES[0]
+            os.utime(run / RECORD)
         with pytest.raises(InputError, match=f"still runs, as process {process.pid}: stop it first"):
             resumed_arguments([f"resume='{run}'"])
         process.kill()

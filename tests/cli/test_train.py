@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -430,14 +430,14 @@ TWO_RANKS = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "tra
 STOPPED = re.compile(r"Stopped by (.+) after step (\d+): resume with `siamese-verify train resume=run`\.\n$")
 
 
-def start(place: Path, *overrides: str) -> subprocess.Popen[str]:
-    """Start a training in `place`, and wait for its first checkpoint."""
+def start(place: Path, *overrides: str, by: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start a training in `place`, perhaps by another program, and wait for its first checkpoint."""
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # off in a background job
         "from siamese_verify.cli import main\nsys.exit(main.main(sys.argv[1:]))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "train", *overrides],
+        [sys.executable, *(by or ("-c", program)), "train", *overrides],
         cwd=place,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -526,6 +526,23 @@ def test_two_processes_end_after_the_same_step_or_both_if_one_is_killed(name: st
         assert record.status == "stopped"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_two_processes_that_torchrun_starts_one_ends_when_the_other_is_killed(rank: int, tmp_path: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--monitor-interval=5")
+    launcher = start(tmp_path, *ENDLESS, *TWO_RANKS, by=(*torchrun, "-m", "siamese_verify.cli.main"))
+    named = f"LOCAL_RANK={rank}".encode()
+    (killed,) = (
+        one for one in children(launcher.pid) if named in Path(f"/proc/{one}/environ").read_bytes().split(b"\0")
+    )
+    os.kill(killed, signal.SIGKILL)
+    _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1  # torchrun's own
+    assert err.count("Another rank has ended: resume with `siamese-verify train resume=run`.\n") == 1
+    record = RunRecord.read(tmp_path / "run")
+    assert (record.status, record.exit_status) == ("failed", 71)
+
+
 def test_cached_chunks_train_the_network_of_the_plain_step(fitted: Trained, tmp_path: Path) -> None:
     frozen = (*TINY, *SMALL_BATCHES, "trainer.max_epochs=1", "loss=ada_face", "trainer.freeze_batch_norm=true")
     plain, cached = (fitted(tmp_path / f"{size}", *frozen, f"trainer.cached_chunk={size}") for size in ("null", 3))
@@ -535,28 +552,20 @@ def test_cached_chunks_train_the_network_of_the_plain_step(fitted: Trained, tmp_
     assert not 0.5 < weights(plain)["loss.mean"] < 2
 
 
+def trained_on_two_ranks(run: Path, *overrides: str) -> str:
+    """What a training of two processes prints that leaves `run`, from the folder above it."""
+    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *overrides, *TWO_RANKS, f"hydra.run.dir={run}"]
+    loopback = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    ended = subprocess.run(command, cwd=run.parent, capture_output=True, text=True, env=loopback)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_people_of_a_softmax_and_save_all(tmp_path: Path) -> None:
     several = (*TINY, *SMALL_BATCHES, "data.photos.identities=40", "loss=arc_face", "scheduler=constant")
-    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.sync_batchnorm=false")
     partial = ("loss.sharded=true", "loss.sample_rate=0.7", "trainer.cached_chunk=4", "trainer.max_epochs=1")
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "siamese_verify.cli.main",
-            "train",
-            *several,
-            *two,
-            *partial,
-            f"hydra.run.dir={tmp_path}/a",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    trained_on_two_ranks(tmp_path / "a", *several, *partial)
     last = tmp_path / "a" / "checkpoints" / "last.ckpt"
     assert weights(tmp_path / "a")["loss.weights"].shape == (36, 128)  # all shards
     state = torch.load(last, weights_only=True)["optimizer_states"][0]["state"]
@@ -569,23 +578,8 @@ def test_two_processes_train_and_leave_one_run_that_is_validated_on_each_photo_o
 ) -> None:
     odd = ("data.photos.identities=30", "data.photos.images=5")  # 15 photos to validate on, so the ranks' shares differ
     overrides = (*TINY, *SMALL_BATCHES, *odd, "trainer.max_epochs=1")
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "siamese_verify.cli.main",
-            "train",
-            *overrides,
-            *TWO_RANKS,
-            f"hydra.run.dir={tmp_path}/run",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.count("Report:") == 1
+    printed = trained_on_two_ranks(tmp_path / "run", *overrides)
+    assert printed.count("Report:") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
 

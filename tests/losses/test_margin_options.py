@@ -211,6 +211,18 @@ def test_ada_face_follows_the_lengths_of_batches() -> None:
     torch.testing.assert_close(dict(loss.state_dict()), state, rtol=0, atol=0)
 
 
+def test_an_overflow_leaves_the_lengths_of_ada_face_as_they_are() -> None:
+    loss = seeded(AdaFaceLoss)
+    assert isinstance(loss, AdaFaceLoss)
+    first, labels = batch()
+    for start in (math.nan, float(first.norm(dim=1).mean())):  # before any batch, and after one
+        for length in (math.inf, math.nan):
+            loss.with_margin(torch.zeros(2), torch.tensor([length, 1.0]))  # such a batch is refused on a CPU only
+            assert float(loss.mean) == pytest.approx(start, nan_ok=True)
+            assert math.isnan(loss.deviation) == math.isnan(start)
+        loss(first, labels)
+
+
 def test_ada_face_knows_the_deviation_of_long_embeddings() -> None:
     loss = seeded(AdaFaceLoss)
     assert isinstance(loss, AdaFaceLoss)

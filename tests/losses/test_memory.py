@@ -51,6 +51,17 @@ def batches(sizes: tuple[int, ...] = (6, 5, 7, 4), identities: int = 3) -> list[
     ]
 
 
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+def test_a_queue_keeps_no_row_of_an_overflow(wrong: float) -> None:
+    queue, rows, labels = EmbeddingQueue(5), torch.ones(3, 2), torch.tensor([4, 5, 6])
+    rows[1, 0] = wrong
+    queue.enqueue(rows, labels)
+    assert queue.embeddings.tolist() == [[1, 1], [0, 0], [1, 1]]
+    assert queue.labels.tolist() == [4, -1, 6]
+    loss = NTXentLoss()(torch.eye(2), torch.tensor([4, 5]), None, queue.embeddings, queue.labels)
+    assert loss.isfinite()
+
+
 @pytest.mark.parametrize("size", [1, 5, 8, 100])
 @pytest.mark.parametrize("sizes", [(1,), (3, 3), (6, 5, 7, 4), (8, 8), (20, 2), (0, 3)])
 def test_a_queue_holds_the_newest_rows(size: int, sizes: tuple[int, ...]) -> None:

@@ -337,7 +337,9 @@ def test_every_form_of_a_run_loads(form: str, tiny_run: Path) -> None:
     assert len(model.metadata.operating_points) == 3
     assert not model.encoder.training
     assert "held out from synthetic training" in model.metadata.measured_on
+    (stage,) = model.metadata.training.pop("stages")
     assert model.metadata.training == {"data": "synthetic", "pretrained": None}
+    assert (stage["method"], stage["loss"], stage["data"]) == ("supervised", "TripletLoss", "synthetic")
 
 
 def test_a_checkpoint_is_its_bundle(tiny_run: Path) -> None:

@@ -44,8 +44,8 @@ SPACE = parse_search_space(
 
 def shared(folder: Path, sampler: dict[str, Any] = RANDOM, n_trials: int = 8, **others: Any) -> SharedStudy:
     """A study in a folder."""
-    pruner = others.pop("pruner", NONE)
-    settings = SearchSettings(n_trials, 1, None, "test", sampler, pruner)
+    pruner, storage = others.pop("pruner", NONE), others.pop("storage", None)
+    settings = SearchSettings(n_trials, 1, storage, "test", sampler, pruner)
     return SharedStudy(settings, others.pop("space", SPACE), folder, METRIC, "min", **others)
 
 
@@ -99,6 +99,37 @@ def test_two_processes_share_a_study_without_a_trial_twice(tmp_path: Path) -> No
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 30
     for _, number, overrides in taken:
         assert trials[number].value == pytest.approx(value_of(overrides))
+
+
+def test_searches_in_two_folders_that_share_a_database_draw_different_trials(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/studies.db"
+    first, second = (shared(tmp_path / name, storage=database) for name in ("first", "second"))
+    seen = first.study.get_trials()
+    jobs = [first.create_trial(seen), second.create_trial(seen)]  # both saw no trial before they created one
+    assert [number for number, _ in jobs] == [0, 1]
+    assert [list(trial.user_attrs["overrides"]) for trial in first.study.trials] == [jobs[0][1], jobs[1][1]]
+    assert [overrides for _, overrides in jobs] == [*run_all(shared(tmp_path / "alone", n_trials=2)).values()]
+    job = second.next_trial()
+    assert job is not None and job[0] == 1, "its own that was not begun, not that of another folder"
+
+
+@pytest.mark.filterwarnings("ignore:Query string argument")  # SQLite has no passwords
+def test_a_password_is_taken_from_a_variable_and_written_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUDY", f"sqlite:///{tmp_path}/studies.db?password=secret")
+    pruner = {"_target_": "optuna.pruners.MedianPruner"}
+    with pytest.raises(
+        InputError, match=r"has a password, .* set hydra.sweeper.storage='\$\{oc.env:VARIABLE\}'"
+    ) as told:
+        shared(tmp_path / "sweep", storage="postgresql://me:secret@server/studies", pruner=pruner)
+    assert "secret" not in str(told.value)
+    study = shared(tmp_path / "sweep", storage=os.environ["STUDY"], named="${oc.env:STUDY}", pruner=pruner)
+    assert study.next_trial() is not None
+    for path in (tmp_path / "sweep").rglob("*"):
+        assert path.is_dir() or b"secret" not in path.read_bytes()
+    trial = trial_of(tmp_path / "sweep" / "0")
+    assert trial is not None and trial.location == os.environ["STUDY"] and not trial.report(0.5, 0)
 
 
 @pytest.mark.parametrize("sampler", [RANDOM, TPE])

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.cli import sweep_callbacks
 from siamese_verify.cli.sweep_callbacks import WatchSweep
+from siamese_verify.run_record import Status
 from siamese_verify.sweeps import sweep_progress, sweep_task
 from siamese_verify.sweeps.sweep_progress import SweepProgress
 from siamese_verify.sweeps.sweep_task import end_of_sweep, stop_at_signals
@@ -64,20 +65,21 @@ def test_failed_runs_end_a_sweep_with_status_1_though_its_results_cannot_be_draw
     assert "1 of 1 runs failed: 0: No faces." in printed.err
 
 
-def test_failed_runs_end_a_sweep_with_status_1_though_its_progress_breaks(
-    hydra: Callbacks, config: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("run", "status"), [("failed", 1), ("finished", 70)])
+def test_a_sweep_whose_results_cannot_be_printed_never_ends_with_status_0(
+    run: Status, status: int, hydra: Callbacks, config: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> str:
         raise OSError("the terminal is gone")
 
     monkeypatch.setattr(sweep_progress, "POLL", 0.01)
-    write_run(tmp_path / "0", None, {"x": 1}, status="failed", error="No faces.")
+    write_run(tmp_path / "0", 0.1, {"x": 1}, status=run)
     watch = watching(hydra, tmp_path)
     watch.progress.finish()
     monkeypatch.setattr(watch.progress, "finish", refuse)
     with pytest.raises(SystemExit) as end:
         hydra.on_multirun_end(config)
-    assert end.value.code == 1
+    assert end.value.code == status
 
 
 def test_a_sweep_that_cannot_be_watched_does_not_start(

@@ -12,13 +12,13 @@ from scipy.stats import f_oneway, ttest_1samp
 
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord
+from siamese_verify.sweeps.parameter_importance import importances
 from siamese_verify.sweeps.sweep_page import render_sweep
 from siamese_verify.sweeps.sweep_results import (
     RecordsRead,
     RunRow,
     Spread,
     SweepResults,
-    importances,
     label,
     read_sweep,
     sweep_table,
@@ -121,12 +121,22 @@ def test_copies_and_paths_of_a_run_do_not_differ(tmp_path: Path) -> None:
                 "trainer": {"default_root_dir": str(tmp_path / "sweep" / str(seed))},
                 "callbacks": {"dirpath": f"sweep/{seed}/checkpoints"},
                 "logger": {"version": f"v{seed}"},
+                "cache": f"/home/{seed}",
+                "data": {"cache": f"/home/{seed}"},
             },
             [f"seed={seed}", f"hydra.run.dir=sweep/{seed}"],
         )
         for seed in range(2)
     ]
     assert differ(tmp_path, *runs) == {"seed": [0, 1]}
+
+
+def test_a_sweep_that_was_moved_differs_as_before(tmp_path: Path) -> None:
+    for seed in range(2):
+        folder = f"runs/then/{seed}"
+        configuration = {"trainer": {"default_root_dir": folder}, "callbacks": {"dirpath": f"{folder}/checkpoints"}}
+        RunRecord("failed", configuration={"seed": seed, **configuration}).write(make(tmp_path / "now" / str(seed)))
+    assert read_sweep(tmp_path / "now").parameters == ("seed",)
 
 
 def test_a_choice_is_one_setting_and_what_it_alone_decides_is_none(tmp_path: Path) -> None:

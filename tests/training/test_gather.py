@@ -305,11 +305,11 @@ def joined(batches: Sequence[FaceBatch]) -> FaceBatch:
     starts = accumulate((len(batch.labels) for batch in batches), initial=0)
     moved = [
         tuples._replace(anchor=tuples.anchor + start).with_offset(start)
-        for (_, _, tuples), start in zip(batches, starts, strict=False)
-        if tuples is not None
+        for batch, start in zip(batches, starts, strict=False)
+        if (tuples := batch.tuples) is not None
     ]
     tuples = type(moved[0])(*map(torch.cat, zip(*moved, strict=True))) if moved else None
-    pictures, labels, _ = zip(*batches, strict=True)
+    pictures, labels = zip(*((batch.images, batch.labels) for batch in batches), strict=True)
     return FaceBatch(torch.cat(pictures), torch.cat(labels), tuples)
 
 

@@ -95,6 +95,7 @@ def fit(
     epochs: int = 1,
     validation: int = 1,
     callbacks: Sequence[pl.Callback] = (),
+    val_check_interval: int | None = None,
 ) -> pl.Trainer:
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -106,6 +107,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        val_check_interval=val_check_interval,
     )
     trainer.fit(module, loader(batches), loader([batch(4, 3, seed=number) for number in range(validation)]))
     return trainer
@@ -243,6 +245,27 @@ def test_the_last_validation_is_the_report_on_all_its_embeddings(tmp_path: Path)
     found = measure_representation(rows, labels)
     for name in REPRESENTATION:
         assert float(trainer.callback_metrics[f"val/{name}"]) == pytest.approx(getattr(found, name), rel=1e-4)
+
+
+class CheckpointWithinEpoch(pl.Callback):
+    """Keeps the checkpoint of every step."""
+
+    def __init__(self) -> None:
+        self.validations: list[Any] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        checkpoint: dict[str, Any] = {}
+        pl_module.on_save_checkpoint(checkpoint)
+        self.validations.append(checkpoint["validation"])
+
+
+def test_a_checkpoint_has_no_thresholds_of_other_weights(tmp_path: Path) -> None:
+    """As after a validation within an epoch."""
+    kept = CheckpointWithinEpoch()
+    module = VerificationModule(encoder(), TripletLoss(), BatchHard(), ADAM)
+    fit(module, [batch(seed=number) for number in range(4)], tmp_path, callbacks=[kept], val_check_interval=2)
+    assert kept.validations == [None] * 4
+    assert module.validation is not None
 
 
 @pytest.mark.parametrize("steps", [3, 12])

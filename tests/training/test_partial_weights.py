@@ -9,12 +9,15 @@ from functools import partial
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adafactor, Adagrad, AdamW, Optimizer
+from torch.utils.data import DataLoader
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses import AdaFaceLoss, ArcFaceLoss, MagFaceLoss
@@ -56,20 +59,34 @@ def rows_only(gradient: Tensor, rows: Sequence[int], count: int) -> Tensor:
     return torch.sparse_coo_tensor(torch.tensor([list(rows)]), gradient, shape, check_invariants=True)
 
 
+@pytest.mark.parametrize("overflow", [None, 0, 2])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_rows_that_are_always_sampled_take_the_optimizers_own_steps(name: str) -> None:
-    dense, sparse = (nn.Parameter(torch.arange(15, dtype=torch.float64).view(5, 3) / 7) for _ in range(2))
+def test_rows_that_are_always_sampled_take_the_optimizers_own_steps(name: str, overflow: int | None) -> None:
+    """Also under a GradScaler, which skips the step of an overflow."""
+    dense, sparse = (nn.Parameter(torch.arange(15, dtype=torch.float32).view(5, 3) / 7) for _ in range(2))
     optimizers, steps = [OPTIMIZERS[name]([weights]) for weights in (dense, sparse)], RowSteps()
+    scalers = [torch.amp.GradScaler("cpu", 1024.0, enabled=overflow is not None) for _ in optimizers]
     for step in range(4):
-        gradient = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        gradient = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
         gradient[1] = 0
-        dense.grad, sparse.grad = gradient, rows_only(gradient, range(5), 5)
-        optimizers[0].step()
-        steps.narrow(optimizers[1])
-        optimizers[1].step()
-        steps.widen()
+        gradient *= float(scalers[0].scale(torch.ones(())))
+        if step == overflow:
+            gradient[3, 1] = torch.inf
+        dense.grad, sparse.grad = gradient.clone(), rows_only(gradient, range(5), 5)
+        before = dense.detach().clone()
+        for scaler, optimizer in zip(scalers, optimizers, strict=True):
+            scaler.scale(torch.ones(()))
+            scaler.unscale_(optimizer)
+            steps.narrow(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            steps.widen()
         torch.testing.assert_close(sparse.data, dense.data, rtol=0, atol=0)
-    torch.testing.assert_close(optimizers[1].state_dict(), optimizers[0].state_dict(), rtol=0, atol=0)
+        assert torch.equal(before, dense.data) == (step == overflow)
+    torch.testing.assert_close(
+        *(dict(one.state[one.param_groups[0]["params"][0]]) for one in optimizers), rtol=0, atol=0
+    )
+    assert scalers[0].state_dict() == scalers[1].state_dict()
 
 
 def test_rows_that_are_not_sampled_keep_weights_and_states_and_do_not_decay() -> None:
@@ -182,6 +199,51 @@ def gradients_on_rank(
         shard,
         loss.first,
     )
+
+
+class Overflowing(VerificationModule):
+    """A module whose second step gives gradients that are not finite."""
+
+    def training_step(self, batch: FaceBatch, index: int) -> Tensor:
+        return super().training_step(batch, index) * (torch.inf if index == 1 else 1)
+
+
+@pytest.mark.filterwarnings("ignore")  # there are few batches and nothing to validate
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_a_sample_trains_in_16_bits_like_the_loss_of_these_identities_alone(precision: Any) -> None:
+    """The sample is the batch's own identities; a step that the GradScaler skips changes nothing."""
+    labels, runs = torch.tensor([17, 30, 3, 6]), {}
+    rows, initial = labels.sort().values, seeded("arc_face").weights.data
+    for name, identities, of_these in (("sampled", IDENTITIES, labels), ("alone", 4, torch.tensor([2, 3, 0, 1]))):
+        loss = ArcFaceLoss(identities, 8.0, 0.3, SIZE, sample_rate=0.1)
+        loss.weights.data = initial.clone() if name == "sampled" else initial[rows]
+        torch.manual_seed(0)
+        kind = Overflowing if precision == "16-mixed" else VerificationModule
+        module = kind(Encoder(), loss, None, ADAMW)
+        scaler = torch.amp.GradScaler("cpu", 256.0) if precision == "16-mixed" else None
+        trainer = pl.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            plugins=[MixedPrecision(precision, "cpu", scaler)],
+            gradient_clip_val=LIMIT,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        batches = [FaceBatch(batch(index).images[:4].float(), of_these, None) for index in range(3)]
+        trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+        state = trainer.optimizers[0].state[loss.weights]
+        assert state["step"] == (2 if scaler else 3)
+        assert scaler is None or scaler.get_scale() == 128
+        runs[name] = module.encoder.state_dict(), loss.weights.data, state["exp_avg"], state["exp_avg_sq"]
+    encoder, *of_all = runs["sampled"]
+    torch.testing.assert_close(encoder, runs["alone"][0], rtol=0, atol=1e-6)
+    others = torch.ones(IDENTITIES, dtype=torch.bool).index_fill(0, rows, False)
+    for found, expected, unsampled in zip(of_all, runs["alone"][1:], (initial, 0 * initial, 0 * initial), strict=True):
+        torch.testing.assert_close(found[rows], expected, rtol=1e-3, atol=1e-9)
+        assert bool((found[rows] != unsampled[rows]).any(dim=1).all())
+        assert torch.equal(found[others], unsampled[others])
 
 
 def gradients_of_one(loss: MarginSoftmax, labels: Tensor) -> tuple[float, list[Tensor], Tensor]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import importlib
 import json
 import os
@@ -16,9 +17,11 @@ from PIL import Image
 
 from siamese_verify.evaluation import verification_report
 from siamese_verify.training import publish_report
-from siamese_verify.training.loggers import run_name, sweep_name
+from siamese_verify.training.loggers import mlflow_logger, run_name, sweep_name
+from tests.cli.test_train import TRUSTED, signal_at
 from tests.conftest import SMALL_BATCHES, TINY
 
+BOARD = "pytorch_lightning.loggers.TensorBoardLogger"
 PICTURES = ("roc", "det", "histogram", "errors")
 
 
@@ -81,14 +84,17 @@ def test_wandb_gets_metrics_configuration_pictures_and_curve_without_a_network(t
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "multirun.yaml").touch()
-    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *TINY, *SMALL_BATCHES]
-    ended = subprocess.run(
-        [*command, "logger=wandb", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/sweep/0", "loss.margin=0.3"],
-        cwd=tmp_path,
-        env={**os.environ, **nowhere, "WANDB_MODE": "offline", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    start = [sys.executable, "-m", "siamese_verify.cli.main", "train"]
+    settings = [
+        "scheduler=constant",
+        "logger=wandb",
+        "trainer.max_epochs=1",
+        f"hydra.run.dir={tmp_path}/sweep/0",
+        "loss.margin=0.3",
+    ]
+    environment = {**os.environ, **nowhere, "WANDB_MODE": "offline", "HOME": str(tmp_path)}
+    command = [*start, *TINY, *SMALL_BATCHES, *settings]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "WARNING" not in ended.stdout + ended.stderr
     run = tmp_path / "sweep" / "0"
@@ -108,6 +114,12 @@ def test_wandb_gets_metrics_configuration_pictures_and_curve_without_a_network(t
     group = f"{tmp_path.name}/sweep".encode()
     for text in (b"val/eer", b"test/eer", b"train/gradient_norm", b"TripletLoss", b"loss.margin=0.3", group):
         assert text in content
+    resume = [*start, f"resume={run}", "trainer.max_epochs=2"]
+    ended = subprocess.run(resume, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    resumed = {path.name.rpartition("-")[2] for path in (run / "wandb").glob("offline-run-*")}
+    assert resumed == {offline.name.rpartition("-")[2]}, "two files of one run, which are put together when sent"
+    assert len([*(run / "wandb").glob("offline-run-*")]) == 2
 
 
 @pytest.mark.slow
@@ -116,7 +128,8 @@ def test_mlflow_gets_metrics_and_settings_in_a_database_of_the_run(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    run = trained(tmp_path / "run", *TINY, *SMALL_BATCHES, "logger=mlflow", "trainer.max_epochs=1")
+    pictures = ("callbacks=pictures", "callbacks.pictures.every_n_epochs=1")
+    run = trained(tmp_path / "run", *TINY, *SMALL_BATCHES, "logger=mlflow", "trainer.max_epochs=1", *pictures)
     with closing(sqlite3.connect(run / "mlflow.db")) as database:
         metrics = dict(database.execute("select key, value from latest_metrics"))
         settings = dict(database.execute("select key, value from params"))
@@ -126,6 +139,51 @@ def test_mlflow_gets_metrics_and_settings_in_a_database_of_the_run(
     assert metrics["hp_metric"] == pytest.approx(metrics["val/eer"])
     assert settings["loss/margin"] == "0.2"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    shown = {path.parent.name for path in (run / "mlflow").rglob("*.png")}
+    assert shown == {"map", "neighbors", *PICTURES}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_and_resumed_is_one_run_of_mlflow_and_tensorboard(
+    fitted: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run, steps = tmp_path / "run", (*SMALL_BATCHES, "sampler.batches=3", "trainer.log_every_n_steps=1")
+    board = f"+logger.board={{_target_: {BOARD}, save_dir: '{run}', name: '', version: tensorboard}}"
+    with pytest.raises(SystemExit):
+        fitted(run, *TINY, *steps, "trainer.max_epochs=3", "logger=mlflow", board, signal_at(4))
+    with closing(sqlite3.connect(run / "mlflow.db")) as database:
+        ((name, status),) = database.execute("select run_uuid, status from runs").fetchall()
+        settings = database.execute("select key, value from params order by key").fetchall()
+    assert status == "FAILED"
+    fitted(run, f"resume='{run}'", TRUSTED)
+    with closing(sqlite3.connect(run / "mlflow.db")) as database:
+        assert database.execute("select run_uuid, status from runs").fetchall() == [(name, "FINISHED")]
+        assert database.execute("select key, value from params order by key").fetchall() == settings
+        logged = database.execute("select distinct step from metrics where key = 'train/loss' order by step").fetchall()
+        validated = database.execute("select step from metrics where key = 'val/eer' order by step").fetchall()
+    assert [step for (step,) in logged] == list(range(9))
+    assert [step for (step,) in validated] == [2, 5, 8]
+    reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events: Any = reader.EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/eer")] == [2, 5, 8]
+    assert {event.step for event in events.Scalars("train/loss")} == {*range(9)}
+    with (run / "metrics" / "metrics.csv").open() as table:
+        assert [row["step"] for row in csv.DictReader(table) if row["val/eer"]] == ["2", "5", "8"]
+
+
+def test_a_run_that_is_gone_from_mlflow_is_started_there_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    first = mlflow_logger(str(tmp_path), "faces")
+    first.log_hyperparams({"resume": None})
+    again = mlflow_logger(str(tmp_path), "faces")
+    again.log_hyperparams({"resume": "last.ckpt"})  # MLflow would refuse the change
+    assert again.run_id == first.run_id == (tmp_path / "mlflow_run.txt").read_text()
+    first.experiment.delete_run(first.run_id)
+    new = mlflow_logger(str(tmp_path), "faces")
+    assert new.run_id != first.run_id
+    assert mlflow_logger(str(tmp_path), "faces").run_id == new.run_id
 
 
 def test_runs_are_named_by_what_is_overridden_and_grouped_by_their_sweep(tmp_path: Path) -> None:
@@ -138,3 +196,26 @@ def test_runs_are_named_by_what_is_overridden_and_grouped_by_their_sweep(tmp_pat
     assert run_name(single, ["experiment=demo"]) == "noon"
     assert len(run_name(single, [f"loss.margin{number}=1" for number in range(100)])) == 120
     assert (sweep_name(single), sweep_name(part)) == ("", "demo/night")
+
+
+def test_pictures_of_the_validation_photos_go_to_the_logger_every_n_epochs_if_asked_for(
+    trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    pictures = ("callbacks=pictures", "callbacks.pictures.every_n_epochs=2", "callbacks.pictures.strips=3")
+    run = trained(
+        tmp_path / "run",
+        *TINY,
+        *SMALL_BATCHES,
+        "logger=tensorboard",
+        "trainer.max_epochs=3",
+        "baseline=null",
+        *pictures,
+    )
+    reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events: Any = reader.EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    for name, size in (("val/map", None), ("val/neighbors", (8 * 72 + 8, 3 * 72))):
+        (event,) = events.Images(name)
+        assert event.step == [one.step for one in events.Images("val/roc")][1], "of the second epoch"
+        if size:
+            assert (event.width, event.height) == size, "three of the eight photos, with all others"

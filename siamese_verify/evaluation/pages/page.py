@@ -267,7 +267,7 @@ def _metrics_row(metrics: Mapping[str, Any]) -> dict[str, str]:
     return row
 
 
-def fill_template(template: str, **values: Any) -> str:
+def fill_template(template: str, *, script_file: str = "report.js", **values: Any) -> str:
     """Fill in a template of this package; script and style sheet become part of the page."""
     environment = Environment(
         loader=PackageLoader("siamese_verify.evaluation.pages", package_path=""),
@@ -278,5 +278,5 @@ def fill_template(template: str, **values: Any) -> str:
     )
     filters = (percent, number, one_in, rate, interval, span, difference, shift)
     environment.filters.update({one.__name__: one for one in filters})
-    script, style = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("report.js", "page.css"))
+    script, style = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in (script_file, "page.css"))
     return environment.get_template(template).render(script=script, style=style, **values)

@@ -30,6 +30,7 @@ class Palette(NamedTuple):
 LIGHT = Palette("#ffffff", "#1d2733", "#d5dbe3", "#1769c2", "#d9591a")
 VARIABLES = dict(zip(LIGHT, ("--card", "--ink", "--line", "--genuine", "--impostor"), strict=True))  # in page.css
 WIDTH, HEIGHT = 6.4, 4.4  # inches
+BOTTOM, TOP = 0.57, 0.31  # margins, inches
 LEGEND_ROW = 0.2  # inches
 AXIS_STEPS = 128  # intervals of the table by which the page's script reads an axis
 
@@ -52,14 +53,14 @@ def percent_label(rate: float) -> str:
 
 
 def render_figure(
-    name: str, title: str, text: str, draw: Callable[[Axes], None], *, legend: bool = False
+    name: str, title: str, text: str, draw: Callable[[Axes], None], *, legend: bool = False, height: float = HEIGHT
 ) -> ReportFigure:
-    """Return what `draw` draws on axes as PNG and SVG; `legend` adds one below the axes."""
+    """Return what `draw` draws on axes as PNG and SVG, `height` inches high; `legend` adds one below the axes."""
     import matplotlib  # late: the colors are used where nothing is drawn
     from matplotlib.figure import Figure
 
     # Figure without pyplot: no window system, no global list of figures, safe in any thread.
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=150, facecolor=LIGHT.ground)
+    figure = Figure(figsize=(WIDTH, height), dpi=150, facecolor=LIGHT.ground)
     axes = figure.add_subplot(facecolor=LIGHT.ground)
     axes.grid(True, color=LIGHT.faint, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -71,12 +72,11 @@ def render_figure(
         axes.spines[side].set_color(LIGHT.faint)
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set_color(LIGHT.ink)
-    height = HEIGHT
-    if legend:
-        height += _legend_below(axes)
-        figure.set_figheight(height)
+    below = _legend_below(axes, height - BOTTOM - TOP) if legend else 0.0
+    height += below
+    figure.set_figheight(height)
     # Margins that hold the longest labels; a layout engine would find them too, in half of the drawing time.
-    figure.subplots_adjust(left=0.15, right=0.955, bottom=(0.57 + height - HEIGHT) / height, top=1 - 0.31 / height)
+    figure.subplots_adjust(left=0.15, right=0.955, bottom=(BOTTOM + below) / height, top=1 - TOP / height)
     png, svg = io.BytesIO(), io.StringIO()
     with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         warnings.filterwarnings("ignore", message="Glyph")  # names may hold letters that the font lacks
@@ -94,15 +94,15 @@ def render_figure(
     )
 
 
-def _legend_below(axes: Axes) -> float:
-    """Draw a legend below the axes and return its height in inches."""
+def _legend_below(axes: Axes, inches: float) -> float:
+    """Draw a legend below axes that are `inches` high, and return its own height in inches."""
     handles, labels = axes.get_legend_handles_labels()
     columns = max(1, min(4, int(100 / (8 + max(map(len, labels))))))
     drawn = axes.legend(
         handles,
         labels,
         loc="upper left",
-        bbox_to_anchor=(-0.05, -0.13),
+        bbox_to_anchor=(-0.05, -0.46 / inches),
         ncols=columns,
         fontsize=8,
         frameon=False,

@@ -1,0 +1,231 @@
+"""Training that starts from another model: what comes along, what is refused, what is recorded, and how it resumes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from siamese_verify.cli.initialization import initialized_configuration
+from siamese_verify.cli.training_checks import check_run
+from siamese_verify.errors import InputError
+from siamese_verify.models import load_model, open_bundle
+from siamese_verify.models.registry import describe_bundle
+from siamese_verify.run_record import RunRecord
+from tests.cli.conftest import Command
+from tests.cli.test_train import TRUSTED, equal, signal_at, weights
+from tests.conftest import SMALL_BATCHES, TINY
+
+Configured = Callable[..., DictConfig]
+Trained = Callable[..., Path]
+
+SECOND = (*(one for one in TINY if not one.startswith("encoder.")), *SMALL_BATCHES, "trainer.max_epochs=1")
+ALL_LAYERS = 6  # of the tiny run's encoder
+
+
+def initialized(configured: Configured, folder: Path, *overrides: str) -> DictConfig:
+    return initialized_configuration(configured("train", folder, *overrides), overrides)
+
+
+@pytest.fixture(scope="module")
+def moved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the tiny run without its run, so that nothing says whom it was trained on."""
+    folder = tmp_path_factory.mktemp("moved") / "first"
+    shutil.copytree(tiny_run / "bundle", folder)
+    return folder
+
+
+# What comes along
+
+
+@pytest.mark.parametrize("form", ["run", "bundle", "checkpoints/best.ckpt"])
+def test_the_encoder_of_the_model_comes_along_whatever_the_composed_one_is(
+    form: str, tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    model = tiny_run if form == "run" else tiny_run / form
+    cfg = initialized(configured, tmp_path, f"initialize_from='{model}'", "experiment=demo")
+    assert (cfg.encoder.width, cfg.encoder.size, cfg.encoder.blocks) == (8, 32, [1, 1, 1, 1])
+    assert cfg.encoder.crop.kind == "whole"
+    assert [stage["data"] for stage in cfg.earlier_stages] == ["synthetic"]
+    assert initialized_configuration(cfg, ["encoder=resnet18"]) is cfg, "once"
+
+
+def test_settings_that_weights_do_not_depend_on_may_be_given(
+    tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    free = ("encoder.dropout=0.25", "encoder.size=48", "encoder.crop.margin=4", "encoder.width=8")
+    cfg = initialized(
+        configured, tmp_path, f"initialize_from='{tiny_run}'", "data=lfw", "encoder=small", *free[3:], *free
+    )
+    assert (cfg.encoder.dropout, cfg.encoder.size, cfg.encoder.crop.margin) == (0.25, 48, 4)
+    assert cfg.encoder.crop.kind == "box", "photos are cropped as the data are"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["encoder.width=16"], "encoder.width is 8 there and 16 here"),
+        (["encoder=resnet18"], "encoder._target_ is siamese_verify.encoders.SmallResNet there and"),
+        (["encoder=tiny"], "encoder.blocks is"),
+        (["+encoder.pretrained=vggface2"], "encoder.pretrained is None there and vggface2 here"),
+    ],
+)
+def test_settings_that_contradict_the_model_are_refused(
+    overrides: list[str], told: str, tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=told):
+        initialized(configured, tmp_path, f"initialize_from='{tiny_run}'", *overrides)
+    with pytest.raises(InputError, match=told):  # in a sweep before any run starts
+        check_run(configured("train", tmp_path, f"initialize_from='{tiny_run}'", *overrides))
+
+
+def test_published_weights_can_be_started_from_by_name(configured: Configured, tmp_path: Path) -> None:
+    cfg = initialized(configured, tmp_path, "initialize_from=casia-webface", "encoder.dropout=0.1", "data=lfw")
+    assert cfg.encoder == {
+        "_target_": "siamese_verify.encoders.InceptionResNet",
+        "pretrained": "casia-webface",
+        "size": 160,
+        "dropout": 0.1,
+        "crop": {"_target_": "siamese_verify.structures.Crop", "kind": "box", "margin": 32},
+        "normalize": True,
+    }
+    (stage,) = cfg.earlier_stages
+    assert (stage.data, stage.model) == ("casia-webface", "casia-webface")
+
+
+def test_code_of_others_is_not_imported_unasked(configured: Configured, tmp_path: Path) -> None:
+    target = "tests.own_networks.OwnNet"
+    torch.save({"hyper_parameters": {"encoder": {"_target_": target}}, "state_dict": {}}, tmp_path / "own")
+    with pytest.raises(InputError, match=f"is code of others, {target}, .* add trust_code={target}"):
+        initialized(configured, tmp_path, f"initialize_from='{tmp_path}/own'")
+    cfg = initialized(configured, tmp_path, f"initialize_from='{tmp_path}/own'", f"trust_code={target}")
+    assert cfg.encoder._target_ == target
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nowhere", "There is no model nowhere"),
+        ("text", "is not a checkpoint"),
+        ("bare", "does not say how its encoder"),
+    ],
+)
+def test_what_is_no_model_is_refused(name: str, told: str, configured: Configured, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("text")
+    torch.save({"state_dict": {}}, tmp_path / "bare")
+    place = name if name == "nowhere" else tmp_path / name
+    with pytest.raises(InputError, match=told):
+        initialized(configured, tmp_path, f"initialize_from='{place}'")
+
+
+# Training
+
+
+def test_frozen_layers_have_the_weights_of_the_model_and_the_bundle_records_both_stages(
+    tiny_run: Path, trained: Trained, tmp_path: Path
+) -> None:
+    run = trained(
+        tmp_path / "run",
+        *SECOND,
+        f"initialize_from='{tiny_run}'",
+        "loss=arc_face",
+        f"trainer.frozen_layers={ALL_LAYERS}",
+        "data.photos.seed=1",
+        "name=second",
+    )
+    first = load_model(tiny_run).encoder.state_dict()
+    assert equal(load_model(run).encoder.state_dict(), first)
+    assert "loss.weights" in weights(run)
+    composed = OmegaConf.load(run / ".hydra" / "config.yaml")
+    assert (composed.encoder.width, composed.initialize_from) == (8, str(tiny_run))
+    record = RunRecord.read(run)
+    assert record.configuration["encoder"]["width"] == 8
+    assert record.tested_people == "held out from training"
+
+    stages = open_bundle(run / "bundle").metadata.training["stages"]
+    assert [(stage["method"], stage["loss"], stage["data"]) for stage in stages] == [
+        ("supervised", "TripletLoss", "synthetic"),
+        ("supervised", "ArcFaceLoss", "synthetic"),
+    ]
+    earlier = RunRecord.read(tiny_run)
+    assert [stage["data_sha256"] for stage in stages] == [earlier.data, record.data]
+    assert [stage["command"] for stage in stages] == [earlier.command, record.command]
+    assert [stage["started"] for stage in stages] == [earlier.started, record.started]
+    assert all(stage["seconds"] > 0 for stage in stages)
+    assert stages[0]["weights_sha256"] == open_bundle(tiny_run / "bundle").metadata.weights_sha256
+    card = (run / "bundle" / "README.md").read_text()
+    words = "TripletLoss on synthetic, then ArcFaceLoss on synthetic"
+    assert f"| stages of training | {words} |" in card
+    assert earlier.command in card
+    assert describe_bundle(run / "bundle", "second").stages == words
+
+    third = load_model(run / "checkpoints" / "best.ckpt").metadata.training["stages"]
+    assert [stage["loss"] for stage in third] == ["TripletLoss", "ArcFaceLoss"]
+
+
+def test_people_of_the_first_stage_are_no_test_people_of_the_second(
+    tiny_run: Path, moved: Path, fitted: Trained, tmp_path: Path
+) -> None:
+    seen = ("data.photos.seed=1", "data.test.photos.seed=0", "data.test.photos.first=0")
+    with pytest.raises(InputError, match="overlaps with the training set: 6 of its 6 people"):
+        fitted(tmp_path / "refused", *SECOND, *seen, f"initialize_from='{tiny_run}'")
+    run = fitted(tmp_path / "marked", *SECOND, *seen, f"initialize_from='{tiny_run}'", "allow_leakage=true")
+    assert RunRecord.read(run).tested_people.startswith("trained on in part: 6 of its 6 people")
+    third = (*SECOND, "data.photos.seed=2", *seen[1:], f"initialize_from='{run}/checkpoints/best.ckpt'")
+    with pytest.raises(InputError, match="overlaps with the training set: 6 of its 6 people"):
+        fitted(tmp_path / "third", *third)  # of the first stage
+    unknown = fitted(tmp_path / "unknown", *SECOND, *seen, f"initialize_from='{moved}'")
+    told = "held out from training, but the model that it started from has no record of its people"
+    assert RunRecord.read(unknown).tested_people == told
+    assert json.loads((unknown / "people.json").read_text())["earlier stages are known"] is False
+
+
+def test_a_resumed_second_stage_needs_nothing_of_the_first_and_ends_bit_for_bit(
+    tiny_run: Path, fitted: Trained, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    shutil.copytree(tiny_run, first)
+    more = ("sampler.batches=3", "trainer.max_epochs=3", "trainer.frozen_layers=2", "trainer.layer_decay=0.6")
+    settings = (*SECOND[:-1], "encoder.dropout=0.3", *more, f"initialize_from='{first}'")
+    whole = fitted(tmp_path / "whole", *settings)
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        fitted(run, *settings, signal_at(4))
+    shutil.rmtree(first)
+    fitted(run, f"resume='{run}'", TRUSTED)
+    assert equal(weights(run), weights(whole))
+    assert equal(weights(run, "best.ckpt"), weights(whole, "best.ckpt"))
+    assert RunRecord.read(run).history == RunRecord.read(whole).history
+    people = [json.loads((one / "people.json").read_text())["seen"] for one in (run, whole)]
+    assert people[0] == people[1]
+    assert len(people[0]) == 4
+    start = load_model(tiny_run).encoder.state_dict()
+    frozen = [name for name in start if name.split(".")[1] in ("0", "1", "2", "3")]
+    assert equal({name: weights(run)[f"encoder.{name}"] for name in frozen}, {name: start[name] for name in frozen})
+
+
+def test_a_run_without_a_checkpoint_starts_again_from_the_same_model_only(
+    moved: Path, fitted: Trained, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        fitted(run, *SECOND, f"initialize_from='{moved}'", signal_at(-1))
+    saved = run / ".hydra" / "config.yaml"
+    digest = open_bundle(moved).metadata.weights_sha256
+    assert digest in saved.read_text()
+    saved.write_text(saved.read_text().replace(digest, "f" * 64))  # as if the model had been another then
+    with pytest.raises(InputError, match="is not the one that the run was started with"):
+        fitted(run, f"resume='{run}'", TRUSTED)
+
+
+def test_the_command_line_refuses_in_one_sentence(tiny_run: Path, command: Command) -> None:
+    ended = command("train", *SECOND, f"initialize_from={tiny_run}", "encoder.width=16", "hydra.run.dir=run")
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert "encoder.width is 8 there and 16 here" in ended.err
+    assert RunRecord.read(Path("run")).status == "failed"

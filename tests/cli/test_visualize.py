@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from siamese_verify.evaluation.score_history import read_score_history
+from tests.cli.conftest import SENTENCE, Command, save_faces
+
+
+def numbers_of(page: Path) -> dict[str, list[object]]:
+    text = page.read_text(encoding="utf-8")
+    content: dict[str, list[object]] = json.loads(text.split('id="numbers">')[1].split("</script>")[0])
+    return content
+
+
+def test_a_run_is_drawn_with_the_photos_that_it_was_tested_on(tiny_run: Path, command: Command) -> None:
+    ended = command("visualize", str(tiny_run), "--no-umap", "--output", "seen")
+    assert ended.code == 0, ended.err
+    assert sorted(path.name for path in Path("seen").iterdir()) == ["index.html", "pca.png", "score_history.png"]
+    assert Path("seen/index.html").stat().st_mode & 0o777 == 0o600, "it holds photos"
+    shown = numbers_of(Path("seen/index.html"))
+    assert len(shown["names"]) == 18 and len(set(shown["identities"])) == 6, "all test photos of its configuration"
+    assert not {str(name) for name in shown["names"]} & {f"person {row:04} photo 00" for row in range(12)}, (
+        "none trained on"
+    )
+    assert "18 photos of 6 identities: synthetic faces" in Path("seen/index.html").read_text()
+    assert [one.epoch for one in read_score_history(tiny_run)] == [0, 1, 2, 3]
+
+
+def test_other_photos_a_smaller_draw_and_no_pictures(tiny_run: Path, command: Command, tmp_path: Path) -> None:
+    save_faces(tmp_path / "photos", 5, 3)
+    options = ("--faces", "photos", "--photos", "9", "--no-pictures", "--no-umap", "--output", "seen")
+    assert command("visualize", str(tiny_run / "bundle"), *options).code == 0
+    page = Path("seen/index.html").read_text()
+    assert len(numbers_of(Path("seen/index.html"))["names"]) == 9
+    assert "drawn at random from 15 photos (seed 0)" in page
+    assert "data:image" not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("casia-webface",), "casia-webface is no run that has tested people: give photos by --faces FOLDER"),
+        (("RUN", "--photos", "1"), "--photos must be from 2 to 5000, got 1"),
+        (("RUN", "--output", "file"), "--output file is a file: name a folder"),
+        (("nowhere",), "nowhere is no run that has tested people"),
+        (("RUN", "--faces", "nowhere"), "There is no folder nowhere"),
+    ],
+)
+def test_a_mistake_is_explained_in_a_sentence(
+    arguments: tuple[str, ...], sentence: str, tiny_run: Path, command: Command
+) -> None:
+    Path("file").touch()
+    ended = command("visualize", *(str(tiny_run) if one == "RUN" else one for one in arguments))
+    assert ended.code == 2
+    assert SENTENCE.fullmatch(ended.err)
+    assert sentence in ended.err
