@@ -16,12 +16,13 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
+from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.initialization import earlier_people, initialized_configuration, take_weights
 from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
+from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
 from siamese_verify.cli.run_metadata import set_threads
@@ -78,7 +79,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
     cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
     refuse_used(folder, cfg.resume)
     with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
-        cfg = initialize(cfg, run)
+        check(cfg)  # also the second stage, before the first is trained
+        cfg = initialize(train_first_stage(cfg, run, signals), run)
         check(cfg)
         parts = compose(cfg)
         fit(parts, run, cfg, signals)
@@ -121,7 +123,7 @@ def compose(cfg: DictConfig) -> TrainingParts:
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
     further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in others.items()}
-    module = compose_module(cfg, encoder, len(data.people), len(data.split.train))
+    module = compose_module(cfg, encoder, data.num_identities, len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, further, module, trainer, seen, all_known)
@@ -214,6 +216,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
             log.info("%s photos were left out (%s): %s lists them.", left_out, counts, run.folder / "left_out.csv")
     stop = StopAfterStep(signals, run.folder / "checkpoints" / "last.ckpt")
     trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]
+    # The average of a step belongs into the checkpoint of that step.
+    trainer.callbacks.sort(key=lambda one: not isinstance(one, WeightAveraging))  # type: ignore[attr-defined]
     receive_signals_instead(trainer)
     watch, wait = RankWatch(trainer, run.end), 0.0
     run.end_others = partial(watch.close, 0.0)
@@ -271,11 +275,12 @@ def with_stage(model: FaceModel, run: Recording) -> FaceModel:
     """The model whose last stage of training has the command, data and times of this run."""
     run.save()  # the time
     record, training = run.record, model.metadata.training
+    first = training["stages"][-2].get("seconds", 0.0) if record.configuration.get("pretrain") else 0.0
     own = {
         **training["stages"][-1],
         "data_sha256": record.data,
         "started": record.started,
-        "seconds": record.seconds,
+        "seconds": round(record.seconds - first, 1),
         "command": record.command,
     }
     training = {**training, "stages": [*training["stages"][:-1], own]}
