@@ -15,6 +15,7 @@ from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 
 RECORD = "run.json"
+FIRST_STAGE = "pretraining"  # folder of the first stage within a run
 PLAIN = re.compile(r"\$\{((hydra|oc\.env|oc\.select|now):[^{}\[\]$]*|[\w./@-]+)\}")
 SLACK = 2.0  # seconds: the time when a process began is known to one
 Status = Literal["running", "finished", "failed", "stopped", "skipped"]

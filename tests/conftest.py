@@ -95,7 +95,7 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
         try:
             refuse_used(folder, cfg.resume)
             with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
-                cfg = train.initialize(cfg, run)
+                cfg = train.initialize(train.train_first_stage(cfg, run, signals), run)
                 check(cfg)
                 train.fit(train.compose(cfg), run, cfg, signals)
         finally:

@@ -58,6 +58,9 @@ def initialized_configuration(cfg: DictConfig, overrides: Sequence[str]) -> Dict
         if "${" not in str(crop.get("kind")) and crop.get("kind") != cfg.data.crop:
             log.warning("Photos are cropped as %s; those of %s were cropped as %s.", cfg.data.crop, name, crop["kind"])
         theirs = {**theirs, "crop": {**crop, "kind": "${data.crop}"}}
+    if cfg.get("pretrain") and cfg.encoder.get("_target_") == theirs["_target_"]:  # the run's own, of both stages
+        own = cast("dict[str, Any]", OmegaConf.to_container(cfg.encoder))
+        theirs = {**theirs, **{key: value for key, value in own.items() if key in FREE}}
     encoder = OmegaConf.create(theirs)
     change_free_settings(encoder, cfg, name, overrides)
     found = cfg.copy()
@@ -94,9 +97,9 @@ def change_free_settings(encoder: DictConfig, cfg: DictConfig, name: str, overri
 
 
 def earlier_stages(name: str, training: dict[str, Any], weights_sha256: str) -> list[dict[str, Any]]:
-    """The stages of a model, the last with its path and its weights' SHA-256; of an older model what it records."""
+    """The stages of a model, the last with its name and its weights' SHA-256; of an older model what it records."""
     stages = training.get("stages") or [{"method": None, "loss": None, "data": training.get("data")}]
-    return [*stages[:-1], {**stages[-1], "model": name, "weights_sha256": weights_sha256}]
+    return [*stages[:-1], {**stages[-1], "model": Path(name).name, "weights_sha256": weights_sha256}]
 
 
 def escaped(value: Any) -> Any:

@@ -19,7 +19,7 @@ from siamese_verify import __version__
 from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.cli.user_errors import EXIT_BUG, EXIT_CTRL_C, EXIT_TEMPORARY, report_user_errors
 from siamese_verify.errors import printable
-from siamese_verify.sweeps.child_run import follow_parent
+from siamese_verify.sweeps.child_run import follow_parent, quote_elements
 from siamese_verify.sweeps.resume_sweep import resume_arguments
 
 
@@ -189,6 +189,7 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
     """Run a Hydra command as `python -m` does, so that DDP finds out how to start its other processes."""
     if invisible := [one for one in overrides if printable(one) != one]:  # Hydra would print it as it is
         Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
+    overrides = [quote_elements(one) for one in overrides]
     follow_parent()
     pass_on_search_path()
     if name == "train":

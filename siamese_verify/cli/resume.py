@@ -210,7 +210,11 @@ def resumed_configuration(cfg: DictConfig, overrides: Sequence[str], folder: Pat
         return cfg, RunRecord()
     run = find_run(str(cfg.resume))
     resumed = saved_configuration(run)
-    refuse_code(OmegaConf.to_container(resumed), trusted_code(cfg), f"The run {cfg.resume}")
+    code: Any = OmegaConf.to_container(resumed)
+    pretrain = code.get("pretrain") or []
+    first = OverridesParser.create().parse_overrides([pretrain] if isinstance(pretrain, str) else pretrain)
+    code["of the first stage"] = [{"_target_": target} for target in named_code(first)]
+    refuse_code(code, trusted_code(cfg), f"The run {cfg.resume}")
     for one in OverridesParser.create().parse_overrides([one for one in overrides if one not in run.record.overrides]):
         key = setting_of(one)
         if key in FREE or key.startswith("logger."):

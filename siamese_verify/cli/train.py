@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -21,6 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from siamese_verify.cli.configuration import encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.initialization import earlier_people, initialized_configuration, take_weights
 from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
+from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
 from siamese_verify.cli.run_metadata import set_threads
@@ -51,6 +53,7 @@ from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
+COMPARED = 64  # arrays of the validation set that an exported network is compared on
 ENDING = 30.0  # seconds that other ranks may take to end
 
 
@@ -76,13 +79,14 @@ def train(cfg: DictConfig, folder: Path) -> float:
     cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
     refuse_used(folder, cfg.resume)
     with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
-        cfg = initialize(cfg, run)
+        check(cfg)  # also the second stage, before the first is trained
+        cfg = initialize(train_first_stage(cfg, run, signals), run)
         check(cfg)
         parts = compose(cfg)
         fit(parts, run, cfg, signals)
         if parts.trainer.is_global_zero and not run.record.pruned:  # one process finishes
             model = with_stage(calibrated(best_model(parts), parts.data, cfg), run)
-            save_bundle(folder / "bundle", model, run.record.versions)
+            save_bundle(folder / "bundle", model, run.record.versions, inputs=some_arrays(parts.data))
             report(model, parts, run, cfg)
     best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
     return math.nan if best is None else float(best)
@@ -248,6 +252,12 @@ def best_model(parts: TrainingParts) -> FaceModel:
     return load_checkpoint(Path(path), encoder=cast(Encoder, parts.module.encoder))
 
 
+def some_arrays(data: FaceDataModule) -> np.ndarray | None:
+    """Arrays of the validation set to compare networks on, None if they are photos."""
+    assert data.validation_set is not None
+    return None if data.spec.is_photo else data.validation_set.faces[:COMPARED].numpy()
+
+
 def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceModel:
     """The model with thresholds and score calibration measured on the validation people."""
     assert data.validation_set is not None
@@ -265,11 +275,12 @@ def with_stage(model: FaceModel, run: Recording) -> FaceModel:
     """The model whose last stage of training has the command, data and times of this run."""
     run.save()  # the time
     record, training = run.record, model.metadata.training
+    first = training["stages"][-2].get("seconds", 0.0) if record.configuration.get("pretrain") else 0.0
     own = {
         **training["stages"][-1],
         "data_sha256": record.data,
         "started": record.started,
-        "seconds": record.seconds,
+        "seconds": round(record.seconds - first, 1),
         "command": record.command,
     }
     training = {**training, "stages": [*training["stages"][:-1], own]}

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from siamese_verify import samplers
 from siamese_verify.cli.configuration import check_values, encoder_settings
 from siamese_verify.cli.initialization import initialized_configuration
+from siamese_verify.cli.pretraining import composed, first_stage_overrides
 from siamese_verify.cli.user_errors import configuring, user_message
 from siamese_verify.data.datamodule import check_views
 from siamese_verify.data.identity_split import check_share
@@ -97,6 +98,8 @@ def check_run(cfg: DictConfig) -> None:
 
 
 def _check_run(cfg: DictConfig) -> None:
+    if cfg.get("pretrain"):
+        check_settings(composed(first_stage_overrides(cfg)))
     if not runs_elsewhere():
         cfg = initialized_configuration(cfg, HydraConfig.get().overrides.task)
     for part in ("data", "protocol", "encoder"):

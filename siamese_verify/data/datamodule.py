@@ -261,10 +261,20 @@ class FaceDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[FaceBatch]:
-        """Every validation photo once; each rank has its share of them, and no photo is added to fill it up."""
+        """Every validation photo once; each rank has its share of them, and no photo is added to fill it up.
+
+        Raises:
+            InputError: fewer photos than ranks, of which some would then wait for the others forever.
+        """
         assert self.validation_set is not None
         refuse_replacement(self.trainer)
-        return in_order(self.validation_set, *self._ranks)
+        rank, world_size = self._ranks
+        if len(self.validation_set) < world_size:
+            raise InputError(
+                f"{world_size} processes cannot share {len(self.validation_set)} validation photos: raise "
+                "datamodule.validation_share, or train with fewer processes."
+            )
+        return in_order(self.validation_set, rank, world_size)
 
     def embedding_dataloader(self) -> DataLoader[FaceBatch]:
         """Every training photo once and without augmentation, in the order of the sampler's rows."""

@@ -41,6 +41,7 @@ def run_in_process(
     stop: Callable[[], bool] = lambda: False,
     grace: float = GRACE,
     alive: BinaryIO | None = None,
+    alone: bool = False,
 ) -> RunRecord:
     """Train in a new process and session, and wait for its end.
 
@@ -55,18 +56,19 @@ def run_in_process(
         stop: asked five times a second; once it is true the run is told to stop by SIGTERM, as it is when this call is
             interrupted by an exception, such as KeyboardInterrupt, which is raised again.
         grace: seconds from then until it is killed.
+        alone: the run starts all of its processes itself, even in a job whose tasks would start one each.
         alive: claim that the process inherits, see `siamese_verify.sweeps.run_lock`.
 
     Returns:
         The record of the run, which is `failed` with its reason if the process ended without a last word.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rank = task_rank()
+    rank = 0 if alone else task_rank()
     arguments = [*flags, *overrides, f"hydra.run.dir={quoted(str(folder.resolve()))}"]
     if rank:  # as Lightning starts its other ranks
         arguments.append("hydra.output_subdir=null")
     began, started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
-    variables = {**run_environment(os.environ), **(environment or {}), PARENT: str(os.getpid())}
+    variables = {**run_environment(os.environ, alone), **(environment or {}), PARENT: str(os.getpid())}
     printed = folder / (f"output_{rank}.log" if rank else OUTPUT)
     with printed.open("ab") as output:
         beginning = output.tell()
@@ -112,12 +114,12 @@ def run_in_process(
     return record
 
 
-def run_environment(variables: Mapping[str, str]) -> dict[str, str]:
+def run_environment(variables: Mapping[str, str], alone: bool = False) -> dict[str, str]:
     """Environment for a run: without what tells of the ranks of another program around the sweep.
 
-    A job of submitit with several tasks keeps it: each task starts its rank of the run.
+    A job of submitit with several tasks keeps it, unless the run is `alone`: each task starts its rank of the run.
     """
-    if is_one_task_of_many(variables):
+    if is_one_task_of_many(variables) and not alone:
         return dict(variables)
     return {
         name: value
@@ -150,6 +152,24 @@ def quoted(text: str) -> str:
     """A text as a value in an override of Hydra."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'") if "'" in text else text
     return f"'{escaped}'"
+
+
+def quote_elements(argument: str) -> str:
+    """The argument `pretrain=[KEY=VALUE,...]` with its elements in quotes, which Hydra needs; any other as it is."""
+    name, _, value = argument.partition("=")
+    if name.lstrip("+") != "pretrain" or not value.startswith("["):
+        return argument
+    done, element, depth, quote = "", "", 0, ""
+    for letter in value:
+        quote = "" if letter == quote else letter if not quote and letter in "'\"" else quote
+        depth += 0 if quote else (letter in "[{(") - (letter in "]})")
+        if quote or depth > 1 or (depth == 1 and letter not in "[,"):  # within an element
+            element += letter
+            continue
+        element = element.strip()
+        done += element if not element or element[0] in "'\"" else quoted(element)
+        done, element = done + letter, ""
+    return f"{name}={done}{element}"
 
 
 def wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.run_record import RECORD, RunRecord, is_gone
+from siamese_verify.run_record import FIRST_STAGE, RECORD, RunRecord, is_gone
 from siamese_verify.sweeps.run_differences import ABSENT, SEED, differing, settings_of
 from siamese_verify.tables import csv_cell
 
@@ -230,6 +230,7 @@ def find_runs(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
 def record_files(sweep: Path) -> list[Path]:
     """Records of the runs of a sweep, whose folders lie in its own or one level below; 2 before 10, words last."""
     found = [path for depth in ("*", "*/*") for path in sweep.glob(f"{depth}/{RECORD}")]
+    found = [path for path in found if path.parent.name != FIRST_STAGE]
     return sorted(found, key=lambda path: _natural(path.parent))
 
 

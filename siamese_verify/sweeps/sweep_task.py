@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from siamese_verify.errors import InputError, printable
-from siamese_verify.run_record import RECORD, RunRecord, is_gone, record_of
+from siamese_verify.run_record import FIRST_STAGE, RECORD, RunRecord, is_gone, record_of
 from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process, task_rank
 from siamese_verify.sweeps.resume_sweep import FREE, own_arguments, resume_override
 from siamese_verify.sweeps.run_lock import ALIVE, claim, is_claimed
@@ -233,7 +233,9 @@ def end_of_sweep(sweep: Path) -> None:
     sentinel = stop_file(sweep, (socket.gethostname(), os.getpid()))
     number = int(sentinel.read_text()) if sentinel.exists() else 0
     sentinel.unlink(missing_ok=True)
-    records = {path.parent: record_of(path.parent) for path in sorted(sweep.rglob(RECORD))}
+    records = {
+        path.parent: record_of(path.parent) for path in sorted(sweep.rglob(RECORD)) if path.parent.name != FIRST_STAGE
+    }
     finished = [folder for folder, record in records.items() if record and record.status == "finished"]
     if number:
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

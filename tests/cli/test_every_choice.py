@@ -55,7 +55,7 @@ def test_every_experiment_takes_every_loss(experiment: str, configured: Configur
         values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         assert values["name"] == experiment
         miner = instantiate(cfg.miner) if cfg.get("miner") else None
-        VerificationModule(torch.nn.Identity(), make_loss(cfg), miner, torch.optim.SGD)
+        VerificationModule(torch.nn.Linear(4, 4), make_loss(cfg), miner, torch.optim.SGD)
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +78,12 @@ def test_every_loss_takes_every_miner_or_refuses_it(
         triplets_only = loss.startswith("triplet") and (isinstance(tuples, Pairs) or name == "multi_similarity")
         if tuples is not None and (loss in REFUSING or triplets_only):
             with pytest.raises(InputError, match=rf"{type(miner).__name__} chooses: set miner=none"):
-                VerificationModule(torch.nn.Identity(), objective, miner, torch.optim.SGD)
+                VerificationModule(torch.nn.Linear(4, 4), objective, miner, torch.optim.SGD)
             continue
-        VerificationModule(torch.nn.Identity(), objective, miner, torch.optim.SGD)
+        VerificationModule(torch.nn.Linear(4, 4), objective, miner, torch.optim.SGD)
         rows = (3 * EMBEDDINGS if getattr(objective, "needs_norms", False) else EMBEDDINGS.clone()).requires_grad_()
-        value: Any = objective(
-            rows, LABELS, tuples if hasattr(objective, "measure") else pml_tuples(tuples, len(LABELS))
-        )
+        given = tuples if hasattr(objective, "measure") else pml_tuples(tuples, len(LABELS))
+        value: Any = objective(rows, LABELS, given)
         value.backward()
         assert value.isfinite()
         assert rows.grad is not None and rows.grad.isfinite().all()
