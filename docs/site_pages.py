@@ -1,4 +1,4 @@
-"""Pages of the documentation site that are made from elsewhere: the README, the commands, the settings, the packages.
+"""Pages of the documentation site that are made from elsewhere: README, notebooks, commands, settings, packages.
 
 A hook of mkdocs (https://www.mkdocs.org/user-guide/configuration/#hooks), named in mkdocs.yml.
 """
@@ -6,6 +6,7 @@ A hook of mkdocs (https://www.mkdocs.org/user-guide/configuration/#hooks), named
 from __future__ import annotations
 
 import argparse
+import json
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -35,10 +36,26 @@ def pages() -> Iterator[tuple[str, str]]:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     yield "index.md", re.sub(r'(\]\(|src=")docs/', r"\1", readme).replace("(data/README.md)", "(getting_data.md)")
     yield "getting_data.md", (ROOT / "data" / "README.md").read_text(encoding="utf-8").replace("(../docs/", "(")
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        yield f"notebooks/{notebook.stem}.md", notebook_page(notebook)
     yield "reference/commands.md", commands()
     yield "reference/configuration.md", configuration()
     for package in PACKAGES:
         yield f"reference/{package}.md", f"# siamese_verify.{package}\n\n::: siamese_verify.{package}\n"
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Lead links to notebooks to their pages."""
+    return re.sub(r"\(\.\./notebooks/(\w+)\.ipynb\)", r"(notebooks/\1.md)", markdown)
+
+
+def notebook_page(notebook: Path) -> str:
+    """Text and code of a notebook, which shows its pictures when it is run."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    parts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    page = "\n\n".join(fenced(text, "python") if kind == "code" else text for kind, text in parts)
+    page = page.replace("(../data/README.md)", "(../getting_data.md)").replace("(../README.md)", "(../index.md)")
+    return page.replace("(../docs/", "(../") + "\n"
 
 
 def commands() -> str:

@@ -50,13 +50,15 @@ class FaceBatch(NamedTuple):
     labels: Tensor  # (N,) int64 identities
     tuples: Pairs | Triplets | None  # given by a pair or triplet sampler; None = a miner chooses
     rows: Tensor | None = None  # (N / views,) int64 rows of the data set: its images are in blocks, one for each view
+    labelled: Tensor | None = None  # (N / views,) bool, whether a label may be learned from, or only measured with
 
 
 class Photos(Protocol):
     """Data set of N photos with identities. Photos are opened on access; damaged ones raise InputError.
 
-    It may also have `people` (names by identity), `splits` (a name for each photo), `digest` (SHA-256 of its content),
-    `aligned` (InputSpec of photos that are aligned faces) and `filtered` (what was left out, in words).
+    It may also have `people` (names by identity), `namespace` (where the numbers of identities are unique), `splits` (a
+    name for each photo), `digest` (SHA-256 of its content), `aligned` (InputSpec of photos that are aligned faces) and
+    `filtered` (what was left out, in words).
     """
 
     @property

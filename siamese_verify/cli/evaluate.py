@@ -34,6 +34,7 @@ from siamese_verify.evaluation import (
     calibrate,
     group_reports,
     inverted_hint,
+    mean_of_groups,
     read_published,
     read_scores,
     verification_report,
@@ -158,7 +159,7 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
         groups = group_reports(
             given.scores, given.same, given.groups, report.threshold, people, resamples=max(cfg.resamples, 1)
         )
-        report = replace(report, groups=tuple(groups))
+        report = replace(report, groups=tuple(groups), mean_of_groups=mean_of_groups(groups))
     page = report.save(
         folder / "report",
         title=Path(str(cfg.scores)).stem,

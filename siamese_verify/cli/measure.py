@@ -36,6 +36,7 @@ from siamese_verify.evaluation import (
     damaged_rates,
     group_reports,
     identification_report,
+    mean_of_groups,
     verification_report,
     write_scores,
 )
@@ -81,6 +82,8 @@ class Result:
             "AUC": round(report.auc, 4),
             "TAR@FAR=1%": {"rate": tar.tar, "insufficient": tar.insufficient},
         }
+        if mean := report.mean_of_groups:
+            row["mean EER of groups"] = {"rate": mean.eer, "low": mean.low, "high": mean.high}
         if report.acquisition:
             row["FTA"] = {"rate": report.acquisition.failure_rate}
         if report.identification:
@@ -132,7 +135,7 @@ def measure(
             groups = group_reports(
                 scores, pairs.same, pairs.groups, report.threshold, known, resamples=max(resamples, 1)
             )
-            report = replace(report, groups=tuple(groups))
+            report = replace(report, groups=tuple(groups), mean_of_groups=mean_of_groups(groups))
     if protocol.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
         report = replace(report, identification=identification_report(embeddings, people))
     if model and model.metadata.score_calibration:

@@ -51,8 +51,9 @@ class WatchSweep(Callback):
 
     def _start(self, config: DictConfig) -> None:
         loader, folder = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), Path(config.hydra.sweep.dir)
-        if storage := config.hydra.sweeper.get("storage"):
-            refuse_password(str(storage), str(OmegaConf.to_container(config.hydra.sweeper)["storage"]))  # type: ignore
+        if storage := OmegaConf.select(config, "hydra.sweeper.storage"):
+            written = OmegaConf.to_container(config.hydra.sweeper)
+            refuse_password(str(storage), str(cast("dict[str, Any]", written)["storage"]))
         refuse_other_sweep(folder, sys.argv[1:])
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
             refuse_invalid(loader, config, check_run)

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint
+from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import encoder_settings, hydra_command, make_encoder
@@ -52,6 +53,7 @@ from siamese_verify.training.run_files import check_resumed, refuse_used
 from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
+COMPARED = 64  # arrays of the validation set that an exported network is compared on
 ENDING = 30.0  # seconds that other ranks may take to end
 
 
@@ -84,7 +86,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         fit(parts, run, cfg, signals)
         if parts.trainer.is_global_zero and not run.record.pruned:  # one process finishes
             model = with_stage(calibrated(best_model(parts), parts.data, cfg), run)
-            save_bundle(folder / "bundle", model, run.record.versions)
+            save_bundle(folder / "bundle", model, run.record.versions, inputs=some_arrays(parts.data))
             report(model, parts, run, cfg)
     best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
     return math.nan if best is None else float(best)
@@ -121,7 +123,7 @@ def compose(cfg: DictConfig) -> TrainingParts:
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
     further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in others.items()}
-    module = compose_module(cfg, encoder, len(data.people), len(data.split.train))
+    module = compose_module(cfg, encoder, data.num_identities, len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, further, module, trainer, seen, all_known)
@@ -214,6 +216,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
             log.info("%s photos were left out (%s): %s lists them.", left_out, counts, run.folder / "left_out.csv")
     stop = StopAfterStep(signals, run.folder / "checkpoints" / "last.ckpt")
     trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]
+    # The average of a step belongs into the checkpoint of that step.
+    trainer.callbacks.sort(key=lambda one: not isinstance(one, WeightAveraging))  # type: ignore[attr-defined]
     receive_signals_instead(trainer)
     watch, wait = RankWatch(trainer, run.end), 0.0
     run.end_others = partial(watch.close, 0.0)
@@ -246,6 +250,12 @@ def best_model(parts: TrainingParts) -> FaceModel:
     if not path:
         raise InputError("No epoch was finished and validated, so there is no model: train for one epoch or more.")
     return load_checkpoint(Path(path), encoder=cast(Encoder, parts.module.encoder))
+
+
+def some_arrays(data: FaceDataModule) -> np.ndarray | None:
+    """Arrays of the validation set to compare networks on, None if they are photos."""
+    assert data.validation_set is not None
+    return None if data.spec.is_photo else data.validation_set.faces[:COMPARED].numpy()
 
 
 def calibrated(model: FaceModel, data: FaceDataModule, cfg: DictConfig) -> FaceModel:

@@ -128,19 +128,27 @@ def check_method(cfg: DictConfig) -> None:
     Raises:
         InputError: it cannot, or the views would all be the same; without a method, there is no loss.
     """
+    sampler, data = instantiate(cfg.sampler).func, cfg.datamodule
+    loss = instantiate(cfg.loss, _partial_=True).func if cfg.get("loss") else None
     if not cfg.get("method"):
-        if not cfg.get("loss"):
+        if loss is None:
             raise InputError("Learning from labels needs a loss: set one, such as loss=triplet, or a method.")
+        if data.unlabelled or sampler is samplers.SemiSupervisedSampler:
+            raise InputError("Learning from labels has no use for photos without: set method=semi.")
         return
     method: type[Method] = instantiate(cfg.method, _partial_=True).func
-    loss = instantiate(cfg.loss, _partial_=True).func if cfg.get("loss") else None
     method.check(loss, instantiate(cfg.miner) if cfg.get("miner") else None)
-    sampler, views = instantiate(cfg.sampler).func, int(cfg.datamodule.multi_view)
+    views = int(data.multi_view) + int(data.local_views)
     method.check_views(views)
     if sampler.__name__ in samplers.__all__ and not issubclass(sampler, method.sampler):
         raise InputError(
-            f"{method.__name__} takes the batches of {method.sampler.__name__}, not of {sampler.__name__}, which "
-            "chooses by identity: leave sampler out."
+            f"{method.__name__} takes the batches of {method.sampler.__name__}, not of {sampler.__name__}: leave "
+            "sampler out."
+        )
+    if method.sampler is samplers.SemiSupervisedSampler and data.labelled_identities is data.labelled_samples is None:
+        raise InputError(
+            f"{method.__name__} needs photos without labels: set datamodule.labelled_identities or "
+            "datamodule.labelled_samples."
         )
     if views > 1 and not cfg.get("augmentation"):
         raise InputError(
@@ -182,13 +190,13 @@ def check_batches(cfg: DictConfig) -> None:
     Raises:
         InputError: a class refuses them.
     """
-    sampler = instantiate(cfg.sampler)
+    sampler, data = instantiate(cfg.sampler), cfg.datamodule
     if sampler.func.__module__.startswith("siamese_verify."):
         people = max([2, *(value for value in cfg.sampler.values() if isinstance(value, int))])
-        sampler(identities=np.arange(people).repeat(2), seed=cfg.seed)
+        others = np.full(people if data.unlabelled else 0, samplers.UNLABELLED)
+        sampler(identities=np.append(np.arange(people).repeat(2), others), seed=cfg.seed)
     if cfg.get("augmentation"):
         instantiate(cfg.augmentation)
-    data = cfg.datamodule
     check_views(data.multi_view, data.instances, data.workers)
     if not data.validation:
         check_share(data.validation_share, data.validation_max_samples_per_identity, data.validation_max_identities)
@@ -263,6 +271,8 @@ def check_loss(cfg: DictConfig) -> None:
     """
     if not cfg.get("loss"):
         return
+    if cfg.loss.get("sharded") and any("WeightAveraging" in one._target_ for one in cfg.callbacks.values() if one):
+        raise InputError("Weights that ranks share are not averaged: leave out callbacks=ema or loss.sharded=true.")
     loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
     sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
     accepted = getattr(loss, "takes", None)

@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader
 
 from siamese_verify.data.face_crops import FaceCropper
 from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory, FacesOnDisk
-from siamese_verify.data.identity_split import Split, hold_out, split_by_identity
+from siamese_verify.data.identity_split import Split, choose_labelled, hold_out, split_by_identity
 from siamese_verify.errors import InputError
 from siamese_verify.faces import SelectOneFace
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, all_pairs, find_leak
+from siamese_verify.samplers import UNLABELLED
 from siamese_verify.samplers.epoch import EpochSampler
 from siamese_verify.structures import FaceBatch, InputSpec, Photos
 
@@ -69,6 +70,12 @@ class FaceDataModule(pl.LightningDataModule):
         validation_max_identities: people to hold out, at most; None = no limit.
         multi_view: augmented views of each image in a batch, for losses that compare them.
         instances: label every image by itself instead of by its identity, for self-supervised losses.
+        local_views: further views of each image, behind the others in a batch.
+        local_transform: random augmentation of those, such as crops of a small part of the image.
+        labelled_identities: identities whose labels may be learned from, chosen by `split_seed`; None = all.
+        labelled_samples: samples of each of them that are labelled, likewise, 2 or more; None = all.
+        unlabelled: train on all other photos too, without labels; their identity is -1 for the sampler. By default they
+            are left out.
         in_memory: hold the faces in memory; None = up to 2 GB of them.
         max_damaged: photos that may be unreadable; read from disk, for each process.
         on_multiple_faces: `error`, `central` or `largest`, see `siamese_verify.faces.finder`.
@@ -81,7 +88,9 @@ class FaceDataModule(pl.LightningDataModule):
     Attributes:
         split: rows of `photos` before damaged ones were left out.
         cropper: what `setup` crops faces with; it lists damaged photos.
-        people: identities in training, by their numbers in `photos`, ascending; a training label is a place among them.
+        people: identities in training, by their numbers in `photos`; a training label is a place among them. Ascending,
+            first those with labels.
+        num_identities: how many have labels.
         digest: SHA-256 of what is trained and validated on, after `setup`: of the crops where they are in memory, else
             of the sources' own digests.
     """
@@ -98,6 +107,11 @@ class FaceDataModule(pl.LightningDataModule):
         validation_max_identities: int | None = 2000,
         multi_view: int = 1,
         instances: bool = False,
+        local_views: int = 0,
+        local_transform: Callable[[Tensor], Tensor] | None = None,
+        labelled_identities: int | None = None,
+        labelled_samples: int | None = None,
+        unlabelled: bool = False,
         in_memory: bool | None = None,
         max_damaged: int = 10,
         on_multiple_faces: SelectOneFace = "central",
@@ -109,11 +123,17 @@ class FaceDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         check_views(multi_view, instances, workers)
+        if local_views < 0 or (local_views and not local_transform):
+            raise InputError(
+                f"local_views must be 0 or more views by a local_transform of their own, got {local_views}: add "
+                "+augmentation@datamodule.local_transform=local."
+            )
         self.photos = photos
         self.validation_source = photos if validation is None else validation
         self.make_sampler = sampler
         self.transform = transform or None  # an empty config means none
         self.multi_view, self.instances = multi_view, instances
+        self.local_views, self.local_transform = local_views, local_transform or None
         self.in_memory, self.max_damaged = in_memory, max_damaged
         self.workers, self.seed = workers, seed
         identities = photos.identities
@@ -131,8 +151,16 @@ class FaceDataModule(pl.LightningDataModule):
             if test is not None:
                 train, tested = hold_out(identities, **asdict(test))
             self.split = Split(train, np.arange(len(validation), dtype=np.int32), tested)
-        self.people = np.unique(identities[self.split.train])
-        sampler(identities=identities[self.split.train], seed=seed)  # what cannot work fails before the cropping
+        labelled = choose_labelled(identities[self.split.train], labelled_identities, labelled_samples, split_seed)
+        if not unlabelled:
+            self.split = self.split._replace(train=self.split.train[labelled])
+            labelled = labelled[labelled]
+        self.labelled_rows = self.split.train[labelled]
+        known = np.unique(identities[self.labelled_rows])
+        self.num_identities = len(known)
+        trained = identities[self.split.train]
+        self.people = known if labelled.all() else np.concatenate([known, np.setdiff1d(trained, known)])
+        sampler(identities=with_labels(trained, labelled), seed=seed)  # what cannot work fails before the cropping
         self.spec = spec_for(photos, input_spec)
         spec_for(self.validation_source, input_spec)
         self.cropper = FaceCropper(input_spec, cache, max_damaged, on_multiple_faces)
@@ -169,9 +197,20 @@ class FaceDataModule(pl.LightningDataModule):
         if self.train_set is not None:
             return
         faces, rows = self._faces(self.photos, self.split.train, "Training faces")
-        labels = np.searchsorted(self.people, self.photos.identities[rows]).astype(np.int32)
-        views = (self.multi_view, self.instances, self.seed)
-        self.train_set = FaceDataset(faces, torch.from_numpy(labels), self.transform, *views)
+        order = np.argsort(self.people)
+        labels = order[np.searchsorted(self.people, self.photos.identities[rows], sorter=order)].astype(np.int32)
+        hidden = len(self.labelled_rows) < len(self.split.train)
+        self.train_set = FaceDataset(
+            faces,
+            torch.from_numpy(labels),
+            self.transform,
+            self.multi_view,
+            self.instances,
+            self.seed,
+            self.local_views,
+            self.local_transform,
+            torch.from_numpy(np.isin(rows, self.labelled_rows)) if hidden else None,
+        )
         faces, rows = self._faces(self.validation_source, self.split.validation, "Validation faces")
         labels = self.validation_source.identities[rows].astype(np.int64)
         self.validation_set = FaceDataset(faces, torch.from_numpy(labels))
@@ -201,7 +240,10 @@ class FaceDataModule(pl.LightningDataModule):
         rank, world_size = self._ranks
         if self.sampler is None:
             self.sampler = self.make_sampler(
-                identities=self.train_set.labels.numpy(), seed=self.seed, rank=rank, world_size=world_size
+                identities=with_labels(self.train_set.labels.numpy(), self.train_set.labelled),
+                seed=self.seed,
+                rank=rank,
+                world_size=world_size,
             )
         # Workers draw their first batches at once, which Lightning tells the epoch only later.
         if self._resumed:
@@ -219,10 +261,20 @@ class FaceDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[FaceBatch]:
-        """Every validation photo once; each rank has its share of them, and no photo is added to fill it up."""
+        """Every validation photo once; each rank has its share of them, and no photo is added to fill it up.
+
+        Raises:
+            InputError: fewer photos than ranks, of which some would then wait for the others forever.
+        """
         assert self.validation_set is not None
         refuse_replacement(self.trainer)
-        return in_order(self.validation_set, *self._ranks)
+        rank, world_size = self._ranks
+        if len(self.validation_set) < world_size:
+            raise InputError(
+                f"{world_size} processes cannot share {len(self.validation_set)} validation photos: raise "
+                "datamodule.validation_share, or train with fewer processes."
+            )
+        return in_order(self.validation_set, rank, world_size)
 
     def embedding_dataloader(self) -> DataLoader[FaceBatch]:
         """Every training photo once and without augmentation, in the order of the sampler's rows."""
@@ -249,6 +301,12 @@ class FaceDataModule(pl.LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         """Rank and world size."""
         return (int(self.trainer.global_rank), int(self.trainer.world_size)) if self.trainer else (0, 1)
+
+
+def with_labels(identities: np.ndarray, labelled: np.ndarray | Tensor | None) -> np.ndarray:
+    """(N,) identities, -1 of those rows whose label may not be learned from; `labelled` is None where all may."""
+    chosen = None if labelled is None else np.asarray(labelled)
+    return identities if chosen is None or chosen.all() else np.where(chosen, identities, UNLABELLED)
 
 
 def in_order(faces: FaceDataset, rank: int = 0, world_size: int = 1, workers: int = 0) -> DataLoader[FaceBatch]:

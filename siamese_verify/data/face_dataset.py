@@ -33,6 +33,9 @@ class FaceDataset(Dataset[FaceBatch]):
         views: of each image in a batch, one block of the batch after the other.
         instances: label an image by its row, so that only its own views are positives.
         seed: of the augmentation, which depends on it and on the rows of the batch alone.
+        local_views: further views of each image, the last blocks of the batch.
+        local_transform: random augmentation of those, such as crops of a small part.
+        labelled: (N,) bool, images whose labels may be learned from; None = all.
     """
 
     def __init__(
@@ -43,26 +46,39 @@ class FaceDataset(Dataset[FaceBatch]):
         views: int = 1,
         instances: bool = False,
         seed: int = 0,
+        local_views: int = 0,
+        local_transform: Callable[[Tensor], Tensor] | None = None,
+        labelled: Tensor | None = None,
     ) -> None:
         self.faces, self.labels, self.transform = faces, labels, transform
         self.views, self.instances, self.seed = views, instances, seed
+        self.local_views, self.local_transform, self.labelled = local_views, local_transform, labelled
 
     def __len__(self) -> int:
         return len(self.faces)
 
     def __getitem__(self, batch: Sequence[int] | TupleBatch) -> FaceBatch:
         rows, tuples = (batch.rows, batch.tuples) if isinstance(batch, TupleBatch) else (batch, None)
-        if tuples is not None and self.views > 1:
-            raise InputError(f"{self.views} views go with batches of images: set sampler=identity or images.")
+        views = self.views + self.local_views
+        if tuples is not None and views > 1:
+            raise InputError(f"{views} views go with batches of images: set sampler=identity or images.")
         images = self.faces[rows]
         labels = torch.as_tensor(rows) if self.instances else self.labels[rows].long()
-        if self.views > 1:
-            images, labels = torch.cat([images] * self.views), labels.repeat(self.views)
-        if self.transform is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(hash((self.seed, *map(int, rows))) % 2**63)
-                images = self.transform(images)
-        return FaceBatch(images, labels, tuples, torch.as_tensor(rows))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(hash((self.seed, *map(int, rows))) % 2**63)
+            blocks = [augmented_views(images, self.views, self.transform)]
+            if self.local_views:
+                blocks.append(augmented_views(images, self.local_views, self.local_transform))
+        images = torch.cat(blocks) if self.local_views else blocks[0]
+        chosen = torch.as_tensor(rows)
+        labelled = None if self.labelled is None else self.labelled[chosen]
+        return FaceBatch(images, labels.repeat(views), tuples, chosen, labelled)
+
+
+def augmented_views(images: Tensor, views: int, transform: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """(views*N, ...) blocks of N images, one after the other, each image augmented by itself."""
+    blocks = torch.cat([images] * views) if views > 1 else images
+    return blocks if transform is None else transform(blocks)
 
 
 def as_array(item: Any, spec: InputSpec, face: Image.Image | None = None) -> np.ndarray:

@@ -102,3 +102,43 @@ def hold_out(
         for identity in np.flatnonzero(held_out).tolist()
     ]
     return np.flatnonzero(~held_out[index.numbers()]).astype(np.int32), np.sort(np.concatenate(chosen))
+
+
+def choose_labelled(
+    identities: np.ndarray, labelled_identities: int | None, labelled_samples: int | None, seed: int
+) -> np.ndarray:
+    """Choose identities, and samples of each, whose labels may be learned from.
+
+    Args:
+        identities: (N,) integers.
+        labelled_identities: to choose among those with two samples or more; None = all identities.
+        labelled_samples: to choose of each, at most, >= 2; None = all.
+        seed: of the choice. More identities or samples add to those of fewer.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        InputError: fewer than two identities or samples, or more identities than there are.
+    """
+    labelled = np.ones(len(identities), dtype=bool)
+    if labelled_samples is not None and labelled_samples < 2:
+        raise InputError(f"Genuine pairs need labelled_samples of 2 or more, got {labelled_samples}.")
+    if labelled_identities is None and labelled_samples is None:
+        return labelled
+    index, rng = IdentityIndex(identities), np.random.default_rng(seed)
+    if labelled_identities is not None:
+        repeated = np.flatnonzero(index.counts > 1)
+        if not 2 <= labelled_identities <= len(repeated):
+            raise InputError(
+                f"labelled_identities must be in 2 ... {len(repeated)}, the training people with two photos or more, "
+                f"got {labelled_identities}."
+            )
+        chosen = np.zeros(len(index), dtype=bool)
+        chosen[rng.permutation(repeated)[:labelled_identities]] = True
+        labelled = chosen[index.numbers()]
+    if labelled_samples is not None:
+        order = np.lexsort((rng.random(len(identities)), identities))  # random within an identity
+        place = np.arange(len(identities)) - np.repeat(index.starts, index.counts)
+        labelled[order[place >= labelled_samples]] = False
+    return labelled

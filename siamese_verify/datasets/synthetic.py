@@ -11,8 +11,8 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from siamese_verify.datasets.generated import GeneratedSet
 from siamese_verify.datasets.synthetic_identity import CLOSE, OPEN, Array, Color, Identity, draw_identity, rgb
-from siamese_verify.errors import InputError
 
 
 def _outline(slices: Array, yaw: float) -> Array:
@@ -151,7 +151,7 @@ def render_face(identity: Identity, rng: np.random.Generator, size: int) -> Imag
     return _light(photo, rng, x / 2, y / 2, scale / 2)
 
 
-class SyntheticFaces:
+class SyntheticFaces(GeneratedSet):
     """Synthetic faces of identities numbered from `first`: ranges that do not overlap hold different identities.
 
     A photo depends on seed, identity and number alone, so a larger set contains the smaller ones.
@@ -160,30 +160,15 @@ class SyntheticFaces:
         InputError: a number is too small.
     """
 
+    kind = "synthetic faces"
+    nouns = ("person", "photo")
+
     def __init__(self, identities: int = 100, images: int = 10, size: int = 112, seed: int = 0, first: int = 0) -> None:
-        given = {"identities": identities, "images": images, "size": size, "seed": seed, "first": first}
-        for (name, value), least in zip(given.items(), (1, 1, 16, 0, 0), strict=True):
-            if value < least:
-                raise InputError(f"{name} of synthetic faces must be at least {least}, got {value}.")
-        self.persons, self.images, self.size, self.seed, self.first = identities, images, size, seed, first
+        self.check(images=(images, 1), size=(size, 16))
+        super().__init__(identities, images, seed, first)
+        self.size = size
 
-    @property
-    def identities(self) -> np.ndarray:
-        """(N,) int64 identities, `images` rows each."""
-        return np.repeat(np.arange(self.first, self.first + self.persons, dtype=np.int64), self.images)
-
-    @property
-    def names(self) -> list[str]:
-        """N names such as `person 0012 photo 03`."""
-        return [f"person {self.first + row // self.images:04} photo {row % self.images:02}" for row in range(len(self))]
-
-    def __len__(self) -> int:
-        return self.persons * self.images
-
-    def __getitem__(self, row: int) -> Image.Image:
-        """Photo of a row: RGB, size x size."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} is not in 0 ... {len(self) - 1}")
-        person, photo = self.first + row // self.images, row % self.images
-        rng = np.random.default_rng([self.seed, person, photo + 1])
-        return render_face(draw_identity(self.seed, person), rng, self.size)
+    def draw(self, identity: int, number: int) -> Image.Image:
+        """Photo of an identity: RGB, size x size."""
+        rng = np.random.default_rng([self.seed, identity, number + 1])
+        return render_face(draw_identity(self.seed, identity), rng, self.size)

@@ -15,7 +15,14 @@ from siamese_verify.evaluation.calibration import (
 from siamese_verify.evaluation.calibration_check import CalibrationCheck, check_calibration, min_cllr
 from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
-from siamese_verify.evaluation.groups import DamagedRates, GroupRates, damaged_rates, group_reports
+from siamese_verify.evaluation.groups import (
+    DamagedRates,
+    GroupRates,
+    MeanOfGroups,
+    damaged_rates,
+    group_reports,
+    mean_of_groups,
+)
 from siamese_verify.evaluation.identification_rates import IdentificationReport, identification_report
 from siamese_verify.evaluation.impostor_tail import ImpostorTail
 from siamese_verify.evaluation.operating_points import (
@@ -56,6 +63,7 @@ __all__ = [
     "ImpostorTail",
     "Interval",
     "KFoldAccuracy",
+    "MeanOfGroups",
     "OperatingPoint",
     "PublishedCurve",
     "Representation",
@@ -87,6 +95,7 @@ __all__ = [
     "inverted_hint",
     "kfold_accuracy",
     "knn_decisions",
+    "mean_of_groups",
     "measure_representation",
     "min_cllr",
     "operating_point",

@@ -14,6 +14,8 @@ from siamese_verify.evaluation.roc import roc_curve
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -112,6 +114,45 @@ def group_reports(
             )
         )
     return found
+
+
+class MeanOfGroups(NamedTuple):
+    """Mean of the groups' own equal error rates, each at its own threshold."""
+
+    groups: int  # with genuine pairs and impostors
+    eer: float  # mean, in [0, 1]
+    deviation: float  # standard deviation over the groups
+    low: float  # of the mean's 95 % confidence interval over groups, unless another level was asked for
+    high: float
+
+
+def mean_of_groups(
+    reports: Sequence[GroupRates], resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> MeanOfGroups | None:
+    """Return mean and spread of the equal error rates of groups, such as one for each writer of signatures.
+
+    Args:
+        reports: of the groups.
+        resamples: of the groups, for the percentile interval of the bootstrap.
+        level: of the interval, in (0, 1).
+        seed: of the resamples.
+
+    Returns:
+        None with fewer than two groups that have an equal error rate.
+
+    Raises:
+        InputError: a level outside of (0, 1).
+
+    Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
+    """
+    check_level(level)
+    rates = np.array([report.eer for report in reports if report.eer is not None])
+    if len(rates) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    means = rng.multinomial(len(rates), np.full(len(rates), 1 / len(rates)), resamples) @ rates / len(rates)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return MeanOfGroups(len(rates), float(rates.mean()), float(rates.std(ddof=1)), low, high)
 
 
 def _sides(names: NDArray[np.str_], name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

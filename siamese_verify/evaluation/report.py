@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from siamese_verify.evaluation.acquisition import Acquisition
     from siamese_verify.evaluation.calibration_check import CalibrationCheck
-    from siamese_verify.evaluation.groups import DamagedRates, GroupRates
+    from siamese_verify.evaluation.groups import DamagedRates, GroupRates, MeanOfGroups
     from siamese_verify.evaluation.identification_rates import IdentificationReport
     from siamese_verify.evaluation.score_file import PublishedCurve
 
@@ -95,6 +95,7 @@ class VerificationReport:
         calibration: check of a calibration that was learned on other data.
         identification: rates of a search among many.
         groups: rates of groups of people at the common threshold.
+        mean_of_groups: of their own equal error rates.
         robustness: rates when photos are damaged.
         acquisition: failures to acquire and the generalized rates, where photos were searched for faces.
     """
@@ -118,6 +119,7 @@ class VerificationReport:
     calibration: CalibrationCheck | None = None
     identification: IdentificationReport | None = None
     groups: tuple[GroupRates, ...] = ()
+    mean_of_groups: MeanOfGroups | None = None
     robustness: tuple[DamagedRates, ...] = ()
     acquisition: Acquisition | None = None
 

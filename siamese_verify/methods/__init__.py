@@ -8,6 +8,7 @@ from siamese_verify.methods.moco import MoCo
 from siamese_verify.methods.moco_v3 import MoCoV3
 from siamese_verify.methods.momentum import MomentumEncoder
 from siamese_verify.methods.pirl import PIRL, jigsaw, pirl_nce_loss
+from siamese_verify.methods.semi_supervised import SemiSupervised
 from siamese_verify.methods.simclr import SimCLR
 from siamese_verify.methods.simsiam import SimSiam, negative_cosine, output_spread
 
@@ -20,6 +21,7 @@ __all__ = [
     "MoCo",
     "MoCoV3",
     "MomentumEncoder",
+    "SemiSupervised",
     "SimCLR",
     "SimSiam",
     "jigsaw",

@@ -26,6 +26,10 @@ class Learner(Protocol):
     def loss(self) -> Any:
         """The loss that is configured, or None."""
 
+    @property
+    def logs_figures(self) -> bool:
+        """Whether this step logs figures that take time."""
+
     def embed(self, images: Tensor) -> Tensor:
         """(N,D) embeddings of N images before they are normalized, with gradients that cost the memory of a chunk."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from siamese_verify.encoders import Encoder
+from siamese_verify.evaluation.representation import effective_rank
 from siamese_verify.methods.heads import mlp
 from siamese_verify.methods.method import Learner, Method, mean_over_ranks, unit_rows
 from siamese_verify.structures import FaceBatch
@@ -18,8 +19,9 @@ from siamese_verify.structures import FaceBatch
 class SimSiam(Method):
     """Negative cosine of the prediction from one view and the projection of another, over all ordered pairs of views.
 
-    Nothing keeps different images apart but the stopped gradient and the predictor, so each step logs how far the
-    outputs are from one point (`train/output_spread`, see `output_spread`).
+    Nothing keeps different images apart but the stopped gradient and the predictor, so it is logged how far the outputs
+    of the projection head are from one point (`train/output_spread`, see `output_spread`) and from one line
+    (`train/output_rank`, their effective rank); `CollapseMonitor` warns of both.
 
     Args:
         encoder: whose embeddings are projected.
@@ -41,7 +43,10 @@ class SimSiam(Method):
         """See `Method.step`."""
         projected = [self.projector(learner.embed(view)) for view in self.split(batch)]  # (N,D) each
         predicted = [self.predictor(view) for view in projected]
-        learner.log("train/output_spread", output_spread(projected[0].detach()))
+        if learner.logs_figures:
+            outputs = projected[0].detach()
+            learner.log("train/output_spread", output_spread(outputs))
+            learner.log("train/output_rank", effective_rank(outputs.float().cpu())[0])
         pairs = [*permutations(range(len(projected)), 2)]
         losses = [negative_cosine(predicted[a], projected[b].detach()) for a, b in pairs]
         return mean_over_ranks(torch.stack(losses).mean(dim=0))

@@ -158,6 +158,7 @@ def save_bundle(
     model: FaceModel,
     versions: Mapping[str, str] | None = None,
     pairs: ComparisonPairs | None = None,
+    inputs: NDArray[Any] | None = None,
 ) -> Bundle:
     """Write a model as a bundle, after comparing its ONNX network with torch.
 
@@ -166,6 +167,8 @@ def save_bundle(
         model: with its thresholds; of an own encoder, see `FaceModel.create` and `load_checkpoint`.
         versions: of the software, for the manifest; by default of this package and of torch.
         pairs: to compare on, besides random images.
+        inputs: (N,*shape) arrays to compare on instead of random ones, which mean nothing where an encoder looks
+            numbers up, such as those of words.
 
     Raises:
         InputError: the network cannot be exported, gives other embeddings than torch, or decides a pair differently;
@@ -175,9 +178,8 @@ def save_bundle(
     folder = Path(folder)
     network, weights = export_network(model.encoder), weights_file(model.encoder)
     torch_engine = TorchEngine(copy.deepcopy(model.encoder).cpu().eval())
-    checks = compare_engines(
-        model.metadata, torch_engine, OnnxEngine(network, NETWORK, arrays=model.metadata.input_spec.array_type), pairs
-    )
+    onnx_engine = OnnxEngine(network, NETWORK, arrays=model.metadata.input_spec.array_type)
+    checks = compare_engines(model.metadata, torch_engine, onnx_engine, pairs, inputs)
     lowest = min(checks["lowest_cosine"], checks.get("lowest_cosine_of_faces", 1.0))
     if not lowest > MIN_COSINE:
         raise InputError(
@@ -209,15 +211,19 @@ def save_files(
 
 
 def compare_engines(
-    metadata: ModelMetadata, reference: Engine, other: Engine, pairs: ComparisonPairs | None = None
+    metadata: ModelMetadata,
+    reference: Engine,
+    other: Engine,
+    pairs: ComparisonPairs | None = None,
+    inputs: NDArray[Any] | None = None,
 ) -> dict[str, Any]:
-    """Compare two engines of a model on random images and on pairs of faces.
+    """Compare two engines of a model on random images, or on given inputs, and on pairs of faces.
 
     Returns:
         Checks of a manifest: the lowest cosine between the two embeddings of an image, and with pairs how many
         decisions differ, at every measured threshold.
     """
-    images = random_inputs(metadata.input_spec)
+    images = random_inputs(metadata.input_spec) if inputs is None else inputs
     both = [embed_crops(engine, images, metadata.embedding_size) for engine in (reference, other)]
     checks: dict[str, Any] = {"pictures": len(images), "lowest_cosine": lowest_cosine(*both)}
     if pairs is None:

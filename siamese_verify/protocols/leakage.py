@@ -15,7 +15,6 @@ from tqdm import tqdm
 from siamese_verify.datasets.folder import FilePhotos
 from siamese_verify.datasets.listing import identity_name
 from siamese_verify.datasets.recordio import RecordPhotos
-from siamese_verify.datasets.synthetic import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.protocols.insightface_bin import EncodedPhotos
 from siamese_verify.protocols.protocol import PhotoSubset, Protocol
@@ -116,8 +115,8 @@ def namespace_of(photos: Photos) -> str:
     """Where names of identities are unique, such as a folder; "" if they are numbers without a meaning elsewhere."""
     if isinstance(photos, PhotoSubset):
         return namespace_of(photos.source)
-    if isinstance(photos, SyntheticFaces):
-        return f"synthetic faces, seed {photos.seed}"
+    if named := getattr(photos, "namespace", ""):
+        return str(named)
     if not isinstance(photos, RecordPhotos) and not hasattr(photos, "people"):
         return ""
     root = str(getattr(photos, "root", "") or type(photos).__name__)

@@ -219,3 +219,45 @@ def draw_pairs(identities: np.ndarray, each: int, rng: np.random.Generator) -> t
         found = np.concatenate([found, drawn])[np.sort(fresh)]
     impostors = np.stack(np.divmod(found[:wanted], count), axis=1)
     return np.sort(genuine, axis=1), impostors
+
+
+def claimed_pairs(
+    photos: Photos, impostors: str = "random", group: bool = True, name: str | None = None, seed: int = 0
+) -> Protocol:
+    """Protocol of claims: each pair is a reference of the identity that is claimed, and a sample that claims it.
+
+    Args:
+        photos: with `claimed` (N,) identities and `kinds` (N,) of an impostor's attempt, "" of what is genuine, such as
+            `siamese_verify.datasets.Signatures`.
+        impostors: `random` for genuine samples of others (zero effort), as many for a reference as it has genuine
+            pairs; else a kind: all samples of it that claim the reference's identity.
+        group: whether the pairs of a claimed identity are a group, for rates of each and their mean.
+        name: of the protocol; by default of the kind.
+        seed: of the random impostors.
+
+    Raises:
+        InputError: photos without claims, or another kind; see also `all_pairs`.
+    """
+    claimed, kinds = getattr(photos, "claimed", None), getattr(photos, "kinds", None)
+    if claimed is None or kinds is None:
+        raise InputError(f"{type(photos).__name__} does not say which identity each sample claims.")
+    genuine = np.flatnonzero(kinds == "")
+    known = [kind for kind in np.unique(kinds).tolist() if kind]
+    if impostors not in ("random", *known):
+        raise InputError(f"impostors must be one of {', '.join(['random', *known])}, got {impostors!r}.")
+    all_pairs(PhotoSubset(photos, genuine), "")
+    rng = np.random.default_rng(seed)
+    pairs: list[tuple[int, int]] = []
+    for identity in np.unique(claimed[genuine]):
+        own = genuine[claimed[genuine] == identity]
+        pairs += [(left, right) for place, left in enumerate(own) for right in own[place + 1 :]]
+        others = genuine[claimed[genuine] != identity]
+        attempts = np.flatnonzero((kinds == impostors) & (claimed == identity))
+        for left in own:
+            chosen = rng.choice(others, min(len(own), len(others)), False) if impostors == "random" else attempts
+            pairs += [(left, right) for right in chosen]
+    left, right = np.array(pairs, dtype=np.int64).T
+    identities = np.asarray(photos.identities)
+    groups = np.array([f"{identity:04}" for identity in claimed[left]]) if group else None
+    listed = PairList(left, right, identities[left] == identities[right], None, groups)
+    return Protocol(name or f"claims, {impostors} impostors", photos, listed)

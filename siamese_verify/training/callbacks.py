@@ -15,6 +15,11 @@ from siamese_verify.atomic_write import atomic_write
 from siamese_verify.structures import FaceBatch
 
 log = logging.getLogger(__name__)
+OUTPUT_SPREAD, OUTPUT_RANK = 0.1, 2.0  # of a method's outputs; 1 and many where they differ
+ADVICE_LABELS = (
+    "Lower the learning rate, mine less hard triplets (miner=semi_hard), or train the first epochs on all of them."
+)
+ADVICE_VIEWS = "Lower the learning rate, or set a larger batch (sampler.images) or a method with negatives."
 CLOSE = 0.5  # mean distance of unit embeddings below which a loss at its collapsed value is no coincidence
 
 
@@ -111,11 +116,15 @@ class CollapseMonitor(pl.Callback):
             collapsed, loss = getattr(pl_module.loss, "collapsed_loss", None), float(metrics["train/loss"])
             if collapsed and abs(loss - collapsed) < 0.02 * collapsed and mean < CLOSE:
                 signs.append(f"the loss is stuck at the {collapsed:g} that its margin gives to equal embeddings")
+        if "train/output_spread" in metrics:
+            spread, rank = float(metrics["train/output_spread"]), float(metrics["train/output_rank"])
+            if spread < OUTPUT_SPREAD or rank < OUTPUT_RANK:
+                signs.append(f"the outputs have {spread:.3f} of the spread of all directions and a rank of {rank:.1f}")
         self.epochs = self.epochs + 1 if signs else 0
         if self.epochs == self.patience:
             log.warning(
-                "The model seems to be collapsing, all faces to one point: %s for %d epochs. Lower the learning rate, "
-                "mine less hard triplets (miner=semi_hard), or train the first epochs on all of them.",
+                "The model seems to be collapsing, all faces to one point: %s for %d epochs. %s",
                 " and ".join(signs),
                 self.epochs,
+                ADVICE_LABELS if getattr(pl_module, "method", None) is None else ADVICE_VIEWS,
             )

@@ -165,7 +165,7 @@ class VerificationModule(pl.LightningModule):
     def embed(self, images: Tensor) -> Tensor:
         """(N,D) embeddings of N images, a chunk at a time; their distances are logged now and then."""
         embeddings = embed_in_chunks(self.encoder, images, self.cached_chunk or max(1, len(images)))
-        if self._logs_figures:
+        if self.logs_figures:
             rows = embeddings.detach().float()
             rows = rows[:: -(-len(rows) // DISTANCE_ROWS) or 1]  # of very large batches some
             given = getattr(self.loss, "needs_norms", False) or self.method is not None  # before normalization
@@ -203,7 +203,7 @@ class VerificationModule(pl.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed_of_step)
             loss, fraction_nonzero = self._measure(embeddings, labels, tuples, own)
-        if self._logs_figures and fraction_nonzero is not None:
+        if self.logs_figures and fraction_nonzero is not None:
             self.log("train/fraction_nonzero", fraction_nonzero)
         return loss
 
@@ -216,7 +216,8 @@ class VerificationModule(pl.LightningModule):
         return hash((self.seed, self.current_epoch, self._index)) % 2**63
 
     @property
-    def _logs_figures(self) -> bool:
+    def logs_figures(self) -> bool:
+        """Whether this step logs figures that take time."""
         return (self.global_step + 1) % DISTANCES_EVERY == 0
 
     def _measure(

@@ -132,6 +132,13 @@ def test_ranks_share_the_validation_photos(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(torch.cat(found), sets_of(module)[1].labels)
 
 
+def test_more_ranks_than_validation_photos_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = datamodule()
+    monkeypatch.setattr(module, "trainer", trainer_at(0, rank=0, world_size=10))
+    with pytest.raises(InputError, match="10 processes cannot share 9 validation photos"):
+        module.val_dataloader()
+
+
 def test_a_second_setup_crops_nothing_again_and_the_digest_tells_data_apart() -> None:
     module = datamodule()
     sets, digest = sets_of(module), module.digest

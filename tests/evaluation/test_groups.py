@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import group_reports, verification_report
+from siamese_verify.evaluation import GroupRates, group_reports, mean_of_groups, verification_report
 
 
 def pairs(shift: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -67,3 +68,17 @@ def test_pairs_without_any_group_raise() -> None:
         group_reports([0.9, 0.1], [True, False], ["", ""], 0.5)
     with pytest.raises(InputError, match=r"shape \(1,\) for 2 pairs"):
         group_reports([0.9, 0.1], [True, False], ["a"], 0.5)
+
+
+def test_the_mean_of_groups_has_an_interval_over_groups() -> None:
+    rng = np.random.default_rng(0)
+    rates = rng.beta(2, 20, 40)
+    reports = [GroupRates(str(number), 9, 9, float(rate), 0, 0, None, None, True) for number, rate in enumerate(rates)]
+    unknown = GroupRates("x", 0, 9, None, 0, None, None, None, True)
+    found = mean_of_groups([*reports, unknown])
+    assert found is not None
+    assert (found.groups, found.eer) == (40, pytest.approx(rates.mean()))
+    assert found.deviation == pytest.approx(np.std(rates, ddof=1))
+    peer = bootstrap((rates,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(1))
+    assert [found.low, found.high] == pytest.approx([*peer.confidence_interval], rel=0.03)
+    assert mean_of_groups([reports[0], unknown]) is None

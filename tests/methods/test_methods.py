@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from lightly.loss import NegativeCosineSimilarity
 from lightly.loss import NTXentLoss as TheirNTXent
@@ -19,13 +21,15 @@ from lightly.models.modules import (
 from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
+from siamese_verify.encoders import wrap_module
 from siamese_verify.errors import InputError
 from siamese_verify.losses import ArcFaceLoss, InBatchNegatives, InfoNCELoss, NTXentLoss, TripletLoss
 from siamese_verify.methods import Method, MoCo, MoCoV3, MomentumEncoder, SimCLR, SimSiam, output_spread
 from siamese_verify.miners import BatchHard
 from siamese_verify.structures import FaceBatch
-from siamese_verify.training import VerificationModule
+from siamese_verify.training import CollapseMonitor, VerificationModule
 from tests.methods.small_methods import SGD, gradients, small_encoder, take_steps, trained_by, views_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -260,3 +264,41 @@ def test_other_numbers_of_views_and_batches_without_rows_are_refused() -> None:
         moco.split(views_of(ROWS)._replace(rows=None))
     with pytest.raises(InputError, match=r"momentum is 1\.1, but is a share"):
         MoCo(encoder, momentum=1.1)
+
+
+class Constant(nn.Module):
+    """The same output for all images, but for the last digits."""
+
+    def __init__(self, direction: bool) -> None:
+        super().__init__()
+        self.point, self.direction = nn.Parameter(torch.ones(7)), direction
+
+    def forward(self, images: Tensor) -> Tensor:
+        moved = images.flatten(1).mean(dim=1, keepdim=True) if self.direction else 0 * images.flatten(1)[:, :1]
+        return self.point * (1 + moved)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+@pytest.mark.parametrize(("kind", "alarms"), [("point", 1), ("line", 1), ("healthy", 0)])
+def test_the_alarm_of_collapse_fires_on_one_point_and_on_one_line_only(
+    kind: str, alarms: int, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    encoder = small_encoder(norm=True)
+    if kind != "healthy":
+        encoder = wrap_module(Constant(kind == "line"), encoder.input_spec).double()
+    method = SimSiam(encoder, 16, 16, 8)
+    if kind == "line":  # keeps the one direction that the encoder has
+        method.projector = nn.Sequential(nn.Linear(7, 16, bias=False))
+    module = trained_by(method, encoder)
+    batches: Any = [views_of(range(16), seed=number) for number in range(10)]
+    settings: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=3, callbacks=[CollapseMonitor()], enable_model_summary=False, **settings
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    messages = [record.getMessage() for record in caplog.records if "collapsing" in record.getMessage()]
+    assert len(messages) == alarms
+    assert all("a method with negatives" in message for message in messages)
+    healthy = float(trainer.callback_metrics["train/output_spread"]) > 0.5
+    assert healthy == (kind == "healthy")
+    assert (float(trainer.callback_metrics["train/output_rank"]) > 4) == healthy

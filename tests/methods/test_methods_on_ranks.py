@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from siamese_verify.losses import InfoNCELoss, NTXentLoss
-from siamese_verify.methods import PIRL, InstanceDiscrimination, MoCo, MoCoV3, SimCLR, SimSiam
+from siamese_verify.losses import InfoNCELoss, NTXentLoss, TripletLoss
+from siamese_verify.methods import PIRL, InstanceDiscrimination, MoCo, MoCoV3, SemiSupervised, SimCLR, SimSiam
 from siamese_verify.structures import FaceBatch
 from siamese_verify.training import VerificationModule
 from tests.methods.small_methods import IMAGES, small_encoder, take_steps, trained_by, views_of, without_batch_norm
@@ -27,6 +27,7 @@ METHODS: dict[str, tuple[Callable[[Any], Any], nn.Module | None]] = {
     "memory_bank": (lambda encoder: InstanceDiscrimination(encoder, IMAGES, 6, 9, proximal=0.1), None),
     "full_softmax": (lambda encoder: InstanceDiscrimination(encoder, IMAGES, 6, None), None),
     "pirl": (lambda encoder: PIRL(encoder, IMAGES, 6, 9, grid=2), None),
+    "semi": (lambda encoder: SemiSupervised(encoder, 5, threshold=0.3, hidden_size=9, output_size=5), TripletLoss(0.5)),
 }
 STEPS, BATCH = 3, 8
 
@@ -47,17 +48,22 @@ def train(name: str, own: slice = slice(None)) -> tuple[list[float], dict[str, T
     make, loss = METHODS[name]
     encoder = small_encoder()
     torch.manual_seed(0)
-    method = without_batch_norm(make(encoder))
-    module = trained_by(method, encoder, loss)  # type: ignore[arg-type]
+    method: Any = without_batch_norm(make(encoder))
+    module = trained_by(method, encoder, loss)
     rows = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0))[: STEPS * BATCH].tolist()
     step: Any = DistributedDataParallel(Step(module)) if dist.is_initialized() else None
     parts = [rows[first : first + BATCH][own] for first in range(0, len(rows), BATCH)]
-    batches = [views_of(part, module.method.views[0], seed=number) for number, part in enumerate(parts)]  # type: ignore[union-attr]
+    batches = []
+    for number, part in enumerate(parts):
+        batch, chosen = views_of(part, int(method.views[0]), seed=number), torch.tensor(part)
+        if name == "semi":  # images of even rows have a label, one of five
+            batch = batch._replace(labels=chosen.repeat(2) % 5, labelled=chosen % 2 == 0)
+        batches.append(batch)
     losses, state = take_steps(module, batches, step)
-    for path, part in module.named_modules():
+    for path, inner in module.named_modules():
         for kept in ("embeddings", "labels", "vectors"):
-            if hasattr(part, kept):
-                state[f"{path}.{kept}"] = getattr(part, kept)
+            if hasattr(inner, kept):
+                state[f"{path}.{kept}"] = getattr(inner, kept)
     return losses, state
 
 

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_verify.datasets import SyntheticFaces
+from siamese_verify.datasets import Signatures, SyntheticFaces
 from siamese_verify.errors import InputError
-from siamese_verify.protocols import PairList, Protocol, all_pairs, folder_pairs, keep_photos, sampled_pairs
+from siamese_verify.protocols import (
+    PairList,
+    Protocol,
+    all_pairs,
+    claimed_pairs,
+    folder_pairs,
+    keep_photos,
+    sampled_pairs,
+)
 from siamese_verify.protocols.protocol import draw_pairs
 
 
@@ -145,3 +153,29 @@ def test_drawn_pairs_depend_on_the_seed_alone(shop: Path) -> None:
 def test_impossible_numbers_of_pairs_are_refused(shop: Path, pairs: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         folder_pairs(shop, pairs=pairs)
+
+
+@pytest.mark.parametrize(("impostors", "count"), [("skilled", 3 * 2), ("unskilled", 3 * 2), ("random", 3 * 3)])
+def test_each_claim_is_compared_with_the_signatures_of_the_claimed_writer(impostors: str, count: int) -> None:
+    source = Signatures(4, 3, forgeries=2, size=16, first=7)
+    protocol = claimed_pairs(source, impostors)
+    pairs = protocol.pairs
+    assert pairs is not None and pairs.groups is not None
+    left, right = pairs.left, pairs.right
+    assert (source.kinds[left] == "").all()
+    assert pairs.same.tolist() == (source.identities[left] == source.identities[right]).tolist()
+    assert (source.kinds[right[~pairs.same]] == impostors.replace("random", "")).all()
+    assert ((source.claimed[left] == source.claimed[right]) == (pairs.same | (impostors != "random"))).all()
+    for writer in range(7, 11):
+        own = pairs.groups == f"{writer:04}"
+        assert (source.claimed[left[own]] == writer).all()
+        assert [(pairs.same & own).sum(), (~pairs.same & own).sum()] == [3, count]
+    both = np.sort(np.stack([left, right], axis=1)[pairs.same], axis=1)
+    assert len(np.unique(both, axis=0)) == len(both)
+
+
+def test_photos_without_claims_and_unknown_kinds_are_refused() -> None:
+    with pytest.raises(InputError, match="SyntheticFaces does not say which identity each sample claims"):
+        claimed_pairs(SyntheticFaces(2, 2, 16))
+    with pytest.raises(InputError, match="impostors must be one of random, skilled, unskilled, got 'traced'"):
+        claimed_pairs(Signatures(2, 2, forgeries=1, size=16), "traced")

@@ -96,7 +96,7 @@ def draw_score_history(axes: Axes, history: Sequence[EpochScores]) -> None:
             axes.stairs(heights, edges, baseline=low, color=color, linewidth=1)
     axes.yaxis.set_major_locator(FixedLocator([-1.0 * number for number in range(len(chosen))]))
     axes.set_yticklabels([str(one.epoch + 1) for one in chosen])
-    axes.set_ylim(0.15 - len(chosen), 1)
+    axes.set_ylim(0.9 - len(chosen), 1 + 0.08 * (len(chosen) + 1))  # room for the legend
     axes.set_xlabel("score (higher: more alike)")
     axes.set_ylabel("epoch")
     axes.legend(frameon=False, labelcolor=LIGHT.ink, loc="upper left", ncols=2, fontsize=9)
@@ -189,6 +189,7 @@ def render_embeddings(
         "pictures": tiles is not None,
         "columns": columns,
         "tile": TILE,
+        "worst": strips[0].row,
         "points": points,  # in the units of the figures
         "neighbors": [strips[place].neighbors for place in order],
         "scores": [[round(score, 3) for score in strips[place].scores] for place in order],

@@ -57,6 +57,9 @@ for (const figure of document.querySelectorAll("figure.map")) {
     const x = at.x - frame.left, left = x > frame.width / 2 ? x - tip.offsetWidth - 16 : x + 16;
     tip.style.left = `${Math.max(4, left)}px`;
     tip.style.top = `${Math.max(4, at.y - frame.top - tip.offsetHeight / 2)}px`;
+    list(row);
+  }
+  function list(row) {
     output.textContent = `${data.identities[row]}, ${data.names[row]}, and its nearest neighbors:`;
     near.replaceChildren(...data.neighbors[row].map((other, place) => {
       const wrong = data.identities[other] !== data.identities[row];
@@ -70,6 +73,7 @@ for (const figure of document.querySelectorAll("figure.map")) {
     hover.replaceChildren();
     mark(chosen.value);
   }
+  list(data.worst);
   svg.addEventListener("pointermove", event => {
     const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
     let best = -1, least = REACH * REACH;

@@ -1,0 +1,115 @@
+"""Generated sentences: paraphrases of the same meaning, as arrays of hashed words."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from siamese_verify.datasets.generated import GeneratedSet
+from siamese_verify.errors import InputError
+
+
+def words_of(text: str) -> list[list[str]]:
+    """Meanings, which ; separates, and the words for each, which | separates."""
+    return [words.split("|") for words in text.split("; ")]
+
+
+WHO = words_of(
+    "doctor|physician|medic; child|kid|youngster; lawyer|attorney|counsel; teacher|instructor|tutor; "
+    "thief|burglar|robber; officer|policeman|constable; boss|manager|chief; writer|author|novelist; "
+    "guest|visitor|caller; sailor|seaman|mariner; singer|vocalist|crooner; farmer|grower|peasant; "
+    "soldier|trooper|fighter; woman|lady|dame"
+)
+DID = words_of(
+    "helped|assisted|aided; hit|struck|punched; called|phoned|rang; noticed|spotted|observed; "
+    "annoyed|irritated|bothered; praised|lauded|applauded; followed|tailed|shadowed; "
+    "tricked|fooled|deceived; hired|employed|engaged; frightened|scared|terrified"
+)
+WHERE = words_of(
+    "in the wood|in the forest; at home|in the house; on the road|in the street; at the shop|in the "
+    "store; on the ship|aboard the boat; at school|in class"
+)
+WHEN = words_of(
+    "at night|after dark; in the morning|at dawn; last year|a year ago; recently|not long ago; on the weekend|on Sunday"
+)
+TEMPLATES = (
+    "the {who} {did} the {whom} {where} {when}",
+    "{when} the {who} {did} the {whom} {where}",
+    "the {whom} was {did} by the {who} {where} {when}",
+    "{where} the {whom} was {did} {when} by the {who}",
+    "it was the {who} who {did} the {whom} {when} {where}",
+    "it was the {whom} whom the {who} {did} {where} {when}",
+)
+MEANINGS = len(WHO) * (len(WHO) - 1) * len(DID) * len(WHERE) * len(WHEN)
+STRIDE = 39_119  # a prime that divides no length: meanings of successive numbers share little
+
+
+def hash_words(text: str, vocabulary: int = 4096, length: int = 20) -> np.ndarray:
+    """(length,) float32 numbers of the words of a text in 1 ... vocabulary - 1, then zeros; further words are left out.
+
+    A word has the number CRC-32(word) mod (vocabulary - 1) + 1, so that no list of words is kept; two words may share
+    one (Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009).
+    """
+    numbers = [zlib.crc32(word.encode()) % (vocabulary - 1) + 1 for word in text.lower().split()][:length]
+    return np.array(numbers + [0] * (length - len(numbers)), dtype=np.float32)
+
+
+class Sentences(GeneratedSet):
+    """Paraphrases: sentences of one meaning in other words and another order, as `hash_words` gives them.
+
+    A meaning is who did what to whom, where and when. Meanings of different numbers differ in at least one of these,
+    and two that exchange who and whom have the same words.
+
+    Args:
+        identities: meanings.
+        samples: paraphrases of each.
+        vocabulary: numbers of words.
+        length: of an array.
+        seed: of all draws.
+        first: number of the first meaning.
+
+    Raises:
+        InputError: a number is too small, or a meaning behind the last of 54,600.
+    """
+
+    kind = "sentences"
+    nouns = ("meaning", "sentence")
+
+    def __init__(
+        self,
+        identities: int = 1000,
+        samples: int = 4,
+        vocabulary: int = 4096,
+        length: int = 20,
+        seed: int = 0,
+        first: int = 0,
+    ) -> None:
+        self.check(vocabulary=(vocabulary, 2), length=(length, 1))
+        super().__init__(identities, samples, seed, first)
+        if first + identities > MEANINGS:
+            raise InputError(f"There are {MEANINGS:,} meanings, got first={first} and identities={identities}.")
+        self.vocabulary, self.length = vocabulary, length
+
+    def text(self, identity: int, number: int) -> str:
+        """One sentence of a meaning."""
+        place, chosen = (identity + self.seed) * STRIDE % MEANINGS, []
+        for words in (WHO, WHO[1:], DID, WHERE, WHEN):
+            place, index = divmod(place, len(words))
+            chosen.append(index)
+        who, step, did, where, when = chosen
+        whom = (who + 1 + step) % len(WHO)
+        rng = np.random.default_rng([self.seed, identity, number + 1])
+        parts = {"who": WHO[who], "whom": WHO[whom], "did": DID[did], "where": WHERE[where], "when": WHEN[when]}
+        said = {name: words[rng.integers(len(words))] for name, words in parts.items()}
+        return TEMPLATES[rng.integers(len(TEMPLATES))].format(**said)
+
+    @property
+    def texts(self) -> list[str]:
+        """N sentences, by row."""
+        rows = (divmod(row, self.samples) for row in range(len(self)))
+        return [self.text(self.first + place, number) for place, number in rows]
+
+    def draw(self, identity: int, number: int) -> np.ndarray:
+        """Words of a sentence: (length,) float32."""
+        return hash_words(self.text(identity, number), self.vocabulary, self.length)

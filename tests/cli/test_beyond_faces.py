@@ -1,0 +1,118 @@
+"""The examples of docs/beyond_faces.md: what is no face is trained, measured and used by the same commands."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from siamese_verify.cli.evaluate import evaluate
+from siamese_verify.datasets import Sentences, Signatures
+from siamese_verify.models import load_model
+from siamese_verify.verification import Verifier
+
+Trained = Callable[..., Path]
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "beyond_faces.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+COMMANDS = re.findall(r"^\$ siamese-verify (\w+ .+)$", PAGE, re.MULTILINE)
+QUICK = ("threads=1", "trainer.max_epochs=1", "sampler.batches=4", "baseline=null")
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the files that the page shows, from which their modules are imported."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for block in BLOCKS:
+        if named := re.match(r"# (\w+\.py)\n", block):
+            (folder / named[1]).write_text(block, encoding="utf-8")
+            monkeypatch.delitem(sys.modules, named[1].removesuffix(".py"), raising=False)
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def metrics(run: Path, name: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "report" / name / "metrics.json").read_bytes())
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_page_composes(
+    command: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    name, *overrides = shlex.split(command, comments=True)
+    cfg = configured(name, tmp_path, *overrides)
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=name == "train")
+
+
+def test_every_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, code in enumerate(BLOCKS):
+        exec(compile(code, f"beyond faces {number}", "exec"), {"__name__": f"example{number}"})
+
+
+def test_the_pictures_of_the_page_are_those_of_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["draw_beyond_faces.py", str(tmp_path)])
+    runpy.run_path(str(DOCS / "draw_beyond_faces.py"))["main"]()
+    shown = set(re.findall(r'src="beyond_faces/([^"]+)"', PAGE))
+    drawn, kept_ones = ({path.name for path in folder.iterdir()} for folder in (tmp_path, DOCS / "beyond_faces"))
+    assert shown == drawn == kept_ones
+    for name in shown:
+        with Image.open(tmp_path / name) as fresh, Image.open(DOCS / "beyond_faces" / name) as kept:
+            assert np.abs(np.asarray(fresh.convert("L"), int) - np.asarray(kept.convert("L"), int)).mean() < 2
+
+
+def test_signatures_are_verified_by_writer_and_kind_of_forgery(
+    trained: Trained, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    small = ("data.photos.identities=12", "data.validation.identities=6", "encoder.size=32", "encoder.width=8")
+    sizes = [
+        f"{part}.photos.{name}"
+        for part in ("protocol", "protocols.random", "protocols.unskilled")
+        for name in ("identities=5", "samples=3", "forgeries=2")
+    ]
+    batches = ("sampler.identities_per_batch=8", "sampler.samples_per_identity=3")
+    run = trained(tmp_path / "run", "experiment=signatures", *QUICK, *small, *sizes, *batches)
+    for name in ("", "random", "unskilled"):
+        found = metrics(run, name)
+        assert [group["genuine"] for group in found["groups"]] == [3] * 5, "a group for each writer"
+        own = [group["eer"] for group in found["groups"]]
+        assert found["mean_of_groups"]["eer"] == pytest.approx(np.mean(own))
+        assert found["mean_of_groups"]["low"] <= np.mean(own) <= found["mean_of_groups"]["high"]
+        assert found["at_threshold"]["threshold"] == load_model(run).metadata.eer_threshold, "of other writers"
+    again = configured("evaluate", tmp_path / "again", f"model='{run}'", "threads=1", "resamples=10")
+    assert evaluate(again, tmp_path / "again") == pytest.approx(metrics(run)["eer"])
+    signatures = Signatures(1, 2)  # photos, as faces are: all that verifies faces verifies them
+    assert -1 <= Verifier.load(run).verify(signatures[0], signatures[1], threshold=0.5).score <= 1
+
+
+def test_speakers_are_verified_by_spectrograms(trained: Trained, tmp_path: Path) -> None:
+    small = ("data.photos.identities=24", "data.photos.samples=6", "data.test.photos.identities=8", "encoder.width=8")
+    shorter = ("data.photos.seconds=0.5", "encoder.shape=[1,40,47]", "sampler.identities_per_batch=12")
+    steps = ("trainer.max_epochs=3", "sampler.batches=10", "datamodule.validation_share=0.2")
+    run = trained(tmp_path / "run", "experiment=voices", *QUICK, *small, *shorter, *steps)
+    assert metrics(run)["eer"] < 0.4, "0.5 for unrelated embeddings"
+
+
+def test_sentences_are_compared_by_a_network_of_ones_own(own_code: Path, trained: Trained, tmp_path: Path) -> None:
+    small = ("data.photos.identities=300", "data.test.photos.identities=60")
+    words = ("+encoder.width=32", "sampler.identities_per_batch=64", "sampler.batches=20", "trainer.max_epochs=2")
+    run = trained(tmp_path / "run", "experiment=sentences", *QUICK, *small, *words)
+    assert metrics(run)["eer"] < 0.3, "0.5 for unrelated embeddings"
+    model = load_model(run, trust_code="text_encoder.TextEncoder")
+    sentences = np.stack([Sentences(1, 3)[row] for row in range(3)])
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(model.encoder(torch.from_numpy(sentences))).numpy()
+    assert Verifier.load(run).embed_arrays(sentences) == pytest.approx(expected, abs=1e-4)
