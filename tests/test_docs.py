@@ -22,6 +22,7 @@ from PIL import Image
 from siamese_verify import losses, miners
 from siamese_verify.cli import visualize
 from siamese_verify.cli.configuration import CONF
+from siamese_verify.cli.training_checks import check_settings
 from siamese_verify.training.module import pml_tuples
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -32,12 +33,14 @@ VERIFYING = (DOCS / "verifying.md").read_text()
 STARTED = (DOCS / "getting_started.md").read_text()
 GALLERY = (DOCS / "gallery.md").read_text()
 SERVING = (DOCS / "serving.md").read_text()
+METHODS = (DOCS / "methods.md").read_text()
 TRAINING = (DOCS / "training.md").read_text()
 SEEING = (DOCS / "seeing.md").read_text()
 PAGES = {
     "losses": PAGE,
     "evaluation": EVALUATION,
     "data": DATA,
+    "methods": METHODS,
     "verifying": VERIFYING,
     "gallery": GALLERY,
     "serving": SERVING,
@@ -115,6 +118,19 @@ def test_every_command_with_an_encoder_composes(
     assert cfg.encoder._target_.startswith("siamese_verify.encoders.")
 
 
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", METHODS, re.MULTILINE))
+def test_every_command_with_a_method_composes_and_passes_its_checks(
+    command: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    cfg = configured("train", tmp_path, *shlex.split(command, comments=True))
+    check_settings(cfg)
+
+
+def test_every_method_is_on_the_page_of_methods() -> None:
+    named = set(re.findall(r"`(\w+)`", METHODS)) | set(re.findall(r"method=(\w+)", METHODS))
+    assert named >= {path.stem for path in (CONF / "method").glob("*.yaml")}
+
+
 @pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", SEEING, re.MULTILINE))
 def test_every_training_to_look_at_composes(
     command: str, configured: Callable[..., DictConfig], tmp_path: Path
@@ -165,6 +181,15 @@ def test_every_evaluation_composes(command: str, configured: Callable[..., DictC
     cfg = configured("evaluate", tmp_path, *shlex.split(command, comments=True))
     assert OmegaConf.is_missing(cfg, "model") == (cfg.scores is not None)
     OmegaConf.to_container(cfg.get("protocol", cfg.usual), resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", EVALUATION, re.MULTILINE))
+def test_every_training_with_a_protocol_composes(
+    command: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    cfg = configured("train", tmp_path, *shlex.split(command, comments=True))
+    for settings in (cfg.protocol, *cfg.protocols.values()):
+        OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
 
 
 def test_every_protocol_and_setting_of_an_evaluation_is_on_the_page() -> None:
