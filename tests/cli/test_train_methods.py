@@ -111,7 +111,7 @@ def test_averaged_weights_are_validated_and_bundled_and_resumed(
         ("method=moco_v3 miner=batch_hard", "MoCoV3 compares everything, but BatchHard chooses: set miner=none."),
         ("method=simclr augmentation=none", "The views of an image are all the same without augmentation"),
         ("experiment=demo method=simclr", "The views of an image are all the same without augmentation"),
-        ("method=semi", "SemiSupervised needs photos without labels: set datamodule.labelled_identities or"),
+        ("method=semi", "SemiSupervised needs photos without labels: set datamodule.labelled_identities, "),
         ("method=semi datamodule.labelled_samples=2 sampler=identity", "takes the batches of SemiSupervisedSampler"),
         ("datamodule.unlabelled=true", "Learning from labels has no use for photos without: set method=semi."),
         ("loss.sharded=true loss=arc_face callbacks=ema", "Weights that ranks share are not averaged"),
