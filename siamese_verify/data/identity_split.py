@@ -153,9 +153,7 @@ def rows_of_person(photos: Photos, name: str | None) -> np.ndarray:
         return np.empty(0, dtype=np.int32)
     people = [str(one) for one in getattr(photos, "people", [])]
     if str(name) not in people:
-        raise InputError(
-            f"There is no {name} among the people of the data set: correct datamodule.unlabelled_identity."
-        )
+        raise InputError(f"The data set has no person {name}: correct datamodule.unlabelled_identity.")
     return np.flatnonzero(photos.identities == people.index(str(name))).astype(np.int32)
 
 

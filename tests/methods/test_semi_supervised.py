@@ -97,7 +97,7 @@ def test_photos_of_anyone_are_neither_validated_on_nor_labelled(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"unlabelled_identity": "nobody"}, "The data set has no person nobody: correct datamodule.unlabelled_identity"),
+        ({"unlabelled_identity": "nobody"}, "The data set has no person nobody: correct"),
         ({"labelled_identities": 17}, r"labelled_identities must be in 2 \.\.\. 16, the training people"),
         ({"labelled_identities": 1}, r"labelled_identities must be in 2 \.\.\. 16"),
         ({"labelled_samples": 1}, "Genuine pairs need labelled_samples of 2 or more, got 1"),
