@@ -47,6 +47,10 @@ COMMANDS = {
         "evaluate a model: Hydra overrides follow, such as model=casia-webface protocol=lfw_view2",
         "siamese_verify.cli.evaluate",
     ),
+    "probe": Command(
+        "train classifiers on the frozen embeddings of a model, such as model=RUN data=lfw",
+        "siamese_verify.cli.probe",
+    ),
     "center": Command(
         "export a bundle that adds the mirror image and subtracts the mean face, such as model=casia-webface",
         "siamese_verify.cli.center",

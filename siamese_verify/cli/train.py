@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.initialization import earlier_people, initialized_configuration, take_weights
-from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
+from siamese_verify.cli.measure import Result, further_protocols, measure, on_the_same, print_results, save_results
 from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
@@ -122,7 +122,8 @@ def compose(cfg: DictConfig) -> TrainingParts:
     seen = [*data.seen, *earlier]
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
-    further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in others.items()}
+    made = {name: on_the_same(one, protocol) for name, one in others.items()}
+    further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in made.items()}
     module = compose_module(cfg, encoder, data.num_identities, len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
@@ -195,7 +196,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
     run.first = trainer.is_global_zero  # known for certain now
 
     def record_people(*_: Any) -> None:
-        save_people(run.folder, parts.seen, parts.protocol, earlier_are_known=parts.all_known)
+        held_out = data.test_photos if data.test else None
+        save_people(run.folder, parts.seen, parts.protocol, held_out, earlier_are_known=parts.all_known)
 
     def record_validation(*_: Any) -> None:
         if not trainer.sanity_checking:
@@ -309,12 +311,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
             "configuration": record.configuration,
         }
         save_results(folder / name, result, results[name][1:], details, keep_embeddings=cfg.keep_embeddings)
-        interval = result.report.intervals.get("eer") if result.report.intervals else None
-        record.test[name or protocol.name] = {
-            "eer": result.report.eer,
-            "eer_interval": [interval.low, interval.high] if interval else None,
-            "auc": result.report.auc,
-        }
+        record.test[name or protocol.name] = result.report.record()
     first, *others = (one[0].report for one in results.values())
     further = dict(zip(parts.further, others, strict=True))
     best, settings = record.metrics.get(cfg.sweep.metric), record.configuration

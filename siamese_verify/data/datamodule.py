@@ -7,7 +7,7 @@ import logging
 import math
 import signal
 from collections.abc import Callable
-from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from siamese_verify.data.identity_split import Split, hold_out, label_rows, rows
 from siamese_verify.errors import InputError
 from siamese_verify.faces import SelectOneFace
 from siamese_verify.faces.alignment import spec_for
-from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, all_pairs, find_leak
+from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, find_leak
 from siamese_verify.samplers import UNLABELLED
 from siamese_verify.samplers.epoch import EpochSampler
 from siamese_verify.structures import FaceBatch, InputSpec, Photos
@@ -137,7 +137,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.multi_view, self.instances = multi_view, instances
         self.local_views, self.local_transform = local_views, local_transform or None
         self.in_memory, self.max_damaged = in_memory, max_damaged
-        self.workers, self.seed = workers, seed
+        self.workers, self.seed, self.test = workers, seed, test
         identities, self.of_anyone = photos.identities, rows_of_person(photos, unlabelled_identity)
         known = np.delete(identities, self.of_anyone) if len(self.of_anyone) else identities
         if validation is None:
@@ -152,7 +152,7 @@ class FaceDataModule(pl.LightningDataModule):
         else:
             train, tested = np.arange(len(known), dtype=np.int32), np.empty(0, dtype=np.int32)
             if test is not None:
-                train, tested = hold_out(known, **asdict(test))
+                train, tested = hold_out(known, **test.choice)
             split = Split(train, np.arange(len(validation), dtype=np.int32), tested)
         if len(self.of_anyone):
             rest = np.delete(np.arange(len(identities), dtype=np.int32), self.of_anyone)
@@ -182,19 +182,23 @@ class FaceDataModule(pl.LightningDataModule):
             TrainingSubset.from_photos(self.validation_source, self.split.validation),
         ]
 
-    def test_protocol(self, name: str) -> Protocol:
-        """All pairs of the people held out for testing, without photos whose files are in another part as well.
-
-        Args:
-            name: of the data set.
-        """
+    @cached_property
+    def test_photos(self) -> PhotoSubset:
+        """Photos of the people held out for testing, without those whose files are in another part as well."""
         tested = PhotoSubset(self.photos, self.split.test)
         twice = find_leak(self.seen, tested).rows  # one photo under two names, as sets from the web have some
         if twice:
             log.warning("%s test photos are also training photos, of another name, and are left out.", len(twice))
             tested = PhotoSubset(self.photos, np.delete(self.split.test, twice))
-        people = len(np.unique(tested.identities))
-        return all_pairs(tested, f"{name}, all pairs of {people:,} people held out for testing")
+        return tested
+
+    def test_protocol(self, name: str) -> Protocol:
+        """What is measured on the people held out for testing: all pairs, or what `test` makes of `test_photos`.
+
+        Args:
+            name: of the data set.
+        """
+        return (self.test or HeldOutShare()).protocol(self.test_photos, name)
 
     def setup(self, stage: str | None = None) -> None:
         """Crop the faces into memory, or prepare to decode them from disk, once."""

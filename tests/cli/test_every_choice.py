@@ -263,7 +263,8 @@ def test_every_data_set_and_every_protocol_composes(
 ) -> None:
     places = dict.fromkeys(("list", "arrays", "array_pairs"), ("data.path=x",))
     places |= dict.fromkeys(("folder", "prepared", "recordio"), ("data.root=x",))
-    own = {"folder": ("protocol.root=x",), "pair_file": ("protocol.path=x",), "insightface": ("protocol.path=x",)}
+    own = dict.fromkeys(("pair_file", "insightface", "retrieval_list"), ("protocol.path=x",))
+    own["folder"] = ("protocol.root=x",)
     overrides = (f"data={data}", f"protocol={protocol}", *places.get(data, ()), *own.get(protocol, ()))
     for name, *model in (("train",), ("evaluate", "model=casia-webface")):
         cfg = configured(name, tmp_path, *overrides, *model)

@@ -15,6 +15,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.cli.pretraining import composed, first_stage_overrides, leaves
+from siamese_verify.cli.resume import save_configuration
 from siamese_verify.cli.training_checks import check_run
 from siamese_verify.errors import InputError
 from siamese_verify.models import load_model, open_bundle
@@ -146,7 +147,7 @@ def test_the_second_stage_starts_from_the_first_and_holds_the_same_people_out(tw
 
 @pytest.mark.slow
 def test_a_first_stage_that_is_stopped_goes_on_and_a_finished_one_is_not_repeated(
-    two_stages: Path, fitted: Trained, tmp_path: Path
+    two_stages: Path, fitted: Trained, configured: Configured, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     second = (*SECOND, "loss=arc_face", "trainer.frozen_layers=6", "encoder.dropout=0.2")
@@ -157,6 +158,7 @@ def test_a_first_stage_that_is_stopped_goes_on_and_a_finished_one_is_not_repeate
     assert [record.status for record in records] == ["stopped", "stopped"]
     assert end.value.code == records[0].exit_status == 75
     assert "in the first stage: resume with" in str(records[0].error)
+    save_configuration(configured("train", run, *settings), run)  # as Hydra has when it starts a command
     with pytest.raises(InputError, match="names code of others"):
         fitted(run, f"resume='{run}'")
     with pytest.raises(SystemExit):
@@ -209,7 +211,7 @@ def test_a_sweep_of_two_stages_stops_both_and_is_resumed(number: int, tmp_path: 
         *SMALL_BATCHES, "sampler.batches=2", "trainer.max_epochs=400", "loss=contrastive", "scheduler=constant"
     )
     sweep, first = tmp_path / "sweep", tmp_path / "sweep" / "0" / "pretraining"
-    process = start(tmp_path, long, "-m", "seed=0,1", "hydra.sweep.dir=sweep")
+    process = start(tmp_path, long, "seed=0,1", "hydra.sweep.dir=sweep", "-m")
     wait_until(lambda: (first / "checkpoints" / "last.ckpt").is_file(), process)
     process.send_signal(number)
     assert process.wait(120) == (130 if number == signal.SIGINT else 75)
