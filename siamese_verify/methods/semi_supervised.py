@@ -9,7 +9,7 @@ from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.losses import BatchLoss, NTXentLoss, QueryLoss
 from siamese_verify.methods.heads import mlp
-from siamese_verify.methods.method import Learner, Method, gather_without_gradient, unit_rows
+from siamese_verify.methods.method import Learner, Method, gather_without_gradient, products, unit_rows
 from siamese_verify.pairwise.ranks import add_ranks_, gather_rows, rank, sizes_of_ranks
 from siamese_verify.samplers import UNLABELLED, SemiSupervisedSampler
 from siamese_verify.structures import FaceBatch
@@ -117,7 +117,7 @@ class SemiSupervised(Method):
     def guess(self, embeddings: Tensor, truth: Tensor, learner: Learner) -> tuple[Tensor, Tensor]:
         """(N,) nearest identities of (N,D) embeddings, and (N,) whether they are confident enough."""
         assert self.threshold is not None
-        logits = unit_rows(embeddings) @ unit_rows(self.centroids).T.to(embeddings.dtype) / self.temperature  # (N,I)
+        logits = products(unit_rows(embeddings), unit_rows(self.centroids)) / self.temperature  # (N,I)
         seen = self.centroids.ne(0).any(dim=1)
         probability, guesses = logits.masked_fill(~seen, -torch.inf).softmax(dim=1).max(dim=1)
         confident = probability >= self.threshold
