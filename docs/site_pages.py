@@ -19,7 +19,8 @@ from siamese_verify.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (  # in the order in which photos become decisions
-    *("datasets", "faces", "preparation", "samplers", "data", "encoders", "losses", "miners", "training"),
+    *("datasets", "faces", "preparation", "samplers", "data", "encoders", "losses", "miners"),
+    *("methods", "training"),
     *("protocols", "evaluation", "models", "verification", "gallery"),
 )
 

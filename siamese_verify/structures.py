@@ -56,9 +56,9 @@ class FaceBatch(NamedTuple):
 class Photos(Protocol):
     """Data set of N photos with identities. Photos are opened on access; damaged ones raise InputError.
 
-    It may also have `people` (names by identity), `namespace` (where the numbers of identities are unique), `splits` (a
-    name for each photo), `digest` (SHA-256 of its content), `aligned` (InputSpec of photos that are aligned faces) and
-    `filtered` (what was left out, in words).
+    It may also have `people` (names by identity), `namespace` (where the numbers of identities are unique), `splits`
+    and `cameras` (a name for each photo), `digest` (SHA-256 of its content), `aligned` (InputSpec of photos that are
+    aligned faces) and `filtered` (what was left out, in words).
     """
 
     @property

@@ -23,6 +23,7 @@ from siamese_verify import losses, miners
 from siamese_verify.cli import visualize
 from siamese_verify.cli.configuration import CONF
 from siamese_verify.cli.pretraining import composed, first_stage_overrides
+from siamese_verify.cli.training_checks import check_settings
 from siamese_verify.sweeps.child_run import quote_elements
 from siamese_verify.training.module import pml_tuples
 
@@ -34,6 +35,7 @@ VERIFYING = (DOCS / "verifying.md").read_text()
 STARTED = (DOCS / "getting_started.md").read_text()
 GALLERY = (DOCS / "gallery.md").read_text()
 SERVING = (DOCS / "serving.md").read_text()
+METHODS = (DOCS / "methods.md").read_text()
 TRAINING = (DOCS / "training.md").read_text()
 PRETRAINING = (DOCS / "pretraining.md").read_text()
 SEEING = (DOCS / "seeing.md").read_text()
@@ -41,6 +43,7 @@ PAGES = {
     "losses": PAGE,
     "evaluation": EVALUATION,
     "data": DATA,
+    "methods": METHODS,
     "verifying": VERIFYING,
     "gallery": GALLERY,
     "serving": SERVING,
@@ -116,6 +119,19 @@ def test_every_command_with_an_encoder_composes(
 ) -> None:
     cfg = configured("train", tmp_path, *shlex.split(command, comments=True))
     assert cfg.encoder._target_.startswith("siamese_verify.encoders.")
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", METHODS, re.MULTILINE))
+def test_every_command_with_a_method_composes_and_passes_its_checks(
+    command: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    cfg = configured("train", tmp_path, *shlex.split(command, comments=True))
+    check_settings(cfg)
+
+
+def test_every_method_is_on_the_page_of_methods() -> None:
+    named = set(re.findall(r"`(\w+)`", METHODS)) | set(re.findall(r"method=(\w+)", METHODS))
+    assert named >= {path.stem for path in (CONF / "method").glob("*.yaml")}
 
 
 @pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", SEEING, re.MULTILINE))

@@ -17,10 +17,10 @@ from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.data import FaceCropper
 from siamese_verify.encoders import MirroredEncoder
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import calibrate
+from siamese_verify.evaluation import VerificationReport, calibrate
 from siamese_verify.faces import ranges_of
 from siamese_verify.models import FaceModel, embed_photos, load_model, read_operating_points, save_bundle
-from siamese_verify.protocols import Protocol, TrainingSubset, refuse_leak
+from siamese_verify.protocols import PairProtocol, Protocol, TrainingSubset, refuse_leak
 from siamese_verify.structures import Photos
 
 
@@ -37,6 +37,8 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         raise InputError(f"The model {cfg.model} is centered already.")
     photos: Photos = instantiate(cfg.data.photos)
     protocol: Protocol = instantiate(cfg.protocol)
+    if not isinstance(protocol, PairProtocol):
+        raise InputError(f"Thresholds are measured on pairs: choose another protocol than {cfg.protocol._target_}.")
     leak = refuse_leak([TrainingSubset.from_photos(photos, np.arange(len(photos)))], protocol, cfg.allow_leakage)
     encoder = MirroredEncoder(model.encoder, cfg.mirror).eval()
     cropper = FaceCropper(encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
@@ -49,6 +51,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
         "mirror": bool(cfg.mirror),
     }
     result = measure(output.name, encoder, protocol, cropper, None, resamples=cfg.resamples)
+    assert isinstance(result.report, VerificationReport)
     figures = result.report.to_metadata()
     metadata = replace(
         model.metadata,

@@ -12,7 +12,7 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.cli.configuration import check_values, hydra_command, refuse_code, trusted_code
@@ -22,6 +22,7 @@ from siamese_verify.cli.measure import (
     further_protocols,
     measure,
     measure_robustness,
+    on_the_same,
     print_results,
     save_results,
 )
@@ -53,7 +54,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     Thresholds and calibration of a pretrained model that ships without are stored for `siamese-verify verify`.
 
     Returns:
-        The equal error rate.
+        The equal error rate, or what else stands for the first protocol.
     """
     if cfg.scores is not None:
         return evaluate_scores(cfg, folder).eer
@@ -81,17 +82,23 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         if leak:
             print(f"The result on {protocol_name} does not show how the model does on other people: {leak}.")
     result = results[""]
-    if cfg.model in PRETRAINED and not ships_thresholds(cfg.model):
+    if isinstance(result.report, VerificationReport) and needs_thresholds(cfg.model):
         if result.protocol.identities_known:
             store_measurement(cfg, result)
         else:
             print("Its thresholds are not stored for verify: the people on the photos of the pairs must be known.")
-    return result.report.eer
+    return result.report.value
+
+
+def needs_thresholds(model: Any) -> bool:
+    """Whether a model is a pretrained one that ships without thresholds."""
+    return model in PRETRAINED and not ships_thresholds(model)
 
 
 def store_measurement(cfg: DictConfig, result: Result) -> None:
     """Store thresholds and calibration of a pretrained model on this machine."""
     embeddings, people, name = result.embeddings, result.compared.photos.identities, result.protocol.name
+    assert isinstance(result.report, VerificationReport)
     measurement = {
         **result.report.to_metadata(),
         "score_calibration": calibrate(embeddings, people, name, intervals=cfg.resamples > 0).to_dict(),
@@ -112,16 +119,20 @@ def protocols_for(cfg: DictConfig) -> list[tuple[str, Protocol, str]]:
     """
     first, held_out, seen = first_protocol(cfg)
     found = [("", first, "" if held_out else refuse_leak(seen, first, cfg.allow_leakage))]
-    further = further_protocols(cfg).items()
-    return found + [(name, one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in further]
+    further = {name: on_the_same(one, first) for name, one in further_protocols(cfg).items()}
+    return found + [(name, one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in further.items()]
 
 
 def first_protocol(cfg: DictConfig) -> tuple[Protocol, bool, Sequence[TrainingSubset]]:
     """Return the first protocol, whether the model's run held its people out, and what that run has seen, if any."""
     run = read_training_run(cfg.model)
+    if run is not None:
+        forget_official(cfg)
     chosen: Protocol | HeldOutShare | None = instantiate(cfg.protocol) if cfg.get("protocol") else None
     if run is None:
         chosen = chosen or instantiate(cfg.usual)
+        if isinstance(chosen, HeldOutShare) and chosen.make is not None:  # nobody was held out: all of the data set
+            return chosen.make(instantiate(cfg.data.photos), cfg.data.name), False, []
         if isinstance(chosen, HeldOutShare):
             raise InputError(f"No run of {cfg.model} has held people out: choose another protocol than held_out.")
         return chosen, False, []
@@ -137,10 +148,22 @@ def first_protocol(cfg: DictConfig) -> tuple[Protocol, bool, Sequence[TrainingSu
         trained_on = None
     if own:
         assert trained_on is not None
-        return run.test_protocol(trained_on), True, run.with_photos(trained_on)
+        share = chosen or instantiate(run.configuration["protocol"])
+        assert isinstance(share, HeldOutShare)
+        return run.test_protocol(trained_on, share), True, run.with_photos(trained_on)
     if chosen is None or isinstance(chosen, HeldOutShare):
-        chosen = instantiate(run.configuration["protocol"])
-    return cast(Protocol, chosen), False, run.with_photos(trained_on) if trained_on is not None else run.seen
+        tested: Protocol = instantiate(run.configuration["protocol"])
+        chosen = tested if chosen is None or chosen.make is None else on_the_same(chosen, tested)
+    return chosen, False, run.with_photos(trained_on) if trained_on is not None else run.seen
+
+
+def forget_official(cfg: DictConfig) -> None:
+    """Take the official test people of `data` out of the protocols: the people that the model's run tested count."""
+    with open_dict(cfg):
+        for settings in (cfg.get("protocol"), *cfg.protocols.values()):
+            for part in (settings, settings.get("people") if settings else None):
+                if part and "official" in part:
+                    part.official = None
 
 
 def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:

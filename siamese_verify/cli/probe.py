@@ -99,7 +99,8 @@ def photos_to_probe(cfg: DictConfig) -> tuple[Photos, Sequence[TrainingSubset] |
         return photos, run.seen if run else None
     if run is None:
         raise InputError(f"No run of {cfg.model} has held people out: choose data, such as data=lfw.")
-    protocol, _, seen = first_protocol(cfg)
+    asked = OmegaConf.create({"model": cfg.model, "trust_code": cfg.trust_code, "protocols": {}})
+    protocol, _, seen = first_protocol(asked)
     return protocol.photos, seen
 
 

@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import encoder_settings, hydra_command, make_encoder
 from siamese_verify.cli.initialization import earlier_people, initialized_configuration, take_weights
-from siamese_verify.cli.measure import Result, further_protocols, measure, print_results, save_results
+from siamese_verify.cli.measure import Result, further_protocols, measure, on_the_same, print_results, save_results
 from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
@@ -43,7 +44,15 @@ from siamese_verify.models import (
     load_checkpoint,
     save_bundle,
 )
-from siamese_verify.protocols import HeldOutShare, Protocol, TrainingSubset, refuse_leak, save_people
+from siamese_verify.protocols import (
+    HeldOutShare,
+    PhotoSubset,
+    Protocol,
+    TrainingSubset,
+    find_leak,
+    refuse_leak,
+    save_people,
+)
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.sweep_task import SweepTask
 from siamese_verify.sweeps.trial_pruning import trial_of
@@ -122,11 +131,20 @@ def compose(cfg: DictConfig) -> TrainingParts:
     seen = [*data.seen, *earlier]
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
-    further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in others.items()}
+    made = {name: on_the_same(one, protocol) for name, one in others.items()}
+    further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in made.items()}
+    warn_of_known_validation(earlier, data)
     module = compose_module(cfg, encoder, data.num_identities, len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, further, module, trainer, seen, all_known)
+
+
+def warn_of_known_validation(earlier: Sequence[TrainingSubset], data: FaceDataModule) -> None:
+    """Warn if people that an earlier stage was trained on are those that this one is validated on."""
+    validated = PhotoSubset(data.validation_source, data.split.validation)
+    if known := find_leak(earlier[::2], validated).sentence:  # its training people, not those it was validated on
+        log.warning("The validation, which measures the thresholds, overlaps with an earlier stage: %s.", known)
 
 
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int, images: int) -> VerificationModule:
@@ -195,7 +213,8 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
     run.first = trainer.is_global_zero  # known for certain now
 
     def record_people(*_: Any) -> None:
-        save_people(run.folder, parts.seen, parts.protocol, earlier_are_known=parts.all_known)
+        held_out = data.test_photos if data.test else None
+        save_people(run.folder, parts.seen, parts.protocol, held_out, earlier_are_known=parts.all_known)
 
     def record_validation(*_: Any) -> None:
         if not trainer.sanity_checking:
@@ -309,12 +328,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
             "configuration": record.configuration,
         }
         save_results(folder / name, result, results[name][1:], details, keep_embeddings=cfg.keep_embeddings)
-        interval = result.report.intervals.get("eer") if result.report.intervals else None
-        record.test[name or protocol.name] = {
-            "eer": result.report.eer,
-            "eer_interval": [interval.low, interval.high] if interval else None,
-            "auc": result.report.auc,
-        }
+        record.test[name or protocol.name] = result.report.record()
     first, *others = (one[0].report for one in results.values())
     further = dict(zip(parts.further, others, strict=True))
     best, settings = record.metrics.get(cfg.sweep.metric), record.configuration

@@ -7,7 +7,7 @@ import logging
 import math
 import signal
 from collections.abc import Callable
-from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from siamese_verify.data.identity_split import Split, choose_labelled, hold_out,
 from siamese_verify.errors import InputError
 from siamese_verify.faces import SelectOneFace
 from siamese_verify.faces.alignment import spec_for
-from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, all_pairs, find_leak
+from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, find_leak
 from siamese_verify.samplers import UNLABELLED
 from siamese_verify.samplers.epoch import EpochSampler
 from siamese_verify.structures import FaceBatch, InputSpec, Photos
@@ -135,7 +135,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.multi_view, self.instances = multi_view, instances
         self.local_views, self.local_transform = local_views, local_transform or None
         self.in_memory, self.max_damaged = in_memory, max_damaged
-        self.workers, self.seed = workers, seed
+        self.workers, self.seed, self.test = workers, seed, test
         identities = photos.identities
         if validation is None:
             self.split = split_by_identity(
@@ -149,7 +149,7 @@ class FaceDataModule(pl.LightningDataModule):
         else:
             train, tested = np.arange(len(photos), dtype=np.int32), np.empty(0, dtype=np.int32)
             if test is not None:
-                train, tested = hold_out(identities, **asdict(test))
+                train, tested = hold_out(identities, **test.choice)
             self.split = Split(train, np.arange(len(validation), dtype=np.int32), tested)
         labelled = choose_labelled(identities[self.split.train], labelled_identities, labelled_samples, split_seed)
         if not unlabelled:
@@ -178,19 +178,23 @@ class FaceDataModule(pl.LightningDataModule):
             TrainingSubset.from_photos(self.validation_source, self.split.validation),
         ]
 
-    def test_protocol(self, name: str) -> Protocol:
-        """All pairs of the people held out for testing, without photos whose files are in another part as well.
-
-        Args:
-            name: of the data set.
-        """
+    @cached_property
+    def test_photos(self) -> PhotoSubset:
+        """Photos of the people held out for testing, without those whose files are in another part as well."""
         tested = PhotoSubset(self.photos, self.split.test)
         twice = find_leak(self.seen, tested).rows  # one photo under two names, as sets from the web have some
         if twice:
             log.warning("%s test photos are also training photos, of another name, and are left out.", len(twice))
             tested = PhotoSubset(self.photos, np.delete(self.split.test, twice))
-        people = len(np.unique(tested.identities))
-        return all_pairs(tested, f"{name}, all pairs of {people:,} people held out for testing")
+        return tested
+
+    def test_protocol(self, name: str) -> Protocol:
+        """What is measured on the people held out for testing: all pairs, or what `test` makes of `test_photos`.
+
+        Args:
+            name: of the data set.
+        """
+        return (self.test or HeldOutShare()).protocol(self.test_photos, name)
 
     def setup(self, stage: str | None = None) -> None:
         """Crop the faces into memory, or prepare to decode them from disk, once."""

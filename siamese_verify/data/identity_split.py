@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +49,7 @@ def split_by_identity(
                 "and testing need two such people each: add people, or test on other photos by protocol=folder "
                 "protocol.root=... ."
             )
-        rest, tested = hold_out(identities, **asdict(test))
+        rest, tested = hold_out(identities, **test.choice)
     train, validation = hold_out(identities[rest], share, max_samples_per_identity, seed, max_identities)
     return Split(rest[train], rest[validation], tested)
 

@@ -67,7 +67,7 @@ class ItemChoices(GeneratedSet):
     nouns = ("choice", "side")
 
     def __init__(
-        self, identities: int = 2000, samples: int = 5, items: int = 1000, seed: int = 0, first: int = 0
+        self, identities: int = 3000, samples: int = 4, items: int = 1000, seed: int = 0, first: int = 0
     ) -> None:
         self.check(samples=(samples, 1), items=(items, samples), first=(first, 0), identities=(identities, 1))
         super().__init__(identities * samples, 2, seed, first * samples)

@@ -84,7 +84,7 @@ class IndexedPhotos(FilePhotos):
         super().__init__(root, index.names, index.identities)
         self.index = index
         self.people = index.people
-        self.splits = index.splits
+        self.splits, self.cameras = index.splits, index.cameras
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return IndexedPhotos, (self.root, self.index)

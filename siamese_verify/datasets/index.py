@@ -49,7 +49,7 @@ class FaceIndex:
 
     Args:
         table: columns `path` (large_string) and `identity` (dictionary of int32 and large_string, ascending); also
-            `split` (such a dictionary) if the photos have one.
+            `split` and `camera` (such dictionaries) if the photos have them.
         file: that the table is mapped from, so that another process maps it too; None if it is in memory.
     """
 
@@ -60,7 +60,10 @@ class FaceIndex:
         identity = _contiguous(table["identity"])
         self.identities: np.ndarray = identity.indices.to_numpy(zero_copy_only=True)  # (N,) int32
         self.people = StringColumn(identity.dictionary)
-        self.splits = StringColumn(_contiguous(table["split"])) if "split" in table.column_names else None
+        self.splits, self.cameras = (
+            StringColumn(_contiguous(table[name])) if name in table.column_names else None
+            for name in ("split", "camera")
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -73,20 +76,24 @@ def _contiguous(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def make_index(paths: Strings, identities: Strings, splits: Strings | None = None) -> FaceIndex:
+def make_index(
+    paths: Strings, identities: Strings, splits: Strings | None = None, cameras: Strings | None = None
+) -> FaceIndex:
     """Index photos, sorted by the names of their identities; photos of one identity keep their order.
 
     Args:
         paths: (N,) of the photos.
         identities: (N,) names.
         splits: (N,) names, null for none.
+        cameras: (N,) names, null for none.
 
     Raises:
         InputError: a name that is not Unicode.
     """
     columns = {"path": string_array(paths)}
-    if splits is not None:
-        columns["split"] = string_array(splits).fill_null("").dictionary_encode()
+    for name, values in (("split", splits), ("camera", cameras)):
+        if values is not None:
+            columns[name] = string_array(values).fill_null("").dictionary_encode()
     encoded = string_array(identities).dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
     rank = np.empty(len(order), dtype=np.int32)
@@ -136,5 +143,5 @@ def index_path(cache: str | Path | None, source: Path, *details: object) -> Path
     if cache is None:
         return None
     state = source.stat()
-    key = repr((str(source.resolve()), state.st_size, state.st_mtime_ns, details, 2))  # 2: version of the columns
+    key = repr((str(source.resolve()), state.st_size, state.st_mtime_ns, details, 3))  # 3: version of the columns
     return Path(cache).expanduser() / "index" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"

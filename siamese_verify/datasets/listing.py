@@ -104,7 +104,7 @@ def read_list(path: str, split: str | None = None) -> FaceIndex:
         if kind == ".parquet":
             table = parquet.read_table(source, columns=_columns(path, parquet.read_schema(source).names, split))
         elif kind == ".csv":
-            text = dict.fromkeys(["path", "identity", "split"], pa.large_string())
+            text = dict.fromkeys(["path", "identity", "split", "camera"], pa.large_string())
             options = arrow_csv.ConvertOptions(column_types=text, strings_can_be_null=False)
             table = arrow_csv.read_csv(source, convert_options=options)
         else:
@@ -120,11 +120,12 @@ def read_list(path: str, split: str | None = None) -> FaceIndex:
             raise InputError(f"The list {path} has no photo in the split {split!r}: check its column split.")
     columns = {name: string_array(table[name].combine_chunks()) for name in table.column_names}
     _check_photos(path, columns["path"], columns["identity"])
-    return make_index(columns["path"], columns["identity"], columns.get("split"))
+    return make_index(columns["path"], columns["identity"], columns.get("split"), columns.get("camera"))
 
 
 def _columns(path: str, present: Sequence[str], split: str | None) -> list[str]:
     wanted = ["path", "identity"] + ["split"] * (split is not None or "split" in present)
+    wanted += ["camera"] * ("camera" in present)
     missing = [name for name in wanted if name not in present]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)} (its columns: {', '.join(present)}): rename them.")

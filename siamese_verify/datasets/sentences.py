@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +43,9 @@ TEMPLATES = (
     "it was the {who} who {did} the {whom} {when} {where}",
     "it was the {whom} whom the {who} {did} {where} {when}",
 )
-MEANINGS = len(WHO) * (len(WHO) - 1) * len(DID) * len(WHERE) * len(WHEN)
-STRIDE = 39_119  # a prime that divides no length: meanings of successive numbers share little
+PEOPLE = tuple(combinations(WHO, 2))
+TWINS = len(PEOPLE) * len(DID) * len(WHERE) * len(WHEN)  # pairs of meanings in which who and whom change places
+STRIDE = 19_121  # a prime that divides no length: successive twins share little
 
 
 def hash_words(text: str, vocabulary: int = 4096, length: int = 20) -> np.ndarray:
@@ -58,8 +61,8 @@ def hash_words(text: str, vocabulary: int = 4096, length: int = 20) -> np.ndarra
 class Sentences(GeneratedSet):
     """Paraphrases: sentences of one meaning in other words and another order, as `hash_words` gives them.
 
-    A meaning is who did what to whom, where and when. Meanings of different numbers differ in at least one of these,
-    and two that exchange who and whom have the same words.
+    A meaning is who did what to whom, where and when. Meanings of different numbers differ in at least one of these.
+    2i and 2i + 1 have the same words, but who and whom change places.
 
     Args:
         identities: meanings.
@@ -68,6 +71,10 @@ class Sentences(GeneratedSet):
         length: of an array.
         seed: of all draws.
         first: number of the first meaning.
+
+    Attributes:
+        claimed: (N,) int64, of 2i and 2i + 1 the former.
+        kinds: (N,) "" of 2i and `exchanged` of 2i + 1.
 
     Raises:
         InputError: a number is too small, or a meaning behind the last of 54,600.
@@ -87,21 +94,32 @@ class Sentences(GeneratedSet):
     ) -> None:
         self.check(vocabulary=(vocabulary, 2), length=(length, 1))
         super().__init__(identities, samples, seed, first)
-        if first + identities > MEANINGS:
-            raise InputError(f"There are {MEANINGS:,} meanings, got first={first} and identities={identities}.")
+        if first + identities > 2 * TWINS:
+            raise InputError(f"There are {2 * TWINS:,} meanings, got first={first} and identities={identities}.")
         self.vocabulary, self.length = vocabulary, length
+
+    @property
+    def claimed(self) -> np.ndarray:
+        """(N,) int64, of 2i and 2i + 1 the former."""
+        return self.identities // 2 * 2
+
+    @property
+    def kinds(self) -> np.ndarray:
+        """(N,) "" of 2i and `exchanged` of 2i + 1."""
+        return np.where(self.identities % 2, "exchanged", "")
 
     def text(self, identity: int, number: int) -> str:
         """One sentence of a meaning."""
-        place, chosen = (identity + self.seed) * STRIDE % MEANINGS, []
-        for words in (WHO, WHO[1:], DID, WHERE, WHEN):
+        place = (identity // 2 + self.seed) * STRIDE % TWINS
+        parts: list[Any] = []
+        for words in (PEOPLE, DID, WHERE, WHEN):
             place, index = divmod(place, len(words))
-            chosen.append(index)
-        who, step, did, where, when = chosen
-        whom = (who + 1 + step) % len(WHO)
+            parts.append(words[index])
+        people, did, where, when = parts
+        who, whom = people[::-1] if identity % 2 else people
         rng = np.random.default_rng([self.seed, identity, number + 1])
-        parts = {"who": WHO[who], "whom": WHO[whom], "did": DID[did], "where": WHERE[where], "when": WHEN[when]}
-        said = {name: words[rng.integers(len(words))] for name, words in parts.items()}
+        named = {"who": who, "whom": whom, "did": did, "where": where, "when": when}
+        said = {name: words[rng.integers(len(words))] for name, words in named.items()}
         return TEMPLATES[rng.integers(len(TEMPLATES))].format(**said)
 
     @property

@@ -14,6 +14,7 @@ from siamese_verify.evaluation.calibration import (
 )
 from siamese_verify.evaluation.calibration_check import CalibrationCheck, check_calibration, min_cllr
 from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
+from siamese_verify.evaluation.episodes import FewShotReport, few_shot_report
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
 from siamese_verify.evaluation.groups import (
     DamagedRates,
@@ -47,10 +48,12 @@ from siamese_verify.evaluation.representation import (
     measure_representation,
     uniformity,
 )
+from siamese_verify.evaluation.retrieval_rates import RetrievalReport, retrieval_report
 from siamese_verify.evaluation.roc import RocCurve, auc, read_curve, roc_curve
 from siamese_verify.evaluation.run_comparison import compare_runs, read_evaluation
 from siamese_verify.evaluation.score_file import PublishedCurve, read_published, read_scores, write_scores
 from siamese_verify.evaluation.score_statistics import d_prime
+from siamese_verify.evaluation.scores import score_pairs
 
 __all__ = [
     "ALL_PAIRS_TARGETS",
@@ -58,6 +61,7 @@ __all__ = [
     "Calibration",
     "CalibrationCheck",
     "DamagedRates",
+    "FewShotReport",
     "GroupRates",
     "IdentificationReport",
     "ImpostorTail",
@@ -67,6 +71,7 @@ __all__ = [
     "OperatingPoint",
     "PublishedCurve",
     "Representation",
+    "RetrievalReport",
     "RocCurve",
     "ScoreCalibration",
     "ScoreComparison",
@@ -88,6 +93,7 @@ __all__ = [
     "effective_rank",
     "equal_error",
     "equal_error_rate",
+    "few_shot_report",
     "fit_isotonic",
     "fit_logistic",
     "group_reports",
@@ -105,7 +111,9 @@ __all__ = [
     "read_evaluation",
     "read_published",
     "read_scores",
+    "retrieval_report",
     "roc_curve",
+    "score_pairs",
     "tar_at_far",
     "uniformity",
     "verification_report",

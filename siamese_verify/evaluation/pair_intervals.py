@@ -201,11 +201,26 @@ def error_interval(
     rate = float(weights @ errors / weights.sum())
     wrong, totals = len(np.unique(people[decisive != 0])), person_totals(weights, same, people)
     variance = dyadic_variance(weights * (errors - rate), same, people)
-    size = effective_size(rate, variance, wrong, totals[totals > 0])
+    return clustered_rate_interval(rate, variance, wrong, totals[totals > 0], level)
+
+
+def clustered_rate_interval(
+    rate: float, variance: float, people_in_error: int, weights: Floats, level: float
+) -> Interval:
+    """Return the interval of a rate of errors of people.
+
+    Args:
+        rate: in [0, 1].
+        variance: of the rate, over people.
+        people_in_error: people with errors.
+        weights: (n,) of the people in the rate.
+        level: of the interval.
+    """
+    size = effective_size(rate, variance, people_in_error, weights)
     low, high = proportion_interval(rate, float(size), level)
     if rate in (0, 1):
         return Interval(low, high)
-    alone = min(float(size), float(np.count_nonzero(totals)))
+    alone = min(float(size), float(len(weights)))
     fewer = max(float(size) * rate / high, alone)  # see `ClusteredRates.far_interval`
     return Interval(low, proportion_interval(rate, fewer, level).high)
 

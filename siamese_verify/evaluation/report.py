@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from siamese_verify.atomic_write import atomic_write
-from siamese_verify.errors import InputError
+from siamese_verify.evaluation.base_report import Report, given_details, write_report
 from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
 from siamese_verify.evaluation.operating_points import (
@@ -44,6 +41,7 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation.calibration_check import CalibrationCheck
     from siamese_verify.evaluation.groups import DamagedRates, GroupRates, MeanOfGroups
     from siamese_verify.evaluation.identification_rates import IdentificationReport
+    from siamese_verify.evaluation.representation import Representation
     from siamese_verify.evaluation.score_file import PublishedCurve
 
 TARGETS = (1e-1, 1e-2, 1e-3)
@@ -58,23 +56,8 @@ def inverted_hint(auc: float, eer: float, remedy: str = "negate the scores, or e
     return f"Genuine pairs score lower than impostors (AUC {auc:.4f}, EER {eer:.2%}), as distances do: {remedy}."
 
 
-def to_json_types(value: Any) -> Any:
-    """Convert to what strict JSON can hold: NaN and infinity become None, unknown types strings."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
-        value = value.tolist()
-    if hasattr(value, "items"):
-        return {str(key): to_json_types(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json_types(entry) for entry in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
 @dataclass(frozen=True)
-class VerificationReport:
+class VerificationReport(Report):
     """Metrics of scored pairs.
 
     Attributes:
@@ -94,11 +77,15 @@ class VerificationReport:
         intervals: 95 % confidence intervals by name of the metric, empty where the people are unknown.
         calibration: check of a calibration that was learned on other data.
         identification: rates of a search among many.
+        representation: measures of the embeddings, of all pairs.
         groups: rates of groups of people at the common threshold.
         mean_of_groups: of their own equal error rates.
         robustness: rates when photos are damaged.
         acquisition: failures to acquire and the generalized rates, where photos were searched for faces.
     """
+
+    metric: ClassVar[str] = "eer"
+    recorded: ClassVar[tuple[str, ...]] = ("auc",)
 
     pairs: int
     genuine: int
@@ -118,6 +105,7 @@ class VerificationReport:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     calibration: CalibrationCheck | None = None
     identification: IdentificationReport | None = None
+    representation: Representation | None = None
     groups: tuple[GroupRates, ...] = ()
     mean_of_groups: MeanOfGroups | None = None
     robustness: tuple[DamagedRates, ...] = ()
@@ -133,17 +121,42 @@ class VerificationReport:
         """The threshold that figures and hardest pairs refer to: the one given, else that of the EER."""
         return self.eer_threshold if self.at_threshold is None else self.at_threshold.threshold
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the metrics as JSON types, None for what is infinite or absent."""
-        return {field.name: to_json_types(getattr(self, field.name)) for field in fields(self) if field.compare}
+    def row(self) -> dict[str, Any]:
+        """Return metrics for a table: numbers, and rates as `{"rate": ...}` with their uncertainty where known."""
+        eer = self.intervals.get("eer")
+        row: dict[str, Any] = {
+            "EER": {"rate": self.eer, **(eer._asdict() if eer else {})},
+            "AUC": round(self.auc, 4),
+        }
+        for point in self.operating_points:
+            if point.target == 0.01:
+                row["TAR@FAR=1%"] = {"rate": point.tar, "insufficient": point.insufficient}
+        if mean := self.mean_of_groups:
+            row["mean EER of groups"] = {"rate": mean.eer, "low": mean.low, "high": mean.high}
+        if self.acquisition:
+            row["FTA"] = {"rate": self.acquisition.failure_rate}
+        if self.identification:
+            row["rank-1"] = {"rate": self.identification.cmc[1]}
+        if self.kfold:
+            row["accuracy"] = {"rate": self.kfold.mean, "standard_error": self.kfold.standard_error}
+        elif self.at_threshold:
+            row["balanced accuracy"] = {"rate": self.at_threshold.balanced_accuracy}
+        return row
+
+    def logged(self) -> dict[str, float]:
+        """Return metrics for loggers, by name."""
+        found = {"eer": self.eer, "auc": self.auc}
+        found |= {f"tar_at_far_{point.target:g}": point.tar for point in self.operating_points}
+        if self.at_threshold:
+            found["balanced_accuracy"] = self.at_threshold.balanced_accuracy
+        if self.representation:
+            names = ("knn_accuracy", "alignment", "uniformity", "effective_rank")
+            found |= {name: getattr(self.representation, name) for name in names}
+        return found
 
     def to_metadata(self) -> dict[str, Any]:
         """Return the metrics and the histogram of scores, as stored in the metadata of a model."""
         return {**self.to_dict(), "histogram": {name: part.tolist() for name, part in self.histogram._asdict().items()}}
-
-    def to_json(self) -> str:
-        """Return the metrics as strict JSON: no NaN, no Infinity, null instead."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     def save(
         self,
@@ -176,24 +189,11 @@ class VerificationReport:
         from siamese_verify.evaluation.pages.figures import report_figures
         from siamese_verify.evaluation.pages.page import render_report
 
-        target = Path(folder)
-        if target.exists() and not target.is_dir():
-            raise InputError(f"The report needs a folder, and {target} is a file: name another place.")
-        target.mkdir(parents=True, exist_ok=True)
-        given = {
-            "title": title,
-            "details": to_json_types(details or {}),
-            "comparison": to_json_types(list(comparison or [])),
-        }
-        metrics = json.dumps({**self.to_dict(), **given}, indent=1, allow_nan=False)
+        given = given_details(title, details, comparison)
         figures = report_figures(self, title, published)
         page = render_report(self, figures, pictures=pictures, captions=captions, **given)
-        for figure in figures:
-            atomic_write(target / f"{figure.name}.png", figure.png)
-        atomic_write(target / "curve.csv", write_curve(downsample(self.curve)).encode())
-        atomic_write(target / "metrics.json", metrics.encode())
-        atomic_write(target / "report.html", page.encode(), private=True)  # last: if it exists, so do the others
-        return target / "report.html"
+        files = {"curve.csv": write_curve(downsample(self.curve)).encode()}
+        return write_report(folder, self, given, figures, page, files)
 
 
 def verification_report(

@@ -108,6 +108,8 @@ def read_evaluation(path: str | Path) -> Evaluation:
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         title = str(metrics["title"])
+        if "eer" not in metrics:
+            raise InputError(f"{path} was not measured on pairs{_headline(metrics)}: compare evaluations of pairs.")
         curve = read_curve(folder / "curve.csv")
         table = folder / "scores.csv"
         return Evaluation(title, metrics, curve, read_scores(table) if table.is_file() else None, folder)
@@ -115,6 +117,12 @@ def read_evaluation(path: str | Path) -> Evaluation:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} holds no finished evaluation ({error}): name a run, or a table of scores.") from None
+
+
+def _headline(metrics: dict[str, Any]) -> str:
+    """What an evaluation of another protocol measured, in words."""
+    names = [name for name in ("accuracy", "mean_average_precision") if name in metrics]
+    return f" (its {names[0].replace('_', ' ')} is {metrics[names[0]]:.2%})".replace("%", " %") if names else ""
 
 
 def compare_runs(

@@ -145,3 +145,14 @@ def numbered(identities: ArrayLike, rows: int) -> NDArray[np.int64]:
     if names.shape != (rows,):
         raise InputError(f"There are {rows} embeddings and identities of shape {names.shape}: give one for each.")
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def score_pairs(
+    embeddings: NDArray[np.float32], left: NDArray[np.int64], right: NDArray[np.int64], block: int = 8192
+) -> NDArray[np.float32]:
+    """Cosine similarities of M pairs of rows of (N,D) unit embeddings; `block` pairs are gathered at once."""
+    scores = np.empty(len(left), dtype=np.float32)
+    for start in range(0, len(left), block):
+        part = slice(start, start + block)
+        scores[part] = np.einsum("md,md->m", embeddings[left[part]], embeddings[right[part]])
+    return scores

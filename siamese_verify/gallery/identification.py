@@ -135,7 +135,7 @@ class Identification:
         `reason` and `detail` say why there is no decision, see `Verification.to_dict`.
         """
 
-        from siamese_verify.evaluation.report import to_json_types
+        from siamese_verify.evaluation.base_report import to_json_types
         from siamese_verify.verification.decision import INCONCLUSIVE  # late: it loads Pillow
 
         return {

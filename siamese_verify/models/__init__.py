@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from siamese_verify.models.bundle import Bundle, open_bundle
-    from siamese_verify.models.engines import OnnxEngine, TorchEngine, embed_faces, embed_photos, score_pairs
+    from siamese_verify.models.engines import OnnxEngine, TorchEngine, embed_faces, embed_photos
     from siamese_verify.models.export import export_bundle, export_network, save_bundle
     from siamese_verify.models.loading import FaceModel, load_bundle, load_checkpoint, load_model, read_origin
     from siamese_verify.models.metadata import (
@@ -26,7 +26,6 @@ _MODULES = {  # imported when a name is first used: verifying with a bundle need
     "TorchEngine": "engines",
     "embed_faces": "engines",
     "embed_photos": "engines",
-    "score_pairs": "engines",
     "export_bundle": "export",
     "export_network": "export",
     "save_bundle": "export",
@@ -62,7 +61,6 @@ __all__ = [
     "read_operating_points",
     "read_origin",
     "save_bundle",
-    "score_pairs",
     "ships_thresholds",
     "store_thresholds",
     "training_of",

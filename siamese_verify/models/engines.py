@@ -137,14 +137,3 @@ def embed_photos(
         embeddings[done : done + len(found)] = embed_faces(encoder, change(images, first=done) if change else images)
         acquired += found
     return embeddings[: len(acquired)], np.array(acquired, dtype=np.int64)
-
-
-def score_pairs(
-    embeddings: NDArray[np.float32], left: NDArray[np.int64], right: NDArray[np.int64], block: int = 8192
-) -> NDArray[np.float32]:
-    """Cosine similarities of M pairs of rows of (N,D) unit embeddings; `block` pairs are gathered at once."""
-    scores = np.empty(len(left), dtype=np.float32)
-    for start in range(0, len(left), block):
-        part = slice(start, start + block)
-        scores[part] = np.einsum("md,md->m", embeddings[left[part]], embeddings[right[part]])
-    return scores

@@ -20,14 +20,14 @@ from siamese_verify.data import FaceCropper
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import equal_error_rate
+from siamese_verify.evaluation import equal_error_rate, score_pairs
 from siamese_verify.faces import detector_files
 from siamese_verify.models.bundle import CARD, DETECTOR, NETWORK, WEIGHTS, Bundle, write_bundle
-from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine, embed_crops, score_pairs
+from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine, embed_crops
 from siamese_verify.models.loading import FaceModel, load_model
 from siamese_verify.models.metadata import ModelMetadata, model_card
 from siamese_verify.onnx_runtime import export_onnx
-from siamese_verify.protocols import Protocol, keep_photos, lfw_pairs
+from siamese_verify.protocols import Protocol, lfw_pairs
 from siamese_verify.structures import InputSpec
 
 MIN_COSINE = 0.9999  # between the embeddings of a face by torch and by ONNX Runtime
@@ -129,7 +129,7 @@ def lfw_test_pairs(lfw: Path, spec: InputSpec) -> ComparisonPairs:
     """The test pairs of LFW's View 1, aligned for a model."""
     protocol = lfw_pairs(lfw, "pairsDevTest.txt", "LFW View 1 test pairs")
     rows, crops = _crops(protocol, len(protocol.photos), spec)
-    pairs = keep_photos(protocol, rows).pairs
+    pairs = protocol.keep(rows).pairs
     assert pairs is not None
     return ComparisonPairs(crops, pairs.left, pairs.right, pairs.same, protocol.name)
 

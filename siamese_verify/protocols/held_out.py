@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,26 @@ class HeldOutShare:
         max_identities: people at most.
         max_samples_per_identity: photos of each at most; >= 2.
         seed: of the choice; runs with other seeds are tested on the same people.
+        make: makes another protocol than all pairs from the photos of these people and a name for them.
     """
 
     share: float = 0.1
     max_identities: int = 1000
     max_samples_per_identity: int = 10
     seed: int = 0
+    make: Callable[[Photos, str], Protocol] | None = None
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """Who is held out, as arguments of `hold_out`."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "make"}
+
+    def protocol(self, photos: Photos, data: str) -> Protocol:
+        """What is measured on photos of people held out of a data set of this name."""
+        people = f"{len(np.unique(photos.identities)):,} people held out for testing"
+        if self.make is None:
+            return all_pairs(photos, f"{data}, all pairs of {people}")
+        return self.make(photos, f"{data}, {people}")
 
 
 def held_out(
@@ -47,6 +61,37 @@ def held_out(
 ) -> Protocol | HeldOutShare:
     """Test protocol of a training: the data set's official one if it has one, else a `HeldOutShare` of its people."""
     return official if official is not None else HeldOutShare(share, max_identities, max_samples_per_identity, seed)
+
+
+def made_of(
+    photos: Photos | None, people: Protocol | HeldOutShare | None, make: Callable[[Photos, str], Protocol]
+) -> Protocol | HeldOutShare:
+    """A protocol made of photos, of those of another protocol, or of people to hold out from training.
+
+    Args:
+        photos: of people; None takes those of `people`.
+        people: another protocol, or how many people to hold out; None holds out the usual share.
+        make: makes the protocol from photos and a name for them.
+
+    Raises:
+        InputError: of the other protocol only pairs are known.
+    """
+    if photos is not None:
+        return make(photos, name_of_photos(photos))
+    if people is None or isinstance(people, HeldOutShare):
+        return replace(people or HeldOutShare(), make=make)
+    if not people.identities_known:
+        raise InputError(
+            f"Of the protocol {people.name} only pairs are known, not who is on the photos: choose other photos, such "
+            "as protocol.photos='${data.photos}'."
+        )
+    return make(people.photos, people.photos_name)
+
+
+def name_of_photos(photos: Photos) -> str:
+    """A name for photos: that of their folder or list, else what they are."""
+    root = getattr(photos, "list", None) or getattr(photos, "root", None)
+    return Path(str(root)).name if root else type(photos).__name__
 
 
 @dataclass(frozen=True)
@@ -77,11 +122,12 @@ class TrainingRun:
             found.append(TrainingSubset(subset.namespace, subset.people, photos, rows))
         return found
 
-    def test_protocol(self, photos: Photos) -> Protocol:
-        """The pairs that the training was tested on.
+    def test_protocol(self, photos: Photos, share: HeldOutShare | None = None) -> Protocol:
+        """What is measured on the people that the training held out for testing, by default what was then.
 
         Args:
             photos: of the training set.
+            share: what to measure.
 
         Raises:
             InputError: some of the photos held out are missing.
@@ -94,18 +140,25 @@ class TrainingRun:
                 f"{len(missing):,} of the {len(self.tested):,} photos that the run was tested on are missing, such as "
                 f"{missing[0]}: bring them back, or choose another protocol."
             )
-        return all_pairs(PhotoSubset(photos, np.array([rows[name] for name in self.tested])), self.protocol)
+        subset = PhotoSubset(photos, np.array([rows[name] for name in self.tested]))
+        return (share or HeldOutShare()).protocol(subset, self.configuration["data"]["name"])
 
 
 def save_people(
-    folder: Path, seen: Sequence[TrainingSubset], protocol: Protocol, *, earlier_are_known: bool = True
+    folder: Path,
+    seen: Sequence[TrainingSubset],
+    protocol: Protocol,
+    held_out: PhotoSubset | None = None,
+    *,
+    earlier_are_known: bool = True,
 ) -> None:
     """Record who was trained and tested on, for later evaluations of the run.
 
     Args:
         folder: of the run.
         seen: what it trained and validated on, then what each earlier stage did.
-        protocol: that it is tested on.
+        protocol: what it is tested on.
+        held_out: photos of people held out of the training set for it, if any were.
         earlier_are_known: whether `seen` has all earlier stages.
     """
     content = {
@@ -113,7 +166,7 @@ def save_people(
         "seen": [{"namespace": subset.namespace, "people": sorted(subset.people)} for subset in seen],
         "earlier stages are known": earlier_are_known,
         "protocol": protocol.name,
-        "tested photos": list(protocol.photos.names) if isinstance(protocol.photos, PhotoSubset) else None,
+        "tested photos": list(held_out.names) if held_out else None,
     }
     atomic_write(folder / PEOPLE, json.dumps(content, indent=1).encode(), private=True)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from siamese_verify.errors import InputError
 from siamese_verify.faces import open_photo
 from siamese_verify.protocols.pair_file import connected_identities
-from siamese_verify.protocols.protocol import PairList, Protocol
+from siamese_verify.protocols.protocol import PairList, PairProtocol
 
 MAX_BYTES = 4 * 2**30
 FOLDS = 10
@@ -79,7 +79,7 @@ def _encoded(text: Any, encoding: Any) -> bytes:
     return text.encode("latin-1")
 
 
-def insightface_bin(path: str | Path, name: str | None = None) -> Protocol:
+def insightface_bin(path: str | Path, name: str | None = None) -> PairProtocol:
     """Pairs of a pickle of encoded photos, two for each pair, and booleans, read without running anything in it.
 
     Args:
@@ -117,7 +117,7 @@ def insightface_bin(path: str | Path, name: str | None = None) -> Protocol:
     folds = np.repeat(np.arange(FOLDS), [len(part) for part in np.array_split(same, FOLDS)])
     listed = PairList(rows[::2], rows[1::2], same, folds if len(same) >= FOLDS else None)
     encoded = EncodedPhotos([photos[row] for row in first], names, identities)
-    return Protocol(name or file.stem, encoded, listed, identities_known=False)
+    return PairProtocol(name or file.stem, encoded, listed, identities_known=False)
 
 
 def _check_content(content: Any) -> tuple[list[bytes], np.ndarray]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from siamese_verify.datasets.lfw import LFWPhotos, lfw_people, parse_integer, read_protocol_file
 from siamese_verify.errors import InputError
-from siamese_verify.protocols.protocol import PairList, Protocol, all_pairs
+from siamese_verify.protocols.protocol import PairList, PairProtocol, all_pairs
 
 
-def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
+def lfw_pairs(root: str | Path, pairs: str, name: str) -> PairProtocol:
     """Pairs of one of LFW's pair files.
 
     Args:
@@ -48,9 +48,9 @@ def lfw_pairs(root: str | Path, pairs: str, name: str) -> Protocol:
             f"{', '.join(missing[:5])}."
         )
     fold_of_pair = np.arange(len(same)) // (2 * genuine) if folds > 1 else None
-    return Protocol(name, photos, PairList(np.array(left), np.array(right), np.array(same), fold_of_pair))
+    return PairProtocol(name, photos, PairList(np.array(left), np.array(right), np.array(same), fold_of_pair))
 
 
-def lfw_all_pairs(root: str | Path, people: str, name: str) -> Protocol:
+def lfw_all_pairs(root: str | Path, people: str, name: str) -> PairProtocol:
     """All pairs of the photos of the people in one of LFW's people files."""
     return all_pairs(lfw_people(root, people), name)

@@ -9,11 +9,11 @@ import numpy as np
 
 from siamese_verify.datasets.folder import FilePhotos
 from siamese_verify.errors import InputError
-from siamese_verify.protocols.protocol import PairList, Protocol
+from siamese_verify.protocols.protocol import PairList, PairProtocol
 from siamese_verify.tables import boolean_column, fold_column, identity_columns, read_table
 
 
-def pair_file(path: str | Path, root: str | Path | None = None, name: str | None = None) -> Protocol:
+def pair_file(path: str | Path, root: str | Path | None = None, name: str | None = None) -> PairProtocol:
     """Pairs of a CSV with the columns `a,b,same[,fold][,identity_a,identity_b][,group]`.
 
     Without identities, photos joined by genuine pairs share an identity, and all others have different ones.
@@ -59,7 +59,7 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
         )
     groups = np.array(columns["group"]) if "group" in columns else None
     listed = PairList(left, right, same, folds, groups)
-    return Protocol(name or file.stem, photos, listed, identities_known=given is not None)
+    return PairProtocol(name or file.stem, photos, listed, identities_known=given is not None)
 
 
 def connected_identities(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -1,17 +1,35 @@
-"""Verification protocols: which pairs of photos an evaluation scores."""
+"""Protocols: what an evaluation measures on which photos; those that score pairs of photos."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from siamese_verify.datasets.folder import FolderPhotos
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation import (
+    ALL_PAIRS_TARGETS,
+    TARGETS,
+    Calibration,
+    VerificationReport,
+    add_failures,
+    all_pairs_intervals,
+    all_pairs_report,
+    check_calibration,
+    group_reports,
+    identification_report,
+    mean_of_groups,
+    measure_representation,
+    score_pairs,
+    verification_report,
+)
+from siamese_verify.evaluation.base_report import Failures, Report
 from siamese_verify.structures import Photos
 
 
@@ -30,6 +48,9 @@ class PhotoSubset:
         for name in ("people", "aligned"):  # data sets without them lack the attribute
             if hasattr(photos, name):
                 setattr(self, name, getattr(photos, name))
+        for name in ("splits", "cameras"):  # one for each photo
+            if getattr(photos, name, None) is not None:
+                setattr(self, name, [getattr(photos, name)[int(row)] for row in rows])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,8 +79,71 @@ class PairList:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """Pairs of photos to score; each photo is embedded once, however many pairs it is in.
+class EvaluationSettings:
+    """What an evaluation is told besides the embeddings; a protocol uses what concerns it.
+
+    Attributes:
+        resamples: of the people, for intervals of differences between groups; 0 for no confidence intervals at all.
+        targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
+        threshold: chosen on other data, for protocols without folds.
+        calibration: of the scores, learned on other data.
+    """
+
+    resamples: int = 1000
+    targets: Sequence[float] = ()
+    threshold: float | None = None
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
+class Protocol(ABC):
+    """What is measured on some photos; each photo is embedded once.
+
+    Attributes:
+        name: for people, such as "LFW View 2".
+        photos: N photos.
+    """
+
+    name: str
+    photos: Photos
+
+    @property
+    def identities_known(self) -> bool:
+        """Whether the photos' identities are those of people."""
+        return True
+
+    @property
+    def photos_name(self) -> str:
+        """Name of the photos, for another protocol on the same."""
+        return self.name
+
+    def keep(self, rows: np.ndarray) -> Self:
+        """This protocol restricted to some photos, such as those in which a face was found; (K,) ascending rows."""
+        return self if len(rows) == len(self.photos) else replace(self, photos=PhotoSubset(self.photos, rows))
+
+    @abstractmethod
+    def evaluate(self, embeddings: np.ndarray, settings: EvaluationSettings) -> Report:
+        """Return all metrics of (N,D) unit embeddings of the photos."""
+
+    def count_failures(self, report: Report, failures: int) -> Any:
+        """Failures to acquire, for the report of a protocol without these photos."""
+        return Failures(len(self.photos), failures, failures / len(self.photos))
+
+    def digest(self) -> str:
+        """SHA-256 of the names of the photos and their identities; not of pixels."""
+        return str(self._digest().hexdigest())
+
+    def _digest(self) -> Any:
+        digest = hashlib.sha256()
+        _, identities = np.unique(self.photos.identities, return_inverse=True)
+        for name, identity in zip(self.photos.names, identities.tolist(), strict=True):
+            digest.update(f"{name}\0{identity}\0".encode(errors="surrogateescape"))
+        return digest
+
+
+@dataclass(frozen=True)
+class PairProtocol(Protocol):
+    """Pairs of photos to score.
 
     Attributes:
         name: for people, such as "LFW View 2".
@@ -69,8 +153,6 @@ class Protocol:
             photos with different identities may show one person.
     """
 
-    name: str
-    photos: Photos
     pairs: PairList | None = None
     identities_known: bool = True
 
@@ -94,19 +176,52 @@ class Protocol:
         left, right = self.rows(pair)
         return f"{self.photos.names[left]} and {self.photos.names[right]}"
 
+    def keep(self, rows: np.ndarray) -> PairProtocol:
+        """See `keep_photos`."""
+        return keep_photos(self, rows)
+
+    def evaluate(self, embeddings: np.ndarray, settings: EvaluationSettings) -> VerificationReport:
+        """Score the pairs and return all metrics."""
+        people, pairs, resamples = np.asarray(self.photos.identities), self.pairs, settings.resamples
+        targets = sorted({*settings.targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
+        threshold = settings.threshold if pairs is None or pairs.folds is None else None
+        if pairs is None:
+            report = all_pairs_report(embeddings, people, targets=targets, threshold=threshold, progress=True)
+            found = measure_representation(embeddings, people)
+            report = replace(report, representation=found if resamples else found._replace(knn_interval=None))
+            if resamples:
+                report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
+        else:
+            scores = score_pairs(embeddings, pairs.left, pairs.right)
+            wanted = resamples > 0 and self.identities_known
+            known = np.stack([people[pairs.left], people[pairs.right]], axis=1) if wanted else None
+            report = verification_report(scores, pairs.same, pairs.folds, known, threshold, targets)
+            if pairs.groups is not None:
+                groups = group_reports(
+                    scores, pairs.same, pairs.groups, report.threshold, known, resamples=max(resamples, 1)
+                )
+                report = replace(report, groups=tuple(groups), mean_of_groups=mean_of_groups(groups))
+        if self.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
+            report = replace(report, identification=identification_report(embeddings, people))
+        if settings.calibration:
+            report = replace(report, calibration=check_calibration(settings.calibration, report.curve))
+        return report
+
+    def count_failures(self, report: Report, failures: int) -> Any:
+        """Failures to acquire, and the rates that include them."""
+        assert isinstance(report, VerificationReport)
+        return add_failures(report, len(self.photos), failures, *self.count_pairs())
+
     def digest(self) -> str:
         """SHA-256 of the names of the photos, their identities and the pairs; not of pixels."""
-        digest = hashlib.sha256()
-        _, identities = np.unique(self.photos.identities, return_inverse=True)
-        for name, identity in zip(self.photos.names, identities.tolist(), strict=True):
-            digest.update(f"{name}\0{identity}\0".encode(errors="surrogateescape"))
+        digest = self._digest()
         if self.pairs is not None:
             for column in (self.pairs.left, self.pairs.right, self.pairs.same):
                 digest.update(column.astype(np.int64).tobytes())
-        return digest.hexdigest()
+        return str(digest.hexdigest())
 
 
-def keep_photos(protocol: Protocol, rows: np.ndarray) -> Protocol:
+def keep_photos(protocol: PairProtocol, rows: np.ndarray) -> PairProtocol:
     """A protocol restricted to some photos and the pairs of them, such as those in which a face was found.
 
     Args:
@@ -125,7 +240,7 @@ def keep_photos(protocol: Protocol, rows: np.ndarray) -> Protocol:
     return replace(protocol, photos=PhotoSubset(protocol.photos, rows), pairs=pairs)
 
 
-def all_pairs(photos: Photos, name: str) -> Protocol:
+def all_pairs(photos: Photos, name: str) -> PairProtocol:
     """Protocol of all pairs i < j.
 
     Raises:
@@ -138,10 +253,10 @@ def all_pairs(photos: Photos, name: str) -> Protocol:
             f"All pairs of {len(identities)} photos of {people} people hold "
             f"{'no impostors' if people < 2 else 'no genuine pairs'}: add people with two photos or more."
         )
-    return Protocol(name, photos)
+    return PairProtocol(name, photos)
 
 
-def folder_pairs(root: str | Path, name: str | None = None, pairs: int | None = None, seed: int = 0) -> Protocol:
+def folder_pairs(root: str | Path, name: str | None = None, pairs: int | None = None, seed: int = 0) -> PairProtocol:
     """Protocol of pairs of the photos in a folder for each identity.
 
     Args:
@@ -166,10 +281,10 @@ def folder_pairs(root: str | Path, name: str | None = None, pairs: int | None = 
             f"{root} has {genuine:,} genuine and {impostors:,} impostor pairs, but {pairs:,} pairs need half of each: "
             f"set pairs to {2 * min(genuine, impostors)} at most, and even."
         )
-    return Protocol(name, protocol.photos, drawn)
+    return PairProtocol(name, protocol.photos, drawn)
 
 
-def sampled_pairs(protocol: Protocol, pairs: int, seed: int = 0) -> PairList:
+def sampled_pairs(protocol: PairProtocol, pairs: int, seed: int = 0) -> PairList:
     """Random pairs of a protocol in random order, half of them genuine, without repetition.
 
     Args:
@@ -223,7 +338,7 @@ def draw_pairs(identities: np.ndarray, each: int, rng: np.random.Generator) -> t
 
 def claimed_pairs(
     photos: Photos, impostors: str = "random", group: bool = True, name: str | None = None, seed: int = 0
-) -> Protocol:
+) -> PairProtocol:
     """Protocol of claims: each pair is a reference of the identity that is claimed, and a sample that claims it.
 
     Args:
@@ -260,4 +375,4 @@ def claimed_pairs(
     identities = np.asarray(photos.identities)
     groups = np.array([f"{identity:04}" for identity in claimed[left]]) if group else None
     listed = PairList(left, right, identities[left] == identities[right], None, groups)
-    return Protocol(name or f"claims, {impostors} impostors", photos, listed)
+    return PairProtocol(name or f"claims, {impostors} impostors", photos, listed)

@@ -11,18 +11,19 @@ import numpy as np
 from PIL import Image
 
 from siamese_verify.evaluation import VerificationReport
+from siamese_verify.evaluation.base_report import Report
 
-PICTURES = ("roc", "det", "histogram", "errors")
+PICTURES = ("roc", "det", "histogram", "errors", "cmc")
 POINTS = 200  # of the ROC curve
 LEFT_OUT = ("logger", "callbacks", "baseline", "datamodule.photos", "datamodule.sampler")  # the last two are copies
 
 
 def publish_report(
     logger: Any,
-    report: VerificationReport,
+    report: Report,
     folder: Path,
     step: int | None = None,
-    further: Mapping[str, VerificationReport] | None = None,
+    further: Mapping[str, Report] | None = None,
     best: float | None = None,
     configuration: Mapping[str, Any] | None = None,
 ) -> None:
@@ -35,12 +36,12 @@ def publish_report(
         step: of training.
         further: reports on other protocols by name, as `test/NAME/eer` and so on; their pictures are in `folder/NAME`.
         best: what the epoch was chosen by, as `hp_metric`; None if that is unknown.
-        configuration: of the run, for TensorBoard's table of runs (HPARAMS), beside `hp_metric` and the test EER.
+        configuration: of the run, for TensorBoard's table of runs (HPARAMS), beside `hp_metric` and the test result.
     """
     for name, one in {"": report, **(further or {})}.items():
         publish_one(logger, one, folder / name, step, f"{name}/" if name else "")
     if best is not None:
-        summary = {"hp_metric": best, "test/eer": report.eer}
+        summary = {"hp_metric": best, f"test/{report.metric}": report.value}
         if hasattr(logger.experiment, "add_hparams"):  # TensorBoard
             logger.log_hyperparams(flat_settings(configuration or {}), summary, step=step)
         else:
@@ -50,17 +51,14 @@ def publish_report(
         logger.experiment.finish()
 
 
-def publish_one(logger: Any, report: VerificationReport, folder: Path, step: int | None, prefix: str) -> None:
+def publish_one(logger: Any, report: Report, folder: Path, step: int | None, prefix: str) -> None:
     """Log one report; `prefix` is put before the names of its figures and pictures."""
-    figures = {"eer": report.eer, "auc": report.auc}
-    figures |= {f"tar_at_far_{point.target:g}": point.tar for point in report.operating_points}
-    if report.at_threshold:
-        figures["balanced_accuracy"] = report.at_threshold.balanced_accuracy
-    logger.log_metrics({f"test/{prefix}{name}": value for name, value in figures.items()}, step=step)
+    logger.log_metrics({f"test/{prefix}{name}": value for name, value in report.logged().items()}, step=step)
     if takes_pictures(logger):
         for name in PICTURES:
-            show(logger, f"report/{prefix}{name}", folder / f"{name}.png", step)
-    if hasattr(logger, "log_table"):  # W&B
+            if (folder / f"{name}.png").is_file():
+                show(logger, f"report/{prefix}{name}", folder / f"{name}.png", step)
+    if hasattr(logger, "log_table") and isinstance(report, VerificationReport):  # W&B
         curve = report.curve
         rows = np.unique(np.linspace(0, len(curve.far) - 1, POINTS).astype(int))
         points = np.stack([curve.thresholds, curve.far, curve.tar], axis=1)[rows]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreCalibration
+from siamese_verify.evaluation.base_report import to_json_types
 from siamese_verify.evaluation.calibration import check_share
-from siamese_verify.evaluation.report import to_json_types
 from siamese_verify.faces import Quality
 from siamese_verify.models.metadata import DecisionThreshold, ModelMetadata, Range
 

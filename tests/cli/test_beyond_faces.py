@@ -116,3 +116,51 @@ def test_sentences_are_compared_by_a_network_of_ones_own(own_code: Path, trained
     with torch.inference_mode():
         expected = torch.nn.functional.normalize(model.encoder(torch.from_numpy(sentences))).numpy()
     assert Verifier.load(run).embed_arrays(sentences) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers
+def test_a_model_of_sentence_transformers_is_fine_tuned(own_code: Path, trained: Trained, tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
+    sentences = Sentences(60, 3)
+    words = ["[PAD]", "[UNK]", *sorted({word for text in sentences.texts for word in text.split()})]
+    level = tokenizers.models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(level)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    sizes = {
+        "vocab_size": len(words),
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    torch.manual_seed(0)
+    for part in (
+        fast,
+        transformers.BertModel(transformers.BertConfig(max_position_embeddings=32, **sizes)),
+    ):
+        part.save_pretrained(tmp_path / "bert")
+    parts = library.sentence_transformer.modules
+    layers = [parts.Transformer(str(tmp_path / "bert")), parts.Pooling(16, "mean")]
+    name = str(tmp_path / "model")
+    library.SentenceTransformer(modules=layers, device="cpu").save(name)
+
+    own = __import__("sentence_encoder")
+    own.write_sentences(tmp_path / "set.npz", name, sentences.texts, sentences.identities, 20)
+    tokens = np.load(tmp_path / "set.npz")["inputs"]
+    expected = library.SentenceTransformer(name, device="cpu").encode(sentences.texts[:5])
+    with torch.inference_mode():
+        assert own.SentenceEncoder(name).eval()(torch.from_numpy(tokens[:5])).numpy() == pytest.approx(
+            expected, abs=1e-5
+        )
+
+    command = next(one for one in COMMANDS if "sentence_encoder" in one)
+    overrides = shlex.split(command)[1:]
+    given = {"data.path": tmp_path / "set.npz", "+encoder.name": name, "+encoder.shape": "[20]"}
+    here = [f"{key}='{given[key]}'" if (key := one.partition("=")[0]) in given else one for one in overrides]
+    run = trained(tmp_path / "run", *[one.replace("'[20]'", "[20]") for one in here], *QUICK, "protocol.share=0.2")
+    embedded = Verifier.load(run).embed_arrays(tokens[:5])
+    with torch.inference_mode():
+        model = load_model(run, trust_code="sentence_encoder.SentenceEncoder")
+        assert embedded == pytest.approx(model.encoder(torch.from_numpy(tokens[:5])).numpy(), abs=1e-4)

@@ -15,7 +15,8 @@ from siamese_verify.data import FaceCropper
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import MirroredEncoder
 from siamese_verify.errors import InputError
-from siamese_verify.models import embed_faces, load_model, score_pairs
+from siamese_verify.evaluation import score_pairs
+from siamese_verify.models import embed_faces, load_model
 
 SMALL = ("data=synthetic", "data.photos.identities=8", "data.photos.images=3", "protocol=synthetic")
 PROTOCOL = ("protocol.photos.identities=12", "protocol.photos.images=4", "resamples=0", "threads=1")

@@ -15,14 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.cli.configuration import make_encoder
 from siamese_verify.cli.train import compose_trainer
+from siamese_verify.cli.training_checks import check_method
 from siamese_verify.cli.user_errors import report_user_errors
-from siamese_verify.encoders import Encoder
+from siamese_verify.encoders import Encoder, wrap_module
 from siamese_verify.errors import InputError
 from siamese_verify.losses import ContrastiveLoss
+from siamese_verify.methods import Method
 from siamese_verify.miners import HardPairs
 from siamese_verify.models import OnnxEngine, TorchEngine, export_network
 from siamese_verify.models.engines import embed_crops
-from siamese_verify.structures import Pairs
+from siamese_verify.samplers import UNLABELLED
+from siamese_verify.structures import Crop, InputSpec, Pairs
 from siamese_verify.training import VerificationModule
 from siamese_verify.training.module import pml_tuples
 from tests.cli.conftest import CHOICES
@@ -52,7 +55,7 @@ def test_every_experiment_takes_every_loss(experiment: str, configured: Configur
         values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         assert values["name"] == experiment
         miner = instantiate(cfg.miner) if cfg.get("miner") else None
-        VerificationModule(torch.nn.Identity(), make_loss(cfg), miner, torch.optim.SGD)
+        VerificationModule(torch.nn.Linear(4, 4), make_loss(cfg), miner, torch.optim.SGD)
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +78,12 @@ def test_every_loss_takes_every_miner_or_refuses_it(
         triplets_only = loss.startswith("triplet") and (isinstance(tuples, Pairs) or name == "multi_similarity")
         if tuples is not None and (loss in REFUSING or triplets_only):
             with pytest.raises(InputError, match=rf"{type(miner).__name__} chooses: set miner=none"):
-                VerificationModule(torch.nn.Identity(), objective, miner, torch.optim.SGD)
+                VerificationModule(torch.nn.Linear(4, 4), objective, miner, torch.optim.SGD)
             continue
-        module = VerificationModule(torch.nn.Identity(), objective, miner, torch.optim.SGD)
+        VerificationModule(torch.nn.Linear(4, 4), objective, miner, torch.optim.SGD)
         rows = (3 * EMBEDDINGS if getattr(objective, "needs_norms", False) else EMBEDDINGS.clone()).requires_grad_()
-        value = module.loss(rows, LABELS, tuples if hasattr(objective, "measure") else pml_tuples(tuples, len(LABELS)))
+        given = tuples if hasattr(objective, "measure") else pml_tuples(tuples, len(LABELS))
+        value: Any = objective(rows, LABELS, given)
         value.backward()
         assert value.isfinite()
         assert rows.grad is not None and rows.grad.isfinite().all()
@@ -201,10 +205,27 @@ def test_every_optimizer_takes_every_scheduler(
         instantiate(cfg.scheduler)(made, 100).step()
 
 
+@pytest.mark.parametrize("method", CHOICES["method"])
+@pytest.mark.parametrize("experiment", ["", "demo", "sweep_faces"])  # others choose loss and sampler themselves
+def test_every_method_goes_with_an_experiment(
+    method: str, experiment: str, configured: Configured, tmp_path: Path
+) -> None:
+    overrides = [f"method={method}", *[f"experiment={experiment}"] * bool(experiment), "augmentation=strong"]
+    cfg = configured("train", tmp_path, *overrides, "datamodule.labelled_samples=3")
+    check_method(cfg)
+    if method != "supervised":
+        encoder = wrap_module(torch.nn.Flatten(), InputSpec(8, crop=Crop("whole")))
+        sizes = {name: 9 for name in ("images", "identities") if name in cfg.method}
+        assert isinstance(instantiate(cfg.method)(encoder, **sizes), Method)
+
+
 @pytest.mark.parametrize("name", CHOICES["sampler"])
 def test_every_sampler_samples(name: str, configured: Configured, tmp_path: Path) -> None:
     cfg = configured("train", tmp_path, f"sampler={name}")
-    sampler = instantiate(cfg.sampler)(identities=np.arange(200) // 4, seed=0, rank=0, world_size=1)
+    identities = np.arange(200) // 4
+    if name == "semi_supervised":
+        identities = np.where(identities < 20, identities, UNLABELLED)
+    sampler = instantiate(cfg.sampler)(identities=identities, seed=0, rank=0, world_size=1)
     assert len(list(sampler)) == len(sampler) > 0
 
 
@@ -242,7 +263,8 @@ def test_every_data_set_and_every_protocol_composes(
 ) -> None:
     places = dict.fromkeys(("list", "arrays", "array_pairs"), ("data.path=x",))
     places |= dict.fromkeys(("folder", "prepared", "recordio"), ("data.root=x",))
-    own = {"folder": ("protocol.root=x",), "pair_file": ("protocol.path=x",), "insightface": ("protocol.path=x",)}
+    own = dict.fromkeys(("pair_file", "insightface", "retrieval_list"), ("protocol.path=x",))
+    own["folder"] = ("protocol.root=x",)
     overrides = (f"data={data}", f"protocol={protocol}", *places.get(data, ()), *own.get(protocol, ()))
     for name, *model in (("train",), ("evaluate", "model=casia-webface")):
         cfg = configured(name, tmp_path, *overrides, *model)

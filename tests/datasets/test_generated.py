@@ -120,5 +120,9 @@ def test_paraphrases_share_a_meaning_and_no_two_meanings_a_sentence() -> None:
     assert max(map(len, owners.values())) == 1
     np.testing.assert_array_equal(found[4], hash_words(found.texts[4]))
     assert len(found.texts[0].split()) <= found.length
+    for who_and_whom in range(0, 300, 2):
+        alike = Sentences(2, 60, first=who_and_whom)
+        words = [{frozenset(text.split()) - {"whom"} for text in part} for part in (alike.texts[:60], alike.texts[60:])]
+        assert words[0] & words[1], "who and whom change places"
     with pytest.raises(InputError, match="54,600 meanings, got first=54600"):
         Sentences(1, first=54600)

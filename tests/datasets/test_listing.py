@@ -14,6 +14,7 @@ from siamese_verify.errors import InputError
 
 PATHS = ["x/1.png", "x/2.png", "y/1.png", "名 前/1.png"]
 LABELS = ["7", "7", "9", "11"]
+SPLITS = ["train", "train", "test", "train"]
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 def table(root: Path, kind: str) -> Path:
     path = root / f"list.{kind}"
-    splits = ["train", "train", "test", "train"]
+    splits = SPLITS
     if kind == "parquet":
         parquet.write_table(pa.table({"identity": [7, 7, 9, 11], "path": PATHS, "split": splits}), path)
     elif kind == "csv":
@@ -68,6 +69,19 @@ def test_splits_stay_with_their_photos(root: Path, kind: str, cached: bool) -> N
         else:
             assert photos.splits == ["train", "train", "train", "test"]  # in the order of the names
     assert ListedPhotos(table(root, "csv"), split="train").splits is None
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+def test_cameras_stay_with_their_photos(root: Path, split: str | None) -> None:
+    lines = [
+        f"{path},{one},{set_},cam {row}"
+        for row, (path, one, set_) in enumerate(zip(PATHS, LABELS, SPLITS, strict=True))
+    ]
+    (root / "shots.csv").write_text("path,identity,split,camera\n" + "\n".join(lines), encoding="utf-8")
+    for _ in range(2):
+        photos = ListedPhotos(root / "shots.csv", split=split, cache=root / "cache")
+        assert photos.cameras == ["cam 3", "cam 0", "cam 1", "cam 2"][: 3 if split else 4]
+    assert ListedPhotos(table(root, "csv")).cameras is None
 
 
 def test_a_photo_may_have_no_split(root: Path) -> None:

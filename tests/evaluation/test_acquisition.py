@@ -9,7 +9,7 @@ import pytest
 
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.evaluation import add_failures, verification_report
-from siamese_verify.protocols import PairList, Protocol, all_pairs, keep_photos
+from siamese_verify.protocols import PairList, PairProtocol, all_pairs, keep_photos
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -19,7 +19,7 @@ def test_generalized_rates_count_pairs_with_a_failure_as_rejected(listed: bool) 
     left, right = np.triu_indices(len(photos), 1)
     scores = rng.normal(size=len(left)) + (photos.identities[left] == photos.identities[right])
     same = photos.identities[left] == photos.identities[right]
-    protocol = Protocol("listed", photos, PairList(left, right, same)) if listed else all_pairs(photos, "all")
+    protocol = PairProtocol("listed", photos, PairList(left, right, same)) if listed else all_pairs(photos, "all")
     rows = np.delete(np.arange(len(photos)), [2, 3, 17])
     kept = np.isin(left, rows) & np.isin(right, rows)
 

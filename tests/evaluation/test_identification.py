@@ -11,7 +11,7 @@ import torch
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import IdentificationReport, identification_report
-from siamese_verify.evaluation.report import to_json_types
+from siamese_verify.evaluation.base_report import to_json_types
 
 RANKS = (1, 2, 3, 7, 50)
 FARS = (0.0, 0.05, 0.2, 1 / 3, 1.0)

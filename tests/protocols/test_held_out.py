@@ -124,6 +124,7 @@ def test_a_test_photo_that_is_a_training_photo_by_another_name_is_left_out(
     assert len(tested) == 6
     trained = data.photos.names[data.split.train[0]]
     (tmp_path / tested.names[2]).write_bytes((tmp_path / trained).read_bytes())
+    data = FaceDataModule(FolderPhotos(tmp_path), InputSpec(16, crop=Crop("whole")), SAMPLER, test=HeldOutShare())
     protocol = data.test_protocol("album")
     assert list(protocol.photos.names) == [name for row, name in enumerate(tested.names) if row != 2]
     assert protocol.name == "album, all pairs of 2 people held out for testing"

@@ -13,7 +13,7 @@ from siamese_verify.datasets import Signatures, SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.protocols import (
     PairList,
-    Protocol,
+    PairProtocol,
     all_pairs,
     claimed_pairs,
     folder_pairs,
@@ -57,7 +57,7 @@ def test_a_sample_of_listed_or_all_pairs_is_half_genuine_and_seeded() -> None:
     everything = all_pairs(SyntheticFaces(10, 4, 16), "synthetic")
     left, right = np.triu_indices(40, 1)
     identities = everything.photos.identities
-    listed = Protocol("listed", everything.photos, PairList(left, right, identities[left] == identities[right]))
+    listed = PairProtocol("listed", everything.photos, PairList(left, right, identities[left] == identities[right]))
     for protocol in (everything, listed):
         sample, again = (sampled_pairs(protocol, 50, seed=1) for _ in range(2))
         assert (len(sample.same), sample.same.sum()) == (50, 25)
@@ -72,7 +72,7 @@ def test_a_protocol_is_restricted_to_photos_and_their_pairs() -> None:
     identities = everything.photos.identities
     left, right = np.array([0, 3, 6, 0, 11]), np.array([1, 4, 8, 5, 2])
     pairs = PairList(left, right, identities[left] == identities[right], np.arange(5), np.array(list("abcde")))
-    listed = Protocol("listed", everything.photos, pairs)
+    listed = PairProtocol("listed", everything.photos, pairs)
     rows = np.array([0, 1, 2, 5, 6, 8, 11])
     kept = keep_photos(listed, rows)
     assert kept.pairs is not None and kept.pairs.folds is not None and kept.pairs.groups is not None
@@ -87,7 +87,7 @@ def test_a_protocol_is_restricted_to_photos_and_their_pairs() -> None:
         assert protocol.count_pairs() == (sum(kinds), len(kinds) - sum(kinds))
 
 
-def pairs_of(protocol: Protocol) -> list[tuple[int, int]]:
+def pairs_of(protocol: PairProtocol) -> list[tuple[int, int]]:
     if protocol.pairs is None:
         return list(combinations(range(len(protocol.photos)), 2))
     return list(zip(protocol.pairs.left.tolist(), protocol.pairs.right.tolist(), strict=True))

@@ -8,7 +8,8 @@ from PIL import Image
 from siamese_verify.data import FaceCropper
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import SmallResNet
-from siamese_verify.models import FaceModel, TorchEngine, embed_photos, score_pairs
+from siamese_verify.evaluation import score_pairs
+from siamese_verify.models import FaceModel, TorchEngine, embed_photos
 from siamese_verify.structures import Crop
 from siamese_verify.verification import Verifier
 

@@ -41,6 +41,7 @@ TEXTS = {
         "Reliability",
         "Share of genuine pairs among those of one predicted probability: ideally the line.",
     ),
+    "cmc": ("CMC", "Share of the queries with a photo of their person among the first ones. Higher is better."),
     "robustness": ("Robustness", "Equal error rate when one of the two photos is damaged."),
 }
 
@@ -275,6 +276,20 @@ def report_figures(
 def roc_figure(report: VerificationReport) -> ReportFigure:
     """Draw the ROC curve of a report, with its operating points."""
     return _render("roc", lambda axes: draw_roc(axes, {"": downsample(report.curve)}, report.operating_points))
+
+
+def cmc_figure(recall: NDArray[np.float64]) -> ReportFigure:
+    """Draw (K,) recalls at k = 1 ... K."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(np.arange(1, len(recall) + 1), recall, color=LIGHT.genuine, linewidth=2, marker="o", markersize=4)
+        axes.set_ylim(max(-0.02, float(recall[0]) - 0.1), 1.01)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axes.set_xlabel("photos looked at, k")
+        axes.set_ylabel("recall@k")
+
+    return _render("cmc", draw)
 
 
 def comparison_figures(curves: Mapping[str, RocCurve]) -> list[ReportFigure]:

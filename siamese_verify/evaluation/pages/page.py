@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from siamese_verify.evaluation.all_pairs_comparison import EqualErrorComparison
+    from siamese_verify.evaluation.base_report import Report
     from siamese_verify.evaluation.bootstrap import Difference
     from siamese_verify.evaluation.comparison import ScoreComparison
     from siamese_verify.evaluation.pages.rendering import ReportFigure
@@ -176,6 +177,30 @@ def render_report(
             (heading, verdict, [_card(pair, report.threshold, pictures, captions) for pair in kind])
             for heading, verdict, kind in kinds
         ],
+        details=details,
+        columns=list(dict.fromkeys(column for row in comparison for column in row)),
+        comparison=comparison,
+    )
+
+
+def render_measures(
+    report: Report,
+    figures: Sequence[ReportFigure],
+    *,
+    title: str,
+    details: Mapping[str, Any],
+    comparison: Sequence[Mapping[str, Any]],
+) -> str:
+    """Return the page of a report of headline numbers and tables; `details` and `comparison` hold JSON types."""
+    lead, tiles, tables = report.content()
+    return fill_template(
+        "measures.html.j2",
+        report=report,
+        title=title,
+        lead=lead,
+        tiles=tiles,
+        tables=tables,
+        plots=figures,
         details=details,
         columns=list(dict.fromkeys(column for row in comparison for column in row)),
         comparison=comparison,
