@@ -19,7 +19,8 @@ from PIL import Image
 
 from siamese_verify.cli.evaluate import evaluate
 from siamese_verify.datasets import ItemChoices, ItemRanking, Pedestrians, Sentences, Signatures
-from siamese_verify.models import load_model
+from siamese_verify.errors import InputError
+from siamese_verify.models import load_model, save_bundle
 from siamese_verify.verification import Verifier
 
 Trained = Callable[..., Path]
@@ -159,6 +160,9 @@ def test_sentences_are_compared_by_a_network_of_ones_own(own_code: Path, trained
     with torch.inference_mode():
         expected = torch.nn.functional.normalize(model.encoder(torch.from_numpy(sentences))).numpy()
     assert Verifier.load(run).embed_arrays(sentences) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(InputError, match=r"takes no random arrays .* use the bundle of its training"):
+        save_bundle(tmp_path / "bundle", model)
+    save_bundle(tmp_path / "bundle", model, inputs=sentences)
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,11 @@ from siamese_verify.errors import InputError
 from siamese_verify.protocols import claimed_pairs
 
 MAKERS: dict[str, Callable[..., GeneratedSet]] = {
-    "signatures": lambda *given, **more: Signatures(*given, forgeries=1, size=32, **more),
-    "voices": lambda *given, **more: Voices(*given, seconds=0.3, bands=12, **more),
+    "signatures": partial(Signatures, forgeries=1, size=32),
+    "voices": partial(Voices, seconds=0.3, bands=12),
     "sentences": Sentences,
-    "pedestrians": lambda *given, **more: Pedestrians(*given, size=16, **more),
-    "products": lambda *given, **more: Products(*given, size=16, **more),
+    "pedestrians": partial(Pedestrians, size=16),
+    "products": partial(Products, size=16),
 }
 
 
@@ -82,7 +83,7 @@ def test_a_tracing_is_nearer_to_the_signature_than_another_hand_and_that_than_an
     ink = np.stack([255.0 - np.asarray(found[row], np.float64)[..., 0] for row in range(len(found))])
     ink = np.stack([plane - np.median(plane) for plane in ink]).reshape(-1, 12, 4, 12, 4).mean((2, 4)).reshape(-1, 144)
     ink /= np.linalg.norm(ink, axis=1, keepdims=True)
-    means = []
+    means: list[float] = []
     for kind in ("skilled", "unskilled", "random"):
         pairs = claimed_pairs(found, kind).pairs
         assert pairs is not None
