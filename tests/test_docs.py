@@ -22,7 +22,9 @@ from PIL import Image
 from siamese_verify import losses, miners
 from siamese_verify.cli import visualize
 from siamese_verify.cli.configuration import CONF
+from siamese_verify.cli.pretraining import composed, first_stage_overrides
 from siamese_verify.cli.training_checks import check_settings
+from siamese_verify.sweeps.child_run import quote_elements
 from siamese_verify.training.module import pml_tuples
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -35,6 +37,7 @@ GALLERY = (DOCS / "gallery.md").read_text()
 SERVING = (DOCS / "serving.md").read_text()
 METHODS = (DOCS / "methods.md").read_text()
 TRAINING = (DOCS / "training.md").read_text()
+PRETRAINING = (DOCS / "pretraining.md").read_text()
 SEEING = (DOCS / "seeing.md").read_text()
 PAGES = {
     "losses": PAGE,
@@ -151,6 +154,36 @@ def test_the_options_of_visualize_are_those_on_the_page() -> None:
     assert named >= {"--photos", "--seed", "--faces", "--no-pictures", "--no-umap"}
 
 
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify (\w+ .+)$", PRETRAINING, re.MULTILINE))
+def test_every_command_of_two_stages_composes(
+    command: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    name, *overrides = map(quote_elements, shlex.split(command))
+    cfg = configured(name, tmp_path, *overrides)
+    if cfg.get("pretrain"):
+        first = composed(first_stage_overrides(cfg))
+        assert first.method._target_ == "siamese_verify.methods.SimCLR"
+        assert first.datamodule.multi_view == 2
+        assert (first.data, first.encoder, first.protocol) == (cfg.data, cfg.encoder, cfg.protocol)
+
+
+@pytest.mark.parametrize(("staged", "alone"), [("lfw_pretrained", "lfw_triplet"), ("att_pretrained", "att_triplet")])
+def test_both_arms_of_the_comparison_see_as_many_images(
+    staged: str, alone: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    cfg = configured("train", tmp_path, f"experiment={staged}")
+    first, plain = composed(first_stage_overrides(cfg)), configured("train", tmp_path, f"experiment={alone}")
+
+    def images(cfg: DictConfig) -> int:
+        sampler = cfg.sampler
+        batch = sampler.get("images") or sampler.identities_per_batch * sampler.samples_per_identity
+        return int(batch * cfg.datamodule.multi_view * sampler.batches * cfg.trainer.max_epochs)
+
+    assert images(first) + images(cfg) == images(plain)
+    assert images(first) == images(cfg)
+    assert (plain.data, plain.encoder, plain.protocol, plain.loss) == (cfg.data, cfg.encoder, cfg.protocol, cfg.loss)
+
+
 def test_every_encoder_is_on_the_page_of_training() -> None:
     named = set(re.findall(r"`(\w+)`", re.sub(r"^```.*?^```$", "", TRAINING, flags=re.DOTALL | re.MULTILINE)))
     assert named >= {path.stem for path in (CONF / "encoder").glob("*.yaml")}
@@ -181,6 +214,15 @@ def test_every_evaluation_composes(command: str, configured: Callable[..., DictC
     cfg = configured("evaluate", tmp_path, *shlex.split(command, comments=True))
     assert OmegaConf.is_missing(cfg, "model") == (cfg.scores is not None)
     OmegaConf.to_container(cfg.get("protocol", cfg.usual), resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", EVALUATION, re.MULTILINE))
+def test_every_training_with_a_protocol_composes(
+    command: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    cfg = configured("train", tmp_path, *shlex.split(command, comments=True))
+    for settings in (cfg.protocol, *cfg.protocols.values()):
+        OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
 
 
 def test_every_protocol_and_setting_of_an_evaluation_is_on_the_page() -> None:

@@ -53,9 +53,7 @@ def probe(cfg: DictConfig, folder: Path) -> float:
     for name, encoder in encoders.items():
         cropper = FaceCropper(encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
         embedded[name] = embed_photos(encoder, photos, cropper, chosen.tolist())
-    rows = (
-        np.intersect1d(*[found for _, found in embedded.values()]) if len(embedded) > 1 else embedded["embeddings"][1]
-    )
+    rows = np.array(sorted(set.intersection(*(set(found.tolist()) for _, found in embedded.values()))))
     people = np.asarray(photos.identities)[rows]
     split = split_photos(people, cfg.test_share, cfg.seed)
     results = {
@@ -101,7 +99,8 @@ def photos_to_probe(cfg: DictConfig) -> tuple[Photos, Sequence[TrainingSubset] |
         return photos, run.seen if run else None
     if run is None:
         raise InputError(f"No run of {cfg.model} has held people out: choose data, such as data=lfw.")
-    protocol, _, seen = first_protocol(cfg)
+    asked = OmegaConf.create({"model": cfg.model, "trust_code": cfg.trust_code, "protocols": {}})
+    protocol, _, seen = first_protocol(asked)
     return protocol.photos, seen
 
 

@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,15 @@ from siamese_verify.models import (
     load_checkpoint,
     save_bundle,
 )
-from siamese_verify.protocols import HeldOutShare, Protocol, TrainingSubset, refuse_leak, save_people
+from siamese_verify.protocols import (
+    HeldOutShare,
+    PhotoSubset,
+    Protocol,
+    TrainingSubset,
+    find_leak,
+    refuse_leak,
+    save_people,
+)
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.sweep_task import SweepTask
 from siamese_verify.sweeps.trial_pruning import trial_of
@@ -124,10 +133,18 @@ def compose(cfg: DictConfig) -> TrainingParts:
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
     made = {name: on_the_same(one, protocol) for name, one in others.items()}
     further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in made.items()}
+    warn_of_known_validation(earlier, data)
     module = compose_module(cfg, encoder, data.num_identities, len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
     return TrainingParts(data, protocol, leak, further, module, trainer, seen, all_known)
+
+
+def warn_of_known_validation(earlier: Sequence[TrainingSubset], data: FaceDataModule) -> None:
+    """Warn if people that an earlier stage was trained on are those that this one is validated on."""
+    validated = PhotoSubset(data.validation_source, data.split.validation)
+    if known := find_leak(earlier[::2], validated).sentence:  # its training people, not those it was validated on
+        log.warning("The validation, which measures the thresholds, overlaps with an earlier stage: %s.", known)
 
 
 def compose_module(cfg: DictConfig, encoder: Encoder, identities: int, images: int) -> VerificationModule:

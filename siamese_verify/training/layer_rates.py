@@ -86,7 +86,7 @@ def rate_groups(encoder: nn.Module, others: Iterable[nn.Parameter], layer_decay:
             trained = [one for one in found if one.requires_grad and (one.ndim > 1) == matrix]
             if trained or layer_decay is None:
                 groups.append(RateGroup(trained, matrix, 1.0 if layer_decay is None else layer_decay**depth))
-    if not any(group.parameters for group in groups):
+    if any(True for _ in encoder.parameters()) and not any(group.parameters for group in groups):
         raise InputError(
             "Nothing is trained: all layers are frozen, and the loss has no weights: set trainer.frozen_layers lower."
         )

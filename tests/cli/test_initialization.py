@@ -169,7 +169,7 @@ def test_frozen_layers_have_the_weights_of_the_model_and_the_bundle_records_both
 
 
 def test_people_of_the_first_stage_are_no_test_people_of_the_second(
-    tiny_run: Path, moved: Path, fitted: Trained, tmp_path: Path
+    tiny_run: Path, moved: Path, fitted: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen = ("data.photos.seed=1", "data.test.photos.seed=0", "data.test.photos.first=0")
     with pytest.raises(InputError, match="overlaps with the training set: 6 of its 6 people"):
@@ -179,6 +179,8 @@ def test_people_of_the_first_stage_are_no_test_people_of_the_second(
     third = (*SECOND, "data.photos.seed=2", *seen[1:], f"initialize_from='{run}/checkpoints/best.ckpt'")
     with pytest.raises(InputError, match="overlaps with the training set: 6 of its 6 people"):
         fitted(tmp_path / "third", *third)  # of the first stage
+    fitted(tmp_path / "split", *SECOND, "datamodule.split_seed=5", f"initialize_from='{tiny_run}'")
+    assert "The validation, which measures the thresholds, overlaps with an earlier stage: " in caplog.text
     unknown = fitted(tmp_path / "unknown", *SECOND, *seen, f"initialize_from='{moved}'")
     told = "held out from training, but the model that it started from has no record of its people"
     assert RunRecord.read(unknown).tested_people == told

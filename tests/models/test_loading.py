@@ -347,8 +347,11 @@ def test_a_checkpoint_is_its_bundle(tiny_run: Path) -> None:
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():
         assert torch.equal(checkpoint.encoder(images), bundle.encoder(images))
-    for name in ("configuration", "operating_points", "eer_threshold", "measured_on", "training", "metrics"):
+    for name in ("configuration", "operating_points", "eer_threshold", "measured_on", "metrics"):
         assert getattr(checkpoint.metadata, name) == getattr(bundle.metadata, name)
+    (stage,), (recorded,) = (one.metadata.training.pop("stages") for one in (checkpoint, bundle))
+    assert checkpoint.metadata.training == bundle.metadata.training
+    assert stage.items() <= recorded.items(), "the run knows the data's hash, the times and the command"
 
 
 def test_the_thresholds_of_a_checkpoint_were_measured_on_its_weights(tiny_run: Path) -> None:

@@ -56,6 +56,8 @@ def is_running(process: int) -> bool:
 )
 def test_a_run_is_no_rank_of_a_program_around_the_sweep(around: dict[str, str], kept: set[str]) -> None:
     assert set(run_environment({"HOME": "/home/me", **around})) == {"HOME", *kept}
+    alone = run_environment({"HOME": "/home/me", **around}, alone=True)
+    assert set(alone) == {"HOME", *kept} - {"SLURM_NTASKS", "SLURM_PROCID"}
 
 
 @pytest.mark.parametrize(
