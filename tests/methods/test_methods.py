@@ -240,7 +240,7 @@ def test_cached_chunks_change_nothing() -> None:
             SimSiam,
             TripletLoss(),
             None,
-            "SimSiam cannot use TripletLoss: leave loss out, it has an objective of its own",
+            "SimSiam cannot use TripletLoss: leave loss out",
         ),
     ],
 )
