@@ -110,7 +110,7 @@ class FewShotReport(Report):
     def row(self) -> dict[str, Any]:
         """Return metrics for a table."""
         known = self.intervals.get("accuracy")
-        row: dict[str, Any] = {f"{self.task} accuracy": {"rate": self.accuracy, **(known._asdict() if known else {})}}
+        row: dict[str, Any] = {"accuracy": {"rate": self.accuracy, **(known._asdict() if known else {})}}
         return row | ({"FTA": {"rate": self.acquisition.failure_rate}} if self.acquisition else {})
 
     def logged(self) -> dict[str, float]:
@@ -121,9 +121,9 @@ class FewShotReport(Report):
         """Return what the page shows."""
         nearest = "the mean of them" if self.classifier == "centroid" else "a single one of them"
         lead = (
-            f"{self.episodes:,} times, {self.way} of {self.people:,} people were drawn, with {self.shots} photos of "
-            f"each to learn from. Of each, {self.queries} other photos were given the person to whose photos "
-            f"({nearest}) they are nearest. One in {self.way} would be right by chance."
+            f"{self.episodes:,} times, {self.way} of {self.people:,} people were drawn, with photos of each to "
+            f"learn from ({self.shots}) and to name ({self.queries}). Each of the latter was given the person to whose "
+            f"photos ({nearest}) it is nearest. One in {self.way} would be right by chance."
         )
         text = "of the photos were given the right person; the interval is over people."
         tile = Tile(f"Accuracy, {self.task}", self.accuracy, self.intervals.get("accuracy"), text)

@@ -124,11 +124,16 @@ class RetrievalReport(Report):
                 f"Recall@{first}" + (" (precision@1)" if first == 1 else ""),
                 self.recall[first],
                 shown(f"recall_at_{first}"),
-                f"of the queries have a photo of their person among the first {first}.",
+                "of the queries have a photo of their person "
+                + ("first." if first == 1 else f"among the first {first}."),
             ),
         ]
         names = {
-            **{f"recall_at_{rank}": f"A photo of the person is among the first {rank}" for rank in self.recall},
+            **{
+                f"recall_at_{rank}": "A photo of the person "
+                + ("is among the first " + str(rank) if rank > 1 else "comes first")
+                for rank in self.recall
+            },
             "r_precision": "Share of the person among as many first photos as the gallery has of them (R-precision)",
             "map_at_r": "MAP@R",
             "mean_average_precision": "Mean average precision",

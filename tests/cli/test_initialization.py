@@ -6,16 +6,21 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.cli.initialization import initialized_configuration
+from siamese_verify.cli.measure import find_lfw_category
 from siamese_verify.cli.training_checks import check_run
+from siamese_verify.datasets import LFWPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.models import load_model, open_bundle
 from siamese_verify.models.registry import describe_bundle
+from siamese_verify.protocols import all_pairs
 from siamese_verify.run_record import RunRecord
 from tests.cli.conftest import Command
 from tests.cli.test_train import TRUSTED, equal, signal_at, weights
@@ -231,3 +236,24 @@ def test_the_command_line_refuses_in_one_sentence(tiny_run: Path, command: Comma
     assert ended.err.count("\n") == 1
     assert "encoder.width is 8 there and 16 here" in ended.err
     assert RunRecord.read(Path("run")).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("stages", "category"),
+    [
+        (("lfw",), "none: training saw people of these pairs"),
+        (("lfw", "lfw"), "none: training saw people of these pairs"),
+        (("casia", "lfw"), "none: training saw people of these pairs"),
+        (("casia", "casia"), "unrestricted, labeled outside data"),
+    ],
+)
+def test_a_result_on_lfw_is_of_the_category_of_all_stages(
+    stages: tuple[str, ...], category: str, tmp_path: Path
+) -> None:
+    (tmp_path / "lfw").mkdir()
+    training = {"data": stages[-1], "pretrained": None, "stages": [{"data": one} for one in stages]}
+    model = SimpleNamespace(metadata=SimpleNamespace(training=training))
+    spec = SimpleNamespace(crop=SimpleNamespace(kind="whole"))
+    protocol = all_pairs(LFWPhotos(tmp_path, [("Ann", 1), ("Ann", 2), ("Bob", 1)]), "LFW")
+    result: Any = SimpleNamespace(model=model, protocol=protocol, cropper=SimpleNamespace(spec=spec))
+    assert str(find_lfw_category(result)).startswith(category)

@@ -38,6 +38,7 @@ def test_episodes_have_different_people_and_photos_of_those_with_enough() -> Non
     assert (other.photos != drawn.photos).any()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of NearestCentroid, with one shot
 @pytest.mark.parametrize("shots", [1, 4])
 @pytest.mark.parametrize("classifier", ["centroid", "nearest"])
 def test_queries_are_named_as_by_scikit_learn(classifier: str, shots: int) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import OperatingPoint
-from siamese_verify.models import ModelMetadata
+from siamese_verify.models import ModelMetadata, training_of
+from siamese_verify.models.metadata import model_card, stages_in_words
 from siamese_verify.structures import InputSpec
 
 
@@ -81,3 +82,28 @@ def test_an_invalid_histogram_is_none(change: dict[str, Any]) -> None:
 
 def test_a_model_without_a_histogram_has_none() -> None:
     assert histogram_in() is None
+
+
+def test_the_stages_of_a_training_are_told_by_method_or_loss_and_data() -> None:
+    first = {"method": "SimCLR", "loss": "NTXentLoss", "data": "web", "seconds": 90.0, "command": "train a='b|c'"}
+    settings = {
+        "data": {"name": "lfw"},
+        "loss": {"_target_": "siamese_verify.losses.TripletLoss"},
+        "method": None,
+        "earlier_stages": [first],
+    }
+    training = training_of(settings)
+    assert training["data"] == "lfw"
+    assert training["stages"] == [first, {"method": "supervised", "loss": "TripletLoss", "data": "lfw"}]
+    assert stages_in_words(training) == "SimCLR on web, then TripletLoss on lfw"
+    method = {**settings, "method": {"_target_": "siamese_verify.methods.SimSiam"}, "loss": None, "earlier_stages": []}
+    assert stages_in_words(training_of(method)) == "SimSiam on lfw"
+    card = model_card(ModelMetadata("mine", {}, InputSpec(16), 128, training=training), {})
+    assert "| stages of training | SimCLR on web, then TripletLoss on lfw |" in card
+    assert "| web |  |  | 1.5 | `train a='b\\|c'` |" in card
+
+
+@pytest.mark.parametrize("training", [{}, {"data": "lfw", "pretrained": None}, {"stages": "many"}, {"stages": [3]}])
+def test_a_model_without_stages_has_none_in_its_card(training: dict[str, Any]) -> None:
+    assert stages_in_words(training) == ""
+    assert "stages" not in model_card(ModelMetadata("mine", {}, InputSpec(16), 128, training=training), {})
