@@ -216,6 +216,15 @@ def test_every_evaluation_composes(command: str, configured: Callable[..., DictC
     OmegaConf.to_container(cfg.get("protocol", cfg.usual), resolve=True, throw_on_missing=True)
 
 
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", EVALUATION, re.MULTILINE))
+def test_every_training_with_a_protocol_composes(
+    command: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    cfg = configured("train", tmp_path, *shlex.split(command, comments=True))
+    for settings in (cfg.protocol, *cfg.protocols.values()):
+        OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
+
+
 def test_every_protocol_and_setting_of_an_evaluation_is_on_the_page() -> None:
     named = set(re.findall(r"`(\w+)[`=]", EVALUATION))
     assert named >= {path.stem for path in (CONF / "protocol").glob("*.yaml")}

@@ -145,10 +145,11 @@ def check_method(cfg: DictConfig) -> None:
             f"{method.__name__} takes the batches of {method.sampler.__name__}, not of {sampler.__name__}: leave "
             "sampler out."
         )
-    if method.sampler is samplers.SemiSupervisedSampler and data.labelled_identities is data.labelled_samples is None:
+    hidden = (data.labelled_identities, data.labelled_samples, data.unlabelled_identity)
+    if method.sampler is samplers.SemiSupervisedSampler and hidden == (None, None, None):
         raise InputError(
-            f"{method.__name__} needs photos without labels: set datamodule.labelled_identities or "
-            "datamodule.labelled_samples."
+            f"{method.__name__} needs photos without labels: set datamodule.labelled_identities, labelled_samples or "
+            "unlabelled_identity."
         )
     if views > 1 and not cfg.get("augmentation"):
         raise InputError(

@@ -114,7 +114,7 @@ def photos_to_show(options: argparse.Namespace) -> tuple[str, Photos]:
         return str(options.faces), FolderPhotos(options.faces)
     if run_folder(options.model) is None:
         raise InputError(f"{options.model} is no run that has tested people: give photos by --faces FOLDER.")
-    settings = {"model": str(options.model), "trust_code": list(options.trust_code), "protocol": None}
+    settings = {"model": str(options.model), "trust_code": list(options.trust_code), "protocols": {}}
     protocol, *_ = first_protocol(OmegaConf.create(settings))
     if not protocol.identities_known:
         raise InputError(f"Who is on the photos of {protocol.name} is unknown: give other photos by --faces FOLDER.")

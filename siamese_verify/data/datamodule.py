@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from siamese_verify.data.face_crops import FaceCropper
 from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory, FacesOnDisk
-from siamese_verify.data.identity_split import Split, choose_labelled, hold_out, split_by_identity
+from siamese_verify.data.identity_split import Split, hold_out, label_rows, rows_of_person, split_by_identity
 from siamese_verify.errors import InputError
 from siamese_verify.faces import SelectOneFace
 from siamese_verify.faces.alignment import spec_for
@@ -76,6 +76,7 @@ class FaceDataModule(pl.LightningDataModule):
         labelled_samples: samples of each of them that are labelled, likewise, 2 or more; None = all.
         unlabelled: train on all other photos too, without labels; their identity is -1 for the sampler. By default they
             are left out.
+        unlabelled_identity: name of a person, such as a folder, whose photos are of anyone and have no label.
         in_memory: hold the faces in memory; None = up to 2 GB of them.
         max_damaged: photos that may be unreadable; read from disk, for each process.
         on_multiple_faces: `error`, `central` or `largest`, see `siamese_verify.faces.finder`.
@@ -112,6 +113,7 @@ class FaceDataModule(pl.LightningDataModule):
         labelled_identities: int | None = None,
         labelled_samples: int | None = None,
         unlabelled: bool = False,
+        unlabelled_identity: str | None = None,
         in_memory: bool | None = None,
         max_damaged: int = 10,
         on_multiple_faces: SelectOneFace = "central",
@@ -136,10 +138,11 @@ class FaceDataModule(pl.LightningDataModule):
         self.local_views, self.local_transform = local_views, local_transform or None
         self.in_memory, self.max_damaged = in_memory, max_damaged
         self.workers, self.seed, self.test = workers, seed, test
-        identities = photos.identities
+        identities, self.of_anyone = photos.identities, rows_of_person(photos, unlabelled_identity)
+        known = np.delete(identities, self.of_anyone) if len(self.of_anyone) else identities
         if validation is None:
-            self.split = split_by_identity(
-                identities,
+            split = split_by_identity(
+                known,
                 validation_share,
                 validation_max_samples_per_identity,
                 split_seed,
@@ -147,20 +150,21 @@ class FaceDataModule(pl.LightningDataModule):
                 test,
             )
         else:
-            train, tested = np.arange(len(photos), dtype=np.int32), np.empty(0, dtype=np.int32)
+            train, tested = np.arange(len(known), dtype=np.int32), np.empty(0, dtype=np.int32)
             if test is not None:
-                train, tested = hold_out(identities, **test.choice)
-            self.split = Split(train, np.arange(len(validation), dtype=np.int32), tested)
-        labelled = choose_labelled(identities[self.split.train], labelled_identities, labelled_samples, split_seed)
-        if not unlabelled:
-            self.split = self.split._replace(train=self.split.train[labelled])
-            labelled = labelled[labelled]
-        self.labelled_rows = self.split.train[labelled]
-        known = np.unique(identities[self.labelled_rows])
-        self.num_identities = len(known)
-        trained = identities[self.split.train]
-        self.people = known if labelled.all() else np.concatenate([known, np.setdiff1d(trained, known)])
-        sampler(identities=with_labels(trained, labelled), seed=seed)  # what cannot work fails before the cropping
+                train, tested = hold_out(known, **test.choice)
+            split = Split(train, np.arange(len(validation), dtype=np.int32), tested)
+        if len(self.of_anyone):
+            rest = np.delete(np.arange(len(identities), dtype=np.int32), self.of_anyone)
+            validated = rest[split.validation] if validation is None else split.validation
+            split = Split(rest[split.train], validated, rest[split.test])
+        others = self.of_anyone if unlabelled else None
+        chosen = label_rows(identities, split.train, others, labelled_identities, labelled_samples, split_seed)
+        self.split = split._replace(train=chosen.rows)
+        self.labelled_rows = chosen.rows[chosen.labelled]
+        self.people, self.num_identities = chosen.people, chosen.num_identities
+        # What cannot work fails before the cropping.
+        sampler(identities=with_labels(identities[chosen.rows], chosen.labelled), seed=seed)
         self.spec = spec_for(photos, input_spec)
         spec_for(self.validation_source, input_spec)
         self.cropper = FaceCropper(input_spec, cache, max_damaged, on_multiple_faces)
@@ -203,6 +207,7 @@ class FaceDataModule(pl.LightningDataModule):
         faces, rows = self._faces(self.photos, self.split.train, "Training faces")
         order = np.argsort(self.people)
         labels = order[np.searchsorted(self.people, self.photos.identities[rows], sorter=order)].astype(np.int32)
+        labels[np.isin(rows, self.of_anyone)] = UNLABELLED
         hidden = len(self.labelled_rows) < len(self.split.train)
         self.train_set = FaceDataset(
             faces,

@@ -9,6 +9,7 @@ import numpy as np
 from siamese_verify.errors import InputError
 from siamese_verify.protocols.held_out import HeldOutShare
 from siamese_verify.samplers.epoch import IdentityIndex
+from siamese_verify.structures import Photos
 
 
 class Split(NamedTuple):
@@ -101,6 +102,58 @@ def hold_out(
         for identity in np.flatnonzero(held_out).tolist()
     ]
     return np.flatnonzero(~held_out[index.numbers()]).astype(np.int32), np.sort(np.concatenate(chosen))
+
+
+class LabelledRows(NamedTuple):
+    """Rows to train on, with labels or without."""
+
+    rows: np.ndarray  # (n,)
+    labelled: np.ndarray  # (n,) bool
+    people: np.ndarray  # their identities, first those with labels, last that of photos of anyone
+    num_identities: int  # how many have labels
+
+
+def label_rows(
+    identities: np.ndarray,
+    train: np.ndarray,
+    of_anyone: np.ndarray | None,
+    labelled_identities: int | None,
+    labelled_samples: int | None,
+    seed: int,
+) -> LabelledRows:
+    """Choose whose labels may be learned from, and what else is trained on.
+
+    Args:
+        identities: (N,) integers.
+        train: (n,) rows to choose among.
+        of_anyone: (m,) rows without any identity, to train on beside those that were not chosen; None leaves out both.
+        labelled_identities: see `choose_labelled`, also for the arguments that follow.
+        labelled_samples: of each identity.
+        seed: of the choice.
+    """
+    labelled = choose_labelled(identities[train], labelled_identities, labelled_samples, seed)
+    known = np.unique(identities[train[labelled]])
+    if of_anyone is None:
+        chosen = train[labelled]
+        return LabelledRows(chosen, np.ones(len(chosen), dtype=bool), known, len(known))
+    hidden = np.setdiff1d(identities[train], known)
+    people = np.concatenate([known, hidden, identities[of_anyone[:1]]])
+    labelled = np.append(labelled, np.zeros(len(of_anyone), dtype=bool))
+    return LabelledRows(np.append(train, of_anyone), labelled, people, len(known))
+
+
+def rows_of_person(photos: Photos, name: str | None) -> np.ndarray:
+    """Rows of the person of a name, none of None.
+
+    Raises:
+        InputError: there is no such person.
+    """
+    if name is None:
+        return np.empty(0, dtype=np.int32)
+    people = [str(one) for one in getattr(photos, "people", [])]
+    if str(name) not in people:
+        raise InputError(f"The data set has no person {name}: correct datamodule.unlabelled_identity.")
+    return np.flatnonzero(photos.identities == people.index(str(name))).astype(np.int32)
 
 
 def choose_labelled(

@@ -23,7 +23,7 @@ from siamese_verify.datasets.recordio import RecordPhotos
 from siamese_verify.datasets.sentences import Sentences, hash_words
 from siamese_verify.datasets.signatures import Signatures
 from siamese_verify.datasets.synthetic import SyntheticFaces
-from siamese_verify.datasets.voices import Voices
+from siamese_verify.datasets.voices import Voices, log_mel
 
 __all__ = [
     "IMAGE_FOLDERS",
@@ -54,6 +54,7 @@ __all__ = [
     "identity_name",
     "lfw_category",
     "lfw_people",
+    "log_mel",
     "pack_side",
     "unpack_once",
 ]

@@ -56,7 +56,7 @@ def draw_person(seed: int, number: int) -> Clothes:
         (round(160 * dark), round(110 * dark), 40),
     )
     striped, carries = (color(rng) if rng.random() < 0.4 else None for _ in range(2))
-    build, skirt, sleeves = rng.uniform(0.75, 1.3), *(rng.random(2) < [0.25, 0.6]).tolist()
+    build, skirt, sleeves = rng.uniform(0.75, 1.3), rng.random() < 0.25, rng.random() < 0.6
     return Clothes(skin, hair, color(rng), color(rng), striped, carries, build, skirt, sleeves)
 
 

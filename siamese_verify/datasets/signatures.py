@@ -64,7 +64,8 @@ def smooth_curve(points: np.ndarray) -> np.ndarray:
     a, b, c, d = (padded[start : len(padded) - 3 + start, None] for start in range(4))
     t = (np.arange(STEPS) / STEPS)[:, None]
     cubic = 2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
-    return (cubic / 2).reshape(-1, 2)
+    curve: np.ndarray = (cubic / 2).reshape(-1, 2)
+    return curve
 
 
 def draw_pen(curve: np.ndarray, widths: np.ndarray, rng: np.random.Generator, size: int) -> Image.Image:
@@ -84,7 +85,7 @@ def draw_pen(curve: np.ndarray, widths: np.ndarray, rng: np.random.Generator, si
     draw = ImageDraw.Draw(picture)
     for start, end, width in zip(points[:-1].tolist(), points[1:].tolist(), (widths[1:] * scale).tolist(), strict=True):
         draw.line([*start, *end], ink, max(1, round(width)))
-        x, y, half = *end, width / 2
+        (x, y), half = end, width / 2
         draw.ellipse([x - half, y - half, x + half, y + half], ink)
     pixels = np.asarray(picture.reduce(FINER), np.float32) + rng.normal(0, 4, (size, size))
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).convert("RGB")
@@ -139,7 +140,8 @@ class Signatures(GeneratedSet):
     @property
     def identities(self) -> np.ndarray:
         """(N,) int64 identity of whose hand it is; those of forgers start at a billion."""
-        return self.claimed + FORGERS * np.tile(self._kinds, self.count)
+        hands: np.ndarray = self.claimed + FORGERS * np.tile(self._kinds, self.count)
+        return hands
 
     @property
     def names(self) -> list[str]:

@@ -73,7 +73,8 @@ def synthesize(voice: Voice, rng: np.random.Generator, seconds: float) -> np.nda
         signal += np.interp(ends, time, gain) * harmonic.imag
     signal += rng.normal(0, np.abs(signal).mean(), len(ends)) * voice.breath
     signal *= np.interp(ends, time, 0.5 + 0.5 * np.sqrt(np.sin(np.pi * (place % 1))))
-    return signal / np.sqrt(np.square(signal).mean())
+    signal /= np.sqrt(np.square(signal).mean())
+    return signal
 
 
 def log_mel(signal: np.ndarray, bands: int) -> np.ndarray:
@@ -87,7 +88,8 @@ def log_mel(signal: np.ndarray, bands: int) -> np.ndarray:
     """
     frames = np.lib.stride_tricks.sliding_window_view(signal, FRAME)[::HOP] * np.hanning(FRAME)
     power = np.square(np.abs(np.fft.rfft(frames, axis=1)))  # (frames, FRAME / 2 + 1)
-    return np.log(power @ mel_bands(bands).T + 1e-3).T.astype(np.float32)
+    energies: np.ndarray = np.log(power @ mel_bands(bands).T + 1e-3)
+    return energies.T.astype(np.float32)
 
 
 @lru_cache

@@ -13,7 +13,7 @@ from siamese_verify.encoders import Encoder
 from siamese_verify.losses import nce_loss
 from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.memory_bank import MemoryBank
-from siamese_verify.methods.method import Learner, Method, gather_without_gradient, mean_over_ranks, unit_rows
+from siamese_verify.methods.method import Learner, Method, gather_without_gradient, mean_over_ranks, products, unit_rows
 from siamese_verify.structures import FaceBatch
 
 
@@ -65,13 +65,13 @@ class InstanceDiscrimination(Method):
         embedding = unit_rows(self.head(learner.embed(images)))  # (N,D)
         own = self.bank[batch.rows].to(embedding)
         if self.negatives is None:
-            logits = embedding @ self.bank.vectors.to(embedding).T / self.temperature
+            logits = products(embedding, self.bank.vectors) / self.temperature
             losses = F.cross_entropy(logits, batch.rows, reduction="none")
         else:
             drawn = torch.randint(len(self.bank), (self.negatives,), generator=learner.generator())
-            noise = self.bank[drawn.to(batch.rows.device)].to(embedding)  # (K,D)
+            noise = self.bank[drawn.to(batch.rows.device)]  # (K,D)
             positive = torch.linalg.vecdot(embedding, own) / self.temperature
-            losses = self.nce(positive, embedding @ noise.T / self.temperature)
+            losses = self.nce(positive, products(embedding, noise) / self.temperature)
         losses = losses + self.proximal * (embedding - own).square().sum(dim=1)
         self.bank.update(*gather_without_gradient(batch.rows, embedding))
         return mean_over_ranks(losses)

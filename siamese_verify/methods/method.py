@@ -58,7 +58,7 @@ class Method(nn.Module):
 
     views: tuple[int, float] = (2, 2)
     sampler: type[EpochSampler[Any]] = ImageSampler
-    instead = "leave loss out, it has an objective of its own"
+    instead = "leave loss out (add ~loss where an experiment sets one), it has an objective of its own"
     takes_miner = False
 
     @classmethod
@@ -131,6 +131,12 @@ def mean_over_ranks(losses: Tensor) -> Tensor:
 def unit_rows(rows: Tensor) -> Tensor:
     """(N,D) rows divided by their lengths, in float32 at least."""
     return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)))
+
+
+def products(rows: Tensor, others: Tensor) -> Tensor:
+    """(N,K) products of (N,D) and (K,D) rows in the type of the first, under autocast too: logits need the digits."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows @ others.to(rows).T
 
 
 def gather_without_gradient(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from siamese_verify.encoders import Encoder
 from siamese_verify.methods.heads import mlp
-from siamese_verify.methods.method import Learner, Method, gather_without_gradient, mean_over_ranks, unit_rows
+from siamese_verify.methods.method import Learner, Method, gather_without_gradient, mean_over_ranks, products, unit_rows
 from siamese_verify.methods.moco import check_momentum
 from siamese_verify.methods.momentum import MomentumEncoder
 from siamese_verify.pairwise.ranks import rank, sizes_of_ranks
@@ -59,7 +59,7 @@ class MoCoV3(Method):
         """Loss of (N,D) queries, each of which finds its own among the keys of all ranks."""
         query, key = unit_rows(query), unit_rows(key)
         (keys,) = gather_without_gradient(key)
-        logits = query @ keys.T / self.temperature  # (N,B)
+        logits = products(query, keys) / self.temperature  # (N,B)
         first = sum(sizes_of_ranks(len(query), query.device)[: rank()])
         own = torch.arange(first, first + len(query), device=query.device)
         return 2 * self.temperature * mean_over_ranks(F.cross_entropy(logits, own, reduction="none"))

@@ -11,7 +11,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.losses.info_nce import log_sum_exp
 from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.memory_bank import MemoryBank
-from siamese_verify.methods.method import Learner, Method, gather_without_gradient, mean_over_ranks, unit_rows
+from siamese_verify.methods.method import Learner, Method, gather_without_gradient, mean_over_ranks, products, unit_rows
 from siamese_verify.pairwise.ranks import rank, sizes_of_ranks
 from siamese_verify.structures import FaceBatch
 
@@ -78,7 +78,7 @@ class PIRL(Method):
         image = unit_rows(self.image_head(learner.embed(whole)))  # (N,D), f(v_I)
 
         drawn = torch.randint(len(self.bank), (self.negatives,), generator=generator).to(rows.device)
-        own, noise = self.bank[rows].to(image), self.bank[drawn].to(image)
+        own, noise = self.bank[rows].to(image), self.bank[drawn]
         itself = rows[:, None] == drawn  # (N,K)
         losses = self.weight * self.nce(pretext, own, noise, itself)
         losses = losses + (1 - self.weight) * self.nce(image, own, noise, itself)
@@ -88,7 +88,7 @@ class PIRL(Method):
     def nce(self, query: Tensor, own: Tensor, noise: Tensor, itself: Tensor) -> Tensor:
         """(N,) losses of (N,D) queries, their (N,D) vectors and (K,D) drawn ones, of which (N,K) are their own."""
         positive = torch.linalg.vecdot(query, own) / self.temperature
-        negatives = (query @ noise.T / self.temperature).masked_fill(itself, -torch.inf)
+        negatives = (products(query, noise) / self.temperature).masked_fill(itself, -torch.inf)
         return pirl_nce_loss(positive, negatives)
 
 

@@ -9,9 +9,9 @@ from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.losses import BatchLoss, NTXentLoss, QueryLoss
 from siamese_verify.methods.heads import mlp
-from siamese_verify.methods.method import Learner, Method, gather_without_gradient, unit_rows
+from siamese_verify.methods.method import Learner, Method, gather_without_gradient, products, unit_rows
 from siamese_verify.pairwise.ranks import add_ranks_, gather_rows, rank, sizes_of_ranks
-from siamese_verify.samplers import SemiSupervisedSampler
+from siamese_verify.samplers import UNLABELLED, SemiSupervisedSampler
 from siamese_verify.structures import FaceBatch
 
 
@@ -24,7 +24,7 @@ class SemiSupervised(Method):
     - Each labelled identity has a centroid, a moving average of its embeddings. An image without label whose first view
       has a softmax probability of at least `threshold` for the nearest centroid joins the labelled images with that
       pseudo-label. `train/pseudo_label_share` is the share of images that got one, and `train/pseudo_label_accuracy`
-      the share of those that are right, where the identities are known after all.
+      the share of those that are right, where the identity is known after all (its label is not -1).
 
     Args:
         encoder: whose embeddings are compared.
@@ -117,16 +117,16 @@ class SemiSupervised(Method):
     def guess(self, embeddings: Tensor, truth: Tensor, learner: Learner) -> tuple[Tensor, Tensor]:
         """(N,) nearest identities of (N,D) embeddings, and (N,) whether they are confident enough."""
         assert self.threshold is not None
-        logits = unit_rows(embeddings) @ unit_rows(self.centroids).T.to(embeddings.dtype) / self.temperature  # (N,I)
+        logits = products(unit_rows(embeddings), unit_rows(self.centroids)) / self.temperature  # (N,I)
         seen = self.centroids.ne(0).any(dim=1)
         probability, guesses = logits.masked_fill(~seen, -torch.inf).softmax(dim=1).max(dim=1)
         confident = probability >= self.threshold
-        right = confident & (guesses == truth)
-        counts = torch.stack([confident.sum(), right.sum(), torch.ones_like(guesses).sum()])
-        given, correct, images = add_ranks_(counts.double()).tolist()
+        right, told = confident & (guesses == truth), confident & (truth != UNLABELLED)
+        counts = torch.stack([confident.sum(), torch.ones_like(guesses).sum(), right.sum(), told.sum()])
+        given, images, correct, known = add_ranks_(counts.double()).tolist()
         learner.log("train/pseudo_label_share", given / max(images, 1))
-        if given:
-            learner.log("train/pseudo_label_accuracy", correct / given)
+        if known:
+            learner.log("train/pseudo_label_accuracy", correct / known)
         return guesses, confident
 
 

@@ -222,9 +222,18 @@ def compare_engines(
     Returns:
         Checks of a manifest: the lowest cosine between the two embeddings of an image, and with pairs how many
         decisions differ, at every measured threshold.
+
+    Raises:
+        InputError: the network looks numbers up, and random arrays have others.
     """
     images = random_inputs(metadata.input_spec) if inputs is None else inputs
-    both = [embed_crops(engine, images, metadata.embedding_size) for engine in (reference, other)]
+    try:
+        both = [embed_crops(engine, images, metadata.embedding_size) for engine in (reference, other)]
+    except IndexError as error:  # numbers that are looked up
+        raise InputError(
+            f"The network of {metadata.name} takes no random arrays ({error}): use the bundle of its training, which "
+            "was compared on arrays of the validation set, or save_bundle with inputs of yours."
+        ) from None
     checks: dict[str, Any] = {"pictures": len(images), "lowest_cosine": lowest_cosine(*both)}
     if pairs is None:
         return checks

@@ -364,13 +364,13 @@ def claimed_pairs(
     rng = np.random.default_rng(seed)
     pairs: list[tuple[int, int]] = []
     for identity in np.unique(claimed[genuine]):
-        own = genuine[claimed[genuine] == identity]
+        own = genuine[claimed[genuine] == identity].tolist()
         pairs += [(left, right) for place, left in enumerate(own) for right in own[place + 1 :]]
         others = genuine[claimed[genuine] != identity]
         attempts = np.flatnonzero((kinds == impostors) & (claimed == identity))
         for left in own:
             chosen = rng.choice(others, min(len(own), len(others)), False) if impostors == "random" else attempts
-            pairs += [(left, right) for right in chosen]
+            pairs += [(left, right) for right in chosen.tolist()]
     left, right = np.array(pairs, dtype=np.int64).T
     identities = np.asarray(photos.identities)
     groups = np.array([f"{identity:04}" for identity in claimed[left]]) if group else None

@@ -52,7 +52,7 @@ class SemiSupervisedSampler(EpochSampler[list[int]]):
         if not len(self.other_rows):
             raise InputError(
                 "Semi-supervised learning needs images without labels: set datamodule.unlabelled=true and "
-                "datamodule.labelled_identities or datamodule.labelled_samples."
+                "datamodule.labelled_identities, labelled_samples or unlabelled_identity."
             )
         ranks = {"seed": seed, "rank": rank, "world_size": world_size}
         self.others = ImageSampler(known[self.other_rows], images, batches=batches, **ranks)

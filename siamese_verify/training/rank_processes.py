@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
@@ -59,7 +60,8 @@ class RankWatch:
             self.launcher = RankLauncher(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
             trainer.strategy._launcher = self.launcher
         self.parent = os.getppid() if trainer.local_rank else None
-        self.external = bool(launcher and launcher.cluster_environment.creates_processes_externally)
+        # Not creates_processes_externally, which is true in the ranks that rank 0 has started as well.
+        self.external = bool(launcher and not isinstance(launcher.cluster_environment, LightningEnvironment))
         self.end = end
         self._closed = threading.Event()
         if trainer.world_size > 1:

@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from siamese_verify.cli.evaluate import evaluate
-from siamese_verify.datasets import Sentences, Signatures
-from siamese_verify.models import load_model
+from siamese_verify.datasets import ItemChoices, ItemRanking, Pedestrians, Sentences, Signatures
+from siamese_verify.errors import InputError
+from siamese_verify.models import load_model, save_bundle
 from siamese_verify.verification import Verifier
 
 Trained = Callable[..., Path]
@@ -106,6 +107,49 @@ def test_speakers_are_verified_by_spectrograms(trained: Trained, tmp_path: Path)
     assert metrics(run)["eer"] < 0.4, "0.5 for unrelated embeddings"
 
 
+def test_people_are_found_again_by_other_cameras_only(trained: Trained, tmp_path: Path) -> None:
+    small = ("data.photos.identities=24", "data.photos.samples=6", "data.photos.camera_count=3", "encoder.width=8")
+    sizes = (
+        "data.photos.size=32",
+        "encoder.size=32",
+        "data.test.photos.identities=8",
+        "sampler.identities_per_batch=8",
+    )
+    run = trained(tmp_path / "run", "experiment=pedestrians", *QUICK, *small, *sizes, "sampler.identities_per_batch=8")
+    found = metrics(run)
+    assert (found["queries"], found["gallery"], found["people"]) == (24, 24, 8)
+    tested = Pedestrians(8, 6, 3, 32, first=1_000_000)
+    embeddings = Verifier.load(run).embed([tested[row] for row in range(48)])
+    scores, cameras, splits = embeddings @ embeddings.T, np.array(tested.cameras), np.array(tested.splits)
+    precisions = []
+    for query in np.flatnonzero(splits == "query"):
+        own = tested.identities == tested.identities[query]
+        ranked = np.flatnonzero((splits == "gallery") & ~(own & (cameras == cameras[query])))
+        hits = own[ranked[np.argsort(-scores[query, ranked], kind="stable")]]
+        precisions.append((hits.cumsum() / np.arange(1, len(hits) + 1))[hits].mean())
+    assert found["mean_average_precision"] == pytest.approx(np.mean(precisions), abs=1e-3)
+
+
+def test_products_are_found_among_others_after_a_triplet_loss(trained: Trained, tmp_path: Path) -> None:
+    small = ("data.photos.identities=30", "data.photos.samples=6", "data.photos.size=32", "encoder.size=32")
+    sizes = ("data.test.photos.identities=10", "encoder.width=8", "sampler.identities_per_batch=8")
+    run = trained(tmp_path / "run", "experiment=products", *QUICK, *small, *sizes)
+    found = metrics(run)
+    assert (found["queries"], found["gallery"], found["people"]) == (80, 79, 10), "all others"
+    assert found["recall"]["1"] > 7 / 79, "more than by chance"
+
+
+def test_what_users_choose_is_ranked_before_what_is_popular(trained: Trained, tmp_path: Path) -> None:
+    small = ("data.photos.identities=500", "data.photos.items=200", "data.test.photos.identities=100")
+    steps = ("sampler.batches=null", "sampler.identities_per_batch=64", "trainer.max_epochs=5")
+    run = trained(tmp_path / "run", "experiment=choices", *QUICK, *small, *steps)
+    found = metrics(run)
+    assert (found["queries"], found["gallery"]) == (100, 200)
+    tested, counts = ItemRanking(100, 200), np.bincount(ItemChoices(500, 4, 200).chosen, minlength=200)
+    popular = np.isin(tested.chosen, np.argsort(-counts, kind="stable")[:10]).mean()
+    assert 0.05 < popular < found["recall"]["10"]
+
+
 def test_sentences_are_compared_by_a_network_of_ones_own(own_code: Path, trained: Trained, tmp_path: Path) -> None:
     small = ("data.photos.identities=300", "data.test.photos.identities=60")
     words = ("+encoder.width=32", "sampler.identities_per_batch=64", "sampler.batches=20", "trainer.max_epochs=2")
@@ -116,6 +160,9 @@ def test_sentences_are_compared_by_a_network_of_ones_own(own_code: Path, trained
     with torch.inference_mode():
         expected = torch.nn.functional.normalize(model.encoder(torch.from_numpy(sentences))).numpy()
     assert Verifier.load(run).embed_arrays(sentences) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(InputError, match=r"takes no random arrays .* use the bundle of its training"):
+        save_bundle(tmp_path / "bundle", model)
+    save_bundle(tmp_path / "bundle", model, inputs=sentences)
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers

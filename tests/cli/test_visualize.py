@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from siamese_verify.evaluation.score_history import read_score_history
+from siamese_verify.run_record import RunRecord
 from tests.cli.conftest import SENTENCE, Command, save_faces
 
 
@@ -37,6 +39,18 @@ def test_other_photos_a_smaller_draw_and_no_pictures(tiny_run: Path, command: Co
     assert len(numbers_of(Path("seen/index.html"))["names"]) == 9
     assert "drawn at random from 15 photos (seed 0)" in page
     assert "data:image" not in page
+
+
+def test_digits_are_tested_on_other_images_of_the_same_digits_which_the_record_says(
+    trained: Callable[..., Path], command: Command, tmp_path: Path
+) -> None:
+    few = ("trainer.max_epochs=1", "sampler.batches=3", "threads=1", "baseline=null")
+    run = trained(tmp_path / "run", "experiment=digits", *few)
+    assert RunRecord.read(run).tested_people.startswith("trained on in part: 10 of its 10 people")
+    assert command("visualize", str(run), "--no-umap").code == 0
+    shown = numbers_of(run / "visualize" / "index.html")
+    assert sorted(set(map(str, shown["identities"]))) == [str(digit) for digit in range(10)]
+    assert [str(name)[-5:] for name in shown["names"]] == [f"{number:05}" for number in range(1297, 1797)]
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from siamese_verify.datasets import GeneratedSet, Sentences, Signatures, Voices, hash_words
+from siamese_verify.datasets import (
+    GeneratedSet,
+    ItemChoices,
+    ItemRanking,
+    Pedestrians,
+    Products,
+    Sentences,
+    Signatures,
+    Voices,
+    hash_words,
+)
 from siamese_verify.datasets.voices import FRAME, HOP, RATE, draw_voice, log_mel, mel_bands, synthesize
 from siamese_verify.errors import InputError
 from siamese_verify.protocols import claimed_pairs
 
 MAKERS: dict[str, Callable[..., GeneratedSet]] = {
-    "signatures": lambda *given, **more: Signatures(*given, forgeries=1, size=32, **more),
-    "voices": lambda *given, **more: Voices(*given, seconds=0.3, bands=12, **more),
+    "signatures": partial(Signatures, forgeries=1, size=32),
+    "voices": partial(Voices, seconds=0.3, bands=12),
     "sentences": Sentences,
+    "pedestrians": partial(Pedestrians, size=16),
+    "products": partial(Products, size=16),
 }
 
 
@@ -70,7 +83,7 @@ def test_a_tracing_is_nearer_to_the_signature_than_another_hand_and_that_than_an
     ink = np.stack([255.0 - np.asarray(found[row], np.float64)[..., 0] for row in range(len(found))])
     ink = np.stack([plane - np.median(plane) for plane in ink]).reshape(-1, 12, 4, 12, 4).mean((2, 4)).reshape(-1, 144)
     ink /= np.linalg.norm(ink, axis=1, keepdims=True)
-    means = []
+    means: list[float] = []
     for kind in ("skilled", "unskilled", "random"):
         pairs = claimed_pairs(found, kind).pairs
         assert pairs is not None
@@ -126,3 +139,47 @@ def test_paraphrases_share_a_meaning_and_no_two_meanings_a_sentence() -> None:
         assert words[0] & words[1], "who and whom change places"
     with pytest.raises(InputError, match="54,600 meanings, got first=54600"):
         Sentences(1, first=54600)
+
+
+def test_a_camera_gives_all_people_its_colors() -> None:
+    found = Pedestrians(20, 6, camera_count=3, size=32)
+    means = np.stack([np.asarray(found[row], np.float64).mean((0, 1)) for row in range(len(found))])
+    cameras = np.array(found.cameras)
+    assert cameras[:4].tolist() == ["camera 0", "camera 1", "camera 2", "camera 0"]
+    assert found.splits[:6] == ["query"] * 3 + ["gallery"] * 3
+    by_camera = np.stack([means[cameras == camera].mean(0) for camera in sorted(set(found.cameras))])
+    by_person = np.stack([means[found.identities == person].mean(0) for person in range(20)])
+    assert by_camera.std(0).mean() > 2 * by_person.std(0).mean()
+
+
+def test_choices_are_pairs_of_a_user_and_an_item_of_the_market() -> None:
+    found = ItemChoices(5, 3, items=40, first=2)
+    assert (len(found), len(set(found.identities.tolist())), found.chosen.shape) == (30, 15, (15,))
+    assert all(len(set(row)) == 3 for row in found.chosen.reshape(5, 3).tolist()), "nobody chooses twice"
+    for choice in range(15):
+        user, item = found[2 * choice], found[2 * choice + 1]
+        assert (user[0], item[0]) == (0, 1) and not user[21:].any()
+        np.testing.assert_array_equal(item[1:], found.market.items[found.chosen[choice]].ravel())
+        np.testing.assert_array_equal(user, found[2 * (choice // 3 * 3)])
+    np.testing.assert_array_equal(ItemChoices(9, 3, items=40)[2 * 3 * 2], found[0])
+
+
+def test_users_choose_by_taste_and_popularity() -> None:
+    found = ItemChoices(400, 1, items=60)
+    counts = np.bincount(found.chosen, minlength=60)
+    assert np.corrcoef(counts, found.market.popularity)[0, 1] > 0.2
+    users = np.stack([found[2 * row][1:21] for row in range(400)])
+    items = found.market.tastes[found.chosen]
+    weights, *_ = np.linalg.lstsq(users[:300], items[:300], rcond=None)  # what a description says of tastes
+    guessed = users[300:] @ weights
+    assert np.mean((guessed * items[300:]).sum(1)) > 2 * np.mean(guessed @ found.market.tastes.T) + 0.5
+
+
+def test_a_ranking_has_users_as_queries_and_every_item_once() -> None:
+    found, chosen = ItemRanking(6, 40, first=100), ItemChoices(6, 1, 40, first=100)
+    assert len(found) == len(found.names) == len(set(found.names)) == 46
+    assert found.splits == ["query"] * 6 + ["gallery"] * 40
+    assert found.identities.tolist() == [*chosen.chosen.tolist(), *range(40)]
+    np.testing.assert_array_equal(found[3], chosen[6])
+    np.testing.assert_array_equal(found[6 + int(chosen.chosen[3])], chosen[7])
+    assert found.namespace != chosen.namespace, "items are known from training"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ import torch
 from torch.nn import functional as F
 
 from siamese_verify.data import FaceDataModule
-from siamese_verify.datasets import SyntheticFaces
+from siamese_verify.datasets import FolderPhotos, SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.losses import NTXentLoss, TripletLoss
 from siamese_verify.methods import SemiSupervised
 from siamese_verify.samplers import IdentityBatchSampler, SemiSupervisedSampler
 from siamese_verify.structures import Crop, FaceBatch, InputSpec
+from tests.cli.conftest import save_faces
 from tests.methods.small_methods import small_encoder, trained_by, views_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -72,9 +74,30 @@ def test_without_unlabelled_photos_the_others_are_left_out() -> None:
     assert {batch.labelled for batch in data.train_dataloader()} == {None}
 
 
+def test_photos_of_anyone_are_neither_validated_on_nor_labelled(tmp_path: Path) -> None:
+    save_faces(tmp_path, 9, 4, 16)
+    (tmp_path / "p03").rename(tmp_path / "of anyone")
+    photos, settings = FolderPhotos(tmp_path), {"validation_share": 0.25, "multi_view": 2}
+    name = {"unlabelled_identity": "of anyone"}
+    sampler = partial(SEMI, images=4)
+    data = FaceDataModule(photos, InputSpec(16, crop=Crop("whole")), sampler, unlabelled=True, **name, **settings)  # type: ignore[arg-type]
+    data.setup()
+    assert photos.people[int(data.people[-1])] == "of anyone"
+    assert data.num_identities == 6
+    assert "of anyone" not in {photos.people[number] for number in photos.identities[data.split.validation]}
+    (batch,) = data.train_dataloader()
+    assert batch.labels[:8].tolist()[4:] == [-1] * 4
+    assert (batch.labels[:4] >= 0).all()
+    assert batch.labelled is not None and batch.labelled.tolist() == [True] * 4 + [False] * 4
+    labelled = partial(IdentityBatchSampler, identities_per_batch=2, samples_per_identity=2)
+    left_out = FaceDataModule(photos, InputSpec(16, crop=Crop("whole")), labelled, **name, validation_share=0.25)  # type: ignore[arg-type]
+    assert len(left_out.split.train) == 24
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
+        ({"unlabelled_identity": "nobody"}, "The data set has no person nobody: correct"),
         ({"labelled_identities": 17}, r"labelled_identities must be in 2 \.\.\. 16, the training people"),
         ({"labelled_identities": 1}, r"labelled_identities must be in 2 \.\.\. 16"),
         ({"labelled_samples": 1}, "Genuine pairs need labelled_samples of 2 or more, got 1"),
