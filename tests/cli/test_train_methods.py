@@ -109,7 +109,7 @@ def test_averaged_weights_are_validated_and_bundled_and_resumed(
         ("method=simsiam sampler=identity", "SimSiam takes the batches of ImageSampler, not of IdentityBatchSampler"),
         ("method=simclr loss=arc_face", "SimCLR cannot use ArcFaceLoss: set loss=nt_xent."),
         ("method=moco loss=triplet", "MoCo cannot use TripletLoss: set loss=info_nce or nce."),
-        ("method=pirl loss=nt_xent", "PIRL cannot use NTXentLoss: leave loss out (add ~loss where"),
+        ("method=pirl loss=nt_xent", "PIRL cannot use NTXentLoss: leave loss out (add ~loss where an experiment sets"),
         ("method=moco_v3 miner=batch_hard", "MoCoV3 compares everything, but BatchHard chooses: set miner=none."),
         ("method=simclr augmentation=none", "The views of an image are all the same without augmentation"),
         ("experiment=demo method=simclr", "The views of an image are all the same without augmentation"),
