@@ -84,6 +84,7 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
 
     def fit(folder: Path, *overrides: str) -> Path:
         from siamese_verify.cli import train
+        from siamese_verify.cli.pretraining import train_first_stage
         from siamese_verify.cli.recorded_run import recorded
         from siamese_verify.cli.resume import resumed_configuration
         from siamese_verify.cli.training_checks import check
@@ -95,7 +96,7 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
         try:
             refuse_used(folder, cfg.resume)
             with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
-                cfg = train.initialize(train.train_first_stage(cfg, run, signals), run)
+                cfg = train.initialize(train_first_stage(cfg, run, signals), run)
                 check(cfg)
                 train.fit(train.compose(cfg), run, cfg, signals)
         finally:

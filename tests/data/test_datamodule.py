@@ -231,7 +231,8 @@ class Damaged(SyntheticFaces):
     def __getitem__(self, row: int) -> Image.Image:
         if row in self.rows:
             raise InputError(f"row {row} is damaged.")
-        return super().__getitem__(row)
+        photo: Image.Image = super().__getitem__(row)
+        return photo
 
 
 def damaged() -> Damaged:

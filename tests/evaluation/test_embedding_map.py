@@ -27,6 +27,7 @@ def test_the_map_is_that_of_scikit_learn_up_to_the_sign_of_an_axis(shape: tuple[
     rows = np.random.default_rng(0).normal(size=shape) * np.linspace(3, 1, shape[1])
     found, peer = pca_map(rows), PCA(2, svd_solver="full").fit(rows)
     np.testing.assert_allclose(np.abs(found.points), np.abs(peer.transform(rows)), atol=1e-9)
+    assert found.shares is not None
     np.testing.assert_allclose(found.shares, peer.explained_variance_ratio_, atol=1e-12)
     assert (found.points.max(axis=0) >= -found.points.min(axis=0)).all(), "the largest coordinate is positive"
 

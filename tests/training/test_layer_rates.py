@@ -135,6 +135,7 @@ def test_a_step_with_decayed_rates_is_a_step_of_each_parameter_by_itself(tmp_pat
     before = {name: one.detach().clone() for name, one in module.encoder.named_parameters()}
     module.train()
     rows = batch()
+    assert module.loss is not None
     module.loss(module.encoder(rows.images), rows.labels).backward()
     gradients = {name: one.grad.clone() for name, one in module.encoder.named_parameters() if one.grad is not None}
     fresh = VerificationModule(small(), TripletLoss(0.2), None, plain, layer_decay=0.5)

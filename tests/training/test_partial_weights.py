@@ -335,6 +335,7 @@ def test_clipped_steps_and_checkpoints_of_shards_are_those_of_one_process(count:
     for other in others:  # every rank has the same encoder
         for name, value in other["state_dict"].items():
             assert name == "loss.weights" or torch.equal(value, checkpoint["state_dict"][name])
+    assert alone.module.loss is not None
     position = alone.module._position(alone.module.loss.weights)  # type: ignore[arg-type]
     whole = checkpoint["state_dict"]["loss.weights"]
     take_shard(checkpoint, "loss.weights", position, slice(3, 7))
