@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,13 @@ def test_the_page_and_the_files_show_the_metrics(tmp_path: Path) -> None:
     assert report.record()["recall_at_5"] == report.recall[5]
     assert np.all(np.diff(report.cmc) >= 0)
     assert report.cmc[4] == report.recall[5]
+
+
+def test_memory_does_not_grow_with_genuine_pairs() -> None:
+    rows, who = clouds(2, 1500, 0.5, np.float32)  # 4.5 million genuine pairs
+    tracemalloc.start()
+    report = retrieval_report(rows, who, intervals=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report.queries == 3000
+    assert peak < 4.5e6 * 8  # not one float64 for each
