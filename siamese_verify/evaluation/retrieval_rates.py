@@ -168,7 +168,8 @@ def retrieval_report(
         identities: (Q,) one number or name per row.
         gallery: (M,D), or None to search for each photo among all others.
         gallery_identities: (M,), with a gallery.
-        cameras: (Q,) number or name of the camera of each query; None leaves nothing out.
+        cameras: (Q,) number or name of the camera of each query; None leaves nothing out. An empty name is that of an
+            unknown camera, which is equal to no other.
         gallery_cameras: (M,), with cameras and a gallery.
         ranks: k of recall@k, each >= 1.
         intervals: whether to compute them.
@@ -203,7 +204,11 @@ def retrieval_report(
     group = column_group = None
     if cameras is not None:
         both = [np.asarray(cameras), np.asarray(cameras if itself else gallery_cameras)]
-        numbers = numbered(np.concatenate(both), len(queries[0]) + len(columns[0]))
+        names = np.concatenate(both)
+        numbers = numbered(names, len(queries[0]) + len(columns[0]))
+        if names.dtype.kind == "U":
+            unknown = np.char.strip(names) == ""
+            numbers[unknown] = len(numbers) + np.arange(unknown.sum())  # each another camera
         group, column_group = (torch.from_numpy(part) for part in np.split(numbers, [len(queries[0])]))
     rows, people, others, other_people = (
         torch.from_numpy(np.ascontiguousarray(part)) for side in (queries, columns) for part in side

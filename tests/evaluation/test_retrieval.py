@@ -108,6 +108,17 @@ def test_queries_among_a_gallery_without_photos_of_the_same_person_and_camera(ca
     check(alone, naive(rows, who, cameras=shot))
 
 
+def test_photos_of_unknown_cameras_are_not_taken_for_those_of_one() -> None:
+    rows, who = clouds(9, 8, 1.2)
+    known = np.random.default_rng(1).integers(0, 3, len(rows)).astype(str)
+    blank = np.where(known == "0", " ", known)
+    blank[:20] = ""
+    apart = np.array([name if name.strip() else f"unknown {row}" for row, name in enumerate(blank)])
+    check(retrieval_report(rows, who, cameras=blank, ranks=(1, 5)), naive(rows, who, cameras=apart))
+    given = (rows[:30], who[:30], rows[30:], who[30:])
+    check(retrieval_report(*given, blank[:30], blank[30:], ranks=(1, 5)), naive(*given, apart[:30], apart[30:]))
+
+
 def test_queries_without_a_photo_to_be_found_are_left_out_and_counted() -> None:
     rows, who = clouds(5, 4, 0.5)
     names = np.where(np.arange(20) < 3, 100 + np.arange(20), who)
