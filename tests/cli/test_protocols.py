@@ -156,7 +156,7 @@ def test_people_trained_on_are_refused(trained: Trained, tmp_path: Path) -> None
 
 def test_photos_of_which_none_can_be_found_are_refused_before_they_are_embedded(tmp_path: Path) -> None:
     save_faces(tmp_path, 3, 1)
-    with pytest.raises(InputError, match="No photo of .* has another of its person to be found"):
+    with pytest.raises(InputError, match=r"No photo of .* has another of its person to be found"):
         retrieval(FolderPhotos(tmp_path))
     apart = tmp_path / "apart.csv"
     apart.write_text("path,identity,split\np00/0.png,a,query\np01/0.png,b,gallery\n")
