@@ -52,14 +52,17 @@ class MemoryBank(nn.Module):
     def update(self, rows: Tensor, embeddings: Tensor) -> None:
         """Move the vectors of (n,) images to normalize(m * vector + (1 - m) * embedding), of (n,D) unit embeddings.
 
-        Under distributed training the rows of all ranks must be given, in the same order on each.
+        Of an image that is given more than once the last embedding counts. Under distributed training the rows of all
+        ranks must be given, in the same order on each.
         """
-        moved = self.momentum * self[rows] + (1 - self.momentum) * embeddings
-        self._vectors = self._vectors.index_copy(0, rows, unit_rows(moved).to(self._vectors))
+        moved = unit_rows(self.momentum * self[rows] + (1 - self.momentum) * embeddings)
+        ordered, order = rows.sort(stable=True)
+        last = order[torch.searchsorted(ordered, rows, right=True) - 1]  # (n,) where each row is given last
+        self._vectors.index_copy_(0, rows, moved[last].to(self._vectors))
 
     def get_extra_state(self) -> dict[str, Any]:
         """State for a checkpoint. No buffer: distributed training would send it from rank to rank each step."""
-        return {"vectors": self._vectors}
+        return {"vectors": self.vectors}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore a checkpoint."""

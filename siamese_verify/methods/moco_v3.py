@@ -10,15 +10,17 @@ from torch.nn import functional as F
 
 from siamese_verify.encoders import Encoder
 from siamese_verify.methods.heads import mlp
-from siamese_verify.methods.method import Learner, Method, gather_without_gradient, mean_over_ranks, products, unit_rows
+from siamese_verify.methods.method import Learner, Method, mean_over_ranks, products, unit_rows
 from siamese_verify.methods.moco import check_momentum
 from siamese_verify.methods.momentum import MomentumEncoder
-from siamese_verify.pairwise.ranks import rank, sizes_of_ranks
+from siamese_verify.pairwise.ranks import gather_rows, rank, sizes_of_ranks
 from siamese_verify.structures import FaceBatch
 
 
 class MoCoV3(Method):
     """MoCo v3: symmetric, negatives are the keys of the other images of all ranks' batches.
+
+    Further keys of the query's own image, which several ranks can have in one step, are no negatives.
 
     Args:
         encoder: whose embeddings are projected.
@@ -51,17 +53,20 @@ class MoCoV3(Method):
     def step(self, batch: FaceBatch, learner: Learner) -> Tensor:
         """See `Method.step`."""
         first, second = self.split(batch)
+        rows = batch.rows
+        assert rows is not None
         query_1, query_2 = (self.predictor(self.projector(learner.embed(view))) for view in (first, second))
-        key_1, key_2 = (self.momentum_encoder(view) for view in (first, second))
-        return self.contrast(query_1, key_2) + self.contrast(query_2, key_1)
+        sizes = sizes_of_ranks(len(rows), rows.device)
+        key_1, key_2 = (gather_rows(unit_rows(self.momentum_encoder(view)), sizes) for view in (first, second))  # (B,D)
+        start = sum(sizes[: rank()])
+        own = torch.arange(start, start + len(rows), device=rows.device)  # (N,)
+        absent = rows[:, None] == gather_rows(rows, sizes)  # (N,B)
+        absent.scatter_(1, own[:, None], False)
+        return self.contrast(query_1, key_2, own, absent) + self.contrast(query_2, key_1, own, absent)
 
-    def contrast(self, query: Tensor, key: Tensor) -> Tensor:
-        """Loss of (N,D) queries, each of which finds its own among the keys of all ranks."""
-        query, key = unit_rows(query), unit_rows(key)
-        (keys,) = gather_without_gradient(key)
-        logits = products(query, keys) / self.temperature  # (N,B)
-        first = sum(sizes_of_ranks(len(query), query.device)[: rank()])
-        own = torch.arange(first, first + len(query), device=query.device)
+    def contrast(self, query: Tensor, keys: Tensor, own: Tensor, absent: Tensor) -> Tensor:
+        """Loss of (N,D) queries, each of which finds key number `own` among (B,D) keys, but for (N,B) absent ones."""
+        logits = (products(unit_rows(query), keys) / self.temperature).masked_fill(absent, -torch.inf)  # (N,B)
         return 2 * self.temperature * mean_over_ranks(F.cross_entropy(logits, own, reduction="none"))
 
     def after_step(self, encoder: nn.Module, progress: float) -> None:
