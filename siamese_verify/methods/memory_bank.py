@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from siamese_verify.errors import InputError
-from siamese_verify.methods.method import unit_rows
+from siamese_verify.methods.method import check_momentum, unit_rows
 
 
 class MemoryBank(nn.Module):
@@ -27,11 +27,9 @@ class MemoryBank(nn.Module):
 
     def __init__(self, images: int, size: int, momentum: float = 0.5) -> None:
         super().__init__()
-        if not (images >= 1 and size >= 1 and 0 <= momentum <= 1):
-            raise InputError(
-                "A memory bank has 1 or more images and dimensions and a momentum in 0 ... 1, got "
-                f"{images}, {size} and {momentum}."
-            )
+        check_momentum(momentum)
+        if not (images >= 1 and size >= 1):
+            raise InputError(f"A memory bank has 1 or more images and dimensions, got {images} and {size}.")
         self.momentum = momentum
         self._vectors = F.normalize(torch.randn(images, size))
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from siamese_verify.encoders import Encoder
+from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.heads import mlp
-from siamese_verify.methods.method import Learner, Method, mean_over_ranks, products, unit_rows
-from siamese_verify.methods.moco import check_momentum
+from siamese_verify.methods.method import Learner, Method, check_momentum, mean_over_ranks, products, unit_rows
 from siamese_verify.methods.momentum import MomentumEncoder
 from siamese_verify.pairwise.ranks import gather_rows, rank, sizes_of_ranks
 from siamese_verify.structures import FaceBatch
@@ -30,7 +30,7 @@ class MoCoV3(Method):
         momentum: share of its weights that the momentum encoder keeps in the first step; it rises to 1 by a cosine.
 
     Raises:
-        InputError: a momentum outside [0, 1].
+        InputError: a momentum outside [0, 1]; a temperature that is too small; a size below 1.
 
     Chen, Xie & He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021, algorithm 1.
     """
@@ -45,6 +45,7 @@ class MoCoV3(Method):
     ) -> None:
         super().__init__()
         check_momentum(momentum)
+        check_temperature(temperature)
         self.projector = mlp((encoder.embedding_size, hidden_size, hidden_size, output_size), last_norm="fixed")
         self.predictor = mlp((output_size, hidden_size, output_size), last_norm="fixed")
         self.momentum_encoder = MomentumEncoder(encoder, self.projector)

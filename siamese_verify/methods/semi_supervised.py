@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.losses import BatchLoss, NTXentLoss, QueryLoss
+from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.heads import mlp
-from siamese_verify.methods.method import Learner, Method, gather_without_gradient, products, unit_rows
+from siamese_verify.methods.method import Learner, Method, check_momentum, gather_without_gradient, products, unit_rows
 from siamese_verify.pairwise.ranks import add_ranks_, gather_rows, rank, sizes_of_ranks
 from siamese_verify.samplers import UNLABELLED, SemiSupervisedSampler
 from siamese_verify.structures import FaceBatch
@@ -65,6 +66,8 @@ class SemiSupervised(Method):
         super().__init__()
         if threshold is not None and not 0 < threshold <= 1:
             raise InputError(f"threshold is {threshold}, but is a probability above 0 and at most 1, or null.")
+        check_temperature(temperature)
+        check_momentum(momentum)
         if not contrastive_weight and threshold is None:
             raise InputError(
                 "Images without labels are used by contrastive_weight or threshold: set one of them, or "
