@@ -151,6 +151,8 @@ def check_method(cfg: DictConfig) -> None:
             f"{method.__name__} needs photos without labels: set datamodule.labelled_identities, labelled_samples or "
             "unlabelled_identity."
         )
+    if method.sampler is samplers.SemiSupervisedSampler and data.instances:
+        raise InputError(f"{method.__name__} learns from the labels of identities: set datamodule.instances=false.")
     if views > 1 and not cfg.get("augmentation"):
         raise InputError(
             "The views of an image are all the same without augmentation: set augmentation=strong, or a transform of "
