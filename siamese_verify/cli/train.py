@@ -27,7 +27,16 @@ from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
 from siamese_verify.cli.run_metadata import set_threads
-from siamese_verify.cli.training_checks import DERIVED, OF_MODULE, check, check_run, quiet_lightning, refuse_empty
+from siamese_verify.cli.training_checks import (
+    DERIVED,
+    OF_MODULE,
+    check,
+    check_run,
+    make_method,
+    quiet_lightning,
+    refuse_empty,
+    unset,
+)
 from siamese_verify.cli.user_errors import configuring, report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
 from siamese_verify.data.datamodule import ignore_signals
@@ -156,18 +165,12 @@ def compose_module(cfg: DictConfig, encoder: Encoder, identities: int, images: i
     configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     miner = instantiate(cfg.miner) if cfg.get("miner") else None
     loss = instantiate(cfg.loss, **open_arguments) if cfg.get("loss") else None
-    sizes = {"images": images, "identities": identities}
-    method = instantiate(cfg.method)(encoder, **unset(cfg.method, sizes)) if cfg.get("method") else None
+    method = make_method(cfg.method, encoder, images=images, identities=identities) if cfg.get("method") else None
     settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
     module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, method=method, **settings)
     if cfg.resume:
         check_resumed(Path(cfg.resume), module, configuration)
     return module
-
-
-def unset(settings: DictConfig | None, derived: dict[str, int]) -> dict[str, int]:
-    """Those of the derived values whose setting is null."""
-    return {name: value for name, value in derived.items() if settings and name in settings and settings[name] is None}
 
 
 def compose_trainer(cfg: DictConfig) -> pl.Trainer:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.cli.pretraining import composed, first_stage_overrides
 from siamese_verify.cli.user_errors import configuring, user_message
 from siamese_verify.data.datamodule import check_views
-from siamese_verify.data.identity_split import check_share
+from siamese_verify.data.identity_split import check_labelled, check_share
 from siamese_verify.encoders import Encoder, check_encoder
 from siamese_verify.errors import InputError
 from siamese_verify.losses.base import refuse_miner
@@ -32,6 +33,7 @@ from siamese_verify.models import code_of_others, load_checkpoint
 from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.training import without_unhelpful_warnings
+from siamese_verify.training.layer_rates import freeze_layers, rate_groups
 from siamese_verify.training.module import VALIDATION_METRICS
 
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
@@ -68,6 +70,7 @@ def check_settings(cfg: DictConfig) -> None:
     check_batches(cfg)
     check_optimizer(cfg)
     check_trainer(cfg)
+    check_module(cfg)
 
 
 def check_metric(metric: str, mode: str) -> None:
@@ -106,10 +109,6 @@ def _check_run(cfg: DictConfig) -> None:
         if missing := sorted(OmegaConf.missing_keys(cfg[part])):
             raise InputError(f"{missing[0]} is required: add {missing[0]}=... to the command.")
     check_settings(cfg)
-    if not code_of_others(encoder_settings(cfg)) and (
-        refused := refusal_of_encoder(OmegaConf.to_yaml({"encoder": encoder_settings(cfg)}))
-    ):
-        raise InputError(refused)
     if runs_elsewhere():
         return
     for place in ("data.root", "data.path", "protocol.root", "protocol.path"):
@@ -151,6 +150,8 @@ def check_method(cfg: DictConfig) -> None:
             f"{method.__name__} needs photos without labels: set datamodule.labelled_identities, labelled_samples or "
             "unlabelled_identity."
         )
+    if method.sampler is samplers.SemiSupervisedSampler and data.instances:
+        raise InputError(f"{method.__name__} learns from the labels of identities: set datamodule.instances=false.")
     if views > 1 and not cfg.get("augmentation"):
         raise InputError(
             "The views of an image are all the same without augmentation: set augmentation=strong, or a transform of "
@@ -165,18 +166,69 @@ def runs_elsewhere() -> bool:
     return hydra.mode == RunMode.MULTIRUN and launcher.startswith(("Slurm", "Ray"))
 
 
+def check_module(cfg: DictConfig) -> None:
+    """Try encoder, method, frozen layers and rates of layers, if all code is ours.
+
+    The layers of an encoder that comes from another model are checked once that is known.
+
+    Raises:
+        InputError: a class refuses its settings, layers do not exist, or nothing is trained.
+    """
+    encoder, loss, method, trainer = encoder_settings(cfg), cfg.get("loss"), cfg.get("method"), cfg.trainer
+    if code_of_others(encoder):
+        return
+    first_stage = str(cfg.get("pretrain"))
+    unknown = cfg.get("initialize_from") or "initialize_from" in first_stage or "encoder" in first_stage
+    settings = {
+        "encoder": encoder,
+        "method": OmegaConf.to_container(method, resolve=True) if method and is_ours(method) else None,
+        "frozen_layers": 0 if unknown and not cfg.earlier_stages else trainer.get("frozen_layers", 0),
+        "layer_decay": trainer.get("layer_decay"),
+        "others": bool(method or (loss and (not is_ours(loss) or any(name in loss for name in DERIVED)))),
+    }
+    if refused := refusal_of_module(OmegaConf.to_yaml(settings)):
+        raise InputError(refused)
+
+
+def is_ours(settings: DictConfig) -> bool:
+    """Whether settings name a class of this package."""
+    return str(settings._target_).startswith("siamese_verify.")
+
+
 @cache
-def refusal_of_encoder(settings: str) -> str | None:
-    """Why an encoder of ours cannot be built, in words; None if it can. Nothing is allocated or downloaded.
+def refusal_of_module(settings: str) -> str | None:
+    """Why parts of a training cannot be built, in words; None if they can. Nothing is allocated or downloaded.
 
     Args:
-        settings: YAML of a configuration with it.
+        settings: YAML with `encoder`, `method`, `frozen_layers`, `layer_decay`, and `others`, whether something beside
+            the encoder may have weights.
     """
-    own = OmegaConf.create(settings).encoder
-    if "pretrained" in own:
-        own.pretrained = False
+    own = OmegaConf.create(settings)
+    if "pretrained" in own.encoder:
+        own.encoder.pretrained = False
+
+    def build() -> None:
+        encoder: Encoder = instantiate(own.encoder)
+        refuse_empty(encoder)
+        if own.method:
+            make_method(own.method, encoder, images=2, identities=2)
+        freeze_layers(encoder, cast("Any", OmegaConf.to_container(own))["frozen_layers"])
+        rate_groups(encoder, [torch.nn.Parameter(torch.zeros(1))] if own.others else [], own.layer_decay)
+
     with torch.device("meta"), warnings.catch_warnings(action="ignore"):
-        return refusal_of("encoder", lambda: refuse_empty(instantiate(own)))
+        return refusal_of("encoder", build)
+
+
+def make_method(settings: DictConfig, encoder: Encoder, **sizes: int) -> Method:
+    """The method of a configuration; the sizes of the data set take the place of null."""
+    with configuring("method"):
+        method: Method = instantiate(settings)(encoder, **unset(settings, sizes))
+    return method
+
+
+def unset(settings: DictConfig | None, derived: dict[str, int]) -> dict[str, int]:
+    """Those of the derived values whose setting is null."""
+    return {name: value for name, value in derived.items() if settings and name in settings and settings[name] is None}
 
 
 def refuse_empty(encoder: Encoder) -> None:
@@ -196,9 +248,11 @@ def check_batches(cfg: DictConfig) -> None:
         people = max([2, *(value for value in cfg.sampler.values() if isinstance(value, int))])
         others = np.full(people if data.unlabelled else 0, samplers.UNLABELLED)
         sampler(identities=np.append(np.arange(people).repeat(2), others), seed=cfg.seed)
-    if cfg.get("augmentation"):
-        instantiate(cfg.augmentation)
-    check_views(data.multi_view, data.instances, data.workers)
+    for transform in (cfg.get("augmentation"), data.get("local_transform")):
+        if transform:
+            instantiate(transform)
+    check_views(data.multi_view, data.instances, data.workers, data.local_views, data.get("local_transform"))
+    check_labelled(data.labelled_identities, data.labelled_samples)
     if not data.validation:
         check_share(data.validation_share, data.validation_max_samples_per_identity, data.validation_max_identities)
 

@@ -36,11 +36,14 @@ SIGNALS = tuple(  # that stop a run; Windows lacks some
 MEMORY = 2 * 2**30  # bytes of faces that are held in memory by default
 
 
-def check_views(multi_view: int, instances: bool, workers: int) -> None:
+def check_views(
+    multi_view: int, instances: bool, workers: int, local_views: int = 0, local_transform: object = None
+) -> None:
     """Check arguments of `FaceDataModule`.
 
     Raises:
-        InputError: a number out of range, or images that are labelled by themselves without a second view.
+        InputError: a number out of range, images that are labelled by themselves without a second view, or local views
+            without an augmentation of their own.
     """
     if multi_view < 1:
         raise InputError(f"multi_view must be 1 or more views of an image, got {multi_view}.")
@@ -48,6 +51,11 @@ def check_views(multi_view: int, instances: bool, workers: int) -> None:
         raise InputError("instances=true needs positives of each image: set multi_view to 2 or more.")
     if workers < 0:
         raise InputError(f"workers must be a number of processes, or 0 for the training process, got {workers}.")
+    if local_views < 0 or (local_views and not local_transform):
+        raise InputError(
+            f"local_views must be 0 or more views by a local_transform of their own, got {local_views}: add "
+            "+augmentation@datamodule.local_transform=local."
+        )
 
 
 class FaceDataModule(pl.LightningDataModule):
@@ -124,12 +132,7 @@ class FaceDataModule(pl.LightningDataModule):
         test: HeldOutShare | None = None,
     ) -> None:
         super().__init__()
-        check_views(multi_view, instances, workers)
-        if local_views < 0 or (local_views and not local_transform):
-            raise InputError(
-                f"local_views must be 0 or more views by a local_transform of their own, got {local_views}: add "
-                "+augmentation@datamodule.local_transform=local."
-            )
+        check_views(multi_view, instances, workers, local_views, local_transform)
         self.photos = photos
         self.validation_source = photos if validation is None else validation
         self.make_sampler = sampler

@@ -156,6 +156,14 @@ def rows_of_person(photos: Photos, name: str | None) -> np.ndarray:
     return np.flatnonzero(photos.identities == people.index(str(name))).astype(np.int32)
 
 
+def check_labelled(labelled_identities: int | None, labelled_samples: int | None) -> None:
+    """Raise InputError for fewer than two identities or samples with labels; None stands for all."""
+    if labelled_samples is not None and labelled_samples < 2:
+        raise InputError(f"Genuine pairs need labelled_samples of 2 or more, got {labelled_samples}.")
+    if labelled_identities is not None and labelled_identities < 2:
+        raise InputError(f"Impostor pairs need labelled_identities of 2 or more, got {labelled_identities}.")
+
+
 def choose_labelled(
     identities: np.ndarray, labelled_identities: int | None, labelled_samples: int | None, seed: int
 ) -> np.ndarray:
@@ -173,15 +181,14 @@ def choose_labelled(
     Raises:
         InputError: fewer than two identities or samples, or more identities than there are.
     """
+    check_labelled(labelled_identities, labelled_samples)
     labelled = np.ones(len(identities), dtype=bool)
-    if labelled_samples is not None and labelled_samples < 2:
-        raise InputError(f"Genuine pairs need labelled_samples of 2 or more, got {labelled_samples}.")
     if labelled_identities is None and labelled_samples is None:
         return labelled
     index, rng = IdentityIndex(identities), np.random.default_rng(seed)
     if labelled_identities is not None:
         repeated = np.flatnonzero(index.counts > 1)
-        if not 2 <= labelled_identities <= len(repeated):
+        if labelled_identities > len(repeated):
             raise InputError(
                 f"labelled_identities must be in 2 ... {len(repeated)}, the training people with two photos or more, "
                 f"got {labelled_identities}."

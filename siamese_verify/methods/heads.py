@@ -8,6 +8,8 @@ from typing import Literal
 
 from torch import nn
 
+from siamese_verify.errors import InputError
+
 LastNorm = Literal["none", "fixed", "trained"]
 
 
@@ -18,7 +20,15 @@ def mlp(sizes: Sequence[int], norm: bool = True, last_norm: LastNorm = "none") -
         sizes: of the input, the hidden layers and the output.
         norm: batch norm before each ReLU. A linear layer before a batch norm has no bias, which that would subtract.
         last_norm: batch norm of the output: `none`, `trained` scale and shift, or `fixed` to mean 0 and variance 1.
+
+    Raises:
+        InputError: a size below 1.
     """
+    if min(sizes) < 1:
+        wrong = ", ".join(map(str, sizes[1:]))
+        raise InputError(
+            f"The layers of a head have 1 or more outputs, got {wrong}: set the sizes of the method higher."
+        )
     layers: list[nn.Module] = []
     *hidden, last = pairwise(sizes)
     for inputs, outputs in hidden:

@@ -14,6 +14,7 @@ from siamese_verify.losses import nce_loss
 from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.memory_bank import MemoryBank
 from siamese_verify.methods.method import Learner, Method, gather_without_gradient, mean_over_ranks, products, unit_rows
+from siamese_verify.samplers.epoch import check_whole
 from siamese_verify.structures import FaceBatch
 
 
@@ -33,7 +34,7 @@ class InstanceDiscrimination(Method):
             the changes from epoch to epoch.
 
     Raises:
-        InputError: see `MemoryBank`; a temperature that is too small.
+        InputError: see `MemoryBank`; a temperature that is too small; negatives below 1.
 
     Wu, Xiong, Yu & Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018, eq. 2
     (full softmax), 4 to 8 (NCE) and 9 (proximal regularization).
@@ -53,8 +54,10 @@ class InstanceDiscrimination(Method):
     ) -> None:
         super().__init__()
         check_temperature(temperature)
-        self.head = nn.Linear(encoder.embedding_size, output_size)
+        if negatives is not None:
+            check_whole(negatives=(negatives, 1))
         self.bank = MemoryBank(images, output_size, momentum)
+        self.head = nn.Linear(encoder.embedding_size, output_size)
         self.negatives, self.temperature, self.proximal = negatives, temperature, proximal
         self.log_normalizer: float | None = None  # log Z, estimated in the first step
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from siamese_verify.errors import InputError
-from siamese_verify.methods.method import unit_rows
+from siamese_verify.methods.method import check_momentum, unit_rows
 
 
 class MemoryBank(nn.Module):
@@ -27,11 +27,9 @@ class MemoryBank(nn.Module):
 
     def __init__(self, images: int, size: int, momentum: float = 0.5) -> None:
         super().__init__()
-        if not (images >= 1 and size >= 1 and 0 <= momentum <= 1):
-            raise InputError(
-                "A memory bank has 1 or more images and dimensions and a momentum in 0 ... 1, got "
-                f"{images}, {size} and {momentum}."
-            )
+        check_momentum(momentum)
+        if not (images >= 1 and size >= 1):
+            raise InputError(f"A memory bank has 1 or more images and dimensions, got {images} and {size}.")
         self.momentum = momentum
         self._vectors = F.normalize(torch.randn(images, size))
 
@@ -52,14 +50,17 @@ class MemoryBank(nn.Module):
     def update(self, rows: Tensor, embeddings: Tensor) -> None:
         """Move the vectors of (n,) images to normalize(m * vector + (1 - m) * embedding), of (n,D) unit embeddings.
 
-        Under distributed training the rows of all ranks must be given, in the same order on each.
+        Of an image that is given more than once the last embedding counts. Under distributed training the rows of all
+        ranks must be given, in the same order on each.
         """
-        moved = self.momentum * self[rows] + (1 - self.momentum) * embeddings
-        self._vectors = self._vectors.index_copy(0, rows, unit_rows(moved).to(self._vectors))
+        moved = unit_rows(self.momentum * self[rows] + (1 - self.momentum) * embeddings)
+        ordered, order = rows.sort(stable=True)
+        last = order[torch.searchsorted(ordered, rows, right=True) - 1]  # (n,) where each row is given last
+        self._vectors.index_copy_(0, rows, moved[last].to(self._vectors))
 
     def get_extra_state(self) -> dict[str, Any]:
         """State for a checkpoint. No buffer: distributed training would send it from rank to rank each step."""
-        return {"vectors": self._vectors}
+        return {"vectors": self.vectors}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore a checkpoint."""

@@ -122,6 +122,12 @@ class Method(nn.Module):
         return list(batch.images.tensor_split(views))
 
 
+def check_momentum(momentum: float) -> None:
+    """Raise InputError for a momentum outside [0, 1]."""
+    if not 0 <= momentum <= 1:
+        raise InputError(f"momentum is {momentum}, but is a share that is kept in a step, in 0 ... 1.")
+
+
 def mean_over_ranks(losses: Tensor) -> Tensor:
     """Mean of the (N,) losses of all ranks; the gradient is that which one process with all rows would have."""
     total, count = shared_totals(losses.sum(), len(losses))

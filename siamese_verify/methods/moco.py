@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from siamese_verify.encoders import Encoder
-from siamese_verify.errors import InputError
 from siamese_verify.losses import EmbeddingQueue, InBatchNegatives, QueryLoss
 from siamese_verify.losses.base import Items, reduce_totals, sum_items
 from siamese_verify.methods.heads import mlp
-from siamese_verify.methods.method import Learner, Method, gather_without_gradient, unit_rows
+from siamese_verify.methods.method import Learner, Method, check_momentum, gather_without_gradient, unit_rows
 from siamese_verify.methods.momentum import MomentumEncoder
 from siamese_verify.structures import FaceBatch
 
@@ -81,9 +80,3 @@ def query_loss(loss: QueryLoss | InBatchNegatives, query: Tensor, positive: Tens
     objective = loss.objective if isinstance(loss, InBatchNegatives) else loss
     items = Items.from_losses(objective.items(query, positive, negatives))
     return reduce_totals(sum_items(items).over_ranks(), objective.reduction)
-
-
-def check_momentum(momentum: float) -> None:
-    """Raise InputError for a momentum outside [0, 1]."""
-    if not 0 <= momentum <= 1:
-        raise InputError(f"momentum is {momentum}, but is a share of the weights, in 0 ... 1.")

@@ -13,6 +13,7 @@ from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.memory_bank import MemoryBank
 from siamese_verify.methods.method import Learner, Method, gather_without_gradient, mean_over_ranks, products, unit_rows
 from siamese_verify.pairwise.ranks import rank, sizes_of_ranks
+from siamese_verify.samplers.epoch import check_whole
 from siamese_verify.structures import FaceBatch
 
 CUT = 64 / 75  # side of a patch over that of its cell, as in the paper
@@ -37,7 +38,8 @@ class PIRL(Method):
         grid: patches in each direction.
 
     Raises:
-        InputError: see `MemoryBank`; a temperature that is too small; inputs that are no images.
+        InputError: see `MemoryBank`; a temperature that is too small; negatives or a grid below 1; inputs that are no
+            images.
 
     Misra & van der Maaten, "Self-Supervised Learning of Pretext-Invariant Representations", CVPR 2020, eq. 3 to 5.
     """
@@ -55,14 +57,15 @@ class PIRL(Method):
     ) -> None:
         super().__init__()
         check_temperature(temperature)
+        check_whole(negatives=(negatives, 1), grid=(grid, 1))
         if len(encoder.input_spec.shape) != 3 or min(encoder.input_spec.shape[1:]) < 2 * grid:
             raise InputError(
                 f"PIRL cuts images into {grid} x {grid} patches, but the encoder takes {encoder.input_spec.shape}."
             )
+        self.bank = MemoryBank(images, output_size, momentum)
         self.image_head = nn.Linear(encoder.embedding_size, output_size)
         self.patch_head = nn.Linear(encoder.embedding_size, output_size)
         self.jigsaw_head = nn.Linear(grid * grid * output_size, output_size)
-        self.bank = MemoryBank(images, output_size, momentum)
         self.negatives, self.temperature, self.weight, self.grid = negatives, temperature, weight, grid
 
     def step(self, batch: FaceBatch, learner: Learner) -> Tensor:

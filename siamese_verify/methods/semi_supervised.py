@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.losses import BatchLoss, NTXentLoss, QueryLoss
+from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.heads import mlp
-from siamese_verify.methods.method import Learner, Method, gather_without_gradient, products, unit_rows
+from siamese_verify.methods.method import Learner, Method, check_momentum, gather_without_gradient, products, unit_rows
 from siamese_verify.pairwise.ranks import add_ranks_, gather_rows, rank, sizes_of_ranks
 from siamese_verify.samplers import UNLABELLED, SemiSupervisedSampler
 from siamese_verify.structures import FaceBatch
@@ -38,7 +39,8 @@ class SemiSupervised(Method):
         output_size: of the projection head.
 
     Raises:
-        InputError: a threshold out of range; neither a contrastive loss nor pseudo-labels.
+        InputError: a number out of range; neither a contrastive loss nor pseudo-labels; a contrastive loss without a
+            reduction, or one that cannot compare the rows of several processes.
 
     Pseudo-labels: Lee, "Pseudo-Label", ICML Workshop 2013; their threshold on the probability: Sohn et al.,
     "FixMatch", NeurIPS 2020, eq. 4. Here a softmax over centroids takes the place of a classifier.
@@ -65,12 +67,23 @@ class SemiSupervised(Method):
         super().__init__()
         if threshold is not None and not 0 < threshold <= 1:
             raise InputError(f"threshold is {threshold}, but is a probability above 0 and at most 1, or null.")
+        check_temperature(temperature)
+        check_momentum(momentum)
         if not contrastive_weight and threshold is None:
             raise InputError(
                 "Images without labels are used by contrastive_weight or threshold: set one of them, or "
                 "method=supervised datamodule.unlabelled=false."
             )
-        self.contrastive = contrastive or NTXentLoss(0.5)
+        contrastive = contrastive or NTXentLoss(0.5)
+        if not (isinstance(contrastive, BatchLoss) and contrastive.compares_rows):
+            raise InputError(
+                "The loss over images without label compares the rows of a batch and knows those of each process, "
+                f"which {type(contrastive).__name__} does not: set method.contrastive to another loss of ours, such as "
+                "NTXentLoss."
+            )
+        if contrastive.reduction == "none":
+            raise InputError("Training needs a scalar loss, but method.contrastive.reduction is none: set it to mean.")
+        self.contrastive = contrastive
         self.weight, self.threshold = contrastive_weight, threshold
         self.temperature, self.momentum = temperature, momentum
         sizes = (encoder.embedding_size, hidden_size, output_size)

@@ -9,6 +9,7 @@ from siamese_verify.encoders import Encoder
 from siamese_verify.losses import QueryLoss
 from siamese_verify.methods.heads import mlp
 from siamese_verify.methods.method import Learner, Method
+from siamese_verify.samplers.epoch import check_whole
 from siamese_verify.structures import FaceBatch
 
 
@@ -24,6 +25,9 @@ class SimCLR(Method):
         output_size: of the projection head.
         layers: linear layers of the projection head: 2 in the paper, 3 in its second version.
 
+    Raises:
+        InputError: a size or number of layers below 1.
+
     Chen, Kornblith, Norouzi & Hinton, "A Simple Framework for Contrastive Learning of Visual Representations", ICML
     2020, algorithm 1.
     """
@@ -34,6 +38,7 @@ class SimCLR(Method):
 
     def __init__(self, encoder: Encoder, hidden_size: int = 512, output_size: int = 128, layers: int = 2) -> None:
         super().__init__()
+        check_whole(layers=(layers, 1))
         sizes = (encoder.embedding_size, *[hidden_size] * (layers - 1), output_size)
         self.head = mlp(sizes, last_norm="trained")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -26,7 +26,7 @@ class RateGroup(NamedTuple):
     scale: float
 
 
-def freeze_layers(encoder: nn.Module, frozen: int | Sequence[str | int]) -> list[_BatchNorm]:
+def freeze_layers(encoder: nn.Module, frozen: int | Sequence[str | int]) -> list[str]:
     """Freeze layers of an encoder: their parameters get no gradient.
 
     Args:
@@ -34,8 +34,8 @@ def freeze_layers(encoder: nn.Module, frozen: int | Sequence[str | int]) -> list
         frozen: how many layers, from the lowest, or their names.
 
     Returns:
-        Their batch norms, which are to be held in evaluation mode; one without weights of its own is frozen with all
-        weights of the module that holds it.
+        Names of their batch norms, as `encoder.get_submodule` takes them, which are to be held in evaluation mode. One
+        without weights of its own is frozen with all weights of the module that holds it.
 
     Raises:
         InputError: there are no such layers; it lists those that there are.
@@ -47,7 +47,8 @@ def freeze_layers(encoder: nn.Module, frozen: int | Sequence[str | int]) -> list
     for parameter in encoder.parameters():
         if id(parameter) in chosen:
             parameter.requires_grad_(False)
-    return _norms_of(encoder, chosen, inherited=False) if chosen else []
+    frozen_norms = {id(norm) for norm in _norms_of(encoder, chosen, inherited=False)} if chosen else set()
+    return [name for name, module in encoder.named_modules() if id(module) in frozen_norms]
 
 
 def _norms_of(module: nn.Module, chosen: Collection[int], inherited: bool) -> list[_BatchNorm]:
@@ -58,7 +59,7 @@ def _norms_of(module: nn.Module, chosen: Collection[int], inherited: bool) -> li
     return [norm for child in module.children() for norm in _norms_of(child, chosen, frozen)]
 
 
-def rate_groups(encoder: nn.Module, others: Iterable[nn.Parameter], layer_decay: float | None) -> list[RateGroup]:
+def rate_groups(encoder: nn.Module, others: Sequence[nn.Parameter], layer_decay: float | None) -> list[RateGroup]:
     """Groups of trained parameters for the optimizer: first matrices, then vectors, each from the highest rate down.
 
     Args:

@@ -143,7 +143,9 @@ class VerificationModule(pl.LightningModule):
     def train(self, mode: bool = True) -> VerificationModule:
         """Set training or evaluation mode; frozen batch norms stay in the latter."""
         super().train(mode)
-        for norm in batch_norms(self.encoder) if self.freeze_batch_norm else self._frozen_norms:
+        # By name: Lightning's sync_batchnorm replaces the modules.
+        frozen = [self.encoder.get_submodule(name) for name in self._frozen_norms]
+        for norm in batch_norms(self.encoder) if self.freeze_batch_norm else frozen:
             norm.eval()
         return self
 

@@ -90,6 +90,35 @@ def test_ten_of_them_are_named(command: Command, tmp_path: Path) -> None:
                 "encoder.size=-1 encoder.embedding_size=0: ",
             ],
         ),
+        (
+            "method=simclr +method.foo=1 method.layers=2,0",
+            [
+                "method.layers=2: The method cannot be created as configured (SimCLR.__init__() got an unexpected",
+                "method.layers=0: The method cannot be created as configured (SimCLR.__init__() got an unexpected",
+            ],
+        ),
+        ("method=moco method.momentum=0.9,3", ["method.momentum=3: momentum is 3, but is a share that is kept"]),
+        ("method=simclr method.hidden_size=8,-3", ["method.hidden_size=-3: The layers of a head have 1 or more"]),
+        ("method=memory_bank method.negatives=null,0", ["method.negatives=0: negatives must be a whole number of 1"]),
+        (
+            "method=semi datamodule.labelled_identities=2,1 method.threshold=0.5,2",
+            [
+                "datamodule.labelled_identities=2 method.threshold=2: threshold is 2, but is a probability",
+                *(
+                    f"datamodule.labelled_identities=1 method.threshold={one}: Impostor pairs need labelled_identities "
+                    for one in ("0.5", "2")
+                ),
+            ],
+        ),
+        ("method=simclr datamodule.local_views=0,1", ["datamodule.local_views=1: local_views must be 0 or more views"]),
+        (
+            "trainer.frozen_layers=1,9999 trainer.layer_decay=0.7,7",
+            [
+                "trainer.frozen_layers=1 trainer.layer_decay=7: layer_decay must be above 0 and at most 1",
+                *(f"trainer.frozen_layers=9999 trainer.layer_decay={one}: " for one in ("0.7", "7")),
+            ],
+        ),
+        ("trainer.frozen_layers=4 encoder=tiny loss=triplet,arc_face", ["loss=triplet: Nothing is trained"]),
         ("miner=batch_hard,no_such", []),  # Hydra's own answer
     ],
 )

@@ -103,6 +103,7 @@ def test_another_data_set_of_the_first_stage_is_tested_on_the_protocol_of_the_se
         (pretrain("loss=tripel"), "The first stage: There is no loss=tripel: did you mean triplet"),
         (pretrain("loss.margn=1"), "The first stage: There is no setting loss.margn: did you mean loss.margin"),
         (pretrain("sweep.metric=val/x"), "sweep.metric must be one of"),
+        (pretrain("method=moco", "method.momentum=3"), "momentum is 3, but is a share that is kept"),
     ],
 )
 def test_a_wrong_first_stage_is_refused_before_anything_is_trained(

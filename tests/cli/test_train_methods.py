@@ -115,6 +115,10 @@ def test_averaged_weights_are_validated_and_bundled_and_resumed(
         ("experiment=demo method=simclr", "The views of an image are all the same without augmentation"),
         ("method=semi", "SemiSupervised needs photos without labels: set datamodule.labelled_identities, "),
         ("method=semi datamodule.labelled_samples=2 sampler=identity", "takes the batches of SemiSupervisedSampler"),
+        (
+            "method=semi datamodule.labelled_samples=2 datamodule.instances=true method.threshold=0.9",
+            "SemiSupervised learns from the labels of identities: set datamodule.instances=false.",
+        ),
         ("datamodule.unlabelled=true", "Learning from labels has no use for photos without: set method=semi."),
         ("loss.sharded=true loss=arc_face callbacks=ema", "Weights that ranks share are not averaged"),
     ],

@@ -147,9 +147,22 @@ def test_a_bank_is_restored_as_it_was_and_refuses_one_of_another_size() -> None:
     assert bank.vectors.norm(dim=1).tolist() == pytest.approx([1] * 7, abs=1e-6)
     with pytest.raises(InputError, match=r"has the shape \(7, 3\), not \(8, 3\)"):
         MemoryBank(8, 3).load_state_dict(bank.state_dict())
-    for wrong in ((0, 3), (4, 0), (4, 3, 1.5)):
+    for wrong in ((0, 3), (4, 0)):
         with pytest.raises(InputError, match="A memory bank has 1 or more images"):
             MemoryBank(*wrong)
+
+
+def test_the_last_embedding_of_an_image_counts() -> None:
+    torch.manual_seed(0)
+    bank = MemoryBank(9, 4, momentum=0.3).double()
+    before, saved = bank.vectors, bank.get_extra_state()["vectors"]
+    rows, embeddings = torch.tensor([5, 2, 5, 0, 2, 5]), F.normalize(torch.randn(6, 4, dtype=torch.float64))
+    bank.update(rows, embeddings)
+    expected = before.clone()
+    for row, given in ((0, 3), (2, 4), (5, 5)):
+        expected[row] = F.normalize(0.3 * before[row] + 0.7 * embeddings[given], dim=0)
+    torch.testing.assert_close(bank.vectors, expected, rtol=0, atol=1e-15)
+    assert torch.equal(saved, before), "what was read stays as it was"
 
 
 def test_pirl_refuses_what_is_no_image() -> None:

@@ -26,7 +26,18 @@ from torch.utils.data import DataLoader
 from siamese_verify.encoders import wrap_module
 from siamese_verify.errors import InputError
 from siamese_verify.losses import ArcFaceLoss, InBatchNegatives, InfoNCELoss, NTXentLoss, TripletLoss
-from siamese_verify.methods import Method, MoCo, MoCoV3, MomentumEncoder, SimCLR, SimSiam, output_spread
+from siamese_verify.methods import (
+    PIRL,
+    InstanceDiscrimination,
+    Method,
+    MoCo,
+    MoCoV3,
+    MomentumEncoder,
+    SemiSupervised,
+    SimCLR,
+    SimSiam,
+    output_spread,
+)
 from siamese_verify.miners import BatchHard
 from siamese_verify.structures import FaceBatch
 from siamese_verify.training import CollapseMonitor, VerificationModule
@@ -156,15 +167,17 @@ def test_no_key_of_an_image_of_the_batch_is_a_negative_and_an_empty_queue_teache
 def test_moco_v3_is_symmetric_and_its_momentum_rises_by_a_cosine(progress: float) -> None:
     encoder = small_encoder()
     method = MoCoV3(encoder, 9, 5, temperature=0.3, momentum=0.9)
-    module, batch, count = trained_by(method, encoder), views_of(ROWS), len(ROWS)
+    rows = (*ROWS, ROWS[1])  # one image twice, whose other key is no negative
+    module, batch, count = trained_by(method, encoder), views_of(rows), len(rows)
     other, projector, predictor = raw(encoder), copy.deepcopy(method.projector), copy.deepcopy(method.predictor)
     keys = [F.normalize(method.momentum_encoder(view)) for view in batch.images.chunk(2)]
     queries = [F.normalize(predictor(projector(other(view)))) for view in batch.images.chunk(2)]
     expected = torch.zeros((), dtype=torch.float64)
     for query, key in ((queries[0], keys[1]), (queries[1], keys[0])):
         for i in range(count):
-            logits = torch.stack([query[i] @ key[j] / 0.3 for j in range(count)])
-            expected = expected - 2 * 0.3 * logits.log_softmax(0)[i] / count
+            own, others = query[i] @ key[i] / 0.3, [j for j in range(count) if rows[j] != rows[i]]
+            logits = torch.stack([own, *(query[i] @ key[j] / 0.3 for j in others)])
+            expected = expected - 2 * 0.3 * logits.log_softmax(0)[0] / count
     compare(module, batch, expected, [(encoder, other), (method.projector, projector), (method.predictor, predictor)])
     before = [one.clone() for one in method.momentum_encoder.parameters()]
     with torch.no_grad():
@@ -262,8 +275,30 @@ def test_other_numbers_of_views_and_batches_without_rows_are_refused() -> None:
         SimCLR(encoder).split(views_of(ROWS, 1))
     with pytest.raises(InputError, match="MoCo needs the rows of a batch"):
         moco.split(views_of(ROWS)._replace(rows=None))
-    with pytest.raises(InputError, match=r"momentum is 1\.1, but is a share"):
-        MoCo(encoder, momentum=1.1)
+
+
+@pytest.mark.parametrize(
+    ("method_type", "settings", "told"),
+    [
+        (MoCo, {"momentum": 1.1}, r"momentum is 1\.1, but is a share"),
+        (MoCo, {"hidden_size": -3}, "The layers of a head have 1 or more outputs, got -3, 128"),
+        (MoCoV3, {"momentum": math.nan}, "momentum is nan, but is a share"),
+        (MoCoV3, {"temperature": 0.0}, r"temperature is 0\.0, but must be"),
+        (SimCLR, {"output_size": 0}, "The layers of a head have 1 or more outputs, got 512, 0"),
+        (SimCLR, {"layers": 0}, "layers must be a whole number of 1 or more, got 0"),
+        (SimSiam, {"bottleneck": 0}, "The layers of a head have 1 or more outputs, got 0, 512"),
+        (InstanceDiscrimination, {"images": 9, "negatives": 0}, "negatives must be a whole number of 1 or more, got 0"),
+        (InstanceDiscrimination, {"images": 9, "momentum": 2}, "momentum is 2, but is a share"),
+        (InstanceDiscrimination, {"images": 9, "output_size": -1}, "A memory bank has 1 or more images and dimensions"),
+        (PIRL, {"images": 9, "negatives": -1}, "negatives must be a whole number of 1 or more, got -1"),
+        (PIRL, {"images": 9, "grid": 0}, "grid must be a whole number of 1 or more, got 0"),
+        (SemiSupervised, {"identities": 3, "temperature": -1.0}, r"temperature is -1\.0, but must be"),
+        (SemiSupervised, {"identities": 3, "momentum": -0.1}, r"momentum is -0\.1, but is a share"),
+    ],
+)
+def test_values_out_of_range_are_refused(method_type: Any, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        method_type(small_encoder(), **settings)
 
 
 class Constant(nn.Module):

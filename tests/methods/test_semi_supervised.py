@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_metric_learning import losses
 from torch.nn import functional as F
 
 from siamese_verify.data import FaceDataModule
 from siamese_verify.datasets import FolderPhotos, SyntheticFaces
 from siamese_verify.errors import InputError
-from siamese_verify.losses import NTXentLoss, TripletLoss
+from siamese_verify.losses import ArcFaceLoss, NTXentLoss, TripletLoss
 from siamese_verify.methods import SemiSupervised
 from siamese_verify.samplers import IdentityBatchSampler, SemiSupervisedSampler
 from siamese_verify.structures import Crop, FaceBatch, InputSpec
@@ -99,7 +100,7 @@ def test_photos_of_anyone_are_neither_validated_on_nor_labelled(tmp_path: Path) 
     [
         ({"unlabelled_identity": "nobody"}, "The data set has no person nobody: correct"),
         ({"labelled_identities": 17}, r"labelled_identities must be in 2 \.\.\. 16, the training people"),
-        ({"labelled_identities": 1}, r"labelled_identities must be in 2 \.\.\. 16"),
+        ({"labelled_identities": 1}, "Impostor pairs need labelled_identities of 2 or more, got 1"),
         ({"labelled_samples": 1}, "Genuine pairs need labelled_samples of 2 or more, got 1"),
         ({}, "needs images without labels: set datamodule.unlabelled=true"),
         ({"local_views": 2}, "local_views must be 0 or more views by a local_transform of their own, got 2"),
@@ -182,6 +183,9 @@ def test_losses_and_pseudo_labels_are_those_of_a_loop() -> None:
     [
         ({"threshold": 1.5}, r"threshold is 1\.5, but is a probability"),
         ({"contrastive_weight": 0.0}, "used by contrastive_weight or threshold: set one of them"),
+        ({"contrastive": NTXentLoss(0.5, reduction="none")}, "method.contrastive.reduction is none: set it to mean"),
+        ({"contrastive": ArcFaceLoss(3, embedding_size=7)}, "which ArcFaceLoss does not: set method.contrastive"),
+        ({"contrastive": losses.NTXentLoss()}, "knows those of each process, which NTXentLoss does not"),
     ],
 )
 def test_settings_without_use_are_refused(settings: Any, told: str) -> None:

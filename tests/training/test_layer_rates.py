@@ -187,6 +187,17 @@ def test_batch_norms_without_weights_are_frozen_with_what_holds_them() -> None:
     assert not block[1].training
 
 
+def test_frozen_batch_norms_stay_frozen_when_they_become_those_across_processes() -> None:
+    module = VerificationModule(small(), TripletLoss(0.2), None, SGD, frozen_layers=2)
+    norms = nn.modules.batchnorm._BatchNorm
+    plain = [norm.training for norm in module.modules() if isinstance(norm, norms)]
+    assert {*plain} == {True, False}
+    convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm  # as trainer.sync_batchnorm does
+    synchronized = convert(module.eval()).train()
+    assert any(isinstance(norm, nn.SyncBatchNorm) for norm in synchronized.modules())
+    assert [norm.training for norm in synchronized.modules() if isinstance(norm, norms)] == plain
+
+
 def test_the_weights_of_a_loss_train_although_all_layers_are_frozen(tmp_path: Path) -> None:
     loss = ArcFaceLoss(num_identities=4, embedding_size=8)
     before = loss.weights.detach().clone()
