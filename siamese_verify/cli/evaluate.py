@@ -69,7 +69,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     for number, (name, protocol, leak) in enumerate(protocols_for(cfg)):
         cropper = FaceCropper(model.encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
         rates, called = further_rates(cfg.far), Path(str(cfg.model)).name
-        result = measure(called, model.encoder, protocol, cropper, model, resamples=cfg.resamples, targets=rates)
+        given, earlier = (called, model.encoder, protocol, cropper, model), [*results.values()]
+        result = measure(*given, resamples=cfg.resamples, targets=rates, earlier=earlier)
         if not number:
             check_claim(result, cfg.claim)
         if cfg.robustness:

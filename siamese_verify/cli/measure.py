@@ -50,6 +50,7 @@ class Result:
         protocol: what was to be measured.
         compared: what could be: of photos without a failure to acquire.
         embeddings: (N,D) of the photos compared.
+        rows: (N,) of the protocol's photos.
         cropper: after use, with its list of failures to acquire.
         model: what is known about the encoder, with the threshold that was chosen elsewhere; None for a baseline.
     """
@@ -59,6 +60,7 @@ class Result:
     protocol: Protocol
     compared: Protocol
     embeddings: np.ndarray
+    rows: np.ndarray
     cropper: FaceCropper
     model: FaceModel | None = None
 
@@ -76,6 +78,7 @@ def measure(
     *,
     resamples: int = 1000,
     targets: Sequence[float] = (),
+    earlier: Sequence[Result] = (),
 ) -> Result:
     """Embed each photo of a protocol once, and return all metrics.
 
@@ -87,8 +90,13 @@ def measure(
         model: gives the threshold for protocols without folds, and the calibration.
         resamples: of the people, for intervals of differences between groups; 0 for no confidence intervals at all.
         targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
+        earlier: results of the same encoder, in the same way: photos that one has embedded are not embedded again.
     """
-    embeddings, rows = embed_photos(encoder.eval(), protocol.photos, cropper)
+    same = next((one for one in earlier if one.protocol.photos is protocol.photos), None)
+    if same:
+        embeddings, rows, cropper = same.embeddings, same.rows, same.cropper
+    else:
+        embeddings, rows = embed_photos(encoder.eval(), protocol.photos, cropper)
     compared = protocol.keep(rows)
     settings = EvaluationSettings(resamples, targets)
     if model:
@@ -100,7 +108,7 @@ def measure(
     if spec_for(protocol.photos, cropper.spec).crop.needs_face:
         failures = protocol.count_failures(report, len(protocol.photos) - len(rows))
         report = replace(report, acquisition=failures)
-    return Result(name, report, protocol, compared, embeddings, cropper, model)
+    return Result(name, report, protocol, compared, embeddings, rows, cropper, model)
 
 
 def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pairs: int, seed: int = 0) -> Result:

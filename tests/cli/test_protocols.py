@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -81,16 +82,24 @@ def test_a_run_is_tested_by_episodes_of_people_held_out_and_evaluated_on_the_sam
 
 
 def test_official_people_of_a_data_set_are_those_of_the_episodes_too(
-    trained: Trained, configured: Configured, tmp_path: Path
+    trained: Trained, configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = ("data.photos.identities=10", "data.photos.images=4", "data.test.photos.identities=7")
     run = trained(tmp_path / "run", *NETWORK, *drawn, "data.test.photos.images=3", *FURTHER)
     found, pairs = metrics(run / "report" / "few"), metrics(run / "report")
     assert found["details"]["protocol"] == "synthetic faces, all pairs of unseen people: 3-way 1-shot"
     assert found["people"] == 7
-    cfg = configured("evaluate", tmp_path / "again", f"model='{run}'", "threads=1", "protocol=few_shot", *FEW)
+    asked = ("protocol=few_shot", *FEW, "+protocol@protocols.found=retrieval")
+    cfg = configured("evaluate", tmp_path / "again", f"model='{run}'", "threads=1", *asked)
+    embed = Mock(side_effect=embed_photos)
+    monkeypatch.setattr("siamese_verify.cli.measure.embed_photos", embed)
     assert evaluate(cfg, tmp_path / "again") == pytest.approx(found["accuracy"]), "the run's people, not those of LFW"
+    assert embed.call_count == 1, "both are of the same photos"
     embeddings = np.load(run / "report" / "embeddings.npz")
+    ranked = retrieval_report(embeddings["embeddings"], embeddings["identities"])
+    assert metrics(tmp_path / "again" / "report" / "found")["mean_average_precision"] == pytest.approx(
+        ranked.mean_average_precision
+    )
     report = few_shot_report(embeddings["embeddings"], embeddings["identities"], way=3, shots=1, queries=2, episodes=30)
     assert report.accuracy == pytest.approx(found["accuracy"])
     assert pairs["representation"]["photos"] == 21
