@@ -7,6 +7,7 @@ import math
 import os
 import re
 import socket
+import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,7 @@ class RunRecord:
         filtered: what was left out of the training set, in words.
         tested_people: whether they were held out from training, in words.
         configuration: composed and resolved.
+        written: when, in seconds since the epoch by the clock of its machine; 0.0 if that is unknown.
     """
 
     status: Status = "running"
@@ -66,6 +68,7 @@ class RunRecord:
     filtered: str = "no"
     tested_people: str = ""
     configuration: dict[str, Any] = field(default_factory=dict)
+    written: float = field(default=0.0, compare=False)
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
@@ -85,6 +88,7 @@ class RunRecord:
 
     def write(self, folder: Path) -> None:
         """Write the record to a run's folder, completely or not at all."""
+        self.written = time.time()
         atomic_write(folder / RECORD, json.dumps(asdict(self), indent=1).encode())
 
 
@@ -102,7 +106,7 @@ def is_gone(host: str, process: int, wrote: float = math.inf) -> bool:
     Args:
         host: name of its machine.
         process: its number there, which is another's if that one began later than it wrote.
-        wrote: when it last did, in seconds since the epoch.
+        wrote: when it last did, in seconds since the epoch by the clock of its machine, not that of a file server.
     """
     if host != socket.gethostname():
         return False

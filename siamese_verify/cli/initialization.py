@@ -36,8 +36,8 @@ def initialized_configuration(cfg: DictConfig, overrides: Sequence[str]) -> Dict
         that was done, the same.
 
     Raises:
-        InputError: there is no such model, it has no weights for torch or needs code of others that is not trusted; an
-            override contradicts its encoder.
+        InputError: there is no such model, it has no weights for torch or needs code of others that is not trusted, or
+            has interpolations; an override contradicts its encoder.
     """
     if not cfg.get("initialize_from") or cfg.earlier_stages:
         return cfg
@@ -46,6 +46,8 @@ def initialized_configuration(cfg: DictConfig, overrides: Sequence[str]) -> Dict
     theirs = origin.configuration
     if not theirs:
         raise InputError(f"{name} does not say how its encoder is made: train from Python, with the encoder itself.")
+    if "${" in str(theirs):  # resolving it could make a target that no check has seen, or copy the environment
+        raise InputError(f"The encoder of {name} has a setting that is computed, which could hide code of others.")
     if untrusted := sorted({*code_of_others(theirs)} - {*trusted_code(cfg)}):
         raise InputError(
             f"The encoder of {name} is code of others, {untrusted[0]}, which is never imported unasked: if you trust "
@@ -55,7 +57,7 @@ def initialized_configuration(cfg: DictConfig, overrides: Sequence[str]) -> Dict
         usual = OmegaConf.to_container(OmegaConf.load(CONF / "encoder" / "inception_resnet.yaml"))
         theirs = {**cast("dict[str, Any]", usual), **theirs}
     if isinstance(crop := theirs.get("crop"), dict):
-        if "${" not in str(crop.get("kind")) and crop.get("kind") != cfg.data.crop:
+        if crop.get("kind") != cfg.data.crop:
             log.warning("Photos are cropped as %s; those of %s were cropped as %s.", cfg.data.crop, name, crop["kind"])
         theirs = {**theirs, "crop": {**crop, "kind": "${data.crop}"}}
     if cfg.get("pretrain") and cfg.encoder.get("_target_") == theirs["_target_"]:  # the run's own, of both stages

@@ -39,7 +39,7 @@ OF_DATAMODULE = (
         "validation_max_identities",
         "split_seed",
     ),
-    *("in_memory", "max_damaged", "on_multiple_faces", "cache", "workers"),
+    *("unlabelled_identity", "in_memory", "max_damaged", "on_multiple_faces", "cache", "workers"),
 )
 SHARED = (
     *GROUPS,
@@ -181,7 +181,12 @@ def train_first_stage(cfg: DictConfig, run: Recording, signals: StopSignals) -> 
             signals.leave_steps("in the first stage")
         refuse_unfinished(record, folder)
     else:
+        began = False  # the record may be that of an earlier attempt
         while (record_of(folder) or RunRecord()).status != "finished":
+            whole = record_of(run.folder) or RunRecord(status="skipped")
+            began |= whole.status == "running"
+            if began and whole.status in ("failed", "stopped"):
+                raise Stopped(signal.SIGTERM, "in the first stage")
             time.sleep(PERIOD)
     found = cfg.copy()
     with open_dict(found):

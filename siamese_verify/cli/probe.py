@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +40,7 @@ def probe(cfg: DictConfig, folder: Path) -> float:
     set_threads(cfg.threads)
     if OmegaConf.is_missing(cfg, "model"):
         raise InputError("No model is given: set model=casia-webface, or the path of a bundle, a run or a checkpoint.")
-    shots = [None if one in ("all", None) else whole(one) for one in cfg.shots]
+    shots = shots_of(cfg)
     photos, seen = photos_to_probe(cfg)
     model = load_model(cfg.model, cfg.device, trusted_code(cfg), or_onnx=True)
     chosen = choose_photos(photos.identities, cfg.max_identities, cfg.max_samples_per_identity, cfg.seed)
@@ -76,15 +76,28 @@ def probe(cfg: DictConfig, folder: Path) -> float:
     return results["embeddings"][-1].linear
 
 
-def whole(value: Any) -> int:
-    """A whole number of shots.
+def shots_of(cfg: DictConfig) -> list[int | None]:
+    """Photos of each person to train on, None for all, after a check of every number of the configuration.
 
     Raises:
-        InputError: it is something else.
+        InputError: one has another type or is out of range.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"shots must list whole numbers, or all, got {value!r}.")
-    return value
+
+    def is_whole(value: Any, least: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    for name, least in (("neighbors", 1), ("max_identities", 2), ("max_samples_per_identity", 2)):
+        if not is_whole(cfg[name], least) and not (name == "max_identities" and cfg[name] is None):
+            raise InputError(f"{name} must be a whole number of {least} or more, got {cfg[name]!r}.")
+    if isinstance(cfg.test_share, bool) or not isinstance(cfg.test_share, int | float) or not 0 < cfg.test_share < 1:
+        raise InputError(f"test_share must be above 0 and below 1, got {cfg.test_share!r}.")
+    listed = cfg.shots if isinstance(cfg.shots, ListConfig) else [cfg.shots]
+    for one in listed:
+        if one not in ("all", None) and not is_whole(one, 1):
+            raise InputError(f"shots must list whole numbers of 1 or more, or all, got {one!r}.")
+    if not listed:
+        raise InputError("shots is empty: list whole numbers, or all, such as shots=[1,5,all].")
+    return [None if one in ("all", None) else int(one) for one in listed]
 
 
 def photos_to_probe(cfg: DictConfig) -> tuple[Photos, Sequence[TrainingSubset] | None]:

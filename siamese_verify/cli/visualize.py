@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Draw what a network has learned, as one page that needs no network: maps of the embeddings of people it has "
         "never seen, with their photos; the nearest neighbors of each photo, the worst first; and the scores over the "
-        "epochs. The page holds photos: treat it as you treat them."
+        "epochs. The page holds photos and their names: treat it as you treat them."
     )
     parser.add_argument("model", metavar="RUN", help="a run; with --faces also a bundle, a checkpoint or casia-webface")
     parser.add_argument(
@@ -56,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
     """Embed the photos, write the page and its figures, and print where they are."""
     if not 2 <= options.photos <= MOST:
         raise InputError(f"--photos must be from 2 to {MOST}, got {options.photos}.")
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}.")
     folder = run_folder(options.model)
     output = Path(options.output) if options.output else (folder or Path("runs")) / "visualize"
     if output.exists() and not output.is_dir():
@@ -78,15 +80,16 @@ def run(options: argparse.Namespace) -> int:
         sentences.append(f"They were drawn at random from {len(photos):,} photos (seed {options.seed}).")
     if missing := len(chosen) - len(rows):
         sentences.append(f"{missing:,} more show no face that could be selected.")
-    if find_spec("umap") is None:
+    wanted = not options.no_umap and len(rows) > 3
+    if wanted and find_spec("umap") is None:
         print("There is no map by UMAP: pip install 'siamese-verify[visualize]' adds it.")
-    elif not options.no_umap and len(rows) > 3:
+    elif wanted:
         print(f"UMAP arranges {len(rows):,} photos: it compiles first, up to a minute in all ...", flush=True)
         maps.append(umap_map(embeddings, options.seed))
     drawn = [(one, map_figure(one, people)) for one in maps]
     over_time = history_figure(history) if history else None
     page = render_embeddings(
-        f"What {Path(options.model).resolve().name} has learned",
+        printable(f"What {Path(options.model).resolve().name} has learned"),
         drawn,
         over_time,
         strips,
@@ -98,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     )
     output.mkdir(parents=True, exist_ok=True)
     for figure in [figure for _, figure in drawn] + ([over_time] if over_time else []):
-        atomic_write(output / f"{figure.name}.png", figure.png)
+        atomic_write(output / f"{figure.name}.png", figure.png, private=True)  # legends name people
     atomic_write(output / "index.html", page.encode(), private=True)
     print(printable(f"Page: {output / 'index.html'}"))
     return 0
@@ -111,7 +114,7 @@ def photos_to_show(options: argparse.Namespace) -> tuple[str, Photos]:
         InputError: no run is known and no photos are given; it is unknown who is on the photos.
     """
     if options.faces:
-        return str(options.faces), FolderPhotos(options.faces)
+        return printable(str(options.faces)), FolderPhotos(options.faces)
     if run_folder(options.model) is None:
         raise InputError(f"{options.model} is no run that has tested people: give photos by --faces FOLDER.")
     settings = {"model": str(options.model), "trust_code": list(options.trust_code), "protocols": {}}

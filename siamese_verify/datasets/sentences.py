@@ -69,7 +69,7 @@ class Sentences(GeneratedSet):
         samples: paraphrases of each.
         vocabulary: numbers of words.
         length: of an array.
-        seed: of all draws.
+        seed: of the paraphrases; a number has the same meaning with every seed.
         first: number of the first meaning.
 
     Attributes:
@@ -99,6 +99,11 @@ class Sentences(GeneratedSet):
         self.vocabulary, self.length = vocabulary, length
 
     @property
+    def namespace(self) -> str:
+        """Where the numbers of meanings are unique: in all seeds alike."""
+        return self.kind
+
+    @property
     def claimed(self) -> np.ndarray:
         """(N,) int64, of 2i and 2i + 1 the former."""
         return self.identities // 2 * 2
@@ -110,7 +115,7 @@ class Sentences(GeneratedSet):
 
     def text(self, identity: int, number: int) -> str:
         """One sentence of a meaning."""
-        place = (identity // 2 + self.seed) * STRIDE % TWINS
+        place = identity // 2 * STRIDE % TWINS
         parts: list[Any] = []
         for words in (PEOPLE, DID, WHERE, WHEN):
             place, index = divmod(place, len(words))

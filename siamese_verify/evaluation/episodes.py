@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 CLASSIFIERS = ("centroid", "nearest")
-NORMAL = 1.959964  # quantile of the normal distribution at 0.975
 
 
 class Episodes(NamedTuple):
@@ -35,6 +34,24 @@ class Episodes(NamedTuple):
     eligible: int
 
 
+def check_episodes(way: int, shots: int, queries: int, episodes: int, seed: int) -> None:
+    """Check the numbers of `draw_episodes`.
+
+    Raises:
+        InputError: one is no whole number or too small.
+    """
+    given = {
+        "way": (way, 2),
+        "shots": (shots, 1),
+        "queries": (queries, 1),
+        "episodes": (episodes, 2),
+        "seed": (seed, 0),
+    }
+    for name, (number, least) in given.items():
+        if not (isinstance(number, int) and number >= least):
+            raise InputError(f"{name} is a whole number of {least} or more, got {number}.")
+
+
 def draw_episodes(identities: ArrayLike, way: int, shots: int, queries: int, episodes: int, seed: int = 0) -> Episodes:
     """Draw episodes: N people with K + Q photos each, without repetition within an episode.
 
@@ -44,15 +61,12 @@ def draw_episodes(identities: ArrayLike, way: int, shots: int, queries: int, epi
         shots: K, photos of each to learn from, >= 1.
         queries: Q, further photos of each to name, >= 1.
         episodes: E, >= 2.
-        seed: of the draw.
+        seed: of the draw, >= 0.
 
     Raises:
         InputError: a number that is too small, or fewer than N people with K + Q photos.
     """
-    for name, number in (("way", way), ("shots", shots), ("queries", queries), ("episodes", episodes)):
-        least = 2 if name in ("way", "episodes") else 1
-        if not (isinstance(number, int) and number >= least):
-            raise InputError(f"{name} is a whole number of {least} or more, got {number}.")
+    check_episodes(way, shots, queries, episodes, seed)
     given = np.asarray(identities)
     people = numbered(given, len(given))
     sizes = np.bincount(people)
@@ -84,7 +98,8 @@ class FewShotReport(Report):
         classifier: `centroid` or `nearest`.
         people: who were drawn from.
         over_episodes: the usual interval, accuracy -+ 1.96 standard deviations / sqrt(E): 95 % of other draws of
-            episodes from the same photos; not what other people would give.
+            episodes from the same photos; not what other people would give. None if all episodes are equally good, as
+            that says nothing of their spread.
         intervals: of the `accuracy`, 95 % over people; empty if each episode has all of them.
         acquisition: see `Failures`.
     """
@@ -98,7 +113,7 @@ class FewShotReport(Report):
     episodes: int
     classifier: str
     people: int
-    over_episodes: Interval
+    over_episodes: Interval | None
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     acquisition: Failures | None = None
 
@@ -167,6 +182,7 @@ def few_shot_report(
 
     Snell, Swersky & Zemel, "Prototypical Networks for Few-shot Learning", NeurIPS 2017, eq. 1 and 2 at test time.
     """
+    from scipy.stats import norm
     from tqdm import tqdm
 
     check_level(level)
@@ -180,7 +196,7 @@ def few_shot_report(
         right[number] = _name_queries(rows[photos].astype(np.float64), shots, classifier)
     each = right.mean(axis=(1, 2))
     accuracy = float(each.mean())
-    error = float(each.std(ddof=1)) / episodes**0.5
+    reach = float(norm.ppf((1 + level) / 2) * each.std(ddof=1) / episodes**0.5)
     over_people = people_interval(drawn, right, level)
     return FewShotReport(
         accuracy=accuracy,
@@ -190,7 +206,7 @@ def few_shot_report(
         episodes=episodes,
         classifier=classifier,
         people=drawn.eligible,
-        over_episodes=Interval(max(accuracy - NORMAL * error, 0.0), min(accuracy + NORMAL * error, 1.0)),
+        over_episodes=Interval(max(accuracy - reach, 0.0), min(accuracy + reach, 1.0)) if np.ptp(each) else None,
         intervals={"accuracy": over_people} if over_people else {},
     )
 
@@ -237,5 +253,6 @@ def people_interval(drawn: Episodes, right: NDArray[np.bool_], level: float = 0.
     shared = max(float(totals @ totals) - way * (1 - way / count) * draw, 0.0)
     variance = draw + shared * (count / (count - way)) ** 2 * ((count - 1) / count) ** 2
     wrong = len(np.unique(drawn.people[~right.all(axis=2)]))
-    low, high = clustered_rate_interval(1 - accuracy, variance, wrong, np.ones(count), level)
+    tested = np.ones(len(totals))  # people who were drawn
+    low, high = clustered_rate_interval(1 - accuracy, variance, wrong, tested, level)
     return Interval(1 - high, 1 - low)

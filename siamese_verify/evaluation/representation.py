@@ -15,7 +15,7 @@ from siamese_verify.evaluation.scores import numbered, unit_rows
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-MOST_PHOTOS = 16_384  # of more, those of people drawn at random
+MOST_PHOTOS = 16_384  # of more, some of each person drawn at random
 NEIGHBORS = 20
 TEMPERATURE = 0.07  # Wu et al. 2018
 RANK_ROWS = 2048  # rows or dimensions, whichever are fewer, up to which the effective rank is that of all rows
@@ -27,6 +27,7 @@ class Representation(NamedTuple):
 
     Attributes:
         photos: that were measured.
+        people: on them.
         alone: of these, photos of people who have no other: among the neighbors, but not searched for.
         knn_accuracy: share of photos whose person the nearest other photos vote for, in [0, 1]; NaN without a person
             of two photos. The more people, the lower.
@@ -38,6 +39,7 @@ class Representation(NamedTuple):
     """
 
     photos: int
+    people: int
     alone: int
     knn_accuracy: float
     knn_interval: Interval | None
@@ -55,7 +57,8 @@ def measure_representation(
     Args:
         embeddings: (N, D) of any non-zero length, N >= 1; only their directions count.
         identities: (N,) one number or name per row.
-        most: photos to measure; of more, those of people drawn at random, all photos of each.
+        most: photos to measure; of more, at most max(2, most // people) of each person drawn at random, and where two
+            of each are too many, those of people drawn at random, two people at least.
         seed: of the draws.
 
     Raises:
@@ -66,15 +69,20 @@ def measure_representation(
     if not len(rows):
         raise InputError("There are 0 embeddings: give at least one.")
     if len(rows) > most:
-        sizes = np.bincount(people)
-        order = np.random.default_rng(seed).permutation(len(sizes))
-        few = max(1, int(np.searchsorted(np.cumsum(sizes[order]), most, side="right")))
-        drawn = np.flatnonzero(np.isin(people, order[:few]))
+        rng = np.random.default_rng(seed)
+        person = rng.permutation(int(people.max()) + 1)[people]
+        order = np.lexsort((rng.permutation(len(person)), person))
+        sizes = np.bincount(person)
+        place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # among the photos of the person
+        each = max(2, most // len(sizes))
+        few = max(2, int(np.searchsorted(np.cumsum(np.minimum(sizes, each)), most, side="right")))
+        drawn = np.sort(order[(place < each) & (person[order] < few)])
         rows, people = rows[drawn], people[drawn]
     searched, right = knn_decisions(rows, people)
     rank, rank_rows = effective_rank(rows, seed=seed)
     return Representation(
         photos=len(rows),
+        people=len(np.unique(people)),
         alone=len(rows) - len(searched),
         knn_accuracy=float(right.mean()) if len(right) else math.nan,
         knn_interval=mean_interval(people[searched], right.astype(np.float64)) if len(right) else None,

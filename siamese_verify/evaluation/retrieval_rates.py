@@ -168,7 +168,8 @@ def retrieval_report(
         identities: (Q,) one number or name per row.
         gallery: (M,D), or None to search for each photo among all others.
         gallery_identities: (M,), with a gallery.
-        cameras: (Q,) number or name of the camera of each query; None leaves nothing out.
+        cameras: (Q,) number or name of the camera of each query; None leaves nothing out. An empty name is that of an
+            unknown camera, which is equal to no other.
         gallery_cameras: (M,), with cameras and a gallery.
         ranks: k of recall@k, each >= 1.
         intervals: whether to compute them.
@@ -203,35 +204,33 @@ def retrieval_report(
     group = column_group = None
     if cameras is not None:
         both = [np.asarray(cameras), np.asarray(cameras if itself else gallery_cameras)]
-        numbers = numbered(np.concatenate(both), len(queries[0]) + len(columns[0]))
+        names = np.concatenate(both)
+        numbers = numbered(names, len(queries[0]) + len(columns[0]))
+        if names.dtype.kind == "U":
+            unknown = np.char.strip(names) == ""
+            numbers[unknown] = len(numbers) + np.arange(unknown.sum())  # each another camera
         group, column_group = (torch.from_numpy(part) for part in np.split(numbers, [len(queries[0])]))
     rows, people, others, other_people = (
         torch.from_numpy(np.ascontiguousarray(part)) for side in (queries, columns) for part in side
     )
     compared = check_compared(rows, people, *((None, None) if itself else (others, other_people)))
     bar = tqdm(total=len(queries[0]), desc="Ranking", delay=2, leave=False, disable=None if progress else True)
-    found = []
+    found: list[Floats] = []
     with bar:
         for part in genuine_ranks(compared, group, column_group):
-            found.append([one.numpy() for one in part[:3]])
+            found.append(_band_metrics(*(one.numpy() for one in part[:3])))
             bar.update(part.rows.stop - part.rows.start)
-    row, rank, order = (np.concatenate([part[place] for part in found]) for place in range(3))
-    searched, query, positives = np.unique(row, return_inverse=True, return_counts=True)
+    row, first, precision, r_precision, at_r = np.concatenate(found, axis=1)
+    searched = row.astype(np.int64)
     if not len(searched):
         raise InputError(
             f"None of the {len(queries[0]):,} queries has a photo to be found: give two photos of one person."
         )
-
-    def mean_of(values: Floats, over: Any = 1.0) -> Floats:
-        return np.asarray(np.bincount(query, values, len(searched)) / over)
-
-    first = rank[order == 1]
-    within = rank <= positives[query]
     each = {
-        "mean_average_precision": mean_of(order / rank, positives),
+        "mean_average_precision": precision,
         **{f"recall_at_{limit}": (first <= limit).astype(np.float64) for limit in ranks},
-        "r_precision": mean_of(within.astype(np.float64), positives),
-        "map_at_r": mean_of(np.where(within, order / rank, 0.0), positives),
+        "r_precision": r_precision,
+        "map_at_r": at_r,
     }
     who = queries[1][searched]
     return RetrievalReport(
@@ -246,3 +245,14 @@ def retrieval_report(
         cmc=np.array([np.mean(first <= limit) for limit in range(1, min(CURVE, len(columns[0]) - itself) + 1)]),
         intervals={name: mean_interval(who, values) for name, values in each.items()} if intervals else {},
     )
+
+
+def _band_metrics(row: NDArray[np.int64], rank: NDArray[np.int64], order: NDArray[np.int64]) -> Floats:
+    """(5,q) row, first rank, average precision, R-precision and MAP@R of each query, from all its genuine ranks."""
+    rows, query, positives = np.unique(row, return_inverse=True, return_counts=True)
+    within = rank <= positives[query]
+    precision = order / rank
+    shares = (
+        np.bincount(query, one, len(rows)) / positives for one in (precision, within, np.where(within, precision, 0))
+    )
+    return np.stack([rows, rank[order == 1], *shares]).astype(np.float64)

@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.episodes import CLASSIFIERS, FewShotReport, draw_episodes, few_shot_report
+from siamese_verify.evaluation.episodes import (
+    CLASSIFIERS,
+    FewShotReport,
+    check_episodes,
+    draw_episodes,
+    few_shot_report,
+)
 from siamese_verify.protocols.held_out import HeldOutShare, made_of
 from siamese_verify.protocols.protocol import EvaluationSettings, PhotoSubset, Protocol
 from siamese_verify.structures import Photos
@@ -90,6 +96,7 @@ def few_shot(
         title = f"{name}: {way}-way {shots}-shot"
         return FewShotProtocol(title, used, way, shots, queries, episodes, classifier, seed)
 
+    check_episodes(way, shots, queries, episodes, seed)
     if classifier not in CLASSIFIERS:
         raise InputError(f"protocol.classifier is one of {', '.join(CLASSIFIERS)}, got {classifier!r}.")
     return made_of(photos, people, make)

@@ -44,13 +44,15 @@ class PhotoSubset:
     def __init__(self, photos: Photos, rows: np.ndarray) -> None:
         self.source, self.rows = photos, rows
         self.identities: np.ndarray = np.asarray(photos.identities)[rows]
-        self.names: Sequence[str] = [photos.names[int(row)] for row in rows]
+        names = photos.names  # once: a data set may list them anew each time
+        self.names: Sequence[str] = [names[int(row)] for row in rows]
         for name in ("people", "aligned"):  # data sets without them lack the attribute
             if hasattr(photos, name):
                 setattr(self, name, getattr(photos, name))
         for name in ("splits", "cameras"):  # one for each photo
-            if getattr(photos, name, None) is not None:
-                setattr(self, name, [getattr(photos, name)[int(row)] for row in rows])
+            values = getattr(photos, name, None)
+            if values is not None:
+                setattr(self, name, [values[int(row)] for row in rows])
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -83,8 +83,8 @@ def retrieval(
         same_camera: rank photos of the query's person by the query's camera too, where cameras are known.
 
     Raises:
-        InputError: a query set without a gallery set or the reverse, photos without such splits, an invalid rank; of
-            the other protocol only pairs are known.
+        InputError: a query set without a gallery set or the reverse, photos without such splits, no one with a photo to
+            be found, an invalid rank; of the other protocol only pairs are known.
     """
     chosen = [int(rank) for rank in ranks]
     if not chosen or min(chosen) < 1:
@@ -104,6 +104,16 @@ def retrieval(
                     f"{gallery!r}."
                 )
             used = PhotoSubset(source, np.flatnonzero((found == query) | (found == gallery)))
+        people = np.asarray(used.identities)
+        if query is None:
+            found_again = (np.unique(people, return_counts=True)[1] > 1).any()
+        else:
+            kept = np.array(list(used.splits))  # type: ignore[attr-defined]
+            found_again = np.isin(people[kept == query], people[kept == gallery]).any()
+        if not found_again:
+            raise InputError(
+                f"No photo of {name} has another of its person to be found: add a second photo of someone."
+            )
         title = f"{name}: retrieval" + (f" of {query} from {gallery}" if query else "")
         return RetrievalProtocol(title, used, tuple(chosen), query, gallery, same_camera)
 

@@ -46,7 +46,8 @@ def importances(sweep: SweepResults) -> tuple[list[Importance], str]:
     parameter has an influence at all is tested by permutation. Fewer than `FEWEST_RUNS` runs, or than two for each
     value, show nothing. The p-values are adjusted by Holm ("A Simple Sequentially Rejective Multiple Test Procedure",
     Scandinavian Journal of Statistics 1979): whichever parameters have no influence, the probability that one or more
-    of them gets a p-value below 0.05 is at most 5 %.
+    of them gets a p-value below 0.05 is at most 5 %. That holds for complete grids and random searches only: where a
+    search adapts, or runs are pruned or failed, one that goes along with an influential parameter is found as well.
 
     Returns:
         The most important first, and the method in words.

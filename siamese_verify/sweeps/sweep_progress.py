@@ -6,7 +6,7 @@ import atexit
 import shutil
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -193,7 +193,7 @@ class SweepProgress:
                 start = time.monotonic()
                 if start < next_look and not last:
                     continue
-                marks = sorted((str(path), path.stat().st_mtime_ns) for path in record_files(self.folder))
+                marks = self._marks()
                 if marks != seen:
                     seen, drawn = marks, False
                     sweep = self._report(silent=live is not None or not self.lines)
@@ -205,6 +205,14 @@ class SweepProgress:
                     write_results(sweep, self.folder)
                     drawn = True
                     next_page = time.monotonic() + PAGE_SHARE * (time.monotonic() - end)
+
+    def _marks(self) -> list[tuple[str, int]]:
+        """Records and when each was written; without those that are deleted meanwhile."""
+        marks = []
+        for path in record_files(self.folder):
+            with suppress(OSError):
+                marks.append((str(path), path.stat().st_mtime_ns))
+        return sorted(marks)
 
     def _report(self, silent: bool) -> SweepResults | None:
         """Print a line for each run that has ended since the last call; return the runs, None if there are none."""

@@ -303,7 +303,7 @@ def _as_it_is(record: RunRecord, folder: Path) -> RunRecord:
     """The record of a run; one that says `running` of a process of this machine that is gone is a failed run."""
     if not record.host and (folder / "report" / "metrics.json").is_file():
         record = replace(record, status="finished")  # written before records had a status
-    if record.status == "running" and is_gone(record.host, record.process, (folder / RECORD).stat().st_mtime):
+    if record.status == "running" and is_gone(record.host, record.process, record.written or math.inf):
         record = replace(record, status="failed", error="Its process ended without a word.")
     return record
 

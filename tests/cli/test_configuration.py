@@ -77,7 +77,7 @@ def test_a_value_of_another_type_is_refused(
         ("center miror=false", "There is no setting miror: did you mean mirror?"),
         ("train -m --cfg job seed=0,1", "-m, --cfg and --info go one at a time: leave out all but one"),
         ("train loss=nonsense", "There is no loss=nonsense: loss has ada_face, arc_face, contrastive"),
-        ("train experiment=nonsense", "There is no experiment=nonsense: experiment has demo"),
+        ("train experiment=nonsense", "There is no experiment=nonsense: experiment has att_pretrained"),
         ("train =", "Could not override ''."),
     ],
 )

@@ -113,6 +113,16 @@ def test_code_of_others_is_not_imported_unasked(configured: Configured, tmp_path
 
 
 @pytest.mark.parametrize(
+    "hidden", ["${oc.decode:'{_target_: os.makedirs, name: made}'}", "${oc.env:HOME}", "\\${oc.env:HOME}"]
+)
+def test_a_model_whose_settings_are_computed_is_refused(hidden: str, configured: Configured, tmp_path: Path) -> None:
+    encoder = {"_target_": "siamese_verify.encoders.InceptionResNet", "pretrained": hidden}
+    torch.save({"hyper_parameters": {"encoder": encoder}, "state_dict": {}}, tmp_path / "theirs")
+    with pytest.raises(InputError, match="has a setting that is computed"):
+        initialized(configured, tmp_path, f"initialize_from='{tmp_path}/theirs'")
+
+
+@pytest.mark.parametrize(
     ("name", "told"),
     [
         ("nowhere", "There is no model nowhere"),

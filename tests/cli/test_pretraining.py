@@ -68,10 +68,12 @@ def test_data_encoder_protocol_and_machine_are_shared_and_what_is_learned_is_not
     overrides: tuple[str, ...], configured: Configured, tmp_path: Path
 ) -> None:
     more = ("loss=arc_face", "optimizer.lr=0.5", "trainer.max_epochs=3", "trainer.frozen_layers=1", "sampler=identity")
+    more += ("datamodule.unlabelled_identity=unknown",)
     own = ("loss=nt_xent", "trainer.max_epochs=5", "encoder.dropout=0.5")
     cfg = configured("train", tmp_path, *overrides, *more, pretrain(*own))
     first = composed(first_stage_overrides(cfg))
-    for place in ("data", "protocol", "datamodule.split_seed", "datamodule.validation_share", "seed", "cache"):
+    held_out = ("split_seed", "validation_share", "unlabelled_identity")
+    for place in ("data", "protocol", "seed", "cache", *(f"datamodule.{name}" for name in held_out)):
         assert leaves(first, place) == leaves(cfg, place), place
     assert {**leaves(cfg, "encoder"), "encoder.dropout": 0.5} == leaves(first, "encoder")
     differing = {name for name, value in leaves(cfg, "trainer").items() if leaves(first, "trainer").get(name) != value}

@@ -83,9 +83,11 @@ def test_the_command_line_answers_mistakes_in_one_sentence(tiny_run: Path, comma
     assert command("probe", *album, "shots=[1]", "hydra.run.dir=out").code == 0
     assert (tmp_path / "out" / "probe.json").is_file()
     for wrong, told in (
-        (("shots=[some]",), "shots must list whole numbers, or all, got 'some'."),
-        (("test_share=2",), "test_share must be between 0 and 1, got 2."),
-        (("neighbors=0",), "neighbors must be 1 or more, got 0."),
+        (("shots=[some]",), "shots must list whole numbers of 1 or more, or all, got 'some'."),
+        (("shots=[]",), "shots is empty: list whole numbers, or all, such as shots=[1,5,all]."),
+        (("test_share=2",), "test_share must be above 0 and below 1, got 2."),
+        (("neighbors=0",), "neighbors must be a whole number of 1 or more, got 0."),
+        (("max_samples_per_identity=abc",), "max_samples_per_identity must be a whole number of 2 or more, got 'abc'."),
     ):
         ended = command("probe", *album, *wrong)
         assert (ended.code, ended.err) == (2, f"siamese-verify: {told}\n")

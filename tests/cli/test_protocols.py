@@ -19,7 +19,7 @@ from siamese_verify.datasets import FolderPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import compare_runs, few_shot_report, retrieval_report
 from siamese_verify.models import embed_photos, load_model
-from siamese_verify.protocols import few_shot, pair_file
+from siamese_verify.protocols import few_shot, pair_file, retrieval, retrieval_list
 from siamese_verify.run_record import RunRecord
 from tests.cli.conftest import save_faces
 from tests.conftest import SMALL_BATCHES
@@ -127,6 +127,8 @@ def test_queries_and_gallery_of_a_list_with_cameras(tiny_run: Path, configured: 
     [
         (("protocol=few_shot", "protocol.way=90"), "people have 6 photos or more, but 90-way"),
         (("protocol=few_shot", "protocol.classifier=tree"), "classifier is one of centroid, nearest, got 'tree'"),
+        (("protocol=few_shot", "protocol.seed=-1"), "seed is a whole number of 0 or more, got -1"),
+        (("protocol=few_shot", "protocol.episodes=0"), "episodes is a whole number of 2 or more, got 0"),
         (("protocol=retrieval", "protocol.ranks=[]"), "protocol.ranks must list whole numbers"),
         (("protocol=retrieval", "protocol.query=query"), "give both, or neither"),
         (("protocol=retrieval", "protocol.query=a", "protocol.gallery=b"), "has no photos in the split 'a'"),
@@ -150,6 +152,16 @@ def test_people_trained_on_are_refused(trained: Trained, tmp_path: Path) -> None
         options = FEW if name == "few_shot" else ()
         with pytest.raises(InputError, match="overlaps with the training set: 9 of its 9 people"):
             trained(tmp_path / name, *album, f"protocol={name}", "protocol.photos=${data.photos}", *options)
+
+
+def test_photos_of_which_none_can_be_found_are_refused_before_they_are_embedded(tmp_path: Path) -> None:
+    save_faces(tmp_path, 3, 1)
+    with pytest.raises(InputError, match=r"No photo of .* has another of its person to be found"):
+        retrieval(FolderPhotos(tmp_path))
+    apart = tmp_path / "apart.csv"
+    apart.write_text("path,identity,split\np00/0.png,a,query\np01/0.png,b,gallery\n")
+    with pytest.raises(InputError, match=r"No photo of apart.csv has another of its person to be found"):
+        retrieval_list(apart)
 
 
 def test_pairs_of_unknown_people_have_no_episodes(tmp_path: Path) -> None:

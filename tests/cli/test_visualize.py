@@ -21,7 +21,8 @@ def test_a_run_is_drawn_with_the_photos_that_it_was_tested_on(tiny_run: Path, co
     ended = command("visualize", str(tiny_run), "--no-umap", "--output", "seen")
     assert ended.code == 0, ended.err
     assert sorted(path.name for path in Path("seen").iterdir()) == ["index.html", "pca.png", "score_history.png"]
-    assert Path("seen/index.html").stat().st_mode & 0o777 == 0o600, "it holds photos"
+    assert {path.stat().st_mode & 0o777 for path in Path("seen").iterdir()} == {0o600}, "photos, and names of people"
+    assert "UMAP" not in ended.out
     shown = numbers_of(Path("seen/index.html"))
     assert len(shown["names"]) == 18 and len(set(shown["identities"])) == 6, "all test photos of its configuration"
     assert not {str(name) for name in shown["names"]} & {f"person {row:04} photo 00" for row in range(12)}, (
@@ -33,12 +34,15 @@ def test_a_run_is_drawn_with_the_photos_that_it_was_tested_on(tiny_run: Path, co
 
 def test_other_photos_a_smaller_draw_and_no_pictures(tiny_run: Path, command: Command, tmp_path: Path) -> None:
     save_faces(tmp_path / "photos", 5, 3)
-    options = ("--faces", "photos", "--photos", "9", "--no-pictures", "--no-umap", "--output", "seen")
+    Path("photos").rename("photos\udcff")  # a name that is no text
+    options = ("--faces", "photos\udcff", "--photos", "9", "--no-pictures", "--no-umap", "--output", "seen")
     assert command("visualize", str(tiny_run / "bundle"), *options).code == 0
     page = Path("seen/index.html").read_text()
     assert len(numbers_of(Path("seen/index.html"))["names"]) == 9
     assert "drawn at random from 15 photos (seed 0)" in page
     assert "data:image" not in page
+    assert "This page holds the names of photos" in page
+    assert '<option value="p00">p00</option>' in page
 
 
 def test_digits_are_tested_on_other_images_of_the_same_digits_which_the_record_says(
@@ -58,6 +62,7 @@ def test_digits_are_tested_on_other_images_of_the_same_digits_which_the_record_s
     [
         (("casia-webface",), "casia-webface is no run that has tested people: give photos by --faces FOLDER"),
         (("RUN", "--photos", "1"), "--photos must be from 2 to 5000, got 1"),
+        (("RUN", "--seed", "-1"), "--seed must be from 0 to 4294967295, got -1"),
         (("RUN", "--output", "file"), "--output file is a file: name a folder"),
         (("nowhere",), "nowhere is no run that has tested people"),
         (("RUN", "--faces", "nowhere"), "There is no folder nowhere"),

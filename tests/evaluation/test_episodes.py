@@ -54,7 +54,7 @@ def test_queries_are_named_as_by_scikit_learn(classifier: str, shots: int) -> No
     assert 0.3 < report.accuracy < 1
     each = np.mean(right, axis=1)
     half = 1.96 * each.std(ddof=1) / 60**0.5
-    assert tuple(report.over_episodes) == pytest.approx((report.accuracy - half, report.accuracy + half), abs=1e-5)
+    assert report.over_episodes == pytest.approx((report.accuracy - half, report.accuracy + half), abs=1e-5)
     assert report.people == 9
 
 
@@ -63,8 +63,24 @@ def test_collapsed_embeddings_name_no_one_and_perfect_ones_everyone() -> None:
     collapsed = few_shot_report(np.ones((72, 4), dtype=np.float32), who, episodes=50)
     assert collapsed.accuracy == 0
     perfect = few_shot_report(np.eye(12)[who], who, episodes=50)
-    assert (perfect.accuracy, perfect.over_episodes) == (1, (1, 1))
+    assert (perfect.accuracy, perfect.over_episodes) == (1, None)
     assert perfect.intervals["accuracy"].low == pytest.approx(0.05 ** (1 / 12)), "as if 12 people were 12 trials"
+
+
+def test_people_who_were_not_drawn_do_not_narrow_the_interval() -> None:
+    many = np.repeat(np.arange(100), 6)
+    report = few_shot_report(np.eye(100)[many], many, way=5, episodes=2)
+    drawn = len(np.unique(draw_episodes(many, 5, 1, 5, 2).people))
+    assert (report.people, report.accuracy) == (100, 1)
+    assert report.intervals["accuracy"].low == pytest.approx(0.05 ** (1 / drawn)), "as if those drawn were the trials"
+
+
+def test_the_interval_over_episodes_has_the_level_asked_for() -> None:
+    rows, who = faces(12, 8, 0.8)
+    usual, wide = (few_shot_report(rows, who, episodes=50, level=level).over_episodes for level in (0.95, 0.99))
+    assert usual
+    assert wide
+    assert (wide.high - wide.low) / (usual.high - usual.low) == pytest.approx(2.575829 / 1.959964)
 
 
 def test_an_interval_over_people_is_unknown_where_each_episode_has_all_of_them() -> None:
@@ -78,7 +94,9 @@ def test_intervals_over_people_hold_the_truth_and_those_over_episodes_do_not() -
     sets = [few_shot_report(*faces(15, 6, 0.7, seed), **settings) for seed in range(120)]  # type: ignore[arg-type]
     truth = np.mean([few_shot_report(*faces(200, 6, 0.7, 1000 + seed), **settings).accuracy for seed in range(25)])  # type: ignore[arg-type]
     over_people = np.mean([one.intervals["accuracy"].low <= truth <= one.intervals["accuracy"].high for one in sets])
-    over_episodes = np.mean([one.over_episodes.low <= truth <= one.over_episodes.high for one in sets])
+    over_episodes = np.mean(
+        [one.over_episodes.low <= truth <= one.over_episodes.high for one in sets if one.over_episodes]
+    )
     assert over_people >= 0.9
     assert over_episodes < 0.6
 
@@ -92,6 +110,7 @@ def test_intervals_over_people_hold_the_truth_and_those_over_episodes_do_not() -
         ({"episodes": 1}, "episodes is a whole number of 2 or more"),
         ({"way": 7}, "6 of 6 people have 6 photos or more, but 7-way episodes .* need 7: lower way"),
         ({"shots": 4}, "0 of 6 people have 9 photos or more"),
+        ({"seed": -1}, "seed is a whole number of 0 or more, got -1"),
         ({"classifier": "tree"}, "classifier is one of centroid, nearest, got 'tree'"),
         ({"level": 1.0}, "confidence level"),
     ],

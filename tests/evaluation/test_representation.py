@@ -137,10 +137,21 @@ def test_degenerate_sets_have_defined_values() -> None:
             knn_decisions(np.eye(3), ["a"] * 3, neighbors, temperature)
 
 
-def test_of_many_photos_those_of_some_people_are_measured() -> None:
+def test_of_many_photos_some_of_each_person_are_measured() -> None:
     rows, people = people_and_rows([3] * 50)
     some = measure_representation(rows, people, most=31)
-    assert some.photos == 30, "ten people with all of their photos"
+    assert (some.photos, some.people, some.alone) == (30, 15, 0), "two photos of fifteen people"
     assert some == measure_representation(rows, people, most=31)
     assert some != measure_representation(rows, people, most=31, seed=1)
-    assert measure_representation(rows, people, most=1).photos == 3, "one person at least"
+    few = measure_representation(rows, people, most=1)
+    assert (few.photos, few.people) == (4, 2), "two people at least"
+
+
+def test_of_many_photos_of_few_people_all_people_are_told_apart() -> None:
+    rows, people = people_and_rows([200] * 20 + [1] * 5, noise=2.0)
+    every = measure_representation(rows, people)
+    some = measure_representation(rows, people, most=1000)
+    assert (every.photos, every.people, every.alone) == (4005, 25, 5)
+    assert (some.photos, some.people, some.alone) == (20 * 40 + 5, 25, 5)
+    assert 0.2 < every.knn_accuracy < 0.8
+    assert some.knn_accuracy == pytest.approx(every.knn_accuracy, abs=0.1)

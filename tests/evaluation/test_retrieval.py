@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,17 @@ def test_queries_among_a_gallery_without_photos_of_the_same_person_and_camera(ca
     check(alone, naive(rows, who, cameras=shot))
 
 
+def test_photos_of_unknown_cameras_are_not_taken_for_those_of_one() -> None:
+    rows, who = clouds(9, 8, 1.2)
+    known = np.random.default_rng(1).integers(0, 3, len(rows)).astype(str)
+    blank = np.where(known == "0", " ", known)
+    blank[:20] = ""
+    apart = np.array([name if name.strip() else f"unknown {row}" for row, name in enumerate(blank)])
+    check(retrieval_report(rows, who, cameras=blank, ranks=(1, 5)), naive(rows, who, cameras=apart))
+    given = (rows[:30], who[:30], rows[30:], who[30:])
+    check(retrieval_report(*given, blank[:30], blank[30:], ranks=(1, 5)), naive(*given, apart[:30], apart[30:]))
+
+
 def test_queries_without_a_photo_to_be_found_are_left_out_and_counted() -> None:
     rows, who = clouds(5, 4, 0.5)
     names = np.where(np.arange(20) < 3, 100 + np.arange(20), who)
@@ -173,3 +185,13 @@ def test_the_page_and_the_files_show_the_metrics(tmp_path: Path) -> None:
     assert report.record()["recall_at_5"] == report.recall[5]
     assert np.all(np.diff(report.cmc) >= 0)
     assert report.cmc[4] == report.recall[5]
+
+
+def test_memory_does_not_grow_with_genuine_pairs() -> None:
+    rows, who = clouds(2, 1500, 0.5, np.float32)  # 4.5 million genuine pairs
+    tracemalloc.start()
+    report = retrieval_report(rows, who, intervals=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report.queries == 3000
+    assert peak < 4.5e6 * 8  # not one float64 for each

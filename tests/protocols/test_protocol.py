@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_verify.datasets import Signatures, SyntheticFaces
+from siamese_verify.datasets import Pedestrians, Signatures, SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.protocols import (
     PairList,
@@ -20,7 +22,7 @@ from siamese_verify.protocols import (
     keep_photos,
     sampled_pairs,
 )
-from siamese_verify.protocols.protocol import draw_pairs
+from siamese_verify.protocols.protocol import PhotoSubset, draw_pairs
 
 
 def test_all_pairs_are_numbered() -> None:
@@ -29,6 +31,24 @@ def test_all_pairs_are_numbered() -> None:
     assert protocol.rows(1 * 4 + 3) == (1, 3)
     assert protocol.describe(0 * 4 + 1) == "person 0000 photo 00 and person 0000 photo 01"
     assert protocol.describe(2 * 4 + 3) == "person 0001 photo 00 and person 0001 photo 01"
+
+
+def test_a_subset_lists_names_splits_and_cameras_of_its_photos_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = Pedestrians(3, 4, camera_count=2)
+    asked: list[str] = []
+    rows = np.array([1, 6, 11])
+
+    def listed(name: str, values: list[str], _: Pedestrians) -> list[str]:
+        asked.append(name)
+        return values
+
+    expected = [(photos.names[row], photos.splits[row], photos.cameras[row]) for row in rows]
+    for name in ("names", "splits", "cameras"):
+        values = getattr(photos, name)
+        monkeypatch.setattr(Pedestrians, name, property(partial(listed, name, values)))
+    subset: Any = PhotoSubset(photos, rows)
+    assert list(zip(subset.names, subset.splits, subset.cameras, strict=True)) == expected
+    assert sorted(asked) == ["cameras", "names", "splits"]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -11,7 +11,7 @@ import pytest
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.sweep_page import render_sweep
 from siamese_verify.sweeps.sweep_progress import SweepProgress, finish_sweep
-from siamese_verify.sweeps.sweep_results import read_sweep
+from siamese_verify.sweeps.sweep_results import read_sweep, record_files
 from tests.sweeps.written_runs import PROTOCOL, make, write_grid, write_run
 
 
@@ -77,6 +77,10 @@ def test_each_run_that_ends_is_a_line_where_there_is_no_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("siamese_verify.sweeps.sweep_progress.POLL", 0.01)
+    deleted = tmp_path / "deleted meanwhile" / "run.json"
+    monkeypatch.setattr(
+        "siamese_verify.sweeps.sweep_progress.record_files", lambda folder: [*record_files(folder), deleted]
+    )
     write_run(tmp_path / "0", 0.2, {"x": 1})
     progress = SweepProgress(tmp_path, lines=True)
     progress.start()

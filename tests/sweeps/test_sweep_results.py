@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -201,6 +203,20 @@ def test_damaged_records_and_processes_that_are_gone_are_failed_runs(tmp_path: P
     assert "is damaged" in str(found["0"][1])
     assert found["1"] == ("failed", "Its process ended without a word.")
     assert found["2"] == ("running", None)
+
+
+def test_a_run_is_alive_by_its_own_clock_not_that_of_the_file_server(tmp_path: Path) -> None:
+    import socket
+
+    live = {"status": "running", "host": socket.gethostname(), "process": os.getpid()}
+    for name in "abc":
+        write_run(tmp_path / name, None, {}, **live)
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        record |= {"a": {}, "b": {"written": 1.0}, "c": {"written": 0.0}}[name]
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+        os.utime(tmp_path / name / "run.json", (1, 1))
+    found = {run.name: run.record.status for run in read_sweep(tmp_path).runs}
+    assert found == {"a": "running", "b": "failed", "c": "running"}, "b is the number of another process now"
 
 
 def test_the_table_has_a_line_for_each_run_and_no_formula(tmp_path: Path) -> None:
