@@ -42,7 +42,7 @@ def check_views(
     """Check arguments of `FaceDataModule`.
 
     Raises:
-        InputError: a number out of range, images that are labelled by themselves without a second view, or local views
+        InputError: a number out of range, images that are labeled by themselves without a second view, or local views
             without an augmentation of their own.
     """
     if multi_view < 1:
@@ -81,7 +81,7 @@ class FaceDataModule(pl.LightningDataModule):
         local_views: further views of each image, behind the others in a batch.
         local_transform: random augmentation of those, such as crops of a small part of the image.
         labelled_identities: identities whose labels may be learned from, chosen by `split_seed`; None = all.
-        labelled_samples: samples of each of them that are labelled, likewise, 2 or more; None = all.
+        labelled_samples: samples of each of them that are labeled, likewise, 2 or more; None = all.
         unlabelled: train on all other photos too, without labels; their identity is -1 for the sampler. By default they
             are left out.
         unlabelled_identity: name of a person, such as a folder, whose photos are of anyone and have no label.

@@ -18,8 +18,9 @@ class MoCo(Method):
     """MoCo v2: queries of the encoder, keys of its momentum encoder, and a queue of past keys as negatives.
 
     The first view of an image is the query, the second one its key. The queue is empty at first, so that the first
-    step learns nothing. Keys of images that the batch holds too are no negatives: a queue that is no shorter than the
-    data set has other views of the queries themselves. Keys of all ranks join the queue in the order of the ranks.
+    step has no negatives: by InfoNCE it learns nothing. Keys of images that the batch holds too are no negatives: a
+    queue that is no shorter than the data set has other views of the queries themselves. Keys of all ranks join the
+    queue in the order of the ranks.
 
     Args:
         encoder: whose embeddings are projected.

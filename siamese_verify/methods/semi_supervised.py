@@ -1,4 +1,4 @@
-"""Semi-supervised learning: a few labelled identities, and many images of whoever."""
+"""Semi-supervised learning: a few labeled identities, and many images of whoever."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from siamese_verify.structures import FaceBatch
 
 
 class SemiSupervised(Method):
-    """The configured loss on labelled images, and a contrastive loss, pseudo-labels or both on the others.
+    """The configured loss on labeled images, and a contrastive loss, pseudo-labels or both on the others.
 
-    - The configured loss and miner get the embeddings of all views of the labelled images.
+    - The configured loss and miner get the embeddings of all views of the labeled images.
     - All views of an image without label are alike, and unlike those of the others of the batch: `contrastive`, behind
       a projection head.
-    - Each labelled identity has a centroid, a moving average of its embeddings. An image without label whose first view
-      has a softmax probability of at least `threshold` for the nearest centroid joins the labelled images with that
+    - Each labeled identity has a centroid, a moving average of its embeddings. An image without label whose first view
+      has a softmax probability of at least `threshold` for the nearest centroid joins the labeled images with that
       pseudo-label. `train/pseudo_label_share` is the share of images that got one, and `train/pseudo_label_accuracy`
       the share of those that are right, where the identity is known after all (its label is not -1).
 
@@ -43,12 +43,14 @@ class SemiSupervised(Method):
             reduction, or one that cannot compare the rows of several processes.
 
     Pseudo-labels: Lee, "Pseudo-Label", ICML Workshop 2013; their threshold on the probability: Sohn et al.,
-    "FixMatch", NeurIPS 2020, eq. 4. Here a softmax over centroids takes the place of a classifier.
+    "FixMatch", NeurIPS 2020, eq. 4. Here a softmax over centroids takes the place of a classifier, and the guess comes
+    from a view that is augmented like the others and trained on that guess itself; FixMatch guesses from a weakly
+    augmented view and trains a strongly augmented one.
     """
 
     views = (2, torch.inf)
     sampler = SemiSupervisedSampler
-    instead = "set a loss for labelled identities, such as loss=triplet"
+    instead = "set a loss for labeled identities, such as loss=triplet"
     takes_miner = True
     centroids: Tensor
 
@@ -118,7 +120,7 @@ class SemiSupervised(Method):
 
     @torch.no_grad()
     def follow(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Move the centroids of the labelled identities of all ranks towards the mean of their (N,D) embeddings."""
+        """Move the centroids of the labeled identities of all ranks towards the mean of their (N,D) embeddings."""
         rows, numbers = gather_without_gradient(unit_rows(embeddings), labels)
         sums = torch.zeros_like(self.centroids).index_add_(0, numbers, rows.to(self.centroids))
         counts = numbers.bincount(minlength=len(self.centroids))[:, None]

@@ -1,4 +1,4 @@
-"""Batches of a few labelled identities and of many images without labels."""
+"""Batches of a few labeled identities and of many images without labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ UNLABELLED = -1  # identity of an image without a label
 
 
 class SemiSupervisedSampler(EpochSampler[list[int]]):
-    """Batches of P labelled identities with K samples each, followed by images without labels.
+    """Batches of P labeled identities with K samples each, followed by images without labels.
 
-    An epoch shows every image without a label once, and labelled identities as often as that takes. See
+    An epoch shows every image without a label once, and labeled identities as often as that takes. See
     `IdentityBatchSampler` and `ImageSampler` for both parts, `EpochSampler` for epochs and ranks.
 
     Args:
@@ -32,7 +32,7 @@ class SemiSupervisedSampler(EpochSampler[list[int]]):
         world_size: number of processes.
 
     Raises:
-        InputError: too few labelled identities or images without labels, or an argument out of range.
+        InputError: too few labeled identities or images without labels, or an argument out of range.
     """
 
     def __init__(
