@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Sequence
@@ -157,7 +158,7 @@ def refuse_running(run: ResumedRun) -> None:
     here = record.host == socket.gethostname() and record.process != os.getpid()
     if run.folder is None or record.status != "running" or not here:
         return
-    if not is_gone(record.host, record.process, (run.folder / RECORD).stat().st_mtime):
+    if not is_gone(record.host, record.process, record.written or math.inf):
         raise InputError(f"The run still runs, as process {record.process}: stop it first, by SIGTERM.")
 
 

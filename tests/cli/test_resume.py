@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
@@ -84,9 +83,10 @@ def test_a_run_is_not_resumed_while_it_runs(run: Path) -> None:
         process.stdout.readline()
         RunRecord(process=process.pid, host=socket.gethostname(), overrides=OVERRIDES).write(run)
         if sys.platform == "linux":
-            os.utime(run / RECORD, (1, 1))  # long before that process began: its number was another's
+            earlier = json.loads((run / RECORD).read_text()) | {"written": 1.0}
+            (run / RECORD).write_text(json.dumps(earlier))  # long before that process began: its number was another's
             assert resumed_arguments([f"resume='{run}'"])[0] == OVERRIDES[0]
-            os.utime(run / RECORD)
+            RunRecord(process=process.pid, host=socket.gethostname(), overrides=OVERRIDES).write(run)
         with pytest.raises(InputError, match=f"still runs, as process {process.pid}: stop it first"):
             resumed_arguments([f"resume='{run}'"])
         process.kill()
