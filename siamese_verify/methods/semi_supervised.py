@@ -1,4 +1,4 @@
-"""Semi-supervised learning: a few labeled identities, and many images of whoever."""
+"""Semi-supervised learning: a few labeled identities, and many images of anyone."""
 
 from __future__ import annotations
 
