@@ -300,7 +300,8 @@ def cover_people(people: int, photos: int, noise: float, sets: int, seed: int) -
         truth["recall@1"].append(ranked.recall[1])
         if number < sets:
             found["few-shot accuracy"].append(shots.intervals["accuracy"])
-            found["(few-shot, over episodes)"].append(shots.over_episodes)
+            if shots.over_episodes:  # unknown where all episodes have one accuracy
+                found["(few-shot, over episodes)"].append(shots.over_episodes)
             found["kNN accuracy"].append(mean_interval(who[searched], right.astype(np.float64)))
             found["mAP"].append(ranked.intervals["mean_average_precision"])
             found["recall@1"].append(ranked.intervals["recall_at_1"])

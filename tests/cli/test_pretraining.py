@@ -68,9 +68,9 @@ def test_data_encoder_protocol_and_machine_are_shared_and_what_is_learned_is_not
     overrides: tuple[str, ...], configured: Configured, tmp_path: Path
 ) -> None:
     more = ("loss=arc_face", "optimizer.lr=0.5", "trainer.max_epochs=3", "trainer.frozen_layers=1", "sampler=identity")
-    more += ("datamodule.unlabelled_identity=unknown",)
+    unknown = "datamodule.unlabelled_identity=unknown"
     own = ("loss=nt_xent", "trainer.max_epochs=5", "encoder.dropout=0.5")
-    cfg = configured("train", tmp_path, *overrides, *more, pretrain(*own))
+    cfg = configured("train", tmp_path, *overrides, *more, unknown, pretrain(*own))
     first = composed(first_stage_overrides(cfg))
     held_out = ("split_seed", "validation_share", "unlabelled_identity")
     for place in ("data", "protocol", "seed", "cache", *(f"datamodule.{name}" for name in held_out)):
