@@ -154,8 +154,8 @@ def fit_linear(rows: ArrayLike, labels: ArrayLike, strength: float) -> tuple[NDA
         raise InputError(f"The strength of a linear probe must be above 0, got {strength}.")
     given = torch.from_numpy(np.asarray(rows, dtype=np.float64))
     target = torch.from_numpy(np.asarray(labels, dtype=np.int64))
-    count, (size, dimensions) = int(target.max()) + 1, given.shape
-    basis = torch.linalg.qr(given.T)[0] if size < dimensions else torch.eye(dimensions, dtype=torch.float64)  # (D,R)
+    count, size = int(target.max()) + 1, len(given)
+    basis = torch.from_numpy(span(given.numpy()))  # (D,R)
     inputs = given @ basis  # (N,R)
     weights = torch.zeros(count, basis.shape[1], dtype=torch.float64, requires_grad=True)
     biases = torch.zeros(count, dtype=torch.float64, requires_grad=True)
@@ -178,6 +178,12 @@ def fit_linear(rows: ArrayLike, labels: ArrayLike, strength: float) -> tuple[NDA
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     return (weights.detach() @ basis.T).numpy(), biases.detach().numpy()
+
+
+def span(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(D,R) orthonormal basis of a space that holds the (N,D) rows, R = min(N, D)."""
+    size, dimensions = rows.shape
+    return np.linalg.qr(rows.T)[0] if size < dimensions else np.eye(dimensions)
 
 
 def predict_linear(train: ArrayLike, labels: ArrayLike, test: ArrayLike, strength: float) -> NDArray[Any]:
@@ -207,8 +213,10 @@ def choose_strength(rows: NDArray[Any], labels: NDArray[Any], seed: int = 0) -> 
         test = fold == held_out
         if not test.any() or len(np.unique(labels[~test])) < 2:
             continue
+        basis = span(np.asarray(rows[~test], dtype=np.float64))  # once, for all strengths
+        train, tried = rows[~test] @ basis, rows[test] @ basis
         for number, strength in enumerate(STRENGTHS):
-            right[number] += (predict_linear(rows[~test], labels[~test], rows[test], strength) == labels[test]).sum()
+            right[number] += (predict_linear(train, labels[~test], tried, strength) == labels[test]).sum()
     return STRENGTHS[int(right.argmax())]
 
 
