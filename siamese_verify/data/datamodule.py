@@ -323,9 +323,15 @@ def with_labels(identities: np.ndarray, labelled: np.ndarray | Tensor | None) ->
 
 def in_order(faces: FaceDataset, rank: int = 0, world_size: int = 1, workers: int = 0) -> DataLoader[FaceBatch]:
     """Load each photo once, on one of the ranks, in batches too small to fill a memory."""
-    start, end = np.linspace(0, len(faces), world_size + 1).astype(int)[rank : rank + 2].tolist()
-    batches = [range(first, min(first + IN_ORDER, end)) for first in range(start, end, IN_ORDER)]
+    share = share_of(len(faces), rank, world_size)
+    batches = [share[first : first + IN_ORDER] for first in range(0, len(share), IN_ORDER)]
     return DataLoader(faces, batch_size=None, sampler=batches, num_workers=workers, worker_init_fn=ignore_signals)
+
+
+def share_of(rows: int, rank: int, world_size: int) -> range:
+    """The rows of a rank, where each row is on one rank and the ranks have equally many, but for one."""
+    start, end = np.linspace(0, rows, world_size + 1).astype(int)[rank : rank + 2].tolist()
+    return range(start, end)
 
 
 def ignore_signals(_: int = 0) -> None:
