@@ -236,6 +236,6 @@ class SweepProgress:
 def _line(run: RunRow, metric: str) -> str:
     """A run that has ended, in a line."""
     value = f", {metric} {rate_or_number(run.value, metric)}" if run.value is not None else ""
-    tests = "".join(f", test EER {eer_text(run, protocol)}" for protocol in run.record.test)
+    tests = "".join(f", test EER {text}" for protocol in run.record.test if (text := eer_text(run, protocol)))
     given = label(run.parameters) if run.parameters else ", ".join(run.record.overrides[-COLUMNS:])
     return f"Run {run.name} {status_text(run).rstrip('.')}{value}{tests}, {duration(run.record.seconds)}: {given}"
