@@ -177,8 +177,8 @@ class SweepResults:
 
     @cached_property
     def protocols(self) -> list[str]:
-        """Names of the test protocols that have an EER; others, such as few-shot, are in each run's record."""
-        return list(dict.fromkeys(name for run in self.runs for name, test in run.record.test.items() if "eer" in test))
+        """Names of the test protocols."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.record.test))
 
     def test_title(self, protocol: str) -> str:
         """What is measured on a protocol, such as `test EER`."""

@@ -108,8 +108,7 @@ def test_each_run_that_ends_is_a_line_where_there_is_no_terminal(
     write_run(tmp_path / "0", 0.2, {"x": 1})
     progress = SweepProgress(tmp_path, lines=True)
     progress.start()
-    test = {PROTOCOL: {"eer": 0.11, "eer_interval": [0.1, 0.12]}, "one_shot": {"accuracy": 0.8}}
-    write_run(tmp_path / "1", 0.1, {"x": 2}, test=test)
+    write_run(tmp_path / "1", 0.1, {"x": 2})
     write_run(tmp_path / "2", None, {"x": 3}, status="failed", error="No faces.")
     RunRecord("running", host="elsewhere").write(tmp_path / "0")  # resumed
     text = progress.finish()

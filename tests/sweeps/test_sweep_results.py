@@ -238,17 +238,6 @@ def swept(tmp_path: Path, values: list[tuple[dict[str, Any], float]]) -> SweepRe
     return read_sweep(tmp_path)
 
 
-def test_protocols_without_an_error_rate_have_no_columns(tmp_path: Path) -> None:
-    test = {PROTOCOL: {"eer": 0.1, "auc": 0.9}, "one_shot": {"accuracy": 0.8}}
-    write_run(tmp_path / "0", 0.1, {"loss.margin": 0.2}, test=test)
-    sweep = read_sweep(tmp_path)
-    assert sweep.protocols == [PROTOCOL]
-    assert sweep.best is not None
-    assert sweep.best.record.test["one_shot"] == {"accuracy": 0.8}
-    assert b"one_shot" not in sweep_table(sweep)
-    assert "one_shot" not in render_sweep(sweep).partition("<table")[2]
-
-
 def test_importance_of_a_grid_is_omega_squared(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [
