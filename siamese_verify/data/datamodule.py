@@ -97,6 +97,7 @@ class FaceDataModule(pl.LightningDataModule):
     Attributes:
         split: rows of `photos` before damaged ones were left out.
         cropper: what `setup` crops faces with; it lists damaged photos.
+        earlier: what earlier stages of training have seen, empty at first.
         people: identities in training, by their numbers in `photos`; a training label is a place among them. Ascending,
             first those with labels.
         num_identities: how many have labels.
@@ -168,6 +169,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.people, self.num_identities = chosen.people, chosen.num_identities
         # What cannot work fails before the cropping.
         sampler(identities=with_labels(identities[chosen.rows], chosen.labelled), seed=seed)
+        self.earlier: list[TrainingSubset] = []
         self.spec = spec_for(photos, input_spec)
         spec_for(self.validation_source, input_spec)
         self.cropper = FaceCropper(input_spec, cache, max_damaged, on_multiple_faces)
@@ -187,9 +189,11 @@ class FaceDataModule(pl.LightningDataModule):
 
     @cached_property
     def test_photos(self) -> PhotoSubset:
-        """Photos of the people held out for testing, without those whose files are in another part as well."""
+        """Photos of the people held out for testing, without those whose files a stage of the training has seen."""
         tested = PhotoSubset(self.photos, self.split.test)
-        twice = find_leak(self.seen, tested).rows  # one photo under two names, as sets from the web have some
+        earlier = find_leak(self.earlier, tested)
+        known = [] if earlier.people else earlier.rows  # people whom an earlier stage has seen are refused later
+        twice = sorted({*find_leak(self.seen, tested).rows, *known})  # under two names, as sets from the web have some
         if twice:
             log.warning("%s test photos are also training photos, of another name, and are left out.", len(twice))
             tested = PhotoSubset(self.photos, np.delete(self.split.test, twice))
