@@ -50,8 +50,19 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Lead links to notebooks to their pages."""
-    return re.sub(r"\(\.\./notebooks/(\w+)\.ipynb\)", r"(notebooks/\1.md)", markdown)
+    """Lead links to notebooks to their pages, and pictures to themselves, to be seen larger.
+
+    Pictures are written as Markdown, as mkdocs checks and adapts the paths of these only.
+    """
+    markdown = re.sub(r"\(\.\./notebooks/(\w+)\.ipynb\)", r"(notebooks/\1.md)", markdown)
+    markdown = re.sub(r'<img src="([^"]+)"(?: width="(\d+)")? alt="([^"]+)">', in_markdown, markdown)
+    return re.sub(r"^!\[[^]]+\]\(([^)]+)\)({[^}]+})?$", r"[\g<0>](\1)", markdown, flags=re.MULTILINE)
+
+
+def in_markdown(picture: re.Match[str]) -> str:
+    """`![words](path)` with its width in pixels."""
+    path, width, words = picture.groups()
+    return f"![{words}]({path}){{ width={width} }}" if width else f"![{words}]({path})"
 
 
 def notebook_page(notebook: Path) -> str:

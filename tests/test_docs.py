@@ -284,6 +284,8 @@ def test_the_site_builds_with_every_page_and_link_and_loads_nothing_from_another
     assert built.returncode == 0, built.stderr  # strict: a page without a place or a broken link fails it
     assert {path.stem for path in DOCS.glob("*.md")} <= {path.parent.name for path in tmp_path.rglob("index.html")}
     for page in tmp_path.rglob("*.html"):
+        for picture in re.findall(r'<img\b[^>]*?src="?([^" >]+)', page.read_text()):
+            assert (page.parent / picture).is_file(), f"{page}: {picture}"
         loaded = re.findall(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=.?(https?://[^ >]+)", page.read_text())
         assert not loaded, page
     losses_page = (tmp_path / "reference" / "losses" / "index.html").read_text()
