@@ -86,7 +86,9 @@ class SoftmaxObjective(BatchLoss):
             own = batch.anchors
             anchor, positive = Identities(batch.candidate_labels).pairs(batch.labels[own], own.start, itself=True)
             logit = row_product(rows, candidates, anchor, positive) / self.temperature
-            log_sum = log_sum_exp_of_others(rows, candidates[len(rows) :], self.temperature, own=batch.own)
+            log_sum = log_sum_exp_of_others(
+                rows, candidates[len(rows) :], self.temperature, own=batch.own, factors=batch.factors
+            )
             contested = torch.full_like(anchor, len(candidates) > 2, dtype=torch.bool)
             return Positives(anchor, logit, log_sum[anchor], contested)
         if isinstance(tuples, Triplets):
@@ -104,7 +106,7 @@ class SoftmaxObjective(BatchLoss):
         rows, references, own = unit(batch.embeddings), unit(batch.references), batch.anchors
         first, last = Identities(batch.candidate_labels).span(batch.candidate_labels)
         count = (last - first - 1)[own]
-        log_sum = log_sum_exp_of_others(rows, references, self.temperature, own=batch.own)[own]
+        log_sum = log_sum_exp_of_others(rows, references, self.temperature, own=batch.own, factors=batch.factors)[own]
         # The logits of an anchor's positives are summed by way of the sum of their vectors, itself among them: its
         # cosine with itself is constant.
         sums = torch.zeros_like(batch.candidates).index_add_(0, first[: len(rows)], rows)

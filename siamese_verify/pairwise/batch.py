@@ -11,6 +11,7 @@ from torch import Tensor
 from siamese_verify.errors import InputError
 from siamese_verify.pairwise.blocks import BAND, bands
 from siamese_verify.pairwise.ranks import shared_totals
+from siamese_verify.pairwise.tiles import factor_type
 from siamese_verify.structures import Pairs, Triplets
 
 
@@ -22,6 +23,7 @@ class Batch(NamedTuple):
     references: Tensor  # (R, D) in the type and on the device of the embeddings
     reference_labels: Tensor  # (R,) int64
     own: slice | None = None  # rows of this rank; None if no other process shares the batch
+    factors: torch.dtype = torch.float32  # of products where kernels reduce them, see `pairwise.tiles`
 
     @property
     def anchors(self) -> slice:
@@ -61,7 +63,8 @@ def check_batch(
     """Validate a batch and convert it to the types that losses and miners compute in.
 
     Args:
-        embeddings: (B, D) floating point; half and bfloat16 become float32.
+        embeddings: (B, D) floating point; half and bfloat16 become float32, whose products on a GPU may have factors
+            of bfloat16 again, see `pairwise.tiles`.
         labels: (B,) identities, of any integer type.
         references: (R, D) further embeddings, or None.
         reference_labels: (R,) their identities.
@@ -91,6 +94,7 @@ def check_batch(
         references.to(device, precise),
         reference_labels.to(device, torch.int64),
         own,
+        factor_type(embeddings),
     )
 
 

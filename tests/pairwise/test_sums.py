@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,3 +181,16 @@ def test_bands_give_the_losses_and_gradients_of_the_whole(numbers: int) -> None:
     torch.testing.assert_close(found, expected)
     weight = torch.arange(9.0, dtype=torch.float64)
     torch.testing.assert_close(*(torch.autograd.grad(value @ weight, (rows, shared)) for value in (found, expected)))
+
+
+@pytest.mark.slow
+def test_kernels_of_a_gpu_in_the_interpreter() -> None:
+    pytest.importorskip("triton")
+    cases = Path(__file__).with_name("kernel_cases.py")  # Triton reads the variable when it is imported
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)],
+        env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
