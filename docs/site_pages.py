@@ -11,6 +11,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Iterator
+from html import escape, unescape
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -20,6 +21,7 @@ from siamese_verify.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "notebooks"  # of the notebooks, by docs/draw_notebooks.py
+FORMULA = '<div class="formula">'
 CHECKSUMS = "pictures.json"  # there: of the code that drew each picture
 PACKAGES = (  # in the order in which photos become decisions
     *("datasets", "faces", "preparation", "samplers", "data", "encoders", "losses", "miners"),
@@ -50,8 +52,32 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Lead links to notebooks to their pages."""
-    return re.sub(r"\(\.\./notebooks/(\w+)\.ipynb\)", r"(notebooks/\1.md)", markdown)
+    """Lead links to notebooks to their pages, and pictures to themselves, to be seen larger; keep formulas as they are.
+
+    Pictures are written as Markdown, as mkdocs checks and adapts the paths of these only.
+    """
+    markdown = re.sub(r"\(\.\./notebooks/(\w+)\.ipynb\)", r"(notebooks/\1.md)", markdown)
+    block = r"(?ms)^```math\n(.*?)^```$"
+    markdown = re.sub(block, lambda found: f"{FORMULA}\n{escape(found[1])}</div>", markdown)
+    markdown = re.sub(r'<img src="([^"]+)"(?: width="(\d+)")? alt="([^"]+)">', in_markdown, markdown)
+    return re.sub(r"^!\[[^]]+\]\(([^)]+)\)({[^}]+})?$", r"[\g<0>](\1)", markdown, flags=re.MULTILINE)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Write formulas, LaTeX as on GitHub, in MathML, which browsers show without a script."""
+    try:
+        from latex2mathml.converter import convert
+    except ImportError:  # of an environment that is older than this: they stay LaTeX
+        return html
+    html = re.sub(r"\$<code>(.*?)</code>\$", lambda found: convert(unescape(found[1])), html)
+    block = rf"(?s){FORMULA}\n(.*?)</div>"
+    return re.sub(block, lambda found: FORMULA + convert(unescape(found[1]), display="block") + "</div>", html)
+
+
+def in_markdown(picture: re.Match[str]) -> str:
+    """`![words](path)` with its width in pixels."""
+    path, width, words = picture.groups()
+    return f"![{words}]({path}){{ width={width} }}" if width else f"![{words}]({path})"
 
 
 def notebook_page(notebook: Path) -> str:

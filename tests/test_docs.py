@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -284,8 +285,14 @@ def test_the_site_builds_with_every_page_and_link_and_loads_nothing_from_another
     assert built.returncode == 0, built.stderr  # strict: a page without a place or a broken link fails it
     assert {path.stem for path in DOCS.glob("*.md")} <= {path.parent.name for path in tmp_path.rglob("index.html")}
     for page in tmp_path.rglob("*.html"):
+        for picture in re.findall(r'<img\b[^>]*?src="?([^" >]+)', page.read_text()):
+            assert (page.parent / picture).is_file(), f"{page}: {picture}"
         loaded = re.findall(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=.?(https?://[^ >]+)", page.read_text())
         assert not loaded, page
+    if find_spec("latex2mathml"):
+        formulas = (tmp_path / "losses" / "index.html").read_text()
+        assert formulas.count("</math>") == PAGE.count("```math") + PAGE.count("$`")
+        assert "$`" not in formulas
     losses_page = (tmp_path / "reference" / "losses" / "index.html").read_text()
     assert all(f'id="siamese_verify.losses.{name}"' in losses_page for name in losses.__all__)
     groups = (tmp_path / "reference" / "configuration" / "index.html").read_text()
