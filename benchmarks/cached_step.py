@@ -31,7 +31,7 @@ from torch import Tensor
 from siamese_verify.encoders import Encoder, SmallResNet
 from siamese_verify.evaluation.pages.rendering import LIGHT
 from siamese_verify.losses import NTXentLoss
-from siamese_verify.training.module import embed_in_chunks
+from siamese_verify.training.chunks import embed_in_chunks
 
 CHUNK, SIZE, WIDTH = 32, 48, 16
 BATCHES = (64, 128, 256, 512)

@@ -88,6 +88,7 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
         from siamese_verify.cli.recorded_run import recorded
         from siamese_verify.cli.resume import resumed_configuration
         from siamese_verify.cli.training_checks import check
+        from siamese_verify.cli.training_parts import compose
         from siamese_verify.training.run_files import refuse_used
         from siamese_verify.training.stopping import StopSignals
 
@@ -98,7 +99,7 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
             with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
                 cfg = train.initialize(train_first_stage(cfg, run, signals), run)
                 check(cfg)
-                train.fit(train.compose(cfg), run, cfg, signals)
+                train.fit(compose(cfg), run, cfg, signals)
         finally:
             torch.use_deterministic_algorithms(False)
         return folder

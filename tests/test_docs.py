@@ -32,7 +32,7 @@ from siamese_verify.cli.main import COMMANDS as COMMANDS_OF_ALL
 from siamese_verify.cli.pretraining import composed, first_stage_overrides
 from siamese_verify.cli.training_checks import check_settings
 from siamese_verify.sweeps.child_run import quote_elements
-from siamese_verify.training.module import pml_tuples
+from siamese_verify.training.loss_over_ranks import pml_tuples
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "losses.md").read_text()

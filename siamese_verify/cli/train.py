@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
-import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from siamese_verify.cli.configuration import encoder_settings, hydra_command, make_encoder
-from siamese_verify.cli.initialization import earlier_people, initialized_configuration, take_weights
-from siamese_verify.cli.measure import Result, further_protocols, measure, on_the_same, print_results, save_results
+from siamese_verify.cli.configuration import hydra_command
+from siamese_verify.cli.initialization import initialized_configuration
+from siamese_verify.cli.measure import Result, measure, print_results, save_results
 from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
-from siamese_verify.cli.run_metadata import set_threads
-from siamese_verify.cli.training_checks import (
-    DERIVED,
-    OF_MODULE,
-    check,
-    check_run,
-    make_method,
-    quiet_lightning,
-    refuse_empty,
-    unset,
-)
-from siamese_verify.cli.user_errors import configuring, report_user_errors
+from siamese_verify.cli.training_checks import check, check_run
+from siamese_verify.cli.training_parts import TrainingParts, compose
+from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
-from siamese_verify.data.datamodule import ignore_signals
+from siamese_verify.data.data_loaders import ignore_signals
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import calibrate
@@ -47,45 +35,24 @@ from siamese_verify.evaluation.score_history import add_scores
 from siamese_verify.faces import ranges_of
 from siamese_verify.models import (
     FaceModel,
-    code_of_others,
     embed_faces,
-    export_network,
     load_checkpoint,
     save_bundle,
 )
 from siamese_verify.protocols import (
-    HeldOutShare,
-    PhotoSubset,
-    Protocol,
-    TrainingSubset,
-    find_leak,
-    refuse_leak,
     save_people,
 )
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.sweep_task import SweepTask
 from siamese_verify.sweeps.trial_pruning import trial_of
-from siamese_verify.training import VerificationModule, publish_report, without_unhelpful_warnings
+from siamese_verify.training import publish_report, without_unhelpful_warnings
 from siamese_verify.training.rank_processes import RankWatch
-from siamese_verify.training.run_files import check_resumed, refuse_used
+from siamese_verify.training.run_files import refuse_used
 from siamese_verify.training.stopping import StopAfterStep, Stopped, StopSignals, receive_signals_instead
 
 log = logging.getLogger(__name__)
 COMPARED = 64  # arrays of the validation set that an exported network is compared on
 ENDING = 30.0  # seconds that other ranks may take to end
-
-
-class TrainingParts(NamedTuple):
-    """The objects that a configuration describes."""
-
-    data: FaceDataModule
-    protocol: Protocol
-    leak: str  # people or photos in both training and protocol, in words; empty if none
-    further: dict[str, tuple[Protocol, str]]  # other protocols by name, each with its leak
-    module: VerificationModule
-    trainer: pl.Trainer
-    seen: list[TrainingSubset]  # trained and validated on, in earlier stages too
-    all_known: bool  # whether `seen` has the people of all earlier stages
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
@@ -118,74 +85,6 @@ def initialize(cfg: DictConfig, run: Recording) -> DictConfig:
             save_configuration(initialized, run.folder)
         run.record.configuration = cast("dict[str, Any]", OmegaConf.to_container(initialized, resolve=True))
     return initialized
-
-
-def compose(cfg: DictConfig) -> TrainingParts:
-    """Instantiate everything that a configuration names."""
-    set_threads(cfg.threads)
-    quiet_lightning()
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    asked: Protocol | HeldOutShare = instantiate(cfg.protocol)  # first: a wrong pair file shows at once
-    others = further_protocols(cfg)
-    encoder = make_encoder(cfg)
-    take_weights(encoder, cfg)
-    refuse_empty(encoder)
-    if code_of_others(encoder_settings(cfg)):
-        log.info("The export of %s to ONNX is tried: its bundle will need it.", cfg.encoder._target_)
-        export_network(encoder)
-    with configuring("training set"):
-        share = asked if isinstance(asked, HeldOutShare) else None
-        data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
-    data.earlier, all_known = earlier_people(cfg, data.photos)
-    earlier, seen = data.earlier, [*data.seen, *data.earlier]
-    protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
-    leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
-    made = {name: on_the_same(one, protocol) for name, one in others.items()}
-    further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in made.items()}
-    warn_of_known_validation(earlier, data)
-    module = compose_module(cfg, encoder, data.num_identities, len(data.split.train))
-    trainer = compose_trainer(cfg)
-    data.setup()
-    return TrainingParts(data, protocol, leak, further, module, trainer, seen, all_known)
-
-
-def warn_of_known_validation(earlier: Sequence[TrainingSubset], data: FaceDataModule) -> None:
-    """Warn if people that an earlier stage was trained on are those that this one is validated on."""
-    validated = PhotoSubset(data.validation_source, data.split.validation)
-    if known := find_leak(earlier[::2], validated).sentence:  # its training people, not those it was validated on
-        log.warning("The validation, which measures the thresholds, overlaps with an earlier stage: %s.", known)
-
-
-def compose_module(cfg: DictConfig, encoder: Encoder, identities: int, images: int) -> VerificationModule:
-    """The LightningModule of encoder, loss, miner, method and optimizer; compared with the checkpoint to resume."""
-    derived = dict(zip(DERIVED, (identities, encoder.embedding_size), strict=True))
-    open_arguments = unset(cfg.get("loss"), derived)
-    optimizer = instantiate(cfg.optimizer)
-    scheduler = instantiate(cfg.scheduler) if cfg.get("scheduler") else None
-    configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
-    miner = instantiate(cfg.miner) if cfg.get("miner") else None
-    loss = instantiate(cfg.loss, **open_arguments) if cfg.get("loss") else None
-    method = make_method(cfg.method, encoder, images=images, identities=identities) if cfg.get("method") else None
-    settings = {name: cfg.trainer[name] for name in OF_MODULE if name in cfg.trainer}
-    module = VerificationModule(encoder, loss, miner, optimizer, scheduler, configuration, method=method, **settings)
-    if cfg.resume:
-        check_resumed(Path(cfg.resume), module, configuration)
-    return module
-
-
-def compose_trainer(cfg: DictConfig) -> pl.Trainer:
-    """Lightning's trainer with its loggers and callbacks."""
-    settings = copy.deepcopy(cfg).trainer
-    with open_dict(settings):
-        for name in OF_MODULE:
-            settings.pop(name, None)
-    with configuring("trainer"), without_unhelpful_warnings():
-        trainer: pl.Trainer = instantiate(
-            settings,
-            logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
-            callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
-        )
-    return trainer
 
 
 def describe(parts: TrainingParts, record: RunRecord) -> None:

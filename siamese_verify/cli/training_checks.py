@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -22,6 +21,7 @@ from siamese_verify import samplers
 from siamese_verify.cli.configuration import check_values, encoder_settings
 from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.cli.pretraining import composed, first_stage_overrides
+from siamese_verify.cli.training_parts import DERIVED, OF_MODULE, make_method, quiet_lightning, refuse_empty
 from siamese_verify.cli.user_errors import configuring, user_message
 from siamese_verify.data.datamodule import check_views
 from siamese_verify.data.identity_split import check_labelled, check_share
@@ -34,10 +34,8 @@ from siamese_verify.samplers import PairSampler, TripletSampler
 from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.training import without_unhelpful_warnings
 from siamese_verify.training.layer_rates import freeze_layers, rate_groups
-from siamese_verify.training.module import VALIDATION_METRICS
+from siamese_verify.training.validation import VALIDATION_METRICS
 
-DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
-OF_MODULE = ("cached_chunk", "freeze_batch_norm", "frozen_layers", "layer_decay")  # of `trainer`, but the module's
 OF_RUN = (  # that not every machine can check, or that are of one run
     *("accelerator", "devices", "num_nodes", "strategy", "precision", "sync_batchnorm", "deterministic", "plugins"),
     *("default_root_dir", "logger", "callbacks", "enable_checkpointing", "enable_progress_bar"),
@@ -219,24 +217,6 @@ def refusal_of_module(settings: str) -> str | None:
         return refusal_of("encoder", build)
 
 
-def make_method(settings: DictConfig, encoder: Encoder, **sizes: int) -> Method:
-    """The method of a configuration; the sizes of the data set take the place of null."""
-    with configuring("method"):
-        method: Method = instantiate(settings)(encoder, **unset(settings, sizes))
-    return method
-
-
-def unset(settings: DictConfig | None, derived: dict[str, int]) -> dict[str, int]:
-    """Those of the derived values whose setting is null."""
-    return {name: value for name, value in derived.items() if settings and name in settings and settings[name] is None}
-
-
-def refuse_empty(encoder: Encoder) -> None:
-    """Raise InputError if an encoder's embeddings have no values."""
-    if encoder.embedding_size < 1:
-        raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
-
-
 def check_batches(cfg: DictConfig) -> None:
     """Check the settings of sampler, augmentation and held-out people, whatever the data.
 
@@ -300,12 +280,6 @@ def refusal_of_trainer(settings: str) -> str | None:
     quiet_lightning()
     with without_unhelpful_warnings():
         return refusal_of("trainer", lambda: instantiate(own, accelerator="cpu", **nothing))
-
-
-def quiet_lightning() -> None:
-    """Let Lightning print no advertisements between progress bars."""
-    for library in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def refusal_of(part: str, create: Callable[[], object]) -> str | None:

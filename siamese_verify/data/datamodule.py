@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import signal
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from siamese_verify.data.data_loaders import ignore_signals, in_order, refuse_replacement
 from siamese_verify.data.face_crops import FaceCropper
 from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory, FacesOnDisk
 from siamese_verify.data.identity_split import Split, hold_out, label_rows, rows_of_person, split_by_identity
@@ -29,10 +29,6 @@ from siamese_verify.samplers.epoch import EpochSampler
 from siamese_verify.structures import FaceBatch, InputSpec, Photos
 
 log = logging.getLogger(__name__)
-IN_ORDER = 256  # photos of a batch where nothing is learned
-SIGNALS = tuple(  # that stop a run; Windows lacks some
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-)
 MEMORY = 2 * 2**30  # bytes of faces that are held in memory by default
 
 
@@ -323,37 +319,3 @@ def with_labels(identities: np.ndarray, labelled: np.ndarray | Tensor | None) ->
     """(N,) identities, -1 of those rows whose label may not be learned from; `labelled` is None where all may."""
     chosen = None if labelled is None else np.asarray(labelled)
     return identities if chosen is None or chosen.all() else np.where(chosen, identities, UNLABELLED)
-
-
-def in_order(faces: FaceDataset, rank: int = 0, world_size: int = 1, workers: int = 0) -> DataLoader[FaceBatch]:
-    """Load each photo once, on one of the ranks, in batches too small to fill a memory."""
-    share = share_of(len(faces), rank, world_size)
-    batches = [share[first : first + IN_ORDER] for first in range(0, len(share), IN_ORDER)]
-    return DataLoader(faces, batch_size=None, sampler=batches, num_workers=workers, worker_init_fn=ignore_signals)
-
-
-def share_of(rows: int, rank: int, world_size: int) -> range:
-    """The rows of a rank, where each row is on one rank and the ranks have equally many, but for one."""
-    start, end = np.linspace(0, rows, world_size + 1).astype(int)[rank : rank + 2].tolist()
-    return range(start, end)
-
-
-def ignore_signals(_: int = 0) -> None:
-    """Leave the signals that stop a run to the process that trains: it needs its workers to finish the step."""
-    signal.set_wakeup_fd(-1)
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def refuse_replacement(trainer: Any) -> None:
-    """Check that Lightning does not replace the samplers: it would share a rank's part among the ranks once more.
-
-    Raises:
-        InputError: a trainer of several processes that would replace them, as Lightning's do by default.
-    """
-    connector = getattr(trainer, "_accelerator_connector", None)
-    if connector is not None and connector.use_distributed_sampler and trainer.world_size > 1:
-        raise InputError(
-            "Lightning would put its own sampler in place of one that knows its rank, and each process would train on "
-            "a part of its part: set trainer.use_distributed_sampler=false."
-        )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,40 +12,26 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
-from torch.utils.checkpoint import checkpoint
 
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import VerificationReport, all_pairs_report, measure_representation
+from siamese_verify.evaluation import VerificationReport
 from siamese_verify.losses.base import refuse_miner
 from siamese_verify.methods import Method
-from siamese_verify.pairwise import both_directions
 from siamese_verify.pairwise.ranks import world_size
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
-from siamese_verify.training.distributed import gather_batch, gather_objects, gather_tuples
+from siamese_verify.training.chunks import batch_norms, embed_in_chunks
 from siamese_verify.training.layer_rates import RateGroup, freeze_layers, rate_groups
 from siamese_verify.training.log_figures import publish_validation
+from siamese_verify.training.loss_over_ranks import Miner, loss_over_ranks
 from siamese_verify.training.partial_weights import RowSteps, clip_shards, gather_shards, take_shard
+from siamese_verify.training.validation import measure_validation
 
 log = logging.getLogger(__name__)
-VALIDATION_TARGETS = (1e-1, 1e-2, 1e-3)
-VALIDATION_METRICS = {  # and which of two is better
-    "val/eer": "min",
-    "val/auc": "max",
-    "val/tar_at_far_1e-2": "max",
-    "val/knn_accuracy": "max",
-    "val/alignment": "min",
-    "val/uniformity": "min",
-    "val/effective_rank": "max",
-}
-REPRESENTATION_PHOTOS = 2500  # validation photos whose representation is measured: costs little beside all pairs
 DISTANCES_EVERY = 10  # steps
 DISTANCE_ROWS = 1024  # of a rank, at most: half a million distances
-
-Miner = Callable[[Tensor, Tensor], Pairs | Triplets]
 
 
 class VerificationModule(pl.LightningModule):
@@ -184,10 +168,7 @@ class VerificationModule(pl.LightningModule):
         *,
         loss: nn.Module | None = None,
     ) -> Tensor:
-        """Return the loss of the rows of all ranks together.
-
-        Rows that are compared with those of other ranks are gathered; not so tuples that the sampler chose, nor rows
-        that are compared with identities. Losses of other libraries need everything.
+        """Return the loss of the rows of all ranks together, see `loss_over_ranks`.
 
         Args:
             embeddings: (N,D) of this rank.
@@ -198,7 +179,6 @@ class VerificationModule(pl.LightningModule):
         Raises:
             InputError: pairs, for a loss that compares an anchor with many others at once.
         """
-        own = slice(0, len(labels))  # rows of this rank
         compared: Any = self.loss if loss is None else loss
         if isinstance(tuples, Pairs) and getattr(compared, "needs_negatives", False):
             raise InputError(
@@ -207,14 +187,11 @@ class VerificationModule(pl.LightningModule):
             )
         if self.method is not None and not getattr(compared, "needs_norms", False):
             embeddings = F.normalize(embeddings)
-        if getattr(compared, "compares_rows", True) and (tuples is None or not hasattr(compared, "measure")):
-            embeddings, labels, own = gather_batch(embeddings, labels)
-            tuples = tuples and gather_tuples(tuples, own)
         # All ranks must draw the same, and a resumed run what the uninterrupted one would have drawn.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed_of_step)
             miner = self.miner if loss is None else None
-            value, fraction_nonzero = measure_loss(compared, miner, embeddings, labels, tuples, own)
+            value, fraction_nonzero = loss_over_ranks(compared, miner, embeddings, labels, tuples)
         if self.logs_figures and loss is None and fraction_nonzero is not None:
             self.log("train/fraction_nonzero", fraction_nonzero)
         return value
@@ -243,23 +220,9 @@ class VerificationModule(pl.LightningModule):
         embeddings = torch.cat([rows for rows, _ in self._validation_rows])  # (V,D) of this rank
         labels = torch.cat([rows for _, rows in self._validation_rows])  # (V,)
         self._validation_rows.clear()
-        everyone = gather_objects((embeddings, labels))
-        embeddings, labels = (torch.cat(rows) for rows in zip(*everyone, strict=True))
-        self.validation = all_pairs_report(
-            embeddings,
-            labels,
-            targets=VALIDATION_TARGETS,
-            rank=self.global_rank,
-            world_size=len(everyone),
-            gather=gather_objects,
-        )
-        self.log("val/eer", self.validation.eer, prog_bar=True)
-        self.log("val/auc", self.validation.auc, prog_bar=True)
-        self.log("val/tar_at_far_1e-2", self.validation.operating_points[1].tar)
-        found = measure_representation(embeddings, labels, REPRESENTATION_PHOTOS) if self.global_rank == 0 else None
-        found = gather_objects(found)[0]  # the same numbers on all ranks
-        for name in ("knn_accuracy", "alignment", "uniformity", "effective_rank"):
-            self.log(f"val/{name}", getattr(found, name))
+        self.validation, figures = measure_validation(embeddings, labels, self.global_rank)
+        for name, value in figures.items():
+            self.log(name, value, prog_bar=name == "val/eer")
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for logger in self.loggers:
                 publish_validation(logger, self.validation, self.global_step)
@@ -371,73 +334,6 @@ class VerificationModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def measure_loss(
-    loss: Any, miner: Miner | None, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None, own: slice
-) -> tuple[Tensor, Tensor | None]:
-    """Loss, and the fraction of nonzero losses where the loss knows it.
-
-    Losses and miners of ours compute a rank's share, those of other libraries all on each rank.
-
-    Args:
-        loss: of ours, or of another library.
-        miner: chooses tuples where there are none; None leaves all of them to the loss.
-        embeddings: (B,D) rows to compare.
-        labels: (B,) of them.
-        tuples: of them.
-        own: rows of this rank.
-    """
-    shared = {"own": own} if hasattr(loss, "measure") else {}
-    if tuples is None and miner is not None:
-        parts = shared if hasattr(miner, "together") else {}
-        tuples = miner(embeddings.detach(), labels, **parts)
-    if shared:
-        value, fraction_nonzero = loss.measure(embeddings, labels, tuples, **shared)
-        return value, fraction_nonzero
-    return loss(embeddings, labels, pml_tuples(tuples, len(labels))), None
-
-
-def embed_in_chunks(encoder: nn.Module, images: Tensor, chunk: int) -> Tensor:
-    """(N,D) embeddings of N images, whose backward pass holds the activations of one chunk at a time.
-
-    All chunks but the last are embedded again in the backward pass, with the random numbers of the first time. So the
-    gradient is that of embedding the chunks one by one and keeping everything, whatever the loss compares across them:
-    of the whole batch, if the encoder treats each image by itself. Batch norm takes its statistics from a chunk
-    instead, and counts each once in its running statistics.
-
-    Args:
-        encoder: images -> embeddings.
-        images: (N, ...), cut into chunks of sizes that differ by 1 at most.
-        chunk: at most so many images in a chunk.
-
-    Gao, Zhang, Han & Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021, section
-    3.2 (gradient cache): here the gradients at the embeddings pass through autograd's own graph.
-    """
-    *chunks, last = images.tensor_split(max(1, -(-len(images) // chunk)))
-    embed = partial(
-        checkpoint, encoder, use_reentrant=False, context_fn=lambda: (nullcontext(), without_statistics(encoder))
-    )
-    embeddings: Tensor = torch.cat([*map(embed, chunks), encoder(last)]) if chunks else encoder(last)
-    return embeddings
-
-
-@contextmanager
-def without_statistics(encoder: nn.Module) -> Iterator[None]:
-    """Batch norms in training mode normalize as always, but leave their running statistics as they are."""
-    norms = [(norm, norm.momentum, norm.num_batches_tracked) for norm in batch_norms(encoder)]
-    for norm, _, _ in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, momentum, counted in norms:
-            norm.momentum, norm.num_batches_tracked = momentum, counted
-
-
-def batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
-    """Batch norms of any dimension of an encoder, those across processes too."""
-    return [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
-
-
 def one_cycle(optimizer: Optimizer, steps: int, warmup: float = 0.1) -> LRScheduler:
     """Rise to the optimizer's learning rate over a share `warmup` of the steps, then fall to zero by a cosine.
 
@@ -446,18 +342,3 @@ def one_cycle(optimizer: Optimizer, steps: int, warmup: float = 0.1) -> LRSchedu
     warmup = warmup if warmup * steps > 1 else 0.0  # OneCycleLR divides by zero where the rise is a single step
     rates = [group["lr"] for group in optimizer.param_groups]
     return OneCycleLR(optimizer, rates, total_steps=steps, pct_start=warmup, cycle_momentum=False)
-
-
-def pml_tuples(tuples: Pairs | Triplets | None, rows: int) -> tuple[Tensor, ...] | None:
-    """Tuples as pytorch-metric-learning's losses take them: (a, p, n), or (a1, p, a2, n) of genuine and impostor pairs.
-
-    Pairs are given in both directions, because there a pair counts for its anchor only.
-
-    Args:
-        tuples: of a batch; those of another library's miner are returned as they are.
-        rows: of the batch.
-    """
-    if not isinstance(tuples, Pairs):
-        return tuples
-    anchor, other, same = both_directions(tuples, rows)
-    return anchor[same], other[same], anchor[~same], other[~same]

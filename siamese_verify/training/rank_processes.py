@@ -16,7 +16,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
-from siamese_verify.data.datamodule import SIGNALS
+from siamese_verify.data.data_loaders import SIGNALS
 from siamese_verify.training.stopping import GRACE, Stopped
 
 PERIOD = 0.5  # seconds between two looks

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
-from siamese_verify.data.datamodule import SIGNALS
+from siamese_verify.data.data_loaders import SIGNALS
 
 REPEATED = 1.0  # seconds within which one request may come twice: to a process, and to its process group
 GRACE = 10.0  # seconds in which a process may end by itself, which a call of a library can delay

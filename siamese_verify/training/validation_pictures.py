@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from PIL import Image
 from torch.nn import functional as F
 
-from siamese_verify.data.datamodule import share_of
+from siamese_verify.data.data_loaders import share_of
 from siamese_verify.data.face_dataset import picture_of
 from siamese_verify.datasets import identity_name
 from siamese_verify.errors import InputError

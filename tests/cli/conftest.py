@@ -15,7 +15,7 @@ import pytest
 
 from siamese_verify.cli import main as cli
 from siamese_verify.cli.configuration import CONF
-from siamese_verify.data.datamodule import SIGNALS
+from siamese_verify.data.data_loaders import SIGNALS
 from siamese_verify.datasets import SyntheticFaces
 
 CHOICES = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in CONF.iterdir()}

@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.cli.configuration import make_encoder
-from siamese_verify.cli.train import compose_trainer
 from siamese_verify.cli.training_checks import check_method
+from siamese_verify.cli.training_parts import compose_trainer
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.encoders import Encoder, wrap_module
 from siamese_verify.errors import InputError
@@ -27,7 +27,7 @@ from siamese_verify.models.engines import embed_crops
 from siamese_verify.samplers import UNLABELLED
 from siamese_verify.structures import Crop, InputSpec, Pairs
 from siamese_verify.training import VerificationModule
-from siamese_verify.training.module import pml_tuples
+from siamese_verify.training.loss_over_ranks import pml_tuples
 from tests.cli.conftest import CHOICES
 
 Configured = Callable[..., DictConfig]

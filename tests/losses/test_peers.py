@@ -22,7 +22,7 @@ from siamese_verify.losses import (
 )
 from siamese_verify.miners import AllPairs, BatchHard, HardPairs, SemiHard
 from siamese_verify.structures import Pairs
-from siamese_verify.training.module import pml_tuples
+from siamese_verify.training.loss_over_ranks import pml_tuples
 
 EUCLIDEAN: Any = distances.LpDistance(normalize_embeddings=False)
 

@@ -16,7 +16,7 @@ from siamese_verify.losses import ContrastiveLoss, CrossBatchMemory, NTXentLoss,
 from siamese_verify.miners import BatchHard
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training import VerificationModule
-from siamese_verify.training.module import embed_in_chunks
+from siamese_verify.training.chunks import embed_in_chunks
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 BATCH = 11

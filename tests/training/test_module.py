@@ -31,7 +31,7 @@ from siamese_verify.losses import (
 from siamese_verify.miners import AllPairs, BatchHard, SemiHard
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training import VerificationModule, one_cycle
-from siamese_verify.training.module import Miner
+from siamese_verify.training.loss_over_ranks import Miner
 
 ADAM = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
 Schedule = Callable[[torch.optim.Optimizer, int], LRScheduler]

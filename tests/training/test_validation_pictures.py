@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from siamese_verify.data import FaceDataModule
-from siamese_verify.data.datamodule import in_order
+from siamese_verify.data.data_loaders import in_order
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.samplers import IdentityBatchSampler
 from siamese_verify.structures import Crop, InputSpec
