@@ -165,7 +165,7 @@ class _TopK:
     def exact(self, query: Tensor, key: Tensor) -> Tensor:
         """(M,) inner products in float64, each summed in the same order."""
         result = torch.empty(len(query), dtype=torch.float64, device=query.device)
-        for part in chunks(len(query), self.keys.shape[1]):
+        for part in chunks(len(query), self.keys):
             product = self.queries[query[part]].double() * self.keys[key[part]].double()
             torch.sum(product, dim=1, out=result[part])
         return result
