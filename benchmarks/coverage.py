@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -32,6 +33,7 @@ from siamese_verify.evaluation import (
 )
 from siamese_verify.evaluation.all_pairs_comparison import AllPairsErrors
 from siamese_verify.evaluation.bootstrap import correlated_difference
+from siamese_verify.evaluation.cases import compare_cases
 from siamese_verify.evaluation.clustered_pairs import cluster_pairs
 from siamese_verify.evaluation.pair_intervals import mean_interval
 
@@ -281,6 +283,8 @@ def level_of_all_pairs(people: int, shared: float, sets: int, seed: int) -> tupl
 def cover_people(people: int, photos: int, noise: float, sets: int, seed: int) -> Tally:
     """See which intervals of few-shot accuracy, kNN accuracy and retrieval hold the mean of many such sets.
 
+    Those of differences are of two models that see the same photos with noise of their own, so that the truth is 0.
+
     People differ in how much their photos do. What other people are in a set decides as well, so the truth is that of
     sets of as many people.
     """
@@ -305,6 +309,17 @@ def cover_people(people: int, photos: int, noise: float, sets: int, seed: int) -
             found["kNN accuracy"].append(mean_interval(who[searched], right.astype(np.float64)))
             found["mAP"].append(ranked.intervals["mean_average_precision"])
             found["recall@1"].append(ranked.intervals["recall_at_1"])
+            both = [rows + 0.3 * rng.normal(size=rows.shape) for _ in range(2)]
+            measured: dict[str, list[Any]] = {
+                "few-shot difference": [
+                    few_shot_report(part, who, shots=1, queries=3, episodes=200, seed=number) for part in both
+                ],
+                "mAP difference": [retrieval_report(part, who, ranks=(1,)) for part in both],
+            }
+            for name, (one, other) in measured.items():
+                pair = one.intervals[one.metric], other.intervals[other.metric]
+                truth[name] = [0.0]
+                found[name].append(compare_cases(one.cases, other.cases, pair).difference[1:])
     for name, intervals in found.items():
         value = float(np.mean(truth[name if name in truth else "few-shot accuracy"]))
         for low, high in intervals:

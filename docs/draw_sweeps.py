@@ -10,7 +10,7 @@ from pathlib import Path
 
 from siamese_verify.sweeps.parameter_importance import importances
 from siamese_verify.sweeps.sweep_figures import sweep_figures
-from siamese_verify.sweeps.sweep_page import eer_text, spread_text
+from siamese_verify.sweeps.sweep_page import spread_text, tested_text
 from siamese_verify.sweeps.sweep_results import SweepResults, read_sweep, shown
 
 PICTURES = Path(__file__).parent / "sweeps"
@@ -28,7 +28,7 @@ def markdown(sweep: SweepResults) -> str:
         best = min((run for run in group.runs if run in sweep.finished), key=lambda run: sweep.rank(run.value))
         cells = [*(shown(group.parameters[name]) for name in names), str(group.value.runs)]
         cells += [spread_text(group.value, sweep.metric), *(spread_text(spread) for spread in group.test.values())]
-        cells.append(eer_text(best, sweep.protocols[0]))
+        cells.append(tested_text(best, sweep.protocols[0]))
         lines.append(f"| {' | '.join(cells)} |")
     found, method = importances(sweep)
     for one in found:

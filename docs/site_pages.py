@@ -6,10 +6,12 @@ A hook of mkdocs (https://www.mkdocs.org/user-guide/configuration/#hooks), named
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import pkgutil
 import re
 from collections.abc import Iterator
+from html import escape, unescape
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -18,6 +20,9 @@ from mkdocs.structure.files import File, Files
 from siamese_verify.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
+PICTURES = ROOT / "docs" / "notebooks"  # of the notebooks, by docs/draw_notebooks.py
+FORMULA = '<div class="formula">'
+CHECKSUMS = "pictures.json"  # there: of the code that drew each picture
 PACKAGES = (  # in the order in which photos become decisions
     *("datasets", "faces", "preparation", "samplers", "data", "encoders", "losses", "miners"),
     *("methods", "training"),
@@ -47,17 +52,58 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Lead links to notebooks to their pages."""
-    return re.sub(r"\(\.\./notebooks/(\w+)\.ipynb\)", r"(notebooks/\1.md)", markdown)
+    """Lead links to notebooks to their pages, and pictures to themselves, to be seen larger; keep formulas as they are.
+
+    Pictures are written as Markdown, as mkdocs checks and adapts the paths of these only.
+    """
+    markdown = re.sub(r"\(\.\./notebooks/(\w+)\.ipynb\)", r"(notebooks/\1.md)", markdown)
+    block = r"(?ms)^```math\n(.*?)^```$"
+    markdown = re.sub(block, lambda found: f"{FORMULA}\n{escape(found[1])}</div>", markdown)
+    markdown = re.sub(r'<img src="([^"]+)"(?: width="(\d+)")? alt="([^"]+)">', in_markdown, markdown)
+    return re.sub(r"^!\[[^]]+\]\(([^)]+)\)({[^}]+})?$", r"[\g<0>](\1)", markdown, flags=re.MULTILINE)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Write formulas, LaTeX as on GitHub, in MathML, which browsers show without a script."""
+    try:
+        from latex2mathml.converter import convert
+    except ImportError:  # of an environment that is older than this: they stay LaTeX
+        return html
+    html = re.sub(r"\$<code>(.*?)</code>\$", lambda found: convert(unescape(found[1])), html)
+    block = rf"(?s){FORMULA}\n(.*?)</div>"
+    return re.sub(block, lambda found: FORMULA + convert(unescape(found[1]), display="block") + "</div>", html)
+
+
+def in_markdown(picture: re.Match[str]) -> str:
+    """`![words](path)` with its width in pixels."""
+    path, width, words = picture.groups()
+    return f"![{words}]({path}){{ width={width} }}" if width else f"![{words}]({path})"
 
 
 def notebook_page(notebook: Path) -> str:
-    """Text and code of a notebook, which shows its pictures when it is run."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    parts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
-    page = "\n\n".join(fenced(text, "python") if kind == "code" else text for kind, text in parts)
-    page = page.replace("(../data/README.md)", "(../getting_data.md)").replace("(../README.md)", "(../index.md)")
-    return page.replace("(../docs/", "(../") + "\n"
+    """Text and code of a notebook, with the pictures that its cells draw."""
+    drawn: list[str] = sorted(json.loads((PICTURES / CHECKSUMS).read_text(encoding="utf-8")))
+    parts, section = [], ""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            parts.append(fenced(text, "python"))
+        else:
+            parts.append(text)
+            section = next(reversed(re.findall(r"^#+ (.+)", text, re.MULTILINE)), section)
+        parts += [f"![{section}]({name})" for name in drawn if name.startswith(f"{notebook.stem}-{cell['id']}")]
+    page = "\n\n".join(parts).replace("(../data/README.md)", "(../getting_data.md)")
+    return page.replace("(../README.md)", "(../index.md)").replace("(../docs/", "(../") + "\n"
+
+
+def code_checksums(notebook: Path) -> dict[str, str]:
+    """SHA-256 of the code of a notebook from its beginning up to each cell, by the cell's name."""
+    found, digest = {}, hashlib.sha256()
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            digest.update("".join(cell["source"]).encode())
+        found[cell["id"]] = digest.hexdigest()
+    return found
 
 
 def commands() -> str:

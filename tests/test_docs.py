@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import pkgutil
+import posixpath
 import re
 import runpy
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -22,6 +28,7 @@ from PIL import Image
 from siamese_verify import losses, miners
 from siamese_verify.cli import visualize
 from siamese_verify.cli.configuration import CONF
+from siamese_verify.cli.main import COMMANDS as COMMANDS_OF_ALL
 from siamese_verify.cli.pretraining import composed, first_stage_overrides
 from siamese_verify.cli.training_checks import check_settings
 from siamese_verify.sweeps.child_run import quote_elements
@@ -278,9 +285,134 @@ def test_the_site_builds_with_every_page_and_link_and_loads_nothing_from_another
     assert built.returncode == 0, built.stderr  # strict: a page without a place or a broken link fails it
     assert {path.stem for path in DOCS.glob("*.md")} <= {path.parent.name for path in tmp_path.rglob("index.html")}
     for page in tmp_path.rglob("*.html"):
+        for picture in re.findall(r'<img\b[^>]*?src="?([^" >]+)', page.read_text()):
+            assert (page.parent / picture).is_file(), f"{page}: {picture}"
         loaded = re.findall(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=.?(https?://[^ >]+)", page.read_text())
         assert not loaded, page
+    if find_spec("latex2mathml"):
+        formulas = (tmp_path / "losses" / "index.html").read_text()
+        assert formulas.count("</math>") == PAGE.count("```math") + PAGE.count("$`")
+        assert "$`" not in formulas
     losses_page = (tmp_path / "reference" / "losses" / "index.html").read_text()
     assert all(f'id="siamese_verify.losses.{name}"' in losses_page for name in losses.__all__)
     groups = (tmp_path / "reference" / "configuration" / "index.html").read_text()
     assert all(f">{path.stem}<" in groups for path in (CONF / "loss").glob("*.yaml"))
+
+
+COVERED = ("losses", "methods", "evaluation", "data", "pretraining", "beyond_faces")  # by tests of their own
+WRITTEN = {path.name: path.read_text() for path in sorted(DOCS.glob("*.md")) if path.stem not in COVERED}
+WRITTEN["README.md"] = (DOCS.parent / "README.md").read_text()
+WRITTEN |= {path.name: path.read_text() for path in sorted((DOCS.parent / "notebooks").glob("*.ipynb"))}
+
+
+def written_commands(page: str) -> list[str]:
+    """Command lines of a page, those in its tables too."""
+    if page.endswith(".ipynb"):
+        text = "".join(line for cell in json.loads(WRITTEN[page])["cells"] for line in [*cell["source"], "\n"])
+    else:
+        text = WRITTEN[page].replace("\\\n", " ")
+    in_tables = [line for line in re.findall(r"^\|.*$", text, re.MULTILINE) if "siamese-verify" in line]
+    found = re.findall(r"^\$ siamese-verify (.+)$", text, re.MULTILINE)
+    return sorted({*found, *re.findall(r"`siamese-verify ([\w-]+ [^`]+)`", "\n".join(in_tables))})
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if written_commands(page)])
+def test_every_command_of_a_page_is_understood(
+    page: str, configured: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    for line in written_commands(page):
+        name, *given = shlex.split(re.sub(r"\[(--[^]]+)\]", r"\1", line), comments=True)  # [--option]: may be left out
+        command = COMMANDS_OF_ALL[name]
+        if "--config-dir" in given:
+            continue  # files of the reader's own: tests/cli/test_own_encoder.py
+        if command.add_arguments:
+            parser = argparse.ArgumentParser()
+            pkgutil.resolve_name(command.add_arguments)(parser)
+            parser.parse_args(given)
+        else:
+            overrides = [one for one in given if "=" in one and not one.startswith("hydra.run.dir=")]
+            configured("train" if name == "demo" else name, tmp_path, *map(first_value, overrides))
+
+
+def first_value(override: str) -> str:
+    """The first of the values that a sweep tries."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    value: Any = parsed.value()
+    first = value.start if isinstance(value, IntervalSweep) else next(parsed.sweep_string_iterator())
+    return f"{parsed.get_key_element()}={first}"
+
+
+SITE: dict[str, Any] = runpy.run_path(str(DOCS / "site_pages.py"))
+MADE: dict[str, str] = dict(SITE["pages"]())
+SITE_FILES = {*MADE, "LICENSE"} | {
+    path.relative_to(DOCS).as_posix()
+    for path in DOCS.rglob("*")
+    if path.is_file() and path.suffix not in (".py", ".json")
+}
+SITE_PAGES = {path.name: SITE["on_page_markdown"](path.read_text()) for path in sorted(DOCS.glob("*.md"))} | MADE
+
+
+def prose(text: str) -> str:
+    """A page without its code."""
+    return re.sub(r"^```.*?^```$|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [page for page in SITE_PAGES if not page.startswith("reference/")])
+def test_every_link_of_a_page_leads_to_what_the_site_has(page: str) -> None:
+    text = prose(SITE_PAGES[page])
+    for link in re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'(?:src|href)="([^"]+)"', text):
+        path, _, anchor = link.partition("#")
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(page), path)) if path else page
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        assert target in SITE_FILES, f"{page} links to {link}, which the site does not have"
+        if anchor and not target.startswith("reference/"):
+            headings = re.findall(
+                r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", SITE_PAGES[target], flags=re.DOTALL | re.M), re.M
+            )
+            assert anchor in {re.sub("-+", "-", slug(one)) for one in headings}, f"{page}: no section {link}"
+
+
+def test_every_link_of_the_readme_leads_to_a_file() -> None:
+    text = prose((DOCS.parent / "README.md").read_text())
+    for link in re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'src="([^"]+)"', text):
+        assert "://" in link or (DOCS.parent / link.partition("#")[0]).is_file(), link
+
+
+def test_the_pictures_of_the_notebooks_are_those_that_their_code_draws() -> None:
+    kept: dict[str, str] = json.loads((SITE["PICTURES"] / SITE["CHECKSUMS"]).read_text())
+    assert {path.name for path in SITE["PICTURES"].iterdir()} == {*kept, SITE["CHECKSUMS"]}
+    for name, checksum in kept.items():
+        notebook, _, cell = Path(name).stem.partition("-")
+        codes = SITE["code_checksums"](DOCS.parent / "notebooks" / f"{notebook}.ipynb")
+        assert codes.get(re.sub(r"^(cell-\d+)-\d+$", r"\1", cell)) == checksum, (
+            f"The code of notebooks/{notebook}.ipynb is no longer that which drew docs/notebooks/{name}: "
+            "`python docs/draw_notebooks.py` draws the pictures again."
+        )
+        assert f"]({name})" in MADE[f"notebooks/{notebook}.md"]
+        assert not notebook.startswith("4_"), "no photos of people"
+    sizes = [path.stat().st_size for path in SITE["PICTURES"].iterdir()]
+    assert max(sizes) < 120_000
+    assert sum(sizes) < 1_500_000
+
+
+def test_the_numbers_of_the_results_are_those_of_the_pages_they_link_to() -> None:
+    page, checked = "", 0
+    for row in re.findall(r"^\| (.+) \|$", (DOCS / "results.md").read_text(), re.MULTILINE):
+        *cells, last = row.split(" | ")
+        page = link.group(1) if (link := re.search(r"\]\(([a-z_]+\.md)[#)]", last)) else page if last == "" else ""
+        if page:
+            text = (DOCS / page).read_text()
+            numbers = re.findall(r"\d+[.,]\d+|\d+(?= %)", re.sub(r"`[^`]*`", "", " ".join(cells)))
+            assert [one for one in numbers if one not in text] == [], f"{page} has no such number: {row}"
+            checked += len(numbers)
+    assert checked > 50
+
+
+def test_the_results_on_the_first_page_are_among_all_results() -> None:
+    readme = (DOCS.parent / "README.md").read_text()
+    rows = re.findall(r"^\|.+[0-9] (?:%|ms|s|x)(?=[ ,]).+\|$", readme, re.MULTILINE)
+    assert len(rows) > 4
+    assert set(rows) <= set((DOCS / "results.md").read_text().splitlines())

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         print(describe_sweep(sweep))
         lines.append(f"Runs: {write_results(sweep, output)}")
         named = representatives(sweep) if sweeps else [(one, _label(sweep, one)) for one in runs]
-        named = [(path, name) for path, name in named if (path / "report" / "curve.csv").is_file()]
+        named = [(path, name) for path, name in named if (path / "report" / "metrics.json").is_file()]
     elif runs:
         named = [(runs[0], "")]
     chosen = [path for path, _ in named] + others

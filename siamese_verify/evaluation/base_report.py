@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.cases import CASES, Cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -86,12 +87,14 @@ class Report(ABC):
         recorded: names of further fields for the record of a run.
         intervals: 95 % confidence intervals over people, by name of the metric, where they are known.
         acquisition: failures to acquire, where photos were searched for faces.
+        cases: of which the metric is the mean, for paired comparisons; None where it is no mean.
     """
 
     metric: ClassVar[str]
     recorded: ClassVar[tuple[str, ...]] = ()
     intervals: Mapping[str, Interval]
     acquisition: Failures | Acquisition | None
+    cases: Cases | None = None
 
     @property
     def value(self) -> float:
@@ -145,7 +148,7 @@ class Report(ABC):
         comparison: Sequence[Mapping[str, Any]] | None = None,
         published: Sequence[PublishedCurve] = (),
     ) -> Path:
-        """Write metrics.json, a PNG of each figure and report.html, each whole or not at all.
+        """Write metrics.json, cases.npz, a PNG of each figure and report.html, each whole or not at all.
 
         Args:
             folder: made if it is missing; files of an earlier report are replaced.
@@ -166,7 +169,8 @@ class Report(ABC):
 
         given = given_details(title, details, comparison)
         figures = self.figures()
-        return write_report(folder, self, given, figures, render_measures(self, figures, **given))
+        files = {CASES: self.cases.to_bytes()} if self.cases else {}
+        return write_report(folder, self, given, figures, render_measures(self, figures, **given), files)
 
 
 def given_details(
@@ -197,7 +201,7 @@ def write_report(
     if target.exists() and not target.is_dir():
         raise InputError(f"The report needs a folder, and {target} is a file: name another place.")
     target.mkdir(parents=True, exist_ok=True)
-    metrics = json.dumps({**report.to_dict(), **given}, indent=1, allow_nan=False)
+    metrics = json.dumps({**report.to_dict(), **given, "metric": report.metric}, indent=1, allow_nan=False)
     for figure in figures:
         atomic_write(target / f"{figure.name}.png", figure.png)
     for name, content in (files or {}).items():

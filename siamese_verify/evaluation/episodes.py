@@ -11,6 +11,7 @@ import numpy as np
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.base_report import Failures, RateTable, Report, Tile
 from siamese_verify.evaluation.bootstrap import Interval, check_level
+from siamese_verify.evaluation.cases import Cases
 from siamese_verify.evaluation.pair_intervals import clustered_rate_interval
 from siamese_verify.evaluation.scores import numbered, unit_rows
 
@@ -102,6 +103,7 @@ class FewShotReport(Report):
             that says nothing of their spread.
         intervals: of the `accuracy`, 95 % over people; empty if each episode has all of them.
         acquisition: see `Failures`.
+        cases: accuracy of each episode.
     """
 
     metric: ClassVar[str] = "accuracy"
@@ -116,6 +118,7 @@ class FewShotReport(Report):
     over_episodes: Interval | None
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     acquisition: Failures | None = None
+    cases: Cases | None = field(default=None, repr=False, compare=False)
 
     @property
     def task(self) -> str:
@@ -208,6 +211,7 @@ def few_shot_report(
         people=drawn.eligible,
         over_episodes=Interval(max(accuracy - reach, 0.0), min(accuracy + reach, 1.0)) if np.ptp(each) else None,
         intervals={"accuracy": over_people} if over_people else {},
+        cases=_cases(drawn, right),
     )
 
 
@@ -227,32 +231,24 @@ def _name_queries(faces: NDArray[np.float64], shots: int, classifier: str) -> ND
 def people_interval(drawn: Episodes, right: NDArray[np.bool_], level: float = 0.95) -> Interval | None:
     """Return the interval of the mean accuracy of episodes over people; None if each episode has all people.
 
-    The variance sums the products of residuals over all pairs of episodes, times the number of people that both have:
-    an episode is as good as its people, and episodes that share none are independent. What that owes to the draw of
-    episodes is counted once. The part of people is enlarged as by the jackknife, by (n / (n - N))^2, as episodes of N
-    out of n people resemble each other the more, the more of all people each has.
+    The variance is that of `Cases.covariance`, at least that of the draw of episodes: an episode is as good as its
+    people.
 
     Args:
         drawn: the episodes.
         right: (E,N,Q) whether each query was given its own person.
         level: in (0, 1).
-
-    Hoeffding, "A class of statistics with asymptotically normal distribution", Annals of Mathematical Statistics 1948;
-    Efron & Stein, "The jackknife estimate of variance", Annals of Statistics 1981.
     """
-    episodes, way = drawn.people.shape
-    count = drawn.eligible
-    if count <= way:
+    cases = _cases(drawn, right)
+    if cases.eligible <= cases.people.shape[1]:
         return None
-    each = right.mean(axis=(1, 2))
-    accuracy = float(each.mean())
-    residuals = (each - accuracy) / episodes
-    _, people = np.unique(drawn.people, return_inverse=True)
-    totals = np.bincount(people.ravel(), residuals.repeat(way))  # of each person's episodes
-    draw = float(residuals @ residuals)
-    shared = max(float(totals @ totals) - way * (1 - way / count) * draw, 0.0)
-    variance = draw + shared * (count / (count - way)) ** 2 * ((count - 1) / count) ** 2
+    accuracy = float(cases.values.mean())
+    variance = max(cases.covariance(cases), float(cases.values.var()) / len(cases.values))
     wrong = len(np.unique(drawn.people[~right.all(axis=2)]))
-    tested = np.ones(len(totals))  # people who were drawn
+    tested = np.ones(len(np.unique(drawn.people)))  # people who were drawn
     low, high = clustered_rate_interval(1 - accuracy, variance, wrong, tested, level)
     return Interval(1 - high, 1 - low)
+
+
+def _cases(drawn: Episodes, right: NDArray[np.bool_]) -> Cases:
+    return Cases(right.mean(axis=(1, 2)), drawn.people, drawn.eligible)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.pair_intervals import mean_interval
-from siamese_verify.evaluation.representation import NEIGHBORS, TEMPERATURE
+from siamese_verify.evaluation.representation import NEIGHBORS, weighted_votes
 from siamese_verify.evaluation.scores import numbered, unit_rows
 
 if TYPE_CHECKING:
@@ -242,11 +242,11 @@ def predict_knn(train: ArrayLike, labels: ArrayLike, test: ArrayLike, neighbors:
     names, numbers = np.unique(np.asarray(labels), return_inverse=True)
     keys, queries = (torch.from_numpy(np.asarray(one, dtype=np.float64)) for one in (train, test))
     found = torch.empty(len(queries), dtype=torch.int64)
-    for part in bands(len(queries), len(keys) + len(names), 2**24):
-        cosine, nearest = (queries[part] @ keys.T).topk(min(neighbors, len(keys)))  # (m,k)
-        weight = ((cosine - cosine[:, :1]) / TEMPERATURE).exp()
-        votes = torch.zeros(len(weight), len(names), dtype=torch.float64)
-        votes.scatter_add_(1, torch.from_numpy(numbers)[nearest], weight)
-        found[part] = votes.argmax(dim=1)
+    count = min(neighbors, len(keys))
+    for part in bands(len(queries), len(keys) + count**2, 2**24):
+        cosine, nearest = (queries[part] @ keys.T).topk(count)  # (m,k)
+        near = torch.from_numpy(numbers)[nearest]
+        votes = weighted_votes(cosine, near)
+        found[part] = near.masked_fill(votes < votes.amax(dim=1, keepdim=True), len(names)).amin(dim=1)
     chosen: NDArray[Any] = names[found.numpy()]
     return chosen

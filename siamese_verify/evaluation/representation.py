@@ -14,6 +14,7 @@ from siamese_verify.evaluation.scores import numbered, unit_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
 
 MOST_PHOTOS = 16_384  # of more, some of each person drawn at random
 NEIGHBORS = 20
@@ -137,15 +138,32 @@ def knn_decisions(
     right = torch.zeros(len(rows), dtype=torch.bool)
     for part in bands(len(rows), count * (rows.shape[1] + count), GATHERED) if count else ():
         near = people[nearest[part]]  # (n,k)
-        weight = torch.ones(near.shape, dtype=torch.float64)
-        if temperature is not None:
-            cosine = (rows[nearest[part]].double() @ rows[part].double()[..., None])[..., 0]  # (n,k)
-            weight = ((cosine - cosine.amax(dim=1, keepdim=True)) / temperature).exp()
-        votes = (weight[:, None] * (near[:, None] == near[..., None])).sum(dim=2)  # (n,k) of each neighbor's person
+        cosine = (rows[nearest[part]].double() @ rows[part].double()[..., None])[..., 0]  # (n,k)
+        votes = weighted_votes(cosine, near, temperature)
         own = near == people[part, None]
         right[part] = votes.masked_fill(~own, 0).amax(dim=1) > votes.masked_fill(own, 0).amax(dim=1)
     searched = torch.bincount(people)[people] > 1
     return searched.nonzero().flatten().numpy(), right[searched].numpy()
+
+
+def weighted_votes(cosine: Tensor, labels: Tensor, temperature: float | None = TEMPERATURE) -> Tensor:
+    """(N,K) votes for the label of each neighbor: the sum of exp(cosine / temperature) over those with this label.
+
+    Args:
+        cosine: (N,K) of K neighbors of N rows.
+        labels: (N,K) of the neighbors.
+        temperature: > 0; None gives each neighbor one vote.
+
+    Returns:
+        Votes up to a factor for each row, so that nothing overflows: the nearest neighbor's own vote is 1.
+
+    Wu et al. 2018, section 3.4.
+    """
+    if temperature is None:
+        weight = cosine.new_ones(cosine.shape)
+    else:
+        weight = ((cosine - cosine.amax(dim=1, keepdim=True)) / temperature).exp()
+    return (weight[:, None] * (labels[:, None] == labels[..., None])).sum(dim=2)
 
 
 def alignment(embeddings: ArrayLike, identities: ArrayLike) -> float:

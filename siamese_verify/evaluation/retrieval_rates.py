@@ -11,6 +11,7 @@ import numpy as np
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import checked_gallery
 from siamese_verify.evaluation.base_report import Failures, RateTable, Report, Tile
+from siamese_verify.evaluation.cases import Cases
 from siamese_verify.evaluation.pair_intervals import mean_interval
 from siamese_verify.evaluation.scores import numbered, unit_rows
 
@@ -45,6 +46,7 @@ class RetrievalReport(Report):
         cmc: (K,) recall at k = 1 ... K; like `curve` of verification not in JSON and comparison.
         intervals: 95 % confidence intervals over the people searched for, by name of the metric.
         acquisition: see `Failures`.
+        cases: average precision of each query.
     """
 
     metric: ClassVar[str] = "mean_average_precision"
@@ -60,6 +62,7 @@ class RetrievalReport(Report):
     cmc: Floats = field(repr=False, compare=False)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     acquisition: Failures | None = None
+    cases: Cases | None = field(default=None, repr=False, compare=False)
 
     @property
     def hint(self) -> str | None:
@@ -233,17 +236,19 @@ def retrieval_report(
         "map_at_r": at_r,
     }
     who = queries[1][searched]
+    people_searched = np.unique(who, return_inverse=True)
     return RetrievalReport(
         queries=len(searched),
         without_positives=len(queries[0]) - len(searched),
         gallery=len(columns[0]) - itself,
-        people=len(np.unique(who)),
+        people=len(people_searched[0]),
         mean_average_precision=float(each["mean_average_precision"].mean()),
         recall={int(limit): float(each[f"recall_at_{limit}"].mean()) for limit in ranks},
         r_precision=float(each["r_precision"].mean()),
         map_at_r=float(each["map_at_r"].mean()),
         cmc=np.array([np.mean(first <= limit) for limit in range(1, min(CURVE, len(columns[0]) - itself) + 1)]),
         intervals={name: mean_interval(who, values) for name, values in each.items()} if intervals else {},
+        cases=Cases(precision, people_searched[1][:, None], len(people_searched[0])),
     )
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs_comparison import AllPairsErrors, EqualErrorComparison
+from siamese_verify.evaluation.bootstrap import Interval
+from siamese_verify.evaluation.cases import CASES, CaseComparison, Cases, compare_cases, read_cases
 from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
 from siamese_verify.evaluation.embedding_file import EMBEDDINGS, EmbeddingFile, read_embeddings
 from siamese_verify.evaluation.report import PAIRS_DIGEST, inverted_hint, verification_report
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 TARGETS = (1e-2, 1e-3)  # false accept rates of the paired tests
 MANY_TESTS = 5
+NUMBERS = ("episodes", "way", "shots", "queries", "gallery", "people")  # of protocols that score no pairs
 EACH_WITH_EACH = 5  # evaluations; of more, the first is compared with each of the others
 
 
@@ -35,16 +38,33 @@ class Evaluation:
     Attributes:
         name: for the page.
         metrics: as in metrics.json.
-        curve: its operating points.
-        scores: of its pairs, None where all pairs were compared.
+        curve: its operating points, None of a protocol that scores no pairs.
+        scores: of its pairs, None where all pairs were compared, or none.
         folder: with the embeddings of all pairs, None of a table of scores.
     """
 
     name: str
     metrics: dict[str, Any]
-    curve: RocCurve
+    curve: RocCurve | None
     scores: ScoreFile | None
     folder: Path | None = None
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that stands for all."""
+        return str(self.metrics.get("metric", "eer"))
+
+    @property
+    def interval(self) -> Interval | None:
+        """Interval of that metric over people."""
+        found = self.metrics.get("intervals", {}).get(self.metric)
+        return Interval(**found) if found else None
+
+    @cached_property
+    def cases(self) -> Cases | None:
+        """Episodes or queries of which the metric is the mean, None of pairs."""
+        path = self.folder / CASES if self.folder else None
+        return read_cases(path) if path and path.is_file() else None
 
     @cached_property
     def embeddings(self) -> EmbeddingFile | None:
@@ -61,6 +81,9 @@ class Evaluation:
     def figures(self) -> dict[str, Any]:
         """Return the compared metrics as JSON types: rates as fractions, None for what is unknown."""
         metrics = self.metrics
+        if self.curve is None:
+            found = {name: metrics[name] for name in (self.metric, *NUMBERS, "recall") if name in metrics}
+            return found | {f"{self.metric}_interval": self.interval and self.interval._asdict()}
         fixed, folds, intervals = metrics["at_threshold"], metrics["kfold"], metrics.get("intervals", {})
         return {
             "pairs": metrics["pairs"],
@@ -92,6 +115,12 @@ class Evaluation:
         fixed = self.metrics["at_threshold"]
         return fixed["threshold"] if fixed else None
 
+    @property
+    def units(self) -> str:
+        """What was measured, in words, such as `1,000 episodes`."""
+        names = [name for name in ("pairs", "episodes", "queries") if self.metrics.get(name)]
+        return f"{self.metrics[names[0]]:,} {names[0]}" if names else "photos"
+
 
 def read_evaluation(path: str | Path) -> Evaluation:
     """Read a run, an evaluation or the report folder in it, or a table of scores.
@@ -108,8 +137,8 @@ def read_evaluation(path: str | Path) -> Evaluation:
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         title = str(metrics["title"])
-        if "eer" not in metrics:
-            raise InputError(f"{path} was not measured on pairs{_headline(metrics)}: compare evaluations of pairs.")
+        if metrics.get("metric", "eer") != "eer":
+            return Evaluation(title, metrics, None, None, folder)
         curve = read_curve(folder / "curve.csv")
         table = folder / "scores.csv"
         return Evaluation(title, metrics, curve, read_scores(table) if table.is_file() else None, folder)
@@ -117,12 +146,6 @@ def read_evaluation(path: str | Path) -> Evaluation:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} holds no finished evaluation ({error}): name a run, or a table of scores.") from None
-
-
-def _headline(metrics: dict[str, Any]) -> str:
-    """What an evaluation of another protocol measured, in words."""
-    names = [name for name in ("accuracy", "mean_average_precision") if name in metrics]
-    return f" (its {names[0].replace('_', ' ')} is {metrics[names[0]]:.2%})".replace("%", " %") if names else ""
 
 
 def compare_runs(
@@ -150,6 +173,7 @@ def compare_runs(
     ]
     tests: list[ScoreComparison] = []
     all_pairs_tests: list[EqualErrorComparison] = []
+    case_tests: list[CaseComparison] = []
     sentences = []
     few = len(runs) <= EACH_WITH_EACH
     for first, second in combinations(range(len(runs)), 2) if few else [(0, other) for other in range(1, len(runs))]:
@@ -160,20 +184,24 @@ def compare_runs(
         elif found := _all_pairs_test(runs[first], runs[second], pair):
             all_pairs_tests.append(found)
             sentences.append(found.sentence)
+        elif cases := _case_test(runs[first], runs[second], pair):
+            case_tests.append(cases)
+            sentences.append(cases.sentence)
         else:
             sentences.append(_why_untested(runs[first], runs[second], pair))
-    if (count := len(tests) + len(all_pairs_tests)) >= MANY_TESTS:
+    if (count := len(tests) + len(all_pairs_tests) + len(case_tests)) >= MANY_TESTS:
         sentences.append(f"Of {count} comparisons at 95 %, one in twenty shows a difference by chance alone.")
     for name, run in zip(names, runs, strict=True):
-        if hint := inverted_hint(run.metrics["auc"], run.metrics["eer"]):
+        if run.curve and (hint := inverted_hint(run.metrics["auc"], run.metrics["eer"])):
             sentences.append(f"{name}: {hint}")
     figures = {name: run.figures() for name, run in zip(names, runs, strict=True)}
-    curves = {name: run.curve for name, run in zip(names, runs, strict=True)}
-    page = render_comparison(figures, curves, sentences, tests, TARGETS, all_pairs_tests)
+    curves = {name: run.curve for name, run in zip(names, runs, strict=True) if run.curve}
+    page = render_comparison(figures, curves, sentences, tests, TARGETS, all_pairs_tests, case_tests)
     content = {
         "figures": figures,
         "tests": [test.to_dict() for test in tests],
         "all_pairs_tests": [test.to_dict() for test in all_pairs_tests],
+        "case_tests": [test.to_dict() for test in case_tests],
         "sentences": sentences,
     }
     folder = Path(output)
@@ -218,9 +246,35 @@ def _all_pairs_test(first: Evaluation, second: Evaluation, names: tuple[str, str
     return EqualErrorComparison(names, one.pairs, (one.eer, other.eer), difference)
 
 
+def _case_test(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> CaseComparison | None:
+    """Compare the metric of the same episodes or queries; None for others, or without intervals over people."""
+    one, other, intervals = first.cases, second.cases, (first.interval, second.interval)
+    if not _alike(first, second) or one is None or other is None or intervals[0] is None or intervals[1] is None:
+        return None
+    if one.people.shape != other.people.shape or one.eligible <= one.people.shape[1]:
+        return None
+    return compare_cases(one, other, (intervals[0], intervals[1]), names=names, metric=first.metric)
+
+
+def _alike(first: Evaluation, second: Evaluation) -> bool:
+    """Whether both measured the same metric on the same."""
+    return first.metric == second.metric and first.pairs is not None and first.pairs == second.pairs
+
+
 def _why_untested(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> str:
     """Return why there is no paired test, and what can be compared, in a sentence."""
     both = " and ".join(names)
+    if first.metric != second.metric:
+        return f"{both} were measured by different protocols, so nothing compares."
+    if first.curve is None:
+        words = first.metric.replace("_", " ")
+        if not _alike(first, second):
+            return f"{both} did not measure the same episodes or queries, so there is no paired test of their {words}."
+        apart = 100 * (second.metrics[second.metric] - first.metrics[first.metric])
+        return (
+            f"{both} measured the same {first.units}, and the {words} of the second is {abs(apart):.2f} percentage "
+            f"points {'lower' if apart < 0 else 'higher'}; {_why_without(first, second)}, so there is no paired test."
+        )
     if first.pairs is not None and first.pairs == second.pairs:
         return (
             f"{both} compared the same {first.metrics['pairs']:,} pairs, so their metrics and curves compare; neither "
@@ -232,3 +286,13 @@ def _why_untested(first: Evaluation, second: Evaluation, names: tuple[str, str])
         without = [name for name, run in zip(names, (first, second), strict=True) if run.scores is None]
         return f"{both} cannot be tested pair by pair: the single scores of {' and '.join(without)} were not saved."
     return f"{both} did not compare the same pairs, so only the curves compare."
+
+
+def _why_without(first: Evaluation, second: Evaluation) -> str:
+    """What a paired test of the same episodes or queries lacks, in words."""
+    one = first.cases
+    if one is None or second.cases is None:
+        return "the single episodes or queries of an earlier evaluation were not kept"
+    if one.eligible <= one.people.shape[1]:
+        return "all people are in each of them, so that nothing is known of others"
+    return "their intervals over people were not computed (resamples=0)"

@@ -10,6 +10,7 @@ from siamese_verify.losses.info_nce import (
     info_nce_loss,
     nce_loss,
 )
+from siamese_verify.losses.linear_softmax import LinearSoftmaxLoss
 from siamese_verify.losses.magnet import MagnetLoss, magnet_loss
 from siamese_verify.losses.margin_softmax import ArcFaceLoss, CosFaceLoss, arc_face_cosine, cos_face_cosine
 from siamese_verify.losses.memory import CrossBatchMemory, EmbeddingQueue
@@ -34,6 +35,7 @@ __all__ = [
     "EmbeddingQueue",
     "InBatchNegatives",
     "InfoNCELoss",
+    "LinearSoftmaxLoss",
     "MagFaceLoss",
     "MagnetLoss",
     "MeasuredLoss",

@@ -119,16 +119,12 @@ class MarginSoftmax(BatchLoss):
         sharded: bool = False,
     ) -> None:
         super().__init__(reduction)
-        counts = {"num_identities": num_identities, "embedding_size": embedding_size, "subcenters": subcenters}
-        for name, count in counts.items():
-            if not isinstance(count, int) or count < 1:
-                raise InputError(f"{name} is {count}, but must be a whole number, 1 or more.")
+        check_counts(num_identities=num_identities, embedding_size=embedding_size, subcenters=subcenters)
         if not scale > 0:
             raise InputError(f"scale is {scale}, but must be above 0: 64 is usual.")
         if not margin >= 0:
             raise InputError(f"margin is {margin}, but a margin softmax needs a margin of 0 or more.")
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"label_smoothing is {label_smoothing}, but must be 0 or more and below 1: 0.1 is usual.")
+        check_smoothing(label_smoothing)
         if not 0 < sample_rate <= 1:
             raise InputError(f"sample_rate is {sample_rate}, but must be above 0 and at most 1: 0.1 is usual.")
         self.num_identities = num_identities
@@ -172,7 +168,7 @@ class MarginSoftmax(BatchLoss):
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
         """Losses of rows; see `BatchLoss.items`."""
         norms = torch.linalg.vector_norm(batch.embeddings, dim=1)
-        self._check_rows(batch, norms)
+        check_identities(self, batch)
         compared = self._compare(unit(batch.embeddings), batch.labels)
         own = self.scale * self.with_margin(compared.own, norms)
         losses = functional.softplus(compared.log_sum - own, threshold=50)  # linear beyond: exp(-50) less
@@ -230,26 +226,6 @@ class MarginSoftmax(BatchLoss):
         column = torch.searchsorted(chosen, places).clamp(max=wanted - 1)
         return functional.embedding(chosen, self.weights, sparse=True), column.where(chosen[column] == places, -1)
 
-    def _check_rows(self, batch: Batch, norms: Tensor) -> None:
-        if batch.embeddings.shape[1] != self.embedding_size:
-            raise InputError(
-                f"{type(self).__name__} has weights of embedding_size {self.embedding_size}, but was given embeddings "
-                f"of {batch.embeddings.shape[1]}: set embedding_size to the encoder's."
-            )
-        if batch.labels.device.type == "cpu":
-            invalid = batch.labels[(batch.labels < 0) | (batch.labels >= self.num_identities)]
-            if len(invalid):
-                raise InputError(
-                    f"label {int(invalid[0])} is none of the {self.num_identities} identities, 0 to "
-                    f"{self.num_identities - 1}: number the training identities from 0, and set num_identities to how "
-                    f"many they are."
-                )
-            if self.needs_norms and len(norms) > 1 and ((norms.detach() - 1).abs() < UNIT).all():
-                raise InputError(
-                    f"{type(self).__name__} reads the length of embeddings, but all have length 1: set normalize=False "
-                    "of the encoder."
-                )
-
     def extra_repr(self) -> str:
         """Parameters for `print(module)`."""
         return (
@@ -258,6 +234,43 @@ class MarginSoftmax(BatchLoss):
             + "".join(
                 f", {name}={getattr(self, name)}" for name, usual in OPTIONS.items() if getattr(self, name) != usual
             )
+        )
+
+
+def check_counts(**counts: int) -> None:
+    """Raise InputError unless all are whole numbers, 1 or more."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise InputError(f"{name} is {count}, but must be a whole number, 1 or more.")
+
+
+def check_smoothing(label_smoothing: float) -> None:
+    """Raise InputError for a label smoothing outside of [0, 1)."""
+    if not 0 <= label_smoothing < 1:
+        raise InputError(f"label_smoothing is {label_smoothing}, but must be 0 or more and below 1: 0.1 is usual.")
+
+
+def check_identities(loss: Any, batch: Batch) -> None:
+    """Raise InputError for rows of a batch that a softmax over identities cannot use; see `MarginSoftmax`."""
+    if batch.embeddings.shape[1] != loss.embedding_size:
+        raise InputError(
+            f"{type(loss).__name__} has weights of embedding_size {loss.embedding_size}, but was given embeddings "
+            f"of {batch.embeddings.shape[1]}: set embedding_size to the encoder's."
+        )
+    if batch.labels.device.type != "cpu":
+        return
+    invalid = batch.labels[(batch.labels < 0) | (batch.labels >= loss.num_identities)]
+    if len(invalid):
+        raise InputError(
+            f"label {int(invalid[0])} is none of the {loss.num_identities} identities, 0 to "
+            f"{loss.num_identities - 1}: number the training identities from 0, and set num_identities to how "
+            f"many they are."
+        )
+    norms = torch.linalg.vector_norm(batch.embeddings.detach(), dim=1)
+    if loss.needs_norms and len(norms) > 1 and ((norms - 1).abs() < UNIT).all():
+        raise InputError(
+            f"{type(loss).__name__} reads the length of embeddings, but all have length 1: set normalize=False "
+            "of the encoder."
         )
 
 

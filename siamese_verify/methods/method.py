@@ -33,8 +33,11 @@ class Learner(Protocol):
     def embed(self, images: Tensor) -> Tensor:
         """(N,D) embeddings of N images before they are normalized, with gradients that cost the memory of a chunk."""
 
-    def compare(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The configured loss over the (N,D) rows of all ranks with (N,) labels, after the configured miner."""
+    def compare(self, embeddings: Tensor, labels: Tensor, *, loss: nn.Module | None = None) -> Tensor:
+        """The configured loss over the (N,D) rows of all ranks with (N,) labels, after the configured miner.
+
+        Another loss, if given, compares everything.
+        """
 
     def generator(self) -> torch.Generator:
         """Random numbers of this step: on all ranks the same, and in a resumed run those of the uninterrupted one."""
@@ -54,12 +57,14 @@ class Method(nn.Module):
         sampler: what chooses its batches.
         instead: which loss to set where the configured one cannot be used.
         takes_miner: whether a miner may choose what is compared.
+        scheduled: whether it changes with the share of the training's steps that are done.
     """
 
     views: tuple[int, float] = (2, 2)
     sampler: type[EpochSampler[Any]] = ImageSampler
     instead = "leave loss out (add ~loss where an experiment sets one), it has an objective of its own"
     takes_miner = False
+    scheduled = False
 
     @classmethod
     def accepts(cls, loss: type[nn.Module] | None) -> bool:

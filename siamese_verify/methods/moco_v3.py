@@ -35,6 +35,8 @@ class MoCoV3(Method):
     Chen, Xie & He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021, algorithm 1.
     """
 
+    scheduled = True
+
     def __init__(
         self,
         encoder: Encoder,

@@ -11,7 +11,7 @@ from siamese_verify.losses import BatchLoss, NTXentLoss, QueryLoss
 from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.heads import mlp
 from siamese_verify.methods.method import Learner, Method, check_momentum, gather_without_gradient, products, unit_rows
-from siamese_verify.pairwise.ranks import add_ranks_, gather_rows, rank, sizes_of_ranks
+from siamese_verify.pairwise.ranks import add_ranks_
 from siamese_verify.samplers import UNLABELLED, SemiSupervisedSampler
 from siamese_verify.structures import FaceBatch
 
@@ -115,7 +115,7 @@ class SemiSupervised(Method):
         loss = learner.compare(known, labels)
         if self.head is not None:
             projected, rows = unit_rows(self.head(others)), batch.rows[~batch.labelled].repeat(views)
-            loss = loss + self.weight * over_ranks(self.contrastive, projected, rows)
+            loss = loss + self.weight * learner.compare(projected, rows, loss=self.contrastive)
         return loss
 
     @torch.no_grad()
@@ -143,13 +143,3 @@ class SemiSupervised(Method):
         if known:
             learner.log("train/pseudo_label_accuracy", correct / known)
         return guesses, confident
-
-
-def over_ranks(loss: BatchLoss, embeddings: Tensor, labels: Tensor) -> Tensor:
-    """A loss over the rows of all ranks, with the gradients of one process."""
-    sizes = sizes_of_ranks(len(labels), labels.device)
-    first = sum(sizes[: rank()])
-    value: Tensor = loss(
-        gather_rows(embeddings, sizes), gather_rows(labels, sizes), own=slice(first, first + len(labels))
-    )
-    return value

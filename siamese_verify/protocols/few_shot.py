@@ -41,10 +41,9 @@ class FewShotProtocol(Protocol):
     classifier: str = "centroid"
     seed: int = 0
 
-    @property
-    def photos_name(self) -> str:
-        """Name of the photos, for another protocol on the same."""
-        return self.name.rpartition(": ")[0] or self.name
+    def digest(self) -> str:
+        """SHA-256 of the names of the photos, their identities and the episodes; not of pixels."""
+        return str(self._digest(self.way, self.shots, self.queries, self.episodes, self.seed).hexdigest())
 
     def evaluate(self, embeddings: np.ndarray, settings: EvaluationSettings) -> FewShotReport:
         """Draw the episodes and return their accuracy."""
@@ -94,7 +93,7 @@ def few_shot(
         rows = np.flatnonzero((sizes >= shots + queries)[place])  # photos of others are not embedded
         used = source if len(rows) == len(source) else PhotoSubset(source, rows)
         title = f"{name}: {way}-way {shots}-shot"
-        return FewShotProtocol(title, used, way, shots, queries, episodes, classifier, seed)
+        return FewShotProtocol(title, used, way, shots, queries, episodes, classifier, seed, photos_name=name)
 
     check_episodes(way, shots, queries, episodes, seed)
     if classifier not in CLASSIFIERS:

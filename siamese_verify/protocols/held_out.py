@@ -85,7 +85,7 @@ def made_of(
             f"Of the protocol {people.name} only pairs are known, not who is on the photos: choose other photos, such "
             "as protocol.photos='${data.photos}'."
         )
-    return make(people.photos, people.photos_name)
+    return make(people.photos, people.photos_name or people.name)
 
 
 def name_of_photos(photos: Photos) -> str:

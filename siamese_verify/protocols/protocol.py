@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -104,20 +104,17 @@ class Protocol(ABC):
     Attributes:
         name: for people, such as "LFW View 2".
         photos: N photos.
+        photos_name: of the photos, for another protocol on the same; empty where it is `name`.
     """
 
     name: str
     photos: Photos
+    photos_name: str = field(default="", kw_only=True)
 
     @property
     def identities_known(self) -> bool:
         """Whether the photos' identities are those of people."""
         return True
-
-    @property
-    def photos_name(self) -> str:
-        """Name of the photos, for another protocol on the same."""
-        return self.name
 
     def keep(self, rows: np.ndarray) -> Self:
         """This protocol restricted to some photos, such as those in which a face was found; (K,) ascending rows."""
@@ -135,8 +132,8 @@ class Protocol(ABC):
         """SHA-256 of the names of the photos and their identities; not of pixels."""
         return str(self._digest().hexdigest())
 
-    def _digest(self) -> Any:
-        digest = hashlib.sha256()
+    def _digest(self, *settings: Any) -> Any:
+        digest = hashlib.sha256("".join(f"{one}\0" for one in settings).encode(errors="surrogateescape"))
         _, identities = np.unique(self.photos.identities, return_inverse=True)
         for name, identity in zip(self.photos.names, identities.tolist(), strict=True):
             digest.update(f"{name}\0{identity}\0".encode(errors="surrogateescape"))

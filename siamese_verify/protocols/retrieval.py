@@ -34,10 +34,11 @@ class RetrievalProtocol(Protocol):
     gallery: str | None = None
     same_camera: bool = False
 
-    @property
-    def photos_name(self) -> str:
-        """Name of the photos, for another protocol on the same."""
-        return self.name.rpartition(": ")[0] or self.name
+    def digest(self) -> str:
+        """SHA-256 of the names of the photos, their identities, and what is searched for in what; not of pixels."""
+        known = {name: getattr(self.photos, name, None) for name in ("splits", "cameras")}
+        columns = [None if values is None else [*map(str, values)] for values in known.values()]
+        return str(self._digest(self.query, self.gallery, self.same_camera, *columns).hexdigest())
 
     def evaluate(self, embeddings: np.ndarray, settings: EvaluationSettings) -> RetrievalReport:
         """Rank the photos and return all metrics."""
@@ -104,20 +105,43 @@ def retrieval(
                     f"{gallery!r}."
                 )
             used = PhotoSubset(source, np.flatnonzero((found == query) | (found == gallery)))
-        people = np.asarray(used.identities)
-        if query is None:
-            found_again = (np.unique(people, return_counts=True)[1] > 1).any()
-        else:
-            kept = np.array(list(used.splits))  # type: ignore[attr-defined]
-            found_again = np.isin(people[kept == query], people[kept == gallery]).any()
-        if not found_again:
-            raise InputError(
-                f"No photo of {name} has another of its person to be found: add a second photo of someone."
-            )
+        refuse_nothing_to_find(used, name, query, gallery, same_camera)
         title = f"{name}: retrieval" + (f" of {query} from {gallery}" if query else "")
-        return RetrievalProtocol(title, used, tuple(chosen), query, gallery, same_camera)
+        return RetrievalProtocol(title, used, tuple(chosen), query, gallery, same_camera, photos_name=name)
 
     return made_of(photos, people, make)
+
+
+def refuse_nothing_to_find(
+    photos: Photos, name: str, query: str | None, gallery: str | None, same_camera: bool
+) -> None:
+    """Check that a query has a photo to be found; for the arguments see `retrieval`.
+
+    Raises:
+        InputError: no one has a second photo, or one by another camera than the query's; an unknown camera is another.
+    """
+    rows = np.arange(len(photos))
+    if query is not None:
+        splits = np.array(list(photos.splits))  # type: ignore[attr-defined]
+        people = np.asarray(photos.identities)
+        searched = np.intersect1d(people[splits == query], people[splits == gallery])
+        sets = (np.flatnonzero((splits == split) & np.isin(people, searched)) for split in (query, gallery))
+        rows = np.concatenate(list(sets))
+    people = np.asarray(photos.identities)[rows]
+    known = None if same_camera else getattr(photos, "cameras", None)
+    cameras = np.arange(len(rows))  # each photo by another
+    if known is not None:
+        names = np.char.strip(np.array([str(known[row]) for row in rows], dtype=str))
+        cameras = np.where(names == "", cameras + len(rows), np.unique(names, return_inverse=True)[1])
+    persons = np.unique(people, return_inverse=True)[1]
+    of_person = np.unique(np.stack([persons, cameras], axis=1), axis=0)[:, 0]  # once for each camera
+    if not len(rows) or np.bincount(of_person).max() < 2:
+        if known is not None and len(rows) > len(np.unique(people)):
+            raise InputError(
+                f"No photo of {name} has another of its person by another camera to be found: add one, or set "
+                "protocol.same_camera=true."
+            )
+        raise InputError(f"No photo of {name} has another of its person to be found: add a second photo of someone.")
 
 
 def retrieval_list(

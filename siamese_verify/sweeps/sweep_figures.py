@@ -61,6 +61,12 @@ def _values(runs: Sequence[RunRow], name: str) -> int:
     return len({repr(run.parameters[name]) for run in runs})
 
 
+def _protocol_of_errors(sweep: SweepResults) -> str | None:
+    """The first test protocol with an EER, which fits beside the error rate of the validation."""
+    known = (name for name in sweep.protocols if any(run.test_eer(name) is not None for run in sweep.runs))
+    return next(known, None)
+
+
 def _metric_axis(axis: Any, metric: str) -> None:
     if is_rate(metric):
         axis.set_major_formatter(FuncFormatter(lambda rate, _: percent_label(rate)))
@@ -119,7 +125,7 @@ def _parameter_figure(sweep: SweepResults, name: str, place: int) -> ReportFigur
     runs = [run for run in drawn_runs(sweep.finished) if run.parameters[name] is not None]
     groups = [group for group in sweep.groups if group.value and group.parameters.get(name) is not None]
     alone = all(other in (name, SEED) for other in sweep.parameters)
-    protocol = sweep.protocols[0] if sweep.protocols else None
+    protocol = _protocol_of_errors(sweep)
 
     def draw(axes: Axes) -> None:
         scale = _Scale([run.parameters[name] for run in sweep.finished if run.parameters[name] is not None])
@@ -145,9 +151,9 @@ def _parameter_figure(sweep: SweepResults, name: str, place: int) -> ReportFigur
 def _tested(axes: Axes, runs: Sequence[tuple[float, RunRow]], protocol: str) -> None:
     """Test EER of runs, with their intervals over people where these are few enough to be seen."""
     rows = [
-        (at, eer, run.record.test[protocol].get("eer_interval"))
+        (at, found.value, found.interval)
         for at, run in runs
-        if (eer := run.test_eer(protocol)) is not None
+        if (found := run.tested(protocol)) and found.metric == "eer"
     ]
     if not rows:
         return
@@ -186,7 +192,7 @@ def _bars(spreads: Sequence[Spread], rate: bool) -> tuple[list[float], list[floa
 def _seeds_figure(sweep: SweepResults) -> ReportFigure:
     """Mean and interval over seeds of the best groups."""
     groups = [group for group in sweep.groups if group.value][:GROUPS]
-    protocol = sweep.protocols[0] if sweep.protocols else None
+    protocol = _protocol_of_errors(sweep)
 
     def draw(axes: Axes) -> None:
         from matplotlib.transforms import blended_transform_factory
@@ -229,8 +235,9 @@ def _parallel_figure(sweep: SweepResults, settings: Sequence[str]) -> ReportFigu
     def draw(axes: Axes) -> None:
         scales = [_Scale([run.parameters[name] for run in sweep.finished]) for name in settings]
         results = [("val", [run.value for run in runs])]
-        if protocol and all(run.test_eer(protocol) is not None for run in runs):
-            results.append(("test", [run.test_eer(protocol) for run in runs]))
+        tested = [run.tested(protocol) for run in runs] if protocol else []
+        if tested and all(tested):
+            results.append(("test", [one.value for one in tested if one]))
         ends = [(min(column), max(column)) for _, column in results]  # type: ignore[type-var]
         best = {id(run) for run in runs[: max(1, len(runs) // 10)]}
         for place in reversed(range(len(runs))):
@@ -244,7 +251,8 @@ def _parallel_figure(sweep: SweepResults, settings: Sequence[str]) -> ReportFigu
                 axes.plot(range(len(at)), at, color=LIGHT.genuine, linewidth=1.6, zorder=3)
             else:
                 axes.plot(range(len(at)), at, color=LIGHT.ink, linewidth=0.8, alpha=0.25)
-        names = [*map(_short, settings), *([_short(sweep.metric), "test EER"][: len(results)])]
+        title = sweep.test_title(protocol) if protocol else ""
+        names = [*map(_short, settings), *([_short(sweep.metric), title][: len(results)])]
         axes.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8)
         axes.set_yticks([])
         axes.grid(False)
@@ -253,7 +261,8 @@ def _parallel_figure(sweep: SweepResults, settings: Sequence[str]) -> ReportFigu
             _axis_labels(axes, place, _ends(scale))
         for place, (low, high) in enumerate(ends, start=len(scales)):
             axes.axvline(place, color=LIGHT.ink, linewidth=0.8)
-            form = percent_label if is_rate(sweep.metric) else "{:.4g}".format
+            tests = place > len(scales)
+            form = percent_label if tests or is_rate(sweep.metric) else "{:.4g}".format
             _axis_labels(axes, place, [(0.0, form(float(low))), (1.0, form(float(high)))])  # type: ignore[arg-type]
         axes.set_xlim(-0.3, len(names) - 0.5)
         axes.set_ylim(-0.06, 1.08)

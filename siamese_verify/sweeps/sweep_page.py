@@ -31,12 +31,12 @@ def spread_text(spread: Spread | None, metric: str = "eer") -> str:
     return f"{mean} ± {deviation}" if math.isnan(spread.low) else f"{mean} ± {deviation} ({lowest} to {highest})"
 
 
-def eer_text(run: RunRow, protocol: str) -> str:
-    """Test EER of a run with its interval over people."""
-    eer, bounds = run.test_eer(protocol), run.record.test.get(protocol, {}).get("eer_interval")
-    if eer is None:
+def tested_text(run: RunRow, protocol: str) -> str:
+    """The metric that stands for a protocol, such as the EER, with its interval over people."""
+    found = run.tested(protocol)
+    if found is None:
         return ""
-    return f"{eer:.2%}" + (f" ({bounds[0]:.2%} to {bounds[1]:.2%})" if bounds else "")
+    return f"{found.value:.2%}" + (" ({:.2%} to {:.2%})".format(*found.interval) if found.interval else "")
 
 
 def duration(seconds: float) -> str:
@@ -84,7 +84,7 @@ def _row(sweep: SweepResults, run: RunRow) -> list[str]:
     epoch = run.record.metrics.get("epoch")
     cells = [run.name, *(shown(run.parameters[name]) for name in sweep.parameters)]
     cells += [rate_or_number(run.value, sweep.metric), "" if epoch is None else f"{epoch:g}"]
-    cells += [eer_text(run, protocol) for protocol in sweep.protocols]
+    cells += [tested_text(run, protocol) for protocol in sweep.protocols]
     return [*cells, duration(run.record.seconds), run.status]
 
 

@@ -20,10 +20,10 @@ from siamese_verify.sweeps.sweep_page import (
     PAGE,
     bundle_line,
     duration,
-    eer_text,
     rate_or_number,
     render_sweep,
     spread_text,
+    tested_text,
 )
 from siamese_verify.sweeps.sweep_results import (
     TABLE,
@@ -31,6 +31,7 @@ from siamese_verify.sweeps.sweep_results import (
     RunRow,
     SweepResults,
     label,
+    metric_title,
     read_sweep,
     record_files,
     shown,
@@ -54,7 +55,8 @@ def runs_table(sweep: SweepResults, rows: int = ROWS) -> Table:
     table.add_column(escape(printable(sweep.metric)), justify="right")
     table.add_column("epoch", justify="right")
     for protocol in sweep.protocols[:2]:
-        table.add_column(escape(printable(f"test EER ({protocol})" if len(sweep.protocols) > 1 else "test EER")))
+        title = sweep.test_title(protocol)
+        table.add_column(escape(printable(f"{title} ({protocol})" if len(sweep.protocols) > 1 else title)))
     table.add_column("time", justify="right")
     table.add_column("status", overflow="fold")
     shown_runs = sweep.runs if len(sweep.runs) <= rows else (*sweep.runs[: rows - 5], *sweep.runs[-5:])
@@ -63,7 +65,7 @@ def runs_table(sweep: SweepResults, rows: int = ROWS) -> Table:
             table.add_row(f"... {len(sweep.runs) - rows} more in {TABLE}")
         epoch = run.record.metrics.get("epoch")
         cells = [run.name, *(shown(run.parameters[name]) for name in few), rate_or_number(run.value, sweep.metric)]
-        cells += ["" if epoch is None else f"{epoch:g}", *(eer_text(run, one) for one in sweep.protocols[:2])]
+        cells += ["" if epoch is None else f"{epoch:g}", *(tested_text(run, one) for one in sweep.protocols[:2])]
         cells += [duration(run.record.seconds), status_text(run)]
         table.add_row(*(escape(printable(cell)) for cell in cells))
     return table
@@ -84,7 +86,7 @@ def seeds_table(sweep: SweepResults) -> Table | None:
     for name in names:
         table.add_column(escape(printable(name)), overflow="fold")
     table.add_column("seeds", justify="right")
-    for title in (sweep.metric, *(f"test EER ({one})" for one in sweep.protocols[:2])):
+    for title in (sweep.metric, *(f"{sweep.test_title(one)} ({one})" for one in sweep.protocols[:2])):
         table.add_column(escape(printable(title)))
     for group in groups[:ROWS]:
         assert group.value is not None
@@ -236,6 +238,7 @@ class SweepProgress:
 def _line(run: RunRow, metric: str) -> str:
     """A run that has ended, in a line."""
     value = f", {metric} {rate_or_number(run.value, metric)}" if run.value is not None else ""
-    tests = "".join(f", test EER {eer_text(run, protocol)}" for protocol in run.record.test)
+    known = [(name, found) for name in run.record.test if (found := run.tested(name))]
+    tests = "".join(f", test {metric_title(found.metric)} {tested_text(run, name)}" for name, found in known)
     given = label(run.parameters) if run.parameters else ", ".join(run.record.overrides[-COLUMNS:])
     return f"Run {run.name} {status_text(run).rstrip('.')}{value}{tests}, {duration(run.record.seconds)}: {given}"

@@ -20,6 +20,7 @@ from siamese_verify.sweeps.run_differences import ABSENT, SEED, differing, setti
 from siamese_verify.tables import csv_cell
 
 TABLE = "sweep.csv"
+TITLES = {"eer": "EER", "mean_average_precision": "mAP", "auc": "AUC"}  # of metrics, where they have another name
 
 
 class Spread(NamedTuple):
@@ -58,6 +59,20 @@ class Spread(NamedTuple):
         return cls(mean, deviation, max(0.0, mean - half), min(1.0, mean + half), count)
 
 
+class Tested(NamedTuple):
+    """The metric that stands for all of a test protocol.
+
+    Attributes:
+        metric: its name, such as `eer`.
+        value: a rate, in [0, 1].
+        interval: 95 % over people, None where it is unknown.
+    """
+
+    metric: str
+    value: float
+    interval: tuple[float, float] | None
+
+
 @dataclass(frozen=True)
 class RunRow:
     """A run as a row of a sweep's table.
@@ -91,10 +106,19 @@ class RunRow:
         """Its bundle, None if it has none."""
         return self.folder / "bundle" if (self.folder / "bundle").is_dir() else None
 
+    def tested(self, protocol: str) -> Tested | None:
+        """The metric that stands for a protocol, the first in its record; None if it was not measured."""
+        measured = self.record.test.get(protocol) or {}
+        name = next(iter(measured), "")
+        if measured.get(name) is None:
+            return None
+        bounds = measured.get(f"{name}_interval")
+        return Tested(name, float(measured[name]), (bounds[0], bounds[1]) if bounds else None)
+
     def test_eer(self, protocol: str) -> float | None:
         """EER on a protocol, None if it was not measured."""
-        found = self.record.test.get(protocol, {}).get("eer")
-        return None if found is None else float(found)
+        found = self.tested(protocol)
+        return found.value if found and found.metric == "eer" else None
 
 
 class SeedGroup(NamedTuple):
@@ -103,7 +127,7 @@ class SeedGroup(NamedTuple):
     parameters: dict[str, Any]
     runs: list[RunRow]
     value: Spread | None  # the sweep's metric of the finished runs
-    test: dict[str, Spread]  # EER by protocol
+    test: dict[str, Spread]  # by protocol, the metric that stands for it
 
     @property
     def label(self) -> str:
@@ -156,6 +180,11 @@ class SweepResults:
         """Names of the test protocols."""
         return list(dict.fromkeys(name for run in self.runs for name in run.record.test))
 
+    def test_title(self, protocol: str) -> str:
+        """What is measured on a protocol, such as `test EER`."""
+        found = (run.tested(protocol) for run in self.runs)
+        return f"test {next((metric_title(one.metric) for one in found if one), 'EER')}"
+
     @property
     def counts(self) -> dict[str, int]:
         """Number of runs by status."""
@@ -178,7 +207,7 @@ class SweepResults:
             values = [run.value for run in done if run.value is not None]
             tests = {}
             for protocol in self.protocols:
-                measured = [eer for run in done if (eer := run.test_eer(protocol)) is not None]
+                measured = [one.value for run in done if (one := run.tested(protocol))]
                 if measured:
                     tests[protocol] = Spread.of(measured)
             kept = {name: value for name, value in runs[0].parameters.items() if name != SEED}
@@ -188,6 +217,11 @@ class SweepResults:
     def rank(self, value: float | None) -> float:
         """What runs are sorted by: lower is better."""
         return math.inf if value is None or math.isnan(value) else -value if self.mode == "max" else value
+
+
+def metric_title(name: str) -> str:
+    """Name of a metric for people, such as `recall@1` for `recall_at_1`."""
+    return TITLES.get(name, name.replace("_at_", "@").replace("_", " "))
 
 
 def label(parameters: Mapping[str, Any]) -> str:
@@ -320,8 +354,12 @@ def _value(record: RunRecord, metric: str, mode: str) -> float | None:
 def sweep_table(sweep: SweepResults) -> bytes:
     """CSV of a sweep, one line for each run, rates as fractions."""
     columns = ["run", "status", *sweep.parameters, sweep.metric, "epoch"]
+    further: dict[str, list[str]] = {}  # other metrics of each protocol
     for protocol in sweep.protocols:
-        columns += [f"test EER ({protocol})", f"low ({protocol})", f"high ({protocol})", f"AUC ({protocol})"]
+        names = dict.fromkeys(name for run in sweep.runs for name in list(run.record.test.get(protocol, {}))[1:])
+        further[protocol] = [name for name in names if not name.endswith("_interval")]
+        columns += [f"{sweep.test_title(protocol)} ({protocol})", f"low ({protocol})", f"high ({protocol})"]
+        columns += [f"{metric_title(name)} ({protocol})" for name in further[protocol]]
     columns += ["seconds", "started", "host", "exit_status", "error", "folder", "command"]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -331,8 +369,9 @@ def sweep_table(sweep: SweepResults) -> bytes:
         row: list[Any] = [run.name, run.status, *(run.parameters[name] for name in sweep.parameters)]
         row += [run.value, record.metrics.get("epoch")]
         for protocol in sweep.protocols:
-            test = record.test.get(protocol, {})
-            row += [test.get("eer"), *(test.get("eer_interval") or (None, None)), test.get("auc")]
+            found = run.tested(protocol)
+            row += [found.value, *(found.interval or (None, None))] if found else [None, None, None]
+            row += [record.test.get(protocol, {}).get(name) for name in further[protocol]]
         row += [round(record.seconds, 1), record.started, record.host, record.exit_status, record.error]
         row += [run.folder, record.command]
         writer.writerow(["" if cell is None else csv_cell(str(cell)) for cell in row])

@@ -1,6 +1,12 @@
 """The LightningModule, its callbacks, and the files of a run."""
 
-from siamese_verify.training.callbacks import BestCheckpoint, CollapseMonitor, RefreshHardNegatives, ReseedEachBatch
+from siamese_verify.training.callbacks import (
+    BestCheckpoint,
+    CollapseMonitor,
+    MovingWeightAveraging,
+    RefreshHardNegatives,
+    ReseedEachBatch,
+)
 from siamese_verify.training.distributed import gather_batch
 from siamese_verify.training.log_figures import publish_report
 from siamese_verify.training.loggers import mlflow_logger, wandb_logger
@@ -15,6 +21,7 @@ __all__ = [
     "CollapseMonitor",
     "EpochBar",
     "MetricsFile",
+    "MovingWeightAveraging",
     "RefreshHardNegatives",
     "ReseedEachBatch",
     "StepMetrics",

@@ -1,17 +1,20 @@
-"""Lightning callbacks: hard negatives, checkpoints, reproducible steps, a warning of collapse."""
+"""Lightning callbacks: hard negatives, checkpoints, averaged weights, reproducible steps, a warning of collapse."""
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from siamese_verify.atomic_write import atomic_write
+from siamese_verify.errors import InputError
 from siamese_verify.structures import FaceBatch
 
 log = logging.getLogger(__name__)
@@ -70,6 +73,32 @@ class BestCheckpoint(ModelCheckpoint):
                     "last_model_path": "",
                 }
         super().load_state_dict(state_dict)
+
+
+class MovingWeightAveraging(WeightAveraging):
+    """Exponential moving average of the weights, which is validated, saved and bundled in their place.
+
+    After the first step the average is the weights; after each further one a share `decay` of it is kept, and the rest
+    is that of the new weights. What did not change stays bit for bit, such as frozen layers; counts are not averaged.
+
+    Args:
+        decay: in [0, 1); the average is over about the last 1 / (1 - decay) steps.
+
+    Raises:
+        InputError: decay is out of range.
+
+    Polyak & Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM Journal on Control and Optimization
+    1992, with exponential weights.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise InputError(f"callbacks.ema.decay is {decay}, but is a share in 0 ... 1 and below 1, such as 0.999.")
+        super().__init__(avg_fn=partial(_follow, decay=decay))
+
+
+def _follow(average: Tensor, current: Tensor, _: Tensor, decay: float) -> Tensor:
+    return average.lerp(current, 1 - decay) if average.is_floating_point() else current
 
 
 class ReseedEachBatch(pl.Callback):

@@ -176,7 +176,14 @@ class VerificationModule(pl.LightningModule):
             self.log("train/distance_spread", distance.std())
         return embeddings
 
-    def compare(self, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None = None) -> Tensor:
+    def compare(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        tuples: Pairs | Triplets | None = None,
+        *,
+        loss: nn.Module | None = None,
+    ) -> Tensor:
         """Return the loss of the rows of all ranks together.
 
         Rows that are compared with those of other ranks are gathered; not so tuples that the sampler chose, nor rows
@@ -186,28 +193,31 @@ class VerificationModule(pl.LightningModule):
             embeddings: (N,D) of this rank.
             labels: (N,) identities, or numbers of images.
             tuples: of these rows; None lets the miner choose.
+            loss: another one than the configured, over everything; its figures are not logged.
 
         Raises:
             InputError: pairs, for a loss that compares an anchor with many others at once.
         """
         own = slice(0, len(labels))  # rows of this rank
-        if isinstance(tuples, Pairs) and getattr(self.loss, "needs_negatives", False):
+        compared: Any = self.loss if loss is None else loss
+        if isinstance(tuples, Pairs) and getattr(compared, "needs_negatives", False):
             raise InputError(
-                f"{type(self.loss).__name__} compares an anchor with many others at once, but the sampler gives single "
+                f"{type(compared).__name__} compares an anchor with many others at once, but the sampler gives single "
                 "pairs: set sampler=identity, or loss=contrastive."
             )
-        if self.method is not None and not getattr(self.loss, "needs_norms", False):
+        if self.method is not None and not getattr(compared, "needs_norms", False):
             embeddings = F.normalize(embeddings)
-        if getattr(self.loss, "compares_rows", True) and (tuples is None or not hasattr(self.loss, "measure")):
+        if getattr(compared, "compares_rows", True) and (tuples is None or not hasattr(compared, "measure")):
             embeddings, labels, own = gather_batch(embeddings, labels)
             tuples = tuples and gather_tuples(tuples, own)
         # All ranks must draw the same, and a resumed run what the uninterrupted one would have drawn.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed_of_step)
-            loss, fraction_nonzero = self._measure(embeddings, labels, tuples, own)
-        if self.logs_figures and fraction_nonzero is not None:
+            miner = self.miner if loss is None else None
+            value, fraction_nonzero = measure_loss(compared, miner, embeddings, labels, tuples, own)
+        if self.logs_figures and loss is None and fraction_nonzero is not None:
             self.log("train/fraction_nonzero", fraction_nonzero)
-        return loss
+        return value
 
     def generator(self) -> torch.Generator:
         """Random numbers of this step: on all ranks the same, and in a resumed run those of the uninterrupted one."""
@@ -221,23 +231,6 @@ class VerificationModule(pl.LightningModule):
     def logs_figures(self) -> bool:
         """Whether this step logs figures that take time."""
         return (self.global_step + 1) % DISTANCES_EVERY == 0
-
-    def _measure(
-        self, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None, own: slice
-    ) -> tuple[Tensor, Tensor | None]:
-        """Loss, and the fraction of nonzero losses where the loss knows it.
-
-        Losses and miners of ours compute a rank's share, those of other libraries all on each rank.
-        """
-        loss: Any = self.loss
-        shared = {"own": own} if hasattr(loss, "measure") else {}
-        if tuples is None and self.miner is not None:
-            parts = shared if hasattr(self.miner, "together") else {}
-            tuples = self.miner(embeddings.detach(), labels, **parts)
-        if shared:
-            value, fraction_nonzero = loss.measure(embeddings, labels, tuples, **shared)
-            return value, fraction_nonzero
-        return loss(embeddings, labels, pml_tuples(tuples, len(labels))), None
 
     def validation_step(self, batch: FaceBatch, _: int) -> Tensor:
         """Embed a batch of validation photos; callbacks get the (N,D) embeddings."""
@@ -359,18 +352,48 @@ class VerificationModule(pl.LightningModule):
         )
         for made, group in zip(optimizer.param_groups, groups, strict=True):
             made["lr"] *= group.scale
-        if self.make_scheduler is None:
+        method = self.method if self.method is not None and self.method.scheduled else None
+        if self.make_scheduler is None and (method is None or self._planned_steps is None):
             return optimizer
         steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
+        if self.make_scheduler is not None and not math.isfinite(steps):
             raise InputError("A schedule needs an end: set trainer.max_epochs, or scheduler=constant.")
-        if self._planned_steps is not None and steps != self._planned_steps:
+        if self._planned_steps not in (None, steps):
+            what = "its schedule" if method is None else f"the momentum schedule of {type(method).__name__}"
+            others = ", or train with scheduler=constant" if method is None else ""
             raise InputError(
-                f"The run was planned for {self._planned_steps} steps and would now have {steps}: its schedule cannot "
-                "be stretched, so resume with the same trainer.max_epochs, or train with scheduler=constant."
+                f"The run was planned for {self._planned_steps} steps and would now have {steps}: {what} cannot be "
+                f"stretched, so resume with the same trainer.max_epochs{others}."
             )
+        if self.make_scheduler is None:
+            return optimizer
         scheduler = self.make_scheduler(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def measure_loss(
+    loss: Any, miner: Miner | None, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None, own: slice
+) -> tuple[Tensor, Tensor | None]:
+    """Loss, and the fraction of nonzero losses where the loss knows it.
+
+    Losses and miners of ours compute a rank's share, those of other libraries all on each rank.
+
+    Args:
+        loss: of ours, or of another library.
+        miner: chooses tuples where there are none; None leaves all of them to the loss.
+        embeddings: (B,D) rows to compare.
+        labels: (B,) of them.
+        tuples: of them.
+        own: rows of this rank.
+    """
+    shared = {"own": own} if hasattr(loss, "measure") else {}
+    if tuples is None and miner is not None:
+        parts = shared if hasattr(miner, "together") else {}
+        tuples = miner(embeddings.detach(), labels, **parts)
+    if shared:
+        value, fraction_nonzero = loss.measure(embeddings, labels, tuples, **shared)
+        return value, fraction_nonzero
+    return loss(embeddings, labels, pml_tuples(tuples, len(labels))), None
 
 
 def embed_in_chunks(encoder: nn.Module, images: Tensor, chunk: int) -> Tensor:

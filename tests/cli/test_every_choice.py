@@ -37,6 +37,7 @@ REFUSING = {
     "arc_face",
     "cos_face",
     "cross_batch_memory",
+    "linear_softmax",
     "mag_face",
     "magnet",
 }  # no miner may choose for them

@@ -16,11 +16,11 @@ from omegaconf import DictConfig
 
 from siamese_verify.cli.evaluate import evaluate
 from siamese_verify.data import FaceCropper
-from siamese_verify.datasets import FolderPhotos
+from siamese_verify.datasets import FolderPhotos, ListedPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import compare_runs, few_shot_report, retrieval_report
 from siamese_verify.models import embed_photos, load_model
-from siamese_verify.protocols import few_shot, pair_file, retrieval, retrieval_list
+from siamese_verify.protocols import Protocol, few_shot, pair_file, retrieval, retrieval_list
 from siamese_verify.run_record import RunRecord
 from tests.cli.conftest import save_faces
 from tests.conftest import SMALL_BATCHES
@@ -68,8 +68,12 @@ def test_a_run_is_tested_by_episodes_of_people_held_out_and_evaluated_on_the_sam
     assert "recall@3" in told
     assert (run / "report" / "report.html").is_file()
 
-    with pytest.raises(InputError, match=r"was not measured on pairs \(its accuracy is .* %\)"):
-        compare_runs([run, run], tmp_path / "compare")
+    sentences, page = compare_runs([run, run], tmp_path / "compare", ["one", "other"])
+    assert sentences[0].startswith("No difference shown: other is ahead, its accuracy is 0.00 percentage points higher")
+    assert "recall@3" in compare_runs([run / "report" / "found"] * 2, tmp_path / "compare")[1].read_text()
+    different = compare_runs([run, run / "report" / "found"], tmp_path / "compare")[0]
+    assert different[0].endswith("were measured by different protocols, so nothing compares.")
+    assert page.is_file()
     for number, more in enumerate(((), ("protocol=few_shot", *FEW))):
         again = tmp_path / f"again{number}"
         value = evaluate(configured("evaluate", again, f"model='{run}'", "threads=1", *more), again)
@@ -171,6 +175,26 @@ def test_photos_of_which_none_can_be_found_are_refused_before_they_are_embedded(
     apart.write_text("path,identity,split\np00/0.png,a,query\np01/0.png,b,gallery\n")
     with pytest.raises(InputError, match=r"No photo of apart.csv has another of its person to be found"):
         retrieval_list(apart)
+    one_camera = tmp_path / "one_camera.csv"
+    lines = ["path,identity,split,camera", *(f"p00/{row}.png,a,{'query' if row else 'gallery'},c" for row in (0, 1))]
+    one_camera.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"has another of its person by another camera .* protocol.same_camera=true"):
+        retrieval_list(one_camera)
+    with pytest.raises(InputError, match=r"has another of its person by another camera"):
+        retrieval(ListedPhotos(one_camera))
+    assert isinstance(retrieval_list(one_camera, same_camera=True), Protocol)
+    one_camera.write_text("\n".join(lines).replace(",c", ","))  # unknown cameras are not the same
+    assert isinstance(retrieval_list(one_camera), Protocol)
+
+
+def test_a_protocol_of_the_same_photos_has_their_name(tmp_path: Path) -> None:
+    save_faces(tmp_path, 4, 4)
+    paths = [f"p0{person}/{photo}.png,{person},{'q: 1' if photo else 'g'}" for person in range(4) for photo in range(4)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,identity,split", *paths]))
+    ranked = retrieval_list(tmp_path / "list.csv", query="q: 1", gallery="g")
+    made = few_shot(people=ranked, way=3, queries=2)
+    assert isinstance(made, Protocol)
+    assert made.name == "list.csv: 3-way 1-shot"
 
 
 def test_pairs_of_unknown_people_have_no_episodes(tmp_path: Path) -> None:

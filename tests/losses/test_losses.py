@@ -24,6 +24,7 @@ from siamese_verify.losses import (
     CosinePairLoss,
     InBatchNegatives,
     InfoNCELoss,
+    LinearSoftmaxLoss,
     MagFaceLoss,
     MagnetLoss,
     NCELoss,
@@ -55,6 +56,7 @@ CLASSIFYING = {
     "subcenters, smoothed": ArcFaceLoss(16, scale=8, embedding_size=5, subcenters=3, label_smoothing=0.1),
     "ada_face": AdaFaceLoss(16, scale=8, embedding_size=5).eval(),  # in training it remembers lengths
     "mag_face": MagFaceLoss(16, scale=8, embedding_size=5, norm_range=(1.0, 9.0)),
+    "linear softmax": LinearSoftmaxLoss(16, embedding_size=5, label_smoothing=0.1),
 }
 ALL = COMPARING | CLASSIFYING
 WAITING = ("triplet", "triplet, squared", "triplet, soft", "info_nce", "nce")  # wait for the number of genuine pairs

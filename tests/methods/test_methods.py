@@ -301,6 +301,28 @@ def test_values_out_of_range_are_refused(method_type: Any, settings: dict[str, A
         method_type(small_encoder(), **settings)
 
 
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+@pytest.mark.parametrize(("method", "refused"), [(MoCoV3, True), (MoCo, False)])
+def test_a_momentum_that_rises_to_the_end_is_not_stretched(method: type[Method], refused: bool, tmp_path: Path) -> None:
+    batches: Any = [views_of(range(6), seed=number) for number in range(3)]
+
+    def train(epochs: int, checkpoint: Path | None = None) -> pl.Trainer:
+        encoder = small_encoder()
+        module = trained_by(method(encoder, hidden_size=9, output_size=5), encoder, None if refused else InfoNCELoss())
+        settings: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, enable_model_summary=False, **settings)
+        trainer.fit(module, DataLoader(batches, batch_size=None), ckpt_path=checkpoint, weights_only=True)
+        return trainer
+
+    train(1).save_checkpoint(tmp_path / "last.ckpt")
+    assert train(1, tmp_path / "last.ckpt").global_step == 3
+    if refused:
+        with pytest.raises(InputError, match=r"planned for 3 steps .* 6: the momentum schedule of MoCoV3 cannot be"):
+            train(2, tmp_path / "last.ckpt")
+    else:
+        assert train(2, tmp_path / "last.ckpt").global_step == 6
+
+
 class Constant(nn.Module):
     """The same output for all images, but for the last digits."""
 

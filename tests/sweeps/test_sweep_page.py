@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import re
 import time
@@ -51,6 +52,29 @@ def test_the_page_has_every_part_and_needs_nothing_else(tmp_path: Path) -> None:
     assert "<b>256</b>" not in page
     assert "siamese-verify train loss.margin=0.5 seed=0" in page
     assert not re.search(r'(?:src|href)="(?!#)', page)
+
+
+def test_other_protocols_show_the_metric_that_stands_for_them(tmp_path: Path) -> None:
+    for seed, value in enumerate((0.9, 0.94)):
+        shots = {"accuracy": value, "accuracy_interval": [value - 0.1, value + 0.05]}
+        ranked = {"mean_average_precision": value / 2, "mean_average_precision_interval": None, "recall_at_1": 0.5}
+        tests = {"5-way": shots, "ranking": ranked, "pairs": {"eer": 0.03, "eer_interval": None, "auc": 0.99}}
+        write_run(tmp_path / str(seed), 0.1 + seed / 100, {"seed": seed}, test=tests)
+    text = " ".join(finish_sweep(tmp_path).split())
+    for shown in ("test accuracy (5-way)", "test mAP (ranking)", "90.00% (80.00% to 95.00%)", "46.00% ± 1.41%"):
+        assert shown in text
+    header, first, _ = csv.reader((tmp_path / "sweep.csv").read_text().splitlines())
+    row = dict(zip(header, first, strict=True))
+    assert (row["test accuracy (5-way)"], row["low (5-way)"], row["high (5-way)"]) == (
+        "0.9",
+        "0.8",
+        "0.9500000000000001",
+    )
+    assert (row["test mAP (ranking)"], row["low (ranking)"], row["recall@1 (ranking)"]) == ("0.45", "", "0.5")
+    assert (row["test EER (pairs)"], row["AUC (pairs)"]) == ("0.03", "0.99")
+    page = (tmp_path / "sweep.html").read_text()
+    assert ">test accuracy: 5-way</th>" in page
+    assert "92.00% ± 2.83%" in page
 
 
 def test_a_sweep_without_a_finished_run_has_a_page(tmp_path: Path) -> None:

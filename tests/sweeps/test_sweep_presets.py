@@ -17,6 +17,7 @@ from omegaconf import DictConfig, open_dict
 from siamese_verify.cli.configuration import CONF
 from siamese_verify.cli.training_checks import check_settings
 from siamese_verify.errors import InputError
+from siamese_verify.sweeps.search_space import parse_search_space
 
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml") if path.stem != "default")
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
@@ -35,19 +36,26 @@ def composed(*overrides: str) -> tuple[DictConfig, DictConfig]:
     return cfg, hydra
 
 
-def grid(params: DictConfig) -> Iterator[tuple[str, ...]]:
+def grid(sweeper: DictConfig) -> Iterator[tuple[str, ...]]:
     """Overrides of each run of a grid."""
-    yield from product(*([f"{name!s}={value}" for value in str(values).split(",")] for name, values in params.items()))
+    if "conditional" in sweeper:
+        space = parse_search_space(sweeper.params, sweeper.conditional)
+        yield from (tuple(space.overrides(texts)) for texts in space.grid())
+        return
+    settings = sweeper.params.items()
+    yield from product(*([f"{name!s}={value}" for value in str(values).split(",")] for name, values in settings))
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_has_three_seeds_and_runs_that_can_work(name: str) -> None:
     cfg, hydra = composed(f"sweep={name}")
     assert (cfg.sweep.metric, cfg.sweep.mode, cfg.name) == ("val/eer", "min", name)
-    assert str(hydra.sweeper.params.seed).split(",") == ["0", "1", "2"]
+    assert re.findall(r"\d+", str(hydra.sweeper.params.seed)) == ["0", "1", "2"]
     assert cfg.baseline is None
     refused: list[tuple[str, ...]] = []
-    runs = [overrides for overrides in grid(hydra.sweeper.params) if "seed=0" in overrides]
+    everything = list(grid(hydra.sweeper))
+    assert hydra.sweeper.get("n_trials") in (None, len(everything))
+    runs = [overrides for overrides in everything if "seed=0" in overrides]
     for overrides in runs:
         try:
             check_settings(composed(f"sweep={name}", *overrides)[0])

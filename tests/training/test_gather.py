@@ -29,6 +29,7 @@ from siamese_verify.losses import (
     CrossBatchMemory,
     InBatchNegatives,
     InfoNCELoss,
+    LinearSoftmaxLoss,
     MagFaceLoss,
     MagnetLoss,
     NCELoss,
@@ -72,6 +73,7 @@ CLASSIFYING: dict[str, Callable[[Any], Any]] = {
     "cos_face": lambda kind: CosFaceLoss(5, 8.0, embedding_size=4, reduction=kind),
     "ada_face": lambda kind: AdaFaceLoss(5, 8.0, embedding_size=4, reduction=kind),
     "mag_face": lambda kind: MagFaceLoss(5, 8.0, embedding_size=4, reduction=kind),
+    "linear softmax": lambda kind: LinearSoftmaxLoss(5, embedding_size=4, reduction=kind),
 }
 MINERS: dict[str, Callable[[], Any]] = {
     "all pairs": AllPairs,

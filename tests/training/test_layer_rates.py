@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from siamese_verify.encoders import (
 from siamese_verify.errors import InputError
 from siamese_verify.losses import ArcFaceLoss, TripletLoss
 from siamese_verify.structures import FaceBatch
-from siamese_verify.training import VerificationModule, one_cycle
+from siamese_verify.training import MovingWeightAveraging, VerificationModule, one_cycle
 
 SGD = partial(torch.optim.SGD, lr=0.5, momentum=0.9, weight_decay=0.01)
 
@@ -46,8 +47,15 @@ def batch(seed: int = 0) -> FaceBatch:
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice
 
 
-def fit(module: VerificationModule, folder: Path, steps: int = 3, checkpoint: Path | None = None) -> pl.Trainer:
+def fit(
+    module: VerificationModule,
+    folder: Path,
+    steps: int = 3,
+    checkpoint: Path | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+) -> pl.Trainer:
     trainer = pl.Trainer(
+        callbacks=[*callbacks],
         max_steps=steps,
         accelerator="cpu",
         default_root_dir=folder,
@@ -103,6 +111,41 @@ def test_every_parameter_is_in_one_layer_and_every_layer_has_a_matrix(network: n
     assert sorted(name for layer in layers for name in layer.parameters) == sorted(parameters)
     assert all(any(parameters[name].ndim > 1 for name in layer.parameters) for layer in layers)
     assert len({layer.name for layer in layers}) == len(layers)
+
+
+class Recorder(pl.Callback):
+    """Keeps the encoder's weights after each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        self.seen.append({name: value.clone() for name, value in pl_module.encoder.state_dict().items()})
+
+
+def test_averaged_weights_are_those_of_a_loop_and_frozen_ones_stay_bit_for_bit(tmp_path: Path) -> None:
+    module = VerificationModule(small(), TripletLoss(0.2), None, SGD, frozen_layers=3)
+    before, steps = {name: value.clone() for name, value in module.encoder.state_dict().items()}, Recorder()
+    fit(module, tmp_path, 6, callbacks=[steps, MovingWeightAveraging(decay=0.9)])
+    frozen = {name for name, value in before.items() if all(torch.equal(one[name], value) for one in steps.seen)}
+    layers = [name for layer in list_layers(module.encoder)[:3] for name in layer.parameters]
+    assert frozen >= {*layers} and any(name.endswith("running_mean") for name in frozen)
+    assert (
+        {name for name, _ in module.encoder.named_parameters()}
+        > {*layers}
+        == frozen & {name for name, _ in module.encoder.named_parameters()}
+    )
+    for name, value in module.encoder.state_dict().items():
+        if name in frozen:
+            assert torch.equal(value, before[name]), name
+        elif not value.is_floating_point():
+            assert value == steps.seen[-1][name], "a count"
+        else:
+            average = steps.seen[0][name].double()
+            for one in steps.seen[1:]:
+                average = 0.9 * average + 0.1 * one[name].double()
+            assert torch.allclose(value.double(), average, atol=1e-6), name
+            assert not torch.equal(value, steps.seen[-1][name]), name
 
 
 # Rates

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation.all_pairs_comparison import EqualErrorComparison
     from siamese_verify.evaluation.base_report import Report
     from siamese_verify.evaluation.bootstrap import Difference
+    from siamese_verify.evaluation.cases import CaseComparison
     from siamese_verify.evaluation.comparison import ScoreComparison
     from siamese_verify.evaluation.pages.rendering import ReportFigure
     from siamese_verify.evaluation.report import VerificationReport
@@ -214,6 +215,7 @@ def render_comparison(
     tests: Sequence[ScoreComparison],
     targets: Sequence[float],
     all_pairs_tests: Sequence[EqualErrorComparison] = (),
+    case_tests: Sequence[CaseComparison] = (),
 ) -> str:
     """Return the page that compares evaluations.
 
@@ -224,9 +226,10 @@ def render_comparison(
         tests: paired tests.
         targets: false accept rates of the tests.
         all_pairs_tests: paired tests over all pairs.
+        case_tests: paired tests of episodes or queries.
     """
     rows = [_metrics_row(one) for one in figures.values()]
-    plots = comparison_figures(curves)
+    plots = comparison_figures(curves) if curves else []
     return fill_template(
         "compare.html.j2",
         title="Comparison",
@@ -240,6 +243,7 @@ def render_comparison(
         tests=tests,
         targets=targets,
         all_pairs_tests=all_pairs_tests,
+        case_tests=case_tests,
         numbers={
             "curves": [curve_numbers(curve, name) for name, curve in curves.items()],
             "axes": {one.name: one.axes for one in plots},
@@ -254,6 +258,8 @@ def _metrics_row(metrics: Mapping[str, Any]) -> dict[str, str]:
         low, high = (bounds["low"], bounds["high"]) if bounds else (None, None)
         return percent(value) if low is None or high is None else f"{percent(value)} ({interval(Interval(low, high))})"
 
+    if "eer" not in metrics:
+        return _other_row(metrics, with_interval)
     row = {
         "pairs": f"{metrics['pairs']:,}",
         "EER": with_interval(metrics["eer"], metrics["eer_interval"]),
@@ -264,6 +270,19 @@ def _metrics_row(metrics: Mapping[str, Any]) -> dict[str, str]:
     for point in metrics["tar_at_far"]:
         few = "*" if point["insufficient"] else ""
         row[f"TAR@FAR={percent(point['far'], 0)}"] = with_interval(point["tar"], point["interval"]) + few
+    return row
+
+
+def _other_row(metrics: Mapping[str, Any], with_interval: Callable[[float, Any], str]) -> dict[str, str]:
+    """Return metrics of a protocol that scores no pairs as text."""
+    row: dict[str, str] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping) and not name.endswith("_interval"):
+            row |= {f"{name}@{rank}": rate(share) for rank, share in value.items()}
+        elif f"{name}_interval" in metrics:
+            row[name.replace("_", " ")] = with_interval(value, metrics[f"{name}_interval"])
+        elif isinstance(value, int):
+            row[name] = f"{value:,}"
     return row
 
 
