@@ -372,7 +372,7 @@ def nearest_impostors(
     column_bounds: tuple[Tensor, Tensor] | None,
     starts: tuple[int, int],
     mirrored: bool,
-    blocks: tuple[int, int, int] = (HEIGHT, WIDTH, STRIP),
+    blocks: tuple[int, int, int] = (HEIGHT // 2, WIDTH, STRIP),
 ) -> tuple[Tensor, Tensor | None]:
     """The nearest impostor of each row of a tile, and of each column if mirrored; ties take the lowest.
 

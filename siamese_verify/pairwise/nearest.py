@@ -91,7 +91,7 @@ def check_compared(
 def exact_distance(compared: ComparedRows, row: Tensor, column: Tensor, squared: bool = False) -> Tensor:
     """(M,) Euclidean distances from differences in float64, rounded to the type of the rows: ties are exact."""
     result = compared.rows.new_empty(len(row), dtype=torch.float64)
-    for part in chunks(len(row), compared.rows.shape[1]):
+    for part in chunks(len(row), compared.rows):
         left, right = compared.rows.index_select(0, row[part]), compared.columns.index_select(0, column[part])
         difference = left.double().sub_(right)  # (m,D)
         torch.linalg.vecdot(difference, difference, out=result[part])
