@@ -16,6 +16,7 @@ from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.models import PRETRAINED, code_of_others, load_model, read_origin
 from siamese_verify.protocols import TrainingSubset, read_training_run
+from siamese_verify.structures import Photos
 from siamese_verify.training.run_files import differing_settings
 
 log = logging.getLogger(__name__)
@@ -133,14 +134,19 @@ def take_weights(encoder: Encoder, cfg: DictConfig) -> None:
     log.info("The encoder starts from %s.", name)
 
 
-def earlier_people(cfg: DictConfig) -> tuple[list[TrainingSubset], bool]:
+def earlier_people(cfg: DictConfig, photos: Photos) -> tuple[list[TrainingSubset], bool]:
     """People that earlier stages were trained and validated on, and whether those of all stages are known.
 
-    Of a run that is resumed from its own record, so that the first model may be gone.
+    Those of a stage with the same data set come with their photos, so that files are compared too. Of a run that is
+    resumed from its own record, so that the first model may be gone.
+
+    Args:
+        cfg: of the run.
+        photos: of its training set.
     """
     if not cfg.get("initialize_from"):
         return [], True
     if cfg.resume and (own := read_training_run(str(cfg.resume))):
-        return own.seen[2:], own.is_complete  # behind its own training and validation people
+        return own.with_photos(photos)[2:], own.is_complete  # behind its own training and validation people
     run = None if str(cfg.initialize_from) in PRETRAINED else read_training_run(str(cfg.initialize_from))
-    return (run.seen, run.is_complete) if run else ([], False)
+    return (run.with_photos(photos), run.is_complete) if run else ([], False)

@@ -136,8 +136,8 @@ def compose(cfg: DictConfig) -> TrainingParts:
     with configuring("training set"):
         share = asked if isinstance(asked, HeldOutShare) else None
         data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
-    earlier, all_known = earlier_people(cfg)
-    seen = [*data.seen, *earlier]
+    data.earlier, all_known = earlier_people(cfg, data.photos)
+    earlier, seen = data.earlier, [*data.seen, *data.earlier]
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
     made = {name: on_the_same(one, protocol) for name, one in others.items()}

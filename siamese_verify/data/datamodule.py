@@ -97,6 +97,7 @@ class FaceDataModule(pl.LightningDataModule):
     Attributes:
         split: rows of `photos` before damaged ones were left out.
         cropper: what `setup` crops faces with; it lists damaged photos.
+        earlier: what earlier stages of training have seen, empty at first.
         people: identities in training, by their numbers in `photos`; a training label is a place among them. Ascending,
             first those with labels.
         num_identities: how many have labels.
@@ -168,6 +169,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.people, self.num_identities = chosen.people, chosen.num_identities
         # What cannot work fails before the cropping.
         sampler(identities=with_labels(identities[chosen.rows], chosen.labeled), seed=seed)
+        self.earlier: list[TrainingSubset] = []
         self.spec = spec_for(photos, input_spec)
         spec_for(self.validation_source, input_spec)
         self.cropper = FaceCropper(input_spec, cache, max_damaged, on_multiple_faces)
@@ -187,9 +189,11 @@ class FaceDataModule(pl.LightningDataModule):
 
     @cached_property
     def test_photos(self) -> PhotoSubset:
-        """Photos of the people held out for testing, without those whose files are in another part as well."""
+        """Photos of the people held out for testing, without those whose files a stage of the training has seen."""
         tested = PhotoSubset(self.photos, self.split.test)
-        twice = find_leak(self.seen, tested).rows  # one photo under two names, as sets from the web have some
+        earlier = find_leak(self.earlier, tested)
+        known = [] if earlier.people else earlier.rows  # people whom an earlier stage has seen are refused later
+        twice = sorted({*find_leak(self.seen, tested).rows, *known})  # under two names, as sets from the web have some
         if twice:
             log.warning("%s test photos are also training photos, of another name, and are left out.", len(twice))
             tested = PhotoSubset(self.photos, np.delete(self.split.test, twice))
@@ -323,9 +327,15 @@ def with_labels(identities: np.ndarray, labeled: np.ndarray | Tensor | None) -> 
 
 def in_order(faces: FaceDataset, rank: int = 0, world_size: int = 1, workers: int = 0) -> DataLoader[FaceBatch]:
     """Load each photo once, on one of the ranks, in batches too small to fill a memory."""
-    start, end = np.linspace(0, len(faces), world_size + 1).astype(int)[rank : rank + 2].tolist()
-    batches = [range(first, min(first + IN_ORDER, end)) for first in range(start, end, IN_ORDER)]
+    share = share_of(len(faces), rank, world_size)
+    batches = [share[first : first + IN_ORDER] for first in range(0, len(share), IN_ORDER)]
     return DataLoader(faces, batch_size=None, sampler=batches, num_workers=workers, worker_init_fn=ignore_signals)
+
+
+def share_of(rows: int, rank: int, world_size: int) -> range:
+    """The rows of a rank, where each row is on one rank and the ranks have equally many, but for one."""
+    start, end = np.linspace(0, rows, world_size + 1).astype(int)[rank : rank + 2].tolist()
+    return range(start, end)
 
 
 def ignore_signals(_: int = 0) -> None:

@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from siamese_verify.datasets.generated import GeneratedSet
 from siamese_verify.datasets.synthetic_identity import CLOSE, OPEN, Array, Color, Identity, draw_identity, rgb
 
+GRAY = (128, 128, 128)
+
 
 def _outline(slices: Array, yaw: float) -> Array:
     """(2n,3) silhouette of a stack of n ellipses seen at an angle: down its left side, then up its right."""
@@ -82,10 +84,12 @@ def _draw_hand(
     draw.ellipse([x - palm, y - palm, x + palm, y + palm], colors["ear"])
 
 
-def render_face(identity: Identity, rng: np.random.Generator, size: int) -> Image.Image:
+def render_face(identity: Identity, rng: np.random.Generator, size: int, background: bool = True) -> Image.Image:
     """Photo of an identity (RGB, size x size); everything else about it is drawn from `rng`."""
     t, colors, side = identity.traits, identity.colors, 2 * size  # drawn at twice the size, against jagged edges
     photo = _backdrop(rng, side)
+    if not background:
+        photo.paste(GRAY, (0, 0, side, side))
     draw = ImageDraw.Draw(photo)
 
     weights = rng.uniform([-0.2, -1.2, -0.3, -0.1, -1, -1], [1, 0.8, 0.8, 0.4, 1, 1])
@@ -156,6 +160,9 @@ class SyntheticFaces(GeneratedSet):
 
     A photo depends on seed, identity and number alone, so a larger set contains the smaller ones.
 
+    Args:
+        background: whether each photo has a background of its own; else all have the same gray.
+
     Raises:
         InputError: a number is too small.
     """
@@ -163,12 +170,20 @@ class SyntheticFaces(GeneratedSet):
     kind = "synthetic faces"
     nouns = ("person", "photo")
 
-    def __init__(self, identities: int = 100, images: int = 10, size: int = 112, seed: int = 0, first: int = 0) -> None:
+    def __init__(
+        self,
+        identities: int = 100,
+        images: int = 10,
+        size: int = 112,
+        seed: int = 0,
+        first: int = 0,
+        background: bool = True,
+    ) -> None:
         self.check(images=(images, 1), size=(size, 16))
         super().__init__(identities, images, seed, first)
-        self.size = size
+        self.size, self.background = size, background
 
     def draw(self, identity: int, number: int) -> Image.Image:
         """Photo of an identity: RGB, size x size."""
         rng = np.random.default_rng([self.seed, identity, number + 1])
-        return render_face(draw_identity(self.seed, identity), rng, self.size)
+        return render_face(draw_identity(self.seed, identity), rng, self.size, self.background)

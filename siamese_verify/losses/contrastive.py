@@ -10,7 +10,7 @@ from torch import Tensor
 from siamese_verify.errors import InputError
 from siamese_verify.losses.base import BatchLoss, Items, Reduction, listed_pairs
 from siamese_verify.pairwise import Batch, Totals, row_distance
-from siamese_verify.pairwise.pair_sum import pair_sum
+from siamese_verify.pairwise.pair_sum import Hinge, pair_sum
 from siamese_verify.structures import Pairs, Triplets
 
 PairDistance = Literal["euclidean", "cosine"]
@@ -94,7 +94,8 @@ class ContrastiveLoss(BatchLoss):
 
     def sum_all(self, batch: Batch) -> Totals:
         """Sum over all pairs."""
-        return pair_sum(batch, self._loss, cosine=self.distance == "cosine")
+        hinge = Hinge(self.margin, self.scale, 2)
+        return pair_sum(batch, self._loss, cosine=self.distance == "cosine", hinge=hinge)
 
     def _loss(self, measure: Tensor, same: Tensor) -> Tensor:
         distance = (1 - measure).clamp(min=0) if self.distance == "cosine" else measure
@@ -135,7 +136,11 @@ class CosinePairLoss(BatchLoss):
 
     def sum_all(self, batch: Batch) -> Totals:
         """Sum over all pairs."""
-        return pair_sum(batch, lambda cosine, same: cosine_pair_loss(cosine, same, self.margin), cosine=True)
+
+        def loss(cosine: Tensor, same: Tensor) -> Tensor:
+            return cosine_pair_loss(cosine, same, self.margin)
+
+        return pair_sum(batch, loss, cosine=True, hinge=Hinge(1 - self.margin, 1, 1))
 
     def extra_repr(self) -> str:
         """Parameters for `print(module)`."""

@@ -12,10 +12,13 @@ from siamese_verify.pairwise import Identities
 from siamese_verify.pairwise.nearest import (
     ComparedRows,
     exact_distance,
+    farthest_positives,
     first_best,
+    nearest_by_kernel,
     nearest_negative_pairs,
     nearest_negatives,
 )
+from siamese_verify.pairwise.tiles import fused
 from siamese_verify.structures import Pairs, Triplets
 
 
@@ -32,6 +35,10 @@ class BatchHard(Miner[Triplets]):
 
     def choose(self, compared: ComparedRows) -> Triplets:
         """See the class."""
+        if fused(compared.rows) and len(compared.columns):
+            positive, negative = farthest_positives(compared), nearest_by_kernel(compared)[:, 0]
+            anchor = ((positive >= 0) & (negative >= 0)).nonzero().flatten()  # waits for the GPU, here only
+            return Triplets(anchor, positive[anchor], negative[anchor])
         row, column = compared.genuine_pairs()
         positive = first_best(row, column, -exact_distance(compared, row, column), len(compared.labels))  # (B,)
         anchor = (positive >= 0).nonzero().flatten()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 HEIGHT, WIDTH, STRIP = 64, 128, 8
+WARPS = 8  # of a program of a tile: 32 numbers of a block for each thread
 
 
 def _grid(tile: Tensor, blocks: tuple[int, int, int]) -> tuple[int, int]:
@@ -46,7 +48,9 @@ def exponential_sums(
     grid = _grid(tile, blocks)
     by_row = scale.new_empty(grid[1], n)
     by_column = scale.new_empty(grid[0], m) if mirrored else by_row
-    _exponential_sums[grid](tile, scale, by_row, by_column, n, m, diagonal, mirrored, **_constants(blocks))
+    _exponential_sums[grid](
+        tile, scale, by_row, by_column, n, m, diagonal, mirrored, num_warps=WARPS, **_constants(blocks)
+    )
     return by_row.sum(dim=0), by_column.sum(dim=0) if mirrored else None
 
 
@@ -62,7 +66,7 @@ def _exponential_sums(
     MIRRORED: tl.constexpr,
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
-    STRIP: tl.constexpr,
+    STRIP,
 ):
     top, strip = tl.program_id(0), tl.program_id(1)
     i = top * HEIGHT + tl.arange(0, HEIGHT)
@@ -108,7 +112,7 @@ def exponential_weights(
     n, m = tile.shape
     others = of_columns.contiguous() if of_columns is not None else of_rows
     arguments = tile, weights, scale, of_rows.contiguous(), others, n, m, diagonal, of_columns is not None
-    _exponential_weights[_grid(tile, blocks)](*arguments, **_constants(blocks))
+    _exponential_weights[_grid(tile, blocks)](*arguments, num_warps=WARPS, **_constants(blocks))
     return weights
 
 
@@ -125,7 +129,7 @@ def _exponential_weights(
     MIRRORED: tl.constexpr,
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
-    STRIP: tl.constexpr,
+    STRIP,
 ):
     top, strip = tl.program_id(0), tl.program_id(1)
     i = top * HEIGHT + tl.arange(0, HEIGHT)
@@ -144,3 +148,367 @@ def _exponential_weights(
         if DIAGONAL:
             weight = tl.where(i[:, None] != j[None, :], weight, 0.0)
         tl.store(weights + place, weight.to(weights.dtype.element_ty), mask=inside)
+
+
+def hinge_losses(
+    tile: Tensor,
+    weights: Tensor | None,
+    row_labels: Tensor,
+    column_labels: Tensor,
+    squares: tuple[Tensor, Tensor] | None,
+    margin: float,
+    scale: float,
+    power: int,
+    diagonal: bool,
+    blocks: tuple[int, int, int] = (HEIGHT, WIDTH, STRIP),
+) -> tuple[Tensor, Tensor]:
+    """Losses scale * max(0, margin - distance)^power of the impostors of a tile, and how they pull.
+
+    Args:
+        tile: (n, m) float32 products; of unit rows, if there are no squares.
+        weights: (n, m) memory for what each pair pulls with, or None; that of the tile is fine. A row's gradient is the
+            sum of these weights times the columns; for Euclidean distances, times the difference column - row.
+        row_labels: (n,) int64.
+        column_labels: (m,) int64; a pair of one label is no impostor.
+        squares: (n,) and (m,) squared lengths of the rows that were multiplied: the distance is Euclidean; None
+            takes 1 - cosine.
+        margin: of the loss.
+        scale: of the loss.
+        power: 1 or 2.
+        diagonal: count each pair once; weights are for both of its directions.
+        blocks: as in `exponential_sums`.
+
+    Returns:
+        Sum of the losses, float32, and int64 number of those above zero.
+    """
+    n, m = tile.shape
+    grid = _grid(tile, blocks)
+    totals, counts = tile.new_empty(grid), row_labels.new_empty(grid, dtype=torch.int32)
+    euclidean, learning = squares is not None, weights is not None
+    of_rows, of_columns = (part.contiguous() for part in squares) if squares is not None else (tile, tile)
+    memory = weights if weights is not None else tile
+    _hinge_losses[grid](
+        *(tile, memory, totals, counts, row_labels.contiguous(), column_labels.contiguous(), of_rows, of_columns, n, m),
+        *(float(margin), float(scale), euclidean, power == 2, diagonal, learning),
+        num_warps=WARPS,
+        **_constants(blocks),
+    )
+    return totals.sum(), counts.sum()
+
+
+@triton.jit
+def _hinge_losses(
+    tile,
+    weights,
+    totals,
+    counts,
+    row_labels,
+    column_labels,
+    row_squares,
+    column_squares,
+    n,
+    m,
+    margin,
+    scale,
+    EUCLIDEAN: tl.constexpr,
+    SQUARED: tl.constexpr,
+    DIAGONAL: tl.constexpr,
+    LEARNING: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    STRIP,
+):
+    top, strip = tl.program_id(0), tl.program_id(1)
+    i = top * HEIGHT + tl.arange(0, HEIGHT)
+    label = tl.load(row_labels + i, mask=i < n, other=0)
+    total = tl.zeros((HEIGHT,), tl.float32)
+    count = tl.zeros((HEIGHT,), tl.int32)
+    for k in range(STRIP):
+        j = (strip * STRIP + k) * WIDTH + tl.arange(0, WIDTH)
+        inside = (i[:, None] < n) & (j[None, :] < m)
+        place = i[:, None].to(tl.int64) * m + j[None, :]
+        product = tl.load(tile + place, mask=inside, other=0.0)
+        impostor = inside & (label[:, None] != tl.load(column_labels + j, mask=j < m, other=0)[None, :])
+        if EUCLIDEAN:
+            lengths = tl.load(row_squares + i, mask=i < n, other=0.0)[:, None]
+            lengths = lengths + tl.load(column_squares + j, mask=j < m, other=0.0)[None, :]
+            distance = tl.sqrt(_at_least(lengths - 2 * product, 0.0))
+        else:
+            distance = _at_least(1 - product, 0.0)
+        inner = _at_least(margin - distance, 0.0)
+        inner = tl.where(impostor, inner, 0.0)
+        if SQUARED:
+            loss, slope = scale * inner * inner, 2 * scale * inner
+        else:
+            loss, slope = scale * inner, tl.where(inner > 0, scale, 0.0)
+        if LEARNING:
+            if EUCLIDEAN:
+                # Below this a distance is rounding of float32, and its inverse anything.
+                slope = slope / tl.maximum(distance, 1e-3 * tl.sqrt(lengths) + 1e-30)
+            tl.store(weights + place, slope.to(weights.dtype.element_ty), mask=inside)
+        if DIAGONAL:
+            loss = tl.where(i[:, None] < j[None, :], loss, 0.0)
+        total += tl.sum(loss, 1)
+        count += tl.sum((loss > 0).to(tl.int32), 1)
+    cell = top * tl.num_programs(1) + strip
+    tl.store(totals + cell, tl.sum(total, 0))
+    tl.store(counts + cell, tl.sum(count, 0))
+
+
+@triton.jit
+def _at_least(value, least):
+    """The larger of both; unlike `tl.maximum`, NaN stays."""
+    return tl.where(value < least, least, value)
+
+
+def genuine_losses(
+    candidates: Tensor,
+    order: Tensor,
+    first: Tensor,
+    last: Tensor,
+    gradient: Tensor | None,
+    batch: int,
+    own: slice,
+    scale: float,
+    power: int,
+    cosine: bool,
+) -> tuple[Tensor, Tensor]:
+    """Losses scale * distance^power of the genuine pairs of a rank, each counted once, and their gradient.
+
+    Nothing waits for the number of pairs: a program walks those of one row.
+
+    Args:
+        candidates: (C, D) contiguous float32 rows, then references.
+        order: (C,) int64 rows, grouped by identity.
+        first: (C,) int64, where the group of each row begins in `order`.
+        last: (C,) int64, one past where it ends.
+        gradient: (C, D) memory that the gradient is added to, or None.
+        batch: number of rows; references follow.
+        own: rows of this rank, which has its share of the pairs, see `pairwise.blocks.rectangles`.
+        scale: of the loss.
+        power: 1 or 2; of Euclidean distances 2.
+        cosine: whether distances are 1 - cosine of unit rows, else Euclidean.
+
+    Returns:
+        Sum of the losses, float32, and int64 number of those above zero.
+    """
+    count, size = candidates.shape
+    totals, counts = candidates.new_empty(count), order.new_empty(count)
+    _genuine_losses[(count,)](
+        *(candidates, order, first, last, candidates if gradient is None else gradient, totals, counts),
+        *(size, batch, own.start, own.stop, float(scale), cosine, power == 2, gradient is not None),
+        SIZE=triton.next_power_of_2(size),
+    )
+    return totals.sum(), counts.sum()
+
+
+@triton.jit
+def _genuine_losses(
+    candidates,
+    order,
+    first,
+    last,
+    gradient,
+    totals,
+    counts,
+    size,
+    batch,
+    own,
+    end,
+    scale,
+    COSINE: tl.constexpr,
+    SQUARED: tl.constexpr,
+    LEARNING: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    i = tl.program_id(0).to(tl.int64)
+    k = tl.arange(0, SIZE)
+    row = tl.load(candidates + i * size + k, mask=k < size, other=0.0)
+    mine = (i >= own) & (i < end)
+    pull = tl.zeros((SIZE,), tl.float32)
+    total = tl.zeros((1,), tl.float32)
+    count = tl.zeros((1,), tl.int64)
+    for place in range(tl.load(first + i), tl.load(last + i)):
+        j = tl.load(order + place)
+        yours = (j >= own) & (j < end)
+        # Of a pair of two ranks, the rank of the later row takes it if both numbers are even or odd, else the other.
+        alike = (i + j) % 2 == 0
+        shared = (mine & (j < batch) & ((j < own) & alike | (j >= end) & (alike == 0))) | (
+            yours & (i < batch) & ((i < own) & alike | (i >= end) & (alike == 0))
+        )
+        references = mine & (j >= batch) | yours & (i >= batch)
+        taken = (mine & yours & (i != j)) | shared | references
+        if taken:
+            other = tl.load(candidates + j * size + k, mask=k < size, other=0.0)
+            if COSINE:
+                distance = 1 - tl.sum(row * other, 0)
+                inside = tl.where(distance < 0, 0.0, 1.0)  # rounding may leave -1e-7
+                distance = distance * inside
+                if SQUARED:
+                    loss, slope = scale * distance * distance, 2 * scale * distance * inside
+                else:
+                    loss, slope = scale * distance, scale * inside
+                pull -= slope * other
+            else:
+                difference = row - other
+                loss = scale * tl.sum(difference * difference, 0)
+                pull += 2 * scale * difference
+            once = (i < j).to(tl.float32)
+            total += loss * once
+            count += (loss * once > 0).to(tl.int64)
+    if LEARNING:
+        here = gradient + i * size + k
+        tl.store(here, tl.load(here, mask=k < size, other=0.0) + pull, mask=k < size)
+    tl.store(totals + i, tl.sum(total, 0))
+    tl.store(counts + i, tl.sum(count, 0))
+
+
+def nearest_impostors(
+    tile: Tensor,
+    row_labels: Tensor,
+    column_labels: Tensor,
+    squares: tuple[Tensor, Tensor],
+    bounds: tuple[Tensor, Tensor] | None,
+    column_bounds: tuple[Tensor, Tensor] | None,
+    starts: tuple[int, int],
+    mirrored: bool,
+    blocks: tuple[int, int, int] = (HEIGHT // 2, WIDTH, STRIP),
+) -> tuple[Tensor, Tensor | None]:
+    """The nearest impostor of each row of a tile, and of each column if mirrored; ties take the lowest.
+
+    Args:
+        tile: (n, m) float32 products.
+        row_labels: (n,) int64.
+        column_labels: (m,) int64; a pair of one label is no impostor.
+        squares: (n,) and (m,) squared lengths of the rows that were multiplied.
+        bounds: (n, Q) squared distances that each of a row's searches is beyond, and those that it is within; None
+            searches once, without bounds.
+        column_bounds: (m, Q) likewise of the columns; used if mirrored.
+        starts: numbers of the first row and column, below 2^32.
+        mirrored: search for each column among the rows too.
+        blocks: as in `exponential_sums`.
+
+    Returns:
+        (n, Q) and (m, Q) or None: numbers that compare as the squared distance, then the found one; see `unpacked`.
+    """
+    n, m = tile.shape
+    grid = _grid(tile, blocks)
+    queries = 1 if bounds is None else bounds[0].shape[1]
+    by_row = row_labels.new_empty(grid[1], n, queries)
+    by_column = row_labels.new_empty(grid[0], m, queries) if mirrored else by_row
+    of_rows, of_columns = bounds or (tile, tile), column_bounds or (tile, tile)
+    _nearest_impostors[grid](
+        *(tile, by_row, by_column, row_labels.contiguous(), column_labels.contiguous()),
+        *(part.contiguous() for part in (*squares, *of_rows, *of_columns)),
+        *(n, m, queries, *starts, bounds is not None, mirrored),
+        num_warps=WARPS,
+        **_constants(blocks),
+    )
+    return by_row.amin(dim=0), by_column.amin(dim=0) if mirrored else None
+
+
+def unpacked(packed: Tensor) -> Tensor:
+    """Numbers of what `nearest_impostors` found, -1 for nothing."""
+    return torch.where(packed >> 32 < 0x7F800000, packed & 0xFFFFFFFF, -1)  # the bits of infinity
+
+
+@triton.jit
+def _nearest_impostors(
+    tile,
+    by_row,
+    by_column,
+    row_labels,
+    column_labels,
+    row_squares,
+    column_squares,
+    row_near,
+    row_far,
+    column_near,
+    column_far,
+    n,
+    m,
+    queries,
+    row_start,
+    column_start,
+    BOUNDED: tl.constexpr,
+    MIRRORED: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    STRIP,
+):
+    top, strip = tl.program_id(0), tl.program_id(1)
+    i = top * HEIGHT + tl.arange(0, HEIGHT)
+    label = tl.load(row_labels + i, mask=i < n, other=0)
+    square = tl.load(row_squares + i, mask=i < n, other=0.0)
+    row_number = (i + row_start).to(tl.int64)
+    for query in range(queries):
+        nearest = tl.full((HEIGHT,), 0x7FFFFFFFFFFFFFFF, tl.int64)
+        for k in range(STRIP):
+            j = (strip * STRIP + k) * WIDTH + tl.arange(0, WIDTH)
+            inside = (i[:, None] < n) & (j[None, :] < m)
+            product = tl.load(tile + i[:, None].to(tl.int64) * m + j[None, :], mask=inside, other=0.0)
+            squared = square[:, None] + tl.load(column_squares + j, mask=j < m, other=0.0)[None, :] - 2 * product
+            squared = _at_least(squared, 0.0)
+            impostor = label[:, None] != tl.load(column_labels + j, mask=j < m, other=0)[None, :]
+            impostor = inside & impostor & (squared < float("inf"))  # nor NaN, whose bits may be those of less
+            column_number = (j + column_start).to(tl.int64)
+            for_row = impostor
+            if BOUNDED:
+                near = tl.load(row_near + i.to(tl.int64) * queries + query, mask=i < n, other=0.0)
+                far = tl.load(row_far + i.to(tl.int64) * queries + query, mask=i < n, other=0.0)
+                for_row = impostor & (squared > near[:, None]) & (squared < far[:, None])
+            nearest = tl.minimum(nearest, tl.min(_packed(squared, for_row, column_number[None, :]), 1))
+            if MIRRORED:
+                place = j.to(tl.int64) * queries + query
+                for_column = impostor
+                if BOUNDED:
+                    near = tl.load(column_near + place, mask=j < m, other=0.0)
+                    far = tl.load(column_far + place, mask=j < m, other=0.0)
+                    for_column = impostor & (squared > near[None, :]) & (squared < far[None, :])
+                least = tl.min(_packed(squared, for_column, row_number[:, None]), 0)
+                tl.store(by_column + top.to(tl.int64) * m * queries + place, least, mask=j < m)
+        tl.store(by_row + (strip.to(tl.int64) * n + i) * queries + query, nearest, mask=i < n)
+
+
+@triton.jit
+def _packed(squared, chosen, number):
+    """Bits of squared distances above numbers; those of infinity where a pair is not chosen."""
+    squared = tl.where(chosen, squared, float("inf"))
+    return (squared.to(tl.int32, bitcast=True).to(tl.int64) << 32) | number
+
+
+def farthest_genuine(rows: Tensor, columns: Tensor, order: Tensor, first: Tensor, last: Tensor, itself: bool) -> Tensor:
+    """(N,) int64: the farthest column of a row's identity, from differences in float32; ties the lowest; -1 for none.
+
+    Args:
+        rows: (N, D) contiguous float32.
+        columns: (C, D) likewise.
+        order: (C,) int64 columns, grouped by identity, ascending.
+        first: (N,) int64, where the columns of each row's identity begin in `order`.
+        last: (N,) int64, one past where they end.
+        itself: the column of a row's number is the row itself, and left out.
+    """
+    found = order.new_empty(len(rows))
+    if len(rows):
+        arguments = rows, columns, order, first, last, found, rows.shape[1], itself
+        _farthest_genuine[(len(rows),)](*arguments, SIZE=triton.next_power_of_2(rows.shape[1]))
+    return found
+
+
+@triton.jit
+def _farthest_genuine(rows, columns, order, first, last, found, size, ITSELF: tl.constexpr, SIZE: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64)
+    k = tl.arange(0, SIZE)
+    row = tl.load(rows + i * size + k, mask=k < size, other=0.0)
+    farthest = tl.full((1,), -1.0, tl.float32)
+    number = tl.full((1,), -1, tl.int64)
+    for place in range(tl.load(first + i), tl.load(last + i)):
+        j = tl.load(order + place)
+        difference = row - tl.load(columns + j * size + k, mask=k < size, other=0.0)
+        squared = tl.sum(difference * difference, 0)
+        further = squared > farthest
+        if ITSELF:
+            further = further & (i != j)
+        farthest = tl.where(further, squared, farthest)
+        number = tl.where(further, j, number)
+    tl.store(found + i, tl.sum(number, 0))

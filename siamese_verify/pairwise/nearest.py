@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from siamese_verify.pairwise.batch import GenuinePairs, Identities, check_batch
-from siamese_verify.pairwise.blocks import BAND, bands, ranges, rectangles
+from siamese_verify.pairwise.blocks import BAND, bands, blocks, ranges, rectangles
 from siamese_verify.pairwise.distances import Centered, chunks, has_exact_products, identical
 from siamese_verify.pairwise.ranks import gather_rows, sizes_of_ranks
+from siamese_verify.pairwise.tiles import TILE, Tiles, fused, kernels, rounded
 
 SORTED = 8  # queries of a row beyond which its distances are sorted once, not compared for each
 DIFFERENCES = "donot_use_mm_for_euclid_dist"
@@ -29,6 +30,7 @@ class ComparedRows(NamedTuple):
     column_labels: Tensor  # (C,) int64
     itself: bool  # the first N columns are the rows, and no row is its own positive
     own: slice | None = None  # rows of this rank; None if no other process shares them
+    factors: torch.dtype = torch.float32  # of products where kernels reduce them, see `pairwise.tiles`
 
     @property
     def anchors(self) -> slice:
@@ -80,14 +82,16 @@ def check_compared(
     """
     batch = check_batch(embeddings, labels, references, reference_labels, own)
     if references is None or together:
-        return ComparedRows(batch.embeddings, batch.labels, batch.candidates, batch.candidate_labels, True, own)
-    return ComparedRows(batch.embeddings, batch.labels, batch.references, batch.reference_labels, False, own)
+        columns, itself = (batch.candidates, batch.candidate_labels), True
+    else:
+        columns, itself = (batch.references, batch.reference_labels), False
+    return ComparedRows(batch.embeddings, batch.labels, *columns, itself, own, batch.factors)
 
 
 def exact_distance(compared: ComparedRows, row: Tensor, column: Tensor, squared: bool = False) -> Tensor:
     """(M,) Euclidean distances from differences in float64, rounded to the type of the rows: ties are exact."""
     result = compared.rows.new_empty(len(row), dtype=torch.float64)
-    for part in chunks(len(row), compared.rows.shape[1]):
+    for part in chunks(len(row), compared.rows):
         left, right = compared.rows.index_select(0, row[part]), compared.columns.index_select(0, column[part])
         difference = left.double().sub_(right)  # (m,D)
         torch.linalg.vecdot(difference, difference, out=result[part])
@@ -220,10 +224,14 @@ def nearest_negatives(
         numbers: distances held at once.
 
     Returns:
-        (M,) int64 columns, -1 where there is none; ties take the lowest.
+        (M,) int64 columns, -1 where there is none; ties take the lowest. Where kernels reduce the products, distances
+        compare as `pairwise.pair_sum` has those of impostors: of two that differ by less either is the nearest, and
+        one may lie that much outside its bounds. This waits for a GPU once if there are bounds.
     """
     if not len(anchor) or not len(compared.columns):
         return torch.full_like(anchor, -1)
+    if fused(compared.rows):
+        return _fused_nearest(compared, anchor, inner, outer, squared)
     bounds = [
         compared.rows.new_full((len(anchor),), default) if given is None else given
         for given, default in ((inner, -torch.inf), (outer, torch.inf))
@@ -238,6 +246,73 @@ def nearest_negatives(
         else:
             found += [_nearest(band, query.part(part), squared) for part in ranges(len(query.row), size)]
     return torch.cat(found)
+
+
+def _fused_nearest(
+    compared: ComparedRows, anchor: Tensor, inner: Tensor | None, outer: Tensor | None, squared: bool
+) -> Tensor:
+    if inner is None and outer is None:
+        return nearest_by_kernel(compared)[:, 0].index_select(0, anchor)
+    number = torch.arange(len(compared.rows), device=anchor.device)
+    place = torch.arange(len(anchor), device=anchor.device) - torch.searchsorted(anchor, number)[anchor]
+    shape = len(compared.rows), int(place.max()) + 1
+    bounds = []
+    for given, default, closed in ((inner, -torch.inf, torch.inf), (outer, torch.inf, -torch.inf)):
+        bound = compared.rows.new_full(anchor.shape, default) if given is None else given.to(compared.rows.dtype)
+        bound = bound if squared else bound.square().copysign_(bound)
+        bounds.append(bound.new_full(shape, closed).index_put_((anchor, place), bound))
+    return nearest_by_kernel(compared, (bounds[0], bounds[1]))[anchor, place]
+
+
+def nearest_by_kernel(compared: ComparedRows, bounds: tuple[Tensor, Tensor] | None = None, size: int = TILE) -> Tensor:
+    """(N, Q) int64: nearest columns of another identity of this rank's rows, -1 for none; nothing waits for a GPU.
+
+    Args:
+        compared: rows and columns.
+        bounds: (N, Q) squared distances that each of a row's searches is beyond, and within; None searches once.
+        size: rows of a tile.
+    """
+    columns, labels, count = compared.columns, compared.column_labels, len(compared.rows)
+    if not compared.itself:  # rows are numbered after the columns
+        columns, labels = torch.cat([columns, compared.rows]), torch.cat([labels, compared.labels])
+    factors = rounded(columns - columns.mean(dim=0), compared.factors)
+    lengths = factors.float()
+    squares = torch.linalg.vecdot(lengths, lengths)
+    shift, own = (0 if compared.itself else len(compared.columns)), compared.anchors
+    best = labels.new_full((count, 1 if bounds is None else bounds[0].shape[1]), torch.iinfo(torch.int64).max)
+    tiles = Tiles(factors, (min(size, count), min(size, len(columns))))
+
+    def search(i: slice, j: slice, mirrored: bool) -> None:
+        """Compare some rows with some columns, and with the rows of the same numbers if mirrored."""
+        row = slice(i.start + shift, i.stop + shift)
+        of_rows, of_columns = (
+            None if bounds is None else (bounds[0][part], bounds[1][part]) for part in (i, j if mirrored else i)
+        )
+        by_row, by_column = kernels().nearest_impostors(
+            *(tiles.product(factors[row], factors[j]), labels[row], labels[j], (squares[row], squares[j])),
+            *(of_rows, of_columns, (i.start, j.start), mirrored),
+        )
+        best[i] = torch.minimum(best[i], by_row)
+        if by_column is not None:
+            best[j] = torch.minimum(best[j], by_column)
+
+    if compared.itself and compared.own is None:
+        for i, j in blocks(count, size=size):
+            search(i, j, i != j)
+    rest = slice(count if compared.itself and compared.own is None else 0, len(compared.columns))
+    for i, j in blocks(own.stop - own.start, rest.stop - rest.start, size):
+        search(slice(i.start + own.start, i.stop + own.start), slice(j.start + rest.start, j.stop + rest.start), False)
+    found: Tensor = kernels().unpacked(best)
+    return found
+
+
+def farthest_positives(compared: ComparedRows) -> Tensor:
+    """(N,) int64: the farthest column of each row's identity by a kernel; ties the lowest; -1 for none."""
+    identities = Identities(compared.column_labels)
+    spans = identities.span(compared.labels)
+    rows, columns = compared.rows.contiguous(), compared.columns.contiguous()
+    found: Tensor = kernels().farthest_genuine(rows, columns, identities.order, *spans, compared.itself)
+    return found
 
 
 def _nearest(band: Band, query: Query, squared: bool) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.pairwise.blocks import blocks
+from siamese_verify.pairwise.blocks import blocks, ranges
 from siamese_verify.pairwise.distances import chunks, identical
+from siamese_verify.pairwise.tiles import TILE, fused
 
 SIZE = 2048  # rows of a block: small enough for a cache, large enough for threads to pay
 CUT = {"highest": 0.0, "high": 2.0**-11, "medium": 2.0**-8}  # what float32 factors may lose before they are multiplied
@@ -47,13 +48,48 @@ def nearest_neighbors(queries: Tensor, keys: Tensor | None, count: int, size: in
     kept = (replacement == torch.arange(len(keys), device=keys.device)).nonzero().flatten()
     if len(kept) < len(keys):  # of many identical keys no query needs more than the first
         keys = keys[kept]
-    found = _TopK(keys if itself else queries, keys, count).search(itself, size)
+    queries = keys if itself else queries
+    found = _by_tiles(queries, keys, count, itself) if fused(keys) else None
+    if found is None:
+        found = _TopK(queries, keys, count).search(itself, size)
     if found is None:
         doubled = keys.double()
         found = _TopK(doubled if itself else queries.double(), doubled, count).search(itself, size)
         assert found is not None
     found = kept[found]
     return found[torch.searchsorted(kept, replacement)] if itself else found
+
+
+def _by_tiles(queries: Tensor, keys: Tensor, count: int, itself: bool, size: int = TILE) -> Tensor | None:
+    """(Q, count) keys by torch's top-k of each tile; None if float32 cannot tell too many apart.
+
+    A few more than `count` are kept and compared in float64; all others must be further than rounding reaches. A GPU is
+    waited for once, at the end.
+    """
+    others = len(keys) - itself
+    kept = min(others, count + max(8, count // 4))
+    decision = _TopK(queries, keys, count)
+    found, last = [], []
+    for rows in ranges(len(queries), size):
+        value = queries.new_empty(rows.stop - rows.start, 0)
+        key = torch.empty(value.shape, dtype=torch.int64, device=keys.device)
+        for columns in ranges(len(keys), size):
+            product = queries[rows] @ keys[columns].T
+            if itself and rows == columns:
+                product.fill_diagonal_(-torch.inf)
+            best = product.topk(min(kept, product.shape[1]), dim=1)
+            value = torch.cat([value, best.values], dim=1)
+            key = torch.cat([key, best.indices + columns.start], dim=1)
+            value, place = value.topk(min(kept, value.shape[1]), dim=1)
+            key = key.gather(1, place)
+        found.append(key.sort(dim=1).values)
+        last.append(value[:, -1])
+    key = torch.cat(found)
+    query = torch.arange(len(key), device=key.device).repeat_interleave(kept, output_size=key.numel())
+    exact, place = decision.exact(query, key.flatten()).view(key.shape).sort(dim=1, descending=True, stable=True)
+    if kept < others and not (exact[:, count - 1] > torch.cat(last) + decision.slack).all():
+        return None
+    return key.gather(1, place)[:, :count]
 
 
 def _replacements(rows: Tensor, most: int) -> Tensor:
@@ -165,7 +201,7 @@ class _TopK:
     def exact(self, query: Tensor, key: Tensor) -> Tensor:
         """(M,) inner products in float64, each summed in the same order."""
         result = torch.empty(len(query), dtype=torch.float64, device=query.device)
-        for part in chunks(len(query), self.keys.shape[1]):
+        for part in chunks(len(query), self.keys):
             product = self.queries[query[part]].double() * self.keys[key[part]].double()
             torch.sum(product, dim=1, out=result[part])
         return result

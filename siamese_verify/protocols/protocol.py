@@ -344,7 +344,8 @@ def claimed_pairs(
         photos: with `claimed` (N,) identities and `kinds` (N,) of an impostor's attempt, "" of what is genuine, such as
             `siamese_verify.datasets.Signatures`.
         impostors: `random` for genuine samples of others (zero effort), as many for a reference as it has genuine
-            pairs; else a kind: all samples of it that claim the reference's identity.
+            pairs; else a kind: all samples of it that claim the reference's identity; `all` for all of these, which are
+            then the groups, for the error rates of each kind at one threshold.
         group: whether the pairs of a claimed identity are a group, for rates of each and their mean.
         name: of the protocol; by default of the kind.
         seed: of the random impostors.
@@ -357,21 +358,25 @@ def claimed_pairs(
         raise InputError(f"{type(photos).__name__} does not say which identity each sample claims.")
     genuine = np.flatnonzero(kinds == "")
     known = [kind for kind in np.unique(kinds).tolist() if kind]
-    if impostors not in ("random", *known):
-        raise InputError(f"impostors must be one of {', '.join(['random', *known])}, got {impostors!r}.")
+    if impostors not in ("random", *known, "all"):
+        raise InputError(f"impostors must be one of {', '.join(['random', *known, 'all'])}, got {impostors!r}.")
+    asked = ["random", *known] if impostors == "all" else [impostors]
     all_pairs(PhotoSubset(photos, genuine), "")
     rng = np.random.default_rng(seed)
-    pairs: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int, str]] = []
     for identity in np.unique(claimed[genuine]):
         own = genuine[claimed[genuine] == identity].tolist()
-        pairs += [(left, right) for place, left in enumerate(own) for right in own[place + 1 :]]
+        pairs += [(left, right, "genuine") for place, left in enumerate(own) for right in own[place + 1 :]]
         others = genuine[claimed[genuine] != identity]
-        attempts = np.flatnonzero((kinds == impostors) & (claimed == identity))
-        for left in own:
-            chosen = rng.choice(others, min(len(own), len(others)), False) if impostors == "random" else attempts
-            pairs += [(left, right) for right in chosen.tolist()]
-    left, right = np.array(pairs, dtype=np.int64).T
+        for kind in asked:
+            attempts = np.flatnonzero((kinds == kind) & (claimed == identity))
+            for left in own:
+                chosen = rng.choice(others, min(len(own), len(others)), False) if kind == "random" else attempts
+                pairs += [(left, right, kind) for right in chosen.tolist()]
+    left, right = np.array([pair[:2] for pair in pairs], dtype=np.int64).T
     identities = np.asarray(photos.identities)
     groups = np.array([f"{identity:04}" for identity in claimed[left]]) if group else None
+    if impostors == "all":
+        groups = np.array([kind for _, _, kind in pairs])
     listed = PairList(left, right, identities[left] == identities[right], None, groups)
     return PairProtocol(name or f"claims, {impostors} impostors", photos, listed)

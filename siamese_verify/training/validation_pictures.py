@@ -10,11 +10,13 @@ import pytorch_lightning as pl
 from PIL import Image
 from torch.nn import functional as F
 
+from siamese_verify.data.datamodule import share_of
 from siamese_verify.data.face_dataset import picture_of
 from siamese_verify.datasets import identity_name
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.embedding_map import choose_rows, neighbor_strips, pca_map
 from siamese_verify.structures import FaceBatch
+from siamese_verify.training.distributed import gather_objects
 from siamese_verify.training.log_figures import show, takes_pictures
 
 
@@ -22,7 +24,7 @@ class ValidationPictures(pl.Callback):
     """Log a map of the validation photos, and the photos with the worst neighbors, every few epochs.
 
     The map is by principal components. The pictures of neighbors show photos: of people, they are personal data, and
-    go wherever the logger keeps what it gets. Of several processes, the first one shows some of its own photos.
+    go wherever the logger keeps what it gets.
 
     Args:
         every_n_epochs: epochs between pictures.
@@ -48,18 +50,22 @@ class ValidationPictures(pl.Callback):
                 raise InputError(f"{name} of the validation pictures must be {least} or more, got {value}.")
         self.every_n_epochs, self.photos, self.seed = every_n_epochs, photos, seed
         self.strips, self.neighbors = strips, neighbors
-        self._seen = 0  # photos of this validation
+        self._due = False
+        self._next = 0  # photo of this validation
         self._rows: list[tuple[np.ndarray, int, Image.Image]] = []  # embedding, identity and picture
         self._chosen: set[int] = set()
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the photos."""
-        self._seen, self._rows, self._chosen = 0, [], set()
+        self._due, self._rows, self._chosen = False, [], set()
         data: Any = getattr(trainer, "datamodule", None)
-        due = not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due and data is not None and trainer.is_global_zero and any(map(takes_pictures, trainer.loggers)):
-            own = data.validation_set.labels[: len(data.validation_set) // trainer.world_size]
-            self._chosen = set(choose_rows(own.numpy(), self.photos, self.seed).tolist())
+        if data is None or trainer.sanity_checking or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        self._due = gather_objects(trainer.is_global_zero and any(map(takes_pictures, trainer.loggers)))[0]
+        if self._due:
+            labels = data.validation_set.labels.numpy()
+            self._chosen = set(choose_rows(labels, self.photos, self.seed).tolist())
+            self._next = share_of(len(labels), trainer.global_rank, trainer.world_size).start
 
     def on_validation_batch_end(
         self,
@@ -71,8 +77,8 @@ class ValidationPictures(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the chosen photos and their embeddings, which the module's step returns."""
-        own = [place for place in range(len(batch.labels)) if self._seen + place in self._chosen]
-        self._seen += len(batch.labels)
+        own = [place for place in range(len(batch.labels)) if self._next + place in self._chosen]
+        self._next += len(batch.labels)
         if own:
             from siamese_verify.evaluation.pages.embedding_page import tile_of
 
@@ -83,7 +89,10 @@ class ValidationPictures(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the pictures and give them to the loggers."""
-        if len(self._rows) < 2:
+        if not self._due:
+            return
+        self._rows = [row for rows in gather_objects(self._rows) for row in rows]  # in the order of the ranks
+        if len(self._rows) < 2 or not trainer.is_global_zero:
             return
         from siamese_verify.evaluation.pages.embedding_page import map_figure, neighbor_picture
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from siamese_verify.cli.initialization import initialized_configuration
+from siamese_verify.cli.initialization import earlier_people, initialized_configuration
 from siamese_verify.cli.measure import find_lfw_category
 from siamese_verify.cli.training_checks import check_run
-from siamese_verify.datasets import LFWPhotos
+from siamese_verify.data import FaceDataModule
+from siamese_verify.datasets import FolderPhotos, LFWPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.models import load_model, open_bundle
 from siamese_verify.models.registry import describe_bundle
-from siamese_verify.protocols import all_pairs
+from siamese_verify.protocols import HeldOutShare, TrainingSubset, all_pairs, find_leak, save_people
 from siamese_verify.run_record import RunRecord
-from tests.cli.conftest import Command
+from siamese_verify.samplers import IdentityBatchSampler
+from siamese_verify.structures import Crop, InputSpec
+from tests.cli.conftest import Command, save_faces
 from tests.cli.test_train import TRUSTED, equal, signal_at, weights
 from tests.conftest import SMALL_BATCHES, TINY
 
@@ -200,6 +205,32 @@ def test_people_of_the_first_stage_are_no_test_people_of_the_second(
     told = "held out from training, but the model that it started from has no record of its people"
     assert RunRecord.read(unknown).tested_people == told
     assert json.loads((unknown / "people.json").read_text())["earlier stages are known"] is False
+
+
+def test_photos_of_the_first_stage_under_another_name_are_no_test_photos_of_the_second(tmp_path: Path) -> None:
+    paths = save_faces(tmp_path / "album", 12, 3)
+    shutil.copyfile(paths[0], paths[-1])
+    photos = FolderPhotos(tmp_path / "album")
+    first, run = TrainingSubset.from_photos(photos, np.arange(6)), tmp_path / "first"
+    run.mkdir()
+    save_people(run, [first, TrainingSubset.from_photos(photos, np.arange(6, 9))], all_pairs(photos, "album"))
+    RunRecord().write(run)
+    cfg = OmegaConf.create({"initialize_from": str(run), "resume": None})
+    sampler = partial(IdentityBatchSampler, identities_per_batch=2, samples_per_identity=2)
+    share = HeldOutShare(share=0.25, seed=1)  # the people 4, 8 and 11
+    spec = InputSpec(32, crop=Crop("whole"))
+    data = FaceDataModule(photos, spec, sampler, labeled_identities=2, validation_share=0.2, test=share)
+    assert 0 not in [*data.split.train, *data.split.validation, *data.split.test]
+    data.earlier, known = earlier_people(cfg, photos)
+    assert known
+    assert len(photos) - 1 not in data.test_photos.rows
+    assert len(data.test_photos) == len(data.split.test) - 1
+    assert find_leak(data.earlier, photos).rows == [*range(9), len(photos) - 1]
+    again = FaceDataModule(photos, spec, sampler, validation_share=0.4, test=HeldOutShare(share=0.6))
+    again.earlier = data.earlier
+    both = {0, 1, 2} & {*photos.identities[again.split.test].tolist()}
+    assert both
+    assert len(find_leak(data.earlier, again.test_photos).people) == len(both), "refused later, not left out"
 
 
 def test_a_resumed_second_stage_needs_nothing_of_the_first_and_ends_bit_for_bit(

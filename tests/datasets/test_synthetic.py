@@ -67,6 +67,13 @@ def test_identities_look_different_in_the_same_pose_light_and_place() -> None:
         assert min(differences) > 3  # of 255
 
 
+def test_without_backgrounds_the_faces_are_the_same_before_the_same_gray() -> None:
+    plain, own = ([pixels(SyntheticFaces(3, 4, 64, background=one), row) for row in range(12)] for one in (False, True))
+    assert all(np.array_equal(a[28:36, 28:36], b[28:36, 28:36]) for a, b in zip(plain, own, strict=True))
+    colored = [np.mean([np.ptp(one[:4, :4].mean((0, 1))) for one in faces]) for faces in (plain, own)]
+    assert colored[0] < colored[1] / 2  # the light has a tint
+
+
 def test_raw_pixels_do_not_separate_identities() -> None:
     faces = SyntheticFaces(12, 8, 32)
     flat = np.stack([pixels(faces, row).ravel() for row in range(len(faces))])

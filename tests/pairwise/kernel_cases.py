@@ -13,13 +13,24 @@ import torch
 from torch import Tensor
 
 from siamese_verify.losses import NTXentLoss, SupConLoss
-from siamese_verify.pairwise import tiles
+from siamese_verify.miners import BatchHard, SemiHard
+from siamese_verify.pairwise import Batch, tiles
 from siamese_verify.pairwise.log_softmax import log_sum_exp_of_others
+from siamese_verify.pairwise.nearest import ComparedRows, farthest_positives, nearest_by_kernel
+from siamese_verify.pairwise.pair_sum import Hinge, pair_sum
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LOST = {"float32": 0.0, "tf32": 2.0**-11, "bfloat16": 2.0**-8}  # of a factor, relative to it
 FACTORS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
-SHAPES = [(1, 0), (1, 3), (2, 0), (9, 6), (140, 0), (70, 150)]  # a block has 64 rows and 128 columns
+SHAPES = [  # rows, references, temperature, rows of a tile; a block has 64 rows and 128 columns
+    (1, 0, 0.1, None),
+    (1, 3, 0.1, None),
+    (2, 0, 0.003, None),
+    (9, 6, 0.02, 4),
+    (140, 0, 0.1, None),
+    (140, 0, 0.003, 64),
+    (70, 150, 0.5, 33),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +66,7 @@ def naive_log_sum_exp(rows: Tensor, references: Tensor, temperature: float) -> T
     return torch.stack(found)
 
 
-@pytest.mark.parametrize(("count", "references"), SHAPES)
-@pytest.mark.parametrize(("temperature", "size"), [(0.1, None), (0.5, 33), (0.02, 64), (0.003, None)])
+@pytest.mark.parametrize(("count", "references", "temperature", "size"), SHAPES)
 def test_log_sum_exp_is_that_of_the_naive_loop(
     count: int, references: int, temperature: float, size: int | None, precision: str
 ) -> None:
@@ -123,3 +133,174 @@ def test_autocast_to_bfloat16_multiplies_in_bfloat16() -> None:
         found = NTXentLoss(0.05)(embeddings, labels)
     rounding = NTXentLoss(0.05)(embeddings, labels) - found
     assert 1e-7 < rounding.abs() < 2.1 * 2.0**-8 / 0.05
+
+
+HINGES = [(Hinge(1.2, 0.5, 2), False), (Hinge(0.7, 1.5, 2), True), (Hinge(0.9, 1.0, 1), True)]
+
+
+def pair_batch(count: int, references: int, factors: torch.dtype = torch.float32) -> Batch:
+    """Rows of which some are identical and of two identities; rows and references have gradients."""
+    rows, others = directions(count, 0), directions(references, 1)
+    labels, other_labels = torch.arange(count, device=DEVICE) // 2, torch.arange(references, device=DEVICE) // 2 + 1
+    return Batch(rows, labels, others, other_labels, factors=factors)
+
+
+def naive_pair_sum(
+    batch: Batch, hinge: Hinge, cosine: bool, lost: float
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor]:
+    """Sum of the losses and its gradients in float64, one row at a time.
+
+    Also (B,) losses of a row that are above zero, and (B + R,) how far the gradient of a row may be off if distances
+    are off by `lost`: where a loss is a straight line, also by the whole pull of a pair at its end.
+    """
+    rows, references = (leaf.detach().double().requires_grad_() for leaf in (batch.embeddings, batch.references))
+    candidates, labels = torch.cat([rows, references]), batch.candidate_labels
+    total, nonzero = rows.sum() * 0, torch.zeros(len(rows), dtype=torch.int64, device=DEVICE)
+    off = torch.zeros(len(labels), dtype=torch.float64, device=DEVICE)
+    for i in range(len(rows)):
+        row, others = candidates[i], candidates[i + 1 :]
+        squared = (others - row).square().sum(dim=1)
+        distance = 1 - others @ row if cosine else torch.where(squared > 0, squared, 1).sqrt() * (squared > 0)
+        same = labels[i + 1 :] == labels[i]
+        loss = hinge.scale * torch.where(same, distance, (hinge.margin - distance).clamp(min=0)) ** hinge.power
+        if not cosine:
+            loss = torch.where(same, hinge.scale * squared, loss)
+        total = total + loss.sum()
+        nonzero[i] = (loss > 0).sum()
+        pull = 2 * lost * hinge.scale * hinge.power * ((loss > 0) | same) * max(1.0, hinge.margin)
+        if hinge.power == 1:
+            pull += hinge.scale * (~same & ((distance - hinge.margin).abs() <= lost))
+        off[i] += pull.sum()
+        off[i + 1 :] += pull
+    gradients = torch.autograd.grad(total, (rows, references), allow_unused=True, materialize_grads=True)
+    return total.detach(), gradients, nonzero, off
+
+
+@pytest.mark.parametrize(("hinge", "cosine"), HINGES)
+@pytest.mark.parametrize(("count", "references", "size"), [(1, 0, None), (9, 6, 4), (70, 0, None), (23, 66, 15)])
+def test_a_sum_over_pairs_is_that_of_the_naive_loop(
+    count: int, references: int, size: int | None, hinge: Hinge, cosine: bool, precision: str
+) -> None:
+    batch = pair_batch(count, references, FACTORS[precision])
+    normed = batch._replace(embeddings=batch.embeddings.detach().requires_grad_())
+    found = pair_sum(normed, lambda *_: pytest.fail("not the kernel"), cosine, size, hinge)
+    leaves = normed.embeddings, normed.references
+    gradients = torch.autograd.grad(found.total, leaves, allow_unused=True, materialize_grads=True)
+    lost = LOST[precision] * 2.2 + (3e-7 if cosine else 2e-3)
+    total, wanted, nonzero, off = naive_pair_sum(batch, hinge, cosine, lost)
+    pairs = count * (count - 1) // 2 + count * references
+    assert (found.total - total).abs() <= off.sum() / 2 + 1e-6 * total + 1e-6
+    assert int(found.items) == pairs
+    assert abs(int(found.nonzero) - int(nonzero.sum())) <= 0.03 * pairs
+    if cosine:
+        wanted = tuple(_along_the_sphere(leaf, gradient) for leaf, gradient in zip(leaves, wanted, strict=True))
+    for gradient, exact, most in zip(gradients, wanted, off.tensor_split([count]), strict=True):
+        assert ((gradient - exact).norm(dim=1) <= most + 3e-6).all()
+
+
+def _along_the_sphere(rows: Tensor, gradient: Tensor) -> Tensor:
+    """Without what would change the length of unit rows."""
+    rows = rows.detach().double()
+    return gradient - rows * (rows * gradient).sum(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(("hinge", "cosine"), HINGES[:2])
+def test_shares_of_ranks_add_up(hinge: Hinge, cosine: bool) -> None:
+    batch = pair_batch(41, 10)
+    leaves = batch.embeddings, batch.references
+
+    def result(own: slice | None) -> tuple[Tensor, ...]:
+        found = pair_sum(batch._replace(own=own), lambda *_: pytest.fail("not the kernel"), cosine, 8, hinge)
+        return found.total, torch.as_tensor(found.nonzero), *torch.autograd.grad(found.total, leaves)
+
+    parts = [result(own) for own in (slice(0, 14), slice(14, 27), slice(27, 41))]
+    torch.testing.assert_close(
+        [sum(part) for part in zip(*parts, strict=True)], list(result(None)), rtol=1e-4, atol=1e-4
+    )
+
+
+def compared_rows(count: int, references: int, kind: str, factors: torch.dtype = torch.float32) -> ComparedRows:
+    """Rows, and columns that are the rows (`itself`), rows and references (`together`), or references (`others`)."""
+    rows, others = directions(count, 0).detach(), directions(references, 1).detach()
+    labels, other_labels = torch.arange(count, device=DEVICE) // 3, torch.arange(references, device=DEVICE) // 4
+    if kind == "itself":
+        return ComparedRows(rows, labels, rows, labels, True, factors=factors)
+    if kind == "together":
+        columns, column_labels = torch.cat([rows, others]), torch.cat([labels, other_labels])
+        return ComparedRows(rows, labels, columns, column_labels, True, factors=factors)
+    return ComparedRows(rows, labels, others, other_labels, False, factors=factors)
+
+
+def distances(compared: ComparedRows) -> tuple[Tensor, Tensor]:
+    """(N, C) distances in float64 from differences, and which pairs are genuine."""
+    rows, columns = compared.rows.double(), compared.columns.double()
+    same = compared.labels[:, None] == compared.column_labels
+    if compared.itself:
+        same = same & ~torch.eye(*same.shape, dtype=torch.bool, device=DEVICE)
+    return (rows[:, None] - columns).norm(dim=2), same
+
+
+@pytest.mark.parametrize("kind", ["itself", "together", "others"])
+@pytest.mark.parametrize(("count", "references", "size"), [(1, 2, 8192), (22, 9, 8), (75, 140, 8192)])
+@pytest.mark.parametrize("bounded", [False, True])
+def test_the_nearest_negative_is_that_of_the_naive_loop(
+    count: int, references: int, size: int, kind: str, bounded: bool, precision: str
+) -> None:
+    compared = compared_rows(count, references, kind, FACTORS[precision])
+    distance, _ = distances(compared)
+    negative = compared.labels[:, None] != compared.column_labels
+    inner = torch.tensor([[0.0, 1.1]], device=DEVICE).repeat(count, 1)
+    bounds = (inner**2, (inner + 0.3) ** 2) if bounded else None
+    slack = LOST[precision] * 2.2 * 1.3 + 2e-3
+    for own in (None, slice(count // 3, count)):
+        found = nearest_by_kernel(compared._replace(own=own), bounds, size)
+        for row in range(count)[own or slice(None)]:
+            for query, column in enumerate(found[row].tolist()):
+                low, high = (float(inner[row, query]), float(inner[row, query]) + 0.3) if bounded else (-1.0, 9.0)
+                sure = negative[row] & (distance[row] > low + slack) & (distance[row] < high - slack)
+                if column < 0:
+                    assert not sure.any()
+                    continue
+                assert negative[row, column]
+                assert low - slack < distance[row, column] < high + slack
+                assert distance[row, column] <= distance[row][sure].min() + 2 * slack if sure.any() else True
+
+
+@pytest.mark.parametrize("kind", ["itself", "together", "others"])
+def test_the_farthest_positive_is_that_of_the_naive_loop(kind: str) -> None:
+    compared = compared_rows(31, 20, kind)
+    distance, same = distances(compared)
+    farthest = distance.masked_fill(~same, -1)
+    found = farthest_positives(compared)
+    has_positive = same.any(dim=1)
+    assert torch.equal(found >= 0, has_positive)
+    value = farthest.gather(1, found.clamp(min=0)[:, None])[:, 0]
+    assert (farthest.amax(dim=1) - value)[has_positive].max() < 1e-6
+
+
+@pytest.mark.parametrize("miner", [BatchHard(), SemiHard(0.3), SemiHard(0.3, squared=True)])
+@pytest.mark.parametrize("memory", [False, True])
+def test_miners_choose_what_pytorch_chooses(miner: BatchHard | SemiHard, memory: bool) -> None:
+    rows, labels = directions(48, 5).detach()[4:], torch.arange(44, device=DEVICE) // 4  # without identical rows
+    references = (directions(30, 6).detach()[4:], torch.arange(26, device=DEVICE) // 3) if memory else (None, None)
+    found = miner.together(rows, labels, *references)
+    tiles.forced = False
+    expected = miner.together(rows, labels, *references)
+    assert [field.tolist() for field in found] == [field.tolist() for field in expected]
+    assert len(found.anchor)
+
+
+def test_rows_of_nan_are_nobodys_nearest() -> None:
+    compared = compared_rows(40, 0, "itself")
+    compared.rows[7], compared.rows[9] = torch.nan, -torch.nan
+    found = nearest_by_kernel(compared._replace(columns=torch.zeros_like(compared.rows) + compared.rows))[:, 0]
+    assert (found == -1).all()  # the center of all rows is NaN
+
+
+def test_equal_impostors_take_the_lowest() -> None:
+    rows = torch.zeros(140, 4, device=DEVICE)
+    rows[0] = 1
+    compared = ComparedRows(
+        rows, torch.arange(140, device=DEVICE) // 2, rows, torch.arange(140, device=DEVICE) // 2, True
+    )
+    assert nearest_by_kernel(compared, size=50)[:, 0].tolist() == [2, 2, 1, 1] + [1] * 136

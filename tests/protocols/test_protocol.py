@@ -13,6 +13,7 @@ from PIL import Image
 
 from siamese_verify.datasets import Pedestrians, Signatures, SyntheticFaces
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.scores import unit_rows
 from siamese_verify.protocols import (
     PairList,
     PairProtocol,
@@ -22,7 +23,7 @@ from siamese_verify.protocols import (
     keep_photos,
     sampled_pairs,
 )
-from siamese_verify.protocols.protocol import PhotoSubset, draw_pairs
+from siamese_verify.protocols.protocol import EvaluationSettings, PhotoSubset, draw_pairs
 
 
 def test_all_pairs_are_numbered() -> None:
@@ -194,8 +195,25 @@ def test_each_claim_is_compared_with_the_signatures_of_the_claimed_writer(impost
     assert len(np.unique(both, axis=0)) == len(both)
 
 
+def test_all_kinds_of_impostors_have_their_rates_at_the_threshold_of_other_writers() -> None:
+    source = Signatures(4, 3, forgeries=2, size=16, first=7)
+    protocol = claimed_pairs(source, "all")
+    embeddings = unit_rows(np.random.default_rng(0).normal(size=(len(source), 3)))
+    report = protocol.evaluate(embeddings, EvaluationSettings(threshold=0.25))
+    rates = {group.name: group for group in report.groups}
+    assert rates.keys() == {"genuine", "random", "skilled", "unskilled"}
+    for kind, group in rates.items():
+        pairs = claimed_pairs(source, "random" if kind == "genuine" else kind).pairs
+        assert pairs is not None
+        accepted = np.einsum("nd,nd->n", embeddings[pairs.left], embeddings[pairs.right]) >= 0.25
+        genuine = kind == "genuine"
+        assert (group.far is None, group.frr is None) == (genuine, not genuine)
+        expected = (~accepted)[pairs.same].mean() if genuine else accepted[~pairs.same].mean()
+        assert (group.frr if genuine else group.far) == pytest.approx(expected)
+
+
 def test_photos_without_claims_and_unknown_kinds_are_refused() -> None:
     with pytest.raises(InputError, match="SyntheticFaces does not say which identity each sample claims"):
         claimed_pairs(SyntheticFaces(2, 2, 16))
-    with pytest.raises(InputError, match="impostors must be one of random, skilled, unskilled, got 'traced'"):
+    with pytest.raises(InputError, match="impostors must be one of random, skilled, unskilled, all, got 'traced'"):
         claimed_pairs(Signatures(2, 2, forgeries=1, size=16), "traced")
