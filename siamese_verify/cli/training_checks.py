@@ -24,7 +24,7 @@ from siamese_verify.cli.pretraining import composed, first_stage_overrides
 from siamese_verify.cli.training_parts import DERIVED, OF_MODULE, make_method, quiet_lightning, refuse_empty
 from siamese_verify.cli.user_errors import configuring, user_message
 from siamese_verify.data.datamodule import check_views
-from siamese_verify.data.identity_split import check_labelled, check_share
+from siamese_verify.data.identity_split import check_labeled, check_share
 from siamese_verify.encoders import Encoder, check_encoder
 from siamese_verify.errors import InputError
 from siamese_verify.losses.base import refuse_miner
@@ -130,7 +130,7 @@ def check_method(cfg: DictConfig) -> None:
     if not cfg.get("method"):
         if loss is None:
             raise InputError("Learning from labels needs a loss: set one, such as loss=triplet, or a method.")
-        if data.unlabelled or sampler is samplers.SemiSupervisedSampler:
+        if data.unlabeled or sampler is samplers.SemiSupervisedSampler:
             raise InputError("Learning from labels has no use for photos without: set method=semi.")
         return
     method: type[Method] = instantiate(cfg.method, _partial_=True).func
@@ -142,11 +142,11 @@ def check_method(cfg: DictConfig) -> None:
             f"{method.__name__} takes the batches of {method.sampler.__name__}, not of {sampler.__name__}: leave "
             "sampler out."
         )
-    hidden = (data.labelled_identities, data.labelled_samples, data.unlabelled_identity)
+    hidden = (data.labeled_identities, data.labeled_samples, data.unlabeled_identity)
     if method.sampler is samplers.SemiSupervisedSampler and hidden == (None, None, None):
         raise InputError(
-            f"{method.__name__} needs photos without labels: set datamodule.labelled_identities, labelled_samples or "
-            "unlabelled_identity."
+            f"{method.__name__} needs photos without labels: set datamodule.labeled_identities, labeled_samples or "
+            "unlabeled_identity."
         )
     if method.sampler is samplers.SemiSupervisedSampler and data.instances:
         raise InputError(f"{method.__name__} learns from the labels of identities: set datamodule.instances=false.")
@@ -226,13 +226,13 @@ def check_batches(cfg: DictConfig) -> None:
     sampler, data = instantiate(cfg.sampler), cfg.datamodule
     if sampler.func.__module__.startswith("siamese_verify."):
         people = max([2, *(value for value in cfg.sampler.values() if isinstance(value, int))])
-        others = np.full(people if data.unlabelled else 0, samplers.UNLABELLED)
+        others = np.full(people if data.unlabeled else 0, samplers.UNLABELED)
         sampler(identities=np.append(np.arange(people).repeat(2), others), seed=cfg.seed)
     for transform in (cfg.get("augmentation"), data.get("local_transform")):
         if transform:
             instantiate(transform)
     check_views(data.multi_view, data.instances, data.workers, data.local_views, data.get("local_transform"))
-    check_labelled(data.labelled_identities, data.labelled_samples)
+    check_labeled(data.labeled_identities, data.labeled_samples)
     if not data.validation:
         check_share(data.validation_share, data.validation_max_samples_per_identity, data.validation_max_identities)
 

@@ -24,7 +24,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.faces import SelectOneFace
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, find_leak
-from siamese_verify.samplers import UNLABELLED
+from siamese_verify.samplers import UNLABELED
 from siamese_verify.samplers.epoch import EpochSampler
 from siamese_verify.structures import FaceBatch, InputSpec, Photos
 
@@ -76,11 +76,11 @@ class FaceDataModule(pl.LightningDataModule):
         instances: label every image by itself instead of by its identity, for self-supervised losses.
         local_views: further views of each image, behind the others in a batch.
         local_transform: random augmentation of those, such as crops of a small part of the image.
-        labelled_identities: identities whose labels may be learned from, chosen by `split_seed`; None = all.
-        labelled_samples: samples of each of them that are labeled, likewise, 2 or more; None = all.
-        unlabelled: train on all other photos too, without labels; their identity is -1 for the sampler. By default they
+        labeled_identities: identities whose labels may be learned from, chosen by `split_seed`; None = all.
+        labeled_samples: samples of each of them that are labeled, likewise, 2 or more; None = all.
+        unlabeled: train on all other photos too, without labels; their identity is -1 for the sampler. By default they
             are left out.
-        unlabelled_identity: name of a person, such as a folder, whose photos are of anyone and have no label.
+        unlabeled_identity: name of a person, such as a folder, whose photos are of anyone and have no label.
         in_memory: hold the faces in memory; None = up to 2 GB of them.
         max_damaged: photos that may be unreadable; read from disk, for each process.
         on_multiple_faces: `error`, `central` or `largest`, see `siamese_verify.faces.finder`.
@@ -115,10 +115,10 @@ class FaceDataModule(pl.LightningDataModule):
         instances: bool = False,
         local_views: int = 0,
         local_transform: Callable[[Tensor], Tensor] | None = None,
-        labelled_identities: int | None = None,
-        labelled_samples: int | None = None,
-        unlabelled: bool = False,
-        unlabelled_identity: str | None = None,
+        labeled_identities: int | None = None,
+        labeled_samples: int | None = None,
+        unlabeled: bool = False,
+        unlabeled_identity: str | None = None,
         in_memory: bool | None = None,
         max_damaged: int = 10,
         on_multiple_faces: SelectOneFace = "central",
@@ -138,7 +138,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.local_views, self.local_transform = local_views, local_transform or None
         self.in_memory, self.max_damaged = in_memory, max_damaged
         self.workers, self.seed, self.test = workers, seed, test
-        identities, self.of_anyone = photos.identities, rows_of_person(photos, unlabelled_identity)
+        identities, self.of_anyone = photos.identities, rows_of_person(photos, unlabeled_identity)
         known = np.delete(identities, self.of_anyone) if len(self.of_anyone) else identities
         if validation is None:
             split = split_by_identity(
@@ -158,13 +158,13 @@ class FaceDataModule(pl.LightningDataModule):
             rest = np.delete(np.arange(len(identities), dtype=np.int32), self.of_anyone)
             validated = rest[split.validation] if validation is None else split.validation
             split = Split(rest[split.train], validated, rest[split.test])
-        others = self.of_anyone if unlabelled else None
-        chosen = label_rows(identities, split.train, others, labelled_identities, labelled_samples, split_seed)
+        others = self.of_anyone if unlabeled else None
+        chosen = label_rows(identities, split.train, others, labeled_identities, labeled_samples, split_seed)
         self.split = split._replace(train=chosen.rows)
-        self.labelled_rows = chosen.rows[chosen.labelled]
+        self.labeled_rows = chosen.rows[chosen.labeled]
         self.people, self.num_identities = chosen.people, chosen.num_identities
         # What cannot work fails before the cropping.
-        sampler(identities=with_labels(identities[chosen.rows], chosen.labelled), seed=seed)
+        sampler(identities=with_labels(identities[chosen.rows], chosen.labeled), seed=seed)
         self.earlier: list[TrainingSubset] = []
         self.spec = spec_for(photos, input_spec)
         spec_for(self.validation_source, input_spec)
@@ -210,8 +210,8 @@ class FaceDataModule(pl.LightningDataModule):
         faces, rows = self._faces(self.photos, self.split.train, "Training faces")
         order = np.argsort(self.people)
         labels = order[np.searchsorted(self.people, self.photos.identities[rows], sorter=order)].astype(np.int32)
-        labels[np.isin(rows, self.of_anyone)] = UNLABELLED
-        hidden = len(self.labelled_rows) < len(self.split.train)
+        labels[np.isin(rows, self.of_anyone)] = UNLABELED
+        hidden = len(self.labeled_rows) < len(self.split.train)
         self.train_set = FaceDataset(
             faces,
             torch.from_numpy(labels),
@@ -221,7 +221,7 @@ class FaceDataModule(pl.LightningDataModule):
             self.seed,
             self.local_views,
             self.local_transform,
-            torch.from_numpy(np.isin(rows, self.labelled_rows)) if hidden else None,
+            torch.from_numpy(np.isin(rows, self.labeled_rows)) if hidden else None,
         )
         faces, rows = self._faces(self.validation_source, self.split.validation, "Validation faces")
         labels = self.validation_source.identities[rows].astype(np.int64)
@@ -252,7 +252,7 @@ class FaceDataModule(pl.LightningDataModule):
         rank, world_size = self._ranks
         if self.sampler is None:
             self.sampler = self.make_sampler(
-                identities=with_labels(self.train_set.labels.numpy(), self.train_set.labelled),
+                identities=with_labels(self.train_set.labels.numpy(), self.train_set.labeled),
                 seed=self.seed,
                 rank=rank,
                 world_size=world_size,
@@ -315,7 +315,7 @@ class FaceDataModule(pl.LightningDataModule):
         return (int(self.trainer.global_rank), int(self.trainer.world_size)) if self.trainer else (0, 1)
 
 
-def with_labels(identities: np.ndarray, labelled: np.ndarray | Tensor | None) -> np.ndarray:
-    """(N,) identities, -1 of those rows whose label may not be learned from; `labelled` is None where all may."""
-    chosen = None if labelled is None else np.asarray(labelled)
-    return identities if chosen is None or chosen.all() else np.where(chosen, identities, UNLABELLED)
+def with_labels(identities: np.ndarray, labeled: np.ndarray | Tensor | None) -> np.ndarray:
+    """(N,) identities, -1 of those rows whose label may not be learned from; `labeled` is None where all may."""
+    chosen = None if labeled is None else np.asarray(labeled)
+    return identities if chosen is None or chosen.all() else np.where(chosen, identities, UNLABELED)

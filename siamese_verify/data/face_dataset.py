@@ -35,7 +35,7 @@ class FaceDataset(Dataset[FaceBatch]):
         seed: of the augmentation, which depends on it and on the rows of the batch alone.
         local_views: further views of each image, the last blocks of the batch.
         local_transform: random augmentation of those, such as crops of a small part.
-        labelled: (N,) bool, images whose labels may be learned from; None = all.
+        labeled: (N,) bool, images whose labels may be learned from; None = all.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class FaceDataset(Dataset[FaceBatch]):
         seed: int = 0,
         local_views: int = 0,
         local_transform: Callable[[Tensor], Tensor] | None = None,
-        labelled: Tensor | None = None,
+        labeled: Tensor | None = None,
     ) -> None:
         self.faces, self.labels, self.transform = faces, labels, transform
         self.views, self.instances, self.seed = views, instances, seed
-        self.local_views, self.local_transform, self.labelled = local_views, local_transform, labelled
+        self.local_views, self.local_transform, self.labeled = local_views, local_transform, labeled
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -71,8 +71,8 @@ class FaceDataset(Dataset[FaceBatch]):
                 blocks.append(augmented_views(images, self.local_views, self.local_transform))
         images = torch.cat(blocks) if self.local_views else blocks[0]
         chosen = torch.as_tensor(rows)
-        labelled = None if self.labelled is None else self.labelled[chosen]
-        return FaceBatch(images, labels.repeat(views), tuples, chosen, labelled)
+        labeled = None if self.labeled is None else self.labeled[chosen]
+        return FaceBatch(images, labels.repeat(views), tuples, chosen, labeled)
 
 
 def augmented_views(images: Tensor, views: int, transform: Callable[[Tensor], Tensor] | None) -> Tensor:

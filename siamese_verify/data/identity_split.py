@@ -104,11 +104,11 @@ def hold_out(
     return np.flatnonzero(~held_out[index.numbers()]).astype(np.int32), np.sort(np.concatenate(chosen))
 
 
-class LabelledRows(NamedTuple):
+class LabeledRows(NamedTuple):
     """Rows to train on, with labels or without."""
 
     rows: np.ndarray  # (n,)
-    labelled: np.ndarray  # (n,) bool
+    labeled: np.ndarray  # (n,) bool
     people: np.ndarray  # their identities, first those with labels, last that of photos of anyone
     num_identities: int  # how many have labels
 
@@ -117,29 +117,29 @@ def label_rows(
     identities: np.ndarray,
     train: np.ndarray,
     of_anyone: np.ndarray | None,
-    labelled_identities: int | None,
-    labelled_samples: int | None,
+    labeled_identities: int | None,
+    labeled_samples: int | None,
     seed: int,
-) -> LabelledRows:
+) -> LabeledRows:
     """Choose whose labels may be learned from, and what else is trained on.
 
     Args:
         identities: (N,) integers.
         train: (n,) rows to choose among.
         of_anyone: (m,) rows without any identity, to train on beside those that were not chosen; None leaves out both.
-        labelled_identities: see `choose_labelled`, also for the arguments that follow.
-        labelled_samples: of each identity.
+        labeled_identities: see `choose_labeled`, also for the arguments that follow.
+        labeled_samples: of each identity.
         seed: of the choice.
     """
-    labelled = choose_labelled(identities[train], labelled_identities, labelled_samples, seed)
-    known = np.unique(identities[train[labelled]])
+    labeled = choose_labeled(identities[train], labeled_identities, labeled_samples, seed)
+    known = np.unique(identities[train[labeled]])
     if of_anyone is None:
-        chosen = train[labelled]
-        return LabelledRows(chosen, np.ones(len(chosen), dtype=bool), known, len(known))
+        chosen = train[labeled]
+        return LabeledRows(chosen, np.ones(len(chosen), dtype=bool), known, len(known))
     hidden = np.setdiff1d(identities[train], known)
     people = np.concatenate([known, hidden, identities[of_anyone[:1]]])
-    labelled = np.append(labelled, np.zeros(len(of_anyone), dtype=bool))
-    return LabelledRows(np.append(train, of_anyone), labelled, people, len(known))
+    labeled = np.append(labeled, np.zeros(len(of_anyone), dtype=bool))
+    return LabeledRows(np.append(train, of_anyone), labeled, people, len(known))
 
 
 def rows_of_person(photos: Photos, name: str | None) -> np.ndarray:
@@ -152,27 +152,27 @@ def rows_of_person(photos: Photos, name: str | None) -> np.ndarray:
         return np.empty(0, dtype=np.int32)
     people = [str(one) for one in getattr(photos, "people", [])]
     if str(name) not in people:
-        raise InputError(f"The data set has no person {name}: correct datamodule.unlabelled_identity.")
+        raise InputError(f"The data set has no person {name}: correct datamodule.unlabeled_identity.")
     return np.flatnonzero(photos.identities == people.index(str(name))).astype(np.int32)
 
 
-def check_labelled(labelled_identities: int | None, labelled_samples: int | None) -> None:
+def check_labeled(labeled_identities: int | None, labeled_samples: int | None) -> None:
     """Raise InputError for fewer than two identities or samples with labels; None stands for all."""
-    if labelled_samples is not None and labelled_samples < 2:
-        raise InputError(f"Genuine pairs need labelled_samples of 2 or more, got {labelled_samples}.")
-    if labelled_identities is not None and labelled_identities < 2:
-        raise InputError(f"Impostor pairs need labelled_identities of 2 or more, got {labelled_identities}.")
+    if labeled_samples is not None and labeled_samples < 2:
+        raise InputError(f"Genuine pairs need labeled_samples of 2 or more, got {labeled_samples}.")
+    if labeled_identities is not None and labeled_identities < 2:
+        raise InputError(f"Impostor pairs need labeled_identities of 2 or more, got {labeled_identities}.")
 
 
-def choose_labelled(
-    identities: np.ndarray, labelled_identities: int | None, labelled_samples: int | None, seed: int
+def choose_labeled(
+    identities: np.ndarray, labeled_identities: int | None, labeled_samples: int | None, seed: int
 ) -> np.ndarray:
     """Choose identities, and samples of each, whose labels may be learned from.
 
     Args:
         identities: (N,) integers.
-        labelled_identities: to choose among those with two samples or more; None = all identities.
-        labelled_samples: to choose of each, at most, >= 2; None = all.
+        labeled_identities: to choose among those with two samples or more; None = all identities.
+        labeled_samples: to choose of each, at most, >= 2; None = all.
         seed: of the choice. More identities or samples add to those of fewer.
 
     Returns:
@@ -181,23 +181,23 @@ def choose_labelled(
     Raises:
         InputError: fewer than two identities or samples, or more identities than there are.
     """
-    check_labelled(labelled_identities, labelled_samples)
-    labelled = np.ones(len(identities), dtype=bool)
-    if labelled_identities is None and labelled_samples is None:
-        return labelled
+    check_labeled(labeled_identities, labeled_samples)
+    labeled = np.ones(len(identities), dtype=bool)
+    if labeled_identities is None and labeled_samples is None:
+        return labeled
     index, rng = IdentityIndex(identities), np.random.default_rng(seed)
-    if labelled_identities is not None:
+    if labeled_identities is not None:
         repeated = np.flatnonzero(index.counts > 1)
-        if labelled_identities > len(repeated):
+        if labeled_identities > len(repeated):
             raise InputError(
-                f"labelled_identities must be in 2 ... {len(repeated)}, the training people with two photos or more, "
-                f"got {labelled_identities}."
+                f"labeled_identities must be in 2 ... {len(repeated)}, the training people with two photos or more, "
+                f"got {labeled_identities}."
             )
         chosen = np.zeros(len(index), dtype=bool)
-        chosen[rng.permutation(repeated)[:labelled_identities]] = True
-        labelled = chosen[index.numbers()]
-    if labelled_samples is not None:
+        chosen[rng.permutation(repeated)[:labeled_identities]] = True
+        labeled = chosen[index.numbers()]
+    if labeled_samples is not None:
         order = np.lexsort((rng.random(len(identities)), identities))  # random within an identity
         place = np.arange(len(identities)) - np.repeat(index.starts, index.counts)
-        labelled[order[place >= labelled_samples]] = False
-    return labelled
+        labeled[order[place >= labeled_samples]] = False
+    return labeled

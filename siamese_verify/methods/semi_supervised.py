@@ -12,7 +12,7 @@ from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.heads import mlp
 from siamese_verify.methods.method import Learner, Method, check_momentum, gather_without_gradient, products, unit_rows
 from siamese_verify.pairwise.ranks import add_ranks_
-from siamese_verify.samplers import UNLABELLED, SemiSupervisedSampler
+from siamese_verify.samplers import UNLABELED, SemiSupervisedSampler
 from siamese_verify.structures import FaceBatch
 
 
@@ -74,7 +74,7 @@ class SemiSupervised(Method):
         if not contrastive_weight and threshold is None:
             raise InputError(
                 "Images without labels are used by contrastive_weight or threshold: set one of them, or "
-                "method=supervised datamodule.unlabelled=false."
+                "method=supervised datamodule.unlabeled=false."
             )
         contrastive = contrastive or NTXentLoss(0.5)
         if not (isinstance(contrastive, BatchLoss) and contrastive.compares_rows):
@@ -100,21 +100,21 @@ class SemiSupervised(Method):
     def step(self, batch: FaceBatch, learner: Learner) -> Tensor:
         """See `Method.step`."""
         views = len(self.split(batch))
-        if batch.rows is None or batch.labelled is None:
-            raise InputError("SemiSupervised needs images without labels: set datamodule.unlabelled=true.")
+        if batch.rows is None or batch.labeled is None:
+            raise InputError("SemiSupervised needs images without labels: set datamodule.unlabeled=true.")
         embeddings = learner.embed(batch.images)  # (V*N,D)
-        labelled = batch.labelled.repeat(views)
-        known, others = embeddings[labelled], embeddings[~labelled]
-        labels = batch.labels[labelled]
+        labeled = batch.labeled.repeat(views)
+        known, others = embeddings[labeled], embeddings[~labeled]
+        labels = batch.labels[labeled]
         if self.threshold is not None:
             self.follow(known, labels)
             first = others[: len(others) // views]
-            guesses, confident = self.guess(first, batch.labels[~labelled][: len(first)], learner)
+            guesses, confident = self.guess(first, batch.labels[~labeled][: len(first)], learner)
             chosen = confident.repeat(views)
             known, labels = torch.cat([known, others[chosen]]), torch.cat([labels, guesses.repeat(views)[chosen]])
         loss = learner.compare(known, labels)
         if self.head is not None:
-            projected, rows = unit_rows(self.head(others)), batch.rows[~batch.labelled].repeat(views)
+            projected, rows = unit_rows(self.head(others)), batch.rows[~batch.labeled].repeat(views)
             loss = loss + self.weight * learner.compare(projected, rows, loss=self.contrastive)
         return loss
 
@@ -136,7 +136,7 @@ class SemiSupervised(Method):
         seen = self.centroids.ne(0).any(dim=1)
         probability, guesses = logits.masked_fill(~seen, -torch.inf).softmax(dim=1).max(dim=1)
         confident = probability >= self.threshold
-        right, told = confident & (guesses == truth), confident & (truth != UNLABELLED)
+        right, told = confident & (guesses == truth), confident & (truth != UNLABELED)
         counts = torch.stack([confident.sum(), torch.ones_like(guesses).sum(), right.sum(), told.sum()])
         given, images, correct, known = add_ranks_(counts.double()).tolist()
         learner.log("train/pseudo_label_share", given / max(images, 1))

@@ -12,7 +12,7 @@ from siamese_verify.samplers.epoch import EpochSampler, check_identities
 from siamese_verify.samplers.identity import IdentityBatchSampler
 from siamese_verify.samplers.images import ImageSampler
 
-UNLABELLED = -1  # identity of an image without a label
+UNLABELED = -1  # identity of an image without a label
 
 
 class SemiSupervisedSampler(EpochSampler[list[int]]):
@@ -47,17 +47,17 @@ class SemiSupervisedSampler(EpochSampler[list[int]]):
         world_size: int = 1,
     ) -> None:
         known = check_identities(identities)
-        self.labelled_rows = np.flatnonzero(known != UNLABELLED)
-        self.other_rows = np.flatnonzero(known == UNLABELLED)
+        self.labeled_rows = np.flatnonzero(known != UNLABELED)
+        self.other_rows = np.flatnonzero(known == UNLABELED)
         if not len(self.other_rows):
             raise InputError(
-                "Semi-supervised learning needs images without labels: set datamodule.unlabelled=true and "
-                "datamodule.labelled_identities, labelled_samples or unlabelled_identity."
+                "Semi-supervised learning needs images without labels: set datamodule.unlabeled=true and "
+                "datamodule.labeled_identities, labeled_samples or unlabeled_identity."
             )
         ranks = {"seed": seed, "rank": rank, "world_size": world_size}
         self.others = ImageSampler(known[self.other_rows], images, batches=batches, **ranks)
-        self.labelled = IdentityBatchSampler(
-            known[self.labelled_rows],
+        self.labeled = IdentityBatchSampler(
+            known[self.labeled_rows],
             identities_per_batch,
             samples_per_identity,
             visits_per_epoch=None,
@@ -67,12 +67,12 @@ class SemiSupervisedSampler(EpochSampler[list[int]]):
         super().__init__(len(known), self.others.batches, seed, rank, world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for labelled, others in zip(self.labelled, self.others, strict=True):
-            yield [*self.labelled_rows[labelled].tolist(), *self.other_rows[others].tolist()]
+        for labeled, others in zip(self.labeled, self.others, strict=True):
+            yield [*self.labeled_rows[labeled].tolist(), *self.other_rows[others].tolist()]
 
     def resume(self, epoch: int, start: int) -> None:
         """See `EpochSampler.resume`."""
         super().resume(epoch, start)
-        for part in (self.labelled, self.others):
+        for part in (self.labeled, self.others):
             part.seed = self.seed
             part.resume(epoch, start)

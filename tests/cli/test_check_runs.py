@@ -101,11 +101,11 @@ def test_ten_of_them_are_named(command: Command, tmp_path: Path) -> None:
         ("method=simclr method.hidden_size=8,-3", ["method.hidden_size=-3: The layers of a head have 1 or more"]),
         ("method=memory_bank method.negatives=null,0", ["method.negatives=0: negatives must be a whole number of 1"]),
         (
-            "method=semi datamodule.labelled_identities=2,1 method.threshold=0.5,2",
+            "method=semi datamodule.labeled_identities=2,1 method.threshold=0.5,2",
             [
-                "datamodule.labelled_identities=2 method.threshold=2: threshold is 2, but is a probability",
+                "datamodule.labeled_identities=2 method.threshold=2: threshold is 2, but is a probability",
                 *(
-                    f"datamodule.labelled_identities=1 method.threshold={one}: Impostor pairs need labelled_identities "
+                    f"datamodule.labeled_identities=1 method.threshold={one}: Impostor pairs need labeled_identities "
                     for one in ("0.5", "2")
                 ),
             ],

@@ -24,7 +24,7 @@ from siamese_verify.methods import Method
 from siamese_verify.miners import HardPairs
 from siamese_verify.models import OnnxEngine, TorchEngine, export_network
 from siamese_verify.models.engines import embed_crops
-from siamese_verify.samplers import UNLABELLED
+from siamese_verify.samplers import UNLABELED
 from siamese_verify.structures import Crop, InputSpec, Pairs
 from siamese_verify.training import VerificationModule
 from siamese_verify.training.loss_over_ranks import pml_tuples
@@ -212,7 +212,7 @@ def test_every_method_goes_with_an_experiment(
     method: str, experiment: str, configured: Configured, tmp_path: Path
 ) -> None:
     overrides = [f"method={method}", *[f"experiment={experiment}"] * bool(experiment), "augmentation=strong"]
-    cfg = configured("train", tmp_path, *overrides, "datamodule.labelled_samples=3")
+    cfg = configured("train", tmp_path, *overrides, "datamodule.labeled_samples=3")
     check_method(cfg)
     if method != "supervised":
         encoder = wrap_module(torch.nn.Flatten(), InputSpec(8, crop=Crop("whole")))
@@ -225,7 +225,7 @@ def test_every_sampler_samples(name: str, configured: Configured, tmp_path: Path
     cfg = configured("train", tmp_path, f"sampler={name}")
     identities = np.arange(200) // 4
     if name == "semi_supervised":
-        identities = np.where(identities < 20, identities, UNLABELLED)
+        identities = np.where(identities < 20, identities, UNLABELED)
     sampler = instantiate(cfg.sampler)(identities=identities, seed=0, rank=0, world_size=1)
     assert len(list(sampler)) == len(sampler) > 0
 

@@ -219,7 +219,7 @@ def test_photos_of_the_first_stage_under_another_name_are_no_test_photos_of_the_
     sampler = partial(IdentityBatchSampler, identities_per_batch=2, samples_per_identity=2)
     share = HeldOutShare(share=0.25, seed=1)  # the people 4, 8 and 11
     spec = InputSpec(32, crop=Crop("whole"))
-    data = FaceDataModule(photos, spec, sampler, labelled_identities=2, validation_share=0.2, test=share)
+    data = FaceDataModule(photos, spec, sampler, labeled_identities=2, validation_share=0.2, test=share)
     assert 0 not in [*data.split.train, *data.split.validation, *data.split.test]
     data.earlier, known = earlier_people(cfg, photos)
     assert known

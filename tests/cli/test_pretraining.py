@@ -68,11 +68,11 @@ def test_data_encoder_protocol_and_machine_are_shared_and_what_is_learned_is_not
     overrides: tuple[str, ...], configured: Configured, tmp_path: Path
 ) -> None:
     more = ("loss=arc_face", "optimizer.lr=0.5", "trainer.max_epochs=3", "trainer.frozen_layers=1", "sampler=identity")
-    unknown = "datamodule.unlabelled_identity=unknown"
+    unknown = "datamodule.unlabeled_identity=unknown"
     own = ("loss=nt_xent", "trainer.max_epochs=5", "encoder.dropout=0.5")
     cfg = configured("train", tmp_path, *overrides, *more, unknown, pretrain(*own))
     first = composed(first_stage_overrides(cfg))
-    held_out = ("split_seed", "validation_share", "unlabelled_identity")
+    held_out = ("split_seed", "validation_share", "unlabeled_identity")
     for place in ("data", "protocol", "seed", "cache", *(f"datamodule.{name}" for name in held_out)):
         assert leaves(first, place) == leaves(cfg, place), place
     assert {**leaves(cfg, "encoder"), "encoder.dropout": 0.5} == leaves(first, "encoder")

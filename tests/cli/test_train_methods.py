@@ -19,7 +19,7 @@ from tests.conftest import TINY
 Trained = Callable[..., Path]
 
 IMAGES = ("sampler.images=8", "sampler.batches=3", "trainer.max_epochs=3", "baseline=null")
-LABELLED = ("datamodule.labelled_identities=4", "sampler.identities_per_batch=2", "sampler.samples_per_identity=2")
+LABELED = ("datamodule.labeled_identities=4", "sampler.identities_per_batch=2", "sampler.samples_per_identity=2")
 SMALL: dict[str, tuple[str, ...]] = {
     "simclr": ("method.hidden_size=16",),
     "multi_crop": ("method.hidden_size=16", "datamodule.local_views=1"),
@@ -28,7 +28,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "memory_bank": ("method.negatives=10",),
     "pirl": ("method.negatives=10", "method.grid=2"),
     "simsiam": ("method.hidden_size=16", "method.output_size=16"),
-    "semi": (*LABELLED, "method.threshold=0.3"),
+    "semi": (*LABELED, "method.threshold=0.3"),
 }
 QUICK = ("moco", "semi")  # of those whose resumption is tested; the others are slow together
 
@@ -113,13 +113,13 @@ def test_averaged_weights_are_validated_and_bundled_and_resumed(
         ("method=moco_v3 miner=batch_hard", "MoCoV3 compares everything, but BatchHard chooses: set miner=none."),
         ("method=simclr augmentation=none", "The views of an image are all the same without augmentation"),
         ("experiment=demo method=simclr", "The views of an image are all the same without augmentation"),
-        ("method=semi", "SemiSupervised needs photos without labels: set datamodule.labelled_identities, "),
-        ("method=semi datamodule.labelled_samples=2 sampler=identity", "takes the batches of SemiSupervisedSampler"),
+        ("method=semi", "SemiSupervised needs photos without labels: set datamodule.labeled_identities, "),
+        ("method=semi datamodule.labeled_samples=2 sampler=identity", "takes the batches of SemiSupervisedSampler"),
         (
-            "method=semi datamodule.labelled_samples=2 datamodule.instances=true method.threshold=0.9",
+            "method=semi datamodule.labeled_samples=2 datamodule.instances=true method.threshold=0.9",
             "SemiSupervised learns from the labels of identities: set datamodule.instances=false.",
         ),
-        ("datamodule.unlabelled=true", "Learning from labels has no use for photos without: set method=semi."),
+        ("datamodule.unlabeled=true", "Learning from labels has no use for photos without: set method=semi."),
         ("loss.sharded=true loss=arc_face callbacks=ema", "Weights that ranks share are not averaged"),
     ],
 )

@@ -58,7 +58,7 @@ def train(name: str, own: slice = slice(None)) -> tuple[list[float], dict[str, T
     for number, part in enumerate(parts):
         batch, chosen = views_of(part, int(method.views[0]), seed=number), torch.tensor(part)
         if name == "semi":  # images of even rows have a label, one of five
-            batch = batch._replace(labels=chosen.repeat(2) % 5, labelled=chosen % 2 == 0)
+            batch = batch._replace(labels=chosen.repeat(2) % 5, labeled=chosen % 2 == 0)
         batches.append(batch)
     losses, state = take_steps(module, batches, step)
     for path, inner in module.named_modules():

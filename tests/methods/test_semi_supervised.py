@@ -36,18 +36,18 @@ def data_of(sampler: Any = SEMI, **settings: Any) -> FaceDataModule:
     return data
 
 
-def test_a_batch_is_of_labelled_identities_and_then_of_images_without_labels() -> None:
-    data = data_of(unlabelled=True, labelled_identities=5, labelled_samples=3)
+def test_a_batch_is_of_labeled_identities_and_then_of_images_without_labels() -> None:
+    data = data_of(unlabeled=True, labeled_identities=5, labeled_samples=3)
     assert data.num_identities == 5
     assert len(data.people) == 16
-    assert len(data.labelled_rows) == 15
+    assert len(data.labeled_rows) == 15
     seen: list[int] = []
     for batch in data.train_dataloader():
-        assert batch.rows is not None and batch.labelled is not None
-        assert batch.labelled.tolist() == [True] * 4 + [False] * 6
+        assert batch.rows is not None and batch.labeled is not None
+        assert batch.labeled.tolist() == [True] * 4 + [False] * 6
         assert len(batch.images) == 20
         assert batch.labels.tolist() == data.train_set.labels[batch.rows].tolist() * 2  # type: ignore[union-attr]
-        assert max(batch.labels[:4]) < 5, "labelled identities are numbered first"
+        assert max(batch.labels[:4]) < 5, "labeled identities are numbered first"
         names = data.photos.identities[data.split.train[batch.rows.numpy()]]
         assert data.people[batch.labels[:10].numpy()].tolist() == names.tolist()
         seen += batch.rows[4:].tolist()
@@ -56,32 +56,32 @@ def test_a_batch_is_of_labelled_identities_and_then_of_images_without_labels() -
 
 
 def test_the_choice_of_labels_goes_by_split_seed_and_grows() -> None:
-    def labelled(**settings: Any) -> set[int]:
-        return set(data_of(unlabelled=True, **settings).labelled_rows.tolist())
+    def labeled(**settings: Any) -> set[int]:
+        return set(data_of(unlabeled=True, **settings).labeled_rows.tolist())
 
-    few = labelled(labelled_identities=3)
+    few = labeled(labeled_identities=3)
     assert len(few) == 15
-    assert few < labelled(labelled_identities=6)
-    assert few == labelled(labelled_identities=3, seed=9)
-    assert few != labelled(labelled_identities=3, split_seed=1)
-    assert len(labelled(labelled_samples=2)) == 32
+    assert few < labeled(labeled_identities=6)
+    assert few == labeled(labeled_identities=3, seed=9)
+    assert few != labeled(labeled_identities=3, split_seed=1)
+    assert len(labeled(labeled_samples=2)) == 32
 
 
-def test_without_unlabelled_photos_the_others_are_left_out() -> None:
+def test_without_unlabeled_photos_the_others_are_left_out() -> None:
     sampler = partial(IdentityBatchSampler, identities_per_batch=2, samples_per_identity=2)
-    data = data_of(sampler, labelled_identities=4, labelled_samples=2)
-    assert data.split.train.tolist() == data.labelled_rows.tolist()
+    data = data_of(sampler, labeled_identities=4, labeled_samples=2)
+    assert data.split.train.tolist() == data.labeled_rows.tolist()
     assert (len(data.train_set or ()), len(data.people)) == (8, 4)
-    assert {batch.labelled for batch in data.train_dataloader()} == {None}
+    assert {batch.labeled for batch in data.train_dataloader()} == {None}
 
 
-def test_photos_of_anyone_are_neither_validated_on_nor_labelled(tmp_path: Path) -> None:
+def test_photos_of_anyone_are_neither_validated_on_nor_labeled(tmp_path: Path) -> None:
     save_faces(tmp_path, 9, 4, 16)
     (tmp_path / "p03").rename(tmp_path / "of anyone")
     photos, settings = FolderPhotos(tmp_path), {"validation_share": 0.25, "multi_view": 2}
-    name = {"unlabelled_identity": "of anyone"}
+    name = {"unlabeled_identity": "of anyone"}
     sampler = partial(SEMI, images=4)
-    data = FaceDataModule(photos, InputSpec(16, crop=Crop("whole")), sampler, unlabelled=True, **name, **settings)  # type: ignore[arg-type]
+    data = FaceDataModule(photos, InputSpec(16, crop=Crop("whole")), sampler, unlabeled=True, **name, **settings)  # type: ignore[arg-type]
     data.setup()
     assert photos.people[int(data.people[-1])] == "of anyone"
     assert data.num_identities == 6
@@ -89,26 +89,26 @@ def test_photos_of_anyone_are_neither_validated_on_nor_labelled(tmp_path: Path) 
     (batch,) = data.train_dataloader()
     assert batch.labels[:8].tolist()[4:] == [-1] * 4
     assert (batch.labels[:4] >= 0).all()
-    assert batch.labelled is not None and batch.labelled.tolist() == [True] * 4 + [False] * 4
-    labelled = partial(IdentityBatchSampler, identities_per_batch=2, samples_per_identity=2)
-    left_out = FaceDataModule(photos, InputSpec(16, crop=Crop("whole")), labelled, **name, validation_share=0.25)  # type: ignore[arg-type]
+    assert batch.labeled is not None and batch.labeled.tolist() == [True] * 4 + [False] * 4
+    labeled = partial(IdentityBatchSampler, identities_per_batch=2, samples_per_identity=2)
+    left_out = FaceDataModule(photos, InputSpec(16, crop=Crop("whole")), labeled, **name, validation_share=0.25)  # type: ignore[arg-type]
     assert len(left_out.split.train) == 24
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"unlabelled_identity": "nobody"}, "The data set has no person nobody: correct"),
-        ({"labelled_identities": 17}, r"labelled_identities must be in 2 \.\.\. 16, the training people"),
-        ({"labelled_identities": 1}, "Impostor pairs need labelled_identities of 2 or more, got 1"),
-        ({"labelled_samples": 1}, "Genuine pairs need labelled_samples of 2 or more, got 1"),
-        ({}, "needs images without labels: set datamodule.unlabelled=true"),
+        ({"unlabeled_identity": "nobody"}, "The data set has no person nobody: correct"),
+        ({"labeled_identities": 17}, r"labeled_identities must be in 2 \.\.\. 16, the training people"),
+        ({"labeled_identities": 1}, "Impostor pairs need labeled_identities of 2 or more, got 1"),
+        ({"labeled_samples": 1}, "Genuine pairs need labeled_samples of 2 or more, got 1"),
+        ({}, "needs images without labels: set datamodule.unlabeled=true"),
         ({"local_views": 2}, "local_views must be 0 or more views by a local_transform of their own, got 2"),
     ],
 )
-def test_what_cannot_be_labelled_is_refused(settings: Any, told: str) -> None:
+def test_what_cannot_be_labeled_is_refused(settings: Any, told: str) -> None:
     with pytest.raises(InputError, match=told):
-        data_of(unlabelled=True, **settings)
+        data_of(unlabeled=True, **settings)
 
 
 def test_ranks_and_resumed_epochs_have_the_batches_of_one_process() -> None:
@@ -124,11 +124,11 @@ def test_ranks_and_resumed_epochs_have_the_batches_of_one_process() -> None:
     assert list(resumed) != whole
 
 
-def semi_batch(rows: tuple[int, ...], labelled: int, seed: int = 0) -> FaceBatch:
-    """The first `labelled` rows have a label; the identity of a row is row % 4, and only 3 identities are known."""
+def semi_batch(rows: tuple[int, ...], labeled: int, seed: int = 0) -> FaceBatch:
+    """The first `labeled` rows have a label; the identity of a row is row % 4, and only 3 identities are known."""
     numbers = torch.tensor(rows)
     batch = views_of(rows, seed=seed, labels=(numbers % 4).repeat(2))
-    return batch._replace(labelled=torch.arange(len(rows)) < labelled)
+    return batch._replace(labeled=torch.arange(len(rows)) < labeled)
 
 
 def test_losses_and_pseudo_labels_are_those_of_a_loop() -> None:
