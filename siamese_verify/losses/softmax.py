@@ -13,6 +13,9 @@ from siamese_verify.pairwise import Batch, Identities, Totals, row_product, unit
 from siamese_verify.pairwise.log_softmax import SMALLEST_TEMPERATURE, log_sum_exp_of_others
 from siamese_verify.structures import Pairs, Triplets
 
+# Rows up to which the whole matrix of logits takes less time than what spares it; on a GPU as many as start-up hides.
+SMALL, SMALL_ON_GPU = 192, 1024
+
 
 def nt_xent_loss(positive: Tensor, log_sum: Tensor) -> Tensor:
     """Normalized temperature-scaled cross-entropy of each positive.
@@ -103,6 +106,9 @@ class SoftmaxObjective(BatchLoss):
 
     def anchor_sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(N,) sums of `nt_xent_loss` over all positives of each of N anchors, and (N,) how many positives it has."""
+        small = SMALL if batch.embeddings.device.type == "cpu" else SMALL_ON_GPU
+        if batch.own is None and 1 < len(batch.candidate_labels) <= small:
+            return self._plain_sums(unit(batch.candidates), batch.labels, batch.candidate_labels)
         rows, references, own = unit(batch.embeddings), unit(batch.references), batch.anchors
         first, last = Identities(batch.candidate_labels).span(batch.candidate_labels)
         count = (last - first - 1)[own]
@@ -116,6 +122,14 @@ class SoftmaxObjective(BatchLoss):
         cosines = torch.linalg.vecdot(anchors, sums.index_select(0, first[own]))
         logits = (cosines - torch.linalg.vecdot(anchors, anchors).detach()) / self.temperature
         return nt_xent_loss(logits, count * log_sum), count
+
+    def _plain_sums(self, candidates: Tensor, labels: Tensor, candidate_labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `anchor_sums`, by the matrix of logits of unit rows."""
+        logits = candidates[: len(labels)] @ candidates.T / self.temperature  # (B,B+R)
+        genuine = (labels[:, None] == candidate_labels).fill_diagonal_(False)
+        count = genuine.sum(dim=1)
+        positive = logits.masked_fill(~genuine, 0).sum(dim=1)
+        return nt_xent_loss(positive, count * logits.fill_diagonal_(-torch.inf).logsumexp(dim=1)), count
 
     def extra_repr(self) -> str:
         """Parameters for `print(module)`."""

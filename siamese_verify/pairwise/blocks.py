@@ -79,10 +79,10 @@ def share_blocks(own: slice, count: int, references: int = 0, size: int = BLOCK)
     rows = range(own.start, own.stop)
     for top, left in blocks(len(rows), size=size):
         yield _within(rows, top), _within(rows, left), True
-    for some, others in rectangles(own, count):
+    for some, others in rectangles(own, count) if len(rows) < count else ():
         for top, left in blocks(len(some), len(others), size):
             yield _within(some, top), _within(others, left), True
-    for top, left in blocks(len(rows), references, size):
+    for top, left in blocks(len(rows), references, size) if references else ():
         yield _within(rows, top), left, False
 
 

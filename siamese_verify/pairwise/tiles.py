@@ -47,7 +47,9 @@ def has_kernels() -> bool:
 def factor_type(embeddings: Tensor) -> torch.dtype:
     """Type of the factors of tiles: bfloat16 for such embeddings and under autocast to it, else float32."""
     kind = embeddings.device.type
-    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+    half = (  # `meta` has no autocast
+        kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+    )
     return torch.bfloat16 if embeddings.dtype == torch.bfloat16 or half else torch.float32
 
 

@@ -32,9 +32,11 @@ from siamese_verify.losses import (
     SupConLoss,
     TripletLoss,
     reduce_items,
+    softmax,
 )
 from siamese_verify.losses.base import Items, Reduction, fraction_nonzero, sum_items
 from siamese_verify.miners import AllPairs, AllTriplets, HardPairs
+from siamese_verify.pairwise import tiles
 from siamese_verify.structures import Pairs, Triplets
 
 COMPARING = {
@@ -192,14 +194,20 @@ def test_no_tuples_give_zero_connected_to_the_embeddings(loss: BatchLoss) -> Non
             assert not torch.autograd.grad(value, embeddings)[0].any()
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", [name for name in ALL if name not in WAITING])
-def test_nothing_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_waits_for_a_gpu(name: str, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = ALL[name]
+    monkeypatch.setattr(tiles, "forced", fused)
+    if fused:
+        triton = pytest.importorskip("triton")
+        monkeypatch.setattr(triton.JITFunction, "run", lambda *_, **__: None)  # all but the kernels themselves
+        monkeypatch.setattr(softmax, "SMALL_ON_GPU", 0)
     on_meta = copy.deepcopy(loss).to("meta")
     labels = torch.arange(9) // 2
     with FakeTensorMode(allow_non_fake_inputs=True):  # raises where a value is asked for
         if not list(loss.parameters()):
-            loss.measure(torch.empty(9, 5, device="cuda"), labels.cuda())
+            loss.measure(torch.empty(9, 5, device="cuda", dtype=torch.bfloat16), labels.cuda())
         monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for `meta`
         embeddings = torch.empty(9, 5, device="meta", requires_grad=True)
         value, _ = on_meta.measure(embeddings, labels.to("meta"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from siamese_verify.losses import NTXentLoss, SupConLoss
+from siamese_verify.losses import NTXentLoss, SupConLoss, softmax
 from siamese_verify.miners import BatchHard, SemiHard
 from siamese_verify.pairwise import Batch, tiles
 from siamese_verify.pairwise.log_softmax import log_sum_exp_of_others
@@ -34,7 +34,9 @@ SHAPES = [  # rows, references, temperature, rows of a tile; a block has 64 rows
 
 
 @pytest.fixture(autouse=True)
-def kernels_forced() -> Iterator[None]:
+def kernels_forced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(softmax, "SMALL", 0)
+    monkeypatch.setattr(softmax, "SMALL_ON_GPU", 0)
     tiles.forced = True
     yield
     tiles.forced = None
