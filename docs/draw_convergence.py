@@ -93,7 +93,7 @@ def draw_panel(axes: Axes, metric: str, chosen: dict[str, list[RunRow]]) -> None
     if metric == "val/eer":
         axes.yaxis.set_major_formatter(lambda rate, _: percent_label(rate))
     else:
-        axes.set_ylim(0, 1.1)
+        axes.set_ylim(bottom=0)
     axes.grid(True, color=LIGHT.faint, linewidth=0.7)
     axes.tick_params(colors=LIGHT.ink, length=0, labelsize=8)
     for side, spine in axes.spines.items():

@@ -20,7 +20,9 @@ from siamese_verify.errors import InputError
 from siamese_verify.sweeps.search_space import parse_search_space
 
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml") if path.stem != "default")
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "sweeps.md").read_text(encoding="utf-8")
+COMPARING = (DOCS / "comparing_losses.md").read_text(encoding="utf-8")
 
 
 def composed(*overrides: str) -> tuple[DictConfig, DictConfig]:
@@ -75,7 +77,7 @@ def test_every_preset_is_on_the_page() -> None:
     assert all(f"`{name}`" in PAGE for name in PRESETS)
 
 
-@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", PAGE, re.MULTILINE))
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", PAGE + COMPARING, re.MULTILINE))
 def test_the_first_run_of_every_command_composes(command: str) -> None:
     arguments = [one for one in shlex.split(command, comments=True) if one != "-m"]
     if any(one.startswith("resume=") for one in arguments):
