@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -97,5 +99,6 @@ def test_a_row_outside_is_an_index_error(row: int) -> None:
     ("name", "value"), [("identities", 0), ("images", -3), ("size", 15), ("seed", -1), ("first", -2)]
 )
 def test_numbers_that_are_too_small_are_refused(name: str, value: int) -> None:
+    numbers: dict[str, Any] = {name: value}
     with pytest.raises(InputError, match=f"{name} .* got {value}"):
-        SyntheticFaces(**{name: value})
+        SyntheticFaces(**numbers)
