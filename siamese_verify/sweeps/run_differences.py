@@ -11,7 +11,10 @@ from siamese_verify.run_record import RunRecord
 
 SEED = "seed"
 ABSENT = None  # value of a parameter that a run's configuration does not have
-ELSEWHERE = {"hydra", "sweep", "resume", "name", "logger", "trust_code"}  # say where or how a run ran, not what it is
+ELSEWHERE = {  # say where or how a run ran, not what it is, or follow from initialize_from
+    *("hydra", "sweep", "resume", "name", "logger", "trust_code"),
+    "earlier_stages",
+}
 CACHE = "cache"  # likewise, in any part
 
 

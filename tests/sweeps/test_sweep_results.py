@@ -123,6 +123,7 @@ def test_copies_and_paths_of_a_run_do_not_differ(tmp_path: Path) -> None:
                 "trainer": {"default_root_dir": str(tmp_path / "sweep" / str(seed))},
                 "callbacks": {"dirpath": f"sweep/{seed}/checkpoints"},
                 "logger": {"version": f"v{seed}"},
+                "earlier_stages": [{"method": "SimCLR", "seconds": 7.5 + seed}],
                 "cache": f"/home/{seed}",
                 "data": {"cache": f"/home/{seed}"},
             },
