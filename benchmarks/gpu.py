@@ -6,7 +6,7 @@ ours, plain PyTorch as one would write it by hand, and, where they are installed
 whose CLIP loss compares one half of the rows with the other: a quarter of the pairs.
 
 Run: `python benchmarks/gpu.py`; under three minutes, what does not fit in is named. `--device cpu --sizes 256` runs
-all of it without a GPU, where our tiles are PyTorch's.
+all of it without a GPU, where our tiles are PyTorch's; on a GPU it switches the kernels on.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from siamese_verify.losses import ContrastiveLoss, CosinePairLoss, NTXentLoss, SupConLoss, TripletLoss
 from siamese_verify.miners import BatchHard, SemiHard
+from siamese_verify.pairwise import tiles
 from siamese_verify.pairwise.neighbors import nearest_neighbors
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -293,6 +294,7 @@ def main() -> int:
         return 2
     machine = Machine(given)
     card = torch.cuda.get_device_name() if machine.cuda else "CPU"
+    tiles.enabled = machine.cuda and tiles.has_kernels()
     print(f"{card}, torch {torch.__version__}; D = {DIMENSIONS}, {PHOTOS} photos a person", flush=True)
     fine = check(machine, min(given.sizes))
     verdict = "all within bounds" if fine else "NOT ALL WITHIN BOUNDS"

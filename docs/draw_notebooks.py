@@ -54,6 +54,7 @@ def main() -> None:
     """Write the pictures, and the checksums of the code that drew them."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
     folder.mkdir(parents=True, exist_ok=True)
+    before = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8")) if (folder / CHECKSUMS).is_file() else {}
     drawn: dict[str, str] = {}
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         if notebook.stem not in OF_PEOPLE:
@@ -62,9 +63,8 @@ def main() -> None:
             for cell, name, packed in pictures(notebook):
                 (folder / name).write_bytes(packed)
                 drawn[name] = checksums[cell]
-    for path in folder.iterdir():
-        if path.name not in {*drawn, CHECKSUMS}:
-            path.unlink()
+    for name in before.keys() - drawn.keys():
+        (folder / name).unlink(missing_ok=True)
     (folder / CHECKSUMS).write_text(json.dumps(drawn, indent=1) + "\n", encoding="utf-8")
 
 

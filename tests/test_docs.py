@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,6 +32,7 @@ from siamese_verify.cli.configuration import CONF
 from siamese_verify.cli.main import COMMANDS as COMMANDS_OF_ALL
 from siamese_verify.cli.pretraining import composed, first_stage_overrides
 from siamese_verify.cli.training_checks import check_settings
+from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.sweeps.child_run import quote_elements
 from siamese_verify.training.loss_over_ranks import pml_tuples
 
@@ -105,6 +107,25 @@ def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     exec(compile(EXAMPLES[name], name, "exec"), {"__name__": "example"})
+
+
+def test_the_examples_of_the_readme_run(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from siamese_verify import Verifier
+
+    monkeypatch.chdir(tmp_path)
+    for row, name in enumerate("ab"):
+        SyntheticFaces(1, 2)[row].save(f"{name}.jpg")
+    load = Verifier.load
+    monkeypatch.setattr(Verifier, "load", lambda _: load(tiny_run))  # nothing is downloaded
+    rng = np.random.default_rng(0)
+    namespace = {"scores": rng.normal(size=60), "same": np.arange(60) % 2 == 0}
+    namespace |= {"embeddings": rng.normal(size=(24, 4)), "identities": np.arange(24) // 3}
+    examples = re.findall(r"^```python\n(.*?)^```$", WRITTEN["README.md"], re.DOTALL | re.MULTILINE)
+    assert len(examples) == 2
+    for code in examples:
+        exec(compile(code, "README.md", "exec"), namespace)
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert namespace["embeddings"].shape == (2, 128)
 
 
 @pytest.mark.parametrize(

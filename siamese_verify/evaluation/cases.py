@@ -102,8 +102,10 @@ class CaseComparison:
     def sentence(self) -> str:
         """The result in words; the difference in percentage points."""
         value, low, high = (100 * number for number in self.difference)
-        better, more = (self.names[1], (value, low, high)) if value >= 0 else (self.names[0], (-value, -high, -low))
         words = self.metric.replace("_", " ")
+        if self.difference == (0, 0, 0):
+            return f"{self.names[0]} and {self.names[1]} have the same {words} in each case."
+        better, more = (self.names[1], (value, low, high)) if value >= 0 else (self.names[0], (-value, -high, -low))
         amount = (
             f"its {words} is {more[0]:.2f} percentage points higher "
             f"({100 * self.level:g} % CI {more[1]:.2f} to {more[2]:.2f})"

@@ -110,7 +110,8 @@ def group_reports(
                 frr=rejects / genuine if genuine else None,
                 far_difference=difference(name, "far"),
                 frr_difference=difference(name, "frr"),
-                insufficient=min(accepts, rejects) < DECISIVE_IMPOSTORS,
+                insufficient=min(accepts if impostors else rejects, rejects if genuine else accepts)
+                < DECISIVE_IMPOSTORS,
             )
         )
     return found

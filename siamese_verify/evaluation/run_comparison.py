@@ -137,6 +137,8 @@ def read_evaluation(path: str | Path) -> Evaluation:
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         title = str(metrics["title"])
+        if not metrics.keys() & {"metric", "eer"}:
+            raise InputError(f"{path} was evaluated by a version that kept too little to compare: evaluate it again.")
         if metrics.get("metric", "eer") != "eer":
             return Evaluation(title, metrics, None, None, folder)
         curve = read_curve(folder / "curve.csv")

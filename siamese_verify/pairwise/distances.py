@@ -95,9 +95,17 @@ class Centered(NamedTuple):
         return cls(moved, torch.linalg.vecdot(moved, moved), rows)
 
 
+def matmul_precision() -> str:
+    """Precision of products of float32 matrices: `highest`, `high` or `medium`."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was set by torch.backends instead: take the worst for granted
+        return "medium"
+
+
 def has_exact_products(rows: Tensor) -> bool:
     """Whether matrix products of the rows are as precise as their type, and finding near pairs waits for no GPU."""
-    exact = rows.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+    exact = rows.dtype == torch.float64 or matmul_precision() == "highest"
     return rows.device.type == "cpu" and exact
 
 

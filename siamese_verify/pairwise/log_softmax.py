@@ -48,7 +48,8 @@ def log_sum_exp_of_others(
     Returns:
         (B,) log sum over k != i of exp(u_i . u_k / t); 0 for a row without others.
     """
-    precise = rows.dtype if 2 / temperature <= FLOAT32_RANGE else torch.float64
+    kind = rows.dtype
+    precise = kind if 2 / temperature <= FLOAT32_RANGE else torch.float64
     epilogue: _Exponentials | _FusedExponentials
     if fused(rows):
         kept, size = 0, size or TILE
@@ -58,7 +59,7 @@ def log_sum_exp_of_others(
         epilogue = _Exponentials(temperature)
         rows, references = rows.to(precise), references.to(precise)
     result: Tensor = _LogSumExp.apply(rows, references, precise, epilogue, own, size, kept)
-    return result.to(rows.dtype)
+    return result.to(kind)
 
 
 class _Exponentials:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.pairwise.blocks import blocks, ranges
-from siamese_verify.pairwise.distances import chunks, identical
+from siamese_verify.pairwise.distances import chunks, identical, matmul_precision
 from siamese_verify.pairwise.tiles import TILE, fused
 
 SIZE = 2048  # rows of a block: small enough for a cache, large enough for threads to pay
@@ -112,7 +112,7 @@ class _TopK:
         # After Higham & Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.
         rounding = 8 * keys.shape[1] ** 0.5 * torch.finfo(keys.dtype).eps / 2
         if keys.dtype == torch.float32:
-            rounding += 3 * CUT[torch.get_float32_matmul_precision()]
+            rounding += 3 * CUT[matmul_precision()]
         self.slack = 2 * rounding * longest[0] * longest[1]  # two products further apart are in the right order
         self.least = keys.new_full((len(queries),), torch.finfo(keys.dtype).min)  # that a candidate must reach
         none = torch.empty(0, dtype=torch.int64, device=keys.device)

@@ -9,8 +9,8 @@ The walks over all pairs (`log_softmax`, `pair_sum`, `nearest`) have one seam. F
   with the rows. A pair of two rows of a batch is in one tile only, and serves both of them.
 
 There are two implementations. PyTorch's are beside the walks, and are all there is on a CPU, in float64 and without
-Triton. `kernels` holds Triton's; `fused` alone chooses. Then tiles are products in the precision that the user chose:
-of bfloat16 factors if the embeddings are, or under autocast to it, else of float32 as
+Triton. `kernels` holds Triton's; `fused` alone chooses, and they are off by default. Then tiles are products in the
+precision that the user chose: of bfloat16 factors if the embeddings are, or under autocast to it, else of float32 as
 `torch.get_float32_matmul_precision()` says; they are always summed in float32. `rounded` is what such a product takes
 its factors for: a walk that needs squared lengths takes those of the rounded rows, and distances cancel exactly.
 Genuine pairs are few: a kernel walks those of each row and computes them from differences, in float32.
@@ -25,23 +25,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from siamese_verify.pairwise.distances import matmul_precision
+
 TILE = 8192  # rows of a tile: 256 MiB in float32
 LONGEST_ROW = 8192  # dimensions of a row that a kernel holds at once
 
-forced: bool | None = None  # what `fused` says, for tests; a CPU then needs Triton's interpreter
+# Whether kernels are used. Off until they have run on a GPU: tests switch them on in Triton's interpreter, and
+# benchmarks/gpu.py on a GPU.
+enabled: bool = False
 
 
 def fused(rows: Tensor) -> bool:
     """Whether kernels reduce the products of (N, D) rows."""
-    if rows.dtype != torch.float32 or not 0 < rows.shape[1] <= LONGEST_ROW or not len(rows):
-        return False
-    return forced if forced is not None else rows.is_cuda and has_kernels()
+    return enabled and rows.dtype == torch.float32 and 0 < rows.shape[1] <= LONGEST_ROW and len(rows) > 0
 
 
 @functools.cache
 def has_kernels() -> bool:
-    """Whether Triton is there, and a torch that multiplies bfloat16 into float32."""
-    return importlib.util.find_spec("triton") is not None and hasattr(torch.ops.aten.mm, "dtype_out")
+    """Whether Triton is there, and a torch for CUDA that multiplies bfloat16 into float32."""
+    found = importlib.util.find_spec("triton") is not None and hasattr(torch.ops.aten.mm, "dtype_out")
+    return found and not torch.version.hip
 
 
 def factor_type(embeddings: Tensor) -> torch.dtype:
@@ -57,7 +60,7 @@ def rounded(rows: Tensor, factors: torch.dtype) -> Tensor:
     """(N, D) float32 rows as a product takes them: in bfloat16, or in float32 with no more digits than TF32 keeps."""
     if factors == torch.bfloat16:
         return rows.bfloat16()
-    if torch.get_float32_matmul_precision() == "highest":
+    if matmul_precision() == "highest":
         return rows
     upper = rows * 8193  # Dekker's splitting: 11 bits are left, NaN stays
     return upper - (upper - rows)

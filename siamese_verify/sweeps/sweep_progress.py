@@ -43,6 +43,7 @@ LOOK_SHARE = 20  # they are looked at again when this many times the time it too
 PAGE_SHARE = 50  # the page is refreshed likewise
 ROWS = 30  # of the table in a terminal
 COLUMNS = 6  # parameters in a terminal; sweep.csv has all
+PROTOCOLS = 3  # likewise
 
 
 def runs_table(sweep: SweepResults, rows: int = ROWS) -> Table:
@@ -54,7 +55,7 @@ def runs_table(sweep: SweepResults, rows: int = ROWS) -> Table:
         table.add_column(escape(printable(name)), overflow="fold")
     table.add_column(escape(printable(sweep.metric)), justify="right")
     table.add_column("epoch", justify="right")
-    for protocol in sweep.protocols[:2]:
+    for protocol in sweep.protocols[:PROTOCOLS]:
         title = sweep.test_title(protocol)
         table.add_column(escape(printable(f"{title} ({protocol})" if len(sweep.protocols) > 1 else title)))
     table.add_column("time", justify="right")
@@ -65,7 +66,10 @@ def runs_table(sweep: SweepResults, rows: int = ROWS) -> Table:
             table.add_row(f"... {len(sweep.runs) - rows} more in {TABLE}")
         epoch = run.record.metrics.get("epoch")
         cells = [run.name, *(shown(run.parameters[name]) for name in few), rate_or_number(run.value, sweep.metric)]
-        cells += ["" if epoch is None else f"{epoch:g}", *(tested_text(run, one) for one in sweep.protocols[:2])]
+        cells += [
+            "" if epoch is None else f"{epoch:g}",
+            *(tested_text(run, one) for one in sweep.protocols[:PROTOCOLS]),
+        ]
         cells += [duration(run.record.seconds), status_text(run)]
         table.add_row(*(escape(printable(cell)) for cell in cells))
     return table
@@ -86,13 +90,13 @@ def seeds_table(sweep: SweepResults) -> Table | None:
     for name in names:
         table.add_column(escape(printable(name)), overflow="fold")
     table.add_column("seeds", justify="right")
-    for title in (sweep.metric, *(f"{sweep.test_title(one)} ({one})" for one in sweep.protocols[:2])):
+    for title in (sweep.metric, *(f"{sweep.test_title(one)} ({one})" for one in sweep.protocols[:PROTOCOLS])):
         table.add_column(escape(printable(title)))
     for group in groups[:ROWS]:
         assert group.value is not None
         cells = [*(shown(group.parameters[name]) for name in names), str(group.value.runs)]
         cells += [spread_text(group.value, sweep.metric)]
-        cells += [spread_text(group.test.get(one)) for one in sweep.protocols[:2]]
+        cells += [spread_text(group.test.get(one)) for one in sweep.protocols[:PROTOCOLS]]
         table.add_row(*(escape(printable(cell)) for cell in cells))
     return table
 

@@ -98,6 +98,12 @@ def test_evaluations_of_the_same_queries_are_compared_with_an_interval(tmp_path:
     assert "<h2>Curves</h2>" not in html
 
 
+def test_the_same_model_twice_is_said_to_be_the_same() -> None:
+    first, _, who = models(1)
+    report = retrieval_report(first, who)
+    assert paired(report, report).sentence == "A and B have the same mean average precision in each case."
+
+
 def test_why_there_is_no_paired_test_is_said(tmp_path: Path) -> None:
     first, second, who = models(2, people=6)
 
@@ -109,6 +115,10 @@ def test_why_there_is_no_paired_test_is_said(tmp_path: Path) -> None:
     sentence = compare_runs(whole, tmp_path / "out")[0][0]
     assert sentence.startswith("one and two measured the same 30 episodes, and the accuracy of the second is ")
     assert "all people are in each of them, so that nothing is known of others" in sentence
+    kept_less = tmp_path / "one" / "report" / "metrics.json"
+    kept_less.write_text(json.dumps({"title": "of an earlier version"}))
+    with pytest.raises(InputError, match="one was evaluated by a version that kept too little to compare: evaluate it"):
+        compare_runs(whole, tmp_path / "out")
     other = [of(first, "three", 5), of(second, "four", 5, "another")]
     assert "did not measure the same episodes or queries" in compare_runs(other, tmp_path / "out")[0][0]
     without = [of(first, "five", 5), of(second, "six", 5, intervals={})]

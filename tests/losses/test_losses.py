@@ -198,7 +198,7 @@ def test_no_tuples_give_zero_connected_to_the_embeddings(loss: BatchLoss) -> Non
 @pytest.mark.parametrize("name", [name for name in ALL if name not in WAITING])
 def test_nothing_waits_for_a_gpu(name: str, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = ALL[name]
-    monkeypatch.setattr(tiles, "forced", fused)
+    monkeypatch.setattr(tiles, "enabled", fused)
     if fused:
         triton = pytest.importorskip("triton")
         monkeypatch.setattr(triton.JITFunction, "run", lambda *_, **__: None)  # all but the kernels themselves

@@ -220,3 +220,8 @@ def test_the_backward_pass_may_run_twice(temperature: float) -> None:
 def test_a_temperature_that_is_too_small_is_refused(kind: type[SoftmaxObjective], temperature: float) -> None:
     with pytest.raises(InputError, match=f"temperature is {temperature}"):
         kind(temperature)
+
+
+def test_items_of_many_rows_have_their_type_at_low_temperatures() -> None:
+    embeddings = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    assert NTXentLoss(0.01).items(embeddings, torch.arange(400) // 2).dtype == torch.float32

@@ -34,12 +34,12 @@ SHAPES = [  # rows, references, temperature, rows of a tile; a block has 64 rows
 
 
 @pytest.fixture(autouse=True)
-def kernels_forced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def kernels_enabled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(softmax, "SMALL", 0)
     monkeypatch.setattr(softmax, "SMALL_ON_GPU", 0)
-    tiles.forced = True
+    tiles.enabled = True
     yield
-    tiles.forced = None
+    tiles.enabled = False
     torch.set_float32_matmul_precision("highest")
 
 
@@ -286,7 +286,7 @@ def test_miners_choose_what_pytorch_chooses(miner: BatchHard | SemiHard, memory:
     rows, labels = directions(48, 5).detach()[4:], torch.arange(44, device=DEVICE) // 4  # without identical rows
     references = (directions(30, 6).detach()[4:], torch.arange(26, device=DEVICE) // 3) if memory else (None, None)
     found = miner.together(rows, labels, *references)
-    tiles.forced = False
+    tiles.enabled = False
     expected = miner.together(rows, labels, *references)
     assert [field.tolist() for field in found] == [field.tolist() for field in expected]
     assert len(found.anchor)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.pairwise import Metric, block_distance, row_distance, row_product, unit
+from siamese_verify.pairwise.distances import has_exact_products
 
 
 def rows(count: int, size: int = 5, seed: int = 0) -> Tensor:
@@ -114,6 +115,17 @@ def test_block_distances_and_their_gradients_are_those_of_differences(case: str,
         leaves = (left,) if itself else (left, right)
         gradients, plain = (torch.autograd.grad(value, leaves, slope) for value in (measured, expected))
         torch.testing.assert_close(gradients, plain, rtol=1e-6, atol=1e-6)
+
+
+def test_a_precision_that_torch_cannot_name_is_taken_for_a_low_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mixed() -> str:
+        raise RuntimeError("mix of the legacy and new APIs")  # as after torch.backends.cuda.matmul.fp32_precision = ...
+
+    rows = torch.zeros(2, 3)
+    assert has_exact_products(rows)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
+    assert not has_exact_products(rows)
+    assert has_exact_products(rows.double())
 
 
 @pytest.fixture(params=["highest", "high"])  # with "high", products are not exact, and none is used

@@ -210,6 +210,9 @@ def test_all_kinds_of_impostors_have_their_rates_at_the_threshold_of_other_write
         assert (group.far is None, group.frr is None) == (genuine, not genuine)
         expected = (~accepted)[pairs.same].mean() if genuine else accepted[~pairs.same].mean()
         assert (group.frr if genuine else group.far) == pytest.approx(expected)
+        errors = (~accepted)[pairs.same] if genuine else accepted[~pairs.same]
+        assert group.insufficient == (errors.sum() < 10)  # the group has no pairs of the other class to err on
+    assert {group.insufficient for group in rates.values()} == {False, True}
 
 
 def test_photos_without_claims_and_unknown_kinds_are_refused() -> None:

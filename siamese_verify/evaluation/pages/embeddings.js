@@ -11,7 +11,7 @@ function face(row) {
   made.style.backgroundPosition = `-${column * data.tile}px -${line * data.tile}px`;
   return made;
 }
-function labelled(parent, row, title, text) {
+function labeled(parent, row, title, text) {
   if (data.pictures) parent.append(face(row));
   const bold = document.createElement("b");
   bold.textContent = title;
@@ -51,7 +51,7 @@ for (const figure of document.querySelectorAll("figure.map")) {
     if (tip) tip.remove();
     circle(hover, points[row], 7, "here");
     mark(data.identities[row]);
-    tip = labelled(box("card tip"), row, data.identities[row], data.names[row]);
+    tip = labeled(box("card tip"), row, data.identities[row], data.names[row]);
     figure.append(tip);
     const at = new DOMPoint(...points[row]).matrixTransform(svg.getScreenCTM()), frame = figure.getBoundingClientRect();
     const x = at.x - frame.left, left = x > frame.width / 2 ? x - tip.offsetWidth - 16 : x + 16;
@@ -63,7 +63,7 @@ for (const figure of document.querySelectorAll("figure.map")) {
     output.textContent = `${data.identities[row]}, ${data.names[row]}, and its nearest neighbors:`;
     near.replaceChildren(...data.neighbors[row].map((other, place) => {
       const wrong = data.identities[other] !== data.identities[row];
-      return labelled(box(wrong ? "neighbor wrong" : "neighbor"), other, data.scores[row][place].toFixed(3),
+      return labeled(box(wrong ? "neighbor wrong" : "neighbor"), other, data.scores[row][place].toFixed(3),
         data.identities[other] + (wrong ? " (wrong)" : ""));
     }));
   }
