@@ -103,7 +103,7 @@ class CaseComparison:
         """The result in words; the difference in percentage points."""
         value, low, high = (100 * number for number in self.difference)
         words = self.metric.replace("_", " ")
-        if self.difference == (0, 0, 0):
+        if not any(self.difference):
             return f"{self.names[0]} and {self.names[1]} have the same {words} in each case."
         better, more = (self.names[1], (value, low, high)) if value >= 0 else (self.names[0], (-value, -high, -low))
         amount = (
