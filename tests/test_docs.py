@@ -320,6 +320,18 @@ def test_the_site_builds_with_every_page_and_link_and_loads_nothing_from_another
     assert all(f">{path.stem}<" in groups for path in (CONF / "loss").glob("*.yaml"))
 
 
+def test_python_commands_name_files_that_exist_and_options_that_they_have() -> None:
+    pages = [*DOCS.glob("*.md"), DOCS.parent / "README.md"]
+    commands = {
+        found for page in pages for found in re.findall(r"\bpython ((?:benchmarks|docs)/[^`\n]*)", page.read_text())
+    }
+    assert len(commands) > 10
+    for command in commands:
+        file, *given = shlex.split(command.strip("[]"), comments=True)
+        code = (DOCS.parent / file).read_text()
+        assert all(f'"{option}"' in code for option in given if option.startswith("--")), command
+
+
 COVERED = ("losses", "methods", "evaluation", "data", "pretraining", "beyond_faces")  # by tests of their own
 WRITTEN = {path.name: path.read_text() for path in sorted(DOCS.glob("*.md")) if path.stem not in COVERED}
 WRITTEN["README.md"] = (DOCS.parent / "README.md").read_text()

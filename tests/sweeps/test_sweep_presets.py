@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
+import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -18,6 +20,7 @@ from siamese_verify.cli.configuration import CONF
 from siamese_verify.cli.training_checks import check_settings
 from siamese_verify.errors import InputError
 from siamese_verify.sweeps.search_space import parse_search_space
+from tests.sweeps.written_runs import PROTOCOL, write_run
 
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml") if path.stem != "default")
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -92,3 +95,33 @@ def first_of(override: Override) -> str:
     if override.is_sweep_override():
         return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
     return f"{override.get_key_element()}={override.get_value_element_as_str()}"
+
+
+def test_the_table_and_the_chart_of_losses_are_of_each_losss_best_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"one_shot": {"accuracy": 0.8}, "five_shot": {"accuracy": 0.9}}
+    kinds = [("TripletLoss", 0.001, 0.2), ("TripletLoss", 0.003, 0.1), ("NTXentLoss", 0.003, 0.08)]
+    for (kind, rate, eer), seed in product(kinds, (0, 1)):
+        folder = tmp_path / f"{kind}-{rate}-{seed}"
+        batches = {"sampler.identities_per_batch": 4, "sampler.samples_per_identity": 2}
+        target = {"loss._target_": f"siamese_verify.losses.{kind}", "optimizer.lr": rate, "seed": seed}
+        tested = {PROTOCOL: {"eer": eer + 0.02 * seed, "eer_interval": [eer, eer + 0.1], "auc": 0.9}, **few}
+        write_run(folder, eer + 0.01 * seed, {**target, **batches}, test=tested)
+        (folder / "metrics").mkdir()
+        rows = [f"{step},{1 - step / 40},0.5,{eer}" for step in (9, 19)]
+        table = "\n".join(["step,train/loss,train/fraction_nonzero,val/eer", *rows])
+        (folder / "metrics" / "metrics.csv").write_text(table)
+    picture = tmp_path / "chart.png"
+    monkeypatch.setattr(sys, "argv", ["draw_convergence.py", str(tmp_path), str(picture)])
+    script = runpy.run_path(str(DOCS / "draw_convergence.py"))
+    script["main"]()
+    _, _, first, second = capsys.readouterr().out.strip().splitlines()
+    assert first.startswith("| `NTXentLoss` | 0.003 | 8.50% ")
+    assert second.startswith("| `TripletLoss` | 0.003 | 10.50% ")
+    assert "| 11.00% " in second
+    assert picture.stat().st_size > 5_000
+    run = script["chosen_runs"](script["read_sweep"](tmp_path))["TripletLoss"][0]
+    images, values = script["curve"](run, "train/loss")
+    assert images.tolist() == [80, 160]  # 10 and 20 steps of 4 x 2
+    assert values.tolist() == pytest.approx([1, 21 / 31])
