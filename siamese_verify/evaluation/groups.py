@@ -110,7 +110,7 @@ def group_reports(
                 frr=rejects / genuine if genuine else None,
                 far_difference=difference(name, "far"),
                 frr_difference=difference(name, "frr"),
-                insufficient=min(accepts if impostors else rejects, rejects if genuine else accepts)
+                insufficient=min(few for few, of in ((accepts, impostors), (rejects, genuine)) if of)
                 < DECISIVE_IMPOSTORS,
             )
         )
