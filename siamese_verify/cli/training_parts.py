@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -28,7 +29,13 @@ from siamese_verify.training.run_files import check_resumed
 
 log = logging.getLogger(__name__)
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
-OF_MODULE = ("cached_chunk", "freeze_batch_norm", "frozen_layers", "layer_decay")  # of `trainer`, but the module's
+OF_MODULE = (
+    "cached_chunk",
+    "freeze_batch_norm",
+    "frozen_layers",
+    "layer_decay",
+    "compile_encoder",
+)  # of `trainer`, but the module's
 
 
 class TrainingParts(NamedTuple):
@@ -103,6 +110,10 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
     with open_dict(settings):
         for name in OF_MODULE:
             settings.pop(name, None)
+        if settings.get("precision") == "auto":
+            settings.precision = usual_precision(settings.accelerator)
+    # A deterministic run needs no zeros where it writes before it reads: each new tensor would be filled first.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     with configuring("trainer"), without_unhelpful_warnings():
         trainer: pl.Trainer = instantiate(
             settings,
@@ -110,6 +121,13 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
             callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
         )
     return trainer
+
+
+def usual_precision(accelerator: str) -> str:
+    """`bf16-mixed` on GPUs that compute in bfloat16, `16-mixed` on older ones, `32-true` without a GPU."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
 def make_method(settings: DictConfig, encoder: Encoder, **sizes: int) -> Method:
