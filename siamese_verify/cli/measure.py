@@ -31,7 +31,7 @@ from siamese_verify.evaluation import (
     score_pairs,
     write_scores,
 )
-from siamese_verify.evaluation.base_report import Report
+from siamese_verify.evaluation.base_report import LeftOut, Report
 from siamese_verify.evaluation.embedding_file import EMBEDDINGS, write_embeddings
 from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces.alignment import spec_for
@@ -106,7 +106,7 @@ def measure(
         )
     report: Any = compared.evaluate(embeddings, settings)
     if spec_for(protocol.photos, cropper.spec).crop.needs_face:
-        failures = protocol.count_failures(report, len(protocol.photos) - len(rows))
+        failures = protocol.count_failures(report, rows)
         report = replace(report, acquisition=failures)
     return Result(name, report, protocol, compared, embeddings, rows, cropper, model)
 
@@ -200,12 +200,20 @@ def save_results(
         details=details,
         comparison=[entry.row() for entry in (result, *others)] if others else None,
         published=published,
+        left_out=_left_out(result),
         **(_pictures(protocol, result.cropper.spec) if isinstance(protocol, PairProtocol) else {}),
     )
     if isinstance(protocol, PairProtocol):
         _save_scores(folder, result, protocol, keep_embeddings)
     result.cropper.save_left_out(folder)
     return page
+
+
+def _left_out(result: Result) -> list[LeftOut]:
+    """The photos without a face, or with multiple faces, for a page."""
+    photos = result.protocol.photos
+    rows = {name: row for row, name in enumerate(photos.names)} if result.cropper.failures else {}
+    return [LeftOut(name, reason, partial(photos.__getitem__, rows[name])) for name, reason in result.cropper.failures]
 
 
 def _threshold_details(result: Result) -> dict[str, str]:
