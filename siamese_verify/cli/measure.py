@@ -36,6 +36,7 @@ from siamese_verify.evaluation.embedding_file import EMBEDDINGS, write_embedding
 from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.models import FaceModel, embed_photos
+from siamese_verify.models.metadata import people_of
 from siamese_verify.protocols import EvaluationSettings, HeldOutShare, PairProtocol, Protocol, made_of, sampled_pairs
 from siamese_verify.structures import InputSpec
 
@@ -151,8 +152,10 @@ def find_lfw_category(result: Result) -> str | None:
     if not (model and isinstance(photos, LFWPhotos) and isinstance(result.protocol, PairProtocol)):
         return None
     training = model.metadata.training
-    sets = {training.get("data"), *(stage.get("data") for stage in training.get("stages") or [])}
-    disjoint = "lfw" not in sets or not has_training_people(photos)
+    stages = training.get("stages") or [training]
+    sets = {training.get("data"), *(stage.get("data") for stage in stages)}
+    of_lfw = [people_of(stage) for stage in stages if stage.get("data") == "lfw"] or [{}] * ("lfw" in sets)
+    disjoint = not any(has_training_people(photos, **people) for people in of_lfw)
     data = next(iter(sets - {"lfw"}), "lfw") if disjoint else "lfw"  # outside data of any stage
     detector = result.cropper.spec.crop.kind == "box"
     return lfw_category(data, training.get("pretrained"), detector=detector, disjoint=disjoint)
