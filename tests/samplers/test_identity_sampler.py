@@ -151,7 +151,7 @@ def test_singles_are_shown_twice_and_all_before_any_comes_again(ranks: int) -> N
 
 
 def test_more_singles_than_there_are_are_refused() -> None:
-    with pytest.raises(InputError, match="singles_per_batch is 5, but only 4 of 18 identities have one sample"):
-        IdentityBatchSampler(IDENTITIES, 2, 2, singles_per_batch=5)
+    with pytest.raises(InputError, match="singles_per_batch is 6, but only 5 of 18 identities have one sample"):
+        IdentityBatchSampler(IDENTITIES, 2, 2, singles_per_batch=6)
     with pytest.raises(InputError, match="singles_per_batch"):
         IdentityBatchSampler(IDENTITIES, 2, 2, singles_per_batch=-1)
