@@ -39,9 +39,8 @@ from siamese_verify.models import (
     load_checkpoint,
     save_bundle,
 )
-from siamese_verify.protocols import (
-    save_people,
-)
+from siamese_verify.models.loading import may_wait
+from siamese_verify.protocols import save_people
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.sweep_task import SweepTask
 from siamese_verify.sweeps.trial_pruning import trial_of
@@ -71,7 +70,8 @@ def train(cfg: DictConfig, folder: Path) -> float:
         fit(parts, run, cfg, signals)
         if parts.trainer.is_global_zero and not run.record.pruned:  # one process finishes
             model = with_stage(calibrated(best_model(parts), parts.data, cfg), run)
-            save_bundle(folder / "bundle", model, run.record.versions, inputs=some_arrays(parts.data))
+            now = cfg.export_onnx or not may_wait(model.metadata)
+            save_bundle(folder / "bundle", model, run.record.versions, inputs=some_arrays(parts.data), network=now)
             report(model, parts, run, cfg)
     best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
     return math.nan if best is None else float(best)

@@ -119,7 +119,8 @@ def embed_crops(
         InputError: the network gives embeddings of another size.
     """
     embeddings = np.empty((len(crops), embedding_size), dtype=np.float32)
-    size: int = batch_size or getattr(engine, "batch", BATCH)
+    best: int = getattr(engine, "batch", BATCH)
+    size = batch_size or best
     for start in range(0, len(crops), size):
         found = engine(crops[start : start + size])
         if found.shape[1:] != (embedding_size,):
