@@ -89,12 +89,14 @@ class EvaluationSettings:
         targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
         threshold: chosen on other data, for protocols without folds.
         calibration: of the scores, learned on other data.
+        device: where embeddings are compared: `cpu`, `cuda`, or `auto` for a GPU if there is one.
     """
 
     resamples: int = 1000
     targets: Sequence[float] = ()
     threshold: float | None = None
     calibration: Calibration | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -185,11 +187,14 @@ class PairProtocol(Protocol):
         targets = sorted({*settings.targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
         threshold = settings.threshold if pairs is None or pairs.folds is None else None
         if pairs is None:
-            report = all_pairs_report(embeddings, people, targets=targets, threshold=threshold, progress=True)
-            found = measure_representation(embeddings, people)
+            report = all_pairs_report(
+                embeddings, people, targets=targets, threshold=threshold, progress=True, device=settings.device
+            )
+            found = measure_representation(embeddings, people, device=settings.device)
             report = replace(report, representation=found if resamples else found._replace(knn_interval=None))
             if resamples:
-                report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
+                intervals = all_pairs_intervals(embeddings, people, threshold, targets, device=settings.device)
+                report = replace(report, intervals=intervals)
         else:
             scores = score_pairs(embeddings, pairs.left, pairs.right)
             wanted = resamples > 0 and self.identities_known
@@ -201,7 +206,8 @@ class PairProtocol(Protocol):
                 )
                 report = replace(report, groups=tuple(groups), mean_of_groups=mean_of_groups(groups))
         if self.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
-            report = replace(report, identification=identification_report(embeddings, people))
+            searches = identification_report(embeddings, people, device=settings.device)
+            report = replace(report, identification=searches)
         if settings.calibration:
             report = replace(report, calibration=check_calibration(settings.calibration, report.curve))
         return report
