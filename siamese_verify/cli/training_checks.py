@@ -227,7 +227,8 @@ def check_batches(cfg: DictConfig) -> None:
     if sampler.func.__module__.startswith("siamese_verify."):
         people = max([2, *(value for value in cfg.sampler.values() if isinstance(value, int))])
         others = np.full(people if data.unlabeled else 0, samplers.UNLABELED)
-        sampler(identities=np.append(np.arange(people).repeat(2), others), seed=cfg.seed)
+        singles = people + np.arange(cfg.sampler.get("singles_per_batch", 0))
+        sampler(identities=np.concatenate([np.arange(people).repeat(2), singles, others]), seed=cfg.seed)
     for transform in (cfg.get("augmentation"), data.get("local_transform")):
         if transform:
             instantiate(transform)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from siamese_verify.cli.configuration import encoder_settings, make_encoder
 from siamese_verify.cli.initialization import earlier_people, take_weights
-from siamese_verify.cli.measure import further_protocols, on_the_same
+from siamese_verify.cli.measure import check_claim, find_lfw_category, further_protocols, on_the_same
 from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring
 from siamese_verify.data import FaceDataModule
@@ -23,6 +23,7 @@ from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.methods import Method
 from siamese_verify.models import code_of_others, export_network
+from siamese_verify.models.metadata import training_of
 from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, find_leak, refuse_leak
 from siamese_verify.training import VerificationModule, without_unhelpful_warnings
 from siamese_verify.training.run_files import check_resumed
@@ -71,6 +72,8 @@ def compose(cfg: DictConfig) -> TrainingParts:
     earlier, seen = data.earlier, [*data.seen, *data.earlier]
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
+    configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    check_claim(find_lfw_category(training_of(configuration), protocol, encoder.input_spec), cfg.get("claim"))
     made = {name: on_the_same(one, protocol) for name, one in others.items()}
     further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in made.items()}
     warn_of_known_validation(earlier, data)
