@@ -1,6 +1,6 @@
 """Scores -> ROC, EER, operating points, intervals, calibration, reports; importing it loads numpy only."""
 
-from siamese_verify.evaluation.acquisition import add_failures
+from siamese_verify.evaluation.acquisition import add_failures, failure_interval
 from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS, all_pairs_report
 from siamese_verify.evaluation.all_pairs_intervals import all_pairs_intervals
 from siamese_verify.evaluation.bootstrap import Interval
@@ -93,6 +93,7 @@ __all__ = [
     "effective_rank",
     "equal_error",
     "equal_error_rate",
+    "failure_interval",
     "few_shot_report",
     "fit_isotonic",
     "fit_logistic",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from siamese_verify.evaluation.base_report import Report, given_details, write_report
+from siamese_verify.evaluation.base_report import LeftOut, Report, given_details, write_report
 from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
 from siamese_verify.evaluation.operating_points import (
@@ -121,6 +121,11 @@ class VerificationReport(Report):
         """The threshold that figures and hardest pairs refer to: the one given, else that of the EER."""
         return self.eer_threshold if self.at_threshold is None else self.at_threshold.threshold
 
+    def record(self) -> dict[str, Any]:
+        """See `Report.record`; with the balanced accuracy at a threshold that was chosen on other data."""
+        chosen = self.at_threshold
+        return super().record() | ({"balanced_accuracy": chosen.balanced_accuracy} if chosen else {})
+
     def row(self) -> dict[str, Any]:
         """Return metrics for a table: numbers, and rates as `{"rate": ...}` with their uncertainty where known."""
         eer = self.intervals.get("eer")
@@ -134,7 +139,7 @@ class VerificationReport(Report):
         if mean := self.mean_of_groups:
             row["mean EER of groups"] = {"rate": mean.eer, "low": mean.low, "high": mean.high}
         if self.acquisition:
-            row["FTA"] = {"rate": self.acquisition.failure_rate}
+            row["FTA"] = {"rate": self.acquisition.failure_rate, **self.acquisition.failure_interval._asdict()}
         if self.identification:
             row["rank-1"] = {"rate": self.identification.cmc[1]}
         if self.kfold:
@@ -168,6 +173,7 @@ class VerificationReport(Report):
         captions: Callable[[int], str] | None = None,
         comparison: Sequence[Mapping[str, Any]] | None = None,
         published: Sequence[PublishedCurve] = (),
+        left_out: Sequence[LeftOut] = (),
     ) -> Path:
         """Write metrics.json, curve.csv, a PNG of each figure and report.html, each whole or not at all.
 
@@ -179,6 +185,7 @@ class VerificationReport(Report):
             captions: returns a caption by row.
             comparison: rows of a table, such as this encoder and raw pixels.
             published: curves of other authors, drawn beside this one.
+            left_out: photos with a failure to acquire; the page shows the first of them.
 
         Returns:
             The path of report.html.
@@ -191,7 +198,7 @@ class VerificationReport(Report):
 
         given = given_details(title, details, comparison)
         figures = report_figures(self, title, published)
-        page = render_report(self, figures, pictures=pictures, captions=captions, **given)
+        page = render_report(self, figures, pictures=pictures, captions=captions, left_out=left_out, **given)
         files = {"curve.csv": write_curve(downsample(self.curve)).encode()}
         return write_report(folder, self, given, figures, page, files)
 

@@ -22,6 +22,7 @@ from siamese_verify.evaluation import (
     all_pairs_intervals,
     all_pairs_report,
     check_calibration,
+    failure_interval,
     group_reports,
     identification_report,
     mean_of_groups,
@@ -124,9 +125,17 @@ class Protocol(ABC):
     def evaluate(self, embeddings: np.ndarray, settings: EvaluationSettings) -> Report:
         """Return all metrics of (N,D) unit embeddings of the photos."""
 
-    def count_failures(self, report: Report, failures: int) -> Any:
-        """Failures to acquire, for the report of a protocol without these photos."""
-        return Failures(len(self.photos), failures, failures / len(self.photos))
+    def count_failures(self, report: Report, rows: np.ndarray) -> Any:
+        """Failures to acquire, for the report of a protocol restricted to (K,) rows."""
+        failed = self._failed(rows)
+        interval = failure_interval(self.photos.identities, failed)
+        return Failures(len(failed), int(failed.sum()), float(failed.mean()), interval)
+
+    def _failed(self, rows: np.ndarray) -> np.ndarray:
+        """(N,) bool, True for the photos that are not among (K,) rows."""
+        failed = np.ones(len(self.photos), dtype=np.bool_)
+        failed[rows] = False
+        return failed
 
     def digest(self) -> str:
         """SHA-256 of the names of the photos and their identities; not of pixels."""
@@ -206,10 +215,10 @@ class PairProtocol(Protocol):
             report = replace(report, calibration=check_calibration(settings.calibration, report.curve))
         return report
 
-    def count_failures(self, report: Report, failures: int) -> Any:
+    def count_failures(self, report: Report, rows: np.ndarray) -> Any:
         """Failures to acquire, and the rates that include them."""
         assert isinstance(report, VerificationReport)
-        return add_failures(report, len(self.photos), failures, *self.count_pairs())
+        return add_failures(report, self.photos.identities, self._failed(rows), *self.count_pairs())
 
     def digest(self) -> str:
         """SHA-256 of the names of the photos, their identities and the pairs; not of pixels."""

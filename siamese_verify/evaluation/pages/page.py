@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from siamese_verify.evaluation.all_pairs_comparison import EqualErrorComparison
-    from siamese_verify.evaluation.base_report import Report
+    from siamese_verify.evaluation.base_report import LeftOut, Report
     from siamese_verify.evaluation.bootstrap import Difference
     from siamese_verify.evaluation.cases import CaseComparison
     from siamese_verify.evaluation.comparison import ScoreComparison
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation.roc import RocCurve
     from siamese_verify.evaluation.score_statistics import HardPair
 
+LEFT_OUT = 24  # photos without a face that a page shows
 THUMBNAIL = 176  # pixels, twice what is shown, for screens of high density
 
 
@@ -136,6 +137,18 @@ def _card(
     return PairCard(pair, pair.wrong(threshold), photos, caption)
 
 
+def _left_out_cards(left_out: Sequence[LeftOut]) -> list[tuple[str, str, str]]:
+    """Name, reason and picture of the first photos that were left out."""
+    found = []
+    for one in left_out[:LEFT_OUT]:
+        try:
+            photo = thumbnail(one.photo())
+        except (InputError, OSError):
+            photo = ""
+        found.append((one.name, one.reason, photo))
+    return found
+
+
 def curve_numbers(curve: RocCurve, name: str) -> dict[str, Any]:
     """Return what the page's script reads off a curve, as JSON types."""
     few = downsample(curve)
@@ -158,6 +171,7 @@ def render_report(
     comparison: Sequence[Mapping[str, Any]],
     pictures: Callable[[int], tuple[Image, Image]] | None,
     captions: Callable[[int], str] | None,
+    left_out: Sequence[LeftOut] = (),
 ) -> str:
     """Return the page of a report; `details` and `comparison` hold JSON types, see `VerificationReport.save`."""
     kinds = [
@@ -170,6 +184,8 @@ def render_report(
         report=report,
         infinity=math.inf,
         title=title,
+        left_out=_left_out_cards(left_out),
+        left_out_total=len(left_out),
         plots=figures,
         slider={"low": low, "high": high, "value": min(max(report.threshold, low), high)},
         numbers={"curves": [curve_numbers(report.curve, title)], "axes": {one.name: one.axes for one in figures}},
@@ -191,6 +207,7 @@ def render_measures(
     title: str,
     details: Mapping[str, Any],
     comparison: Sequence[Mapping[str, Any]],
+    left_out: Sequence[LeftOut] = (),
 ) -> str:
     """Return the page of a report of headline numbers and tables; `details` and `comparison` hold JSON types."""
     lead, tiles, tables = report.content()
@@ -198,6 +215,8 @@ def render_measures(
         "measures.html.j2",
         report=report,
         title=title,
+        left_out=_left_out_cards(left_out),
+        left_out_total=len(left_out),
         lead=lead,
         tiles=tiles,
         tables=tables,
