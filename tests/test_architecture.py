@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parents[1] / PACKAGE
 LEVELS = (
     {"cli"},
     {"sweeps"},
-    {"serving"},
+    {"serving", "albums"},
     {"gallery"},
     {"verification", "training"},
     {"methods"},

@@ -18,6 +18,7 @@ from siamese_verify.atomic_write import atomic_write
 from siamese_verify.cli.configuration import check_values, hydra_command, refuse_code, trusted_code
 from siamese_verify.cli.measure import (
     Result,
+    category_of,
     check_claim,
     further_protocols,
     measure,
@@ -72,7 +73,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         given, earlier = (called, model.encoder, protocol, cropper, model), [*results.values()]
         result = measure(*given, resamples=cfg.resamples, targets=rates, earlier=earlier)
         if not number:
-            check_claim(result, cfg.claim)
+            check_claim(category_of(result), cfg.claim)
         if cfg.robustness:
             result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
         record = run_record(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})

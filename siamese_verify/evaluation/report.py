@@ -125,6 +125,11 @@ class VerificationReport(Report):
         """The threshold that figures and hardest pairs refer to: the one given, else that of the EER."""
         return self.eer_threshold if self.at_threshold is None else self.at_threshold.threshold
 
+    def record(self) -> dict[str, Any]:
+        """See `Report.record`; with the balanced accuracy at a threshold that was chosen on other data."""
+        chosen = self.at_threshold
+        return super().record() | ({"balanced_accuracy": chosen.balanced_accuracy} if chosen else {})
+
     def row(self) -> dict[str, Any]:
         """Return metrics for a table: numbers, and rates as `{"rate": ...}` with their uncertainty where known."""
         eer = self.intervals.get("eer")
