@@ -54,6 +54,7 @@ from siamese_verify.evaluation.run_comparison import compare_runs, read_evaluati
 from siamese_verify.evaluation.score_file import PublishedCurve, read_published, read_scores, write_scores
 from siamese_verify.evaluation.score_statistics import d_prime
 from siamese_verify.evaluation.scores import score_pairs
+from siamese_verify.evaluation.tail_extrapolation import TailExtrapolation, extrapolate
 
 __all__ = [
     "ALL_PAIRS_TARGETS",
@@ -75,6 +76,7 @@ __all__ = [
     "RocCurve",
     "ScoreCalibration",
     "ScoreComparison",
+    "TailExtrapolation",
     "ThresholdRates",
     "VerificationReport",
     "add_failures",
@@ -93,6 +95,7 @@ __all__ = [
     "effective_rank",
     "equal_error",
     "equal_error_rate",
+    "extrapolate",
     "failure_interval",
     "few_shot_report",
     "fit_isotonic",

@@ -19,7 +19,6 @@ from siamese_verify.evaluation import (
     Calibration,
     VerificationReport,
     add_failures,
-    all_pairs_intervals,
     all_pairs_report,
     check_calibration,
     failure_interval,
@@ -30,7 +29,10 @@ from siamese_verify.evaluation import (
     score_pairs,
     verification_report,
 )
+from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
 from siamese_verify.evaluation.base_report import Failures, Report
+from siamese_verify.evaluation.pair_intervals import clustered_intervals
+from siamese_verify.evaluation.tail_extrapolation import extrapolate
 from siamese_verify.structures import Photos
 
 
@@ -198,7 +200,12 @@ class PairProtocol(Protocol):
             found = measure_representation(embeddings, people)
             report = replace(report, representation=found if resamples else found._replace(knn_interval=None))
             if resamples:
-                report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
+                clustered = clustered_rows(embeddings, people)
+                report = replace(
+                    report,
+                    intervals=clustered_intervals(clustered, targets, threshold),
+                    extrapolated=extrapolate(clustered, report.curve, targets),
+                )
         else:
             scores = score_pairs(embeddings, pairs.left, pairs.right)
             wanted = resamples > 0 and self.identities_known
