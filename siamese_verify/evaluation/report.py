@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from siamese_verify.evaluation.acquisition import Acquisition
     from siamese_verify.evaluation.calibration_check import CalibrationCheck
+    from siamese_verify.evaluation.differentials import GroupDifferentials
     from siamese_verify.evaluation.groups import DamagedRates, GroupRates, MeanOfGroups
     from siamese_verify.evaluation.identification_rates import IdentificationReport
     from siamese_verify.evaluation.representation import Representation
@@ -85,6 +86,7 @@ class VerificationReport(Report):
         robustness: rates when photos are damaged.
         acquisition: failures to acquire and the generalized rates, where photos were searched for faces.
         extrapolated: operating points at false accept rates that too few impostors decide.
+        differentials: rates within and across groups of photos at the common threshold.
     """
 
     metric: ClassVar[str] = "eer"
@@ -114,6 +116,7 @@ class VerificationReport(Report):
     robustness: tuple[DamagedRates, ...] = ()
     acquisition: Acquisition | None = None
     extrapolated: TailExtrapolation | None = None
+    differentials: GroupDifferentials | None = None
 
     @property
     def hint(self) -> str | None:
