@@ -250,6 +250,7 @@ def _pictures(protocol: PairProtocol, spec: InputSpec) -> dict[str, Any]:
 def _save_scores(folder: Path, result: Result, protocol: PairProtocol, keep_embeddings: bool) -> None:
     """Write the scores of listed pairs, or the embeddings of all pairs if asked for."""
     pairs, names, people = protocol.pairs, protocol.photos.names, protocol.photos.identities
+    grouped = protocol.photo_groups
     if pairs is not None:
         photos = [(names[left], names[right]) for left, right in zip(pairs.left, pairs.right, strict=True)]
         known = [(str(people[left]), str(people[right])) for left, right in zip(pairs.left, pairs.right, strict=True)]
@@ -261,6 +262,7 @@ def _save_scores(folder: Path, result: Result, protocol: PairProtocol, keep_embe
             folds=pairs.folds,
             identities=known if protocol.identities_known else None,
             groups=pairs.groups,
+            sides=None if grouped is None else grouped[np.stack([pairs.left, pairs.right], axis=1)],
         )
     elif keep_embeddings:
         write_embeddings(folder / EMBEDDINGS, result.embeddings, people, names)
