@@ -1,14 +1,18 @@
-"""ONNX Runtime: sessions on the CPU without telemetry, and export of torch networks to ONNX."""
+"""ONNX Runtime: sessions on the CPU or a GPU without telemetry, and export of torch networks to ONNX."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import os
+import re
 import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from siamese_verify.errors import InputError
 
@@ -16,7 +20,15 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
     from torch import Tensor, nn
 
+log = logging.getLogger(__name__)
 OPSET = 18
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# Full precision, as thresholds were measured with; no search for the fastest convolution anew for each size of a batch.
+ON_GPU = {
+    "use_tf32": "0",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "arena_extend_strategy": "kSameAsRequested",
+}
 LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
@@ -29,17 +41,23 @@ def import_onnxruntime() -> ModuleType:
     return module
 
 
-def open_session(model: bytes | Path, name: str, threads: int = 0, arena: bool = False) -> InferenceSession:
-    """Open a session that runs an ONNX model on the CPU.
+def open_session(
+    model: bytes | Path, name: str, threads: int = 0, arena: bool = False, device: str = "cpu"
+) -> InferenceSession:
+    """Open a session that runs an ONNX model.
 
     Args:
         model: ONNX file, or its path, which takes less memory.
         name: of the model, for errors.
-        threads: that share the work of one run; 0 for one per core.
+        threads: that share the work of one run on the CPU; 0 for one per core.
         arena: keep the memory of the largest run for the next, which is faster for runs of about the same size.
+        device: `cpu`; `cuda` or `cuda:1` for a GPU; `auto` for a GPU if there is one that the installed ONNX Runtime
+            can use, as that of the package onnxruntime-gpu can. Where it has GPUs but cannot start on one, `auto` logs
+            one sentence and takes the CPU.
 
     Raises:
-        InputError: it is not an ONNX model, or needs what this version of ONNX Runtime lacks.
+        InputError: it is not an ONNX model, or needs what this version of ONNX Runtime lacks; a GPU is asked for that
+            cannot be used.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -50,11 +68,64 @@ def open_session(model: bytes | Path, name: str, threads: int = 0, arena: bool =
         options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = arena
     options.enable_mem_pattern = False  # batches differ in size
+    reason = ""
+    if number := gpu_number(device, onnxruntime.get_available_providers()):
+        try:
+            return _open_on_gpu(onnxruntime, model, options, number)
+        except Exception as error:  # ONNX Runtime's errors have no common class
+            reason = first_line(error)
+        if device != "auto":
+            raise InputError(f"{name} cannot be run on {device}: {reason}.") from None
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no common class
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name} cannot be run: {reason}.") from None
+        session = onnxruntime.InferenceSession(model, options, providers=[CPU])
+    except Exception as error:
+        raise InputError(f"{name} cannot be run: {first_line(error)}.") from None
+    if reason:
+        log.warning("%s runs on the CPU, since ONNX Runtime cannot use a GPU here: %s.", name, reason)
+    return session
+
+
+def gpu_number(device: str, available: Sequence[str]) -> str:
+    """Number of the GPU that ONNX Runtime shall use, "" for the CPU.
+
+    Args:
+        device: see `open_session`.
+        available: what this ONNX Runtime can use, see `onnxruntime.get_available_providers`.
+
+    Raises:
+        InputError: another name, or a GPU without an ONNX Runtime that can use one.
+    """
+    found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+    if found is None:
+        raise InputError(f"The device {device!r} cannot be used by the engine onnx: give cpu, cuda, cuda:1 or auto.")
+    if device == "cpu" or (device == "auto" and CUDA not in available):
+        return ""
+    if CUDA not in available:
+        raise InputError(
+            f"The device {device!r} cannot be used: the ONNX Runtime that is installed computes on the CPU only. Put "
+            "the package onnxruntime-gpu in the place of onnxruntime, or use the engine torch."
+        )
+    return found[1] or "0"
+
+
+def _open_on_gpu(onnxruntime: ModuleType, model: bytes | Path, options: Any, number: str) -> InferenceSession:
+    onnxruntime.set_default_logger_severity(4)  # a library that is missing is an error here, not lines on the terminal
+    try:
+        if hasattr(onnxruntime, "preload_dlls"):  # those of CUDA that torch brought along
+            with redirect_stdout(StringIO()):
+                onnxruntime.preload_dlls()
+        providers = [(CUDA, {**ON_GPU, "device_id": number}), CPU]
+        session: InferenceSession = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    finally:
+        onnxruntime.set_default_logger_severity(2)
+    if CUDA not in session.get_providers():
+        raise RuntimeError("a library of CUDA or cuDNN, or the GPU itself, is missing")
+    return session
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error, without the dot at its end."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def export_onnx(network: nn.Module, inputs: tuple[Tensor, ...], dynamic: dict[str, dict[int, object]]) -> bytes:

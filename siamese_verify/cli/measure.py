@@ -31,11 +31,12 @@ from siamese_verify.evaluation import (
     score_pairs,
     write_scores,
 )
-from siamese_verify.evaluation.base_report import Report
+from siamese_verify.evaluation.base_report import LeftOut, Report
 from siamese_verify.evaluation.embedding_file import EMBEDDINGS, write_embeddings
 from siamese_verify.evaluation.report import PAIRS_DIGEST
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.models import FaceModel, embed_photos
+from siamese_verify.models.metadata import people_of
 from siamese_verify.protocols import EvaluationSettings, HeldOutShare, PairProtocol, Protocol, made_of, sampled_pairs
 from siamese_verify.structures import InputSpec
 
@@ -106,7 +107,7 @@ def measure(
         )
     report: Any = compared.evaluate(embeddings, settings)
     if spec_for(protocol.photos, cropper.spec).crop.needs_face:
-        failures = protocol.count_failures(report, len(protocol.photos) - len(rows))
+        failures = protocol.count_failures(report, rows)
         report = replace(report, acquisition=failures)
     return Result(name, report, protocol, compared, embeddings, rows, cropper, model)
 
@@ -145,29 +146,40 @@ def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pair
     return replace(result, report=replace(report, robustness=tuple(rows)))
 
 
-def find_lfw_category(result: Result) -> str | None:
-    """Return the category of LFW's results page that a result of pairs may claim; None for others or a baseline."""
-    model, photos = result.model, result.protocol.photos
-    if not (model and isinstance(photos, LFWPhotos) and isinstance(result.protocol, PairProtocol)):
+def find_lfw_category(training: Mapping[str, Any], protocol: Protocol, spec: InputSpec) -> str | None:
+    """Return the category of LFW's results page that a result may claim; None where it is not of pairs of LFW.
+
+    Args:
+        training: see `ModelMetadata`.
+        protocol: what is measured.
+        spec: input of the encoder.
+    """
+    photos = protocol.photos
+    if not (isinstance(photos, LFWPhotos) and isinstance(protocol, PairProtocol)):
         return None
-    training = model.metadata.training
-    sets = {training.get("data"), *(stage.get("data") for stage in training.get("stages") or [])}
-    disjoint = "lfw" not in sets or not has_training_people(photos)
+    stages = training.get("stages") or [training]
+    sets = {training.get("data"), *(stage.get("data") for stage in stages)}
+    of_lfw = [people_of(stage) for stage in stages if stage.get("data") == "lfw"] or [{}] * ("lfw" in sets)
+    disjoint = not any(has_training_people(photos, **people) for people in of_lfw)
     data = next(iter(sets - {"lfw"}), "lfw") if disjoint else "lfw"  # outside data of any stage
-    detector = result.cropper.spec.crop.kind == "box"
-    return lfw_category(data, training.get("pretrained"), detector=detector, disjoint=disjoint)
+    return lfw_category(data, training.get("pretrained"), detector=spec.crop.needs_face, disjoint=disjoint)
 
 
-def check_claim(result: Result, claim: str | None) -> None:
+def category_of(result: Result) -> str | None:
+    """The category of a result, see `find_lfw_category`; None also for a baseline."""
+    model = result.model
+    return find_lfw_category(model.metadata.training, result.protocol, result.cropper.spec) if model else None
+
+
+def check_claim(category: str | None, claim: str | None) -> None:
     """Check the LFW category that a result claims.
 
     Raises:
         InputError: the result falls in another category, or in none.
     """
-    category = find_lfw_category(result)
     if claim is not None and claim != category:
         raise InputError(
-            f"This result may not claim {claim!r}: its category is {category or 'none, it is not on LFW'}."
+            f"This result may not claim {claim!r}: its category is {category or 'none, it is not on pairs of LFW'}."
         )
 
 
@@ -192,7 +204,7 @@ def save_results(
         PAIRS_DIGEST: protocol.digest(),
         **record,
     }
-    if category := find_lfw_category(result):
+    if category := category_of(result):
         details["LFW category"] = category
     page = result.report.save(
         folder,
@@ -200,12 +212,20 @@ def save_results(
         details=details,
         comparison=[entry.row() for entry in (result, *others)] if others else None,
         published=published,
+        left_out=_left_out(result),
         **(_pictures(protocol, result.cropper.spec) if isinstance(protocol, PairProtocol) else {}),
     )
     if isinstance(protocol, PairProtocol):
         _save_scores(folder, result, protocol, keep_embeddings)
     result.cropper.save_left_out(folder)
     return page
+
+
+def _left_out(result: Result) -> list[LeftOut]:
+    """The photos without a face, or with multiple faces, for a page."""
+    photos = result.protocol.photos
+    rows = {name: row for row, name in enumerate(photos.names)} if result.cropper.failures else {}
+    return [LeftOut(name, reason, partial(photos.__getitem__, rows[name])) for name, reason in result.cropper.failures]
 
 
 def _threshold_details(result: Result) -> dict[str, str]:
@@ -230,6 +250,7 @@ def _pictures(protocol: PairProtocol, spec: InputSpec) -> dict[str, Any]:
 def _save_scores(folder: Path, result: Result, protocol: PairProtocol, keep_embeddings: bool) -> None:
     """Write the scores of listed pairs, or the embeddings of all pairs if asked for."""
     pairs, names, people = protocol.pairs, protocol.photos.names, protocol.photos.identities
+    grouped = protocol.photo_groups
     if pairs is not None:
         photos = [(names[left], names[right]) for left, right in zip(pairs.left, pairs.right, strict=True)]
         known = [(str(people[left]), str(people[right])) for left, right in zip(pairs.left, pairs.right, strict=True)]
@@ -241,6 +262,7 @@ def _save_scores(folder: Path, result: Result, protocol: PairProtocol, keep_embe
             folds=pairs.folds,
             identities=known if protocol.identities_known else None,
             groups=pairs.groups,
+            sides=None if grouped is None else grouped[np.stack([pairs.left, pairs.right], axis=1)],
         )
     elif keep_embeddings:
         write_embeddings(folder / EMBEDDINGS, result.embeddings, people, names)

@@ -25,6 +25,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of the encoder (default: %(default)s)",
     )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="of the encoder: cpu, cuda, or auto for a GPU that the engine finds (default: %(default)s)",
+    )
     add_trust_option(parser)
     parser.add_argument("--threads", type=int, help="threads of ONNX Runtime (default: one for each core)")
     parser.add_argument(
@@ -69,6 +74,7 @@ def load_verifier(options: argparse.Namespace, liveness: Liveness | None = None)
     return Verifier.load(
         options.model,
         engine=options.engine,
+        device=options.device,
         threads=options.threads,
         trust_code=options.trust_code,
         on_multiple_faces=options.on_multiple_faces,

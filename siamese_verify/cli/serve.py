@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--in-flight", type=int, default=32, help="requests answered at a time, more get 503 (%(default)s)")
     add("--processes", type=int, metavar="N", help="serve in N processes, and restart one that ends or hangs")
     add("--workers", type=int, help="threads per process that detect faces; by default one per core")
-    add("--batch", type=int, default=32, help="faces embedded together (%(default)s)")
+    add("--batch", type=int, help="faces embedded together (32, on a GPU 256)")
     add("--batch-wait-ms", type=float, default=2.0, help="time that a face waits for others (%(default)s)")
     add("--body-seconds", type=float, default=30.0, help="time for an upload, then 408 (%(default)s)")
     add("--answer-seconds", type=float, default=30.0, help="time for an answer, then 503 (%(default)s)")

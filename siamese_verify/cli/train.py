@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import hydra_command
 from siamese_verify.cli.initialization import initialized_configuration
-from siamese_verify.cli.measure import Result, measure, print_results, save_results
+from siamese_verify.cli.measure import Result, category_of, measure, print_results, save_results
 from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
@@ -231,6 +231,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
         }
         save_results(folder / name, result, results[name][1:], details, keep_embeddings=cfg.keep_embeddings)
         record.test[name or protocol.name] = result.report.record()
+        record.lfw_category = record.lfw_category or category_of(result) or ""
     first, *others = (one[0].report for one in results.values())
     further = dict(zip(parts.further, others, strict=True))
     best, settings = record.metrics.get(cfg.sweep.metric), record.configuration

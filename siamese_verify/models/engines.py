@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.onnx_runtime import open_session
+from siamese_verify.onnx_runtime import CUDA, open_session
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from siamese_verify.structures import Photos
 
 BATCH = 8  # faces run together: small enough for activations to stay in the processor's cache
-LARGE_BATCH = 64  # of whole data sets on torch, which fills a GPU
+LARGE_BATCH = 64  # of whole data sets on torch
+GPU_BATCH = 256
 
 
 class Engine(Protocol):
-    """Runs an encoder; may be called from several threads."""
+    """Runs an encoder; may be called from several threads. An attribute `batch` says how many faces it takes best."""
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed (N,S,S,3) uint8 RGB crops, or (N,*shape) arrays if the encoder takes those, as (N,D) rows."""
@@ -38,15 +40,27 @@ class OnnxEngine:
         name: of the file, for errors.
         threads: for one batch; None for one per core.
         arrays: the network takes (N,*shape) arrays of this type; None for photos.
+        device: see `siamese_verify.onnx_runtime.open_session`.
+
+    Attributes:
+        batch: faces that are best run together.
 
     Raises:
-        InputError: it is not an ONNX model.
+        InputError: it is not an ONNX model, or the device cannot be used.
     """
 
-    def __init__(self, model: bytes | Path, name: str, threads: int | None = None, arrays: str | None = None) -> None:
+    def __init__(
+        self,
+        model: bytes | Path,
+        name: str,
+        threads: int | None = None,
+        arrays: str | None = None,
+        device: str = "cpu",
+    ) -> None:
         self._arrays = arrays
-        self._session = open_session(model, name, threads or 0, arena=True)
+        self._session = open_session(model, name, threads or 0, arena=True, device=device)
         self._name = name
+        self.batch = GPU_BATCH if CUDA in self._session.get_providers() else BATCH
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine`."""
@@ -69,32 +83,48 @@ class TorchEngine:
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
 
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is."""
+        return next(self.encoder.buffers()).device
+
+    @property
+    def batch(self) -> int:
+        """Faces that are best run together."""
+        return BATCH if self.device.type == "cpu" else GPU_BATCH
+
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine`."""
         import torch
 
-        device = next(self.encoder.buffers()).device
         with torch.inference_mode():
             spec = self.encoder.input_spec
             images = spec.channels_first(torch.from_numpy(np.ascontiguousarray(crops, dtype=spec.dtype)))
-            embeddings: NDArray[np.float32] = self.encoder(images.to(device)).float().cpu().numpy()
+            embeddings: NDArray[np.float32] = self.encoder(images.to(self.device)).float().cpu().numpy()
         return embeddings
 
 
 def embed_crops(
-    engine: Engine, crops: NDArray[np.uint8], embedding_size: int, batch_size: int = BATCH
+    engine: Engine, crops: NDArray[np.uint8], embedding_size: int, batch_size: int | None = None
 ) -> NDArray[np.float32]:
     """Embed (N,S,S,3) uint8 crops, or arrays, in batches; (N,D) float32 of unit length, or all zero.
+
+    Args:
+        engine: runs the encoder.
+        crops: of the faces.
+        embedding_size: D.
+        batch_size: faces run together; None for what is best for the engine.
 
     Raises:
         InputError: the network gives embeddings of another size.
     """
     embeddings = np.empty((len(crops), embedding_size), dtype=np.float32)
-    for start in range(0, len(crops), batch_size):
-        found = engine(crops[start : start + batch_size])
+    size: int = batch_size or getattr(engine, "batch", BATCH)
+    for start in range(0, len(crops), size):
+        found = engine(crops[start : start + size])
         if found.shape[1:] != (embedding_size,):
             raise InputError(f"The network gives embeddings of shape {found.shape[1:]}, not ({embedding_size},).")
-        embeddings[start : start + batch_size] = found
+        embeddings[start : start + size] = found
     embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), np.float32(1e-12))
     return embeddings
 
@@ -102,9 +132,10 @@ def embed_crops(
 def embed_faces(encoder: Encoder, images: Tensor | FacesInMemory | FacesOnDisk) -> NDArray[np.float32]:
     """Embed (N,3,S,S) faces, or arrays, on the CPU by an encoder in evaluation mode, anywhere; see `embed_crops`."""
     engine, size = TorchEngine(encoder), encoder.embedding_size
-    batches = (images[start : start + LARGE_BATCH] for start in range(0, len(images), LARGE_BATCH))
+    step = max(LARGE_BATCH, engine.batch)
+    batches = (images[start : start + step] for start in range(0, len(images), step))
     crops = (encoder.input_spec.channels_last(batch).numpy() for batch in batches)
-    return np.concatenate([embed_crops(engine, batch, size, LARGE_BATCH) for batch in crops])
+    return np.concatenate([embed_crops(engine, batch, size, step) for batch in crops])
 
 
 def embed_photos(

@@ -68,7 +68,7 @@ class VerifierParts(NamedTuple):
 def load_parts(
     name: str | Path,
     engine: Literal["auto", "onnx", "torch"],
-    device: str = "cpu",
+    device: str = "auto",
     threads: int | None = None,
     trust_code: str | Collection[str] = (),
     encoder: Encoder | None = None,
@@ -80,13 +80,12 @@ def load_parts(
         raise InputError(f"ONNX Runtime takes 1 to {MAX_THREADS} threads, got {threads}.")
     if engine == "onnx" and encoder is not None:
         raise InputError("The engine onnx runs the bundle's own network: leave encoder out, or use the engine torch.")
-    if engine == "torch" or (engine == "auto" and (Path(name).is_file() or device != "cpu" or encoder is not None)):
+    on_torch = Path(name).is_file() or device not in ("auto", "cpu") or encoder is not None
+    if engine == "torch" or (engine == "auto" and on_torch):
         from siamese_verify.models.export import with_weights_hash
 
         model = with_weights_hash(load_model(name, device, trust_code, encoder))
         return VerifierParts(model.metadata, TorchEngine(model.encoder), None, None)
-    if device != "cpu":
-        raise InputError(f"The engine onnx runs on the CPU, not on {device!r}: use the engine torch.")
     bundle = find_bundle(name)
     with_name = replace(bundle.metadata, name=str(name) if str(name) in PRETRAINED else bundle.metadata.name)
     pool = ThreadPoolExecutor(1)
@@ -97,10 +96,12 @@ def load_parts(
         files = {name: bundle.read(f"{DETECTOR}/{name}") for name in DETECTORS[crop.detector].files}
         detector = load_detector(crop.detector, files)
     network = bundle.path(NETWORK)
+    if device == "auto" and bundle.metadata.quantization != "none":
+        device = "cpu"  # int8 is made for it
     try:
         return VerifierParts(
             with_name,
-            OnnxEngine(network, str(network), threads, bundle.metadata.input_spec.array_type),
+            OnnxEngine(network, str(network), threads, bundle.metadata.input_spec.array_type, device),
             detector,
             integrity,
         )
@@ -154,10 +155,10 @@ def load_model(
 
     Args:
         name: `sface`, `casia-webface`, `vggface2`, a bundle folder, a run folder, or a Lightning checkpoint.
-        device: of the encoder.
+        device: of the encoder; `auto` for a GPU if there is one.
         trust_code: classes of others, such as `my_package.MyNet`, that may be imported to create its encoder.
         encoder: takes the weights, as a copy, instead of one that is created; not those of a pretrained model.
-        or_onnx: where a bundle's encoder cannot be created, embed by its ONNX network, on the CPU and without weights.
+        or_onnx: where a bundle's encoder cannot be created, embed by its ONNX network, without weights.
 
     Raises:
         InputError: there is no such model, it is damaged, its encoder needs code that is not trusted or is not to be
@@ -173,15 +174,14 @@ def load_model(
         model = load_checkpoint(name, trust_code, encoder)
     else:
         folder = bundle_folder(name)
-        if or_onnx and device == "cpu" and encoder is None and not _can_create(folder, trust_code):
+        if or_onnx and device in ("auto", "cpu") and encoder is None and not _can_create(folder, trust_code):
             from siamese_verify.models.onnx_encoder import load_onnx
 
-            return load_onnx(folder)
+            return load_onnx(folder, device)
         model = load_bundle(folder, trust_code, encoder)
-    try:
-        model.encoder.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    from siamese_verify.pairwise.pair_scores import torch_device
+
+    model.encoder.to(torch_device(device))
     return model
 
 

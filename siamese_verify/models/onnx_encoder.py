@@ -15,7 +15,7 @@ from siamese_verify.structures import InputSpec
 
 
 class OnnxEncoder(Encoder):
-    """An encoder that embeds by ONNX Runtime on the CPU. It has no weights and no gradients.
+    """An encoder that embeds by ONNX Runtime. It has no weights and no gradients.
 
     Args:
         engine: runs the network.
@@ -32,8 +32,12 @@ class OnnxEncoder(Encoder):
         return torch.from_numpy(self.engine(self.input_spec.channels_last(images).numpy()))
 
 
-def load_onnx(folder: Path) -> FaceModel:
+def load_onnx(folder: Path, device: str = "cpu") -> FaceModel:
     """Load a bundle to embed by its ONNX network, after an integrity check of all its files.
+
+    Args:
+        folder: of the bundle.
+        device: see `siamese_verify.onnx_runtime.open_session`.
 
     Raises:
         InputError: a file or field is missing, of another format, or was changed.
@@ -41,5 +45,6 @@ def load_onnx(folder: Path) -> FaceModel:
     bundle = open_bundle(folder)
     bundle.check(bundle.files)
     metadata = bundle.metadata
-    engine = OnnxEngine(bundle.path(NETWORK), str(folder / NETWORK), arrays=metadata.input_spec.array_type)
+    kind = metadata.input_spec.array_type
+    engine = OnnxEngine(bundle.path(NETWORK), str(folder / NETWORK), arrays=kind, device=device)
     return FaceModel(OnnxEncoder(engine, metadata.embedding_size, metadata.input_spec).eval(), metadata)

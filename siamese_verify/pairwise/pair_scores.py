@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from siamese_verify.errors import InputError
 from siamese_verify.pairwise.blocks import blocks
 
 SCALE = 2.0**20
@@ -23,6 +24,20 @@ GENUINE_SIZE = 256  # rows of a block of genuine pairs, which lie along the diag
 Ranges = tuple[slice, slice]
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of a name such as `cpu`, `cuda` or `cuda:1`; of `auto` a GPU if torch finds one, else the CPU.
+
+    Raises:
+        InputError: torch knows no such device, or has none here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"The device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 class _Side(NamedTuple):

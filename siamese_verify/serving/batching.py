@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Embeddings = NDArray[np.float32]
 Crops = NDArray[np.uint8]
+BATCH = 32  # crops of many requests embedded together
 EXPLANATION_BATCH = 8  # crops of an explanation embedded together, so that others do not wait long
 MIN_PIXELS = 100_000  # cost of any work
 
@@ -66,7 +67,7 @@ class MicroBatcher:
     def __init__(
         self,
         embed: Callable[[Crops], Embeddings],
-        max_batch: int = 32,
+        max_batch: int = BATCH,
         max_wait: float = 0.002,
         max_jobs: int = 256,
         observe: Callable[[int, float], None] = lambda crops, seconds: None,
@@ -185,7 +186,7 @@ class FaceEngine:
         self._explainer = FairWorkers(1, "explains")  # it takes seconds: detection does not wait for it
         self._batcher = MicroBatcher(
             verifier.embed_crops,
-            settings.batch,
+            settings.batch or max(BATCH, verifier.batch),
             settings.batch_milliseconds / 1000,
             settings.in_flight * 2,
             metrics.observe_batch,

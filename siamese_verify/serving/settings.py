@@ -36,7 +36,7 @@ class Settings:
         in_flight: requests answered at a time.
         workers: threads that decode photos and detect faces.
         pixels: pixels answered at a time, for each worker.
-        batch: faces embedded together.
+        batch: faces embedded together; None for 32, or what the engine takes on a GPU.
         batch_milliseconds: time that the first face of a batch waits for others.
         rate: requests per second of a client; 0 for no limit.
         burst: requests of a client at once after a pause.
@@ -64,7 +64,7 @@ class Settings:
     in_flight: int = 32
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     pixels: int = 96_000_000
-    batch: int = 32
+    batch: int | None = None
     batch_milliseconds: float = 2.0
     rate: float = 20.0
     burst: int = 40
@@ -87,7 +87,7 @@ class Settings:
             *("answer_seconds", "shutdown_seconds"),
         )
         for name in limits:
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)}.")
         for name in ("rate", "batch_milliseconds"):
             if not getattr(self, name) >= 0:

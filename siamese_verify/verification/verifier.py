@@ -29,7 +29,7 @@ from siamese_verify.faces import (
     reduced,
     rotate_photo,
 )
-from siamese_verify.models.engines import Engine, embed_crops
+from siamese_verify.models.engines import BATCH, Engine, embed_crops
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.verification import decision
 from siamese_verify.verification.decision import (
@@ -102,7 +102,7 @@ class Verifier:
         model: str | Path,
         *,
         engine: Literal["auto", "onnx", "torch"] = "auto",
-        device: str = "cpu",
+        device: str = "auto",
         threads: int | None = None,
         on_multiple_faces: OnMultipleFaces = "error",
         liveness: Liveness | None = None,
@@ -113,9 +113,9 @@ class Verifier:
 
         Args:
             model: a pretrained name (`casia-webface`, `vggface2`), a bundle folder, a run folder or a checkpoint.
-            engine: `onnx` imports no torch, `torch` runs on any device; `auto` is onnx for all but checkpoints, and
-                torch where an encoder is given.
-            device: of the torch engine.
+            engine: `onnx` imports no torch; `auto` is onnx for all but checkpoints, torch where an encoder is given.
+            device: `cpu`, `cuda` or such as `cuda:1`, on which `auto` takes the engine torch; or `auto`: a GPU if the
+                engine finds one, which onnx does by the package onnxruntime-gpu.
             threads: of ONNX Runtime; None for one per core.
             on_multiple_faces: see `Verifier`.
             liveness: see `Verifier`.
@@ -137,6 +137,11 @@ class Verifier:
             liveness=liveness,
             integrity=parts.integrity,
         )
+
+    @property
+    def batch(self) -> int:
+        """Faces that are best embedded together: more on a GPU."""
+        return int(getattr(self._engine, "batch", BATCH))
 
     def verify(
         self,

@@ -31,6 +31,8 @@ class StandIn(Verifier):
         seconds: time to embed a batch.
     """
 
+    batch = 8
+
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.batches: list[int] = []
