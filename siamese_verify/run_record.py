@@ -40,11 +40,12 @@ class RunRecord:
         metrics: of the epoch whose weights are bundled, by their names in the loggers, and its `epoch`.
         history: epoch, step and metrics of each validation.
         pruned: whether the search that it is a trial of gave it up; it then has neither bundle nor test results.
-        test: by the name of a protocol: `eer`, `eer_interval` and `auc`.
+        test: by the name of a protocol: the metric that stands for it, its interval and others.
         versions: of the software.
         data: SHA-256 of what was trained and validated on.
         filtered: what was left out of the training set, in words.
         tested_people: whether they were held out from training, in words.
+        lfw_category: of the first result on pairs of LFW, in the words of its authors' results page; "" without one.
         configuration: composed and resolved.
         written: when, in seconds since the epoch by the clock of its machine; 0.0 if that is unknown.
     """
@@ -67,6 +68,7 @@ class RunRecord:
     data: str = ""
     filtered: str = "no"
     tested_people: str = ""
+    lfw_category: str = ""
     configuration: dict[str, Any] = field(default_factory=dict)
     written: float = field(default=0.0, compare=False)
 

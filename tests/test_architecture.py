@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parents[1] / PACKAGE
 LEVELS = (
     {"cli"},
     {"sweeps"},
-    {"serving"},
+    {"serving", "albums"},
     {"gallery"},
     {"verification", "training"},
     {"methods"},
@@ -29,7 +29,9 @@ LEVELS = (
     {"losses", "miners", "encoders", "faces"},
     {"pairwise"},
     {"run_record"},
-    {"structures", "atomic_write", "tables", "onnx_runtime"},
+    {"opencv_zoo"},
+    {"onnx_folding"},
+    {"structures", "atomic_write", "tables", "onnx_runtime", "download", "run_lock"},
     {"errors"},
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}

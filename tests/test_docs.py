@@ -244,7 +244,7 @@ def test_every_evaluation_composes(command: str, configured: Callable[..., DictC
     OmegaConf.to_container(cfg.get("protocol", cfg.usual), resolve=True, throw_on_missing=True)
 
 
-@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (.+)$", EVALUATION, re.MULTILINE))
+@pytest.mark.parametrize("command", re.findall(r"^\$ siamese-verify train (?!-m )(.+)$", EVALUATION, re.MULTILINE))
 def test_every_training_with_a_protocol_composes(
     command: str, configured: Callable[..., DictConfig], tmp_path: Path
 ) -> None:

@@ -31,13 +31,16 @@ from siamese_verify.evaluation import (
     score_pairs,
     write_scores,
 )
-from siamese_verify.evaluation.base_report import Report
+from siamese_verify.evaluation.base_report import LeftOut, Report
 from siamese_verify.evaluation.embedding_file import EMBEDDINGS, write_embeddings
 from siamese_verify.evaluation.report import PAIRS_DIGEST
+from siamese_verify.faces import quality_scores
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.models import FaceModel, embed_photos
+from siamese_verify.models.metadata import people_of
 from siamese_verify.protocols import EvaluationSettings, HeldOutShare, PairProtocol, Protocol, made_of, sampled_pairs
-from siamese_verify.structures import InputSpec
+from siamese_verify.structures import InputSpec, Photos
+from siamese_verify.tables import is_number, read_header, read_table
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def measure(
     earlier: Sequence[Result] = (),
     device: str = "cpu",
     embedded: tuple[np.ndarray, np.ndarray] | None = None,
+    quality: str | Path | None = None,
 ) -> Result:
     """Embed each photo of a protocol once, and return all metrics.
 
@@ -120,6 +124,7 @@ def measure(
         earlier: results of the same encoder, in the same way: photos that one has embedded are not embedded again.
         device: where embeddings are compared, see `EvaluationSettings`.
         embedded: embeddings and rows of photos that were embedded before, see `embed_photos`.
+        quality: a CSV with further qualities of the photos, see `qualities_of`.
     """
     same = next((one for one in earlier if one.protocol.photos is protocol.photos), None)
     if same:
@@ -127,7 +132,9 @@ def measure(
     else:
         embeddings, rows = embedded or embed_photos(encoder.eval(), protocol.photos, cropper)
     compared = protocol.keep(rows)
-    settings = EvaluationSettings(resamples, targets, device=device)
+    own = quality_scores(cropper.qualities) if len(cropper.qualities) == len(rows) else {}
+    further = qualities_of(compared.photos, quality)
+    settings = EvaluationSettings(resamples, targets, device=device, qualities={**own, **further})
     if model:
         learned = model.metadata.score_calibration
         settings = replace(
@@ -135,9 +142,32 @@ def measure(
         )
     report: Any = compared.evaluate(embeddings, settings)
     if spec_for(protocol.photos, cropper.spec).crop.needs_face:
-        failures = protocol.count_failures(report, len(protocol.photos) - len(rows))
+        failures = protocol.count_failures(report, rows)
         report = replace(report, acquisition=failures)
     return Result(name, report, protocol, compared, embeddings, rows, cropper, model)
+
+
+def qualities_of(photos: Photos, path: str | Path | None) -> dict[str, np.ndarray]:
+    """Qualities of photos by name, from a CSV with the column `path` and others of numbers, higher is better.
+
+    Raises:
+        InputError: see `read_table`; no other column, or a cell that holds no number; an empty one is unknown.
+    """
+    if path is None:
+        return {}
+    names = [name for name in read_header(path) if name and name != "path"]
+    table = read_table(path, ("path", *names))
+    if not names:
+        raise InputError(f"{path} has no column beside path: add one of numbers, such as sharpness.")
+    rows = {name: row for row, name in enumerate(table["path"])}
+    found = {}
+    for name in names:
+        for row, cell in enumerate(table[name]):
+            if cell.strip() and not is_number(cell):
+                raise InputError(f"Line {table.lines[row]} of {path} has {cell!r} as {name}: write a number.")
+        values = np.array([float(cell) if cell.strip() else np.nan for cell in table[name]])
+        found[name] = np.array([values[rows[photo]] if photo in rows else np.nan for photo in photos.names])
+    return found
 
 
 def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pairs: int, seed: int = 0) -> Result:
@@ -174,29 +204,40 @@ def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pair
     return replace(result, report=replace(report, robustness=tuple(rows)))
 
 
-def find_lfw_category(result: Result) -> str | None:
-    """Return the category of LFW's results page that a result of pairs may claim; None for others or a baseline."""
-    model, photos = result.model, result.protocol.photos
-    if not (model and isinstance(photos, LFWPhotos) and isinstance(result.protocol, PairProtocol)):
+def find_lfw_category(training: Mapping[str, Any], protocol: Protocol, spec: InputSpec) -> str | None:
+    """Return the category of LFW's results page that a result may claim; None where it is not of pairs of LFW.
+
+    Args:
+        training: see `ModelMetadata`.
+        protocol: what is measured.
+        spec: input of the encoder.
+    """
+    photos = protocol.photos
+    if not (isinstance(photos, LFWPhotos) and isinstance(protocol, PairProtocol)):
         return None
-    training = model.metadata.training
-    sets = {training.get("data"), *(stage.get("data") for stage in training.get("stages") or [])}
-    disjoint = "lfw" not in sets or not has_training_people(photos)
+    stages = training.get("stages") or [training]
+    sets = {training.get("data"), *(stage.get("data") for stage in stages)}
+    of_lfw = [people_of(stage) for stage in stages if stage.get("data") == "lfw"] or [{}] * ("lfw" in sets)
+    disjoint = not any(has_training_people(photos, **people) for people in of_lfw)
     data = next(iter(sets - {"lfw"}), "lfw") if disjoint else "lfw"  # outside data of any stage
-    detector = result.cropper.spec.crop.kind == "box"
-    return lfw_category(data, training.get("pretrained"), detector=detector, disjoint=disjoint)
+    return lfw_category(data, training.get("pretrained"), detector=spec.crop.needs_face, disjoint=disjoint)
 
 
-def check_claim(result: Result, claim: str | None) -> None:
+def category_of(result: Result) -> str | None:
+    """The category of a result, see `find_lfw_category`; None also for a baseline."""
+    model = result.model
+    return find_lfw_category(model.metadata.training, result.protocol, result.cropper.spec) if model else None
+
+
+def check_claim(category: str | None, claim: str | None) -> None:
     """Check the LFW category that a result claims.
 
     Raises:
         InputError: the result falls in another category, or in none.
     """
-    category = find_lfw_category(result)
     if claim is not None and claim != category:
         raise InputError(
-            f"This result may not claim {claim!r}: its category is {category or 'none, it is not on LFW'}."
+            f"This result may not claim {claim!r}: its category is {category or 'none, it is not on pairs of LFW'}."
         )
 
 
@@ -221,7 +262,7 @@ def save_results(
         PAIRS_DIGEST: protocol.digest(),
         **record,
     }
-    if category := find_lfw_category(result):
+    if category := category_of(result):
         details["LFW category"] = category
     page = result.report.save(
         folder,
@@ -229,12 +270,20 @@ def save_results(
         details=details,
         comparison=[entry.row for entry in (result.figures, *others)] if others else None,
         published=published,
+        left_out=_left_out(result),
         **(_pictures(protocol, result.cropper.spec) if isinstance(protocol, PairProtocol) else {}),
     )
     if isinstance(protocol, PairProtocol):
         _save_scores(folder, result, protocol, keep_embeddings)
     result.cropper.save_left_out(folder)
     return page
+
+
+def _left_out(result: Result) -> list[LeftOut]:
+    """The photos without a face, or with multiple faces, for a page."""
+    photos = result.protocol.photos
+    rows = {name: row for row, name in enumerate(photos.names)} if result.cropper.failures else {}
+    return [LeftOut(name, reason, partial(photos.__getitem__, rows[name])) for name, reason in result.cropper.failures]
 
 
 def _threshold_details(result: Result) -> dict[str, str]:
@@ -259,6 +308,7 @@ def _pictures(protocol: PairProtocol, spec: InputSpec) -> dict[str, Any]:
 def _save_scores(folder: Path, result: Result, protocol: PairProtocol, keep_embeddings: bool) -> None:
     """Write the scores of listed pairs, or the embeddings of all pairs if asked for."""
     pairs, names, people = protocol.pairs, protocol.photos.names, protocol.photos.identities
+    grouped = protocol.photo_groups
     if pairs is not None:
         photos = [(names[left], names[right]) for left, right in zip(pairs.left, pairs.right, strict=True)]
         known = [(str(people[left]), str(people[right])) for left, right in zip(pairs.left, pairs.right, strict=True)]
@@ -270,6 +320,7 @@ def _save_scores(folder: Path, result: Result, protocol: PairProtocol, keep_embe
             folds=pairs.folds,
             identities=known if protocol.identities_known else None,
             groups=pairs.groups,
+            sides=None if grouped is None else grouped[np.stack([pairs.left, pairs.right], axis=1)],
         )
     elif keep_embeddings:
         write_embeddings(folder / EMBEDDINGS, result.embeddings, people, names)

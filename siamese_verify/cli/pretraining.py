@@ -39,7 +39,7 @@ OF_DATAMODULE = (
         "validation_max_identities",
         "split_seed",
     ),
-    *("unlabeled_identity", "in_memory", "max_damaged", "on_multiple_faces", "cache", "workers"),
+    *("unlabeled_identity", "in_memory", "max_damaged", "on_multiple_faces", "cache", "workers", "device"),
 )
 SHARED = (
     *GROUPS,

@@ -35,16 +35,16 @@ def baseline_key(result: Result, settings: Mapping[str, Any]) -> str:
 
 def _described(protocol: Protocol) -> list[str]:
     """Class and fields of a protocol but its photos, which are known by their hash."""
-    found = [type(protocol).__name__]
-    for field in fields(protocol):
-        value = getattr(protocol, field.name)
-        if field.name != "photos":
-            columns = value if isinstance(value, tuple) else (value,)
-            found += [
-                hashlib.sha256(one.tobytes()).hexdigest() if isinstance(one, np.ndarray) else repr(one)
-                for one in columns
-            ]
-    return found
+    named = ((field.name, getattr(protocol, field.name)) for field in fields(protocol) if field.name != "photos")
+    return [type(protocol).__name__, *(f"{name}: {_text(value)}" for name, value in named)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return hashlib.sha256(value.tobytes()).hexdigest()
+    if isinstance(value, Mapping):
+        return str({str(key): _text(one) for key, one in value.items()})
+    return str([_text(one) for one in value]) if isinstance(value, list | tuple) else repr(value)
 
 
 def recall(folder: str | Path | None, key: str) -> Figures | None:

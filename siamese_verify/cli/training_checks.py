@@ -23,7 +23,7 @@ from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.cli.pretraining import composed, first_stage_overrides
 from siamese_verify.cli.training_parts import DERIVED, OF_MODULE, make_method, quiet_lightning, refuse_empty
 from siamese_verify.cli.user_errors import configuring, user_message
-from siamese_verify.data.datamodule import check_views
+from siamese_verify.data.datamodule import check_device, check_views
 from siamese_verify.data.identity_split import check_labeled, check_share
 from siamese_verify.encoders import Encoder, check_encoder
 from siamese_verify.errors import InputError
@@ -227,11 +227,13 @@ def check_batches(cfg: DictConfig) -> None:
     if sampler.func.__module__.startswith("siamese_verify."):
         people = max([2, *(value for value in cfg.sampler.values() if isinstance(value, int))])
         others = np.full(people if data.unlabeled else 0, samplers.UNLABELED)
-        sampler(identities=np.append(np.arange(people).repeat(2), others), seed=cfg.seed)
+        singles = people + np.arange(cfg.sampler.get("singles_per_batch", 0))
+        sampler(identities=np.concatenate([np.arange(people).repeat(2), singles, others]), seed=cfg.seed)
     for transform in (cfg.get("augmentation"), data.get("local_transform")):
         if transform:
             instantiate(transform)
     check_views(data.multi_view, data.instances, data.workers, data.local_views, data.get("local_transform"))
+    check_device(data.device, cfg.trainer.accelerator)
     check_labeled(data.labeled_identities, data.labeled_samples)
     if not data.validation:
         check_share(data.validation_share, data.validation_max_samples_per_identity, data.validation_max_identities)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from siamese_verify.cli.configuration import encoder_settings, make_encoder
 from siamese_verify.cli.initialization import earlier_people, take_weights
-from siamese_verify.cli.measure import further_protocols, on_the_same
+from siamese_verify.cli.measure import check_claim, find_lfw_category, further_protocols, on_the_same
 from siamese_verify.cli.run_metadata import set_threads
 from siamese_verify.cli.user_errors import configuring
 from siamese_verify.data import FaceDataModule
@@ -22,13 +23,20 @@ from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.methods import Method
 from siamese_verify.models import code_of_others, export_network
+from siamese_verify.models.metadata import training_of
 from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, find_leak, refuse_leak
 from siamese_verify.training import VerificationModule, without_unhelpful_warnings
 from siamese_verify.training.run_files import check_resumed
 
 log = logging.getLogger(__name__)
 DERIVED = ("num_identities", "embedding_size")  # null in a margin softmax: the training set's, the encoder's
-OF_MODULE = ("cached_chunk", "freeze_batch_norm", "frozen_layers", "layer_decay")  # of `trainer`, but the module's
+OF_MODULE = (
+    "cached_chunk",
+    "freeze_batch_norm",
+    "frozen_layers",
+    "layer_decay",
+    "compile_encoder",
+)  # of `trainer`, but the module's
 
 
 class TrainingParts(NamedTuple):
@@ -64,6 +72,8 @@ def compose(cfg: DictConfig) -> TrainingParts:
     earlier, seen = data.earlier, [*data.seen, *data.earlier]
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
+    configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    check_claim(find_lfw_category(training_of(configuration), protocol, encoder.input_spec), cfg.get("claim"))
     made = {name: on_the_same(one, protocol) for name, one in others.items()}
     further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in made.items()}
     warn_of_known_validation(earlier, data)
@@ -103,6 +113,10 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
     with open_dict(settings):
         for name in OF_MODULE:
             settings.pop(name, None)
+        if settings.get("precision") == "auto":
+            settings.precision = usual_precision(settings.accelerator)
+    # A deterministic run needs no zeros where it writes before it reads: each new tensor would be filled first.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     with configuring("trainer"), without_unhelpful_warnings():
         trainer: pl.Trainer = instantiate(
             settings,
@@ -110,6 +124,13 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
             callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
         )
     return trainer
+
+
+def usual_precision(accelerator: str) -> str:
+    """`bf16-mixed` on GPUs that compute in bfloat16, `16-mixed` on older ones, `32-true` without a GPU."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
 def make_method(settings: DictConfig, encoder: Encoder, **sizes: int) -> Method:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,11 +14,26 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import decode_jpeg, encode_jpeg
 
+from siamese_verify.data import batched_changes
+from siamese_verify.data.batched_changes import copied_ahead
 from siamese_verify.errors import InputError
 
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # weights of red, green and blue (ITU-R BT.601)
+LUMA = np.array(batched_changes.LUMA, dtype=np.float32)
 
 Range = tuple[float, float]
+
+
+class Draws(NamedTuple):
+    """What changes each of N images of S pixels; tensors of the CPU."""
+
+    boxes: Tensor  # (N,4) int32 top, left, height and width of the part that is kept
+    flipped: Tensor  # (N,) bool
+    linear: Tensor  # (N,3,3) map of brightness and saturation
+    contrast: Tensor  # (N,)
+    sigma: Tensor  # (N,) of the blur in pixels, 0 = none
+    covers: Tensor  # (N,4) int32 top, left, height and width of what is covered, 0 = nothing
+    gray: Tensor  # (N,) int64 of the cover
+    quality: Tensor  # (N,) int32 of the JPEG, 0 = none
 
 
 class FaceAugmentation:
@@ -43,7 +59,12 @@ class FaceAugmentation:
 
     Raises:
         InputError: a probability outside [0, 1], or an invalid range.
+
+    Attributes:
+        on_any_device: whether it changes batches where they are, by random numbers of the CPU.
     """
+
+    on_any_device = True
 
     def __init__(
         self,
@@ -88,71 +109,107 @@ class FaceAugmentation:
                 f"FaceAugmentation takes (N,3,S,S) uint8 images, got {images.dtype} of shape {tuple(images.shape)}: "
                 "set augmentation=none, or a transform of yours."
             )
-        count, side = len(images), images.shape[-1]
-        out = torch.empty_like(images, memory_format=torch.channels_last)
+        draws = self.draw(len(images), images.shape[-1])
+        return self.apply_each(images, draws) if images.device.type == "cpu" else self.apply_batched(images, draws)
+
+    def draw(self, count: int, side: int) -> Draws:
+        """Draw what changes N images of S pixels, from torch's generator of the CPU."""
         boxes = self._crop_boxes(count, side)
-        flipped = (torch.rand(count) < self.flip).tolist()
-        linear, contrasts = self._color_maps(count)
-        blurred = (torch.rand(count) < self.blur).tolist()
-        sigmas = (_between(count, self.sigma) * side).tolist()
+        flipped = torch.rand(count) < self.flip
+        linear, contrast = self._color_maps(count)
+        blurred = torch.rand(count) < self.blur
+        sigma = _between(count, self.sigma) * side * blurred
         covers = self._covers(count, side)
-        grays = torch.randint(0, 256, (count,)).tolist()
-        compressed = (torch.rand(count) < self.jpeg).tolist()
-        qualities = _between(count, self.quality).round().int().tolist()
+        gray = torch.randint(0, 256, (count,))
+        compressed = torch.rand(count) < self.jpeg
+        quality = _between(count, self.quality).round().int() * compressed
+        return Draws(boxes, flipped, linear, contrast, sigma, covers, gray, quality)
+
+    def apply_each(self, images: Tensor, draws: Draws) -> Tensor:
+        """Change (N,3,S,S) uint8 images one by one: the fastest on a CPU."""
+        side = images.shape[-1]
+        out = torch.empty_like(images, memory_format=torch.channels_last)
+        boxes, covers = draws.boxes.tolist(), draws.covers.tolist()
+        flipped, grays = draws.flipped.tolist(), draws.gray.tolist()
+        sigmas, qualities = draws.sigma.tolist(), draws.quality.tolist()
+        linear, contrasts = draws.linear.numpy(), draws.contrast.tolist()
         buffer = np.empty((2, side * side, 3), dtype=np.float32)
-        for row in range(count):
+        for row in range(len(images)):
             top, left, height, width = boxes[row]
             image = images[row, :, top : top + height, left : left + width]
             if (height, width) != (side, side):
                 image = F.interpolate(image[None], (side, side), mode="bilinear", antialias=True)[0]
             if flipped[row]:
                 image = image.flip(2)
-            if linear is not None:
+            if self.maps_colors:
                 image = map_colors(image, linear[row], contrasts[row], buffer)
-            if blurred[row]:
+            if sigmas[row]:
                 image = gaussian_blur(image, sigmas[row])
-            if (cover := covers[row]) is not None:
-                top, left, height, width = cover
+            top, left, height, width = covers[row]
+            if height:
                 image = image.clone()  # it may be the caller's
                 image[:, top : top + height, left : left + width] = grays[row]
-            if compressed[row]:
+            if qualities[row]:
                 image = decode_jpeg(encode_jpeg(image.contiguous(), qualities[row]))
             out[row] = image
         return out
 
-    def _crop_boxes(self, count: int, side: int) -> list[tuple[int, int, int, int]]:
-        """Top, left, height and width of each image's crop."""
+    def apply_batched(self, images: Tensor, draws: Draws) -> Tensor:
+        """Change (N,3,S,S) uint8 images all at once, on their device and without waiting for it.
+
+        The result is that of `apply_each` but for roundings: see `siamese_verify.data.batched_changes`.
+        """
+        device, out = images.device, images.float()
+        numbers = torch.cat([part.float().view(len(images), -1) for part in draws], dim=1)  # (N,22)
+        sizes = [part[0].numel() for part in draws]
+        parts = torch.split(copied_ahead(numbers, device), sizes, dim=1)
+        boxes, (flipped, contrast, sigma, gray, quality) = parts[0], (parts[place][:, 0] for place in (1, 3, 4, 6, 7))
+        if self.scale != (1.0, 1.0) or self.flip:
+            out = batched_changes.crop(out, boxes, flipped)
+        if self.maps_colors:
+            out = batched_changes.map_colors_of_each(out, parts[2].view(-1, 3, 3), contrast)
+        if len(rows := draws.sigma.nonzero()[:, 0]):
+            rows = copied_ahead(rows, device)
+            largest = self.sigma[1] * images.shape[-1]
+            out = out.index_copy(0, rows, batched_changes.blur(out[rows], sigma[rows], largest))
+        if self.occlusion:
+            out = batched_changes.cover(out, parts[5], gray)
+        if len(rows := draws.quality.nonzero()[:, 0]):
+            rows = copied_ahead(rows, device)
+            out = out.index_copy(0, rows, batched_changes.compress(out[rows], quality[rows]))
+        return out.to(torch.uint8, memory_format=torch.channels_last)
+
+    def _crop_boxes(self, count: int, side: int) -> Tensor:
+        """(N,4) int32 top, left, height and width of each image's crop."""
         area = _between(count, self.scale)
         ratio = torch.exp(_between(count, (math.log(self.ratio[0]), math.log(self.ratio[1]))))
         if self.scale == (1.0, 1.0):
             ratio = torch.ones(count)
-        height = ((area / ratio).sqrt() * side).round().clamp(1, side).int()
-        width = ((area * ratio).sqrt() * side).round().clamp(1, side).int()
-        top, left = (torch.rand(count) * (side - height + 1)).int(), (torch.rand(count) * (side - width + 1)).int()
-        return list(zip(top.tolist(), left.tolist(), height.tolist(), width.tolist(), strict=True))
+        return _boxes(area, ratio, side)
 
-    def _covers(self, count: int, side: int) -> list[tuple[int, int, int, int] | None]:
-        """Top, left, height and width of the covered rectangle of each image, or None."""
-        occluded = (torch.rand(count) < self.occlusion).tolist()
+    def _covers(self, count: int, side: int) -> Tensor:
+        """(N,4) int32 top, left, height and width of the covered rectangle of each image, 0 of those without."""
+        occluded = torch.rand(count) < self.occlusion
         area = _between(count, self.cover)
         ratio = torch.exp(_between(count, (-math.log(3), math.log(3))))
-        height = ((area / ratio).sqrt() * side).round().clamp(1, side).int()
-        width = ((area * ratio).sqrt() * side).round().clamp(1, side).int()
-        top, left = (torch.rand(count) * (side - height + 1)).int(), (torch.rand(count) * (side - width + 1)).int()
-        boxes = zip(top.tolist(), left.tolist(), height.tolist(), width.tolist(), strict=True)
-        return [box if use else None for box, use in zip(boxes, occluded, strict=True)]
+        return _boxes(area, ratio, side) * occluded[:, None]
 
-    def _color_maps(self, count: int) -> tuple[NDArray[np.float32] | None, list[float]]:
-        """(N,3,3) maps of brightness and saturation, None if they are off, and N contrasts."""
-        if not (self.brightness or self.contrast or self.saturation or self.grayscale):
-            return None, []
+    @property
+    def maps_colors(self) -> bool:
+        """Whether any color is changed."""
+        return bool(self.brightness or self.contrast or self.saturation or self.grayscale)
+
+    def _color_maps(self, count: int) -> tuple[Tensor, Tensor]:
+        """(N,3,3) maps of brightness and saturation, and (N,) contrasts."""
+        if not self.maps_colors:
+            return torch.eye(3).expand(count, 3, 3), torch.ones(count)
         brightness, contrast, saturation = (
             _between(count, (1 - strength, 1 + strength))
             for strength in (self.brightness, self.contrast, self.saturation)
         )
-        own = torch.where(torch.rand(count) < self.grayscale, 0, saturation).numpy()[:, None, None]
-        mixed = own * np.eye(3, dtype=np.float32) + (1 - own) * LUMA  # rows: mixtures of the own channel and gray
-        return mixed * brightness.numpy()[:, None, None], contrast.tolist()
+        own = torch.where(torch.rand(count) < self.grayscale, 0, saturation)[:, None, None]
+        mixed = own * torch.eye(3) + (1 - own) * torch.from_numpy(LUMA)  # rows: mixtures of the own channel and gray
+        return mixed * brightness[:, None, None], contrast
 
 
 def map_colors(image: Tensor, linear: NDArray[np.float32], contrast: float, buffer: NDArray[np.float32]) -> Tensor:
@@ -175,6 +232,15 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     """Blur a (3,S,S) uint8 image with a Gaussian of `sigma` pixels."""
     picture = Image.fromarray(image.permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(sigma))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def _boxes(area: Tensor, ratio: Tensor, side: int) -> Tensor:
+    """(N,4) int32 top, left, height and width of rectangles within S pixels, by their share and ratio of sides."""
+    count = len(area)
+    height = ((area / ratio).sqrt() * side).round().clamp(1, side).int()
+    width = ((area * ratio).sqrt() * side).round().clamp(1, side).int()
+    top, left = (torch.rand(count) * (side - height + 1)).int(), (torch.rand(count) * (side - width + 1)).int()
+    return torch.stack([top, left, height, width], dim=1)
 
 
 def _between(count: int, bounds: tuple[float, float]) -> Tensor:

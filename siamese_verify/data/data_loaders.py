@@ -1,17 +1,19 @@
-"""Data loaders of several processes: whose rows are whose, and which signals they ignore."""
+"""Data loaders: whose rows are whose, which signals their processes ignore, and faces that live on a GPU."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from siamese_verify.data.face_dataset import FaceDataset
+from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory
 from siamese_verify.datasets.generated import GeneratedSet
 from siamese_verify.errors import InputError
 from siamese_verify.structures import FaceBatch, Photos
@@ -59,6 +61,37 @@ def drawn_ahead(photos: Photos, parts: Sequence[Sequence[int]]) -> Iterator[list
             generator=torch.Generator(),  # torch's own goes on as if nothing was drawn
         )
     )
+
+
+def training_gpu(trainer: Any) -> torch.device | None:
+    """The GPU that this process trains on, if it does."""
+    device = getattr(getattr(trainer, "strategy", None), "root_device", None)
+    return device if device is not None and device.type == "cuda" else None
+
+
+def room_on(device: torch.device) -> int:
+    """Bytes of faces that a device may hold: a quarter of the free memory of a GPU, without a limit on a CPU."""
+    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else sys.maxsize
+
+
+def held_on(faces: FaceDataset, device: torch.device, workers: int) -> FacesInMemory:
+    """All faces of a data set as one tensor on a device, read or decoded once, under a delayed progress bar.
+
+    Args:
+        faces: N of them.
+        device: that has room for them.
+        workers: processes that decode.
+    """
+    held: torch.Tensor | None = None
+    batches = in_order(FaceDataset(faces.faces, faces.labels), workers=workers)
+    for first, batch in enumerate(tqdm(batches, f"Faces to {device}", delay=2, leave=False, disable=None)):
+        if held is None:
+            shape = (len(faces), *batch.images.shape[1:])
+            order = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+            held = torch.empty(shape, dtype=batch.images.dtype, device=device, memory_format=order)
+        held[first * IN_ORDER : first * IN_ORDER + len(batch.images)] = batch.images
+    assert held is not None
+    return FacesInMemory(held)
 
 
 def share_of(rows: int, rank: int, world_size: int) -> range:

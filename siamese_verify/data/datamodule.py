@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from siamese_verify.data.data_loaders import ignore_signals, in_order, refuse_replacement
+from siamese_verify.data.data_loaders import (
+    held_on,
+    ignore_signals,
+    in_order,
+    refuse_replacement,
+    room_on,
+    training_gpu,
+)
 from siamese_verify.data.face_crops import FaceCropper
 from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory, FacesOnDisk
 from siamese_verify.data.identity_split import Split, hold_out, label_rows, rows_of_person, split_by_identity
@@ -54,6 +61,18 @@ def check_views(
         )
 
 
+def check_device(device: str, accelerator: str = "auto") -> None:
+    """Check where faces are to live.
+
+    Raises:
+        InputError: an unknown place, or a GPU where the CPU trains.
+    """
+    if device not in ("auto", "cpu", "gpu"):
+        raise InputError(f"datamodule.device must be auto, cpu or gpu, got {device!r}.")
+    if device == "gpu" and accelerator == "cpu":
+        raise InputError("datamodule.device=gpu keeps faces on the GPU that trains: set trainer=gpu, or leave it out.")
+
+
 class FaceDataModule(pl.LightningDataModule):
     """Training photos in the batches of a sampler, and photos of other people for validation and testing.
 
@@ -85,7 +104,12 @@ class FaceDataModule(pl.LightningDataModule):
         max_damaged: photos that may be unreadable; read from disk, for each process.
         on_multiple_faces: `error`, `central` or `largest`, see `siamese_verify.faces.finder`.
         cache: folder for the places of faces, or None.
-        workers: processes that read and augment; 0 = the training process. The batches are the same.
+        workers: processes that read and augment; 0 = the training process. The batches are the same. Where the faces
+            live in one tensor, see `device`, they only fill it.
+        device: where the training faces live. `gpu`: on the GPU that trains, in one tensor. `cpu`: likewise in the
+            computer's memory. `auto`: on the GPU where they take a quarter of its free memory or less, else as
+            `in_memory` says. On a GPU faces are augmented there, wherever they come from: with the same random numbers,
+            and results that differ by roundings.
         seed: of the sampler and the augmentation.
         split_seed: of the choice of people to validate on: the same for all seeds whose runs are compared.
         test: people to hold out for testing before some are held out for validation; None = nobody.
@@ -127,9 +151,11 @@ class FaceDataModule(pl.LightningDataModule):
         seed: int = 0,
         split_seed: int = 0,
         test: HeldOutShare | None = None,
+        device: Literal["auto", "cpu", "gpu"] = "auto",
     ) -> None:
         super().__init__()
         check_views(multi_view, instances, workers, local_views, local_transform)
+        check_device(device)
         self.photos = photos
         self.validation_source = photos if validation is None else validation
         self.make_sampler = sampler
@@ -137,7 +163,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.multi_view, self.instances = multi_view, instances
         self.local_views, self.local_transform = local_views, local_transform or None
         self.in_memory, self.max_damaged = in_memory, max_damaged
-        self.workers, self.seed, self.test = workers, seed, test
+        self.workers, self.seed, self.test, self.device = workers, seed, test, device
         identities, self.of_anyone = photos.identities, rows_of_person(photos, unlabeled_identity)
         known = np.delete(identities, self.of_anyone) if len(self.of_anyone) else identities
         if validation is None:
@@ -263,14 +289,56 @@ class FaceDataModule(pl.LightningDataModule):
             self._resumed = {}
         elif self.trainer:
             self.sampler.set_epoch(self.trainer.current_epoch)
+        workers = 0 if self._is_held() else self.workers
         return DataLoader(
             self.train_set,
             batch_size=None,  # the sampler's items are whole batches
             sampler=self.sampler,
-            num_workers=self.workers,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=training_gpu(self.trainer) is not None and not self.train_set.faces.on_gpu,
             worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # of its own, so that torch's has the same state in a resumed run
         )
+
+    def _is_held(self) -> bool:
+        """Bring the training faces where they live; return whether that is a tensor which this process alone has.
+
+        Raises:
+            InputError: a GPU that there is not, or that has no room.
+        """
+        assert self.train_set is not None
+        gpu, data = training_gpu(self.trainer), self.train_set
+        transforms = [one for one in (self.transform, self.local_transform) if one is not None]
+        movable = all(getattr(one, "on_any_device", False) for one in transforms)
+        data.augments_later = gpu is not None and movable
+        if self.device == "gpu" and gpu is None:
+            check_device(self.device, "cpu")
+        device = torch.device("cpu") if self.device == "cpu" else gpu
+        if device is None or (self.device == "auto" and not movable):
+            return False
+        if isinstance(data.faces, FacesInMemory) and data.faces.images.device == device:
+            return True
+        size = math.prod(self.spec.shape) * np.dtype(self.spec.dtype).itemsize * len(data)
+        if size > room_on(device):
+            if self.device == "auto":
+                return False
+            raise InputError(
+                f"{size / 1e9:.1f} GB of faces are more than a quarter of the free memory of {device}: leave out "
+                "datamodule.device=gpu."
+            )
+        data.faces = held_on(data, device, self.workers)
+        return True
+
+    def transfer_batch_to_device(self, batch: FaceBatch, device: torch.device, dataloader_idx: int) -> FaceBatch:
+        """The batch on the device that trains, augmented there if it was not before."""
+        moved: FaceBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        later = self.train_set is not None and self.train_set.augments_later
+        if not later or self.trainer is None or not self.trainer.training:
+            return moved
+        assert batch.rows is not None
+        assert self.train_set is not None
+        return moved._replace(images=self.train_set.augmented(moved.images, batch.rows.tolist()))
 
     def val_dataloader(self) -> DataLoader[FaceBatch]:
         """Every validation photo once; each rank has its share of them, and no photo is added to fill it up.
@@ -291,7 +359,8 @@ class FaceDataModule(pl.LightningDataModule):
     def embedding_dataloader(self) -> DataLoader[FaceBatch]:
         """Every training photo once and without augmentation, in the order of the sampler's rows."""
         assert self.train_set is not None
-        return in_order(FaceDataset(self.train_set.faces, self.train_set.labels), workers=self.workers)
+        faces = self.train_set.faces
+        return in_order(FaceDataset(faces, self.train_set.labels), workers=0 if faces.on_gpu else self.workers)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the sampler, at the batch that comes next."""

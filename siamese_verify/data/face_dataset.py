@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from siamese_verify.data.batched_changes import copied_ahead
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import crop_face
 from siamese_verify.samplers import TupleBatch
@@ -36,6 +37,9 @@ class FaceDataset(Dataset[FaceBatch]):
         local_views: further views of each image, the last blocks of the batch.
         local_transform: random augmentation of those, such as crops of a small part.
         labeled: (N,) bool, images whose labels may be learned from; None = all.
+
+    Attributes:
+        augments_later: leave the images of a batch as they are, for `augmented` to be called where they are trained on.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class FaceDataset(Dataset[FaceBatch]):
         self.faces, self.labels, self.transform = faces, labels, transform
         self.views, self.instances, self.seed = views, instances, seed
         self.local_views, self.local_transform, self.labeled = local_views, local_transform, labeled
+        self.augments_later = False
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -64,15 +69,19 @@ class FaceDataset(Dataset[FaceBatch]):
             raise InputError(f"{views} views go with batches of images: set sampler=identity or images.")
         images = self.faces[rows]
         labels = torch.as_tensor(rows) if self.instances else self.labels[rows].long()
+        images = images if self.augments_later else self.augmented(images, rows)
+        chosen = torch.as_tensor(rows)
+        labeled = None if self.labeled is None else self.labeled[chosen]
+        return FaceBatch(images, labels.repeat(views), tuples, chosen, labeled)
+
+    def augmented(self, images: Tensor, rows: Iterable[int]) -> Tensor:
+        """(views*N, ...) views of the N images of a batch, on their device, by seed and rows alone."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash((self.seed, *map(int, rows))) % 2**63)
             blocks = [augmented_views(images, self.views, self.transform)]
             if self.local_views:
                 blocks.append(augmented_views(images, self.local_views, self.local_transform))
-        images = torch.cat(blocks) if self.local_views else blocks[0]
-        chosen = torch.as_tensor(rows)
-        labeled = None if self.labeled is None else self.labeled[chosen]
-        return FaceBatch(images, labels.repeat(views), tuples, chosen, labeled)
+        return torch.cat(blocks) if self.local_views else blocks[0]
 
 
 def augmented_views(images: Tensor, views: int, transform: Callable[[Tensor], Tensor] | None) -> Tensor:
@@ -144,7 +153,7 @@ def stacked(items: Sequence[np.ndarray], spec: InputSpec) -> Tensor:
 
 
 class FacesInMemory:
-    """Face crops in memory.
+    """Face crops in the memory of the computer or of a GPU.
 
     Args:
         images: (N,3,S,S) uint8, or (N,*shape) arrays.
@@ -153,12 +162,18 @@ class FacesInMemory:
     def __init__(self, images: Tensor) -> None:
         self.images = images
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether they are on a GPU, which other processes cannot read."""
+        return self.images.device.type != "cpu"
+
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: Rows) -> Tensor:
-        """(n,3,S,S) uint8."""
-        return self.images[rows]
+        """(n,3,S,S) uint8, where the faces are."""
+        chosen = rows if isinstance(rows, slice) else copied_ahead(torch.as_tensor(rows), self.images.device)
+        return self.images[chosen]
 
 
 class FacesOnDisk:
@@ -172,6 +187,8 @@ class FacesOnDisk:
         spec: how they are cropped and scaled, without a detector.
         max_damaged: photos that each process may replace before it is an error.
     """
+
+    on_gpu = False
 
     def __init__(self, photos: Photos, rows: np.ndarray, spec: InputSpec, max_damaged: int = 0) -> None:
         self.photos, self.rows, self.spec, self.max_damaged = photos, rows, spec, max_damaged

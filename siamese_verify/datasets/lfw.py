@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from siamese_verify.datasets.download import download, unpack
+from siamese_verify.datasets.archive import unpack
 from siamese_verify.datasets.folder import FilePhotos
+from siamese_verify.download import download
 from siamese_verify.errors import InputError
 
 IMAGE_FOLDERS = ("lfw-deepfunneled", "lfw_funneled", "lfw")
@@ -192,36 +193,53 @@ def image_folder(root: str | Path | None) -> Path:
     raise InputError(f"{root} holds none of {', '.join(IMAGE_FOLDERS)}: set data.root to a copy of LFW.")
 
 
-def lfw_people(root: str | Path, people: str = TRAINING_PEOPLE) -> LFWPhotos:
+def lfw_people(root: str | Path, people: str = TRAINING_PEOPLE, without_fold: int | None = None) -> LFWPhotos:
     """All photos of the people that a people file lists.
 
     Args:
         root: LFW's folder.
         people: name of the file: the number of people, then lines of person, tab and number of photos; in View 2 the
             number of folds, and the number of people before each.
+        without_fold: number of a fold of View 2 whose people are left out, from 0; None leaves out nobody.
 
     Raises:
-        InputError: no LFW, no such file, an invalid line, or not as many people as it announces.
+        InputError: no LFW, no such file, an invalid line, not as many people as it announces, or no such fold.
     """
     head, rows = read_protocol_file(root, people, widths=(1, 2))
     listed = [(fields[0], parse_integer(fields[1], people, number)) for number, fields in rows if len(fields) == 2]
     folds = [parse_integer(fields[0], people, number) for number, fields in rows if len(fields) == 1]
     if len(listed) != (sum(folds) or head[0]):
         raise InputError(f"{people} announces {sum(folds) or head[0]:,} people and lists {len(listed):,}.")
+    if without_fold is not None:
+        check_fold(without_fold, len(folds), people)
+        start = sum(folds[:without_fold])
+        listed = listed[:start] + listed[start + folds[without_fold] :]
     return LFWPhotos(root, [(person, photo) for person, count in listed for photo in range(1, count + 1)])
 
 
-def has_training_people(photos: LFWPhotos) -> bool:
-    """Whether any of View 1's training people is on the photos, as on most of View 2's.
+def check_fold(fold: int, folds: int, file: str) -> None:
+    """Raise InputError if a file of LFW has no fold of this number."""
+    if folds < 2 or not 0 <= fold < folds:
+        has = f"has the folds 0 ... {folds - 1}" if folds > 1 else "has no folds, as View 2 has"
+        raise InputError(f"{file} {has}, got fold {fold}.")
+
+
+def has_training_people(photos: LFWPhotos, people: str = TRAINING_PEOPLE, without_fold: int | None = None) -> bool:
+    """Whether any of the people trained on is on the photos: by default, any of View 1's, as on most of View 2's.
 
     Assumed to be true without the file that lists them, so that nothing is claimed without evidence.
+
+    Args:
+        photos: of LFW.
+        people: see `lfw_people`, also for the next.
+        without_fold: of View 2.
 
     Raises:
         InputError: the file is damaged.
     """
-    if not (photos.lfw / TRAINING_PEOPLE).is_file():
+    if not (photos.lfw / people).is_file():
         return True
-    return not set(photos.people).isdisjoint(lfw_people(photos.lfw).people)
+    return not set(photos.people).isdisjoint(lfw_people(photos.lfw, people, without_fold).people)
 
 
 def lfw_category(data: str | None, pretrained: str | None, detector: bool, disjoint: bool) -> str:

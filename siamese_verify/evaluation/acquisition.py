@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.operating_points import rates_at
+from siamese_verify.evaluation.pair_intervals import mean_interval
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from siamese_verify.evaluation.report import VerificationReport
 
 
@@ -35,6 +41,7 @@ class Acquisition(NamedTuple):
         photos: that pairs were to be made of.
         failures: photos without a face, or with multiple faces where it is unclear which one is meant.
         failure_rate: failure-to-acquire rate (FTA), in [0, 1].
+        failure_interval: 95 % confidence interval of the FTA over people, one-sided without a failure.
         genuine: pairs, compared or not.
         genuine_failures: those not compared.
         impostors: pairs, compared or not.
@@ -45,6 +52,7 @@ class Acquisition(NamedTuple):
     photos: int
     failures: int
     failure_rate: float
+    failure_interval: Interval
     genuine: int
     genuine_failures: int
     impostors: int
@@ -55,20 +63,40 @@ class Acquisition(NamedTuple):
     def sentence(self) -> str:
         """The failures, and the rates at the report's threshold, in words."""
         at = self.rates[0]
+        low, high = self.failure_interval
         return (
-            f"No face could be selected in {self.failures:,} of {self.photos:,} photos (FTA {self.failure_rate:.2%}). "
+            f"No face could be selected in {self.failures:,} of {self.photos:,} photos (FTA {self.failure_rate:.2%}, "
+            f"95 % interval {low:.2%} to {high:.2%}). "
             f"At threshold {at.threshold:.4f}, FNMR is {at.fnmr:.2%} and generalized FRR {at.generalized_frr:.2%}, FMR "
             f"{at.fmr:.2%} and generalized FAR {at.generalized_far:.2%}."
         )
 
 
-def add_failures(report: VerificationReport, photos: int, failures: int, genuine: int, impostors: int) -> Acquisition:
+def failure_interval(identities: ArrayLike, failed: ArrayLike, level: float = 0.95) -> Interval:
+    """Return the confidence interval of the failure-to-acquire rate, with people as the independent units.
+
+    Args:
+        identities: (N,) number or name of the person on each photo.
+        failed: (N,) bool, True for a failure.
+        level: in (0, 1).
+
+    Returns:
+        The interval; it ends at the one-sided bound where all photos or none failed.
+    """
+    _, people = np.unique(np.asarray(identities), return_inverse=True)
+    low, high = mean_interval(people, 1.0 - np.asarray(failed, dtype=np.float64), level)
+    return Interval(1 - high, 1 - low)
+
+
+def add_failures(
+    report: VerificationReport, identities: ArrayLike, failed: ArrayLike, genuine: int, impostors: int
+) -> Acquisition:
     """Add failures to acquire to the error rates of the pairs that could be compared.
 
     Args:
         report: of the compared pairs.
-        photos: that pairs were to be made of.
-        failures: photos that could not be used.
+        identities: (N,) person on each photo that pairs were to be made of.
+        failed: (N,) bool, True for a photo that could not be used.
         genuine: pairs, compared or not.
         impostors: pairs, compared or not.
     """
@@ -78,6 +106,16 @@ def add_failures(report: VerificationReport, photos: int, failures: int, genuine
         at = rates_at(report.curve, threshold)
         generalized = (at.false_accepts / impostors, (at.false_rejects + genuine_failures) / genuine)
         rates.append(GeneralizedRates(threshold, at.far, at.frr, *generalized))
+    missed = np.asarray(failed, dtype=np.bool_)
+    photos, failures = len(missed), int(missed.sum())
     return Acquisition(
-        photos, failures, failures / photos, genuine, genuine_failures, impostors, impostor_failures, tuple(rates)
+        photos,
+        failures,
+        failures / photos,
+        failure_interval(identities, missed),
+        genuine,
+        genuine_failures,
+        impostors,
+        impostor_failures,
+        tuple(rates),
     )

@@ -46,19 +46,30 @@ class Failures(NamedTuple):
         photos: of the protocol.
         failures: photos without a face, or with multiple faces where it is unclear which one is meant.
         failure_rate: failure-to-acquire rate (FTA), in [0, 1].
+        failure_interval: 95 % confidence interval of the FTA over people, one-sided without a failure.
     """
 
     photos: int
     failures: int
     failure_rate: float
+    failure_interval: Interval
 
     @property
     def sentence(self) -> str:
         """The failures in words."""
+        low, high = self.failure_interval
         return (
-            f"No face could be selected in {self.failures:,} of {self.photos:,} photos (FTA {self.failure_rate:.2%}), "
-            "which are left out."
+            f"No face could be selected in {self.failures:,} of {self.photos:,} photos (FTA {self.failure_rate:.2%}, "
+            f"95 % interval {low:.2%} to {high:.2%}), which are left out."
         )
+
+
+class LeftOut(NamedTuple):
+    """A photo that was left out, for a page."""
+
+    name: str
+    reason: str
+    photo: Callable[[], Image]  # opens it; InputError or OSError leaves a gap in the page
 
 
 class Tile(NamedTuple):
@@ -147,6 +158,7 @@ class Report(ABC):
         captions: Callable[[int], str] | None = None,
         comparison: Sequence[Mapping[str, Any]] | None = None,
         published: Sequence[PublishedCurve] = (),
+        left_out: Sequence[LeftOut] = (),
     ) -> Path:
         """Write metrics.json, cases.npz, a PNG of each figure and report.html, each whole or not at all.
 
@@ -158,6 +170,7 @@ class Report(ABC):
             captions: of pairs; not shown here.
             comparison: rows of a table, such as this encoder and raw pixels.
             published: curves of other authors; not shown here.
+            left_out: photos with a failure to acquire; the page shows the first of them.
 
         Returns:
             The path of report.html.
@@ -169,8 +182,9 @@ class Report(ABC):
 
         given = given_details(title, details, comparison)
         figures = self.figures()
+        page = render_measures(self, figures, left_out=left_out, **given)
         files = {CASES: self.cases.to_bytes()} if self.cases else {}
-        return write_report(folder, self, given, figures, render_measures(self, figures, **given), files)
+        return write_report(folder, self, given, figures, page, files)
 
 
 def given_details(

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from siamese_verify import __version__
 from siamese_verify.atomic_write import atomic_write, cache_folder
 from siamese_verify.errors import InputError
-from siamese_verify.faces import DETECTOR_FILES, load_networks
-from siamese_verify.faces.mtcnn import Networks
+from siamese_verify.faces import DETECTORS, FaceDetector, load_detector
 from siamese_verify.models.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
 from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine
 from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points, training_of
@@ -70,7 +69,7 @@ class VerifierParts(NamedTuple):
 
     metadata: ModelMetadata
     engine: Engine
-    networks: Networks | None  # of the face detector; None for those in this machine's cache
+    detector: FaceDetector | None  # None for that of this machine's cache
     integrity: Future[None] | None  # integrity check of the bundle's files, None without a bundle
 
 
@@ -100,17 +99,16 @@ def load_parts(
     pool = ThreadPoolExecutor(1)
     integrity = pool.submit(bundle.check, bundle.files)  # while the network is loaded
     pool.shutdown(wait=False)
-    networks = None
-    if bundle.metadata.input_spec.crop.needs_face:
-        networks = load_networks(
-            {file: bundle.read(place) for file, place in zip(DETECTOR_FILES, DETECTOR, strict=True)}
-        )
+    detector, crop = None, bundle.metadata.input_spec.crop
+    if crop.needs_face:
+        files = {name: bundle.read(f"{DETECTOR}/{name}") for name in DETECTORS[crop.detector].files}
+        detector = load_detector(crop.detector, files)
     if device == "auto" and bundle.metadata.quantization != "none":
         device = "cpu"  # int8 is made for it
     try:
         network = network_of(bundle, trust_code)
         place, kind = str(bundle.folder / NETWORK), bundle.metadata.input_spec.array_type
-        return VerifierParts(with_name, OnnxEngine(network, place, threads, kind, device), networks, integrity)
+        return VerifierParts(with_name, OnnxEngine(network, place, threads, kind, device), detector, integrity)
     except InputError:
         integrity.result()  # a changed file is the better explanation
         raise
@@ -194,7 +192,7 @@ def load_model(
     """Load a model for torch.
 
     Args:
-        name: `casia-webface`, `vggface2`, a bundle folder, a run folder, or a Lightning checkpoint.
+        name: `sface`, `casia-webface`, `vggface2`, a bundle folder, a run folder, or a Lightning checkpoint.
         device: of the encoder; `auto` for a GPU if there is one.
         trust_code: classes of others, such as `my_package.MyNet`, that may be imported to create its encoder.
         encoder: takes the weights, as a copy, instead of one that is created; not those of a pretrained model.
@@ -242,6 +240,8 @@ def _can_create(folder: Path, trust_code: str | Collection[str]) -> bool:
     """Whether the encoder of a bundle can be created for torch."""
     metadata = open_bundle(folder).metadata
     if _is_of_timm(metadata) and find_spec("timm") is None:
+        return False
+    if WEIGHTS not in open_bundle(folder).files:
         return False
     return metadata.quantization == "none" and set(metadata.needs_code) <= set(_names(trust_code))
 
@@ -311,8 +311,10 @@ def read_origin(name: str | Path) -> Origin:
         InputError: there is no such model, it is damaged, or has no weights for torch.
     """
     if str(name) in PRETRAINED:
-        target = "siamese_verify.encoders.InceptionResNet"
-        return Origin({"_target_": target, "pretrained": str(name)}, {"data": str(name), "pretrained": str(name)}, "")
+        from siamese_verify.models.registry import SOURCES
+
+        target, origin = SOURCES[str(name)].target, SOURCES[str(name)].origin
+        return Origin({"_target_": target, "pretrained": str(name)}, {"data": origin, "pretrained": str(name)}, "")
     if Path(name).is_file():
         settings = _read_checkpoint(name, lazily=True)[0]
         return Origin(dict(settings.get("encoder") or {}), training_of(settings), "")

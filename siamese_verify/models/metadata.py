@@ -17,7 +17,7 @@ from siamese_verify.evaluation import OperatingPoint, ScoreCalibration
 from siamese_verify.faces import Quality, alignment_name
 from siamese_verify.structures import InputSpec
 
-PRETRAINED = ("casia-webface", "vggface2")  # names of facenet-pytorch's weights
+PRETRAINED = ("sface", "casia-webface", "vggface2")  # of OpenCV's model zoo, and of facenet-pytorch
 DEFAULT_FAR = 1e-3
 LOOSEST_FAR = 1e-2  # of the default operating point
 Range = tuple[float | None, float | None]
@@ -54,8 +54,8 @@ class ModelMetadata:
         eer_threshold: of the same measurement; None without one.
         measured_on: data and pairs of the measurement.
         training: data that the weights were trained on: `data` and `pretrained`, each a name or None; and `stages`, one
-            after the other, each with `method`, `loss` and `data`, and where a run has recorded them the SHA-256 of the
-            data, `started`, `seconds` and `command`.
+            after the other, each with `method`, `loss` and `data`, of LFW also with its people as arguments of
+            `lfw_people`, and where a run has recorded them the SHA-256 of the data, `started`, `seconds` and `command`.
         metrics: of the same measurement.
         score_calibration: likelihood ratios and impostor tail of its scores; None if not measured.
         quality: by the names of `siamese_verify.faces.Quality`, lowest and highest value of the faces that the scores
@@ -237,15 +237,22 @@ class ModelMetadata:
 def training_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Field `training` of the metadata of a model, by the composed configuration of its run; see `ModelMetadata`."""
     data = (settings.get("data") or {}).get("name")
+    photos = (settings.get("data") or {}).get("photos") or {}
     method, loss = settings.get("method"), (settings.get("loss") or {}).get("_target_")
     method = method.get("_target_") if isinstance(method, Mapping) else method
     stage = {
         "method": str(method or "supervised").rpartition(".")[2],
         "loss": str(loss).rpartition(".")[2] if loss else None,
         "data": data,
+        **(people_of(photos) if str(photos.get("_target_", "")).endswith(".lfw_people") else {}),
     }
     stages = [*(settings.get("earlier_stages") or []), *([stage] if loss or data else [])]
     return {"data": data, "pretrained": (settings.get("encoder") or {}).get("pretrained"), "stages": stages}
+
+
+def people_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Which people of LFW a stage of training names, or its photos' configuration: arguments of `lfw_people`."""
+    return {name: settings[name] for name in ("people", "without_fold") if settings.get(name) is not None}
 
 
 def stages_in_words(training: Mapping[str, Any]) -> str:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from siamese_verify.datasets.lfw import LFWPhotos, lfw_people, parse_integer, read_protocol_file
+from siamese_verify.datasets.lfw import LFWPhotos, check_fold, lfw_people, parse_integer, read_protocol_file
 from siamese_verify.errors import InputError
 from siamese_verify.protocols.protocol import PairList, PairProtocol, all_pairs
 
 
-def lfw_pairs(root: str | Path, pairs: str, name: str) -> PairProtocol:
+def lfw_pairs(root: str | Path, pairs: str, name: str, fold: int | None = None) -> PairProtocol:
     """Pairs of one of LFW's pair files.
 
     Args:
@@ -20,26 +20,31 @@ def lfw_pairs(root: str | Path, pairs: str, name: str) -> PairProtocol:
             any, and of genuine pairs in each; then for each fold its genuine pairs (person, two numbers) and as many
             impostor pairs (person, number, person, number), separated by tabs.
         name: of the protocol, for reports.
+        fold: number of the one fold whose pairs are meant, from 0; None for all.
 
     Raises:
-        InputError: no LFW, no such file, an invalid line, other counts than announced, or missing images.
+        InputError: no LFW, no such file, an invalid line, other counts than announced, missing images, or no such fold.
     """
     rows: dict[tuple[str, int], int] = {}
     left, right, same = [], [], []
     head, lines = read_protocol_file(root, pairs, widths=(3, 4))
+    folds, genuine = head if len(head) == 2 else (1, head[0])
+    if len(lines) != 2 * folds * genuine:
+        raise InputError(f"{pairs} announces {2 * folds * genuine} pairs in its first line and has {len(lines)}.")
+    if fold is not None:
+        check_fold(fold, folds, pairs)
+        lines, folds = lines[2 * genuine * fold : 2 * genuine * (fold + 1)], 1
     for number, fields in lines:
         first = (fields[0], parse_integer(fields[1], pairs, number))
         second = (fields[-2] if len(fields) == 4 else fields[0], parse_integer(fields[-1], pairs, number))
         left.append(rows.setdefault(first, len(rows)))
         right.append(rows.setdefault(second, len(rows)))
         same.append(len(fields) == 3)
-    folds, genuine = head if len(head) == 2 else (1, head[0])
-    if len(same) != 2 * folds * genuine:
-        raise InputError(f"{pairs} announces {2 * folds * genuine} pairs in its first line and has {len(same)}.")
-    for fold in range(folds):
-        found = sum(same[2 * genuine * fold : 2 * genuine * (fold + 1)])
+    for place in range(folds):
+        found = sum(same[2 * genuine * place : 2 * genuine * (place + 1)])
         if found != genuine:
-            raise InputError(f"Fold {fold + 1} of {pairs} should hold {genuine} genuine pairs and holds {found}.")
+            number = (place if fold is None else fold) + 1
+            raise InputError(f"Fold {number} of {pairs} should hold {genuine} genuine pairs and holds {found}.")
     photos = LFWPhotos(root, list(rows))
     missing = [name for name in photos.names if not (Path(photos.root) / name).is_file()]
     if missing:

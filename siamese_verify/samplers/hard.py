@@ -44,13 +44,22 @@ class HardMiningSampler(IdentityBatchSampler):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        singles_per_batch: int = 0,
     ) -> None:
         if not 0 <= hardness <= 1:
             raise InputError(f"hardness must be a share in 0 ... 1, got {hardness}.")
         self.hardness = hardness
         self.neighbors: Tensor | None = None  # (E, P - 1) int32 of `repeated`, nearest first
         super().__init__(
-            identities, identities_per_batch, samples_per_identity, visits_per_epoch, batches, seed, rank, world_size
+            identities,
+            identities_per_batch,
+            samples_per_identity,
+            visits_per_epoch,
+            batches,
+            seed,
+            rank,
+            world_size,
+            singles_per_batch,
         )
 
     @property

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from siamese_verify.errors import InputError
 from siamese_verify.samplers.epoch import EpochSampler, IdentityIndex, check_whole
 
-PASS, SAMPLES, FILL = range(3)  # what a random generator is for
+PASS, SAMPLES, FILL, SINGLES = range(4)  # what a random generator is for
 
 
 class IdentityBatchSampler(EpochSampler[list[int]]):
@@ -23,7 +23,8 @@ class IdentityBatchSampler(EpochSampler[list[int]]):
     identities have one more visit, so that all batches are full.
 
     A visit shows `samples_per_identity` random samples, and later visits in the pass show others until all were shown;
-    an identity with fewer samples repeats some. Identities with one sample are left out, as they have no genuine pair.
+    an identity with fewer samples repeats some. Identities with one sample are left out, as they have no genuine pair,
+    unless `singles_per_batch` asks for some: each is in the batch twice, and random augmentation makes two views of it.
 
     Use it as `batch_sampler` of a DataLoader; see `EpochSampler` for epochs and ranks.
 
@@ -36,6 +37,8 @@ class IdentityBatchSampler(EpochSampler[list[int]]):
         seed: of the epochs' order.
         rank: of this process.
         world_size: number of processes.
+        singles_per_batch: further identities of a batch, of those with one sample; others in the next batch, until all
+            were shown.
 
     Raises:
         InputError: too few identities for a batch, or an argument out of range.
@@ -53,7 +56,9 @@ class IdentityBatchSampler(EpochSampler[list[int]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        singles_per_batch: int = 0,
     ) -> None:
+        check_whole(singles_per_batch=(singles_per_batch, 0))
         check_whole(identities_per_batch=(identities_per_batch, 2), samples_per_identity=(samples_per_identity, 2))
         self.index = IdentityIndex(identities)
         self.repeated = np.flatnonzero(self.index.counts > 1)  # (E,) places in the index; below, these are 0 ... E - 1
@@ -62,6 +67,13 @@ class IdentityBatchSampler(EpochSampler[list[int]]):
                 f"identities_per_batch is {identities_per_batch}, but only {len(self.repeated)} of {len(self.index)} "
                 "identities have two samples or more: lower it or add samples."
             )
+        self.singles = self.index.order[self.index.starts[self.index.counts == 1]]  # rows
+        if len(self.singles) < singles_per_batch:
+            raise InputError(
+                f"singles_per_batch is {singles_per_batch}, but only {len(self.singles)} of {len(self.index)} "
+                "identities have one sample: lower it."
+            )
+        self.singles_per_batch = singles_per_batch
         self.identities_per_batch, self.samples_per_identity = identities_per_batch, samples_per_identity
         visits = -(-self.index.counts[self.repeated] // samples_per_identity)
         if visits_per_epoch is not None:
@@ -82,7 +94,7 @@ class IdentityBatchSampler(EpochSampler[list[int]]):
         for number in self.numbers():
             pass_number, place = divmod(number, self.batches_per_pass)
             identities, visits = (table[place] for table in draw_pass(pass_number))
-            yield self._rows(identities, visits, pass_number)
+            yield self._rows(identities, visits, pass_number) + self._single_rows(number)
 
     def _draw_pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw the identities of all batches, and the number of each one's visit: (batches_per_pass, seeds) both."""
@@ -109,6 +121,15 @@ class IdentityBatchSampler(EpochSampler[list[int]]):
             place = np.arange(visit * self.samples_per_identity, (visit + 1) * self.samples_per_identity) % count
             rows += self.index.rows(identity, order[place]).tolist()
         return rows
+
+    def _single_rows(self, number: int) -> list[int]:
+        """Rows of identities with one sample in a batch, each twice."""
+        if not self.singles_per_batch:
+            return []
+        turn, place = divmod(number, len(self.singles) // self.singles_per_batch)
+        order = self.generator(SINGLES, turn).permutation(self.singles)
+        chosen: list[int] = order[place * self.singles_per_batch :][: self.singles_per_batch].tolist()
+        return chosen + chosen
 
 
 def plan_pass(visits: np.ndarray, per_batch: int) -> tuple[np.ndarray, int]:

@@ -26,6 +26,7 @@ FREE = (
     "cache",
     "data.root",
     "datamodule.workers",
+    "datamodule.device",
     "hydra",
     "logger",
     "threads",

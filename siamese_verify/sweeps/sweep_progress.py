@@ -105,6 +105,8 @@ def closing_lines(sweep: SweepResults) -> list[str]:
     """How many runs ended how, the best run's command, and where its model is."""
     counts = ", ".join(f"{count} {status}" for status, count in sweep.counts.items())
     lines = [f"{len(sweep.runs)} runs: {counts}."]
+    if sweep.folds:  # none of them is the best: they answer different questions
+        return [*lines, sweep.folds.sentence]
     best = sweep.best
     if best is None:
         return [*lines, "No run has finished with a metric, so there is no best one."]

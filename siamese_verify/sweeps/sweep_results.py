@@ -20,6 +20,7 @@ from siamese_verify.sweeps.run_differences import ABSENT, SEED, differing, setti
 from siamese_verify.tables import csv_cell
 
 TABLE = "sweep.csv"
+FOLD = "fold"  # setting of an experiment that tests one fold
 TITLES = {"eer": "EER", "mean_average_precision": "mAP", "auc": "AUC"}  # of metrics, where they have another name
 
 
@@ -121,6 +122,32 @@ class RunRow:
         return found.value if found and found.metric == "eer" else None
 
 
+class FoldResults(NamedTuple):
+    """Models that each are tested on another fold of a protocol, after training on the people of the other folds.
+
+    Attributes:
+        protocol: name of it.
+        category: of LFW's results page, "" for others.
+        accuracies: by the number of the fold, in [0, 1]; each fold is decided by a threshold that its own model has
+            from other people.
+    """
+
+    protocol: str
+    category: str
+    accuracies: dict[int, float]
+
+    @property
+    def sentence(self) -> str:
+        """Mean and standard error over the folds, as LFW's authors report them (technical report 07-49)."""
+        values, count = list(self.accuracies.values()), len(self.accuracies)
+        error = f" ± {np.std(values, ddof=1) / math.sqrt(count):.2%}" if count > 1 else ""
+        category = f" Category of LFW's results page: {self.category}." if self.category else ""
+        return (
+            f"{self.protocol}: accuracy {np.mean(values):.2%}{error} over {count} folds (mean and standard error), "
+            f"each decided by the threshold of its own model, which has seen nobody of it.{category}"
+        )
+
+
 class SeedGroup(NamedTuple):
     """Runs that differ in nothing but `seed`."""
 
@@ -213,6 +240,25 @@ class SweepResults:
             kept = {name: value for name, value in runs[0].parameters.items() if name != SEED}
             found.append(SeedGroup(kept, runs, Spread.of(values) if values else None, tests))
         return sorted(found, key=lambda one: (one.value is None, self.rank(one.value.mean if one.value else None)))
+
+    @cached_property
+    def folds(self) -> FoldResults | None:
+        """Results over the folds of a protocol; None unless the runs differ in their fold only.
+
+        A fold that was repeated counts once, as it was run last.
+        """
+        if set(self.parameters) != {FOLD}:
+            return None
+        done = sorted(self.finished, key=lambda run: run.record.started)
+        protocol = next((name for run in done for name in run.record.test), "")
+        found = {
+            int(run.parameters[FOLD]): float(run.record.test[protocol]["balanced_accuracy"])
+            for run in done
+            if run.record.test.get(protocol, {}).get("balanced_accuracy") is not None
+        }
+        categories = {run.record.lfw_category for run in done}
+        category = categories.pop() if len(categories) == 1 else ""
+        return FoldResults(protocol, category, dict(sorted(found.items()))) if found else None
 
     def rank(self, value: float | None) -> float:
         """What runs are sorted by: lower is better."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,42 @@ class MovingWeightAveraging(WeightAveraging):
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise InputError(f"callbacks.ema.decay is {decay}, but is a share in 0 ... 1 and below 1, such as 0.999.")
-        super().__init__(avg_fn=partial(_follow, decay=decay))
+        super().__init__()
+        self.decay = decay
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Keep the average where the model will be: Lightning would leave it on the CPU, and copy it in each step."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the average after a step of the optimizer; torch's own update would wait for the GPU to count."""
+        if trainer.global_step <= self._latest_update_step:
+            return
+        assert self._average_model is not None
+        followed = [*pl_module.parameters(), *pl_module.buffers()]
+        own = [*self._average_model.module.parameters(), *self._average_model.module.buffers()]
+        share = 1 - self.decay if self._latest_update_step else 1.0  # the first average is the weights
+        follow(own, followed, share)
+        self._average_model.n_averaged += 1
+        self._latest_update_step = trainer.global_step
 
 
-def _follow(average: Tensor, current: Tensor, _: Tensor, decay: float) -> Tensor:
-    return average.lerp(current, 1 - decay) if average.is_floating_point() else current
+@torch.no_grad()
+def follow(averages: Sequence[Tensor], current: Sequence[Tensor], share: float) -> None:
+    """Move averages by a share towards the current values; what is no floating-point number becomes the current one."""
+    moved: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for average, now in zip(averages, current, strict=True):
+        if share == 1 or not average.is_floating_point():
+            average.copy_(now)
+        else:
+            mine, theirs = moved.setdefault(average.dtype, ([], []))
+            mine.append(average)
+            theirs.append(now)
+    for mine, theirs in moved.values():
+        torch._foreach_lerp_(mine, theirs, share)
 
 
 class ReseedEachBatch(pl.Callback):
@@ -117,7 +148,11 @@ class ReseedEachBatch(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed torch's generator."""
-        torch.manual_seed(hash((self.seed, trainer.current_epoch, trainer.global_rank, batch_idx)) % 2**63)
+        seed = hash((self.seed, trainer.current_epoch, trainer.global_rank, batch_idx)) % 2**63
+        if pl_module.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would note it for each device that is missing
+        else:
+            torch.manual_seed(seed)
 
 
 class CollapseMonitor(pl.Callback):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -42,7 +43,7 @@ class VerificationModule(pl.LightningModule):
         loss: called as `loss(embeddings, labels, tuples)`; its parameters are trained too. Losses of other libraries
             get tuples as the miners of pytorch-metric-learning return them. None for a method with its own objective.
         miner: chooses tuples for batches without; None leaves all of them to the loss.
-        optimizer: makes the optimizer from parameter groups.
+        optimizer: makes the optimizer from parameter groups; on a GPU fused, if it takes `fused`.
         scheduler: makes the scheduler from the optimizer and the number of steps; None keeps the learning rate.
         configuration: composed config of the run, saved in every checkpoint and sent to the logger.
         cached_chunk: images whose activations are held at once, see `embed_in_chunks`; None holds the whole batch's.
@@ -53,6 +54,8 @@ class VerificationModule(pl.LightningModule):
         frozen_layers: how many of the encoder's layers, from the lowest, or names of those that keep their weights and
             the running statistics of their batch norms, see `siamese_verify.encoders.list_layers`.
         layer_decay: factor of the learning rate from a layer to the one below, in (0, 1]; None for one rate.
+        compile_encoder: run the encoder as torch.compile makes it while fitting, or by this backend of it; weights keep
+            their names.
 
     Raises:
         InputError: a loss without a reduction, one that cannot use the miner's tuples, or one that reads lengths that
@@ -70,7 +73,7 @@ class VerificationModule(pl.LightningModule):
         encoder: nn.Module,
         loss: nn.Module | None,
         miner: Miner | None,
-        optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
+        optimizer: Callable[..., Optimizer],
         scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         configuration: dict[str, Any] | None = None,
         cached_chunk: int | None = None,
@@ -78,6 +81,7 @@ class VerificationModule(pl.LightningModule):
         method: Method | None = None,
         frozen_layers: int | Sequence[str | int] = 0,
         layer_decay: float | None = None,
+        compile_encoder: bool | str = False,
     ) -> None:
         super().__init__()
         if cached_chunk is not None and not (isinstance(cached_chunk, int) and cached_chunk >= 1):
@@ -115,6 +119,7 @@ class VerificationModule(pl.LightningModule):
         self._planned_steps: float | None = None
         self._validation_rows: list[tuple[Tensor, Tensor]] = []
         self.cached_chunk, self.freeze_batch_norm, self.layer_decay = cached_chunk, freeze_batch_norm, layer_decay
+        self.compile_encoder = compile_encoder
         self._frozen_norms = freeze_layers(encoder, frozen_layers)
         self._rate_groups()
         self.train(self.training)
@@ -235,11 +240,17 @@ class VerificationModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Keep this rank's share of the loss's weights, before they are moved to the device or loaded."""
+        if stage == "fit" and self.compile_encoder:
+            self.encoder.compile(backend="inductor" if self.compile_encoder is True else self.compile_encoder)
         loss: Any = self.loss
         if stage == "fit" and hasattr(loss, "shard"):
             loss.shard()
             if loss.sharded or loss.sample_rate < 1:  # which in several processes means sharded
                 self._ddp_params_and_buffers_to_ignore = ["loss.weights"]
+
+    def teardown(self, stage: str) -> None:
+        """Leave an encoder that is not compiled, which can be exported."""
+        self.encoder._compiled_call_impl = None
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Show the optimizer the rows of sampled identities."""
@@ -301,6 +312,12 @@ class VerificationModule(pl.LightningModule):
         others = [parameter for parameter in self.parameters() if id(parameter) not in own]
         return rate_groups(self.encoder, others, self.layer_decay)
 
+    def _fused(self, groups: Sequence[RateGroup]) -> dict[str, bool]:
+        """`fused=True` for an optimizer of torch on a GPU that is not told otherwise: one kernel for all weights."""
+        on_gpu = all(parameter.is_cuda for group in groups for parameter in group.parameters)
+        argument = inspect.signature(self.make_optimizer).parameters.get("fused")
+        return {"fused": True} if on_gpu and argument is not None and argument.default is None else {}
+
     def _position(self, matrix: nn.Parameter) -> int:
         """Number of a matrix in the optimizer's state."""
         trained = [parameter for group in self._rate_groups() for parameter in group.parameters]
@@ -310,9 +327,10 @@ class VerificationModule(pl.LightningModule):
         """Make optimizer and schedule; weights of matrices and kernels decay, biases, norms and slopes do not."""
         groups = self._rate_groups()
         settings: list[dict[str, Any]] = [{} if group.decays else {"weight_decay": 0.0} for group in groups]
-        optimizer = self.make_optimizer(
-            [{"params": group.parameters, **more} for group, more in zip(groups, settings, strict=True)]
-        )
+        trained = [{"params": group.parameters, **more} for group, more in zip(groups, settings, strict=True)]
+        optimizer = self.make_optimizer(trained, **self._fused(groups))
+        if getattr(optimizer, "_step_supports_amp_scaling", False):  # Lightning would not clip, whatever the precision
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         for made, group in zip(optimizer.param_groups, groups, strict=True):
             made["lr"] *= group.scale
         method = self.method if self.method is not None and self.method.scheduled else None

@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -293,8 +291,5 @@ def test_a_result_on_lfw_is_of_the_category_of_all_stages(
 ) -> None:
     (tmp_path / "lfw").mkdir()
     training = {"data": stages[-1], "pretrained": None, "stages": [{"data": one} for one in stages]}
-    model = SimpleNamespace(metadata=SimpleNamespace(training=training))
-    spec = SimpleNamespace(crop=SimpleNamespace(kind="whole"))
     protocol = all_pairs(LFWPhotos(tmp_path, [("Ann", 1), ("Ann", 2), ("Bob", 1)]), "LFW")
-    result: Any = SimpleNamespace(model=model, protocol=protocol, cropper=SimpleNamespace(spec=spec))
-    assert str(find_lfw_category(result)).startswith(category)
+    assert str(find_lfw_category(training, protocol, InputSpec(64, crop=Crop("whole")))).startswith(category)

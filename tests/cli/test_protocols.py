@@ -20,10 +20,11 @@ from siamese_verify.datasets import FolderPhotos, ListedPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import compare_runs, few_shot_report, retrieval_report
 from siamese_verify.models import embed_photos, load_model
-from siamese_verify.protocols import Protocol, few_shot, pair_file, retrieval, retrieval_list
+from siamese_verify.protocols import Protocol, few_shot, lfw_pairs, pair_file, retrieval, retrieval_list
 from siamese_verify.run_record import RunRecord
-from tests.cli.conftest import save_faces
+from tests.cli.conftest import Command, save_faces
 from tests.conftest import SMALL_BATCHES
+from tests.datasets.test_lfw import LFW, needs_lfw
 
 Configured = Callable[..., DictConfig]
 Trained = Callable[..., Path]
@@ -202,3 +203,40 @@ def test_pairs_of_unknown_people_have_no_episodes(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("a,b,same\np00/0.png,p00/1.png,1\np00/0.png,p01/1.png,0\n")
     with pytest.raises(InputError, match="only pairs are known, not who is on the photos"):
         few_shot(people=pair_file(tmp_path / "pairs.csv"))
+
+
+RECORD = ("experiment=lfw_record", f"data.root={LFW}")
+
+
+@needs_lfw
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("data.crop=five_point", "label-free outside data \\(the face detector's\\)"),
+        ("data.photos.without_fold=4", "people are among those trained on"),
+    ],
+)
+def test_a_record_from_lfw_alone_refuses_what_is_not(wrong: str, why: str, trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises((InputError, InstantiationException), match=why):
+        trained(tmp_path / "run", *RECORD, wrong)
+
+
+@pytest.mark.slow
+@needs_lfw
+def test_folds_of_lfw_are_trained_and_reported_together(command: Command, tmp_path: Path) -> None:
+    network = ("encoder.size=32", "encoder.width=8", "encoder.blocks=[1,1]", "encoder.grid=2", "threads=1")
+    batches = ("batches=3", "identities_per_batch=8", "singles_per_batch=8")
+    short = ("trainer.max_epochs=1", "datamodule.validation_max_identities=50", "baseline=null")
+    sampler = tuple(f"sampler.{one}" for one in batches)
+    sweep = tmp_path / "sweep"
+    ended = command("train", "-m", *RECORD, "fold=0,1", *network, *sampler, *short, f"hydra.sweep.dir={sweep}")
+    assert ended.code == 0, ended.err
+    accuracies = [metrics(sweep / fold / "report")["at_threshold"]["balanced_accuracy"] for fold in ("0", "1")]
+    expected = f"accuracy {np.mean(accuracies):.2%} ± {abs(accuracies[0] - accuracies[1]) / 2:.2%} over 2 folds"
+    assert expected in ended.out
+    assert "Category of LFW's results page: unrestricted, no outside data." in ended.out
+    for fold in (0, 1):
+        seen = json.loads((sweep / str(fold) / "people.json").read_text())["seen"]
+        tested = set(lfw_pairs(LFW, "pairs.txt", "one fold", fold).photos.people)  # type: ignore[attr-defined]
+        assert all(tested.isdisjoint(subset["people"]) for subset in seen)
+        assert metrics(sweep / str(fold) / "report")["pairs"] == 600

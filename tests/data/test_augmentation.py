@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torchvision.io import decode_jpeg, encode_jpeg
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
 from siamese_verify.data import EachImage, FaceAugmentation
 from siamese_verify.data.augmentation import LUMA, map_colors
+from siamese_verify.data.batched_changes import compress
+from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
 
 NOTHING: dict[str, Any] = {
@@ -68,7 +74,7 @@ def test_a_crop_is_the_resized_part_that_torchvision_makes() -> None:
     images = faces(8)
     augment = FaceAugmentation(**{**NOTHING, "scale": (0.3, 0.8)})
     torch.manual_seed(3)
-    boxes = augment._crop_boxes(8, 32)
+    boxes = augment.draw(8, 32).boxes.tolist()
     torch.manual_seed(3)
     found = augment(images)
     for image, (top, left, height, width), one in zip(images, boxes, found, strict=True):
@@ -102,6 +108,48 @@ def test_an_occlusion_covers_a_rectangle_of_the_asked_size_in_one_gray() -> None
         inside = one[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert 0.1 < inside.shape[1] * inside.shape[2] / 32**2 < 0.4
         assert inside.amin() == inside.amax()
+
+
+CONFIGS = sorted((Path(__file__).parents[2] / "conf" / "augmentation").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS if path.stem != "none"])
+@pytest.mark.parametrize("side", [31, 64])
+def test_a_batch_at_once_is_changed_as_its_images_one_by_one(name: str, side: int) -> None:
+    with initialize_config_dir(str(CONFIGS[0].parents[1]), version_base=None):
+        augment = instantiate(compose(f"augmentation/{name}")["augmentation"])
+    photos = SyntheticFaces(identities=8, images=4, size=side)
+    images = torch.stack([torch.from_numpy(np.array(photos[row])).permute(2, 0, 1) for row in range(32)])
+    images[0], images[1] = 0, 255
+    images[2] = torch.randint(0, 256, images[2].shape, generator=torch.Generator().manual_seed(0))
+    kept = images.clone()
+    torch.manual_seed(0)
+    draws = augment.draw(len(images), side)
+    found, expected = augment.apply_batched(images, draws), augment.apply_each(images, draws)
+    assert torch.equal(images, kept)
+    assert (found.dtype, found.shape) == (torch.uint8, images.shape)
+    off = (found.int() - expected.int()).abs()
+    compressed = draws.quality > 0
+    assert off[~compressed].max() <= 3
+    assert off[~compressed].float().mean() < 0.5
+    if compressed.any():  # of levels that are one off, a coefficient between two steps may be rounded to the other one
+        assert off[compressed].float().mean() < 1.5
+        assert (off[compressed] > 3).float().mean() < 0.1
+    torch.manual_seed(0)
+    assert torch.equal(augment(images), expected), (
+        "images of the CPU are changed one by one, by the same random numbers"
+    )
+
+
+@pytest.mark.parametrize("quality", [10, 50, 90])
+def test_jpeg_of_a_batch_leaves_what_libjpeg_leaves(quality: int) -> None:
+    images = faces(6, 40)
+    found = compress(images.float(), torch.full((6,), float(quality)))
+    expected = torch.stack([decode_jpeg(encode_jpeg(image, quality)) for image in images])
+    off = (found - expected).abs()
+    assert off.mean() < 0.3
+    assert (off > 2).float().mean() < 0.02
+    assert (images - expected.float()).abs().mean() > 10 * off.mean() or quality > 80
 
 
 def test_any_transform_of_torchvision_can_be_used_image_by_image() -> None:

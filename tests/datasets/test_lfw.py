@@ -228,6 +228,34 @@ def test_training_people_are_in_view_2_and_not_in_the_test_pairs_of_view_1(pairs
     assert has_training_people(photos) is met
 
 
+@needs_lfw
+def test_nobody_on_the_pairs_of_a_fold_is_among_the_people_of_the_others() -> None:
+    whole, listed = lfw_pairs(LFW, "pairs.txt", "View 2").pairs, 0
+    assert whole is not None and whole.folds is not None
+    for fold in range(10):
+        protocol = lfw_pairs(LFW, "pairs.txt", "one fold", fold)
+        photos, pairs = protocol.photos, protocol.pairs
+        assert isinstance(photos, LFWPhotos) and pairs is not None and pairs.folds is None
+        rest = lfw_people(LFW, "people.txt", without_fold=fold)
+        assert set(photos.people).isdisjoint(rest.people)
+        assert not has_training_people(photos, "people.txt", fold)
+        assert has_training_people(photos, "people.txt", (fold + 1) % 10)
+        assert (pairs.same == whole.same[whole.folds == fold]).all()
+        assert protocol.describe(7) == lfw_pairs(LFW, "pairs.txt", "View 2").describe(600 * fold + 7)
+        listed += len(lfw_people(LFW, "people.txt").people) - len(rest.people)
+    assert listed == 5749
+
+
+def test_a_fold_that_a_file_does_not_have_is_refused(root: Path) -> None:
+    with pytest.raises(InputError, match=r"pairs\.txt has no folds, as View 2 has, got fold 0"):
+        lfw_pairs(root, "pairs.txt", "LFW", fold=0)
+    write(root, "people.txt", ["2", "1", "Ann\t3", "2", "Bob\t2", "Cyd\t1"])
+    assert lfw_people(root, "people.txt", without_fold=0).people == ["Bob", "Cyd"]
+    assert lfw_people(root, "people.txt", without_fold=1).people == ["Ann"]
+    with pytest.raises(InputError, match=r"people\.txt has the folds 0 \.\.\. 1, got fold 2"):
+        lfw_people(root, "people.txt", without_fold=2)
+
+
 def test_without_the_list_of_training_people_they_are_assumed_to_be_there(root: Path) -> None:
     photos = lfw_people(root, "people.txt")
     assert has_training_people(photos)

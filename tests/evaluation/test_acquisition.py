@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.stats import binomtest
 
 from siamese_verify.datasets import SyntheticFaces
-from siamese_verify.evaluation import add_failures, verification_report
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import add_failures, failure_interval, verification_report
+from siamese_verify.evaluation.base_report import LeftOut
 from siamese_verify.protocols import PairList, PairProtocol, all_pairs, keep_photos
 
 
@@ -32,7 +37,7 @@ def test_generalized_rates_count_pairs_with_a_failure_as_rejected(listed: bool) 
         np.testing.assert_array_equal(compared.pairs.same, same[kept])
 
     report = verification_report(scores[kept], same[kept], threshold=0.4)
-    found = add_failures(report, len(photos), 3, *protocol.count_pairs())
+    found = add_failures(report, photos.identities, ~np.isin(np.arange(24), rows), *protocol.count_pairs())
     assert found.failure_rate == 3 / 24
     assert (found.genuine, found.genuine_failures) == (same.sum(), (same & ~kept).sum())
     assert (found.impostors, found.impostor_failures) == ((~same).sum(), (~same & ~kept).sum())
@@ -43,8 +48,39 @@ def test_generalized_rates_count_pairs_with_a_failure_as_rejected(listed: bool) 
         assert row.fnmr == pytest.approx(1 - (accepted & same).sum() / (same & kept).sum())
         assert row.generalized_far == pytest.approx((accepted & ~same).sum() / (~same).sum())
         assert row.generalized_frr == pytest.approx(1 - (accepted & same).sum() / same.sum())
-    assert "FTA 12.50%" in found.sentence
+    assert "FTA 12.50%, 95 % interval" in found.sentence
+    assert found == protocol.count_failures(report, rows)
     assert json.loads(json.dumps(found._asdict()))["rates"][0]
+
+
+def test_the_interval_of_failures_counts_people_and_not_photos() -> None:
+    failed = np.random.default_rng(0).random(400) < 0.1
+    low, high = failure_interval(np.arange(400), failed)  # everybody has one photo: the exact binomial interval
+    exact = binomtest(int(failed.sum()), 400).proportion_ci()
+    assert (low, high) == pytest.approx((exact.low, exact.high), rel=0.15)
+    people = np.arange(400) // 20
+    same = failure_interval(people, people < 2)  # two of twenty people fail in all of their photos
+    assert same.low < 0.03
+    assert same.high > 0.25
+    assert failure_interval(people, np.zeros(400)) == pytest.approx((0, 1 - 0.05 ** (1 / 20)))  # one-sided
+
+
+def test_photos_that_were_left_out_are_pictured(tmp_path: Path) -> None:
+    def damaged() -> Image.Image:
+        raise InputError("the photo is damaged")
+
+    photos = SyntheticFaces(identities=6, images=4, size=16)
+    left, right = np.triu_indices(len(photos), 1)
+    same = photos.identities[left] == photos.identities[right]
+    report = verification_report(np.random.default_rng(0).normal(size=len(left)), same)
+    left_out = [LeftOut("dark <1>.jpg", "no face was found", lambda: Image.new("RGB", (40, 40)))]
+    report.save(tmp_path, left_out=[*left_out, *[LeftOut(f"{n}.jpg", "multiple faces", damaged) for n in range(30)]])
+    page = (tmp_path / "report.html").read_text()
+    shown = page[page.index("Photos that were left out") :]
+    assert "The first 24 of 31" in shown
+    assert "dark &lt;1&gt;.jpg" in shown
+    assert shown.count("no picture") == 23
+    assert shown.count("<img") == 1
 
 
 def test_a_protocol_without_failures_stays_as_it_is() -> None:

@@ -127,3 +127,31 @@ def test_batches_that_cannot_be_filled_are_refused(arguments: dict[str, Any], me
     settings: dict[str, Any] = {"identities": IDENTITIES, "identities_per_batch": 3, "samples_per_identity": 2}
     with pytest.raises(InputError, match=message):
         IdentityBatchSampler(**settings | arguments)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_singles_are_shown_twice_and_all_before_any_comes_again(ranks: int) -> None:
+    identities = np.random.default_rng(1).permutation(np.repeat(np.arange(30), [3] * 10 + [1] * 20))
+    every = [
+        IdentityBatchSampler(identities, 2, 2, batches=12, rank=rank, world_size=ranks, singles_per_batch=4)
+        for rank in range(ranks)
+    ]
+    plain = [IdentityBatchSampler(identities, 2, 2, batches=12, rank=rank, world_size=ranks) for rank in range(ranks)]
+    shown: dict[int, list[int]] = {}
+    for rank, (sampler, without) in enumerate(zip(every, plain, strict=True)):
+        for number, rows, few in zip(sampler.numbers(), sampler, without, strict=True):
+            assert rows[:4] == few, rank
+            assert rows[4:8] == rows[8:] and len(set(rows[4:8])) == 4
+            shown[number] = identities[rows[4:8]].tolist()
+    for turn in (range(5), range(5, 10)):
+        assert sorted(one for number in turn for one in shown[number]) == list(range(10, 30))
+    assert shown[0] != shown[5]
+    every[0].set_epoch(1)
+    assert identities[next(iter(every[0]))[4:8]].tolist() != shown[0]
+
+
+def test_more_singles_than_there_are_are_refused() -> None:
+    with pytest.raises(InputError, match="singles_per_batch is 6, but only 5 of 18 identities have one sample"):
+        IdentityBatchSampler(IDENTITIES, 2, 2, singles_per_batch=6)
+    with pytest.raises(InputError, match="singles_per_batch"):
+        IdentityBatchSampler(IDENTITIES, 2, 2, singles_per_batch=-1)

@@ -7,11 +7,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.sweep_page import render_sweep
-from siamese_verify.sweeps.sweep_progress import SweepProgress, finish_sweep
+from siamese_verify.sweeps.sweep_progress import SweepProgress, closing_lines, finish_sweep
 from siamese_verify.sweeps.sweep_results import read_sweep, record_files
 from tests.sweeps.written_runs import PROTOCOL, make, write_grid, write_run
 
@@ -137,3 +138,20 @@ def test_the_page_shows_the_last_run_that_ended_while_others_still_run(
             assert time.monotonic() < shown_by
             time.sleep(0.01)
     progress.finish()
+
+
+def test_folds_have_a_mean_and_a_standard_error_and_no_best_run(tmp_path: Path) -> None:
+    """As LFW's authors report them; a fold that was run again counts as it was run last."""
+    accuracies = [0.91, 0.88, 0.94, 0.90]
+    for fold, accuracy in [(2, 0.5), *enumerate(accuracies)]:
+        test = {"LFW View 2, one fold": {"eer": 0.1, "balanced_accuracy": accuracy}}
+        changes = {"test": test, "lfw_category": "unrestricted", "started": f"2026-01-0{fold + (accuracy != 0.5)}"}
+        write_run(tmp_path / f"{fold}{accuracy}", 0.1, {"fold": fold}, **changes)
+    sweep = read_sweep(tmp_path)
+    mean, error = np.mean(accuracies), np.std(accuracies, ddof=1) / 2
+    ending = "\n".join(closing_lines(sweep))
+    assert f"LFW View 2, one fold: accuracy {mean:.2%} ± {error:.2%} over 4 folds" in ending
+    assert "Category of LFW's results page: unrestricted." in ending
+    assert "Best run" not in ending
+    page = render_sweep(sweep)
+    assert "All folds" in page and "<td>88.00 %</td>" in page and "Best run" not in page

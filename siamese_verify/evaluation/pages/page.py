@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
+from siamese_verify.evaluation.pages.definitions import definitions_for
 from siamese_verify.evaluation.pages.figures import comparison_figures
 from siamese_verify.evaluation.roc import downsample
 
@@ -22,15 +24,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from siamese_verify.evaluation.all_pairs_comparison import EqualErrorComparison
-    from siamese_verify.evaluation.base_report import Report
+    from siamese_verify.evaluation.base_report import LeftOut, Report
     from siamese_verify.evaluation.bootstrap import Difference
     from siamese_verify.evaluation.cases import CaseComparison
     from siamese_verify.evaluation.comparison import ScoreComparison
+    from siamese_verify.evaluation.differentials import GroupDifferentials
     from siamese_verify.evaluation.pages.rendering import ReportFigure
     from siamese_verify.evaluation.report import VerificationReport
     from siamese_verify.evaluation.roc import RocCurve
     from siamese_verify.evaluation.score_statistics import HardPair
 
+LEFT_OUT = 24  # photos without a face that a page shows
 THUMBNAIL = 176  # pixels, twice what is shown, for screens of high density
 
 
@@ -136,6 +140,35 @@ def _card(
     return PairCard(pair, pair.wrong(threshold), photos, caption)
 
 
+def _left_out_cards(left_out: Sequence[LeftOut]) -> list[tuple[str, str, str]]:
+    """Name, reason and picture of the first photos that were left out."""
+    found = []
+    for one in left_out[:LEFT_OUT]:
+        try:
+            photo = thumbnail(one.photo())
+        except (InputError, OSError):
+            photo = ""
+        found.append((one.name, one.reason, photo))
+    return found
+
+
+def _heat(found: GroupDifferentials) -> list[tuple[str, list[tuple[float | None, int]]]]:
+    """Rows of a heat map of false match rates: each rate, None without pairs, and its shade in percent."""
+    rates = found.matrix()
+    positive = rates[np.isfinite(rates) & (rates > 0)]
+    lowest, highest = (math.log(positive.min()), math.log(positive.max())) if len(positive) else (0.0, 0.0)
+
+    def shade(rate: float) -> int:
+        if not rate > 0:
+            return 0
+        return round(10 + 60 * (math.log(rate) - lowest) / (highest - lowest)) if highest > lowest else 30
+
+    return [
+        (name, [(None if math.isnan(rate) else rate, shade(rate)) for rate in row])
+        for name, row in zip(found.groups, rates.tolist(), strict=True)
+    ]
+
+
 def curve_numbers(curve: RocCurve, name: str) -> dict[str, Any]:
     """Return what the page's script reads off a curve, as JSON types."""
     few = downsample(curve)
@@ -158,6 +191,7 @@ def render_report(
     comparison: Sequence[Mapping[str, Any]],
     pictures: Callable[[int], tuple[Image, Image]] | None,
     captions: Callable[[int], str] | None,
+    left_out: Sequence[LeftOut] = (),
 ) -> str:
     """Return the page of a report; `details` and `comparison` hold JSON types, see `VerificationReport.save`."""
     kinds = [
@@ -169,7 +203,11 @@ def render_report(
         "report.html.j2",
         report=report,
         infinity=math.inf,
+        definitions=definitions_for(report),
+        heat=_heat(report.differentials) if report.differentials else [],
         title=title,
+        left_out=_left_out_cards(left_out),
+        left_out_total=len(left_out),
         plots=figures,
         slider={"low": low, "high": high, "value": min(max(report.threshold, low), high)},
         numbers={"curves": [curve_numbers(report.curve, title)], "axes": {one.name: one.axes for one in figures}},
@@ -191,6 +229,7 @@ def render_measures(
     title: str,
     details: Mapping[str, Any],
     comparison: Sequence[Mapping[str, Any]],
+    left_out: Sequence[LeftOut] = (),
 ) -> str:
     """Return the page of a report of headline numbers and tables; `details` and `comparison` hold JSON types."""
     lead, tiles, tables = report.content()
@@ -198,6 +237,8 @@ def render_measures(
         "measures.html.j2",
         report=report,
         title=title,
+        left_out=_left_out_cards(left_out),
+        left_out_total=len(left_out),
         lead=lead,
         tiles=tiles,
         tables=tables,
