@@ -16,6 +16,7 @@ from siamese_verify.evaluation.calibration_check import CalibrationCheck, check_
 from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
 from siamese_verify.evaluation.episodes import FewShotReport, few_shot_report
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
+from siamese_verify.evaluation.grouping_rates import GroupingRates, grouping_rates
 from siamese_verify.evaluation.groups import (
     DamagedRates,
     GroupRates,
@@ -63,6 +64,7 @@ __all__ = [
     "DamagedRates",
     "FewShotReport",
     "GroupRates",
+    "GroupingRates",
     "IdentificationReport",
     "ImpostorTail",
     "Interval",
@@ -98,6 +100,7 @@ __all__ = [
     "fit_isotonic",
     "fit_logistic",
     "group_reports",
+    "grouping_rates",
     "identification_report",
     "inverted_hint",
     "kfold_accuracy",
