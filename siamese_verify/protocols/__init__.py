@@ -17,6 +17,7 @@ from siamese_verify.protocols.protocol import (
     folder_pairs,
     keep_photos,
     sampled_pairs,
+    with_groups,
 )
 from siamese_verify.protocols.retrieval import RetrievalProtocol, retrieval, retrieval_list
 
@@ -48,4 +49,5 @@ __all__ = [
     "retrieval_list",
     "sampled_pairs",
     "save_people",
+    "with_groups",
 ]
