@@ -114,6 +114,11 @@ COMMANDS = {
         "siamese_verify.cli.embed_photos:run",
         "siamese_verify.cli.embed_photos:add_arguments",
     ),
+    "search": Command(
+        "find the faces of embedded photos that are most like the one on a photo",
+        "siamese_verify.cli.search_photos:run",
+        "siamese_verify.cli.search_photos:add_arguments",
+    ),
     "serve": Command(
         "serve the HTTP API and the web page",
         "siamese_verify.cli.serve:run",
