@@ -163,12 +163,12 @@ def detection(lfw: Path, repetitions: int) -> None:
     """Faces on photos of LFW, and whether they are the same."""
     from facenet_pytorch import MTCNN
 
-    from siamese_verify.faces import FaceDetector, FaceFinder, open_photo
+    from siamese_verify.faces import FaceFinder, Mtcnn, open_photo
     from siamese_verify.faces.finder import central_face
 
     files = sorted((lfw / "lfw-deepfunneled").rglob("*.jpg"))[::13][:1000]
     photos = [open_photo(file) for file in files]
-    ours, peer = FaceDetector(), MTCNN(keep_all=True)
+    ours, peer = Mtcnn(), MTCNN(keep_all=True)
     some, cores = photos[:200], os.cpu_count() or 1
 
     def search(some: list[Image]) -> list[FaceSearch]:

@@ -109,6 +109,11 @@ COMMANDS = {
         "siamese_verify.cli.gallery_commands:forget",
         "siamese_verify.cli.gallery_commands:forget_arguments",
     ),
+    "embed": Command(
+        "embed every face of many photos into a folder that search, group and clean read",
+        "siamese_verify.cli.embed_photos:run",
+        "siamese_verify.cli.embed_photos:add_arguments",
+    ),
     "serve": Command(
         "serve the HTTP API and the web page",
         "siamese_verify.cli.serve:run",

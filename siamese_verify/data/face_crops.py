@@ -66,7 +66,7 @@ class FaceCropper:
         self.damaged: list[tuple[str, str]] = []
         self.failures: list[tuple[str, str]] = []
         self.qualities: list[Quality] = []
-        self._finder = finder or FaceFinder(cache=cache)
+        self._finder = finder or FaceFinder(cache=cache, name=spec.crop.detector)
         self._digest = hashlib.sha256()
 
     @property

@@ -35,10 +35,11 @@ class BatchHard(Miner[Triplets]):
 
     def choose(self, compared: ComparedRows) -> Triplets:
         """See the class."""
-        if fused(compared.rows) and len(compared.columns):
-            positive, negative = farthest_positives(compared), nearest_by_kernel(compared)[:, 0]
-            anchor = ((positive >= 0) & (negative >= 0)).nonzero().flatten()  # waits for the GPU, here only
-            return Triplets(anchor, positive[anchor], negative[anchor])
+        farthest = farthest_positives(compared) if fused(compared.rows) and len(compared.columns) else None
+        if farthest is not None:
+            nearest = nearest_by_kernel(compared)[:, 0]
+            anchor = ((farthest >= 0) & (nearest >= 0)).nonzero().flatten()
+            return Triplets(anchor, farthest[anchor], nearest[anchor])
         row, column = compared.genuine_pairs()
         positive = first_best(row, column, -exact_distance(compared, row, column), len(compared.labels))  # (B,)
         anchor = (positive >= 0).nonzero().flatten()

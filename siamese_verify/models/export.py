@@ -21,11 +21,10 @@ from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import equal_error_rate, score_pairs
-from siamese_verify.faces import detector_files
-from siamese_verify.models.bundle import CARD, DETECTOR, NETWORK, WEIGHTS, Bundle, write_bundle
+from siamese_verify.models.bundle import NETWORK, WEIGHTS, Bundle, save_files
 from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine, embed_crops
 from siamese_verify.models.loading import FaceModel, load_model
-from siamese_verify.models.metadata import ModelMetadata, model_card
+from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.onnx_runtime import export_onnx
 from siamese_verify.protocols import Protocol, lfw_pairs
 from siamese_verify.structures import InputSpec
@@ -193,21 +192,6 @@ def save_bundle(
         )
     metadata = replace(model.metadata, weights_sha256=hashlib.sha256(weights).hexdigest())
     return save_files(folder, metadata, {WEIGHTS: weights, NETWORK: network}, checks, versions)
-
-
-def save_files(
-    folder: Path,
-    metadata: ModelMetadata,
-    files: Mapping[str, bytes],
-    checks: dict[str, Any],
-    versions: Mapping[str, str],
-) -> Bundle:
-    """Write a bundle of these files, with the face detector if the model needs one, and a model card."""
-    detector = (
-        dict(zip(DETECTOR, detector_files().values(), strict=True)) if metadata.input_spec.crop.needs_face else {}
-    )
-    card = {CARD: model_card(metadata, checks).encode()}
-    return write_bundle(folder, metadata, {**files, **detector, **card}, checks, dict(versions))
 
 
 def compare_engines(

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces import DETECTOR_FILES, load_networks
-from siamese_verify.faces.mtcnn import Networks
+from siamese_verify.faces import DETECTORS, FaceDetector, load_detector
 from siamese_verify.models.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
 from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine
 from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points, training_of
@@ -62,7 +61,7 @@ class VerifierParts(NamedTuple):
 
     metadata: ModelMetadata
     engine: Engine
-    networks: Networks | None  # of the face detector; None for those in this machine's cache
+    detector: FaceDetector | None  # None for that of this machine's cache
     integrity: Future[None] | None  # integrity check of the bundle's files, None without a bundle
 
 
@@ -92,11 +91,10 @@ def load_parts(
     pool = ThreadPoolExecutor(1)
     integrity = pool.submit(bundle.check, bundle.files)  # while the network is loaded
     pool.shutdown(wait=False)
-    networks = None
-    if bundle.metadata.input_spec.crop.needs_face:
-        networks = load_networks(
-            {file: bundle.read(place) for file, place in zip(DETECTOR_FILES, DETECTOR, strict=True)}
-        )
+    detector, crop = None, bundle.metadata.input_spec.crop
+    if crop.needs_face:
+        files = {name: bundle.read(f"{DETECTOR}/{name}") for name in DETECTORS[crop.detector].files}
+        detector = load_detector(crop.detector, files)
     network = bundle.path(NETWORK)
     if device == "auto" and bundle.metadata.quantization != "none":
         device = "cpu"  # int8 is made for it
@@ -104,7 +102,7 @@ def load_parts(
         return VerifierParts(
             with_name,
             OnnxEngine(network, str(network), threads, bundle.metadata.input_spec.array_type, device),
-            networks,
+            detector,
             integrity,
         )
     except InputError:
@@ -156,7 +154,7 @@ def load_model(
     """Load a model for torch.
 
     Args:
-        name: `casia-webface`, `vggface2`, a bundle folder, a run folder, or a Lightning checkpoint.
+        name: `sface`, `casia-webface`, `vggface2`, a bundle folder, a run folder, or a Lightning checkpoint.
         device: of the encoder; `auto` for a GPU if there is one.
         trust_code: classes of others, such as `my_package.MyNet`, that may be imported to create its encoder.
         encoder: takes the weights, as a copy, instead of one that is created; not those of a pretrained model.
@@ -192,6 +190,8 @@ def _can_create(folder: Path, trust_code: str | Collection[str]) -> bool:
     metadata = open_bundle(folder).metadata
     ours = str(metadata.configuration)
     if any(f"siamese_verify.encoders.{name}'" in ours for name in OF_TIMM) and find_spec("timm") is None:
+        return False
+    if WEIGHTS not in open_bundle(folder).files:
         return False
     return metadata.quantization == "none" and set(metadata.needs_code) <= set(_names(trust_code))
 
@@ -261,8 +261,10 @@ def read_origin(name: str | Path) -> Origin:
         InputError: there is no such model, it is damaged, or has no weights for torch.
     """
     if str(name) in PRETRAINED:
-        target = "siamese_verify.encoders.InceptionResNet"
-        return Origin({"_target_": target, "pretrained": str(name)}, {"data": str(name), "pretrained": str(name)}, "")
+        from siamese_verify.models.registry import SOURCES
+
+        target, origin = SOURCES[str(name)].target, SOURCES[str(name)].origin
+        return Origin({"_target_": target, "pretrained": str(name)}, {"data": origin, "pretrained": str(name)}, "")
     if Path(name).is_file():
         settings = _read_checkpoint(name, lazily=True)[0]
         return Origin(dict(settings.get("encoder") or {}), training_of(settings), "")

@@ -148,6 +148,7 @@ SMALL_ENCODERS = {
     "module": ("encoder._target_=tests.own_networks.OwnNet", "encoder.size=16", "+encoder.width=3"),
     "perceptron": ("encoder.shape=[5]",),
     "resnet18": ("encoder.size=32",),
+    "sface": (),
     "small": ("encoder.size=32", "encoder.width=8"),
     "timm": ("encoder.name=test_vit", "encoder.size=48", "encoder.embedding_size=16"),
     "tiny": ("encoder.size=32", "encoder.width=8"),
@@ -156,7 +157,14 @@ SMALL_ENCODERS = {
 }
 
 
-SLOW_OR_IN_MODELS = {"inception_resnet", "iresnet100", "mobilefacenet", "resnet18", "small"}  # see tests/models
+SLOW_OR_IN_MODELS = {
+    "sface",
+    "inception_resnet",
+    "iresnet100",
+    "mobilefacenet",
+    "resnet18",
+    "small",
+}  # see tests/models
 
 
 @pytest.mark.parametrize("name", CHOICES["encoder"])

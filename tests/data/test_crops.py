@@ -15,7 +15,7 @@ from PIL import Image
 from siamese_verify.data import FaceCropper
 from siamese_verify.datasets import LFWPhotos
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Face, FaceDetector, FaceFinder, crop_face
+from siamese_verify.faces import Face, FaceFinder, Mtcnn, crop_face
 from siamese_verify.structures import Crop, InputSpec
 
 LFW = Path(__file__).resolve().parents[2].parent / "shared/data/lfw"
@@ -45,7 +45,7 @@ class Album:
 LEVEL = ((12.0, 8.0), (20.0, 8.0), (16.0, 12.0), (13.0, 16.0), (19.0, 16.0))  # landmarks of a face without tilt
 
 
-class TwoFaces(FaceDetector):
+class TwoFaces(Mtcnn):
     """Finds two faces on every photo that is not black."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ def test_without_anything_left_out_there_is_no_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["whole", "center"])
 def test_crops_without_a_face_need_no_detector(kind: Any, tmp_path: Path) -> None:
-    def no_detector() -> FaceDetector:
+    def no_detector() -> Mtcnn:
         raise AssertionError("a detector was built")
 
     finder = FaceFinder(no_detector, tmp_path)

@@ -16,7 +16,7 @@ from PIL import Image
 from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor
 
-from siamese_verify.data import FaceDataModule, FaceDataset, FacesInMemory
+from siamese_verify.data import FaceAugmentation, FaceDataModule, FaceDataset, FacesInMemory
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.samplers import HardMiningSampler, IdentityBatchSampler, PairSampler, TripletSampler
@@ -89,6 +89,62 @@ def test_every_sampler_gives_face_batches(sampler: Any, rows: int, tuples: type,
             anchor, positive, negative = (batch.labels[places] for places in batch.tuples)
             assert bool((anchor == positive).all())
             assert bool((anchor != negative).all())
+
+
+def batches_of(device: Any, later: bool = False, **options: Any) -> list[FaceBatch]:
+    """The batches of one epoch, as a training step gets them."""
+    given: list[FaceBatch] = []
+
+    class Recorder(pl.LightningModule):
+        def training_step(self, batch: FaceBatch, _: int) -> None:
+            given.append(batch)
+
+        def validation_step(self, batch: FaceBatch, _: int) -> None:
+            assert len(batch.images) == len(batch.labels)
+
+        def configure_optimizers(self) -> None:
+            return None
+
+    module = datamodule(transform=FaceAugmentation(blur=0.5), multi_view=2, device=device, **options)
+    if later:
+        make = module.train_dataloader
+
+        def loader() -> Any:
+            found = make()
+            sets_of(module)[0].augments_later = True  # as on a GPU
+            return found
+
+        module.train_dataloader = loader  # type: ignore[method-assign]
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(Recorder(), datamodule=module)
+    held = module.train_set is not None and isinstance(module.train_set.faces, FacesInMemory)
+    assert held or (device, options.get("in_memory")) == ("auto", False)
+    return given
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize(("later", "workers"), [(False, 0), (True, 0), (False, 1)])
+def test_the_batches_are_the_same_wherever_faces_live_and_are_augmented(
+    in_memory: bool, later: bool, workers: int
+) -> None:
+    expected = batches_of("auto")
+    found = batches_of("cpu", later, in_memory=in_memory, workers=workers)
+    assert len(found) == len(expected) > 1
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+        assert one.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_faces_of_a_gpu_that_does_not_train_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = datamodule(device="gpu")
+    with pytest.raises(InputError, match=r"on the GPU that trains: set trainer=gpu"):
+        module.train_dataloader()
+    with pytest.raises(InputError, match=r"datamodule\.device must be auto, cpu or gpu, got 'cuda'"):
+        datamodule(device="cuda")
 
 
 def test_nobody_is_in_training_and_in_validation() -> None:

@@ -32,11 +32,10 @@ from siamese_verify.losses import (
     SupConLoss,
     TripletLoss,
     reduce_items,
-    softmax,
 )
 from siamese_verify.losses.base import Items, Reduction, fraction_nonzero, sum_items
 from siamese_verify.miners import AllPairs, AllTriplets, HardPairs
-from siamese_verify.pairwise import tiles
+from siamese_verify.pairwise import blocks, tiles
 from siamese_verify.structures import Pairs, Triplets
 
 COMPARING = {
@@ -198,11 +197,13 @@ def test_no_tuples_give_zero_connected_to_the_embeddings(loss: BatchLoss) -> Non
 @pytest.mark.parametrize("name", [name for name in ALL if name not in WAITING])
 def test_nothing_waits_for_a_gpu(name: str, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = ALL[name]
-    monkeypatch.setattr(tiles, "enabled", fused)
+    monkeypatch.setattr(tiles, "interpreted", fused)
+    monkeypatch.setattr(tiles, "has_kernels", lambda _: fused)
+    monkeypatch.setattr(torch.cuda, "device_of", nullcontext)
     if fused:
         triton = pytest.importorskip("triton")
         monkeypatch.setattr(triton.JITFunction, "run", lambda *_, **__: None)  # all but the kernels themselves
-        monkeypatch.setattr(softmax, "SMALL_ON_GPU", 0)
+        monkeypatch.setattr(blocks, "SMALL_ON_GPU", 0)
     on_meta = copy.deepcopy(loss).to("meta")
     labels = torch.arange(9) // 2
     with FakeTensorMode(allow_non_fake_inputs=True):  # raises where a value is asked for

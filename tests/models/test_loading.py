@@ -19,13 +19,14 @@ from siamese_verify.encoders import MirroredEncoder, MobileFaceNet, Pixels, ResN
 from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import verification_report
-from siamese_verify.faces import FaceDetector
+from siamese_verify.faces import Mtcnn
 from siamese_verify.models import (
     FaceModel,
     TorchEngine,
     load_bundle,
     load_checkpoint,
     load_model,
+    open_bundle,
     save_bundle,
     store_thresholds,
 )
@@ -227,6 +228,52 @@ def test_verifying_imports_neither_torch_nor_torchvision(bundle: Path, photos: l
 
 
 @pytest.fixture(scope="module")
+def sface() -> Path:
+    if not (WEIGHTS / "opencv_zoo").is_dir() or not LFW.is_dir():
+        pytest.skip("needs SFace and YuNet in ../shared/weights/opencv_zoo and LFW in ../shared/data/lfw")
+    return pretrained_bundle("sface", [WEIGHTS / "opencv_zoo"])
+
+
+def test_sface_with_yunet_is_pulled_from_files_and_verifies_without_torch(sface: Path) -> None:
+    bush = [str(LFW / f"George_W_Bush/George_W_Bush_000{number}.jpg") for number in (1, 2)]
+    command = ["verify", *bush, "--model", "sface", "--threshold", "0.363"]  # the threshold that OpenCV recommends
+    ended = subprocess.run(
+        [sys.executable, "-c", VERIFY, *command], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert ended.stdout.splitlines()[-1] == "[] 0", ended.stdout + ended.stderr
+    bundle = open_bundle(sface)
+    assert {"detector/yunet.onnx", "model.onnx", "README.md"} == set(bundle.files)
+    card = bundle.read("README.md").decode()
+    assert "Apache-2.0, training data not disclosed by the authors; detector YuNet MIT" in card
+    assert "five_point-1 after yunet-1" in card
+
+
+def test_sface_on_torch_gives_the_embeddings_of_its_bundle(sface: Path) -> None:
+    photo = LFW / "George_W_Bush/George_W_Bush_0001.jpg"
+    left, right = (Verifier.load("sface", engine=engine) for engine in ("onnx", "torch"))
+    np.testing.assert_allclose(left.embed([photo]), right.embed([photo]), atol=1e-5)
+    assert left.metadata.fingerprint == right.metadata.fingerprint
+
+
+def test_files_of_a_model_of_torch_are_not_taken(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"from torch's cache \(TORCH_HOME\), not from {tmp_path}"):
+        pretrained_bundle("casia-webface", [tmp_path])
+
+
+def test_any_encoder_can_have_any_detector(sface: Path, tmp_path: Path) -> None:
+    encoder = SmallResNet(size=32, width=4, crop=Crop("box", margin=4, detector="yunet")).eval()
+    save_bundle(tmp_path / "bundle", FaceModel.create("mine", encoder))
+    bundle = open_bundle(tmp_path / "bundle")
+    assert "detector/yunet.onnx" in bundle.files
+    assert bundle.metadata.input_spec.crop.detector == "yunet"
+    (face,) = Verifier.load(tmp_path / "bundle").find(LFW / "George_W_Bush/George_W_Bush_0001.jpg")
+    assert face.landmarks is not None
+    assert len(face.landmarks) == 5
+    with pytest.raises(InputError, match="A crop's detector must be mtcnn or yunet, got 'haar'"):
+        Crop(detector="haar")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
 def casia(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (WEIGHTS / "checkpoints/20180408-102900-casia-webface.pt").is_file() or not LFW.is_dir():
         pytest.skip("needs casia-webface's weights in ../shared/weights and LFW in ../shared/data/lfw")
@@ -323,10 +370,10 @@ def test_one_measurement_gives_a_pretrained_model_its_own_thresholds(
 def test_thresholds_of_another_face_detector_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert ships_thresholds("casia-webface")
-    assert read_thresholds("casia-webface")["detector"] == FaceDetector.identifier
+    assert read_thresholds("casia-webface")["detector"] == Mtcnn.identifier
     store_thresholds("vggface2", {"measured_on": "four pairs"})
     assert read_thresholds("vggface2")["measured_on"] == "four pairs"
-    monkeypatch.setattr(FaceDetector, "identifier", "another")
+    monkeypatch.setattr(Mtcnn, "identifier", "another")
     assert not ships_thresholds("casia-webface")
     assert read_thresholds("casia-webface") == read_thresholds("vggface2") == {}
 
