@@ -83,7 +83,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         cropper = FaceCropper(model.encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
         rates, called = further_rates(cfg.far), Path(str(cfg.model)).name
         given, earlier = (called, model.encoder, protocol, cropper, model), [*results.values()]
-        result = measure(*given, resamples=cfg.resamples, targets=rates, earlier=earlier)
+        result = measure(*given, resamples=cfg.resamples, targets=rates, earlier=earlier, quality=cfg.quality)
         if not number:
             check_claim(category_of(result), cfg.claim)
         if cfg.robustness:

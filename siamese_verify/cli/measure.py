@@ -34,11 +34,13 @@ from siamese_verify.evaluation import (
 from siamese_verify.evaluation.base_report import LeftOut, Report
 from siamese_verify.evaluation.embedding_file import EMBEDDINGS, write_embeddings
 from siamese_verify.evaluation.report import PAIRS_DIGEST
+from siamese_verify.faces import quality_scores
 from siamese_verify.faces.alignment import spec_for
 from siamese_verify.models import FaceModel, embed_photos
 from siamese_verify.models.metadata import people_of
 from siamese_verify.protocols import EvaluationSettings, HeldOutShare, PairProtocol, Protocol, made_of, sampled_pairs
-from siamese_verify.structures import InputSpec
+from siamese_verify.structures import InputSpec, Photos
+from siamese_verify.tables import is_number, read_header, read_table
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def measure(
     resamples: int = 1000,
     targets: Sequence[float] = (),
     earlier: Sequence[Result] = (),
+    quality: str | Path | None = None,
 ) -> Result:
     """Embed each photo of a protocol once, and return all metrics.
 
@@ -92,6 +95,7 @@ def measure(
         resamples: of the people, for intervals of differences between groups; 0 for no confidence intervals at all.
         targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
         earlier: results of the same encoder, in the same way: photos that one has embedded are not embedded again.
+        quality: a CSV with further qualities of the photos, see `qualities_of`.
     """
     same = next((one for one in earlier if one.protocol.photos is protocol.photos), None)
     if same:
@@ -99,7 +103,8 @@ def measure(
     else:
         embeddings, rows = embed_photos(encoder.eval(), protocol.photos, cropper)
     compared = protocol.keep(rows)
-    settings = EvaluationSettings(resamples, targets)
+    own = quality_scores(cropper.qualities) if len(cropper.qualities) == len(rows) else {}
+    settings = EvaluationSettings(resamples, targets, qualities={**own, **qualities_of(compared.photos, quality)})
     if model:
         learned = model.metadata.score_calibration
         settings = replace(
@@ -110,6 +115,29 @@ def measure(
         failures = protocol.count_failures(report, rows)
         report = replace(report, acquisition=failures)
     return Result(name, report, protocol, compared, embeddings, rows, cropper, model)
+
+
+def qualities_of(photos: Photos, path: str | Path | None) -> dict[str, np.ndarray]:
+    """Qualities of photos by name, from a CSV with the column `path` and others of numbers, higher is better.
+
+    Raises:
+        InputError: see `read_table`; no other column, or a cell that holds no number; an empty one is unknown.
+    """
+    if path is None:
+        return {}
+    names = [name for name in read_header(path) if name and name != "path"]
+    table = read_table(path, ("path", *names))
+    if not names:
+        raise InputError(f"{path} has no column beside path: add one of numbers, such as sharpness.")
+    rows = {name: row for row, name in enumerate(table["path"])}
+    found = {}
+    for name in names:
+        for row, cell in enumerate(table[name]):
+            if cell.strip() and not is_number(cell):
+                raise InputError(f"Line {table.lines[row]} of {path} has {cell!r} as {name}: write a number.")
+        values = np.array([float(cell) if cell.strip() else np.nan for cell in table[name]])
+        found[name] = np.array([values[rows[photo]] if photo in rows else np.nan for photo in photos.names])
+    return found
 
 
 def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pairs: int, seed: int = 0) -> Result:

@@ -23,6 +23,7 @@ from siamese_verify.evaluation.differentials import (
     labels_of,
     worst_ratio,
 )
+from siamese_verify.evaluation.discard import DiscardCurve, discard_curve
 from siamese_verify.evaluation.episodes import FewShotReport, few_shot_report
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
 from siamese_verify.evaluation.groups import (
@@ -36,12 +37,16 @@ from siamese_verify.evaluation.groups import (
 from siamese_verify.evaluation.identification_rates import IdentificationReport, identification_report
 from siamese_verify.evaluation.impostor_tail import ImpostorTail
 from siamese_verify.evaluation.operating_points import (
+    DetectionCost,
     OperatingPoint,
+    PartialArea,
     ThresholdRates,
     best_threshold,
     equal_error,
     equal_error_rate,
+    min_detection_cost,
     operating_point,
+    partial_auc,
     rates_at,
     tar_at_far,
     zero_fmr,
@@ -71,6 +76,8 @@ __all__ = [
     "Calibration",
     "CalibrationCheck",
     "DamagedRates",
+    "DetectionCost",
+    "DiscardCurve",
     "FewShotReport",
     "GroupDifferentials",
     "GroupRates",
@@ -80,6 +87,7 @@ __all__ = [
     "KFoldAccuracy",
     "MeanOfGroups",
     "OperatingPoint",
+    "PartialArea",
     "PublishedCurve",
     "Representation",
     "RetrievalReport",
@@ -103,6 +111,7 @@ __all__ = [
     "compare_scores",
     "d_prime",
     "damaged_rates",
+    "discard_curve",
     "effective_rank",
     "equal_error",
     "equal_error_rate",
@@ -123,8 +132,10 @@ __all__ = [
     "mean_of_groups",
     "measure_representation",
     "min_cllr",
+    "min_detection_cost",
     "operating_point",
     "pair_intervals",
+    "partial_auc",
     "rates_at",
     "read_curve",
     "read_evaluation",

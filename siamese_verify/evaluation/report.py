@@ -13,10 +13,14 @@ from siamese_verify.evaluation.bootstrap import Interval, numbered_people
 from siamese_verify.evaluation.clustered_pairs import cluster_pairs
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
 from siamese_verify.evaluation.operating_points import (
+    DetectionCost,
     OperatingPoint,
+    PartialArea,
     ThresholdRates,
     equal_error,
+    min_detection_cost,
     operating_point,
+    partial_auc,
     rates_at,
     zero_fmr,
     zero_fnmr,
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation.acquisition import Acquisition
     from siamese_verify.evaluation.calibration_check import CalibrationCheck
     from siamese_verify.evaluation.differentials import GroupDifferentials
+    from siamese_verify.evaluation.discard import DiscardCurve
     from siamese_verify.evaluation.groups import DamagedRates, GroupRates, MeanOfGroups
     from siamese_verify.evaluation.identification_rates import IdentificationReport
     from siamese_verify.evaluation.representation import Representation
@@ -87,6 +92,9 @@ class VerificationReport(Report):
         acquisition: failures to acquire and the generalized rates, where photos were searched for faces.
         extrapolated: operating points at false accept rates that too few impostors decide.
         differentials: rates within and across groups of photos at the common threshold.
+        min_dcf: least detection cost over all thresholds.
+        partial_auc: area under the ROC for low false accept rates.
+        discard: error versus discard by quality, one for each measure.
     """
 
     metric: ClassVar[str] = "eer"
@@ -117,6 +125,9 @@ class VerificationReport(Report):
     acquisition: Acquisition | None = None
     extrapolated: TailExtrapolation | None = None
     differentials: GroupDifferentials | None = None
+    min_dcf: DetectionCost | None = None
+    partial_auc: PartialArea | None = None
+    discard: tuple[DiscardCurve, ...] = ()
 
     @property
     def hint(self) -> str | None:
@@ -285,4 +296,6 @@ def report_from_curve(
         histogram=histogram,
         hardest=hardest,
         intervals=intervals or {},
+        min_dcf=min_detection_cost(curve),
+        partial_auc=partial_auc(curve),
     )

@@ -14,7 +14,7 @@ from siamese_verify.faces.finder import (
     check_select_one_face,
 )
 from siamese_verify.faces.photo import Photo, open_photo, reduced
-from siamese_verify.faces.quality import Quality, quality_of, ranges_of, sharpness
+from siamese_verify.faces.quality import Quality, quality_of, quality_scores, ranges_of, sharpness
 from siamese_verify.faces.rotation import rotate_photo, rotated_size
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "load_detector",
     "open_photo",
     "quality_of",
+    "quality_scores",
     "ranges_of",
     "reduced",
     "rotate_photo",

@@ -94,6 +94,21 @@ def ranges_of(qualities: Sequence[Quality]) -> dict[str, tuple[float | None, flo
     return limits
 
 
+def quality_scores(qualities: Sequence[Quality]) -> dict[str, list[float]]:
+    """Return each quality as numbers of which higher are better, by the names of `Quality`; NaN where unknown.
+
+    Qualities that can be too high are negated. Those that can be too low and too high are distances from the median,
+    negated.
+    """
+    found = {}
+    for name in Quality._fields:
+        values = np.array([getattr(one, name) for one in qualities], dtype=np.float64)
+        if name in BOUNDED_ABOVE:
+            values = -values if name not in BOUNDED_BELOW else -np.abs(values - np.nanmedian(values))
+        found[name] = values.tolist()
+    return found
+
+
 def sharpness(face: Image.Image) -> float:
     """Variance of the Laplacian of the gray levels, 0 for a uniform image; comparable among images of one size only.
 

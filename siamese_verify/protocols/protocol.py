@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from siamese_verify.datasets.folder import FolderPhotos
 from siamese_verify.datasets.listing import identity_name
@@ -36,6 +37,7 @@ from siamese_verify.evaluation import (
 )
 from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
 from siamese_verify.evaluation.base_report import Failures, Report
+from siamese_verify.evaluation.discard import discard_curves, genuine_pairs
 from siamese_verify.evaluation.pair_intervals import clustered_intervals
 from siamese_verify.evaluation.tail_extrapolation import extrapolate
 from siamese_verify.structures import Photos
@@ -98,12 +100,14 @@ class EvaluationSettings:
         targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
         threshold: chosen on other data, for protocols without folds.
         calibration: of the scores, learned on other data.
+        qualities: (N,) of the photos' faces by name, higher is better, NaN where unknown.
     """
 
     resamples: int = 1000
     targets: Sequence[float] = ()
     threshold: float | None = None
     calibration: Calibration | None = None
+    qualities: Mapping[str, ArrayLike] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,13 @@ class PairProtocol(Protocol):
             report = replace(report, identification=identification_report(embeddings, people))
         if self.photo_groups is not None:
             report = replace(report, differentials=self._differentials(embeddings, report.threshold, resamples))
+        if settings.qualities:
+            if pairs is None:
+                scored, rows = genuine_pairs(embeddings, people)
+            else:
+                rows = np.stack([pairs.left, pairs.right], axis=1)[pairs.same]
+                scored = score_pairs(embeddings, *rows.T).astype(np.float64)
+            report = replace(report, discard=discard_curves(scored, rows, settings.qualities, report.threshold))
         if settings.calibration:
             report = replace(report, calibration=check_calibration(settings.calibration, report.curve))
         return report

@@ -238,3 +238,21 @@ def test_groups_of_either_photo_in_a_table_of_scores(configured: Configured, tmp
     assert (
         found["cells"][0]["fmr_interval"]["low"] < found["cells"][0]["fmr"] < found["cells"][0]["fmr_interval"]["high"]
     )
+
+
+def test_qualities_of_a_table_have_curves_of_errors_and_discards(
+    tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    names = SyntheticFaces(identities=6, images=3, size=32, seed=0, first=1000000).names
+    (tmp_path / "quality.csv").write_text("path,mine\n" + "".join(f"{name},{n % 5}\n" for n, name in enumerate(names)))
+    quality = f"quality='{tmp_path / 'quality.csv'}'"
+    evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *PROTOCOL, quality), tmp_path)
+    found = {curve["name"]: curve for curve in metrics(tmp_path)["discard"]}
+    assert "mine" in found
+    assert len(found["mine"]["fnmr"]) == 101
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Error versus discard" in page
+    assert page.index("Definitions") < page.index("How this was measured")
+    (tmp_path / "quality.csv").write_text(f"path,mine\n{names[0]},good\n")
+    with pytest.raises(InputError, match="has 'good' as mine: write a number"):
+        evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *PROTOCOL, quality), tmp_path)

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
+from siamese_verify.evaluation.pages.definitions import definitions_for
 from siamese_verify.evaluation.pages.figures import comparison_figures
 from siamese_verify.evaluation.roc import downsample
 
@@ -202,6 +203,7 @@ def render_report(
         "report.html.j2",
         report=report,
         infinity=math.inf,
+        definitions=definitions_for(report),
         heat=_heat(report.differentials) if report.differentials else [],
         title=title,
         left_out=_left_out_cards(left_out),
