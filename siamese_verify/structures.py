@@ -19,6 +19,10 @@ ARRAYS_FOR_PHOTOS = (
 )
 
 
+DEFAULT_MODEL = "sface"  # of commands that verify
+DetectorName = Literal["mtcnn", "yunet"]
+
+
 class Pairs(NamedTuple):
     """M pairs of rows of a batch of embeddings."""
 
@@ -89,6 +93,7 @@ class Crop:
         fraction: of a `center` crop: side of the square over the photo's shorter side, in (0, 1].
         square: of a `box`: extend its shorter side instead of stretching it.
         resample: Pillow's filter for scaling.
+        detector: that finds the face of a `box` or `five_point` crop.
     """
 
     kind: Literal["whole", "center", "box", "five_point", "eyes_and_nose", "none"] = "box"
@@ -96,6 +101,7 @@ class Crop:
     fraction: float = 1.0
     square: bool = False
     resample: Literal["bilinear", "bicubic", "box", "hamming", "lanczos"] = "bilinear"
+    detector: DetectorName = "mtcnn"
 
     def __post_init__(self) -> None:
         if self.kind not in ("whole", "center", "box", "five_point", "eyes_and_nose", "none"):
@@ -106,6 +112,8 @@ class Crop:
             raise InputError(
                 f"A crop's filter must be bilinear, bicubic, box, hamming or lanczos, got {self.resample!r}."
             )
+        if self.detector not in ("mtcnn", "yunet"):
+            raise InputError(f"A crop's detector must be mtcnn or yunet, got {self.detector!r}.")
         if not self.margin >= 0 or not 0 < self.fraction <= 1:
             raise InputError(
                 f"A crop's margin must be >= 0 and its fraction in (0, 1], got {self.margin} and {self.fraction}."

@@ -52,6 +52,19 @@ def is_number(text: str) -> bool:
     return True
 
 
+def read_header(path: str | Path) -> list[str]:
+    """Return the names of the columns of a CSV.
+
+    Raises:
+        InputError: no such file, or not UTF-8.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            return [name.strip() for name in next(csv.reader(file, strict=True), [])]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"The table {path} cannot be read: {error}.") from None
+
+
 def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Table:
     """Read some columns of a CSV.
 

@@ -117,4 +117,5 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*command, "trainer.max_epochs=4", f"hydra.run.dir={run}"], cwd=place, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    (place / "stderr.txt").write_text(ended.stderr)
     return run

@@ -29,7 +29,9 @@ LEVELS = (
     {"losses", "miners", "encoders", "faces"},
     {"pairwise"},
     {"run_record"},
-    {"structures", "atomic_write", "tables", "onnx_runtime"},
+    {"opencv_zoo"},
+    {"onnx_folding"},
+    {"structures", "atomic_write", "tables", "onnx_runtime", "download", "run_lock"},
     {"errors"},
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}

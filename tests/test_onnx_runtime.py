@@ -20,9 +20,9 @@ from siamese_verify.onnx_runtime import CPU, CUDA, open_session
 
 RUN = """
 import sys
-from siamese_verify.faces import FaceDetector
+from siamese_verify.faces import Mtcnn
 from PIL import Image
-FaceDetector().detect(Image.new("RGB", (64, 64)))
+Mtcnn().detect(Image.new("RGB", (64, 64)))
 """
 
 
@@ -39,7 +39,7 @@ def test_nothing_is_kept_for_the_runtimes_maker(tmp_path: Path, home: Path) -> N
     cache, known = tmp_path / "cache", Path(os.environ["XDG_CACHE_HOME"]) / "siamese-verify"
     from siamese_verify.faces import detector_files
 
-    detector_files()  # once for all tests
+    detector_files("mtcnn")  # once for all tests
     shutil.copytree(known, cache / "siamese-verify")
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "HOME": str(tmp_path)}
     environment.pop("ORT_DISABLE_TELEMETRY", None)

@@ -30,6 +30,7 @@ R = TypeVar("R")
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in the wheel, in the repository
 MINIMUM = {"seed": 0, "threads": 1, "resamples": 0, "robustness": 0, "processes": 0, "batches": 1}
 MAX_SEED = 2**32 - 1
+CHOSEN = {"trainer.precision": "auto"}  # values that stand for one that the class takes, by the machine
 COMPOSED = ("datamodule", "baseline")  # take their values from settings elsewhere, which errors name
 SWITCHES = ("allow_leakage", "mirror")
 KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "text"}
@@ -263,7 +264,7 @@ def _check(node: Any, path: str) -> None:
         if isinstance(value, DictConfig | ListConfig):
             _check(value, place)
         hint = hints.get(str(name), Any)
-        if value is not None and not _fits(value, hint):
+        if value is not None and not _fits(value, hint) and CHOSEN.get(place) != value:
             quotes = " (in quotes: \"'...'\")" if hint is not bool and isinstance(value, int | float) else ""
             wanted = _type_name(hint) or "something with a _target_"
             raise InputError(

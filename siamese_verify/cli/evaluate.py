@@ -34,6 +34,7 @@ from siamese_verify.evaluation import (
     TARGETS,
     VerificationReport,
     calibrate,
+    group_differentials,
     group_reports,
     inverted_hint,
     mean_of_groups,
@@ -43,7 +44,15 @@ from siamese_verify.evaluation import (
 )
 from siamese_verify.faces import ranges_of
 from siamese_verify.models import PRETRAINED, load_model, ships_thresholds, store_thresholds
-from siamese_verify.protocols import HeldOutShare, Protocol, TrainingSubset, read_training_run, refuse_leak
+from siamese_verify.protocols import (
+    HeldOutShare,
+    PairProtocol,
+    Protocol,
+    TrainingSubset,
+    read_training_run,
+    refuse_leak,
+    with_groups,
+)
 from siamese_verify.structures import Photos
 
 log = logging.getLogger(__name__)
@@ -67,11 +76,15 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     model = load_model(cfg.model, cfg.device, trusted_code(cfg), or_onnx=True)
     results: dict[str, Result] = {}
     leaks: dict[str, str] = {}
-    for number, (name, protocol, leak) in enumerate(protocols_for(cfg)):
+    for number, (name, chosen, leak) in enumerate(protocols_for(cfg)):
+        protocol = chosen
+        if cfg.groups is not None and isinstance(protocol, PairProtocol):
+            protocol = with_groups(protocol, cfg.groups, cfg.group)
         cropper = FaceCropper(model.encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
         rates, called = further_rates(cfg.far), Path(str(cfg.model)).name
         given, earlier = (called, model.encoder, protocol, cropper, model), [*results.values()]
-        result = measure(*given, resamples=cfg.resamples, targets=rates, earlier=earlier)
+        options = {"resamples": cfg.resamples, "targets": rates, "earlier": earlier, "device": cfg.device}
+        result = measure(*given, **options, quality=cfg.quality)
         if not number:
             check_claim(category_of(result), cfg.claim)
         if cfg.robustness:
@@ -79,12 +92,12 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         record = run_record(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})
         save_results(folder / "report" / name, result, [], record, published, cfg.keep_embeddings)
         results[name], leaks[protocol.name] = result, leak
-    print_results({name: [result] for name, result in results.items()}, folder)
+    print_results({name: (result.protocol, [result.figures]) for name, result in results.items()}, folder)
     for protocol_name, leak in leaks.items():
         if leak:
             print(f"The result on {protocol_name} does not show how the model does on other people: {leak}.")
     result = results[""]
-    if isinstance(result.report, VerificationReport) and needs_thresholds(cfg.model):
+    if isinstance(result.protocol, PairProtocol) and needs_thresholds(cfg.model):
         if result.protocol.identities_known:
             store_measurement(cfg, result)
         else:
@@ -170,7 +183,7 @@ def forget_official(cfg: DictConfig) -> None:
 
 def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
     """Write the report of a table of scores."""
-    given = read_scores(cfg.scores)
+    given = read_scores(cfg.scores, cfg.group)
     people = given.identities if cfg.resamples else None
     report = verification_report(
         given.scores,
@@ -185,6 +198,11 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
             given.scores, given.same, given.groups, report.threshold, people, resamples=max(cfg.resamples, 1)
         )
         report = replace(report, groups=tuple(groups), mean_of_groups=mean_of_groups(groups))
+    if given.sides is not None:
+        within = group_differentials(
+            given.scores, given.same, given.sides, report.threshold, people, column=cfg.group, resamples=cfg.resamples
+        )
+        report = replace(report, differentials=within)
     page = report.save(
         folder / "report",
         title=Path(str(cfg.scores)).stem,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from siamese_verify.errors import InputError, printable
+from siamese_verify.structures import DEFAULT_MODEL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "List pretrained models and the bundles below this folder, or download a model for later."
     parser.add_argument("action", nargs="?", choices=("list", "pull"), default="list", help="list by default")
     parser.add_argument("name", nargs="?", help="with pull: pretrained model to download")
+    parser.add_argument(
+        "--from",
+        dest="sources",
+        metavar="PATH",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="with pull sface or openface: the files as published, or a folder that holds them",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -24,10 +34,12 @@ def run(options: argparse.Namespace) -> int:
 
     if options.action == "pull":
         if not options.name:
-            raise InputError("No model is named: siamese-verify models pull casia-webface.")
-        folder = pretrained_bundle(options.name)
+            raise InputError(f"No model is named: siamese-verify models pull {DEFAULT_MODEL}.")
+        folder = pretrained_bundle(options.name, options.sources)
         print(f"{options.name} is in {printable(folder)}: it needs no network any more.")
         return 0
+    if options.sources:
+        raise InputError("--from goes with pull: siamese-verify models pull sface --from PATH.")
     entries = list(list_models(Path()))
     if options.json:
         print(json.dumps([asdict(entry) for entry in entries], indent=1))

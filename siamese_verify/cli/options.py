@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from siamese_verify.structures import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from siamese_verify.verification import Verifier
     from siamese_verify.verification.verifier import Liveness
@@ -14,8 +16,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a model, its engine and its face selection."""
     parser.add_argument(
         "--model",
-        default="casia-webface",
-        help="casia-webface, vggface2, a bundle, a run or a checkpoint (default: %(default)s)",
+        default=DEFAULT_MODEL,
+        help="sface, casia-webface, vggface2, a bundle, a run or a checkpoint (default: %(default)s)",
     )
     parser.add_argument(
         "--engine",

@@ -1,8 +1,8 @@
 """Data sets: photos and the identity of each."""
 
+from siamese_verify.datasets.archive import unpack_once
 from siamese_verify.datasets.arrays import ArrayFile, ArrayPairs, pack_side
 from siamese_verify.datasets.choices import ItemChoices, ItemRanking
-from siamese_verify.datasets.download import unpack_once
 from siamese_verify.datasets.folder import FilePhotos, FolderPhotos
 from siamese_verify.datasets.generated import GeneratedSet
 from siamese_verify.datasets.lfw import (

@@ -56,12 +56,7 @@ class FilePhotos:
         Raises:
             InputError: there is no such file, or it is larger than a photo may be.
         """
-        name = self.names[row]
-        if self.storage.remote:  # one request instead of two
-            return self.storage.read(name, 0, MAX_BYTES + 1)
-        if (size := self.storage.size(name)) > MAX_BYTES:
-            raise too_large(self.storage.location(name), size)
-        return self.storage.read(name)
+        return read_photo(self.storage, self.names[row])
 
     @property
     def digest(self) -> str:
@@ -127,6 +122,19 @@ class FolderPhotos(IndexedPhotos):
                 printable(counts),
             )
         super().__init__(root, index)
+
+
+def read_photo(storage: Storage, name: str) -> bytes:
+    """Content of a photo's file.
+
+    Raises:
+        InputError: there is no such file, or it is larger than a photo may be.
+    """
+    if storage.remote:  # one request instead of two
+        return storage.read(name, 0, MAX_BYTES + 1)
+    if (size := storage.size(name)) > MAX_BYTES:
+        raise too_large(storage.location(name), size)
+    return storage.read(name)
 
 
 def suffix_of(name: str) -> str:

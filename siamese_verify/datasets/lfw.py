@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from siamese_verify.datasets.download import download, unpack
+from siamese_verify.datasets.archive import unpack
 from siamese_verify.datasets.folder import FilePhotos
+from siamese_verify.download import download
 from siamese_verify.errors import InputError
 
 IMAGE_FOLDERS = ("lfw-deepfunneled", "lfw_funneled", "lfw")

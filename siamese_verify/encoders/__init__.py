@@ -8,6 +8,7 @@ from siamese_verify.encoders.openface import OpenFace
 from siamese_verify.encoders.own_module import check_encoder, create_encoder, encoder_class, wrap_module
 from siamese_verify.encoders.perceptron import Perceptron
 from siamese_verify.encoders.resnet import IResNet, ResNet18, SmallResNet
+from siamese_verify.encoders.sface import SFace
 from siamese_verify.encoders.timm_models import TimmEncoder, VisionTransformer
 from siamese_verify.encoders.towers import Towers
 
@@ -22,6 +23,7 @@ __all__ = [
     "Perceptron",
     "Pixels",
     "ResNet18",
+    "SFace",
     "SmallResNet",
     "TimmEncoder",
     "Towers",

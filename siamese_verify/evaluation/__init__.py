@@ -14,8 +14,19 @@ from siamese_verify.evaluation.calibration import (
 )
 from siamese_verify.evaluation.calibration_check import CalibrationCheck, check_calibration, min_cllr
 from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
+from siamese_verify.evaluation.differentials import (
+    GroupDifferentials,
+    all_pairs_differentials,
+    garbe,
+    gini,
+    group_differentials,
+    labels_of,
+    worst_ratio,
+)
+from siamese_verify.evaluation.discard import DiscardCurve, discard_curve
 from siamese_verify.evaluation.episodes import FewShotReport, few_shot_report
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
+from siamese_verify.evaluation.grouping_rates import GroupingRates, grouping_rates
 from siamese_verify.evaluation.groups import (
     DamagedRates,
     GroupRates,
@@ -27,12 +38,16 @@ from siamese_verify.evaluation.groups import (
 from siamese_verify.evaluation.identification_rates import IdentificationReport, identification_report
 from siamese_verify.evaluation.impostor_tail import ImpostorTail
 from siamese_verify.evaluation.operating_points import (
+    DetectionCost,
     OperatingPoint,
+    PartialArea,
     ThresholdRates,
     best_threshold,
     equal_error,
     equal_error_rate,
+    min_detection_cost,
     operating_point,
+    partial_auc,
     rates_at,
     tar_at_far,
     zero_fmr,
@@ -54,6 +69,7 @@ from siamese_verify.evaluation.run_comparison import compare_runs, read_evaluati
 from siamese_verify.evaluation.score_file import PublishedCurve, read_published, read_scores, write_scores
 from siamese_verify.evaluation.score_statistics import d_prime
 from siamese_verify.evaluation.scores import score_pairs
+from siamese_verify.evaluation.tail_extrapolation import TailExtrapolation, extrapolate
 
 __all__ = [
     "ALL_PAIRS_TARGETS",
@@ -61,24 +77,31 @@ __all__ = [
     "Calibration",
     "CalibrationCheck",
     "DamagedRates",
+    "DetectionCost",
+    "DiscardCurve",
     "FewShotReport",
+    "GroupDifferentials",
     "GroupRates",
+    "GroupingRates",
     "IdentificationReport",
     "ImpostorTail",
     "Interval",
     "KFoldAccuracy",
     "MeanOfGroups",
     "OperatingPoint",
+    "PartialArea",
     "PublishedCurve",
     "Representation",
     "RetrievalReport",
     "RocCurve",
     "ScoreCalibration",
     "ScoreComparison",
+    "TailExtrapolation",
     "ThresholdRates",
     "VerificationReport",
     "add_failures",
     "alignment",
+    "all_pairs_differentials",
     "all_pairs_intervals",
     "all_pairs_report",
     "auc",
@@ -90,23 +113,32 @@ __all__ = [
     "compare_scores",
     "d_prime",
     "damaged_rates",
+    "discard_curve",
     "effective_rank",
     "equal_error",
     "equal_error_rate",
+    "extrapolate",
     "failure_interval",
     "few_shot_report",
     "fit_isotonic",
     "fit_logistic",
+    "garbe",
+    "gini",
+    "group_differentials",
     "group_reports",
+    "grouping_rates",
     "identification_report",
     "inverted_hint",
     "kfold_accuracy",
     "knn_decisions",
+    "labels_of",
     "mean_of_groups",
     "measure_representation",
     "min_cllr",
+    "min_detection_cost",
     "operating_point",
     "pair_intervals",
+    "partial_auc",
     "rates_at",
     "read_curve",
     "read_evaluation",
@@ -118,6 +150,7 @@ __all__ = [
     "tar_at_far",
     "uniformity",
     "verification_report",
+    "worst_ratio",
     "write_scores",
     "zero_fmr",
     "zero_fnmr",

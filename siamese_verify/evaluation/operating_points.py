@@ -138,6 +138,7 @@ class ThresholdRates(NamedTuple):
     frr: float  # in [0, 1]
     false_accepts: int
     false_rejects: int
+    half_total_error: float  # HTER: (FAR + FRR) / 2, in [0, 1]
 
 
 def rates_at(curve: RocCurve, threshold: float) -> ThresholdRates:
@@ -165,7 +166,72 @@ def rates_at(curve: RocCurve, threshold: float) -> ThresholdRates:
         frr=frr,
         false_accepts=false_accepts,
         false_rejects=false_rejects,
+        half_total_error=(far + frr) / 2,
     )
+
+
+class DetectionCost(NamedTuple):
+    """The least normalized cost of decisions over all thresholds."""
+
+    value: float  # in [0, 1]: 1 is no better than always or never accepting
+    threshold: float  # the lowest of that cost; may be +inf
+    prior: float  # share of genuine pairs, in (0, 1)
+    miss_cost: float  # of a genuine pair rejected
+    accept_cost: float  # of an impostor accepted
+
+
+def min_detection_cost(
+    curve: RocCurve, prior: float = 0.01, miss_cost: float = 1.0, accept_cost: float = 1.0
+) -> DetectionCost:
+    """Return the least detection cost of a curve (minDCF).
+
+    min_t [c_miss P FRR(t) + c_fa (1 - P) FAR(t)] / min(c_miss P, c_fa (1 - P)); NIST Speaker Recognition Evaluation.
+
+    Args:
+        curve: of the pairs; over all pairs it has a point for each bin of scores, 3e-5 wide.
+        prior: P, share of genuine pairs among those to be decided.
+        miss_cost: > 0.
+        accept_cost: > 0.
+
+    Raises:
+        InputError: a prior outside of (0, 1), or a cost that is not positive.
+    """
+    if not 0 < prior < 1 or not miss_cost > 0 or not accept_cost > 0:
+        raise InputError(
+            f"minDCF needs a prior between 0 and 1 and positive costs, got {prior}, {miss_cost} and {accept_cost}."
+        )
+    miss, accept = miss_cost * prior, accept_cost * (1 - prior)
+    costs = (miss * curve.frr + accept * curve.far) / min(miss, accept)
+    place = len(costs) - 1 - int(np.argmin(costs[::-1]))
+    return DetectionCost(float(costs[place]), float(curve.thresholds[place]), prior, miss_cost, accept_cost)
+
+
+class PartialArea(NamedTuple):
+    """Area under a part of the ROC curve."""
+
+    value: float  # mean TAR for FAR in [0, most], in [0, 1]
+    most: float  # largest FAR
+
+
+def partial_auc(curve: RocCurve, most: float = 0.01) -> PartialArea:
+    """Return the area under the ROC for FAR in [0, most], divided by `most`: the mean true accept rate there.
+
+    It is the area of scikit-learn's `max_fpr` before McClish's correction; operating points are joined by lines.
+
+    Args:
+        curve: see `min_detection_cost`.
+        most: largest false accept rate, in (0, 1].
+
+    Raises:
+        InputError: another rate.
+    """
+    if not 0 < most <= 1:
+        raise InputError(f"A partial area reaches up to a false accept rate in (0, 1], got {most}.")
+    far, tar = curve.far, curve.tar
+    last = int(np.searchsorted(far, most, side="right"))
+    far = np.append(far[:last], most)
+    tar = np.append(tar[:last], np.interp(most, curve.far, curve.tar))
+    return PartialArea(float(np.diff(far) @ (tar[1:] + tar[:-1]) / 2 / most), most)
 
 
 def best_threshold(curve: RocCurve) -> float:

@@ -150,7 +150,7 @@ def tar_interval(rates: ClusteredRates, target: float, level: float, whole: bool
 
 
 def clustered_intervals(
-    pairs: ClusteredPairs, targets: Sequence[float], threshold: float | None, level: float
+    pairs: ClusteredPairs, targets: Sequence[float], threshold: float | None, level: float = 0.95
 ) -> dict[str, Interval]:
     """Return the intervals of `eer`, `tar_at_far_F`, `threshold_at_far_F`, and with a threshold of `far` and `frr`.
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from siamese_verify.evaluation.base_report import LeftOut, Report, given_details, write_report
-from siamese_verify.evaluation.bootstrap import Interval
+from siamese_verify.evaluation.bootstrap import Interval, numbered_people
+from siamese_verify.evaluation.clustered_pairs import cluster_pairs
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
 from siamese_verify.evaluation.operating_points import (
+    DetectionCost,
     OperatingPoint,
+    PartialArea,
     ThresholdRates,
     equal_error,
+    min_detection_cost,
     operating_point,
+    partial_auc,
     rates_at,
     zero_fmr,
     zero_fnmr,
@@ -30,6 +35,7 @@ from siamese_verify.evaluation.score_statistics import (
     score_histogram,
 )
 from siamese_verify.evaluation.scores import checked_pairs
+from siamese_verify.evaluation.tail_extrapolation import TailExtrapolation, extrapolate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +45,8 @@ if TYPE_CHECKING:
 
     from siamese_verify.evaluation.acquisition import Acquisition
     from siamese_verify.evaluation.calibration_check import CalibrationCheck
+    from siamese_verify.evaluation.differentials import GroupDifferentials
+    from siamese_verify.evaluation.discard import DiscardCurve
     from siamese_verify.evaluation.groups import DamagedRates, GroupRates, MeanOfGroups
     from siamese_verify.evaluation.identification_rates import IdentificationReport
     from siamese_verify.evaluation.representation import Representation
@@ -82,6 +90,11 @@ class VerificationReport(Report):
         mean_of_groups: of their own equal error rates.
         robustness: rates when photos are damaged.
         acquisition: failures to acquire and the generalized rates, where photos were searched for faces.
+        extrapolated: operating points at false accept rates that too few impostors decide.
+        differentials: rates within and across groups of photos at the common threshold.
+        min_dcf: least detection cost over all thresholds.
+        partial_auc: area under the ROC for low false accept rates.
+        discard: error versus discard by quality, one for each measure.
     """
 
     metric: ClassVar[str] = "eer"
@@ -110,6 +123,11 @@ class VerificationReport(Report):
     mean_of_groups: MeanOfGroups | None = None
     robustness: tuple[DamagedRates, ...] = ()
     acquisition: Acquisition | None = None
+    extrapolated: TailExtrapolation | None = None
+    differentials: GroupDifferentials | None = None
+    min_dcf: DetectionCost | None = None
+    partial_auc: PartialArea | None = None
+    discard: tuple[DiscardCurve, ...] = ()
 
     @property
     def hint(self) -> str | None:
@@ -228,10 +246,12 @@ def verification_report(
     values, labels = checked_pairs(scores, same)
     order = np.argsort(values)[::-1]
     curve = count_accepts(values[order], labels[order])
-    intervals = None
+    intervals, extrapolated = None, None
     if identities is not None:
         intervals = pair_intervals(values, labels, identities, folds, threshold, targets)
-    return report_from_curve(
+        people = numbered_people(labels, identities)
+        extrapolated = extrapolate(cluster_pairs(values, labels, people), curve, targets)
+    report = report_from_curve(
         curve,
         auc=curve.auc,
         d_prime=d_prime(values, labels),
@@ -242,6 +262,7 @@ def verification_report(
         histogram=score_histogram(values, labels),
         hardest=hardest_pairs(values, labels),
     )
+    return replace(report, extrapolated=extrapolated)
 
 
 def report_from_curve(
@@ -275,4 +296,6 @@ def report_from_curve(
         histogram=histogram,
         hardest=hardest,
         intervals=intervals or {},
+        min_dcf=min_detection_cost(curve),
+        partial_auc=partial_auc(curve),
     )

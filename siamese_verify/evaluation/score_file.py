@@ -12,8 +12,9 @@ import numpy as np
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.differentials import labels_of
 from siamese_verify.evaluation.roc import STEPS
-from siamese_verify.tables import boolean_column, csv_cell, fold_column, identity_columns, is_number, read_table
+from siamese_verify.tables import Table, boolean_column, csv_cell, fold_column, identity_columns, is_number, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,7 @@ class ScoreFile(NamedTuple):
     groups: NDArray[np.str_] | None  # (N,)
     names: NDArray[np.str_] | None  # (N, 2) of the photos
     lines: Sequence[int]  # (N,) line numbers in the file
+    sides: NDArray[np.str_] | None = None  # (N, 2) group of either photo
 
     def describe(self, row: int) -> str:
         """Return photos and line of a pair."""
@@ -39,16 +41,41 @@ class ScoreFile(NamedTuple):
         return f"{photos}line {self.lines[row]}"
 
 
-def read_scores(path: str | Path) -> ScoreFile:
-    """Read a CSV with the columns `score,same[,fold][,identity_a,identity_b][,group][,a,b]`.
+def group_columns(group: str) -> tuple[str, str, str]:
+    """Return the names of the columns that a table of pairs may have for groups: of pairs, and of either photo."""
+    return group, f"{group}_a", f"{group}_b"
+
+
+def read_groups(
+    path: str | Path, columns: Table, group: str
+) -> tuple[NDArray[np.str_] | None, NDArray[np.str_] | None]:
+    """Return the (N,) groups of pairs and the (N,2) groups of their photos, None for either without its columns.
+
+    Raises:
+        InputError: a column other than `group` was asked for and is missing, one of two photos has no column, or see
+            `labels_of`.
+    """
+    whole, *sides = group_columns(group)
+    present = [name for name in sides if name in columns]
+    if len(present) == 1 or (group != "group" and whole not in columns and not present):
+        raise InputError(f"{path} has no column {group}, or not both {sides[0]} and {sides[1]}: name another one.")
+    return (
+        None if whole not in columns else np.array(columns[whole]) if group == "group" else labels_of(columns[whole]),
+        labels_of([columns[name] for name in sides]).T if present else None,
+    )
+
+
+def read_scores(path: str | Path, group: str = "group") -> ScoreFile:
+    """Read a CSV with the columns `score,same[,fold][,identity_a,identity_b][,group][,group_a,group_b][,a,b]`.
 
     Args:
         path: of the file; `same` is 1 or 0, true or false.
+        group: see `read_groups`.
 
     Raises:
         InputError: see `read_table`; a score that is not a finite number, an invalid label; with the lines.
     """
-    optional = ("fold", "identity_a", "identity_b", "group", "a", "b")
+    optional = ("fold", "identity_a", "identity_b", *group_columns(group), "a", "b")
     columns = read_table(path, ("score", "same"), optional)
     try:
         scores = np.array(columns["score"], dtype=np.float64)
@@ -62,14 +89,16 @@ def read_scores(path: str | Path) -> ScoreFile:
         lines = ", ".join(str(columns.lines[row]) for row in invalid[:5])
         raise InputError(f"{len(invalid)} scores in {path} are NaN or infinite (first lines: {lines}): leave them out.")
     given = identity_columns(path, columns)
+    groups, sides = read_groups(path, columns, group)
     return ScoreFile(
         scores,
         np.array(boolean_column(path, columns, "same"), dtype=np.bool_),
         fold_column(path, columns),
         None if given is None else np.array(given).T,
-        np.array(columns["group"]) if "group" in columns else None,
+        groups,
         np.array([columns["a"], columns["b"]]).T if "a" in columns and "b" in columns else None,
         columns.lines,
+        sides,
     )
 
 
@@ -82,6 +111,7 @@ def write_scores(
     folds: Sequence[Any] | NDArray[Any] | None = None,
     identities: Sequence[tuple[str, str]] | None = None,
     groups: Sequence[str] | NDArray[np.str_] | None = None,
+    sides: NDArray[np.str_] | None = None,
 ) -> None:
     """Write a CSV that `read_scores` reads: one line for each of (N,) pairs."""
     columns: dict[str, list[Any]] = {
@@ -93,7 +123,8 @@ def write_scores(
     if identities is not None:
         columns["identity_a"] = [csv_cell(left) for left, _ in identities]
         columns["identity_b"] = [csv_cell(right) for _, right in identities]
-    for name, values in (("fold", folds), ("group", groups)):
+    first, second = (None, None) if sides is None else sides.T
+    for name, values in (("fold", folds), ("group", groups), ("group_a", first), ("group_b", second)):
         if values is not None:
             columns[name] = [csv_cell(str(value)) for value in values]
     table = io.StringIO()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces.detector import Face, FaceDetector
+from siamese_verify.faces.detector import DETECTORS, Face
 from siamese_verify.faces.rotation import Box, Point, crop_rotated, rotate_photo, rotated_size, to_photo
 from siamese_verify.structures import Crop, InputSpec, Photos
 
@@ -38,7 +38,7 @@ BASE_OF_NOSE = 0.43  # how far it is from the tip of the nose to the middle of t
 def alignment_name(crop: Crop) -> str:
     """Name and version of an alignment, such as `box-1 after mtcnn-4`: equal names give equal pixels."""
     name = f"{crop.kind}-{VERSIONS[crop.kind]}"
-    return f"{name} after {FaceDetector.identifier}" if crop.needs_face else name
+    return f"{name} after {DETECTORS[crop.detector].identifier}" if crop.needs_face else name
 
 
 def crop_face(photo: Image.Image, spec: InputSpec, face: Face | None = None, degrees: float = 0) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Face detector: MTCNN on ONNX Runtime, with the weights that come with facenet-pytorch."""
+"""Face detectors on ONNX Runtime: MTCNN with facenet-pytorch's weights, and YuNet of OpenCV's model zoo."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from threading import Lock
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from siamese_verify.atomic_write import atomic_write, cache_folder
-from siamese_verify.faces.mtcnn import Array, Network, Networks, find_faces
+from siamese_verify.faces import mtcnn, yunet
+from siamese_verify.faces.mtcnn import Array, Network, Networks
 from siamese_verify.faces.rotation import Box, Point
 from siamese_verify.onnx_runtime import OPSET, export_onnx, open_session
+from siamese_verify.structures import DetectorName
 
-LONGEST_SIDE = 1280  # larger photos are searched at this size: the time of a search grows with the area
-
-DETECTOR_FILES = ("propose.onnx", "refine.onnx", "output.onnx", "apart.onnx")
+SINGLE_SEARCH = 320  # pixels: YuNet finds every face of such a photo at one size
 FILES_VERSION = 2  # to be incremented with any change of what `convert_detector` writes
 TRACED_SIDES = ((61, 64), (24, 24), (48, 48))  # of the pictures that the networks are traced with
 CONVERSION_LOCK = Lock()  # torch's exporter is not thread-safe
@@ -55,23 +55,27 @@ class Face(NamedTuple):
 
 
 class FaceDetector:
-    """MTCNN face detector; thread-safe.
+    """Base class of face detectors; thread-safe.
 
     The faces of a photo depend neither on the photos beside it nor on the number of threads.
 
     Args:
-        networks: such as those of a model's bundle; by default those of this machine's cache, see `detector_files`.
-        min_face_size: side of the smallest face to look for, in pixels.
-        longest_side: larger photos are searched at this size, in pixels.
+        longest_side: larger photos are searched at this size, in pixels: the time of a search grows with the area.
+
+    Attributes:
+        identifier: names caches and alignments: to be incremented with any change of boxes or search.
+        files: names of its ONNX files.
+        min_probability: of a face: what the detector is less sure of does not count.
+        sure: probability of an upright face that one upside down or on its side seldom reaches.
     """
 
-    identifier = "mtcnn-4"  # names caches and alignments: to be incremented with any change of boxes or search
+    identifier: ClassVar[str]
+    files: ClassVar[tuple[str, ...]]
+    min_probability: ClassVar[float]
+    sure: ClassVar[float]
 
-    def __init__(
-        self, networks: Networks | None = None, min_face_size: int = 20, longest_side: int = LONGEST_SIDE
-    ) -> None:
-        self.networks = networks or load_networks(detector_files())
-        self.min_face_size, self.longest_side = min_face_size, longest_side
+    def __init__(self, longest_side: int) -> None:
+        self.longest_side = longest_side
 
     def detect(self, photo: Image.Image, finer: bool = False) -> list[Face]:
         """Detect all faces of an RGB photo, the most probable first.
@@ -80,13 +84,7 @@ class FaceDetector:
             photo: RGB, of any size.
             finer: look for faces of half the size, too: about four times the work.
         """
-        small, scale = self.downscale(photo)
-        found = find_faces(np.asarray(small), self.networks, max(1, self.min_face_size // (2 if finer else 1)))
-        faces = zip(found.boxes.tolist(), found.probabilities.tolist(), found.landmarks.tolist(), strict=True)
-        return [
-            Face(tuple(box), probability, tuple((x, y) for x, y in points)).scaled(scale)
-            for box, probability, points in faces
-        ]
+        raise NotImplementedError
 
     def downscale(self, photo: Image.Image) -> tuple[Image.Image, float]:
         """The photo at the size at which it is searched, and the factor back to its own pixels."""
@@ -97,17 +95,118 @@ class FaceDetector:
         return photo.resize((max(1, round(width * shrink)), max(1, round(height * shrink)))), 1 / shrink
 
 
+class Mtcnn(FaceDetector):
+    """MTCNN face detector.
+
+    Args:
+        networks: such as those of a model's bundle; by default those of this machine's cache, see `detector_files`.
+        min_face_size: side of the smallest face to look for, in pixels.
+        longest_side: see `FaceDetector`.
+    """
+
+    identifier = "mtcnn-4"
+    files = ("propose.onnx", "refine.onnx", "output.onnx", "apart.onnx")
+    min_probability, sure = 0.9, 0.99
+
+    def __init__(self, networks: Networks | None = None, min_face_size: int = 20, longest_side: int = 1280) -> None:
+        super().__init__(longest_side)
+        self.networks = networks or load_networks(detector_files("mtcnn"))
+        self.min_face_size = min_face_size
+
+    def detect(self, photo: Image.Image, finer: bool = False) -> list[Face]:
+        """See `FaceDetector`."""
+        small, scale = self.downscale(photo)
+        found = mtcnn.find_faces(np.asarray(small), self.networks, max(1, self.min_face_size // (2 if finer else 1)))
+        return faces_of(found, scale)
+
+
+class YuNet(FaceDetector):
+    """YuNet face detector; photos of more than `SINGLE_SEARCH` pixels are searched at that size, too.
+
+    Its network overlooks faces of more than about 300 pixels.
+
+    Args:
+        network: ONNX file, see `siamese_verify.opencv_zoo.folded`; by default that of this machine's cache.
+        longest_side: see `FaceDetector`.
+    """
+
+    identifier = "yunet-1"
+    files = ("yunet.onnx",)
+    min_probability, sure = 0.7, 0.9
+
+    def __init__(self, network: bytes | None = None, longest_side: int = 640) -> None:
+        super().__init__(longest_side)
+        (name,) = self.files
+        self._session = open_session(network or detector_files("yunet")[name], name, threads=1)
+
+    def detect(self, photo: Image.Image, finer: bool = False) -> list[Face]:
+        """See `FaceDetector`; `finer` also looks at half the size, where noise is weaker, and enlarges small photos."""
+        longest = max(photo.size)
+        usual = min(longest, self.longest_side)
+        sides = {usual, min(usual, SINGLE_SEARCH)}
+        sides |= {2 * usual, max(2 * usual, SINGLE_SEARCH), max(1, usual // 2)} if finer else set()
+        found = [face for side in sorted(sides, reverse=True) for face in self._detect(photo, side / longest)]
+        found.sort(key=lambda face: -face.probability)
+        boxes = np.array([face.box for face in found], dtype=np.float32).reshape(-1, 4)
+        return [found[row] for row in yunet.suppress(boxes, yunet.MAX_OVERLAP)]
+
+    def _detect(self, photo: Image.Image, zoom: float) -> list[Face]:
+        """Detect the faces of a photo at another size."""
+        width, height = photo.size
+        resized = photo if zoom == 1 else photo.resize((max(1, round(width * zoom)), max(1, round(height * zoom))))
+        return faces_of(yunet.find_faces(np.asarray(resized), self._run, self.min_probability), 1 / zoom)
+
+    def _run(self, photo: NDArray[np.uint8]) -> list[Array]:
+        found: list[Array] = self._session.run(yunet.OUTPUTS, {"photo": photo})
+        return found
+
+
+def faces_of(found: mtcnn.Detections, scale: float) -> list[Face]:
+    """Detections as faces, in pixels of a photo that is `scale` times as large."""
+    rows = zip(found.boxes.tolist(), found.probabilities.tolist(), found.landmarks.tolist(), strict=True)
+    return [Face(tuple(box), likely, tuple((x, y) for x, y in points)).scaled(scale) for box, likely, points in rows]
+
+
+DETECTORS: dict[DetectorName, type[FaceDetector]] = {"mtcnn": Mtcnn, "yunet": YuNet}
+
+
+def load_detector(name: DetectorName, files: Mapping[str, bytes] | None = None) -> FaceDetector:
+    """Load a face detector.
+
+    Args:
+        name: `mtcnn` or `yunet`.
+        files: its ONNX files by name; by default those of this machine's cache, see `detector_files`.
+
+    Raises:
+        InputError: a file is missing, unavailable or not an ONNX model.
+    """
+    files = detector_files(name) if files is None else files
+    return Mtcnn(load_networks(files)) if name == "mtcnn" else YuNet(files.get(YuNet.files[0], b""))
+
+
+def detector_files(name: DetectorName) -> dict[str, bytes]:
+    """ONNX files of a face detector by name, from this machine's cache.
+
+    Those that are not there are made first: MTCNN's from facenet-pytorch's weights by torch, YuNet's is downloaded.
+    """
+    if name == "mtcnn":
+        return mtcnn_files()
+    from siamese_verify.opencv_zoo import YUNET, folded
+
+    return {YuNet.files[0]: folded(YUNET)}
+
+
 def load_networks(files: Mapping[str, bytes]) -> Networks:
     """Load MTCNN's networks; each runs in the calling thread, as a photo is too small to share.
 
     Args:
-        files: ONNX models by their names in `DETECTOR_FILES`.
+        files: ONNX models by their names in `Mtcnn.files`.
 
     Raises:
         InputError: one is missing or not an ONNX model.
     """
-    propose, refine, output = (_network(files, name) for name in DETECTOR_FILES[:3])
-    suppression = open_session(files.get(DETECTOR_FILES[3], b""), DETECTOR_FILES[3], threads=1)
+    propose, refine, output = (_network(files, name) for name in Mtcnn.files[:3])
+    suppression = open_session(files.get(Mtcnn.files[3], b""), Mtcnn.files[3], threads=1)
 
     def apart(boxes: Array, probabilities: Array, max_overlap: float) -> NDArray[np.int64]:
         if not len(boxes):
@@ -133,12 +232,12 @@ def _network(files: Mapping[str, bytes], name: str) -> Network:
     return run
 
 
-def detector_files() -> dict[str, bytes]:
+def mtcnn_files() -> dict[str, bytes]:
     """MTCNN's ONNX files by name: from this machine's cache, else converted from facenet-pytorch's weights by torch."""
     folder = cache_folder() / f"mtcnn-onnx-{FILES_VERSION}"
     with CONVERSION_LOCK:
         with suppress(OSError):
-            return {name: (folder / name).read_bytes() for name in DETECTOR_FILES}
+            return {name: (folder / name).read_bytes() for name in Mtcnn.files}
         files = convert_detector()
         with suppress(OSError):  # a cache that cannot be written costs time, not the answer
             folder.mkdir(parents=True, exist_ok=True)
@@ -148,16 +247,16 @@ def detector_files() -> dict[str, bytes]:
 
 
 def convert_detector() -> dict[str, bytes]:
-    """Convert the networks of facenet-pytorch's MTCNN to ONNX: the content of each of `DETECTOR_FILES`."""
+    """Convert the networks of facenet-pytorch's MTCNN to ONNX: the content of each of `Mtcnn.files`."""
     import torch
     from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
 
     files = {}
-    for name, network, sides in zip(DETECTOR_FILES, (PNet(), RNet(), ONet()), TRACED_SIDES, strict=False):
-        axes = (0, 2, 3) if name == DETECTOR_FILES[0] else (0,)
+    for name, network, sides in zip(Mtcnn.files, (PNet(), RNet(), ONet()), TRACED_SIDES, strict=False):
+        axes = (0, 2, 3) if name == Mtcnn.files[0] else (0,)
         dynamic = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
         files[name] = export_onnx(network, (torch.zeros(2, 3, *sides),), {"pixels": dynamic})
-    files[DETECTOR_FILES[3]] = suppression_network()
+    files[Mtcnn.files[3]] = suppression_network()
     return files
 
 

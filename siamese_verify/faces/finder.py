@@ -3,9 +3,10 @@
 There is one policy, and preparation, training, evaluation, verification, gallery and server all follow it, so that a
 threshold is measured by the procedure that later applies it:
 
-1. Faces are detected on the upright photo, at 1,280 pixels at most; a probability of 0.9 makes a face.
-2. If none reaches 0.99, the photo is searched rotated by 90, 180 and 270 degrees as well, and the rotation with the
-   most probable face counts.
+1. Faces are detected on the upright photo, at `longest_side` of the detector at most; its `min_probability` makes a
+   face.
+2. If none reaches its `sure`, the photo is searched rotated by 90, 180 and 270 degrees as well, and the rotation with
+   the most probable face counts.
 3. If none is found, the upright photo is searched for faces of half the size.
 4. If there are multiple faces, `on_multiple_faces` selects: `central` is the one of largest area minus twice the
    squared distance from the center (FaceNet's alignment; the subjects of LFW are in the center), `largest` the largest,
@@ -27,6 +28,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -35,7 +37,7 @@ from PIL import Image
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 from siamese_verify.faces.alignment import crop_face
-from siamese_verify.faces.detector import Face, FaceDetector
+from siamese_verify.faces.detector import DETECTORS, Face, FaceDetector, load_detector
 from siamese_verify.faces.photo import reduced
 from siamese_verify.faces.quality import Quality, quality_of, roll_of
 from siamese_verify.faces.rotation import (
@@ -47,7 +49,7 @@ from siamese_verify.faces.rotation import (
     to_photo,
     to_rotated,
 )
-from siamese_verify.structures import InputSpec
+from siamese_verify.structures import DetectorName, InputSpec
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +57,6 @@ OnMultipleFaces = Literal["error", "largest", "central", "any"]
 SelectOneFace = Literal["error", "largest", "central"]  # where a photo gives one face at most
 ON_MULTIPLE_FACES: tuple[OnMultipleFaces, ...] = get_args(OnMultipleFaces)
 
-MIN_PROBABILITY = 0.9  # of a face: what the detector is less sure of does not count
-SURE = 0.99  # probability of an upright face that one upside down or on its side seldom reaches
 MAX_TILT = 10.0  # degrees beyond which a face is leveled
 LEVELINGS = 3  # at most: the less a face is tilted, the better are its landmarks
 LEVELED_REGION = 1.5  # sides of a face, to all sides of its center, that are searched again after a rotation
@@ -108,15 +108,20 @@ class FaceFinder:
     """Finds the face of a photo by the policy of this module; thread-safe.
 
     Args:
-        make_detector: builds the detector at the first search.
+        make_detector: builds the detector at the first search; by default from this machine's cache.
         cache: folder that remembers found faces (never photos), by the SHA-256 of a photo's pixels, in a file for each
             detector and selection; None searches each time.
+        name: of the detector.
     """
 
     def __init__(
-        self, make_detector: Callable[[], FaceDetector] = FaceDetector, cache: str | Path | None = None
+        self,
+        make_detector: Callable[[], FaceDetector] | None = None,
+        cache: str | Path | None = None,
+        name: DetectorName = "mtcnn",
     ) -> None:
-        self._make_detector = make_detector
+        self._make_detector = make_detector or partial(load_detector, name)
+        self._identifier = DETECTORS[name].identifier
         self._detector: FaceDetector | None = None
         self._cache = Path(cache).expanduser() / "faces" if cache else None
         self._known: dict[OnMultipleFaces, dict[str, FaceSearch]] = {}
@@ -177,7 +182,7 @@ class FaceFinder:
 
     def _file(self, on_multiple_faces: OnMultipleFaces) -> Path:
         assert self._cache is not None
-        return self._cache / f"found-{FaceDetector.identifier}-{on_multiple_faces}.json"
+        return self._cache / f"found-{self._identifier}-{on_multiple_faces}.json"
 
     def _read(self, on_multiple_faces: OnMultipleFaces) -> dict[str, FaceSearch]:
         if self._cache is None:
@@ -207,15 +212,17 @@ def detect_rotated(detector: FaceDetector, photo: Image.Image) -> tuple[list[Fac
     """
     small, scale = detector.downscale(photo)
 
-    def detected(degrees: int, finer: bool = False) -> list[Face]:
-        faces = detector.detect(rotate_photo(small, degrees), finer)
-        return [face.scaled(scale) for face in faces if face.probability >= MIN_PROBABILITY]
+    def likely(faces: list[Face]) -> list[Face]:
+        return [face for face in faces if face.probability >= detector.min_probability]
+
+    def detected(degrees: int) -> list[Face]:
+        return [face.scaled(scale) for face in likely(detector.detect(rotate_photo(small, degrees)))]
 
     by_rotation = {0: detected(0)}
-    if not by_rotation[0] or by_rotation[0][0].probability < SURE:
+    if not by_rotation[0] or by_rotation[0][0].probability < detector.sure:
         by_rotation |= {degrees: detected(degrees) for degrees in RIGHT_ANGLES}
     surest = max(by_rotation, key=lambda degrees: max((face.probability for face in by_rotation[degrees]), default=0.0))
-    return (by_rotation[surest], surest) if by_rotation[surest] else (detected(0, finer=True), 0)
+    return (by_rotation[surest], surest) if by_rotation[surest] else (likely(detector.detect(photo, finer=True)), 0)
 
 
 def select_faces(
@@ -329,9 +336,6 @@ def _detect_around(
     pixels = max(1, round(2 * LEVELED_REGION * min(max(side, LEVELED_SIDES[0]), LEVELED_SIDES[1])))
     view = crop_rotated(photo, degrees, (x - half, y - half, x + half, y + half), (pixels, pixels))
     found = [face.scaled(2 * half / pixels, x - half, y - half) for face in detector.detect(view)]
-    near = [
-        face
-        for face in found
-        if face.probability >= MIN_PROBABILITY and face.box[0] <= x <= face.box[2] and face.box[1] <= y <= face.box[3]
-    ]
+    likely = [face for face in found if face.probability >= detector.min_probability]
+    near = [face for face in likely if face.box[0] <= x <= face.box[2] and face.box[1] <= y <= face.box[3]]
     return max(near, key=lambda face: face.probability, default=None)

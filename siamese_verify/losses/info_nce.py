@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_reduction, reduce_items
-from siamese_verify.losses.softmax import check_temperature
+from siamese_verify.losses.softmax import LOWEST, check_temperature
 from siamese_verify.pairwise import Batch, Identities, in_bands, row_product, unit
 from siamese_verify.pairwise.batch import check_matrix
+from siamese_verify.pairwise.blocks import is_small
+from siamese_verify.pairwise.log_softmax import log_sum_exp_of_others
 from siamese_verify.structures import Pairs, Triplets
 
 
@@ -26,7 +28,7 @@ def info_nce_loss(positive: Tensor, negatives: Tensor) -> Tensor:
 
     van den Oord, Li & Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018, eq. 4.
     """
-    return torch.logaddexp(log_sum_exp(negatives) - positive, torch.zeros_like(positive))
+    return InfoNCELoss().score(positive, negatives)
 
 
 def nce_loss(positive: Tensor, negatives: Tensor) -> Tensor:
@@ -43,16 +45,14 @@ def nce_loss(positive: Tensor, negatives: Tensor) -> Tensor:
     of Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", NeurIPS 2013,
     eq. 4.
     """
-    zero = positive.new_zeros(())
-    # torch's softplus is cut to linear above 20
-    return torch.logaddexp(-positive, zero) + torch.logaddexp(negatives, zero).sum(dim=1)
+    return NCELoss().score(positive, negatives)
 
 
 class QueryLoss(nn.Module):
     """Base class of losses of queries that know their positive and negatives, of cosines over temperature.
 
-    A subclass defines `score`. The logits of queries with shared negatives are held a band at a time and computed again
-    in the backward pass: O((N + K) D) memory.
+    A subclass defines `gather` and `compare`. The logits of queries with shared negatives are held a band at a time and
+    computed again in the backward pass: O((N + K) D) memory.
 
     Args:
         temperature: at least 0.003, divides the cosines.
@@ -75,9 +75,17 @@ class QueryLoss(nn.Module):
         self.temperature = temperature
         self.reduction = reduction
 
+    def gather(self, negatives: Tensor) -> Tensor:
+        """(N,) what counts of (N, K) logits of negatives, of which an absent one is `LOWEST`."""
+        raise NotImplementedError
+
+    def compare(self, positive: Tensor, gathered: Tensor) -> Tensor:
+        """(N,) losses of logits of positives, and of what was gathered of their negatives."""
+        raise NotImplementedError
+
     def score(self, positive: Tensor, negatives: Tensor) -> Tensor:
         """(N,) losses of (N,) logits of positives and (N, K) logits of negatives; -inf is an absent negative."""
-        raise NotImplementedError
+        return self.compare(positive, self.gather(negatives.clamp(min=LOWEST)))
 
     def forward(self, query: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
         """Reduced loss of queries.
@@ -148,9 +156,13 @@ class InfoNCELoss(QueryLoss):
     def __init__(self, temperature: float = 0.07, reduction: Reduction = "mean") -> None:
         super().__init__(temperature, reduction)
 
-    def score(self, positive: Tensor, negatives: Tensor) -> Tensor:
+    def gather(self, negatives: Tensor) -> Tensor:
+        """(N,) log-sum-exp."""
+        return negatives.logsumexp(dim=1)
+
+    def compare(self, positive: Tensor, gathered: Tensor) -> Tensor:
         """See `info_nce_loss`."""
-        return info_nce_loss(positive, negatives)
+        return torch.logaddexp(gathered - positive, torch.zeros_like(positive))
 
 
 class NCELoss(QueryLoss):
@@ -170,9 +182,13 @@ class NCELoss(QueryLoss):
     def __init__(self, temperature: float = 0.1, reduction: Reduction = "mean") -> None:
         super().__init__(temperature, reduction)
 
-    def score(self, positive: Tensor, negatives: Tensor) -> Tensor:
+    def gather(self, negatives: Tensor) -> Tensor:
+        """(N,) sum of the logistic losses of the negatives."""
+        return torch.logaddexp(negatives, negatives.new_zeros(())).sum(dim=1)  # torch's softplus is linear above 20
+
+    def compare(self, positive: Tensor, gathered: Tensor) -> Tensor:
         """See `nce_loss`."""
-        return nce_loss(positive, negatives)
+        return torch.logaddexp(-positive, positive.new_zeros(())) + gathered
 
 
 class InBatchNegatives(BatchLoss):
@@ -182,8 +198,9 @@ class InBatchNegatives(BatchLoss):
     unlike in `NTXentLoss`. Given pairs count in both directions (references are never anchors), each once: the genuine
     ones are queries, the impostors of the same anchor their negatives. A given triplet is a query with one negative.
 
-    Items are ordered by i, then p, or as triplets are given. Memory is O((B + R) D) and a few numbers for each pair. On
-    a GPU the list of pairs waits for its length.
+    Items are ordered by i, then p, or as triplets are given. Memory is O((B + R) D) and a few numbers for each pair. In
+    `InfoNCELoss` the negatives are summed as in `NTXentLoss`, on a GPU by the same kernels; the list of pairs waits
+    there for its length.
 
     Args:
         objective: `InfoNCELoss` or `NCELoss`; its reduction is the reduction.
@@ -212,32 +229,52 @@ class InBatchNegatives(BatchLoss):
             genuine, impostor = (row_product(rows, columns, tuples.anchor, end) / temperature for end in tuples[1:])
             losses = self.objective.score(genuine, impostor[:, None])
             return Items(losses, torch.ones_like(losses, dtype=torch.bool))
-        labels = batch.candidate_labels
+        if tuples is None and batch.own is None and is_small(batch.candidate_labels):
+            logits = (rows / temperature) @ columns.T  # (B,B+R)
+            same = batch.labels[:, None] == batch.candidate_labels
+            gathered = self.objective.gather(logits.masked_fill(same, LOWEST))
+            negatives = len(columns) - same.sum(dim=1)  # (B,) how many an anchor has
+            anchor, positive = same.clone().fill_diagonal_(False).nonzero(as_tuple=True)
+            return self._items(logits[anchor, positive], gathered, negatives, anchor)
+        labels, own = batch.candidate_labels, batch.anchors
+        number = torch.arange(own.start, own.stop, device=labels.device)
         if tuples is None:
             identities = Identities(labels)
-            anchor, positive = identities.pairs(batch.labels[batch.anchors], batch.anchors.start, itself=True)
-            first, last = identities.span(batch.labels[anchor])
-            has_negatives = last - first < len(labels)
+            anchor, positive = identities.pairs(batch.labels[own], own.start, itself=True)
+            first, last = identities.span(batch.labels[own])
+            negatives = len(labels) - (last - first)
         else:
             anchor, positive = tuples.anchor[tuples.same], tuples.other[tuples.same]
             impostors, negative = Identities(tuples.anchor[~tuples.same]), tuples.other[~tuples.same]
-            first, last = impostors.span(anchor)
-            has_negatives = last > first
+            first, last = impostors.span(number)
+            negatives = last - first
 
-        def score(anchor: Tensor, positive: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-            owner, place = torch.unique(anchor, return_inverse=True)  # compared once for all its positives
-            logits = rows[owner] @ columns.T / temperature  # (n,B+R)
+        def gather(number: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+            logits = rows @ columns.T / temperature  # (n,B+R)
             if tuples is None:
-                absent = labels[owner, None] == labels
+                absent = labels[number, None] == labels
             else:
                 absent = torch.ones_like(logits, dtype=torch.bool)
-                row, number = impostors.pairs(owner)
-                absent[row, negative[number]] = False
-            negatives = logits.masked_fill(absent, -torch.inf)
-            return self.objective.score(logits[place, positive], negatives[place])
+                row, place = impostors.pairs(number)
+                absent[row, negative[place]] = False
+            return self.objective.gather(logits.masked_fill(absent, LOWEST))
 
-        losses = in_bands(score, len(columns), (anchor, positive), (rows, columns))
-        return Items(losses, has_negatives if self.objective.zero_without_negatives else has_negatives | True)
+        if tuples is None and isinstance(self.objective, InfoNCELoss):
+            groups = batch.labels, batch.reference_labels
+            gathered = log_sum_exp_of_others(
+                rows, columns[len(rows) :], temperature, own=batch.own, factors=batch.factors, labels=groups
+            )[own].masked_fill(negatives == 0, LOWEST)
+        else:
+            gathered = in_bands(gather, len(columns), (number, rows[own]), (columns,))
+        positives = row_product(rows, columns, anchor, positive) / temperature
+        return self._items(positives, gathered, negatives, anchor - own.start)
+
+    def _items(self, positives: Tensor, gathered: Tensor, negatives: Tensor, place: Tensor) -> Items:
+        """Losses of (M,) logits of positives, whose anchors have (n,) gathered negatives, so many, at a place."""
+        losses = self.objective.compare(positives, gathered.index_select(0, place))
+        if not self.objective.zero_without_negatives:
+            return Items(losses, torch.ones_like(losses, dtype=torch.bool))
+        return Items(losses, negatives.index_select(0, place) > 0)
 
 
 def log_sum_exp(logits: Tensor) -> Tensor:
@@ -249,7 +286,7 @@ def log_sum_exp(logits: Tensor) -> Tensor:
     Returns:
         (N,); of a row without any finite logit a number so low that its exponential is 0, or -inf if K is 0.
     """
-    return logits.clamp(min=torch.finfo(logits.dtype).min / 4).logsumexp(dim=1)
+    return logits.clamp(min=LOWEST).logsumexp(dim=1)
 
 
 def check_queries(query: Tensor, positive: Tensor, negatives: Tensor) -> None:

@@ -10,11 +10,10 @@ from torch import Tensor
 from siamese_verify.errors import InputError
 from siamese_verify.losses.base import BatchLoss, Items, Reduction
 from siamese_verify.pairwise import Batch, Identities, Totals, row_product, unit
-from siamese_verify.pairwise.log_softmax import SMALLEST_TEMPERATURE, log_sum_exp_of_others
+from siamese_verify.pairwise.blocks import is_small
+from siamese_verify.pairwise.log_softmax import SMALLEST_TEMPERATURE, log_sum_exp_of_others, softmax_over_others
+from siamese_verify.pairwise.tiles import as_multiplied
 from siamese_verify.structures import Pairs, Triplets
-
-# Rows up to which the whole matrix of logits takes less time than what spares it; on a GPU as many as start-up hides.
-SMALL, SMALL_ON_GPU = 192, 1024
 
 
 def nt_xent_loss(positive: Tensor, log_sum: Tensor) -> Tensor:
@@ -48,6 +47,9 @@ def sup_con_loss(positive: Tensor, log_sum: Tensor, anchor: Tensor, anchors: int
     """
     total = positive.new_zeros(anchors).index_add(0, anchor, nt_xent_loss(positive, log_sum))
     return total / anchor.bincount(minlength=anchors).clamp(min=1)
+
+
+LOWEST = torch.finfo(torch.float32).min / 4  # a logit that adds nothing
 
 
 class Positives(NamedTuple):
@@ -88,6 +90,8 @@ class SoftmaxObjective(BatchLoss):
         if tuples is None:
             own = batch.anchors
             anchor, positive = Identities(batch.candidate_labels).pairs(batch.labels[own], own.start, itself=True)
+            candidates = as_multiplied(candidates, batch.factors)
+            rows = candidates[: len(rows)]
             logit = row_product(rows, candidates, anchor, positive) / self.temperature
             log_sum = log_sum_exp_of_others(
                 rows, candidates[len(rows) :], self.temperature, own=batch.own, factors=batch.factors
@@ -106,30 +110,20 @@ class SoftmaxObjective(BatchLoss):
 
     def anchor_sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(N,) sums of `nt_xent_loss` over all positives of each of N anchors, and (N,) how many positives it has."""
-        small = SMALL if batch.embeddings.device.type == "cpu" else SMALL_ON_GPU
-        if batch.own is None and 1 < len(batch.candidate_labels) <= small:
+        if batch.own is None and len(batch.candidate_labels) > 1 and is_small(batch.candidate_labels):
             return self._plain_sums(unit(batch.candidates), batch.labels, batch.candidate_labels)
-        rows, references, own = unit(batch.embeddings), unit(batch.references), batch.anchors
-        first, last = Identities(batch.candidate_labels).span(batch.candidate_labels)
-        count = (last - first - 1)[own]
-        log_sum = log_sum_exp_of_others(rows, references, self.temperature, own=batch.own, factors=batch.factors)[own]
-        # The logits of an anchor's positives are summed by way of the sum of their vectors, itself among them: its
-        # cosine with itself is constant.
-        sums = torch.zeros_like(batch.candidates).index_add_(0, first[: len(rows)], rows)
-        if len(references):
-            sums = sums.index_add(0, first[len(rows) :], references)
-        anchors = rows[own]
-        cosines = torch.linalg.vecdot(anchors, sums.index_select(0, first[own]))
-        logits = (cosines - torch.linalg.vecdot(anchors, anchors).detach()) / self.temperature
-        return nt_xent_loss(logits, count * log_sum), count
+        labels, own = (batch.labels, batch.reference_labels), batch.anchors
+        log_sum, positive, count = softmax_over_others(
+            unit(batch.embeddings), unit(batch.references), labels, self.temperature, batch.own, batch.factors
+        )
+        return nt_xent_loss(positive[own], count[own] * log_sum[own]), count[own]
 
     def _plain_sums(self, candidates: Tensor, labels: Tensor, candidate_labels: Tensor) -> tuple[Tensor, Tensor]:
         """As `anchor_sums`, by the matrix of logits of unit rows."""
-        logits = candidates[: len(labels)] @ candidates.T / self.temperature  # (B,B+R)
-        genuine = (labels[:, None] == candidate_labels).fill_diagonal_(False)
-        count = genuine.sum(dim=1)
-        positive = logits.masked_fill(~genuine, 0).sum(dim=1)
-        return nt_xent_loss(positive, count * logits.fill_diagonal_(-torch.inf).logsumexp(dim=1)), count
+        logits = (candidates[: len(labels)] / self.temperature) @ candidates.T  # (B,B+R)
+        genuine = (labels[:, None] == candidate_labels).fill_diagonal_(False).to(logits.dtype)
+        probability = logits.fill_diagonal_(LOWEST).log_softmax(dim=1)
+        return -torch.linalg.vecdot(probability, genuine), genuine.sum(dim=1)
 
     def extra_repr(self) -> str:
         """Parameters for `print(module)`."""

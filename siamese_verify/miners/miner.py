@@ -49,7 +49,7 @@ class Miner(Generic[Tuples]):
         Raises:
             InputError: invalid embeddings or labels, see `siamese_verify.pairwise.check_batch`.
         """
-        return self.choose(check_compared(embeddings, labels, references, reference_labels, own=own))
+        return self._choose(check_compared(embeddings, labels, references, reference_labels, own=own))
 
     @torch.no_grad()
     def together(
@@ -64,7 +64,11 @@ class Miner(Generic[Tuples]):
 
         References, such as those of a cross-batch memory, are numbered from B on. Arguments and errors as when called.
         """
-        return self.choose(check_compared(embeddings, labels, references, reference_labels, together=True, own=own))
+        return self._choose(check_compared(embeddings, labels, references, reference_labels, together=True, own=own))
+
+    def _choose(self, compared: ComparedRows) -> Tuples:
+        with torch.autocast(compared.rows.device.type, enabled=False):  # which would round the products
+            return self.choose(compared)
 
 
 def check_length(count: int, what: str) -> None:

@@ -15,13 +15,18 @@ from typing import Any
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
-from siamese_verify.faces import DETECTOR_FILES, alignment_name
-from siamese_verify.models.metadata import ModelMetadata
+from siamese_verify.faces import DETECTORS, alignment_name, detector_files
+from siamese_verify.models.metadata import ModelMetadata, model_card
 
 FORMAT = 6
 MANIFEST, WEIGHTS, NETWORK, CARD = "bundle.json", "model.safetensors", "model.onnx", "README.md"
-DETECTOR = tuple(f"detector/{name}" for name in DETECTOR_FILES)
-KNOWN_FILES = {WEIGHTS, NETWORK, CARD, *DETECTOR}  # no other file is ever opened
+DETECTOR = "detector"  # folder of the face detector's files
+KNOWN_FILES = {
+    WEIGHTS,
+    NETWORK,
+    CARD,
+    *(f"{DETECTOR}/{name}" for detector in DETECTORS.values() for name in detector.files),
+}  # no other file is ever opened
 MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_EMBEDDING_SIZE, MAX_PIXELS = 65_536, 4096
 FIELDS: dict[str, type | UnionType] = {
@@ -220,6 +225,21 @@ def write_bundle(
     return open_bundle(folder)
 
 
+def save_files(
+    folder: Path,
+    metadata: ModelMetadata,
+    files: Mapping[str, bytes],
+    checks: dict[str, Any],
+    versions: Mapping[str, str],
+) -> Bundle:
+    """Write a bundle of these files, with the face detector if the model needs one, and a model card."""
+    crop = metadata.input_spec.crop
+    detector = detector_files(crop.detector) if crop.needs_face else {}
+    parts = {f"{DETECTOR}/{name}": content for name, content in detector.items()}
+    card = {CARD: model_card(metadata, checks).encode()}
+    return write_bundle(folder, metadata, {**files, **parts, **card}, checks, dict(versions))
+
+
 def check_target(folder: Path) -> None:
     """Check that a bundle may be written to a folder, before the work for it.
 
@@ -234,7 +254,7 @@ def _other_files(folder: Path) -> list[str]:
     """Names in a folder that are not part of a bundle; of a file, its own."""
     if not folder.is_dir():
         return [folder.name]
-    parts = {MANIFEST, *KNOWN_FILES, *(str(Path(name).parent) for name in DETECTOR)}
+    parts = {MANIFEST, *KNOWN_FILES, DETECTOR}
     return sorted(found for path in folder.rglob("*") if (found := path.relative_to(folder).as_posix()) not in parts)
 
 

@@ -21,11 +21,10 @@ from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import equal_error_rate, score_pairs
-from siamese_verify.faces import detector_files
-from siamese_verify.models.bundle import CARD, DETECTOR, NETWORK, WEIGHTS, Bundle, write_bundle
+from siamese_verify.models.bundle import NETWORK, WEIGHTS, Bundle, save_files
 from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine, embed_crops
 from siamese_verify.models.loading import FaceModel, load_model
-from siamese_verify.models.metadata import ModelMetadata, model_card
+from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.onnx_runtime import export_onnx
 from siamese_verify.protocols import Protocol, lfw_pairs
 from siamese_verify.structures import InputSpec
@@ -159,6 +158,7 @@ def save_bundle(
     versions: Mapping[str, str] | None = None,
     pairs: ComparisonPairs | None = None,
     inputs: NDArray[Any] | None = None,
+    network: bool = True,
 ) -> Bundle:
     """Write a model as a bundle, after comparing its ONNX network with torch.
 
@@ -169,14 +169,30 @@ def save_bundle(
         pairs: to compare on, besides random images.
         inputs: (N,*shape) arrays to compare on instead of random ones, which mean nothing where an encoder looks
             numbers up, such as those of words.
+        network: export it now. If False, that waits for the first use, see `siamese_verify.models.loading.network_of`.
 
     Raises:
         InputError: the network cannot be exported, gives other embeddings than torch, or decides a pair differently;
             nothing is written.
     """
     versions = versions or {"siamese-verify": __version__, "torch": torch.__version__}
-    folder = Path(folder)
-    network, weights = export_network(model.encoder), weights_file(model.encoder)
+    weights = weights_file(model.encoder)
+    metadata = replace(model.metadata, weights_sha256=hashlib.sha256(weights).hexdigest())
+    if not network:
+        return save_files(Path(folder), metadata, {WEIGHTS: weights}, {}, versions)
+    content, checks = compared_network(model, pairs, inputs)
+    return save_files(Path(folder), metadata, {WEIGHTS: weights, NETWORK: content}, checks, versions)
+
+
+def compared_network(
+    model: FaceModel, pairs: ComparisonPairs | None = None, inputs: NDArray[Any] | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """The ONNX file of a model, and the checks that compared it with torch; see `save_bundle`.
+
+    Raises:
+        InputError: it cannot be exported, gives other embeddings than torch, or decides a pair differently.
+    """
+    network = export_network(model.encoder)
     torch_engine = TorchEngine(copy.deepcopy(model.encoder).cpu().eval())
     onnx_engine = OnnxEngine(network, NETWORK, arrays=model.metadata.input_spec.array_type)
     checks = compare_engines(model.metadata, torch_engine, onnx_engine, pairs, inputs)
@@ -191,23 +207,7 @@ def save_bundle(
             f"The model {model.metadata.name} is not exported: its ONNX network decides {checks['flips']} of "
             f"{checks['pairs']:,} pairs differently from torch."
         )
-    metadata = replace(model.metadata, weights_sha256=hashlib.sha256(weights).hexdigest())
-    return save_files(folder, metadata, {WEIGHTS: weights, NETWORK: network}, checks, versions)
-
-
-def save_files(
-    folder: Path,
-    metadata: ModelMetadata,
-    files: Mapping[str, bytes],
-    checks: dict[str, Any],
-    versions: Mapping[str, str],
-) -> Bundle:
-    """Write a bundle of these files, with the face detector if the model needs one, and a model card."""
-    detector = (
-        dict(zip(DETECTOR, detector_files().values(), strict=True)) if metadata.input_spec.crop.needs_face else {}
-    )
-    card = {CARD: model_card(metadata, checks).encode()}
-    return write_bundle(folder, metadata, {**files, **detector, **card}, checks, dict(versions))
+    return network, checks
 
 
 def compare_engines(

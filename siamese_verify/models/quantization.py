@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
-from siamese_verify.models.bundle import NETWORK, Bundle
+from siamese_verify.models.bundle import NETWORK, Bundle, save_files
 from siamese_verify.models.engines import BATCH, Engine, OnnxEngine
 from siamese_verify.models.export import (
     ComparisonPairs,
     compare_engines,
     export_network,
-    save_files,
     with_weights_hash,
 )
 from siamese_verify.models.loading import FaceModel

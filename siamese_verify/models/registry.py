@@ -5,37 +5,85 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from siamese_verify import __version__
 from siamese_verify.atomic_write import atomic_write, cache_folder, data_folder
 from siamese_verify.errors import InputError, printable
 from siamese_verify.evaluation import ScoreCalibration
-from siamese_verify.faces import FaceDetector
-from siamese_verify.models.bundle import FORMAT, MANIFEST, open_bundle
-from siamese_verify.models.metadata import PRETRAINED, read_operating_points, read_quality, stages_in_words
+from siamese_verify.faces import DETECTORS
+from siamese_verify.models.bundle import FORMAT, MANIFEST, NETWORK, Bundle, open_bundle, save_files
+from siamese_verify.models.metadata import (
+    PRETRAINED,
+    ModelMetadata,
+    read_operating_points,
+    read_quality,
+    stages_in_words,
+)
+from siamese_verify.opencv_zoo import FOLDING, SFACE, SFACE_INPUT, YUNET, folded
+from siamese_verify.structures import DetectorName, InputSpec
 
 if TYPE_CHECKING:
     from siamese_verify.models.loading import FaceModel
 
-LICENSE = "of facenet-pytorch (MIT), trained on data that is for research only"
-DOWNLOAD_MEGABYTES = 107.0
 BUNDLES = ("bundle", "bundles/*", "runs/*/*/bundle", "runs/*/*/*/bundle", "models/*")  # where bundles are looked for
+
+
+class Source(NamedTuple):
+    """Where a pretrained model comes from.
+
+    Attributes:
+        target: class of its encoder.
+        detector: that finds its faces.
+        license: of its weights, in words.
+        megabytes: of the download.
+        origin: of its training data, in words.
+    """
+
+    target: str
+    detector: DetectorName
+    license: str
+    megabytes: float
+    origin: str | None
+
+
+SOURCES = {
+    "sface": Source(
+        "siamese_verify.encoders.SFace", "yunet", f"{SFACE.license}; detector YuNet {YUNET.license}", 10.8, None
+    ),
+    **{
+        name: Source(
+            "siamese_verify.encoders.InceptionResNet",
+            "mtcnn",
+            "of facenet-pytorch (MIT), trained on data that is for research only",
+            107.0,
+            name,
+        )
+        for name in ("casia-webface", "vggface2")
+    },
+    "openface": Source(
+        "siamese_verify.encoders.OpenFace",
+        "mtcnn",
+        "Apache-2.0 as OpenFace published them, trained on data that is for research only",
+        15.3,
+        "CASIA-WebFace and FaceScrub",
+    ),
+}
 
 
 def ships_thresholds(name: str) -> bool:
     """Whether the package has thresholds of a pretrained model that were measured with the present face detector."""
-    return bool(_read_thresholds(_shipped(name)))
+    return bool(_read_thresholds(name, _shipped(name)))
 
 
 def store_thresholds(name: str, measurement: dict[str, Any]) -> Path:
     """Store thresholds of a pretrained model on this machine, for `load_model` where none are shipped."""
     path = _stored(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"detector": FaceDetector.identifier, **measurement}
+    content = {"detector": _detector(name), **measurement}
     atomic_write(path, json.dumps(content, indent=1, allow_nan=False).encode())
     return path
 
@@ -45,15 +93,20 @@ def read_thresholds(name: str) -> dict[str, Any]:
 
     Thresholds measured with another version of the face detector do not hold and are not returned.
     """
-    return _read_thresholds(_shipped(name)) or _read_thresholds(_stored(name))
+    return _read_thresholds(name, _shipped(name)) or _read_thresholds(name, _stored(name))
 
 
-def _read_thresholds(path: Path) -> dict[str, Any]:
+def _detector(name: str) -> str:
+    """Name and version of the face detector of a pretrained model."""
+    return DETECTORS[SOURCES[name].detector].identifier
+
+
+def _read_thresholds(name: str, path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
         measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return measured if measured["detector"] == FaceDetector.identifier else {}
+        return measured if measured["detector"] == _detector(name) else {}
     except (ValueError, TypeError, KeyError):
         raise InputError(f"The thresholds in {path} are damaged: delete it and evaluate the model again.") from None
 
@@ -66,17 +119,13 @@ def _stored(name: str) -> Path:
     return data_folder() / "thresholds" / f"{name}.json"
 
 
-def load_pretrained(name: str) -> FaceModel:
-    """Load a pretrained model for torch, with its shipped thresholds, else those stored on this machine.
+def pretrained_metadata(name: str, spec: InputSpec, embedding_size: int) -> ModelMetadata:
+    """Metadata of a pretrained model, with its shipped thresholds, else those stored on this machine.
 
     Raises:
-        InputError: its weights are neither in torch's cache nor can be downloaded.
+        InputError: the thresholds are damaged.
     """
-    from siamese_verify import encoders
-    from siamese_verify.models.loading import FaceModel
-
-    encoder = encoders.InceptionResNet(pretrained=name).eval()
-    measured = read_thresholds(name)
+    source, measured = SOURCES[name], read_thresholds(name)
     try:
         points = read_operating_points(measured.pop("operating_points", []))
         calibration = measured.pop("score_calibration", None)
@@ -86,48 +135,86 @@ def load_pretrained(name: str) -> FaceModel:
         raise InputError(
             f"The thresholds of {name} are damaged: delete {_stored(name)} and evaluate it again."
         ) from None
-    return FaceModel.create(
+    return ModelMetadata(
         name,
-        encoder,
-        {"_target_": "siamese_verify.encoders.InceptionResNet", "pretrained": name},
+        {"_target_": source.target, "pretrained": name},
+        spec,
+        embedding_size,
         points,
         measured_on=measured.get("measured_on", ""),
-        training={"data": name, "pretrained": name},
+        training={"data": source.origin, "pretrained": name},
         metrics=measured,
         score_calibration=calibration,
         quality=quality,
-        license=LICENSE,
+        license=source.license,
+        weights_sha256=SFACE.sha256 if name == "sface" else "",
     )
+
+
+def load_pretrained(name: str) -> FaceModel:
+    """Load a pretrained model for torch, with its shipped thresholds, else those stored on this machine.
+
+    Raises:
+        InputError: its weights are neither in the cache nor can be downloaded.
+    """
+    from siamese_verify.encoders import InceptionResNet, OpenFace, SFace
+    from siamese_verify.models.loading import FaceModel
+
+    classes = {"sface": SFace, "openface": OpenFace}
+    encoder = classes.get(name, InceptionResNet)(pretrained=name).eval()
+    return FaceModel(encoder, pretrained_metadata(name, encoder.input_spec, encoder.embedding_size))
 
 
 def pretrained_folder(name: str) -> Path:
     """Cache folder of the bundle of a pretrained model; it depends on all that the bundle is made of."""
-    parts = (str(FORMAT), FaceDetector.identifier, json.dumps(read_thresholds(name)))
+    parts = [str(FORMAT), _detector(name), json.dumps(read_thresholds(name))]
+    parts += [str(FOLDING)] if name == "sface" else []
     return cache_folder() / "models" / f"{name}-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:8]}"
 
 
-def pretrained_bundle(name: str) -> Path:
-    """Return the bundle folder of a pretrained model, exported at its first use; later uses need no network or torch.
+def pretrained_bundle(name: str, sources: Sequence[Path] = ()) -> Path:
+    """Return the bundle folder of a pretrained model, made at its first use; later uses need no network.
+
+    Args:
+        name: of the model.
+        sources: of `sface` and `openface`: files as published, or folders that hold them; by default those of `sface`
+            are downloaded, and that of `openface` is the one given before.
 
     Raises:
         InputError: there is no such name, its weights are unavailable, or the cache cannot be written.
     """
     if name not in PRETRAINED:
         raise InputError(f"There is no pretrained model {name!r}: choose {' or '.join(PRETRAINED)}.")
+    if sources and name == "openface":
+        from siamese_verify.encoders.openface import published_weights
+
+        published_weights(sources[0])  # it is then in the cache
+    elif sources and name != "sface":
+        raise InputError(f"The files of {name} are taken from torch's cache (TORCH_HOME), not from {sources[0]}.")
     folder = pretrained_folder(name)
     if (folder / MANIFEST).is_file():
         return folder
-    print(f"siamese-verify: exporting {name} at its first use, to {printable(folder)} ...", file=sys.stderr)
-    from siamese_verify.models.export import save_bundle
-
-    model = load_pretrained(name)
+    print(f"siamese-verify: preparing {name} at its first use, in {printable(folder)} ...", file=sys.stderr)
     try:
-        save_bundle(folder, model, {"siamese-verify": __version__})
+        if name == "sface":
+            save_sface(folder, sources)
+        else:
+            from siamese_verify.models.export import save_bundle
+
+            save_bundle(folder, load_pretrained(name), {"siamese-verify": __version__})
     except InputError as error:
         if (folder / MANIFEST).is_file():  # another process was faster
             return folder
         raise InputError(f"{error} Bundles are cached below $XDG_CACHE_HOME.") from None
     return folder
+
+
+def save_sface(folder: Path, sources: Collection[Path]) -> Bundle:
+    """Write the bundle of SFace with YuNet, without torch, see `pretrained_bundle`."""
+    network, _ = (folded(file, sources) for file in (SFACE, YUNET))  # the detector is then in the cache
+    checks = {"published_as": SFACE.name, "weights_sha256": SFACE.sha256}
+    metadata = pretrained_metadata("sface", SFACE_INPUT, 128)
+    return save_files(folder, metadata, {NETWORK: network}, checks, {"siamese-verify": __version__})
 
 
 @dataclass(frozen=True)
@@ -160,8 +247,9 @@ def list_models(root: Path) -> Iterator[ModelEntry]:
         if (folder / MANIFEST).is_file():
             yield describe_bundle(folder, name)
         else:
-            note = f"to get it: siamese-verify models pull {name}"
-            yield ModelEntry(name, False, DOWNLOAD_MEGABYTES, LICENSE, "", note)
+            note = f"to get it: siamese-verify models pull {name}{' --from nn4.small2.h5' * (name == 'openface')}"
+            source = SOURCES[name]
+            yield ModelEntry(name, False, source.megabytes, source.license, "", note)
     for pattern in BUNDLES:
         for folder in sorted(root.glob(pattern)):
             if (folder / MANIFEST).is_file():

@@ -14,6 +14,8 @@ from siamese_verify.errors import InputError
 BLOCK = 512  # rows of a block: its product of 1 MiB fits a CPU's cache
 ACCELERATOR_BLOCK = 2048
 BAND = 1 << 20  # numbers of a band: rows that are compared with all columns at once
+# Rows up to which the whole matrix of pairs takes less time than what spares it; on a GPU as many as its start hides.
+SMALL, SMALL_ON_GPU = 320, 1024
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,6 +24,11 @@ R = TypeVar("R")
 def block_size(device: torch.device) -> int:
     """Rows of a block on a device."""
     return BLOCK if device.type == "cpu" else ACCELERATOR_BLOCK
+
+
+def is_small(candidates: Tensor) -> bool:
+    """Whether the plain formula, over the matrix of all pairs, is fastest for so many candidates on their device."""
+    return len(candidates) <= (SMALL if candidates.device.type == "cpu" else SMALL_ON_GPU)
 
 
 def ranges(count: int, size: int = BLOCK, start: int = 0) -> Iterator[slice]:

@@ -21,8 +21,19 @@ def _grid(tile: Tensor, blocks: tuple[int, int, int]) -> tuple[int, int]:
     return triton.cdiv(tile.shape[0], blocks[0]), triton.cdiv(tile.shape[1], blocks[1] * blocks[2])
 
 
+def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Run a kernel on the GPU of its first argument, which need not be the current one."""
+    with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
+        kernel[grid](*arguments, **constants)
+
+
 def _constants(blocks: tuple[int, int, int]) -> dict[str, Any]:
-    return dict(zip(("HEIGHT", "WIDTH", "STRIP"), blocks, strict=True))
+    return dict(zip(("HEIGHT", "WIDTH", "STRIP"), blocks, strict=True)) | {"num_warps": WARPS}
+
+
+def _contiguous(parts: tuple[Tensor, Tensor] | None, instead: Tensor) -> tuple[Tensor, Tensor]:
+    """Tensors of a launch; a kernel does not read what is there instead of None."""
+    return (instead, instead) if parts is None else (parts[0].contiguous(), parts[1].contiguous())
 
 
 def exponential_sums(
@@ -30,6 +41,7 @@ def exponential_sums(
     scale: Tensor,
     diagonal: bool,
     mirrored: bool,
+    labels: tuple[Tensor, Tensor] | None = None,
     blocks: tuple[int, int, int] = (HEIGHT, WIDTH, STRIP),
 ) -> tuple[Tensor, Tensor | None]:
     """Sums of exp((cosine - 1) * scale) over each row and column of a tile.
@@ -39,6 +51,7 @@ def exponential_sums(
         scale: (1,) float32 or float64, the type of the sums.
         diagonal: leave out the pairs of a row with the column of its number.
         mirrored: sum over columns too.
+        labels: (n,) and (m,) int64; pairs of one label are left out. None leaves out none.
         blocks: rows and columns of a block, and blocks of a strip.
 
     Returns:
@@ -48,8 +61,11 @@ def exponential_sums(
     grid = _grid(tile, blocks)
     by_row = scale.new_empty(grid[1], n)
     by_column = scale.new_empty(grid[0], m) if mirrored else by_row
-    _exponential_sums[grid](
-        tile, scale, by_row, by_column, n, m, diagonal, mirrored, num_warps=WARPS, **_constants(blocks)
+    of_rows, of_columns = _contiguous(labels, tile)
+    _launch(
+        *(_exponential_sums, grid, tile, scale, by_row, by_column, of_rows, of_columns, n, m),
+        *(diagonal, mirrored, labels is not None),
+        **_constants(blocks),
     )
     return by_row.sum(dim=0), by_column.sum(dim=0) if mirrored else None
 
@@ -60,10 +76,13 @@ def _exponential_sums(
     scale,
     by_row,
     by_column,
+    row_labels,
+    column_labels,
     n,
     m,
     DIAGONAL: tl.constexpr,
     MIRRORED: tl.constexpr,
+    LABELED: tl.constexpr,
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
     STRIP,
@@ -79,6 +98,8 @@ def _exponential_sums(
         value = tl.exp((cosine.to(by_row.dtype.element_ty) - 1) * factor)
         if DIAGONAL:
             inside = inside & (i[:, None] != j[None, :])
+        if LABELED:
+            inside = inside & _differ(row_labels, i, n, column_labels, j, m)
         value = tl.where(inside, value, 0.0)
         total += tl.sum(value, 1)
         if MIRRORED:
@@ -93,6 +114,8 @@ def exponential_weights(
     of_rows: Tensor,
     of_columns: Tensor | None,
     diagonal: bool,
+    labels: tuple[Tensor, Tensor] | None = None,
+    pulls: tuple[Tensor, Tensor | None] | None = None,
     blocks: tuple[int, int, int] = (HEIGHT, WIDTH, STRIP),
 ) -> Tensor:
     """Weights exp((cosine - 1) * scale) * (of_rows + of_columns) of a tile.
@@ -104,6 +127,9 @@ def exponential_weights(
         of_rows: (n,) of the type of the scale.
         of_columns: (m,) likewise, or None for zeros.
         diagonal: 0 for a row with the column of its number.
+        labels: as in `exponential_sums`; with `pulls`, pairs of one label are not left out.
+        pulls: (n,) and (m,) of the type of the scale, or None for the columns if `of_columns` is: their sum is added to
+            the weight of a pair of one label.
         blocks: as in `exponential_sums`.
 
     Returns:
@@ -111,8 +137,14 @@ def exponential_weights(
     """
     n, m = tile.shape
     others = of_columns.contiguous() if of_columns is not None else of_rows
-    arguments = tile, weights, scale, of_rows.contiguous(), others, n, m, diagonal, of_columns is not None
-    _exponential_weights[_grid(tile, blocks)](*arguments, num_warps=WARPS, **_constants(blocks))
+    pull, pull_of_columns = pulls or (of_rows, None)
+    pull_of_others = pull_of_columns.contiguous() if pull_of_columns is not None else pull
+    _launch(
+        *(_exponential_weights, _grid(tile, blocks), tile, weights, scale, of_rows.contiguous(), others),
+        *(pull.contiguous(), pull_of_others, *_contiguous(labels, tile), n, m),
+        *(diagonal, of_columns is not None, labels is not None, pulls is not None),
+        **_constants(blocks),
+    )
     return weights
 
 
@@ -123,10 +155,16 @@ def _exponential_weights(
     scale,
     of_rows,
     of_columns,
+    pull_of_rows,
+    pull_of_columns,
+    row_labels,
+    column_labels,
     n,
     m,
     DIAGONAL: tl.constexpr,
     MIRRORED: tl.constexpr,
+    LABELED: tl.constexpr,
+    PULLING: tl.constexpr,
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
     STRIP,
@@ -145,9 +183,23 @@ def _exponential_weights(
             weight = weight * (of_row[:, None] + tl.load(of_columns + j, mask=j < m, other=0.0)[None, :])
         else:
             weight = weight * of_row[:, None]
+        if LABELED:
+            pull = tl.zeros_like(weight)
+            if PULLING:
+                pull += weight + tl.load(pull_of_rows + i, mask=i < n, other=0.0)[:, None]
+                if MIRRORED:
+                    pull += tl.load(pull_of_columns + j, mask=j < m, other=0.0)[None, :]
+            weight = tl.where(_differ(row_labels, i, n, column_labels, j, m), weight, pull)
         if DIAGONAL:
             weight = tl.where(i[:, None] != j[None, :], weight, 0.0)
         tl.store(weights + place, weight.to(weights.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _differ(row_labels, i, n, column_labels, j, m):
+    """Whether rows and columns have two labels."""
+    label = tl.load(row_labels + i, mask=i < n, other=0)
+    return label[:, None] != tl.load(column_labels + j, mask=j < m, other=0)[None, :]
 
 
 def hinge_losses(
@@ -164,18 +216,20 @@ def hinge_losses(
 ) -> tuple[Tensor, Tensor]:
     """Losses scale * max(0, margin - distance)^power of the impostors of a tile, and how they pull.
 
+    Genuine pairs of labels below 0 count too, by scale * distance^power; a row with itself does not.
+
     Args:
         tile: (n, m) float32 products; of unit rows, if there are no squares.
         weights: (n, m) memory for what each pair pulls with, or None; that of the tile is fine. A row's gradient is the
             sum of these weights times the columns; for Euclidean distances, times the difference column - row.
-        row_labels: (n,) int64.
-        column_labels: (m,) int64; a pair of one label is no impostor.
+        row_labels: (n,) int64; genuine pairs of labels from 0 on are left to `genuine_losses`.
+        column_labels: (m,) int64.
         squares: (n,) and (m,) squared lengths of the rows that were multiplied: the distance is Euclidean; None
             takes 1 - cosine.
         margin: of the loss.
         scale: of the loss.
         power: 1 or 2.
-        diagonal: count each pair once; weights are for both of its directions.
+        diagonal: rows and columns are the same; count each pair once; weights are for both of its directions.
         blocks: as in `exponential_sums`.
 
     Returns:
@@ -185,12 +239,24 @@ def hinge_losses(
     grid = _grid(tile, blocks)
     totals, counts = tile.new_empty(grid), row_labels.new_empty(grid, dtype=torch.int32)
     euclidean, learning = squares is not None, weights is not None
-    of_rows, of_columns = (part.contiguous() for part in squares) if squares is not None else (tile, tile)
+    of_rows, of_columns = _contiguous(squares, tile)
     memory = weights if weights is not None else tile
-    _hinge_losses[grid](
-        *(tile, memory, totals, counts, row_labels.contiguous(), column_labels.contiguous(), of_rows, of_columns, n, m),
+    _launch(
+        *(
+            _hinge_losses,
+            grid,
+            tile,
+            memory,
+            totals,
+            counts,
+            row_labels.contiguous(),
+            column_labels.contiguous(),
+            of_rows,
+            of_columns,
+            n,
+            m,
+        ),
         *(float(margin), float(scale), euclidean, power == 2, diagonal, learning),
-        num_warps=WARPS,
         **_constants(blocks),
     )
     return totals.sum(), counts.sum()
@@ -228,19 +294,23 @@ def _hinge_losses(
         inside = (i[:, None] < n) & (j[None, :] < m)
         place = i[:, None].to(tl.int64) * m + j[None, :]
         product = tl.load(tile + place, mask=inside, other=0.0)
-        impostor = inside & (label[:, None] != tl.load(column_labels + j, mask=j < m, other=0)[None, :])
+        same = label[:, None] == tl.load(column_labels + j, mask=j < m, other=0)[None, :]
+        genuine = inside & same & (label[:, None] < 0)
+        if DIAGONAL:
+            genuine = genuine & (i[:, None] != j[None, :])
         if EUCLIDEAN:
             lengths = tl.load(row_squares + i, mask=i < n, other=0.0)[:, None]
             lengths = lengths + tl.load(column_squares + j, mask=j < m, other=0.0)[None, :]
             distance = tl.sqrt(_at_least(lengths - 2 * product, 0.0))
         else:
             distance = _at_least(1 - product, 0.0)
-        inner = _at_least(margin - distance, 0.0)
-        inner = tl.where(impostor, inner, 0.0)
+        inner = tl.where(same, distance, _at_least(margin - distance, 0.0))
+        inner = tl.where(inside & ((same == 0) | genuine), inner, 0.0)
         if SQUARED:
             loss, slope = scale * inner * inner, 2 * scale * inner
         else:
             loss, slope = scale * inner, tl.where(inner > 0, scale, 0.0)
+        slope = tl.where(same, -slope, slope)
         if LEARNING:
             if EUCLIDEAN:
                 # Below this a distance is rounding of float32, and its inverse anything.
@@ -281,7 +351,7 @@ def genuine_losses(
         candidates: (C, D) contiguous float32 rows, then references.
         order: (C,) int64 rows, grouped by identity.
         first: (C,) int64, where the group of each row begins in `order`.
-        last: (C,) int64, one past where it ends.
+        last: (C,) int64, one past where it ends; the first itself to leave out the pairs of the row.
         gradient: (C, D) memory that the gradient is added to, or None.
         batch: number of rows; references follow.
         own: rows of this rank, which has its share of the pairs, see `pairwise.blocks.rectangles`.
@@ -294,8 +364,18 @@ def genuine_losses(
     """
     count, size = candidates.shape
     totals, counts = candidates.new_empty(count), order.new_empty(count)
-    _genuine_losses[(count,)](
-        *(candidates, order, first, last, candidates if gradient is None else gradient, totals, counts),
+    _launch(
+        *(
+            _genuine_losses,
+            (count,),
+            candidates,
+            order,
+            first,
+            last,
+            candidates if gradient is None else gradient,
+            totals,
+            counts,
+        ),
         *(size, batch, own.start, own.stop, float(scale), cosine, power == 2, gradient is not None),
         SIZE=triton.next_power_of_2(size),
     )
@@ -396,12 +476,10 @@ def nearest_impostors(
     queries = 1 if bounds is None else bounds[0].shape[1]
     by_row = row_labels.new_empty(grid[1], n, queries)
     by_column = row_labels.new_empty(grid[0], m, queries) if mirrored else by_row
-    of_rows, of_columns = bounds or (tile, tile), column_bounds or (tile, tile)
-    _nearest_impostors[grid](
-        *(tile, by_row, by_column, row_labels.contiguous(), column_labels.contiguous()),
-        *(part.contiguous() for part in (*squares, *of_rows, *of_columns)),
+    _launch(
+        *(_nearest_impostors, grid, tile, by_row, by_column, row_labels.contiguous(), column_labels.contiguous()),
+        *(*_contiguous(squares, tile), *_contiguous(bounds, tile), *_contiguous(column_bounds, tile)),
         *(n, m, queries, *starts, bounds is not None, mirrored),
-        num_warps=WARPS,
         **_constants(blocks),
     )
     return by_row.amin(dim=0), by_column.amin(dim=0) if mirrored else None
@@ -491,7 +569,7 @@ def farthest_genuine(rows: Tensor, columns: Tensor, order: Tensor, first: Tensor
     found = order.new_empty(len(rows))
     if len(rows):
         arguments = rows, columns, order, first, last, found, rows.shape[1], itself
-        _farthest_genuine[(len(rows),)](*arguments, SIZE=triton.next_power_of_2(rows.shape[1]))
+        _launch(_farthest_genuine, (len(rows),), *arguments, SIZE=triton.next_power_of_2(rows.shape[1]))
     return found
 
 

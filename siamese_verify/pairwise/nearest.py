@@ -14,10 +14,9 @@ from siamese_verify.pairwise.batch import GenuinePairs, Identities, check_batch
 from siamese_verify.pairwise.blocks import BAND, bands, blocks, ranges, rectangles
 from siamese_verify.pairwise.distances import Centered, chunks, has_exact_products, identical
 from siamese_verify.pairwise.ranks import gather_rows, sizes_of_ranks
-from siamese_verify.pairwise.tiles import TILE, Tiles, fused, kernels, rounded
+from siamese_verify.pairwise.tiles import QUERIES, TILE, WALKED, Tiles, fused, kernels, rounded, squared_lengths
 
 SORTED = 8  # queries of a row beyond which its distances are sorted once, not compared for each
-DIFFERENCES = "donot_use_mm_for_euclid_dist"
 CROWDED = 1 / 64  # share of candidates beyond which all distances of a band are computed exactly
 
 
@@ -151,11 +150,12 @@ class Band:
         self.distances, self.rows, self.columns = distances, rows, columns
         compared = distances.compared
         left, right = distances.left.part(rows), distances.right.part(columns)
-        self.slack = _rounding(left, right)
+        self.slack = rounding(left, right)
         if has_exact_products(left.rows):
-            self.squared = _expanded(left, right)
+            self.squared = expanded(left, right)
         else:
-            self.squared = torch.cdist(left.origin, right.origin, compute_mode=DIFFERENCES).square_()
+            precise, others = distances.precise
+            self.squared = expanded(precise.part(rows), others.part(columns)).to(left.rows.dtype)
         row, column = distances.identities.pairs(compared.labels[rows])  # faster than to compare all labels
         if columns.start:
             row, column = row[column >= columns.start], column[column >= columns.start] - columns.start
@@ -168,7 +168,7 @@ class Band:
         number, other = self.distances.number
         negative = self.squared < torch.inf
         apart = (number[self.rows, None] != other[self.columns]).logical_and_(negative)
-        between, slack, kind = _expanded(left, right), _rounding(left, right), compared.rows.dtype
+        between, slack, kind = expanded(left, right), rounding(left, right), compared.rows.dtype
         low = _rounded((between - slack).clamp_(min=0), kind, squared)
         high = _rounded((between + slack).clamp_(min=0), kind, squared)
         row, column = (low != high).logical_and_(apart).nonzero(as_tuple=True)
@@ -180,11 +180,12 @@ class Band:
         return int(candidates.count_nonzero()) > 2 * len(candidates) + CROWDED * self.squared.numel()
 
 
-def _expanded(left: Centered, right: Centered) -> Tensor:
+def expanded(left: Centered, right: Centered) -> Tensor:
+    """(n, m) squared distances by products."""
     return (left.squares[:, None] + right.squares).addmm_(left.rows, right.rows.T, alpha=-2)
 
 
-def _rounding(left: Centered, right: Centered) -> float:
+def rounding(left: Centered, right: Centered) -> float:
     """How far squared distances by inner products may be off: 8 sqrt(D) u (|a|^2 + |b|^2).
 
     After Higham & Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.
@@ -230,32 +231,36 @@ def nearest_negatives(
     """
     if not len(anchor) or not len(compared.columns):
         return torch.full_like(anchor, -1)
-    if fused(compared.rows):
-        return _fused_nearest(compared, anchor, inner, outer, squared)
+    found = _fused_nearest(compared, anchor, inner, outer, squared) if fused(compared.rows) else None
+    if found is not None:
+        return found
     bounds = [
         compared.rows.new_full((len(anchor),), default) if given is None else given
         for given, default in ((inner, -torch.inf), (outer, torch.inf))
     ]
     last = anchor.bincount(minlength=len(compared.rows)).cumsum(0).tolist()  # number of queries up to each row
-    found = []
+    columns = []
     for band in Distances(compared).bands(numbers):
         some = slice(last[band.rows.start - 1] if band.rows.start else 0, last[band.rows.stop - 1])
         query, size = Query(anchor[some] - band.rows.start, *(bound[some] for bound in bounds)), len(band.squared)
         if len(query.row) > SORTED * size:
-            found.append(_nearest_by_sorting(band, query, squared))
+            columns.append(_nearest_by_sorting(band, query, squared))
         else:
-            found += [_nearest(band, query.part(part), squared) for part in ranges(len(query.row), size)]
-    return torch.cat(found)
+            columns += [_nearest(band, query.part(part), squared) for part in ranges(len(query.row), size)]
+    return torch.cat(columns)
 
 
 def _fused_nearest(
     compared: ComparedRows, anchor: Tensor, inner: Tensor | None, outer: Tensor | None, squared: bool
-) -> Tensor:
+) -> Tensor | None:
+    """As `nearest_negatives` by kernels; None where rows have too many searches."""
     if inner is None and outer is None:
         return nearest_by_kernel(compared)[:, 0].index_select(0, anchor)
     number = torch.arange(len(compared.rows), device=anchor.device)
     place = torch.arange(len(anchor), device=anchor.device) - torch.searchsorted(anchor, number)[anchor]
     shape = len(compared.rows), int(place.max()) + 1
+    if shape[1] > QUERIES:
+        return None
     bounds = []
     for given, default, closed in ((inner, -torch.inf, torch.inf), (outer, torch.inf, -torch.inf)):
         bound = compared.rows.new_full(anchor.shape, default) if given is None else given.to(compared.rows.dtype)
@@ -276,8 +281,7 @@ def nearest_by_kernel(compared: ComparedRows, bounds: tuple[Tensor, Tensor] | No
     if not compared.itself:  # rows are numbered after the columns
         columns, labels = torch.cat([columns, compared.rows]), torch.cat([labels, compared.labels])
     factors = rounded(columns - columns.mean(dim=0), compared.factors)
-    lengths = factors.float()
-    squares = torch.linalg.vecdot(lengths, lengths)
+    squares = squared_lengths(factors)
     shift, own = (0 if compared.itself else len(compared.columns)), compared.anchors
     best = labels.new_full((count, 1 if bounds is None else bounds[0].shape[1]), torch.iinfo(torch.int64).max)
     tiles = Tiles(factors, (min(size, count), min(size, len(columns))))
@@ -285,16 +289,17 @@ def nearest_by_kernel(compared: ComparedRows, bounds: tuple[Tensor, Tensor] | No
     def search(i: slice, j: slice, mirrored: bool) -> None:
         """Compare some rows with some columns, and with the rows of the same numbers if mirrored."""
         row = slice(i.start + shift, i.stop + shift)
-        of_rows, of_columns = (
-            None if bounds is None else (bounds[0][part], bounds[1][part]) for part in (i, j if mirrored else i)
-        )
-        by_row, by_column = kernels().nearest_impostors(
-            *(tiles.product(factors[row], factors[j]), labels[row], labels[j], (squares[row], squares[j])),
-            *(of_rows, of_columns, (i.start, j.start), mirrored),
-        )
-        best[i] = torch.minimum(best[i], by_row)
-        if by_column is not None:
-            best[j] = torch.minimum(best[j], by_column)
+        of = j if mirrored else i
+        product = tiles.product(factors[row], factors[j])
+        for some in ranges(best.shape[1], SORTED):  # their partial results take memory
+            near = None if bounds is None else [(bounds[0][part, some], bounds[1][part, some]) for part in (i, of)]
+            by_row, by_column = kernels().nearest_impostors(
+                *(product, labels[row], labels[j], (squares[row], squares[j])),
+                *(near and near[0], near and near[1], (i.start, j.start), mirrored),
+            )
+            best[i, some] = torch.minimum(best[i, some], by_row)
+            if by_column is not None:
+                best[j, some] = torch.minimum(best[j, some], by_column)
 
     if compared.itself and compared.own is None:
         for i, j in blocks(count, size=size):
@@ -306,12 +311,17 @@ def nearest_by_kernel(compared: ComparedRows, bounds: tuple[Tensor, Tensor] | No
     return found
 
 
-def farthest_positives(compared: ComparedRows) -> Tensor:
-    """(N,) int64: the farthest column of each row's identity by a kernel; ties the lowest; -1 for none."""
+def farthest_positives(compared: ComparedRows) -> Tensor | None:
+    """(N,) int64: the farthest column of each row's identity by a kernel; ties the lowest; -1 for none.
+
+    None where an identity has so many columns that a walk over them takes longer than PyTorch. Waits for a GPU.
+    """
     identities = Identities(compared.column_labels)
-    spans = identities.span(compared.labels)
+    first, last = identities.span(compared.labels)
+    if int((last - first).max()) > WALKED:
+        return None
     rows, columns = compared.rows.contiguous(), compared.columns.contiguous()
-    found: Tensor = kernels().farthest_genuine(rows, columns, identities.order, *spans, compared.itself)
+    found: Tensor = kernels().farthest_genuine(rows, columns, identities.order, first, last, compared.itself)
     return found
 
 

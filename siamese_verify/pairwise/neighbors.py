@@ -15,7 +15,6 @@ SIZE = 2048  # rows of a block: small enough for a cache, large enough for threa
 CUT = {"highest": 0.0, "high": 2.0**-11, "medium": 2.0**-8}  # what float32 factors may lose before they are multiplied
 
 
-@torch.no_grad()
 def nearest_neighbors(queries: Tensor, keys: Tensor | None, count: int, size: int = SIZE) -> Tensor:
     """The `count` keys with the largest inner product with each query, largest first; ties in the order of the keys.
 
@@ -34,6 +33,11 @@ def nearest_neighbors(queries: Tensor, keys: Tensor | None, count: int, size: in
     Raises:
         InputError: NaN or infinity.
     """
+    with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):  # which would round the products
+        return _nearest_neighbors(queries, keys, count, size)
+
+
+def _nearest_neighbors(queries: Tensor, keys: Tensor | None, count: int, size: int) -> Tensor:
     itself = keys is None
     keys = queries if keys is None else keys
     count = max(0, min(count, len(keys) - itself))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from siamese_verify.pairwise.batch import Batch, Identities, Totals
-from siamese_verify.pairwise.blocks import block_size, first_order, rectangles, share_blocks, uncompiled
+from siamese_verify.pairwise.blocks import block_size, first_order, is_small, rectangles, share_blocks, uncompiled
 from siamese_verify.pairwise.distances import block_distance, unit
-from siamese_verify.pairwise.tiles import TILE, Tiles, fused, kernels, multiply, rounded
+from siamese_verify.pairwise.tiles import TILE, WALKED, Tiles, fused, kernels, multiply, rounded, squared_lengths
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,10 +36,8 @@ def pair_sum(
     Each block takes its gradient from autograd while it is there: 1.5 products of the whole (B, D) batch with itself
     in all, and nothing for the backward pass but a scaling. Of pairs of two ranks' rows each rank sums its half.
 
-    Where kernels reduce the products, nothing waits for the GPU. Genuine pairs are as exact as float32. The Euclidean
-    distance of an impostor pair is off by at most 2^-8 (bfloat16) or 2^-11 (TF32) of the sum of both rows' distances
-    from the center of the batch, and by 1e-3 of it where float32 cancels: nearer than that a pair no longer pulls with
-    its full force. Cosines are off by at most 2^-7 or 2^-10.
+    Where kernels reduce the products, nothing waits for the GPU; `pairwise.tiles` says how exact they are. Impostors
+    so near that float32 cancels no longer pull with their full force.
 
     Args:
         batch: embeddings, labels and references, and which rows are this rank's.
@@ -52,6 +50,14 @@ def pair_sum(
     rows, references = batch.embeddings, batch.references
     if cosine:
         rows, references = unit(rows), unit(references)
+    own = batch.anchors.stop - batch.anchors.start
+    shared = sum(len(some) * len(others) for some, others in rectangles(batch.anchors, len(rows)))
+    pairs = own * (own - 1) // 2 + shared + own * len(references)
+    if size is None and batch.own is None and is_small(batch.candidate_labels) and not fused(rows):
+        columns = torch.cat([rows, references]) if len(references) else None
+        measure = rows @ (rows if columns is None else columns).T if cosine else block_distance(rows, columns)
+        losses = loss(measure, batch.labels[:, None] == batch.candidate_labels).triu(diagonal=1)
+        return Totals(losses.sum(), pairs, torch.count_nonzero(losses.detach()))
     learning = torch.is_grad_enabled()
     if hinge is not None and fused(rows):
         batch = batch._replace(embeddings=rows, references=references)
@@ -61,9 +67,7 @@ def pair_sum(
         total, nonzero = _PairSum.apply(
             rows, batch.labels, references, batch.reference_labels, batch.anchors, loss, cosine, size, learning
         )
-    own = batch.anchors.stop - batch.anchors.start
-    shared = sum(len(some) * len(others) for some, others in rectangles(batch.anchors, len(rows)))
-    return Totals(total, own * (own - 1) // 2 + shared + own * len(references), nonzero)
+    return Totals(total, pairs, nonzero)
 
 
 class _PairSum(torch.autograd.Function):
@@ -125,7 +129,7 @@ def _sum_block(
 
 
 class _FusedPairSum(torch.autograd.Function):
-    """Genuine pairs row by row, from differences; impostors tile by tile, from products. Gradients come along."""
+    """Impostors tile by tile, from products; genuine pairs row by row, from differences. Gradients come along."""
 
     @staticmethod
     def forward(
@@ -134,11 +138,13 @@ class _FusedPairSum(torch.autograd.Function):
         learning = learning and (ctx.needs_input_grad[0] or ctx.needs_input_grad[1])
         candidates, labels, count = batch.candidates.detach().contiguous(), batch.candidate_labels, len(rows)
         gradient = torch.zeros_like(candidates) if learning else None
-        total, nonzero = _impostors(candidates, labels, batch, hinge, cosine, size, gradient)
         identities = Identities(labels)
-        spans = identities.span(labels)
+        first, last = identities.span(labels)
+        many = last - first > WALKED
+        marks = torch.where(many, ~first, first)  # identities whose genuine pairs come from products are below 0
+        total, nonzero = _sum_tiles(candidates, marks, batch, hinge, cosine, size, gradient)
         genuine = kernels().genuine_losses(
-            *(candidates, identities.order, *spans, gradient, count, batch.anchors),
+            *(candidates, identities.order, first, torch.where(many, first, last), gradient, count, batch.anchors),
             *(hinge.scale, hinge.power, cosine),
         )
         nonzero = nonzero + genuine[1]
@@ -154,24 +160,26 @@ class _FusedPairSum(torch.autograd.Function):
         return gradient[: ctx.count], gradient[ctx.count :], None, None, None, None, None
 
 
-def _impostors(
-    candidates: Tensor, labels: Tensor, batch: Batch, hinge: Hinge, cosine: bool, size: int, gradient: Tensor | None
+def _sum_tiles(
+    candidates: Tensor, marks: Tensor, batch: Batch, hinge: Hinge, cosine: bool, size: int, gradient: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Sum and number above zero of the losses of impostors; adds the gradient of (C, D) rows and references."""
+    """Sum and number above zero of the losses of tiles; adds the gradient of (C, D) rows and references.
+
+    These are the losses of impostors, and of genuine pairs whose mark is below 0.
+    """
     count, width = len(batch.labels), candidates.shape[1]
     squares = None
     if cosine:
         factors = rounded(candidates, batch.factors)
     else:  # distances stay around a center, and what they cancel from becomes small
         factors = rounded(candidates - candidates.mean(dim=0), batch.factors)
-        lengths = factors.float()
-        squares = torch.linalg.vecdot(lengths, lengths)
+        squares = squared_lengths(factors)
         # A column of ones sums the weights of each row, rounded as the product rounds them.
         factors = torch.nn.functional.pad(factors, (0, 1), value=1)
         factors = torch.nn.functional.pad(factors, (0, 7))  # rows of 16 bytes again
     pulls = factors.new_zeros(factors.shape, dtype=torch.float32) if gradient is not None else None
     tiles = Tiles(factors, (min(size, count), min(size, len(candidates))))
-    total, nonzero = candidates.new_zeros(()), labels.new_zeros(())
+    total, nonzero = candidates.new_zeros(()), marks.new_zeros(())
     for i, j, itself in share_blocks(batch.anchors, count, len(candidates) - count, size):
         if not itself:
             j = slice(j.start + count, j.stop + count)
@@ -179,7 +187,7 @@ def _impostors(
         product = tiles.product(factors[i, :width], factors[j, :width])
         weights = None if pulls is None else tiles.weights_like(product)
         ends = None if squares is None else (squares[i], squares[j])
-        found = kernels().hinge_losses(product, weights, labels[i], labels[j], ends, *hinge, diagonal)
+        found = kernels().hinge_losses(product, weights, marks[i], marks[j], ends, *hinge, diagonal)
         total, nonzero = total + found[0], nonzero + found[1]
         if pulls is not None and weights is not None:
             pulls[i] += multiply(weights, factors[j])

@@ -8,18 +8,38 @@ The walks over all pairs (`log_softmax`, `pair_sum`, `nearest`) have one seam. F
 - backward, by which weight each pair pulls: (n, m) numbers that are multiplied with the columns, and their transpose
   with the rows. A pair of two rows of a batch is in one tile only, and serves both of them.
 
-There are two implementations. PyTorch's are beside the walks, and are all there is on a CPU, in float64 and without
-Triton. `kernels` holds Triton's; `fused` alone chooses, and they are off by default. Then tiles are products in the
-precision that the user chose: of bfloat16 factors if the embeddings are, or under autocast to it, else of float32 as
-`torch.get_float32_matmul_precision()` says; they are always summed in float32. `rounded` is what such a product takes
-its factors for: a walk that needs squared lengths takes those of the rounded rows, and distances cancel exactly.
-Genuine pairs are few: a kernel walks those of each row and computes them from differences, in float32.
+There are two implementations. PyTorch's are beside the walks, and are all there is on a CPU, in float64, without Triton
+and on other GPUs than NVIDIA's from compute capability 8.0 on. `kernels` holds Triton's; `fused` alone chooses. They
+are used on a GPU that computes with them what it must, which `has_kernels` finds out once; the environment variable
+SIAMESE_VERIFY_KERNELS=0, or `enabled = False` here, leaves all to PyTorch. They have not run on a GPU yet: they were
+tested in Triton's interpreter, and their use of memory and time is not measured on a GPU.
+
+Tiles are products in the precision that the user chose: of bfloat16 factors if the embeddings are, or under autocast to
+it, else of float32 as `torch.get_float32_matmul_precision()` says; they are always summed in float32. `rounded` is what
+such a product takes its factors for: a walk that needs squared lengths takes those of the rounded rows, and distances
+cancel exactly; a softmax takes the logits of positives from rounded rows too, as those of negatives are, and its
+gradient keeps its digits where it has nearly converged. Rounding takes at most a share u of each factor: 2^-8 in
+bfloat16, 2^-11 in TF32 (`high`), nothing in float32 (`highest`). So, at most,
+
+| | is off by |
+| --- | --- |
+| a cosine | 2 u + 2e-7 |
+| a logit, a log-sum-exp, a softmax loss | (2 u + 4e-7) / temperature |
+| a distance of impostors | u of the sum of both rows' distances from the center; 1e-3 of it where float32 cancels |
+| a distance of a genuine pair | 1e-6 of itself, from differences in float32; 1 - cosine: 2e-7 |
+| what a pair pulls with | 2 u of it, beyond what its distance or logit is off by |
+
+but in an identity of more than `WALKED` rows, whose genuine pairs are taken from products as impostors are. Random rows
+lose a twentieth of that at 512 dimensions. `tests/pairwise/kernel_cases.py` checks this against loops in float64.
 """
 
 from __future__ import annotations
 
-import functools
+import importlib
 import importlib.util
+import os
+import threading
+import warnings
 from typing import Any
 
 import torch
@@ -29,22 +49,60 @@ from siamese_verify.pairwise.distances import matmul_precision
 
 TILE = 8192  # rows of a tile: 256 MiB in float32
 LONGEST_ROW = 8192  # dimensions of a row that a kernel holds at once
+WALKED = 512  # rows of an identity beyond which its genuine pairs are taken from products too: a walk is quadratic
+QUERIES = 64  # searches of a row beyond which PyTorch's form takes less time, and memory
 
-# Whether kernels are used. Off until they have run on a GPU: tests switch them on in Triton's interpreter, and
-# benchmarks/gpu.py on a GPU.
-enabled: bool = False
+enabled: bool = os.environ.get("SIAMESE_VERIFY_KERNELS", "1") != "0"  # whether kernels are used on a GPU
+interpreted: bool = False  # whether they are on a CPU too: tests in Triton's interpreter
+
+_verdicts: dict[torch.device, bool] = {}
+_lock = threading.RLock()
 
 
 def fused(rows: Tensor) -> bool:
     """Whether kernels reduce the products of (N, D) rows."""
-    return enabled and rows.dtype == torch.float32 and 0 < rows.shape[1] <= LONGEST_ROW and len(rows) > 0
+    possible = enabled and (rows.is_cuda or interpreted) and rows.dtype == torch.float32
+    return possible and 0 < rows.shape[1] <= LONGEST_ROW and len(rows) > 0 and has_kernels(rows.device)
 
 
-@functools.cache
-def has_kernels() -> bool:
-    """Whether Triton is there, and a torch for CUDA that multiplies bfloat16 into float32."""
-    found = importlib.util.find_spec("triton") is not None and hasattr(torch.ops.aten.mm, "dtype_out")
-    return found and not torch.version.hip
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def has_kernels(device: torch.device) -> bool:
+    """Whether kernels compute on a device what PyTorch does. It is tried once, which takes seconds; then remembered.
+
+    Where they do not, one warning says why.
+    """
+    with _lock:  # which the trial itself takes again
+        if device not in _verdicts:
+            _verdicts[device] = True
+            obstacle = _obstacle(device)
+            _verdicts[device] = obstacle is None
+            if obstacle:
+                warnings.warn(
+                    f"Losses and miners run without Triton kernels on {device}, which takes more time: {obstacle}. "
+                    f"SIAMESE_VERIFY_KERNELS=0 does so without this warning.",
+                    stacklevel=2,
+                )
+        return _verdicts[device]
+
+
+def _obstacle(device: torch.device) -> str | None:
+    """Why kernels can't be used; None if they can."""
+    if torch.version.hip:
+        return "they are for NVIDIA's GPUs"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{torch.cuda.get_device_name(device)} has a compute capability below 8.0"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if not hasattr(torch.ops.aten.mm, "dtype_out"):
+        return f"torch {torch.__version__} does not multiply bfloat16 into float32"
+    try:
+        wrong: str | None = importlib.import_module("siamese_verify.pairwise.kernel_check").wrong_kernel(device)
+    except Exception as error:  # whatever a driver, a compiler or a folder that can't be written raises
+        lines = str(error).splitlines() or [""]
+        if "C compiler" in lines[0]:
+            return "there is no C compiler, which Triton needs: install gcc, or name one in CC"
+        return f"{type(error).__name__}: {lines[0]}"
+    return wrong and f"the {wrong} of a small batch is wrong"
 
 
 def factor_type(embeddings: Tensor) -> torch.dtype:
@@ -64,6 +122,22 @@ def rounded(rows: Tensor, factors: torch.dtype) -> Tensor:
         return rows
     upper = rows * 8193  # Dekker's splitting: 11 bits are left, NaN stays
     return upper - (upper - rows)
+
+
+def as_multiplied(rows: Tensor, factors: torch.dtype) -> Tensor:
+    """(N, D) rows as kernels' products take them, in their own type; the gradient is that of the rows themselves."""
+    if not fused(rows):
+        return rows
+    exact = rows.detach()
+    moved: Tensor = rows + (rounded(exact, factors).to(rows.dtype) - exact)
+    return moved
+
+
+def squared_lengths(rows: Tensor) -> Tensor:
+    """(N,) squared lengths of rounded rows in float32."""
+    rows = rows.float()
+    squares: Tensor = torch.linalg.vecdot(rows, rows)
+    return squares
 
 
 def multiply(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:

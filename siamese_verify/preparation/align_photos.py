@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,14 +23,13 @@ from siamese_verify.datasets.folder import SUFFIXES
 from siamese_verify.datasets.listing import identity_name
 from siamese_verify.errors import InputError
 from siamese_verify.faces import (
-    FaceDetector,
     FaceFinder,
     SelectedFace,
     SelectOneFace,
     align_face,
     check_select_one_face,
     detector_files,
-    load_networks,
+    load_detector,
     reduced,
     rotated_size,
     sharpness,
@@ -88,7 +88,7 @@ class Aligner:
         output: folder.
         alignment: how faces are selected, cut and stored.
         dropped: identities to leave out, with the reasons.
-        networks: of the face detector, see `networks_for`.
+        files: of the face detector, see `files_for`.
     """
 
     def __init__(
@@ -97,11 +97,12 @@ class Aligner:
         output: Path,
         alignment: Alignment,
         dropped: dict[int, str],
-        networks: dict[str, bytes] | None,
+        files: dict[str, bytes] | None,
     ) -> None:
         self.photos, self.output, self.alignment, self.dropped = photos, output, alignment, dropped
         self.spec = spec_for(photos, alignment.spec)
-        self.finder = FaceFinder(lambda: FaceDetector(load_networks(networks or {})))
+        detector = alignment.spec.crop.detector
+        self.finder = FaceFinder(partial(load_detector, detector, files or {}), name=detector)
         self.splits = getattr(photos, "splits", None)
 
     def __call__(self, rows: range, index: Path) -> int:
@@ -166,9 +167,10 @@ class Aligner:
         return content if same and upright else None
 
 
-def networks_for(photos: Photos, alignment: Alignment) -> dict[str, bytes] | None:
+def files_for(photos: Photos, alignment: Alignment) -> dict[str, bytes] | None:
     """ONNX files of the face detector, loaded once for all processes; None if the photos need no search."""
-    return detector_files() if spec_for(photos, alignment.spec).crop.needs_face else None
+    crop = spec_for(photos, alignment.spec).crop
+    return detector_files(crop.detector) if crop.needs_face else None
 
 
 def face_path(name: str, identity: str) -> str:

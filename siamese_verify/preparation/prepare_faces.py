@@ -27,7 +27,7 @@ from siamese_verify.datasets.listing import identity_name, read_drop_list
 from siamese_verify.datasets.prepared import INDEX, RECORD, Preparation, read_preparation
 from siamese_verify.errors import InputError
 from siamese_verify.faces import alignment_name
-from siamese_verify.preparation.align_photos import SCHEMA, Aligner, Alignment, networks_for, run_worker, start_worker
+from siamese_verify.preparation.align_photos import SCHEMA, Aligner, Alignment, files_for, run_worker, start_worker
 from siamese_verify.preparation.contact_sheets import draw_sheets
 from siamese_verify.structures import Photos
 from siamese_verify.tables import csv_cell
@@ -171,7 +171,7 @@ def align_chunks(
     """Align the chunks whose index is missing, under a progress bar."""
     missing = [(rows, index) for index, rows in chunks.items() if not index.is_file()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    arguments = (photos, output, alignment, dropped, networks_for(photos, alignment))
+    arguments = (photos, output, alignment, dropped, files_for(photos, alignment))
     with Progress(*columns) as progress:
         bar = progress.add_task("Aligning faces", total=len(photos))
         progress.advance(bar, len(photos) - sum(len(rows) for rows, _ in missing))

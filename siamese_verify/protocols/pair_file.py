@@ -9,12 +9,15 @@ import numpy as np
 
 from siamese_verify.datasets.folder import FilePhotos
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.score_file import group_columns, read_groups
 from siamese_verify.protocols.protocol import PairList, PairProtocol
 from siamese_verify.tables import boolean_column, fold_column, identity_columns, read_table
 
 
-def pair_file(path: str | Path, root: str | Path | None = None, name: str | None = None) -> PairProtocol:
-    """Pairs of a CSV with the columns `a,b,same[,fold][,identity_a,identity_b][,group]`.
+def pair_file(
+    path: str | Path, root: str | Path | None = None, name: str | None = None, group: str = "group"
+) -> PairProtocol:
+    """Pairs of a CSV with the columns `a,b,same[,fold][,identity_a,identity_b][,group][,group_a,group_b]`.
 
     Without identities, photos joined by genuine pairs share an identity, and all others have different ones.
 
@@ -22,13 +25,15 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
         path: of the file; `same` is 1 or 0, true or false.
         root: folder that the paths in `a` and `b` start from, here or in object storage; by default the file's.
         name: of the protocol; by default the file's.
+        group: name of the column of each pair's group, and with `_a` and `_b` behind it of those of the groups of
+            either photo, for rates within and across groups; see `labels_of`.
 
     Raises:
         InputError: see `read_table` and `boolean_column`; paths out of `root`, missing photos, a single fold,
             identities that contradict `same`.
     """
     file = Path(path)
-    columns = read_table(file, ("a", "b", "same"), ("fold", "identity_a", "identity_b", "group"))
+    columns = read_table(file, ("a", "b", "same"), ("fold", "identity_a", "identity_b", *group_columns(group)))
     same = np.array(boolean_column(file, columns, "same"), dtype=np.bool_)
     # One photo may be written as x.jpg and ./x.jpg.
     paths = [PurePosixPath(photo).as_posix() for column in ("a", "b") for photo in columns[column]]
@@ -57,9 +62,24 @@ def pair_file(path: str | Path, root: str | Path | None = None, name: str | None
             f"{len(contradictions)} lines of {path} contradict the identities of the photos, the first is line "
             f"{columns.lines[contradictions[0]]}: a pair is genuine if both photos show one person."
         )
-    groups = np.array(columns["group"]) if "group" in columns else None
+    groups, sides = read_groups(path, columns, group)
     listed = PairList(left, right, same, folds, groups)
-    return PairProtocol(name or file.stem, photos, listed, identities_known=given is not None)
+    photo_groups = None
+    if sides is not None:
+        photo_groups = np.full(len(photos), "", dtype=sides.dtype)
+        photo_groups[rows] = sides.T.ravel()
+        several = np.flatnonzero(photo_groups[rows] != sides.T.ravel())
+        if len(several):
+            line = columns.lines[several[0] % len(same)]
+            raise InputError(f"Line {line} of {path} gives a photo another {group} than another line: correct one.")
+    return PairProtocol(
+        name or file.stem,
+        photos,
+        listed,
+        identities_known=given is not None,
+        photo_groups=photo_groups,
+        group_column=group,
+    )
 
 
 def connected_identities(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:

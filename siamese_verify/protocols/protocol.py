@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from siamese_verify.datasets.folder import FolderPhotos
+from siamese_verify.datasets.listing import identity_name
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
     ALL_PAIRS_TARGETS,
     TARGETS,
     Calibration,
+    GroupDifferentials,
     VerificationReport,
     add_failures,
-    all_pairs_intervals,
+    all_pairs_differentials,
     all_pairs_report,
     check_calibration,
     failure_interval,
+    group_differentials,
     group_reports,
     identification_report,
+    labels_of,
     mean_of_groups,
     measure_representation,
     score_pairs,
     verification_report,
 )
+from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
 from siamese_verify.evaluation.base_report import Failures, Report
+from siamese_verify.evaluation.discard import discard_curves, genuine_pairs
+from siamese_verify.evaluation.pair_intervals import clustered_intervals
+from siamese_verify.evaluation.tail_extrapolation import extrapolate
 from siamese_verify.structures import Photos
+from siamese_verify.tables import read_table
 
 
 class PhotoSubset:
@@ -90,12 +100,16 @@ class EvaluationSettings:
         targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
         threshold: chosen on other data, for protocols without folds.
         calibration: of the scores, learned on other data.
+        device: where embeddings are compared: `cpu`, `cuda`, or `auto` for a GPU if there is one.
+        qualities: (N,) of the photos' faces by name, higher is better, NaN where unknown.
     """
 
     resamples: int = 1000
     targets: Sequence[float] = ()
     threshold: float | None = None
     calibration: Calibration | None = None
+    device: str = "cpu"
+    qualities: Mapping[str, ArrayLike] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,10 +173,14 @@ class PairProtocol(Protocol):
         pairs: which of their pairs; None for all pairs i < j.
         identities_known: whether the photos' identities are those of people. Otherwise only pairs are known, and two
             photos with different identities may show one person.
+        photo_groups: (N,) group of each photo, "" for none, for rates within and across groups; None without groups.
+        group_column: what these groups are of.
     """
 
     pairs: PairList | None = None
     identities_known: bool = True
+    photo_groups: np.ndarray | None = None
+    group_column: str = "group"
 
     def rows(self, pair: int) -> tuple[int, int]:
         """Rows of a pair's photos; if all pairs are scored, i < j is the pair i * N + j."""
@@ -194,11 +212,18 @@ class PairProtocol(Protocol):
         targets = sorted({*settings.targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
         threshold = settings.threshold if pairs is None or pairs.folds is None else None
         if pairs is None:
-            report = all_pairs_report(embeddings, people, targets=targets, threshold=threshold, progress=True)
-            found = measure_representation(embeddings, people)
+            report = all_pairs_report(
+                embeddings, people, targets=targets, threshold=threshold, progress=True, device=settings.device
+            )
+            found = measure_representation(embeddings, people, device=settings.device)
             report = replace(report, representation=found if resamples else found._replace(knn_interval=None))
             if resamples:
-                report = replace(report, intervals=all_pairs_intervals(embeddings, people, threshold, targets))
+                clustered = clustered_rows(embeddings, people, device=settings.device)
+                report = replace(
+                    report,
+                    intervals=clustered_intervals(clustered, targets, threshold),
+                    extrapolated=extrapolate(clustered, report.curve, targets),
+                )
         else:
             scores = score_pairs(embeddings, pairs.left, pairs.right)
             wanted = resamples > 0 and self.identities_known
@@ -210,10 +235,38 @@ class PairProtocol(Protocol):
                 )
                 report = replace(report, groups=tuple(groups), mean_of_groups=mean_of_groups(groups))
         if self.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
-            report = replace(report, identification=identification_report(embeddings, people))
+            searches = identification_report(embeddings, people, device=settings.device)
+            report = replace(report, identification=searches)
+        if self.photo_groups is not None:
+            report = replace(report, differentials=self._differentials(embeddings, report.threshold, resamples))
+        if settings.qualities:
+            if pairs is None:
+                scored, rows = genuine_pairs(embeddings, people)
+            else:
+                rows = np.stack([pairs.left, pairs.right], axis=1)[pairs.same]
+                scored = score_pairs(embeddings, *rows.T).astype(np.float64)
+            report = replace(report, discard=discard_curves(scored, rows, settings.qualities, report.threshold))
         if settings.calibration:
             report = replace(report, calibration=check_calibration(settings.calibration, report.curve))
         return report
+
+    def _differentials(self, embeddings: np.ndarray, threshold: float, resamples: int) -> GroupDifferentials:
+        assert self.photo_groups is not None
+        people, pairs, column = np.asarray(self.photos.identities), self.pairs, self.group_column
+        if pairs is None:
+            return all_pairs_differentials(
+                embeddings, people, self.photo_groups, threshold, column=column, resamples=resamples
+            )
+        sides = np.stack([pairs.left, pairs.right], axis=1)
+        return group_differentials(
+            score_pairs(embeddings, pairs.left, pairs.right),
+            pairs.same,
+            self.photo_groups[sides],
+            threshold,
+            people[sides] if resamples and self.identities_known else None,
+            column=column,
+            resamples=resamples,
+        )
 
     def count_failures(self, report: Report, rows: np.ndarray) -> Any:
         """Failures to acquire, and the rates that include them."""
@@ -245,7 +298,37 @@ def keep_photos(protocol: PairProtocol, rows: np.ndarray) -> PairProtocol:
         kept = (place[pairs.left] >= 0) & (place[pairs.right] >= 0)
         folds, groups = (None if column is None else column[kept] for column in (pairs.folds, pairs.groups))
         pairs = PairList(place[pairs.left[kept]], place[pairs.right[kept]], pairs.same[kept], folds, groups)
-    return replace(protocol, photos=PhotoSubset(protocol.photos, rows), pairs=pairs)
+    groups = None if protocol.photo_groups is None else protocol.photo_groups[rows]
+    return replace(protocol, photos=PhotoSubset(protocol.photos, rows), pairs=pairs, photo_groups=groups)
+
+
+def with_groups(protocol: PairProtocol, path: str | Path, column: str) -> PairProtocol:
+    """A protocol whose report has the rates within and across groups of photos.
+
+    Args:
+        protocol: of pairs.
+        path: of a CSV with the column `path` (names of photos) or `identity` (names of people), and others.
+        column: the one whose values are the groups, see `labels_of`; a photo that is not listed has none.
+
+    Raises:
+        InputError: see `read_table`; neither of the columns, one photo or person in two groups, or none of the photos
+            is listed.
+    """
+    table = read_table(path, (column,), ("path", "identity"))
+    key = "path" if "path" in table else "identity"
+    if key not in table:
+        raise InputError(f"{path} has neither a column path nor identity: say whose {column} each line gives.")
+    labels = labels_of(table[column]).tolist()
+    known: dict[str, str] = {}
+    for name, label, line in zip(table[key], labels, table.lines, strict=True):
+        if known.setdefault(name, label) != label:
+            raise InputError(f"Line {line} of {path} gives {name} another {column} than an earlier line: correct one.")
+    photos = protocol.photos
+    names = photos.names if key == "path" else [identity_name(photos, one) for one in photos.identities.tolist()]
+    groups = np.array([known.get(name, "") for name in names])
+    if not (groups != "").any():
+        raise InputError(f"{path} lists none of the {len(names):,} photos of {protocol.name}, such as {names[0]!r}.")
+    return replace(protocol, photo_groups=groups, group_column=column)
 
 
 def all_pairs(photos: Photos, name: str) -> PairProtocol:

@@ -57,7 +57,7 @@ def run_in_process(
             interrupted by an exception, such as KeyboardInterrupt, which is raised again.
         grace: seconds from then until it is killed.
         alone: the run starts all of its processes itself, even in a job whose tasks would start one each.
-        alive: claim that the process inherits, see `siamese_verify.sweeps.run_lock`.
+        alive: claim that the process inherits, see `siamese_verify.run_lock`.
 
     Returns:
         The record of the run, which is `failed` with its reason if the process ended without a last word.

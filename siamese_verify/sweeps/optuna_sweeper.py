@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
+from siamese_verify.run_lock import ALIVE, TAKEN, claim, is_claimed, one_at_a_time
 from siamese_verify.run_record import record_of
 from siamese_verify.sweeps.check_runs import composed, refusal
-from siamese_verify.sweeps.run_lock import ALIVE, TAKEN, claim, is_claimed, one_at_a_time
 from siamese_verify.sweeps.search_space import SearchSpace, parse_search_space
 from siamese_verify.sweeps.sweep_task import SweepTask, gave_up_file, stop_file
 from siamese_verify.sweeps.trial_pruning import TRIAL, open_storage, refuse_password

@@ -22,10 +22,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from siamese_verify.errors import InputError, printable
+from siamese_verify.run_lock import ALIVE, claim, is_claimed
 from siamese_verify.run_record import FIRST_STAGE, RECORD, RunRecord, is_gone, record_of
 from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process, task_rank
 from siamese_verify.sweeps.resume_sweep import FREE, own_arguments, resume_override
-from siamese_verify.sweeps.run_lock import ALIVE, claim, is_claimed
 
 EXIT_FAILED_RUNS = 1  # of a sweep
 REPEATED = 1.0  # seconds within which one request may come twice: to a process, and to its process group

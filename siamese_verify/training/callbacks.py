@@ -148,7 +148,11 @@ class ReseedEachBatch(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed torch's generator."""
-        torch.manual_seed(hash((self.seed, trainer.current_epoch, trainer.global_rank, batch_idx)) % 2**63)
+        seed = hash((self.seed, trainer.current_epoch, trainer.global_rank, batch_idx)) % 2**63
+        if pl_module.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would note it for each device that is missing
+        else:
+            torch.manual_seed(seed)
 
 
 class CollapseMonitor(pl.Callback):

@@ -54,7 +54,8 @@ class VerificationModule(pl.LightningModule):
         frozen_layers: how many of the encoder's layers, from the lowest, or names of those that keep their weights and
             the running statistics of their batch norms, see `siamese_verify.encoders.list_layers`.
         layer_decay: factor of the learning rate from a layer to the one below, in (0, 1]; None for one rate.
-        compile_encoder: run the encoder as torch.compile makes it, while fitting; the names of its weights stay.
+        compile_encoder: run the encoder as torch.compile makes it while fitting, or by this backend of it; weights keep
+            their names.
 
     Raises:
         InputError: a loss without a reduction, one that cannot use the miner's tuples, or one that reads lengths that
@@ -80,7 +81,7 @@ class VerificationModule(pl.LightningModule):
         method: Method | None = None,
         frozen_layers: int | Sequence[str | int] = 0,
         layer_decay: float | None = None,
-        compile_encoder: bool = False,
+        compile_encoder: bool | str = False,
     ) -> None:
         super().__init__()
         if cached_chunk is not None and not (isinstance(cached_chunk, int) and cached_chunk >= 1):
@@ -240,7 +241,7 @@ class VerificationModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Keep this rank's share of the loss's weights, before they are moved to the device or loaded."""
         if stage == "fit" and self.compile_encoder:
-            self.encoder.compile()
+            self.encoder.compile(backend="inductor" if self.compile_encoder is True else self.compile_encoder)
         loss: Any = self.loss
         if stage == "fit" and hasattr(loss, "shard"):
             loss.shard()

@@ -20,6 +20,7 @@ from siamese_verify.evaluation.calibration import calibrate_pairs
 from siamese_verify.faces import ranges_of
 from siamese_verify.models.bundle import CARD, NETWORK, WEIGHTS, Bundle, write_bundle
 from siamese_verify.models.engines import OnnxEngine, embed_crops
+from siamese_verify.models.loading import network_of
 from siamese_verify.models.metadata import ModelMetadata, model_card
 from siamese_verify.verification.recalibration import check_enough, embed_people, left_out_in_words
 from siamese_verify.verification.verifier import Verifier
@@ -244,7 +245,8 @@ def save_adapted(folder: Path, bundle: Bundle, found: Adaptation, versions: Mapp
     from siamese_verify.models.export import MIN_COSINE, lowest_cosine, random_inputs
 
     assert found.head is not None
-    plain = bundle.read(NETWORK)
+    stored = network_of(bundle)
+    plain = stored if isinstance(stored, bytes) else stored.read_bytes()
     network, spec = append_head(plain, found.head), found.metadata.input_spec
     images = random_inputs(spec)
     before, after = (
@@ -257,6 +259,6 @@ def save_adapted(folder: Path, bundle: Bundle, found: Adaptation, versions: Mapp
     digest = hashlib.sha256(network).hexdigest()
     metadata = replace(found.metadata, weights_sha256=digest)
     checks = {"pictures": len(images), "lowest_cosine": lowest, "weights_sha256": digest}
-    files = {name: bundle.read(name) for name in bundle.files if name not in (CARD, WEIGHTS)}
+    files = {name: bundle.read(name) for name in bundle.files if name not in (CARD, NETWORK, WEIGHTS)}
     files |= {NETWORK: network, CARD: model_card(metadata, checks).encode()}
     return write_bundle(folder, metadata, files, checks, dict(versions))

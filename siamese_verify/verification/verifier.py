@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
 
@@ -30,7 +29,6 @@ from siamese_verify.faces import (
     reduced,
     rotate_photo,
 )
-from siamese_verify.faces.mtcnn import Networks
 from siamese_verify.models.engines import BATCH, Engine, embed_crops
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.verification import decision
@@ -70,7 +68,7 @@ class Verifier:
     Args:
         metadata: of the model.
         engine: runs its encoder.
-        networks: of the face detector; by default those in this machine's cache.
+        detector: of faces; by default that of the model's crop, from this machine's cache.
         on_multiple_faces: with multiple faces on a photo, raise an `error` if it is unclear which is meant, take the
             `largest` or most `central` one, or compare `any` of them: then the best pair counts and the threshold is
             raised for the number of pairs.
@@ -84,7 +82,7 @@ class Verifier:
         self,
         metadata: ModelMetadata,
         engine: Engine,
-        networks: Networks | None = None,
+        detector: FaceDetector | None = None,
         *,
         on_multiple_faces: OnMultipleFaces = "error",
         liveness: Liveness | None = None,
@@ -94,7 +92,8 @@ class Verifier:
         self.on_multiple_faces = check_on_multiple_faces(on_multiple_faces)
         self.liveness = liveness
         self._engine = engine
-        self._finder = FaceFinder(partial(FaceDetector, networks))
+        make = None if detector is None else (lambda: detector)
+        self._finder = FaceFinder(make, name=metadata.input_spec.crop.detector)
         self._integrity = integrity
 
     @classmethod
@@ -113,7 +112,8 @@ class Verifier:
         """Load a verifier.
 
         Args:
-            model: a pretrained name (`casia-webface`, `vggface2`), a bundle folder, a run folder or a checkpoint.
+            model: a pretrained name (`sface`, `casia-webface`, `vggface2`), a bundle folder, a run folder or a
+                checkpoint.
             engine: `onnx` imports no torch; `auto` is onnx for all but checkpoints, torch where an encoder is given.
             device: `cpu`, `cuda` or such as `cuda:1`, on which `auto` takes the engine torch; or `auto`: a GPU if the
                 engine finds one, which onnx does by the package onnxruntime-gpu.
@@ -133,7 +133,7 @@ class Verifier:
         return cls(
             parts.metadata,
             parts.engine,
-            parts.networks,
+            parts.detector,
             on_multiple_faces=on_multiple_faces,
             liveness=liveness,
             integrity=parts.integrity,

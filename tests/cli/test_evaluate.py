@@ -192,3 +192,81 @@ def test_a_claim_about_lfw_is_refused_elsewhere(tiny_run: Path, configured: Conf
             configured("evaluate", tmp_path, *PROTOCOL, f"model='{tiny_run}'", "claim='unrestricted, no outside data'"),
             tmp_path,
         )
+
+
+def test_groups_of_a_table_are_compared_within_and_across(
+    tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    (tmp_path / "people.csv").write_text(
+        "identity,sex,age\n" + "".join(f"{1000000 + n},{'fm'[n % 2]},{n}\n" for n in range(6))
+    )
+    groups = (f"groups='{tmp_path / 'people.csv'}'", "group=sex")
+    evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *PROTOCOL, *groups, "resamples=20"), tmp_path)
+    found = metrics(tmp_path)["differentials"]
+    assert (found["groups"], found["column"]) == (["f", "m"], "sex")
+    assert [(cell["groups"], cell["impostors"], cell["genuine"]) for cell in found["cells"]] == [
+        (["f", "f"], 27, 9),
+        (["f", "m"], 81, 0),
+        (["m", "m"], 27, 9),
+    ]
+    assert [one["name"] for one in found["inequalities"]][-1] == "GARBE"
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Within and across groups" in page
+    for text, message in (
+        ("identity,sex\nnobody,f\n", "lists none of the 18 photos"),
+        ("sex\nf\n", "neither a column"),
+    ):
+        (tmp_path / "people.csv").write_text(text)
+        with pytest.raises(InputError, match=message):
+            evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *PROTOCOL, *groups), tmp_path)
+
+
+def test_groups_of_either_photo_in_a_table_of_scores(configured: Configured, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    people = np.array([f"p{n}" for n in range(20)])
+    left, right = np.triu_indices(40, 1)
+    same = left // 2 == right // 2
+    lines = [
+        f"{score},{int(genuine)},{people[a // 2]},{people[b // 2]},{'xy'[a // 20]},{'xy'[b // 20]}"
+        for score, genuine, a, b in zip(rng.normal(size=len(left)) + 2 * same, same, left, right, strict=True)
+    ]
+    header = "score,same,identity_a,identity_b,kind_a,kind_b"
+    (tmp_path / "scores.csv").write_text("\n".join([header, *lines]))
+    evaluate(configured("evaluate", tmp_path, f"scores='{tmp_path / 'scores.csv'}'", "group=kind"), tmp_path)
+    found = metrics(tmp_path)["differentials"]
+    assert (found["groups"], found["cells"][1]["impostors"], found["cells"][1]["fnmr"]) == (["x", "y"], 400, None)
+    assert (
+        found["cells"][0]["fmr_interval"]["low"] < found["cells"][0]["fmr"] < found["cells"][0]["fmr_interval"]["high"]
+    )
+
+
+def test_qualities_of_a_table_have_curves_of_errors_and_discards(
+    tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    names = SyntheticFaces(identities=6, images=3, size=32, seed=0, first=1000000).names
+    (tmp_path / "quality.csv").write_text("path,mine\n" + "".join(f"{name},{n % 5}\n" for n, name in enumerate(names)))
+    quality = f"quality='{tmp_path / 'quality.csv'}'"
+    evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *PROTOCOL, quality), tmp_path)
+    found = {curve["name"]: curve for curve in metrics(tmp_path)["discard"]}
+    assert "mine" in found
+    assert len(found["mine"]["fnmr"]) == 101
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Error versus discard" in page
+    assert page.index("Definitions") < page.index("How this was measured")
+    (tmp_path / "quality.csv").write_text(f"path,mine\n{names[0]},good\n")
+    with pytest.raises(InputError, match="has 'good' as mine: write a number"):
+        evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *PROTOCOL, quality), tmp_path)
+
+
+@pytest.mark.parametrize("combine", ["mean", "best"])
+def test_templates_of_several_photos_have_a_whole_report(
+    combine: str, tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    photos = {"identities": 5, "images": 5, "size": 32, "seed": 0, "first": 1000000}
+    given = [f"+protocol.photos.{name}={value}" for name, value in photos.items()]
+    options = ("threads=1", "data=synthetic", "protocol=templates", "protocol.size=2", f"protocol.combine={combine}")
+    target = "protocol.photos={_target_: siamese_verify.datasets.SyntheticFaces}"
+    evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *options, target, *given), tmp_path)
+    found = metrics(tmp_path)
+    assert (found["genuine"], found["impostors"]) == (5, 40)
+    assert "templates of 2 photos" in found["title"]

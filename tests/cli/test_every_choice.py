@@ -149,6 +149,7 @@ SMALL_ENCODERS = {
     "openface": (),
     "perceptron": ("encoder.shape=[5]",),
     "resnet18": ("encoder.size=32",),
+    "sface": (),
     "small": ("encoder.size=32", "encoder.width=8"),
     "timm": ("encoder.name=test_vit", "encoder.size=48", "encoder.embedding_size=16"),
     "tiny": ("encoder.size=32", "encoder.width=8"),
@@ -158,6 +159,7 @@ SMALL_ENCODERS = {
 
 
 SLOW_OR_IN_MODELS = {
+    "sface",
     "inception_resnet",
     "iresnet100",
     "mobilefacenet",

@@ -84,6 +84,17 @@ def test_a_run_leaves_its_configuration_metrics_checkpoints_bundle_and_report(ti
     assert "left_out.csv" not in left
 
 
+def test_a_run_prints_no_warning(tiny_run: Path) -> None:
+    assert (tiny_run.parent / "stderr.txt").read_text() == ""
+
+
+def test_the_settings_for_a_gpu_train_the_same_network_on_a_cpu(fitted: Trained, tmp_path: Path) -> None:
+    short = (*TINY, *SMALL_BATCHES, "trainer.max_epochs=1", "augmentation=strong")
+    alike = ("trainer=gpu", "trainer.accelerator=cpu", "datamodule.device=cpu", "datamodule.workers=1")
+    runs = [fitted(tmp_path / name, *short, *more) for name, more in (("cpu", ()), ("gpu", alike))]
+    assert equal(weights(runs[1]), weights(runs[0]))
+
+
 def test_the_last_checkpoint_is_of_the_last_epoch(tiny_run: Path) -> None:
     last, best = (torch.load(tiny_run / "checkpoints" / name, weights_only=True) for name in ("last.ckpt", "best.ckpt"))
     assert last["epoch"] == 3

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from siamese_verify.datasets.download import unpack, unpack_once
+from siamese_verify.datasets.archive import unpack, unpack_once
 from siamese_verify.errors import InputError
 
 NOISE = random.Random(0).randbytes(2**20 + 17)  # incompressible

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import (
     best_threshold,
     kfold_accuracy,
+    min_detection_cost,
+    partial_auc,
     rates_at,
     roc_curve,
     tar_at_far,
@@ -165,3 +168,40 @@ def test_a_fold_may_hold_one_kind_only() -> None:
 def test_invalid_folds_raise(folds: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         kfold_accuracy([0.9, 0.8, 0.2, 0.1], [True, True, False, False], np.array(folds))
+
+
+def test_the_least_detection_cost_is_that_of_a_loop_over_thresholds() -> None:
+    rng = np.random.default_rng(0)
+    same = rng.random(500) < 0.4
+    scores = np.round(rng.normal(size=500) + 1.5 * same, 1)  # with ties
+    for prior, miss, accept in ((0.01, 1.0, 1.0), (0.5, 1.0, 1.0), (0.2, 10.0, 1.0)):
+        costs = [
+            (miss * prior * np.mean(scores[same] < t) + accept * (1 - prior) * np.mean(scores[~same] >= t), t)
+            for t in [*np.unique(scores), np.inf]
+        ]
+        least = min(cost for cost, _ in costs)
+        found = min_detection_cost(roc_curve(scores, same), prior, miss, accept)
+        assert found.value == pytest.approx(least / min(miss * prior, accept * (1 - prior)))
+        assert found.threshold == min(t for cost, t in costs if cost <= least + 1e-12)
+    assert min_detection_cost(roc_curve([1.0, 0.0], [False, True])).value == 1  # never accepting is best
+    for wrong in ((0.0, 1.0, 1.0), (0.5, -1.0, 1.0), (0.5, 1.0, float("nan"))):
+        with pytest.raises(InputError, match="a prior between 0 and 1 and positive costs"):
+            min_detection_cost(roc_curve(scores, same), *wrong)
+
+
+def test_the_partial_area_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    same = rng.random(2000) < 0.3
+    scores = np.round(rng.normal(size=2000) + 1.5 * same, 1)
+    for most in (0.01, 0.1, 0.37):
+        corrected = roc_auc_score(same, scores, max_fpr=most)  # by McClish: from 0.5 at the diagonal to 1
+        area = (2 * corrected - 1) * (most - most**2 / 2) + most**2 / 2
+        assert partial_auc(roc_curve(scores, same), most).value == pytest.approx(area / most)
+    assert partial_auc(roc_curve(scores, same), 1).value == pytest.approx(roc_auc_score(same, scores))
+    with pytest.raises(InputError, match="rate in \\(0, 1\\], got 0"):
+        partial_auc(roc_curve(scores, same), 0)
+
+
+def test_the_half_total_error_is_the_mean_of_both_rates() -> None:
+    rates = rates_at(roc_curve([0.9, 0.1, 0.8, 0.2, 0.3], [True, True, False, False, False]), 0.5)
+    assert rates.half_total_error == pytest.approx((1 / 3 + 1 / 2) / 2) == pytest.approx(1 - rates.balanced_accuracy)

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from siamese_verify.faces import FaceDetector, open_photo
+from siamese_verify.faces import Mtcnn, open_photo
 
 LFW = Path(__file__).resolve().parents[2].parent / "shared/data/lfw/lfw-deepfunneled"
 
 
 @pytest.fixture(scope="session")
-def detector() -> FaceDetector:
-    return FaceDetector()
+def detector() -> Mtcnn:
+    return Mtcnn()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""FaceDetector: facenet-pytorch's boxes, for photos of any size, with and without faces."""
+"""MTCNN: facenet-pytorch's boxes, for photos of any size, with and without faces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from siamese_verify.faces import FaceDetector
+from siamese_verify.faces import Mtcnn
 from siamese_verify.faces.mtcnn import AreaSums, Limits, find_faces, outermost
 
 
@@ -20,7 +20,7 @@ def side_by_side(portraits: list[Image.Image], size: tuple[int, int], *places: t
 
 
 def test_boxes_landmarks_and_probabilities_are_those_of_facenet_pytorch(
-    detector: FaceDetector, portraits: list[Image.Image]
+    detector: Mtcnn, portraits: list[Image.Image]
 ) -> None:
     from facenet_pytorch import MTCNN
 
@@ -37,22 +37,22 @@ def test_boxes_landmarks_and_probabilities_are_those_of_facenet_pytorch(
 
 @pytest.mark.parametrize("size", [(1, 1), (19, 19), (19, 300), (300, 19), (20, 20), (60, 60)])
 @pytest.mark.parametrize("shade", ["black", "white", "red"])
-def test_a_plain_photo_has_no_face(detector: FaceDetector, shade: str, size: tuple[int, int]) -> None:
+def test_a_plain_photo_has_no_face(detector: Mtcnn, shade: str, size: tuple[int, int]) -> None:
     assert detector.detect(Image.new("RGB", size, shade)) == []
 
 
 @pytest.mark.parametrize("smallest", [20, 46, 47, 94])  # 47 * (12 / 47) is less than 12 in floating point
-def test_a_photo_as_small_as_the_smallest_face_can_be_searched(detector: FaceDetector, smallest: int) -> None:
-    searching = FaceDetector(detector.networks, min_face_size=smallest)
+def test_a_photo_as_small_as_the_smallest_face_can_be_searched(detector: Mtcnn, smallest: int) -> None:
+    searching = Mtcnn(detector.networks, min_face_size=smallest)
     for size in [(smallest, smallest), (smallest + 1, smallest), (smallest - 1, smallest)]:
         assert searching.detect(Image.new("RGB", size)) == []
 
 
 def test_a_large_photo_is_searched_smaller_and_answered_in_its_own_pixels(
-    detector: FaceDetector, portraits: list[Image.Image]
+    detector: Mtcnn, portraits: list[Image.Image]
 ) -> None:
     expected = detector.detect(portraits[0])[0]
-    face = FaceDetector(detector.networks, longest_side=250).detect(portraits[0].resize((1000, 1000)))[0]
+    face = Mtcnn(detector.networks, longest_side=250).detect(portraits[0].resize((1000, 1000)))[0]
     np.testing.assert_allclose(face.box, 4 * np.array(expected.box), atol=20)
     np.testing.assert_allclose(face.landmarks, 4 * np.array(expected.landmarks), atol=20)
 
@@ -86,7 +86,7 @@ def naive_suppression(boxes: np.ndarray, max_overlap: float, by_smaller: bool) -
 
 
 @pytest.mark.parametrize("count", [0, 1, 200])
-def test_suppression_is_that_of_a_naive_loop(detector: FaceDetector, count: int) -> None:
+def test_suppression_is_that_of_a_naive_loop(detector: Mtcnn, count: int) -> None:
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 50, (count, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(5, 30, (count, 2)), rng.random((count, 1))], axis=1)
@@ -105,7 +105,7 @@ def test_of_equally_probable_boxes_the_last_is_kept_as_by_facenet_pytorch() -> N
 
 @pytest.mark.parametrize("band", [8000, 12_345])
 def test_levels_of_the_pyramid_cut_into_bands_give_the_same_faces(
-    detector: FaceDetector, portraits: list[Image.Image], band: int
+    detector: Mtcnn, portraits: list[Image.Image], band: int
 ) -> None:
     photo = np.asarray(side_by_side(portraits, (501, 503), (0, 0), (251, 0), (100, 253)))
     expected = find_faces(photo, detector.networks, 10)
@@ -114,7 +114,7 @@ def test_levels_of_the_pyramid_cut_into_bands_give_the_same_faces(
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
 
 
-def test_the_windows_that_noise_proposes_are_bounded(detector: FaceDetector) -> None:
+def test_the_windows_that_noise_proposes_are_bounded(detector: Mtcnn) -> None:
     batches: list[int] = []
 
     def counted(pixels: np.ndarray) -> tuple[np.ndarray, ...]:

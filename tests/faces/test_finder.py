@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Face, FaceDetector, FaceFinder, OnMultipleFaces, SelectedFace, crop_face, rotate_photo
+from siamese_verify.faces import Face, FaceFinder, Mtcnn, OnMultipleFaces, SelectedFace, crop_face, rotate_photo
 from siamese_verify.faces.finder import MAX_FACES, MAX_TILT, central_face, select_faces
 from siamese_verify.faces.quality import roll_of
 from siamese_verify.faces.rotation import crop_rotated, rotated_size, to_photo, to_rotated
@@ -19,7 +19,7 @@ from siamese_verify.structures import Crop, InputSpec
 
 
 @pytest.fixture(scope="session")
-def finder(detector: FaceDetector) -> FaceFinder:
+def finder(detector: Mtcnn) -> FaceFinder:
     return FaceFinder(lambda: detector)
 
 
@@ -170,7 +170,7 @@ def test_a_face_is_cut_from_a_rotated_photo_without_rotating_all_of_it() -> None
 
 
 def test_a_search_does_not_depend_on_threads_or_other_photos(
-    finder: FaceFinder, portraits: list[Image.Image], detector: FaceDetector
+    finder: FaceFinder, portraits: list[Image.Image], detector: Mtcnn
 ) -> None:
     photos = [*portraits, Image.new("RGB", (90, 60)), portraits[0]]
     alone = [finder.find(photo) for photo in photos]
@@ -181,7 +181,7 @@ def test_a_search_does_not_depend_on_threads_or_other_photos(
 LEVEL = ((12.0, 8.0), (20.0, 8.0), (16.0, 12.0), (13.0, 16.0), (19.0, 16.0))  # landmarks of a face without tilt
 
 
-class StandIn(FaceDetector):
+class StandIn(Mtcnn):
     """Finds two faces on every photo that is not black, and counts its searches of upright photos."""
 
     def __init__(self) -> None:

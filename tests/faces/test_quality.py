@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from siamese_verify.faces import Quality, quality_of, ranges_of, sharpness
+from siamese_verify.faces import Quality, quality_of, quality_scores, ranges_of, sharpness
 from siamese_verify.faces.quality import AVERAGE_FACE, noise, roll_of, turn_of
 
 
@@ -115,3 +115,15 @@ def test_a_sharpened_picture_is_sharp_and_not_grainy() -> None:
         < limit
         < noise(drawn(np.asarray(soft)[..., 0] + np.random.default_rng(0).normal(0, 25, (160, 160))))
     )
+
+
+def test_as_scores_higher_qualities_are_better() -> None:
+    faces = [
+        Quality(sharpness, 80, turn, light, 0.2, 1.0, None)
+        for sharpness, turn, light in ((5, 0, 0.5), (9, 40, 0.1), (1, 9, 0.9))
+    ]
+    found = quality_scores(faces)
+    assert np.argsort(found["sharpness"]).tolist() == [2, 0, 1]
+    assert np.argsort(found["turn"]).tolist() == [1, 2, 0]
+    assert found["light"] == pytest.approx([0, -0.4, -0.4])
+    assert np.isnan(found["roll"]).all()

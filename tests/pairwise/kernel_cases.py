@@ -6,17 +6,19 @@ product to a precision can lose at most, and float32 besides.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from siamese_verify.losses import NTXentLoss, SupConLoss, softmax
+from siamese_verify.losses import ContrastiveLoss, InBatchNegatives, InfoNCELoss, NTXentLoss, SupConLoss
 from siamese_verify.miners import BatchHard, SemiHard
-from siamese_verify.pairwise import Batch, tiles
-from siamese_verify.pairwise.log_softmax import log_sum_exp_of_others
-from siamese_verify.pairwise.nearest import ComparedRows, farthest_positives, nearest_by_kernel
+from siamese_verify.pairwise import Batch, blocks, kernels, log_softmax, tiles
+from siamese_verify.pairwise.log_softmax import log_sum_exp_of_others, softmax_over_others
+from siamese_verify.pairwise.nearest import SORTED, ComparedRows, farthest_positives, nearest_by_kernel
 from siamese_verify.pairwise.pair_sum import Hinge, pair_sum
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,11 +37,11 @@ SHAPES = [  # rows, references, temperature, rows of a tile; a block has 64 rows
 
 @pytest.fixture(autouse=True)
 def kernels_enabled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(softmax, "SMALL", 0)
-    monkeypatch.setattr(softmax, "SMALL_ON_GPU", 0)
-    tiles.enabled = True
+    monkeypatch.setattr(blocks, "SMALL", 0)
+    monkeypatch.setattr(blocks, "SMALL_ON_GPU", 0)
+    monkeypatch.setattr(tiles, "interpreted", DEVICE == "cpu")
+    monkeypatch.setattr(tiles, "enabled", True)
     yield
-    tiles.enabled = False
     torch.set_float32_matmul_precision("highest")
 
 
@@ -93,6 +95,91 @@ def test_log_sum_exp_is_that_of_the_naive_loop(
     for gradient, exact, pulls in zip(gradients, wanted, (pull, share[:, count:].sum(0)), strict=True):
         bound = (torch.tensor(2 * logit).expm1() + 2.1 * lost + 1e-5) * pulls
         assert ((gradient - exact).norm(dim=1) <= bound + 1e-6).all()
+
+
+@pytest.mark.parametrize("precision", LOST, indirect=True)
+def test_a_softmax_that_has_nearly_converged_keeps_its_gradient(precision: str) -> None:
+    centers = torch.linalg.qr(torch.randn(48, 48, generator=torch.Generator().manual_seed(0))).Q[:40]
+    rows = centers.repeat_interleave(2, 0) + 0.05 * torch.randn(80, 48, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(80, device=DEVICE) // 2
+    for loss in (NTXentLoss(0.1), SupConLoss(0.1), InBatchNegatives(InfoNCELoss(0.1))):
+        single, double = rows.to(DEVICE).requires_grad_(), rows.double().to(DEVICE).requires_grad_()
+        with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            found = loss(single, labels)
+        exact = loss(double, labels)
+        assert 0.01 < exact < 0.03
+        assert (found - exact).abs() <= (2 * LOST[precision] + 1e-5) * exact / 0.1
+        gradient, wanted = torch.autograd.grad(found, single)[0], torch.autograd.grad(exact, double)[0]
+        # A weight may be off by what its logits are, 2 lost / t of it, were all roundings of one sign.
+        assert (gradient - wanted).norm() <= (LOST[precision] / 0.1 + 1e-4) * wanted.norm()
+
+
+@pytest.mark.parametrize("own", [None, slice(7, 23)])
+def test_log_sum_exp_of_impostors_is_that_of_pytorch(own: slice | None) -> None:
+    rows, others = directions(45, 0), directions(70, 1)
+    labels = torch.arange(45, device=DEVICE) // 4, torch.arange(70, device=DEVICE) % 13
+    found = log_sum_exp_of_others(rows, others, 0.2, 16, own=own, labels=labels)
+    cosines = rows.double() @ torch.cat([rows, others]).double().T
+    same = labels[0][:, None] == torch.cat(labels)
+    exact = cosines.div(0.2).masked_fill(same, -torch.inf).logsumexp(1)
+    if own is not None:  # PyTorch's form has the same share, and the test of ranks of `tests/losses` compares all
+        exact = log_sum_exp_of_others(rows.double(), others.double(), 0.2, 7, own=own, labels=labels)
+    torch.testing.assert_close(found, exact.float(), rtol=1e-6, atol=2e-6)
+    gradients = [torch.autograd.grad(value.sum(), (rows, others)) for value in (found, exact)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+def test_shares_of_a_softmax_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, others = directions(45, 0), directions(20, 1)
+    labels = torch.arange(45, device=DEVICE) // 4, torch.arange(20, device=DEVICE) % 13
+
+    def gradients(own: slice | None) -> list[Tensor]:
+        found = softmax_over_others(rows, others, labels, 0.2, own, size=16)
+        return list(torch.autograd.grad((found.log_sum - found.positive).sum(), (rows, others)))
+
+    sums = (softmax_over_others(rows, others, labels, 0.2).log_sum.detach() - 1 / 0.2).exp()
+    of_all = {1: sums, 2: torch.tensor([[1.0], [-1.0]], device=DEVICE)}  # what other ranks would add
+    monkeypatch.setattr(log_softmax, "add_ranks_", lambda part: part.copy_(of_all[part.ndim]))
+    parts = [gradients(own) for own in (slice(0, 14), slice(14, 31), slice(31, 45))]
+    torch.testing.assert_close([sum(part) for part in zip(*parts, strict=True)], gradients(None), rtol=1e-4, atol=1e-4)
+
+
+def test_tiles_are_freed_between_forward_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = []
+
+    class Watched(tiles.Tiles):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            alive.append(weakref.ref(self.memory))
+
+    monkeypatch.setattr(log_softmax, "Tiles", Watched)
+    loss = NTXentLoss(0.1)(directions(40, 0), torch.arange(40, device=DEVICE) // 2)
+    assert [found() for found in alive] == [None]
+    loss.backward()
+    assert [found() for found in alive] == [None, None]
+
+
+def test_a_kernel_is_launched_on_the_gpu_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[Tensor] = []
+    launched: list[object] = []
+    kind = type(kernels._hinge_losses)
+    device_of, launch = torch.cuda.device_of, kind.__getitem__
+
+    def enter(tensor: Tensor) -> Any:
+        entered.append(tensor)
+        return device_of(tensor)  # type: ignore[no-untyped-call]
+
+    def watch(kernel: Any, grid: Any) -> Any:
+        launched.append(kernel)
+        return launch(kernel, grid)
+
+    monkeypatch.setattr(torch.cuda, "device_of", enter)
+    monkeypatch.setattr(kind, "__getitem__", watch)
+    rows, labels = directions(20, 0), torch.arange(20, device=DEVICE) // 2
+    for loss in (NTXentLoss(0.1), ContrastiveLoss()):
+        loss(rows, labels).backward()
+    BatchHard()(rows, labels)
+    assert len(launched) == len(entered) > 5
 
 
 def test_log_sum_exp_of_a_rank_is_that_of_pytorch() -> None:
@@ -206,13 +293,43 @@ def _along_the_sphere(rows: Tensor, gradient: Tensor) -> Tensor:
     return gradient - rows * (rows * gradient).sum(dim=1, keepdim=True)
 
 
+@pytest.mark.parametrize(("hinge", "cosine"), HINGES)
+def test_identities_of_many_rows_are_not_walked(hinge: Hinge, cosine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    walked = []
+    genuine_losses = kernels.genuine_losses
+
+    def watch(candidates: Tensor, order: Tensor, first: Tensor, last: Tensor, *others: Any) -> Any:
+        walked.append(int((last - first).max()))
+        return genuine_losses(candidates, order, first, last, *others)
+
+    monkeypatch.setattr(kernels, "genuine_losses", watch)
+    monkeypatch.setattr("siamese_verify.pairwise.pair_sum.WALKED", 5)
+    batch = pair_batch(23, 20)
+    labels = torch.arange(23, device=DEVICE).clamp(max=9) // 3  # identities of 3, and one of 14
+    batch = batch._replace(labels=labels, reference_labels=torch.arange(20, device=DEVICE) // 2)
+    found = pair_sum(batch, lambda *_: pytest.fail("not the kernel"), cosine, 8, hinge)
+    assert walked == [5]
+    leaves = batch.embeddings, batch.references
+    total, wanted, nonzero, off = naive_pair_sum(batch, hinge, cosine, 2e-3)
+    assert (found.total - total).abs() <= off.sum() / 2
+    if cosine:
+        wanted = tuple(_along_the_sphere(leaf, gradient) for leaf, gradient in zip(leaves, wanted, strict=True))
+    for gradient, exact, most in zip(
+        torch.autograd.grad(found.total, leaves), wanted, off.tensor_split([23]), strict=True
+    ):
+        assert ((gradient - exact).norm(dim=1) <= most + 3e-6).all()
+    assert abs(int(found.nonzero) - int(nonzero.sum())) <= 5
+
+
+@pytest.mark.parametrize("walked", [512, 1])
 @pytest.mark.parametrize(("hinge", "cosine"), HINGES[:2])
-def test_shares_of_ranks_add_up(hinge: Hinge, cosine: bool) -> None:
+def test_shares_of_ranks_add_up(hinge: Hinge, cosine: bool, walked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("siamese_verify.pairwise.pair_sum.WALKED", walked)
     batch = pair_batch(41, 10)
     leaves = batch.embeddings, batch.references
 
     def result(own: slice | None) -> tuple[Tensor, ...]:
-        found = pair_sum(batch._replace(own=own), lambda *_: pytest.fail("not the kernel"), cosine, 8, hinge)
+        found = pair_sum(batch._replace(own=own), lambda *_: pytest.fail("not the kernel"), cosine, 14, hinge)
         return found.total, torch.as_tensor(found.nonzero), *torch.autograd.grad(found.total, leaves)
 
     parts = [result(own) for own in (slice(0, 14), slice(14, 27), slice(27, 41))]
@@ -274,6 +391,7 @@ def test_the_farthest_positive_is_that_of_the_naive_loop(kind: str) -> None:
     distance, same = distances(compared)
     farthest = distance.masked_fill(~same, -1)
     found = farthest_positives(compared)
+    assert found is not None
     has_positive = same.any(dim=1)
     assert torch.equal(found >= 0, has_positive)
     value = farthest.gather(1, found.clamp(min=0)[:, None])[:, 0]
@@ -282,14 +400,41 @@ def test_the_farthest_positive_is_that_of_the_naive_loop(kind: str) -> None:
 
 @pytest.mark.parametrize("miner", [BatchHard(), SemiHard(0.3), SemiHard(0.3, squared=True)])
 @pytest.mark.parametrize("memory", [False, True])
-def test_miners_choose_what_pytorch_chooses(miner: BatchHard | SemiHard, memory: bool) -> None:
+def test_miners_choose_what_pytorch_chooses(
+    miner: BatchHard | SemiHard, memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows, labels = directions(48, 5).detach()[4:], torch.arange(44, device=DEVICE) // 4  # without identical rows
     references = (directions(30, 6).detach()[4:], torch.arange(26, device=DEVICE) // 3) if memory else (None, None)
     found = miner.together(rows, labels, *references)
-    tiles.enabled = False
+    monkeypatch.setattr(tiles, "enabled", False)
     expected = miner.together(rows, labels, *references)
     assert [field.tolist() for field in found] == [field.tolist() for field in expected]
     assert len(found.anchor)
+
+
+@pytest.mark.parametrize("large", [7, 14, 30])  # rows of one identity: searches at once, in parts, and too many
+def test_one_large_identity_takes_no_more_memory(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("siamese_verify.pairwise.nearest.QUERIES", 20)
+    monkeypatch.setattr("siamese_verify.pairwise.nearest.WALKED", 20)
+    searches = []
+    search = kernels.nearest_impostors
+
+    def watch(*arguments: Any) -> Any:
+        searches.append(1 if arguments[4] is None else arguments[4][0].shape[1])
+        return search(*arguments)
+
+    monkeypatch.setattr(kernels, "nearest_impostors", watch)
+    rows = directions(44, 5).detach()[4:]
+    labels = torch.arange(40, device=DEVICE).sub(large).clamp(min=0)
+    found = [miner(rows, labels) for miner in (SemiHard(0.3), BatchHard())]
+    assert max(searches, default=0) <= SORTED
+    assert (max(searches) > 1) == (large < 20)
+    monkeypatch.setattr(tiles, "enabled", False)
+    expected = [miner(rows, labels) for miner in (SemiHard(0.3), BatchHard())]
+    assert [[field.tolist() for field in each] for each in found] == [
+        [field.tolist() for field in each] for each in expected
+    ]
+    assert len(found[0].anchor) > large
 
 
 def test_rows_of_nan_are_nobodys_nearest() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.pairwise import neighbors, tiles
+from siamese_verify.pairwise import neighbors
 from siamese_verify.pairwise.neighbors import nearest_neighbors
 
 DIMENSIONS = 5
@@ -156,13 +156,13 @@ def test_rows_that_are_not_finite_are_refused(value: float) -> None:
 def test_neighbors_by_tiles_are_the_same(kind: Kind, count: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, queries, keys = kind(40), kind(11, 1), kind(40, 2)
     expected = [naive(rows, None, count), naive(queries, keys, count)]
-    monkeypatch.setattr(tiles, "enabled", True)
+    monkeypatch.setattr(neighbors, "fused", lambda _: True)
     monkeypatch.setattr(neighbors._by_tiles, "__defaults__", (size,))
     found = [nearest_neighbors(rows, None, count), nearest_neighbors(queries, keys, count)]
     assert [each.tolist() for each in found] == expected
 
 
 def test_neighbors_by_tiles_are_decided_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "enabled", True)
+    monkeypatch.setattr(neighbors, "fused", lambda _: True)
     monkeypatch.setattr(neighbors._TopK, "search", lambda *_: pytest.fail("searched block by block"))
     assert nearest_neighbors(random(300), None, 5).tolist() == naive(random(300), None, 5)

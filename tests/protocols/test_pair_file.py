@@ -110,3 +110,31 @@ def test_one_photo_may_be_written_in_two_ways(root: Path) -> None:
     assert protocol.photos.names == ["x/1.png", "y.png", "z.png"]
     x, y, z = protocol.photos.identities.tolist()
     assert x != y == z
+
+
+def test_any_column_gives_the_groups_of_pairs_or_of_photos(root: Path) -> None:
+    (root / "mine.csv").write_text(
+        "a,b,same,gap,sex_a,sex_b\nx/1.png,x/2.png,1,old,f,f\ny.png,x/3.png,0,,m,f\nz.png,y.png,0,old,,m\n"
+    )
+    by_pair = pair_file(root / "mine.csv", group="gap")
+    assert by_pair.photo_groups is None
+    assert by_pair.pairs is not None
+    assert by_pair.pairs.groups is not None
+    assert by_pair.pairs.groups.tolist() == ["old", "", "old"]
+    by_photo = pair_file(root / "mine.csv", group="sex")
+    assert by_photo.photo_groups is not None
+    assert dict(zip(by_photo.photos.names, by_photo.photo_groups.tolist(), strict=True)) == {
+        "x/1.png": "f",
+        "x/2.png": "f",
+        "x/3.png": "f",
+        "y.png": "m",
+        "z.png": "",
+    }
+    kept = by_photo.keep(np.array([1, 3]))
+    assert kept.photo_groups is not None
+    assert kept.photo_groups.tolist() == ["f", "m"]
+    with pytest.raises(InputError, match="has no column age, or not both age_a and age_b"):
+        pair_file(root / "mine.csv", group="age")
+    (root / "two.csv").write_text("a,b,same,group_a,group_b\nx/1.png,x/2.png,1,f,f\ny.png,x/1.png,0,m,m\n")
+    with pytest.raises(InputError, match="gives a photo another group than another line"):
+        pair_file(root / "two.csv")

@@ -15,10 +15,10 @@ from threading import Timer
 import pytest
 
 from siamese_verify.errors import InputError
+from siamese_verify.run_lock import claim, is_claimed, one_at_a_time
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.optuna_sweeper import JOURNAL
 from siamese_verify.sweeps.resume_sweep import record_sweep, resume_arguments
-from siamese_verify.sweeps.run_lock import claim, is_claimed, one_at_a_time
 from siamese_verify.sweeps.trial_pruning import open_storage
 from tests.conftest import SMALL_BATCHES, TINY
 
@@ -118,7 +118,7 @@ def test_files_are_used_unclaimed_where_there_are_no_locks(
     with one_at_a_time(tmp_path / "turn"):
         pass
     assert [record.getMessage() for record in caplog.records] == [
-        "Files cannot be locked here (No locks available): let no two sweeps or searches use one folder at a time."
+        "Files cannot be locked here (No locks available): let no two commands write to one folder at a time."
     ]
 
 

@@ -287,6 +287,50 @@ def test_only_matrices_and_kernels_decay() -> None:
     assert len(decayed["params"]) + len(others["params"]) == len(list(module.parameters()))
 
 
+@pytest.mark.parametrize("fused", [None, True])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_under_fused_optimizers_too(fused: bool | None, precision: Any, tmp_path: Path) -> None:
+    module = VerificationModule(encoder(), SupConLoss(), None, partial(torch.optim.SGD, lr=1.0, fused=fused))
+    before = [weight.detach().clone() for weight in module.parameters()]
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        precision=precision,
+        gradient_clip_val=0.01,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader([batch()]))
+    assert trainer.optimizers[0].defaults["fused"] is fused
+    moved = [(now - then).flatten() for now, then in zip(module.parameters(), before, strict=True)]
+    assert float(torch.cat(moved).norm()) == pytest.approx(0.01, rel=0.01)
+
+
+class Compiled(pl.Callback):
+    """Sees whether the encoder is compiled in a step."""
+
+    def __init__(self) -> None:
+        self.seen: list[bool] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append(pl_module.encoder._compiled_call_impl is not None)
+
+
+def test_a_compiled_encoder_trains_as_the_plain_one_and_is_plain_afterwards(tmp_path: Path) -> None:
+    backend = "aot_eager"  # the default one takes a minute to start on a CPU
+    module, plain = (
+        VerificationModule(encoder(), SupConLoss(), None, ADAM, compile_encoder=choice) for choice in (backend, False)
+    )
+    steps, given = Compiled(), [batch(seed=number) for number in range(2)]
+    fit(module, given, tmp_path / "compiled", callbacks=[steps])
+    fit(plain, given, tmp_path / "plain")
+    assert steps.seen == [True] * 2
+    assert module.encoder._compiled_call_impl is None
+    torch.testing.assert_close(module.state_dict(), plain.state_dict(), rtol=0, atol=1e-3)
+
+
 def test_frozen_parameters_are_left_out() -> None:
     module = VerificationModule(encoder(), TripletLoss(), None, ADAM)
     first = next(module.parameters()).requires_grad_(False)

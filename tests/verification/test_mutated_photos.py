@@ -13,7 +13,7 @@ from PIL import Image
 
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import Pixels
-from siamese_verify.faces import FaceDetector
+from siamese_verify.faces import Mtcnn
 from siamese_verify.faces.finder import detect_rotated
 from siamese_verify.models import FaceModel, TorchEngine
 from siamese_verify.structures import Crop
@@ -105,7 +105,7 @@ def test_ten_thousand_damaged_photos_are_faces_or_sentences(isolated: bool, case
 
 
 def test_noise_of_any_shape_is_searched_without_a_crash() -> None:
-    detector, rng = FaceDetector(), np.random.default_rng(0)
+    detector, rng = Mtcnn(), np.random.default_rng(0)
     for case in range(60):
         width, height = (int(side) for side in rng.integers(1, 120, size=2))
         pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from siamese_verify.evaluation.calibration_check import CalibrationBin
+    from siamese_verify.evaluation.discard import DiscardCurve
     from siamese_verify.evaluation.groups import DamagedRates
     from siamese_verify.evaluation.operating_points import OperatingPoint
     from siamese_verify.evaluation.report import VerificationReport
@@ -42,6 +43,10 @@ TEXTS = {
         "Share of genuine pairs among those of one predicted probability: ideally the line.",
     ),
     "cmc": ("CMC", "Share of the queries with a photo of their person among the first ones. Higher is better."),
+    "discard": (
+        "Error versus discard",
+        "FNMR of the genuine pairs that remain when those of lowest quality are left out. Falling is better.",
+    ),
     "robustness": ("Robustness", "Equal error rate when one of the two photos is damaged."),
 }
 
@@ -228,6 +233,21 @@ def draw_robustness(axes: Axes, rows: Sequence[DamagedRates], eer: float) -> Non
     axes.legend(frameon=False, labelcolor=LIGHT.ink, ncols=2, fontsize=9)
 
 
+def draw_discard(axes: Axes, curves: Sequence[DiscardCurve]) -> None:
+    """Draw the FNMR against the share of genuine pairs left out, for each quality measure."""
+    for number, curve in enumerate(curves):
+        color = CURVES[number % len(CURVES)]
+        style = ("-", "--", ":")[number // len(CURVES) % 3]
+        axes.plot(curve.shares, curve.fnmr, style, color=color, linewidth=2, label=_label(curve.name))
+    axes.axhline(curves[0].fnmr[0], color=LIGHT.ink, linewidth=1, linestyle=":")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(0, curves[0].shares[-1])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda rate, _: percent_label(rate)))
+    axes.set_xlabel("genuine pairs left out, those of lowest quality first")
+    axes.set_ylabel("false non-match rate")
+
+
 def _label(name: str) -> str:
     return f"\u200b{name}" if name.startswith("_") else name  # matplotlib leaves labels with an underscore out
 
@@ -268,6 +288,8 @@ def report_figures(
     if report.calibration:
         bins = report.calibration.bins
         found.append(_render("reliability", lambda axes: draw_reliability(axes, bins)))
+    if report.discard:
+        found.append(_render("discard", lambda axes: draw_discard(axes, report.discard), legend=True))
     if report.robustness:
         found.append(_render("robustness", lambda axes: draw_robustness(axes, report.robustness, report.eer)))
     return found

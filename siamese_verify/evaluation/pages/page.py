@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
+from siamese_verify.evaluation.pages.definitions import definitions_for
 from siamese_verify.evaluation.pages.figures import comparison_figures
 from siamese_verify.evaluation.roc import downsample
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation.bootstrap import Difference
     from siamese_verify.evaluation.cases import CaseComparison
     from siamese_verify.evaluation.comparison import ScoreComparison
+    from siamese_verify.evaluation.differentials import GroupDifferentials
     from siamese_verify.evaluation.pages.rendering import ReportFigure
     from siamese_verify.evaluation.report import VerificationReport
     from siamese_verify.evaluation.roc import RocCurve
@@ -149,6 +152,23 @@ def _left_out_cards(left_out: Sequence[LeftOut]) -> list[tuple[str, str, str]]:
     return found
 
 
+def _heat(found: GroupDifferentials) -> list[tuple[str, list[tuple[float | None, int]]]]:
+    """Rows of a heat map of false match rates: each rate, None without pairs, and its shade in percent."""
+    rates = found.matrix()
+    positive = rates[np.isfinite(rates) & (rates > 0)]
+    lowest, highest = (math.log(positive.min()), math.log(positive.max())) if len(positive) else (0.0, 0.0)
+
+    def shade(rate: float) -> int:
+        if not rate > 0:
+            return 0
+        return round(10 + 60 * (math.log(rate) - lowest) / (highest - lowest)) if highest > lowest else 30
+
+    return [
+        (name, [(None if math.isnan(rate) else rate, shade(rate)) for rate in row])
+        for name, row in zip(found.groups, rates.tolist(), strict=True)
+    ]
+
+
 def curve_numbers(curve: RocCurve, name: str) -> dict[str, Any]:
     """Return what the page's script reads off a curve, as JSON types."""
     few = downsample(curve)
@@ -183,6 +203,8 @@ def render_report(
         "report.html.j2",
         report=report,
         infinity=math.inf,
+        definitions=definitions_for(report),
+        heat=_heat(report.differentials) if report.differentials else [],
         title=title,
         left_out=_left_out_cards(left_out),
         left_out_total=len(left_out),

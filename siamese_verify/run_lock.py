@@ -1,4 +1,4 @@
-"""Claims of files that a process holds until it ends, however it ends: they show which runs of a sweep are alive."""
+"""Claims of files that a process holds until it ends, however it ends: of the runs of a sweep, of an album."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _lock(file: BinaryIO, exclusive: bool, wait: bool = False) -> bool:
 
 @cache
 def _warn_of_no_locks(reason: str) -> None:
-    log.warning("Files cannot be locked here (%s): let no two sweeps or searches use one folder at a time.", reason)
+    log.warning("Files cannot be locked here (%s): let no two commands write to one folder at a time.", reason)
 
 
 @contextmanager

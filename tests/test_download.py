@@ -16,8 +16,8 @@ from typing import Any, Literal
 import pytest
 
 from siamese_verify.datasets import lfw as lfw_module
-from siamese_verify.datasets.download import download
 from siamese_verify.datasets.lfw import LFW_FILES, RemoteFile, fetch_lfw
+from siamese_verify.download import download
 from siamese_verify.errors import InputError
 
 CONTENT = random.Random(1).randbytes(300_000)

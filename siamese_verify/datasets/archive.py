@@ -1,4 +1,4 @@
-"""Download a file whose SHA-256 is known; unpack tar and zip archives of unknown origin within one folder."""
+"""Unpack tar and zip archives of unknown origin within one folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
-import pooch
 import rich.progress
 from rich.markup import escape
 
@@ -142,41 +141,3 @@ class _StrictHeader(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from None
-
-
-def download(url: str, path: Path, sha256: str, *, tries: int = 3, timeout: float = 30.0) -> Path:
-    """Download a file with a progress bar unless it is there: whole and with the right hash, or not at all.
-
-    Args:
-        url: http or https.
-        path: of the file; its folder is made.
-        sha256: of the file, 64 hexadecimal digits.
-        tries: >= 1.
-        timeout: seconds that the server may be silent.
-
-    Raises:
-        InputError: `path` holds something else, no connection, the server refuses, the file has another hash or cannot
-            be written; the message explains how to get the file by other means.
-    """
-    sha256 = sha256.lower()
-    by_hand = f"get it by other means and put it at {path} (SHA-256 {sha256})"
-    try:
-        if path.exists():
-            if (found := pooch.file_hash(str(path))) != sha256:
-                raise InputError(f"{path} has the SHA-256 {found}, not {sha256}: delete it to download it.")
-            return path
-        source = pooch.create(
-            path.parent,
-            base_url="",
-            registry={path.name: f"sha256:{sha256}"},
-            urls={path.name: url},
-            retry_if_failed=tries - 1,
-        )
-        whole = {"Accept-Encoding": "identity"}  # so that the server's bytes are the file's
-        source.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=timeout, headers=whole))
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # OSError: of the network and of the disk; ValueError: hash, invalid address
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(f"{url} cannot be downloaded ({reason}): {by_hand}.") from None
-    return path

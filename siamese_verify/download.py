@@ -1,0 +1,52 @@
+"""Download a file whose SHA-256 is known: whole, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pooch
+
+from siamese_verify.errors import InputError
+
+
+def download(url: str | Sequence[str], path: Path, sha256: str, *, tries: int = 3, timeout: float = 30.0) -> Path:
+    """Download a file with a progress bar unless it is there: whole and with the right hash, or not at all.
+
+    Args:
+        url: http or https; of several, the first that answers with the file.
+        path: of the file; its folder is made.
+        sha256: of the file, 64 hexadecimal digits.
+        tries: >= 1.
+        timeout: seconds that the server may be silent.
+
+    Raises:
+        InputError: `path` holds something else, no connection, the server refuses, the file has another hash or cannot
+            be written; the message explains how to get the file by other means.
+    """
+    sha256 = sha256.lower()
+    by_hand = f"get it by other means and put it at {path} (SHA-256 {sha256})"
+    try:
+        if path.exists():
+            if (found := pooch.file_hash(str(path))) != sha256:
+                raise InputError(f"{path} has the SHA-256 {found}, not {sha256}: delete it to download it.")
+            return path
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}): {by_hand}.") from None
+    reasons = []
+    for address in [url] if isinstance(url, str) else url:
+        source = pooch.create(
+            path.parent,
+            base_url="",
+            registry={path.name: f"sha256:{sha256}"},
+            urls={path.name: address},
+            retry_if_failed=tries - 1,
+        )
+        whole = {"Accept-Encoding": "identity"}  # so that the server's bytes are the file's
+        try:
+            source.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=timeout, headers=whole))
+        except (OSError, ValueError) as error:  # of the network and of the disk; of the hash or an invalid address
+            reasons.append(f"{address} cannot be downloaded ({' '.join(str(error).split()).rstrip('.')})")
+        else:
+            return path
+    raise InputError(f"{', and '.join(reasons)}: {by_hand}.")

@@ -1,0 +1,285 @@
+"""All faces of an album: from any source, in parts that a kill cannot tear, once each."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from siamese_verify.albums import FaceTable
+from siamese_verify.albums.album_folder import LOCK, AlbumFolder
+from siamese_verify.albums.embed_album import album_face, embed_album
+from siamese_verify.datasets.storage import Storage
+from siamese_verify.errors import InputError
+from siamese_verify.faces import Quality
+from siamese_verify.models.metadata import ModelMetadata
+from siamese_verify.run_lock import claim
+from siamese_verify.verification import DetectedFace
+from tests.albums.stub_verifier import ARRAYS, METADATA, OTHER, draw_album, load, load_for_arrays
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def embed(source: str | Path, folder: Path, metadata: ModelMetadata = METADATA, **options: object) -> FaceTable:
+    settings = {"processes": 1, "photos_per_part": 4, **options}
+    embed_album(source, folder, metadata, load, **settings)  # type: ignore[arg-type]
+    return FaceTable.read(folder)
+
+
+def same(left: FaceTable, right: FaceTable) -> bool:
+    columns = [(one.embeddings, one.boxes, one.probability, *one.quality.values()) for one in (left, right)]
+    return list(left.photos) == list(right.photos) and all(
+        np.array_equal(a, b, equal_nan=True) for a, b in zip(*columns, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_album(tmp_path_factory.mktemp("album"), 41)
+
+
+def test_each_photo_has_its_row_in_the_order_of_names(album: Path, tmp_path: Path) -> None:
+    table = embed(album, tmp_path / "out")
+    names = sorted(str(path.relative_to(album)) for path in album.rglob("*.png"))
+    assert list(table.photos) == [name for name in names if name != "010/40.png"]
+    verifier = load()
+    expected = verifier.embed([album / name for name in table.photos])
+    assert np.array_equal(table.embeddings, expected)
+    assert (table.boxes == [0, 0, 8, 8]).all() and (table.probability == 1).all()
+    quality = verifier.find(album / table.photos[7])[0].quality
+    assert table.quality["sharpness"][7] == np.float32(quality.sharpness)
+    assert np.isnan(table.quality["turn"]).all()
+    assert (table.model, table.weights_sha256, table.root) == ("stub", "ab" * 32, str(album))
+
+
+def test_photos_without_a_face_are_listed_with_reasons(album: Path, tmp_path: Path) -> None:
+    embed(album, tmp_path)
+    (row,) = csv.DictReader((tmp_path / "left_out.csv").open(encoding="utf-8"))
+    assert (row["photo"], row["reason"]) == ("010/40.png", "unreadable_photo")
+    assert "is not an image" in row["detail"]
+
+
+def test_nobody_else_can_read_the_folder(album: Path, tmp_path: Path) -> None:
+    embed(album, tmp_path / "out")
+    folders = [path for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")] if path.is_dir()]
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name != LOCK]
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+
+def test_all_sources_of_the_same_photos_give_the_same_rows(album: Path, tmp_path: Path) -> None:
+    names = list(Storage(album).names())
+    (tmp_path / "list.csv").write_text("\n".join(["path,year", *(f"{name},2020" for name in names)]))
+    parquet.write_table(pa.table({"year": [1] * len(names), "path": names}), tmp_path / "list.parquet")
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    expected = embed(album, tmp_path / "folder")
+    for kind in ("csv", "parquet", "txt"):
+        assert same(embed(tmp_path / f"list.{kind}", tmp_path / kind, root=album), expected)
+
+
+def test_object_storage_is_a_source(album: Path, tmp_path: Path) -> None:
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    files.put(str(album), "/album", recursive=True)
+    assert same(embed("memory://album", tmp_path / "out"), embed(album, tmp_path / "local"))
+
+
+def test_arrays_are_a_source_for_models_that_take_them(tmp_path: Path) -> None:
+    arrays = np.random.default_rng(0).random((9, 20)).astype(np.float32)
+    np.save(tmp_path / "arrays.npy", arrays)
+    embed_album(tmp_path / "arrays.npy", tmp_path / "out", ARRAYS, load_for_arrays, processes=1)
+    table = FaceTable.read(tmp_path / "out")
+    assert np.array_equal(table.embeddings, load_for_arrays().embed_arrays(arrays))
+    assert list(table.photos) == [f"row {row}" for row in range(9)]
+    with pytest.raises(InputError, match=r"The model stub takes photos, but .*arrays\.npy holds arrays"):
+        embed(tmp_path / "arrays.npy", tmp_path / "wrong")
+
+
+def test_photos_that_came_are_added_behind_the_others(tmp_path: Path) -> None:
+    album = draw_album(tmp_path / "album", 10)
+    before = embed(album, tmp_path / "out")
+    draw_album(tmp_path / "album" / "000" / "later", 7, seed=1)
+    after = embed(album, tmp_path / "out")
+    assert list(after.photos[:9]) == list(before.photos)
+    assert np.array_equal(after.embeddings[:9], before.embeddings)
+    assert [name.startswith("000/later/") for name in after.photos[9:]] == [True] * 6
+    assert AlbumFolder(tmp_path / "out").metadata.lists == (10, 17)
+    assert same(embed(album, tmp_path / "out"), after)
+
+
+def test_int8_is_a_quarter_and_close(album: Path, tmp_path: Path) -> None:
+    exact, rounded = embed(album, tmp_path / "float32"), embed(album, tmp_path / "int8", int8=True)
+    error = np.abs(exact.embeddings - rounded.embeddings).max(axis=1)
+    assert (error <= np.abs(exact.embeddings).max(axis=1) / 127).all() and error.max() > 0
+    assert np.abs(np.linalg.norm(rounded.embeddings, axis=1) - 1).max() < 1e-6
+    assert AlbumFolder(tmp_path / "int8").rows().stored.dtype == np.int8
+
+
+def test_large_tables_are_mapped(album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = embed(album, tmp_path / "out")
+    rounded = embed(album, tmp_path / "int8", int8=True).embeddings
+    monkeypatch.setattr("siamese_verify.albums.album_folder.IN_MEMORY", 0)
+    for _ in range(2):
+        found = FaceTable.read(tmp_path / "out")
+        assert isinstance(found.embeddings, np.memmap) and same(found, expected)
+        assert np.array_equal(FaceTable.read(tmp_path / "int8").embeddings, rounded)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"metadata": OTHER}, r"was made with the model stub \(\w+\), not other"),
+        ({"int8": True}, "was made with storage as float32, not int8"),
+        ({"source": "else"}, "was made with the source .*, not .*else: name another folder"),
+    ],
+)
+def test_what_does_not_belong_to_the_folder_is_refused(
+    album: Path, tmp_path: Path, options: dict[str, object], sentence: str
+) -> None:
+    embed(album, tmp_path / "out")
+    draw_album(tmp_path / "else", 2)
+    if "source" in options:
+        options = {"source": tmp_path / "else"}
+    with pytest.raises(InputError, match=sentence):
+        embed(**{"source": album, "folder": tmp_path / "out", **options})  # type: ignore[arg-type]
+
+
+def test_two_at_once_are_refused(album: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    lock = claim(tmp_path / "out" / LOCK)
+    assert lock
+    with lock, pytest.raises(InputError, match="Another process is embedding into"):
+        embed(album, tmp_path / "out")
+    embed(album, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("file\na.png\n", "has no column path"),
+        ("path\na.png\na.png\n", "has the photo a.png twice"),
+        ("path\na.png\n\" \"\n", "has no path: fill it in"),
+        ("path\n", "holds no photo"),
+    ],
+)  # fmt: skip
+def test_invalid_lists_are_refused(tmp_path: Path, content: str, sentence: str) -> None:
+    (tmp_path / "list.csv").write_text(content)
+    with pytest.raises(InputError, match=sentence):
+        embed(tmp_path / "list.csv", tmp_path / "out")
+
+
+def test_strange_folders_and_empty_sources_are_refused(album: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"holds thesis\.tex, which is no album's"):
+        embed(album, tmp_path / "mine")
+    with pytest.raises(InputError, match="mine holds no photo"):
+        embed(tmp_path / "mine", tmp_path / "out")
+    with pytest.raises(InputError, match=r"There is no .*missing: give a folder"):
+        embed(tmp_path / "missing", tmp_path / "out2")
+    with pytest.raises(InputError, match="holds no embeddings"):
+        FaceTable.read(tmp_path / "mine")
+
+
+def test_an_unfinished_or_damaged_table_is_refused(album: Path, tmp_path: Path) -> None:
+    expected = embed(album, tmp_path)
+    part = AlbumFolder(tmp_path).part(AlbumFolder(tmp_path).ranges()[2])
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(InputError, match="is damaged: delete it"):
+        FaceTable.read(tmp_path)
+    part.unlink()
+    with pytest.raises(InputError, match="has 37 of 41 photos"):
+        FaceTable.read(tmp_path)
+    assert len(FaceTable.read(tmp_path, unfinished=True)) == 36
+    assert same(embed(album, tmp_path), expected)
+
+
+def test_the_box_of_a_rotated_face_is_that_on_the_upright_photo() -> None:
+    face = DetectedFace("a", np.zeros((8, 8, 3), np.uint8), Quality(1, 2, 3, 0.5, 0.5), (10, 20, 30, 60), None, 0.9, 90)
+    # Rotated counter-clockwise by 90 degrees, (x, y) of a photo of 200 x 100 comes to (y, 200 - x).
+    assert np.allclose(album_face("a", face, (200, 100)).box, (140, 10, 180, 30))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_several_processes_write_what_one_does(album: Path, tmp_path: Path, engine: str) -> None:
+    if engine == "ray":
+        pytest.importorskip("ray.data")
+    program = f"""
+from tests.albums.stub_verifier import METADATA, load
+from siamese_verify.albums.embed_album import embed_album
+if __name__ == "__main__":
+    print(embed_album({str(album)!r}, {str(tmp_path / engine)!r}, METADATA, load, processes=2, engine={engine!r}))
+"""
+    script = tmp_path / "script.py"
+    script.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert same(FaceTable.read(tmp_path / engine), embed(album, tmp_path / "one", photos_per_part=16))
+
+
+# Forks without torch and threads, so that a process to be killed starts in a millisecond.
+KILLS = """
+import json, os, random, shutil, signal, sys, time
+from pathlib import Path
+from siamese_verify.albums.embed_album import embed_album
+from tests.albums.stub_verifier import METADATA, load
+
+assert "torch" not in sys.modules
+album, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+clock = random.Random(0)
+
+def start(out):
+    child = os.fork()
+    if child == 0:
+        try:
+            embed_album(album, out, METADATA, load, processes=1, photos_per_part=4)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
+
+begun = time.perf_counter()
+assert os.waitpid(start(folder / "undisturbed"), 0)[1] == 0
+span = time.perf_counter() - begun
+found, turn, unfinished = {"kills": 0, "finished": 0, "left": 0}, 0, 0
+while found["kills"] < kills or unfinished:
+    out = folder / str(turn)
+    child = start(out)
+    if found["kills"] < kills:
+        time.sleep(clock.uniform(0, span / 3))
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    unfinished = os.WIFSIGNALED(status)
+    found["kills"] += unfinished
+    found["left"] += bool(list(out.rglob(".*.part")))
+    if not unfinished:
+        assert status == 0
+        found["finished"] += 1
+        turn += 1
+print(json.dumps(found))
+"""
+
+
+def test_killed_at_any_moment_it_finishes_with_the_same_rows(album: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", KILLS, str(album), str(tmp_path), "50"]
+    run = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["kills"] == 50 and found["finished"] >= 1
+    expected = FaceTable.read(tmp_path / "undisturbed")
+    for turn in range(found["finished"]):
+        folder = tmp_path / str(turn)
+        assert same(FaceTable.read(folder), expected)
+        assert (folder / "left_out.csv").read_bytes() == (tmp_path / "undisturbed" / "left_out.csv").read_bytes()
+        assert not list(folder.rglob(".*.part"))

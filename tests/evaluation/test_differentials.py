@@ -1,0 +1,138 @@
+"""Error rates within and across groups, against naive loops; the summaries against their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation.differentials import (
+    all_pairs_differentials,
+    garbe,
+    gini,
+    group_differentials,
+    labels_of,
+    worst_ratio,
+)
+
+
+def photos(people: int = 30, each: int = 4, groups: int = 3, shift: float = 0.0) -> tuple[np.ndarray, ...]:
+    """Embeddings of people of whom the last group is alike by `shift`, their people, and a group for each person."""
+    rng = np.random.default_rng(0)
+    who = np.repeat(np.arange(people), each)
+    of_group = np.array(["young", "adult", "old"])[:groups][np.arange(people) % groups]
+    centers = rng.normal(size=(people, 16)) + shift * (of_group == "old")[:, None]
+    return (centers[who] + 0.8 * rng.normal(size=(len(who), 16))).astype(np.float32), who, of_group[who]
+
+
+def listed(rows: np.ndarray, who: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, ...]:
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    left, right = np.triu_indices(len(who), 1)
+    scores = (unit[left] * unit[right]).sum(axis=1)
+    sides = (np.stack([values[left], values[right]], axis=1) for values in (groups, who))
+    return scores, who[left] == who[right], *sides
+
+
+def test_each_cell_has_the_rates_of_a_loop_over_its_pairs() -> None:
+    rows, who, groups = photos(groups=3)
+    groups[5], groups[17] = "", "young"  # one photo without a group, one of another group than the person's others
+    scores, same, sides, people = listed(rows, who, groups)
+    found = group_differentials(scores, same, sides, 0.35, people, resamples=20)
+    assert found.groups == ("adult", "old", "young")
+    for cell in found.cells:
+        counts = np.zeros((2, 2), dtype=int)
+        for score, genuine, (one, other) in zip(scores, same, sides.tolist(), strict=True):
+            if tuple(sorted((one, other))) == cell.groups:
+                counts[int(genuine)] += 1, int((score >= 0.35) != genuine)
+        assert (cell.impostors, cell.genuine) == (counts[0, 0], counts[1, 0])
+        assert cell.fmr == pytest.approx(counts[0, 1] / counts[0, 0])
+        assert cell.fnmr == (pytest.approx(counts[1, 1] / counts[1, 0]) if counts[1, 0] else None)
+    matrix = found.matrix()
+    np.testing.assert_array_equal(matrix, matrix.T)
+    assert [group == group2 for group, group2 in (cell.groups for cell in found.cells)].count(True) == 3
+
+
+def test_all_pairs_of_a_set_are_the_listed_pairs() -> None:
+    rows, who, groups = photos(shift=0.3)
+    groups[[3, 40]] = "", "old"
+    scores, same, sides, people = listed(rows, who, groups)
+    one = group_differentials(scores, same, sides, 0.3, people, resamples=50)
+    other = all_pairs_differentials(rows, who, groups, 0.3, resamples=50)
+    for first, second in zip(one.cells, other.cells, strict=True):
+        assert first[:3] == second[:3]
+        assert first[4:6] == second[4:6]
+        for ours, theirs in ((first.fmr_interval, second.fmr_interval), (first.fnmr_interval, second.fnmr_interval)):
+            assert ours == pytest.approx(theirs)  # of the same resamples of people
+    for first, second in zip(one.inequalities, other.inequalities, strict=True):
+        assert first.name == second.name
+        assert first.value == pytest.approx(second.value)
+        assert first.interval == pytest.approx(second.interval)
+
+
+def test_summaries_are_their_published_formulas() -> None:
+    rates = np.array([0.01, 0.02, 0.06])
+    naive = sum(abs(a - b) for a in rates for b in rates) / (2 * 3**2 * rates.mean()) * 3 / 2
+    assert gini(rates) == pytest.approx(naive)
+    assert worst_ratio(rates) == pytest.approx(0.06 / np.prod(rates) ** (1 / 3))
+    assert garbe(rates, np.array([0.1, 0.1, 0.1])) == pytest.approx(naive / 2)
+    assert garbe(rates, rates[::-1], 0.3) == pytest.approx(naive)
+    assert (gini(np.full(4, 0.2)), worst_ratio(np.full(4, 0.2))) == (0, pytest.approx(1))
+    assert gini(np.array([0.0, 0.0, 0.3])) == pytest.approx(1)  # one group has all errors
+    assert math.isinf(worst_ratio(np.array([0.0, 0.3])))
+    assert (gini(np.zeros(3)), worst_ratio(np.zeros(3))) == (0, 1)
+    both = np.stack([rates, rates[::-1] + 0.1])
+    assert gini(both) == pytest.approx([float(gini(both[0])), float(gini(both[1]))])
+
+
+def test_a_group_that_is_mistaken_for_itself_is_found() -> None:
+    equal, unequal = (all_pairs_differentials(*photos(90, 3, shift=shift), 0.45, resamples=300) for shift in (0, 0.8))
+    measures = {one.name: one for one in unequal.inequalities}
+    assert measures["GARBE"].interval is not None
+    assert measures["GARBE"].interval.low <= measures["GARBE"].value <= measures["GARBE"].interval.high
+    own = unequal.matrix().diagonal()
+    assert own[unequal.groups.index("old")] > 3 * np.delete(own, unequal.groups.index("old")).max()
+    alike = next(one for one in equal.inequalities if one.name == "Gini coefficient of FMR")
+    assert measures["Gini coefficient of FMR"].interval is not None
+    assert measures["Gini coefficient of FMR"].interval.low > alike.value
+
+
+def test_people_decide_the_interval_and_not_pairs() -> None:
+    rows, who, groups = photos(30, 4)
+    scores, same, sides, people = listed(rows, who, groups)
+    over_people = group_differentials(scores, same, sides, 0.3, people, resamples=400)
+    assert group_differentials(scores, same, sides, 0.3).cells[0].fmr_interval is None
+    cell = over_people.cells[0]
+    assert cell.fmr is not None
+    assert cell.fmr_interval is not None
+    independent = 1.96 * (cell.fmr * (1 - cell.fmr) / cell.impostors) ** 0.5
+    assert cell.fmr_interval.high - cell.fmr_interval.low > 2.5 * independent
+
+
+def test_numbers_become_four_groups_and_many_words_raise() -> None:
+    ages = np.random.default_rng(0).integers(0, 90, 400).astype(str)
+    ages[7] = ""
+    labels = labels_of(ages)
+    assert labels[7] == ""
+    names, sizes = np.unique(labels[labels != ""], return_counts=True)
+    assert len(names) == 4
+    assert sizes.min() > 70
+    for name in names:
+        low, high = (float(part) for part in name.partition(": ")[2].split(" to "))
+        inside = ages[labels == name].astype(float)
+        assert low <= inside.min() <= inside.max() <= high
+    assert labels_of(["a", " b", ""]).tolist() == ["a", "b", ""]
+    with pytest.raises(InputError, match="60 groups, such as 'p0'"):
+        labels_of([f"p{n}" for n in range(60)])
+
+
+def test_what_cannot_be_compared_raises() -> None:
+    rows, who, groups = photos()
+    scores, same, _, people = listed(rows, who, groups)
+    with pytest.raises(InputError, match="give two for each pair"):
+        group_differentials(scores, same, groups, 0.3, people)
+    with pytest.raises(InputError, match="column sex has 1 groups"):
+        all_pairs_differentials(rows, who, np.full(len(who), "f"), 0.3, column="sex")
+    with pytest.raises(InputError, match="give one for each photo"):
+        all_pairs_differentials(rows, who, groups[:3], 0.3)

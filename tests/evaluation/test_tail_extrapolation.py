@@ -1,0 +1,129 @@
+"""The extrapolated impostor tail: its fit against scipy's, its intervals against populations whose rates are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import genpareto, norm
+
+from siamese_verify.evaluation import extrapolate, roc_curve, verification_report
+from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, cluster_pairs
+from siamese_verify.evaluation.tail_extrapolation import GeneralizedParetoTail, fit_tail
+
+
+def normal_pairs(seed: int, people: int = 60, photos: int = 4, likeness: float = 0.0) -> tuple[np.ndarray, ...]:
+    """Scores of all pairs, standard normal among impostors, of people some of whom are more like all others."""
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(people), photos)
+    left, right = np.triu_indices(len(who), 1)
+    same = who[left] == who[right]
+    alike = likeness * rng.normal(size=people)
+    noise = (1 - 2 * likeness**2) ** 0.5 * rng.normal(size=len(left))
+    scores = noise + np.where(same, 5, alike[who[left]] + alike[who[right]])
+    return scores, same, np.stack([who[left], who[right]], axis=1)
+
+
+def tail_of(*pairs: np.ndarray) -> tuple[ClusteredPairs, GeneralizedParetoTail]:
+    clustered = cluster_pairs(*pairs)
+    tail = fit_tail(clustered, float(np.median(pairs[0][~pairs[1]])))
+    assert tail is not None
+    return clustered, tail
+
+
+def test_the_fit_is_as_likely_as_that_of_scipy() -> None:
+    for seed in range(3):
+        _, tail = tail_of(*normal_pairs(seed))
+        shape, scale, likelihood = tail.fit
+        best = genpareto.fit(tail.excesses, floc=0)
+        assert likelihood == pytest.approx(genpareto.logpdf(tail.excesses, shape, 0, scale).sum())
+        assert likelihood > genpareto.logpdf(tail.excesses, *best).sum() - 0.01
+        assert (shape, scale) == pytest.approx((best[0], best[2]), abs=0.02)
+        for rate in (1e-4, 1e-6):
+            threshold = tail.threshold(rate)
+            assert tail.rate(threshold) == pytest.approx(rate)
+            exact = genpareto.isf(rate / tail.share, shape, 0, scale)
+            assert tail.excess(threshold) == pytest.approx(exact)
+
+
+def test_the_constrained_fit_is_the_likeliest_with_that_rate() -> None:
+    _, tail = tail_of(*normal_pairs(0))
+    count, total = len(tail.excesses), tail.pairs.impostor_total
+
+    def likelihood(share: float, shape: float, scale: float) -> float:
+        fitted = genpareto.logpdf(tail.excesses, shape, 0, scale).sum()
+        return float(count * np.log(share) + (total - count) * np.log1p(-share) + fitted)
+
+    score = tail.threshold(1e-5)
+    found = tail.constrained(4e-5, score)
+    parts = found.share, found.shape, found.scale
+    assert found.share * genpareto.sf(tail.excess(score), *parts[1:2], 0, found.scale) == pytest.approx(4e-5)
+    best = likelihood(tail.share, *tail.fit[:2])
+    assert found.deviance == pytest.approx(2 * (best - likelihood(*parts)))
+    rng = np.random.default_rng(0)
+    for share, shape in zip(rng.normal(found.share, 2e-4, 300), rng.normal(found.shape, 0.05, 300), strict=True):
+        inside = np.expm1(-shape * np.log(4e-5 / share))
+        other = likelihood(share, shape, shape * tail.excess(score) / inside)
+        assert other <= best - found.deviance / 2 + 0.02
+    assert tail.constrained(1e-5, score).deviance == pytest.approx(0, abs=0.02)
+
+
+def test_the_interval_ends_where_the_deviance_exceeds_its_quantile() -> None:
+    _, tail = tail_of(*normal_pairs(0, likeness=0.3))
+    interval = tail.threshold_interval(1e-5)
+    for score, sign in ((interval.low, 1), (interval.high, -1)):
+        for step, inside in ((-1e-3, False), (1e-3, True)):
+            found = tail.constrained(1e-5, score + sign * step)
+            assert (found.deviance <= 3.8415 * tail.effect(1e-5, score + sign * step, found)) == inside
+    assert interval.low < tail.threshold(1e-5) < interval.high
+    narrow = tail.threshold_interval(1e-5, 0.8)
+    assert interval.low < narrow.low < narrow.high < interval.high
+
+
+@pytest.mark.parametrize("likeness", [0.0, 0.3])
+def test_intervals_hold_the_true_threshold_at_rates_that_no_impostor_shows(likeness: float) -> None:
+    sets, held, wide = 40, 0, []
+    for seed in range(sets):
+        _, tail = tail_of(*normal_pairs(seed, 30, likeness=likeness))
+        interval = tail.threshold_interval(1e-6)
+        held += interval.low <= norm.isf(1e-6) <= interval.high
+        wide.append(interval.high - interval.low)
+    assert held >= 0.85 * sets
+    assert np.median(wide) < 8  # they are no empty statement
+
+
+def test_pairs_of_one_person_make_the_interval_wider() -> None:
+    widths = []
+    for likeness in (0.0, 0.5):
+        found = [tail_of(*normal_pairs(seed, 40, likeness=likeness))[1].threshold_interval(1e-4) for seed in range(5)]
+        widths.append(np.median([one.high - one.low for one in found]))
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_what_is_extrapolated_is_marked_and_only_below_ten_impostors(tmp_path: Path) -> None:
+    scores, same, people = normal_pairs(0)
+    targets = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
+    report = verification_report(scores, same, identities=people, targets=targets)
+    found = report.extrapolated
+    assert found is not None
+    assert [point.target for point in found.points] == [1e-4, 1e-6]
+    assert [point.insufficient for point in report.operating_points] == [False] * 3 + [True] * 2
+    thresholds = [point.threshold for point in found.points]
+    assert report.operating_points[2].threshold < thresholds[0] < thresholds[1]
+    for point in found.points:
+        assert point.tar == np.mean(scores[same] >= point.threshold)
+        assert point.tar_interval.low <= point.tar <= point.tar_interval.high
+    report.save(tmp_path)
+    assert "Extrapolated, not measured" in (tmp_path / "report.html").read_text()
+    assert report.to_dict()["extrapolated"]["points"][0]["threshold_interval"]["low"] < thresholds[0]
+
+
+def test_no_interval_is_made_from_too_few_or_equal_impostors() -> None:
+    scores, same, people = normal_pairs(0, 12, 2)
+    assert extrapolate(cluster_pairs(scores, same, people), roc_curve(scores, same), (1e-6,)) is None
+    scores, same, people = normal_pairs(0)
+    equal = np.where(same, scores, 0.0)
+    assert extrapolate(cluster_pairs(equal, same, people), roc_curve(equal, same), (1e-6,)) is None
+    two = np.where(same, scores, (scores > 0).astype(float))  # the higher half is equal
+    assert extrapolate(cluster_pairs(two, same, people), roc_curve(two, same), (1e-6,)) is None

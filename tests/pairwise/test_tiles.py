@@ -1,0 +1,118 @@
+"""Where kernels are used, and what happens where they can't be."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from siamese_verify.losses import ContrastiveLoss, InBatchNegatives, InfoNCELoss, NTXentLoss
+from siamese_verify.miners import BatchHard, SemiHard
+from siamese_verify.pairwise import blocks, kernel_check, tiles
+from siamese_verify.pairwise.neighbors import nearest_neighbors
+
+ROWS, LABELS = torch.randn(24, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) // 3
+
+
+@pytest.fixture(autouse=True)
+def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has used no kernel, on a machine whose GPU is the CPU."""
+    monkeypatch.setattr(tiles, "_verdicts", {})
+    monkeypatch.setattr(tiles, "interpreted", True)
+    monkeypatch.setattr(blocks, "SMALL", 0)
+
+
+def everything() -> list[object]:
+    """Losses and choices of losses and miners that have kernels."""
+    losses = NTXentLoss(0.1), ContrastiveLoss(), InBatchNegatives(InfoNCELoss(0.1))
+    chosen = [[field.tolist() for field in miner(ROWS, LABELS)] for miner in (BatchHard(), SemiHard())]
+    return [*(float(loss(ROWS, LABELS)) for loss in losses), *chosen]
+
+
+def failing(error: Exception | str) -> object:
+    def wrong_kernel(device: torch.device) -> str:
+        if isinstance(error, Exception):
+            raise error
+        return error
+
+    return wrong_kernel
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("sum over pairs", "the sum over pairs of a small batch is wrong"),
+        (RuntimeError("Failed to find C compiler. Please specify via CC"), "there is no C compiler"),
+        (ImportError("libcuda.so: not found"), "ImportError: libcuda.so: not found"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_what_kernels_cannot_do_pytorch_does_with_one_warning(
+    error: Exception | str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(kernel_check, "wrong_kernel", failing(error))
+    with pytest.warns(UserWarning, match="SIAMESE_VERIFY_KERNELS=0") as seen:
+        found = everything()
+    assert [reason in str(warning.message) for warning in seen] == [True]
+    monkeypatch.setattr(tiles, "interpreted", False)
+    assert found == everything()
+
+
+@pytest.mark.parametrize("card", ["ROCm", "an old one"])
+def test_other_gpus_are_not_tried(card: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_check, "wrong_kernel", lambda _: pytest.fail("tried"))
+    monkeypatch.setattr(torch.version, "hip", "6.4" if card == "ROCm" else None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    with pytest.warns(UserWarning, match="for NVIDIA's GPUs" if card == "ROCm" else "Tesla T4 has .* below 8.0"):
+        assert not tiles.has_kernels(torch.device("cuda", 0))
+
+
+def test_a_device_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    tried = []
+    monkeypatch.setattr(kernel_check, "wrong_kernel", lambda device: tried.append(device))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(tiles.has_kernels(torch.device("cpu")) for _ in range(3))
+    assert tried == [torch.device("cpu")]
+
+
+def test_kernels_are_for_gpus_and_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "has_kernels", lambda _: True)
+    assert tiles.enabled
+    assert tiles.fused(ROWS)
+    assert not tiles.fused(ROWS.double())
+    monkeypatch.setattr(tiles, "interpreted", False)
+    assert not tiles.fused(ROWS)
+    code = "from siamese_verify.pairwise import tiles; assert not tiles.enabled"
+    subprocess.run([sys.executable, "-c", code], env={"SIAMESE_VERIFY_KERNELS": "0"}, check=True)
+
+
+def test_the_benchmark_of_a_gpu_can_be_tried_without_one() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+    options = ["--device", "cpu", "--sizes", "48", "--precisions", "fp32", "--patience", "0.5", "--seconds", "20"]
+    command = [sys.executable, str(script), *options]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "all within bounds" in ended.stdout
+    for objective in ("NT-Xent", "SupCon", "InfoNCE", "contrastive", "cosine", "batch hard", "semi-hard"):
+        assert re.search(rf"48 fp32 {objective}: ours +\d+\.\d+ ms", ended.stdout), ended.stdout
+
+
+def test_autocast_does_not_round_what_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "has_kernels", lambda _: False)
+    near = torch.nn.functional.normalize(torch.ones(40, 16) + 1e-3 * torch.randn(40, 16))
+    labels = torch.arange(40) // 2
+    expected = nearest_neighbors(near, None, 3), SemiHard()(near, labels), BatchHard()(near, labels)
+    monkeypatch.setattr("siamese_verify.pairwise.neighbors.fused", lambda _: True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = nearest_neighbors(near, None, 3), SemiHard()(near, labels), BatchHard()(near, labels)
+    assert torch.equal(found[0], expected[0])
+    assert [f.tolist() for each in found[1:] for f in each] == [f.tolist() for each in expected[1:] for f in each]
