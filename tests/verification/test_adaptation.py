@@ -49,7 +49,6 @@ def test_a_linear_distortion_is_undone_for_people_that_the_head_has_not_seen(see
     assert gains(*draw(seed, distorted=True), seed)
 
 
-@pytest.mark.slow
 def test_where_nothing_can_be_gained_the_head_is_refused() -> None:
     assert sum(gains(*draw(seed, distorted=False), seed) for seed in range(40)) <= 2, "at most one of twenty"
 
