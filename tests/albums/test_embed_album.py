@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -214,18 +215,31 @@ def test_the_box_of_a_rotated_face_is_that_on_the_upright_photo() -> None:
 def test_several_processes_write_what_one_does(album: Path, tmp_path: Path, engine: str) -> None:
     if engine == "ray":
         pytest.importorskip("ray.data")
+    expected = embed(album, tmp_path / "one", photos_per_part=1)
+    command = start_of(album, tmp_path / engine, tmp_path, engine)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    if engine == "processes":  # killed as soon as a part is there; its processes end by themselves
+        with subprocess.Popen(command, env=environment, cwd=ROOT) as first:
+            while first.poll() is None and not list((tmp_path / engine).rglob("*.parquet")):
+                time.sleep(0.01)
+            first.kill()
+        assert 0 < len(list((tmp_path / engine).rglob("*.parquet"))) < 41
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert same(FaceTable.read(tmp_path / engine), expected)
+
+
+def start_of(album: Path, out: Path, folder: Path, engine: str) -> list[str]:
+    """Command that embeds by two processes."""
+    arguments = f"{str(album)!r}, {str(out)!r}, METADATA, load, processes=2, engine={engine!r}, photos_per_part=1"
     program = f"""
 from tests.albums.stub_verifier import METADATA, load
 from siamese_verify.albums.embed_album import embed_album
 if __name__ == "__main__":
-    print(embed_album({str(album)!r}, {str(tmp_path / engine)!r}, METADATA, load, processes=2, engine={engine!r}))
+    print(embed_album({arguments}))
 """
-    script = tmp_path / "script.py"
-    script.write_text(program)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert run.returncode == 0, run.stderr
-    assert same(FaceTable.read(tmp_path / engine), embed(album, tmp_path / "one", photos_per_part=16))
+    (folder / "script.py").write_text(program)
+    return [sys.executable, str(folder / "script.py")]
 
 
 # Forks without torch and threads, so that a process to be killed starts in a millisecond.
