@@ -97,7 +97,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         if leak:
             print(f"The result on {protocol_name} does not show how the model does on other people: {leak}.")
     result = results[""]
-    if isinstance(result.report, VerificationReport) and needs_thresholds(cfg.model):
+    if isinstance(result.protocol, PairProtocol) and needs_thresholds(cfg.model):
         if result.protocol.identities_known:
             store_measurement(cfg, result)
         else:
