@@ -65,7 +65,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     """
     cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
     refuse_used(folder, cfg.resume)
-    with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
+    with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run, without_unhelpful_warnings():
         check(cfg)  # also the second stage, before the first is trained
         cfg = initialize(train_first_stage(cfg, run, signals), run)
         check(cfg)

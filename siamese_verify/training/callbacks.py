@@ -151,10 +151,10 @@ class ReseedEachBatch(pl.Callback):
     ) -> None:
         """Seed torch's generator."""
         seed = hash((self.seed, trainer.current_epoch, trainer.global_rank, batch_idx)) % 2**63
-        if pl_module.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would note it for each device that is missing
-        else:
+        if torch.cuda.is_available() or torch.backends.mps.is_available():
             torch.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would note it for each kind of device
 
 
 class CollapseMonitor(pl.Callback):
