@@ -164,7 +164,7 @@ class Grouping:
     merges: int
 
 
-class _Merging:
+class _Agglomeration:
     """Groups while they are merged, each under the row of one of its faces.
 
     Args:
@@ -392,7 +392,7 @@ def group_faces(
     first = np.arange(len(rows)) if start is None else np.unique(np.asarray(start), return_inverse=True)[1]
     photo = np.arange(len(rows)) if photos is None else np.unique(np.asarray(photos), return_inverse=True)[1]
 
-    def begin() -> _Merging:
+    def begin() -> _Agglomeration:
         return _starting(rows, model, first.astype(np.int64), photo.astype(np.int64), exclusive)
 
     state = begin()
@@ -427,7 +427,7 @@ def group_faces(
 
 def _starting(
     rows: NDArray[np.float32], model: PersonModel, first: Rows, photo: Rows, exclusive: Sequence[Sequence[int]]
-) -> _Merging:
+) -> _Agglomeration:
     """Groups to start from: those given, and identical embeddings of different photos together."""
     count = len(rows)
     sets: dict[int, set[int]] = {}
@@ -437,7 +437,7 @@ def _starting(
     for number, members in enumerate(exclusive, start=count):
         for row in members:
             sets.setdefault(int(row), set()).add(number)
-    state = _Merging(model, rows, sets)
+    state = _Agglomeration(model, rows, sets)
     user = range(count, count + len(exclusive))
     _join(state, first, lambda a, b: _refuse(state, a, b, user))
     if count:
@@ -445,7 +445,7 @@ def _starting(
     return state
 
 
-def _refuse(state: _Merging, a: int, b: int, user: range) -> bool:
+def _refuse(state: _Agglomeration, a: int, b: int, user: range) -> bool:
     """True; InputError if a user's set has a row of each of two groups that are to be one."""
     both = state.exclusive.get(a, set()) & state.exclusive.get(b, set())
     if any(number in user for number in both):
@@ -453,7 +453,7 @@ def _refuse(state: _Merging, a: int, b: int, user: range) -> bool:
     return True
 
 
-def _join(state: _Merging, numbers: Rows, allowed: Callable[[int, int], bool]) -> None:
+def _join(state: _Agglomeration, numbers: Rows, allowed: Callable[[int, int], bool]) -> None:
     """Merge the rows of equal numbers with the first of them, where it is allowed."""
     order = np.argsort(numbers, kind="stable")
     begins = np.flatnonzero(np.append(True, np.diff(numbers[order]) != 0))
@@ -467,7 +467,7 @@ def _join(state: _Merging, numbers: Rows, allowed: Callable[[int, int], bool]) -
                 first, _ = state.merge(first, other)
 
 
-def _finished(rows: NDArray[np.float32], state: _Merging, cut: float, expected: float, merges: int) -> Grouping:
+def _finished(rows: NDArray[np.float32], state: _Agglomeration, cut: float, expected: float, merges: int) -> Grouping:
     group = state.find(np.arange(len(rows)))
     _, firsts, inverse = np.unique(group, return_index=True, return_inverse=True)
     number = np.argsort(np.argsort(firsts, kind="stable"), kind="stable")[inverse] if len(rows) else group

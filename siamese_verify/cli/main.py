@@ -69,6 +69,11 @@ COMMANDS = {
         "siamese_verify.cli.visualize:run",
         "siamese_verify.cli.visualize:add_arguments",
     ),
+    "group": Command(
+        "sort the faces of an album by person",
+        "siamese_verify.cli.group_album:run",
+        "siamese_verify.cli.group_album:add_arguments",
+    ),
     "verify": Command(
         "decide whether two photos show the same person",
         "siamese_verify.cli.verify_photos:run",
