@@ -101,6 +101,7 @@ class EvaluationSettings:
         targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
         threshold: chosen on other data, for protocols without folds.
         calibration: of the scores, learned on other data.
+        device: where embeddings are compared: `cpu`, `cuda`, or `auto` for a GPU if there is one.
         qualities: (N,) of the photos' faces by name, higher is better, NaN where unknown.
     """
 
@@ -108,6 +109,7 @@ class EvaluationSettings:
     targets: Sequence[float] = ()
     threshold: float | None = None
     calibration: Calibration | None = None
+    device: str = "cpu"
     qualities: Mapping[str, ArrayLike] = field(default_factory=dict)
 
 
@@ -215,11 +217,13 @@ class PairProtocol(Protocol):
         targets = sorted({*settings.targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
         threshold = settings.threshold if pairs is None or pairs.folds is None else None
         if pairs is None:
-            report = all_pairs_report(embeddings, people, targets=targets, threshold=threshold, progress=True)
-            found = measure_representation(embeddings, people)
+            report = all_pairs_report(
+                embeddings, people, targets=targets, threshold=threshold, progress=True, device=settings.device
+            )
+            found = measure_representation(embeddings, people, device=settings.device)
             report = replace(report, representation=found if resamples else found._replace(knn_interval=None))
             if resamples:
-                clustered = clustered_rows(embeddings, people)
+                clustered = clustered_rows(embeddings, people, device=settings.device)
                 report = replace(
                     report,
                     intervals=clustered_intervals(clustered, targets, threshold),
@@ -236,9 +240,10 @@ class PairProtocol(Protocol):
                 )
                 report = replace(report, groups=tuple(groups), mean_of_groups=mean_of_groups(groups))
         if self.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
-            report = replace(report, identification=identification_report(embeddings, people))
+            searches = identification_report(embeddings, people, device=settings.device)
+            report = replace(report, identification=searches)
         if self.doubtful is not None and self.doubtful.any():
-            report = replace(report, without_doubtful=self._without_doubtful(embeddings, report))
+            report = replace(report, without_doubtful=self._without_doubtful(embeddings, report, settings.device))
         if self.photo_groups is not None:
             report = replace(report, differentials=self._differentials(embeddings, report.threshold, resamples))
         if settings.qualities:
@@ -252,7 +257,7 @@ class PairProtocol(Protocol):
             report = replace(report, calibration=check_calibration(settings.calibration, report.curve))
         return report
 
-    def _without_doubtful(self, embeddings: np.ndarray, report: VerificationReport) -> LabelDoubt | None:
+    def _without_doubtful(self, embeddings: np.ndarray, report: VerificationReport, device: str) -> LabelDoubt | None:
         """Metrics without the doubtful photos; None where nothing can be measured without them."""
         assert self.doubtful is not None
         rows = np.flatnonzero(~self.doubtful)
@@ -260,7 +265,7 @@ class PairProtocol(Protocol):
         people, pairs = np.asarray(others.photos.identities), others.pairs
         try:
             if pairs is None:
-                found = all_pairs_report(embeddings[rows], people, targets=())
+                found = all_pairs_report(embeddings[rows], people, targets=(), device=device)
             else:
                 scores = score_pairs(embeddings[rows], pairs.left, pairs.right)
                 found = verification_report(scores, pairs.same, pairs.folds, targets=())

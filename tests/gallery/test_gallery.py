@@ -324,7 +324,10 @@ def test_a_match_with_somebody_forgotten_during_the_search_is_searched_again(
 
 def test_another_model_is_refused(path: Path, gallery: Gallery, model: GalleryModel, key: GalleryKey) -> None:
     for other in (model._replace(fingerprint="ef" * 32), model._replace(embedding_size=17)):
-        with pytest.raises(InputError, match=r"cannot be compared with those of .*: use one gallery for each"):
+        with pytest.raises(
+            InputError,
+            match=rf"cannot be compared with those of .*: use the model {model.name}, or one gallery for each",
+        ):
             Gallery.open(path, other, key=key)
 
 
