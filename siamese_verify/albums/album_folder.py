@@ -73,6 +73,7 @@ class AlbumMetadata:
 
     Attributes:
         model: name of the model.
+        bundle: that it was loaded from: a pretrained name or a folder; empty if not known.
         weights_sha256: of its weights.
         fingerprint: of its embedding space, see `ModelMetadata`.
         face_policy: identifier of detector and policy; empty where photos are embedded as a whole.
@@ -87,6 +88,7 @@ class AlbumMetadata:
     """
 
     model: str
+    bundle: str
     weights_sha256: str
     fingerprint: str
     face_policy: str
@@ -211,28 +213,27 @@ class AlbumFolder:
         Raises:
             InputError: a part is missing or damaged.
         """
-        for path in self.complete(unfinished):
-            with _reading(path):
-                table = parquet.read_table(path, columns=None if columns is None else list(columns))
-            yield table
+        yield from (self.table(path, columns) for path in self.complete(unfinished))
 
-    def count(self, unfinished: bool = False) -> int:
-        """Number of faces."""
-        total = 0
-        for path in self.complete(unfinished):
-            with _reading(path):
-                total += parquet.read_metadata(path).num_rows
-        return total
+    @staticmethod
+    def table(part: Path, columns: Sequence[str] | None = None) -> pa.Table:
+        """Table of one part, see `tables`."""
+        with _reading(part):
+            return parquet.read_table(part, columns=None if columns is None else list(columns))
+
+    def sizes(self, unfinished: bool = False) -> list[int]:
+        """Number of faces of each part."""
+        return [_rows_of(path) for path in self.complete(unfinished)]
 
     def rows(self, unfinished: bool = False) -> StoredRows:
         """Embeddings as they are stored: in memory up to `IN_MEMORY` bytes, else mapped from one file.
 
         The file is made at the first call from all parts, beside them, and again when there are more.
         """
-        count, size, is_int8 = self.count(unfinished), self.metadata.embedding_size, self.metadata.storage == "int8"
+        size, is_int8 = self.metadata.embedding_size, self.metadata.storage == "int8"
         dtype = np.dtype(np.int8 if is_int8 else np.float32)
-        shape = (count, size + 4 * is_int8)  # int8 rows are followed by their scale
-        if count * shape[1] * dtype.itemsize <= IN_MEMORY:
+        shape = (sum(self.sizes(unfinished)), size + 4 * is_int8)  # int8 rows are followed by their scale
+        if shape[0] * shape[1] * dtype.itemsize <= IN_MEMORY:
             return StoredRows(self._fill(np.empty(shape, dtype), unfinished), size)
         done = sum(stop - start for start, stop in self.finished())
         file = self.path / f"rows-{done:010}.npy"
@@ -397,6 +398,11 @@ def default_part(photos: int) -> int:
 
 def _float32(values: Iterable[float]) -> pa.Array:
     return pa.array(np.fromiter(values, dtype=np.float32))
+
+
+def _rows_of(part: Path) -> int:
+    with _reading(part):
+        return int(parquet.read_metadata(part).num_rows)
 
 
 @contextmanager

@@ -43,8 +43,9 @@ from siamese_verify.albums.album_folder import (
     write_metadata,
     write_names,
 )
-from siamese_verify.albums.album_source import AlbumSource
+from siamese_verify.albums.album_source import CLIPS, AlbumSource
 from siamese_verify.atomic_write import atomic_open
+from siamese_verify.datasets.folder import suffix_of
 from siamese_verify.errors import InputError
 from siamese_verify.faces import FaceDetector, Quality, open_photo, reduced
 from siamese_verify.faces.rotation import Box, to_photo
@@ -97,6 +98,7 @@ def embed_album(
     metadata: ModelMetadata,
     load: Callable[[], Verifier],
     *,
+    bundle: str = "",
     root: str | Path | None = None,
     processes: int | None = None,
     engine: EmbeddingEngine = "processes",
@@ -110,6 +112,7 @@ def embed_album(
         folder: of the embeddings; made for its owner only.
         metadata: of the model.
         load: gives a verifier of the model, in every process; it can be pickled where there are several.
+        bundle: that the model was loaded from, so that a search finds it again.
         root: see `AlbumSource`.
         processes: that embed; by default one for each core. With 1, this one does.
         engine: `processes` of this machine, or `ray`: an actor for each, on the cluster that Ray is connected to, whose
@@ -136,7 +139,7 @@ def embed_album(
     path = create_folder(folder)
     with _claimed(path):
         remove_unfinished(path)
-        album = _begin(path, origin, metadata, int8, photos_per_part)
+        album = _begin(path, origin, metadata, bundle, int8, photos_per_part)
         finished = set(album.finished())
         todo = [photos for photos in album.ranges() if photos not in finished]
         total = album.metadata.lists[-1]
@@ -144,7 +147,7 @@ def embed_album(
         done = _on_ray(job, todo, processes) if engine == "ray" else _here(job, todo, processes)
         embedded = _watch(done, total, total - sum(stop - start for start, stop in todo))
         left_out = _list_left_out(album)
-        return AlbumSummary(total, album.count(), left_out, embedded, time.monotonic() - started, origin.skipped)
+        return AlbumSummary(total, sum(album.sizes()), left_out, embedded, time.monotonic() - started, origin.skipped)
 
 
 def _cores() -> int:
@@ -161,7 +164,7 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 
 def _begin(
-    folder: Path, source: AlbumSource, metadata: ModelMetadata, int8: bool, photos_per_part: int | None
+    folder: Path, source: AlbumSource, metadata: ModelMetadata, bundle: str, int8: bool, photos_per_part: int | None
 ) -> AlbumFolder:
     """The album, with all photos that its source has now."""
     policy = FaceDetector.identifier if metadata.input_spec.crop.needs_face else ""
@@ -171,7 +174,7 @@ def _begin(
         if not count:
             raise InputError(f"{source.place} holds no photo: give a folder, a list, a .rec, a .npy or a clip.")
         made = AlbumMetadata(
-            metadata.name, metadata.weights_sha256, metadata.fingerprint, policy, source.identity, source.place,
+            metadata.name, bundle, metadata.weights_sha256, metadata.fingerprint, policy, source.identity, source.place,
             source.root, metadata.embedding_size, storage, photos_per_part or default_part(count), (count,),
             {name: _version(name) for name in SOFTWARE},
         )  # fmt: skip
@@ -241,6 +244,10 @@ class PhotoEmbedder:
     def _find(self, name: str) -> list[tuple[AlbumFace, Any]]:
         """Faces of a photo, or tracks of a clip, which have their embedding already."""
         location = self.source.location(name)
+        if suffix_of(name) in CLIPS and self.source.kind in ("clip", "list"):
+            from siamese_verify.albums.face_tracks import track_clip
+
+            return [(face, None) for face in track_clip(location, name, self.verifier)]
         try:
             content = self.source.read(name)
             if self.source.kind == "arrays":
@@ -332,9 +339,11 @@ def _on_ray(job: EmbeddingJob, todo: list[PhotoRange], processes: int) -> Iterat
         import ray
         from ray.data import ActorPoolStrategy
     except ImportError:
-        raise InputError("The engine ray needs Ray: pip install 'siamese-verify[ray]'.") from None
+        raise InputError("The engine ray needs Ray Data: pip install 'siamese-verify[ray]'.") from None
     if not todo:
         return
+    if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:  # no cluster: one for this run
+        ray.init(num_cpus=max(processes, _cores()), include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours shows photos
     rows = ray.data.from_items([{"start": one.start, "stop": one.stop} for one in todo], override_num_blocks=len(todo))
     actors = ActorPoolStrategy(size=min(processes, len(todo)))

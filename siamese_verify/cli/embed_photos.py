@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -50,16 +51,21 @@ def run(options: argparse.Namespace) -> int:
     from siamese_verify.albums.embed_album import embed_album
     from siamese_verify.errors import InputError
     from siamese_verify.models.loading import find_bundle
+    from siamese_verify.models.metadata import PRETRAINED
     from siamese_verify.verification import Verifier
 
     bundle = find_bundle(options.model)
-    load = partial(Verifier.load, str(bundle.folder.absolute()), device=options.device, threads=1)
+    place = str(bundle.folder.absolute())
+    load = partial(Verifier.load, place, device=options.device, threads=1)
+    pretrained = options.model in PRETRAINED
+    metadata = replace(bundle.metadata, name=options.model) if pretrained else bundle.metadata
     try:
         found = embed_album(
             options.source,
             options.out,
-            bundle.metadata,
+            metadata,
             load,
+            bundle=options.model if pretrained else place,
             root=options.root,
             processes=options.processes,
             engine=options.engine,

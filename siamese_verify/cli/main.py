@@ -69,6 +69,11 @@ COMMANDS = {
         "siamese_verify.cli.visualize:run",
         "siamese_verify.cli.visualize:add_arguments",
     ),
+    "group": Command(
+        "sort the faces of an album by person",
+        "siamese_verify.cli.group_album:run",
+        "siamese_verify.cli.group_album:add_arguments",
+    ),
     "verify": Command(
         "decide whether two photos show the same person",
         "siamese_verify.cli.verify_photos:run",
@@ -113,6 +118,11 @@ COMMANDS = {
         "embed every face of many photos into a folder that search, group and clean read",
         "siamese_verify.cli.embed_photos:run",
         "siamese_verify.cli.embed_photos:add_arguments",
+    ),
+    "search": Command(
+        "find the faces of embedded photos that are most like the one on a photo",
+        "siamese_verify.cli.search_photos:run",
+        "siamese_verify.cli.search_photos:add_arguments",
     ),
     "serve": Command(
         "serve the HTTP API and the web page",

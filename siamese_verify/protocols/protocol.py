@@ -100,6 +100,7 @@ class EvaluationSettings:
         targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
         threshold: chosen on other data, for protocols without folds.
         calibration: of the scores, learned on other data.
+        device: where embeddings are compared: `cpu`, `cuda`, or `auto` for a GPU if there is one.
         qualities: (N,) of the photos' faces by name, higher is better, NaN where unknown.
     """
 
@@ -107,6 +108,7 @@ class EvaluationSettings:
     targets: Sequence[float] = ()
     threshold: float | None = None
     calibration: Calibration | None = None
+    device: str = "cpu"
     qualities: Mapping[str, ArrayLike] = field(default_factory=dict)
 
 
@@ -210,11 +212,13 @@ class PairProtocol(Protocol):
         targets = sorted({*settings.targets, *(ALL_PAIRS_TARGETS if pairs is None else TARGETS)}, reverse=True)
         threshold = settings.threshold if pairs is None or pairs.folds is None else None
         if pairs is None:
-            report = all_pairs_report(embeddings, people, targets=targets, threshold=threshold, progress=True)
-            found = measure_representation(embeddings, people)
+            report = all_pairs_report(
+                embeddings, people, targets=targets, threshold=threshold, progress=True, device=settings.device
+            )
+            found = measure_representation(embeddings, people, device=settings.device)
             report = replace(report, representation=found if resamples else found._replace(knn_interval=None))
             if resamples:
-                clustered = clustered_rows(embeddings, people)
+                clustered = clustered_rows(embeddings, people, device=settings.device)
                 report = replace(
                     report,
                     intervals=clustered_intervals(clustered, targets, threshold),
@@ -231,7 +235,8 @@ class PairProtocol(Protocol):
                 )
                 report = replace(report, groups=tuple(groups), mean_of_groups=mean_of_groups(groups))
         if self.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
-            report = replace(report, identification=identification_report(embeddings, people))
+            searches = identification_report(embeddings, people, device=settings.device)
+            report = replace(report, identification=searches)
         if self.photo_groups is not None:
             report = replace(report, differentials=self._differentials(embeddings, report.threshold, resamples))
         if settings.qualities:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,6 +93,17 @@ def test_kernels_are_for_gpus_and_can_be_switched_off(monkeypatch: pytest.Monkey
     assert not tiles.fused(ROWS)
     code = "from siamese_verify.pairwise import tiles; assert not tiles.enabled"
     subprocess.run([sys.executable, "-c", code], env={"SIAMESE_VERIFY_KERNELS": "0"}, check=True)
+
+
+def test_the_benchmark_of_a_gpu_can_be_tried_without_one() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+    options = ["--device", "cpu", "--sizes", "48", "--precisions", "fp32", "--patience", "0.5", "--seconds", "20"]
+    command = [sys.executable, str(script), *options]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "all within bounds" in ended.stdout
+    for objective in ("NT-Xent", "SupCon", "InfoNCE", "contrastive", "cosine", "batch hard", "semi-hard"):
+        assert re.search(rf"48 fp32 {objective}: ours +\d+\.\d+ ms", ended.stdout), ended.stdout
 
 
 def test_autocast_does_not_round_what_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,88 @@
+"""Pictures of the faces of an album, read from its photos, and a page that shows some."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+from PIL import Image
+
+from siamese_verify.albums.album_source import AlbumSource
+from siamese_verify.errors import InputError, printable
+from siamese_verify.faces import open_photo, reduced
+from siamese_verify.faces.rotation import Box
+
+SIDE = 112  # pixels of a picture
+MARGIN = 0.25  # of a face's sides, added to each side
+STYLE = """body { font: 15px system-ui, sans-serif; margin: 2rem; color: #1d2733; background: #fff }
+ul { display: flex; flex-wrap: wrap; gap: 1rem; padding: 0; list-style: none }
+li { width: 112px; font-size: 12px; overflow-wrap: anywhere } img { display: block; border-radius: 4px }
+li.accepted img { outline: 3px solid #1769c2 }"""
+
+
+class FacePicture(NamedTuple):
+    """A face on a page."""
+
+    picture: Image.Image | None  # None where the photo cannot be read any more
+    caption: str
+    accepted: bool = False
+
+
+def read_face(source: AlbumSource, photo: str, box: Box, side: int = SIDE) -> Image.Image:
+    """Picture of a face, a square of `side` pixels.
+
+    Args:
+        source: of the album.
+        photo: name of the photo, or of a track in a clip.
+        box: of the face, in pixels of the upright photo.
+        side: in pixels.
+
+    Raises:
+        InputError: the photo cannot be read any more, or the album is of arrays.
+    """
+    if source.kind == "arrays":
+        raise InputError(f"{photo} is an array, which has no picture.")
+    clip, is_track, times = photo.partition("#t=")
+    if is_track and "&at=" in times:
+        from siamese_verify.albums.face_tracks import frame_at
+
+        image = frame_at(source.location(clip), float(times.rpartition("&at=")[2]))
+    else:
+        image = open_photo(source.read(photo), source.location(photo))
+    scale = 1 / reduced(image)
+    left, top, right, bottom = (scale * edge for edge in box)
+    half = (0.5 + MARGIN) * max(right - left, bottom - top, 1.0)
+    x, y = (left + right) / 2, (top + bottom) / 2
+    edges = (
+        max(0.0, x - half),
+        max(0.0, y - half),
+        min(float(image.width), x + half),
+        min(float(image.height), y + half),
+    )
+    crop = image.crop(tuple(map(round, edges)))  # type: ignore[arg-type]
+    crop.thumbnail((side, side))
+    square = Image.new("RGB", (side, side), "#e6e8eb")
+    square.paste(crop, ((side - crop.width) // 2, (side - crop.height) // 2))
+    return square
+
+
+def render_faces(title: str, sentences: Sequence[str], faces: Sequence[FacePicture]) -> str:
+    """HTML page of faces, which loads nothing from elsewhere."""
+    items = []
+    for face in faces:
+        picture = '<div style="height: 112px; background: #e6e8eb"></div>'
+        if face.picture is not None:
+            content = io.BytesIO()
+            face.picture.save(content, "JPEG", quality=88)
+            data = base64.b64encode(content.getvalue()).decode()
+            picture = f'<img alt="" width="{SIDE}" height="{SIDE}" src="data:image/jpeg;base64,{data}">'
+        items.append(f"<li{' class=accepted' if face.accepted else ''}>{picture}{escape(printable(face.caption))}</li>")
+    said = "".join(f"<p>{escape(printable(one))}</p>" for one in sentences)
+    heading = escape(printable(title))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{heading}</title><style>{STYLE}</style>'
+        f"<h1>{heading}</h1>{said}<ul>{''.join(items)}</ul></html>"
+    )

@@ -1,0 +1,166 @@
+"""`siamese-verify search`: the faces of embedded photos that are most like the one on a photo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from siamese_verify.cli.verify_photos import read_standard_input
+from siamese_verify.errors import InputError, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from siamese_verify.albums.album_folder import AlbumFolder
+    from siamese_verify.albums.album_search import AlbumAnswer
+    from siamese_verify.verification import DetectedFace, Verifier
+
+FOUND, NOTHING, NO_DECISION = 0, 1, 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `search`."""
+    parser.description = (
+        "Find the faces among embedded photos that are most like the one on a photo, and say what their scores mean."
+    )
+    parser.epilog = (
+        "Exit status: 0 a face at the threshold or above, 1 none, 2 user error, 3 no decision (no face, multiple "
+        "faces, unreadable file), 70 a bug, 74 output that cannot be written."
+    )
+    parser.add_argument("photo", help="a photo with one face, - reads it from standard input; or a .npy with one array")
+    parser.add_argument("--in", dest="folder", metavar="FOLDER", required=True, help="that `embed` has written")
+    parser.add_argument("--model", help="that it was embedded by, where it is elsewhere now")
+    parser.add_argument("--top", type=int, default=20, help="faces to show (default: %(default)s)")
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument(
+        "--far",
+        type=float,
+        help="share of searches for somebody who is not there that may show a face (default: 1e-3, else 1e-2)",
+    )
+    limit.add_argument("--threshold", type=float, help="threshold to use instead, in [-1, 1]")
+    parser.add_argument(
+        "--prior", type=float, help="share of genuine pairs among those compared, such as 1e-4: adds the probability"
+    )
+    parser.add_argument(
+        "--on-multiple-faces",
+        choices=("error", "largest", "central"),
+        default="error",
+        help="which of multiple faces on the photo is searched for (default: %(default)s)",
+    )
+    parser.add_argument("--faiss", action="store_true", help="search an index of FAISS, which may miss some")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, or a GPU that compares, such as cuda (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--page", metavar="HTML", help="write a page with the faces, read from their photos, here")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Search, and print what was found."""
+    from siamese_verify.albums.album_folder import AlbumFolder
+    from siamese_verify.albums.album_search import search_album
+    from siamese_verify.verification import NoDecision, Verifier
+
+    album = AlbumFolder(options.folder)
+    model = options.model or album.metadata.bundle or album.metadata.model
+    verifier = Verifier.load(model, on_multiple_faces=options.on_multiple_faces)
+    try:
+        face, embedding = _query(options.photo, verifier)
+    except NoDecision as error:
+        if options.json:
+            print(json.dumps({"reason": error.reason, "detail": str(error)}))
+        print(f"No decision: {printable(error)}", file=sys.stderr)
+        return NO_DECISION
+    answer = search_album(
+        album,
+        verifier.metadata,
+        embedding,
+        top=options.top,
+        far=options.far,
+        threshold=options.threshold,
+        prior=options.prior,
+        approximate=options.faiss,
+        device=options.device,
+    )
+    if options.json:
+        print(json.dumps(answer.to_dict(), allow_nan=False))
+    else:
+        _print(answer, options.prior)
+    if face is not None:
+        from siamese_verify.verification.decision import quality_complaints
+
+        for complaint in quality_complaints(face.quality, verifier.metadata.quality):
+            print(printable(f"Warning: {face.name}: {complaint}"), file=sys.stderr)
+    if options.page:
+        _write_page(Path(options.page), options.photo, face, album, answer)
+    return FOUND if any(hit.accepted for hit in answer.hits) else NOTHING
+
+
+def _query(photo: str, verifier: Verifier) -> tuple[DetectedFace | None, NDArray[np.float32]]:
+    """The face that is searched for, None for an array, and its embedding."""
+    if not verifier.metadata.input_spec.is_photo:
+        import numpy as np
+
+        try:
+            array = np.load(photo, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{photo} holds no array ({error}): write one by numpy.save.") from None
+        return None, verifier.embed_arrays(array[None])[0]
+    (face,) = verifier.find(read_standard_input() if photo == "-" else photo)
+    return face, verifier.embed_faces([face])[0]
+
+
+def _print(answer: AlbumAnswer, prior: float | None) -> None:
+    for sentence in sentences(answer):
+        print(printable(sentence))
+    probability = "  probability" if prior is not None else ""
+    print(f"   score  {'seen by chance':>16}  {'likelihood ratio':>16}{probability}  photo")
+    for hit in answer.hits:
+        chance = "" if hit.one_in is None else "often" if hit.one_in == 1 else f"1 in {hit.one_in:,}"
+        ratio = "" if hit.log_likelihood_ratio is None else f"{math.exp(hit.log_likelihood_ratio):,.3g}"
+        shown = "" if prior is None else f"  {hit.probability or 0:11.1%}"
+        box = " ".join(f"{edge:.0f}" for edge in hit.box)
+        mark = "*" if hit.accepted else " "
+        print(printable(f"{mark} {hit.score:6.3f}  {chance:>16}  {ratio:>16}{shown}  {hit.photo} ({box})"))
+
+
+def sentences(answer: AlbumAnswer) -> list[str]:
+    """What was searched and what the threshold means, in words."""
+    said = [f"{answer.searched:,} faces searched, the nearest {len(answer.hits):,} are shown."]
+    if answer.threshold is None:
+        said.append(f"The model {answer.model} was never calibrated: its scores rank, and say no more.")
+    elif answer.far is None:
+        said.append(f"Faces at your threshold of {answer.threshold:.3f} or above are marked.")
+    elif answer.threshold > 1:
+        said.append(f"No score is high enough: {answer.reason}")
+    else:
+        said.append(
+            f"Faces at {answer.threshold:.3f} or above are marked: 1 in {1 / answer.far:,.0f} searches for somebody "
+            "who is not there shows one."
+        )
+        said += [answer.reason] if answer.reason else []
+    return said
+
+
+def _write_page(path: Path, photo: str, face: DetectedFace | None, album: AlbumFolder, answer: AlbumAnswer) -> None:
+    from PIL import Image
+
+    from siamese_verify.albums.face_pictures import FacePicture, read_face, render_faces
+    from siamese_verify.atomic_write import atomic_write
+    from siamese_verify.verification import NoDecision
+
+    faces = [FacePicture(Image.fromarray(face.crop).resize((112, 112)), "searched for")] if face is not None else []
+    for hit in answer.hits:
+        try:
+            picture = read_face(album.source, hit.photo, hit.box)
+        except (InputError, NoDecision, ConnectionError):
+            picture = None
+        faces.append(FacePicture(picture, f"{hit.score:.3f} {hit.photo}", bool(hit.accepted)))
+    page = render_faces(f"Faces like that on {photo}", sentences(answer), faces)
+    atomic_write(path, page.encode(), private=True)
+    print(printable(f"Page: {path}"), file=sys.stderr)
