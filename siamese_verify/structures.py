@@ -19,7 +19,7 @@ ARRAYS_FOR_PHOTOS = (
 )
 
 
-DEFAULT_MODEL = "casia-webface"  # of commands that verify
+DEFAULT_MODEL = "sface"  # of commands that verify
 DetectorName = Literal["mtcnn", "yunet"]
 
 

@@ -26,6 +26,7 @@ from siamese_verify.evaluation.differentials import (
 from siamese_verify.evaluation.discard import DiscardCurve, discard_curve
 from siamese_verify.evaluation.episodes import FewShotReport, few_shot_report
 from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
+from siamese_verify.evaluation.grouping_rates import GroupingRates, grouping_rates
 from siamese_verify.evaluation.groups import (
     DamagedRates,
     GroupRates,
@@ -81,6 +82,7 @@ __all__ = [
     "FewShotReport",
     "GroupDifferentials",
     "GroupRates",
+    "GroupingRates",
     "IdentificationReport",
     "ImpostorTail",
     "Interval",
@@ -124,6 +126,7 @@ __all__ = [
     "gini",
     "group_differentials",
     "group_reports",
+    "grouping_rates",
     "identification_report",
     "inverted_hint",
     "kfold_accuracy",

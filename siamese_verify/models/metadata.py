@@ -372,7 +372,12 @@ def model_card(metadata: ModelMetadata, checks: Mapping[str, Any]) -> str:
             (name, *("" if end is None else f"{end:.3g}" for end in ends)) for name, ends in metadata.quality.items()
         )
         parts.append(_table(("", "lowest", "highest"), rows))
-    parts += ["## Checks", "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in checks.items()), USE]
+    made = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in checks.items())
+    parts += [
+        "## Checks",
+        made or "The ONNX network is exported and compared with the weights at its first use.",
+        USE,
+    ]
     return "\n\n".join(parts)
 
 

@@ -17,7 +17,8 @@ from siamese_verify.datasets import FolderPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import Interval, VerificationReport, all_pairs_intervals, all_pairs_report, calibrate
 from siamese_verify.faces import Quality, ranges_of
-from siamese_verify.models.bundle import CARD, Bundle, write_bundle
+from siamese_verify.models.bundle import CARD, NETWORK, Bundle, write_bundle
+from siamese_verify.models.loading import network_of
 from siamese_verify.models.metadata import DecisionThreshold, ModelMetadata, model_card
 from siamese_verify.verification.decision import NoDecision, quality_complaints
 from siamese_verify.verification.verifier import CHUNK, Verifier
@@ -172,6 +173,9 @@ def save_recalibrated(folder: Path, bundle: Bundle, metadata: ModelMetadata, ver
         InputError: a file of the bundle is damaged, or the folder cannot be written to.
     """
     files = {name: bundle.read(name) for name in bundle.files if name != CARD}
+    if NETWORK not in files:
+        network = network_of(bundle)
+        files[NETWORK] = network if isinstance(network, bytes) else network.read_bytes()
     # Decisions were compared at other thresholds.
     checks = {name: value for name, value in bundle.checks.items() if not name.startswith("flips")}
     files[CARD] = model_card(metadata, checks).encode()

@@ -1,0 +1,301 @@
+"""People of an album: the groups of its faces, with numbers and names, and what their user has decided about them.
+
+Groups and decisions are kept by photo and box, not by row: they hold when the album grows or is embedded anew.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siamese_verify.albums.face_table import FaceTable
+from siamese_verify.albums.grouping import FALSE_MERGE_RATE, Grouping, group_faces
+from siamese_verify.atomic_write import atomic_write
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import ScoreCalibration
+from siamese_verify.tables import csv_cell, read_csv_cell
+
+GROUPS, DECISIONS = "groups.csv", "decisions.json"
+COLUMNS = ("photo", "left", "top", "right", "bottom", "person", "name", "score")
+FORMAT = 1
+OVERLAP = 0.5  # intersection over union from which two boxes of a photo are one face, as in detection benchmarks
+Box = tuple[float, float, float, float]
+
+
+class FaceReference(NamedTuple):
+    """A face, wherever it is in the album."""
+
+    photo: str
+    box: Box
+
+
+class GroupedFace(NamedTuple):
+    """A line of `groups.csv`."""
+
+    face: FaceReference
+    person: int
+    name: str
+
+
+@dataclass
+class Decisions:
+    """What the user has decided.
+
+    Attributes:
+        names: faces and the name of their person.
+        same: pairs of faces of one person.
+        different: pairs of faces that are not.
+    """
+
+    names: list[tuple[FaceReference, str]] = field(default_factory=list)
+    same: list[tuple[FaceReference, FaceReference]] = field(default_factory=list)
+    different: list[tuple[FaceReference, FaceReference]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path) -> Decisions:
+        """Read the decisions in an album's folder; none where there are none.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        path = folder / DECISIONS
+        if not path.exists():
+            return cls()
+        try:
+            stored = json.loads(path.read_bytes())
+            if stored["format"] != FORMAT:
+                raise InputError(f"{path} is of another version of siamese-verify: update it.")
+            pairs = ([(_reference(a), _reference(b)) for a, b in stored[kind]] for kind in ("same", "different"))
+            return cls([(_reference(face), str(name)) for face, name in stored["names"]], *pairs)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is damaged ({error}): restore it, or remove it and decide again.") from None
+
+    def write(self, folder: Path) -> None:
+        """Write the decisions, readable for their owner only."""
+        content = {"format": FORMAT, "names": self.names, "same": self.same, "different": self.different}
+        atomic_write(folder / DECISIONS, json.dumps(content, indent=1).encode(), private=True)
+
+    def decide(self, a: FaceReference, b: FaceReference, same: bool) -> None:
+        """Remember whether two faces are one person; takes back what was decided about the two before."""
+        for kind in (self.same, self.different):
+            for pair in ((a, b), (b, a)):
+                if pair in kind:
+                    kind.remove(pair)
+        (self.same if same else self.different).append((a, b))
+
+
+def _reference(value: Any) -> FaceReference:
+    photo, box = value
+    left, top, right, bottom = map(float, box)
+    return FaceReference(str(photo), (left, top, right, bottom))
+
+
+def face_of(table: FaceTable, row: int) -> FaceReference:
+    """The face in a row."""
+    left, top, right, bottom = (round(float(edge), 2) for edge in table.boxes[row])
+    return FaceReference(table.photos[row], (left, top, right, bottom))
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes, in [0, 1]."""
+    sides = (min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1]))
+    shared = max(0.0, sides[0]) * max(0.0, sides[1])
+    areas = sum(max(0.0, one[2] - one[0]) * max(0.0, one[3] - one[1]) for one in (a, b))
+    return shared / (areas - shared) if areas > shared else float(a == b)
+
+
+class FaceIndex:
+    """Finds faces of an album by photo and box.
+
+    Args:
+        table: of the album.
+    """
+
+    def __init__(self, table: FaceTable) -> None:
+        self.table = table
+        self.rows: dict[str, list[int]] = defaultdict(list)
+        for row, photo in enumerate(table.photos):
+            self.rows[photo].append(row)
+
+    def find(self, face: FaceReference) -> int | None:
+        """Row of the face of its photo that overlaps it most; None where none does by half, or the photo is gone."""
+        found = [(overlap(face.box, face_of(self.table, row).box), -row) for row in self.rows.get(face.photo, ())]
+        best = max(found, default=(0.0, 0))
+        return -best[1] if best[0] >= OVERLAP else None
+
+
+def read_groups(folder: Path) -> list[GroupedFace]:
+    """Read `groups.csv` of an album's folder; empty where there is none.
+
+    Raises:
+        InputError: a column is missing or a line is invalid.
+    """
+    path = folder / GROUPS
+    if not path.exists():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+        return [
+            GroupedFace(
+                _reference((read_csv_cell(line["photo"]), [line[edge] for edge in COLUMNS[1:5]])),
+                int(line["person"]),
+                read_csv_cell(line["name"]),
+            )
+            for line in lines
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}): remove it to group the album anew.") from None
+
+
+@dataclass(frozen=True)
+class AlbumPeople:
+    """People of an album.
+
+    Attributes:
+        table: its faces.
+        persons: (N,) number of each face's person, from 1; people keep their numbers.
+        names: by number, of those that have one.
+        grouping: how the faces were grouped.
+        lost: decisions and earlier groups whose face is not in the album any more.
+    """
+
+    table: FaceTable
+    persons: NDArray[np.int64]
+    names: dict[int, str]
+    grouping: Grouping
+    lost: int
+
+    def faces(self, person: int) -> NDArray[np.int64]:
+        """Rows of a person's faces, those that are most alike the others first."""
+        rows = np.flatnonzero(self.persons == person)
+        return rows[np.argsort(-np.nan_to_num(self.grouping.scores[rows]), kind="stable")]
+
+    def largest(self) -> list[int]:
+        """Numbers of the people, those with the most faces first."""
+        numbers, counts = np.unique(self.persons, return_counts=True)
+        return [int(number) for number in numbers[np.argsort(-counts, kind="stable")]]
+
+    def write(self, folder: Path) -> None:
+        """Write `groups.csv`, readable for its owner only, people in the order of their numbers."""
+        sink = io.StringIO()
+        writer = csv.writer(sink, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in np.argsort(self.persons, kind="stable").tolist():
+            face, person, score = face_of(self.table, row), int(self.persons[row]), self.grouping.scores[row]
+            name = csv_cell(self.names.get(person, ""))
+            said = "" if np.isnan(score) else f"{score:.4f}"
+            writer.writerow([csv_cell(face.photo), *face.box, person, name, said])
+        atomic_write(folder / GROUPS, sink.getvalue().encode(), private=True)
+
+
+def group_album(
+    table: FaceTable,
+    calibration: ScoreCalibration,
+    decisions: Decisions,
+    earlier: Sequence[GroupedFace] = (),
+    *,
+    rate: float = FALSE_MERGE_RATE,
+    progress: bool = False,
+) -> AlbumPeople:
+    """Sort the faces of an album by person: new faces join known people, decisions hold, and numbers stay.
+
+    Args:
+        table: faces of the album.
+        calibration: of the scores of its model.
+        decisions: of the user.
+        earlier: the groups found before; a face that a decision takes out of its group starts alone.
+        rate: see `group_faces`.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: see `group_faces`.
+    """
+    index, lost = FaceIndex(table), 0
+    known = np.zeros(len(table), dtype=np.int64)  # earlier number, 0 for none
+    for one in earlier:
+        row = index.find(one.face)
+        lost += row is None
+        if row is not None:
+            known[row] = one.person
+    parent = list(range(len(table)))
+
+    def find(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    apart, alone = [], set()
+    for a, b in decisions.different:
+        rows = index.find(a), index.find(b)
+        lost += None in rows
+        if rows[0] is not None and rows[1] is not None:
+            apart.append((rows[0], rows[1]))
+            if known[rows[0]] and known[rows[0]] == known[rows[1]]:
+                alone.add(rows[0])
+    first_of: dict[Any, int] = {}
+
+    def join(row: int, key: Any) -> None:
+        parent[find(row)] = find(first_of.setdefault(key, row))
+
+    for row in np.flatnonzero(known).tolist():
+        if row not in alone:
+            join(row, int(known[row]))
+    for a, b in decisions.same:
+        rows = index.find(a), index.find(b)
+        lost += None in rows
+        if rows[0] is not None and rows[1] is not None:
+            parent[find(rows[0])] = find(rows[1])
+    named: dict[int, str] = {}
+    for face, name in decisions.names:
+        row = index.find(face)
+        lost += row is None
+        if row is not None:
+            named[row] = name
+    for row, name in named.items():
+        join(row, name)
+    groups = [find(row) for row in range(len(table))]
+    once = {name: row for row, name in named.items()}
+    exclusive: list[Sequence[int]] = [*apart, list(once.values())]
+    photos = np.unique(np.array([*table.photos], dtype=object).astype(str), return_inverse=True)[1]
+    found = group_faces(
+        table.embeddings, calibration, photos, rate=rate, start=groups, exclusive=exclusive, progress=progress
+    )
+    persons = _numbers(found.groups, np.where(np.isin(np.arange(len(table)), list(alone)), 0, known))
+    return AlbumPeople(table, persons, {int(persons[row]): name for row, name in named.items()}, found, lost)
+
+
+def _numbers(groups: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of groups: the lowest known of each, each once; new ones follow all that were known."""
+    number: dict[int, int] = {}
+    for person in np.unique(known[known > 0]).tolist():
+        inside = np.bincount(groups[known == person])
+        for group in np.argsort(-inside, kind="stable").tolist():
+            if inside[group] and group not in number:
+                number[group] = person
+                break
+    free = int(known.max(initial=0)) + 1
+    for group in dict.fromkeys(groups.tolist()):
+        if group not in number:
+            number[group], free = free, free + 1
+    return np.array([number[group] for group in groups.tolist()], dtype=np.int64)
+
+
+def faces_by_person(groups: Iterable[GroupedFace]) -> Mapping[int, list[FaceReference]]:
+    """Faces by the number of their person."""
+    found: dict[int, list[FaceReference]] = defaultdict(list)
+    for one in groups:
+        found[one.person].append(one.face)
+    return found

@@ -1,0 +1,172 @@
+"""`siamese-verify group`: the faces of an album sorted by person, with names and decisions that are remembered."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from siamese_verify.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from siamese_verify.albums.album_folder import AlbumFolder
+    from siamese_verify.albums.people import AlbumPeople, Decisions, GroupedFace
+
+PAGES, SHOWN, FACES = 100, 4, 120  # people with a page, pictures of each on the first page, and on its own
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `group`."""
+    parser.description = (
+        "Sort the faces of an album that was embedded by `siamese-verify embed` by person, without labels: groups.csv "
+        "in its folder. Run again, new photos join known people, and what you decided holds. The files are readable "
+        "for you only, and nothing leaves this machine."
+    )
+    parser.add_argument("folder", help="with the embeddings")
+    parser.add_argument("--model", help="bundle with the calibration (default: the one that embedded the album)")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=0.01,
+        help="false-merge rate: share of the merges that may join two people (default: %(default)s)",
+    )
+    parser.add_argument("--again", action="store_true", help="leave out earlier groups; decisions hold")
+    decisions = parser.add_argument_group("decisions, by the numbers of people in groups.csv")
+    decisions.add_argument("--name", metavar="PERSON=NAME", action="append", default=[], help="name a person")
+    decisions.add_argument("--merge", metavar="A,B", action="append", default=[], help="they are one person")
+    decisions.add_argument("--apart", metavar="A,B", action="append", default=[], help="they are not")
+    decisions.add_argument(
+        "--split", metavar="PERSON=PHOTO", action="append", default=[], help="the face on this photo is somebody else's"
+    )
+    parser.add_argument("--page", metavar="FOLDER", help="write a contact sheet of each person as a page here")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Group the album, and print what was found."""
+    from siamese_verify.albums.album_folder import AlbumFolder
+    from siamese_verify.albums.face_table import FaceTable
+    from siamese_verify.albums.people import GROUPS, Decisions, group_album, read_groups
+    from siamese_verify.models.loading import find_bundle
+
+    album = AlbumFolder(options.folder)
+    metadata = find_bundle(options.model or album.metadata.bundle or album.metadata.model).metadata
+    if metadata.fingerprint != album.metadata.fingerprint:
+        raise InputError(f"{options.folder} was embedded by {album.metadata.model}, not by {metadata.name}.")
+    if metadata.score_calibration is None:
+        raise InputError(
+            f"The scores of {metadata.name} were never calibrated, which the false-merge rate needs: "
+            "`siamese-verify recalibrate` does it."
+        )
+    decisions, earlier = Decisions.read(album.path), read_groups(album.path)
+    decide(decisions, earlier, options)
+    table = FaceTable.read(options.folder)
+    people = group_album(
+        table,
+        metadata.score_calibration,
+        decisions,
+        () if options.again else earlier,
+        rate=options.rate,
+        progress=True,
+    )
+    decisions.write(album.path)  # only those that do not contradict each other
+    people.write(album.path)
+    grouping = people.grouping
+    print(printable(f"{len(table):,} faces of {len(set(people.persons.tolist())):,} people: {album.path / GROUPS}."))
+    if grouping.merges:
+        print(
+            f"{grouping.merges:,} merges from a likelihood ratio of e^{grouping.cut:.1f}; at most "
+            f"{grouping.expected_rate:.2%} of them are expected to join two people."
+        )
+    if people.lost:
+        print(f"{people.lost:,} earlier faces are not in the album any more.", file=sys.stderr)
+    if options.page:
+        write_pages(Path(options.page), album, people)
+    return 0
+
+
+def decide(decisions: Decisions, earlier: list[GroupedFace], options: argparse.Namespace) -> None:
+    """Add the decisions of the command line.
+
+    Raises:
+        InputError: not of the form that is asked for, or no such person or photo.
+    """
+    from siamese_verify.albums.people import faces_by_person
+
+    faces = faces_by_person(earlier)
+
+    def person(text: str) -> int:
+        if not text.isdecimal() or int(text) not in faces:
+            raise InputError(f"There is no person {text!r} in groups.csv: give the number of one.")
+        return int(text)
+
+    def fields(text: str, mark: str) -> tuple[str, str]:
+        left, found, right = text.partition(mark)
+        if not (found and left.strip() and right.strip()):
+            raise InputError(f"{text!r} should be two values with {mark!r} between them.")
+        return left.strip(), right.strip()
+
+    for text in options.name:
+        number, name = fields(text, "=")
+        face = faces[person(number)][0]
+        own = set(faces[person(number)])
+        decisions.names[:] = [one for one in decisions.names if one[0] not in own] + [(face, name)]
+    for same, texts in ((True, options.merge), (False, options.apart)):
+        for text in texts:
+            a, b = (person(one) for one in fields(text, ","))
+            if a == b:
+                raise InputError(f"{text!r} names one person twice: give two.")
+            if same:  # takes back that they are not
+                inside = [set(faces[a]), set(faces[b])]
+                decisions.different[:] = [
+                    (x, y)
+                    for x, y in decisions.different
+                    if not ((x in inside[0] and y in inside[1]) or (x in inside[1] and y in inside[0]))
+                ]
+            decisions.decide(faces[a][0], faces[b][0], same)
+    for text in options.split:
+        number, photo = fields(text, "=")
+        own_faces = faces[person(number)]
+        there = [face for face in own_faces if face.photo == photo]
+        rest = [face for face in own_faces if face.photo != photo]
+        if not there or not rest:
+            raise InputError(f"Person {number} has no face on {photo!r} beside others: see groups.csv.")
+        for other in rest:  # each, so that it holds when the album is grouped again from nothing
+            decisions.decide(there[0], other, same=False)
+
+
+def write_pages(folder: Path, album: AlbumFolder, people: AlbumPeople) -> None:
+    """Write a page with the contact sheet of each of the largest groups, and one that leads to them."""
+    from siamese_verify.albums.face_pictures import FacePicture, read_face, render_faces
+    from siamese_verify.albums.people import face_of
+    from siamese_verify.atomic_write import atomic_write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    first: list[FacePicture] = []
+    listed = people.largest()[:PAGES]
+    for person in listed:
+        rows = people.faces(person)
+        name = people.names.get(person, "")
+        pictures = []
+        for row in rows[:FACES].tolist():
+            face, score = face_of(people.table, row), people.grouping.scores[row]
+            try:
+                picture = read_face(album.source, face.photo, face.box)
+            except InputError:
+                picture = None
+            pictures.append(FacePicture(picture, f"{face.photo} {score:.2f}" if score == score else face.photo))
+        title = f"Person {person}{': ' if name else ''}{name}"
+        said = [f"{len(rows):,} faces; the number of each is its mean score with the others."]
+        if len(rows) > FACES:
+            said.append(f"The first {FACES:,} are shown.")
+        page = render_faces(title, said, pictures)
+        atomic_write(folder / f"person-{person}.html", page.encode(), private=True)
+        first += [one._replace(caption=f"{person} {name} ({len(rows):,})") for one in pictures[:SHOWN]]
+    links = " ".join(
+        f'<a href="person-{person}.html">{person} {escape(printable(people.names.get(person, "")))}</a>'
+        for person in listed
+    )
+    page = render_faces("People", [f"The {len(listed):,} people with the most faces."], first)
+    atomic_write(folder / "index.html", page.replace("<ul>", f"<p>{links}</p><ul>", 1).encode(), private=True)
+    print(printable(f"Page: {folder / 'index.html'}"))
