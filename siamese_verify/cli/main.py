@@ -87,6 +87,11 @@ COMMANDS = {
         "siamese_verify.cli.recalibrate:run",
         "siamese_verify.cli.recalibrate:add_arguments",
     ),
+    "adapt": Command(
+        "train a small head on your own people, and keep it if it helps people it has not seen",
+        "siamese_verify.cli.adapt:run",
+        "siamese_verify.cli.adapt:add_arguments",
+    ),
     "models": Command(
         "list the models on this machine, or download one for later",
         "siamese_verify.cli.list_models:run",
