@@ -89,7 +89,9 @@ class Decisions:
     def decide(self, a: FaceReference, b: FaceReference, same: bool) -> None:
         """Remember whether two faces are one person; takes back what was decided about the two before."""
         for kind in (self.same, self.different):
-            kind[:] = [pair for pair in kind if set(pair) != {a, b}]
+            for pair in ((a, b), (b, a)):
+                if pair in kind:
+                    kind.remove(pair)
         (self.same if same else self.different).append((a, b))
 
 
