@@ -72,6 +72,11 @@ COMMANDS = {
         "siamese_verify.cli.group_album:run",
         "siamese_verify.cli.group_album:add_arguments",
     ),
+    "clean": Command(
+        "list photos of a labelled set whose label is probably wrong",
+        "siamese_verify.cli.clean_album:run",
+        "siamese_verify.cli.clean_album:add_arguments",
+    ),
     "verify": Command(
         "decide whether two photos show the same person",
         "siamese_verify.cli.verify_photos:run",
