@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gallery import Crowd
+from gallery import Crowd  # type: ignore[import-not-found]  # the benchmark beside this one
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.cluster import DBSCAN, HDBSCAN
