@@ -47,8 +47,7 @@ from siamese_verify.albums.album_source import CLIPS, AlbumSource
 from siamese_verify.atomic_write import atomic_open
 from siamese_verify.datasets.folder import suffix_of
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Quality, open_photo, reduced
-from siamese_verify.faces.detector import DETECTORS
+from siamese_verify.faces import DETECTORS, Quality, open_photo, reduced
 from siamese_verify.faces.rotation import Box, to_photo
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.run_lock import claim

@@ -115,7 +115,7 @@ def overlap(a: Box, b: Box) -> float:
     return shared / (areas - shared) if areas > shared else float(a == b)
 
 
-class FaceIndex:
+class AlbumFaces:
     """Finds faces of an album by photo and box.
 
     Args:
@@ -222,7 +222,7 @@ def group_album(
     Raises:
         InputError: see `group_faces`.
     """
-    index, lost = FaceIndex(table), 0
+    index, lost = AlbumFaces(table), 0
     known = np.zeros(len(table), dtype=np.int64)  # earlier number, 0 for none
     for one in earlier:
         row = index.find(one.face)

@@ -72,6 +72,11 @@ COMMANDS = {
         "siamese_verify.cli.group_album:run",
         "siamese_verify.cli.group_album:add_arguments",
     ),
+    "clean": Command(
+        "list photos of a labelled set whose label is probably wrong",
+        "siamese_verify.cli.clean_album:run",
+        "siamese_verify.cli.clean_album:add_arguments",
+    ),
     "verify": Command(
         "decide whether two photos show the same person",
         "siamese_verify.cli.verify_photos:run",
@@ -86,6 +91,11 @@ COMMANDS = {
         "evaluate a model on your own photos, and measure its thresholds on them",
         "siamese_verify.cli.recalibrate:run",
         "siamese_verify.cli.recalibrate:add_arguments",
+    ),
+    "adapt": Command(
+        "train a small head on your own people, and keep it if it helps people it has not seen",
+        "siamese_verify.cli.adapt:run",
+        "siamese_verify.cli.adapt:add_arguments",
     ),
     "models": Command(
         "list the models on this machine, or download one for later",

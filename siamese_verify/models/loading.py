@@ -270,6 +270,8 @@ def load_bundle(folder: Path, trust_code: str | Collection[str] = (), encoder: E
             f"The bundle {folder} computes in {bundle.metadata.quantization} and has no weights for torch: "
             "use the engine onnx, or the bundle that it was made from."
         )
+    if WEIGHTS not in bundle.files:
+        raise _without_weights(bundle)
     weights = bundle.read(WEIGHTS)
     bundle.check([name for name in bundle.files if name != WEIGHTS])
     wanted = (bundle.metadata.input_spec, bundle.metadata.embedding_size)
@@ -285,6 +287,10 @@ def load_bundle(folder: Path, trust_code: str | Collection[str] = (), encoder: E
     if wanted != (found.input_spec, found.embedding_size):
         raise bundle.damaged("field input differs from that of its encoder")
     return FaceModel(found, bundle.metadata)
+
+
+def _without_weights(bundle: Bundle) -> InputError:
+    return InputError(f"The bundle {bundle.folder} has no weights for torch: use the one that it was made from.")
 
 
 class Origin(NamedTuple):
@@ -320,7 +326,7 @@ def read_origin(name: str | Path) -> Origin:
         return Origin(dict(settings.get("encoder") or {}), training_of(settings), "")
     bundle = open_bundle(bundle_folder(name))
     if WEIGHTS not in bundle.files:
-        raise InputError(f"The bundle {bundle.folder} has no weights for torch: use the one that it was made from.")
+        raise _without_weights(bundle)
     metadata = bundle.metadata
     return Origin(dict(metadata.configuration), dict(metadata.training), metadata.weights_sha256)
 

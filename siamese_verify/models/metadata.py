@@ -17,7 +17,7 @@ from siamese_verify.evaluation import OperatingPoint, ScoreCalibration
 from siamese_verify.faces import Quality, alignment_name
 from siamese_verify.structures import InputSpec
 
-PRETRAINED = ("sface", "casia-webface", "vggface2")  # of OpenCV's model zoo, and of facenet-pytorch
+PRETRAINED = ("sface", "casia-webface", "vggface2", "openface")  # of OpenCV's model zoo, facenet-pytorch and OpenFace
 DEFAULT_FAR = 1e-3
 LOOSEST_FAR = 1e-2  # of the default operating point
 Range = tuple[float | None, float | None]

@@ -76,9 +76,7 @@ class Recalibration:
             f"{report.impostors:,} impostor pairs."
         )
         if self.left_out:
-            total = self.photos + self.left_out.total()
-            reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in sorted(self.left_out.items()))
-            yield f"{self.left_out.total():,} of {total:,} photos are left out: {reasons}."
+            yield left_out_in_words(self.left_out, self.photos)
         if self.shipped.quality and self.unlike:
             yield (
                 f"{self.unlike:,} of the faces are of a quality that the shipped thresholds were not measured on: "
@@ -118,9 +116,9 @@ def recalibrate(
     if far is not None or shipped.score_calibration or shipped.operating_points:
         threshold = shipped.decision_threshold(far)
     photos = FolderPhotos(faces)
-    embeddings, rows, qualities, left_out = _embed(verifier, photos, progress)
+    embeddings, rows, qualities, left_out = embed_people(verifier, photos, progress)
     identities = np.asarray(photos.identities)[rows]
-    _check_enough(faces, identities, left_out)
+    check_enough(faces, identities, left_out)
     accept_at = threshold.threshold if threshold else None
     report = all_pairs_report(embeddings, identities, threshold=accept_at, progress=progress)
     report = replace(report, intervals=all_pairs_intervals(embeddings, identities, accept_at))
@@ -139,7 +137,7 @@ def recalibrate(
     return Recalibration(shipped, threshold, metadata, report, len(rows), count, left_out, unlike)
 
 
-def _embed(
+def embed_people(
     verifier: Verifier, photos: FolderPhotos, progress: bool
 ) -> tuple[NDArray[np.float32], list[int], list[Quality], Counter[str]]:
     """Embed the photos that show a face: embeddings, their rows, qualities, and reasons why others are left out."""
@@ -166,6 +164,12 @@ def _embed(
     return np.concatenate(parts), rows, qualities, left_out
 
 
+def left_out_in_words(left_out: Counter[str], photos: int) -> str:
+    """How many photos are left out beside those used, and why."""
+    reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in sorted(left_out.items()))
+    return f"{left_out.total():,} of {photos + left_out.total():,} photos are left out: {reasons}."
+
+
 def save_recalibrated(folder: Path, bundle: Bundle, metadata: ModelMetadata, versions: Mapping[str, str]) -> Bundle:
     """Write a bundle with the weights and network of another and new metadata, see `Recalibration`.
 
@@ -182,7 +186,7 @@ def save_recalibrated(folder: Path, bundle: Bundle, metadata: ModelMetadata, ver
     return write_bundle(folder, metadata, files, checks, dict(versions))
 
 
-def _check_enough(faces: str | Path, identities: NDArray[np.int64], left_out: Counter[str]) -> None:
+def check_enough(faces: str | Path, identities: NDArray[np.int64], left_out: Counter[str]) -> None:
     """Check that there are enough photos for a threshold."""
     sizes = np.unique(identities, return_counts=True)[1].astype(np.int64)
     repeated = int((sizes > 1).sum())

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from siamese_verify.albums import FaceTable
 from siamese_verify.albums.cleaning import find_label_errors, write_findings
+from siamese_verify.cli.clean_album import largest_faces
+from siamese_verify.datasets import FolderPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreCalibration, calibrate
 from tests.albums.test_people import rows_of
@@ -63,3 +66,24 @@ def test_invalid_input_is_refused(calibration: ScoreCalibration) -> None:
         find_label_errors(rows, labels[:4], calibration)
     with pytest.raises(InputError, match="NaN"):
         find_label_errors(np.full_like(rows, np.nan), labels, calibration)
+
+
+def test_a_reviewed_list_leaves_out_the_photos_with_yes(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    review = tmp_path / "review.csv"
+    review.write_text("kind,photo,drop\nmislabelled,a/2.jpg,Yes\nduplicate,b/1.jpg,no\n")
+    assert list(FolderPhotos(tmp_path, drop=review).names) == ["a/1.jpg", "b/1.jpg"]
+    review.write_text("photo,drop\na/2.jpg,perhaps\n")
+    with pytest.raises(InputError, match=r"Line 2 .* 'perhaps'"):
+        FolderPhotos(tmp_path, drop=review)
+    review.write_text("photo,drop\nc/9.jpg,yes\n")
+    with pytest.raises(InputError, match="None of the 1 photos to drop"):
+        FolderPhotos(tmp_path, drop=review)
+
+
+def test_of_a_photo_with_two_faces_the_largest_counts() -> None:
+    boxes = np.array([[0, 0, 2, 2], [0, 0, 5, 5], [0, 0, 1, 1]], np.float32)
+    table = FaceTable(["a/1.jpg", "a/1.jpg", "a/2.jpg"], np.zeros((3, 2), np.float32), boxes, np.ones(3, np.float32))
+    assert largest_faces(table).tolist() == [1, 2]

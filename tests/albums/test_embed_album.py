@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from siamese_verify.albums.album_folder import LOCK, AlbumFolder
 from siamese_verify.albums.embed_album import album_face, embed_album
 from siamese_verify.datasets.storage import Storage
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Quality
+from siamese_verify.faces import DETECTORS, Quality
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.run_lock import claim
+from siamese_verify.structures import Crop, DetectorName
 from siamese_verify.verification import DetectedFace
 from tests.albums.stub_verifier import ARRAYS, METADATA, OTHER, draw_album, load, load_for_arrays
 
@@ -66,6 +68,17 @@ def test_photos_without_a_face_are_listed_with_reasons(album: Path, tmp_path: Pa
     (row,) = csv.DictReader((tmp_path / "left_out.csv").open(encoding="utf-8"))
     assert (row["photo"], row["reason"]) == ("010/40.png", "unreadable_photo")
     assert "is not an image" in row["detail"]
+
+
+@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
+def test_an_album_of_another_detector_is_refused(album: Path, tmp_path: Path, name: DetectorName) -> None:
+    crops = {one: Crop("box", detector=one) for one in DETECTORS}
+    specs = {one: replace(METADATA, input_spec=replace(METADATA.input_spec, crop=crop)) for one, crop in crops.items()}
+    embed(album, tmp_path, specs[name])  # the stub looks for no face
+    assert AlbumFolder(tmp_path).metadata.face_policy == DETECTORS[name].identifier
+    (other,) = {*DETECTORS} - {name}
+    with pytest.raises(InputError, match="was made with the model stub"):
+        embed(album, tmp_path, specs[other])
 
 
 def test_nobody_else_can_read_the_folder(album: Path, tmp_path: Path) -> None:
