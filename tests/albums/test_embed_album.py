@@ -19,6 +19,7 @@ from pyarrow import parquet
 from siamese_verify.albums import FaceTable
 from siamese_verify.albums.album_folder import LOCK, AlbumFolder
 from siamese_verify.albums.embed_album import album_face, embed_album
+from siamese_verify.datasets import RecordPhotos
 from siamese_verify.datasets.storage import Storage
 from siamese_verify.errors import InputError
 from siamese_verify.faces import DETECTORS, Quality
@@ -27,6 +28,7 @@ from siamese_verify.run_lock import claim
 from siamese_verify.structures import Crop, DetectorName
 from siamese_verify.verification import DetectedFace
 from tests.albums.stub_verifier import ARRAYS, METADATA, OTHER, draw_album, load, load_for_arrays
+from tests.datasets.test_recordio import insightface, write
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,6 +107,17 @@ def test_object_storage_is_a_source(album: Path, tmp_path: Path) -> None:
     files = fsspec.filesystem("memory")
     files.put(str(album), "/album", recursive=True)
     assert same(embed("memory://album", tmp_path / "out"), embed(album, tmp_path / "local"))
+
+
+def test_records_are_a_source(tmp_path: Path) -> None:
+    place = tmp_path / "faces"
+    place.mkdir()
+    write(place, insightface((2, 3, 1)))
+    for number, source in enumerate((place, place / "train.rec")):
+        table = embed(source, tmp_path / str(number))
+        assert list(table.photos) == [f"record {key}" for key in range(1, 7)]
+        photos = RecordPhotos(place)
+        assert np.array_equal(table.embeddings, load().embed([photos[row] for row in range(6)]))
 
 
 def test_arrays_are_a_source_for_models_that_take_them(tmp_path: Path) -> None:
@@ -246,6 +259,7 @@ def start_of(album: Path, out: Path, folder: Path, engine: str) -> list[str]:
     """Command that embeds by two processes."""
     arguments = f"{str(album)!r}, {str(out)!r}, METADATA, load, processes=2, engine={engine!r}, photos_per_part=1"
     program = f"""
+from tests.datasets.test_recordio import insightface, write
 from tests.albums.stub_verifier import METADATA, load
 from siamese_verify.albums.embed_album import embed_album
 if __name__ == "__main__":
@@ -260,6 +274,7 @@ KILLS = """
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 from siamese_verify.albums.embed_album import embed_album
+from tests.datasets.test_recordio import insightface, write
 from tests.albums.stub_verifier import METADATA, load
 
 assert "torch" not in sys.modules
