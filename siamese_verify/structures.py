@@ -19,7 +19,7 @@ ARRAYS_FOR_PHOTOS = (
 )
 
 
-DEFAULT_MODEL = "casia-webface"  # of commands that verify
+DEFAULT_MODEL = "sface"  # of commands that verify
 DetectorName = Literal["mtcnn", "yunet"]
 
 
@@ -85,8 +85,9 @@ class Crop:
 
     Attributes:
         kind: `whole`, the photo is a face already; `center`, its central square; `box`, the upright box of the face
-            detector; `five_point`, rotated and scaled so that eyes, nose and mouth match ArcFace's template; `none`,
-            there is no photo, the data set gives arrays as the encoder takes them.
+            detector; `five_point`, rotated and scaled so that eyes, nose and mouth match ArcFace's template;
+            `eyes_and_nose`, mapped so that eyes and nose match OpenFace's template; `none`, there is no photo, the data
+            set gives arrays as the encoder takes them.
         margin: of a `box`: pixels added to its width and height together, in the final crop of `InputSpec.size` pixels
             (facenet-pytorch's convention).
         fraction: of a `center` crop: side of the square over the photo's shorter side, in (0, 1].
@@ -95,7 +96,7 @@ class Crop:
         detector: that finds the face of a `box` or `five_point` crop.
     """
 
-    kind: Literal["whole", "center", "box", "five_point", "none"] = "box"
+    kind: Literal["whole", "center", "box", "five_point", "eyes_and_nose", "none"] = "box"
     margin: float = 0.0
     fraction: float = 1.0
     square: bool = False
@@ -103,8 +104,10 @@ class Crop:
     detector: DetectorName = "mtcnn"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("whole", "center", "box", "five_point", "none"):
-            raise InputError(f"A crop must be whole, center, box, five_point or none, got {self.kind!r}.")
+        if self.kind not in ("whole", "center", "box", "five_point", "eyes_and_nose", "none"):
+            raise InputError(
+                f"A crop must be whole, center, box, five_point, eyes_and_nose or none, got {self.kind!r}."
+            )
         if self.resample not in ("bilinear", "bicubic", "box", "hamming", "lanczos"):
             raise InputError(
                 f"A crop's filter must be bilinear, bicubic, box, hamming or lanczos, got {self.resample!r}."
@@ -119,7 +122,7 @@ class Crop:
     @property
     def needs_face(self) -> bool:
         """Whether a detector has to find the face first."""
-        return self.kind in ("box", "five_point")
+        return self.kind in ("box", "five_point", "eyes_and_nose")
 
 
 @dataclass(frozen=True)

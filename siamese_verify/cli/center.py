@@ -81,7 +81,7 @@ def center(cfg: DictConfig, output: Path) -> FaceModel:
     }
     save_bundle(output, centered, made_by["versions"])
     save_results(output / "report", result, [], made_by)
-    print_results({"": [result]}, output)
+    print_results({"": (protocol, [result.figures])}, output)
     print(f"Bundle: {output}")
     return centered
 

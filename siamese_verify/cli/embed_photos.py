@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from siamese_verify.errors import printable
+from siamese_verify.structures import DEFAULT_MODEL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="FOLDER", required=True, help="for the embeddings")
     parser.add_argument(
-        "--model", default="casia-webface", help="casia-webface, vggface2, a bundle or a run (default: %(default)s)"
+        "--model",
+        default=DEFAULT_MODEL,
+        help="sface, casia-webface, vggface2, a bundle or a run (default: %(default)s)",
     )
     parser.add_argument(
         "--root", metavar="FOLDER", help="that the paths of a list start from (default: the list's own)"

@@ -51,6 +51,7 @@ from siamese_verify.protocols import (
     TrainingSubset,
     read_training_run,
     refuse_leak,
+    with_doubtful,
     with_groups,
 )
 from siamese_verify.structures import Photos
@@ -80,10 +81,13 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         protocol = chosen
         if cfg.groups is not None and isinstance(protocol, PairProtocol):
             protocol = with_groups(protocol, cfg.groups, cfg.group)
+        if cfg.doubtful is not None and isinstance(protocol, PairProtocol):
+            protocol = with_doubtful(protocol, cfg.doubtful)
         cropper = FaceCropper(model.encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
         rates, called = further_rates(cfg.far), Path(str(cfg.model)).name
         given, earlier = (called, model.encoder, protocol, cropper, model), [*results.values()]
-        result = measure(*given, resamples=cfg.resamples, targets=rates, earlier=earlier, quality=cfg.quality)
+        options = {"resamples": cfg.resamples, "targets": rates, "earlier": earlier, "device": cfg.device}
+        result = measure(*given, **options, quality=cfg.quality)
         if not number:
             check_claim(category_of(result), cfg.claim)
         if cfg.robustness:
@@ -91,12 +95,12 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         record = run_record(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})
         save_results(folder / "report" / name, result, [], record, published, cfg.keep_embeddings)
         results[name], leaks[protocol.name] = result, leak
-    print_results({name: [result] for name, result in results.items()}, folder)
+    print_results({name: (result.protocol, [result.figures]) for name, result in results.items()}, folder)
     for protocol_name, leak in leaks.items():
         if leak:
             print(f"The result on {protocol_name} does not show how the model does on other people: {leak}.")
     result = results[""]
-    if isinstance(result.report, VerificationReport) and needs_thresholds(cfg.model):
+    if isinstance(result.protocol, PairProtocol) and needs_thresholds(cfg.model):
         if result.protocol.identities_known:
             store_measurement(cfg, result)
         else:

@@ -72,6 +72,13 @@ def identify_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of searches for people who are not enrolled that may find one (default: 1e-3, else 1e-2)",
     )
     limit.add_argument("--threshold", type=float, help="threshold to use instead of a measured one, in [-1, 1]")
+    parser.add_argument(
+        "--combine",
+        choices=("best", "mean", "quality"),
+        default="best",
+        help="compare with each person's best template, or the mean of them, plain or weighted by quality; means need "
+        "--threshold (default: %(default)s)",
+    )
     parser.add_argument("--top", type=int, default=5, help="people to show (default: %(default)s)")
     parser.add_argument("--scores", action="store_true", help="show the nearest people with their scores, found or not")
     parser.add_argument("--decide", action="store_true", help="decide where the result would be inconclusive")
@@ -94,6 +101,7 @@ def identify(options: argparse.Namespace) -> int:
                 top=options.top,
                 scores=options.scores,
                 decide=options.decide,
+                combine=options.combine,
             )
     except NoDecision as error:
         return _no_decision(error, options.json, [one.name for one in fields(Identification)])

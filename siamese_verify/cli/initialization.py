@@ -55,7 +55,7 @@ def initialized_configuration(cfg: DictConfig, overrides: Sequence[str]) -> Dict
             f"it, add trust_code={untrusted[0]}."
         )
     if name in PRETRAINED:
-        file = "sface.yaml" if name == "sface" else "inception_resnet.yaml"
+        file = f"{name}.yaml" if name in ("sface", "openface") else "inception_resnet.yaml"
         usual = OmegaConf.to_container(OmegaConf.load(CONF / "encoder" / file))
         theirs = {**cast("dict[str, Any]", usual), **theirs}
     if isinstance(crop := theirs.get("crop"), dict):

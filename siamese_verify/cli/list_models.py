@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         default=[],
-        help="with pull sface: the files as published, or a folder that holds them, instead of the network",
+        help="with pull sface or openface: the files as published, or a folder that holds them",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

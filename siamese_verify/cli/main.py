@@ -19,8 +19,6 @@ from siamese_verify import __version__
 from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.cli.user_errors import EXIT_BUG, EXIT_CTRL_C, EXIT_TEMPORARY, report_user_errors
 from siamese_verify.errors import printable
-from siamese_verify.sweeps.child_run import follow_parent, quote_elements
-from siamese_verify.sweeps.resume_sweep import resume_arguments
 
 
 class Command(NamedTuple):
@@ -93,6 +91,11 @@ COMMANDS = {
         "evaluate a model on your own photos, and measure its thresholds on them",
         "siamese_verify.cli.recalibrate:run",
         "siamese_verify.cli.recalibrate:add_arguments",
+    ),
+    "adapt": Command(
+        "train a small head on your own people, and keep it if it helps people it has not seen",
+        "siamese_verify.cli.adapt:run",
+        "siamese_verify.cli.adapt:add_arguments",
     ),
     "models": Command(
         "list the models on this machine, or download one for later",
@@ -211,6 +214,9 @@ def run(arguments: list[str]) -> int:
 
 def run_hydra(name: str, module: str, overrides: list[str]) -> int:
     """Run a Hydra command as `python -m` does, so that DDP finds out how to start its other processes."""
+    from siamese_verify.sweeps.child_run import follow_parent, quote_elements
+    from siamese_verify.sweeps.resume_sweep import resume_arguments
+
     if invisible := [one for one in overrides if printable(one) != one]:  # Hydra would print it as it is
         Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
     overrides = [quote_elements(one) for one in overrides]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from hydra.utils import instantiate
@@ -67,9 +67,34 @@ class Result:
     cropper: FaceCropper
     model: FaceModel | None = None
 
+    @property
+    def figures(self) -> Figures:
+        """What tables and the terminal show of it."""
+        failed = self.report.acquisition
+        sentences = [failed.sentence] if failed and failed.failures else []
+        sentences += [self.report.hint] if self.report.hint else []
+        return Figures(self.name, type(self.report).__name__, self.report.row(), tuple(sentences))
+
+
+class Figures(NamedTuple):
+    """Metrics of one encoder on one protocol, as tables show them.
+
+    Attributes:
+        name: of the encoder.
+        kind: name of the class of its report; each has other metrics.
+        metrics: see `Report.row`.
+        sentences: that people should read.
+    """
+
+    name: str
+    kind: str
+    metrics: dict[str, Any]
+    sentences: tuple[str, ...] = ()
+
+    @property
     def row(self) -> dict[str, Any]:
-        """Return metrics for a table, see `Report.row`."""
-        return {"model": self.name, **self.report.row()}
+        """Metrics with the name of the encoder."""
+        return {"model": self.name, **self.metrics}
 
 
 def measure(
@@ -82,6 +107,8 @@ def measure(
     resamples: int = 1000,
     targets: Sequence[float] = (),
     earlier: Sequence[Result] = (),
+    device: str = "cpu",
+    embedded: tuple[np.ndarray, np.ndarray] | None = None,
     quality: str | Path | None = None,
 ) -> Result:
     """Embed each photo of a protocol once, and return all metrics.
@@ -95,16 +122,19 @@ def measure(
         resamples: of the people, for intervals of differences between groups; 0 for no confidence intervals at all.
         targets: false accept rates besides `ALL_PAIRS_TARGETS` for all pairs or `TARGETS` for listed pairs.
         earlier: results of the same encoder, in the same way: photos that one has embedded are not embedded again.
+        device: where embeddings are compared, see `EvaluationSettings`.
+        embedded: embeddings and rows of photos that were embedded before, see `embed_photos`.
         quality: a CSV with further qualities of the photos, see `qualities_of`.
     """
     same = next((one for one in earlier if one.protocol.photos is protocol.photos), None)
     if same:
         embeddings, rows, cropper = same.embeddings, same.rows, same.cropper
     else:
-        embeddings, rows = embed_photos(encoder.eval(), protocol.photos, cropper)
+        embeddings, rows = embedded or embed_photos(encoder.eval(), protocol.photos, cropper)
     compared = protocol.keep(rows)
     own = quality_scores(cropper.qualities) if len(cropper.qualities) == len(rows) else {}
-    settings = EvaluationSettings(resamples, targets, qualities={**own, **qualities_of(compared.photos, quality)})
+    further = qualities_of(compared.photos, quality)
+    settings = EvaluationSettings(resamples, targets, device=device, qualities={**own, **further})
     if model:
         learned = model.metadata.score_calibration
         settings = replace(
@@ -214,7 +244,7 @@ def check_claim(category: str | None, claim: str | None) -> None:
 def save_results(
     folder: Path,
     result: Result,
-    others: Sequence[Result],
+    others: Sequence[Figures],
     record: dict[str, Any],
     published: Sequence[PublishedCurve] = (),
     keep_embeddings: bool = False,
@@ -238,7 +268,7 @@ def save_results(
         folder,
         title=f"{result.name} on {protocol.name}",
         details=details,
-        comparison=[entry.row() for entry in (result, *others)] if others else None,
+        comparison=[entry.row for entry in (result.figures, *others)] if others else None,
         published=published,
         left_out=_left_out(result),
         **(_pictures(protocol, result.cropper.spec) if isinstance(protocol, PairProtocol) else {}),
@@ -327,39 +357,36 @@ def on_the_same(one: Protocol | HeldOutShare, first: Protocol) -> Protocol:
     return made
 
 
-def print_results(results: Mapping[str, Sequence[Result]], folder: Path) -> str:
+def print_results(results: Mapping[str, tuple[Protocol, Sequence[Figures]]], folder: Path) -> str:
     """Print a table of metrics for each kind of them, warnings, and the paths of the reports; return what was printed.
 
     Args:
-        results: of several encoders, by the name of the protocol; "" for the first one.
+        results: protocols and the figures of several encoders, by the name of the report; "" for the first one.
         folder: of the run; the reports are in `report` and `report/NAME`.
     """
     from siamese_verify.evaluation.pages.page import number
 
-    every = [result for one in results.values() for result in one]
-    rows = [result.row() for result in every]
+    every = [(protocol, one) for protocol, figures in results.values() for one in figures]
     console = Console(record=True)
-    for kind in dict.fromkeys(type(result.report) for result in every):  # each has its own metrics
-        shown = [(result, row) for result, row in zip(every, rows, strict=True) if isinstance(result.report, kind)]
+    for kind in dict.fromkeys(one.kind for _, one in every):  # each has its own metrics
+        shown = [(protocol, one.row) for protocol, one in every if one.kind == kind]
         names = list(dict.fromkeys(name for _, row in shown for name in row))
-        table = Table(title=escape(printable(every[0].protocol.name)) if len(results) == 1 else None)
+        table = Table(title=escape(printable(every[0][0].name)) if len(results) == 1 else None)
         for name in names if len(results) == 1 else ["protocol", *names]:
             table.add_column(name, justify="left" if name in ("protocol", "model") else "right")
-        for protocol, group in itertools.groupby(shown, lambda pair: pair[0].protocol):
+        for protocol, group in itertools.groupby(shown, lambda pair: pair[0]):
             table.add_section()
             for place, (_, row) in enumerate(group):
                 cells = [escape(printable(number(row.get(name, "")))) for name in names]
                 first = [] if len(results) == 1 else ["" if place else escape(printable(protocol.name))]
                 table.add_row(*first, *cells)
         console.print(table)
-    if any(isinstance(value, Mapping) and value.get("insufficient") for row in rows for value in row.values()):
+    values = [value for _, one in every for value in one.metrics.values()]
+    if any(isinstance(value, Mapping) and value.get("insufficient") for value in values):
         console.print("* Fewer than ten impostors decide it: a rough estimate.")
-    for result in every:
-        failed = result.report.acquisition
-        if failed and failed.failures:
-            console.print(printable(f"{result.name}: {failed.sentence}"), soft_wrap=True, markup=False)
-        if result.report.hint:
-            console.print(printable(f"{result.name}: {result.report.hint}"), soft_wrap=True, markup=False)
+    for _, one in every:
+        for sentence in one.sentences:
+            console.print(printable(f"{one.name}: {sentence}"), soft_wrap=True, markup=False)
     for name in results:
         page = folder / "report" / name / "report.html"
         console.print(f"Report{f' on {name}' if name else ''}: {printable(page)}", soft_wrap=True, markup=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +19,10 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import hydra_command
 from siamese_verify.cli.initialization import initialized_configuration
-from siamese_verify.cli.measure import Result, category_of, measure, print_results, save_results
+from siamese_verify.cli.measure import Figures, Result, category_of, measure, print_results, save_results
 from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
+from siamese_verify.cli.remembered_baseline import baseline_key, recall, remember
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
 from siamese_verify.cli.training_checks import check, check_run
 from siamese_verify.cli.training_parts import TrainingParts, compose
@@ -39,10 +40,11 @@ from siamese_verify.models import (
     load_checkpoint,
     save_bundle,
 )
-from siamese_verify.protocols import (
-    save_people,
-)
+from siamese_verify.models.engines import embed_photos_by
+from siamese_verify.models.loading import may_wait
+from siamese_verify.protocols import Protocol, save_people
 from siamese_verify.run_record import RunRecord
+from siamese_verify.structures import InputSpec
 from siamese_verify.sweeps.sweep_task import SweepTask
 from siamese_verify.sweeps.trial_pruning import trial_of
 from siamese_verify.training import publish_report, without_unhelpful_warnings
@@ -63,18 +65,21 @@ def train(cfg: DictConfig, folder: Path) -> float:
     """
     cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
     refuse_used(folder, cfg.resume)
-    with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
+    with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run, without_unhelpful_warnings():
         check(cfg)  # also the second stage, before the first is trained
         cfg = initialize(train_first_stage(cfg, run, signals), run)
         check(cfg)
         parts = compose(cfg)
         fit(parts, run, cfg, signals)
         if parts.trainer.is_global_zero and not run.record.pruned:  # one process finishes
-            model = with_stage(calibrated(best_model(parts), parts.data, cfg), run)
-            save_bundle(folder / "bundle", model, run.record.versions, inputs=some_arrays(parts.data))
+            best = best_model(parts)
+            best.encoder.to(parts.trainer.strategy.root_device)  # Lightning has brought the weights back to the CPU
+            model = with_stage(calibrated(best, parts.data, cfg), run)
+            now = cfg.export_onnx or not may_wait(model.metadata)
+            save_bundle(folder / "bundle", model, run.record.versions, inputs=some_arrays(parts.data), network=now)
             report(model, parts, run, cfg)
-    best = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
-    return math.nan if best is None else float(best)
+    score = cast(ModelCheckpoint, parts.trainer.checkpoint_callback).best_model_score
+    return math.nan if score is None else float(score)
 
 
 def initialize(cfg: DictConfig, run: Recording) -> DictConfig:
@@ -214,14 +219,14 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
     baseline: Encoder | None = None
     if cfg.get("baseline"):
         baseline = instantiate(cfg.baseline, _partial_=True)(input_spec=spec)
-    simple = "raw pixels" if spec.is_photo else "raw inputs"
-    results: dict[str, list[Result]] = {}
+        baseline.to(next(model.encoder.buffers()).device)
+    results: dict[str, Result] = {}
+    shown: dict[str, tuple[Protocol, list[Figures]]] = {}
     leaks = {"": (parts.protocol, parts.leak), **parts.further}
     for name, (protocol, leak) in leaks.items():
-        result = measure("trained network", model.encoder, protocol, FaceCropper(spec, cfg.cache), model)
-        results[name] = [result]
-        if baseline is not None:
-            results[name].append(measure(simple, baseline, protocol, FaceCropper(baseline.input_spec, cfg.cache)))
+        results[name], others = measure_beside(model, baseline, protocol, record, cfg)
+        result = results[name]
+        shown[name] = protocol, [result.figures, *others]
         details = {
             "versions": record.versions,
             "data": record.data,
@@ -229,18 +234,52 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
             "tested people": tested_people(leak, parts.all_known),
             "configuration": record.configuration,
         }
-        save_results(folder / name, result, results[name][1:], details, keep_embeddings=cfg.keep_embeddings)
+        save_results(folder / name, result, others, details, keep_embeddings=cfg.keep_embeddings)
         record.test[name or protocol.name] = result.report.record()
         record.lfw_category = record.lfw_category or category_of(result) or ""
-    first, *others = (one[0].report for one in results.values())
-    further = dict(zip(parts.further, others, strict=True))
+    first, *rest = (one.report for one in results.values())
+    further = dict(zip(parts.further, rest, strict=True))
     best, settings = record.metrics.get(cfg.sweep.metric), record.configuration
     for logger in parts.trainer.loggers:
         publish_report(logger, first, folder, parts.trainer.global_step, further, best, settings)
-    write_log("\n" + print_results(results, run.folder))
+    write_log("\n" + print_results(shown, run.folder))
     for protocol, leak in leaks.values():
         if leak:
             log.warning("The result on %s does not hold outside of the training set: %s.", protocol.name, leak)
+
+
+def measure_beside(
+    model: FaceModel, baseline: Encoder | None, protocol: Protocol, record: RunRecord, cfg: DictConfig
+) -> tuple[Result, list[Figures]]:
+    """Measure a model on a protocol, and the baseline beside it if that is not remembered; photos are opened once."""
+    spec = model.encoder.input_spec
+    cropper, place = FaceCropper(spec, cfg.cache), next(model.encoder.buffers()).device
+    encoders = [model.encoder.eval()]
+    together = baseline is not None and same_crops(baseline.input_spec, spec)
+    if baseline is not None and together:
+        encoders.append(baseline.eval())
+    (embeddings, *simple), rows = embed_photos_by(encoders, protocol.photos, cropper)
+    device = str(place) if place.type == "cuda" else "cpu"  # counts need float64, which others lack
+    options: dict[str, Any] = {"resamples": cfg.resamples, "device": device}
+    result = measure("trained network", model.encoder, protocol, cropper, model, embedded=(embeddings, rows), **options)
+    if baseline is None:
+        return result, []
+    settings = [OmegaConf.to_container(cfg.baseline, resolve=True), asdict(baseline.input_spec), record.versions]
+    key = baseline_key(result, {"baseline": settings, "resamples": cfg.resamples, "left out": cropper.failures})
+    remembering = cfg.cache if cfg.remember_baseline else None
+    figures = recall(remembering, key)
+    if figures is None:
+        name = "raw pixels" if spec.is_photo else "raw inputs"
+        own = cropper if together else FaceCropper(baseline.input_spec, cfg.cache)
+        embedded = (simple[0], rows) if together else None
+        figures = measure(name, baseline, protocol, own, embedded=embedded, **options).figures
+        remember(remembering, key, figures)
+    return result, [figures]
+
+
+def same_crops(one: InputSpec, other: InputSpec) -> bool:
+    """Whether two encoders take the same crops of a photo."""
+    return (one.shape, one.dtype, one.crop) == (other.shape, other.dtype, other.crop)
 
 
 def tested_people(leak: str, all_known: bool = True) -> str:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "never seen, with their photos; the nearest neighbors of each photo, the worst first; and the scores over the "
         "epochs. The page holds photos and their names: treat it as you treat them."
     )
-    parser.add_argument("model", metavar="RUN", help="a run; with --faces also a bundle, a checkpoint or casia-webface")
+    parser.add_argument("model", metavar="RUN", help="a run; with --faces also a bundle, a checkpoint or sface")
     parser.add_argument(
         "--faces",
         metavar="FOLDER",

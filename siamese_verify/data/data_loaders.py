@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory
+from siamese_verify.datasets.generated import GeneratedSet
 from siamese_verify.errors import InputError
-from siamese_verify.structures import FaceBatch
+from siamese_verify.structures import FaceBatch, Photos
 
+DRAWN_TOGETHER = 512  # samples from which processes that draw them pay
 IN_ORDER = 256  # photos of a batch where nothing is learned
 SIGNALS = tuple(  # that stop a run; Windows lacks some
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
@@ -26,6 +31,39 @@ def in_order(faces: FaceDataset, rank: int = 0, world_size: int = 1, workers: in
     share = share_of(len(faces), rank, world_size)
     batches = [share[first : first + IN_ORDER] for first in range(0, len(share), IN_ORDER)]
     return DataLoader(faces, batch_size=None, sampler=batches, num_workers=workers, worker_init_fn=ignore_signals)
+
+
+class _Drawn(Dataset[list[Any]]):
+    def __init__(self, photos: Photos, parts: Sequence[Sequence[int]]) -> None:
+        self.photos, self.parts = photos, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> list[Any]:
+        return [self.photos[row] for row in self.parts[number]]
+
+
+def drawn_ahead(photos: Photos, parts: Sequence[Sequence[int]]) -> Iterator[list[Any]] | None:
+    """Samples of each part in order, drawn by as many processes as torch has threads.
+
+    None where one process is as good: for few samples, and for sets that read files, which threads do.
+    """
+    if multiprocessing.current_process().daemon:  # it may have no processes of its own
+        return None
+    workers = min(torch.get_num_threads(), os.cpu_count() or 1, len(parts))
+    if workers < 2 or not isinstance(photos, GeneratedSet) or sum(map(len, parts)) < DRAWN_TOGETHER:
+        return None
+    return iter(
+        DataLoader(
+            _Drawn(photos, parts),
+            batch_size=None,
+            collate_fn=list,  # as they are
+            num_workers=workers,
+            worker_init_fn=ignore_signals,
+            generator=torch.Generator(),  # torch's own goes on as if nothing was drawn
+        )
+    )
 
 
 def training_gpu(trainer: Any) -> torch.device | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from siamese_verify.atomic_write import atomic_write
+from siamese_verify.data.data_loaders import drawn_ahead
 from siamese_verify.data.face_dataset import as_array, refuse_arrays, stacked
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import (
@@ -93,8 +94,11 @@ class FaceCropper:
         """
         spec = spec_for(photos, self.spec)
         try:
-            for start in tqdm(range(0, len(rows), chunk), printable(title), delay=2, leave=False, disable=None):
-                readable, images = self._open(photos, rows[start : start + chunk], len(rows))
+            names = photos.names  # once: a source may make the whole list anew
+            parts = [rows[start : start + chunk] for start in range(0, len(rows), chunk)]
+            drawn = drawn_ahead(photos, parts)
+            for part in tqdm(parts, printable(title), delay=2, leave=False, disable=None):
+                readable, images = (list(part), next(drawn)) if drawn else self._open(photos, part, len(rows))
                 if spec.is_photo:
                     refuse_arrays(images)
                     found, aligned = self._crop(photos, readable, images, spec)
@@ -102,7 +106,6 @@ class FaceCropper:
                 else:
                     found, arrays = readable, [as_array(item, spec) for item in images]
                 if found:
-                    names = photos.names  # once: a source may make the whole list anew
                     content = b"".join(array.tobytes() for array in arrays)
                     self._digest.update("\n".join(names[row] for row in found).encode() + content)
                     yield found, stacked(arrays, spec)

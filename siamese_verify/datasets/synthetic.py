@@ -56,10 +56,16 @@ def _light(photo: Image.Image, rng: np.random.Generator, x: float, y: float, rad
     facing = (nx * lx + ny * ly + lz) / (np.sqrt(1 + nx * nx + ny * ny) * norm)  # (size,size) cosine
     shade = np.maximum(facing + 0.3, 0) * (strength / 1.1) + (1 - strength)
     tint = np.array([1 + warmth, 1 + green, 1 - warmth], np.float32) * np.float32(exposure * contrast)
-    pixels = np.asarray(photo) * (shade[..., None] * tint)
     grain = np.frombuffer(rng.bytes(size * size), np.int8) * np.float32(rng.uniform(0, 0.07))
-    pixels += (grain + np.float32(120 * (1 - contrast) + haze)).reshape(size, size, 1)
-    return Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
+    grain += np.float32(120 * (1 - contrast) + haze)
+    grain.shape = size, size
+    planes = []
+    for channel, factor in zip(photo.split(), tint, strict=True):  # one at a time stays in the processor's cache
+        plane = shade * factor
+        plane *= np.asarray(channel)
+        plane += grain
+        planes.append(Image.fromarray(np.clip(plane, 0, 255, out=plane).astype(np.uint8)))
+    return Image.merge("RGB", planes)
 
 
 def _pose(rng: np.random.Generator) -> tuple[float, Array]:

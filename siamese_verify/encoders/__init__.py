@@ -4,6 +4,7 @@ from siamese_verify.encoders.encoder import Encoder, MirroredEncoder, Pixels, ra
 from siamese_verify.encoders.inception_resnet import InceptionResNet
 from siamese_verify.encoders.layers import EncoderLayer, list_layers
 from siamese_verify.encoders.mobilefacenet import MobileFaceNet
+from siamese_verify.encoders.openface import OpenFace
 from siamese_verify.encoders.own_module import check_encoder, create_encoder, encoder_class, wrap_module
 from siamese_verify.encoders.perceptron import Perceptron
 from siamese_verify.encoders.resnet import IResNet, ResNet18, SmallResNet
@@ -18,6 +19,7 @@ __all__ = [
     "InceptionResNet",
     "MirroredEncoder",
     "MobileFaceNet",
+    "OpenFace",
     "Perceptron",
     "Pixels",
     "ResNet18",

@@ -49,6 +49,7 @@ def all_pairs_report(
     gather: Callable[[ImpostorCounts], Sequence[ImpostorCounts]] | None = None,
     progress: bool = False,
     sample_from: int = SAMPLE_FROM,
+    device: str = "cpu",
 ) -> VerificationReport:
     """Report on all pairs i < j of a set by cosine similarity, or on all pairs of a probe with a row of a gallery.
 
@@ -69,6 +70,9 @@ def all_pairs_report(
         gather: returns the counts of all ranks, in their order, to every rank.
         progress: draw a bar.
         sample_from: pairs from which a sample is taken.
+        device: where impostors are compared: `cpu`, `cuda`, or `auto` for a GPU if there is one. Products are of full
+            precision everywhere, but a GPU adds them up in another order: scores differ by rounding, and what is
+            counted is exact for these scores.
 
     Returns:
         The report, the same for any number of ranks and threads. The rows of its hardest pairs are i * M + j. Its curve
@@ -84,7 +88,7 @@ def all_pairs_report(
     for target in targets:
         check_far(target)
     fixed = None if threshold is None else checked_threshold(threshold)
-    scores = _pair_scores(embeddings, identities, gallery, gallery_identities)
+    scores = _pair_scores(embeddings, identities, gallery, gallery_identities, device)
     genuine = count_genuine(scores)
     if genuine.pairs in (0, scores.pairs):
         kind = "an impostor" if genuine.pairs else "genuine"
@@ -159,15 +163,20 @@ def bins_needed(
 
 
 def _pair_scores(
-    embeddings: ArrayLike, identities: ArrayLike, gallery: ArrayLike | None, gallery_identities: ArrayLike | None
+    embeddings: ArrayLike,
+    identities: ArrayLike,
+    gallery: ArrayLike | None,
+    gallery_identities: ArrayLike | None,
+    device: str,
 ) -> PairScores:
-    from siamese_verify.pairwise.pair_scores import PairScores
+    from siamese_verify.pairwise.pair_scores import PairScores, torch_device
 
+    place = torch_device(device)
     if gallery is None:
         rows = unit_rows(embeddings)
-        return PairScores(rows, numbered(identities, len(rows)))
+        return PairScores(rows, numbered(identities, len(rows)), device=place)
     probes, columns = checked_gallery(embeddings, identities, gallery, gallery_identities)
-    return PairScores(*probes, *columns)
+    return PairScores(*probes, *columns, device=place)
 
 
 Side = tuple["NDArray[np.floating]", "NDArray[np.int64]"]

@@ -23,30 +23,34 @@ if TYPE_CHECKING:
 KEPT = 2**21  # impostors, the highest, that are compared one by one
 
 
-def clustered_rows(embeddings: ArrayLike, identities: ArrayLike, kept: int = KEPT) -> ClusteredPairs:
+def clustered_rows(
+    embeddings: ArrayLike, identities: ArrayLike, kept: int = KEPT, device: str = "cpu"
+) -> ClusteredPairs:
     """Return the genuine pairs of a set and its highest impostors; how many there are in all follows from its people.
 
     Args:
         embeddings: (N, D) of any non-zero length.
         identities: (N,) one number or name per row.
         kept: how many impostors at most; none where more than these are equal and the highest.
+        device: where pairs are compared, see `siamese_verify.pairwise.pair_scores.torch_device`.
 
     Raises:
         InputError: shapes that do not fit, rows without a direction, fewer than two people, no genuine pair.
     """
     from siamese_verify.pairwise.histogram import bin_floors, count_impostor_bins
-    from siamese_verify.pairwise.pair_scores import SCALE, PairScores
+    from siamese_verify.pairwise.pair_scores import SCALE, PairScores, full_precision, torch_device
 
     rows = unit_rows(embeddings)
     people = numbered(identities, len(rows))
     sizes = np.bincount(people)
     if len(sizes) < 2 or sizes.max() < 2:
         raise InputError(f"{len(rows)} photos of {len(sizes)} people: give two people, and two photos of one.")
-    pairs = PairScores(rows, people)
+    pairs = PairScores(rows, people, device=torch_device(device))
     above = np.cumsum(count_impostor_bins(pairs)[::-1])[::-1]  # (B,) impostors in a bin or above
     lowest = -np.inf if above[0] <= kept else float(bin_floors(np.flatnonzero(above <= kept)[:1])[0])
     genuine, own = _ranked([(scores, people[numbers // len(rows)]) for scores, numbers in pairs.genuine()])
-    impostors, both = _ranked(list(_impostors(pairs, people, lowest * SCALE)))
+    with full_precision():
+        impostors, both = _ranked(list(_impostors(pairs, people, lowest * SCALE)))
     _, dyads = np.unique(np.sort(both, axis=0).T @ np.array([len(sizes), 1]), return_inverse=True)
     return ClusteredPairs(
         genuine=genuine,
@@ -66,6 +70,12 @@ def _impostors(
 ) -> Iterator[tuple[NDArray[np.floating], NDArray[np.int64]]]:
     """Return scaled scores from `lowest` on, and both people of each, (2, K)."""
     for block in pairs.walk():
+        if pairs.there:
+            scores, others = pairs.masked(block)
+            places = ((scores >= lowest) if others is None else (scores >= lowest) & ~others).nonzero().flatten()
+            numbers = pairs.numbers(block, places.cpu().numpy())
+            yield scores[places].cpu().numpy(), people[np.stack(np.divmod(numbers, len(people)))]
+            continue
         values, mask = pairs.impostors(block)
         high = np.flatnonzero(values.numpy() >= lowest)
         numbers = pairs.numbers(block, high if mask is None else np.flatnonzero(mask)[high])
@@ -89,6 +99,7 @@ def all_pairs_intervals(
     threshold: float | None = None,
     targets: Sequence[float] = ALL_PAIRS_TARGETS,
     level: float = 0.95,
+    device: str = "cpu",
 ) -> dict[str, Interval]:
     """Return confidence intervals of metrics over all pairs of a set, with people as the independent units.
 
@@ -101,6 +112,7 @@ def all_pairs_intervals(
         threshold: one that was chosen on other data.
         targets: false accept rates.
         level: how often an interval holds the truth, in (0, 1).
+        device: where pairs are compared, such as `cuda`, or `auto`.
 
     Returns:
         Intervals of `eer`, `tar_at_far_F` and `threshold_at_far_F`, with a threshold of `far` and `frr`.
@@ -111,4 +123,4 @@ def all_pairs_intervals(
     """
     check_level(level)
     fixed = None if threshold is None else checked_threshold(threshold)
-    return clustered_intervals(clustered_rows(embeddings, identities), targets, fixed, level)
+    return clustered_intervals(clustered_rows(embeddings, identities, device=device), targets, fixed, level)

@@ -11,15 +11,19 @@ import numpy as np
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import all_pairs_report
 from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+from siamese_verify.evaluation.bootstrap import numbered_people
+from siamese_verify.evaluation.clustered_pairs import cluster_pairs
 from siamese_verify.evaluation.impostor_tail import ImpostorTail
 from siamese_verify.evaluation.pair_intervals import proportion_interval
-from siamese_verify.evaluation.scores import as_array
+from siamese_verify.evaluation.roc import roc_curve
+from siamese_verify.evaluation.scores import as_array, checked_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
+    from siamese_verify.evaluation.clustered_pairs import ClusteredPairs
     from siamese_verify.evaluation.roc import RocCurve
 
 TOLERANCE = 0.01  # nats that knots left out may change the curve by
@@ -312,9 +316,41 @@ def calibrate(
         calibration = choose_calibration(whole, (halves[0], halves[1]), measured_on)
     except InputError:  # too few people to hold some out
         calibration = fit_logistic(whole, measured_on)
+    return _with_tail(calibration, whole, clustered_rows(rows, names) if intervals else None)
+
+
+def calibrate_pairs(
+    scores: ArrayLike, same: ArrayLike, identities: ArrayLike, measured_on: str = "", seed: int = 0
+) -> ScoreCalibration:
+    """Calibrate scores by listed pairs; as `calibrate` does it by all pairs.
+
+    Args:
+        scores: (N,) finite similarities.
+        same: (N,) bool, True for a genuine pair.
+        identities: (N,2) number or name of the person on either photo.
+        measured_on: name of the data.
+        seed: of the split into halves.
+
+    Raises:
+        InputError: see `checked_pairs` and `numbered_people`.
+    """
+    values, labels = checked_pairs(scores, same)
+    people = numbered_people(labels, identities)
+    count = int(people.max()) + 1
+    chosen = np.isin(people, np.random.default_rng(seed).permutation(count)[: count // 2])  # (N,2)
+    whole = roc_curve(values, labels)
+    try:
+        halves = tuple(roc_curve(values[half], labels[half]) for half in (chosen.all(axis=1), ~chosen.any(axis=1)))
+        calibration = choose_calibration(whole, (halves[0], halves[1]), measured_on)
+    except InputError:
+        calibration = fit_logistic(whole, measured_on)
+    return _with_tail(calibration, whole, cluster_pairs(values, labels, people))
+
+
+def _with_tail(calibration: Calibration, whole: RocCurve, pairs: ClusteredPairs | None) -> ScoreCalibration:
+    """A calibration with the impostor tail, and with what people support if their pairs are given."""
     tail = ImpostorTail.from_curve(whole)
-    if intervals:
-        pairs = clustered_rows(rows, names)
+    if pairs is not None:
         tail = tail.with_intervals(pairs)
         if tail.intervals and tail.intervals[-1]:
             missed = proportion_interval(0.0, float(len(np.unique(pairs.genuine_people))), 0.95).high

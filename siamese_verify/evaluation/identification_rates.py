@@ -14,9 +14,11 @@ from siamese_verify.evaluation.scores import numbered, unit_rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from numpy.typing import ArrayLike, NDArray
 
 BAND = 2**22  # similarities held at once: some 50 MB with what is made of them
+GPU_BAND = 2**27  # on a GPU: some 2 GB
 
 
 class OpenSetPoint(NamedTuple):
@@ -58,7 +60,8 @@ def identification_report(
     ranks: Sequence[int] = (1, 5, 10, 20),
     fars: Sequence[float] = (1e-1, 1e-2, 1e-3),
     *,
-    band: int = BAND,
+    band: int | None = None,
+    device: str = "cpu",
 ) -> IdentificationReport:
     """Search for the person of every probe among the people of a gallery.
 
@@ -69,7 +72,8 @@ def identification_report(
         gallery_identities: (M,), with a gallery.
         ranks: to report the share of probes found up to, each >= 1.
         fars: shares of unknown probes that may be taken for a person of the gallery, in [0, 1].
-        band: similarities held at once.
+        band: similarities held at once; None for what suits the device.
+        device: where similarities are computed, in full precision: `cpu`, `cuda`, or `auto` for a GPU if there is one.
 
     Raises:
         InputError: shapes that do not fit, rows without a direction, a gallery without identities or the reverse, no
@@ -90,7 +94,7 @@ def identification_report(
         probes = columns = rows, numbered(identities, len(rows))
     else:
         probes, columns = checked_gallery(embeddings, identities, gallery, gallery_identities)
-    own, other, rank = _search(*probes, *columns, itself=gallery is None, band=band)
+    own, other, rank = _search(*probes, *columns, itself=gallery is None, band=band, device=device)
     known = np.isfinite(own)
     count = int(known.sum())
     if not count:
@@ -122,10 +126,12 @@ def _search(
     gallery: NDArray[np.floating],
     gallery_people: NDArray[np.int64],
     itself: bool,
-    band: int,
+    band: int | None = None,
+    device: str = "cpu",
 ) -> Searches:
     """Search for the person of each probe in bands; `itself`: among all photos but the probe."""
     from siamese_verify.pairwise import bands
+    from siamese_verify.pairwise.pair_scores import full_precision, torch_device
 
     none = np.full(len(probes), -np.inf, dtype=probes.dtype)
     found = Searches(none, none.copy(), np.zeros(len(probes), dtype=np.int64))
@@ -135,7 +141,12 @@ def _search(
     order = np.argsort(gallery_people, kind="stable")
     people, first = np.unique(gallery_people[order], return_index=True)
     columns, place = gallery[order], np.argsort(order)
-    for part in bands(len(probes), len(columns), band):
+    there = torch_device(device)
+    if there.type != "cpu":
+        with full_precision():
+            own_place = place if itself else None
+            return _search_there(probes, probe_people, columns, gallery_people[order], own_place, band, there)
+    for part in bands(len(probes), len(columns), band or BAND):
         similarity = probes[part] @ columns.T  # (B,M)
         rows = np.arange(len(similarity))
         if itself:
@@ -148,3 +159,48 @@ def _search(
         found.own[part], found.other[part] = own, best.max(axis=1)
         found.rank[part] = 1 + (best >= own[:, None]).sum(axis=1)
     return found
+
+
+def _search_there(
+    probes: NDArray[np.floating],
+    probe_people: NDArray[np.int64],
+    columns: NDArray[np.floating],
+    column_people: NDArray[np.int64],
+    place: NDArray[np.int64] | None,
+    band: int | None,
+    device: torch.device,
+) -> Searches:
+    """`_search` on a GPU, which is waited for once, at the end.
+
+    Args:
+        probes: (N,D) of unit length.
+        probe_people: (N,).
+        columns: (M,D) of the gallery, by ascending person.
+        column_people: (M,).
+        place: (N,) column of each probe itself; None where the gallery is another set.
+        band: see `identification_report`.
+        device: of the products.
+    """
+    import torch
+
+    from siamese_verify.pairwise import bands
+
+    people, number = np.unique(column_people, return_inverse=True)
+    nearest = np.minimum(np.searchsorted(people, probe_people), len(people) - 1)
+    rows, others, of, who, there = (
+        torch.from_numpy(np.ascontiguousarray(one)).to(device)
+        for one in (probes, columns, number, nearest, people[nearest] == probe_people)
+    )
+    itself = None if place is None else torch.from_numpy(place).to(device)
+    found = []
+    for part in bands(len(rows), len(others), band or GPU_BAND):
+        similarity = rows[part] @ others.T  # (B,M)
+        if itself is not None:
+            similarity.scatter_(1, itself[part, None], -torch.inf)
+        best = similarity.new_full((len(similarity), len(people)), -torch.inf)
+        best.scatter_reduce_(1, of.expand_as(similarity), similarity, "amax")
+        own = best.gather(1, who[part, None]).masked_fill_(~there[part, None], -torch.inf)
+        rest = best.gather(1, who[part, None]).masked_fill_(there[part, None], -torch.inf)
+        best.scatter_(1, who[part, None], rest)
+        found.append((own[:, 0], best.amax(dim=1), 1 + (best >= own).sum(dim=1)))
+    return Searches(*(torch.cat(one).cpu().numpy() for one in zip(*found, strict=True)))

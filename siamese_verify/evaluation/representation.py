@@ -51,7 +51,7 @@ class Representation(NamedTuple):
 
 
 def measure_representation(
-    embeddings: ArrayLike, identities: ArrayLike, most: int = MOST_PHOTOS, seed: int = 0
+    embeddings: ArrayLike, identities: ArrayLike, most: int = MOST_PHOTOS, seed: int = 0, device: str = "cpu"
 ) -> Representation:
     """Return all measures of embeddings.
 
@@ -61,6 +61,7 @@ def measure_representation(
         most: photos to measure; of more, at most max(2, most // people) of each person drawn at random, and where two
             of each are too many, those of people drawn at random, two people at least.
         seed: of the draws.
+        device: where nearest neighbors are searched for: `cpu`, `cuda`, or `auto` for a GPU if there is one.
 
     Raises:
         InputError: shapes that do not fit, rows without a direction (NaN, infinite or zero), no rows.
@@ -79,7 +80,7 @@ def measure_representation(
         few = max(2, int(np.searchsorted(np.cumsum(np.minimum(sizes, each)), most, side="right")))
         drawn = np.sort(order[(place < each) & (person[order] < few)])
         rows, people = rows[drawn], people[drawn]
-    searched, right = knn_decisions(rows, people)
+    searched, right = knn_decisions(rows, people, device=device)
     rank, rank_rows = effective_rank(rows, seed=seed)
     return Representation(
         photos=len(rows),
@@ -99,6 +100,7 @@ def knn_decisions(
     identities: ArrayLike,
     neighbors: int = NEIGHBORS,
     temperature: float | None = TEMPERATURE,
+    device: str = "cpu",
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Leave-one-out classification by weighted nearest neighbors: which photos are searched for, and which rightly.
 
@@ -111,6 +113,7 @@ def knn_decisions(
         identities: (N,) one number or name per row.
         neighbors: how many vote, >= 1; all others where there are fewer.
         temperature: > 0; None gives each neighbor one vote.
+        device: where the neighbors are searched for.
 
     Returns:
         (Q,) rows of photos whose person has another photo, ascending, and (Q,) whether each is decided right. Photos
@@ -126,6 +129,7 @@ def knn_decisions(
 
     from siamese_verify.pairwise import bands
     from siamese_verify.pairwise.neighbors import nearest_neighbors
+    from siamese_verify.pairwise.pair_scores import torch_device
 
     if neighbors < 1:
         raise InputError(f"neighbors must be 1 or more, got {neighbors}.")
@@ -133,7 +137,7 @@ def knn_decisions(
         raise InputError(f"temperature must be above 0, or None for equal votes, got {temperature}.")
     rows = torch.from_numpy(np.ascontiguousarray(unit_rows(embeddings)))
     people = torch.from_numpy(numbered(identities, len(rows)))
-    nearest = nearest_neighbors(rows, None, neighbors)  # (N,k)
+    nearest = nearest_neighbors(rows.to(torch_device(device)), None, neighbors).cpu()  # (N,k)
     count = nearest.shape[1]
     right = torch.zeros(len(rows), dtype=torch.bool)
     for part in bands(len(rows), count * (rows.shape[1] + count), GATHERED) if count else ():

@@ -20,6 +20,7 @@ VERSIONS = {
     "center": 1,
     "box": 1,
     "five_point": 1,
+    "eyes_and_nose": 1,
     "none": 1,
 }  # incremented with any change of a crop's pixels
 
@@ -27,6 +28,11 @@ VERSIONS = {
 # CVPR 2019; the numbers of its authors' code, in coordinates that are whole at the center of a pixel).
 TEMPLATE = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 TEMPLATE_SIZE = 112
+
+# Centers of the left and right eye, each the mean of its six points, and base of the nose in OpenFace's crop, in shares
+# of its side. Amos et al., "OpenFace", CMU-CS-16-118, 2016; the numbers of `AlignDlib.MINMAX_TEMPLATE`.
+EYES_AND_NOSE = ((0.2774, 0.1673), (0.7061, 0.1590), (0.4950, 0.5144))
+BASE_OF_NOSE = 0.43  # how far it is from the tip of the nose to the middle of the mouth
 
 
 def alignment_name(crop: Crop) -> str:
@@ -44,14 +50,14 @@ def crop_face(photo: Image.Image, spec: InputSpec, face: Face | None = None, deg
     Args:
         photo: RGB.
         spec: size and crop.
-        face: needed for `box` and `five_point` crops, in pixels of the rotated photo.
+        face: needed for `box`, `five_point` and `eyes_and_nose` crops, in pixels of the rotated photo.
         degrees: by which the photo has to be rotated counter-clockwise first.
 
     Returns:
         RGB image of `spec.size` x `spec.size`.
 
     Raises:
-        InputError: a `box` or `five_point` crop without a face; a crop of the kind `none`.
+        InputError: a crop of a face without one; a crop of the kind `none`.
     """
     if not spec.is_photo:
         raise InputError(f"This encoder takes arrays of shape {spec.shape}, not photos.")
@@ -65,8 +71,9 @@ def crop_face(photo: Image.Image, spec: InputSpec, face: Face | None = None, deg
     elif crop.needs_face:
         if face is None:
             raise InputError(f"A {crop.kind} crop needs a detected face, got none: find it by FaceFinder first.")
-        if crop.kind == "five_point":
-            return five_point(photo, to_photo(face.landmarks, photo.size, degrees), size, crop.resample)
+        if crop.kind in ("five_point", "eyes_and_nose"):
+            align = five_point if crop.kind == "five_point" else eyes_and_nose
+            return align(photo, to_photo(face.landmarks, photo.size, degrees), size, crop.resample)
         left, top, right, bottom = squared(face.box) if crop.square else face.box
         across = crop.margin * (right - left) / (size - crop.margin) / 2
         down = crop.margin * (bottom - top) / (size - crop.margin) / 2
@@ -108,7 +115,34 @@ def five_point(photo: Image.Image, landmarks: Sequence[Point], size: int, resamp
         RGB image of `size` x `size`, black beyond the photo.
     """
     target = (np.array(TEMPLATE) + 0.5) * size / TEMPLATE_SIZE
-    matrix = similarity(target, np.array(landmarks, dtype=np.float64) + 0.5)  # from the crop into the photo
+    return warp(photo, similarity(target, np.array(landmarks, dtype=np.float64) + 0.5), size, resample)
+
+
+def eyes_and_nose(photo: Image.Image, landmarks: Sequence[Point], size: int, resample: str = "bilinear") -> Image.Image:
+    """Align eyes and nose to OpenFace's template by the affine transform of three points.
+
+    OpenFace maps the outer corners of the eyes and the base of the nose, three of dlib's 68 points. Of five landmarks,
+    the centers of the eyes stand for the corners, since an affine transform that is right for the ones is right for the
+    others on the line through them, and the base of the nose lies between its tip and the middle of the mouth.
+
+    Args:
+        photo: RGB.
+        landmarks: five, see `five_point`.
+        size: of the square; the template grows with it.
+        resample: see `five_point`.
+
+    Returns:
+        RGB image of `size` x `size`, black beyond the photo.
+    """
+    left, right, tip, *mouth = np.array(landmarks, dtype=np.float64) + 0.5
+    base = tip + BASE_OF_NOSE * (np.mean(mouth, axis=0) - tip)
+    target = np.column_stack([np.array(EYES_AND_NOSE) * size + 0.5, np.ones(3)])
+    matrix = np.linalg.lstsq(target, np.stack([left, right, base]), rcond=None)[0].T
+    return warp(photo, matrix, size, resample)
+
+
+def warp(photo: Image.Image, matrix: NDArray[np.float64], size: int, resample: str) -> Image.Image:
+    """Image of `size` x `size` by a (2,3) affine transform from it into a photo, black beyond the photo."""
     finer = max(1, math.floor(math.hypot(*matrix[:, 0])))  # photo pixels for one of the crop: averaged, not skipped
     steps = np.array([1 / finer, 1 / finer, 1])
     rotation = Image.Resampling.BILINEAR if resample == "bilinear" else Image.Resampling.BICUBIC

@@ -140,10 +140,11 @@ class YuNet(FaceDetector):
         self._session = open_session(network or detector_files("yunet")[name], name, threads=1)
 
     def detect(self, photo: Image.Image, finer: bool = False) -> list[Face]:
-        """See `FaceDetector`; `finer` also looks at half the size, where noise is weaker."""
+        """See `FaceDetector`; `finer` also looks at half the size, where noise is weaker, and enlarges small photos."""
         longest = max(photo.size)
         usual = min(longest, self.longest_side)
-        sides = {usual, min(usual, SINGLE_SEARCH), *((2 * usual, max(1, usual // 2)) if finer else ())}
+        sides = {usual, min(usual, SINGLE_SEARCH)}
+        sides |= {2 * usual, max(2 * usual, SINGLE_SEARCH), max(1, usual // 2)} if finer else set()
         found = [face for side in sorted(sides, reverse=True) for face in self._detect(photo, side / longest)]
         found.sort(key=lambda face: -face.probability)
         boxes = np.array([face.box for face in found], dtype=np.float32).reshape(-1, 4)

@@ -56,14 +56,16 @@ def quality_of(
         box: left, top, right, bottom in pixels of the photo.
         landmarks: five, in the order of `AVERAGE_FACE`.
     """
-    gray = np.asarray(crop.convert("L"), dtype=np.float64) / 255
+    gray = crop.convert("L")
+    counts, levels = np.array(gray.histogram()), np.arange(256)
+    pixels, total, squares = (int(counts @ levels**power) for power in range(3))
     return Quality(
-        sharpness=sharpness(crop),
+        sharpness=_sharpness(gray),
         size=min(box[2] - box[0], box[3] - box[1]) if box else None,
         turn=turn_of(landmarks) if landmarks else None,
-        light=float(gray.mean()),
-        contrast=float(gray.std()),
-        noise=noise(crop),
+        light=total / (255 * pixels),
+        contrast=math.sqrt(pixels * squares - total**2) / (255 * pixels),
+        noise=_noise(gray),
         roll=abs(roll_of(landmarks)) if landmarks else None,
     )
 
@@ -118,9 +120,14 @@ def sharpness(face: Image.Image) -> float:
     Args:
         face: RGB, 3 x 3 pixels or more.
     """
-    gray = np.asarray(face.convert("L"), dtype=np.float64)
+    return _sharpness(face.convert("L"))
+
+
+def _sharpness(face: Image.Image) -> float:
+    gray = np.asarray(face, dtype=np.int16)  # whole numbers: all that follows is exact
     laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]
-    return float(laplacian.var())
+    values = laplacian.ravel().astype(np.float64)
+    return (values.size * int(values @ values) - int(values.sum()) ** 2) / values.size**2
 
 
 def noise(face: Image.Image) -> float:
@@ -133,14 +140,21 @@ def noise(face: Image.Image) -> float:
     Args:
         face: RGB, `BLOCK` + 2 pixels or more on each side; 0 for a smaller one.
     """
-    gray = np.asarray(face.convert("L"), dtype=np.float64)
+    return _noise(face.convert("L"))
+
+
+def _noise(face: Image.Image) -> float:
+    gray = np.asarray(face, dtype=np.int16)
     across = gray[:, :-2] - 2 * gray[:, 1:-1] + gray[:, 2:]
-    found = np.abs(across[:-2] - 2 * across[1:-1] + across[2:])
+    found = np.abs(across[:-2] - 2 * across[1:-1] + across[2:])  # 16 x 255 at most, so 8 of them fit into 16 bits
     rows, columns = (side // BLOCK for side in found.shape)
     if not rows * columns:
         return 0.0
-    blocks = found[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK).mean(axis=(1, 3))
-    return float(np.quantile(blocks, SMOOTH) * math.sqrt(math.pi / 2) / 6)
+    strips = found[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, -1).sum(axis=1, dtype=np.int16)
+    blocks = np.sort(strips.reshape(-1, BLOCK).sum(axis=1)) / BLOCK**2
+    place = SMOOTH * (len(blocks) - 1)  # linear interpolation, as by `np.quantile`
+    low, high = blocks[math.floor(place)], blocks[math.ceil(place)]
+    return float((low + (high - low) * (place % 1)) * math.sqrt(math.pi / 2) / 6)
 
 
 def roll_of(landmarks: Sequence[tuple[float, float]]) -> float:

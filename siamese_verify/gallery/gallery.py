@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import io
+import json
 import math
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.photo_sets import Combine, check_combine, quality_weights
 from siamese_verify.gallery.enrolled_people import (
     Enrollment,
     GalleryModel,
@@ -39,6 +41,7 @@ from siamese_verify.gallery.store import (
     remove_person,
 )
 from siamese_verify.gallery.template_search import (
+    NOBODY,
     ApproximateIndex,
     Hit,
     Templates,
@@ -275,6 +278,7 @@ class Gallery:
         scores: bool = False,
         decide: bool = False,
         on_multiple_faces: OnMultipleFaces | None = None,
+        combine: Combine = "best",
     ) -> Identification:
         """Search for the person on a photo.
 
@@ -287,6 +291,7 @@ class Gallery:
             scores: return candidates below the threshold as well, see `Identification`.
             decide: decide where the result would be inconclusive, see `Verifier.verify`.
             on_multiple_faces: which of multiple faces is used: `error`, `largest` or `central`.
+            combine: see `identify_embedding`.
 
         Raises:
             NoDecision: the photo cannot be read, or shows no face or multiple faces.
@@ -307,6 +312,7 @@ class Gallery:
             decide=decide,
             face=faces[0],
             milliseconds=spent,
+            combine=combine,
         )
 
     def identify_embedding(
@@ -320,6 +326,7 @@ class Gallery:
         decide: bool = False,
         face: DetectedFace | None = None,
         milliseconds: dict[str, float] | None = None,
+        combine: Combine = "best",
     ) -> Identification:
         """Search for the person of an embedding. Only matches are logged.
 
@@ -332,9 +339,12 @@ class Gallery:
             decide: see `identify`.
             face: that was embedded, for the result and for its quality, which may make it inconclusive.
             milliseconds: spent so far by stage.
+            combine: `best` template of each person, `mean` of their templates, or mean weighted by `quality`. Means are
+                compared exactly, and only with a threshold of the caller's: those of the model are of single photos.
 
         Raises:
-            InputError: an invalid rate, a model without an impostor tail, or see `unit_templates`.
+            InputError: an invalid rate, means without a threshold, templates of unknown quality, a model without an
+                impostor tail, or see `unit_templates`.
         """
         from siamese_verify.verification.decision import (
             threshold_doubt,
@@ -344,11 +354,21 @@ class Gallery:
         rows = unit_templates(embedding, self.model.embedding_size)
         if len(rows) != 1 or top < 1:
             raise InputError(f"A search takes one embedding and top >= 1, got {len(rows)} embeddings and top={top}.")
+        check_combine(combine)
+        if combine != "best" and threshold is None:
+            raise InputError(
+                f"Thresholds were measured on single photos: with combine={combine!r} give a threshold, such as one "
+                "measured with protocol=templates."
+            )
         poor = self._quality_problems([face.name], [face.quality]) if face is not None else []
         while True:
             templates, people = self._current()
             limit = self._threshold(far, threshold, len(templates))
-            hits = templates.best(rows[0], top)  # without the lock: it is the long part
+            if combine == "best":
+                hits = templates.best(rows[0], top)  # without the lock: it is the long part
+            else:
+                weights = self._weights(templates) if combine == "quality" else None
+                hits = templates.best_combined(rows[0], top, weights)
             searched = time.perf_counter()
             doubt = threshold_doubt(hits[0].score, limit.interval) if hits else ""
             reasons = [*([f"The best score {doubt}"] if doubt else []), *(poor if hits else [])]
@@ -384,6 +404,20 @@ class Gallery:
                 "log": 1e3 * (time.perf_counter() - searched),
             },
         )
+
+    def _weights(self, templates: Templates) -> NDArray[np.float64]:
+        """(N,) weights of templates by their quality, see `quality_weights`; 0 for people who were forgotten."""
+        from siamese_verify.faces import Quality, quality_scores
+
+        with self._store.reading() as connection:
+            stored = dict(connection.execute("SELECT id, quality FROM template"))
+        unknown = Quality(*[math.nan] * len(Quality._fields))
+        known = [json.loads(stored.get(number, "null")) for number in templates.numbers.tolist()]
+        weights = np.zeros(len(known))
+        there = np.flatnonzero(templates.people != NOBODY)
+        found = [Quality(**known[row]) if known[row] else unknown for row in there]
+        weights[there] = quality_weights(quality_scores(found))
+        return weights
 
     def forget(self, name: str) -> int:
         """Remove a person with all templates and photos for good, and rewrite the file.

@@ -137,10 +137,10 @@ class Store:
             row = connection.execute("SELECT fingerprint, dimension, model FROM gallery").fetchone()
         own = GalleryModel(*row)
         if given and given[:2] != own[:2]:
+            remedy = f"use the model {own.name}, or one gallery for each" if own.name else "use one gallery for each"
             raise InputError(
                 f"The gallery {self.path} holds templates of {own.name or 'a model'} ({own.fingerprint[:12]}), which "
-                f"cannot be compared with those of {given.name or 'another'} ({given.fingerprint[:12]}): use one "
-                "gallery for each."
+                f"cannot be compared with those of {given.name or 'another'} ({given.fingerprint[:12]}): {remedy}."
             )
         return given or own
 

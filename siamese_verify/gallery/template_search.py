@@ -250,6 +250,28 @@ class Templates:
             near = self._nearest(probe, top)
         return ranked(self.rows[near], self.people[near], probe)[:top]
 
+    def best_combined(self, probe: NDArray[np.float32], top: int, weights: NDArray[np.float64] | None) -> list[Hit]:
+        """The nearest people by the direction of the mean of their templates; see `best`.
+
+        Args:
+            probe: see `best`.
+            top: see `best`.
+            weights: (N,) positive, of the templates; None for equal ones.
+        """
+        there = np.flatnonzero(self.people != NOBODY)
+        if not len(there):
+            return []
+        order = there[np.argsort(self.people[there], kind="stable")]
+        people, starts = np.unique(self.people[order], return_index=True)
+        rows = self.rows[order].astype(np.float64)
+        if weights is not None:
+            rows *= weights[order, None]
+        sums = np.add.reduceat(rows, starts, axis=0)
+        lengths = np.maximum(np.linalg.norm(sums, axis=1), np.finfo(np.float64).tiny)
+        scores = np.clip(sums @ probe.astype(np.float64) / lengths, -1, 1)
+        ranking = np.lexsort((people, -scores))[:top]
+        return [Hit(int(people[place]), float(scores[place])) for place in ranking]
+
     def _nearest(self, probe: NDArray[np.float32], top: int) -> NDArray[np.int64]:
         """Rows with the best template of each of the best people, by one matrix-vector product."""
         scores = self.rows @ probe  # (N,)

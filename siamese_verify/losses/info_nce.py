@@ -7,14 +7,13 @@ from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_reduction, reduce_items
-from siamese_verify.losses.softmax import check_temperature
+from siamese_verify.losses.softmax import LOWEST, check_temperature
 from siamese_verify.pairwise import Batch, Identities, in_bands, row_product, unit
 from siamese_verify.pairwise.batch import check_matrix
 from siamese_verify.pairwise.blocks import is_small
+from siamese_verify.pairwise.distances import places
 from siamese_verify.pairwise.log_softmax import log_sum_exp_of_others
 from siamese_verify.structures import Pairs, Triplets
-
-LOWEST = torch.finfo(torch.float32).min / 4  # a logit that adds nothing
 
 
 def info_nce_loss(positive: Tensor, negatives: Tensor) -> Tensor:
@@ -78,7 +77,7 @@ class QueryLoss(nn.Module):
         self.reduction = reduction
 
     def gather(self, negatives: Tensor) -> Tensor:
-        """(N,) what counts of (N, K) logits of negatives; -inf is an absent one."""
+        """(N,) what counts of (N, K) logits of negatives, of which an absent one is `LOWEST`."""
         raise NotImplementedError
 
     def compare(self, positive: Tensor, gathered: Tensor) -> Tensor:
@@ -87,7 +86,7 @@ class QueryLoss(nn.Module):
 
     def score(self, positive: Tensor, negatives: Tensor) -> Tensor:
         """(N,) losses of (N,) logits of positives and (N, K) logits of negatives; -inf is an absent negative."""
-        return self.compare(positive, self.gather(negatives))
+        return self.compare(positive, self.gather(negatives.clamp(min=LOWEST)))
 
     def forward(self, query: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
         """Reduced loss of queries.
@@ -160,7 +159,7 @@ class InfoNCELoss(QueryLoss):
 
     def gather(self, negatives: Tensor) -> Tensor:
         """(N,) log-sum-exp."""
-        return log_sum_exp(negatives)
+        return negatives.logsumexp(dim=1)
 
     def compare(self, positive: Tensor, gathered: Tensor) -> Tensor:
         """See `info_nce_loss`."""
@@ -231,13 +230,20 @@ class InBatchNegatives(BatchLoss):
             genuine, impostor = (row_product(rows, columns, tuples.anchor, end) / temperature for end in tuples[1:])
             losses = self.objective.score(genuine, impostor[:, None])
             return Items(losses, torch.ones_like(losses, dtype=torch.bool))
+        if tuples is None and batch.own is None and is_small(batch.candidate_labels):
+            logits = (rows / temperature) @ columns.T  # (B,B+R)
+            same = batch.labels[:, None] == batch.candidate_labels
+            gathered = self.objective.gather(logits.masked_fill(same, LOWEST))
+            negatives = len(columns) - same.sum(dim=1)  # (B,) how many an anchor has
+            place = places(same.clone().fill_diagonal_(False))
+            return self._items(logits.flatten()[place], gathered, negatives, place // len(columns))
         labels, own = batch.candidate_labels, batch.anchors
         number = torch.arange(own.start, own.stop, device=labels.device)
         if tuples is None:
             identities = Identities(labels)
             anchor, positive = identities.pairs(batch.labels[own], own.start, itself=True)
             first, last = identities.span(batch.labels[own])
-            negatives = len(labels) - (last - first)  # (n,) how many an anchor has
+            negatives = len(labels) - (last - first)
         else:
             anchor, positive = tuples.anchor[tuples.same], tuples.other[tuples.same]
             impostors, negative = Identities(tuples.anchor[~tuples.same]), tuples.other[~tuples.same]
@@ -252,20 +258,24 @@ class InBatchNegatives(BatchLoss):
                 absent = torch.ones_like(logits, dtype=torch.bool)
                 row, place = impostors.pairs(number)
                 absent[row, negative[place]] = False
-            return self.objective.gather(logits.masked_fill(absent, -torch.inf))
+            return self.objective.gather(logits.masked_fill(absent, LOWEST))
 
-        if tuples is None and isinstance(self.objective, InfoNCELoss) and not is_small(labels):
+        if tuples is None and isinstance(self.objective, InfoNCELoss):
             groups = batch.labels, batch.reference_labels
             gathered = log_sum_exp_of_others(
                 rows, columns[len(rows) :], temperature, own=batch.own, factors=batch.factors, labels=groups
             )[own].masked_fill(negatives == 0, LOWEST)
         else:
             gathered = in_bands(gather, len(columns), (number, rows[own]), (columns,))
-        place = anchor - own.start
         positives = row_product(rows, columns, anchor, positive) / temperature
+        return self._items(positives, gathered, negatives, anchor - own.start)
+
+    def _items(self, positives: Tensor, gathered: Tensor, negatives: Tensor, place: Tensor) -> Items:
+        """Losses of (M,) logits of positives, whose anchors have (n,) gathered negatives, so many, at a place."""
         losses = self.objective.compare(positives, gathered.index_select(0, place))
-        contested = negatives.index_select(0, place) > 0
-        return Items(losses, contested if self.objective.zero_without_negatives else contested | True)
+        if not self.objective.zero_without_negatives:
+            return Items(losses, torch.ones_like(losses, dtype=torch.bool))
+        return Items(losses, negatives.index_select(0, place) > 0)
 
 
 def log_sum_exp(logits: Tensor) -> Tensor:

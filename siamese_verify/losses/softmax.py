@@ -49,6 +49,9 @@ def sup_con_loss(positive: Tensor, log_sum: Tensor, anchor: Tensor, anchors: int
     return total / anchor.bincount(minlength=anchors).clamp(min=1)
 
 
+LOWEST = torch.finfo(torch.float32).min / 4  # a logit that adds nothing
+
+
 class Positives(NamedTuple):
     """Ordered genuine pairs and what `nt_xent_loss` needs of them."""
 
@@ -117,11 +120,10 @@ class SoftmaxObjective(BatchLoss):
 
     def _plain_sums(self, candidates: Tensor, labels: Tensor, candidate_labels: Tensor) -> tuple[Tensor, Tensor]:
         """As `anchor_sums`, by the matrix of logits of unit rows."""
-        logits = candidates[: len(labels)] @ candidates.T / self.temperature  # (B,B+R)
-        genuine = (labels[:, None] == candidate_labels).fill_diagonal_(False)
-        count = genuine.sum(dim=1)
-        positive = logits.masked_fill(~genuine, 0).sum(dim=1)
-        return nt_xent_loss(positive, count * logits.fill_diagonal_(-torch.inf).logsumexp(dim=1)), count
+        logits = (candidates[: len(labels)] / self.temperature) @ candidates.T  # (B,B+R)
+        genuine = (labels[:, None] == candidate_labels).fill_diagonal_(False).to(logits.dtype)
+        probability = logits.fill_diagonal_(LOWEST).log_softmax(dim=1)
+        return -torch.linalg.vecdot(probability, genuine), genuine.sum(dim=1)
 
     def extra_repr(self) -> str:
         """Parameters for `print(module)`."""

@@ -18,6 +18,7 @@ from siamese_verify.pairwise.nearest import (
     nearest_negative_pairs,
     nearest_negatives,
 )
+from siamese_verify.pairwise.small_search import farthest_and_nearest, nearest_beyond_positives
 from siamese_verify.pairwise.tiles import fused
 from siamese_verify.structures import Pairs, Triplets
 
@@ -40,6 +41,10 @@ class BatchHard(Miner[Triplets]):
             nearest = nearest_by_kernel(compared)[:, 0]
             anchor = ((farthest >= 0) & (nearest >= 0)).nonzero().flatten()
             return Triplets(anchor, farthest[anchor], nearest[anchor])
+        small = farthest_and_nearest(compared)
+        if small is not None:
+            anchor = ((small[0] >= 0) & (small[1] >= 0)).nonzero().flatten()
+            return Triplets(anchor, small[0][anchor], small[1][anchor])
         row, column = compared.genuine_pairs()
         positive = first_best(row, column, -exact_distance(compared, row, column), len(compared.labels))  # (B,)
         anchor = (positive >= 0).nonzero().flatten()
@@ -73,6 +78,10 @@ class SemiHard(Miner[Triplets]):
 
     def choose(self, compared: ComparedRows) -> Triplets:
         """See the class."""
+        small = nearest_beyond_positives(compared, self.margin, self.squared)
+        if small is not None:
+            chosen = small[2] >= 0
+            return Triplets(*(field[chosen] for field in small))
         anchor, positive = compared.genuine_pairs()
         inner = exact_distance(compared, anchor, positive, self.squared)  # (M,)
         negative = nearest_negatives(compared, anchor, inner, inner + self.margin, self.squared, self.numbers)

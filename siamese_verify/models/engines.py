@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BATCH = 8  # faces run together: small enough for activations to stay in the processor's cache
 LARGE_BATCH = 64  # of whole data sets on torch
 GPU_BATCH = 256
+CHUNK = 64  # photos opened together
 
 
 class Engine(Protocol):
@@ -119,7 +120,8 @@ def embed_crops(
         InputError: the network gives embeddings of another size.
     """
     embeddings = np.empty((len(crops), embedding_size), dtype=np.float32)
-    size: int = batch_size or getattr(engine, "batch", BATCH)
+    best: int = getattr(engine, "batch", BATCH)
+    size = batch_size or best
     for start in range(0, len(crops), size):
         found = engine(crops[start : start + size])
         if found.shape[1:] != (embedding_size,):
@@ -160,11 +162,27 @@ def embed_photos(
         (K,D) float32 embeddings of unit length, and the (K,) rows of their photos, in the order given: without those
         that the cropper left out as failures to acquire.
     """
+    (embeddings,), acquired = embed_photos_by((encoder,), photos, cropper, rows, change, title)
+    return embeddings, acquired
+
+
+def embed_photos_by(
+    encoders: Sequence[Encoder],
+    photos: Photos,
+    cropper: FaceCropper,
+    rows: Sequence[int] | None = None,
+    change: Callable[..., Tensor] | None = None,
+    title: str = "Embedding faces",
+) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+    """Embed photos, each opened once, by encoders that take the same crops; see `embed_photos`."""
     chosen = range(len(photos)) if rows is None else rows
-    embeddings = np.empty((len(chosen), encoder.embedding_size), dtype=np.float32)
+    embeddings = [np.empty((len(chosen), encoder.embedding_size), dtype=np.float32) for encoder in encoders]
     acquired: list[int] = []
-    for found, images in cropper.stream(photos, chosen, title):
+    chunk = max(CHUNK, *(TorchEngine(encoder).batch for encoder in encoders))
+    for found, images in cropper.stream(photos, chosen, title, chunk):
         done = len(acquired)
-        embeddings[done : done + len(found)] = embed_faces(encoder, change(images, first=done) if change else images)
+        changed = change(images, first=done) if change else images
+        for part, encoder in zip(embeddings, encoders, strict=True):
+            part[done : done + len(found)] = embed_faces(encoder, changed)
         acquired += found
-    return embeddings[: len(acquired)], np.array(acquired, dtype=np.int64)
+    return [part[: len(acquired)] for part in embeddings], np.array(acquired, dtype=np.int64)

@@ -158,6 +158,7 @@ def save_bundle(
     versions: Mapping[str, str] | None = None,
     pairs: ComparisonPairs | None = None,
     inputs: NDArray[Any] | None = None,
+    network: bool = True,
 ) -> Bundle:
     """Write a model as a bundle, after comparing its ONNX network with torch.
 
@@ -168,14 +169,30 @@ def save_bundle(
         pairs: to compare on, besides random images.
         inputs: (N,*shape) arrays to compare on instead of random ones, which mean nothing where an encoder looks
             numbers up, such as those of words.
+        network: export it now. If False, that waits for the first use, see `siamese_verify.models.loading.network_of`.
 
     Raises:
         InputError: the network cannot be exported, gives other embeddings than torch, or decides a pair differently;
             nothing is written.
     """
     versions = versions or {"siamese-verify": __version__, "torch": torch.__version__}
-    folder = Path(folder)
-    network, weights = export_network(model.encoder), weights_file(model.encoder)
+    weights = weights_file(model.encoder)
+    metadata = replace(model.metadata, weights_sha256=hashlib.sha256(weights).hexdigest())
+    if not network:
+        return save_files(Path(folder), metadata, {WEIGHTS: weights}, {}, versions)
+    content, checks = compared_network(model, pairs, inputs)
+    return save_files(Path(folder), metadata, {WEIGHTS: weights, NETWORK: content}, checks, versions)
+
+
+def compared_network(
+    model: FaceModel, pairs: ComparisonPairs | None = None, inputs: NDArray[Any] | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """The ONNX file of a model, and the checks that compared it with torch; see `save_bundle`.
+
+    Raises:
+        InputError: it cannot be exported, gives other embeddings than torch, or decides a pair differently.
+    """
+    network = export_network(model.encoder)
     torch_engine = TorchEngine(copy.deepcopy(model.encoder).cpu().eval())
     onnx_engine = OnnxEngine(network, NETWORK, arrays=model.metadata.input_spec.array_type)
     checks = compare_engines(model.metadata, torch_engine, onnx_engine, pairs, inputs)
@@ -190,8 +207,7 @@ def save_bundle(
             f"The model {model.metadata.name} is not exported: its ONNX network decides {checks['flips']} of "
             f"{checks['pairs']:,} pairs differently from torch."
         )
-    metadata = replace(model.metadata, weights_sha256=hashlib.sha256(weights).hexdigest())
-    return save_files(folder, metadata, {WEIGHTS: weights, NETWORK: network}, checks, versions)
+    return network, checks
 
 
 def compare_engines(

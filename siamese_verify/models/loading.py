@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
+import logging
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from siamese_verify import __version__
+from siamese_verify.atomic_write import atomic_write, cache_folder
 from siamese_verify.errors import InputError
 from siamese_verify.faces import DETECTORS, FaceDetector, load_detector
 from siamese_verify.models.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
@@ -22,7 +28,9 @@ if TYPE_CHECKING:
     from siamese_verify.encoders import Encoder
     from siamese_verify.evaluation import OperatingPoint
 
+log = logging.getLogger(__name__)
 MAX_THREADS = 256
+KEPT_NETWORKS = 16  # in the cache
 OF_TIMM = ("TimmEncoder", "VisionTransformer")  # encoders that need it
 
 
@@ -95,19 +103,49 @@ def load_parts(
     if crop.needs_face:
         files = {name: bundle.read(f"{DETECTOR}/{name}") for name in DETECTORS[crop.detector].files}
         detector = load_detector(crop.detector, files)
-    network = bundle.path(NETWORK)
     if device == "auto" and bundle.metadata.quantization != "none":
         device = "cpu"  # int8 is made for it
     try:
-        return VerifierParts(
-            with_name,
-            OnnxEngine(network, str(network), threads, bundle.metadata.input_spec.array_type, device),
-            detector,
-            integrity,
-        )
+        network = network_of(bundle, trust_code)
+        place, kind = str(bundle.folder / NETWORK), bundle.metadata.input_spec.array_type
+        return VerifierParts(with_name, OnnxEngine(network, place, threads, kind, device), detector, integrity)
     except InputError:
         integrity.result()  # a changed file is the better explanation
         raise
+
+
+def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path | bytes:
+    """Path of the ONNX network of a bundle, or its content where it cannot be kept.
+
+    The bundle of a training has none, as most runs of a sweep never verify: it is exported at the first use, compared
+    with torch, and kept in the user's cache, whoever may write to the bundle's folder. `siamese-verify export` puts it
+    into a bundle.
+
+    Raises:
+        InputError: a file is missing or damaged; the network cannot be exported, see `load_model`.
+    """
+    if NETWORK in bundle.files or WEIGHTS not in bundle.files:
+        return bundle.path(NETWORK)
+    made_of = [bundle.metadata.weights_sha256, bundle.metadata.configuration, asdict(bundle.metadata.input_spec)]
+    digest = hashlib.sha256(json.dumps([__version__, *made_of], sort_keys=True).encode()).hexdigest()
+    path = cache_folder() / "networks" / f"{digest[:32]}.onnx"
+    if path.is_file():
+        with suppress(OSError):
+            path.touch()  # those used last are kept
+        return path
+    log.warning("Exporting the network of %s to ONNX, at its first use ...", bundle.folder)
+    from siamese_verify.models.export import compared_network
+
+    network, _ = compared_network(load_bundle(bundle.folder, trust_code))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, network)
+        for old in sorted(path.parent.glob("*.onnx"), key=lambda one: -one.stat().st_mtime)[KEPT_NETWORKS:]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("It cannot be kept (%s), and is exported each time: make room below $XDG_CACHE_HOME.", error)
+        return network
+    return path
 
 
 def find_bundle(name: str | Path) -> Bundle:
@@ -185,11 +223,23 @@ def load_model(
     return model
 
 
+def may_wait(metadata: ModelMetadata) -> bool:
+    """Whether the ONNX network of a bundle may be exported at its first use: it needs this package and no other.
+
+    Networks of arrays are compared on arrays of the validation set, which are there only after training.
+    """
+    return not metadata.needs_code and not _is_of_timm(metadata) and metadata.input_spec.is_photo
+
+
+def _is_of_timm(metadata: ModelMetadata) -> bool:
+    ours = str(metadata.configuration)
+    return any(f"siamese_verify.encoders.{name}'" in ours for name in OF_TIMM)
+
+
 def _can_create(folder: Path, trust_code: str | Collection[str]) -> bool:
     """Whether the encoder of a bundle can be created for torch."""
     metadata = open_bundle(folder).metadata
-    ours = str(metadata.configuration)
-    if any(f"siamese_verify.encoders.{name}'" in ours for name in OF_TIMM) and find_spec("timm") is None:
+    if _is_of_timm(metadata) and find_spec("timm") is None:
         return False
     if WEIGHTS not in open_bundle(folder).files:
         return False
@@ -220,6 +270,8 @@ def load_bundle(folder: Path, trust_code: str | Collection[str] = (), encoder: E
             f"The bundle {folder} computes in {bundle.metadata.quantization} and has no weights for torch: "
             "use the engine onnx, or the bundle that it was made from."
         )
+    if WEIGHTS not in bundle.files:
+        raise _without_weights(bundle)
     weights = bundle.read(WEIGHTS)
     bundle.check([name for name in bundle.files if name != WEIGHTS])
     wanted = (bundle.metadata.input_spec, bundle.metadata.embedding_size)
@@ -235,6 +287,10 @@ def load_bundle(folder: Path, trust_code: str | Collection[str] = (), encoder: E
     if wanted != (found.input_spec, found.embedding_size):
         raise bundle.damaged("field input differs from that of its encoder")
     return FaceModel(found, bundle.metadata)
+
+
+def _without_weights(bundle: Bundle) -> InputError:
+    return InputError(f"The bundle {bundle.folder} has no weights for torch: use the one that it was made from.")
 
 
 class Origin(NamedTuple):
@@ -270,7 +326,7 @@ def read_origin(name: str | Path) -> Origin:
         return Origin(dict(settings.get("encoder") or {}), training_of(settings), "")
     bundle = open_bundle(bundle_folder(name))
     if WEIGHTS not in bundle.files:
-        raise InputError(f"The bundle {bundle.folder} has no weights for torch: use the one that it was made from.")
+        raise _without_weights(bundle)
     metadata = bundle.metadata
     return Origin(dict(metadata.configuration), dict(metadata.training), metadata.weights_sha256)
 

@@ -17,7 +17,7 @@ from siamese_verify.evaluation import OperatingPoint, ScoreCalibration
 from siamese_verify.faces import Quality, alignment_name
 from siamese_verify.structures import InputSpec
 
-PRETRAINED = ("sface", "casia-webface", "vggface2")  # of OpenCV's model zoo, and of facenet-pytorch
+PRETRAINED = ("sface", "casia-webface", "vggface2", "openface")  # of OpenCV's model zoo, facenet-pytorch and OpenFace
 DEFAULT_FAR = 1e-3
 LOOSEST_FAR = 1e-2  # of the default operating point
 Range = tuple[float | None, float | None]
@@ -372,7 +372,12 @@ def model_card(metadata: ModelMetadata, checks: Mapping[str, Any]) -> str:
             (name, *("" if end is None else f"{end:.3g}" for end in ends)) for name, ends in metadata.quality.items()
         )
         parts.append(_table(("", "lowest", "highest"), rows))
-    parts += ["## Checks", "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in checks.items()), USE]
+    made = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in checks.items())
+    parts += [
+        "## Checks",
+        made or "The ONNX network is exported and compared with the weights at its first use.",
+        USE,
+    ]
     return "\n\n".join(parts)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from siamese_verify.encoders import Encoder
 from siamese_verify.models.bundle import NETWORK, open_bundle
 from siamese_verify.models.engines import Engine, OnnxEngine
-from siamese_verify.models.loading import FaceModel
+from siamese_verify.models.loading import FaceModel, network_of
 from siamese_verify.structures import InputSpec
 
 
@@ -46,5 +46,5 @@ def load_onnx(folder: Path, device: str = "cpu") -> FaceModel:
     bundle.check(bundle.files)
     metadata = bundle.metadata
     kind = metadata.input_spec.array_type
-    engine = OnnxEngine(bundle.path(NETWORK), str(folder / NETWORK), arrays=kind, device=device)
+    engine = OnnxEngine(network_of(bundle), str(folder / NETWORK), arrays=kind, device=device)
     return FaceModel(OnnxEncoder(engine, metadata.embedding_size, metadata.input_spec).eval(), metadata)

@@ -64,6 +64,13 @@ SOURCES = {
         )
         for name in ("casia-webface", "vggface2")
     },
+    "openface": Source(
+        "siamese_verify.encoders.OpenFace",
+        "mtcnn",
+        "Apache-2.0 as OpenFace published them, trained on data that is for research only",
+        15.3,
+        "CASIA-WebFace and FaceScrub",
+    ),
 }
 
 
@@ -150,10 +157,11 @@ def load_pretrained(name: str) -> FaceModel:
     Raises:
         InputError: its weights are neither in the cache nor can be downloaded.
     """
-    from siamese_verify.encoders import InceptionResNet, SFace
+    from siamese_verify.encoders import InceptionResNet, OpenFace, SFace
     from siamese_verify.models.loading import FaceModel
 
-    encoder = (SFace if name == "sface" else InceptionResNet)(pretrained=name).eval()
+    classes = {"sface": SFace, "openface": OpenFace}
+    encoder = classes.get(name, InceptionResNet)(pretrained=name).eval()
     return FaceModel(encoder, pretrained_metadata(name, encoder.input_spec, encoder.embedding_size))
 
 
@@ -169,14 +177,19 @@ def pretrained_bundle(name: str, sources: Sequence[Path] = ()) -> Path:
 
     Args:
         name: of the model.
-        sources: of `sface`: files as published, or folders that hold them; by default they are downloaded.
+        sources: of `sface` and `openface`: files as published, or folders that hold them; by default those of `sface`
+            are downloaded, and that of `openface` is the one given before.
 
     Raises:
         InputError: there is no such name, its weights are unavailable, or the cache cannot be written.
     """
     if name not in PRETRAINED:
         raise InputError(f"There is no pretrained model {name!r}: choose {' or '.join(PRETRAINED)}.")
-    if sources and name != "sface":
+    if sources and name == "openface":
+        from siamese_verify.encoders.openface import published_weights
+
+        published_weights(sources[0])  # it is then in the cache
+    elif sources and name != "sface":
         raise InputError(f"The files of {name} are taken from torch's cache (TORCH_HOME), not from {sources[0]}.")
     folder = pretrained_folder(name)
     if (folder / MANIFEST).is_file():
@@ -234,7 +247,7 @@ def list_models(root: Path) -> Iterator[ModelEntry]:
         if (folder / MANIFEST).is_file():
             yield describe_bundle(folder, name)
         else:
-            note = f"to get it: siamese-verify models pull {name}"
+            note = f"to get it: siamese-verify models pull {name}{' --from nn4.small2.h5' * (name == 'openface')}"
             source = SOURCES[name]
             yield ModelEntry(name, False, source.megabytes, source.license, "", note)
     for pattern in BUNDLES:

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     @property
     def candidate_labels(self) -> Tensor:
         """(B + R,): the labels, then those of the references."""
-        return torch.cat([self.labels, self.reference_labels])
+        return torch.cat([self.labels, self.reference_labels]) if len(self.reference_labels) else self.labels
 
 
 class Totals(NamedTuple):

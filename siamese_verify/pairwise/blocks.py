@@ -15,7 +15,7 @@ BLOCK = 512  # rows of a block: its product of 1 MiB fits a CPU's cache
 ACCELERATOR_BLOCK = 2048
 BAND = 1 << 20  # numbers of a band: rows that are compared with all columns at once
 # Rows up to which the whole matrix of pairs takes less time than what spares it; on a GPU as many as its start hides.
-SMALL, SMALL_ON_GPU = 192, 1024
+SMALL, SMALL_ON_GPU = 320, 1024
 
 P = ParamSpec("P")
 R = TypeVar("R")

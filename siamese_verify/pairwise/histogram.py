@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siamese_verify.pairwise.pair_scores import SCALE, SIZE, PairScores, Ranges, parallel
+from siamese_verify.pairwise.pair_scores import SCALE, SIZE, PairScores, Ranges, full_precision, parallel
 
 FINE = 5  # log2 of the fine bins in a bin
 MARGIN = 64  # fine bins beyond [-1, 1], for rounding
@@ -194,6 +195,13 @@ class ImpostorCounts:
         return _moments(sum(pairs), center, math.fsum(totals), math.fsum(squares))
 
 
+class _Tables(NamedTuple):
+    below: Tensor  # see `ImpostorPass`
+    genuine: Tensor
+    lower: Tensor
+    wanted: Tensor
+
+
 class ImpostorPass:
     """One pass over the impostors of a set.
 
@@ -222,9 +230,77 @@ class ImpostorPass:
     def run(self, rank: int = 0, world_size: int = 1, title: str = "") -> ImpostorCounts:
         """Count the blocks of one rank in parallel; a title draws a progress bar."""
         mine, total = self.scores.walk()[rank::world_size], ImpostorCounts()
-        for counts in parallel(self.count, [mine[start : start + PART] for start in range(0, len(mine), PART)], title):
-            total.add(counts)
+        parts = [mine[start : start + PART] for start in range(0, len(mine), PART)]
+        with full_precision():
+            if self.scores.there:
+                from tqdm import tqdm
+
+                for part in tqdm(parts, title, delay=2, leave=False, disable=None if title else True):
+                    total.add(self.count_there(part))
+            else:
+                for counts in parallel(self.count, parts, title):
+                    total.add(counts)
         return total
+
+    def count_there(self, part: Sequence[Ranges]) -> ImpostorCounts:
+        """Count the impostors of some blocks where they are compared, as `count` does.
+
+        The host waits for the single scores and the hardest pairs of a block, which are few.
+        """
+        total = ImpostorCounts()
+        bins = torch.zeros(BINS + 1, dtype=torch.int64, device=self.scores.device)  # the last: no impostors
+        for block in part:
+            values, others = self.scores.masked(block)
+            fine = _fine_bins(values)
+            if others is not None:
+                fine.masked_fill_(others, BINS << FINE)
+                values.masked_fill_(others, -torch.inf)
+            below = self.tables.below.index_select(0, fine)
+            found, doubled_below = self._single_there(values[below < 0])
+            lower = below.clamp_(min=0).sum(dtype=torch.int64)
+            hit = torch.bincount(fine.bitwise_right_shift_(FINE), minlength=BINS + 1)
+            bins += hit
+            total.single.add(found)
+            total.hardest = total.hardest.merged(self._hardest_there(block, values), lowest=False)
+            offset = values.double().sub_(self.center)
+            if others is not None:
+                offset.masked_fill_(others, 0)
+            sums = torch.stack([offset.sum(), offset.square_().sum()]).tolist()
+            pairs, below_all = len(values) - int(hit[BINS]), int(lower)
+            total.doubled_rank += 2 * (pairs * self.pairs - below_all) - doubled_below
+            if pairs:
+                total.sums.append((pairs, *sums))
+        total.bins = bins[:BINS].cpu().numpy()
+        return total
+
+    @cached_property
+    def tables(self) -> _Tables:
+        """What the impostors are looked up in, on their device."""
+        arrays = (self.genuine, self.lower, self.wanted)
+        genuine, lower, wanted = (torch.from_numpy(one).to(self.scores.device) for one in arrays)
+        below = torch.cat([self.below, self.below.new_zeros(1)])  # the last: no impostors
+        return _Tables(below.to(self.scores.device), genuine, lower, wanted)
+
+    def _single_there(self, close: Tensor) -> tuple[ScoreCounts, int]:
+        """Of (K,) single scores those in wanted bins, and `_doubled_below` of all."""
+        values, counts = torch.unique(close, return_counts=True)
+        _, genuine, lower, wanted = self.tables
+        below = sum(lower[torch.searchsorted(genuine, values, right=right)] for right in (False, True))
+        kept = wanted[(values.to(torch.int64) + ZERO) >> FINE]
+        found = ScoreCounts(values[kept].cpu().numpy(), counts[kept].cpu().numpy())
+        return found, int((counts * below).sum())
+
+    def _hardest_there(self, block: Ranges, values: Tensor) -> Extremes:
+        bound = self.known.scores[-1] if len(self.known.scores) == HARDEST else -np.inf
+        if np.isinf(bound):
+            bound = float(values.topk(min(HARDEST, len(values))).values[-1])
+        places = ((values >= bound) & (values > -torch.inf)).nonzero().flatten()
+        if not len(places):
+            return NO_EXTREMES
+        numbers = self.scores.numbers(block, places.cpu().numpy())
+        found = NO_EXTREMES.merged(Extremes(values[places].cpu().numpy(), numbers), lowest=False)
+        self.known = self.known.merged(found, lowest=False)
+        return found
 
     def count(self, part: Sequence[Ranges]) -> ImpostorCounts:
         """Count the impostors of some blocks."""
@@ -274,8 +350,12 @@ class ImpostorPass:
 
 def count_impostor_bins(scores: PairScores) -> NDArray[np.int64]:
     """(BINS,) int64 impostors by score, and nothing else."""
-    bins = torch.zeros(BINS, dtype=torch.int64)
-    for block in scores.walk():
-        values, _ = scores.impostors(block)
-        bins += torch.bincount(_fine_bins(values).bitwise_right_shift_(FINE), minlength=BINS)
-    return bins.numpy()
+    bins = torch.zeros(BINS + 1, dtype=torch.int64, device=scores.device)  # the last: no impostors
+    with full_precision():
+        for block in scores.walk():
+            values, others = scores.masked(block) if scores.there else (scores.impostors(block)[0], None)
+            fine = _fine_bins(values)
+            if others is not None:
+                fine.masked_fill_(others, BINS << FINE)
+            bins += torch.bincount(fine.bitwise_right_shift_(FINE), minlength=BINS + 1)
+    return bins[:BINS].cpu().numpy()

@@ -17,7 +17,6 @@ from siamese_verify.pairwise.ranks import gather_rows, sizes_of_ranks
 from siamese_verify.pairwise.tiles import QUERIES, TILE, WALKED, Tiles, fused, kernels, rounded, squared_lengths
 
 SORTED = 8  # queries of a row beyond which its distances are sorted once, not compared for each
-DIFFERENCES = "donot_use_mm_for_euclid_dist"
 CROWDED = 1 / 64  # share of candidates beyond which all distances of a band are computed exactly
 
 
@@ -151,11 +150,12 @@ class Band:
         self.distances, self.rows, self.columns = distances, rows, columns
         compared = distances.compared
         left, right = distances.left.part(rows), distances.right.part(columns)
-        self.slack = _rounding(left, right)
+        self.slack = rounding(left, right)
         if has_exact_products(left.rows):
-            self.squared = _expanded(left, right)
+            self.squared = expanded(left, right)
         else:
-            self.squared = torch.cdist(left.origin, right.origin, compute_mode=DIFFERENCES).square_()
+            precise, others = distances.precise
+            self.squared = expanded(precise.part(rows), others.part(columns)).to(left.rows.dtype)
         row, column = distances.identities.pairs(compared.labels[rows])  # faster than to compare all labels
         if columns.start:
             row, column = row[column >= columns.start], column[column >= columns.start] - columns.start
@@ -168,7 +168,7 @@ class Band:
         number, other = self.distances.number
         negative = self.squared < torch.inf
         apart = (number[self.rows, None] != other[self.columns]).logical_and_(negative)
-        between, slack, kind = _expanded(left, right), _rounding(left, right), compared.rows.dtype
+        between, slack, kind = expanded(left, right), rounding(left, right), compared.rows.dtype
         low = _rounded((between - slack).clamp_(min=0), kind, squared)
         high = _rounded((between + slack).clamp_(min=0), kind, squared)
         row, column = (low != high).logical_and_(apart).nonzero(as_tuple=True)
@@ -180,11 +180,12 @@ class Band:
         return int(candidates.count_nonzero()) > 2 * len(candidates) + CROWDED * self.squared.numel()
 
 
-def _expanded(left: Centered, right: Centered) -> Tensor:
+def expanded(left: Centered, right: Centered) -> Tensor:
+    """(n, m) squared distances by products."""
     return (left.squares[:, None] + right.squares).addmm_(left.rows, right.rows.T, alpha=-2)
 
 
-def _rounding(left: Centered, right: Centered) -> float:
+def rounding(left: Centered, right: Centered) -> float:
     """How far squared distances by inner products may be off: 8 sqrt(D) u (|a|^2 + |b|^2).
 
     After Higham & Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.pairwise.blocks import blocks
+from siamese_verify.pairwise.blocks import blocks, ranges
 
 SCALE = 2.0**20
 SIZE = 768  # rows of a block of impostors: product and bins stay in the processor's cache
+GPU_SIZE = 8192  # rows of a block on a GPU: a product of 256 MB in float32, with what is made of it 2 GB
 GENUINE_SIZE = 256  # rows of a block of genuine pairs, which lie along the diagonal
 
 Ranges = tuple[slice, slice]
@@ -38,6 +40,26 @@ def torch_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"The device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Context manager in which float32 factors are multiplied as they are, whatever torch is told elsewhere."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was set by torch.backends instead
+        cuda: Any = torch.backends.cuda.matmul
+        there, cuda.fp32_precision = cuda.fp32_precision, "ieee"
+        try:
+            yield
+        finally:
+            cuda.fp32_precision = there
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class _Side(NamedTuple):
@@ -65,6 +87,7 @@ class PairScores:
         identities: (N,) numbers.
         gallery: (M,D) of unit length, or None for the set with itself.
         gallery_identities: (M,) numbers.
+        device: where the impostors are compared; genuine pairs are few, and compared on the CPU.
     """
 
     def __init__(
@@ -73,11 +96,22 @@ class PairScores:
         identities: NDArray[np.int64],
         gallery: NDArray[np.floating] | None = None,
         gallery_identities: NDArray[np.int64] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.probes = self.gallery = _Side.of(rows, identities)
         self.itself = gallery is None or gallery_identities is None
         if gallery is not None and gallery_identities is not None:
             self.gallery = _Side.of(gallery, gallery_identities)
+        self.device = device or torch.device("cpu")
+        self.there: tuple[tuple[Tensor, Tensor], ...] = ()  # rows and identities of both sides on a GPU
+        if self.device.type != "cpu":
+            self.move()
+
+    def move(self) -> None:
+        """Put the rows where the impostors are compared, for `masked`."""
+        sides = (self.probes,) if self.itself else (self.probes, self.gallery)
+        moved = [(side.rows.to(self.device), torch.from_numpy(side.identities).to(self.device)) for side in sides]
+        self.there = (moved[0], moved[-1])
 
     @property
     def pairs(self) -> int:
@@ -85,8 +119,9 @@ class PairScores:
         height, width = len(self.probes.rows), len(self.gallery.rows)
         return height * (height - 1) // 2 if self.itself else height * width
 
-    def walk(self, size: int = SIZE) -> list[Ranges]:
-        """Row and column ranges of all blocks."""
+    def walk(self, size: int = 0) -> list[Ranges]:
+        """Row and column ranges of all blocks; `size` rows and columns at most, by default what suits the device."""
+        size = size or (GPU_SIZE if self.there else SIZE)
         return list(blocks(len(self.probes.rows), None if self.itself else len(self.gallery.rows), size))
 
     def sample(self, share: int, seed: int = 0) -> PairScores:
@@ -97,7 +132,8 @@ class PairScores:
             rows = rng.choice(len(side.rows), -(-len(side.rows) // share), replace=False)
             return side.rows.numpy()[rows], side.identities[rows]
 
-        return PairScores(*draw(self.probes)) if self.itself else PairScores(*draw(self.probes), *draw(self.gallery))
+        gallery, people = (None, None) if self.itself else draw(self.gallery)
+        return PairScores(*draw(self.probes), gallery, people, self.device)
 
     def product(self, block: Ranges, out: Tensor | None = None) -> Tensor:
         """(n, m) scaled scores of a block; `out` is memory for them."""
@@ -120,12 +156,38 @@ class PairScores:
         # numpy takes a twentieth of torch's time for this
         return scores.view(-1) if mask is None else torch.from_numpy(scores.numpy()[mask]), mask
 
+    def masked(self, block: Ranges) -> tuple[Tensor, Tensor | None]:
+        """(n * m,) scaled scores of a block on its device, and a mask of those that are no impostors; None if all are.
+
+        Nothing waits for the device.
+        """
+        (rows, row_people), (columns, column_people) = self.there
+        left, right = rows[block[0]], columns[block[1]]
+        scores = torch.addmm(left.new_empty(len(left), len(right)), left, right.T, beta=0, alpha=SCALE)
+        first, second = self.probes.identities[block[0]], self.gallery.identities[block[1]]
+        if first[-1] < second[0] or first[0] > second[-1]:
+            return scores.view(-1), None
+        others = row_people[block[0], None] == column_people[block[1]]
+        if self.itself and block[0] == block[1]:
+            others |= torch.ones_like(others).tril_()
+        return scores.view(-1), others.view(-1)
+
     def genuine(self) -> Iterator[tuple[NDArray[np.floating], NDArray[np.int64]]]:
         """Genuine pairs, some at a time: (K,) scaled scores and numbers."""
-        for block in self.walk(GENUINE_SIZE):
+        for block in self._blocks_of_one_person():
             mask = self.mask(block, same=True)
             if mask is not None and mask.any():
                 yield self.product(block).numpy()[mask], self.numbers(block, np.flatnonzero(mask))
+
+    def _blocks_of_one_person(self) -> Iterator[Ranges]:
+        """Blocks, `GENUINE_SIZE` high and wide at most, in which somebody may be twice: few of all."""
+        above, beside = self.probes.identities, self.gallery.identities
+        for rows in ranges(len(above), GENUINE_SIZE):
+            for columns in ranges(len(beside), GENUINE_SIZE, rows.start if self.itself else 0):
+                if beside[columns.start] > above[rows.stop - 1]:
+                    break
+                if beside[columns.stop - 1] >= above[rows.start]:
+                    yield rows, columns
 
     def numbers(self, block: Ranges, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the pairs at (K,) flat places of a block."""

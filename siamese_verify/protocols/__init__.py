@@ -17,9 +17,11 @@ from siamese_verify.protocols.protocol import (
     folder_pairs,
     keep_photos,
     sampled_pairs,
+    with_doubtful,
     with_groups,
 )
 from siamese_verify.protocols.retrieval import RetrievalProtocol, retrieval, retrieval_list
+from siamese_verify.protocols.template_pairs import TemplateProtocol, templates
 
 __all__ = [
     "EvaluationSettings",
@@ -30,6 +32,7 @@ __all__ = [
     "PhotoSubset",
     "Protocol",
     "RetrievalProtocol",
+    "TemplateProtocol",
     "TrainingSubset",
     "all_pairs",
     "claimed_pairs",
@@ -49,5 +52,7 @@ __all__ = [
     "retrieval_list",
     "sampled_pairs",
     "save_people",
+    "templates",
+    "with_doubtful",
     "with_groups",
 ]

@@ -17,7 +17,8 @@ from siamese_verify.datasets import FolderPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import Interval, VerificationReport, all_pairs_intervals, all_pairs_report, calibrate
 from siamese_verify.faces import Quality, ranges_of
-from siamese_verify.models.bundle import CARD, Bundle, write_bundle
+from siamese_verify.models.bundle import CARD, NETWORK, Bundle, write_bundle
+from siamese_verify.models.loading import network_of
 from siamese_verify.models.metadata import DecisionThreshold, ModelMetadata, model_card
 from siamese_verify.verification.decision import NoDecision, quality_complaints
 from siamese_verify.verification.verifier import CHUNK, Verifier
@@ -75,9 +76,7 @@ class Recalibration:
             f"{report.impostors:,} impostor pairs."
         )
         if self.left_out:
-            total = self.photos + self.left_out.total()
-            reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in sorted(self.left_out.items()))
-            yield f"{self.left_out.total():,} of {total:,} photos are left out: {reasons}."
+            yield left_out_in_words(self.left_out, self.photos)
         if self.shipped.quality and self.unlike:
             yield (
                 f"{self.unlike:,} of the faces are of a quality that the shipped thresholds were not measured on: "
@@ -117,9 +116,9 @@ def recalibrate(
     if far is not None or shipped.score_calibration or shipped.operating_points:
         threshold = shipped.decision_threshold(far)
     photos = FolderPhotos(faces)
-    embeddings, rows, qualities, left_out = _embed(verifier, photos, progress)
+    embeddings, rows, qualities, left_out = embed_people(verifier, photos, progress)
     identities = np.asarray(photos.identities)[rows]
-    _check_enough(faces, identities, left_out)
+    check_enough(faces, identities, left_out)
     accept_at = threshold.threshold if threshold else None
     report = all_pairs_report(embeddings, identities, threshold=accept_at, progress=progress)
     report = replace(report, intervals=all_pairs_intervals(embeddings, identities, accept_at))
@@ -138,7 +137,7 @@ def recalibrate(
     return Recalibration(shipped, threshold, metadata, report, len(rows), count, left_out, unlike)
 
 
-def _embed(
+def embed_people(
     verifier: Verifier, photos: FolderPhotos, progress: bool
 ) -> tuple[NDArray[np.float32], list[int], list[Quality], Counter[str]]:
     """Embed the photos that show a face: embeddings, their rows, qualities, and reasons why others are left out."""
@@ -165,6 +164,12 @@ def _embed(
     return np.concatenate(parts), rows, qualities, left_out
 
 
+def left_out_in_words(left_out: Counter[str], photos: int) -> str:
+    """How many photos are left out beside those used, and why."""
+    reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in sorted(left_out.items()))
+    return f"{left_out.total():,} of {photos + left_out.total():,} photos are left out: {reasons}."
+
+
 def save_recalibrated(folder: Path, bundle: Bundle, metadata: ModelMetadata, versions: Mapping[str, str]) -> Bundle:
     """Write a bundle with the weights and network of another and new metadata, see `Recalibration`.
 
@@ -172,13 +177,16 @@ def save_recalibrated(folder: Path, bundle: Bundle, metadata: ModelMetadata, ver
         InputError: a file of the bundle is damaged, or the folder cannot be written to.
     """
     files = {name: bundle.read(name) for name in bundle.files if name != CARD}
+    if NETWORK not in files:
+        network = network_of(bundle)
+        files[NETWORK] = network if isinstance(network, bytes) else network.read_bytes()
     # Decisions were compared at other thresholds.
     checks = {name: value for name, value in bundle.checks.items() if not name.startswith("flips")}
     files[CARD] = model_card(metadata, checks).encode()
     return write_bundle(folder, metadata, files, checks, dict(versions))
 
 
-def _check_enough(faces: str | Path, identities: NDArray[np.int64], left_out: Counter[str]) -> None:
+def check_enough(faces: str | Path, identities: NDArray[np.int64], left_out: Counter[str]) -> None:
     """Check that there are enough photos for a threshold."""
     sizes = np.unique(identities, return_counts=True)[1].astype(np.int64)
     repeated = int((sizes > 1).sum())

@@ -256,3 +256,17 @@ def test_qualities_of_a_table_have_curves_of_errors_and_discards(
     (tmp_path / "quality.csv").write_text(f"path,mine\n{names[0]},good\n")
     with pytest.raises(InputError, match="has 'good' as mine: write a number"):
         evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *PROTOCOL, quality), tmp_path)
+
+
+@pytest.mark.parametrize("combine", ["mean", "best"])
+def test_templates_of_several_photos_have_a_whole_report(
+    combine: str, tiny_run: Path, configured: Configured, tmp_path: Path
+) -> None:
+    photos = {"identities": 5, "images": 5, "size": 32, "seed": 0, "first": 1000000}
+    given = [f"+protocol.photos.{name}={value}" for name, value in photos.items()]
+    options = ("threads=1", "data=synthetic", "protocol=templates", "protocol.size=2", f"protocol.combine={combine}")
+    target = "protocol.photos={_target_: siamese_verify.datasets.SyntheticFaces}"
+    evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *options, target, *given), tmp_path)
+    found = metrics(tmp_path)
+    assert (found["genuine"], found["impostors"]) == (5, 40)
+    assert "templates of 2 photos" in found["title"]

@@ -146,6 +146,7 @@ SMALL_ENCODERS = {
     "iresnet50": ("encoder.blocks=[1,1]", "encoder.width=8", "encoder.size=31", "encoder.embedding_size=16"),
     "mobilefacenet": ("encoder.size=32", "encoder.embedding_size=16"),
     "module": ("encoder._target_=tests.own_networks.OwnNet", "encoder.size=16", "+encoder.width=3"),
+    "openface": (),
     "perceptron": ("encoder.shape=[5]",),
     "resnet18": ("encoder.size=32",),
     "sface": (),
@@ -162,6 +163,7 @@ SLOW_OR_IN_MODELS = {
     "inception_resnet",
     "iresnet100",
     "mobilefacenet",
+    "openface",
     "resnet18",
     "small",
 }  # see tests/models

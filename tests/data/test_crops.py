@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from siamese_verify.data import FaceCropper
-from siamese_verify.datasets import LFWPhotos
+from siamese_verify.data.data_loaders import drawn_ahead
+from siamese_verify.datasets import LFWPhotos, SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Face, FaceFinder, Mtcnn, crop_face
 from siamese_verify.structures import Crop, InputSpec
@@ -193,3 +194,20 @@ def test_faces_of_lfw_are_found_as_by_the_finder(tmp_path: Path) -> None:
     for row, image in zip(rows, images, strict=True):
         (selected,) = finder.find(photos[row]).selected
         torch.testing.assert_close(image, as_tensor(crop_face(photos[row], spec, *selected)))
+
+
+def test_generated_samples_are_the_same_whoever_draws_them() -> None:
+    faces, rows, state = SyntheticFaces(33, 16, 16), list(range(527)), torch.get_rng_state()
+    croppers = [FaceCropper(WHOLE) for _ in range(2)]
+    alone = croppers[0](faces, rows, "one process")
+    torch.set_num_threads(2)
+    try:
+        assert drawn_ahead(faces, [rows[:400]]) is None  # too few
+        assert drawn_ahead(faces, [rows[:300], rows[300:]]) is not None
+        together = croppers[1](faces, rows, "two processes")
+    finally:
+        torch.set_num_threads(1)
+    assert together[0] == alone[0] == rows
+    assert torch.equal(together[1], alone[1])
+    assert croppers[0].digest == croppers[1].digest
+    assert torch.equal(torch.get_rng_state(), state)

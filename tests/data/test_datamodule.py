@@ -17,6 +17,7 @@ from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor
 
 from siamese_verify.data import FaceAugmentation, FaceDataModule, FaceDataset, FacesInMemory
+from siamese_verify.data import datamodule as data_loading
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.samplers import HardMiningSampler, IdentityBatchSampler, PairSampler, TripletSampler
@@ -145,6 +146,41 @@ def test_faces_of_a_gpu_that_does_not_train_are_refused(monkeypatch: pytest.Monk
         module.train_dataloader()
     with pytest.raises(InputError, match=r"datamodule\.device must be auto, cpu or gpu, got 'cuda'"):
         datamodule(device="cuda")
+
+
+def test_faces_and_augmentation_are_all_on_the_gpu_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("meta")  # stands for a GPU: tensors of a CPU cannot be mixed with its own
+    monkeypatch.setattr(data_loading, "training_gpu", lambda _: gpu)
+    transforms = {
+        "transform": FaceAugmentation(blur=0.5, jpeg=0.5),
+        "local_transform": FaceAugmentation(scale=(0.2, 0.5)),
+    }
+    module = datamodule(in_memory=False, workers=2, multi_view=2, local_views=1, **transforms)
+    loader, (train, _) = module.train_dataloader(), sets_of(module)
+    assert loader.num_workers == 0
+    batch = next(iter(loader))
+    assert (batch.images.device, len(batch.images)) == (gpu, 6)
+    images = train.augmented(batch.images, batch.rows.tolist())
+    assert (images.device, images.dtype, images.shape) == (gpu, torch.uint8, (18, 3, 16, 16))
+    assert [len(each.images) for each in module.embedding_dataloader()] == [28]
+    own = datamodule(transform=noise)
+    assert next(iter(own.train_dataloader())).images.device.type == "cpu", "a transform of any kind runs on the CPU"
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")
+def test_faces_without_room_on_the_gpu_stay_or_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 28 * 3 * 16 * 16
+    monkeypatch.setattr(data_loading, "training_gpu", lambda _: torch.device("meta"))
+    monkeypatch.setattr(data_loading, "room_on", lambda _: size - 1)
+    module = datamodule()
+    loader = module.train_dataloader()
+    assert loader.pin_memory
+    assert next(iter(loader)).images.device.type == "cpu"
+    assert sets_of(module)[0].augments_later, "on the GPU all the same"
+    with pytest.raises(InputError, match="more than a quarter of the free memory of meta: leave out"):
+        datamodule(device="gpu").train_dataloader()
+    monkeypatch.setattr(data_loading, "room_on", lambda _: size)
+    assert next(iter(datamodule(device="gpu").train_dataloader())).images.device.type == "meta"
 
 
 def test_nobody_is_in_training_and_in_validation() -> None:

@@ -15,7 +15,9 @@ import torch
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report, verification_report
 from siamese_verify.evaluation.all_pairs import SAMPLE_FROM, bins_needed
-from siamese_verify.pairwise.pair_scores import parallel
+from siamese_verify.evaluation.all_pairs_intervals import all_pairs_intervals
+from siamese_verify.pairwise import pair_scores
+from siamese_verify.pairwise.pair_scores import PairScores, full_precision, parallel, torch_device
 
 TARGETS = (0.3, 1e-2, 1e-3, 1e-4)
 Set = tuple[np.ndarray, np.ndarray]
@@ -297,3 +299,57 @@ def test_a_rate_is_a_rate_and_a_threshold_a_number() -> None:
         all_pairs_report(*given, threshold=float("nan"))
     assert all_pairs_report(*given, threshold=7.0).at_threshold == listed(given, threshold=7.0).at_threshold
     assert all_pairs_report(*given, threshold=-7.0).at_threshold == listed(given, threshold=-7.0).at_threshold
+
+
+# On a GPU
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU, taken by the CPU and in small blocks."""
+    make = PairScores.__init__
+
+    def moved(self: PairScores, *given: Any, **named: Any) -> None:
+        make(self, *given, **named)
+        self.move()
+
+    monkeypatch.setattr(PairScores, "__init__", moved)
+    monkeypatch.setattr(pair_scores, "GPU_SIZE", 70)
+
+
+@pytest.mark.parametrize("sample_from", [SAMPLE_FROM, 1000])
+@pytest.mark.parametrize("second", [None, signs(60, 30, seed=1)])
+@pytest.mark.parametrize("first", [signs(300, 30), signs(230, 60, kept=0.2, seed=2)])
+def test_a_gpu_counts_as_all_listed_pairs_are_counted(
+    first: Set, second: Set | None, sample_from: int, as_on_a_gpu: None
+) -> None:
+    found = all_pairs_report(*first, *(second or ()), targets=TARGETS, threshold=0.1, sample_from=sample_from)
+    expected = listed(first, second, targets=TARGETS, threshold=0.1)
+    assert_same(found, expected)
+    hardest = (*found.hardest.impostors, *found.hardest.genuine)
+    assert [(pair.row, pair.score) for pair in hardest] == numbers(expected, first, second)
+
+
+def test_intervals_are_those_of_the_cpu(request: pytest.FixtureRequest) -> None:
+    rows, people = signs(240, 40, kept=0.4)
+    expected = all_pairs_intervals(rows, people, 0.1)
+    request.getfixturevalue("as_on_a_gpu")
+    assert all_pairs_intervals(rows, people, 0.1) == expected
+
+
+def test_products_are_of_full_precision_whatever_was_set() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with full_precision():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_a_device_is_found_by_its_name() -> None:
+    assert torch_device("cpu").type == "cpu"
+    assert torch_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(InputError, match=r"^The device 'abacus' cannot be used: "):
+        torch_device("abacus")

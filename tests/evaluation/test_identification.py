@@ -277,3 +277,23 @@ def test_invalid_ranks_and_shares_are_refused_even_without_unknown_probes(
 ) -> None:
     with pytest.raises(InputError, match=message):
         identification_report(np.eye(2), [0, 0], **options)
+
+
+@pytest.mark.parametrize("probes", [people(200, 60, 0), signs(200, 60, 0)])
+@pytest.mark.parametrize("other", [True, False])
+def test_a_gpu_finds_what_the_cpu_finds(probes: Set, other: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from siamese_verify.evaluation import identification_rates
+    from siamese_verify.pairwise import pair_scores
+
+    given: Any = {"ranks": RANKS, "fars": FARS}
+    if other:
+        gallery = (people if probes[0].shape[1] == 6 else signs)(80, 50, 1)
+        given |= {"gallery": gallery[0], "gallery_identities": gallery[1]}
+    expected = identification_report(*probes, **given)
+    monkeypatch.setattr(pair_scores, "torch_device", torch.device)
+    there: Any = identification_rates._search_there
+    monkeypatch.setattr(identification_rates, "_search_there", lambda *parts: there(*parts[:-1], torch.device("cpu")))
+    found = identification_report(*probes, **given, band=5000, device="cuda")
+    assert found.cmc == expected.cmc
+    for one, two in zip(found.open_set, expected.open_set, strict=True):
+        assert one == pytest.approx(two, rel=1e-12)

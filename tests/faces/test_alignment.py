@@ -11,7 +11,15 @@ from PIL import Image
 
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Face, crop_face
-from siamese_verify.faces.alignment import TEMPLATE, central_square, five_point, similarity
+from siamese_verify.faces.alignment import (
+    BASE_OF_NOSE,
+    EYES_AND_NOSE,
+    TEMPLATE,
+    central_square,
+    eyes_and_nose,
+    five_point,
+    similarity,
+)
 from siamese_verify.faces.rotation import Box
 from siamese_verify.structures import Crop, InputSpec
 
@@ -69,7 +77,7 @@ def test_a_center_crop_leaves_the_same_on_both_sides(fraction: float) -> None:
     assert crop.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("kind", ["box", "five_point"])
+@pytest.mark.parametrize("kind", ["box", "five_point", "eyes_and_nose"])
 def test_a_crop_of_a_face_is_never_made_without_one(kind: Any) -> None:
     with pytest.raises(InputError, match=f"A {kind} crop needs a detected face"):
         crop_face(PHOTO, InputSpec(40, crop=Crop(kind)))
@@ -160,3 +168,19 @@ def test_a_five_point_crop_is_black_beyond_the_photo() -> None:
     crop = np.asarray(five_point(Image.new("RGB", (60, 112), "white"), list(TEMPLATE), 112))
     assert (crop[:, 65:] == 0).all()
     assert (crop[:, :55] == 255).all()
+
+
+@pytest.mark.parametrize("shear", [0.0, 0.4])
+def test_eyes_and_base_of_the_nose_come_to_lie_on_openfaces_template(shear: float) -> None:
+    linear = np.array([[2.1, shear], [-0.3, 1.7]])
+    landmarks = (np.array(TEMPLATE) - 56) @ linear.T + (200, 190)
+    tip, mouth = landmarks[2], landmarks[3:].mean(axis=0)
+    marks = [landmarks[0], landmarks[1], tip + BASE_OF_NOSE * (mouth - tip)]
+    x, y = np.meshgrid(np.arange(400), np.arange(400))
+    for (px, py), target in zip(marks, EYES_AND_NOSE, strict=True):  # a soft dot at each, and its center of mass
+        dot = 255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * 6**2))
+        photo = Image.fromarray(np.repeat(dot.astype(np.uint8)[..., None], 3, axis=2))
+        crop = np.asarray(eyes_and_nose(photo, [tuple(point) for point in landmarks.tolist()], 96), dtype=float)[..., 0]
+        rows, columns = np.meshgrid(np.arange(96), np.arange(96), indexing="ij")
+        found = ((crop * columns).sum() / crop.sum(), (crop * rows).sum() / crop.sum())
+        np.testing.assert_allclose(found, np.array(target) * 96, atol=0.2)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ImpostorTail, Interval
+from siamese_verify.evaluation.photo_sets import COMBINE
+from siamese_verify.faces import Quality
 from siamese_verify.gallery import Gallery, GalleryKey, GalleryModel
 from siamese_verify.verification import Verifier
 
@@ -322,7 +324,10 @@ def test_a_match_with_somebody_forgotten_during_the_search_is_searched_again(
 
 def test_another_model_is_refused(path: Path, gallery: Gallery, model: GalleryModel, key: GalleryKey) -> None:
     for other in (model._replace(fingerprint="ef" * 32), model._replace(embedding_size=17)):
-        with pytest.raises(InputError, match=r"cannot be compared with those of .*: use one gallery for each"):
+        with pytest.raises(
+            InputError,
+            match=rf"cannot be compared with those of .*: use the model {model.name}, or one gallery for each",
+        ):
             Gallery.open(path, other, key=key)
 
 
@@ -502,3 +507,24 @@ def test_importing_it_loads_nothing_heavy() -> None:
 
 def test_the_tail_of_these_tests_is_one(impostor_tail: ImpostorTail) -> None:
     assert ImpostorTail.from_dict(impostor_tail.to_dict()) == impostor_tail
+
+
+def test_a_search_of_means_needs_a_threshold_of_the_callers(gallery: Gallery, faces: NDArray[np.float32]) -> None:
+    qualities = [Quality(sharpness, None, None, 0.5, 0.2) for sharpness in (10.0, 900.0)]
+    for person in range(3):
+        gallery.enroll_embeddings(f"p{person}", faces[person, :2], qualities, force=True)
+    with pytest.raises(InputError, match="measured on single photos: with combine='mean' give a threshold"):
+        gallery.identify_embedding(faces[1, 2], combine="mean")
+    found = {
+        combine: gallery.identify_embedding(faces[1, 2], combine=combine, threshold=0.5, scores=True)
+        for combine in COMBINE
+    }
+    assert {one.name for one in found.values()} == {"p1"}
+    mean = faces[1, :2].sum(axis=0)
+    assert found["mean"].score == pytest.approx(float(mean @ faces[1, 2] / np.linalg.norm(mean)), abs=1e-6)
+    assert len({one.score for one in found.values()}) == 3
+    gallery.enroll_embeddings("unknown quality", faces[5, :1])
+    with pytest.raises(InputError, match="quality of some photos is not known"):
+        gallery.identify_embedding(faces[1, 2], combine="quality", threshold=0.5)
+    with pytest.raises(InputError, match="combine must be one of mean, quality, best, got 'max'"):
+        gallery.identify_embedding(faces[1, 2], combine="max")  # type: ignore[arg-type]

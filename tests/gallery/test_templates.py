@@ -129,3 +129,22 @@ def test_a_row_without_a_direction_is_refused_and_counted(value: float) -> None:
     rows[1] = value
     with pytest.raises(InputError, match="Embedding 2 is"):
         unit_templates(rows, 8)
+
+
+def test_combined_templates_are_the_weighted_mean_of_each_person() -> None:
+    rows = random_rows(40)
+    people = np.random.default_rng(1).integers(1, 9, 40)
+    templates, weights = held(rows, people.tolist()), np.random.default_rng(2).random(40) + 0.1
+    for probe in random_rows(3, seed=3):
+        for given, used in ((None, np.ones(40)), (weights, weights)):
+            scores = {}
+            for person in np.unique(people).tolist():
+                mean = (rows[people == person] * used[people == person, None]).sum(axis=0)
+                scores[person] = float(mean @ probe / np.linalg.norm(mean))
+            expected = sorted(scores.items(), key=lambda one: -one[1])[:4]
+            found = templates.best_combined(probe, 4, given)
+            assert [hit.person for hit in found] == [person for person, _ in expected]
+            np.testing.assert_allclose([hit.score for hit in found], [score for _, score in expected], atol=1e-6)
+    gone = templates.without([int(people[0])])
+    assert people[0] not in [hit.person for hit in gone.best_combined(rows[0], 9, None)]
+    assert Templates.empty(8).best_combined(rows[0], 3, None) == []

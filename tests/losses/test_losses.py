@@ -193,17 +193,20 @@ def test_no_tuples_give_zero_connected_to_the_embeddings(loss: BatchLoss) -> Non
             assert not torch.autograd.grad(value, embeddings)[0].any()
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize("form", ["plain", "blocks", "kernels"])
 @pytest.mark.parametrize("name", [name for name in ALL if name not in WAITING])
-def test_nothing_waits_for_a_gpu(name: str, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    loss = ALL[name]
+def test_nothing_waits_for_a_gpu(name: str, form: str, memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, fused = ALL[name], form == "kernels"
+    references = memory and getattr(loss, "takes_references", False)
+    monkeypatch.setattr(blocks, "SMALL_ON_GPU", 1024 if form == "plain" else 0)
+    monkeypatch.setattr(blocks, "SMALL", blocks.SMALL_ON_GPU)
     monkeypatch.setattr(tiles, "interpreted", fused)
     monkeypatch.setattr(tiles, "has_kernels", lambda _: fused)
     monkeypatch.setattr(torch.cuda, "device_of", nullcontext)
     if fused:
         triton = pytest.importorskip("triton")
         monkeypatch.setattr(triton.JITFunction, "run", lambda *_, **__: None)  # all but the kernels themselves
-        monkeypatch.setattr(blocks, "SMALL_ON_GPU", 0)
     on_meta = copy.deepcopy(loss).to("meta")
     labels = torch.arange(9) // 2
     with FakeTensorMode(allow_non_fake_inputs=True):  # raises where a value is asked for
@@ -211,7 +214,8 @@ def test_nothing_waits_for_a_gpu(name: str, fused: bool, monkeypatch: pytest.Mon
             loss.measure(torch.empty(9, 5, device="cuda", dtype=torch.bfloat16), labels.cuda())
         monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for `meta`
         embeddings = torch.empty(9, 5, device="meta", requires_grad=True)
-        value, _ = on_meta.measure(embeddings, labels.to("meta"))
+        further = (torch.empty(7, 5, device="meta"), labels[:7].to("meta")) if references else (None, None)
+        value, _ = on_meta.measure(embeddings, labels.to("meta"), None, *further)
         value.backward()  # type: ignore[no-untyped-call]  # on `meta`: a build without CUDA has no backward pass for it
 
 

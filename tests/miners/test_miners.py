@@ -14,6 +14,7 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.miners import AllPairs, AllTriplets, BatchHard, DistanceWeighted, HardPairs, SemiHard
+from siamese_verify.pairwise import blocks
 from siamese_verify.structures import Pairs, Triplets
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "objectives.json"
@@ -21,6 +22,13 @@ Set = tuple[Tensor, Tensor]
 Matrix = list[list[Any]]
 Oracle = Callable[[Matrix, Matrix, bool], list[tuple[Any, ...]]]  # distances, same identity, rows are columns too
 NUMBERS = [1, 40, 1 << 20]  # distances held at once: one row, a few, all
+
+
+@pytest.fixture(autouse=True, params=[0, blocks.SMALL], ids=["bands", "matrix"])
+def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Rows up to which a batch counts as small."""
+    monkeypatch.setattr(blocks, "SMALL", request.param)
+    return int(request.param)
 
 
 def all_pairs(distance: Matrix, same: Matrix, itself: bool) -> list[tuple[Any, ...]]:
@@ -132,6 +140,21 @@ def test_ties_take_the_lowest_row_and_bands_are_open(miner: Any, oracle: Oracle,
             first, second = (values(rows), labels), (values(columns), others)
             assert listed(miner(*first)) == expected(oracle, first)
             assert listed(miner(*first, *second)) == expected(oracle, first, second)
+
+
+@pytest.mark.parametrize("spread", [1e-7, 1e-5, 1e-3])  # below, at and above what a product of float32 tells apart
+@pytest.mark.parametrize("miner", [BatchHard(), SemiHard(1e-4), SemiHard(1e-4, squared=True)])
+def test_what_rounding_cannot_tell_apart_is_decided_by_exact_distances(
+    miner: Any, spread: float, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    corners = torch.eye(6).repeat(9, 1)  # most distances are equal
+    rows = corners + spread * torch.randn(54, 6, generator=generator) * (torch.rand(54, 1, generator=generator) < 0.6)
+    labels = torch.randint(12, (54,), generator=generator)
+    found = miner(rows, labels)
+    monkeypatch.setattr(blocks, "SMALL", 0 if small else 320)
+    assert [field.tolist() for field in found] == [field.tolist() for field in miner(rows, labels)]
+    assert len(found.anchor) > 20
 
 
 @EACH

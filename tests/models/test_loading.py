@@ -67,6 +67,47 @@ def test_both_engines_give_the_same_embeddings_and_the_same_name_to_their_space(
     assert by_onnx.metadata == by_torch.metadata
 
 
+@pytest.fixture
+def unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle as training leaves it, without a network, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.manual_seed(1)
+    crop = {"_target_": "siamese_verify.structures.Crop", "kind": "whole"}
+    encoder = SmallResNet(size=32, width=4, embedding_size=16, crop=Crop("whole"))
+    save_bundle(tmp_path / "bundle", FaceModel.create("mine", encoder, {**SMALL, "crop": crop}), network=False)
+    return tmp_path / "bundle"
+
+
+def test_a_network_is_exported_at_the_first_use_and_kept(
+    unfinished: Path, tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in unfinished.iterdir()}
+    assert set(before) == {"bundle.json", "model.safetensors", "README.md"}
+    (tmp_path / "cache" / "siamese-verify" / "networks").mkdir(parents=True)
+    for number in range(20):
+        (tmp_path / "cache" / "siamese-verify" / "networks" / f"{number}.onnx").touch()
+    expected = Verifier.load(unfinished, engine="torch").embed(photos)
+    np.testing.assert_allclose(Verifier.load(unfinished).embed(photos), expected, atol=1e-5)
+    assert len(list((tmp_path / "cache" / "siamese-verify" / "networks").iterdir())) == 16
+
+    monkeypatch.setattr("siamese_verify.models.export.compared_network", lambda *_: pytest.fail("exported again"))
+    copied = shutil.copytree(unfinished, tmp_path / "elsewhere")
+    np.testing.assert_allclose(Verifier.load(copied).embed(photos), expected, atol=1e-5)
+    assert {path.name: path.read_bytes() for path in unfinished.iterdir()} == before
+
+
+def test_a_network_that_cannot_be_kept_is_used_all_the_same(
+    unfinished: Path, tmp_path: Path, photos: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    verifier = Verifier.load(unfinished)
+    np.testing.assert_allclose(
+        verifier.embed(photos), Verifier.load(unfinished, engine="torch").embed(photos), atol=1e-5
+    )
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert ["at its first use" in warned[0], "make room below" in warned[1]] == [True, True]
+
+
 def test_a_checkpoint_runs_on_torch_and_lies_in_the_space_of_its_bundle(tiny_run: Path, photos: list[Path]) -> None:
     checkpoint = Verifier.load(tiny_run / "checkpoints" / "best.ckpt")
     run = Verifier.load(tiny_run)
@@ -236,7 +277,7 @@ def sface() -> Path:
 
 def test_sface_with_yunet_is_pulled_from_files_and_verifies_without_torch(sface: Path) -> None:
     bush = [str(LFW / f"George_W_Bush/George_W_Bush_000{number}.jpg") for number in (1, 2)]
-    command = ["verify", *bush, "--model", "sface", "--threshold", "0.363"]  # the threshold that OpenCV recommends
+    command = ["verify", *bush]  # the default
     ended = subprocess.run(
         [sys.executable, "-c", VERIFY, *command], capture_output=True, text=True, cwd=ROOT, timeout=60
     )
@@ -246,6 +287,8 @@ def test_sface_with_yunet_is_pulled_from_files_and_verifies_without_torch(sface:
     card = bundle.read("README.md").decode()
     assert "Apache-2.0, training data not disclosed by the authors; detector YuNet MIT" in card
     assert "five_point-1 after yunet-1" in card
+    assert "EER 0.68" in {one.name: one for one in list_models(sface)}["sface"].accuracy
+    assert 0.3 < bundle.metadata.decision_threshold().threshold < 0.4  # OpenCV recommends 0.363
 
 
 def test_sface_on_torch_gives_the_embeddings_of_its_bundle(sface: Path) -> None:
@@ -288,7 +331,11 @@ def test_a_pretrained_model_is_made_once_and_then_needs_neither_torch_nor_its_we
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     bush = [str(LFW / f"George_W_Bush/George_W_Bush_000{number}.jpg") for number in (1, 2)]
     ended = subprocess.run(
-        [sys.executable, "-c", VERIFY, "verify", *bush], capture_output=True, text=True, cwd=ROOT, timeout=60
+        [sys.executable, "-c", VERIFY, "verify", *bush, "--model", "casia-webface"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
     )
     assert ended.stdout.splitlines()[-1] == "[] 0", ended.stdout + ended.stderr
     assert pretrained_folder("casia-webface") == casia

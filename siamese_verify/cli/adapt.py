@@ -1,0 +1,59 @@
+"""`siamese-verify adapt`: train a small head on photos of one's own people, and keep it if it helps others."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from siamese_verify.cli.run_metadata import versions
+from siamese_verify.errors import printable
+from siamese_verify.models.bundle import check_target
+from siamese_verify.models.loading import find_bundle
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `adapt`."""
+    parser.description = (
+        "Train a linear head on the embeddings of people of yours. It is kept if people whom it was not trained on are "
+        "verified better by more than chance, by cross-validation; else nothing changes. The encoder stays as it is."
+    )
+    parser.add_argument("model", help="a pretrained name, a bundle or a run")
+    parser.add_argument(
+        "--people", required=True, metavar="FOLDER", help="photos in a folder for each person, two or more of most"
+    )
+    parser.add_argument("--output", metavar="BUNDLE", help="folder for the bundle; without it nothing is written")
+    parser.add_argument("--seed", type=int, default=0, help="of the folds of people (default: %(default)s)")
+    parser.add_argument(
+        "--on-multiple-faces",
+        choices=("error", "largest", "central"),
+        default="error",
+        help="which of multiple faces on a photo is used, as you will with `verify` (default: %(default)s)",
+    )
+    parser.add_argument("--threads", type=int, help="threads of ONNX Runtime (default: one for each core)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, measure, print the results, and write the bundle if one was asked for and is better."""
+    from siamese_verify.verification import Verifier
+    from siamese_verify.verification.adaptation import adapt, save_adapted
+
+    output = Path(options.output) if options.output else None
+    if output:
+        check_target(output)
+    bundle = find_bundle(options.model)  # before any photo is opened
+    verifier = Verifier.load(
+        options.model, engine="onnx", threads=options.threads, on_multiple_faces=options.on_multiple_faces
+    )
+    found = adapt(verifier, options.people, options.seed, progress=sys.stdout.isatty())
+    for sentence in found.sentences():
+        print(printable(sentence))
+    if output is None or found.head is None:
+        print(
+            "Nothing was written"
+            + (": --output BUNDLE makes a bundle with the head." if found.head is not None else ".")
+        )
+    else:
+        save_adapted(output, bundle, found, versions())
+        print(printable(f"Bundle: {output}"))
+    return 0
