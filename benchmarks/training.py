@@ -87,7 +87,7 @@ def bare(cfg: DictConfig, faces: torch.Tensor, given: argparse.Namespace) -> flo
     clock, half = Clock(device), given.images // 2
     for _ in range(given.steps + WARM_UP):
         rows = torch.randperm(len(faces), device=device)[:half]
-        images = faces[rows].repeat(2, 1, 1, 1)
+        images = torch.cat([faces[rows]] * 2)
         images = augment(images) if augment else images
         with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
             value = loss(encoder(images), rows.repeat(2))

@@ -26,7 +26,7 @@ CHECKSUMS = "pictures.json"  # there: of the code that drew each picture
 PACKAGES = (  # in the order in which photos become decisions
     *("datasets", "faces", "preparation", "samplers", "data", "encoders", "losses", "miners"),
     *("methods", "training"),
-    *("protocols", "evaluation", "models", "verification", "gallery"),
+    *("protocols", "evaluation", "models", "verification", "gallery", "albums"),
 )
 
 

@@ -114,6 +114,14 @@ def test_a_file_is_downloaded_once(server: Server, tmp_path: Path) -> None:
     assert server.requests == ["photos.tgz"]
 
 
+def test_of_several_addresses_the_first_that_has_the_file_is_taken(server: Server, tmp_path: Path) -> None:
+    server.files["other.tgz"] = b"another file"
+    addresses = [server.url + name for name in ("missing.tgz", "other.tgz", "photos.tgz", "never.tgz")]
+    assert download(addresses, tmp_path / "photos.tgz", sha256(CONTENT), tries=1).read_bytes() == CONTENT
+    assert server.requests == ["missing.tgz", "other.tgz", "photos.tgz"]
+    assert names(tmp_path) == {"photos.tgz"}
+
+
 def test_an_existing_file_with_another_hash_is_kept(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"precious")
     with pytest.raises(InputError, match=f"has the SHA-256 {sha256(b'precious')}, not {sha256(CONTENT)}: delete it"):

@@ -33,6 +33,7 @@ METADATA, PHOTOS, PARTS, LEFT_OUT, LOCK = "metadata.json", "photos.arrow", "part
 FORMAT = 1
 FEWEST, MOST = 16, 2048  # photos of a part: what a kill can lose, and what keeps the number of files small
 BLOCK = 2**16  # names written at once
+CONVERTED = 1024  # int8 rows converted at once
 IN_MEMORY = 2**31  # bytes of embeddings; more are mapped from a file
 LEFT_OUT_KEY = b"left_out"
 
@@ -298,9 +299,14 @@ class StoredRows:
         if block.dtype != np.int8:
             return np.asarray(block @ queries.T)
         size = self.shape[1]
-        product = block[:, :size].astype(np.float32) @ queries.T  # (n,Q): scaled after the product, which is smaller
-        product *= np.ascontiguousarray(block[:, size:]).view(np.float32)
-        return np.asarray(product)
+        product = np.empty((len(block), len(queries)), dtype=np.float32)
+        floats = np.empty((min(CONVERTED, len(block)), size), dtype=np.float32)  # used again, within a cache
+        for start in range(0, len(block), CONVERTED):
+            part = block[start : start + CONVERTED, :size]
+            floats[: len(part)] = part
+            product[start : start + len(part)] = floats[: len(part)] @ queries.T
+        product *= np.ascontiguousarray(block[:, size:]).view(np.float32)  # scaled after the product, which is smaller
+        return product
 
 
 def quantize(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

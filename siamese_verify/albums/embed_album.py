@@ -47,7 +47,7 @@ from siamese_verify.albums.album_source import CLIPS, AlbumSource
 from siamese_verify.atomic_write import atomic_open
 from siamese_verify.datasets.folder import suffix_of
 from siamese_verify.errors import InputError
-from siamese_verify.faces import FaceDetector, Quality, open_photo, reduced
+from siamese_verify.faces import DETECTORS, Quality, open_photo, reduced
 from siamese_verify.faces.rotation import Box, to_photo
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.run_lock import claim
@@ -167,7 +167,8 @@ def _begin(
     folder: Path, source: AlbumSource, metadata: ModelMetadata, bundle: str, int8: bool, photos_per_part: int | None
 ) -> AlbumFolder:
     """The album, with all photos that its source has now."""
-    policy = FaceDetector.identifier if metadata.input_spec.crop.needs_face else ""
+    crop = metadata.input_spec.crop
+    policy = DETECTORS[crop.detector].identifier if crop.needs_face else ""
     storage = "int8" if int8 else "float32"
     if not (folder / METADATA).is_file():
         count = write_names(folder, source.names())

@@ -340,6 +340,24 @@ class _Stop:
         return False
 
 
+def check_embeddings(embeddings: ArrayLike, rate: float) -> NDArray[np.float32]:
+    """Return (N,D) embeddings as float32.
+
+    Raises:
+        InputError: another shape, NaN or infinity, no unit length, or a rate outside of (0, 1).
+    """
+    rows = np.asarray(embeddings, dtype=np.float32)
+    if rows.ndim != 2:
+        raise InputError(f"Embeddings are (N, D), got shape {rows.shape}.")
+    if not 0 < rate < 1:
+        raise InputError(f"The false-merge rate is between 0 and 1, such as {FALSE_MERGE_RATE}, got {rate}.")
+    if not np.isfinite(rows).all():
+        raise InputError("Embeddings hold NaN or infinity: embed these photos again.")
+    if len(rows) and np.abs(np.linalg.norm(rows, axis=1) - 1).max() > 1e-2:
+        raise InputError("Embeddings must have unit length: divide each by its length.")
+    return rows
+
+
 def group_faces(
     embeddings: ArrayLike,
     calibration: ScoreCalibration,
@@ -378,15 +396,7 @@ def group_faces(
 
     Benjamini & Hochberg, "Controlling the False Discovery Rate", J. R. Stat. Soc. B 1995, for the share of the merges.
     """
-    rows = np.asarray(embeddings, dtype=np.float32)
-    if rows.ndim != 2:
-        raise InputError(f"Embeddings are (N, D), got shape {rows.shape}.")
-    if not 0 < rate < 1:
-        raise InputError(f"The false-merge rate is between 0 and 1, such as {FALSE_MERGE_RATE}, got {rate}.")
-    if not np.isfinite(rows).all():
-        raise InputError("Embeddings hold NaN or infinity: embed these photos again.")
-    if len(rows) and np.abs(np.linalg.norm(rows, axis=1) - 1).max() > 1e-2:
-        raise InputError("Embeddings must have unit length: divide each by its length.")
+    rows = check_embeddings(embeddings, rate)
     model = PersonModel.from_calibration(calibration.calibration, correlation)
     false = FalseMerges(calibration.impostor_tail, model)
     first = np.arange(len(rows)) if start is None else np.unique(np.asarray(start), return_inverse=True)[1]

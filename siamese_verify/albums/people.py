@@ -89,7 +89,9 @@ class Decisions:
     def decide(self, a: FaceReference, b: FaceReference, same: bool) -> None:
         """Remember whether two faces are one person; takes back what was decided about the two before."""
         for kind in (self.same, self.different):
-            kind[:] = [pair for pair in kind if set(pair) != {a, b}]
+            for pair in ((a, b), (b, a)):
+                if pair in kind:
+                    kind.remove(pair)
         (self.same if same else self.different).append((a, b))
 
 
@@ -113,7 +115,7 @@ def overlap(a: Box, b: Box) -> float:
     return shared / (areas - shared) if areas > shared else float(a == b)
 
 
-class FaceIndex:
+class AlbumFaces:
     """Finds faces of an album by photo and box.
 
     Args:
@@ -220,7 +222,7 @@ def group_album(
     Raises:
         InputError: see `group_faces`.
     """
-    index, lost = FaceIndex(table), 0
+    index, lost = AlbumFaces(table), 0
     known = np.zeros(len(table), dtype=np.int64)  # earlier number, 0 for none
     for one in earlier:
         row = index.find(one.face)

@@ -51,6 +51,7 @@ from siamese_verify.protocols import (
     TrainingSubset,
     read_training_run,
     refuse_leak,
+    with_doubtful,
     with_groups,
 )
 from siamese_verify.structures import Photos
@@ -80,6 +81,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         protocol = chosen
         if cfg.groups is not None and isinstance(protocol, PairProtocol):
             protocol = with_groups(protocol, cfg.groups, cfg.group)
+        if cfg.doubtful is not None and isinstance(protocol, PairProtocol):
+            protocol = with_doubtful(protocol, cfg.doubtful)
         cropper = FaceCropper(model.encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
         rates, called = further_rates(cfg.far), Path(str(cfg.model)).name
         given, earlier = (called, model.encoder, protocol, cropper, model), [*results.values()]

@@ -132,7 +132,8 @@ def decide(decisions: Decisions, earlier: list[GroupedFace], options: argparse.N
         rest = [face for face in own_faces if face.photo != photo]
         if not there or not rest:
             raise InputError(f"Person {number} has no face on {photo!r} beside others: see groups.csv.")
-        decisions.decide(there[0], rest[0], same=False)
+        for other in rest:  # each, so that it holds when the album is grouped again from nothing
+            decisions.decide(there[0], other, same=False)
 
 
 def write_pages(folder: Path, album: AlbumFolder, people: AlbumPeople) -> None:

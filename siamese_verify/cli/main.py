@@ -19,8 +19,6 @@ from siamese_verify import __version__
 from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.cli.user_errors import EXIT_BUG, EXIT_CTRL_C, EXIT_TEMPORARY, report_user_errors
 from siamese_verify.errors import printable
-from siamese_verify.sweeps.child_run import follow_parent, quote_elements
-from siamese_verify.sweeps.resume_sweep import resume_arguments
 
 
 class Command(NamedTuple):
@@ -73,6 +71,11 @@ COMMANDS = {
         "sort the faces of an album by person",
         "siamese_verify.cli.group_album:run",
         "siamese_verify.cli.group_album:add_arguments",
+    ),
+    "clean": Command(
+        "list photos of a labelled set whose label is probably wrong",
+        "siamese_verify.cli.clean_album:run",
+        "siamese_verify.cli.clean_album:add_arguments",
     ),
     "verify": Command(
         "decide whether two photos show the same person",
@@ -211,6 +214,9 @@ def run(arguments: list[str]) -> int:
 
 def run_hydra(name: str, module: str, overrides: list[str]) -> int:
     """Run a Hydra command as `python -m` does, so that DDP finds out how to start its other processes."""
+    from siamese_verify.sweeps.child_run import follow_parent, quote_elements
+    from siamese_verify.sweeps.resume_sweep import resume_arguments
+
     if invisible := [one for one in overrides if printable(one) != one]:  # Hydra would print it as it is
         Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
     overrides = [quote_elements(one) for one in overrides]

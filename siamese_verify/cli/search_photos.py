@@ -123,7 +123,9 @@ def _print(answer: AlbumAnswer, prior: float | None) -> None:
     for hit in answer.hits:
         chance = "" if hit.one_in is None else "often" if hit.one_in == 1 else f"1 in {hit.one_in:,}"
         ratio = "" if hit.log_likelihood_ratio is None else f"{math.exp(hit.log_likelihood_ratio):,.3g}"
-        shown = "" if prior is None else f"  {hit.probability or 0:11.1%}"
+        certain = min(max(hit.probability or 0.0, 0.001), 0.999)
+        bound = "" if hit.probability == certain else "under " if certain == 0.001 else "over "
+        shown = "" if prior is None else f"  {f'{bound}{certain:.1%}':>11}"
         box = " ".join(f"{edge:.0f}" for edge in hit.box)
         mark = "*" if hit.accepted else " "
         print(printable(f"{mark} {hit.score:6.3f}  {chance:>16}  {ratio:>16}{shown}  {hit.photo} ({box})"))

@@ -65,7 +65,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     """
     cfg, earlier = resumed_configuration(cfg, HydraConfig.get().overrides.task, folder)
     refuse_used(folder, cfg.resume)
-    with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run:
+    with StopSignals() as signals, recorded(cfg, folder, signals, earlier) as run, without_unhelpful_warnings():
         check(cfg)  # also the second stage, before the first is trained
         cfg = initialize(train_first_stage(cfg, run, signals), run)
         check(cfg)
@@ -253,12 +253,13 @@ def measure_beside(
 ) -> tuple[Result, list[Figures]]:
     """Measure a model on a protocol, and the baseline beside it if that is not remembered; photos are opened once."""
     spec = model.encoder.input_spec
-    cropper, device = FaceCropper(spec, cfg.cache), str(next(model.encoder.buffers()).device)
+    cropper, place = FaceCropper(spec, cfg.cache), next(model.encoder.buffers()).device
     encoders = [model.encoder.eval()]
     together = baseline is not None and same_crops(baseline.input_spec, spec)
     if baseline is not None and together:
         encoders.append(baseline.eval())
     (embeddings, *simple), rows = embed_photos_by(encoders, protocol.photos, cropper)
+    device = str(place) if place.type == "cuda" else "cpu"  # counts need float64, which others lack
     options: dict[str, Any] = {"resamples": cfg.resamples, "device": device}
     result = measure("trained network", model.encoder, protocol, cropper, model, embedded=(embeddings, rows), **options)
     if baseline is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -48,6 +49,8 @@ def drawn_ahead(photos: Photos, parts: Sequence[Sequence[int]]) -> Iterator[list
 
     None where one process is as good: for few samples, and for sets that read files, which threads do.
     """
+    if multiprocessing.current_process().daemon:  # it may have no processes of its own
+        return None
     workers = min(torch.get_num_threads(), os.cpu_count() or 1, len(parts))
     if workers < 2 or not isinstance(photos, GeneratedSet) or sum(map(len, parts)) < DRAWN_TOGETHER:
         return None

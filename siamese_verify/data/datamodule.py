@@ -327,7 +327,7 @@ class FaceDataModule(pl.LightningDataModule):
                 f"{size / 1e9:.1f} GB of faces are more than a quarter of the free memory of {device}: leave out "
                 "datamodule.device=gpu."
             )
-        data.faces = held_on(data, device, self.workers)
+        data.faces = held_on(data, device, self.workers if isinstance(data.faces, FacesOnDisk) else 0)
         return True
 
     def transfer_batch_to_device(self, batch: FaceBatch, device: torch.device, dataloader_idx: int) -> FaceBatch:

@@ -18,6 +18,7 @@ from siamese_verify.datasets.storage import Storage
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import open_photo
 from siamese_verify.faces.photo import MAX_BYTES, too_large
+from siamese_verify.tables import read_table
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".pgm", ".ppm"}
@@ -93,19 +94,23 @@ class FolderPhotos(IndexedPhotos):
 
     Args:
         root: `root/identity/.../photo.jpg`, here or in object storage.
+        drop: a list of `siamese-verify clean` that was reviewed: photos with yes in its column `drop` are left out.
 
     Raises:
-        InputError: no such folder, or none with a photo in it.
+        InputError: no such folder, or none with a photo in it; no such list, or none of its photos is in the folder.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, drop: str | Path | None = None) -> None:
+        dropped = read_dropped(drop) if drop is not None else frozenset[str]()
         storage = Storage(root)
         if not storage.is_folder():
             raise InputError(f"There is no folder {root}: name one that holds a folder for each identity.")
-        names, others = storage.names(), Counter[str]()
+        names, others, found = storage.names(), Counter[str](), 0
         paths, people = [string_array([])], [string_array([])]
         while block := list(islice(names, BLOCK)):  # as columns, millions of names fit into memory
             photos = [name for name in block if _is_photo_of_identity(name)]
+            found += len(dropped.intersection(photos))
+            photos = [name for name in photos if name not in dropped]
             others.update(suffix_of(name) or "no suffix" for name in block if not _is_photo_of_identity(name))
             paths.append(string_array(photos))
             people.append(string_array([name.partition("/")[0] for name in photos]))
@@ -113,6 +118,8 @@ class FolderPhotos(IndexedPhotos):
         if not len(index):
             suffixes = ", ".join(sorted(SUFFIXES))
             raise InputError(f"{root} holds no folder with photos ({suffixes}): give each identity its own folder.")
+        if dropped and not found:
+            raise InputError(f"None of the {len(dropped):,} photos to drop in {drop} is in {root}: name them as there.")
         if others:
             counts = ", ".join(f"{count:,} x {suffix}" for suffix, count in others.most_common(5))
             log.warning(
@@ -135,6 +142,20 @@ def read_photo(storage: Storage, name: str) -> bytes:
     if (size := storage.size(name)) > MAX_BYTES:
         raise too_large(storage.location(name), size)
     return storage.read(name)
+
+
+def read_dropped(path: str | Path) -> frozenset[str]:
+    """Names of the photos that a reviewed list says to drop: those with yes in its column `drop`.
+
+    Raises:
+        InputError: no such list, a missing column, or something else than yes and no.
+    """
+    table = read_table(path, ("photo", "drop"))
+    answers = [answer.strip().lower() for answer in table["drop"]]
+    for line, answer in zip(table.lines, answers, strict=True):
+        if answer not in ("yes", "no"):
+            raise InputError(f"Line {line} of {path} has {answer!r} as drop: write yes or no.")
+    return frozenset(name for name, answer in zip(table["photo"], answers, strict=True) if answer == "yes")
 
 
 def suffix_of(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -64,6 +64,24 @@ def inverted_hint(auc: float, eer: float, remedy: str = "negate the scores, or e
     return f"Genuine pairs score lower than impostors (AUC {auc:.4f}, EER {eer:.2%}), as distances do: {remedy}."
 
 
+class LabelDoubt(NamedTuple):
+    """The metrics without the pairs of photos whose label is doubtful: a footnote, beside those of all pairs.
+
+    Attributes:
+        photos: with a doubtful label, among those compared.
+        pairs: left out here.
+        eer: equal error rate of the others.
+        accuracy: mean over folds of the others, None without folds.
+        source: who doubts the labels.
+    """
+
+    photos: int
+    pairs: int
+    eer: float
+    accuracy: float | None
+    source: str
+
+
 @dataclass(frozen=True)
 class VerificationReport(Report):
     """Metrics of scored pairs.
@@ -95,6 +113,7 @@ class VerificationReport(Report):
         min_dcf: least detection cost over all thresholds.
         partial_auc: area under the ROC for low false accept rates.
         discard: error versus discard by quality, one for each measure.
+        without_doubtful: metrics without the pairs of photos whose label is doubtful.
     """
 
     metric: ClassVar[str] = "eer"
@@ -128,6 +147,7 @@ class VerificationReport(Report):
     min_dcf: DetectionCost | None = None
     partial_auc: PartialArea | None = None
     discard: tuple[DiscardCurve, ...] = ()
+    without_doubtful: LabelDoubt | None = None
 
     @property
     def hint(self) -> str | None:

@@ -11,6 +11,7 @@ from siamese_verify.losses.softmax import LOWEST, check_temperature
 from siamese_verify.pairwise import Batch, Identities, in_bands, row_product, unit
 from siamese_verify.pairwise.batch import check_matrix
 from siamese_verify.pairwise.blocks import is_small
+from siamese_verify.pairwise.distances import places
 from siamese_verify.pairwise.log_softmax import log_sum_exp_of_others
 from siamese_verify.structures import Pairs, Triplets
 
@@ -234,8 +235,8 @@ class InBatchNegatives(BatchLoss):
             same = batch.labels[:, None] == batch.candidate_labels
             gathered = self.objective.gather(logits.masked_fill(same, LOWEST))
             negatives = len(columns) - same.sum(dim=1)  # (B,) how many an anchor has
-            anchor, positive = same.clone().fill_diagonal_(False).nonzero(as_tuple=True)
-            return self._items(logits[anchor, positive], gathered, negatives, anchor)
+            place = places(same.clone().fill_diagonal_(False))
+            return self._items(logits.flatten()[place], gathered, negatives, place // len(columns))
         labels, own = batch.candidate_labels, batch.anchors
         number = torch.arange(own.start, own.stop, device=labels.device)
         if tuples is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,8 +61,8 @@ def block_distance(left: Tensor, right: Tensor | None = None) -> Tensor:
 
     They are those of `torch.cdist(compute_mode="donot_use_mm_for_euclid_dist")`, at about the cost of a matrix
     product: far pairs come from inner products, near pairs, where these cancel, from differences. On a GPU, where
-    finding these would wait for it, and where float32 is multiplied as TF32, all come from products in float64: of unit rows
-    they keep five digits of distances from 1e-4 on, and of 1e-6 three. At zero distance the gradient is 0.
+    finding these would wait for it, and where float32 is multiplied as TF32, all come from products in float64: of unit
+    rows they keep five digits of distances from 1e-4 on, and of 1e-6 three. At zero distance the gradient is 0.
 
     Args:
         left: (n, D).
@@ -113,6 +114,13 @@ def has_exact_products(rows: Tensor) -> bool:
 def chunks(count: int, source: Tensor) -> Iterator[slice]:
     """Bands of so few rows that gathering them from (N, D) ones takes little memory: 64 MB on a GPU, 1 MB else."""
     return bands(count, source.shape[1], GATHERED if source.device.type == "cpu" else GATHERED << 6)
+
+
+def places(mask: Tensor) -> Tensor:
+    """Flat places of the few True values of a mask; numpy finds them in a tenth of torch's time."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.view(-1).nonzero().flatten()
 
 
 def identical(rows: Tensor) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.pairwise.blocks import blocks, ranges
-from siamese_verify.pairwise.distances import chunks, identical, matmul_precision
+from siamese_verify.pairwise.distances import chunks, identical, matmul_precision, places
 from siamese_verify.pairwise.tiles import TILE, fused
 
 SIZE = 2048  # rows of a block: small enough for a cache, large enough for threads to pay
@@ -145,7 +144,7 @@ class _TopK:
             hit = product >= self.least[rows, None]
             if mirrored:
                 hit |= product >= self.least[columns]
-            place = _places(hit)
+            place = places(hit)
             row, column, value = (
                 place // shape[1] + rows.start,
                 place % shape[1] + columns.start,
@@ -209,13 +208,6 @@ class _TopK:
             product = self.queries[query[part]].double() * self.keys[key[part]].double()
             torch.sum(product, dim=1, out=result[part])
         return result
-
-
-def _places(mask: Tensor) -> Tensor:
-    """Flat places of the few True values of a mask; numpy finds them in a tenth of torch's time."""
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.view(-1).nonzero().flatten()
 
 
 def _descending(query: Tensor, value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.pairwise.blocks import blocks
+from siamese_verify.pairwise.blocks import blocks, ranges
 
 SCALE = 2.0**20
 SIZE = 768  # rows of a block of impostors: product and bins stay in the processor's cache
@@ -174,10 +174,20 @@ class PairScores:
 
     def genuine(self) -> Iterator[tuple[NDArray[np.floating], NDArray[np.int64]]]:
         """Genuine pairs, some at a time: (K,) scaled scores and numbers."""
-        for block in self.walk(GENUINE_SIZE):
+        for block in self._blocks_of_one_person():
             mask = self.mask(block, same=True)
             if mask is not None and mask.any():
                 yield self.product(block).numpy()[mask], self.numbers(block, np.flatnonzero(mask))
+
+    def _blocks_of_one_person(self) -> Iterator[Ranges]:
+        """Blocks, `GENUINE_SIZE` high and wide at most, in which somebody may be twice: few of all."""
+        above, beside = self.probes.identities, self.gallery.identities
+        for rows in ranges(len(above), GENUINE_SIZE):
+            for columns in ranges(len(beside), GENUINE_SIZE, rows.start if self.itself else 0):
+                if beside[columns.start] > above[rows.stop - 1]:
+                    break
+                if beside[columns.stop - 1] >= above[rows.start]:
+                    yield rows, columns
 
     def numbers(self, block: Ranges, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the pairs at (K,) flat places of a block."""

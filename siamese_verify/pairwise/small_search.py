@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.pairwise.blocks import is_small
-from siamese_verify.pairwise.distances import Centered, has_exact_products
+from siamese_verify.pairwise.distances import Centered, has_exact_products, places
 from siamese_verify.pairwise.nearest import ComparedRows, exact_distance, expanded, first_best, rounding
 
 DOUBTFUL = 4  # candidates for each row or pair, on average, beyond which the searches of `nearest` take less time
@@ -53,10 +53,11 @@ def farthest_and_nearest(compared: ComparedRows) -> tuple[Tensor, Tensor] | None
 def _least(compared: ComparedRows, value: Tensor, slack: float, sign: int) -> Tensor | None:
     """(N,) columns of the least value of each row; values are squared distances times the sign, inf for none."""
     least, column = value.min(dim=1)
-    candidates = value <= (least + 2 * slack).clamp_(max=torch.finfo(value.dtype).max)[:, None]
-    several = (candidates.sum(dim=1) > 1).nonzero().flatten()
+    second = value.scatter(1, column[:, None], torch.inf).amin(dim=1)
+    several = (second <= least + 2 * slack).logical_and_(second < torch.inf).nonzero().flatten()
     if len(several):
-        number, other = candidates[several].nonzero(as_tuple=True)
+        candidates = value[several] <= (least[several, None] + 2 * slack).clamp_(max=torch.finfo(value.dtype).max)
+        number, other = candidates.nonzero(as_tuple=True)
         if len(number) > DOUBTFUL * len(value):
             return None
         exact = exact_distance(compared, several[number], other).mul_(sign)
@@ -78,7 +79,8 @@ def nearest_beyond_positives(
     others = matrix.masked_fill(same, torch.inf)
     if compared.itself:
         same.fill_diagonal_(False)
-    row, positive = same.nonzero(as_tuple=True)
+    place = places(same)
+    row, positive = place // same.shape[1], place % same.shape[1]
     if len(row) * others.shape[1] > matrix.numel() * DOUBTFUL * 2:  # rows of many positives
         return None
     inner = matrix[row, positive]
@@ -87,18 +89,23 @@ def nearest_beyond_positives(
         surely, possibly = low + margin, high + margin
     else:
         surely, possibly = (low.sqrt_() + margin).square_(), (high.sqrt() + margin).square_()
-    distance = others[row]  # (M,C)
-    least, column = distance.masked_fill(distance <= (inner + 2 * slack)[:, None], torch.inf).min(dim=1)
-    limit = torch.minimum(least + 2 * slack, possibly + slack)
-    candidates = (distance <= limit[:, None]).logical_and_(distance > (inner - 2 * slack)[:, None])
-    count = candidates.sum(dim=1)
-    column.masked_fill_(count == 0, -1)
-    doubtful = ((count > 1) | (count == 1) & (least + slack >= surely)).nonzero().flatten()
+    beyond = others.index_select(0, row)  # (M,C)
+    beyond.masked_fill_(beyond <= (inner - 2 * slack)[:, None], torch.inf)
+    least, column = beyond.min(dim=1)
+    second = beyond.scatter_(1, column[:, None], torch.inf).amin(dim=1)
+    none = least > possibly + slack
+    clear = (least > inner + 2 * slack) & (second > least + 2 * slack) & (least + slack < surely)
+    column.masked_fill_(none, -1)
+    doubtful = clear.logical_or_(none).logical_not_().nonzero().flatten()
     if len(doubtful):
-        number, other = candidates[doubtful].nonzero(as_tuple=True)
+        anchor, inner = row[doubtful], inner[doubtful, None]
+        distance = others.index_select(0, anchor)
+        least = distance.masked_fill(distance <= inner + 2 * slack, torch.inf).amin(dim=1)
+        limit = torch.minimum(least + 2 * slack, possibly[doubtful] + slack)
+        candidates = (distance <= limit[:, None]).logical_and_(distance > inner - 2 * slack)
+        number, other = candidates.nonzero(as_tuple=True)
         if len(number) > DOUBTFUL * len(row):
             return None
-        anchor = row[doubtful]
         nearest = exact_distance(compared, anchor, positive[doubtful], squared)[number]
         value = exact_distance(compared, anchor[number], other, squared)
         within = ((value > nearest) & (value < nearest + margin)).nonzero().flatten()

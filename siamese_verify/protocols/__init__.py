@@ -17,6 +17,7 @@ from siamese_verify.protocols.protocol import (
     folder_pairs,
     keep_photos,
     sampled_pairs,
+    with_doubtful,
     with_groups,
 )
 from siamese_verify.protocols.retrieval import RetrievalProtocol, retrieval, retrieval_list
@@ -52,5 +53,6 @@ __all__ = [
     "sampled_pairs",
     "save_people",
     "templates",
+    "with_doubtful",
     "with_groups",
 ]

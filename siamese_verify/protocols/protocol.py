@@ -39,6 +39,7 @@ from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
 from siamese_verify.evaluation.base_report import Failures, Report
 from siamese_verify.evaluation.discard import discard_curves, genuine_pairs
 from siamese_verify.evaluation.pair_intervals import clustered_intervals
+from siamese_verify.evaluation.report import LabelDoubt
 from siamese_verify.evaluation.tail_extrapolation import extrapolate
 from siamese_verify.structures import Photos
 from siamese_verify.tables import read_table
@@ -175,12 +176,16 @@ class PairProtocol(Protocol):
             photos with different identities may show one person.
         photo_groups: (N,) group of each photo, "" for none, for rates within and across groups; None without groups.
         group_column: what these groups are of.
+        doubtful: (N,) bool, photos whose label is doubtful; they count, and the report says what it would be without.
+        doubted_by: the source of that.
     """
 
     pairs: PairList | None = None
     identities_known: bool = True
     photo_groups: np.ndarray | None = None
     group_column: str = "group"
+    doubtful: np.ndarray | None = None
+    doubted_by: str = ""
 
     def rows(self, pair: int) -> tuple[int, int]:
         """Rows of a pair's photos; if all pairs are scored, i < j is the pair i * N + j."""
@@ -237,6 +242,8 @@ class PairProtocol(Protocol):
         if self.identities_known and np.unique(people, return_counts=True)[1].max() > 1:
             searches = identification_report(embeddings, people, device=settings.device)
             report = replace(report, identification=searches)
+        if self.doubtful is not None and self.doubtful.any():
+            report = replace(report, without_doubtful=self._without_doubtful(embeddings, report, settings.device))
         if self.photo_groups is not None:
             report = replace(report, differentials=self._differentials(embeddings, report.threshold, resamples))
         if settings.qualities:
@@ -249,6 +256,23 @@ class PairProtocol(Protocol):
         if settings.calibration:
             report = replace(report, calibration=check_calibration(settings.calibration, report.curve))
         return report
+
+    def _without_doubtful(self, embeddings: np.ndarray, report: VerificationReport, device: str) -> LabelDoubt | None:
+        """Metrics without the doubtful photos; None where nothing can be measured without them."""
+        assert self.doubtful is not None
+        rows = np.flatnonzero(~self.doubtful)
+        others = replace(self, photo_groups=None, doubtful=None).keep(rows)
+        people, pairs = np.asarray(others.photos.identities), others.pairs
+        try:
+            if pairs is None:
+                found = all_pairs_report(embeddings[rows], people, targets=(), device=device)
+            else:
+                scores = score_pairs(embeddings[rows], pairs.left, pairs.right)
+                found = verification_report(scores, pairs.same, pairs.folds, targets=())
+        except InputError:
+            return None
+        accuracy = found.kfold.mean if found.kfold else None
+        return LabelDoubt(int(self.doubtful.sum()), report.pairs - found.pairs, found.eer, accuracy, self.doubted_by)
 
     def _differentials(self, embeddings: np.ndarray, threshold: float, resamples: int) -> GroupDifferentials:
         assert self.photo_groups is not None
@@ -298,8 +322,31 @@ def keep_photos(protocol: PairProtocol, rows: np.ndarray) -> PairProtocol:
         kept = (place[pairs.left] >= 0) & (place[pairs.right] >= 0)
         folds, groups = (None if column is None else column[kept] for column in (pairs.folds, pairs.groups))
         pairs = PairList(place[pairs.left[kept]], place[pairs.right[kept]], pairs.same[kept], folds, groups)
-    groups = None if protocol.photo_groups is None else protocol.photo_groups[rows]
-    return replace(protocol, photos=PhotoSubset(protocol.photos, rows), pairs=pairs, photo_groups=groups)
+    by_photo = (protocol.photo_groups, protocol.doubtful)
+    groups, doubtful = (None if column is None else column[rows] for column in by_photo)
+    return replace(
+        protocol, photos=PhotoSubset(protocol.photos, rows), pairs=pairs, photo_groups=groups, doubtful=doubtful
+    )
+
+
+def with_doubtful(protocol: PairProtocol, path: str | Path) -> PairProtocol:
+    """A protocol whose report has a footnote: the metrics without photos whose label is doubtful.
+
+    Args:
+        protocol: of pairs.
+        path: of a CSV with the column `path`, the names of these photos.
+
+    Raises:
+        InputError: see `read_table`; none of the photos is in the protocol.
+    """
+    listed = set(read_table(path, ("path",))["path"])
+    doubtful = np.array([name in listed for name in protocol.photos.names])
+    if not doubtful.any():
+        raise InputError(
+            f"{path} lists none of the {len(doubtful):,} photos of {protocol.name}, such as "
+            f"{protocol.photos.names[0]!r}."
+        )
+    return replace(protocol, doubtful=doubtful, doubted_by=Path(path).name)
 
 
 def with_groups(protocol: PairProtocol, path: str | Path, column: str) -> PairProtocol:

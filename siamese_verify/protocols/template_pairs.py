@@ -76,10 +76,10 @@ class TemplateProtocol(Protocol):
         if self.combine == "quality":
             weights = quality_weights({name: np.asarray(one)[used] for name, one in settings.qualities.items()})
         combined = combine_photos(rows, templates, weights)
-        report = all_pairs_report(combined, of_template, targets=targets, progress=True)
+        report = all_pairs_report(combined, of_template, targets=targets, progress=True, device=settings.device)
         if not settings.resamples:
             return report
-        clustered = clustered_rows(combined, of_template)
+        clustered = clustered_rows(combined, of_template, device=settings.device)
         return replace(
             report,
             intervals=clustered_intervals(clustered, targets, None),

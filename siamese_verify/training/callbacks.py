@@ -46,10 +46,12 @@ class RefreshHardNegatives(pl.Callback):
         training = pl_module.training
         pl_module.eval()
         with torch.inference_mode():
-            embeddings = [pl_module(batch.images.to(pl_module.device)).float().cpu() for batch in loader]
+            embeddings = [pl_module(batch.images.to(pl_module.device)).float() for batch in loader]
         pl_module.train(training)
-        # The batch norms of ranks may differ, but all ranks must find the same neighbors.
-        update(trainer.strategy.broadcast(torch.cat(embeddings)))
+        found = torch.cat(embeddings)  # on its device, where neighbors are found too
+        if trainer.world_size > 1:  # the batch norms of ranks may differ, but all ranks must find the same neighbors
+            found = trainer.strategy.broadcast(found.cpu()).to(pl_module.device)
+        update(found)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -149,10 +151,10 @@ class ReseedEachBatch(pl.Callback):
     ) -> None:
         """Seed torch's generator."""
         seed = hash((self.seed, trainer.current_epoch, trainer.global_rank, batch_idx)) % 2**63
-        if pl_module.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would note it for each device that is missing
-        else:
+        if torch.cuda.is_available() or torch.backends.mps.is_available():
             torch.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would note it for each kind of device
 
 
 class CollapseMonitor(pl.Callback):

@@ -89,7 +89,7 @@ def test_a_photo_finds_itself_with_its_place(folder: Path) -> None:
     table = FaceTable.read(folder)
     answer = search_album(AlbumFolder(folder), METADATA, table.embeddings[33], top=3, threshold=0.99)
     assert answer.hits[0].row == 33 and answer.hits[0].photo == table.photos[33]
-    assert answer.hits[0].box == (0, 0, 8, 8)
+    assert list(answer.hits[0].box) == [0, 0, 8, 8]
     assert [hit.accepted for hit in answer.hits] == [hit.score >= 0.99 for hit in answer.hits]
     assert answer.searched == 59 and answer.far is None and answer.hits[0].log_likelihood_ratio is None
     assert json.loads(json.dumps(answer.to_dict(), allow_nan=False))["hits"][0]["photo"] == table.photos[33]

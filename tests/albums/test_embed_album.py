@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,16 @@ from pyarrow import parquet
 from siamese_verify.albums import FaceTable
 from siamese_verify.albums.album_folder import LOCK, AlbumFolder
 from siamese_verify.albums.embed_album import album_face, embed_album
+from siamese_verify.datasets import RecordPhotos
 from siamese_verify.datasets.storage import Storage
 from siamese_verify.errors import InputError
-from siamese_verify.faces import Quality
+from siamese_verify.faces import DETECTORS, Quality
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.run_lock import claim
+from siamese_verify.structures import Crop, DetectorName
 from siamese_verify.verification import DetectedFace
 from tests.albums.stub_verifier import ARRAYS, METADATA, OTHER, draw_album, load, load_for_arrays
+from tests.datasets.test_recordio import insightface, write
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +72,17 @@ def test_photos_without_a_face_are_listed_with_reasons(album: Path, tmp_path: Pa
     assert "is not an image" in row["detail"]
 
 
+@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
+def test_an_album_of_another_detector_is_refused(album: Path, tmp_path: Path, name: DetectorName) -> None:
+    crops = {one: Crop("box", detector=one) for one in DETECTORS}
+    specs = {one: replace(METADATA, input_spec=replace(METADATA.input_spec, crop=crop)) for one, crop in crops.items()}
+    embed(album, tmp_path, specs[name])  # the stub looks for no face
+    assert AlbumFolder(tmp_path).metadata.face_policy == DETECTORS[name].identifier
+    (other,) = {*DETECTORS} - {name}
+    with pytest.raises(InputError, match="was made with the model stub"):
+        embed(album, tmp_path, specs[other])
+
+
 def test_nobody_else_can_read_the_folder(album: Path, tmp_path: Path) -> None:
     embed(album, tmp_path / "out")
     folders = [path for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")] if path.is_dir()]
@@ -91,6 +107,17 @@ def test_object_storage_is_a_source(album: Path, tmp_path: Path) -> None:
     files = fsspec.filesystem("memory")
     files.put(str(album), "/album", recursive=True)
     assert same(embed("memory://album", tmp_path / "out"), embed(album, tmp_path / "local"))
+
+
+def test_records_are_a_source(tmp_path: Path) -> None:
+    place = tmp_path / "faces"
+    place.mkdir()
+    write(place, insightface((2, 3, 1)))
+    for number, source in enumerate((place, place / "train.rec")):
+        table = embed(source, tmp_path / str(number))
+        assert list(table.photos) == [f"record {key}" for key in range(1, 7)]
+        photos = RecordPhotos(place)
+        assert np.array_equal(table.embeddings, load().embed([photos[row] for row in range(6)]))
 
 
 def test_arrays_are_a_source_for_models_that_take_them(tmp_path: Path) -> None:
@@ -214,18 +241,32 @@ def test_the_box_of_a_rotated_face_is_that_on_the_upright_photo() -> None:
 def test_several_processes_write_what_one_does(album: Path, tmp_path: Path, engine: str) -> None:
     if engine == "ray":
         pytest.importorskip("ray.data")
+    expected = embed(album, tmp_path / "one", photos_per_part=1)
+    command = start_of(album, tmp_path / engine, tmp_path, engine)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    if engine == "processes":  # killed as soon as a part is there; its processes end by themselves
+        with subprocess.Popen(command, env=environment, cwd=ROOT) as first:
+            while first.poll() is None and not list((tmp_path / engine).rglob("*.parquet")):
+                time.sleep(0.01)
+            first.kill()
+        assert 0 < len(list((tmp_path / engine).rglob("*.parquet"))) < 41
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert same(FaceTable.read(tmp_path / engine), expected)
+
+
+def start_of(album: Path, out: Path, folder: Path, engine: str) -> list[str]:
+    """Command that embeds by two processes."""
+    arguments = f"{str(album)!r}, {str(out)!r}, METADATA, load, processes=2, engine={engine!r}, photos_per_part=1"
     program = f"""
+from tests.datasets.test_recordio import insightface, write
 from tests.albums.stub_verifier import METADATA, load
 from siamese_verify.albums.embed_album import embed_album
 if __name__ == "__main__":
-    print(embed_album({str(album)!r}, {str(tmp_path / engine)!r}, METADATA, load, processes=2, engine={engine!r}))
+    print(embed_album({arguments}))
 """
-    script = tmp_path / "script.py"
-    script.write_text(program)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert run.returncode == 0, run.stderr
-    assert same(FaceTable.read(tmp_path / engine), embed(album, tmp_path / "one", photos_per_part=16))
+    (folder / "script.py").write_text(program)
+    return [sys.executable, str(folder / "script.py")]
 
 
 # Forks without torch and threads, so that a process to be killed starts in a millisecond.
@@ -233,6 +274,7 @@ KILLS = """
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 from siamese_verify.albums.embed_album import embed_album
+from tests.datasets.test_recordio import insightface, write
 from tests.albums.stub_verifier import METADATA, load
 
 assert "torch" not in sys.modules

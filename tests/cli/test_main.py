@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,19 @@ def test_help_and_version_end_with_0(command: Command) -> None:
     assert helped.code == 0
     assert all(name in helped.out for name in ("train", "evaluate", "verify", "demo"))
     assert command("--version") == (0, f"siamese-verify {__version__}\n", "")
+
+
+def test_a_model_is_pulled_from_files_that_are_those_of_the_zoo_only(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    refused = command("models", "pull", "sface", "--from", ".")
+    assert (refused.code, refused.out) == (2, "")
+    assert ". holds no face_recognition_sface_2021dec_int8bq.onnx (SHA-256 fb143eea" in refused.err
+    assert not list((tmp_path / "cache").rglob("*.onnx"))
+    assert "--from goes with pull" in command("models", "--from", ".").err
+    listed = command("models", "--json")
+    assert {one["name"] for one in json.loads(listed.out)} >= {"sface", "casia-webface", "vggface2"}
 
 
 def test_the_job_is_shown_as_yaml(command: Command, tmp_path: Path) -> None:

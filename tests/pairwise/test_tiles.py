@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from siamese_verify.losses import ContrastiveLoss, InBatchNegatives, InfoNCELoss, NTXentLoss
 from siamese_verify.miners import BatchHard, SemiHard
 from siamese_verify.pairwise import blocks, kernel_check, tiles
 from siamese_verify.pairwise.neighbors import nearest_neighbors
 
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 ROWS, LABELS = torch.randn(24, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) // 3
 
 
@@ -96,14 +101,51 @@ def test_kernels_are_for_gpus_and_can_be_switched_off(monkeypatch: pytest.Monkey
 
 
 def test_the_benchmark_of_a_gpu_can_be_tried_without_one() -> None:
-    script = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
     options = ["--device", "cpu", "--sizes", "48", "--precisions", "fp32", "--patience", "0.5", "--seconds", "20"]
-    command = [sys.executable, str(script), *options]
+    command = [sys.executable, str(BENCHMARK), *options]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "all within bounds" in ended.stdout
     for objective in ("NT-Xent", "SupCon", "InfoNCE", "contrastive", "cosine", "batch hard", "semi-hard"):
         assert re.search(rf"48 fp32 {objective}: ours +\d+\.\d+ ms", ended.stdout), ended.stdout
+
+
+class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what a GPU would be asked to compute: operations that are no view and no allocation, and kernels."""
+
+    count = 0
+
+    def kernel(self, *_: Any, **__: Any) -> None:
+        """Launch a kernel."""
+        self.count += 1
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operation.overloadpacket.__name__
+        self.count += not (operation.is_view or name.startswith(("empty", "new_empty", "detach", "_unsafe_view")))
+        return operation(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", ["NT-Xent", "SupCon", "contrastive", "cosine"])
+def test_a_small_batch_launches_no_more_than_the_formula_by_hand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a small batch takes on a GPU is to launch; no GPU is needed to count that."""
+    triton = pytest.importorskip("triton")
+    spec = importlib.util.spec_from_file_location("benchmark_of_a_gpu", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(tiles, "has_kernels", lambda _: True)
+    monkeypatch.setattr(blocks, "SMALL", blocks.SMALL_ON_GPU)
+    monkeypatch.setattr(torch.cuda, "device_of", nullcontext)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for `meta`
+    rows, labels = torch.empty(256, 32, device="meta", requires_grad=True), torch.empty(256, device="meta").long()
+    counts = []
+    for objective in (benchmark.ours()[name], benchmark.plain()[name]):
+        with Launches() as launches:  # type: ignore[no-untyped-call]
+            monkeypatch.setattr(triton.JITFunction, "run", launches.kernel)
+            objective(rows, labels).backward()
+        counts.append(launches.count)
+    assert 20 < counts[0] <= 1.1 * counts[1]
 
 
 def test_autocast_does_not_round_what_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,3 +158,33 @@ def test_autocast_does_not_round_what_is_searched(monkeypatch: pytest.MonkeyPatc
         found = nearest_neighbors(near, None, 3), SemiHard()(near, labels), BatchHard()(near, labels)
     assert torch.equal(found[0], expected[0])
     assert [f.tolist() for each in found[1:] for f in each] == [f.tolist() for each in expected[1:] for f in each]
+
+
+# Of each kernel f(loat), i(nteger) and their pointers F, L(ong), I, H(alf: bfloat16); "." is a constant.
+SIGNATURES = {
+    "_exponential_sums": "FFFFLLii.....i",
+    "_exponential_weights": "FHFFFFFLLii......i",
+    "_hinge_losses": "FHFILLFFiiff......i",
+    "_genuine_losses": "FLLLFFLiiiif....",
+    "_nearest_impostors": "FLLLLFFFFFFiiiii....i",
+    "_farthest_genuine": "FFLLLLi..",
+}
+TYPES = {"F": "*fp32", "L": "*i64", "I": "*i32", "H": "*bf16", "f": "fp32", "i": "i32", ".": "constexpr"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_for_gpus_that_are_not_there(capability: int) -> None:
+    pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from siamese_verify.pairwise import kernels
+
+    for name, letters in SIGNATURES.items():
+        kernel = getattr(kernels, name)
+        types = dict(zip(kernel.arg_names, map(TYPES.get, letters), strict=True))
+        sizes = {"HEIGHT": 32, "WIDTH": 128, "SIZE": 512}
+        constants = {argument: sizes.get(argument, True) for argument, kind in types.items() if kind == "constexpr"}
+        compiled = compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", capability, 32))
+        assert compiled.asm["cubin"]

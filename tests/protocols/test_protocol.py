@@ -21,8 +21,11 @@ from siamese_verify.protocols import (
     claimed_pairs,
     folder_pairs,
     keep_photos,
+    lfw_pairs,
     sampled_pairs,
+    with_doubtful,
 )
+from siamese_verify.protocols.lfw_pairs import SAME_PHOTO
 from siamese_verify.protocols.protocol import EvaluationSettings, PhotoSubset, draw_pairs
 
 
@@ -220,3 +223,53 @@ def test_photos_without_claims_and_unknown_kinds_are_refused() -> None:
         claimed_pairs(SyntheticFaces(2, 2, 16))
     with pytest.raises(InputError, match="impostors must be one of random, skilled, unskilled, all, got 'traced'"):
         claimed_pairs(Signatures(2, 2, forgeries=1, size=16), "traced")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_doubtful_photos_count_and_a_footnote_says_what_is_without_them(listed: bool, tmp_path: Path) -> None:
+    photos = SyntheticFaces(identities=6, images=4, size=16)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(6, 8))[photos.identities] + rng.normal(size=(24, 8))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    left, right = np.triu_indices(24, 1)
+    same = photos.identities[left] == photos.identities[right]
+    folds = np.arange(len(left)) % 4
+    plain = PairProtocol("pairs", photos, PairList(left, right, same, folds)) if listed else all_pairs(photos, "all")
+    (tmp_path / "doubtful.csv").write_text(
+        f"path,why\n{photos.names[3]},errata\n{photos.names[9]},errata\nother.png,\n"
+    )
+    doubted = with_doubtful(plain, tmp_path / "doubtful.csv")
+    report = doubted.evaluate(rows, EvaluationSettings(0))
+    assert (report.pairs, report.eer) == (276, plain.evaluate(rows, EvaluationSettings(0)).eer)
+    kept = np.delete(np.arange(24), [3, 9])
+    expected = plain.keep(kept).evaluate(rows[kept], EvaluationSettings(0))
+    found = report.without_doubtful
+    assert found is not None
+    assert (found.photos, found.pairs, found.eer) == (2, 276 - expected.pairs, expected.eer)
+    assert found.accuracy == (expected.kfold.mean if expected.kfold else None)
+    report.save(tmp_path / "report")
+    assert "Doubtful labels: 2 photos (doubtful.csv)" in (tmp_path / "report" / "report.html").read_text()
+    assert doubted.keep(kept).evaluate(rows[kept], EvaluationSettings(0)).without_doubtful is None
+    (tmp_path / "doubtful.csv").write_text("path\nother.png\n")
+    with pytest.raises(InputError, match="lists none of the 24 photos"):
+        with_doubtful(plain, tmp_path / "doubtful.csv")
+
+
+LFW = Path(__file__).resolve().parents[2].parent / "shared/data/lfw"
+
+
+@pytest.mark.skipif(not LFW.is_dir(), reason="LFW is missing: ../shared/data/lfw")
+def test_photos_with_two_names_in_lfw_are_one_photo_and_marked() -> None:
+    def pixels(name: str) -> np.ndarray:
+        with Image.open(LFW / "lfw-deepfunneled" / name[:-5] / f"{name}.jpg") as photo:
+            gray = photo.convert("L").crop((50, 50, 200, 200)).resize((24, 24), Image.Resampling.BOX)
+        return np.asarray(gray, dtype=np.float64).ravel()
+
+    for one, other in SAME_PHOTO:
+        assert np.corrcoef(pixels(one), pixels(other))[0, 1] > 0.97
+        assert one[:-5] != other[:-5]
+    protocol = lfw_pairs(LFW, "pairs.txt", "LFW View 2")
+    assert protocol.doubtful is not None
+    assert protocol.pairs is not None
+    touched = protocol.doubtful[protocol.pairs.left] | protocol.doubtful[protocol.pairs.right]
+    assert (touched.sum(), len(touched), protocol.pairs.same[touched].sum()) == (8, 6000, 1)

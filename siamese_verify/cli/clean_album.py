@@ -1,0 +1,88 @@
+"""`siamese-verify clean`: photos of a labelled set whose label is probably wrong, as a list to review."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from siamese_verify.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from siamese_verify.albums.face_table import FaceTable
+
+SHOWN = 200  # findings on the page
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `clean`."""
+    parser.description = (
+        "Find photos of a labelled set, a folder for each identity embedded by `siamese-verify embed`, whose label is "
+        "probably wrong: a list to review. Set its column drop to yes where you agree; data=folder takes it as "
+        "data.drop=review.csv. Of a photo with several faces the largest counts."
+    )
+    parser.add_argument("folder", help="with the embeddings")
+    parser.add_argument("--out", default="review.csv", metavar="CSV", help="the list to review (default: %(default)s)")
+    parser.add_argument("--model", help="bundle with the calibration (default: the one that embedded the photos)")
+    parser.add_argument(
+        "--rate", type=float, default=0.05, help="share of the findings that may be wrong (default: %(default)s)"
+    )
+    parser.add_argument("--page", metavar="HTML", help="write a page with the photos, two for each finding, here")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Find label errors, and print how many."""
+    from siamese_verify.albums.album_folder import AlbumFolder
+    from siamese_verify.albums.cleaning import find_label_errors, write_findings
+    from siamese_verify.albums.face_table import FaceTable
+    from siamese_verify.models.loading import find_bundle
+
+    if Path(options.out).exists():
+        raise InputError(f"{options.out} exists and may have been reviewed: name another file by --out.")
+    album = AlbumFolder(options.folder)
+    metadata = find_bundle(options.model or album.metadata.bundle or album.metadata.model).metadata
+    if metadata.fingerprint != album.metadata.fingerprint:
+        raise InputError(f"{options.folder} was embedded by {album.metadata.model}, not by {metadata.name}.")
+    if metadata.score_calibration is None:
+        raise InputError(f"The scores of {metadata.name} were never calibrated: `siamese-verify recalibrate` does it.")
+    table = FaceTable.read(options.folder)
+    rows = largest_faces(table)
+    photos = [table.photos[row] for row in rows]
+    if flat := [name for name in photos if "/" not in name]:
+        raise InputError(f"{flat[0]} is in no identity's folder: embed a folder that has one for each identity.")
+    people, identities = np.unique(np.array([name.partition("/")[0] for name in photos]), return_inverse=True)
+    findings = find_label_errors(table.embeddings[rows], identities, metadata.score_calibration, rate=options.rate)
+    write_findings(Path(options.out), findings, photos, people.tolist())
+    counts = Counter(one.kind for one in findings)
+    said = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing"
+    print(printable(f"{len(rows):,} photos of {len(people):,} identities: {said}. To review: {options.out}"))
+    if options.page:
+        from siamese_verify.albums.face_pictures import FacePicture, read_face, render_faces
+        from siamese_verify.albums.people import face_of
+        from siamese_verify.atomic_write import atomic_write
+
+        pictures = []
+        for one in findings[:SHOWN]:
+            for place in (one.rows[0], one.shown):
+                face = face_of(table, int(rows[place]))
+                try:
+                    picture = read_face(album.source, face.photo, face.box)
+                except InputError:
+                    picture = None
+                pictures.append(FacePicture(picture, f"{one.kind}: {face.photo}", place == one.rows[0]))
+        sentences = [f"{len(findings):,} findings; each is framed, with a photo to compare it with beside it."]
+        atomic_write(Path(options.page), render_faces("To review", sentences, pictures).encode(), private=True)
+    return 0
+
+
+def largest_faces(table: FaceTable) -> np.ndarray:
+    """Row of the largest face of each photo, in the order of the photos."""
+    sides = table.boxes[:, 2:] - table.boxes[:, :2]
+    area, best = sides[:, 0] * sides[:, 1], dict[str, int]()
+    for row, photo in enumerate(table.photos):
+        if photo not in best or area[row] > area[best[photo]]:
+            best[photo] = row
+    return np.array(list(best.values()), dtype=np.int64)

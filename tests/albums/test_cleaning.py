@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from siamese_verify.albums import FaceTable
+from siamese_verify.albums.cleaning import find_label_errors, write_findings
+from siamese_verify.cli.clean_album import largest_faces
+from siamese_verify.datasets import FolderPhotos
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import ScoreCalibration, calibrate
+from tests.albums.test_people import rows_of
+
+
+@pytest.fixture(scope="module")
+def calibration() -> ScoreCalibration:
+    return calibrate(*rows_of(60, 4, seed=9), intervals=False)
+
+
+def test_each_kind_of_planted_error_is_found_and_nothing_else(calibration: ScoreCalibration) -> None:
+    rows, truth = rows_of(20, 6, seed=1)
+    labels = truth.copy()
+    labels[3] = 5  # a photo of 0 among those of 5
+    labels[truth == 8] = 7  # two people under one name
+    labels[np.flatnonzero(truth == 12)[:3]] = 40  # one person under two names
+    rows[100] = rows[101]  # a copy
+    found = find_label_errors(rows, labels, calibration)
+    assert {one.kind for one in found} == {"mislabelled", "two people", "one person", "duplicate"}
+    (moved,) = [one for one in found if one.kind == "mislabelled"]
+    assert (moved.rows, moved.identity, moved.other) == ((3,), 5, 0)
+    (two,) = [one for one in found if one.kind == "two people"]
+    assert two.identity == 7 and len(two.rows) == 6 and len(set(truth[list(two.rows)].tolist())) == 1
+    (one,) = [one for one in found if one.kind == "one person"]
+    assert {one.identity, one.other} == {12, 40}
+    (copy,) = [one for one in found if one.kind == "duplicate"]
+    assert {*copy.rows, copy.shown} == {100, 101}
+
+
+def test_correct_labels_have_no_findings(calibration: ScoreCalibration) -> None:
+    assert find_label_errors(*rows_of(20, 6, seed=1), calibration) == []
+    assert find_label_errors(np.empty((0, 24), np.float32), [], calibration) == []
+    assert find_label_errors(*rows_of(1, 1), calibration) == []
+
+
+def test_the_list_to_review_says_what_is_wrong_and_drops_nothing_by_itself(
+    tmp_path: Path, calibration: ScoreCalibration
+) -> None:
+    rows, labels = rows_of(20, 6, seed=1)
+    labels[3] = 5
+    found = find_label_errors(rows, labels, calibration)
+    write_findings(
+        tmp_path / "review.csv", found, [f"=photo{row}.jpg" for row in range(120)], list("abcdefghijklmnopqrst")
+    )
+    (line,) = csv.DictReader((tmp_path / "review.csv").open())
+    assert (line["kind"], line["photo"], line["identity"], line["other"]) == ("mislabelled", "'=photo3.jpg", "f", "a")
+    assert line["drop"] == "no" and float(line["log_likelihood_ratio"]) > 0
+    assert (tmp_path / "review.csv").stat().st_mode & 0o777 == 0o600
+
+
+def test_invalid_input_is_refused(calibration: ScoreCalibration) -> None:
+    rows, labels = rows_of(3, 3)
+    with pytest.raises(InputError, match="one identity"):
+        find_label_errors(rows, labels[:4], calibration)
+    with pytest.raises(InputError, match="NaN"):
+        find_label_errors(np.full_like(rows, np.nan), labels, calibration)
+
+
+def test_a_reviewed_list_leaves_out_the_photos_with_yes(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    review = tmp_path / "review.csv"
+    review.write_text("kind,photo,drop\nmislabelled,a/2.jpg,Yes\nduplicate,b/1.jpg,no\n")
+    assert list(FolderPhotos(tmp_path, drop=review).names) == ["a/1.jpg", "b/1.jpg"]
+    review.write_text("photo,drop\na/2.jpg,perhaps\n")
+    with pytest.raises(InputError, match=r"Line 2 .* 'perhaps'"):
+        FolderPhotos(tmp_path, drop=review)
+    review.write_text("photo,drop\nc/9.jpg,yes\n")
+    with pytest.raises(InputError, match="None of the 1 photos to drop"):
+        FolderPhotos(tmp_path, drop=review)
+
+
+def test_of_a_photo_with_two_faces_the_largest_counts() -> None:
+    boxes = np.array([[0, 0, 2, 2], [0, 0, 5, 5], [0, 0, 1, 1]], np.float32)
+    table = FaceTable(["a/1.jpg", "a/1.jpg", "a/2.jpg"], np.zeros((3, 2), np.float32), boxes, np.ones(3, np.float32))
+    assert largest_faces(table).tolist() == [1, 2]

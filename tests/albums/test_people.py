@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import argparse
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from siamese_verify.albums.album_folder import AlbumFolder
+from siamese_verify.albums.embed_album import embed_album
+from siamese_verify.albums.face_table import FaceTable
+from siamese_verify.albums.people import (
+    DECISIONS,
+    GROUPS,
+    AlbumPeople,
+    Decisions,
+    FaceReference,
+    group_album,
+    overlap,
+    read_groups,
+)
+from siamese_verify.cli.group_album import add_arguments, decide, write_pages
+from siamese_verify.errors import InputError
+from siamese_verify.evaluation import ScoreCalibration, calibrate
+from tests.albums.stub_verifier import METADATA, draw_album, load
+
+SIZE = 24
+
+
+def rows_of(people: int, photos: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    identities = np.repeat(np.arange(people), photos)
+    rows = rng.normal(size=(people, SIZE))[identities] + 0.4 * rng.normal(size=(len(identities), SIZE))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), identities
+
+
+@pytest.fixture(scope="module")
+def calibration() -> ScoreCalibration:
+    return calibrate(*rows_of(60, 4, seed=9), intervals=False)
+
+
+def table_of(rows: np.ndarray) -> FaceTable:
+    """Two faces on each photo, of people far from each other in the order of the rows."""
+    half = len(rows) // 2
+    names = [f"{row % half:03}.jpg" for row in range(len(rows))]
+    left = np.where(np.arange(len(rows)) < half, 0.0, 100.0)
+    boxes = np.stack([left, 0 * left, left + 50, 0 * left + 50], axis=1).astype(np.float32)
+    return FaceTable(names, rows, boxes, np.ones(len(rows), np.float32))
+
+
+@pytest.fixture
+def table() -> FaceTable:
+    return table_of(rows_of(8, 5)[0])
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(["folder", *arguments])
+
+
+def grouped(
+    folder: Path, table: FaceTable, calibration: ScoreCalibration, *arguments: str, again: bool = False
+) -> AlbumPeople:
+    """What the command does with an album that is embedded."""
+    decisions, earlier = Decisions.read(folder), read_groups(folder)
+    decide(decisions, earlier, options(*arguments))
+    people = group_album(table, calibration, decisions, () if again else earlier)
+    decisions.write(folder)
+    people.write(folder)
+    return people
+
+
+def test_numbers_stay_and_new_photos_join_known_people(
+    tmp_path: Path, table: FaceTable, calibration: ScoreCalibration
+) -> None:
+    rows, identities = rows_of(8, 5)
+    known = np.flatnonzero(np.arange(40) % 5 < 3)  # three photos of each
+    some = table_of(rows[known])
+    before = grouped(tmp_path, some, calibration)
+    assert sorted(set(before.persons.tolist())) == list(range(1, 9))
+    place = {
+        photo + str(box): person for photo, box, person in zip(some.photos, some.boxes, before.persons, strict=True)
+    }
+    names = [f"new-{row}.jpg" for row in range(40)]
+    boxes = np.tile(np.array([0, 0, 50, 50], np.float32), (40, 1))
+    for old, row in enumerate(known):
+        names[row], boxes[row] = some.photos[old], some.boxes[old] + 3  # found anew, three pixels off
+    after = grouped(tmp_path, FaceTable(names, rows, boxes, np.ones(40, np.float32)), calibration)
+    assert after.lost == 0
+    for old, row in enumerate(known):
+        assert after.persons[row] == place[some.photos[old] + str(some.boxes[old])]
+    for identity in range(8):
+        assert len(set(after.persons[identities == identity].tolist())) == 1
+
+
+def test_names_merges_and_splits_hold_when_the_album_is_grouped_again_from_nothing(
+    tmp_path: Path, table: FaceTable, calibration: ScoreCalibration
+) -> None:
+    first = grouped(tmp_path, table, calibration)
+    a, b, c = (int(first.persons[row]) for row in (0, 5, 10))
+    photo = table.photos[12]
+    grouped(tmp_path, table, calibration, "--name", f"{a}=Ann", "--merge", f"{a},{b}", "--split", f"{c}={photo}")
+    for again in (False, True):
+        people = grouped(tmp_path, table, calibration, again=again)
+        assert people.persons[0] == people.persons[5]
+        assert people.names[int(people.persons[0])] == "Ann"
+        assert people.persons[12] != people.persons[11] == people.persons[10]
+    (line, *_) = [one for one in csv.DictReader((tmp_path / GROUPS).open()) if one["name"]]
+    assert line["name"] == "Ann"
+    for file in (GROUPS, DECISIONS):
+        assert (tmp_path / file).stat().st_mode & 0o777 == 0o600
+
+
+def test_people_said_to_be_two_are_never_merged_and_the_last_decision_holds(
+    tmp_path: Path, table: FaceTable, calibration: ScoreCalibration
+) -> None:
+    twice = replace(table, embeddings=np.tile(table.embeddings[:1], (40, 1)))  # all alike: two people at most
+    strict = grouped(tmp_path, twice, calibration, again=True)
+    assert len(set(strict.persons.tolist())) == 2
+    grouped(tmp_path, table, calibration, again=True)
+    people = grouped(tmp_path, table, calibration)
+    a, b = int(people.persons[0]), int(people.persons[25])
+    merged = grouped(tmp_path, table, calibration, "--merge", f"{a},{b}")
+    assert merged.persons[0] == merged.persons[25]
+    (tmp_path / DECISIONS).unlink()
+    people = grouped(tmp_path, table, calibration, again=True)
+    a, b = int(people.persons[0]), int(people.persons[25])
+    grouped(tmp_path, table, calibration, "--apart", f"{a},{b}")
+    alike = table.embeddings.copy()
+    alike[25:30] = alike[0:5]
+    apart = grouped(tmp_path, replace(table, embeddings=alike), calibration)
+    assert set(apart.persons[:5].tolist()).isdisjoint(apart.persons[25:30].tolist())
+
+
+def test_people_of_different_names_stay_two(tmp_path: Path, table: FaceTable, calibration: ScoreCalibration) -> None:
+    people = grouped(tmp_path, table, calibration)
+    a, b = int(people.persons[0]), int(people.persons[25])
+    grouped(tmp_path, table, calibration, "--name", f"{a}=Ann", "--name", f"{b}=Bob")
+    alike = table.embeddings.copy()
+    alike[25:30] = alike[0:5]
+    found = grouped(tmp_path, replace(table, embeddings=alike), calibration)
+    assert set(found.names.values()) == {"Ann", "Bob"} and found.persons[0] != found.persons[25]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("--name", "99=Ann"), "no person '99'"),
+        (("--name", "1"), "two values"),
+        (("--merge", "1,1"), "twice"),
+        (("--split", "1=none.jpg"), "no face on"),
+    ],
+)
+def test_decisions_about_nobody_are_refused(
+    tmp_path: Path, table: FaceTable, calibration: ScoreCalibration, arguments: tuple[str, str], match: str
+) -> None:
+    grouped(tmp_path, table, calibration)
+    with pytest.raises(InputError, match=match):
+        grouped(tmp_path, table, calibration, *arguments)
+
+
+@pytest.mark.parametrize("file", [GROUPS, DECISIONS])
+def test_damaged_files_are_refused(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).write_text("photo,person\na,b\n")
+    with pytest.raises(InputError, match="damaged"):
+        (read_groups if file == GROUPS else Decisions.read)(tmp_path)
+
+
+def test_overlap_of_boxes() -> None:
+    assert overlap((0, 0, 2, 2), (1, 1, 3, 3)) == 1 / 7
+    assert overlap((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+    assert overlap((0, 0, 0, 0), (0, 0, 0, 0)) == 1
+
+
+def test_an_empty_album_has_no_people(tmp_path: Path, calibration: ScoreCalibration) -> None:
+    empty = FaceTable([], np.empty((0, SIZE), np.float32), np.empty((0, 4), np.float32), np.empty(0, np.float32))
+    assert len(grouped(tmp_path, empty, calibration).persons) == 0
+    assert read_groups(tmp_path) == []
+
+
+def test_a_contact_sheet_of_each_person_is_private_and_shows_their_faces(
+    tmp_path: Path, calibration: ScoreCalibration
+) -> None:
+    embed_album(draw_album(tmp_path / "album", 8), tmp_path / "faces", METADATA, load, processes=1)
+    album, table = AlbumFolder(tmp_path / "faces"), FaceTable.read(tmp_path / "faces")
+    people = group_album(table, calibration, Decisions(names=[(FaceReference(table.photos[0], (0, 0, 8, 8)), "<Ann>")]))
+    write_pages(tmp_path / "page", album, people)
+    pages = sorted((tmp_path / "page").iterdir())
+    assert len(pages) == 1 + len(set(people.persons.tolist()))
+    assert all(page.stat().st_mode & 0o777 == 0o600 for page in pages)
+    index = (tmp_path / "page" / "index.html").read_text()
+    assert "&lt;Ann&gt;" in index and "<Ann>" not in index and "data:image/jpeg" in index
