@@ -21,7 +21,7 @@ from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
 from siamese_verify.pairwise.distances import identical
 from siamese_verify.pairwise.neighbors import nearest_neighbors
 
-CORRELATION = 0.1  # of the photos of one person; chosen on the training people of LFW's View 1, see docs/grouping.md
+CORRELATION = 0.1  # of the photos of one person; chosen on photos of LFW, see docs/grouping.md
 NEIGHBORS = 32  # candidates of each face, and then of each group
 ROUNDS = 4  # searches for candidates: of faces, then of the groups found so far
 FALSE_MERGE_RATE = 0.01
