@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +20,11 @@ from pyarrow import parquet
 from siamese_verify.albums import FaceTable
 from siamese_verify.albums.album_folder import LOCK, AlbumFace, AlbumFolder
 from siamese_verify.albums.embed_album import UNKNOWN, album_face, embed_album
+from siamese_verify.cli.main import main
 from siamese_verify.datasets import RecordPhotos
 from siamese_verify.datasets.storage import Storage
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.faces import DETECTORS, Quality
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.run_lock import claim
@@ -187,6 +190,21 @@ def test_two_at_once_are_refused(album: Path, tmp_path: Path) -> None:
     with lock, pytest.raises(InputError, match="Another process is writing to"):
         embed(album, tmp_path / "out")
     embed(album, tmp_path / "out")
+
+
+def test_group_is_refused_while_another_process_writes(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embed(album, tmp_path / "out")
+    calibrated = SimpleNamespace(
+        metadata=replace(METADATA, score_calibration=ScoreCalibration.__new__(ScoreCalibration))
+    )
+    monkeypatch.setattr("siamese_verify.models.loading.find_bundle", lambda _: calibrated)
+    lock = claim(tmp_path / "out" / LOCK)
+    assert lock
+    with lock, pytest.raises(SystemExit):
+        main(["group", str(tmp_path / "out"), "--name", "1=Ann"])
+    assert "Another process is writing to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
