@@ -24,7 +24,7 @@ from siamese_verify.cli.main import main
 from siamese_verify.datasets import RecordPhotos
 from siamese_verify.datasets.storage import Storage
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import ScoreCalibration
+from siamese_verify.evaluation import Calibration, ImpostorTail, ScoreCalibration
 from siamese_verify.faces import DETECTORS, Quality
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.run_lock import claim
@@ -196,9 +196,9 @@ def test_group_is_refused_while_another_process_writes(
     album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     embed(album, tmp_path / "out")
-    calibrated = SimpleNamespace(
-        metadata=replace(METADATA, score_calibration=ScoreCalibration.__new__(ScoreCalibration))
-    )
+    tail = ImpostorTail((0.0,), (0,), 1)
+    calibration = ScoreCalibration(Calibration("logistic", (0.0, 1.0), (-3.0, 3.0), 40, 400), tail)
+    calibrated = SimpleNamespace(metadata=replace(METADATA, score_calibration=calibration))
     monkeypatch.setattr("siamese_verify.models.loading.find_bundle", lambda _: calibrated)
     lock = claim(tmp_path / "out" / LOCK)
     assert lock
