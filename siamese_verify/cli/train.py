@@ -25,7 +25,7 @@ from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.remembered_baseline import baseline_key, recall, remember
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
 from siamese_verify.cli.training_checks import check, check_run
-from siamese_verify.cli.training_parts import TrainingParts, compose
+from siamese_verify.cli.training_parts import TrainingParts, compose, unfilled_memory
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
 from siamese_verify.data.data_loaders import ignore_signals
@@ -148,7 +148,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
     watch, wait = RankWatch(trainer, run.end), 0.0
     run.end_others = partial(watch.close, 0.0)
     try:
-        with without_unhelpful_warnings():
+        with without_unhelpful_warnings(), unfilled_memory():
             trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             wait = ENDING
     except SIGTERMException:

@@ -259,7 +259,6 @@ def start_of(album: Path, out: Path, folder: Path, engine: str) -> list[str]:
     """Command that embeds by two processes."""
     arguments = f"{str(album)!r}, {str(out)!r}, METADATA, load, processes=2, engine={engine!r}, photos_per_part=1"
     program = f"""
-from tests.datasets.test_recordio import insightface, write
 from tests.albums.stub_verifier import METADATA, load
 from siamese_verify.albums.embed_album import embed_album
 if __name__ == "__main__":
@@ -274,7 +273,6 @@ KILLS = """
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 from siamese_verify.albums.embed_album import embed_album
-from tests.datasets.test_recordio import insightface, write
 from tests.albums.stub_verifier import METADATA, load
 
 assert "torch" not in sys.modules

@@ -386,7 +386,9 @@ def test_an_unknown_model_is_an_error_that_lists_what_there_is(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=rf"There is no model {name}.*casia-webface, vggface2, a bundle folder"):
+    with pytest.raises(
+        InputError, match=rf"There is no model {name}.*casia-webface, vggface2, openface, a bundle folder"
+    ):
         load_model(name)
 
 
