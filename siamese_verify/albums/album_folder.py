@@ -7,6 +7,7 @@ photos only grows, so that ranges stay what they are when an album gets more pho
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ from siamese_verify.atomic_write import atomic_open, atomic_write
 from siamese_verify.datasets.index import StringColumn, string_array
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Quality
+from siamese_verify.run_lock import claim
 
 METADATA, PHOTOS, PARTS, LEFT_OUT, LOCK = "metadata.json", "photos.arrow", "parts", "left_out.csv", ".lock"
 FORMAT = 1
@@ -64,7 +66,7 @@ class LeftOutPhoto(NamedTuple):
     """A photo without a face that could be embedded."""
 
     photo: str
-    reason: str  # `no_face`, `multiple_faces` (too many), `unreadable_photo` or `refused`
+    reason: str  # `no_face`, `multiple_faces` (too many), `unreadable_photo`, `unread_file`, `refused`, `no_embedding`
     detail: str  # a sentence
 
 
@@ -135,7 +137,7 @@ class AlbumFolder:
         """Names of the photos, mapped."""
         return StringColumn(read_names(self.path))
 
-    @property
+    @cached_property
     def source(self) -> AlbumSource:
         """Where the photos are, to be read again."""
         source = AlbumSource(self.metadata.place)
@@ -149,8 +151,8 @@ class AlbumFolder:
         return found
 
     def part(self, photos: PhotoRange) -> Path:
-        """File of a part."""
-        return self.path / PARTS / photos.file
+        """File of a part, from the root of the file system: Arrow takes `trip:2024/parts` for an address."""
+        return self.path.absolute() / PARTS / photos.file
 
     def finished(self) -> list[PhotoRange]:
         """Ranges whose parts are there."""
@@ -176,13 +178,27 @@ class AlbumFolder:
         return [self.part(photos) for photos in finished]
 
     def write_part(self, photos: PhotoRange, faces: Sequence[AlbumFace], left_out: Sequence[LeftOutPhoto]) -> None:
-        """Write the faces of a range of photos, and which of its photos have none."""
+        """Write the faces of a range of photos, and which of its photos have none.
+
+        Faces whose embedding has not unit length are left out.
+
+        Raises:
+            InputError: those of several photos, and no other.
+        """
         size = self.metadata.embedding_size
         rows: NDArray[Any] = np.array([face.embedding for face in faces], dtype=np.float32).reshape(len(faces), size)
-        lengths = np.linalg.norm(rows, axis=1)
-        if len(rows) and not (np.abs(lengths - 1) < 1e-3).all():
-            wrong = faces[int(np.argmin(np.abs(lengths - 1) < 1e-3))].photo
-            raise InputError(f"The embedding of {wrong} is NaN or zero: the model's weights are damaged.")
+        valid = np.abs(np.linalg.norm(rows, axis=1) - 1) < 1e-3
+        if len({face.photo for face in faces}) > 1 and not valid.any():
+            raise InputError(f"The embedding of {faces[0].photo} is NaN or zero: the model's weights are damaged.")
+        wrong = {face.photo for face, one in zip(faces, valid, strict=True) if not one}
+        faces, rows = [face for face, one in zip(faces, valid, strict=True) if one], rows[valid]
+        left_out = [
+            *left_out,
+            *(
+                LeftOutPhoto(photo, "no_embedding", f"The embedding of {photo} is NaN or zero.")
+                for photo in sorted(wrong - {face.photo for face in faces})
+            ),
+        ]
         columns: dict[str, Any] = {"photo": string_array([face.photo for face in faces])}
         for side, name in enumerate(("left", "top", "right", "bottom")):
             columns[name] = _float32(face.box[side] for face in faces)
@@ -200,9 +216,14 @@ class AlbumFolder:
     def left_out(self) -> Iterator[LeftOutPhoto]:
         """Photos without a face, in the order of the photos."""
         for path in self.complete(unfinished=True):
-            with _reading(path):
-                metadata = parquet.read_schema(path).metadata
-            yield from (LeftOutPhoto(*row) for row in json.loads(metadata[LEFT_OUT_KEY]))
+            yield from self.left_out_of(path)
+
+    @staticmethod
+    def left_out_of(part: Path) -> list[LeftOutPhoto]:
+        """Photos of one part without a face."""
+        with _reading(part):
+            metadata = parquet.read_schema(part).metadata
+        return [LeftOutPhoto(*row) for row in json.loads(metadata[LEFT_OUT_KEY])]
 
     def tables(self, columns: Sequence[str] | None = None, unfinished: bool = False) -> Iterator[pa.Table]:
         """Tables of the parts, one at a time, in the order of the photos.
@@ -229,24 +250,33 @@ class AlbumFolder:
     def rows(self, unfinished: bool = False) -> StoredRows:
         """Embeddings as they are stored: in memory up to `IN_MEMORY` bytes, else mapped from one file.
 
-        The file is made at the first call from all parts, beside them, and again when there are more.
+        The file is made at the first call from all parts, beside them, and again when they are others.
+
+        Raises:
+            InputError: a part is missing or damaged; the file is to be made while another process writes.
         """
         size, is_int8 = self.metadata.embedding_size, self.metadata.storage == "int8"
         dtype = np.dtype(np.int8 if is_int8 else np.float32)
         shape = (sum(self.sizes(unfinished)), size + 4 * is_int8)  # int8 rows are followed by their scale
         if shape[0] * shape[1] * dtype.itemsize <= IN_MEMORY:
             return StoredRows(self._fill(np.empty(shape, dtype), unfinished), size)
-        done = sum(stop - start for start, stop in self.finished())
-        file = self.path / f"rows-{done:010}.npy"
+        file = self.file_of_rows(".npy", unfinished)
         if not file.is_file():
-            for old in self.path.glob("rows-*.npy"):
-                old.unlink()
-            with atomic_open(file, private=True) as sink:
-                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_2_0(sink, header)
-                for table in self.tables(unfinished=unfinished, columns=self._row_columns):
-                    sink.write(self._packed(table).data)
+            with claimed(self.path):
+                for old in self.path.glob("rows-*.npy"):
+                    old.unlink()
+                with atomic_open(file, private=True) as sink:
+                    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_2_0(sink, header)
+                    for table in self.tables(unfinished=unfinished, columns=self._row_columns):
+                        sink.write(self._packed(table).data)
         return StoredRows(np.load(file, mmap_mode="r"), size)
+
+    def file_of_rows(self, suffix: str, unfinished: bool = False) -> Path:
+        """File of what is made of all rows, of another name where a part was made anew; see `complete`."""
+        parts = [(part.name, part.stat()) for part in self.complete(unfinished)]
+        state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in parts]
+        return self.path / f"rows-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}{suffix}"
 
     @property
     def _row_columns(self) -> list[str]:
@@ -324,13 +354,29 @@ def quantize(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.fl
     return rounded.astype(np.int8), (1 / np.linalg.norm(rounded, axis=1)).astype(np.float32)
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Context manager in which no other process writes to an album.
+
+    Raises:
+        InputError: another one does.
+    """
+    lock = claim(folder / LOCK)
+    if lock is None:
+        raise InputError(f"Another process is writing to {folder}: wait until it has finished.")
+    with lock:
+        yield
+
+
 def create_folder(path: str | Path) -> Path:
     """Make the folder of an album, for its owner only: embeddings of faces are personal data.
 
     Raises:
-        InputError: it is a file, or holds other things.
+        InputError: it is an address or a file, or holds other things.
     """
     folder = Path(path)
+    if "://" in str(path):
+        raise InputError(f"{path} is an address: name a folder of this machine for the embeddings.")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{path} is a file: name a folder for the embeddings.")
     if folder.is_dir() and not (folder / METADATA).is_file():

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from siamese_verify.albums.album_folder import AlbumFolder, StoredRows
+from siamese_verify.albums.album_folder import AlbumFolder, StoredRows, claimed
 from siamese_verify.errors import InputError
 from siamese_verify.gallery.identification import SearchThreshold, search_threshold
 from siamese_verify.gallery.template_search import CANDIDATES, FLOAT32_ERROR, ApproximateIndex
@@ -40,11 +40,12 @@ def nearest_rows(
         queries: (Q,D) of unit length.
         rows: N, such as `AlbumFolder.rows` gives.
         count: rows for each query; fewer if there are fewer.
-        device: `cpu`, or a GPU such as `cuda`, on which `pairwise.nearest_neighbors` searches the blocks.
+        device: `cpu`, or a GPU such as `cuda`, on which `pairwise.nearest_neighbors` searches the blocks; see
+            `pairwise.pair_scores.torch_device`.
         block: rows compared at once.
 
     Raises:
-        InputError: queries of another size, or with NaN.
+        InputError: queries of another size, or with NaN; torch has no such device.
     """
     if queries.ndim != 2 or queries.shape[1] != rows.shape[1] or not np.isfinite(queries).all():
         raise InputError(f"Queries must be finite, of shape (Q, {rows.shape[1]}), got {queries.shape}.")
@@ -82,8 +83,10 @@ def _candidates_on_gpu(
     import torch
 
     from siamese_verify.pairwise.neighbors import nearest_neighbors
+    from siamese_verify.pairwise.pair_scores import torch_device
 
-    left, right = (torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in (queries, rows))
+    place = torch_device(device)
+    left, right = (torch.from_numpy(np.ascontiguousarray(one)).to(place) for one in (queries, rows))
     return list(nearest_neighbors(left, right, count).cpu().numpy())
 
 
@@ -119,16 +122,17 @@ def open_index(album: AlbumFolder) -> ApproximateIndex:
     """FAISS index of an album's faces: made at the first call, then mapped from a file in its folder.
 
     Raises:
-        InputError: FAISS is not installed, or there is no face.
+        InputError: FAISS is not installed, there is no face, or it is to be made while another process writes.
     """
     rows: Any = album.rows()
-    path = album.path / f"rows-{len(rows):010}.faiss"
+    path = album.file_of_rows(".faiss")
     index = ApproximateIndex.load(path, _sha256) if path.is_file() else None
     if index is None:
-        for old in album.path.glob("rows-*.faiss*"):
-            old.unlink()
-        index = ApproximateIndex.build(rows, np.arange(len(rows), dtype=np.int64))
-        index.save(path, _sha256)
+        with claimed(album.path):
+            for old in album.path.glob("rows-*.faiss*"):
+                old.unlink()
+            index = ApproximateIndex.build(rows, np.arange(len(rows), dtype=np.int64))
+            index.save(path, _sha256)
     return index
 
 

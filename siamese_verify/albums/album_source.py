@@ -112,6 +112,17 @@ class AlbumSource:
             return self._persistently(lambda: self._records.read(row))
         return self._persistently(lambda: read_photo(self._storage, name))
 
+    def is_clip(self, name: str) -> bool:
+        """Whether a name is that of a clip."""
+        return suffix_of(name) in CLIPS and self.kind in ("clip", "list")
+
+    def check(self, name: str) -> None:
+        """Read a photo's file, or the first byte of a clip's; raises what `read` does."""
+        if self.is_clip(name):
+            self._persistently(lambda: self._storage.read(name, 0, 1))
+        else:
+            self.read(name)
+
     def _persistently(self, read: Any) -> bytes:
         """Read, several times where object storage does not answer: a photo must not be left out for that."""
         for pause in (*RETRIES, None):

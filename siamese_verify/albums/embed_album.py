@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -28,7 +28,6 @@ from tqdm import tqdm
 
 from siamese_verify.albums.album_folder import (
     LEFT_OUT,
-    LOCK,
     METADATA,
     AlbumFace,
     AlbumFolder,
@@ -36,6 +35,7 @@ from siamese_verify.albums.album_folder import (
     LeftOutPhoto,
     PhotoRange,
     added_names,
+    claimed,
     create_folder,
     default_part,
     read_names,
@@ -43,20 +43,19 @@ from siamese_verify.albums.album_folder import (
     write_metadata,
     write_names,
 )
-from siamese_verify.albums.album_source import CLIPS, AlbumSource
+from siamese_verify.albums.album_source import AlbumSource
 from siamese_verify.atomic_write import atomic_open
-from siamese_verify.datasets.folder import suffix_of
 from siamese_verify.errors import InputError
 from siamese_verify.faces import DETECTORS, Quality, open_photo, reduced
 from siamese_verify.faces.rotation import Box, to_photo
 from siamese_verify.models.metadata import ModelMetadata
-from siamese_verify.run_lock import claim
 from siamese_verify.tables import csv_cell
 from siamese_verify.verification import DetectedFace, NoDecision, Verifier
 
 CHUNK = 64  # photos whose faces are embedded together
 EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 SOFTWARE = ("siamese-verify", "onnxruntime", "numpy", "pillow", "pyarrow")
+UNREAD = "unread_file"  # reason of photos whose file may be read by a later start
 UNKNOWN = Quality(*[None] * len(Quality._fields))  # type: ignore[arg-type]
 EmbeddingEngine = Literal["processes", "ray"]
 
@@ -107,6 +106,8 @@ def embed_album(
 ) -> AlbumSummary:
     """Embed all faces of an album's photos; a start after a kill goes on where it was, and photos that came are added.
 
+    Parts with photos whose files could not be read are made anew by a start that can read one of them.
+
     Args:
         source: see `AlbumSource`.
         folder: of the embeddings; made for its owner only.
@@ -137,10 +138,10 @@ def embed_album(
         wanted = "photos" if metadata.input_spec.is_photo else "arrays, in a .npy"
         raise InputError(f"The model {metadata.name} takes {wanted}, but {source} holds {origin.kind}.")
     path = create_folder(folder)
-    with _claimed(path):
+    with claimed(path):
         remove_unfinished(path)
         album = _begin(path, origin, metadata, bundle, int8, photos_per_part)
-        finished = set(album.finished())
+        finished = {photos for photos in album.finished() if not _can_read_more(album, origin, photos)}
         todo = [photos for photos in album.ranges() if photos not in finished]
         total = album.metadata.lists[-1]
         job = EmbeddingJob(str(path.absolute()), load)
@@ -150,17 +151,18 @@ def embed_album(
         return AlbumSummary(total, sum(album.sizes()), left_out, embedded, time.monotonic() - started, origin.skipped)
 
 
+def _can_read_more(album: AlbumFolder, source: AlbumSource, photos: PhotoRange) -> bool:
+    """Whether a photo of a finished part can be read now and could not when it was written, as its disk was away."""
+    for one in album.left_out_of(album.part(photos)):
+        if one.reason == UNREAD:
+            with suppress(InputError):
+                source.check(one.photo)
+                return True
+    return False
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    lock = claim(folder / LOCK)
-    if lock is None:
-        raise InputError(f"Another process is embedding into {folder}: wait until it has finished.")
-    with lock:
-        yield
 
 
 def _begin(
@@ -209,6 +211,19 @@ def _version(package: str) -> str:
         return ""
 
 
+class _UnreadFileError(InputError):
+    """A file cannot be read, whatever is in it."""
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Context that tells errors of reading a file from those of its content."""
+    try:
+        yield
+    except InputError as error:
+        raise _UnreadFileError(str(error)) from None
+
+
 class PhotoEmbedder:
     """Embeds ranges of an album's photos, and writes their parts.
 
@@ -238,6 +253,8 @@ class PhotoEmbedder:
                     found += [(face, crop) for face, crop in self._find(name)]
                 except NoDecision as error:
                     left_out.append(LeftOutPhoto(name, error.reason, str(error)))
+                except _UnreadFileError as error:
+                    left_out.append(LeftOutPhoto(name, UNREAD, str(error)))
             faces += self._embedded(found)
         self.album.write_part(photos, faces, left_out)
         return PartCount(photos.stop - photos.start, len(faces))
@@ -245,14 +262,20 @@ class PhotoEmbedder:
     def _find(self, name: str) -> list[tuple[AlbumFace, Any]]:
         """Faces of a photo, or tracks of a clip, which have their embedding already."""
         location = self.source.location(name)
-        if suffix_of(name) in CLIPS and self.source.kind in ("clip", "list"):
+        if self.source.is_clip(name):
             from siamese_verify.albums.face_tracks import track_clip
 
-            return [(face, None) for face in track_clip(location, name, self.verifier)]
-        try:
+            try:
+                return [(face, None) for face in track_clip(location, name, self.verifier)]
+            except NoDecision:
+                with _reading():
+                    self.source.check(name)
+                raise
+        with _reading():
             content = self.source.read(name)
-            if self.source.kind == "arrays":
-                return [(AlbumFace(name, (0.0, 0.0, 0.0, 0.0), 1.0, UNKNOWN, np.empty(0, np.float32)), content)]
+        if self.source.kind == "arrays":
+            return [(AlbumFace(name, (0.0, 0.0, 0.0, 0.0), 1.0, UNKNOWN, np.empty(0, np.float32)), content)]
+        try:
             image = open_photo(content, location)
         except InputError as error:
             raise NoDecision(str(error), "unreadable_photo") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from siamese_verify.faces.rotation import Box
 
 SIDE = 112  # pixels of a picture
 MARGIN = 0.25  # of a face's sides, added to each side
+TRACK = re.compile(r"(?P<clip>.+)#t=-?\d+\.\d\d,-?\d+\.\d\d&at=(?P<at>-?\d+\.\d\d)", re.DOTALL)  # see `track_clip`
 STYLE = """body { font: 15px system-ui, sans-serif; margin: 2rem; color: #1d2733; background: #fff }
 ul { display: flex; flex-wrap: wrap; gap: 1rem; padding: 0; list-style: none }
 li { width: 112px; font-size: 12px; overflow-wrap: anywhere } img { display: block; border-radius: 4px }
@@ -41,28 +43,35 @@ def read_face(source: AlbumSource, photo: str, box: Box, side: int = SIDE) -> Im
         side: in pixels.
 
     Raises:
-        InputError: the photo cannot be read any more, or the album is of arrays.
+        InputError: the photo cannot be read any more or was changed, object storage does not answer, or the album is of
+            arrays.
     """
     if source.kind == "arrays":
         raise InputError(f"{photo} is an array, which has no picture.")
-    clip, is_track, times = photo.partition("#t=")
-    if is_track and "&at=" in times:
+    track = TRACK.fullmatch(photo)
+    if track and source.is_clip(track["clip"]):
         from siamese_verify.albums.face_tracks import frame_at
 
-        image = frame_at(source.location(clip), float(times.rpartition("&at=")[2]))
+        image = frame_at(source.location(track["clip"]), float(track["at"]))
     else:
-        image = open_photo(source.read(photo), source.location(photo))
+        try:
+            content = source.read(photo)
+        except ConnectionError as error:
+            raise InputError(str(error)) from None
+        image = open_photo(content, source.location(photo))
     scale = 1 / reduced(image)
     left, top, right, bottom = (scale * edge for edge in box)
     half = (0.5 + MARGIN) * max(right - left, bottom - top, 1.0)
     x, y = (left + right) / 2, (top + bottom) / 2
     edges = (
-        max(0.0, x - half),
-        max(0.0, y - half),
-        min(float(image.width), x + half),
-        min(float(image.height), y + half),
+        round(max(0.0, x - half)),
+        round(max(0.0, y - half)),
+        round(min(float(image.width), x + half)),
+        round(min(float(image.height), y + half)),
     )
-    crop = image.crop(tuple(map(round, edges)))  # type: ignore[arg-type]
+    if edges[0] >= edges[2] or edges[1] >= edges[3]:
+        raise InputError(f"The face is not on {photo} any more: it was changed.")
+    crop = image.crop(edges)
     crop.thumbnail((side, side))
     square = Image.new("RGB", (side, side), "#e6e8eb")
     square.paste(crop, ((side - crop.width) // 2, (side - crop.height) // 2))

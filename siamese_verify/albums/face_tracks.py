@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.faces.rotation import Box
 from siamese_verify.verification import NoDecision, Verifier
 
+LEAD = 1.0  # seconds sought before a frame, as frames are stored in another order than they are shown in
 STEP = 0.2  # seconds between two frames that are searched
 GAP = 1.0  # seconds that a track may be without a face: one that looks away, or a frame without detection
 OVERLAP = 0.3  # intersection over union of two boxes of one face in frames that follow one another
@@ -175,6 +177,9 @@ def read_frames(path: str, start: float = 0.0) -> Iterator[tuple[float, Image.Im
                 raise NoDecision(f"{path} has no picture: give a clip with a video stream.", "unreadable_photo")
             stream: Any = clip.streams.video[0]
             stream.thread_type = "NONE"  # one thread for each process
+            if start > LEAD:  # from the last key frame before; a format without an index is read from its beginning
+                with suppress(av.FFmpegError):
+                    clip.seek(int((start - LEAD) * 1e6))
             for number, frame in enumerate(clip.decode(stream)):
                 seconds = frame.time if frame.time is not None else number / float(stream.average_rate or 25)
                 if seconds < following - 1e-6:

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", metavar="FOLDER", help="that the paths of a list start from (default: the list's own)"
     )
-    parser.add_argument("--processes", type=int, help="that embed, each on one thread (default: one for each core)")
+    parser.add_argument(
+        "--processes", type=int, help="that embed, each on one thread (default: one for each core; 1 with a GPU)"
+    )
     parser.add_argument(
         "--engine",
         choices=("processes", "ray"),
@@ -59,6 +61,9 @@ def run(options: argparse.Namespace) -> int:
     load = partial(Verifier.load, place, device=options.device, threads=1)
     pretrained = options.model in PRETRAINED
     metadata = replace(bundle.metadata, name=options.model) if pretrained else bundle.metadata
+    processes = options.processes
+    if processes is None and _on_gpu(options.device):
+        processes = 1  # each would have a CUDA context and a model of its own
     try:
         found = embed_album(
             options.source,
@@ -67,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
             load,
             bundle=options.model if pretrained else place,
             root=options.root,
-            processes=options.processes,
+            processes=processes,
             engine=options.engine,
             int8=options.int8,
         )
@@ -80,3 +85,10 @@ def run(options: argparse.Namespace) -> int:
     for suffix, count in found.skipped.most_common(5):
         print(printable(f"Warning: {count:,} files are no photos ({suffix})."), file=sys.stderr)
     return 0
+
+
+def _on_gpu(device: str) -> bool:
+    """Whether a verifier embeds on a GPU, see `open_session`."""
+    from siamese_verify.onnx_runtime import CUDA, import_onnxruntime
+
+    return device != "cpu" if device != "auto" else CUDA in import_onnxruntime().get_available_providers()

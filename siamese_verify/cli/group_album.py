@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Group the album, and print what was found."""
-    from siamese_verify.albums.album_folder import AlbumFolder
+    from siamese_verify.albums.album_folder import AlbumFolder, claimed
     from siamese_verify.albums.face_table import FaceTable
     from siamese_verify.albums.people import GROUPS, Decisions, group_album, read_groups
     from siamese_verify.models.loading import find_bundle
@@ -59,19 +59,20 @@ def run(options: argparse.Namespace) -> int:
             f"The scores of {metadata.name} were never calibrated, which the false-merge rate needs: "
             "`siamese-verify recalibrate` does it."
         )
-    decisions, earlier = Decisions.read(album.path), read_groups(album.path)
-    decide(decisions, earlier, options)
     table = FaceTable.read(options.folder)
-    people = group_album(
-        table,
-        metadata.score_calibration,
-        decisions,
-        () if options.again else earlier,
-        rate=options.rate,
-        progress=True,
-    )
-    decisions.write(album.path)  # only those that do not contradict each other
-    people.write(album.path)
+    with claimed(album.path):  # else the decisions of two at once would be lost
+        decisions, earlier = Decisions.read(album.path), read_groups(album.path)
+        decide(decisions, earlier, options)
+        people = group_album(
+            table,
+            metadata.score_calibration,
+            decisions,
+            () if options.again else earlier,
+            rate=options.rate,
+            progress=True,
+        )
+        decisions.write(album.path)  # only those that do not contradict each other
+        people.write(album.path)
     grouping = people.grouping
     print(printable(f"{len(table):,} faces of {len(set(people.persons.tolist())):,} people: {album.path / GROUPS}."))
     if grouping.merges:

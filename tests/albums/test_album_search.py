@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from siamese_verify.albums import FaceTable
 from siamese_verify.albums.album_folder import AlbumFolder, StoredRows, quantize
 from siamese_verify.albums.album_search import AlbumAnswer, nearest_rows, open_index, proposed_rows, search_album
-from siamese_verify.albums.embed_album import embed_album
+from siamese_verify.albums.album_source import AlbumSource
+from siamese_verify.albums.embed_album import AlbumSummary, embed_album
 from siamese_verify.albums.face_pictures import read_face
 from siamese_verify.cli.main import main
 from siamese_verify.errors import InputError
@@ -125,6 +127,10 @@ def test_what_cannot_be_searched_is_refused(folder: Path) -> None:
         search_album(album, METADATA, embedding, far=0.01)
     with pytest.raises(InputError, match="gives from 1 to"):
         search_album(album, METADATA, embedding, top=0)
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(InputError, match=f"The device '{device}' cannot be used"):
+            search_album(album, METADATA, embedding, device=device)
+    assert len(search_album(album, METADATA, embedding, device="auto").hits) == 20
     with pytest.raises(InputError, match="must be finite"):
         nearest_rows(np.full((1, 16), np.nan), album.rows(), 1)
 
@@ -133,6 +139,45 @@ def test_a_picture_of_a_face_is_cut_from_its_photo(folder: Path) -> None:
     table = FaceTable.read(folder)
     picture = read_face(AlbumFolder(folder).source, table.photos[3], (2, 2, 4, 4), side=16)
     assert picture.size == (16, 16) and picture.getextrema() != ((230, 230), (232, 232), (235, 235))
+
+
+@pytest.mark.parametrize("photo", ["x#t=1&at=foo.png", "x.mp4#t=1&at=2.png", "x#t=1.00,2.00&at=1.00.png"])
+def test_a_photo_named_like_a_track_has_its_picture(tmp_path: Path, photo: str) -> None:
+    (draw_album(tmp_path, 2) / "000" / "0.png").rename(tmp_path / photo)
+    assert read_face(AlbumSource(tmp_path), photo, (2, 2, 4, 4), side=16).size == (16, 16)
+
+
+def test_pictures_that_cannot_be_had_are_refused_with_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, photo = AlbumFolder(folder).source, FaceTable.read(folder).photos[3]
+    with pytest.raises(InputError, match=r"The face is not on 000/3\.png any more"):
+        read_face(source, photo, (20, 2, 30, 4))
+
+    def fail(_: str) -> bytes:
+        raise ConnectionError("No answer.")
+
+    monkeypatch.setattr(source, "read", fail)
+    with pytest.raises(InputError, match="No answer"):
+        read_face(source, photo, (2, 2, 4, 4))
+
+
+def test_the_source_of_pictures_is_opened_once(folder: Path) -> None:
+    album = AlbumFolder(folder)
+    assert album.source is album.source
+
+
+def test_on_a_gpu_one_process_embeds_by_default(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def embedded(*_: object, processes: int | None, **__: object) -> AlbumSummary:
+        asked.append(processes)
+        return AlbumSummary(1, 1, 0, 0, 1.0, Counter())
+
+    monkeypatch.setattr("siamese_verify.albums.embed_album.embed_album", embedded)
+    for arguments in (["cuda"], ["cuda:1", "--processes", "3"], ["cpu"]):
+        main(["embed", str(tmp_path), "--out", str(tmp_path), "--model", str(tiny_run), "--device", *arguments])
+    assert asked == [1, 3, None]
 
 
 def test_the_commands_embed_and_search(

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,13 @@ import pytest
 from pyarrow import parquet
 
 from siamese_verify.albums import FaceTable
-from siamese_verify.albums.album_folder import LOCK, AlbumFolder
-from siamese_verify.albums.embed_album import album_face, embed_album
+from siamese_verify.albums.album_folder import LOCK, AlbumFace, AlbumFolder
+from siamese_verify.albums.embed_album import UNKNOWN, album_face, embed_album
+from siamese_verify.cli.main import main
 from siamese_verify.datasets import RecordPhotos
 from siamese_verify.datasets.storage import Storage
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.faces import DETECTORS, Quality
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.run_lock import claim
@@ -184,9 +187,24 @@ def test_two_at_once_are_refused(album: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     lock = claim(tmp_path / "out" / LOCK)
     assert lock
-    with lock, pytest.raises(InputError, match="Another process is embedding into"):
+    with lock, pytest.raises(InputError, match="Another process is writing to"):
         embed(album, tmp_path / "out")
     embed(album, tmp_path / "out")
+
+
+def test_group_is_refused_while_another_process_writes(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embed(album, tmp_path / "out")
+    calibrated = SimpleNamespace(
+        metadata=replace(METADATA, score_calibration=ScoreCalibration.__new__(ScoreCalibration))
+    )
+    monkeypatch.setattr("siamese_verify.models.loading.find_bundle", lambda _: calibrated)
+    lock = claim(tmp_path / "out" / LOCK)
+    assert lock
+    with lock, pytest.raises(SystemExit):
+        main(["group", str(tmp_path / "out"), "--name", "1=Ann"])
+    assert "Another process is writing to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -323,3 +341,60 @@ def test_killed_at_any_moment_it_finishes_with_the_same_rows(album: Path, tmp_pa
         assert same(FaceTable.read(folder), expected)
         assert (folder / "left_out.csv").read_bytes() == (tmp_path / "undisturbed" / "left_out.csv").read_bytes()
         assert not list(folder.rglob(".*.part"))
+
+
+def test_a_photo_that_could_not_be_read_is_embedded_when_it_can_be(tmp_path: Path) -> None:
+    album, away = draw_album(tmp_path / "album", 9), tmp_path / "away.png"
+    expected = embed(album, tmp_path / "expected")
+    (tmp_path / "list.txt").write_text("\n".join(Storage(album).names()))
+    (album / "000" / "2.png").rename(away)
+    embed(tmp_path / "list.txt", tmp_path / "out", root=album)
+    reasons = {one.photo: one.reason for one in AlbumFolder(tmp_path / "out").left_out()}
+    assert reasons == {"000/2.png": "unread_file", "002/8.png": "unreadable_photo"}
+    parts = {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "out" / "parts").iterdir())}
+    embed(tmp_path / "list.txt", tmp_path / "out", root=album)
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+    away.rename(album / "000" / "2.png")
+    assert same(embed(tmp_path / "list.txt", tmp_path / "out", root=album), expected)
+    assert [path for path, written in parts.items() if path.stat().st_mtime_ns != written] == [min(parts)]
+
+
+def test_mapped_rows_are_those_of_a_part_that_was_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    album = draw_album(tmp_path / "album", 9)
+    monkeypatch.setattr("siamese_verify.albums.album_folder.IN_MEMORY", 0)
+    embed(album, tmp_path / "out")
+    folder = AlbumFolder(tmp_path / "out")
+    (album / "000" / "0.png").write_bytes((album / "000" / "1.png").read_bytes())
+    folder.part(folder.ranges()[0]).unlink()
+    rows = embed(album, tmp_path / "out").embeddings
+    assert np.array_equal(rows[0], rows[1]) and len(list((tmp_path / "out").glob("rows-*"))) == 1
+    folder.file_of_rows(".npy").unlink()
+    lock = claim(tmp_path / "out" / LOCK)
+    assert lock
+    with lock, pytest.raises(InputError, match="Another process is writing to"):
+        folder.rows()
+
+
+def test_a_face_without_an_embedding_is_left_out(tmp_path: Path) -> None:
+    album = draw_album(tmp_path / "album", 5)
+    embed(album, tmp_path / "out")
+    folder = AlbumFolder(tmp_path / "out")
+    ones = np.full(16, 0.25, dtype=np.float32)
+    faces = [
+        AlbumFace(name, (0, 0, 8, 8), 1.0, UNKNOWN, row)
+        for name, row in (("a", ones), ("a", ones * np.nan), ("b", ones * 0), ("c", ones))
+    ]
+    folder.write_part(folder.ranges()[0], faces, [])
+    assert list(FaceTable.read(tmp_path / "out", unfinished=True).photos)[:2] == ["a", "c"]
+    assert [one[:2] for one in folder.left_out_of(folder.part(folder.ranges()[0]))] == [("b", "no_embedding")]
+    with pytest.raises(InputError, match="The embedding of a is NaN or zero: the model's weights are damaged"):
+        folder.write_part(folder.ranges()[0], faces[1:3], [])
+
+
+def test_a_folder_may_be_named_like_an_address_but_be_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    album = draw_album(tmp_path / "album", 3)
+    monkeypatch.chdir(tmp_path)
+    assert len(embed(album, Path("trip:2024"))) == 2
+    with pytest.raises(InputError, match="s3://bucket/out is an address"):
+        embed(album, "s3://bucket/out")  # type: ignore[arg-type]
+    assert not Path("s3:").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from siamese_verify.albums import FaceTable
 from siamese_verify.albums.album_folder import AlbumFace, AlbumFolder
 from siamese_verify.albums.embed_album import UNKNOWN, embed_album
 from siamese_verify.albums.face_pictures import read_face
-from siamese_verify.albums.face_tracks import GAP, FaceTracker, Track, overlap_of, track_clip
+from siamese_verify.albums.face_tracks import GAP, FaceTracker, Track, frame_at, overlap_of, read_frames, track_clip
 from siamese_verify.errors import InputError
 from siamese_verify.faces.rotation import Box
 from siamese_verify.verification import NoDecision
@@ -111,8 +111,36 @@ def test_what_is_no_clip_is_left_out(tmp_path: Path) -> None:
     assert (summary.faces, summary.left_out) == (0, 1) and len(FaceTable.read(tmp_path / "out")) == 0
 
 
+def test_a_clip_whose_file_is_away_is_tracked_when_it_is_back(tmp_path: Path) -> None:
+    away = write_clip(tmp_path / "away.mp4", [(250, 5, 5)])
+    (tmp_path / "list.txt").write_text("clip.mp4")
+    embed_album(tmp_path / "list.txt", tmp_path / "out", METADATA, load, processes=1)
+    assert [one.reason for one in AlbumFolder(tmp_path / "out").left_out()] == ["unread_file"]
+    away.rename(tmp_path / "clip.mp4")
+    assert embed_album(tmp_path / "list.txt", tmp_path / "out", METADATA, load, processes=1).faces == 1
+
+
 def test_without_pyav_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"no clip")
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(InputError, match=r"pip install 'siamese-verify\[video\]'"):
         embed_album(tmp_path / "clip.mp4", tmp_path / "out", METADATA, load, processes=1)
+
+
+def test_a_picture_is_sought_in_its_clip_and_is_the_frame_that_was_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = str(write_clip(tmp_path / "clip.mp4", [(20 * one, 250 - 20 * one, 100) for one in range(12)]))
+    searched = dict(read_frames(clip))
+    decoded = 0
+
+    def counted(frames: Iterable[object]) -> Iterator[tuple[int, object]]:
+        nonlocal decoded
+        for pair in enumerate(frames):
+            decoded += 1
+            yield pair
+
+    monkeypatch.setattr("siamese_verify.albums.face_tracks.enumerate", counted, raising=False)
+    for seconds in (0.0, 1.0, 1.8, 10.6, 11.4):
+        assert np.array_equal(np.asarray(frame_at(clip, seconds)), np.asarray(searched[seconds]))
+    assert decoded < 80  # of 120 frames the last would take 115
