@@ -79,9 +79,9 @@ class ConstrainedFit(NamedTuple):
 class GeneralizedParetoTail:
     """Generalized Pareto distribution of the impostor scores above a threshold.
 
-    It is fitted to squared distances from the median impostor, in units of that of the threshold. Scores of impostors are nearly normal, and squares of
-    normal variables approach their limit, an exponential tail, much faster than these variables themselves; cosines of
-    random directions have a generalized Pareto tail in squares.
+    It is fitted to squared distances from the median impostor, in units of that of the threshold. Scores of impostors
+    are nearly normal, and squares of normal variables approach their limit, an exponential tail, much faster than these
+    variables themselves; cosines of random directions have a generalized Pareto tail in squares.
 
     Attributes:
         pairs: with their people.

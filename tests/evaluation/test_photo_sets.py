@@ -90,6 +90,13 @@ def test_the_protocol_reports_all_pairs_of_templates(combine: str) -> None:
     assert found.intervals["eer"].low <= found.eer <= found.intervals["eer"].high
     failed = protocol.count_failures(found, np.arange(50))
     assert (failed.failures, failed.genuine_failures) == (6, 0)
+    lost = sets == sets[used & (photos.identities == 0)][0]  # all photos of one of the first person's templates
+    lost |= np.arange(56) == np.flatnonzero((photos.identities == 1) & used)[0]
+    left_over = np.flatnonzero(~lost)
+    report = protocol.keep(left_over).evaluate(rows[left_over], EvaluationSettings(qualities={"a": quality[left_over]}))
+    failed = protocol.count_failures(report, left_over)
+    assert (report.genuine, failed.genuine, failed.genuine_failures) == (7, 8, 1)
+    assert (report.impostors, failed.impostors, failed.impostor_failures) == (98, 112, 14)
 
 
 def test_listed_templates_are_of_one_person(tmp_path) -> None:  # type: ignore[no-untyped-def]
