@@ -216,6 +216,7 @@ def test_groups_of_a_table_are_compared_within_and_across(
     for text, message in (
         ("identity,sex\nnobody,f\n", "lists none of the 18 photos"),
         ("sex\nf\n", "neither a column"),
+        ("identity,sex\n1000000,f\n1000001,f\nnobody,m\n", "All 6 photos of .* have one sex"),
     ):
         (tmp_path / "people.csv").write_text(text)
         with pytest.raises(InputError, match=message):

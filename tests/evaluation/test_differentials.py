@@ -73,6 +73,18 @@ def test_all_pairs_of_a_set_are_the_listed_pairs() -> None:
         assert found.interval == pytest.approx(again.interval)
 
 
+def test_more_errors_than_memory_holds_are_counted_without_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, who, groups = photos(shift=0.3)
+    whole = all_pairs_differentials(rows, who, groups, 0.1, resamples=20)
+    monkeypatch.setattr("siamese_verify.evaluation.differentials.MAX_ERRORS", 100)
+    found = all_pairs_differentials(rows, who, groups, 0.1, resamples=20)
+    assert [cell[:3] + cell[4:6] for cell in found.cells] == [cell[:3] + cell[4:6] for cell in whole.cells]
+    assert {cell.fmr_interval for cell in found.cells} == {None}
+    assert [(one.value, one.interval) for one in found.inequalities] == [
+        (one.value, None) for one in whole.inequalities
+    ]
+
+
 def test_summaries_are_their_published_formulas() -> None:
     rates = np.array([0.01, 0.02, 0.06])
     naive = sum(abs(a - b) for a in rates for b in rates) / (2 * 3**2 * rates.mean()) * 3 / 2
@@ -127,6 +139,9 @@ def test_numbers_become_four_groups_and_many_words_raise() -> None:
         inside = ages[labels == name].astype(float)
         assert low <= inside.min() <= inside.max() <= high
     assert labels_of(["a", " b", ""]).tolist() == ["a", "b", ""]
+    beards = labels_of(["0"] * 95 + [str(n) for n in range(1, 21)])
+    assert np.unique(beards, return_counts=True)[1].tolist() == [95, 20]
+    assert np.unique(beards).tolist() == ["1: 0", "2: 1 to 20"]
     with pytest.raises(InputError, match="60 groups, such as 'p0'"):
         labels_of([f"p{n}" for n in range(60)])
 

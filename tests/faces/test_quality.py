@@ -127,3 +127,4 @@ def test_as_scores_higher_qualities_are_better() -> None:
     assert np.argsort(found["turn"]).tolist() == [1, 2, 0]
     assert found["light"] == pytest.approx([0, -0.4, -0.4])
     assert np.isnan(found["roll"]).all()
+    assert set(map(len, quality_scores([]).values())) == {0}
