@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -83,6 +84,16 @@ def test_more_errors_than_memory_holds_are_counted_without_intervals(monkeypatch
     assert [(one.value, one.interval) for one in found.inequalities] == [
         (one.value, None) for one in whole.inequalities
     ]
+
+
+def test_memory_does_not_grow_with_people_times_squared_groups() -> None:
+    rows = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
+    groups = np.array([f"g{number % 50}" for number in range(2000)])
+    tracemalloc.start()
+    all_pairs_differentials(rows, np.arange(2000) // 2, groups, 0.99, resamples=10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1000 * 50**2 * 8, "one array of (people, groups, groups)"
 
 
 def test_summaries_are_their_published_formulas() -> None:

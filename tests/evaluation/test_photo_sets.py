@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.stats import rankdata
@@ -42,6 +44,15 @@ def test_the_best_pair_of_two_templates_decides() -> None:
         for one in range(6):
             for other in range(6):
                 assert found[one, other] == pytest.approx((unit[sets == one] @ unit[sets == other].T).max())
+
+
+def test_a_large_template_is_compared_in_blocks() -> None:
+    rows, sets = np.random.default_rng(0).normal(size=(3000, 4)), np.arange(3000) // 1500
+    tracemalloc.start()
+    best_pair_scores(rows, sets, 100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 100 * 3000 * 8, "a few blocks, not a template by all rows"
 
 
 def test_weights_are_mean_ranks_of_what_is_known() -> None:

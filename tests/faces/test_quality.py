@@ -117,6 +117,7 @@ def test_a_sharpened_picture_is_sharp_and_not_grainy() -> None:
     )
 
 
+@pytest.mark.filterwarnings("error")
 def test_as_scores_higher_qualities_are_better() -> None:
     faces = [
         Quality(sharpness, 80, turn, light, 0.2, 1.0, None)
