@@ -227,10 +227,11 @@ def _is_damaged(folder: Path) -> bool:
 
 def save_sface(folder: Path, sources: Collection[Path]) -> Bundle:
     """Write the bundle of SFace with YuNet, without torch, see `pretrained_bundle`."""
-    network, _ = (folded(file, sources) for file in (SFACE, YUNET))  # the detector is then in the cache
+    network, detector = (folded(file, sources) for file in (SFACE, YUNET))
     checks = {"published_as": SFACE.name, "weights_sha256": SFACE.sha256}
     metadata = pretrained_metadata("sface", SFACE_INPUT, 128)
-    return save_files(folder, metadata, {NETWORK: network}, checks, {"siamese-verify": __version__})
+    found = {DETECTORS["yunet"].files[0]: detector}
+    return save_files(folder, metadata, {NETWORK: network}, checks, {"siamese-verify": __version__}, found)
 
 
 @dataclass(frozen=True)

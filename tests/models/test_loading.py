@@ -323,6 +323,15 @@ def test_pulling_repairs_a_damaged_bundle_and_looks_at_files_that_are_given(
         pretrained_bundle("sface", [tmp_path])
 
 
+def test_a_cache_that_cannot_be_written_is_not_reported_as_a_download(
+    sface: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"^The bundle cannot be written to .*file/siamese-verify.*Not a directory"):
+        pretrained_bundle("sface", [WEIGHTS / "opencv_zoo"])
+
+
 def test_files_of_a_model_of_torch_are_not_taken(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"from torch's cache \(TORCH_HOME\), not from {tmp_path}"):
         pretrained_bundle("casia-webface", [tmp_path])
