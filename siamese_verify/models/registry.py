@@ -188,6 +188,8 @@ def pretrained_bundle(name: str, sources: Sequence[Path] = (), *, check: bool = 
     if name not in PRETRAINED:
         raise InputError(f"There is no pretrained model {name!r}: choose {' or '.join(PRETRAINED)}.")
     if sources and name == "openface":
+        if len(sources) > 1:
+            raise InputError(f"The weights of openface are one file, got {len(sources)} paths: give one by --from.")
         from siamese_verify.encoders.openface import published_weights
 
         published_weights(sources[0])  # it is then in the cache
