@@ -22,7 +22,7 @@ from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.cli.measure import Figures, Result, category_of, measure, print_results, save_results
 from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
-from siamese_verify.cli.remembered_baseline import baseline_key, recall, remember
+from siamese_verify.cli.remembered_baseline import baseline_key, may_remember, recall, remember
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
 from siamese_verify.cli.training_checks import check, check_run
 from siamese_verify.cli.training_parts import TrainingParts, compose, unfilled_memory
@@ -266,7 +266,7 @@ def measure_beside(
         return result, []
     settings = [OmegaConf.to_container(cfg.baseline, resolve=True), asdict(baseline.input_spec), record.versions]
     key = baseline_key(result, {"baseline": settings, "resamples": cfg.resamples, "left out": cropper.failures})
-    remembering = cfg.cache if cfg.remember_baseline else None
+    remembering = cfg.cache if cfg.remember_baseline and may_remember(cfg.baseline, record.versions) else None
     figures = recall(remembering, key)
     if figures is None:
         name = "raw pixels" if spec.is_photo else "raw inputs"
