@@ -191,6 +191,8 @@ def populations() -> dict[str, tuple[Draw, Truth]]:
     alike = Effects(120, (3,), likeness=0.5, pair=0.2, photo=0.2, distance=4.0)
     found["unseen: 120 people who differ in whom they are like, all pairs of 3 photos"] = alike.draw, alike.truth
     found["unseen: 150 people, all pairs of 2 embeddings"] = clustered_embeddings(150, 2, 64, 0.8)
+    # Scores that end at 1 so abruptly that nothing may be extrapolated.
+    found["bounded: 60 people, all pairs of 5 embeddings of 4 dimensions"] = clustered_embeddings(60, 5, 4, 0.3)
     return found
 
 
@@ -241,6 +243,8 @@ def cover(draw: Draw, truth: Truth, sets: int, seed: int) -> Tally:
         for target in TARGETS:
             if beyond and target < min(DECISIVE_IMPOSTORS / np.count_nonzero(~same), beyond.share):
                 interval = beyond.threshold_interval(target)
+                if interval is None:
+                    continue
                 tally.note(f"extrapolated threshold, FAR {target:g}", interval.low, thresholds[target], interval.high)
         tally.note("fewer than 1 in N impostors", 0.0, truth.far(highest), tail.at_most(highest) or 1.0)
     return tally

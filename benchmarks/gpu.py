@@ -6,7 +6,7 @@ most memory above the start, for ours, plain PyTorch as one would write it by ha
 pytorch-metric-learning and memeff, whose CLIP loss compares half of the rows with the others: a quarter of the pairs.
 
 Run: `python benchmarks/gpu.py`; under three minutes, what does not fit in is named. `--device cpu --sizes 256` runs
-all of it without a GPU, where our tiles are PyTorch's, as they are with SIAMESE_VERIFY_KERNELS=0.
+all of it without a GPU, where our tiles are PyTorch's, as they are on a GPU with SIAMESE_VERIFY_KERNELS=0.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import signal
 import statistics
 import sys
@@ -342,6 +343,7 @@ def main() -> int:
     machine = Machine(given)
     card = torch.cuda.get_device_name() if machine.cuda else "CPU"
     print(f"{card}, torch {torch.__version__}; D = {DIMENSIONS}, {PHOTOS} photos a person", flush=True)
+    tiles.enabled = os.environ.get("SIAMESE_VERIFY_KERNELS") != "0"
     kernels = machine.cuda and tiles.enabled and tiles.has_kernels(torch.zeros(1, device=machine.device).device)
     print(f"with{'' if kernels else 'out'} kernels, after {time.perf_counter() - machine.begun:.0f} s", flush=True)
     checked = {min(4096, size) for size in (min(given.sizes), max(given.sizes))}  # one with the plain formula

@@ -83,7 +83,11 @@ def published(file: PublishedFile, sources: Collection[Path] = ()) -> bytes:
     if not sources:
         from siamese_verify.download import download
 
-        return download(file.addresses, path, file.sha256).read_bytes()
+        otherwise = (
+            f"sface needs two files of OpenCV's model zoo, {SFACE.name} and {YUNET.name}; put them in a folder and run "
+            "`siamese-verify models pull sface --from FOLDER`"
+        )
+        return download(file.addresses, path, file.sha256, otherwise=otherwise).read_bytes()
     content = _content_of(file, sources)
     with suppress(OSError):  # a cache that cannot be written costs a download
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -65,19 +65,23 @@ def read_header(path: str | Path) -> list[str]:
         raise InputError(f"The table {path} cannot be read: {error}.") from None
 
 
-def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Table:
+def read_table(
+    path: str | Path, needed: Sequence[str], optional: Sequence[str] = (), *, may_be_empty: bool = False
+) -> Table:
     """Read some columns of a CSV.
 
     Args:
         path: of the file, UTF-8, with a header.
         needed: names of columns that must be there.
         optional: names of columns that may be there.
+        may_be_empty: allow a header alone.
 
     Returns:
         The values of each column that is there, in the order of the lines.
 
     Raises:
-        InputError: no such file, not UTF-8, a column that is missing or occurs twice, a line of another length, no row.
+        InputError: no such file, not UTF-8, a column that is missing or occurs twice, a line of another length,
+            no row.
     """
     if Path(path).exists() and not Path(path).is_file():  # a pipe that nobody may write to
         raise InputError(f"The table {path} is not a regular file: write it to one first.")
@@ -106,7 +110,7 @@ def read_table(path: str | Path, needed: Sequence[str], optional: Sequence[str] 
                     column.append(read_csv_cell(row[place]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"The table {path} cannot be read: {error}.") from None
-    if not columns[0]:
+    if not columns[0] and not may_be_empty:
         raise InputError(f"The table {path} has no line below its header: give each pair a line.")
     table = Table(zip(wanted, columns, strict=True))
     table.lines = lines

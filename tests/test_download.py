@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import re
 import socket
 import tarfile
 import threading
@@ -172,6 +173,27 @@ def test_a_missing_file_and_a_silent_server_are_reported(server: Server, tmp_pat
 def test_a_folder_in_the_way_is_reported(server: Server, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Is a directory"):
         download(server.url + "photos.tgz", tmp_path, sha256(CONTENT))
+
+
+def test_a_folder_that_cannot_be_written_is_no_failed_download(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"The folder .*file/cache cannot be written \(Not a directory\): make it"):
+        download(server.url + "photos.tgz", tmp_path / "file/cache/a", sha256(CONTENT))
+    assert not server.requests
+
+
+def test_without_a_network_the_reason_is_short_and_the_way_out_that_of_the_caller(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/a"
+    with pytest.raises(InputError) as raised:
+        download(url, tmp_path / "a", sha256(CONTENT), otherwise="ask the librarian")
+    assert re.fullmatch(
+        rf"{url} cannot be downloaded \(.{{0,90}}Connection refused\): ask the librarian\.", str(raised.value)
+    )
+    assert capfd.readouterr().err == ""
 
 
 # LFW

@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from siamese_verify.albums.grouping import (
     NEIGHBORS,
+    QUEUED,
     FalseMerges,
     PersonModel,
     Rows,
@@ -27,9 +28,9 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.tables import csv_cell
 
-RATE = 0.05  # of the findings that may be wrong
+RATE = 0.05  # of the findings that may be wrong, by the model
 DUPLICATE = 0.999  # score of two copies of one photo, also after it was compressed anew
-WHOLE = 1024  # photos of an identity of which all pairs are compared; of more, the nearest
+WHOLE = 64  # photos of an identity of which all pairs are compared; of more, the nearest
 COLUMNS = ("kind", "photo", "identity", "other", "log_likelihood_ratio", "drop")
 Kind = Literal["mislabelled", "two people", "one person", "duplicate"]
 
@@ -77,7 +78,8 @@ def find_label_errors(
         embeddings: (N,D) of unit length.
         identities: (N,) integers.
         calibration: of the model's scores.
-        rate: share of the findings that may be wrong, in (0, 1).
+        rate: share of the findings that may be wrong by the model, in (0, 1); more are where it errs, see
+            docs/grouping.md.
         neighbors: candidates of each part.
 
     Raises:
@@ -92,7 +94,8 @@ def find_label_errors(
     false = FalseMerges(calibration.impostor_tail, model)
     members = _rows_by_identity(labels)
     state = _Agglomeration(model, rows, {})
-    state.greedy(_within(rows, members, model, neighbors), 0.0, _Stop(false, rate, len(rows), cut=0.0))
+    stop = _Stop(false, rate, len(rows), cut=0.0)
+    state.greedy(_within(rows, members, model, neighbors), 0.0, stop, QUEUED * neighbors)
     part = state.find(np.arange(len(rows)))
     roots = state.roots()
     main: dict[int, int] = {}  # the largest part of each identity
@@ -207,7 +210,7 @@ def write_findings(path: Path, findings: Sequence[Finding], photos: Sequence[str
         people: names of the identities, by number.
     """
     sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
+    writer = csv.writer(sink)  # ends lines by \r\n, since only then "\r" in a name is quoted
     writer.writerow(COLUMNS)
     for one in findings:
         ratio = "" if np.isinf(one.ratio) else f"{one.ratio:.2f}"

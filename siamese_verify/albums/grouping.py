@@ -6,6 +6,7 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from siamese_verify.pairwise.neighbors import nearest_neighbors
 
 CORRELATION = 0.1  # of the photos of one person; chosen on photos of LFW, see docs/grouping.md
 NEIGHBORS = 32  # candidates of each face, and then of each group
+QUEUED = 8  # times as many candidates of a group that was merged are compared after each merge; the others wait
 ROUNDS = 4  # searches for candidates: of faces, then of the groups found so far
 FALSE_MERGE_RATE = 0.01
 BLOCK = 2**12  # pairs whose scores are computed at once
@@ -250,8 +252,12 @@ class _Agglomeration:
         graph.sort_indices()
         return graph
 
-    def greedy(self, products: sparse.csr_matrix, least: float, stop: _Stop) -> None:
-        """Merge the pair of candidates with the largest ratio, as long as `stop` lets it."""
+    def greedy(self, products: sparse.csr_matrix, least: float, stop: _Stop, most: int) -> None:
+        """Merge the pair of candidates with the largest ratio, as long as `stop` lets it.
+
+        Of a group that was merged, the `most` candidates of the largest ratios are compared anew after each merge; the
+        others wait until half of these are left, since a person with many photos has nearly all of them as candidates.
+        """
         start, near = products.indptr, products.indices.astype(np.int64)
         group = np.repeat(np.arange(len(self.parent)), np.diff(start))
         ratio = self.ratios(group, near, products.data)
@@ -267,6 +273,28 @@ class _Agglomeration:
             if high:
                 queues[group] = ratios[:high], others[:high], self.changed[others[:high]]
                 heap.append((-float(ratios[0]), group, int(self.changed[group]), 0))
+
+        waiting: dict[int, list[Rows]] = {}  # candidates of a group beyond `most`
+
+        def put_again(group: int, with_waiting: bool = False) -> None:
+            """Queue the best candidates of a group that has changed."""
+            close = np.unique(self.find(self.candidates[group]))
+            if (with_waiting or 2 * len(close) <= most) and (others := waiting.pop(group, None)):
+                close = np.unique(self.find(np.concatenate([close, *others])))
+            close = close[close != group]
+            ratios = self.ratios(group, close, self.sums[close] @ self.sums[group])
+            order = np.argsort(-ratios, kind="stable")
+            if len(order) > most:
+                free = (place for place, other in enumerate(close[order].tolist()) if self.allowed(group, other))
+                best = list(islice(free, most))
+                if len(best) == most:
+                    waiting.setdefault(group, []).append(close[order[best[-1] + 1 :]])
+                order = order[np.array(best, dtype=np.int64)]
+            self.candidates[group] = close[order]
+            queues.pop(group, None)
+            put(group, ratios[order], close[order])
+            if group in queues:
+                heapq.heappush(heap, heap.pop())
 
         for row in np.flatnonzero(np.diff(start)).tolist():
             part = slice(start[row], start[row + 1])
@@ -285,21 +313,19 @@ class _Agglomeration:
                     heapq.heapreplace(heap, (-float(ratios[place + 1]), one, changes, place + 1))
                 else:
                     heapq.heappop(heap)
+                    if one in waiting:
+                        put_again(one, with_waiting=True)
                 continue
             if stop.before(-negative, one, other):
                 return
             heapq.heappop(heap)
             kept, gone = self.merge(one, other)
             queues.pop(gone, None)
-            queues.pop(kept, None)
-            close = np.unique(self.find(np.concatenate([self.candidates[kept], self.candidates[gone]])))
-            self.candidates[kept], self.candidates[gone] = close[close != kept], close[:0]
-            if len(close := self.candidates[kept]):
-                found = self.ratios(kept, close, self.sums[close] @ self.sums[kept])
-                order = np.argsort(-found, kind="stable")
-                put(kept, found[order], close[order])
-                if kept in queues:
-                    heapq.heappush(heap, heap.pop())
+            self.candidates[kept] = np.concatenate([self.candidates[kept], self.candidates[gone]])
+            self.candidates[gone] = self.candidates[gone][:0]
+            if others_waiting := waiting.pop(gone, None):
+                waiting.setdefault(kept, []).extend(others_waiting)
+            put_again(kept)
 
 
 def _parts(values: NDArray[Any]) -> list[NDArray[Any]]:
@@ -373,10 +399,12 @@ def group_faces(
     """Sort faces by person, without labels.
 
     Groups, at first of one face, are merged in the order of their log-likelihood ratio (`PersonModel`), the largest
-    first, among pairs of nearest neighbors; later searches take the means of the groups. Merging ends where among all
-    pairs of the groups that are left so many are expected to reach the ratio by chance that they would be more than the
-    stated share of the merges: by the impostor tail of the model's scores and the number of comparisons. Memory is some
-    three times that of the embeddings, plus `neighbors` numbers for each.
+    first, among pairs of nearest neighbors; later searches take the means of the groups. After a merge only the 8 x
+    `neighbors` best candidates of a group are compared anew, and the others when half of these are merged: the order is
+    exact where no group has more candidates than that, and nearly so in a person of more photos. Merging ends where
+    among all pairs of the groups that are left so many are expected to reach the ratio by chance that they would be
+    more than the stated share of the merges: by the impostor tail of the model's scores and the number of comparisons.
+    Memory is some three times that of the embeddings, plus `neighbors` numbers for each.
 
     Args:
         embeddings: (N,D) of unit length.
@@ -418,14 +446,14 @@ def group_faces(
             products = state.search(neighbors)
             stop = _Stop(false, rate, groups if cut is None else remaining, cut)
             if cut is None:
-                state.greedy(products, 0.0, stop)
+                state.greedy(products, 0.0, stop, QUEUED * neighbors)
                 if stop.holds < len(stop.merged):  # without the last ones
                     state = begin()
                     for a, b in stop.merged[: stop.holds]:
                         state.merge(state.find_one(a), state.find_one(b))
                 cut = stop.cut
             else:
-                state.greedy(products, cut, stop)
+                state.greedy(products, cut, stop, QUEUED * neighbors)
             merges += stop.holds
             bar.update()
             if not stop.holds:

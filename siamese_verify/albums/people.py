@@ -10,7 +10,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from siamese_verify.albums.face_table import FaceTable
 from siamese_verify.albums.grouping import FALSE_MERGE_RATE, Grouping, group_faces
 from siamese_verify.atomic_write import atomic_write
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.tables import csv_cell, read_csv_cell
 
 GROUPS, DECISIONS = "groups.csv", "decisions.json"
 COLUMNS = ("photo", "left", "top", "right", "bottom", "person", "name", "score")
 FORMAT = 1
+MOST_PEOPLE = 2**53  # what JSON holds exactly
 OVERLAP = 0.5  # intersection over union from which two boxes of a photo are one face, as in detection benchmarks
 Box = tuple[float, float, float, float]
 
@@ -54,11 +55,13 @@ class Decisions:
         names: faces and the name of their person.
         same: pairs of faces of one person.
         different: pairs of faces that are not.
+        highest: number ever given to a person: those of people who are gone are given to nobody else.
     """
 
     names: list[tuple[FaceReference, str]] = field(default_factory=list)
     same: list[tuple[FaceReference, FaceReference]] = field(default_factory=list)
     different: list[tuple[FaceReference, FaceReference]] = field(default_factory=list)
+    highest: int = 0
 
     @classmethod
     def read(cls, folder: Path) -> Decisions:
@@ -74,17 +77,26 @@ class Decisions:
             stored = json.loads(path.read_bytes())
             if stored["format"] != FORMAT:
                 raise InputError(f"{path} is of another version of siamese-verify: update it.")
-            pairs = ([(_reference(a), _reference(b)) for a, b in stored[kind]] for kind in ("same", "different"))
-            return cls([(_reference(face), str(name)) for face, name in stored["names"]], *pairs)
+            same, different = (
+                [(_reference(a), _reference(b)) for a, b in stored[kind]] for kind in ("same", "different")
+            )
+            names = [(_reference(face), checked_name(name)) for face, name in stored["names"]]
+            return cls(names, same, different, _number(stored.get("highest", 0), 0))
+        except InputError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(f"{path} is damaged ({error}): restore it, or remove it and decide again.") from None
 
     def write(self, folder: Path) -> None:
         """Write the decisions, readable for their owner only."""
-        content = {"format": FORMAT, "names": self.names, "same": self.same, "different": self.different}
+        content = {"format": FORMAT, **asdict(self)}
         atomic_write(folder / DECISIONS, json.dumps(content, indent=1).encode(), private=True)
+
+    def follow(self, index: AlbumFaces) -> None:
+        """Replace each face by the one that it is in the album now: its box may have moved a little."""
+        self.names = [(index.follow(face), name) for face, name in self.names]
+        self.same = [(index.follow(a), index.follow(b)) for a, b in self.same]
+        self.different = [(index.follow(a), index.follow(b)) for a, b in self.different]
 
     def decide(self, a: FaceReference, b: FaceReference, same: bool) -> None:
         """Remember whether two faces are one person; takes back what was decided about the two before."""
@@ -93,6 +105,24 @@ class Decisions:
                 if pair in kind:
                     kind.remove(pair)
         (self.same if same else self.different).append((a, b))
+
+
+def checked_name(name: str) -> str:
+    """The name of a person.
+
+    Raises:
+        InputError: it has control characters or is not UTF-8.
+    """
+    if printable(name) != name:
+        raise InputError(f"The name {printable(name)!r} has control characters or is not UTF-8: type it anew.")
+    return name
+
+
+def _number(value: Any, least: int) -> int:
+    """Number of a person; ValueError out of range."""
+    if not least <= (number := int(value)) <= MOST_PEOPLE:
+        raise ValueError(f"{number} is no number of a person")
+    return number
 
 
 def _reference(value: Any) -> FaceReference:
@@ -134,6 +164,11 @@ class AlbumFaces:
         best = max(found, default=(0.0, 0))
         return -best[1] if best[0] >= OVERLAP else None
 
+    def follow(self, face: FaceReference) -> FaceReference:
+        """The face that `find` finds, or the same where it finds none."""
+        row = self.find(face)
+        return face if row is None else face_of(self.table, row)
+
 
 def read_groups(folder: Path) -> list[GroupedFace]:
     """Read `groups.csv` of an album's folder; empty where there is none.
@@ -145,17 +180,17 @@ def read_groups(folder: Path) -> list[GroupedFace]:
     if not path.exists():
         return []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             lines = list(csv.DictReader(file))
         return [
             GroupedFace(
                 _reference((read_csv_cell(line["photo"]), [line[edge] for edge in COLUMNS[1:5]])),
-                int(line["person"]),
+                _number(line["person"], 1),
                 read_csv_cell(line["name"]),
             )
             for line in lines
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is damaged ({error}): remove it to group the album anew.") from None
 
 
@@ -190,7 +225,7 @@ class AlbumPeople:
     def write(self, folder: Path) -> None:
         """Write `groups.csv`, readable for its owner only, people in the order of their numbers."""
         sink = io.StringIO()
-        writer = csv.writer(sink, lineterminator="\n")
+        writer = csv.writer(sink)  # ends lines by \r\n, since only then "\r" in a name is quoted
         writer.writerow(COLUMNS)
         for row in np.argsort(self.persons, kind="stable").tolist():
             face, person, score = face_of(self.table, row), int(self.persons[row]), self.grouping.scores[row]
@@ -214,13 +249,13 @@ def group_album(
     Args:
         table: faces of the album.
         calibration: of the scores of its model.
-        decisions: of the user.
+        decisions: of the user; their `highest` number is raised to that of new people.
         earlier: the groups found before; a face that a decision takes out of its group starts alone.
         rate: see `group_faces`.
         progress: show a progress bar.
 
     Raises:
-        InputError: see `group_faces`.
+        InputError: decisions contradict each other, or see `group_faces`.
     """
     index, lost = AlbumFaces(table), 0
     known = np.zeros(len(table), dtype=np.int64)  # earlier number, 0 for none
@@ -267,26 +302,43 @@ def group_album(
     for row, name in named.items():
         join(row, name)
     groups = [find(row) for row in range(len(table))]
+    for x, y in apart:
+        if groups[x] == groups[y]:
+            raise InputError(
+                f"The faces on {table.photos[x]} and {table.photos[y]} are said to be one person and two: take one of "
+                f"the decisions back, or out of {DECISIONS}."
+            )
+    name_of: dict[int, int] = {}
+    for row, name in named.items():
+        if named[other := name_of.setdefault(groups[row], row)] != name:
+            raise InputError(
+                f"The faces on {table.photos[other]} and {table.photos[row]} are said to be one person but are named "
+                f"{named[other]} and {name}: give both one name first, by --name."
+            )
     once = {name: row for row, name in named.items()}
     exclusive: list[Sequence[int]] = [*apart, list(once.values())]
-    photos = np.unique(np.array([*table.photos], dtype=object).astype(str), return_inverse=True)[1]
+    number: dict[str, int] = {}  # by photo; an array of names would give each the length of the longest
+    photos = np.array([number.setdefault(photo, len(number)) for photo in table.photos], dtype=np.int64)
     found = group_faces(
         table.embeddings, calibration, photos, rate=rate, start=groups, exclusive=exclusive, progress=progress
     )
-    persons = _numbers(found.groups, np.where(np.isin(np.arange(len(table)), list(alone)), 0, known))
+    highest = max([decisions.highest, *(one.person for one in earlier)])
+    persons = _numbers(found.groups, np.where(np.isin(np.arange(len(table)), list(alone)), 0, known), highest)
+    decisions.highest = max(highest, int(persons.max(initial=0)))
     return AlbumPeople(table, persons, {int(persons[row]): name for row, name in named.items()}, found, lost)
 
 
-def _numbers(groups: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers of groups: the lowest known of each, each once; new ones follow all that were known."""
+def _numbers(groups: NDArray[np.int64], known: NDArray[np.int64], highest: int) -> NDArray[np.int64]:
+    """Numbers of groups: the lowest known of each, each once; new ones follow the highest that was ever given."""
     number: dict[int, int] = {}
-    for person in np.unique(known[known > 0]).tolist():
-        inside = np.bincount(groups[known == person])
-        for group in np.argsort(-inside, kind="stable").tolist():
-            if inside[group] and group not in number:
-                number[group] = person
-                break
-    free = int(known.max(initial=0)) + 1
+    pairs, counts = np.unique(np.stack([known, groups])[:, known > 0], axis=1, return_counts=True)
+    given = set[int]()
+    for place in np.lexsort((pairs[1], -counts, pairs[0])).tolist():  # of each person, the largest part first
+        person, group = int(pairs[0, place]), int(pairs[1, place])
+        if person not in given and group not in number:
+            number[group] = person
+            given.add(person)
+    free = highest + 1
     for group in dict.fromkeys(groups.tolist()):
         if group not in number:
             number[group], free = free, free + 1

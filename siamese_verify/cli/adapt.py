@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from siamese_verify.cli.run_metadata import versions
-from siamese_verify.errors import printable
+from siamese_verify.errors import InputError, printable
 from siamese_verify.models.bundle import check_target
 from siamese_verify.models.loading import find_bundle
 
@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
     from siamese_verify.verification import Verifier
     from siamese_verify.verification.adaptation import adapt, save_adapted
 
+    if options.seed < 0:
+        raise InputError(f"--seed must be >= 0, got {options.seed}.")
     output = Path(options.output) if options.output else None
     if output:
         check_target(output)

@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="review.csv", metavar="CSV", help="the list to review (default: %(default)s)")
     parser.add_argument("--model", help="bundle with the calibration (default: the one that embedded the photos)")
     parser.add_argument(
-        "--rate", type=float, default=0.05, help="share of the findings that may be wrong (default: %(default)s)"
+        "--rate",
+        type=float,
+        default=0.05,
+        help="share of the findings that may be wrong, by the model (default: %(default)s; planted errors of LFW were "
+        "0.59 to 0.86 of what was found at it)",
     )
     parser.add_argument("--page", metavar="HTML", help="write a page with the photos, two for each finding, here")
 
@@ -42,6 +46,9 @@ def run(options: argparse.Namespace) -> int:
 
     if Path(options.out).exists():
         raise InputError(f"{options.out} exists and may have been reviewed: name another file by --out.")
+    for path in filter(None, (options.out, options.page)):
+        if not Path(path).parent.is_dir():
+            raise InputError(f"There is no folder {Path(path).parent} to write {path} to: create it first.")
     album = AlbumFolder(options.folder)
     metadata = find_bundle(options.model or album.metadata.bundle or album.metadata.model).metadata
     if metadata.fingerprint != album.metadata.fingerprint:
@@ -53,9 +60,12 @@ def run(options: argparse.Namespace) -> int:
     photos = [table.photos[row] for row in rows]
     if flat := [name for name in photos if "/" not in name]:
         raise InputError(f"{flat[0]} is in no identity's folder: embed a folder that has one for each identity.")
-    people, identities = np.unique(np.array([name.partition("/")[0] for name in photos]), return_inverse=True)
+    names = [name.partition("/")[0] for name in photos]
+    people = sorted(set(names))
+    number = {name: place for place, name in enumerate(people)}
+    identities = np.array([number[name] for name in names], dtype=np.int64)
     findings = find_label_errors(table.embeddings[rows], identities, metadata.score_calibration, rate=options.rate)
-    write_findings(Path(options.out), findings, photos, people.tolist())
+    write_findings(Path(options.out), findings, photos, people)
     counts = Counter(one.kind for one in findings)
     said = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing"
     print(printable(f"{len(rows):,} photos of {len(people):,} identities: {said}. To review: {options.out}"))

@@ -48,6 +48,7 @@ from siamese_verify.protocols import (
     HeldOutShare,
     PairProtocol,
     Protocol,
+    TemplateProtocol,
     TrainingSubset,
     read_training_run,
     refuse_leak,
@@ -77,17 +78,14 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     model = load_model(cfg.model, cfg.device, trusted_code(cfg), or_onnx=True)
     results: dict[str, Result] = {}
     leaks: dict[str, str] = {}
-    for number, (name, chosen, leak) in enumerate(protocols_for(cfg)):
-        protocol = chosen
-        if cfg.groups is not None and isinstance(protocol, PairProtocol):
-            protocol = with_groups(protocol, cfg.groups, cfg.group)
-        if cfg.doubtful is not None and isinstance(protocol, PairProtocol):
-            protocol = with_doubtful(protocol, cfg.doubtful)
+    protocols = [(name, with_tables(one, cfg), leak) for name, one, leak in protocols_for(cfg)]
+    refuse_unused(cfg, [one for _, one, _ in protocols])
+    for number, (name, protocol, leak) in enumerate(protocols):
         cropper = FaceCropper(model.encoder.input_spec, cfg.cache, on_multiple_faces=cfg.on_multiple_faces)
         rates, called = further_rates(cfg.far), Path(str(cfg.model)).name
         given, earlier = (called, model.encoder, protocol, cropper, model), [*results.values()]
         options = {"resamples": cfg.resamples, "targets": rates, "earlier": earlier, "device": cfg.device}
-        result = measure(*given, **options, quality=cfg.quality)
+        result = measure(*given, **options, quality=cfg.quality if uses_quality(protocol) else None)
         if not number:
             check_claim(category_of(result), cfg.claim)
         if cfg.robustness:
@@ -106,6 +104,38 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         else:
             print("Its thresholds are not stored for verify: the people on the photos of the pairs must be known.")
     return result.report.value
+
+
+def with_tables(protocol: Protocol, cfg: DictConfig) -> Protocol:
+    """A protocol of pairs with the groups and the doubtful photos of the settings; another one as it is."""
+    if not isinstance(protocol, PairProtocol):
+        return protocol
+    if cfg.groups is not None:
+        protocol = with_groups(protocol, cfg.groups, cfg.group)
+    return protocol if cfg.doubtful is None else with_doubtful(protocol, cfg.doubtful)
+
+
+def uses_quality(protocol: Protocol) -> bool:
+    """Whether the qualities of photos play a part in a protocol."""
+    return isinstance(protocol, PairProtocol) or (
+        isinstance(protocol, TemplateProtocol) and protocol.combine == "quality"
+    )
+
+
+def refuse_unused(cfg: DictConfig, protocols: Sequence[Protocol]) -> None:
+    """Refuse tables that no protocol takes.
+
+    Raises:
+        InputError: groups or doubtful without a protocol of pairs, or quality without that or templates by quality.
+    """
+    pairs = any(isinstance(one, PairProtocol) for one in protocols)
+    used = {"groups": pairs, "doubtful": pairs, "quality": any(map(uses_quality, protocols))}
+    for setting, taken in used.items():
+        if cfg[setting] is not None and not taken:
+            raise InputError(
+                f"{setting}={cfg[setting]} is of no use to {protocols[0].name}: leave it out, or choose a protocol of "
+                f"pairs{', or templates with combine=quality' if setting == 'quality' else ''}."
+            )
 
 
 def needs_thresholds(model: Any) -> bool:

@@ -12,7 +12,7 @@ from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
     from siamese_verify.albums.album_folder import AlbumFolder
-    from siamese_verify.albums.people import AlbumPeople, Decisions, GroupedFace
+    from siamese_verify.albums.people import AlbumFaces, AlbumPeople, Decisions, GroupedFace
 
 PAGES, SHOWN, FACES = 100, 4, 120  # people with a page, pictures of each on the first page, and on its own
 
@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate",
         type=float,
         default=0.01,
-        help="false-merge rate: share of the merges that may join two people (default: %(default)s)",
+        help="false-merge rate: share of the merges that may join two people, by the model; on test people of LFW, "
+        "1.84 %% were measured at 0.01 (default: %(default)s)",
     )
     parser.add_argument("--again", action="store_true", help="leave out earlier groups; decisions hold")
     decisions = parser.add_argument_group("decisions, by the numbers of people in groups.csv")
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     """Group the album, and print what was found."""
     from siamese_verify.albums.album_folder import AlbumFolder, claimed
     from siamese_verify.albums.face_table import FaceTable
-    from siamese_verify.albums.people import GROUPS, Decisions, group_album, read_groups
+    from siamese_verify.albums.people import GROUPS, AlbumFaces, Decisions, group_album, read_groups
     from siamese_verify.models.loading import find_bundle
 
     album = AlbumFolder(options.folder)
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     table = FaceTable.read(options.folder)
     with claimed(album.path):  # else the decisions of two at once would be lost
         decisions, earlier = Decisions.read(album.path), read_groups(album.path)
-        decide(decisions, earlier, options)
+        decide(decisions, earlier, options, AlbumFaces(table))
         people = group_album(
             table,
             metadata.score_calibration,
@@ -77,8 +78,8 @@ def run(options: argparse.Namespace) -> int:
     print(printable(f"{len(table):,} faces of {len(set(people.persons.tolist())):,} people: {album.path / GROUPS}."))
     if grouping.merges:
         print(
-            f"{grouping.merges:,} merges from a likelihood ratio of e^{grouping.cut:.1f}; at most "
-            f"{grouping.expected_rate:.2%} of them are expected to join two people."
+            f"{grouping.merges:,} merges from a likelihood ratio of e^{grouping.cut:.1f}; by the model, about "
+            f"{grouping.expected_rate:.2%} of them join two people."
         )
     if people.lost:
         print(f"{people.lost:,} earlier faces are not in the album any more.", file=sys.stderr)
@@ -87,15 +88,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def decide(decisions: Decisions, earlier: list[GroupedFace], options: argparse.Namespace) -> None:
+def decide(decisions: Decisions, earlier: list[GroupedFace], options: argparse.Namespace, index: AlbumFaces) -> None:
     """Add the decisions of the command line.
 
     Raises:
         InputError: not of the form that is asked for, or no such person or photo.
     """
-    from siamese_verify.albums.people import faces_by_person
+    from siamese_verify.albums.people import checked_name, faces_by_person
 
-    faces = faces_by_person(earlier)
+    decisions.follow(index)  # as boxes are compared exactly from here on
+    faces = faces_by_person(one._replace(face=index.follow(one.face)) for one in earlier)
 
     def person(text: str) -> int:
         if not text.isdecimal() or int(text) not in faces:
@@ -110,6 +112,7 @@ def decide(decisions: Decisions, earlier: list[GroupedFace], options: argparse.N
 
     for text in options.name:
         number, name = fields(text, "=")
+        checked_name(name)
         face = faces[person(number)][0]
         own = set(faces[person(number)])
         decisions.names[:] = [one for one in decisions.names if one[0] not in own] + [(face, name)]
@@ -138,12 +141,15 @@ def decide(decisions: Decisions, earlier: list[GroupedFace], options: argparse.N
 
 
 def write_pages(folder: Path, album: AlbumFolder, people: AlbumPeople) -> None:
-    """Write a page with the contact sheet of each of the largest groups, and one that leads to them."""
+    """Write a page with the contact sheet of each of the largest groups, and one that leads to them.
+
+    Pages that an earlier call wrote of people who have none now are removed.
+    """
     from siamese_verify.albums.face_pictures import FacePicture, read_face, render_faces
     from siamese_verify.albums.people import face_of
     from siamese_verify.atomic_write import atomic_write
 
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     first: list[FacePicture] = []
     listed = people.largest()[:PAGES]
     for person in listed:
@@ -170,4 +176,8 @@ def write_pages(folder: Path, album: AlbumFolder, people: AlbumPeople) -> None:
     )
     page = render_faces("People", [f"The {len(listed):,} people with the most faces."], first)
     atomic_write(folder / "index.html", page.replace("<ul>", f"<p>{links}</p><ul>", 1).encode(), private=True)
+    written = {f"person-{person}.html" for person in listed}
+    for page_file in folder.glob("person-*.html"):
+        if page_file.name not in written and page_file.stem.removeprefix("person-").isdecimal():
+            page_file.unlink()
     print(printable(f"Page: {folder / 'index.html'}"))

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "pull":
         if not options.name:
             raise InputError(f"No model is named: siamese-verify models pull {DEFAULT_MODEL}.")
-        folder = pretrained_bundle(options.name, options.sources)
+        folder = pretrained_bundle(options.name, options.sources, check=True)
         print(f"{options.name} is in {printable(folder)}: it needs no network any more.")
         return 0
     if options.sources:

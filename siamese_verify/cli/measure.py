@@ -126,6 +126,7 @@ def measure(
         embedded: embeddings and rows of photos that were embedded before, see `embed_photos`.
         quality: a CSV with further qualities of the photos, see `qualities_of`.
     """
+    further = qualities_of(protocol.photos, quality)  # what is wrong with it shows before photos are embedded
     same = next((one for one in earlier if one.protocol.photos is protocol.photos), None)
     if same:
         embeddings, rows, cropper = same.embeddings, same.rows, same.cropper
@@ -133,7 +134,7 @@ def measure(
         embeddings, rows = embedded or embed_photos(encoder.eval(), protocol.photos, cropper)
     compared = protocol.keep(rows)
     own = quality_scores(cropper.qualities) if len(cropper.qualities) == len(rows) else {}
-    further = qualities_of(compared.photos, quality)
+    further = {measured: values[rows] for measured, values in further.items()}
     settings = EvaluationSettings(resamples, targets, device=device, qualities={**own, **further})
     if model:
         learned = model.metadata.score_calibration
@@ -151,7 +152,8 @@ def qualities_of(photos: Photos, path: str | Path | None) -> dict[str, np.ndarra
     """Qualities of photos by name, from a CSV with the column `path` and others of numbers, higher is better.
 
     Raises:
-        InputError: see `read_table`; no other column, or a cell that holds no number; an empty one is unknown.
+        InputError: see `read_table`; no other column, a cell that holds no number (an empty one is unknown), or none of
+            the photos is listed.
     """
     if path is None:
         return {}
@@ -160,6 +162,8 @@ def qualities_of(photos: Photos, path: str | Path | None) -> dict[str, np.ndarra
     if not names:
         raise InputError(f"{path} has no column beside path: add one of numbers, such as sharpness.")
     rows = {name: row for row, name in enumerate(table["path"])}
+    if not any(photo in rows for photo in photos.names):
+        raise InputError(f"{path} lists none of the {len(photos):,} photos, such as {photos.names[0]!r}.")
     found = {}
     for name in names:
         for row, cell in enumerate(table[name]):

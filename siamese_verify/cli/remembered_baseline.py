@@ -17,8 +17,19 @@ from siamese_verify.cli.measure import Figures, Result
 from siamese_verify.protocols import Protocol
 
 FILE = "baselines.json"
+WITHOUT_WEIGHTS = "siamese_verify.encoders.raw_inputs"
 KEPT = 256  # of the last ones; each is a kilobyte
 MAX_BYTES = 2**22  # of the file: a larger one is not ours
+
+
+def may_remember(baseline: Mapping[str, Any], versions: Mapping[str, str]) -> bool:
+    """Whether a baseline is all in its configuration and the versions: of no weights, and of committed code.
+
+    Args:
+        baseline: its configuration.
+        versions: of the run, with its `commit`.
+    """
+    return baseline["_target_"] == WITHOUT_WEIGHTS and not versions.get("commit", "").endswith("+")
 
 
 def baseline_key(result: Result, settings: Mapping[str, Any]) -> str:
@@ -41,7 +52,9 @@ def _described(protocol: Protocol) -> list[str]:
 
 def _text(value: Any) -> str:
     if isinstance(value, np.ndarray):
-        return hashlib.sha256(value.tobytes()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([str(value.dtype), value.shape, value.tolist()], default=str).encode()
+        ).hexdigest()
     if isinstance(value, Mapping):
         return str({str(key): _text(one) for key, one in value.items()})
     return str([_text(one) for one in value]) if isinstance(value, list | tuple) else repr(value)

@@ -22,10 +22,10 @@ from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.cli.measure import Figures, Result, category_of, measure, print_results, save_results
 from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
-from siamese_verify.cli.remembered_baseline import baseline_key, recall, remember
+from siamese_verify.cli.remembered_baseline import baseline_key, may_remember, recall, remember
 from siamese_verify.cli.resume import resumed_arguments, resumed_configuration, save_configuration
 from siamese_verify.cli.training_checks import check, check_run
-from siamese_verify.cli.training_parts import TrainingParts, compose
+from siamese_verify.cli.training_parts import TrainingParts, compose, unfilled_memory
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.data import FaceCropper, FaceDataModule
 from siamese_verify.data.data_loaders import ignore_signals
@@ -148,7 +148,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
     watch, wait = RankWatch(trainer, run.end), 0.0
     run.end_others = partial(watch.close, 0.0)
     try:
-        with without_unhelpful_warnings():
+        with without_unhelpful_warnings(), unfilled_memory():
             trainer.fit(parts.module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
             wait = ENDING
     except SIGTERMException:
@@ -266,7 +266,7 @@ def measure_beside(
         return result, []
     settings = [OmegaConf.to_container(cfg.baseline, resolve=True), asdict(baseline.input_spec), record.versions]
     key = baseline_key(result, {"baseline": settings, "resamples": cfg.resamples, "left out": cropper.failures})
-    remembering = cfg.cache if cfg.remember_baseline else None
+    remembering = cfg.cache if cfg.remember_baseline and may_remember(cfg.baseline, record.versions) else None
     figures = recall(remembering, key)
     if figures is None:
         name = "raw pixels" if spec.is_photo else "raw inputs"

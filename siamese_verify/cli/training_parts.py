@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -115,8 +116,6 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
             settings.pop(name, None)
         if settings.get("precision") == "auto":
             settings.precision = usual_precision(settings.accelerator)
-    # A deterministic run needs no zeros where it writes before it reads: each new tensor would be filled first.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     with configuring("trainer"), without_unhelpful_warnings():
         trainer: pl.Trainer = instantiate(
             settings,
@@ -124,6 +123,17 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
             callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
         )
     return trainer
+
+
+@contextmanager
+def unfilled_memory() -> Iterator[None]:
+    """Context manager in which a deterministic run does not fill each new tensor before it is written."""
+    deterministic: Any = torch.utils.deterministic
+    before, deterministic.fill_uninitialized_memory = deterministic.fill_uninitialized_memory, False
+    try:
+        yield
+    finally:
+        deterministic.fill_uninitialized_memory = before
 
 
 def usual_precision(accelerator: str) -> str:

@@ -120,6 +120,14 @@ class FolderPhotos(IndexedPhotos):
             raise InputError(f"{root} holds no folder with photos ({suffixes}): give each identity its own folder.")
         if dropped and not found:
             raise InputError(f"None of the {len(dropped):,} photos to drop in {drop} is in {root}: name them as there.")
+        if missing := len(dropped) - found:
+            log.warning(
+                "%s of the %s photos to drop in %s are not in %s.",
+                f"{missing:,}",
+                f"{len(dropped):,}",
+                printable(drop),
+                printable(root),
+            )
         if others:
             counts = ", ".join(f"{count:,} x {suffix}" for suffix, count in others.most_common(5))
             log.warning(
@@ -150,7 +158,7 @@ def read_dropped(path: str | Path) -> frozenset[str]:
     Raises:
         InputError: no such list, a missing column, or something else than yes and no.
     """
-    table = read_table(path, ("photo", "drop"))
+    table = read_table(path, ("photo", "drop"), may_be_empty=True)
     answers = [answer.strip().lower() for answer in table["drop"]]
     for line, answer in zip(table.lines, answers, strict=True):
         if answer not in ("yes", "no"):

@@ -140,6 +140,24 @@ class Pixels(Encoder):
         super().__init__(CenteredPixels(), 3 * min(size, PIXELS_SIDE) ** 2 + 1, InputSpec(size, crop=crop))
 
 
+def check_crop(pretrained: str, crop: Crop, kind: str) -> None:
+    """Check that faces are cropped as published weights need it.
+
+    Args:
+        pretrained: name of the weights.
+        crop: of the encoder; `whole` is accepted, as photos may be cropped already.
+        kind: of crop that the weights were trained on.
+
+    Raises:
+        InputError: it is of another kind.
+    """
+    if crop.kind not in (kind, "whole"):
+        raise InputError(
+            f"The weights of {pretrained} are for faces cropped by {kind}, not by {crop.kind}: set data.crop={kind}, "
+            "or data.crop=whole for photos that are cropped so."
+        )
+
+
 def raw_inputs(input_spec: InputSpec) -> Encoder:
     """The inputs of another encoder as embeddings, a baseline without training: `Pixels`, or the numbers of arrays."""
     if input_spec.is_photo:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from siamese_verify.atomic_write import atomic_write, cache_folder
-from siamese_verify.encoders.encoder import Encoder
+from siamese_verify.encoders.encoder import Encoder, check_crop
 from siamese_verify.errors import InputError
 from siamese_verify.structures import Crop, InputSpec
 
 WEIGHTS = "nn4.small2.h5"
 SHA256 = "c7a4d6f44ff14a901b4208ba382f03aa40db604ba5c7279b26dce3cff862037d"
+BYTES = 15_297_584
 LICENSE = "Apache-2.0, of OpenFace (Carnegie Mellon University), trained on FaceScrub and CASIA-WebFace"
 SIZE = 96
 SMALLEST_SQUARE = 1e-24  # below it a root has no slope
@@ -111,7 +112,7 @@ class OpenFace(Encoder):
         normalize: give embeddings of unit length.
 
     Raises:
-        InputError: unknown or unavailable weights.
+        InputError: unknown or unavailable weights, or weights for another crop.
     """
 
     def __init__(
@@ -119,6 +120,8 @@ class OpenFace(Encoder):
     ) -> None:
         if pretrained not in (None, "openface"):
             raise InputError(f"pretrained must be openface or null, got {pretrained!r}.")
+        if pretrained:
+            check_crop(pretrained, crop, "eyes_and_nose")
         layers = [
             *(convolution(3, 64, 7, 2, "1")),
             ("pool1", nn.MaxPool2d(3, 2, 1)),
@@ -153,14 +156,14 @@ def published_weights(source: Path | None = None) -> bytes:
     cached = cache_folder() / "openface" / WEIGHTS
     path = source / WEIGHTS if source and source.is_dir() else source or cached
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if not path.exists() or (path.is_file() and path.stat().st_size == BYTES) else b""
     except OSError as error:
         raise InputError(
             f"The weights of openface cannot be read from {path} ({error.strerror}): give the file {WEIGHTS} (SHA-256 "
             f"{SHA256}) to `siamese-verify models pull openface --from PATH`."
         ) from None
-    if (found := hashlib.sha256(content).hexdigest()) != SHA256:
-        raise InputError(f"{path} has the SHA-256 {found}, not {SHA256} of {WEIGHTS}: give that file by --from.")
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise InputError(f"{path} is not {WEIGHTS} ({BYTES:,} bytes, SHA-256 {SHA256}): give that file by --from.")
     if source:
         with suppress(OSError):  # without a cache it has to be given again
             cached.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from siamese_verify.encoders.encoder import Encoder
+from siamese_verify.encoders.encoder import Encoder, check_crop
 from siamese_verify.errors import InputError
 from siamese_verify.opencv_zoo import SFACE, SFACE_INPUT, published
 from siamese_verify.structures import Crop
@@ -38,7 +38,7 @@ class SFace(Encoder):
         normalize: give embeddings of unit length.
 
     Raises:
-        InputError: unknown or unavailable weights.
+        InputError: unknown or unavailable weights, or weights for another crop.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class SFace(Encoder):
     ) -> None:
         if pretrained not in (None, "sface"):
             raise InputError(f"pretrained must be sface or null, got {pretrained!r}.")
+        if pretrained:
+            check_crop(pretrained, crop, "five_point")
         layers, channels = [convolution(3, 32, 3)], 32
         for outputs, stride in PAIRS:
             layers += [convolution(channels, channels, 3, stride, channels), convolution(channels, outputs, 1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 ALPHA = 0.5  # weight of the false match rates in GARBE
 MAX_GROUPS = 50
 BINS, DISTINCT = 4, 8  # a column of more than 8 different numbers is divided into 4 parts of equal size
-MAX_ERRORS = 2**23  # accepted impostors that are held in memory
+MAX_ERRORS = 2**23  # accepted impostors that are held in memory; more are counted, without intervals
 MAX_WEIGHTS = 2**29  # errors times resamples
 
 
@@ -123,7 +122,10 @@ def worst_ratio(values: Floats) -> Floats:
 
 
 def labels_of(values: ArrayLike) -> NDArray[np.str_]:
-    """Return the group of each of (...) values of a column; many different numbers become four parts of equal size.
+    """Return the group of each of (...) values of a column; many different numbers become up to four parts.
+
+    The parts are quarters by rank. Equal numbers are in the same part, by their mean rank, so that the parts are of
+    equal size only where few are equal.
 
     Raises:
         InputError: more than 50 different values that are not all numbers.
@@ -134,13 +136,14 @@ def labels_of(values: ArrayLike) -> NDArray[np.str_]:
         return texts
     if all(is_number(text) and np.isfinite(float(text)) for text in known.tolist()):
         numbers = np.where(texts == "", "nan", texts).astype(np.float64)
-        edges = np.unique(np.nanquantile(numbers, np.linspace(0, 1, BINS + 1)))
-        parts = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(edges) - 2)
+        distinct, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
+        parts = np.unique(BINS * (np.cumsum(counts) - counts / 2) // counts.sum(), return_inverse=True)[1]
+        ends = [distinct[parts == part][[0, -1]].tolist() for part in range(int(parts[-1]) + 1)]
         names = [
-            f"{number + 1}: {low:g} to {high:g}"
-            for number, (low, high) in enumerate(itertools.pairwise(edges.tolist()))
+            f"{number}: {low:g}" + (f" to {high:g}" if high > low else "") for number, (low, high) in enumerate(ends, 1)
         ]
-        return np.where(np.isnan(numbers), "", np.array(names)[parts])
+        places = np.minimum(np.searchsorted(distinct, numbers), len(distinct) - 1)
+        return np.where(np.isnan(numbers), "", np.array(names)[parts[places]])
     if len(known) > MAX_GROUPS:
         raise InputError(
             f"There are {len(known)} groups, such as {str(known[0])!r}: choose a column of {MAX_GROUPS} at most."
@@ -260,7 +263,9 @@ def all_pairs_differentials(
         seed: likewise.
 
     Raises:
-        InputError: not one label per photo, fewer than two groups, or more than eight million accepted impostors.
+        InputError: not one label per photo, or fewer than two groups.
+
+    With more than eight million accepted impostors there are no intervals.
     """
     check_level(level)
     labels = as_array(groups).astype(np.str_)
@@ -270,48 +275,56 @@ def all_pairs_differentials(
     kept = np.flatnonzero(labels != "")
     rows, found, numbers = rows[kept], *np.unique(labels[kept], return_inverse=True)
     people = numbered(as_array(identities)[kept], len(kept))
-    accepted, rejected = _error_rows(rows, people, checked_threshold(threshold))
     count, size = len(found), int(people.max(initial=0)) + 1
+    accepted, counts, rejected = _error_rows(rows, people, numbers, count, checked_threshold(threshold))
     photos = np.zeros((size, count))
     np.add.at(photos, (people, numbers), 1)
     # Unordered pairs within one group are counted twice in a product of its photos with themselves.
     once = np.where(np.eye(count, dtype=np.bool_), 0.5, 1.0)
-    own = (photos[:, :, None] * photos[:, None, :] - np.eye(count) * photos[:, :, None]) * once  # (n,G,G) genuine pairs
-    squares = photos[:, :, None] * photos[:, None, :] * once
+
+    def within(times: Floats) -> Floats:  # (R,G,G) pairs of photos of one person, and of a photo with itself
+        return np.stack([(times * own) @ photos for own in photos.T], axis=1)
 
     def genuine_pairs(weights: Whole) -> Floats:
-        return (weights @ own.reshape(size, -1)).astype(np.float64)
+        times = weights.astype(np.float64)
+        itself = np.eye(count) * (times @ photos)[:, None]
+        return np.asarray(((within(times) - itself) * once).reshape(len(weights), -1))
 
     def impostor_pairs(weights: Whole) -> Floats:
-        seen = weights @ photos
-        every = seen[:, :, None] * seen[:, None, :] * once
-        return np.asarray(every.reshape(len(weights), -1) - weights.astype(np.float64) ** 2 @ squares.reshape(size, -1))
+        seen, times = weights @ photos, weights.astype(np.float64)
+        return np.asarray(((seen[:, :, None] * seen[:, None, :] - within(times**2)) * once).reshape(len(weights), -1))
 
+    def wrong(pairs: Whole, genuine: bool) -> Callable[[Whole], Floats]:
+        return _counter(people[pairs], _cell(numbers[pairs].T, count), count, genuine)
+
+    impostors = (lambda _: counts[None]) if accepted is None else wrong(accepted, False)
     kinds = [
-        _Kind(_counter(people[pairs], _cell(numbers[pairs].T, count), count, genuine), totals, pairs.shape[1])
-        for pairs, totals, genuine in ((accepted, impostor_pairs, False), (rejected, genuine_pairs, True))
+        _Kind(impostors, impostor_pairs, 0 if accepted is None else accepted.shape[1]),
+        _Kind(wrong(rejected, True), genuine_pairs, rejected.shape[1]),
     ]
-    return _differentials(found, threshold, kinds, size, True, column, resamples, level, seed)
+    return _differentials(found, threshold, kinds, size, accepted is not None, column, resamples, level, seed)
 
 
-def _error_rows(rows: NDArray[np.floating], people: Whole, threshold: float) -> tuple[Whole, Whole]:
-    """(2,K) rows of accepted impostors and (2,J) of rejected genuine pairs."""
+def _error_rows(
+    rows: NDArray[np.floating], people: Whole, groups: Whole, count: int, threshold: float
+) -> tuple[Whole | None, Floats, Whole]:
+    """(2,K) rows of accepted impostors, None if too many; their number by cell; (2,J) of rejected genuine pairs."""
     from siamese_verify.pairwise.pair_scores import SCALE, PairScores
 
     pairs, lowest = PairScores(rows, people), threshold * SCALE
-    accepted, count = [np.empty((2, 0), dtype=np.int64)], 0
+    empty = np.empty((2, 0), dtype=np.int64)
+    accepted, counts = [empty], np.zeros(count**2)
     for block in pairs.walk():
         values, mask = pairs.impostors(block)
         high = np.flatnonzero(values.numpy() >= lowest)
         numbers = pairs.numbers(block, high if mask is None else np.flatnonzero(mask)[high])
-        accepted.append(np.stack(np.divmod(numbers, len(people))))
-        count += len(high)
-        if count > MAX_ERRORS:
-            raise InputError(
-                f"More than {MAX_ERRORS:,} impostors are accepted at threshold {threshold:.4g}: set a stricter one."
-            )
+        found = np.stack(np.divmod(numbers, len(people)))
+        counts += np.bincount(_cell(groups[found].T, count), minlength=count**2)
+        accepted.append(found)
+        if counts.sum() > MAX_ERRORS:
+            accepted.clear()
     rejected = [np.stack(np.divmod(numbers[scores < lowest], len(people))) for scores, numbers in pairs.genuine()]
-    return np.concatenate(accepted, axis=1), np.concatenate([accepted[0], *rejected], axis=1)
+    return np.concatenate(accepted, axis=1) if accepted else None, counts, np.concatenate([empty, *rejected], axis=1)
 
 
 def _differentials(

@@ -86,15 +86,12 @@ def best_pair_scores(embeddings: ArrayLike, templates: ArrayLike, block: int = 2
     numbers = numbered(templates, len(rows))
     order = np.argsort(numbers, kind="stable")
     rows, starts = rows[order], np.flatnonzero(np.diff(numbers[order], prepend=-1))
-    found = np.empty((len(starts), len(rows)), dtype=rows.dtype)
-    ends = np.append(starts[1:], len(rows))
-    first = 0
-    while first < len(starts):  # whole templates, `block` rows or a single template at once
-        last = max(first + 1, int(np.searchsorted(ends, starts[first] + block, side="right")))
-        part = rows[starts[first] : ends[last - 1]] @ rows.T
-        found[first:last] = np.maximum.reduceat(part, starts[first:last] - starts[first], axis=0)
-        first = last
-    return np.asarray(np.maximum.reduceat(found, starts, axis=1))
+    found = np.full((len(starts), len(starts)), -np.inf, dtype=rows.dtype)
+    for first in range(0, len(rows), block):
+        best = np.maximum.reduceat(rows[first : first + block] @ rows.T, starts, axis=1)
+        own, places = np.unique(numbers[order[first : first + block]], return_index=True)
+        found[own] = np.maximum(found[own], np.maximum.reduceat(best, places, axis=0))
+    return found
 
 
 def draw_templates(identities: ArrayLike, size: int, seed: int = 0) -> NDArray[np.int64]:

@@ -128,7 +128,7 @@ def write_scores(
         if values is not None:
             columns[name] = [csv_cell(str(value)) for value in values]
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
+    writer = csv.writer(table)  # ends lines by \r\n, since only then "\r" in a name is quoted
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
     atomic_write(path, table.getvalue().encode())

@@ -27,6 +27,8 @@ SHAPE = 0.5  # largest absolute shape: beyond it the likelihood is not regular, 
 FADING = 0.45  # power of the rate by which dependence fades towards the far tail, see `GeneralizedParetoTail.effect`
 POINTS = 300  # of the ratio of shape and scale at which the likelihood is evaluated
 SHARES = 41  # of exceeding impostors, likewise
+BOUNDED = 0.05 - SHAPE  # scores whose tail may have a lower shape have an end that this likelihood does not find
+LEAST_PEOPLE = 10  # fewer are not fitted: how their pairs depend is not seen
 FARTHEST = 1e4  # times the largest excess: a threshold beyond has no end
 
 
@@ -77,9 +79,9 @@ class ConstrainedFit(NamedTuple):
 class GeneralizedParetoTail:
     """Generalized Pareto distribution of the impostor scores above a threshold.
 
-    It is fitted to squared distances from the median impostor. Scores of impostors are nearly normal, and squares of
-    normal variables approach their limit, an exponential tail, much faster than these variables themselves; cosines of
-    random directions have a generalized Pareto tail in squares.
+    It is fitted to squared distances from the median impostor, in units of that of the threshold. Scores of impostors
+    are nearly normal, and squares of normal variables approach their limit, an exponential tail, much faster than these
+    variables themselves; cosines of random directions have a generalized Pareto tail in squares.
 
     Attributes:
         pairs: with their people.
@@ -103,11 +105,11 @@ class GeneralizedParetoTail:
 
     def excess(self, score: float) -> float:
         """Excess of a score over the threshold, in squares."""
-        return (score - self.origin) ** 2 - (self.above - self.origin) ** 2
+        return ((score - self.origin) / (self.above - self.origin)) ** 2 - 1
 
     def score(self, excess: float) -> float:
         """Score of an excess."""
-        return float(self.origin + np.sqrt((self.above - self.origin) ** 2 + excess))
+        return float(self.origin + (self.above - self.origin) * np.sqrt(1 + excess))
 
     @cached_property
     def _ratios(self) -> tuple[Floats, Floats]:
@@ -211,7 +213,7 @@ class GeneralizedParetoTail:
         independent = total * (1 - share + slope @ weights) / share
         return max(float((off @ off - within) / independent) * small_sample_correction(pairs.totals, 4), 1.0)
 
-    def threshold_interval(self, rate: float, level: float = 0.95) -> Interval:
+    def threshold_interval(self, rate: float, level: float = 0.95) -> Interval | None:
         """Return the confidence interval of the threshold at a rate, with people as the independent units.
 
         It has the scores at which the deviance of the rate, over its design effect, is below the quantile of the
@@ -221,6 +223,10 @@ class GeneralizedParetoTail:
         Args:
             rate: below `share`.
             level: in (0, 1).
+
+        Returns:
+            None where the tail at an end has nearly the least shape: of scores with such an end, the interval would be
+            too short.
         """
         from scipy.stats import chi2
 
@@ -238,6 +244,8 @@ class GeneralizedParetoTail:
         while inside(high := high + max(middle, float(self.excesses[0])) / 2) and high < farthest:
             high += high - middle
         end = np.inf if high >= farthest else self.score(_boundary(middle, high, inside))
+        if any(self.constrained(rate, one).shape < BOUNDED for one in (self.score(low), end) if np.isfinite(one)):
+            return None
         return Interval(self.score(low), end)
 
 
@@ -260,21 +268,26 @@ def fit_tail(pairs: ClusteredPairs, origin: float) -> GeneralizedParetoTail | No
         origin: median of the impostors.
 
     Returns:
-        None where fewer than 30 impostors are above the threshold, or it is not above the origin.
+        None where fewer than 30 impostors are above the threshold, it is not above the origin, there are fewer than 10
+        people, or the likeliest shape is on a bound, as for uniform scores.
 
     Loretan & Phillips, "Testing the covariance stationarity of heavy-tailed time series", Journal of Empirical Finance
     1994, for the number of excesses.
     """
     total = pairs.impostor_total
     count = int(total ** (2 / 3) / np.log(np.log(total))) if total > LEAST_EXCESSES else 0
-    if not LEAST_EXCESSES <= count < len(pairs.impostors):
+    if not LEAST_EXCESSES <= count < len(pairs.impostors) or pairs.people < LEAST_PEOPLE:
         return None
     above = float(pairs.impostors[count])
     count = int(np.searchsorted(-pairs.impostors, -above))  # without those that are equal
     if count < LEAST_EXCESSES or above <= origin:
         return None
-    squares = (pairs.impostors[:count] - origin) ** 2 - (above - origin) ** 2
-    return GeneralizedParetoTail(pairs, origin, squares, above)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = ((pairs.impostors[:count] - origin) / (above - origin)) ** 2 - 1
+    if not (squares[-1] > 0 and np.isfinite(squares[0])):
+        return None
+    tail = GeneralizedParetoTail(pairs, origin, squares, above)
+    return tail if BOUNDED < tail.fit[0] < SHAPE else None
 
 
 def extrapolate(
@@ -292,17 +305,22 @@ def extrapolate(
         level: of the intervals, in (0, 1).
 
     Returns:
-        None where the tail cannot be fitted, see `fit_tail`, or no target needs it.
+        None where the tail cannot be fitted, see `fit_tail` and `threshold_interval`, or no target needs it. Where all
+        scores are within -1 and 1, as cosines are, no threshold is above 1.
     """
     middle = int(np.searchsorted(2 * curve.false_accepts, curve.impostors))
     tail = fit_tail(pairs, float(curve.thresholds[max(middle, 1)]))
     if tail is None:
         return None
+    bound = 1.0 if max(curve.thresholds[1], -curve.thresholds[-1]) <= 1 + 1e-6 else np.inf
     points = []
     for target in targets:
         if not 0 < target < min(DECISIVE_IMPOSTORS / curve.impostors, tail.share):
             continue
         threshold, interval = tail.threshold(target), tail.threshold_interval(target, level)
+        if interval is None or threshold > bound:
+            continue
+        interval = Interval(interval.low, min(interval.high, bound))
         ends = [one for one in (threshold, *interval) if np.isfinite(one)]
         rates = pairs.rates(np.sort(ends)[::-1])
         bounds = rates.bounds(level)

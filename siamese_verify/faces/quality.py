@@ -106,7 +106,9 @@ def quality_scores(qualities: Sequence[Quality]) -> dict[str, list[float]]:
     for name in Quality._fields:
         values = np.array([getattr(one, name) for one in qualities], dtype=np.float64)
         if name in BOUNDED_ABOVE:
-            values = -values if name not in BOUNDED_BELOW else -np.abs(values - np.nanmedian(values))
+            known = values[~np.isnan(values)]
+            middle = np.median(known) if name in BOUNDED_BELOW and len(known) else 0.0
+            values = -np.abs(values - middle) if name in BOUNDED_BELOW else -values
         found[name] = values.tolist()
     return found
 

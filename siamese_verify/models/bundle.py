@@ -231,10 +231,12 @@ def save_files(
     files: Mapping[str, bytes],
     checks: dict[str, Any],
     versions: Mapping[str, str],
+    detector: Mapping[str, bytes] | None = None,
 ) -> Bundle:
-    """Write a bundle of these files, with the face detector if the model needs one, and a model card."""
+    """Write a bundle of these files, with the face detector (if None, of the cache) if it needs one, and a card."""
     crop = metadata.input_spec.crop
-    detector = detector_files(crop.detector) if crop.needs_face else {}
+    if detector is None:
+        detector = detector_files(crop.detector) if crop.needs_face else {}
     parts = {f"{DETECTOR}/{name}": content for name, content in detector.items()}
     card = {CARD: model_card(metadata, checks).encode()}
     return write_bundle(folder, metadata, {**files, **parts, **card}, checks, dict(versions))

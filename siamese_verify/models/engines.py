@@ -98,7 +98,9 @@ class TorchEngine:
         """See `Engine`."""
         import torch
 
-        with torch.inference_mode():
+        from siamese_verify.pairwise.pair_scores import full_precision
+
+        with torch.inference_mode(), full_precision():  # scores and thresholds hold on other devices too
             spec = self.encoder.input_spec
             images = spec.channels_first(torch.from_numpy(np.ascontiguousarray(crops, dtype=spec.dtype)))
             embeddings: NDArray[np.float32] = self.encoder(images.to(self.device)).float().cpu().numpy()
@@ -178,8 +180,7 @@ def embed_photos_by(
     chosen = range(len(photos)) if rows is None else rows
     embeddings = [np.empty((len(chosen), encoder.embedding_size), dtype=np.float32) for encoder in encoders]
     acquired: list[int] = []
-    chunk = max(CHUNK, *(TorchEngine(encoder).batch for encoder in encoders))
-    for found, images in cropper.stream(photos, chosen, title, chunk):
+    for found, images in cropper.stream(photos, chosen, title):
         done = len(acquired)
         changed = change(images, first=done) if change else images
         for part, encoder in zip(embeddings, encoders, strict=True):

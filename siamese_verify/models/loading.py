@@ -107,7 +107,8 @@ def load_parts(
         device = "cpu"  # int8 is made for it
     try:
         network = network_of(bundle, trust_code)
-        place, kind = str(bundle.folder / NETWORK), bundle.metadata.input_spec.array_type
+        place = str(network if isinstance(network, Path) else bundle.folder / NETWORK)
+        kind = bundle.metadata.input_spec.array_type
         return VerifierParts(with_name, OnnxEngine(network, place, threads, kind, device), detector, integrity)
     except InputError:
         integrity.result()  # a changed file is the better explanation
@@ -118,8 +119,8 @@ def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path |
     """Path of the ONNX network of a bundle, or its content where it cannot be kept.
 
     The bundle of a training has none, as most runs of a sweep never verify: it is exported at the first use, compared
-    with torch, and kept in the user's cache, whoever may write to the bundle's folder. `siamese-verify export` puts it
-    into a bundle.
+    with torch, and kept in the user's cache under its hash, whoever may write to the bundle's folder. `siamese-verify
+    export` puts it into a bundle.
 
     Raises:
         InputError: a file is missing or damaged; the network cannot be exported, see `load_model`.
@@ -128,19 +129,23 @@ def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path |
         return bundle.path(NETWORK)
     made_of = [bundle.metadata.weights_sha256, bundle.metadata.configuration, asdict(bundle.metadata.input_spec)]
     digest = hashlib.sha256(json.dumps([__version__, *made_of], sort_keys=True).encode()).hexdigest()
-    path = cache_folder() / "networks" / f"{digest[:32]}.onnx"
-    if path.is_file():
+    folder, stem = cache_folder() / "networks", digest[:32]
+    for path in folder.glob(f"{stem}-*.onnx"):  # named by its hash
         with suppress(OSError):
-            path.touch()  # those used last are kept
-        return path
+            if path.stem == f"{stem}-{hashlib.sha256(path.read_bytes()).hexdigest()}":
+                with suppress(OSError):
+                    path.touch()  # those used last are kept
+                return path
+            path.unlink()
     log.warning("Exporting the network of %s to ONNX, at its first use ...", bundle.folder)
     from siamese_verify.models.export import compared_network
 
     network, _ = compared_network(load_bundle(bundle.folder, trust_code))
+    path = folder / f"{stem}-{hashlib.sha256(network).hexdigest()}.onnx"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         atomic_write(path, network)
-        for old in sorted(path.parent.glob("*.onnx"), key=lambda one: -one.stat().st_mtime)[KEPT_NETWORKS:]:
+        for old in sorted(folder.glob("*.onnx"), key=lambda one: -one.stat().st_mtime)[KEPT_NETWORKS:]:
             old.unlink(missing_ok=True)
     except OSError as error:
         log.warning("It cannot be kept (%s), and is exported each time: make room below $XDG_CACHE_HOME.", error)

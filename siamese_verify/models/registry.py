@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from siamese_verify.models.metadata import (
     read_quality,
     stages_in_words,
 )
-from siamese_verify.opencv_zoo import FOLDING, SFACE, SFACE_INPUT, YUNET, folded
+from siamese_verify.opencv_zoo import FOLDING, SFACE, SFACE_INPUT, YUNET, folded, published
 from siamese_verify.structures import DetectorName, InputSpec
 
 if TYPE_CHECKING:
@@ -172,13 +173,14 @@ def pretrained_folder(name: str) -> Path:
     return cache_folder() / "models" / f"{name}-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:8]}"
 
 
-def pretrained_bundle(name: str, sources: Sequence[Path] = ()) -> Path:
+def pretrained_bundle(name: str, sources: Sequence[Path] = (), *, check: bool = False) -> Path:
     """Return the bundle folder of a pretrained model, made at its first use; later uses need no network.
 
     Args:
         name: of the model.
         sources: of `sface` and `openface`: files as published, or folders that hold them; by default those of `sface`
             are downloaded, and that of `openface` is the one given before.
+        check: that all files of a bundle made before are whole, and make it again if they are not.
 
     Raises:
         InputError: there is no such name, its weights are unavailable, or the cache cannot be written.
@@ -186,13 +188,18 @@ def pretrained_bundle(name: str, sources: Sequence[Path] = ()) -> Path:
     if name not in PRETRAINED:
         raise InputError(f"There is no pretrained model {name!r}: choose {' or '.join(PRETRAINED)}.")
     if sources and name == "openface":
+        if len(sources) > 1:
+            raise InputError(f"The weights of openface are one file, got {len(sources)} paths: give one by --from.")
         from siamese_verify.encoders.openface import published_weights
 
         published_weights(sources[0])  # it is then in the cache
-    elif sources and name != "sface":
+    elif sources and name == "sface":
+        for file in (SFACE, YUNET):
+            published(file, sources)
+    elif sources:
         raise InputError(f"The files of {name} are taken from torch's cache (TORCH_HOME), not from {sources[0]}.")
     folder = pretrained_folder(name)
-    if (folder / MANIFEST).is_file():
+    if (folder / MANIFEST).is_file() and not (check and _is_damaged(folder)):
         return folder
     print(f"siamese-verify: preparing {name} at its first use, in {printable(folder)} ...", file=sys.stderr)
     try:
@@ -209,12 +216,24 @@ def pretrained_bundle(name: str, sources: Sequence[Path] = ()) -> Path:
     return folder
 
 
+def _is_damaged(folder: Path) -> bool:
+    """Whether a bundle of the cache has a file that is not as it was written; it is then removed."""
+    try:
+        bundle = open_bundle(folder)
+        bundle.check(bundle.files)
+    except InputError:
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+    return False
+
+
 def save_sface(folder: Path, sources: Collection[Path]) -> Bundle:
     """Write the bundle of SFace with YuNet, without torch, see `pretrained_bundle`."""
-    network, _ = (folded(file, sources) for file in (SFACE, YUNET))  # the detector is then in the cache
+    network, detector = (folded(file, sources) for file in (SFACE, YUNET))
     checks = {"published_as": SFACE.name, "weights_sha256": SFACE.sha256}
     metadata = pretrained_metadata("sface", SFACE_INPUT, 128)
-    return save_files(folder, metadata, {NETWORK: network}, checks, {"siamese-verify": __version__})
+    found = {DETECTORS["yunet"].files[0]: detector}
+    return save_files(folder, metadata, {NETWORK: network}, checks, {"siamese-verify": __version__}, found)
 
 
 @dataclass(frozen=True)

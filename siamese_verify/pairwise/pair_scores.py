@@ -44,7 +44,35 @@ def torch_device(name: str) -> torch.device:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Context manager in which float32 factors are multiplied as they are, whatever torch is told elsewhere."""
+    """Context manager in which float32 factors are multiplied as they are, whatever torch is told elsewhere.
+
+    Those of matrices and of convolutions, which torch rounds on a GPU by default (TF32).
+    """
+    with _exact_matrices(), _exact_convolutions():
+        yield
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    cudnn: Any = torch.backends.cudnn
+    try:
+        before = cudnn.allow_tf32
+    except RuntimeError:  # it was set by the newer names instead
+        there, cudnn.conv.fp32_precision = cudnn.conv.fp32_precision, "ieee"
+        try:
+            yield
+        finally:
+            cudnn.conv.fp32_precision = there
+        return
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
+
+
+@contextmanager
+def _exact_matrices() -> Iterator[None]:
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # it was set by torch.backends instead

@@ -10,9 +10,9 @@ The walks over all pairs (`log_softmax`, `pair_sum`, `nearest`) have one seam. F
 
 There are two implementations. PyTorch's are beside the walks, and are all there is on a CPU, in float64, without Triton
 and on other GPUs than NVIDIA's from compute capability 8.0 on. `kernels` holds Triton's; `fused` alone chooses. They
-are used on a GPU that computes with them what it must, which `has_kernels` finds out once; the environment variable
-SIAMESE_VERIFY_KERNELS=0, or `enabled = False` here, leaves all to PyTorch. They have not run on a GPU yet: they were
-tested in Triton's interpreter, and their use of memory and time is not measured on a GPU.
+have not run on a GPU yet: they were tested in Triton's interpreter, and their use of memory and time is not measured on
+a GPU. So PyTorch's are the default; the environment variable SIAMESE_VERIFY_KERNELS=1, or `enabled = True` here, uses
+kernels on a GPU that computes with them what it must, which `has_kernels` finds out once.
 
 Tiles are products in the precision that the user chose: of bfloat16 factors if the embeddings are, or under autocast to
 it, else of float32 as `torch.get_float32_matmul_precision()` says; they are always summed in float32. `rounded` is what
@@ -52,7 +52,8 @@ LONGEST_ROW = 8192  # dimensions of a row that a kernel holds at once
 WALKED = 512  # rows of an identity beyond which its genuine pairs are taken from products too: a walk is quadratic
 QUERIES = 64  # searches of a row beyond which PyTorch's form takes less time, and memory
 
-enabled: bool = os.environ.get("SIAMESE_VERIFY_KERNELS", "1") != "0"  # whether kernels are used on a GPU
+# Whether kernels are used on a GPU. Off until they have run on one: a wrong access to its memory would end the run.
+enabled: bool = os.environ.get("SIAMESE_VERIFY_KERNELS") == "1"
 interpreted: bool = False  # whether they are on a CPU too: tests in Triton's interpreter
 
 _verdicts: dict[torch.device, bool] = {}
@@ -79,7 +80,7 @@ def has_kernels(device: torch.device) -> bool:
             if obstacle:
                 warnings.warn(
                     f"Losses and miners run without Triton kernels on {device}, which takes more time: {obstacle}. "
-                    f"SIAMESE_VERIFY_KERNELS=0 does so without this warning.",
+                    "Without SIAMESE_VERIFY_KERNELS=1 they do so without this warning.",
                     stacklevel=2,
                 )
         return _verdicts[device]

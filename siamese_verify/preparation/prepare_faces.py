@@ -216,7 +216,7 @@ def merge_chunks(chunks: dict[Path, range], output: Path) -> tuple[Counter[str],
     counts: Counter[str] = Counter()
     unfinished = output / WORK / INDEX
     table = io.StringIO()
-    left_out = csv.writer(table, lineterminator="\n")
+    left_out = csv.writer(table)  # ends lines by \r\n, since only then "\r" in a name is quoted
     left_out.writerow(("photo", "identity", "outcome", "reason"))
     with atomic_open(unfinished) as file, parquet.ParquetWriter(file, SCHEMA) as writer:
         for index in chunks:

@@ -203,14 +203,14 @@ def read_training_run(model: str | Path) -> TrainingRun | None:
 
 
 def absolute_paths(configuration: Any, folder: Path) -> Any:
-    """A configuration whose relative `root` and `path` start from a folder."""
+    """A configuration whose relative `root`, `path` and `drop` start from a folder."""
     if isinstance(configuration, list):
         return [absolute_paths(value, folder) for value in configuration]
     if not isinstance(configuration, dict):
         return configuration
     return {
         name: str(folder / value)
-        if name in ("root", "path") and isinstance(value, str) and "://" not in value and "${" not in value
+        if name in ("root", "path", "drop") and isinstance(value, str) and "://" not in value and "${" not in value
         else absolute_paths(value, folder)
         for name, value in configuration.items()
     }

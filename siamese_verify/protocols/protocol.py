@@ -358,23 +358,27 @@ def with_groups(protocol: PairProtocol, path: str | Path, column: str) -> PairPr
         column: the one whose values are the groups, see `labels_of`; a photo that is not listed has none.
 
     Raises:
-        InputError: see `read_table`; neither of the columns, one photo or person in two groups, or none of the photos
-            is listed.
+        InputError: see `read_table`; neither of the columns, one photo or person with two values, none of the photos
+            is listed, or all that are listed are of one group.
     """
     table = read_table(path, (column,), ("path", "identity"))
     key = "path" if "path" in table else "identity"
     if key not in table:
         raise InputError(f"{path} has neither a column path nor identity: say whose {column} each line gives.")
-    labels = labels_of(table[column]).tolist()
     known: dict[str, str] = {}
-    for name, label, line in zip(table[key], labels, table.lines, strict=True):
+    for name, label, line in zip(table[key], map(str.strip, table[column]), table.lines, strict=True):
         if known.setdefault(name, label) != label:
             raise InputError(f"Line {line} of {path} gives {name} another {column} than an earlier line: correct one.")
     photos = protocol.photos
     names = photos.names if key == "path" else [identity_name(photos, one) for one in photos.identities.tolist()]
-    groups = np.array([known.get(name, "") for name in names])
+    groups = labels_of(np.array([known.get(name, "") for name in names]))  # parts of these photos, not of all lines
     if not (groups != "").any():
         raise InputError(f"{path} lists none of the {len(names):,} photos of {protocol.name}, such as {names[0]!r}.")
+    if len(np.unique(groups[groups != ""])) < 2:
+        raise InputError(
+            f"All {int((groups != '').sum()):,} photos of {protocol.name} that {path} lists have one {column}: a "
+            "comparison of groups needs two."
+        )
     return replace(protocol, photo_groups=groups, group_column=column)
 
 

@@ -46,12 +46,31 @@ class TemplateProtocol(Protocol):
         combine: `mean`, `quality` or `best`, see `templates`.
         seed: of the draw.
         listed: template of a photo by its name; None to draw them.
+        numbers: (N,) template of each photo, -1 for none, of a protocol restricted to some photos; else None.
     """
 
     size: int = 3
     combine: str = "mean"
     seed: int = 0
     listed: dict[str, str] | None = None
+    numbers: np.ndarray | None = None
+
+    def template_numbers(self) -> np.ndarray:
+        """(N,) template of each photo, -1 for none."""
+        if self.numbers is not None:
+            return self.numbers
+        if self.listed is None:
+            return draw_templates(self.photos.identities, self.size, self.seed)
+        names = [self.listed.get(name, "") for name in self.photos.names]
+        return np.unique(names, return_inverse=True)[1] - (1 if "" in names else 0)
+
+    def keep(self, rows: np.ndarray) -> TemplateProtocol:
+        """This protocol restricted to some photos: each template is made of those that are left of it."""
+        return (
+            self
+            if len(rows) == len(self.photos)
+            else replace(super().keep(rows), numbers=self.template_numbers()[rows])
+        )
 
     def digest(self) -> str:
         """SHA-256 of the names of the photos, their identities and the templates; not of pixels."""
@@ -60,12 +79,7 @@ class TemplateProtocol(Protocol):
 
     def evaluate(self, embeddings: np.ndarray, settings: EvaluationSettings) -> VerificationReport:
         """Combine the photos of each template, and return all metrics of all pairs of templates."""
-        people = np.asarray(self.photos.identities)
-        if self.listed is None:
-            templates = draw_templates(people, self.size, self.seed)
-        else:
-            names = [self.listed.get(name, "") for name in self.photos.names]
-            templates = np.unique(names, return_inverse=True)[1] - (1 if "" in names else 0)
+        people, templates = np.asarray(self.photos.identities), self.template_numbers()
         used = np.flatnonzero(templates >= 0)
         templates, people, rows = templates[used], people[used], embeddings[used]
         of_template = people[np.unique(templates, return_index=True)[1]]
@@ -104,9 +118,15 @@ class TemplateProtocol(Protocol):
         return verification_report(scores, people[left] == people[right], identities=sides, targets=targets)
 
     def count_failures(self, report: Report, rows: np.ndarray) -> Any:
-        """Failures to acquire; templates are made of the other photos, so that no pair of templates lacks a score."""
+        """Failures to acquire, and the rates that include pairs of a template of which no photo is left."""
         assert isinstance(report, VerificationReport)
-        return add_failures(report, self.photos.identities, self._failed(rows), report.genuine, report.impostors)
+        templates = self.template_numbers()
+        first = np.unique(templates[templates >= 0], return_index=True)[1]
+        people = np.asarray(self.photos.identities)[templates >= 0][first]
+        sizes = np.unique(people, return_counts=True)[1]
+        genuine, count = int((sizes * (sizes - 1) // 2).sum()), len(people)
+        impostors = count * (count - 1) // 2 - genuine
+        return add_failures(report, self.photos.identities, self._failed(rows), genuine, impostors)
 
 
 def templates(

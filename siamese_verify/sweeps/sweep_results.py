@@ -130,11 +130,13 @@ class FoldResults(NamedTuple):
         category: of LFW's results page, "" for others.
         accuracies: by the number of the fold, in [0, 1]; each fold is decided by a threshold that its own model has
             from other people.
+        folds: of the sweep, those included that have not finished.
     """
 
     protocol: str
     category: str
     accuracies: dict[int, float]
+    folds: int
 
     @property
     def sentence(self) -> str:
@@ -142,9 +144,10 @@ class FoldResults(NamedTuple):
         values, count = list(self.accuracies.values()), len(self.accuracies)
         error = f" ± {np.std(values, ddof=1) / math.sqrt(count):.2%}" if count > 1 else ""
         category = f" Category of LFW's results page: {self.category}." if self.category else ""
+        of = f" of {self.folds}" if count < self.folds else ""
         return (
-            f"{self.protocol}: accuracy {np.mean(values):.2%}{error} over {count} folds (mean and standard error), "
-            f"each decided by the threshold of its own model, which has seen nobody of it.{category}"
+            f"{self.protocol}: accuracy {np.mean(values):.2%}{error} over {count}{of} folds (mean and standard error), "
+            f"each decided by the threshold of its own model, from other people.{category}"
         )
 
 
@@ -247,10 +250,13 @@ class SweepResults:
 
         A fold that was repeated counts once, as it was run last.
         """
-        if set(self.parameters) != {FOLD}:
+        if set(self.parameters) != {FOLD} or not all(isinstance(run.parameters[FOLD], int) for run in self.runs):
             return None
         done = sorted(self.finished, key=lambda run: run.record.started)
-        protocol = next((name for run in done for name in run.record.test), "")
+        protocols = {name for run in done for name in list(run.record.test)[:1]}
+        if len(protocols) != 1:
+            return None
+        protocol = protocols.pop()
         found = {
             int(run.parameters[FOLD]): float(run.record.test[protocol]["balanced_accuracy"])
             for run in done
@@ -258,7 +264,8 @@ class SweepResults:
         }
         categories = {run.record.lfw_category for run in done}
         category = categories.pop() if len(categories) == 1 else ""
-        return FoldResults(protocol, category, dict(sorted(found.items()))) if found else None
+        folds = len({run.parameters[FOLD] for run in self.runs})
+        return FoldResults(protocol, category, dict(sorted(found.items())), folds) if found else None
 
     def rank(self, value: float | None) -> float:
         """What runs are sorted by: lower is better."""

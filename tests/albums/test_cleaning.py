@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import argparse
 import csv
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from siamese_verify.albums import FaceTable
-from siamese_verify.albums.cleaning import find_label_errors, write_findings
-from siamese_verify.cli.clean_album import largest_faces
+from siamese_verify.albums.cleaning import Finding, find_label_errors, write_findings
+from siamese_verify.cli.clean_album import add_arguments, largest_faces, run
 from siamese_verify.datasets import FolderPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreCalibration, calibrate
@@ -58,6 +60,40 @@ def test_the_list_to_review_says_what_is_wrong_and_drops_nothing_by_itself(
     assert (line["kind"], line["photo"], line["identity"], line["other"]) == ("mislabelled", "'=photo3.jpg", "f", "a")
     assert line["drop"] == "no" and float(line["log_likelihood_ratio"]) > 0
     assert (tmp_path / "review.csv").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_carriage_return_in_a_name_and_a_list_without_findings_can_be_read_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a\rb/1\r.jpg", "c/2.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    review = tmp_path / "review.csv"
+    write_findings(review, [], [], [])
+    assert len(FolderPhotos(tmp_path, drop=review).names) == 2
+    write_findings(review, [Finding("mislabelled", (0,), 0, 1, 3.0, 0)], ["a\rb/1\r.jpg"], ["a\rb", "c"])
+    review.write_bytes(review.read_bytes().replace(b",no", b",yes") + b"mislabelled,gone/3.jpg,a,c,1,yes\r\n")
+    assert list(FolderPhotos(tmp_path, drop=review).names) == ["c/2.jpg"]
+    assert "1 of the 2 photos to drop" in caplog.text
+
+
+def test_memory_for_an_identity_grows_with_its_photos(calibration: ScoreCalibration) -> None:
+    """All pairs of 900 photos would be nine times as many as of 300."""
+    peaks = []
+    for count in (300, 900):
+        rows, labels = rows_of(1, count)
+        tracemalloc.start()
+        assert find_label_errors(rows, labels, calibration) == []
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 5 * peaks[0]
+
+
+def test_a_folder_that_is_missing_is_said_before_the_work(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(InputError, match=r"no folder .*missing"):
+        run(parser.parse_args([str(tmp_path), "--out", str(tmp_path / "missing" / "review.csv")]))
 
 
 def test_invalid_input_is_refused(calibration: ScoreCalibration) -> None:

@@ -230,3 +230,23 @@ def test_memory_of_identical_and_of_crowded_faces_grows_with_their_number(calibr
         tracemalloc.stop()
         assert len(set(found.groups.tolist())) == 2
     assert peaks[1] < 8 * peaks[0]
+
+
+def test_the_work_for_a_person_grows_with_the_photos_and_none_is_left_out(
+    calibration: ScoreCalibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Comparing all candidates after each merge would be nine times the ratios for three times the photos."""
+    compared = [0]
+    original = PersonModel.log_likelihood
+
+    def counted(self: PersonModel, size: Any, square: Any) -> Any:
+        compared[-1] += np.size(size)
+        return original(self, size, square)
+
+    monkeypatch.setattr(PersonModel, "log_likelihood", counted)
+    for count in (700, 2100):
+        compared.append(0)
+        rows, identities = draw(2, count // 2, seed=4, noise=0.7)
+        found = group_faces(rows, calibration)
+        assert grouping_rates(found.groups, identities).pair_f1 == 1
+    assert compared[2] < 5 * compared[1]

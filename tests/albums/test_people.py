@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from siamese_verify.albums.face_table import FaceTable
 from siamese_verify.albums.people import (
     DECISIONS,
     GROUPS,
+    AlbumFaces,
     AlbumPeople,
     Decisions,
     FaceReference,
+    _numbers,
+    face_of,
     group_album,
     overlap,
     read_groups,
@@ -66,7 +70,7 @@ def grouped(
 ) -> AlbumPeople:
     """What the command does with an album that is embedded."""
     decisions, earlier = Decisions.read(folder), read_groups(folder)
-    decide(decisions, earlier, options(*arguments))
+    decide(decisions, earlier, options(*arguments), AlbumFaces(table))
     people = group_album(table, calibration, decisions, () if again else earlier)
     decisions.write(folder)
     people.write(folder)
@@ -152,6 +156,8 @@ def test_people_of_different_names_stay_two(tmp_path: Path, table: FaceTable, ca
         (("--name", "1"), "two values"),
         (("--merge", "1,1"), "twice"),
         (("--split", "1=none.jpg"), "no face on"),
+        (("--name", "1=J\udcffrg"), "name .* is not UTF-8"),
+        (("--name", "1=a\x1b[2J"), "control characters"),
     ],
 )
 def test_decisions_about_nobody_are_refused(
@@ -167,6 +173,77 @@ def test_damaged_files_are_refused(tmp_path: Path, file: str) -> None:
     (tmp_path / file).write_text("photo,person\na,b\n")
     with pytest.raises(InputError, match="damaged"):
         (read_groups if file == GROUPS else Decisions.read)(tmp_path)
+
+
+@pytest.mark.parametrize("cells", ["a,0,0,1,1,99999999999999999999,,", "a,0,0,1,1,0,,", "a,0,0,1,1,1," + "n" * 2**18])
+def test_edited_groups_are_refused_and_a_byte_order_mark_is_not(tmp_path: Path, cells: str) -> None:
+    header = "photo,left,top,right,bottom,person,name,score\n"
+    (tmp_path / GROUPS).write_text(f"\ufeff{header}a,0,0,1,1,7,Ann,\n", encoding="utf-8")
+    assert read_groups(tmp_path) == [(("a", (0, 0, 1, 1)), 7, "Ann")]
+    (tmp_path / GROUPS).write_text(f"{header}{cells}\n")
+    with pytest.raises(InputError, match="damaged"):
+        read_groups(tmp_path)
+
+
+def test_photos_with_line_breaks_and_long_names_are_grouped_and_read_again(
+    tmp_path: Path, table: FaceTable, calibration: ScoreCalibration
+) -> None:
+    names = ["a\rb.jpg", "a\nb.jpg", "\r.jpg", "x" * 50_000, *table.photos[4:]]
+    tracemalloc.start()
+    people = grouped(tmp_path, replace(table, photos=names), calibration)
+    assert tracemalloc.get_traced_memory()[1] < 4e6  # 40 names as long as the longest would be 8 MB
+    tracemalloc.stop()
+    assert people.persons.max() == 8
+    assert {one.face.photo for one in read_groups(tmp_path)} == set(names)
+
+
+def test_contradicting_decisions_name_the_photos(
+    tmp_path: Path, table: FaceTable, calibration: ScoreCalibration
+) -> None:
+    people = grouped(tmp_path, table, calibration)
+    a, b = int(people.persons[0]), int(people.persons[25])
+    grouped(tmp_path, table, calibration, "--name", f"{a}=Ann", "--name", f"{b}=Bob")
+    with pytest.raises(InputError, match=rf"{table.photos[0]} and {table.photos[25]} .* Ann and Bob"):
+        grouped(tmp_path, table, calibration, "--merge", f"{a},{b}")
+    same = grouped(tmp_path, table, calibration, "--merge", f"{a},{b}", "--name", f"{b}=Ann")
+    assert same.persons[0] == same.persons[25]
+    first, second = (face_of(table, row) for row in (0, 25))
+    with pytest.raises(InputError, match=rf"{table.photos[0]} and {table.photos[25]} .* one person and two"):
+        group_album(table, calibration, Decisions(same=[(first, second)], different=[(first, second)]))
+
+
+def test_a_later_merge_takes_back_apart_also_after_boxes_have_moved(
+    tmp_path: Path, table: FaceTable, calibration: ScoreCalibration
+) -> None:
+    people = grouped(tmp_path, table, calibration)
+    numbers = ",".join(str(people.persons[row]) for row in (0, 25))
+    grouped(tmp_path, table, calibration, "--apart", numbers)
+    moved = replace(table, boxes=table.boxes + 2)
+    assert len(set(grouped(tmp_path, moved, calibration).persons[[0, 25]].tolist())) == 2
+    merged = grouped(tmp_path, replace(table, boxes=table.boxes + 4), calibration, "--merge", numbers)
+    assert merged.persons[0] == merged.persons[25] and merged.lost == 0
+
+
+def test_the_number_of_somebody_who_is_gone_is_given_to_nobody_else(
+    tmp_path: Path, calibration: ScoreCalibration
+) -> None:
+    rows = rows_of(3, 5)[0]
+    boxes, ones = np.tile(np.array([0, 0, 50, 50], np.float32), (15, 1)), np.ones(15, np.float32)
+    names = [f"{row}.jpg" for row in range(15)]
+    two = FaceTable(names[:10], rows[:10], boxes[:10], ones[:10])
+    assert sorted(set(grouped(tmp_path, two, calibration).persons.tolist())) == [1, 2]
+    assert set(grouped(tmp_path, two, calibration, "--merge", "1,2").persons.tolist()) == {1}
+    found = grouped(tmp_path, FaceTable(names, rows, boxes, ones), calibration)
+    assert set(found.persons[10:].tolist()) == {3}
+
+
+def test_numbering_people_of_a_large_album_takes_memory_and_time_by_faces() -> None:
+    """Every earlier person in a loop over all faces would be 7e9 comparisons."""
+    known = np.arange(1, 60_001).repeat(2)
+    swapped = np.arange(60_000)[::-1].repeat(2)
+    assert (_numbers(swapped, known, 60_000) == known).all()
+    known[:4], groups = (1, 2, 2, 0), np.array([0, 0, 0, 1])
+    assert _numbers(groups, known[:4], 9).tolist() == [1, 1, 1, 10]
 
 
 def test_overlap_of_boxes() -> None:
@@ -188,6 +265,11 @@ def test_a_contact_sheet_of_each_person_is_private_and_shows_their_faces(
     album, table = AlbumFolder(tmp_path / "faces"), FaceTable.read(tmp_path / "faces")
     people = group_album(table, calibration, Decisions(names=[(FaceReference(table.photos[0], (0, 0, 8, 8)), "<Ann>")]))
     write_pages(tmp_path / "page", album, people)
+    for name in ("person-99.html", "person-of-mine.html"):  # of somebody who is gone, and of somebody else
+        (tmp_path / "page" / name).touch(mode=0o600)
+    write_pages(tmp_path / "page", album, people)
+    (tmp_path / "page" / "person-of-mine.html").unlink()
+    assert (tmp_path / "page").stat().st_mode & 0o777 == 0o700
     pages = sorted((tmp_path / "page").iterdir())
     assert len(pages) == 1 + len(set(people.persons.tolist()))
     assert all(page.stat().st_mode & 0o777 == 0o600 for page in pages)

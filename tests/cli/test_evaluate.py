@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -215,10 +216,19 @@ def test_groups_of_a_table_are_compared_within_and_across(
     for text, message in (
         ("identity,sex\nnobody,f\n", "lists none of the 18 photos"),
         ("sex\nf\n", "neither a column"),
+        ("identity,sex\n1000000,f\n1000001,f\nnobody,m\n", "All 6 photos of .* have one sex"),
     ):
         (tmp_path / "people.csv").write_text(text)
         with pytest.raises(InputError, match=message):
             evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *PROTOCOL, *groups), tmp_path)
+
+
+def test_tables_that_no_protocol_takes_raise(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:
+    photos = "protocol.photos={_target_: siamese_verify.datasets.SyntheticFaces,identities: 5,images: 5,first: 1000000}"
+    options = ("threads=1", "data=synthetic", "protocol=templates", "protocol.size=2", photos)
+    for setting in ("groups", "doubtful", "quality"):
+        with pytest.raises(InputError, match=f"{setting}=some.csv is of no use to .*: leave it out"):
+            evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *options, f"{setting}=some.csv"), tmp_path)
 
 
 def test_groups_of_either_photo_in_a_table_of_scores(configured: Configured, tmp_path: Path) -> None:
@@ -241,7 +251,7 @@ def test_groups_of_either_photo_in_a_table_of_scores(configured: Configured, tmp
 
 
 def test_qualities_of_a_table_have_curves_of_errors_and_discards(
-    tiny_run: Path, configured: Configured, tmp_path: Path
+    tiny_run: Path, configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = SyntheticFaces(identities=6, images=3, size=32, seed=0, first=1000000).names
     (tmp_path / "quality.csv").write_text("path,mine\n" + "".join(f"{name},{n % 5}\n" for n, name in enumerate(names)))
@@ -254,7 +264,11 @@ def test_qualities_of_a_table_have_curves_of_errors_and_discards(
     assert "Error versus discard" in page
     assert page.index("Definitions") < page.index("How this was measured")
     (tmp_path / "quality.csv").write_text(f"path,mine\n{names[0]},good\n")
+    monkeypatch.setattr("siamese_verify.cli.measure.embed_photos", Mock(side_effect=AssertionError))
     with pytest.raises(InputError, match="has 'good' as mine: write a number"):
+        evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *PROTOCOL, quality), tmp_path)
+    (tmp_path / "quality.csv").write_text("path,mine\nanother.jpg,1\n")
+    with pytest.raises(InputError, match="lists none of the 18 photos, such as"):
         evaluate(configured("evaluate", tmp_path, f"model='{tiny_run}'", *PROTOCOL, quality), tmp_path)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.cli import train
 from siamese_verify.cli.measure import Figures, Result, measure
-from siamese_verify.cli.remembered_baseline import FILE, KEPT, recall, remember
+from siamese_verify.cli.remembered_baseline import FILE, KEPT, _text, recall, remember
 from siamese_verify.data import FaceCropper
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.encoders import SmallResNet, raw_inputs
@@ -48,14 +49,15 @@ def measured(model: FaceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(train, "measure", counting)
 
-    def run(protocol: PairProtocol, **settings: Any) -> tuple[Figures, list[str]]:
+    def run(protocol: PairProtocol, commit: str = "none", **settings: Any) -> tuple[Figures, list[str]]:
         names.clear()
         cfg: DictConfig = OmegaConf.create(
             {"cache": str(tmp_path / "cache"), "resamples": 9, "remember_baseline": True, "baseline": BASELINE}
         )
         cfg.update(settings)
-        spec = model.encoder.input_spec
-        _, (figures,) = train.measure_beside(model, raw_inputs(spec), protocol, RunRecord(), cfg)
+        spec, record = model.encoder.input_spec, RunRecord()
+        record.versions = {"commit": commit}
+        _, (figures,) = train.measure_beside(model, raw_inputs(spec), protocol, record, cfg)
         return figures, names[1:]
 
     return run
@@ -83,6 +85,16 @@ def test_what_decides_a_baseline_is_what_it_is_remembered_by(measured: Any) -> N
     assert measured(protocol, remember_baseline=False)[1] == again
     assert measured(protocol, cache=None)[1] == again
     assert measured(protocol)[1] == []
+    own = {**BASELINE, "_target_": "own.Network"}  # its weights and its code may change
+    assert [measured(protocol, baseline=own)[1] for _ in range(2)] == [again, again]
+    assert [measured(protocol, "0f3a+")[1] for _ in range(2)] == [again, again]  # code that no commit holds
+
+
+def test_arrays_of_the_same_bytes_but_another_kind_or_shape_differ() -> None:
+    array = np.array([[1, 0], [2, 0]], np.int32)
+    same_bytes = [array, array.reshape(4), array.view(np.uint32), array.view(np.int64), array.view("S4")]
+    assert len({_text(one) for one in same_bytes}) == 5
+    assert _text(np.array(["a", "b"], object)) == _text(np.array(["a", "b"], object))
 
 
 @pytest.mark.parametrize(

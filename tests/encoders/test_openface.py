@@ -10,9 +10,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from siamese_verify.encoders import OpenFace
+from siamese_verify.encoders import Encoder, OpenFace, SFace
 from siamese_verify.encoders.openface import L2Pool, published_weights
 from siamese_verify.errors import InputError
+from siamese_verify.models.registry import pretrained_bundle
+from siamese_verify.structures import Crop
 
 WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared/weights/openface/nn4.small2.h5"
 Maps = NDArray[np.float64]  # (H,W,C), as in the file
@@ -102,7 +104,7 @@ def test_embeddings_are_those_of_the_published_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("other.h5", b"another", r"other.h5 has the SHA-256 [0-9a-f]{64}, not c7a4d6f4"),
+        ("other.h5", b"another", r"other.h5 is not nn4.small2.h5 \([0-9,]+ bytes, SHA-256 c7a4d6f4"),
         ("nothing.h5", None, "cannot be read from .*nothing.h5 .*models pull openface --from PATH"),
     ],
 )
@@ -113,6 +115,21 @@ def test_other_weights_are_refused(name: str, content: bytes | None, complaint: 
         published_weights(tmp_path / name)
     with pytest.raises(InputError, match="pretrained must be openface or null, got 'facenet'"):
         OpenFace("facenet")
+
+
+def test_neither_a_device_nor_a_second_path_is_read() -> None:
+    with pytest.raises(InputError, match=r"/dev/zero is not nn4.small2.h5"):
+        published_weights(Path("/dev/zero"))
+    with pytest.raises(InputError, match=r"The weights of openface are one file, got 2 paths"):
+        pretrained_bundle("openface", [WEIGHTS, WEIGHTS])
+
+
+@pytest.mark.parametrize("encoder, kind", [(SFace, "five_point"), (OpenFace, "eyes_and_nose")])
+def test_published_weights_for_another_crop_are_refused(encoder: type[Encoder], kind: str) -> None:
+    name = encoder.__name__.lower()
+    with pytest.raises(InputError, match=f"The weights of {name} .* not by box: set data.crop={kind}, or"):
+        encoder(pretrained=name, crop=Crop("box"))  # type: ignore[call-arg]
+    assert encoder(crop=Crop("box")).input_spec.crop.kind == "box", "random weights take any"  # type: ignore[call-arg]
 
 
 def test_pools_of_nothing_have_a_gradient() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -73,6 +74,28 @@ def test_all_pairs_of_a_set_are_the_listed_pairs() -> None:
         assert found.interval == pytest.approx(again.interval)
 
 
+def test_more_errors_than_memory_holds_are_counted_without_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, who, groups = photos(shift=0.3)
+    whole = all_pairs_differentials(rows, who, groups, 0.1, resamples=20)
+    monkeypatch.setattr("siamese_verify.evaluation.differentials.MAX_ERRORS", 100)
+    found = all_pairs_differentials(rows, who, groups, 0.1, resamples=20)
+    assert [cell[:3] + cell[4:6] for cell in found.cells] == [cell[:3] + cell[4:6] for cell in whole.cells]
+    assert {cell.fmr_interval for cell in found.cells} == {None}
+    assert [(one.value, one.interval) for one in found.inequalities] == [
+        (one.value, None) for one in whole.inequalities
+    ]
+
+
+def test_memory_does_not_grow_with_people_times_squared_groups() -> None:
+    rows = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
+    groups = np.array([f"g{number % 50}" for number in range(2000)])
+    tracemalloc.start()
+    all_pairs_differentials(rows, np.arange(2000) // 2, groups, 0.99, resamples=10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1000 * 50**2 * 8, "one array of (people, groups, groups)"
+
+
 def test_summaries_are_their_published_formulas() -> None:
     rates = np.array([0.01, 0.02, 0.06])
     naive = sum(abs(a - b) for a in rates for b in rates) / (2 * 3**2 * rates.mean()) * 3 / 2
@@ -127,6 +150,9 @@ def test_numbers_become_four_groups_and_many_words_raise() -> None:
         inside = ages[labels == name].astype(float)
         assert low <= inside.min() <= inside.max() <= high
     assert labels_of(["a", " b", ""]).tolist() == ["a", "b", ""]
+    beards = labels_of(["0"] * 95 + [str(n) for n in range(1, 21)])
+    assert np.unique(beards, return_counts=True)[1].tolist() == [95, 20]
+    assert np.unique(beards).tolist() == ["1: 0", "2: 1 to 20"]
     with pytest.raises(InputError, match="60 groups, such as 'p0'"):
         labels_of([f"p{n}" for n in range(60)])
 

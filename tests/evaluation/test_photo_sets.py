@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.stats import rankdata
@@ -42,6 +44,15 @@ def test_the_best_pair_of_two_templates_decides() -> None:
         for one in range(6):
             for other in range(6):
                 assert found[one, other] == pytest.approx((unit[sets == one] @ unit[sets == other].T).max())
+
+
+def test_a_large_template_is_compared_in_blocks() -> None:
+    rows, sets = np.random.default_rng(0).normal(size=(3000, 4)), np.arange(3000) // 1500
+    tracemalloc.start()
+    best_pair_scores(rows, sets, 100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 100 * 3000 * 8, "a few blocks, not a template by all rows"
 
 
 def test_weights_are_mean_ranks_of_what_is_known() -> None:
@@ -90,6 +101,13 @@ def test_the_protocol_reports_all_pairs_of_templates(combine: str) -> None:
     assert found.intervals["eer"].low <= found.eer <= found.intervals["eer"].high
     failed = protocol.count_failures(found, np.arange(50))
     assert (failed.failures, failed.genuine_failures) == (6, 0)
+    lost = sets == sets[used & (photos.identities == 0)][0]  # all photos of one of the first person's templates
+    lost |= np.arange(56) == np.flatnonzero((photos.identities == 1) & used)[0]
+    left_over = np.flatnonzero(~lost)
+    report = protocol.keep(left_over).evaluate(rows[left_over], EvaluationSettings(qualities={"a": quality[left_over]}))
+    failed = protocol.count_failures(report, left_over)
+    assert (report.genuine, failed.genuine, failed.genuine_failures) == (7, 8, 1)
+    assert (report.impostors, failed.impostors, failed.impostor_failures) == (98, 112, 14)
 
 
 def test_listed_templates_are_of_one_person(tmp_path) -> None:  # type: ignore[no-untyped-def]

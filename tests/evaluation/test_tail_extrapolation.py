@@ -127,3 +127,39 @@ def test_no_interval_is_made_from_too_few_or_equal_impostors() -> None:
     assert extrapolate(cluster_pairs(equal, same, people), roc_curve(equal, same), (1e-6,)) is None
     two = np.where(same, scores, (scores > 0).astype(float))  # the higher half is equal
     assert extrapolate(cluster_pairs(two, same, people), roc_curve(two, same), (1e-6,)) is None
+    few = normal_pairs(0, 3, 20)
+    assert fit_tail(cluster_pairs(*few), 0.0) is None, "how the pairs of three people depend is not seen"
+
+
+def test_nothing_is_extrapolated_from_scores_that_end_abruptly() -> None:
+    _, same, people = normal_pairs(0, 60, 5)
+    rng = np.random.default_rng(0)
+    drawn = {
+        "uniform": rng.random(len(same)),
+        "cosines of 4 dimensions": 2 * rng.beta(1.5, 1.5, len(same)) - 1,
+        "cosines of 5 dimensions": 2 * rng.beta(2, 2, len(same)) - 1,
+    }
+    for name, impostors in drawn.items():
+        scores = np.where(same, 1.0, impostors)
+        assert extrapolate(cluster_pairs(scores, same, people), roc_curve(scores, same), (1e-5,)) is None, name
+
+
+def test_no_threshold_of_cosines_is_above_one() -> None:
+    scores, same, people = normal_pairs(0)
+    cosines = np.where(same, 1.0, np.clip(scores / 4.5, -1, 1))
+    found = extrapolate(cluster_pairs(cosines, same, people), roc_curve(cosines, same), (1e-5, 1e-12))
+    assert found is not None
+    assert [point.target for point in found.points] == [1e-5]
+    assert found.points[0].threshold <= found.points[0].threshold_interval.high <= 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_scores_of_any_unit_are_extrapolated_alike() -> None:
+    scores, same, people = normal_pairs(0)
+    ends = []
+    for unit in (1.0, 1e200, 1e-200):
+        found = extrapolate(cluster_pairs(scores * unit, same, people), roc_curve(scores * unit, same), (1e-6,))
+        assert found is not None
+        ends.append([found.points[0].threshold / unit, *(end / unit for end in found.points[0].threshold_interval)])
+    assert ends[1] == pytest.approx(ends[0])
+    assert ends[2] == pytest.approx(ends[0])

@@ -117,6 +117,7 @@ def test_a_sharpened_picture_is_sharp_and_not_grainy() -> None:
     )
 
 
+@pytest.mark.filterwarnings("error")
 def test_as_scores_higher_qualities_are_better() -> None:
     faces = [
         Quality(sharpness, 80, turn, light, 0.2, 1.0, None)
@@ -127,3 +128,4 @@ def test_as_scores_higher_qualities_are_better() -> None:
     assert np.argsort(found["turn"]).tolist() == [1, 2, 0]
     assert found["light"] == pytest.approx([0, -0.4, -0.4])
     assert np.isnan(found["roll"]).all()
+    assert set(map(len, quality_scores([]).values())) == {0}

@@ -96,6 +96,16 @@ def test_a_network_is_exported_at_the_first_use_and_kept(
     assert {path.name: path.read_bytes() for path in unfinished.iterdir()} == before
 
 
+def test_a_damaged_or_foreign_network_of_the_cache_is_exported_again(
+    unfinished: Path, bundle: Path, tmp_path: Path, photos: list[Path]
+) -> None:
+    expected = Verifier.load(unfinished).embed(photos)
+    for content in (b"", b"damaged", (bundle / "model.onnx").read_bytes()):
+        (kept,) = (tmp_path / "cache/siamese-verify/networks").iterdir()
+        kept.write_bytes(content)
+        np.testing.assert_allclose(Verifier.load(unfinished).embed(photos), expected, atol=1e-6)
+
+
 def test_a_network_that_cannot_be_kept_is_used_all_the_same(
     unfinished: Path, tmp_path: Path, photos: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -298,6 +308,30 @@ def test_sface_on_torch_gives_the_embeddings_of_its_bundle(sface: Path) -> None:
     assert left.metadata.fingerprint == right.metadata.fingerprint
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "bundle.json"])
+def test_pulling_repairs_a_damaged_bundle_and_looks_at_files_that_are_given(
+    name: str, sface: Path, tmp_path: Path
+) -> None:
+    whole = (sface / name).read_bytes()
+    (sface / name).write_bytes(whole[:1000])
+    assert pretrained_bundle("sface", check=True) == sface
+    if name == "model.onnx":
+        assert (sface / name).read_bytes() == whole
+    bundle = open_bundle(sface)
+    bundle.check(bundle.files)
+    with pytest.raises(InputError, match=f"{tmp_path} holds no face_recognition_sface"):
+        pretrained_bundle("sface", [tmp_path])
+
+
+def test_a_cache_that_cannot_be_written_is_not_reported_as_a_download(
+    sface: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"^The bundle cannot be written to .*file/siamese-verify.*Not a directory"):
+        pretrained_bundle("sface", [WEIGHTS / "opencv_zoo"])
+
+
 def test_files_of_a_model_of_torch_are_not_taken(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"from torch's cache \(TORCH_HOME\), not from {tmp_path}"):
         pretrained_bundle("casia-webface", [tmp_path])
@@ -386,7 +420,9 @@ def test_an_unknown_model_is_an_error_that_lists_what_there_is(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=rf"There is no model {name}.*casia-webface, vggface2, a bundle folder"):
+    with pytest.raises(
+        InputError, match=rf"There is no model {name}.*casia-webface, vggface2, openface, a bundle folder"
+    ):
         load_model(name)
 
 

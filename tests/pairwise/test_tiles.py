@@ -29,6 +29,7 @@ def untried(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has used no kernel, on a machine whose GPU is the CPU."""
     monkeypatch.setattr(tiles, "_verdicts", {})
     monkeypatch.setattr(tiles, "interpreted", True)
+    monkeypatch.setattr(tiles, "enabled", True)
     monkeypatch.setattr(blocks, "SMALL", 0)
 
 
@@ -62,7 +63,7 @@ def test_what_kernels_cannot_do_pytorch_does_with_one_warning(
 ) -> None:
     pytest.importorskip("triton")
     monkeypatch.setattr(kernel_check, "wrong_kernel", failing(error))
-    with pytest.warns(UserWarning, match="SIAMESE_VERIFY_KERNELS=0") as seen:
+    with pytest.warns(UserWarning, match="SIAMESE_VERIFY_KERNELS=1") as seen:
         found = everything()
     assert [reason in str(warning.message) for warning in seen] == [True]
     monkeypatch.setattr(tiles, "interpreted", False)
@@ -89,15 +90,15 @@ def test_a_device_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tried == [torch.device("cpu")]
 
 
-def test_kernels_are_for_gpus_and_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_are_for_gpus_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "has_kernels", lambda _: True)
-    assert tiles.enabled
     assert tiles.fused(ROWS)
     assert not tiles.fused(ROWS.double())
     monkeypatch.setattr(tiles, "interpreted", False)
     assert not tiles.fused(ROWS)
-    code = "from siamese_verify.pairwise import tiles; assert not tiles.enabled"
-    subprocess.run([sys.executable, "-c", code], env={"SIAMESE_VERIFY_KERNELS": "0"}, check=True)
+    for asked in ("0", "1"):
+        code = f"from siamese_verify.pairwise import tiles; assert tiles.enabled == {asked}"
+        subprocess.run([sys.executable, "-c", code], env={"SIAMESE_VERIFY_KERNELS": asked}, check=True)
 
 
 def test_the_benchmark_of_a_gpu_can_be_tried_without_one() -> None:

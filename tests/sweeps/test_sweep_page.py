@@ -155,3 +155,17 @@ def test_folds_have_a_mean_and_a_standard_error_and_no_best_run(tmp_path: Path) 
     assert "Best run" not in ending
     page = render_sweep(sweep)
     assert "All folds" in page and "<td>88.00 %</td>" in page and "Best run" not in page
+
+
+@pytest.mark.parametrize("folds", [(0, "a"), (0, None)])
+def test_a_setting_that_is_called_fold_need_not_be_a_number(folds: tuple[object, ...], tmp_path: Path) -> None:
+    for place, fold in enumerate(folds):
+        write_run(tmp_path / str(place), 0.1, {"fold": fold})
+    assert "Best run" in "\n".join(closing_lines(read_sweep(tmp_path)))
+
+
+def test_folds_that_are_missing_are_said(tmp_path: Path) -> None:
+    for fold in range(3):
+        test = {"LFW View 2, one fold": {"eer": 0.1, "balanced_accuracy": 0.9}}
+        write_run(tmp_path / str(fold), 0.1, {"fold": fold}, test=test, status=("finished", "failed")[fold == 1])
+    assert "over 2 of 3 folds" in "\n".join(closing_lines(read_sweep(tmp_path)))
