@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ALPHA = 0.5  # weight of the false match rates in GARBE
 MAX_GROUPS = 50
-BINS, DISTINCT = 4, 8  # a column of more than 8 different numbers is divided into 4 parts of equal size
+BINS, DISTINCT = 4, 8  # a column of more than 8 different numbers is divided into 4 parts at most
 MAX_ERRORS = 2**23  # accepted impostors that are held in memory; more are counted, without intervals
 MAX_WEIGHTS = 2**29  # errors times resamples
 

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import genpareto, norm
 
 from siamese_verify.evaluation import extrapolate, roc_curve, verification_report
+from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, cluster_pairs
 from siamese_verify.evaluation.tail_extrapolation import GeneralizedParetoTail, fit_tail
 
@@ -30,6 +31,12 @@ def tail_of(*pairs: np.ndarray) -> tuple[ClusteredPairs, GeneralizedParetoTail]:
     tail = fit_tail(clustered, float(np.median(pairs[0][~pairs[1]])))
     assert tail is not None
     return clustered, tail
+
+
+def interval_of(tail: GeneralizedParetoTail, rate: float, level: float = 0.95) -> Interval:
+    found = tail.threshold_interval(rate, level)
+    assert found is not None
+    return found
 
 
 def test_the_fit_is_as_likely_as_that_of_scipy() -> None:
@@ -71,13 +78,13 @@ def test_the_constrained_fit_is_the_likeliest_with_that_rate() -> None:
 
 def test_the_interval_ends_where_the_deviance_exceeds_its_quantile() -> None:
     _, tail = tail_of(*normal_pairs(0, likeness=0.3))
-    interval = tail.threshold_interval(1e-5)
+    interval = interval_of(tail, 1e-5)
     for score, sign in ((interval.low, 1), (interval.high, -1)):
         for step, inside in ((-1e-3, False), (1e-3, True)):
             found = tail.constrained(1e-5, score + sign * step)
             assert (found.deviance <= 3.8415 * tail.effect(1e-5, score + sign * step, found)) == inside
     assert interval.low < tail.threshold(1e-5) < interval.high
-    narrow = tail.threshold_interval(1e-5, 0.8)
+    narrow = interval_of(tail, 1e-5, 0.8)
     assert interval.low < narrow.low < narrow.high < interval.high
 
 
@@ -86,7 +93,7 @@ def test_intervals_hold_the_true_threshold_at_rates_that_no_impostor_shows(liken
     sets, held, wide = 40, 0, []
     for seed in range(sets):
         _, tail = tail_of(*normal_pairs(seed, 30, likeness=likeness))
-        interval = tail.threshold_interval(1e-6)
+        interval = interval_of(tail, 1e-6)
         held += interval.low <= norm.isf(1e-6) <= interval.high
         wide.append(interval.high - interval.low)
     assert held >= 0.85 * sets
@@ -96,7 +103,7 @@ def test_intervals_hold_the_true_threshold_at_rates_that_no_impostor_shows(liken
 def test_pairs_of_one_person_make_the_interval_wider() -> None:
     widths = []
     for likeness in (0.0, 0.5):
-        found = [tail_of(*normal_pairs(seed, 40, likeness=likeness))[1].threshold_interval(1e-4) for seed in range(5)]
+        found = [interval_of(tail_of(*normal_pairs(seed, 40, likeness=likeness))[1], 1e-4) for seed in range(5)]
         widths.append(np.median([one.high - one.low for one in found]))
     assert widths[1] > 1.5 * widths[0]
 
