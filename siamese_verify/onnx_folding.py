@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from siamese_verify.errors import InputError
 from siamese_verify.onnx_runtime import OPSET
 
 if TYPE_CHECKING:
@@ -119,7 +120,11 @@ def scale_and_shift(graph: Graph, norm: NodeProto) -> tuple[Array, Array]:
 
 
 def fold_batch_norms(graph: Graph) -> None:
-    """Fold each batch norm into the Conv or Gemm before it, else into the Gemm behind it, past Dropout and Flatten."""
+    """Fold each batch norm into the Conv or Gemm before it, else into the Gemm behind it, past Dropout and Flatten.
+
+    Raises:
+        InputError: a batch norm has neither, or a Gemm's weights are not transposed.
+    """
     for dropout in [node for node in graph.nodes if node.op_type == "Dropout"]:
         graph.remove(dropout)
     for norm in [node for node in graph.nodes if node.op_type == "BatchNormalization"]:
@@ -131,9 +136,12 @@ def fold_batch_norms(graph: Graph) -> None:
             _set_weights(graph, before, weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), bias * scale + shift)
             graph.remove(norm)
             continue
-        (flatten,) = graph.consumers(norm.output[0])
-        (product,) = graph.consumers(flatten.output[0])
-        assert (flatten.op_type, product.op_type) == ("Flatten", "Gemm")
+        behind = graph.consumers(norm.output[0])
+        behind += graph.consumers(behind[0].output[0]) if behind else []
+        if [node.op_type for node in behind] != ["Flatten", "Gemm"]:
+            raise InputError(f"The batch norm {norm.name or norm.output[0]} has no Conv or Gemm to be folded into.")
+        product = behind[1]
+        _check_transposed(product)
         weight, bias = (graph.constants[name].astype(np.float64) for name in product.input[1:])
         by_channel = weight.reshape(len(weight), len(scale), -1)  # (D,C,pixels)
         bias = bias + np.einsum("dcp,c->d", by_channel, shift)
@@ -141,8 +149,13 @@ def fold_batch_norms(graph: Graph) -> None:
         graph.remove(norm)
 
 
+def _check_transposed(node: NodeProto) -> None:
+    if node.op_type == "Gemm" and attributes(node).get("transB", 0) != 1:
+        raise InputError(f"The Gemm {node.name or node.output[0]} has no transposed weights: only those are folded.")
+
+
 def _set_weights(graph: Graph, node: NodeProto, weight: Array, bias: Array) -> None:
-    assert attributes(node).get("transB", 1) == 1
+    _check_transposed(node)
     for place, (kind, value) in enumerate((("weight", weight), ("bias", bias)), start=1):
         name = f"{node.output[0]}_folded_{kind}"
         graph.constants[name] = value.astype(np.float32)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, load_from_string, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from siamese_verify.errors import InputError
 from siamese_verify.onnx_folding import Graph, fold_batch_norms, split_prelus
 
 RNG = np.random.default_rng(0)
@@ -81,3 +82,18 @@ def test_a_folded_network_computes_the_same(steepest: float) -> None:
     x = RNG.normal(size=(2, 3, 5, 5)).astype(np.float32)
     np.testing.assert_allclose(run(small, x), run(model, x), rtol=1e-4, atol=1e-4)
     assert folded(model).SerializeToString() == small.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("behind", "told"),
+    [
+        ([("Relu", ["a"], "y")], "The batch norm a has no Conv or Gemm to be folded into"),
+        ([("Flatten", ["a"], "b"), ("Gemm", ["b", "matrix", "bias"], "y")], "The Gemm y has no transposed weights"),
+    ],
+)
+def test_other_networks_are_refused(behind: list[tuple[str, list[str], str]], told: str) -> None:
+    constants = {**norm("n", 2), "matrix": np.ones((2, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    nodes = [helper.make_node("BatchNormalization", ["x", "n_gamma", "n_beta", "n_mean", "n_variance"], ["a"])]
+    nodes += [helper.make_node(kind, inputs, [output]) for kind, inputs, output in behind]
+    with pytest.raises(InputError, match=told):
+        folded(network(nodes, constants, [1, 2, 1, 1]))

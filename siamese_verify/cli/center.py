@@ -27,7 +27,7 @@ from siamese_verify.structures import Photos
 def center(cfg: DictConfig, output: Path) -> FaceModel:
     """Wrap the encoder of a model, measure its mean embedding on photos and its thresholds on a protocol."""
     if OmegaConf.is_missing(cfg, "model"):
-        raise InputError("No model is given: set model=casia-webface, or the path of a bundle, a run or a checkpoint.")
+        raise InputError("No model is given: set model=sface, or the path of a bundle, a run or a checkpoint.")
     if (output / "bundle.json").exists():
         raise InputError(f"{output} holds a bundle already: set another folder by output.")
     check_values(cfg)

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="sface, casia-webface, vggface2, a bundle or a run (default: %(default)s)",
+        help="sface, casia-webface, vggface2, openface, a bundle or a run (default: %(default)s)",
     )
     parser.add_argument(
         "--root", metavar="FOLDER", help="that the paths of a list start from (default: the list's own)"

@@ -71,7 +71,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
     if cfg.scores is not None:
         return evaluate_scores(cfg, folder).eer
     if OmegaConf.is_missing(cfg, "model"):
-        raise InputError("No model is given: set model=casia-webface, or the path of a bundle, a run or a checkpoint.")
+        raise InputError("No model is given: set model=sface, or the path of a bundle, a run or a checkpoint.")
     check_values(cfg)
     set_threads(cfg.threads)
     published = read_published(cfg.published) if cfg.published else []

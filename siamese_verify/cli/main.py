@@ -42,7 +42,7 @@ COMMANDS = {
         "siamese_verify.cli.train",
     ),
     "evaluate": Command(
-        "evaluate a model: Hydra overrides follow, such as model=casia-webface protocol=lfw_view2",
+        "evaluate a model: Hydra overrides follow, such as model=sface protocol=lfw_view2",
         "siamese_verify.cli.evaluate",
     ),
     "probe": Command(
@@ -50,7 +50,7 @@ COMMANDS = {
         "siamese_verify.cli.probe",
     ),
     "center": Command(
-        "export a bundle that adds the mirror image and subtracts the mean face, such as model=casia-webface",
+        "export a bundle that adds the mirror image and subtracts the mean face, such as model=sface",
         "siamese_verify.cli.center",
     ),
     "demo": Command(

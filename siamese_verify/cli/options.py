@@ -17,7 +17,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="sface, casia-webface, vggface2, a bundle, a run or a checkpoint (default: %(default)s)",
+        help="sface, casia-webface, vggface2, openface, a bundle, a run or a checkpoint (default: %(default)s)",
     )
     parser.add_argument(
         "--engine",

@@ -39,7 +39,7 @@ def probe(cfg: DictConfig, folder: Path) -> float:
     check_values(cfg)
     set_threads(cfg.threads)
     if OmegaConf.is_missing(cfg, "model"):
-        raise InputError("No model is given: set model=casia-webface, or the path of a bundle, a run or a checkpoint.")
+        raise InputError("No model is given: set model=sface, or the path of a bundle, a run or a checkpoint.")
     shots = shots_of(cfg)
     photos, seen = photos_to_probe(cfg)
     model = load_model(cfg.model, cfg.device, trusted_code(cfg), or_onnx=True)

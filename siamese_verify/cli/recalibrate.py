@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Check the threshold that a model ships with on photos of yours, and measure thresholds, calibration and "
         "limits of quality on them. The weights stay as they are."
     )
-    parser.add_argument("model", help="sface, casia-webface, vggface2, a bundle or a run")
+    parser.add_argument("model", help="sface, casia-webface, vggface2, openface, a bundle or a run")
     parser.add_argument(
         "--faces",
         required=True,

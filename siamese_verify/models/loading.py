@@ -197,7 +197,8 @@ def load_model(
     """Load a model for torch.
 
     Args:
-        name: `sface`, `casia-webface`, `vggface2`, a bundle folder, a run folder, or a Lightning checkpoint.
+        name: `sface`, `casia-webface`, `vggface2`, `openface`, a bundle folder, a run folder, or a
+            Lightning checkpoint.
         device: of the encoder; `auto` for a GPU if there is one.
         trust_code: classes of others, such as `my_package.MyNet`, that may be imported to create its encoder.
         encoder: takes the weights, as a copy, instead of one that is created; not those of a pretrained model.

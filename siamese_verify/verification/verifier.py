@@ -112,8 +112,8 @@ class Verifier:
         """Load a verifier.
 
         Args:
-            model: a pretrained name (`sface`, `casia-webface`, `vggface2`), a bundle folder, a run folder or a
-                checkpoint.
+            model: a pretrained name (`sface`, `casia-webface`, `vggface2`, `openface`), a bundle folder, a run folder
+                or a checkpoint.
             engine: `onnx` imports no torch; `auto` is onnx for all but checkpoints, torch where an encoder is given.
             device: `cpu`, `cuda` or such as `cuda:1`, on which `auto` takes the engine torch; or `auto`: a GPU if the
                 engine finds one, which onnx does by the package onnxruntime-gpu.

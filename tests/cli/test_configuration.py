@@ -156,7 +156,7 @@ def test_a_training_that_is_not_possible_ends_with_2_and_a_sentence_and_leaves_n
     ("overrides", "sentence"),
     [
         ("protocol=pair_file model=RUN", "protocol.path is required: add protocol.path=... to the command."),
-        ("protocol=synthetic", "No model is given: set model=casia-webface"),
+        ("protocol=synthetic", "No model is given: set model=sface"),
         (
             "protocol=synthetic protocol.photos.identities=3 protocol.photos.images=2 model=nobody",
             "There is no model nobody",

@@ -91,4 +91,4 @@ def test_the_command_line_answers_mistakes_in_one_sentence(tiny_run: Path, comma
     ):
         ended = command("probe", *album, *wrong)
         assert (ended.code, ended.err) == (2, f"siamese-verify: {told}\n")
-    assert command("probe").err.startswith("siamese-verify: No model is given: set model=casia-webface")
+    assert command("probe").err.startswith("siamese-verify: No model is given: set model=sface")

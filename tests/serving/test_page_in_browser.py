@@ -170,10 +170,10 @@ def test_probability_is_shown_for_a_stated_prior(server: str, opened: Callable[.
 
 def test_open_interval_is_shown(server: str, opened: Callable[..., Page], photos: list[Path]) -> None:
     page = opened(server)
-    answer = {**EXAMPLE_DECISION, "threshold_interval": [0.489, None]}
+    answer = {**EXAMPLE_DECISION, "threshold_interval": [0.352, None]}
     page.route("**/v1/verify", lambda route: route.fulfill(json=answer))
     compare(page, photos[0], photos[1])
-    assert "from 0.489 on, its upper end is unknown" in page.inner_text("#facts")
+    assert "from 0.352 on, its upper end is unknown" in page.inner_text("#facts")
     shown = page.evaluate(
         "(({x, width}) => [x.baseVal.value, width.baseVal.value])(document.querySelector('.interval'))"
     )

@@ -172,5 +172,6 @@ def test_without_a_gain_nothing_is_written(
 
 
 def test_a_negative_seed_is_refused_before_any_photo(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["adapt", "sface", "--people", "nowhere", "--seed", "-1"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["adapt", "sface", "--people", "nowhere", "--seed", "-1"])
     assert capsys.readouterr().err == "siamese-verify: --seed must be >= 0, got -1.\n"
