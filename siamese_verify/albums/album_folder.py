@@ -104,6 +104,11 @@ class AlbumMetadata:
     lists: tuple[int, ...]
     versions: dict[str, str]
 
+    @property
+    def loaded_from(self) -> str:
+        """Name by which the model is loaded again."""
+        return self.bundle or self.model
+
 
 class AlbumFolder:
     """Folder of an album that `siamese-verify embed` has made.

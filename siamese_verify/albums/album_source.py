@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from siamese_verify.datasets import RecordPhotos
 from siamese_verify.datasets.folder import SUFFIXES, read_photo, suffix_of
 from siamese_verify.datasets.index import StringColumn, string_array
+from siamese_verify.datasets.listing import refuse_empty_cells, refuse_repeated
 from siamese_verify.datasets.storage import Storage
 from siamese_verify.errors import InputError
 
@@ -214,11 +214,6 @@ def read_paths(place: str) -> Sequence[str]:
         raise InputError(f"The list {place} cannot be read: {' '.join(str(error).split())}") from None
     if not len(paths):
         raise InputError(f"The list {place} holds no photo.")
-    empty = pc.index(pc.equal(pc.fill_null(pc.utf8_trim_whitespace(paths), ""), ""), True).as_py()
-    if empty >= 0:
-        raise InputError(f"Photo {empty + 1} in {place} has no path: fill it in, or remove the line.")
-    if pc.count_distinct(paths).as_py() != len(paths):
-        counts = pc.value_counts(paths)
-        twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
-        raise InputError(f"The list {place} has the photo {twice} twice: remove one of them.")
+    refuse_empty_cells(place, "path", paths)
+    refuse_repeated(place, paths, "remove one of them")
     return StringColumn(paths)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from siamese_verify.cli.options import add_measuring_options, load_measured
 from siamese_verify.cli.run_metadata import versions
 from siamese_verify.errors import InputError, printable
-from siamese_verify.models.bundle import check_target
-from siamese_verify.models.loading import find_bundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,31 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--people", required=True, metavar="FOLDER", help="photos in a folder for each person, two or more of most"
     )
-    parser.add_argument("--output", metavar="BUNDLE", help="folder for the bundle; without it nothing is written")
     parser.add_argument("--seed", type=int, default=0, help="of the folds of people (default: %(default)s)")
-    parser.add_argument(
-        "--on-multiple-faces",
-        choices=("error", "largest", "central"),
-        default="error",
-        help="which of multiple faces on a photo is used, as you will with `verify` (default: %(default)s)",
-    )
-    parser.add_argument("--threads", type=int, help="threads of ONNX Runtime (default: one for each core)")
+    add_measuring_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train, measure, print the results, and write the bundle if one was asked for and is better."""
-    from siamese_verify.verification import Verifier
     from siamese_verify.verification.adaptation import adapt, save_adapted
 
     if options.seed < 0:
         raise InputError(f"--seed must be >= 0, got {options.seed}.")
-    output = Path(options.output) if options.output else None
-    if output:
-        check_target(output)
-    bundle = find_bundle(options.model)  # before any photo is opened
-    verifier = Verifier.load(
-        options.model, engine="onnx", threads=options.threads, on_multiple_faces=options.on_multiple_faces
-    )
+    output, bundle, verifier = load_measured(options)
     found = adapt(verifier, options.people, options.seed, progress=sys.stdout.isatty())
     for sentence in found.sentences():
         print(printable(sentence))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from siamese_verify.cli.options import open_album
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -39,20 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Find label errors, and print how many."""
-    from siamese_verify.albums.album_folder import AlbumFolder
     from siamese_verify.albums.cleaning import find_label_errors, write_findings
     from siamese_verify.albums.face_table import FaceTable
-    from siamese_verify.models.loading import find_bundle
 
     if Path(options.out).exists():
         raise InputError(f"{options.out} exists and may have been reviewed: name another file by --out.")
     for path in filter(None, (options.out, options.page)):
         if not Path(path).parent.is_dir():
             raise InputError(f"There is no folder {Path(path).parent} to write {path} to: create it first.")
-    album = AlbumFolder(options.folder)
-    metadata = find_bundle(options.model or album.metadata.bundle or album.metadata.model).metadata
-    if metadata.fingerprint != album.metadata.fingerprint:
-        raise InputError(f"{options.folder} was embedded by {album.metadata.model}, not by {metadata.name}.")
+    album, metadata = open_album(options)
     if metadata.score_calibration is None:
         raise InputError(f"The scores of {metadata.name} were never calibrated: `siamese-verify recalibrate` does it.")
     table = FaceTable.read(options.folder)

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from siamese_verify.cli.options import open_album
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -46,15 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Group the album, and print what was found."""
-    from siamese_verify.albums.album_folder import AlbumFolder, claimed
+    from siamese_verify.albums.album_folder import claimed
     from siamese_verify.albums.face_table import FaceTable
     from siamese_verify.albums.people import GROUPS, AlbumFaces, Decisions, group_album, read_groups
-    from siamese_verify.models.loading import find_bundle
 
-    album = AlbumFolder(options.folder)
-    metadata = find_bundle(options.model or album.metadata.bundle or album.metadata.model).metadata
-    if metadata.fingerprint != album.metadata.fingerprint:
-        raise InputError(f"{options.folder} was embedded by {album.metadata.model}, not by {metadata.name}.")
+    album, metadata = open_album(options)
     if metadata.score_calibration is None:
         raise InputError(
             f"The scores of {metadata.name} were never calibrated, which the false-merge rate needs: "

@@ -1,13 +1,18 @@
-"""Options of the commands that load a verifier."""
+"""Options that commands share, and what is loaded by them."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from siamese_verify.errors import InputError
 from siamese_verify.structures import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from siamese_verify.albums.album_folder import AlbumFolder
+    from siamese_verify.models.bundle import Bundle
+    from siamese_verify.models.metadata import ModelMetadata
     from siamese_verify.verification import Verifier
     from siamese_verify.verification.verifier import Liveness
 
@@ -38,6 +43,61 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="which of multiple faces on a photo is used (default: %(default)s); any: the best pair counts",
     )
+
+
+def add_selection_option(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add the option that chooses a face of a photo with several, one of which is used; `help` says for what."""
+    parser.add_argument(
+        "--on-multiple-faces",
+        choices=("error", "largest", "central"),
+        default="error",
+        help=f"which of multiple faces on {help} (default: %(default)s)",
+    )
+
+
+def add_measuring_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that measure a model on one's own photos and may write a bundle."""
+    parser.add_argument("--output", metavar="BUNDLE", help="folder for the bundle; without it nothing is written")
+    add_selection_option(parser, "a photo is used, as you will with `verify`")
+    parser.add_argument("--threads", type=int, help="threads of ONNX Runtime (default: one for each core)")
+
+
+def load_measured(options: argparse.Namespace) -> tuple[Path | None, Bundle, Verifier]:
+    """Folder for the new bundle, if one was asked for, the present one, and its verifier; checked before any photo.
+
+    Raises:
+        InputError: the folder holds something, or there is no such model.
+    """
+    from siamese_verify.models.bundle import check_target
+    from siamese_verify.models.loading import find_bundle
+    from siamese_verify.verification import Verifier
+
+    output = Path(options.output) if options.output else None
+    if output:
+        check_target(output)
+    bundle = find_bundle(options.model)
+    selection = options.on_multiple_faces
+    return (
+        output,
+        bundle,
+        Verifier.load(options.model, engine="onnx", threads=options.threads, on_multiple_faces=selection),
+    )
+
+
+def open_album(options: argparse.Namespace) -> tuple[AlbumFolder, ModelMetadata]:
+    """The embedded album in `options.folder`, and the model that compares its faces: `options.model`, or its own.
+
+    Raises:
+        InputError: there is none, or it was embedded by another model.
+    """
+    from siamese_verify.albums.album_folder import AlbumFolder
+    from siamese_verify.models.loading import find_bundle
+
+    album = AlbumFolder(options.folder)
+    metadata = find_bundle(options.model or album.metadata.loaded_from).metadata
+    if metadata.fingerprint != album.metadata.fingerprint:
+        raise InputError(f"{options.folder} was embedded by {album.metadata.model}, not by {metadata.name}.")
+    return album, metadata
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from siamese_verify.cli.options import add_selection_option
 from siamese_verify.cli.verify_photos import read_standard_input
 from siamese_verify.errors import InputError, printable
 
@@ -46,12 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prior", type=float, help="share of genuine pairs among those compared, such as 1e-4: adds the probability"
     )
-    parser.add_argument(
-        "--on-multiple-faces",
-        choices=("error", "largest", "central"),
-        default="error",
-        help="which of multiple faces on the photo is searched for (default: %(default)s)",
-    )
+    add_selection_option(parser, "the photo is searched for")
     parser.add_argument("--faiss", action="store_true", help="search an index of FAISS, which may miss some")
     parser.add_argument(
         "--device", default="cpu", help="cpu, or a GPU that compares, such as cuda (default: %(default)s)"
@@ -67,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from siamese_verify.verification import NoDecision, Verifier
 
     album = AlbumFolder(options.folder)
-    model = options.model or album.metadata.bundle or album.metadata.model
+    model = options.model or album.metadata.loaded_from
     verifier = Verifier.load(model, on_multiple_faces=options.on_multiple_faces)
     try:
         face, embedding = _query(options.photo, verifier)

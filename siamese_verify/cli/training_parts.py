@@ -73,8 +73,9 @@ def compose(cfg: DictConfig) -> TrainingParts:
     earlier, seen = data.earlier, [*data.seen, *data.earlier]
     protocol = data.test_protocol(cfg.data.name) if isinstance(asked, HeldOutShare) else asked
     leak = refuse_leak(earlier if isinstance(asked, HeldOutShare) else seen, protocol, cfg.allow_leakage)
-    configuration = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
-    check_claim(find_lfw_category(training_of(configuration), protocol, encoder.input_spec), cfg.get("claim"))
+    if cfg.get("claim"):
+        training = training_of(cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True)))
+        check_claim(find_lfw_category(training, protocol, encoder.input_spec), cfg.claim)
     made = {name: on_the_same(one, protocol) for name, one in others.items()}
     further = {name: (one, refuse_leak(seen, one, cfg.allow_leakage)) for name, one in made.items()}
     warn_of_known_validation(earlier, data)

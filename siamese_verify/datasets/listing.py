@@ -152,11 +152,21 @@ def _read_lines(path: str, content: bytes) -> pa.Table:
 def _check_photos(path: str, paths: pa.Array, identities: pa.Array) -> None:
     if not len(paths):
         raise InputError(f"The list {path} holds no photo.")
-    for name, column in (("path", paths), ("identity", identities)):
-        row = pc.index(pc.equal(pc.fill_null(pc.utf8_trim_whitespace(column), ""), ""), True).as_py()
-        if row >= 0:
-            raise InputError(f"Photo {row + 1} in {path} has no {name}: fill it in, or remove the line.")
+    refuse_empty_cells(path, "path", paths)
+    refuse_empty_cells(path, "identity", identities)
+    refuse_repeated(path, paths, "a photo shows one identity")
+
+
+def refuse_empty_cells(place: object, name: str, column: pa.Array) -> None:
+    """Raise InputError if a photo of the list at `place` has an empty text in a column."""
+    row = pc.index(pc.equal(pc.fill_null(pc.utf8_trim_whitespace(column), ""), ""), True).as_py()
+    if row >= 0:
+        raise InputError(f"Photo {row + 1} in {place} has no {name}: fill it in, or remove the line.")
+
+
+def refuse_repeated(place: object, paths: pa.Array, reason: str) -> None:
+    """Raise InputError, with a reason or a way out, if a path is in the list at `place` more than once."""
     if pc.count_distinct(paths).as_py() != len(paths):
         counts = pc.value_counts(paths)
         twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
-        raise InputError(f"The list {path} has the photo {twice} twice: a photo shows one identity.")
+        raise InputError(f"The list {place} has the photo {twice} twice: {reason}.")

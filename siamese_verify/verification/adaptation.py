@@ -22,7 +22,7 @@ from siamese_verify.models.bundle import CARD, NETWORK, WEIGHTS, Bundle, write_b
 from siamese_verify.models.engines import OnnxEngine, embed_crops
 from siamese_verify.models.loading import network_of
 from siamese_verify.models.metadata import ModelMetadata, model_card
-from siamese_verify.verification.recalibration import check_enough, embed_people, left_out_in_words
+from siamese_verify.verification.recalibration import check_enough, embed_people, measured_in_words
 from siamese_verify.verification.verifier import Verifier
 
 FOLDS = 5  # of the people: each is scored by a head that was trained without them
@@ -67,12 +67,7 @@ class Adaptation:
             f"EER of held-out people {eer:.2%} with the head and {eer - value / 100:.2%} without: a difference of "
             f"{value:+.2f} percentage points (95 % interval over people: {low:+.2f} to {high:+.2f}; {folds})."
         )
-        yield (
-            f"Measured on {self.photos:,} photos of {self.people:,} people: {self.report.genuine:,} genuine and "
-            f"{self.report.impostors:,} impostor pairs."
-        )
-        if self.left_out:
-            yield left_out_in_words(self.left_out, self.photos)
+        yield from measured_in_words(self.report, self.photos, self.people, self.left_out)
         if self.head is None:
             yield "No gain is shown on people whom a head has not seen: the model stays as it is."
         else:

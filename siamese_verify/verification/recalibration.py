@@ -71,12 +71,7 @@ class Recalibration:
                 f"{rates.far:.3%} of the impostor pairs of these photos{_over_people(report.intervals.get('far'))} and "
                 f"rejects {rates.frr:.3%} of the genuine pairs{_over_people(report.intervals.get('frr'))}."
             )
-        yield (
-            f"Measured on {self.photos:,} photos of {self.identities:,} people: {report.genuine:,} genuine and "
-            f"{report.impostors:,} impostor pairs."
-        )
-        if self.left_out:
-            yield left_out_in_words(self.left_out, self.photos)
+        yield from measured_in_words(report, self.photos, self.identities, self.left_out)
         if self.shipped.quality and self.unlike:
             yield (
                 f"{self.unlike:,} of the faces are of a quality that the shipped thresholds were not measured on: "
@@ -164,10 +159,15 @@ def embed_people(
     return np.concatenate(parts), rows, qualities, left_out
 
 
-def left_out_in_words(left_out: Counter[str], photos: int) -> str:
-    """How many photos are left out beside those used, and why."""
-    reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in sorted(left_out.items()))
-    return f"{left_out.total():,} of {photos + left_out.total():,} photos are left out: {reasons}."
+def measured_in_words(report: VerificationReport, photos: int, people: int, left_out: Counter[str]) -> Iterator[str]:
+    """Yield what was measured, and how many photos are left out beside those used, and why."""
+    yield (
+        f"Measured on {photos:,} photos of {people:,} people: {report.genuine:,} genuine and "
+        f"{report.impostors:,} impostor pairs."
+    )
+    if left_out:
+        reasons = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in sorted(left_out.items()))
+        yield f"{left_out.total():,} of {photos + left_out.total():,} photos are left out: {reasons}."
 
 
 def save_recalibrated(folder: Path, bundle: Bundle, metadata: ModelMetadata, versions: Mapping[str, str]) -> Bundle:
