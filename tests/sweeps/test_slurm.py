@@ -121,4 +121,7 @@ def test_runs_of_two_processes(tasks: int, margins: list[float], slurm: dict[str
         run = tmp_path / "sweep" / str(number)
         assert RunRecord.read(run).status == "finished"
         assert read_ranks(run) == 2 * [{"margin": margin, "ranks": 2}]
+    deadline = time.monotonic() + 60
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.2)  # a result is read before srun, which wrote it, ends
     assert not processes_of(tmp_path)
