@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
 
+BLOCK = 2**20  # counts in memory at once
 STEP = 1.02  # ratio of neighboring error counts among the thresholds used; small counts are all used
 PRIOR_PEOPLE = 1.0  # people in error at which half is assumed: that a person fails in all pairs or in none
 HALFWAY = 10.0  # people in error at which intervals are halfway from Clopper & Pearson's to Jeffreys'
@@ -51,14 +52,15 @@ def rate_interval(
     return np.asarray(low), np.asarray(high)
 
 
-def equal_people(errors: Floats) -> float:
+def equal_people(errors: Floats) -> Floats:
     """Return how many people with equal numbers of errors are as few as these: (sum e)^2 / sum e^2 (Kish).
 
     Args:
-        errors: (n,) of each person, weighted or not.
+        errors: (..., n) of each person, weighted or not.
     """
-    squares = float(errors @ errors)
-    return float(errors.sum()) ** 2 / squares if squares > 0 else 0.0
+    squares = np.einsum("...n,...n->...", errors, errors)
+    total = errors.sum(axis=-1)
+    return np.asarray(np.divide(total**2, squares, out=np.zeros_like(squares), where=squares > 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,35 +115,29 @@ class ClusteredPairs:
         """
         false = np.searchsorted(-self.impostors, -thresholds, side="right")
         true = np.searchsorted(-self.genuine, -thresholds, side="right")
-        n, pairs, own = self.people, self.impostor_total, np.bincount(self.genuine_people, minlength=self.people)
-        accepted, passed = np.zeros(n), np.zeros(n)
-        seen = np.zeros(int(self.dyads.max(initial=-1)) + 1)
-        squares = cross = 0.0
+        pairs, own = self.impostor_total, np.bincount(self.genuine_people, minlength=self.people)
+        far, frr = false / pairs, (len(self.genuine) - true) / len(self.genuine)
+        # Pairs of the same two people that were accepted before each: the square of their number grows by 2 k + 1.
+        order = np.argsort(self.dyads, kind="stable")
+        first = np.searchsorted(self.dyads[order], self.dyads[order])
+        before = np.empty(len(order), dtype=np.int64)
+        before[order] = np.arange(len(order)) - first
+        squares, cross = (np.append(0, np.cumsum(one))[false] for one in (2 * before + 1, self.dyad_pairs))
+        within = squares - 2 * far * cross + far**2 * self.squares
         columns = np.zeros((6, len(thresholds)))
-        before = (0, 0)
-        for place, (wrong, right) in enumerate(zip(false.tolist(), true.tolist(), strict=True)):
-            new = slice(before[0], wrong)
-            if wrong > before[0]:
-                accepted += np.bincount(self.impostor_people[:, new].ravel(), minlength=n)
-                dyads, times = np.unique(self.dyads[new], return_counts=True)
-                squares += float((times * (2 * seen[dyads] + times)).sum())
-                seen[dyads] += times
-                cross += float(self.dyad_pairs[new].sum())
-            if right > before[1]:
-                passed += np.bincount(self.genuine_people[before[1] : right], minlength=n)
-            before = wrong, right
-            far, frr = wrong / pairs, (len(self.genuine) - right) / len(self.genuine)
-            off, missed = accepted - far * self.totals, own - passed - frr * own
-            within = squares - 2 * far * cross + far**2 * self.squares
+        accepted_blocks = _running_counts(self.impostor_people, false, self.people)
+        passed_blocks = _running_counts(self.genuine_people[None], true, self.people)
+        for (place, accepted), (_, passed) in zip(accepted_blocks, passed_blocks, strict=True):
+            off = accepted - far[place, None] * self.totals
+            missed = own - passed - frr[place, None] * own
             columns[:, place] = (
-                (off @ off - within) / pairs**2,
-                (missed @ missed) / len(self.genuine) ** 2,
-                (off @ missed) / (pairs * len(self.genuine)),
-                np.count_nonzero(accepted),
-                min(equal_people(passed), equal_people(own - passed)),
+                (np.einsum("tn,tn->t", off, off) - within[place]) / pairs**2,
+                np.einsum("tn,tn->t", missed, missed) / len(self.genuine) ** 2,
+                np.einsum("tn,tn->t", off, missed) / (pairs * len(self.genuine)),
+                np.count_nonzero(accepted, axis=1),
+                np.minimum(equal_people(passed), equal_people(own - passed)),
                 equal_people(accepted),
             )
-        far, frr = false / pairs, (len(self.genuine) - true) / len(self.genuine)
         effect, effect_far = _design_effects(far, columns[0] * pairs, columns[3], self.totals)
         return ClusteredRates(
             thresholds=thresholds,
@@ -155,6 +151,21 @@ class ClusteredPairs:
             frr_people=columns[4],
             covariance=columns[2],
         )
+
+
+def _running_counts(people: Whole, ends: Whole, count: int) -> Iterator[tuple[slice, Floats]]:
+    """Yield (T,n) how many of the first `ends` of (S,K) listed people are each of n people, in blocks of the ends."""
+    place, held = np.searchsorted(ends, np.arange(people.shape[1]), side="right"), np.zeros(count)
+    step = max(1, BLOCK // count)
+    for start in range(0, len(ends), step):
+        stop = min(start + step, len(ends))
+        new = slice(ends[start - 1] if start else 0, ends[stop - 1])
+        cells = (place[new] - start) * count + people[:, new]
+        counts = np.bincount(cells.ravel(), minlength=(stop - start) * count).reshape(-1, count).astype(np.float64)
+        counts[0] += held
+        counts = np.cumsum(counts, axis=0)
+        held = counts[-1]
+        yield slice(start, stop), counts
 
 
 def _sparse_places(count: int) -> Whole:

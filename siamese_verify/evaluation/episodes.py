@@ -246,7 +246,7 @@ def people_interval(drawn: Episodes, right: NDArray[np.bool_], level: float = 0.
     accuracy = float(cases.values.mean())
     variance = max(cases.covariance(cases), float(cases.values.var()) / len(cases.values))
     wrong = min(
-        equal_people(np.bincount(drawn.people.ravel(), one.sum(axis=2).ravel().astype(np.float64)))
+        float(equal_people(np.bincount(drawn.people.ravel(), one.sum(axis=2).ravel()).astype(np.float64)))
         for one in (right, ~right)
     )
     tested = np.ones(len(np.unique(drawn.people)))  # people who were drawn

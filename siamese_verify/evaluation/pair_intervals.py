@@ -170,9 +170,7 @@ def clustered_intervals(
     if threshold is not None and known:
         place = int(np.searchsorted(-rates.thresholds, -threshold))
         found["far"] = far_interval_at(rates, place, level)
-        found["frr"] = proportion_interval(
-            rates.frr[place], rates.frr_size[place], level, rates.frr_people[place]
-        )
+        found["frr"] = proportion_interval(rates.frr[place], rates.frr_size[place], level, rates.frr_people[place])
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
@@ -203,7 +201,7 @@ def error_interval(
     """
     rate = float(weights @ errors / weights.sum())
     fewer = decisive if rate <= 0.5 else 1 - errors
-    wrong, totals = equal_people(person_totals(fewer, same, people)), person_totals(weights, same, people)
+    wrong, totals = float(equal_people(person_totals(fewer, same, people))), person_totals(weights, same, people)
     variance = dyadic_variance(weights * (errors - rate), same, people)
     return clustered_rate_interval(rate, variance, wrong, totals[totals > 0], level)
 
