@@ -322,13 +322,13 @@ def measure_album(photos: Path | None) -> None:
             disk.append(Point(size, (count,), (folder / "photos.arrow").stat().st_size, held_out))
             known = read_names(folder)
             same = memory_of(lambda k=known, c=count: added_names(k, names(c + 1000)))  # type: ignore[misc]
-            again.append(f"{fresh / 1e6:.0f} and {same / 1e6:.0f}")
+            again.append(f"{fresh / 1e6:.0f} and {same / 1e6 - known.nbytes / 1e6:.0f}")
             front = memory_of(lambda k=known, c=count: added_names(k, ["0.jpg", *names(c)]))  # type: ignore[misc]
             changed.append(Point(size, (count, 1), front, held_out))
             parquet.write_table(pa.table({"path": list(names(count))}), folder / "list.parquet")
             place = str(folder / "list.parquet")
             listed.append(Point(size, (count, 1), memory_of(lambda p=place: read_paths(p)), held_out))  # type: ignore[misc]
-    print(f"\nNames of {', '.join(map(str, sizes))} photos, first and second listing: {', '.join(again)} MB of memory")
+    print(f"\nNames of {sizes} photos, first and second listing: {', '.join(again)} MB beside the mapped file")
     fit("Names on the disk, MB", 1e6, ("bytes x N",), disk)
     fit("Names where one came first: memory, MB", 1e6, ("bytes x N", "bytes"), changed)
     fit("List of paths: memory, MB", 1e6, ("bytes x N", "bytes"), listed)
