@@ -42,17 +42,21 @@ Rows = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 
-def embed(path: Path, lfw: Path) -> None:
-    """Embed LFW by `casia-webface`."""
+def embed(path: Path, lfw: Path, model: str) -> None:
+    """Embed the photos of LFW."""
     from siamese_verify.atomic_write import cache_folder
     from siamese_verify.data import FaceCropper
     from siamese_verify.datasets.lfw import AllOfLFW
-    from siamese_verify.models import embed_photos, load_model
+    from siamese_verify.verification import Verifier
 
-    photos, encoder = AllOfLFW(lfw), load_model("casia-webface").encoder.eval()
-    embeddings, rows = embed_photos(encoder, photos, FaceCropper(encoder.input_spec, cache_folder()))
+    photos, verifier = AllOfLFW(lfw), Verifier.load(model, engine="onnx", threads=1)
+    cropper = FaceCropper(verifier.metadata.input_spec, cache_folder())
+    parts, rows = [], []
+    for found, crops in cropper.stream(photos, range(len(photos)), "Embedding LFW"):
+        parts.append(verifier.embed_crops(np.ascontiguousarray(crops.permute(0, 2, 3, 1).numpy())))
+        rows += found
     names, splits = np.array(photos.names)[rows], np.array(photos.splits)[rows]
-    np.savez(path, embeddings=embeddings, identities=photos.identities[rows], names=names, splits=splits)
+    np.savez(path, embeddings=np.concatenate(parts), identities=photos.identities[rows], names=names, splits=splits)
 
 
 def alone(labels: Labels) -> Labels:
@@ -191,6 +195,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("embeddings", type=Path)
     parser.add_argument("--lfw", type=Path, default=Path("data/lfw"))
+    parser.add_argument("--model", default="sface", help="that embeds them (default: %(default)s)")
     parser.add_argument("--faces", type=int, help="measure time of as many instead")
     options = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
@@ -198,7 +203,7 @@ def main() -> int:
         measure_time(options.faces)
         return 0
     if not options.embeddings.exists():
-        embed(options.embeddings, options.lfw)
+        embed(options.embeddings, options.lfw, options.model)
     with np.load(options.embeddings) as stored:
         rows, people, splits = (stored[name] for name in ("embeddings", "identities", "splits"))
     test = splits == "test"

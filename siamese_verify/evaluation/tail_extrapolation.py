@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.evaluation.bootstrap import Interval
-from siamese_verify.evaluation.clustered_pairs import small_sample_correction
+from siamese_verify.evaluation.clustered_pairs import FADING, small_sample_correction
 from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 LEAST_EXCESSES = 30  # fewer impostors above the threshold are not fitted
 SHAPE = 0.5  # largest absolute shape: beyond it the likelihood is not regular, or the variance infinite
-FADING = 0.45  # power of the rate by which dependence fades towards the far tail, see `GeneralizedParetoTail.effect`
 POINTS = 300  # of the ratio of shape and scale at which the likelihood is evaluated
 SHARES = 41  # of exceeding impostors, likewise
 BOUNDED = 0.05 - SHAPE  # scores whose tail may have a lower shape have an end that this likelihood does not find
@@ -174,10 +173,7 @@ class GeneralizedParetoTail:
 
         It is the larger of that of the likeliest tail and of what remains of the effect above the threshold, for rates
         above the fitted one also that of the constrained tail: few people decide the far tail, so that the first is
-        often too small. If scores of pairs that share a person are correlated by r, both exceed a high score with a
-        frequency of rate^(2 / (1 + r)), so that the effect less one fades as rate^((1 - r) / (1 + r)); the power here
-        is that of r = 0.38. Ledford & Tawn, "Statistics for near independence in multivariate extreme values",
-        Biometrika 1996.
+        often too small. How the effect fades is that of `ClusteredRates.far_interval`.
         """
         shape, scale, _ = self.fit
         excess = self.excess(score)
