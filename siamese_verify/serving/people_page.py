@@ -33,7 +33,7 @@ FILES = {
 BODY_BYTES = 32 * 1024  # of a decision
 DIGITS = 15  # of a number
 TEXT = 200  # characters of a name
-CHOSEN = 1000  # faces of a decision
+PEOPLE, CHOSEN = 100, 1000  # people and faces of a decision
 DECODED = 2  # photos decoded at a time
 
 
@@ -80,7 +80,7 @@ class PeopleDecision(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: Literal["name", "same", "different", "not_this_person", "new_person", "undo"]
-    people: list[int] = Field(default_factory=list, max_length=CHOSEN)
+    people: list[int] = Field(default_factory=list, max_length=PEOPLE)
     faces: list[int] = Field(default_factory=list, max_length=CHOSEN)
     name: str = Field("", max_length=TEXT)
 

@@ -409,8 +409,10 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Peop
         yield url, album
 
 
-def said(page: Page, start: str) -> None:
-    until(page, f"document.querySelector('#status').textContent.startsWith({start!r})")
+def said(page: Page, sentence: str) -> None:
+    """Wait until the page has said something about people, and shows it."""
+    until(page, f"document.querySelector('#status').textContent.includes({sentence!r})")
+    until(page, "document.body.getAttribute('aria-busy') === 'false'")
 
 
 def test_people_are_decided_about_by_keyboard_and_by_mouse(
@@ -423,12 +425,12 @@ def test_people_are_decided_about_by_keyboard_and_by_mouse(
     first = page.inner_text("#question-text")
     page.focus("#yes")
     page.keyboard.press("y")
-    said(page, page.inner_text("#one p").split(",")[0].removeprefix("Person "))
+    said(page, "are one person.")
     assert page.inner_text("#question-text") != first
     assert page.evaluate("document.activeElement.id") == "yes", "the next question is answered from here"
     assert len(Decisions.read(album.folder).same) == 1
     page.dblclick("#no")  # the second click is not about the next question
-    until(page, "document.querySelector('#status').textContent.endsWith('are not one person.')")
+    said(page, "are not one person.")
     assert len(Decisions.read(album.folder).different) == 1
     for kept in (1, 0):
         page.click("#undo")
@@ -457,7 +459,7 @@ def test_people_are_decided_about_by_keyboard_and_by_mouse(
     for place in (1, 2):
         page.locator(".person input[type=checkbox]").nth(place).click()
     page.click("#same")
-    until(page, "document.querySelector('#status').textContent.endsWith('are one person.')")
+    said(page, "are one person.")
     page.reload()
     page.wait_for_selector("#undo:not([disabled])")
     for nameless in ("'input'), (one) => !one.labels.length", "'button'), (one) => !one.textContent.trim()"):
