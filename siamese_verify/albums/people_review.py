@@ -44,6 +44,7 @@ class Undo(NamedTuple):
     """What there was before a decision."""
 
     said: str  # what was decided
+    version: int  # of the view
     decisions: Decisions
     persons: Rows
     names: dict[int, str]
@@ -124,6 +125,7 @@ class PeopleReview:
         self._pictures: OrderedDict[int, bytes] = OrderedDict()
         self._changed = threading.Condition(threading.RLock())
         self._stale, self._unwritten, self._closing = False, False, False
+        self._in_file = 0  # version of the view whose groups are in the file
         self._decided_at, self._began, self._took = -math.inf, 0.0, 0.0  # monotonic; seconds of the last sorting
         self._failure = ""
         self._thread = threading.Thread(target=self._work, name="people", daemon=True)
@@ -321,14 +323,16 @@ class PeopleReview:
         with self._changed:
             if not self._undo:
                 raise InputError("There is no decision to take back.")
-            said, decisions, persons, names = self._undo[-1]
+            said, version, decisions, persons, names = self._undo[-1]
             decisions.highest = self._decisions.highest  # numbers that were given are not given again
-            self._write_groups(
-                persons, names
-            )  # first: a decision of the file would be repeated, one in groups not undone
+            repeats = self._in_file > version  # groups in the file that follow the decision would repeat it
+            if repeats:
+                self._write_groups(persons, names)
             self._write_decisions(decisions)
             self._undo.pop()
             self._change(decisions, persons, names)
+            if repeats:
+                self._in_file = self._view.version
             return f"Taken back: {said}"
 
     def close(self, seconds: float = 1.0) -> bool:
@@ -348,7 +352,8 @@ class PeopleReview:
         decided = decided_people(self._index, decisions, self._view.persons)
         persons = decided.numbers(decided.groups, decisions)
         self._write_decisions(decisions)
-        self._undo.append(Undo(said, before, self._view.persons, self._view.names))
+        view = self._view
+        self._undo.append(Undo(said, view.version, before, view.persons, view.names))
         self._change(decisions, persons, decided.names(persons))
         return said
 
@@ -366,10 +371,8 @@ class PeopleReview:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or self._stale or self._questions is None)
                 quiet = min(max(self._quiet, self._took), LONGEST_QUIET)
-                while (
-                    not self._closing and (wait := self._decided_at + quiet - time.monotonic()) > 0 < self._decided_at
-                ):
-                    self._changed.wait(wait)
+                while not self._closing and (rest := self._decided_at + quiet - time.monotonic()) > 0:
+                    self._changed.wait(rest)
                 if self._closing:
                     return
                 view, decisions, stale = self._view, self._decisions.copy(), self._stale
@@ -403,6 +406,7 @@ class PeopleReview:
                     self._decisions = decisions
                     if not np.array_equal(persons, view.persons):
                         self._view = PeopleView(view.version + 1, persons, names)
+                    self._in_file = self._view.version
 
     def _write_decisions(self, decisions: Decisions) -> None:
         """Write `decisions.json`."""

@@ -21,7 +21,7 @@ from siamese_verify.serving.problems import Problem, input_errors_as_problems
 from siamese_verify.serving.server_routes import add_page
 from siamese_verify.serving.service import Metrics
 from siamese_verify.serving.settings import Settings
-from siamese_verify.serving.uploads import malformed, too_large
+from siamese_verify.serving.uploads import too_large
 
 FILES = {
     "/": ("people.html", "text/html; charset=utf-8"),
@@ -33,7 +33,7 @@ FILES = {
 BODY_BYTES = 32 * 1024  # of a decision
 DIGITS = 15  # of a number
 TEXT = 200  # characters of a name
-CHOSEN = 1000  # faces of a decision
+PEOPLE, CHOSEN = 100, 1000  # people and faces of a decision
 DECODED = 2  # photos decoded at a time
 
 
@@ -80,7 +80,7 @@ class PeopleDecision(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: Literal["name", "same", "different", "not_this_person", "new_person", "undo"]
-    people: list[int] = Field(default_factory=list, max_length=CHOSEN)
+    people: list[int] = Field(default_factory=list, max_length=PEOPLE)
     faces: list[int] = Field(default_factory=list, max_length=CHOSEN)
     name: str = Field("", max_length=TEXT)
 
@@ -190,7 +190,7 @@ async def read_decision(request: Request, seconds: float) -> PeopleDecision:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         if first["type"] == "json_invalid":
-            raise malformed("it is no JSON") from None
+            raise Problem(400, "malformed_request", "The decision cannot be read: it is no JSON.") from None
         place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in _FIELDS) or "a field"
         raise Problem(422, "invalid_field", f"{place} of the decision is invalid: {first['msg'].lower()}.") from None
 

@@ -25,7 +25,7 @@ from siamese_verify.faces import Quality
 from siamese_verify.models.bundle import write_bundle
 from tests.albums.stub_verifier import METADATA
 
-SIZE, SIDE = 24, 96
+SIZE, SIDE, EDGE = 24, 112, 16  # of embeddings, of photos, and around a face
 UNKNOWN = Quality(*[math.nan] * len(Quality._fields))
 
 
@@ -83,7 +83,7 @@ def write_people(folder: Path, people: int = 8, photos: int = 6, seed: int = 0, 
             versions={},
         ),
     )
-    album, box = AlbumFolder(target), (0.0, 0.0, float(SIDE), float(SIDE))
+    album, box = AlbumFolder(target), (float(EDGE), float(EDGE), float(SIDE - EDGE), float(SIDE - EDGE))
     rows = draw_rows(people, photos, seed, apart)
     found = [AlbumFace(name, box, 1.0, UNKNOWN, row) for name, row in zip(names, rows, strict=True)]
     album.write_part(album.ranges()[0], found, [])

@@ -24,9 +24,11 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-const say = (text) => {
-  $("status").textContent = text;
-};
+let told = ""; // what was decided
+/** Say something once: a screen reader repeats what is written again. */
+function say(text) {
+  if ($("status").textContent !== text) $("status").textContent = text;
+}
 const faces = (count) => `${whole(count)} ${count === 1 ? "face" : "faces"}`;
 const called = (person) => person.name || `Person ${person.number}`;
 
@@ -60,17 +62,20 @@ function fail(error) {
 async function decide(decision) {
   if (sending) return;
   sending = true;
+  document.body.setAttribute("aria-busy", "true");
   fail(null);
   try {
     const { said } = await (await ask("v1/decide", decision)).json();
     chosen.clear();
     picked.clear();
+    told = said;
     say(said);
     await refresh();
   } catch (error) {
     fail(error);
   } finally {
     sending = false;
+    document.body.setAttribute("aria-busy", "false");
   }
   watch();
 }
@@ -175,7 +180,7 @@ function keepingFocus(draw) {
   const id = document.activeElement && document.activeElement.id;
   draw();
   const same = id && $(id);
-  if (same && !same.disabled) same.focus({ preventScroll: true });
+  if (same && !same.disabled && !same.closest("[hidden]")) same.focus({ preventScroll: true });
   else if (id) $(shown.person === null ? "list-title" : "sheet-title").focus({ preventScroll: true });
 }
 
@@ -270,7 +275,7 @@ function pose() {
   const before = $("question").dataset.pair;
   $("question").hidden = !question || shown.person !== null;
   if (!question) {
-    if ($("question").contains(document.activeElement) || document.activeElement === document.body) $("list-title").focus();
+    if (before && [document.body, $("yes"), $("no"), $("later")].includes(document.activeElement)) $("list-title").focus();
     $("question").dataset.pair = "";
     return;
   }
@@ -320,6 +325,7 @@ async function refresh() {
 }
 
 let watching = 0;
+let waiting = false; // whether it was said that it takes long
 /** Follow the sorting of the other faces until it is done. */
 async function watch() {
   const mine = ++watching;
@@ -336,9 +342,14 @@ async function watch() {
     $("undo").disabled = !state.undo;
     $("undo").title = state.undo || "";
     if (state.failure) fail(new Error(state.failure));
-    if (state.busy && state.seconds > 2) say(`The other faces are sorted anew, for ${whole(Math.round(state.seconds))} s now.`);
+    const tens = 10 * Math.floor(state.seconds / 10);
+    if (state.busy && state.seconds > 2) {
+      waiting = true;
+      say(`${told} The other faces are being sorted anew${tens ? `, for ${whole(tens)} s now` : ""}.`.trim());
+    }
     if (!state.busy && !sending && !typing()) {
-      if ($("status").textContent.startsWith("The other faces are sorted anew")) say("The other faces are sorted anew: done.");
+      if (waiting) say(`${told} The other faces are sorted anew.`.trim());
+      waiting = false;
       try {
         if (state.version !== version || !asked.length) await refresh();
       } catch (error) {
@@ -358,7 +369,11 @@ once("yes", () => answer("same"));
 once("no", () => answer("different"));
 once("later", () => answer("later"));
 $("question").addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.repeat) {
+    if (event.key !== "Tab") event.preventDefault(); // a key that is held down answers one question
+    return;
+  }
   const kind = { y: "same", n: "different", l: "later" }[event.key.toLowerCase()];
   if (kind) answer(kind);
 });
@@ -374,6 +389,9 @@ for (const [id, set, redraw] of [["clear", chosen, list], ["pick-none", picked, 
   });
 }
 $("back").addEventListener("click", () => show(null));
+$("sheet").addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !typing()) show(null);
+});
 $("order").addEventListener("change", () => {
   shown.sheet = 0;
   sheet().catch(fail);
