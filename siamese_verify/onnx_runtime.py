@@ -42,7 +42,12 @@ def import_onnxruntime() -> ModuleType:
 
 
 def open_session(
-    model: bytes | Path, name: str, threads: int = 0, arena: bool = False, device: str = "cpu"
+    model: bytes | Path,
+    name: str,
+    threads: int = 0,
+    arena: bool = False,
+    device: str = "cpu",
+    optimized: bool = False,
 ) -> InferenceSession:
     """Open a session that runs an ONNX model.
 
@@ -54,6 +59,8 @@ def open_session(
         device: `cpu`; `cuda` or `cuda:1` for a GPU; `auto` for a GPU if there is one that the installed ONNX Runtime
             can use, as that of the package onnxruntime-gpu can. Where it has GPUs but cannot start on one, `auto` logs
             one sentence and takes the CPU.
+        optimized: it was saved as ONNX Runtime optimized it on this machine, see
+            `siamese_verify.models.optimized_network`, and is opened as it is.
 
     Raises:
         InputError: it is not an ONNX model, or needs what this version of ONNX Runtime lacks; a GPU is asked for that
@@ -63,11 +70,16 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only, and those are raised
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads would take the cores of others
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # idle threads would take the cores of others
     if threads == 1:
         options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = arena
     options.enable_mem_pattern = False  # batches differ in size
+    if optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")  # weights stay in the file, which is mapped
     reason = ""
     if number := gpu_number(device, onnxruntime.get_available_providers()):
         try:

@@ -206,6 +206,7 @@ class AlbumFolder:
             ),
         ]
         columns: dict[str, Any] = {"photo": string_array([face.photo for face in faces])}
+        by_dictionary = ["photo"]
         for side, name in enumerate(("left", "top", "right", "bottom")):
             columns[name] = _float32(face.box[side] for face in faces)
         columns["probability"] = _float32(face.probability for face in faces)
@@ -214,10 +215,11 @@ class AlbumFolder:
             columns[name] = _float32(math.nan if value is None else value for value in values)
         if self.metadata.storage == "int8":
             rows, columns["scale"] = quantize(rows)
+            by_dictionary.append("embedding.list.element")  # one byte a number: a plain int8 of Parquet has four
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), size)
         table = pa.table(columns).replace_schema_metadata({LEFT_OUT_KEY: json.dumps(left_out)})
         with atomic_open(self.part(photos), private=True) as file:
-            parquet.write_table(table, file, compression="none", use_dictionary=["photo"], write_statistics=False)
+            parquet.write_table(table, file, compression="none", use_dictionary=by_dictionary, write_statistics=False)
 
     def left_out(self) -> Iterator[LeftOutPhoto]:
         """Photos without a face, in the order of the photos."""

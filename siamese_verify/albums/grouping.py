@@ -22,7 +22,7 @@ from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
 from siamese_verify.pairwise.distances import identical
 from siamese_verify.pairwise.neighbors import nearest_neighbors
 
-CORRELATION = 0.1  # of the photos of one person; chosen on photos of LFW, see docs/grouping.md
+CORRELATION = 0.2  # of the photos of one person; chosen on people of LFW's training list, see docs/grouping.md
 NEIGHBORS = 32  # candidates of each face, and then of each group
 QUEUED = 8  # times as many candidates of a group that was merged are compared after each merge; the others wait
 ROUNDS = 4  # searches for candidates: of faces, then of the groups found so far

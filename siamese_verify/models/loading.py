@@ -21,6 +21,8 @@ from siamese_verify.faces import DETECTORS, FaceDetector, load_detector
 from siamese_verify.models.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
 from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine
 from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points, training_of
+from siamese_verify.models.optimized_network import check_optimized, optimized_network
+from siamese_verify.onnx_runtime import gpu_number, import_onnxruntime
 from siamese_verify.opencv_zoo import SFACE
 
 if TYPE_CHECKING:
@@ -97,23 +99,44 @@ def load_parts(
         return VerifierParts(model.metadata, TorchEngine(model.encoder), None, None)
     bundle = find_bundle(name)
     with_name = replace(bundle.metadata, name=str(name) if str(name) in PRETRAINED else bundle.metadata.name)
+    if device == "auto" and bundle.metadata.quantization != "none":
+        device = "cpu"  # int8 is made for it
     pool = ThreadPoolExecutor(1)
-    integrity = pool.submit(bundle.check, bundle.files)  # while the network is loaded
+    try:
+        network = network_of(bundle, trust_code)
+        optimized = _optimized(network, bundle, device)
+    except InputError:
+        bundle.check(bundle.files)  # a changed file is the better explanation
+        raise
+    integrity = pool.submit(_check_files, bundle, optimized)  # while the network is loaded
     pool.shutdown(wait=False)
     detector, crop = None, bundle.metadata.input_spec.crop
     if crop.needs_face:
         files = {name: bundle.read(f"{DETECTOR}/{name}") for name in DETECTORS[crop.detector].files}
         detector = load_detector(crop.detector, files)
-    if device == "auto" and bundle.metadata.quantization != "none":
-        device = "cpu"  # int8 is made for it
+    opened = optimized or network
+    place = str(opened if isinstance(opened, Path) else bundle.folder / NETWORK)
+    kind = bundle.metadata.input_spec.array_type
     try:
-        network = network_of(bundle, trust_code)
-        place = str(network if isinstance(network, Path) else bundle.folder / NETWORK)
-        kind = bundle.metadata.input_spec.array_type
-        return VerifierParts(with_name, OnnxEngine(network, place, threads, kind, device), detector, integrity)
+        runs = OnnxEngine(opened, place, threads, kind, device, optimized is not None)
     except InputError:
-        integrity.result()  # a changed file is the better explanation
+        integrity.result()
         raise
+    return VerifierParts(with_name, runs, detector, integrity)
+
+
+def _optimized(network: Path | bytes, bundle: Bundle, device: str) -> Path | None:
+    """The network of a bundle as ONNX Runtime optimizes it for this machine, see `optimized_network`."""
+    if isinstance(network, bytes) or gpu_number(device, import_onnxruntime().get_available_providers()):
+        return None
+    return optimized_network(network, bundle.files.get(NETWORK) or network.stem.rpartition("-")[2])
+
+
+def _check_files(bundle: Bundle, optimized: Path | None) -> None:
+    """Integrity check of the files of a bundle, and of the network that is opened in the place of its own."""
+    if optimized:
+        check_optimized(optimized)
+    bundle.check([name for name in bundle.files if not (optimized and name == NETWORK)])
 
 
 def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path | bytes:

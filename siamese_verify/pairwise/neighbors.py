@@ -1,7 +1,7 @@
 """Nearest neighbors by cosine: half a matrix product for a set with itself, decided by exact inner products.
 
-Embeddings often vary in fewer directions than they have numbers. A large set is then searched in its leading directions,
-which bound what the others add to an inner product (Cauchy-Schwarz), so that the neighbors are the same.
+Embeddings often vary in fewer directions than they have numbers. A large set is then searched in its leading
+directions, which bound what the others add to an inner product (Cauchy-Schwarz), so that the neighbors are the same.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def _leading(rows: Tensor) -> tuple[Tensor, float] | None:
         return None
     directions = torch.linalg.eigh((rows.T @ rows).double()).eigenvectors.flip(1)[:, :half].float()
     left = rows.new_zeros(half, dtype=torch.float64)
-    for part in rows.split(SIZE):
+    for block in ranges(len(rows), SIZE):
+        part = rows[block]
         square = part.double().square().sum(dim=1, keepdim=True)
         left = torch.maximum(left, (square - (part @ directions).double().square().cumsum(dim=1)).amax(dim=0))
     enough = (left[15::16] <= LEFT_OUT).nonzero()

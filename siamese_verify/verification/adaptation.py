@@ -26,7 +26,7 @@ from siamese_verify.verification.recalibration import check_enough, embed_people
 from siamese_verify.verification.verifier import Verifier
 
 if TYPE_CHECKING:
-    from siamese_verify.encoders import Encoder
+    pass
 
 FOLDS = 5  # of the people: each is scored by a head that was trained without them
 MAX_ROWS = 1024  # photos that a head is trained on: every step compares all with all

@@ -26,6 +26,7 @@ from siamese_verify.albums.album_folder import (
     added_names,
     default_part,
     read_names,
+    write_metadata,
     write_names,
 )
 from siamese_verify.albums.embed_album import UNKNOWN, album_face, embed_album
@@ -206,6 +207,15 @@ def test_int8_is_a_quarter_and_close(album: Path, tmp_path: Path) -> None:
     assert (error <= np.abs(exact.embeddings).max(axis=1) / 127).all() and error.max() > 0
     assert np.abs(np.linalg.norm(rounded.embeddings, axis=1) - 1).max() < 1e-6
     assert AlbumFolder(tmp_path / "int8").rows().stored.dtype == np.int8
+    rows = np.random.default_rng(0).normal(size=(500, 512)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    sizes = []
+    for name in ("int8", "float32"):
+        write_metadata(tmp_path / name, replace(AlbumFolder(tmp_path / name).metadata, embedding_size=512))
+        folder = AlbumFolder(tmp_path / name)
+        folder.write_part(folder.ranges()[0], [AlbumFace("a", (0, 0, 8, 8), 1.0, UNKNOWN, row) for row in rows], [])
+        sizes.append(folder.part(folder.ranges()[0]).stat().st_size)
+    assert sizes[0] < 0.3 * sizes[1]
 
 
 def test_large_tables_are_mapped(album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
