@@ -17,11 +17,8 @@ from siamese_verify.evaluation.comparison import ScoreComparison, compare_scores
 from siamese_verify.evaluation.differentials import (
     GroupDifferentials,
     all_pairs_differentials,
-    garbe,
-    gini,
     group_differentials,
     labels_of,
-    worst_ratio,
 )
 from siamese_verify.evaluation.discard import DiscardCurve, discard_curve
 from siamese_verify.evaluation.episodes import FewShotReport, few_shot_report
@@ -37,6 +34,7 @@ from siamese_verify.evaluation.groups import (
 )
 from siamese_verify.evaluation.identification_rates import IdentificationReport, identification_report
 from siamese_verify.evaluation.impostor_tail import ImpostorTail
+from siamese_verify.evaluation.inequality import garbe, gini, worst_ratio
 from siamese_verify.evaluation.operating_points import (
     DetectionCost,
     OperatingPoint,
