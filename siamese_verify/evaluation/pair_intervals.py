@@ -12,6 +12,7 @@ from siamese_verify.evaluation.clustered_pairs import (
     cluster_pairs,
     dyadic_variance,
     effective_size,
+    equal_people,
     person_totals,
     rate_interval,
 )
@@ -169,7 +170,7 @@ def clustered_intervals(
     if threshold is not None and known:
         place = int(np.searchsorted(-rates.thresholds, -threshold))
         found["far"] = far_interval_at(rates, place, level)
-        found["frr"] = proportion_interval(rates.frr[place], rates.frr_size[place], level)
+        found["frr"] = frr_interval_at(rates, place, level)
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
@@ -179,9 +180,14 @@ def far_interval_at(rates: ClusteredRates, place: int, level: float = 0.95) -> I
     return Interval(float(low[place]), float(high[place]))
 
 
-def proportion_interval(rate: float, size: float, level: float) -> Interval:
+def frr_interval_at(rates: ClusteredRates, place: int, level: float = 0.95) -> Interval:
+    """Return the interval of the FRR at one of the thresholds, likewise."""
+    return proportion_interval(rates.frr[place], rates.frr_size[place], level, rates.frr_people[place])
+
+
+def proportion_interval(rate: float, size: float, level: float, people_in_error: float = 0.0) -> Interval:
     """Return the interval of a rate with `size` effective trials, one-sided where it is 0 or 1."""
-    low, high = rate_interval(rate, size, one_sided(level) if rate in (0, 1) else level)
+    low, high = rate_interval(rate, size, one_sided(level) if rate in (0, 1) else level, people_in_error)
     return Interval(float(low), float(high))
 
 
@@ -196,33 +202,29 @@ def error_interval(
         same: (N,) bool.
         people: (N,2) numbers of the people on the photos, from 0.
         level: of the interval.
-        decisive: (N,) nonzero for the pairs whose people count as people in error.
+        decisive: (N,) errors of the pairs whose people count as people in error.
     """
     rate = float(weights @ errors / weights.sum())
-    wrong, totals = len(np.unique(people[decisive != 0])), person_totals(weights, same, people)
+    fewer = decisive if rate <= 0.5 else 1 - errors
+    wrong, totals = float(equal_people(person_totals(fewer, same, people))), person_totals(weights, same, people)
     variance = dyadic_variance(weights * (errors - rate), same, people)
     return clustered_rate_interval(rate, variance, wrong, totals[totals > 0], level)
 
 
 def clustered_rate_interval(
-    rate: float, variance: float, people_in_error: int, weights: Floats, level: float
+    rate: float, variance: float, people_in_error: float, weights: Floats, level: float
 ) -> Interval:
     """Return the interval of a rate of errors of people.
 
     Args:
         rate: in [0, 1].
         variance: of the rate, over people.
-        people_in_error: people with errors.
+        people_in_error: see `equal_people`.
         weights: (n,) of the people in the rate.
         level: of the interval.
     """
     size = effective_size(rate, variance, people_in_error, weights)
-    low, high = proportion_interval(rate, float(size), level)
-    if rate in (0, 1):
-        return Interval(low, high)
-    alone = min(float(size), float(len(weights)))
-    fewer = max(float(size) * rate / high, alone)  # see `ClusteredRates.far_interval`
-    return Interval(low, proportion_interval(rate, fewer, level).high)
+    return proportion_interval(rate, float(size), level, people_in_error)
 
 
 def mean_interval(people: NDArray[np.int64], values: Floats, level: float = 0.95) -> Interval:

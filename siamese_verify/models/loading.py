@@ -24,6 +24,7 @@ from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine
 from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points, training_of
 from siamese_verify.models.optimized_network import check_optimized, optimized_network
 from siamese_verify.onnx_runtime import gpu_number, import_onnxruntime
+from siamese_verify.opencv_zoo import SFACE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -285,6 +286,15 @@ def _can_create(folder: Path, trust_code: str | Collection[str]) -> bool:
     if WEIGHTS not in open_bundle(folder).files:
         return False
     return metadata.quantization == "none" and set(metadata.needs_code) <= set(_names(trust_code))
+
+
+def torch_model(bundle: Bundle) -> FaceModel | None:
+    """The model of a bundle for torch, if it needs no code of others; None where it has no weights for torch."""
+    if _can_create(bundle.folder, ()):
+        return load_bundle(bundle.folder)
+    if bundle.metadata.weights_sha256 == SFACE.sha256:  # as published: torch takes them from that file
+        return load_model("sface")
+    return None
 
 
 def _names(trust_code: str | Collection[str]) -> Collection[str]:

@@ -36,10 +36,11 @@ from siamese_verify.models.registry import (
     list_models,
     pretrained_bundle,
     pretrained_folder,
+    pretrained_metadata,
     read_thresholds,
     ships_thresholds,
 )
-from siamese_verify.structures import Crop
+from siamese_verify.structures import Crop, InputSpec
 from siamese_verify.verification import Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -459,6 +460,18 @@ def test_one_measurement_gives_a_pretrained_model_its_own_thresholds(
     assert model.metadata.measured_on == "four pairs"
     if casia := load_model("casia-webface").metadata.operating_points:  # its own, where it ships with some
         assert casia != report.operating_points
+
+
+@pytest.mark.parametrize("name", ["sface", "casia-webface", "openface"])
+def test_shipped_thresholds_are_of_all_pairs_of_view_1(name: str) -> None:
+    shipped = read_thresholds(name)
+    assert ships_thresholds(name)
+    assert (shipped["genuine"], shipped["impostors"]) == (24_620, 6_848_158)
+    metadata = pretrained_metadata(name, InputSpec(112), 1)
+    assert metadata.score_calibration is not None
+    far, thresholds = zip(*((point.far, point.threshold) for point in metadata.operating_points), strict=True)
+    assert list(far) == sorted(far, reverse=True) and list(thresholds) == sorted(thresholds)
+    assert metadata.decision_threshold(1e-3).threshold == pytest.approx(thresholds[2])
 
 
 def test_thresholds_of_another_face_detector_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
