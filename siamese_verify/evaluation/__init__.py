@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -200,3 +202,15 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """The package: where a module is named as its function, such as `pair_intervals`, the name is the function's."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; Python sets each module that is imported."""
+        takes_name = isinstance(value, ModuleType) and _MODULES.get(name) == name
+        super().__setattr__(name, getattr(value, name) if takes_name else value)
+
+
+sys.modules[__name__].__class__ = _Package
