@@ -323,8 +323,9 @@ def _differentials(
         if not times or len(values) < times / 2:
             return None
         variance = float(values.var())
-        wrong = min(rate, 1 - rate) ** 2 / variance if variance > 0 else 0.0  # people in error, if few are
-        sizes[kind, at] = effective_size(rate, variance, wrong, np.ones(fewest[kind][at]))
+        most = fewest[kind][at]
+        wrong = min(min(rate, 1 - rate) ** 2 / variance, most) if variance > 0 else 0.0  # people in error, if few are
+        sizes[kind, at] = min(effective_size(rate, variance, wrong, np.ones(most)), numbers[kind][0, at])
         return proportion_interval(rate, float(sizes[kind, at]), level, wrong)
 
     cells = []

@@ -205,7 +205,10 @@ def error_interval(
         decisive: (N,) errors of the pairs whose people count as people in error.
     """
     rate = float(weights @ errors / weights.sum())
-    fewer = decisive if rate <= 0.5 else 1 - errors
+    fewer = decisive
+    if rate > 0.5:
+        fewer = 1 - errors
+        rate = 1 - float(weights @ fewer / weights.sum())  # exactly 1 without any
     wrong, totals = float(equal_people(person_totals(fewer, same, people))), person_totals(weights, same, people)
     variance = dyadic_variance(weights * (errors - rate), same, people)
     return clustered_rate_interval(rate, variance, wrong, totals[totals > 0], level)
