@@ -38,21 +38,28 @@ from siamese_verify.pairwise.neighbors import nearest_neighbors
 
 SHARE = 0.05  # of the photos or people that errors are planted in
 SEEDS = (0, 1, 2)
+RATES = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2)
+CORRELATIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+GRID = np.round(np.arange(0.30, 0.76, 0.025), 3)  # scores from which the other methods join
 Rows = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 
-def embed(path: Path, lfw: Path) -> None:
-    """Embed LFW by `casia-webface`."""
+def embed(path: Path, lfw: Path, model: str) -> None:
+    """Embed the photos of LFW."""
     from siamese_verify.atomic_write import cache_folder
     from siamese_verify.data import FaceCropper
     from siamese_verify.datasets.lfw import AllOfLFW
-    from siamese_verify.models import embed_photos, load_model
+    from siamese_verify.verification import Verifier
 
-    photos, encoder = AllOfLFW(lfw), load_model("casia-webface").encoder.eval()
-    embeddings, rows = embed_photos(encoder, photos, FaceCropper(encoder.input_spec, cache_folder()))
+    photos, verifier = AllOfLFW(lfw), Verifier.load(model, engine="onnx", threads=1)
+    cropper = FaceCropper(verifier.metadata.input_spec, cache_folder())
+    parts, rows = [], []
+    for found, crops in cropper.stream(photos, range(len(photos)), "Embedding LFW"):
+        parts.append(verifier.embed_crops(np.ascontiguousarray(crops.permute(0, 2, 3, 1).numpy())))
+        rows += found
     names, splits = np.array(photos.names)[rows], np.array(photos.splits)[rows]
-    np.savez(path, embeddings=embeddings, identities=photos.identities[rows], names=names, splits=splits)
+    np.savez(path, embeddings=np.concatenate(parts), identities=photos.identities[rows], names=names, splits=splits)
 
 
 def alone(labels: Labels) -> Labels:
@@ -81,7 +88,7 @@ def peers(rows: Rows) -> Iterator[tuple[str, str, Callable[[], Labels]]]:
     """Methods with the settings of their grids."""
     scores = np.clip(rows @ rows.T, -1, 1)
     distance = np.maximum(1 - scores, 0).astype(np.float64)
-    for threshold in np.round(np.arange(0.30, 0.76, 0.05), 2):
+    for threshold in GRID:
         for least in (1, 2, 3):
             model = DBSCAN(eps=1 - threshold, min_samples=least, metric="precomputed")
             yield "DBSCAN", f"score {threshold}, min_samples {least}", partial(model.fit_predict, distance)
@@ -93,8 +100,26 @@ def peers(rows: Rows) -> Iterator[tuple[str, str, Callable[[], Labels]]]:
         )
         yield "HDBSCAN", f"min_samples {least}, {way}", partial(model.fit_predict, distance)
     tree = linkage(distance[np.triu_indices(len(rows), 1)], "average")
-    for threshold in np.round(np.arange(0.30, 0.76, 0.025), 3):
+    for threshold in GRID:
         yield "average linkage", f"score {threshold}", partial(fcluster, tree, 1 - threshold, "distance")
+
+
+def choose(rows: Rows, people: Labels) -> None:
+    """Print the F1 of each correlation: half of the people are grouped, with scores calibrated on the other half."""
+    first = np.isin(people, np.random.default_rng(0).permutation(np.unique(people))[::2])
+    calibrations = [(~half, calibrate(rows[half], people[half], intervals=False)) for half in (first, ~first)]
+    rates = (0.003, 0.01, 0.03, 0.1)
+    print(f"| correlation | mean of pairwise and BCubed F1 at the rates {', '.join(map(str, rates))} | mean |")
+    print("| --- | --- | --- |")
+    for correlation in CORRELATIONS:
+        means = []
+        for rate in rates:
+            for half, calibration in calibrations:
+                found = group_faces(rows[half], calibration, rate=rate, correlation=correlation).groups
+                quality = grouping_rates(found, people[half])
+                means += [quality.pair_f1, quality.bcubed_f1]
+        said = ", ".join(f"{np.mean(means[4 * place : 4 * place + 4]):.4f}" for place in range(len(rates)))
+        print(f"| {correlation} | {said} | {np.mean(means):.4f} |", flush=True)
 
 
 def compare(rows: Rows, people: Labels, calibration: ScoreCalibration) -> None:
@@ -111,7 +136,7 @@ def compare(rows: Rows, people: Labels, calibration: ScoreCalibration) -> None:
             f"| {method} | best {metric}: {setting} | {rates.pair_f1:.4f} | {rates.bcubed_f1:.4f} "
             f"| {rates.false_merge_rate:.2%} |"
         )
-    for rate in (0.001, 0.01, 0.02, 0.05, 0.1, 0.2):
+    for rate in RATES:
         found = group_faces(rows, calibration, rate=rate)
         rates = grouping_rates(found.groups, people)
         print(
@@ -191,6 +216,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("embeddings", type=Path)
     parser.add_argument("--lfw", type=Path, default=Path("data/lfw"))
+    parser.add_argument("--model", default="sface", help="that embeds them (default: %(default)s)")
+    parser.add_argument(
+        "--people",
+        choices=("test", "all", "train"),
+        default="test",
+        help="of View 1: test, all of them, or train, on which the correlation is chosen (default: %(default)s)",
+    )
     parser.add_argument("--faces", type=int, help="measure time of as many instead")
     options = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
@@ -198,17 +230,21 @@ def main() -> int:
         measure_time(options.faces)
         return 0
     if not options.embeddings.exists():
-        embed(options.embeddings, options.lfw)
+        embed(options.embeddings, options.lfw, options.model)
     with np.load(options.embeddings) as stored:
         rows, people, splits = (stored[name] for name in ("embeddings", "identities", "splits"))
-    test = splits == "test"
-    calibration = calibrate(rows[~test], people[~test], intervals=False)
+    training = splits == "train"
+    if options.people == "train":
+        choose(rows[training], people[training])
+        return 0
+    chosen = splits == "test" if options.people == "test" else np.ones(len(rows), dtype=bool)
+    calibration = calibrate(rows[training], people[training], intervals=False)
     print(
-        f"Calibrated on {np.count_nonzero(~test):,} photos of {len(np.unique(people[~test])):,} training people, "
-        f"measured on {np.count_nonzero(test):,} of {len(np.unique(people[test])):,} others."
+        f"Calibrated on {np.count_nonzero(training):,} photos of {len(np.unique(people[training])):,} training people, "
+        f"measured on {np.count_nonzero(chosen):,} of {len(np.unique(people[chosen])):,} people."
     )
-    compare(rows[test], people[test], calibration)
-    clean(rows[test], people[test], calibration)
+    compare(rows[chosen], people[chosen], calibration)
+    clean(rows[chosen], people[chosen], calibration)
     return 0
 
 

@@ -22,11 +22,12 @@ from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
 from siamese_verify.pairwise.distances import identical
 from siamese_verify.pairwise.neighbors import nearest_neighbors
 
-CORRELATION = 0.1  # of the photos of one person; chosen on photos of LFW, see docs/grouping.md
+CORRELATION = 0.2  # of the photos of one person; chosen on people of LFW's training list, see docs/grouping.md
 NEIGHBORS = 32  # candidates of each face, and then of each group
 QUEUED = 8  # times as many candidates of a group that was merged are compared after each merge; the others wait
 ROUNDS = 4  # searches for candidates: of faces, then of the groups found so far
 FALSE_MERGE_RATE = 0.01
+WRONG_LABELS = 1e-5  # share of impostor pairs that may be one person under two names; chosen on the same people
 BLOCK = 2**12  # pairs whose scores are computed at once
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -127,14 +128,15 @@ class FalseMerges:
 
     def __init__(self, tail: ImpostorTail, model: PersonModel) -> None:
         accepted = np.array(tail.accepted)
-        decisive = max(1, int((accepted >= DECISIVE_IMPOSTORS).sum()))
+        decisive = max(1, int((accepted >= max(DECISIVE_IMPOSTORS, WRONG_LABELS * tail.impostors)).sum()))
         self.ratios = model.slope * (np.array(tail.scores[:decisive]) - model.neutral)
         self.rates = np.maximum(accepted[:decisive], 1) / tail.impostors
 
     def share(self, ratio: float) -> float:
         """Return the share of pairs of different people whose log-likelihood ratio is as high.
 
-        Where fewer than ten impostors decide, it falls as e^-ratio: among impostors a calibrated ratio falls faster.
+        Where fewer than ten impostors decide, or so few that many may be wrong labels, it falls as e^-ratio: less than
+        any calibrated ratio above those that are frequent in one person.
         """
         place = int(np.searchsorted(self.ratios, ratio, side="right")) - 1
         if place < 0:
@@ -183,11 +185,11 @@ class _Agglomeration:
         self.changed = np.zeros(count, dtype=np.int64)  # how often
         self.candidates: list[Rows] = []
         # By group: effective photos, these by photos, squared length of the sum of these, and its log-likelihood.
-        self.effective, self.weight = np.ones(count), np.ones(count)
-        self.square = np.concatenate(
-            [np.einsum("nd,nd->n", part, part, dtype=np.float64) for part in _parts(rows)] or [np.empty(0)]
-        )
-        self.likelihood = model.log_likelihood(self.effective, self.square)
+        self.terms = np.ones((count, 4))
+        for part in range(0, count, BLOCK):
+            rows_of = self.sums[part : part + BLOCK]
+            self.terms[part : part + BLOCK, 2] = np.einsum("nd,nd->n", rows_of, rows_of, dtype=np.float64)
+        self.terms[:, 3] = model.log_likelihood(self.terms[:, 0], self.terms[:, 2])
 
     def roots(self) -> Rows:
         return np.flatnonzero(self.parent == np.arange(len(self.parent)))
@@ -196,7 +198,7 @@ class _Agglomeration:
         """Groups of rows."""
         while True:
             above = self.parent[rows]
-            if np.array_equal(above, rows):
+            if (above == rows).all():
                 return rows
             rows = above
 
@@ -208,10 +210,11 @@ class _Agglomeration:
 
     def ratios(self, group: int | Rows, others: Rows, products: NDArray[np.floating]) -> Floats:
         """Log-likelihood ratios of groups, by the inner products of their sums."""
-        joined = 2 * self.weight[group] * self.weight[others] * products
-        joined += self.square[group] + self.square[others]
-        together = self.model.log_likelihood(self.effective[group] + self.effective[others], joined)
-        return np.asarray(together - self.likelihood[group] - self.likelihood[others])
+        effective, weight, square, likelihood = self.terms[group].T
+        terms = self.terms[others]
+        joined = 2 * weight * terms[:, 1] * products + square + terms[:, 2]
+        together = self.model.log_likelihood(effective + terms[:, 0], joined)
+        return np.asarray(together - likelihood - terms[:, 3])
 
     def allowed(self, a: int, b: int) -> bool:
         one, other = self.exclusive.get(a), self.exclusive.get(b)
@@ -223,10 +226,10 @@ class _Agglomeration:
             a, b = b, a
         self.sums[a] += self.sums[b]
         self.size[a] += self.size[b]
-        self.effective[a] = self.model.effective(self.size[a])
-        self.weight[a] = self.effective[a] / self.size[a]
-        self.square[a] = float(self.sums[a] @ self.sums[a]) * self.weight[a] ** 2
-        self.likelihood[a] = self.model.log_likelihood(self.effective[a], self.square[a])
+        effective = float(self.model.effective(self.size[a]))
+        weight = effective / self.size[a]
+        square = float(self.sums[a] @ self.sums[a]) * weight**2
+        self.terms[a] = effective, weight, square, self.model.log_likelihood(effective, square)
         self.parent[b] = a
         self.changed[a] += 1
         if mine := self.exclusive.pop(b, None):
@@ -278,13 +281,16 @@ class _Agglomeration:
 
         def put_again(group: int, with_waiting: bool = False) -> None:
             """Queue the best candidates of a group that has changed."""
-            close = np.unique(self.find(self.candidates[group]))
+            close = _distinct(self.find(self.candidates[group]))
             if (with_waiting or 2 * len(close) <= most) and (others := waiting.pop(group, None)):
-                close = np.unique(self.find(np.concatenate([close, *others])))
+                close = _distinct(self.find(np.concatenate([close, *others])))
             close = close[close != group]
             ratios = self.ratios(group, close, self.sums[close] @ self.sums[group])
             order = np.argsort(-ratios, kind="stable")
-            if len(order) > most:
+            if len(order) > most and group not in self.exclusive:
+                waiting.setdefault(group, []).append(close[order[most:]])
+                order = order[:most]
+            elif len(order) > most:
                 free = (place for place, other in enumerate(close[order].tolist()) if self.allowed(group, other))
                 best = list(islice(free, most))
                 if len(best) == most:
@@ -326,6 +332,14 @@ class _Agglomeration:
             if others_waiting := waiting.pop(gone, None):
                 waiting.setdefault(kept, []).extend(others_waiting)
             put_again(kept)
+
+
+def _distinct(values: Rows) -> Rows:
+    """Values in order, each once: `np.unique`, which is slower for a few."""
+    values.sort()
+    different = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=different[1:])
+    return values[different]
 
 
 def _parts(values: NDArray[Any]) -> list[NDArray[Any]]:

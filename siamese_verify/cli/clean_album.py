@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from siamese_verify.cli.options import open_album
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
+    from siamese_verify.albums.album_source import AlbumSource
     from siamese_verify.albums.face_table import FaceTable
 
 SHOWN = 200  # findings on the page
@@ -21,9 +23,10 @@ SHOWN = 200  # findings on the page
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `clean`."""
     parser.description = (
-        "Find photos of a labelled set, a folder for each identity embedded by `siamese-verify embed`, whose label is "
-        "probably wrong: a list to review. Set its column drop to yes where you agree; data=folder takes it as "
-        "data.drop=review.csv. Of a photo with several faces the largest counts."
+        "Find photos of a labelled set embedded by `siamese-verify embed`, a folder for each identity or a list (CSV "
+        "or Parquet) with the column identity, whose label is probably wrong: a list to review. Set its column drop to "
+        "yes where you agree; data=folder and data=list take it as data.drop=review.csv. Of a photo with several faces "
+        "the largest counts."
     )
     parser.add_argument("folder", help="with the embeddings")
     parser.add_argument("--out", default="review.csv", metavar="CSV", help="the list to review (default: %(default)s)")
@@ -54,9 +57,7 @@ def run(options: argparse.Namespace) -> int:
     table = FaceTable.read(options.folder)
     rows = largest_faces(table)
     photos = [table.photos[row] for row in rows]
-    if flat := [name for name in photos if "/" not in name]:
-        raise InputError(f"{flat[0]} is in no identity's folder: embed a folder that has one for each identity.")
-    names = [name.partition("/")[0] for name in photos]
+    names = identities_of(album.source, photos)
     people = sorted(set(names))
     number = {name: place for place, name in enumerate(people)}
     identities = np.array([number[name] for name in names], dtype=np.int64)
@@ -82,6 +83,25 @@ def run(options: argparse.Namespace) -> int:
         sentences = [f"{len(findings):,} findings; each is framed, with a photo to compare it with beside it."]
         atomic_write(Path(options.page), render_faces("To review", sentences, pictures).encode(), private=True)
     return 0
+
+
+def identities_of(source: AlbumSource, photos: Sequence[str]) -> list[str]:
+    """Names of the identities of photos: the column `identity` of a list in CSV or Parquet, else their folders.
+
+    Raises:
+        InputError: such a list without this column or one of the photos, or a photo in no folder.
+    """
+    from siamese_verify.datasets.listing import read_list
+
+    if source.kind == "list" and not source.place.endswith(".txt"):
+        index = read_list(source.place)
+        known = dict(zip(index.names, index.identities.tolist(), strict=True))
+        if gone := [photo for photo in photos if photo not in known]:
+            raise InputError(f"{gone[0]} is not in {source.place} any more: embed the list anew.")
+        return [index.people[known[photo]] for photo in photos]
+    if flat := [name for name in photos if "/" not in name]:
+        raise InputError(f"{flat[0]} is in no identity's folder: embed a folder that has one for each identity.")
+    return [name.partition("/")[0] for name in photos]
 
 
 def largest_faces(table: FaceTable) -> np.ndarray:

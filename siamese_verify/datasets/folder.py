@@ -118,16 +118,7 @@ class FolderPhotos(IndexedPhotos):
         if not len(index):
             suffixes = ", ".join(sorted(SUFFIXES))
             raise InputError(f"{root} holds no folder with photos ({suffixes}): give each identity its own folder.")
-        if dropped and not found:
-            raise InputError(f"None of the {len(dropped):,} photos to drop in {drop} is in {root}: name them as there.")
-        if missing := len(dropped) - found:
-            log.warning(
-                "%s of the %s photos to drop in %s are not in %s.",
-                f"{missing:,}",
-                f"{len(dropped):,}",
-                printable(drop),
-                printable(root),
-            )
+        check_dropped(drop, len(dropped), found, root)
         if others:
             counts = ", ".join(f"{count:,} x {suffix}" for suffix, count in others.most_common(5))
             log.warning(
@@ -164,6 +155,15 @@ def read_dropped(path: str | Path) -> frozenset[str]:
         if answer not in ("yes", "no"):
             raise InputError(f"Line {line} of {path} has {answer!r} as drop: write yes or no.")
     return frozenset(name for name, answer in zip(table["photo"], answers, strict=True) if answer == "yes")
+
+
+def check_dropped(drop: object, listed: int, found: int, place: object) -> None:
+    """Raise InputError if none of the photos that a list says to drop is in `place`; warn if some are not."""
+    if listed and not found:
+        raise InputError(f"None of the {listed:,} photos to drop in {drop} is in {place}: name them as there.")
+    if found < listed:
+        counts = f"{listed - found:,}", f"{listed:,}"
+        log.warning("%s of the %s photos to drop in %s are not in %s.", *counts, printable(drop), printable(place))
 
 
 def suffix_of(name: str) -> str:

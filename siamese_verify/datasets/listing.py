@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-from siamese_verify.datasets.folder import IndexedPhotos
+from siamese_verify.datasets.folder import IndexedPhotos, check_dropped, read_dropped
 from siamese_verify.datasets.index import FaceIndex, index_path, make_index, open_index, save_index, string_array
 from siamese_verify.datasets.storage import Storage
 from siamese_verify.errors import InputError
@@ -63,10 +63,11 @@ class ListedPhotos(IndexedPhotos):
         root: folder that the paths start from; by default the list's own.
         split: value of the column `split` of the photos to take; None takes all.
         cache: folder for an index that the next run maps instead of reading the list; None reads it every time.
+        drop: a list of `siamese-verify clean` that was reviewed: photos with yes in its column `drop` are left out.
 
     Raises:
         InputError: no such list, a missing column, an invalid line, an empty value, a path that comes twice or leads
-            out of the root, no photo in the split.
+            out of the root, no photo in the split; no such list of photos to drop, or none of them is in the list.
     """
 
     def __init__(
@@ -75,24 +76,35 @@ class ListedPhotos(IndexedPhotos):
         root: str | Path | None = None,
         split: str | None = None,
         cache: str | Path | None = None,
+        drop: str | Path | None = None,
     ) -> None:
         place = str(path)
         folder = root if root is not None else place.rpartition("/")[0] or "."
         remote = "://" in place
         if not remote and not Path(place).is_file():
             raise InputError(f"There is no list {path}: give a CSV or Parquet file with the columns path and identity.")
-        cached = None if remote else index_path(cache, Path(place), split)
+        dropped = read_dropped(drop) if drop is not None else frozenset[str]()
+        details = (split, *sorted(dropped))
+        cached = None if remote else index_path(cache, Path(place), *details)
         if cached and cached.is_file():
             index = open_index(cached)
         else:
-            index = read_list(place, split)
+            index = read_list(place, split, dropped, drop)
             index = save_index(index, cached) if cached else index
         self.list = place
         super().__init__(folder, index)
 
 
-def read_list(path: str, split: str | None = None) -> FaceIndex:
+def read_list(
+    path: str, split: str | None = None, dropped: frozenset[str] = frozenset(), drop: str | Path | None = None
+) -> FaceIndex:
     """Read a list of photos.
+
+    Args:
+        path: see `ListedPhotos`.
+        split: see `ListedPhotos`.
+        dropped: photos to leave out.
+        drop: list that says so.
 
     Raises:
         InputError: see `ListedPhotos`.
@@ -120,6 +132,12 @@ def read_list(path: str, split: str | None = None) -> FaceIndex:
             raise InputError(f"The list {path} has no photo in the split {split!r}: check its column split.")
     columns = {name: string_array(table[name].combine_chunks()) for name in table.column_names}
     _check_photos(path, columns["path"], columns["identity"])
+    if dropped:
+        kept = pc.invert(pc.is_in(columns["path"], string_array(sorted(dropped))))
+        check_dropped(drop, len(dropped), len(kept) - pc.sum(kept).as_py(), path)
+        columns = {name: column.filter(kept) for name, column in columns.items()}
+        if not len(columns["path"]):
+            raise InputError(f"All photos of {path} are to be dropped by {drop}: leave some.")
     return make_index(columns["path"], columns["identity"], columns.get("split"), columns.get("camera"))
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from siamese_verify.albums import FaceTable
+from siamese_verify.albums.album_source import AlbumSource
 from siamese_verify.albums.cleaning import Finding, find_label_errors, write_findings
-from siamese_verify.cli.clean_album import add_arguments, largest_faces, run
-from siamese_verify.datasets import FolderPhotos
+from siamese_verify.cli.clean_album import add_arguments, identities_of, largest_faces, run
+from siamese_verify.datasets import FolderPhotos, ListedPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreCalibration, calibrate
 from tests.albums.test_people import rows_of
@@ -117,6 +118,30 @@ def test_a_reviewed_list_leaves_out_the_photos_with_yes(tmp_path: Path) -> None:
     review.write_text("photo,drop\nc/9.jpg,yes\n")
     with pytest.raises(InputError, match="None of the 1 photos to drop"):
         FolderPhotos(tmp_path, drop=review)
+
+
+def test_lists_leave_out_what_was_reviewed_and_say_who_is_on_a_photo(tmp_path: Path) -> None:
+    place, review = tmp_path / "train.csv", tmp_path / "review.csv"
+    place.write_text("path,identity\n1.jpg,zoe\n2.jpg,anna\n3.jpg,bob\n4.jpg,bob\n")
+    review.write_text("photo,drop\n2.jpg,yes\n3.jpg,yes\n4.jpg,no\n")
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        photos = ListedPhotos(place, cache=cache, drop=review)
+        assert list(photos.names) == ["4.jpg", "1.jpg"]
+        assert [photos.people[identity] for identity in photos.identities] == ["bob", "zoe"]
+        assert len(photos.people) == 2
+        assert len(ListedPhotos(place, cache=cache)) == 4
+    review.write_text("photo,drop\n9.jpg,yes\n")
+    with pytest.raises(InputError, match="None of the 1 photos to drop"):
+        ListedPhotos(place, drop=review)
+    review.write_text("photo,drop\n" + "".join(f"{number}.jpg,yes\n" for number in range(1, 5)))
+    with pytest.raises(InputError, match="leave some"):
+        ListedPhotos(place, drop=review)
+    assert identities_of(AlbumSource(place), ["3.jpg", "1.jpg"]) == ["bob", "zoe"]
+    with pytest.raises(InputError, match="any more"):
+        identities_of(AlbumSource(place), ["9.jpg"])
+    assert identities_of(AlbumSource(tmp_path), ["anna/1.jpg"]) == ["anna"]
+    with pytest.raises(InputError, match="no identity's folder"):
+        identities_of(AlbumSource(tmp_path), ["1.jpg"])
 
 
 def test_of_a_photo_with_two_faces_the_largest_counts() -> None:
