@@ -44,7 +44,7 @@ from siamese_verify.evaluation.bootstrap import correlated_difference
 from siamese_verify.evaluation.cases import compare_cases
 from siamese_verify.evaluation.clustered_pairs import cluster_pairs
 from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
-from siamese_verify.evaluation.pair_intervals import mean_interval
+from siamese_verify.evaluation.rate_intervals import mean_interval
 from siamese_verify.evaluation.tail_extrapolation import extrapolate
 
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from siamese_verify.evaluation.acquisition import add_failures, failure_interval
     from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS, all_pairs_report
-    from siamese_verify.evaluation.all_pairs_intervals import all_pairs_intervals
+    from siamese_verify.evaluation.all_pairs_rows import all_pairs_intervals
     from siamese_verify.evaluation.bootstrap import Interval
     from siamese_verify.evaluation.calibration import (
         Calibration,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation.discard import DiscardCurve, discard_curve
     from siamese_verify.evaluation.episodes import FewShotReport, few_shot_report
     from siamese_verify.evaluation.folds import KFoldAccuracy, kfold_accuracy
-    from siamese_verify.evaluation.grouping_rates import GroupingRates, grouping_rates
+    from siamese_verify.evaluation.grouping_scores import GroupingRates, grouping_rates
     from siamese_verify.evaluation.groups import (
         DamagedRates,
         GroupRates,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
         zero_fmr,
         zero_fnmr,
     )
-    from siamese_verify.evaluation.pair_intervals import pair_intervals
+    from siamese_verify.evaluation.rate_intervals import pair_intervals
     from siamese_verify.evaluation.report import TARGETS, VerificationReport, inverted_hint, verification_report
     from siamese_verify.evaluation.representation import (
         Representation,
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
 _NAMES = {  # by module, imported when one of them is first used: verifying two photos needs three of them
     "acquisition": "add_failures failure_interval",
     "all_pairs": "ALL_PAIRS_TARGETS all_pairs_report",
-    "all_pairs_intervals": "all_pairs_intervals",
+    "all_pairs_rows": "all_pairs_intervals",
     "bootstrap": "Interval",
     "calibration": "Calibration ScoreCalibration calibrate cllr fit_isotonic fit_logistic",
     "calibration_check": "CalibrationCheck check_calibration min_cllr",
@@ -87,7 +87,7 @@ _NAMES = {  # by module, imported when one of them is first used: verifying two 
     "discard": "DiscardCurve discard_curve",
     "episodes": "FewShotReport few_shot_report",
     "folds": "KFoldAccuracy kfold_accuracy",
-    "grouping_rates": "GroupingRates grouping_rates",
+    "grouping_scores": "GroupingRates grouping_rates",
     "groups": "DamagedRates GroupRates MeanOfGroups damaged_rates group_reports mean_of_groups",
     "identification_rates": "IdentificationReport identification_report",
     "impostor_tail": "ImpostorTail",
@@ -97,7 +97,7 @@ _NAMES = {  # by module, imported when one of them is first used: verifying two 
         "equal_error_rate min_detection_cost operating_point partial_auc rates_at tar_at_far zero_fmr "
         "zero_fnmr"
     ),
-    "pair_intervals": "pair_intervals",
+    "rate_intervals": "pair_intervals",
     "report": "TARGETS VerificationReport inverted_hint verification_report",
     "representation": "Representation alignment effective_rank knn_decisions measure_representation uniformity",
     "retrieval_rates": "RetrievalReport retrieval_report",

@@ -9,7 +9,7 @@ import numpy as np
 
 from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.operating_points import rates_at
-from siamese_verify.evaluation.pair_intervals import far_interval_at, frr_interval_at, mean_interval
+from siamese_verify.evaluation.rate_intervals import far_interval_at, frr_interval_at, mean_interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -11,7 +11,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import BLOCK, Interval, check_level, numbered_people
 from siamese_verify.evaluation.clustered_pairs import effective_size
 from siamese_verify.evaluation.inequality import Inequality, inequalities
-from siamese_verify.evaluation.pair_intervals import proportion_interval
+from siamese_verify.evaluation.rate_intervals import proportion_interval
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, numbered, unit_rows
 from siamese_verify.tables import is_number
 

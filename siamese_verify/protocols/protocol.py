@@ -36,11 +36,11 @@ from siamese_verify.evaluation import (
     verification_report,
 )
 from siamese_verify.evaluation.acquisition import group_failures, with_failures
-from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+from siamese_verify.evaluation.all_pairs_rows import clustered_rows
 from siamese_verify.evaluation.base_report import Failures, Report
 from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, cluster_pairs
 from siamese_verify.evaluation.discard import discard_curves, genuine_pairs
-from siamese_verify.evaluation.pair_intervals import clustered_intervals
+from siamese_verify.evaluation.rate_intervals import clustered_intervals
 from siamese_verify.evaluation.report import LabelDoubt
 from siamese_verify.evaluation.tail_extrapolation import extrapolate
 from siamese_verify.structures import Photos
