@@ -224,6 +224,8 @@ def populations() -> dict[str, Callable[[], tuple[Draw, Truth]]]:
     found["bounded: 60 people, all pairs of 5 embeddings of 4 dimensions"] = partial(
         clustered_embeddings, 60, 5, 4, 0.3
     )
+    for freedom in (1, 3):
+        found[f"heavy: 60 people, all pairs of 5 photos, Student's tails of {freedom}"] = partial(heavy_tails, freedom)
     return found
 
 
