@@ -1,6 +1,6 @@
 from .acquisition import add_failures, failure_interval
 from .all_pairs import ALL_PAIRS_TARGETS, all_pairs_report
-from .all_pairs_intervals import all_pairs_intervals
+from .all_pairs_rows import all_pairs_intervals
 from .bootstrap import Interval
 from .calibration import (
     Calibration,
@@ -21,7 +21,7 @@ from .differentials import (
 from .discard import DiscardCurve, discard_curve
 from .episodes import FewShotReport, few_shot_report
 from .folds import KFoldAccuracy, kfold_accuracy
-from .grouping_rates import GroupingRates, grouping_rates
+from .grouping_scores import GroupingRates, grouping_rates
 from .groups import (
     DamagedRates,
     GroupRates,
@@ -49,7 +49,7 @@ from .operating_points import (
     zero_fmr,
     zero_fnmr,
 )
-from .pair_intervals import pair_intervals
+from .rate_intervals import pair_intervals
 from .report import TARGETS, VerificationReport, inverted_hint, verification_report
 from .representation import (
     Representation,
