@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 OPSET = 18
+ERRORS = 3  # severity of ONNX Runtime's log: these only, and they are raised
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Full precision, as thresholds were measured with; no search for the fastest convolution anew for each size of a batch.
 ON_GPU = {
@@ -33,10 +35,13 @@ LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 def import_onnxruntime() -> ModuleType:
-    """Import ONNX Runtime with its telemetry disabled."""
+    """Import ONNX Runtime with its telemetry disabled, and without its warnings, on which no user could act."""
+    first = "onnxruntime" not in sys.modules
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import, and too late afterwards
     import onnxruntime
 
+    if first:
+        onnxruntime.set_default_logger_severity(ERRORS)
     module: ModuleType = onnxruntime
     return module
 
@@ -68,7 +73,7 @@ def open_session(
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only, and those are raised
+    options.log_severity_level = ERRORS
     options.intra_op_num_threads = threads
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "0"
@@ -129,7 +134,7 @@ def _open_on_gpu(onnxruntime: ModuleType, model: bytes | Path, options: Any, num
         providers = [(CUDA, {**ON_GPU, "device_id": number}), CPU]
         session: InferenceSession = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     finally:
-        onnxruntime.set_default_logger_severity(2)
+        onnxruntime.set_default_logger_severity(ERRORS)
     if CUDA not in session.get_providers():
         raise RuntimeError("a library of CUDA or cuDNN, or the GPU itself, is missing")
     return session

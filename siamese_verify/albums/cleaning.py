@@ -98,15 +98,17 @@ def find_label_errors(
     state.greedy(_within(rows, members, model, neighbors), 0.0, stop, QUEUED * neighbors)
     part = state.find(np.arange(len(rows)))
     roots = state.roots()
-    main: dict[int, int] = {}  # the largest part of each identity
-    for root in roots[np.argsort(-state.size[roots], kind="stable")].tolist():
-        main.setdefault(int(labels[root]), root)
-    findings = _duplicates(rows, labels, part, neighbors, model)
+    alike = _alike(state, labels, false, rate, neighbors)
     matched: dict[int, tuple[float, int]] = {}  # by part, its best counterpart
-    for ratio, a, b in _alike(state, labels, false, rate, neighbors):
+    for ratio, a, b in alike:
         for one, other in ((a, b), (b, a)):
             if ratio > matched.get(one, (-np.inf, 0))[0]:
                 matched[one] = (ratio, other)
+    main: dict[int, int] = {}  # the largest part of each identity; of equal ones that which looks less like another
+    for root in sorted(roots.tolist(), key=lambda root: (-state.size[root], matched.get(root, (-np.inf, 0))[0])):
+        main.setdefault(int(labels[root]), root)
+    findings = _duplicates(rows, labels, part, neighbors, model)
+    for ratio, a, b in alike:
         if main[int(labels[a])] == a and main[int(labels[b])] == b:
             found = tuple(np.flatnonzero(part == a).tolist())
             findings.append(Finding("one person", found, int(labels[a]), int(labels[b]), ratio, b))

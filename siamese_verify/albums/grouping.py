@@ -27,6 +27,7 @@ NEIGHBORS = 32  # candidates of each face, and then of each group
 QUEUED = 8  # times as many candidates of a group that was merged are compared after each merge; the others wait
 ROUNDS = 4  # searches for candidates: of faces, then of the groups found so far
 FALSE_MERGE_RATE = 0.01
+WRONG_LABELS = 1e-5  # share of impostor pairs that may be one person under two names; chosen on the same people
 BLOCK = 2**12  # pairs whose scores are computed at once
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -127,14 +128,15 @@ class FalseMerges:
 
     def __init__(self, tail: ImpostorTail, model: PersonModel) -> None:
         accepted = np.array(tail.accepted)
-        decisive = max(1, int((accepted >= DECISIVE_IMPOSTORS).sum()))
+        decisive = max(1, int((accepted >= max(DECISIVE_IMPOSTORS, WRONG_LABELS * tail.impostors)).sum()))
         self.ratios = model.slope * (np.array(tail.scores[:decisive]) - model.neutral)
         self.rates = np.maximum(accepted[:decisive], 1) / tail.impostors
 
     def share(self, ratio: float) -> float:
         """Return the share of pairs of different people whose log-likelihood ratio is as high.
 
-        Where fewer than ten impostors decide, it falls as e^-ratio: among impostors a calibrated ratio falls faster.
+        Where fewer than ten impostors decide, or so few that many may be wrong labels, it falls as e^-ratio: less than
+        any calibrated ratio above those that are frequent in one person.
         """
         place = int(np.searchsorted(self.ratios, ratio, side="right")) - 1
         if place < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import threading
 import time
@@ -38,6 +39,7 @@ SORTED = 256  # people whose faces stay sorted
 SIDE, PICTURES = 160, 2000  # pixels of a picture, and pictures in memory, of some 6 KB
 QUIET, LONGEST_QUIET = 1.0, 10.0  # seconds; more than one where sorting takes longer
 Rows = NDArray[np.int64]
+log = logging.getLogger(__name__)
 
 
 class Undo(NamedTuple):
@@ -386,8 +388,10 @@ class PeopleReview:
                     persons, names = people.persons, people.names
                 exclusive = decided_people(self._index, decisions, persons).exclusive
                 questions = ask(self.table.embeddings, persons, self._model, self._index.photos, exclusive)
-            except (InputError, MemoryError) as error:
-                questions, failure = [], str(error) or "There is not enough memory to sort the faces anew."
+            except Exception as error:  # the page shows it, and decisions go on
+                if not isinstance(error, InputError):
+                    log.exception("Sorting the faces anew failed.")
+                questions, failure = [], f"The other faces were not sorted anew: {error or type(error).__name__}"
             with self._changed:
                 self._took = time.monotonic() - self._began
                 if self._view is not view or self._closing:

@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from siamese_verify.evaluation.differentials import (
         GroupDifferentials,
         all_pairs_differentials,
-        garbe,
-        gini,
         group_differentials,
         labels_of,
-        worst_ratio,
     )
     from siamese_verify.evaluation.discard import DiscardCurve, discard_curve
     from siamese_verify.evaluation.episodes import FewShotReport, few_shot_report
@@ -43,6 +40,7 @@ if TYPE_CHECKING:
     )
     from siamese_verify.evaluation.identification_rates import IdentificationReport, identification_report
     from siamese_verify.evaluation.impostor_tail import ImpostorTail
+    from siamese_verify.evaluation.inequality import garbe, gini, worst_ratio
     from siamese_verify.evaluation.operating_points import (
         DetectionCost,
         OperatingPoint,
@@ -85,7 +83,7 @@ _NAMES = {  # by module, imported when one of them is first used: verifying two 
     "calibration": "Calibration ScoreCalibration calibrate cllr fit_isotonic fit_logistic",
     "calibration_check": "CalibrationCheck check_calibration min_cllr",
     "comparison": "ScoreComparison compare_scores",
-    "differentials": "GroupDifferentials all_pairs_differentials garbe gini group_differentials labels_of worst_ratio",
+    "differentials": "GroupDifferentials all_pairs_differentials group_differentials labels_of",
     "discard": "DiscardCurve discard_curve",
     "episodes": "FewShotReport few_shot_report",
     "folds": "KFoldAccuracy kfold_accuracy",
@@ -93,6 +91,7 @@ _NAMES = {  # by module, imported when one of them is first used: verifying two 
     "groups": "DamagedRates GroupRates MeanOfGroups damaged_rates group_reports mean_of_groups",
     "identification_rates": "IdentificationReport identification_report",
     "impostor_tail": "ImpostorTail",
+    "inequality": "garbe gini worst_ratio",
     "operating_points": (
         "DetectionCost OperatingPoint PartialArea ThresholdRates best_threshold equal_error "
         "equal_error_rate min_detection_cost operating_point partial_auc rates_at tar_at_far zero_fmr "

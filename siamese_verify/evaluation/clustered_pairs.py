@@ -105,6 +105,7 @@ class ClusteredPairs:
         for scores in (self.impostors, self.genuine, self.genuine[::-1]):
             marks.append(scores[_sparse_places(len(scores))])
         found = np.unique(np.concatenate(marks))[::-1]
+        found = found[found > -np.inf]  # scores of pairs that could not be compared
         return np.asarray(found[(found >= self.lowest) | (found > self.impostors[0])])
 
     def rates(self, thresholds: Floats) -> ClusteredRates:

@@ -170,7 +170,7 @@ def clustered_intervals(
     if threshold is not None and known:
         place = int(np.searchsorted(-rates.thresholds, -threshold))
         found["far"] = far_interval_at(rates, place, level)
-        found["frr"] = proportion_interval(rates.frr[place], rates.frr_size[place], level, rates.frr_people[place])
+        found["frr"] = frr_interval_at(rates, place, level)
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
@@ -178,6 +178,11 @@ def far_interval_at(rates: ClusteredRates, place: int, level: float = 0.95) -> I
     """Return the interval of the FAR at one of the thresholds, one-sided where it is 0 or 1."""
     low, high = rates.far_interval(one_sided(level) if rates.far[place] in (0, 1) else level)
     return Interval(float(low[place]), float(high[place]))
+
+
+def frr_interval_at(rates: ClusteredRates, place: int, level: float = 0.95) -> Interval:
+    """Return the interval of the FRR at one of the thresholds, likewise."""
+    return proportion_interval(rates.frr[place], rates.frr_size[place], level, rates.frr_people[place])
 
 
 def proportion_interval(rate: float, size: float, level: float, people_in_error: float = 0.0) -> Interval:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -152,7 +153,10 @@ def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path |
     if NETWORK in bundle.files or WEIGHTS not in bundle.files:
         return bundle.path(NETWORK)
     made_of = [bundle.metadata.weights_sha256, bundle.metadata.configuration, asdict(bundle.metadata.input_spec)]
-    digest = hashlib.sha256(json.dumps([__version__, *made_of], sort_keys=True).encode()).hexdigest()
+    from importlib.metadata import version  # not at the top: it takes 10 ms
+
+    made_by = [__version__, version("torch"), _exporting_code()]
+    digest = hashlib.sha256(json.dumps([*made_by, *made_of], sort_keys=True).encode()).hexdigest()
     folder, stem = cache_folder() / "networks", digest[:32]
     for path in folder.glob(f"{stem}-*.onnx"):  # named by its hash
         with suppress(OSError):
@@ -175,6 +179,14 @@ def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path |
         log.warning("It cannot be kept (%s), and is exported each time: make room below $XDG_CACHE_HOME.", error)
         return network
     return path
+
+
+@cache
+def _exporting_code() -> str:
+    """SHA-256 of the modules that make an ONNX network of weights: a checkout changes without its version."""
+    package = Path(__file__).parents[1]
+    files = [package / "onnx_runtime.py", package / "models" / "export.py", *(package / "encoders").glob("*.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
 
 
 def find_bundle(name: str | Path) -> Bundle:

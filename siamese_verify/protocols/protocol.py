@@ -35,8 +35,10 @@ from siamese_verify.evaluation import (
     score_pairs,
     verification_report,
 )
+from siamese_verify.evaluation.acquisition import with_failures
 from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
 from siamese_verify.evaluation.base_report import Failures, Report
+from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, cluster_pairs
 from siamese_verify.evaluation.discard import discard_curves, genuine_pairs
 from siamese_verify.evaluation.pair_intervals import clustered_intervals
 from siamese_verify.evaluation.report import LabelDoubt
@@ -140,8 +142,8 @@ class Protocol(ABC):
     def evaluate(self, embeddings: np.ndarray, settings: EvaluationSettings) -> Report:
         """Return all metrics of (N,D) unit embeddings of the photos."""
 
-    def count_failures(self, report: Report, rows: np.ndarray) -> Any:
-        """Failures to acquire, for the report of a protocol restricted to (K,) rows."""
+    def count_failures(self, report: Report, rows: np.ndarray, embeddings: np.ndarray | None = None) -> Any:
+        """Failures to acquire, for the report of a protocol restricted to (K,) rows, of their (K,D) embeddings."""
         failed = self._failed(rows)
         interval = failure_interval(self.photos.identities, failed)
         return Failures(len(failed), int(failed.sum()), float(failed.mean()), interval)
@@ -292,10 +294,25 @@ class PairProtocol(Protocol):
             resamples=resamples,
         )
 
-    def count_failures(self, report: Report, rows: np.ndarray) -> Any:
-        """Failures to acquire, and the rates that include them."""
+    def count_failures(self, report: Report, rows: np.ndarray, embeddings: np.ndarray | None = None) -> Any:
+        """Failures to acquire, and the rates that include them, with intervals where embeddings are given."""
         assert isinstance(report, VerificationReport)
-        return add_failures(report, self.photos.identities, self._failed(rows), *self.count_pairs())
+        failed, people, pairs = self._failed(rows), np.asarray(self.photos.identities), None
+        if embeddings is not None and self.identities_known:
+            pairs = self._pairs_with_failures(embeddings, rows, failed, people)
+        return add_failures(report, people, failed, *self.count_pairs(), pairs)
+
+    def _pairs_with_failures(
+        self, embeddings: np.ndarray, rows: np.ndarray, failed: np.ndarray, people: np.ndarray
+    ) -> ClusteredPairs:
+        if self.pairs is None:
+            return with_failures(clustered_rows(embeddings, people[rows]), people, failed)
+        left, right = self.pairs.left, self.pairs.right
+        compared = ~(failed[left] | failed[right])
+        place, scores = np.cumsum(~failed) - 1, np.full(len(left), -np.inf)
+        scores[compared] = score_pairs(embeddings, place[left[compared]], place[right[compared]])
+        _, numbers = np.unique(np.stack([people[left], people[right]], axis=1), return_inverse=True)
+        return cluster_pairs(scores, self.pairs.same, numbers.reshape(-1, 2))
 
     def digest(self) -> str:
         """SHA-256 of the names of the photos, their identities and the pairs; not of pixels."""

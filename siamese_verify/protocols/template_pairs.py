@@ -117,8 +117,11 @@ class TemplateProtocol(Protocol):
         scores = best_pair_scores(rows, templates)[left, right]
         return verification_report(scores, people[left] == people[right], identities=sides, targets=targets)
 
-    def count_failures(self, report: Report, rows: np.ndarray) -> Any:
-        """Failures to acquire, and the rates that include pairs of a template of which no photo is left."""
+    def count_failures(self, report: Report, rows: np.ndarray, embeddings: np.ndarray | None = None) -> Any:
+        """Failures to acquire, and the rates that include pairs of a template of which no photo is left.
+
+        These have no intervals.
+        """
         assert isinstance(report, VerificationReport)
         templates = self.template_numbers()
         first = np.unique(templates[templates >= 0], return_index=True)[1]

@@ -215,6 +215,28 @@ def test_a_decision_is_in_its_file_before_it_is_answered_and_groups_at_the_end(
     assert found["05/0.png"][0] == found["05/3.png"][0]
 
 
+def test_files_that_cannot_be_written_are_a_sentence(album: PeopleAlbum, opened: Open) -> None:
+    first, second = (int(one) for one in pairs(group(album), album))
+    review = settled(opened(album))
+    (album.folder / GROUPS).rename(album.folder / "kept.csv")
+    (album.folder / GROUPS).mkdir()
+    review.merge([first, second])
+    while review.state()["busy"]:
+        time.sleep(0.01)
+    assert "groups.csv cannot be written" in review.state()["failure"]
+    assert len(Decisions.read(album.folder).same) == 1
+    (album.folder / GROUPS).rmdir()
+    kept = (album.folder / DECISIONS).rename(album.folder / "kept.json")
+    (album.folder / DECISIONS).mkdir()
+    with pytest.raises(InputError, match=r"decisions\.json cannot be written"):
+        review.name(first, "Ann")
+    assert review.state()["named"] == 0
+    (album.folder / DECISIONS).rmdir()
+    kept.rename(album.folder / DECISIONS)
+    review.name(first, "Ann")
+    assert read(settled(review).album.path)["05/3.png"] == (str(first), "Ann")
+
+
 def test_questions_are_answered_once(album: PeopleAlbum, opened: Open) -> None:
     review = settled(opened(album))
     asked = review.questions()

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import add_failures, failure_interval, verification_report
+from siamese_verify.evaluation import add_failures, failure_interval, pair_intervals, verification_report
 from siamese_verify.evaluation.base_report import LeftOut
 from siamese_verify.protocols import PairList, PairProtocol, all_pairs, keep_photos
 
@@ -51,6 +51,28 @@ def test_generalized_rates_count_pairs_with_a_failure_as_rejected(listed: bool) 
     assert "FTA 12.50%, 95 % interval" in found.sentence
     assert found == protocol.count_failures(report, rows)
     assert json.loads(json.dumps(found._asdict()))["rates"][0]
+
+
+def test_generalized_rates_have_the_intervals_of_pairs_whose_failures_score_lowest() -> None:
+    rng = np.random.default_rng(0)
+    photos = SyntheticFaces(identities=20, images=4, size=16)
+    people, failed = np.asarray(photos.identities), rng.random(80) < 0.15
+    failed[people == people[0]] = True  # nothing is left of one person
+    rows = (rng.normal(size=(20, 16))[people] + 0.7 * rng.normal(size=(80, 16))).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    left, right = np.triu_indices(80, 1)
+    same, lost = people[left] == people[right], failed[left] | failed[right]
+    scores = (rows[left].astype(np.float64) * rows[right]).sum(axis=1)
+    threshold, kept = 0.4017, np.flatnonzero(~failed)
+    report = verification_report(scores[~lost], same[~lost], threshold=threshold, targets=(1e-2,))
+    sides = np.stack([people[left], people[right]], axis=1)
+    wanted = pair_intervals(np.where(lost, -9, scores), same, sides, threshold=threshold)
+    for protocol in (all_pairs(photos, "all"), PairProtocol("listed", photos, PairList(left, right, same))):
+        at = protocol.count_failures(report, kept, rows[kept]).rates[0]
+        assert at.generalized_frr_interval == pytest.approx(wanted["frr"], rel=1e-6)
+        assert at.generalized_far_interval == pytest.approx(wanted["far"], rel=0.02)  # other thresholds are looked at
+        assert at.generalized_frr_interval.low < at.generalized_frr < at.generalized_frr_interval.high
+        assert protocol.count_failures(report, kept).rates[0].generalized_frr_interval is None
 
 
 def test_the_interval_of_failures_counts_people_and_not_photos() -> None:

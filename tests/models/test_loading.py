@@ -97,6 +97,15 @@ def test_a_network_is_exported_at_the_first_use_and_kept(
     assert {path.name: path.read_bytes() for path in unfinished.iterdir()} == before
 
 
+def test_a_network_that_other_code_has_exported_is_exported_again(
+    unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Verifier.load(unfinished)
+    monkeypatch.setattr("siamese_verify.models.loading._exporting_code", lambda: "of another commit")
+    Verifier.load(unfinished)
+    assert len(list((tmp_path / "cache/siamese-verify/networks").iterdir())) == 2
+
+
 def test_a_damaged_or_foreign_network_of_the_cache_is_exported_again(
     unfinished: Path, bundle: Path, tmp_path: Path, photos: list[Path]
 ) -> None:
@@ -267,7 +276,9 @@ VERIFY = """
 import sys
 from siamese_verify.cli.main import main
 status = main(sys.argv[1:])
-print(sorted({"torch", "torchvision", "pytorch_lightning", "matplotlib", "scipy", "rich"} & set(sys.modules)), status)
+heavy = {"torch", "torchvision", "pytorch_lightning", "matplotlib", "scipy", "pandas", "pyarrow", "hydra", "onnx"}
+ours = {f"siamese_verify.evaluation.{name}" for name in ("all_pairs", "report", "run_comparison", "differentials")}
+print(sorted((heavy | ours | {"rich", "zipfile", "csv"}) & set(sys.modules)), status)
 """
 
 
@@ -550,3 +561,18 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(content: bytes, tmp_path: 
     with pytest.raises(InputError, match="is not a checkpoint of siamese-verify") as error:
         load_model(tmp_path / "model.ckpt")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("threshold", "status"), [("-1", 0), ("1", 1)])
+def test_the_command_ends_with_its_status_after_what_was_left_for_the_end(
+    threshold: str, status: int, bundle: Path, photos: list[Path]
+) -> None:
+    program = "import atexit; from siamese_verify.cli.main import main; atexit.register(print, 'ended'); main()"
+    command = ["verify", *map(str, photos[:2]), "--model", str(bundle), f"--threshold={threshold}"]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (status, "")
+    first, *_, last = ended.stdout.splitlines()
+    assert first.startswith("Different people" if status else "The same person")
+    assert last == "ended"

@@ -436,6 +436,7 @@ def test_people_are_decided_about_by_keyboard_and_by_mouse(
         page.click("#undo")
         said(page, "Taken back:")
         until(page, f"document.querySelector('#undo').disabled === {str(not kept).lower()}")
+    assert page.evaluate("document.activeElement.id") == "list-title", "a button that goes out passes the focus on"
     assert not Decisions.read(album.folder).same + Decisions.read(album.folder).different
     page.fill(".person input[type=text]", "<b>Ann</b>")
     page.keyboard.press("Enter")
@@ -453,7 +454,7 @@ def test_people_are_decided_about_by_keyboard_and_by_mouse(
     said(page, "1 face is a new person, not person 1.")
     assert page.inner_text("#sheet-title").startswith("<b>Ann</b>: 5 faces")
     page.click("#back")
-    assert page.evaluate("document.activeElement.id") == "open-1"
+    until(page, "document.activeElement.id === 'open-1'")
     page.fill("#find", "")
     until(page, "document.querySelectorAll('.person').length > 3")
     for place in (1, 2):

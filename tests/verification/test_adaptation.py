@@ -175,7 +175,7 @@ def test_a_bundle_with_a_head_verifies_by_it_and_its_card_says_so(
     twice = tmp_path / "twice"
     save_adapted(twice, open_bundle(target), replace(again, head=second), {})
     for engine in ("onnx", "torch"):
-        found_twice = Verifier.load(twice, engine=engine, threads=1).embed(photo)  # type: ignore[arg-type]
+        found_twice = Verifier.load(twice, engine=engine, threads=1).embed(photo)
         np.testing.assert_allclose(found_twice, apply_head(mine, second), atol=1e-5, err_msg="an adapted one too")
 
 

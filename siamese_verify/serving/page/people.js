@@ -175,13 +175,15 @@ function pager(place, page, pages, go) {
   place.replaceChildren(turn("Previous", page - 1, "previous"), make("p", {}, `Page ${whole(page + 1)} of ${whole(pages)}`), turn("Next", page + 1, "next"));
 }
 
+const heading = () => $(shown.person === null ? "list-title" : "sheet-title");
+
 /** Draw anew without taking the focus from where it is. */
 function keepingFocus(draw) {
   const id = document.activeElement && document.activeElement.id;
   draw();
   const same = id && $(id);
   if (same && !same.disabled && !same.closest("[hidden]")) same.focus({ preventScroll: true });
-  else if (id) $(shown.person === null ? "list-title" : "sheet-title").focus({ preventScroll: true });
+  else if (id) heading().focus({ preventScroll: true });
 }
 
 // ---- people and their faces
@@ -225,6 +227,7 @@ async function sheet() {
         const caption = make("span", {}, face.photo, face.score === null ? "" : ` ${face.score.toFixed(2)}`);
         const image = picture(face);
         image.alt = ""; // its caption says it
+        image.removeAttribute("title");
         return make("li", {}, make("label", { for: box.id }, image, make("span", { class: "caption" }, box, caption)));
       }),
     );
@@ -253,7 +256,7 @@ async function show(number) {
   $("question").hidden = number !== null || !current();
   $("sheet").hidden = number === null;
   const back = number === null && $(`open-${from}`);
-  (back || $(number === null ? "list-title" : "sheet-title")).focus();
+  (back || heading()).focus();
 }
 
 function tell() {
@@ -339,6 +342,7 @@ async function watch() {
     }
     if (mine !== watching) return;
     $("counts").textContent = `${faces(state.faces)}, ${whole(state.people)} people, ${whole(state.named)} named`;
+    if (!state.undo && document.activeElement === $("undo")) heading().focus();
     $("undo").disabled = !state.undo;
     $("undo").title = state.undo || "";
     if (state.failure) fail(new Error(state.failure));
