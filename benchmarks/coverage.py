@@ -44,7 +44,7 @@ from siamese_verify.evaluation.bootstrap import correlated_difference
 from siamese_verify.evaluation.cases import compare_cases
 from siamese_verify.evaluation.clustered_pairs import cluster_pairs
 from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
-from siamese_verify.evaluation.pair_intervals import mean_interval
+from siamese_verify.evaluation.rate_intervals import mean_interval
 from siamese_verify.evaluation.tail_extrapolation import extrapolate
 
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -224,6 +224,8 @@ def populations() -> dict[str, Callable[[], tuple[Draw, Truth]]]:
     found["bounded: 60 people, all pairs of 5 embeddings of 4 dimensions"] = partial(
         clustered_embeddings, 60, 5, 4, 0.3
     )
+    for freedom in (1, 3):
+        found[f"heavy: 60 people, all pairs of 5 photos, Student's tails of {freedom}"] = partial(heavy_tails, freedom)
     return found
 
 

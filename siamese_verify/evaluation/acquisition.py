@@ -9,7 +9,7 @@ import numpy as np
 
 from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.operating_points import rates_at
-from siamese_verify.evaluation.pair_intervals import far_interval_at, frr_interval_at, mean_interval
+from siamese_verify.evaluation.rate_intervals import far_interval_at, frr_interval_at, mean_interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -40,6 +40,22 @@ class GeneralizedRates(NamedTuple):
     generalized_frr_interval: Interval | None = None
 
 
+class GroupFailures(NamedTuple):
+    """Failures to acquire among the photos of a group.
+
+    Attributes:
+        group: its name.
+        photos: of the group.
+        failures: of these.
+        failure_interval: 95 % confidence interval of their share over people, one-sided if all or none failed.
+    """
+
+    group: str
+    photos: int
+    failures: int
+    failure_interval: Interval
+
+
 class Acquisition(NamedTuple):
     """Failures to acquire of an evaluation; a pair with one is not compared.
 
@@ -53,6 +69,7 @@ class Acquisition(NamedTuple):
         impostors: pairs, compared or not.
         impostor_failures: those not compared.
         rates: at the report's threshold, and at its operating points.
+        groups: failures by group of photos, where there are groups.
     """
 
     photos: int
@@ -64,10 +81,11 @@ class Acquisition(NamedTuple):
     impostors: int
     impostor_failures: int
     rates: tuple[GeneralizedRates, ...]
+    groups: tuple[GroupFailures, ...] = ()
 
     @property
     def sentence(self) -> str:
-        """The failures, and the rates at the report's threshold, in words."""
+        """The failures, the rates at the report's threshold, and the failures of each group, in words."""
         at = self.rates[0]
         low, high = self.failure_interval
         far, frr = (
@@ -78,8 +96,17 @@ class Acquisition(NamedTuple):
             f"No face could be selected in {self.failures:,} of {self.photos:,} photos (FTA {self.failure_rate:.2%}, "
             f"95 % interval {low:.2%} to {high:.2%}). "
             f"At threshold {at.threshold:.4f}, FNMR is {at.fnmr:.2%} and generalized FRR {at.generalized_frr:.2%}{frr}"
-            f", FMR {at.fmr:.2%} and generalized FAR {at.generalized_far:.2%}{far}."
+            f", FMR {at.fmr:.2%} and generalized FAR {at.generalized_far:.2%}{far}." + self._of_groups
         )
+
+    @property
+    def _of_groups(self) -> str:
+        rows = [
+            f"{one.group} {one.failures / one.photos:.2%} of {one.photos:,} photos"
+            f" ({one.failure_interval.low:.2%} to {one.failure_interval.high:.2%})"
+            for one in self.groups
+        ]
+        return f" FTA by group: {', '.join(rows)}." if rows else ""
 
 
 def failure_interval(identities: ArrayLike, failed: ArrayLike, level: float = 0.95) -> Interval:
@@ -96,6 +123,23 @@ def failure_interval(identities: ArrayLike, failed: ArrayLike, level: float = 0.
     _, people = np.unique(np.asarray(identities), return_inverse=True)
     low, high = mean_interval(people, 1.0 - np.asarray(failed, dtype=np.float64), level)
     return Interval(1 - high, 1 - low)
+
+
+def group_failures(identities: ArrayLike, failed: ArrayLike, groups: ArrayLike) -> tuple[GroupFailures, ...]:
+    """Return the failures to acquire of each group of photos, of one that was lost whole as well.
+
+    Args:
+        identities: (N,) person on each photo.
+        failed: (N,) bool, True for a failure.
+        groups: (N,) label of each photo, "" for none.
+    """
+    people, missed, labels = np.asarray(identities), np.asarray(failed, dtype=np.bool_), np.asarray(groups)
+    found = []
+    for name in np.unique(labels[labels != ""]).tolist():
+        own = labels == name
+        interval = failure_interval(people[own], missed[own])
+        found.append(GroupFailures(name, int(own.sum()), int(missed[own].sum()), interval))
+    return tuple(found)
 
 
 def with_failures(pairs: ClusteredPairs, identities: ArrayLike, failed: ArrayLike) -> ClusteredPairs:

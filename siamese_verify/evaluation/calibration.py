@@ -304,7 +304,7 @@ def calibrate(
         InputError: see `all_pairs_report`.
     """
     from siamese_verify.evaluation.all_pairs import all_pairs_report
-    from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+    from siamese_verify.evaluation.all_pairs_rows import clustered_rows
 
     rows, names = as_array(embeddings), as_array(identities)
     whole = all_pairs_report(rows, names).curve
@@ -350,7 +350,7 @@ def calibrate_pairs(
 
 def _with_tail(calibration: Calibration, whole: RocCurve, pairs: ClusteredPairs | None) -> ScoreCalibration:
     """A calibration with the impostor tail, and with what people support if their pairs are given."""
-    from siamese_verify.evaluation.pair_intervals import proportion_interval
+    from siamese_verify.evaluation.rate_intervals import proportion_interval
 
     tail = ImpostorTail.from_curve(whole)
     if pairs is not None:

@@ -11,7 +11,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import BLOCK, Interval, check_level, numbered_people
 from siamese_verify.evaluation.clustered_pairs import effective_size
 from siamese_verify.evaluation.inequality import Inequality, inequalities
-from siamese_verify.evaluation.pair_intervals import proportion_interval
+from siamese_verify.evaluation.rate_intervals import proportion_interval
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, numbered, unit_rows
 from siamese_verify.tables import is_number
 
@@ -323,8 +323,9 @@ def _differentials(
         if not times or len(values) < times / 2:
             return None
         variance = float(values.var())
-        wrong = min(rate, 1 - rate) ** 2 / variance if variance > 0 else 0.0  # people in error, if few are
-        sizes[kind, at] = effective_size(rate, variance, wrong, np.ones(fewest[kind][at]))
+        most = fewest[kind][at]
+        wrong = min(min(rate, 1 - rate) ** 2 / variance, most) if variance > 0 else 0.0  # people in error, if few are
+        sizes[kind, at] = min(effective_size(rate, variance, wrong, np.ones(most)), numbers[kind][0, at])
         return proportion_interval(rate, float(sizes[kind, at]), level, wrong)
 
     cells = []

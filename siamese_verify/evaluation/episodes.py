@@ -13,7 +13,7 @@ from siamese_verify.evaluation.base_report import Failures, RateTable, Report, T
 from siamese_verify.evaluation.bootstrap import Interval, check_level
 from siamese_verify.evaluation.cases import Cases
 from siamese_verify.evaluation.clustered_pairs import equal_people
-from siamese_verify.evaluation.pair_intervals import clustered_rate_interval
+from siamese_verify.evaluation.rate_intervals import clustered_rate_interval
 from siamese_verify.evaluation.scores import numbered, unit_rows
 
 if TYPE_CHECKING:

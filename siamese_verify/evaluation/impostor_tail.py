@@ -55,7 +55,7 @@ class ImpostorTail:
 
     def with_intervals(self, pairs: ClusteredPairs) -> ImpostorTail:
         """Return the tail with confidence intervals over people."""
-        from siamese_verify.evaluation.pair_intervals import far_interval_at
+        from siamese_verify.evaluation.rate_intervals import far_interval_at
 
         if not len(pairs.impostors):
             return self

@@ -16,9 +16,8 @@ from siamese_verify.evaluation import (
     all_pairs_report,
     verification_report,
 )
-from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+from siamese_verify.evaluation.all_pairs_rows import clustered_rows
 from siamese_verify.evaluation.base_report import Report
-from siamese_verify.evaluation.pair_intervals import clustered_intervals
 from siamese_verify.evaluation.photo_sets import (
     best_pair_scores,
     check_combine,
@@ -26,6 +25,7 @@ from siamese_verify.evaluation.photo_sets import (
     draw_templates,
     quality_weights,
 )
+from siamese_verify.evaluation.rate_intervals import clustered_intervals
 from siamese_verify.evaluation.tail_extrapolation import extrapolate
 from siamese_verify.protocols.held_out import HeldOutShare, made_of
 from siamese_verify.protocols.protocol import EvaluationSettings, Protocol
