@@ -237,12 +237,3 @@ def test_importing_the_metrics_loads_nothing_that_draws_or_trains() -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "set()"
-
-
-def test_a_name_is_the_functions_whichever_module_was_imported_before() -> None:
-    names = "evaluation.pair_intervals, evaluation.all_pairs_intervals, evaluation.grouping_rates"
-    before = "import siamese_verify.evaluation.pair_intervals, siamese_verify.evaluation.grouping_rates"
-    code = f"{before}; from siamese_verify import evaluation; print(*[type(one).__name__ for one in ({names})])"
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
-    assert done.stdout.split() == ["function"] * 3
