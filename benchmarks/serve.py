@@ -6,6 +6,7 @@ answered, so percentiles are of requests sent, not of those that would have been
 
 - limit: `Verifier.verify` of the same bytes in as many threads, in a process of its own, without HTTP
 - load: as many connections as threads; latency percentiles, throughput, and its ratio to the limit
+- for both the processor time of a decision, which says what cores that do nothing else would reach
 - overload: four times as many connections as the server answers requests; every answer is 200, 429 or 503, none is lost
 - soak (`--minutes`): a moderate rate; resident memory of the server minute by minute
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -122,8 +124,8 @@ def save_tiny_bundle(folder: str) -> str:
     return folder
 
 
-def direct_throughput(model: str, threads: int, seconds: float) -> float:
-    """Decisions per second of the verifier without a server."""
+def direct_throughput(model: str, threads: int, seconds: float) -> tuple[float, float]:
+    """Decisions per second of the verifier without a server, and milliseconds of processor time for each."""
     import threading
 
     from siamese_verify.verification import Verifier
@@ -137,13 +139,13 @@ def direct_throughput(model: str, threads: int, seconds: float) -> float:
             verifier.verify(a, b, threshold=0.5)
             counts[row] += 1
 
-    began = time.monotonic()
+    began, spent = time.monotonic(), time.process_time()
     running = [threading.Thread(target=work, args=(row,)) for row in range(threads)]
     for thread in running:
         thread.start()
     for thread in running:
         thread.join()
-    return sum(counts) / (time.monotonic() - began)
+    return sum(counts) / (time.monotonic() - began), (time.process_time() - spent) / sum(counts) * 1000
 
 
 def in_process(function: str, *arguments: object) -> str:
@@ -203,6 +205,12 @@ def megabytes(pid: int) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
+def processor_seconds(pid: int) -> float:
+    """Processor time of a process so far, in user and kernel."""
+    user, kernel = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(kernel)) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="tiny, a pretrained name or a bundle (%(default)s)")
@@ -213,7 +221,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.call:
         name, *arguments = json.loads(options.call)
-        print(direct_throughput(*arguments) if name == "direct_throughput" else save_tiny_bundle(*arguments))
+        print(
+            json.dumps(direct_throughput(*arguments) if name == "direct_throughput" else save_tiny_bundle(*arguments))
+        )
         return
     if shutil.which("wrk") is None:
         raise SystemExit("The load comes from wrk, which is not installed: apt-get install wrk.")
@@ -228,13 +238,14 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     if model == "tiny":
         model = str(folder / "tiny")
         in_process("save_tiny_bundle", model)
-    direct = float(in_process("direct_throughput", model, CONNECTIONS, options.seconds))
-    print(f"limit, {CONNECTIONS} threads without HTTP: {direct:.1f} decisions/s")
+    direct, spent = json.loads(in_process("direct_throughput", model, CONNECTIONS, options.seconds))
+    print(f"limit, {CONNECTIONS} threads without HTTP: {direct:.1f} decisions/s, {spent:.1f} ms of processor time each")
     with running_server(model, folder / "log") as (url, pid):
         wrk(url, folder, CONNECTIONS, 2)  # warm
-        start = megabytes(pid)
+        start, spent = megabytes(pid), processor_seconds(pid)
         load = wrk(url, folder, CONNECTIONS, options.seconds)
-        print(f"load, {CONNECTIONS} connections: {load.summary()}")
+        spent = 1000 * (processor_seconds(pid) - spent) / max(1, load.statuses.get(200, 0))
+        print(f"load, {CONNECTIONS} connections: {load.summary()}, {spent:.1f} ms of processor time each")
         print(f"ratio to the limit: {load.per_second / direct:.2f}, claimed {CLAIMS.get(options.model, 'nothing')}")
         over = wrk(url, folder, 4 * IN_FLIGHT, options.seconds)
         clean = set(over.statuses) <= ALLOWED and not over.lost

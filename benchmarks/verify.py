@@ -77,15 +77,15 @@ def in_turn(works: Mapping[str, Callable[[], object]], repetitions: int) -> dict
     return times
 
 
-def cold(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak megabytes of a process from its start to its end."""
+def cold(command: list[str]) -> tuple[float, float, float]:
+    """Seconds, seconds of processor time and peak megabytes of a process from its start to its end."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, 1):  # same or different
         sys.exit(f"{command[:3]} ended with {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def show(name: str, values: list[float], unit: str, base: float | None = None) -> None:
@@ -105,17 +105,19 @@ def whole_command(lfw: Path, repetitions: int) -> None:
     }
     if importlib.util.find_spec("dlib") and importlib.util.find_spec("face_recognition_models"):
         commands["dlib script"] = [sys.executable, "-W", "ignore", "-c", DLIB, *photos]
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
     for repetition in range(repetitions + 1):
         for name, command in commands.items():
             measured = cold(command)
             if repetition:  # the first fills the file cache, and makes the bundle
                 found[name].append(measured)
-    print("whole command, two photos to a decision; ratio to siamese-verify")
-    ours = statistics.median(time for time, _ in found["siamese-verify verify"])
+    print("whole command, two photos to a decision: time, processor time and memory; ratio to siamese-verify")
+    ours, spent, _ = (statistics.median(values) for values in zip(*found["siamese-verify verify"], strict=True))
     for name, runs in found.items():
-        show(name, [time for time, _ in runs], "s ", ours)
-        show("", [memory for _, memory in runs], "MB")
+        times, processor, memory = (list(values) for values in zip(*runs, strict=True))
+        show(name, times, "s ", ours)
+        show("", processor, "s ", spent)
+        show("", memory, "MB")
 
 
 def embedding(repetitions: int) -> None:

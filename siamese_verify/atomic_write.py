@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,7 +38,7 @@ def atomic_open(path: str | Path, *, private: bool = False, sync: bool = True) -
     if path.exists() and not path.is_file():
         kind = "it is a folder" if path.is_dir() else "it is not a regular file"
         raise OSError(errno.EISDIR if path.is_dir() else errno.EINVAL, kind, str(path))
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
+    unfinished = path.with_name(f".{os.urandom(8).hex()}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(unfinished, flags, 0o600 if private else 0o666)
@@ -89,6 +87,8 @@ def _open_without_links(path: str, flags: int) -> int:
 
 def _write_error(path: Path, error: OSError) -> OSError:
     """The error of a file that cannot be written, with its name and, on a full disk, the free space."""
+    import shutil
+
     reason = error.strerror or str(error)
     if error.errno in (*DISK_FULL, None):  # NumPy gives no number
         with suppress(OSError):

@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pooch
 
@@ -25,7 +26,7 @@ def download(
         url: http or https; of several, the first that answers with the file.
         path: of the file; its folder is made.
         sha256: of the file, 64 hexadecimal digits.
-        tries: >= 1.
+        tries: >= 1; one where there is no network or no server.
         timeout: seconds that the server may be silent.
         otherwise: how else to get the file, in words, for errors; by default it is to be put at `path`.
 
@@ -61,12 +62,28 @@ def download(
         )
         whole = {"Accept-Encoding": "identity"}  # so that the server's bytes are the file's
         try:
-            source.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=timeout, headers=whole))
+            source.fetch(path.name, downloader=Downloader(progressbar=True, timeout=timeout, headers=whole))
         except (OSError, ValueError) as error:  # of the network and of the disk; of the hash or an invalid address
             reasons.append(f"{address} cannot be downloaded ({_reason(error)})")
         else:
             return path
     raise InputError(f"{', and '.join(reasons)}: {by_hand}.")
+
+
+class Downloader(pooch.HTTPDownloader):  # type: ignore[misc]
+    """Pooch's, which waits and tries again, but not where nobody could be asked."""
+
+    def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> Any:
+        """Download a file, see `pooch.HTTPDownloader`."""
+        from requests import RequestException
+        from urllib3.exceptions import NewConnectionError
+
+        try:
+            return super().__call__(url, output_file, pooch, check_only)
+        except RequestException as error:
+            if isinstance(getattr(next(iter(error.args), None), "reason", None), NewConnectionError):
+                raise ConnectionError(str(error)) from None  # of another class than what is tried again
+            raise
 
 
 def _reason(error: Exception) -> str:

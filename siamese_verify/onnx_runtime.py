@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 OPSET = 18
+ERRORS = 3  # severity of ONNX Runtime's log: these only, and they are raised
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Full precision, as thresholds were measured with; no search for the fastest convolution anew for each size of a batch.
 ON_GPU = {
@@ -33,16 +35,24 @@ LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 def import_onnxruntime() -> ModuleType:
-    """Import ONNX Runtime with its telemetry disabled."""
+    """Import ONNX Runtime with its telemetry disabled, and without its warnings, on which no user could act."""
+    first = "onnxruntime" not in sys.modules
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import, and too late afterwards
     import onnxruntime
 
+    if first:
+        onnxruntime.set_default_logger_severity(ERRORS)
     module: ModuleType = onnxruntime
     return module
 
 
 def open_session(
-    model: bytes | Path, name: str, threads: int = 0, arena: bool = False, device: str = "cpu"
+    model: bytes | Path,
+    name: str,
+    threads: int = 0,
+    arena: bool = False,
+    device: str = "cpu",
+    optimized: bool = False,
 ) -> InferenceSession:
     """Open a session that runs an ONNX model.
 
@@ -54,6 +64,8 @@ def open_session(
         device: `cpu`; `cuda` or `cuda:1` for a GPU; `auto` for a GPU if there is one that the installed ONNX Runtime
             can use, as that of the package onnxruntime-gpu can. Where it has GPUs but cannot start on one, `auto` logs
             one sentence and takes the CPU.
+        optimized: it was saved as ONNX Runtime optimized it on this machine, see
+            `siamese_verify.models.optimized_network`, and is opened as it is.
 
     Raises:
         InputError: it is not an ONNX model, or needs what this version of ONNX Runtime lacks; a GPU is asked for that
@@ -61,13 +73,18 @@ def open_session(
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only, and those are raised
+    options.log_severity_level = ERRORS
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads would take the cores of others
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # idle threads would take the cores of others
     if threads == 1:
         options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = arena
     options.enable_mem_pattern = False  # batches differ in size
+    if optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")  # weights stay in the file, which is mapped
     reason = ""
     if number := gpu_number(device, onnxruntime.get_available_providers()):
         try:
@@ -117,7 +134,7 @@ def _open_on_gpu(onnxruntime: ModuleType, model: bytes | Path, options: Any, num
         providers = [(CUDA, {**ON_GPU, "device_id": number}), CPU]
         session: InferenceSession = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     finally:
-        onnxruntime.set_default_logger_severity(2)
+        onnxruntime.set_default_logger_severity(ERRORS)
     if CUDA not in session.get_providers():
         raise RuntimeError("a library of CUDA or cuDNN, or the GPU itself, is missing")
     return session

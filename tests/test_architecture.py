@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,3 +203,11 @@ def test_importing_it_loads_no_torch(module: str) -> None:
 def test_test_files_have_names_of_their_own() -> None:
     names = [file.name for file in Path(__file__).parent.rglob("test_*.py")]
     assert len(set(names)) == len(names)  # pytest cannot tell them apart without packages
+
+
+@pytest.mark.parametrize("name", ["albums", "data", "evaluation", "models", "verification"])
+def test_no_public_name_is_also_a_module_of_its_package(name: str) -> None:
+    """Names are imported when they are first used, and a module that was imported first would be found instead."""
+    package = importlib.import_module(f"siamese_verify.{name}")
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    assert not modules & set(package.__all__)

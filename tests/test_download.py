@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_written_is_no_failed_download(server: Server, t
 def test_without_a_network_the_reason_is_short_and_the_way_out_that_of_the_caller(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it was tried again"))
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/a"
     with pytest.raises(InputError) as raised:

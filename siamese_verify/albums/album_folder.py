@@ -34,6 +34,7 @@ from siamese_verify.run_lock import claim
 METADATA, PHOTOS, PARTS, LEFT_OUT, LOCK = "metadata.json", "photos.arrow", "parts", "left_out.csv", ".lock"
 FORMAT = 1
 FEWEST, MOST = 16, 2048  # photos of a part: what a kill can lose, and what keeps the number of files small
+FILES = 2**16  # parts of an album: of more photos, larger ones
 BLOCK = 2**16  # names written at once
 CONVERTED = 1024  # int8 rows converted at once
 IN_MEMORY = 2**31  # bytes of embeddings; more are mapped from a file
@@ -205,6 +206,7 @@ class AlbumFolder:
             ),
         ]
         columns: dict[str, Any] = {"photo": string_array([face.photo for face in faces])}
+        by_dictionary = ["photo"]
         for side, name in enumerate(("left", "top", "right", "bottom")):
             columns[name] = _float32(face.box[side] for face in faces)
         columns["probability"] = _float32(face.probability for face in faces)
@@ -213,10 +215,11 @@ class AlbumFolder:
             columns[name] = _float32(math.nan if value is None else value for value in values)
         if self.metadata.storage == "int8":
             rows, columns["scale"] = quantize(rows)
+            by_dictionary.append("embedding.list.element")  # one byte a number: a plain int8 of Parquet has four
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), size)
         table = pa.table(columns).replace_schema_metadata({LEFT_OUT_KEY: json.dumps(left_out)})
         with atomic_open(self.part(photos), private=True) as file:
-            parquet.write_table(table, file, compression="none", use_dictionary=["photo"], write_statistics=False)
+            parquet.write_table(table, file, compression="none", use_dictionary=by_dictionary, write_statistics=False)
 
     def left_out(self) -> Iterator[LeftOutPhoto]:
         """Photos without a face, in the order of the photos."""
@@ -252,20 +255,26 @@ class AlbumFolder:
         """Number of faces of each part."""
         return [_rows_of(path) for path in self.complete(unfinished)]
 
-    def rows(self, unfinished: bool = False) -> StoredRows:
+    def rows(self, unfinished: bool = False, mapped: bool = False) -> StoredRows:
         """Embeddings as they are stored: in memory up to `IN_MEMORY` bytes, else mapped from one file.
 
         The file is made at the first call from all parts, beside them, and again when they are others.
+
+        Args:
+            unfinished: see `complete`.
+            mapped: whatever their number, for who reads a few.
 
         Raises:
             InputError: a part is missing or damaged; the file is to be made while another process writes.
         """
         size, is_int8 = self.metadata.embedding_size, self.metadata.storage == "int8"
         dtype = np.dtype(np.int8 if is_int8 else np.float32)
-        shape = (sum(self.sizes(unfinished)), size + 4 * is_int8)  # int8 rows are followed by their scale
-        if shape[0] * shape[1] * dtype.itemsize <= IN_MEMORY:
-            return StoredRows(self._fill(np.empty(shape, dtype), unfinished), size)
         file = self.file_of_rows(".npy", unfinished)
+        if mapped and file.is_file():
+            return StoredRows(np.load(file, mmap_mode="r"), size)
+        shape = (sum(self.sizes(unfinished)), size + 4 * is_int8)  # int8 rows are followed by their scale
+        if not shape[0] or (not mapped and shape[0] * shape[1] * dtype.itemsize <= IN_MEMORY):
+            return StoredRows(self._fill(np.empty(shape, dtype), unfinished), size)
         if not file.is_file():
             with claimed(self.path):
                 for old in self.path.glob("rows-*.npy"):
@@ -438,19 +447,28 @@ def read_names(folder: Path) -> pa.ChunkedArray:
 
 
 def added_names(known: pa.ChunkedArray, names: Iterable[str]) -> pa.Array:
-    """Those of the names that are not known, in their order."""
-    rest, found = iter(names), []
+    """Those of the names that are not known, in their order; both are unique.
+
+    As far as they are the known ones in their order, they are compared a block at a time: memory does not grow where
+    nothing or only the end is new.
+    """
+    rest, same = iter(names), 0
+    found: list[pa.Array] = []
     while block := list(islice(rest, BLOCK)):
-        found.append(string_array(block))
-    listed = pa.chunked_array(found, pa.large_string())
-    if listed.equals(known):
-        return string_array([])
-    return listed.filter(pc.invert(pc.is_in(listed, value_set=known.combine_chunks()))).combine_chunks()
+        listed = string_array(block)
+        if not found and pa.chunked_array([listed]).equals(known.slice(same, len(listed))):
+            same += len(listed)
+        else:
+            found.append(listed)
+    more, others = pa.chunked_array(found, pa.large_string()), known.slice(same)
+    if len(more) and len(others):
+        more = more.filter(pc.invert(pc.is_in(more, value_set=others.combine_chunks())))
+    return more.combine_chunks()
 
 
 def default_part(photos: int) -> int:
     """Photos of a part, for an album of so many."""
-    return min(MOST, max(FEWEST, photos // 256))
+    return max(min(MOST, max(FEWEST, photos // 256)), -(-photos // FILES))
 
 
 def _float32(values: Iterable[float]) -> pa.Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -124,20 +123,16 @@ def open_index(album: AlbumFolder) -> ApproximateIndex:
     Raises:
         InputError: FAISS is not installed, there is no face, or it is to be made while another process writes.
     """
-    rows: Any = album.rows()
     path = album.file_of_rows(".faiss")
-    index = ApproximateIndex.load(path, _sha256) if path.is_file() else None
+    index = ApproximateIndex.load(path, None) if path.is_file() else None
     if index is None:
+        rows: Any = album.rows(mapped=True)
         with claimed(album.path):
             for old in album.path.glob("rows-*.faiss*"):
                 old.unlink()
             index = ApproximateIndex.build(rows, np.arange(len(rows), dtype=np.int64))
-            index.save(path, _sha256)
+            index.save(path, None)
     return index
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 class AlbumHit(NamedTuple):
@@ -242,7 +237,7 @@ def search_album(
         raise InputError(f"A search gives from 1 to {MOST:,} faces, got {top}.")
     check_threshold(far, threshold)
     check_prior(metadata, prior)
-    rows, calibration = album.rows(), metadata.score_calibration
+    rows, calibration = album.rows(mapped=approximate), metadata.score_calibration
     if not len(rows):
         raise InputError(f"{album.path} has no face to search among: see {album.path / 'left_out.csv'}.")
     limit: SearchThreshold | None = None

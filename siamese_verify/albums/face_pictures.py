@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from siamese_verify.albums.album_source import AlbumSource
 from siamese_verify.errors import InputError, printable
@@ -71,8 +71,7 @@ def read_face(source: AlbumSource, photo: str, box: Box, side: int = SIDE) -> Im
     )
     if edges[0] >= edges[2] or edges[1] >= edges[3]:
         raise InputError(f"The face is not on {photo} any more: it was changed.")
-    crop = image.crop(edges)
-    crop.thumbnail((side, side))
+    crop = ImageOps.contain(image.crop(edges), (side, side))
     square = Image.new("RGB", (side, side), "#e6e8eb")
     square.paste(crop, ((side - crop.width) // 2, (side - crop.height) // 2))
     return square

@@ -10,7 +10,8 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ COLUMNS = ("photo", "left", "top", "right", "bottom", "person", "name", "score")
 FORMAT = 1
 MOST_PEOPLE = 2**53  # what JSON holds exactly
 OVERLAP = 0.5  # intersection over union from which two boxes of a photo are one face, as in detection benchmarks
+REMEMBERED = 2**17  # faces whose row is remembered
 Box = tuple[float, float, float, float]
 
 
@@ -89,8 +91,9 @@ class Decisions:
 
     def write(self, folder: Path) -> None:
         """Write the decisions, readable for their owner only."""
-        content = {"format": FORMAT, **asdict(self)}
-        atomic_write(folder / DECISIONS, json.dumps(content, indent=1).encode(), private=True)
+        kinds = (f'"{kind}": [\n{_lines(getattr(self, kind))}\n]' for kind in ("names", "same", "different"))
+        content = ",\n".join([f'{{"format": {FORMAT}', *kinds, f'"highest": {self.highest}}}\n'])
+        atomic_write(folder / DECISIONS, content.encode(), private=True)
 
     def follow(self, index: AlbumFaces) -> None:
         """Replace each face by the one that it is in the album now: its box may have moved a little."""
@@ -106,6 +109,59 @@ class Decisions:
                     kind.remove(pair)
         (self.same if same else self.different).append((a, b))
 
+    def copy(self) -> Decisions:
+        """The same decisions, to be changed apart from these."""
+        return Decisions([*self.names], [*self.same], [*self.different], self.highest)
+
+    def name(self, faces: Sequence[FaceReference], name: str) -> None:
+        """Remember the name of a person with these faces; an empty one takes back that they have one.
+
+        Raises:
+            InputError: see `checked_name`.
+        """
+        own = set(faces)
+        self.names = [one for one in self.names if one[0] not in own]
+        if checked_name(name):
+            self.names.append((faces[0], name))
+
+    def merge(self, first: Sequence[FaceReference], second: Sequence[FaceReference]) -> None:
+        """Remember that two people with these faces are one; takes back that they are not."""
+        inside = set(first), set(second)
+        self.different = [
+            (a, b)
+            for a, b in self.different
+            if not ((a in inside[0] and b in inside[1]) or (a in inside[1] and b in inside[0]))
+        ]
+        self.decide(first[0], second[0], same=True)
+
+    def split(self, faces: Sequence[FaceReference], rest: Sequence[FaceReference], together: bool = False) -> None:
+        """Remember that faces are not of the person with the rest of the faces, which keep the name.
+
+        Args:
+            faces: of somebody else.
+            rest: the person's other faces.
+            together: whether the faces are of one person; else each may be of another.
+        """
+        gone, left = set(faces), set(rest)
+
+        def stays(face: FaceReference) -> FaceReference:
+            return rest[0] if face in gone else face
+
+        def between(a: FaceReference, b: FaceReference) -> bool:
+            return (a in gone and b in left) or (a in left and b in gone)
+
+        # What was decided about the person by one of the faces holds for the rest of it.
+        said = [(stays(a), stays(b)) for a, b in self.different if (a in gone) != (b in gone) and not between(a, b)]
+        self.same = [(stays(a), stays(b)) if between(a, b) else (a, b) for a, b in self.same]
+        self.same = [(a, b) for a, b in self.same if a != b]
+        self.names = [(stays(face), name) for face, name in self.names]
+        # Each with each, so that it holds when the album is grouped again from nothing.
+        split = [(face, other) for face in (faces[:1] if together else faces) for other in rest]
+        if together:
+            self.same += [(faces[0], face) for face in faces[1:]]
+            split += [(face, rest[0]) for face in faces[1:]]
+        self.different = list(dict.fromkeys([*self.different, *said, *split]))
+
 
 def checked_name(name: str) -> str:
     """The name of a person.
@@ -116,6 +172,11 @@ def checked_name(name: str) -> str:
     if printable(name) != name:
         raise InputError(f"The name {printable(name)!r} has control characters or is not UTF-8: type it anew.")
     return name
+
+
+def _lines(decisions: Iterable[Any]) -> str:
+    """JSON of decisions, a line each."""
+    return ",\n".join(map(json.dumps, decisions))
 
 
 def _number(value: Any, least: int) -> int:
@@ -148,21 +209,41 @@ def overlap(a: Box, b: Box) -> float:
 class AlbumFaces:
     """Finds faces of an album by photo and box.
 
+    `find(face)` is the row of the face of its photo that overlaps it most; None where none does by half, or the photo
+    is gone.
+
     Args:
         table: of the album.
+
+    Attributes:
+        photos: (N,) number of each face's photo.
     """
 
     def __init__(self, table: FaceTable) -> None:
         self.table = table
+        self.find = lru_cache(REMEMBERED)(self._find)
         self.rows: dict[str, list[int]] = defaultdict(list)
         for row, photo in enumerate(table.photos):
             self.rows[photo].append(row)
+        self.photos = np.empty(len(table), dtype=np.int64)
+        for number, rows in enumerate(self.rows.values()):
+            self.photos[rows] = number
 
-    def find(self, face: FaceReference) -> int | None:
-        """Row of the face of its photo that overlaps it most; None where none does by half, or the photo is gone."""
+    def _find(self, face: FaceReference) -> int | None:
         found = [(overlap(face.box, face_of(self.table, row).box), -row) for row in self.rows.get(face.photo, ())]
         best = max(found, default=(0.0, 0))
         return -best[1] if best[0] >= OVERLAP else None
+
+    def known(self, earlier: Iterable[GroupedFace]) -> tuple[NDArray[np.int64], int]:
+        """(N,) number of each face's person in earlier groups, 0 for none, and how many earlier faces are gone."""
+        known, lost = np.zeros(len(self.table), dtype=np.int64), 0
+        for one in earlier:
+            row = self.find(one.face)
+            if row is None:
+                lost += 1
+            else:
+                known[row] = one.person
+        return known, lost
 
     def follow(self, face: FaceReference) -> FaceReference:
         """The face that `find` finds, or the same where it finds none."""
@@ -257,13 +338,78 @@ def group_album(
     Raises:
         InputError: decisions contradict each other, or see `group_faces`.
     """
-    index, lost = AlbumFaces(table), 0
-    known = np.zeros(len(table), dtype=np.int64)  # earlier number, 0 for none
-    for one in earlier:
-        row = index.find(one.face)
-        lost += row is None
-        if row is not None:
-            known[row] = one.person
+    index = AlbumFaces(table)
+    known, lost = index.known(earlier)
+    decisions.highest = max([decisions.highest, *(one.person for one in earlier)])
+    people = regroup_album(index, calibration, decisions, known, rate=rate, progress=progress)
+    return replace(people, lost=people.lost + lost)
+
+
+def regroup_album(
+    index: AlbumFaces,
+    calibration: ScoreCalibration,
+    decisions: Decisions,
+    known: NDArray[np.int64],
+    *,
+    rate: float = FALSE_MERGE_RATE,
+    progress: bool = False,
+) -> AlbumPeople:
+    """Sort the faces of an album by person as `group_album` does, by the (N,) known numbers of people, 0 for none."""
+    table, start = index.table, decided_people(index, decisions, known)
+    found = group_faces(
+        table.embeddings,
+        calibration,
+        index.photos,
+        rate=rate,
+        start=start.groups,
+        exclusive=start.exclusive,
+        progress=progress,
+    )
+    persons = start.numbers(found.groups, decisions)
+    return AlbumPeople(table, persons, start.names(persons), found, start.lost)
+
+
+@dataclass(frozen=True)
+class DecidedPeople:
+    """What is known of the people of an album from earlier groups and decisions alone.
+
+    Attributes:
+        groups: (N,) faces known to be of one person have the same number.
+        exclusive: sets of rows of which no two are one person.
+        known: (N,) earlier number of each face's person; 0 for none, and where a decision takes the face out.
+        named: names by the row of a face.
+        lost: decisions whose face is not in the album any more.
+    """
+
+    groups: NDArray[np.int64]
+    exclusive: list[Sequence[int]]
+    known: NDArray[np.int64]
+    named: dict[int, str]
+    lost: int
+
+    def numbers(self, groups: NDArray[np.int64], decisions: Decisions) -> NDArray[np.int64]:
+        """(N,) numbers of the people of groups; the `highest` of the decisions is raised to those of new people."""
+        persons = _numbers(groups, self.known, decisions.highest)
+        decisions.highest = max(decisions.highest, int(persons.max(initial=0)))
+        return persons
+
+    def names(self, persons: NDArray[np.int64]) -> dict[int, str]:
+        """Names by the number of the person."""
+        return {int(persons[row]): name for row, name in self.named.items()}
+
+
+def decided_people(index: AlbumFaces, decisions: Decisions, known: NDArray[np.int64]) -> DecidedPeople:
+    """Return what earlier groups and decisions say about the people of an album.
+
+    Args:
+        index: of its faces.
+        decisions: of the user.
+        known: (N,) earlier number of each face's person, 0 for none.
+
+    Raises:
+        InputError: decisions contradict each other.
+    """
+    table, lost = index.table, 0
     parent = list(range(len(table)))
 
     def find(row: int) -> int:
@@ -280,14 +426,14 @@ def group_album(
             apart.append((rows[0], rows[1]))
             if known[rows[0]] and known[rows[0]] == known[rows[1]]:
                 alone.add(rows[0])
+    known = np.where(np.isin(np.arange(len(table)), list(alone)), 0, known)
     first_of: dict[Any, int] = {}
 
     def join(row: int, key: Any) -> None:
         parent[find(row)] = find(first_of.setdefault(key, row))
 
     for row in np.flatnonzero(known).tolist():
-        if row not in alone:
-            join(row, int(known[row]))
+        join(row, int(known[row]))
     for a, b in decisions.same:
         rows = index.find(a), index.find(b)
         lost += None in rows
@@ -295,10 +441,10 @@ def group_album(
             parent[find(rows[0])] = find(rows[1])
     named: dict[int, str] = {}
     for face, name in decisions.names:
-        row = index.find(face)
-        lost += row is None
-        if row is not None:
-            named[row] = name
+        place = index.find(face)
+        lost += place is None
+        if place is not None:
+            named[place] = name
     for row, name in named.items():
         join(row, name)
     groups = [find(row) for row in range(len(table))]
@@ -313,19 +459,11 @@ def group_album(
         if named[other := name_of.setdefault(groups[row], row)] != name:
             raise InputError(
                 f"The faces on {table.photos[other]} and {table.photos[row]} are said to be one person but are named "
-                f"{named[other]} and {name}: give both one name first, by --name."
+                f"{named[other]} and {name}: give both one name first."
             )
     once = {name: row for row, name in named.items()}
     exclusive: list[Sequence[int]] = [*apart, list(once.values())]
-    number: dict[str, int] = {}  # by photo; an array of names would give each the length of the longest
-    photos = np.array([number.setdefault(photo, len(number)) for photo in table.photos], dtype=np.int64)
-    found = group_faces(
-        table.embeddings, calibration, photos, rate=rate, start=groups, exclusive=exclusive, progress=progress
-    )
-    highest = max([decisions.highest, *(one.person for one in earlier)])
-    persons = _numbers(found.groups, np.where(np.isin(np.arange(len(table)), list(alone)), 0, known), highest)
-    decisions.highest = max(highest, int(persons.max(initial=0)))
-    return AlbumPeople(table, persons, {int(persons[row]): name for row, name in named.items()}, found, lost)
+    return DecidedPeople(np.array(groups, dtype=np.int64), exclusive, known, named, lost)
 
 
 def _numbers(groups: NDArray[np.int64], known: NDArray[np.int64], highest: int) -> NDArray[np.int64]:

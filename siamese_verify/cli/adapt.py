@@ -8,6 +8,7 @@ import sys
 from siamese_verify.cli.options import add_measuring_options, load_measured
 from siamese_verify.cli.run_metadata import versions
 from siamese_verify.errors import InputError, printable
+from siamese_verify.models.bundle import WEIGHTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +41,9 @@ def run(options: argparse.Namespace) -> int:
             + (": --output BUNDLE makes a bundle with the head." if found.head is not None else ".")
         )
     else:
-        save_adapted(output, bundle, found, versions())
+        saved = save_adapted(output, bundle, found, versions())
         print(printable(f"Bundle: {output}"))
+        if WEIGHTS not in saved.files:
+            why = f"{options.model} is centered, computes in int8, or has none without code of others"
+            print(printable(f"It has no weights for torch, so `train` cannot go on from it: {why}."))
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import secrets
 import sys
 from html import escape
 from pathlib import Path
@@ -12,8 +14,12 @@ from siamese_verify.cli.options import open_album
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
+    import socket
+
     from siamese_verify.albums.album_folder import AlbumFolder
     from siamese_verify.albums.people import AlbumFaces, AlbumPeople, Decisions, GroupedFace
+    from siamese_verify.evaluation import ScoreCalibration
+    from siamese_verify.serving.settings import Settings
 
 PAGES, SHOWN, FACES = 100, 4, 120  # people with a page, pictures of each on the first page, and on its own
 
@@ -43,14 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", metavar="PERSON=PHOTO", action="append", default=[], help="the face on this photo is somebody else's"
     )
     parser.add_argument("--page", metavar="FOLDER", help="write a contact sheet of each person as a page here")
+    parser.add_argument("--serve", action="store_true", help="decide in a browser of this machine, until Ctrl-C")
+    parser.add_argument("--port", type=int, default=8765, help="of --serve, 0 for a free one (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Group the album, and print what was found."""
     from siamese_verify.albums.album_folder import claimed
     from siamese_verify.albums.face_table import FaceTable
-    from siamese_verify.albums.people import GROUPS, AlbumFaces, Decisions, group_album, read_groups
+    from siamese_verify.albums.people import AlbumFaces, Decisions, group_album, read_groups
 
+    listener = listen_here(options.port) if options.serve else None
     album, metadata = open_album(options)
     if metadata.score_calibration is None:
         raise InputError(
@@ -71,8 +80,21 @@ def run(options: argparse.Namespace) -> int:
         )
         decisions.write(album.path)  # only those that do not contradict each other
         people.write(album.path)
+        report(album, people)
+        if options.page:
+            write_pages(Path(options.page), album, people)
+        if listener is not None:
+            serve_page(album, people, decisions, metadata.score_calibration, options, listener)
+    return 0
+
+
+def report(album: AlbumFolder, people: AlbumPeople) -> None:
+    """Print what was found."""
+    from siamese_verify.albums.people import GROUPS
+
     grouping = people.grouping
-    print(printable(f"{len(table):,} faces of {len(set(people.persons.tolist())):,} people: {album.path / GROUPS}."))
+    count, groups = len(set(people.persons.tolist())), album.path / GROUPS
+    print(printable(f"{len(people.table):,} faces of {count:,} people: {groups}."))
     if grouping.merges:
         print(
             f"{grouping.merges:,} merges from a likelihood ratio of e^{grouping.cut:.1f}; by the model, about "
@@ -80,9 +102,58 @@ def run(options: argparse.Namespace) -> int:
         )
     if people.lost:
         print(f"{people.lost:,} earlier faces are not in the album any more.", file=sys.stderr)
-    if options.page:
-        write_pages(Path(options.page), album, people)
-    return 0
+
+
+def page_settings(port: int) -> Settings:
+    """Settings of the page: this machine only."""
+    from siamese_verify.serving.settings import Settings
+
+    return Settings(port=port, rate=0, connections=64, body_seconds=10.0, shutdown_seconds=2.0)
+
+
+def listen_here(port: int) -> socket.socket:
+    """Listen on this machine, before anything that takes long.
+
+    Raises:
+        InputError: the port is in use, or a package that serving needs is missing.
+    """
+    from siamese_verify.cli.serve import check_installed
+
+    check_installed()
+    from siamese_verify.serving.server import listen
+
+    return listen(page_settings(port))
+
+
+def serve_page(
+    album: AlbumFolder,
+    people: AlbumPeople,
+    decisions: Decisions,
+    calibration: ScoreCalibration,
+    options: argparse.Namespace,
+    listener: socket.socket,
+) -> None:
+    """Serve the page to decide in, until SIGTERM or Ctrl-C; everything is written then."""
+    from siamese_verify.albums.people_review import PeopleReview
+    from siamese_verify.serving.people_page import create_people_app
+    from siamese_verify.serving.server import run as run_server
+
+    review = PeopleReview(album, people, decisions, calibration, options.rate)
+    token, settings = secrets.token_urlsafe(32), page_settings(options.port)
+
+    def ready(url: str) -> None:
+        print("Whoever has this address sees and names the people; Ctrl-C ends it.", file=sys.stderr)
+        print(f"Open {url}#{token}", flush=True)
+
+    ended = False
+    try:
+        run_server(create_people_app(review, token, settings), settings, listener, ready=ready)
+    finally:
+        ended = review.close()
+    if not ended:  # Python cannot end safely while a thread is in a library
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def decide(decisions: Decisions, earlier: list[GroupedFace], options: argparse.Namespace, index: AlbumFaces) -> None:
@@ -91,7 +162,7 @@ def decide(decisions: Decisions, earlier: list[GroupedFace], options: argparse.N
     Raises:
         InputError: not of the form that is asked for, or no such person or photo.
     """
-    from siamese_verify.albums.people import checked_name, faces_by_person
+    from siamese_verify.albums.people import faces_by_person
 
     decisions.follow(index)  # as boxes are compared exactly from here on
     faces = faces_by_person(one._replace(face=index.follow(one.face)) for one in earlier)
@@ -109,23 +180,16 @@ def decide(decisions: Decisions, earlier: list[GroupedFace], options: argparse.N
 
     for text in options.name:
         number, name = fields(text, "=")
-        checked_name(name)
-        face = faces[person(number)][0]
-        own = set(faces[person(number)])
-        decisions.names[:] = [one for one in decisions.names if one[0] not in own] + [(face, name)]
+        decisions.name(faces[person(number)], name)
     for same, texts in ((True, options.merge), (False, options.apart)):
         for text in texts:
             a, b = (person(one) for one in fields(text, ","))
             if a == b:
                 raise InputError(f"{text!r} names one person twice: give two.")
-            if same:  # takes back that they are not
-                inside = [set(faces[a]), set(faces[b])]
-                decisions.different[:] = [
-                    (x, y)
-                    for x, y in decisions.different
-                    if not ((x in inside[0] and y in inside[1]) or (x in inside[1] and y in inside[0]))
-                ]
-            decisions.decide(faces[a][0], faces[b][0], same)
+            if same:
+                decisions.merge(faces[a], faces[b])
+            else:
+                decisions.decide(faces[a][0], faces[b][0], same=False)
     for text in options.split:
         number, photo = fields(text, "=")
         own_faces = faces[person(number)]
@@ -133,8 +197,7 @@ def decide(decisions: Decisions, earlier: list[GroupedFace], options: argparse.N
         rest = [face for face in own_faces if face.photo != photo]
         if not there or not rest:
             raise InputError(f"Person {number} has no face on {photo!r} beside others: see groups.csv.")
-        for other in rest:  # each, so that it holds when the album is grouped again from nothing
-            decisions.decide(there[0], other, same=False)
+        decisions.split(there[:1], rest)
 
 
 def write_pages(folder: Path, album: AlbumFolder, people: AlbumPeople) -> None:

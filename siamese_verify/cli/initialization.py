@@ -20,7 +20,7 @@ from siamese_verify.structures import Photos
 from siamese_verify.training.run_files import differing_settings
 
 log = logging.getLogger(__name__)
-FREE = ("crop", "drop_path", "dropout", "normalize", "size")  # settings of an encoder that may differ from the model's
+FREE = ("crop", "drop_path", "dropout", "mirror", "normalize", "size")  # settings that may differ from the model's
 
 
 def initialized_configuration(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import io
 import os
 import pkgutil
-import runpy
 import signal
 import sys
 import traceback
@@ -27,6 +27,7 @@ class Command(NamedTuple):
     help: str
     run: str  # a module run as __main__ by Hydra commands, else a function of the parsed options that returns a status
     add_arguments: str | None = None  # None for Hydra commands, which take overrides
+    leaves: bool = False  # without freeing what it holds, which takes long beside the little that it does
 
 
 COMMANDS = {
@@ -81,6 +82,7 @@ COMMANDS = {
         "decide whether two photos show the same person",
         "siamese_verify.cli.verify_photos:run",
         "siamese_verify.cli.verify_photos:add_arguments",
+        leaves=True,
     ),
     "export": Command(
         "export a run or checkpoint as a bundle: everything that verifying needs",
@@ -164,13 +166,18 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the terminal may lack a letter
+    given = sys.argv[1:] if arguments is None else arguments
     try:
         try:
-            return run(sys.argv[1:] if arguments is None else arguments)
+            status = run(given)
         finally:
             for stream in (sys.stdout, sys.stderr):  # now: an error while Python exits would be a traceback
                 if stream is not None:
                     stream.flush()
+        if arguments is None and (command := COMMANDS.get(given[0] if given else "")) and command.leaves:
+            atexit._run_exitfuncs()
+            os._exit(status)
+        return status
     except OSError as error:
         closed = isinstance(error, BrokenPipeError)  # the reader has ended
         if not closed and error.errno not in UNWRITABLE:
@@ -229,6 +236,8 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
         for number in (getattr(signal, one) for one in STOPPING if hasattr(signal, one)):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, stop_before_start)
+    import runpy
+
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
 

@@ -143,7 +143,7 @@ def measure(
         )
     report: Any = compared.evaluate(embeddings, settings)
     if spec_for(protocol.photos, cropper.spec).crop.needs_face:
-        failures = protocol.count_failures(report, rows)
+        failures = protocol.count_failures(report, rows, embeddings if resamples else None)
         report = replace(report, acquisition=failures)
     return Result(name, report, protocol, compared, embeddings, rows, cropper, model)
 

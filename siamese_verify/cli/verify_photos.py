@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import json
+import os
 import sys
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -13,10 +16,13 @@ from siamese_verify.cli.options import add_model_options, add_prior_option, add_
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from siamese_verify.faces import Photo
     from siamese_verify.verification import Verification, Verifier
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 LARGE = 2**20  # bytes
 SAME, DIFFERENT, NO_DECISION = 0, 1, 3  # 2 is of user errors
 
@@ -74,9 +80,14 @@ def read_standard_input() -> bytes:
 
 def verify_photos(options: argparse.Namespace, photos: list[Photo]) -> int:
     """Decide about two photos."""
+    with short_process():
+        return decide_about(options, photos)
+
+
+def decide_about(options: argparse.Namespace, photos: list[Photo]) -> int:
+    """Decide about two photos."""
     from siamese_verify.verification import NoDecision, Verification, undecided
 
-    share_heap()
     verifier = load_verifier(options)
     try:
         result = verifier.verify(
@@ -103,19 +114,30 @@ def verify_photos(options: argparse.Namespace, photos: list[Photo]) -> int:
     return NO_DECISION if result.same is None else SAME if result.same else DIFFERENT
 
 
-def share_heap() -> None:
-    """Let all threads of this short process allocate from one heap, and give large blocks back to the system.
+@contextmanager
+def short_process() -> Iterator[None]:
+    """Context manager of work that a process ends after: what pays in longer ones only is left out.
 
-    glibc would give each thread a heap of its own, 40 MB in all, and keep the blocks that held a network while it was
-    read.
+    All threads allocate from one heap, and large blocks go back to the system: glibc would give each thread a heap of
+    its own, 40 MB in all, and keep the blocks that held a network while it was read. NumPy, if it is not loaded yet,
+    starts no threads for its matrix products, and garbage is not collected.
     """
     import ctypes
-    from contextlib import suppress
 
     with suppress(OSError, AttributeError, TypeError):  # another C library, another system
         library = ctypes.CDLL(None)
         library.mallopt(M_ARENA_MAX, 1)
         library.mallopt(M_MMAP_THRESHOLD, LARGE)
+    unasked, collects = BLAS_THREADS not in os.environ, gc.isenabled()
+    os.environ.setdefault(BLAS_THREADS, "1")
+    gc.disable()
+    try:
+        yield
+    finally:
+        if unasked:
+            del os.environ[BLAS_THREADS]
+        if collects:
+            gc.enable()
 
 
 def in_words(result: Verification) -> list[str]:

@@ -34,10 +34,11 @@ class Draws(NamedTuple):
     covers: Tensor  # (N,4) int32 top, left, height and width of what is covered, 0 = nothing
     gray: Tensor  # (N,) int64 of the cover
     quality: Tensor  # (N,) int32 of the JPEG, 0 = none
+    degrees: Tensor  # (N,) of a rotation, clockwise
 
 
 class FaceAugmentation:
-    """Random flip, crop, color, blur, occlusion and JPEG compression, drawn for each image.
+    """Random rotation, flip, crop, color, blur, occlusion and JPEG compression, drawn for each image.
 
     The same changes as torchvision's transforms of these names, several times as fast: all draws of a batch at once,
     and the three color changes as one linear map, rounded and clipped once instead of three times.
@@ -56,6 +57,7 @@ class FaceAugmentation:
         cover: range of the share of the area that is covered.
         jpeg: probability of JPEG compression.
         quality: range of its quality.
+        rotation: most degrees of a rotation to either side, which comes first; the border is continued.
 
     Raises:
         InputError: a probability outside [0, 1], or an invalid range.
@@ -81,7 +83,10 @@ class FaceAugmentation:
         cover: Range = (0.05, 0.3),
         jpeg: float = 0.0,
         quality: tuple[int, int] = (30, 90),
+        rotation: float = 0.0,
     ) -> None:
+        if not 0 <= rotation <= 180:
+            raise InputError(f"rotation of an augmentation must be in 0 ... 180 degrees, got {rotation}.")
         shares = {"flip": flip, "grayscale": grayscale, "blur": blur, "occlusion": occlusion, "jpeg": jpeg}
         shares |= {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         for name, share in shares.items():
@@ -96,7 +101,7 @@ class FaceAugmentation:
         self.flip, self.scale, self.ratio = flip, (scale[0], scale[1]), (ratio[0], ratio[1])
         self.brightness, self.contrast, self.saturation, self.grayscale = brightness, contrast, saturation, grayscale
         self.blur, self.sigma, self.occlusion, self.cover = blur, sigma, occlusion, cover
-        self.jpeg, self.quality = jpeg, quality
+        self.jpeg, self.quality, self.rotation = jpeg, quality, rotation
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augment (N,3,S,S) uint8 images, each with draws of its own.
@@ -123,11 +128,14 @@ class FaceAugmentation:
         gray = torch.randint(0, 256, (count,))
         compressed = torch.rand(count) < self.jpeg
         quality = _between(count, self.quality).round().int() * compressed
-        return Draws(boxes, flipped, linear, contrast, sigma, covers, gray, quality)
+        degrees = _between(count, (-self.rotation, self.rotation)) if self.rotation else torch.zeros(count)
+        return Draws(boxes, flipped, linear, contrast, sigma, covers, gray, quality, degrees)
 
     def apply_each(self, images: Tensor, draws: Draws) -> Tensor:
         """Change (N,3,S,S) uint8 images one by one: the fastest on a CPU."""
         side = images.shape[-1]
+        if self.rotation:
+            images = batched_changes.rotate(images.float(), draws.degrees).to(torch.uint8)
         out = torch.empty_like(images, memory_format=torch.channels_last)
         boxes, covers = draws.boxes.tolist(), draws.covers.tolist()
         flipped, grays = draws.flipped.tolist(), draws.gray.tolist()
@@ -160,10 +168,12 @@ class FaceAugmentation:
         The result is that of `apply_each` but for roundings: see `siamese_verify.data.batched_changes`.
         """
         device, out = images.device, images.float()
-        numbers = torch.cat([part.float().view(len(images), -1) for part in draws], dim=1)  # (N,22)
+        numbers = torch.cat([part.float().view(len(images), -1) for part in draws], dim=1)  # (N,23)
         sizes = [part[0].numel() for part in draws]
         parts = torch.split(copied_ahead(numbers, device), sizes, dim=1)
         boxes, (flipped, contrast, sigma, gray, quality) = parts[0], (parts[place][:, 0] for place in (1, 3, 4, 6, 7))
+        if self.rotation:
+            out = batched_changes.rotate(out, parts[8][:, 0])
         if self.scale != (1.0, 1.0) or self.flip:
             out = batched_changes.crop(out, boxes, flipped)
         if self.maps_colors:

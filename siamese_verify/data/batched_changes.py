@@ -52,6 +52,15 @@ def crop(images: Tensor, boxes: Tensor, flipped: Tensor) -> Tensor:
     return rounded(F.grid_sample(images, grid, padding_mode="border", align_corners=True))
 
 
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Rotate each image around its center, (N,) degrees clockwise, by bilinear interpolation."""
+    sine, cosine = torch.sin(torch.deg2rad(degrees)), torch.cos(torch.deg2rad(degrees))
+    zero = torch.zeros_like(sine)
+    matrix = torch.stack([cosine, sine, zero, -sine, cosine, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return rounded(F.grid_sample(images, grid, padding_mode="border", align_corners=False))
+
+
 def map_colors_of_each(images: Tensor, linear: Tensor, contrast: Tensor) -> Tensor:
     """Map colors by (N,3,3) matrices, then change the contrast, (N,), around the mean gray."""
     mean = images.mean(dim=(2, 3))  # (N,3)

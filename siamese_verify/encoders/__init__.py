@@ -1,6 +1,6 @@
 """Encoders: images (B,3,S,S) -> embeddings (B,D); each has the `InputSpec` of its images."""
 
-from siamese_verify.encoders.encoder import Encoder, MirroredEncoder, Pixels, raw_inputs
+from siamese_verify.encoders.encoder import AdaptedEncoder, Encoder, MirroredEncoder, Pixels, raw_inputs
 from siamese_verify.encoders.inception_resnet import InceptionResNet
 from siamese_verify.encoders.layers import EncoderLayer, list_layers
 from siamese_verify.encoders.mobilefacenet import MobileFaceNet
@@ -13,6 +13,7 @@ from siamese_verify.encoders.timm_models import TimmEncoder, VisionTransformer
 from siamese_verify.encoders.towers import Towers
 
 __all__ = [
+    "AdaptedEncoder",
     "Encoder",
     "EncoderLayer",
     "IResNet",

@@ -1,4 +1,4 @@
-"""Base class of encoders, an encoder of faces with their mirror images, and raw pixels as a baseline."""
+"""Base class of encoders, encoders of others with mirror images or a head, and raw pixels as a baseline."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ class Encoder(nn.Module):
         embedding_size: D.
         input_spec: of what `forward` takes; `S` is its size.
         normalize: give embeddings of unit length.
+        mirror: outside of training, give the mean of the embeddings of a photo and of its mirror image, in twice the
+            time.
+
+    Raises:
+        InputError: `mirror` of what is no photo.
 
     Attributes:
         always_normalizes: whether `forward` gives embeddings of unit length whatever `normalize` says.
@@ -37,12 +42,22 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, embedding_size: int, input_spec: InputSpec, normalize: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        embedding_size: int,
+        input_spec: InputSpec,
+        normalize: bool = True,
+        mirror: bool = False,
+    ) -> None:
         super().__init__()
+        if mirror and not input_spec.is_photo:
+            raise InputError("Only photos have a mirror image: leave out mirror=true of the encoder.")
         self.backbone = backbone
         self.embedding_size = embedding_size
         self.input_spec = input_spec
         self.normalize = normalize
+        self.mirror = mirror
         by_channel = (1, -1, *[1] * (len(input_spec.shape) - 1))
         for name, values in (("mean", input_spec.mean), ("std", input_spec.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(by_channel), persistent=False)
@@ -66,7 +81,16 @@ class Encoder(nn.Module):
         if images.shape[1:] != shape:
             wanted = ", ".join(map(str, shape))
             raise InputError(f"This encoder takes images of shape (B, {wanted}), got {tuple(images.shape)}.")
-        embeddings: Tensor = self.backbone((images - self.mean) / self.std)  # (B,D)
+        inputs = (images - self.mean) / self.std
+        embeddings = self._embed(inputs)
+        if self.mirror and not self.training:
+            embeddings = (embeddings + self._embed(inputs.flip(3))) / 2
+            return F.normalize(embeddings) if self.normalize else embeddings
+        return embeddings
+
+    def _embed(self, inputs: Tensor) -> Tensor:
+        """(B,3,S,S) standardized inputs -> (B,D)."""
+        embeddings: Tensor = self.backbone(inputs)
         return F.normalize(embeddings) if self.normalize else embeddings
 
 
@@ -86,8 +110,7 @@ class MirroredEncoder(Encoder):
 
     def __init__(self, encoder: Encoder, mirror: bool = True) -> None:
         embedding_size = encoder.embedding_size * (1 + mirror)
-        super().__init__(encoder, embedding_size, encoder.input_spec)
-        self.mirror = mirror
+        super().__init__(encoder, embedding_size, encoder.input_spec, mirror=mirror)
         self.register_buffer("center", torch.zeros(embedding_size))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -106,6 +129,35 @@ class MirroredEncoder(Encoder):
         if self.mirror:
             embeddings = torch.cat([embeddings, F.normalize(self.backbone(images.flip(3)))], dim=1) / 2**0.5
         return F.normalize(embeddings - self.center)
+
+
+class AdaptedEncoder(Encoder):
+    """An encoder and a linear head behind its embeddings, as `siamese-verify adapt` trains it.
+
+    Args:
+        encoder: the inner encoder.
+    """
+
+    always_normalizes = True
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder, encoder.embedding_size, encoder.input_spec)
+        self.head = nn.Linear(encoder.embedding_size, encoder.embedding_size, bias=False)
+        nn.init.eye_(self.head.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed faces.
+
+        Args:
+            images: see `Encoder`.
+
+        Returns:
+            (B,D) embeddings of unit length.
+
+        Raises:
+            InputError: images of another shape.
+        """
+        return F.normalize(self.head(F.normalize(self.backbone(images))))
 
 
 class CenteredPixels(nn.Module):

@@ -51,6 +51,7 @@ def list_layers(network: nn.Module) -> list[EncoderLayer]:
 def _parts(module: nn.Module, prefix: str, top: bool = True) -> Iterator[tuple[str, list[str]]]:
     """Names of the parts of a module, from the lowest, and of their parameters."""
     own = [f"{prefix}{name}" for name, _ in module.named_parameters(recurse=False)]
+    top = top or prefix.endswith("backbone.")
     children = [(name, child) for name, child in module.named_children() if any(True for _ in child.parameters())]
     if callable(getattr(module, "group_matcher", None)):
         yield from _timm_parts(module, prefix)

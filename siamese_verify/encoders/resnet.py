@@ -48,9 +48,11 @@ class SmallResNet(Encoder):
         stem: stride of the first convolution, in pixels.
         grid: side of the grid that features are pooled to before the embedding; 1 averages over the whole face.
         embedding_size: length of an embedding.
+        feature_norm: batch norm of the pooled features, as before the dropout and the linear layer of ArcFace.
         dropout: of the pooled features, in [0, 1).
         crop: how faces are cropped from photos.
         normalize: give embeddings of unit length.
+        mirror: outside of training, give the mean of the embeddings of a photo and of its mirror image.
         shape: (C,H,W) of arrays, which it takes then instead of photos; `size` and `crop` mean nothing.
         mean: subtracted from arrays, of all channels or each.
         std: divides them afterwards.
@@ -65,9 +67,11 @@ class SmallResNet(Encoder):
         stem: int = 2,
         grid: int = 1,
         embedding_size: int = 128,
+        feature_norm: bool = False,
         dropout: float = 0.0,
         crop: Crop | None = Crop(),
         normalize: bool = True,
+        mirror: bool = False,
         shape: Sequence[int] | None = None,
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
@@ -89,12 +93,13 @@ class SmallResNet(Encoder):
                 channels = outputs
         layers += [
             nn.AdaptiveAvgPool2d(grid),
+            *([nn.BatchNorm2d(channels)] if feature_norm else []),
             nn.Flatten(),
             nn.Dropout(dropout),
             nn.Linear(channels * grid**2, embedding_size, bias=False),
             nn.BatchNorm1d(embedding_size),
         ]
-        super().__init__(nn.Sequential(*layers), embedding_size, spec, normalize)
+        super().__init__(nn.Sequential(*layers), embedding_size, spec, normalize, mirror)
 
 
 class ResNet18(Encoder):

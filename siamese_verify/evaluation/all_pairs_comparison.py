@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+from siamese_verify.evaluation.all_pairs_rows import clustered_rows
 from siamese_verify.evaluation.bootstrap import Difference, Interval, check_level, correlated_difference
 from siamese_verify.evaluation.operating_points import equal_error
-from siamese_verify.evaluation.pair_intervals import equal_error_interval, equal_error_slopes
+from siamese_verify.evaluation.rate_intervals import equal_error_interval, equal_error_slopes
 from siamese_verify.evaluation.roc import count_accepts
 from siamese_verify.evaluation.scores import numbered, unit_rows
 

@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.all_pairs import all_pairs_report
-from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
 from siamese_verify.evaluation.bootstrap import numbered_people
-from siamese_verify.evaluation.clustered_pairs import cluster_pairs
 from siamese_verify.evaluation.impostor_tail import ImpostorTail
-from siamese_verify.evaluation.pair_intervals import proportion_interval
 from siamese_verify.evaluation.roc import roc_curve
 from siamese_verify.evaluation.scores import as_array, checked_pairs
 
@@ -307,6 +303,9 @@ def calibrate(
     Raises:
         InputError: see `all_pairs_report`.
     """
+    from siamese_verify.evaluation.all_pairs import all_pairs_report
+    from siamese_verify.evaluation.all_pairs_rows import clustered_rows
+
     rows, names = as_array(embeddings), as_array(identities)
     whole = all_pairs_report(rows, names).curve
     people = np.unique(names)
@@ -334,6 +333,8 @@ def calibrate_pairs(
     Raises:
         InputError: see `checked_pairs` and `numbered_people`.
     """
+    from siamese_verify.evaluation.clustered_pairs import cluster_pairs
+
     values, labels = checked_pairs(scores, same)
     people = numbered_people(labels, identities)
     count = int(people.max()) + 1
@@ -349,6 +350,8 @@ def calibrate_pairs(
 
 def _with_tail(calibration: Calibration, whole: RocCurve, pairs: ClusteredPairs | None) -> ScoreCalibration:
     """A calibration with the impostor tail, and with what people support if their pairs are given."""
+    from siamese_verify.evaluation.rate_intervals import proportion_interval
+
     tail = ImpostorTail.from_curve(whole)
     if pairs is not None:
         tail = tail.with_intervals(pairs)

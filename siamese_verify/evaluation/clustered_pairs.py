@@ -9,36 +9,58 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
 
+BLOCK = 2**20  # counts in memory at once
 STEP = 1.02  # ratio of neighboring error counts among the thresholds used; small counts are all used
-PRIOR_PEOPLE = 1.0  # weight, as a number of people in error, of the assumption that a person fails in all pairs or none
+PRIOR_PEOPLE = 1.0  # people in error at which half is assumed: that a person fails in all pairs or in none
+HALFWAY = 10.0  # people in error at which intervals are halfway from Clopper & Pearson's to Jeffreys'
+FADING = 0.45  # power of the rate by which dependence fades towards the far tail, see `ClusteredRates.far_interval`
 DECISIVE_PEOPLE = 30  # fewer people among the accepted impostors cannot show how dependent their pairs are
 
 
-def rate_interval(rate: Floats | float, size: Floats | float, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Return Clopper-Pearson intervals of rates for effective numbers of independent trials.
+def rate_interval(
+    rate: Floats | float, size: Floats | float, level: float = 0.95, people_in_error: Floats | float = 0.0
+) -> tuple[Floats, Floats]:
+    """Return intervals of rates for effective numbers of independent trials.
+
+    They are those of Clopper and Pearson, who allow for counts being whole numbers, where few people are in error, and
+    become those of Jeffreys, whose coverage of rates that take any value is the level, the more people are.
 
     Args:
         rate: (...) in [0, 1].
         size: (...) effective number of trials: `rate * (1 - rate)` over the variance of the rate; any real number.
         level: two-sided, in (0, 1).
+        people_in_error: (...) see `equal_people`.
 
     Korn & Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated from
-    survey data", Survey Methodology 24, 1998.
+    survey data", Survey Methodology 24, 1998; Brown, Cai & DasGupta, "Interval estimation for a binomial proportion",
+    Statistical Science 2001.
     """
     from scipy.special import betaincinv
 
     p, n = np.broadcast_arrays(np.asarray(rate, dtype=np.float64), np.asarray(size, dtype=np.float64))
     errors, rest, alpha = p * n, (1 - p) * n, (1 - level) / 2
-    low = np.where(errors > 0, betaincinv(np.maximum(errors, 1e-300), rest + 1, alpha), 0.0)
-    high = np.where(rest > 0, betaincinv(errors + 1, np.maximum(rest, 1e-300), 1 - alpha), 1.0)
+    part = 0.5 * np.asarray(people_in_error) / (HALFWAY + np.asarray(people_in_error))  # of an error, 0 to 1/2
+    low = np.where(errors > 0, betaincinv(np.maximum(errors + part, 1e-300), rest + 1 - part, alpha), 0.0)
+    high = np.where(rest > 0, betaincinv(errors + 1 - part, np.maximum(rest + part, 1e-300), 1 - alpha), 1.0)
     return np.asarray(low), np.asarray(high)
+
+
+def equal_people(errors: Floats) -> Floats:
+    """Return how many people with equal numbers of errors are as few as these: (sum e)^2 / sum e^2 (Kish).
+
+    Args:
+        errors: (..., n) of each person, weighted or not.
+    """
+    squares = np.einsum("...n,...n->...", errors, errors)
+    total = errors.sum(axis=-1)
+    return np.asarray(np.divide(total**2, squares, out=np.zeros_like(squares), where=squares > 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +105,7 @@ class ClusteredPairs:
         for scores in (self.impostors, self.genuine, self.genuine[::-1]):
             marks.append(scores[_sparse_places(len(scores))])
         found = np.unique(np.concatenate(marks))[::-1]
+        found = found[found > -np.inf]  # scores of pairs that could not be compared
         return np.asarray(found[(found >= self.lowest) | (found > self.impostors[0])])
 
     def rates(self, thresholds: Floats) -> ClusteredRates:
@@ -93,34 +116,29 @@ class ClusteredPairs:
         """
         false = np.searchsorted(-self.impostors, -thresholds, side="right")
         true = np.searchsorted(-self.genuine, -thresholds, side="right")
-        n, pairs, own = self.people, self.impostor_total, np.bincount(self.genuine_people, minlength=self.people)
-        accepted, passed = np.zeros(n), np.zeros(n)
-        seen = np.zeros(int(self.dyads.max(initial=-1)) + 1)
-        squares = cross = 0.0
-        columns = np.zeros((5, len(thresholds)))
-        before = (0, 0)
-        for place, (wrong, right) in enumerate(zip(false.tolist(), true.tolist(), strict=True)):
-            new = slice(before[0], wrong)
-            if wrong > before[0]:
-                accepted += np.bincount(self.impostor_people[:, new].ravel(), minlength=n)
-                dyads, times = np.unique(self.dyads[new], return_counts=True)
-                squares += float((times * (2 * seen[dyads] + times)).sum())
-                seen[dyads] += times
-                cross += float(self.dyad_pairs[new].sum())
-            if right > before[1]:
-                passed += np.bincount(self.genuine_people[before[1] : right], minlength=n)
-            before = wrong, right
-            far, frr = wrong / pairs, (len(self.genuine) - right) / len(self.genuine)
-            off, missed = accepted - far * self.totals, own - passed - frr * own
-            within = squares - 2 * far * cross + far**2 * self.squares
-            columns[:, place] = (
-                (off @ off - within) / pairs**2,
-                (missed @ missed) / len(self.genuine) ** 2,
-                (off @ missed) / (pairs * len(self.genuine)),
-                np.count_nonzero(accepted),
-                min(np.count_nonzero(passed), np.count_nonzero(passed < own)),
-            )
+        pairs, own = self.impostor_total, np.bincount(self.genuine_people, minlength=self.people)
         far, frr = false / pairs, (len(self.genuine) - true) / len(self.genuine)
+        # Pairs of the same two people that were accepted before each: the square of their number grows by 2 k + 1.
+        order = np.argsort(self.dyads, kind="stable")
+        first = np.searchsorted(self.dyads[order], self.dyads[order])
+        before = np.empty(len(order), dtype=np.int64)
+        before[order] = np.arange(len(order)) - first
+        squares, cross = (np.append(0, np.cumsum(one))[false] for one in (2 * before + 1, self.dyad_pairs))
+        within = squares - 2 * far * cross + far**2 * self.squares
+        columns = np.zeros((6, len(thresholds)))
+        accepted_blocks = _running_counts(self.impostor_people, false, self.people)
+        passed_blocks = _running_counts(self.genuine_people[None], true, self.people)
+        for (place, accepted), (_, passed) in zip(accepted_blocks, passed_blocks, strict=True):
+            off = accepted - far[place, None] * self.totals
+            missed = own - passed - frr[place, None] * own
+            columns[:, place] = (
+                (np.einsum("tn,tn->t", off, off) - within[place]) / pairs**2,
+                np.einsum("tn,tn->t", missed, missed) / len(self.genuine) ** 2,
+                np.einsum("tn,tn->t", off, missed) / (pairs * len(self.genuine)),
+                np.count_nonzero(accepted, axis=1),
+                np.minimum(equal_people(passed), equal_people(own - passed)),
+                equal_people(accepted),
+            )
         effect, effect_far = _design_effects(far, columns[0] * pairs, columns[3], self.totals)
         return ClusteredRates(
             thresholds=thresholds,
@@ -130,8 +148,25 @@ class ClusteredPairs:
             effect=effect,
             effect_far=effect_far,
             frr_size=effective_size(frr, columns[1], columns[4], own[own > 0]),
+            far_people=columns[5],
+            frr_people=columns[4],
             covariance=columns[2],
         )
+
+
+def _running_counts(people: Whole, ends: Whole, count: int) -> Iterator[tuple[slice, Floats]]:
+    """Yield (T,n) how many of the first `ends` of (S,K) listed people are each of n people, in blocks of the ends."""
+    place, held = np.searchsorted(ends, np.arange(people.shape[1]), side="right"), np.zeros(count)
+    step = max(1, BLOCK // count)
+    for start in range(0, len(ends), step):
+        stop = min(start + step, len(ends))
+        new = slice(ends[start - 1] if start else 0, ends[stop - 1])
+        cells = (place[new] - start) * count + people[:, new]
+        counts = np.bincount(cells.ravel(), minlength=(stop - start) * count).reshape(-1, count).astype(np.float64)
+        counts[0] += held
+        counts = np.cumsum(counts, axis=0)
+        held = counts[-1]
+        yield slice(start, stop), counts
 
 
 def _sparse_places(count: int) -> Whole:
@@ -146,20 +181,19 @@ def effective_size(
     """Return the effective number of independent trials behind rates.
 
     With few people in error the variance is not known. Then people themselves are the trials, as if a person failed in
-    all pairs or in none; this assumption has the weight of `PRIOR_PEOPLE` people in error.
+    all pairs or in none; this assumption has half of the weight with `PRIOR_PEOPLE` in error, and fades with the square
+    of their number.
 
     Args:
         rate: (...) in [0, 1].
         variance: (...) of the rate, over people.
-        people_in_error: (...) people with errors, or without if they are fewer.
+        people_in_error: (...) see `equal_people`; people without errors if they are fewer.
         weights: (n,) of the people in the rate.
     """
     spread = np.asarray(rate * (1 - rate))
     per_trial = np.divide(variance, spread, out=np.zeros_like(spread), where=spread > 0)  # 1 / n where it is known
-    known = np.where(spread > 0, people_in_error, 0)
-    size = (known + PRIOR_PEOPLE) / (
-        known * per_trial * small_sample_correction(weights, 1) + PRIOR_PEOPLE / len(weights)
-    )
+    known, assumed = np.where(spread > 0, people_in_error, 0) ** 2, PRIOR_PEOPLE**2
+    size = (known + assumed) / (known * per_trial * small_sample_correction(weights, 1) + assumed / len(weights))
     return np.asarray(size)
 
 
@@ -223,6 +257,8 @@ class ClusteredRates:
         effect: (P,) design effect of the FAR, see `_design_effects`.
         effect_far: (P,) the FAR at which it was estimated.
         frr_size: (P,) effective number of independent genuine pairs.
+        far_people: (P,) people in error among the impostors, see `equal_people`.
+        frr_people: (P,) likewise among the genuine pairs, or people without errors if they are fewer.
         covariance: (P,) of both error rates.
     """
 
@@ -233,6 +269,8 @@ class ClusteredRates:
     effect: Floats
     effect_far: Floats
     frr_size: Floats
+    far_people: Floats
+    frr_people: Floats
     covariance: Floats
 
     @cached_property
@@ -244,16 +282,20 @@ class ClusteredRates:
         """Return (P,) low and high ends of intervals.
 
         If the rate were as high as the high end, the design effect would be larger in the same proportion. The high
-        end allows for that.
+        end allows for that. Above the strictest threshold that shows the effect it fades with a power of the high end:
+        if scores of pairs that share a person are correlated by r, both exceed a high score with a frequency of
+        rate^(2 / (1 + r)), so that the effect less one fades as rate^((1 - r) / (1 + r)); the power is that of
+        r = 0.38. Ledford & Tawn, "Statistics for near independence in multivariate extreme values", Biometrika 1996.
         """
-        low, high = rate_interval(self.far, self.far_size, level)
-        more = 1 + (self.effect - 1) * np.maximum(high / self.effect_far, 1)
-        return low, rate_interval(self.far, self.impostors / more, level)[1]
+        low, high = rate_interval(self.far, self.far_size, level, self.far_people)
+        ratio = np.where(np.isinf(self.effect_far), 1.0, high / self.effect_far)
+        more = 1 + (self.effect - 1) * np.where(ratio > 1, ratio, ratio**FADING)
+        return low, rate_interval(self.far, self.impostors / more, level, self.far_people)[1]
 
     def bounds(self, level: float = 0.95) -> Bounds:
         """Return intervals of both error rates, made monotone in the threshold as the rates are."""
         far_low, far_high = self.far_interval(level)
-        frr_low, frr_high = rate_interval(self.frr, self.frr_size, level)
+        frr_low, frr_high = rate_interval(self.frr, self.frr_size, level, self.frr_people)
         return Bounds(
             far_low=np.minimum.accumulate(far_low[::-1])[::-1],
             far_high=np.maximum.accumulate(far_high),

@@ -20,7 +20,7 @@ from siamese_verify.evaluation.bootstrap import (
 from siamese_verify.evaluation.clustered_pairs import dyadic_variance, person_totals, small_sample_correction
 from siamese_verify.evaluation.folds import fold_errors
 from siamese_verify.evaluation.operating_points import equal_error
-from siamese_verify.evaluation.pair_intervals import error_interval, pair_intervals
+from siamese_verify.evaluation.rate_intervals import error_interval, pair_intervals
 from siamese_verify.evaluation.roc import roc_curve
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold
 

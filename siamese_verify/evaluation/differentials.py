@@ -9,6 +9,9 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import BLOCK, Interval, check_level, numbered_people
+from siamese_verify.evaluation.clustered_pairs import effective_size
+from siamese_verify.evaluation.inequality import Inequality, inequalities
+from siamese_verify.evaluation.rate_intervals import proportion_interval
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, numbered, unit_rows
 from siamese_verify.tables import is_number
 
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
 
-ALPHA = 0.5  # weight of the false match rates in GARBE
 MAX_GROUPS = 50
 BINS, DISTINCT = 4, 8  # a column of more than 8 different numbers is divided into 4 parts at most
 MAX_ERRORS = 2**23  # accepted impostors that are held in memory; more are counted, without intervals
@@ -34,8 +36,7 @@ class GroupCell(NamedTuple):
         groups: of the two photos, in the order of their names.
         impostors: number of impostor pairs.
         fmr: false match rate, None without impostors.
-        fmr_interval: 95 % confidence interval over people; None where people are unknown, or all
-            or none are in error: resamples cannot show more.
+        fmr_interval: 95 % confidence interval over people, one-sided without errors; None where people are unknown.
         genuine: number of genuine pairs.
         fnmr: false non-match rate, None without genuine pairs.
         fnmr_interval: likewise.
@@ -48,20 +49,6 @@ class GroupCell(NamedTuple):
     genuine: int
     fnmr: float | None
     fnmr_interval: Interval | None
-
-
-class Inequality(NamedTuple):
-    """How unequal the groups' own error rates are; of infinite size where one group has no error and another some.
-
-    Attributes:
-        name: of the measure.
-        value: the measure.
-        interval: 95 % confidence interval over people, None where they are unknown.
-    """
-
-    name: str
-    value: float
-    interval: Interval | None
 
 
 class GroupDifferentials(NamedTuple):
@@ -88,37 +75,6 @@ class GroupDifferentials(NamedTuple):
             row, column = (self.groups.index(name) for name in cell.groups)
             found[row, column] = found[column, row] = np.nan if cell.fmr is None else cell.fmr
         return found
-
-
-def gini(values: Floats) -> Floats:
-    """Return the Gini coefficient of (..., G) rates with the correction G / (G - 1): 0 if equal, 1 if one has all.
-
-    It is the sum of |x_i - x_j| over all i and j, over 2 G^2 mean(x), times G / (G - 1); 0 where all rates are 0.
-    Howard et al., "Evaluating proposed fairness models for face recognition algorithms", ICPR workshops 2022.
-    """
-    count, total = values.shape[-1], values.sum(axis=-1)
-    differences = np.abs(values[..., :, None] - values[..., None, :]).sum(axis=(-1, -2))
-    return np.asarray(np.divide(differences, 2 * (count - 1) * total, out=np.zeros_like(total), where=total > 0))
-
-
-def garbe(fmr: Floats, fnmr: Floats, alpha: float = ALPHA) -> Floats:
-    """Return the Gini aggregation rate for biometric equitability of (..., G) rates of G groups, in [0, 1].
-
-    alpha G(FMR) + (1 - alpha) G(FNMR), see `gini`; Howard et al. 2022, ISO/IEC 19795-10.
-    """
-    return alpha * gini(fmr) + (1 - alpha) * gini(fnmr)
-
-
-def worst_ratio(values: Floats) -> Floats:
-    """Return the largest of (..., G) rates over their geometric mean: 1 if equal, infinite if one of several is 0.
-
-    NIST IR 8429, "Face Recognition Vendor Test (FRVT) Part 8: Summarizing Demographic Differentials", 2022.
-    """
-    largest = values.max(axis=-1)
-    with np.errstate(divide="ignore"):
-        mean = np.exp(np.log(values).mean(axis=-1))
-    ratio = np.divide(largest, mean, out=np.full_like(largest, np.inf), where=mean > 0)
-    return np.asarray(np.where(largest > 0, ratio, 1.0))
 
 
 def labels_of(values: ArrayLike) -> NDArray[np.str_]:
@@ -234,8 +190,10 @@ def group_differentials(
                 len(places),
             )
         )
+    own = np.unique(np.stack([numbers.reshape(-1), people[known].reshape(-1)]), axis=1)[0]
+    members, size = np.bincount(own, minlength=len(found)), int(people.max()) + 1
     return _differentials(
-        found, threshold, kinds, int(people.max()) + 1, identities is not None, column, resamples, level, seed
+        found, threshold, kinds, size, members, identities is not None, column, resamples, level, seed
     )
 
 
@@ -302,7 +260,8 @@ def all_pairs_differentials(
         _Kind(impostors, impostor_pairs, 0 if accepted is None else accepted.shape[1]),
         _Kind(wrong(rejected, True), genuine_pairs, rejected.shape[1]),
     ]
-    return _differentials(found, threshold, kinds, size, accepted is not None, column, resamples, level, seed)
+    members = np.count_nonzero(photos, axis=0)
+    return _differentials(found, threshold, kinds, size, members, accepted is not None, column, resamples, level, seed)
 
 
 def _error_rows(
@@ -332,6 +291,7 @@ def _differentials(
     threshold: float,
     kinds: list[_Kind],
     people: int,
+    members: Whole,
     known: bool,
     column: str,
     resamples: int,
@@ -352,42 +312,39 @@ def _differentials(
             blocks.append(kind.rates(weights)[0])
     resampled = [np.concatenate(blocks) for blocks in drawn]
 
-    def interval(values: Floats) -> Interval | None:
-        values = np.sort(values[~np.isnan(values)])
-        if len(values) < times / 2 or not times:
+    trials = np.minimum.outer(members, members)
+    # Trials where all pairs of people, or of a person, fail or none: disjoint pairs of people, and people.
+    fewest = [np.where(np.eye(count, dtype=np.bool_), np.maximum(trials // 2, 1), trials).ravel(), trials.ravel()]
+    sizes = np.full((2, count**2), np.nan)
+
+    def interval(kind: int, at: int) -> Interval | None:
+        rate, values = float(rates[kind][0, at]), resampled[kind][:, at]
+        values = values[~np.isnan(values)]
+        if not times or len(values) < times / 2:
             return None
-        ends = [(1 - level) / 2, (1 + level) / 2]
-        low, high = (values[round(share * (len(values) - 1))] for share in ends)
-        return Interval(float(low), float(high))
+        variance = float(values.var())
+        most = fewest[kind][at]
+        wrong = min(min(rate, 1 - rate) ** 2 / variance, most) if variance > 0 else 0.0  # people in error, if few are
+        sizes[kind, at] = min(effective_size(rate, variance, wrong, np.ones(most)), numbers[kind][0, at])
+        return proportion_interval(rate, float(sizes[kind, at]), level, wrong)
 
     cells = []
     for row in range(count):
         for place in range(row, count):
             at = row * count + place
             (fmr, fmr_interval), (fnmr, fnmr_interval) = (
-                (None, None)
-                if np.isnan(rate[0, at])
-                else (float(rate[0, at]), interval(some[:, at]) if 0 < rate[0, at] < 1 else None)
-                for rate, some in zip(rates, resampled, strict=True)
+                (None, None) if np.isnan(rate[0, at]) else (float(rate[0, at]), interval(kind, at))
+                for kind, rate in enumerate(rates)
             )
             names = str(found[row]), str(found[place])
             pairs = [round(float(number[0, at])) for number in numbers]
             cells.append(GroupCell(names, pairs[0], fmr, fmr_interval, pairs[1], fnmr, fnmr_interval))
-    measures: dict[str, Callable[[Floats, Floats], Floats]] = {
-        "largest FMR over the geometric mean": lambda fmr, _: worst_ratio(fmr),
-        "largest FNMR over the geometric mean": lambda _, fnmr: worst_ratio(fnmr),
-        "Gini coefficient of FMR": lambda fmr, _: gini(fmr),
-        "Gini coefficient of FNMR": lambda _, fnmr: gini(fnmr),
-        "GARBE": garbe,
-    }
-    inequalities = []
+    found_inequalities: tuple[Inequality, ...] = ()
     if len(both) > 1:
-        complete = np.isfinite(np.concatenate([some[:, both] for some in resampled], axis=1)).all(axis=1)
-        whole = [some[complete] for some in resampled]
-        for name, measure in measures.items():
-            value = float(measure(rates[0][0, both], rates[1][0, both]))
-            inequalities.append(Inequality(name, value, interval(measure(whole[0][:, both], whole[1][:, both]))))
-    return GroupDifferentials(tuple(map(str, found)), float(threshold), tuple(cells), tuple(inequalities), column)
+        own_rates, own_sizes = np.concatenate(rates)[:, both], sizes[:, both]
+        known = bool(np.isfinite(own_sizes).all())
+        found_inequalities = inequalities(own_rates, own_sizes if known else None, level, seed)
+    return GroupDifferentials(tuple(map(str, found)), float(threshold), tuple(cells), found_inequalities, column)
 
 
 def _resampled(people: int, resamples: int, size: int, seed: int) -> Iterator[Whole]:

@@ -12,7 +12,8 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation.base_report import Failures, RateTable, Report, Tile
 from siamese_verify.evaluation.bootstrap import Interval, check_level
 from siamese_verify.evaluation.cases import Cases
-from siamese_verify.evaluation.pair_intervals import clustered_rate_interval
+from siamese_verify.evaluation.clustered_pairs import equal_people
+from siamese_verify.evaluation.rate_intervals import clustered_rate_interval
 from siamese_verify.evaluation.scores import numbered, unit_rows
 
 if TYPE_CHECKING:
@@ -244,7 +245,10 @@ def people_interval(drawn: Episodes, right: NDArray[np.bool_], level: float = 0.
         return None
     accuracy = float(cases.values.mean())
     variance = max(cases.covariance(cases), float(cases.values.var()) / len(cases.values))
-    wrong = len(np.unique(drawn.people[~right.all(axis=2)]))
+    wrong = min(
+        float(equal_people(np.bincount(drawn.people.ravel(), one.sum(axis=2).ravel()).astype(np.float64)))
+        for one in (right, ~right)
+    )
     tested = np.ones(len(np.unique(drawn.people)))  # people who were drawn
     low, high = clustered_rate_interval(1 - accuracy, variance, wrong, tested, level)
     return Interval(1 - high, 1 - low)

@@ -9,7 +9,7 @@ import numpy as np
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval, Resamples, check_level, difference_interval, numbered_people
 from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, equal_error, operating_point, rates_at
-from siamese_verify.evaluation.pair_intervals import error_interval
+from siamese_verify.evaluation.rate_intervals import error_interval
 from siamese_verify.evaluation.roc import roc_curve
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold
 

@@ -11,7 +11,6 @@ import numpy as np
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, check_far, most_accepts
-from siamese_verify.evaluation.pair_intervals import far_interval_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +55,8 @@ class ImpostorTail:
 
     def with_intervals(self, pairs: ClusteredPairs) -> ImpostorTail:
         """Return the tail with confidence intervals over people."""
+        from siamese_verify.evaluation.rate_intervals import far_interval_at
+
         if not len(pairs.impostors):
             return self
         scores = np.array(self.scores)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
-from siamese_verify.evaluation.pair_intervals import mean_interval
+from siamese_verify.evaluation.rate_intervals import mean_interval
 from siamese_verify.evaluation.representation import NEIGHBORS, weighted_votes
 from siamese_verify.evaluation.scores import numbered, unit_rows
 

@@ -25,7 +25,7 @@ from siamese_verify.evaluation.operating_points import (
     zero_fmr,
     zero_fnmr,
 )
-from siamese_verify.evaluation.pair_intervals import pair_intervals
+from siamese_verify.evaluation.rate_intervals import pair_intervals
 from siamese_verify.evaluation.roc import RocCurve, count_accepts, downsample, write_curve
 from siamese_verify.evaluation.score_statistics import (
     HardestPairs,

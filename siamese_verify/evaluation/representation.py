@@ -9,7 +9,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval
-from siamese_verify.evaluation.pair_intervals import mean_interval
+from siamese_verify.evaluation.rate_intervals import mean_interval
 from siamese_verify.evaluation.scores import numbered, unit_rows
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import checked_gallery
 from siamese_verify.evaluation.base_report import Failures, RateTable, Report, Tile
 from siamese_verify.evaluation.cases import Cases
-from siamese_verify.evaluation.pair_intervals import mean_interval
+from siamese_verify.evaluation.rate_intervals import mean_interval
 from siamese_verify.evaluation.scores import numbered, unit_rows
 
 if TYPE_CHECKING:

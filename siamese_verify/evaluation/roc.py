@@ -9,7 +9,6 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.scores import checked_pairs
-from siamese_verify.tables import read_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,6 +135,8 @@ def read_curve(path: str | Path) -> RocCurve:
     Raises:
         InputError: no such file, or no curve in it.
     """
+    from siamese_verify.tables import read_table
+
     columns = read_table(path, COLUMNS)
     try:
         thresholds = np.array(columns["threshold"], dtype=np.float64)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.evaluation.bootstrap import Interval
-from siamese_verify.evaluation.clustered_pairs import small_sample_correction
+from siamese_verify.evaluation.clustered_pairs import FADING, small_sample_correction
 from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
 
 if TYPE_CHECKING:
@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from siamese_verify.evaluation.clustered_pairs import ClusteredPairs
+    from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, ClusteredRates
     from siamese_verify.evaluation.roc import RocCurve
 
     Floats = NDArray[np.float64]
 
 LEAST_EXCESSES = 30  # fewer impostors above the threshold are not fitted
-SHAPE = 0.5  # largest absolute shape: beyond it the likelihood is not regular, or the variance infinite
-FADING = 0.45  # power of the rate by which dependence fades towards the far tail, see `GeneralizedParetoTail.effect`
+LEAST_SHAPE, MOST_SHAPE = -0.5, 3.0  # below -1/2 the likelihood is not regular; squares of Cauchy variables have 2
 POINTS = 300  # of the ratio of shape and scale at which the likelihood is evaluated
 SHARES = 41  # of exceeding impostors, likewise
-BOUNDED = 0.05 - SHAPE  # scores whose tail may have a lower shape have an end that this likelihood does not find
+BOUNDED = LEAST_SHAPE + 0.05  # scores whose tail may have a lower shape end too abruptly for this likelihood
 LEAST_PEOPLE = 10  # fewer are not fitted: how their pairs depend is not seen
 FARTHEST = 1e4  # times the largest excess: a threshold beyond has no end
 
@@ -116,7 +115,7 @@ class GeneralizedParetoTail:
         """(P,) ratios of shape and scale, and for each the sum of log(1 + ratio * excess)."""
         lowest, half = -1 / self.excesses[0], POINTS // 2
         negative = lowest * (1 - np.geomspace(1e-4, 1, half, endpoint=False))
-        ratios = np.concatenate([negative, np.geomspace(1e-4, 1, half) * 4 / self.excesses.mean()])
+        ratios = np.concatenate([negative, np.geomspace(1e-5, 1, half) * 10 / np.median(self.excesses)])
         return ratios, np.array([np.log1p(ratio * self.excesses).sum() for ratio in ratios])
 
     @cached_property
@@ -127,7 +126,7 @@ class GeneralizedParetoTail:
         Grimshaw, "Computing maximum likelihood estimates for the generalized Pareto distribution", Technometrics 1993.
         """
         ratios, logs = self._ratios
-        shapes = np.clip(logs / len(self.excesses), -SHAPE, SHAPE)
+        shapes = np.clip(logs / len(self.excesses), LEAST_SHAPE, MOST_SHAPE)
         likelihoods = -len(self.excesses) * np.log(shapes / ratios) - (1 + 1 / shapes) * logs
         at = int(likelihoods.argmax())
         return float(shapes[at]), float(shapes[at] / ratios[at]), float(likelihoods[at])
@@ -154,7 +153,13 @@ class GeneralizedParetoTail:
             beyond = np.log(rate / shares)[:, None]  # (Z,1)
             shapes = -np.log1p(ratios * excess) / beyond
             likelihoods = -count * np.log(shapes / ratios) - (1 + 1 / shapes) * logs
-            allowed = (np.abs(shapes) <= SHAPE) & (shapes / ratios > 0) & (beyond < 0) & np.isfinite(likelihoods)
+            allowed = (
+                (shapes >= LEAST_SHAPE)
+                & (shapes <= MOST_SHAPE)
+                & (shapes / ratios > 0)
+                & (beyond < 0)
+                & np.isfinite(likelihoods)
+            )
         likelihoods = np.where(allowed, likelihoods, -np.inf) + binomial[:, None]  # (Z,P)
         row, column = np.unravel_index(int(likelihoods.argmax()), likelihoods.shape)
         best = self.fit[2] + count * np.log(self.share) + (total - count) * np.log1p(-self.share)
@@ -174,10 +179,7 @@ class GeneralizedParetoTail:
 
         It is the larger of that of the likeliest tail and of what remains of the effect above the threshold, for rates
         above the fitted one also that of the constrained tail: few people decide the far tail, so that the first is
-        often too small. If scores of pairs that share a person are correlated by r, both exceed a high score with a
-        frequency of rate^(2 / (1 + r)), so that the effect less one fades as rate^((1 - r) / (1 + r)); the power here
-        is that of r = 0.38. Ledford & Tawn, "Statistics for near independence in multivariate extreme values",
-        Biometrika 1996.
+        often too small. How the effect fades is that of `ClusteredRates.far_interval`.
         """
         shape, scale, _ = self.fit
         excess = self.excess(score)
@@ -190,7 +192,7 @@ class GeneralizedParetoTail:
     def _effect(self, excess: float, share: float, shape: float, scale: float) -> float:
         """Dyadic variance of the log of a rate over that for independent pairs, for parameters of the tail."""
         pairs, values = self.pairs, self.excesses / scale
-        shape = max(shape, 0.1 - SHAPE) if shape < 0 else shape
+        shape = max(shape, LEAST_SHAPE + 0.1) if shape < 0 else shape
         at = excess / scale
         inside, beyond = np.maximum(1 + shape * values, 1e-6), max(1 + shape * at, 1e-6)
         # Slopes of the log density of each excess, and of the log of the rate, by shape and log scale.
@@ -213,20 +215,18 @@ class GeneralizedParetoTail:
         independent = total * (1 - share + slope @ weights) / share
         return max(float((off @ off - within) / independent) * small_sample_correction(pairs.totals, 4), 1.0)
 
-    def threshold_interval(self, rate: float, level: float = 0.95) -> Interval | None:
+    def threshold_interval(self, rate: float, level: float = 0.95) -> Interval:
         """Return the confidence interval of the threshold at a rate, with people as the independent units.
 
         It has the scores at which the deviance of the rate, over its design effect, is below the quantile of the
         chi-squared distribution (profile likelihood). Its high end may be infinite; its low end is not below the
-        threshold that the tail was fitted from.
+        threshold that the tail was fitted from. Where the tail at an end has nearly the least shape, scores may end
+        more abruptly than any fitted tail, and such an interval could lie above the truth: then only its high end is
+        from the fit, which is too high if anything, and the low end is from the impostors themselves.
 
         Args:
             rate: below `share`.
             level: in (0, 1).
-
-        Returns:
-            None where the tail at an end has nearly the least shape: of scores with such an end, the interval would be
-            too short.
         """
         from scipy.stats import chi2
 
@@ -244,9 +244,16 @@ class GeneralizedParetoTail:
         while inside(high := high + max(middle, float(self.excesses[0])) / 2) and high < farthest:
             high += high - middle
         end = np.inf if high >= farthest else self.score(_boundary(middle, high, inside))
-        if any(self.constrained(rate, one).shape < BOUNDED for one in (self.score(low), end) if np.isfinite(one)):
-            return None
-        return Interval(self.score(low), end)
+        start = self.score(low)
+        if any(self.constrained(rate, one).shape < BOUNDED for one in (start, end) if np.isfinite(one)):
+            rates = self._rates
+            lenient = np.flatnonzero(rates.bounds(level).far_low > rate)
+            start = min(start, float(rates.thresholds[lenient[0]]) if len(lenient) else -np.inf)
+        return Interval(start, end)
+
+    @cached_property
+    def _rates(self) -> ClusteredRates:
+        return self.pairs.rates(self.pairs.thresholds())
 
 
 def _boundary(inside_at: float, outside_at: float, inside: Callable[[float], bool]) -> float:
@@ -269,7 +276,7 @@ def fit_tail(pairs: ClusteredPairs, origin: float) -> GeneralizedParetoTail | No
 
     Returns:
         None where fewer than 30 impostors are above the threshold, it is not above the origin, there are fewer than 10
-        people, or the likeliest shape is on a bound, as for uniform scores.
+        people, or the likeliest shape is 3: of scores whose tail is heavier than that of a Cauchy distribution.
 
     Loretan & Phillips, "Testing the covariance stationarity of heavy-tailed time series", Journal of Empirical Finance
     1994, for the number of excesses.
@@ -287,7 +294,7 @@ def fit_tail(pairs: ClusteredPairs, origin: float) -> GeneralizedParetoTail | No
     if not (squares[-1] > 0 and np.isfinite(squares[0])):
         return None
     tail = GeneralizedParetoTail(pairs, origin, squares, above)
-    return tail if BOUNDED < tail.fit[0] < SHAPE else None
+    return tail if tail.fit[0] < MOST_SHAPE else None
 
 
 def extrapolate(
@@ -305,7 +312,7 @@ def extrapolate(
         level: of the intervals, in (0, 1).
 
     Returns:
-        None where the tail cannot be fitted, see `fit_tail` and `threshold_interval`, or no target needs it. Where all
+        None where the tail cannot be fitted, see `fit_tail`, or no target needs it. Where all
         scores are within -1 and 1, as cosines are, no threshold is above 1.
     """
     middle = int(np.searchsorted(2 * curve.false_accepts, curve.impostors))
@@ -318,14 +325,17 @@ def extrapolate(
         if not 0 < target < min(DECISIVE_IMPOSTORS / curve.impostors, tail.share):
             continue
         threshold, interval = tail.threshold(target), tail.threshold_interval(target, level)
-        if interval is None or threshold > bound:
+        if threshold > bound:
             continue
         interval = Interval(interval.low, min(interval.high, bound))
         ends = [one for one in (threshold, *interval) if np.isfinite(one)]
         rates = pairs.rates(np.sort(ends)[::-1])
         bounds = rates.bounds(level)
         place = int(np.flatnonzero(rates.thresholds == threshold)[0])
-        tar = Interval(1 - float(bounds.frr_high[0]) if interval.high < np.inf else 0.0, 1 - float(bounds.frr_low[-1]))
+        tar = Interval(
+            1 - float(bounds.frr_high[0]) if interval.high < np.inf else 0.0,
+            1 - float(bounds.frr_low[-1]) if interval.low > -np.inf else 1.0,
+        )
         points.append(ExtrapolatedPoint(float(target), threshold, interval, 1 - float(rates.frr[place]), tar))
     if not points:
         return None

@@ -20,7 +20,7 @@ VERSIONS = {
     "center": 1,
     "box": 1,
     "five_point": 1,
-    "eyes_and_nose": 1,
+    "eyes_and_nose": 2,
     "none": 1,
 }  # incremented with any change of a crop's pixels
 
@@ -32,7 +32,9 @@ TEMPLATE_SIZE = 112
 # Centers of the left and right eye, each the mean of its six points, and base of the nose in OpenFace's crop, in shares
 # of its side. Amos et al., "OpenFace", CMU-CS-16-118, 2016; the numbers of `AlignDlib.MINMAX_TEMPLATE`.
 EYES_AND_NOSE = ((0.2774, 0.1673), (0.7061, 0.1590), (0.4950, 0.5144))
-BASE_OF_NOSE = 0.43  # how far it is from the tip of the nose to the middle of the mouth
+# How far it is from the tip of the nose to the middle of the mouth: chosen on the training pairs of LFW's View 1, where
+# MTCNN's landmarks give an EER of 8.6, 6.2, 6.1 and 6.6 % for 0, 0.28, 0.35 and 0.43, which is that of the template.
+BASE_OF_NOSE = 0.35
 
 
 def alignment_name(crop: Crop) -> str:

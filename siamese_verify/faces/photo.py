@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 import threading
 import warnings
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from siamese_verify.errors import InputError
 from siamese_verify.faces import raster
@@ -145,6 +144,8 @@ class _Decoder:
         return Image.fromarray(array)
 
     def from_image(self, image: Image.Image) -> Image.Image:
+        from PIL import ImageOps
+
         self.check_size(image.size)
         factor = self.factor(image.size)
         photo = ImageOps.exif_transpose(image)  # makes a copy: the image given is not the one returned
@@ -290,6 +291,8 @@ def _run_child(
     content: bytes, kind: str, max_pixels: int, limits: PhotoLimits
 ) -> tuple[dict[str, Any] | None, Image.Image | None]:
     """The answer of a child process that decodes, None where it was killed, and the photo."""
+    import subprocess
+
     command = [sys.executable, "-P", str(Path(raster.__file__)), kind, str(max_pixels), str(limits.full_pixels)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert child.stdin and child.stdout

@@ -128,8 +128,8 @@ def sharpness(face: Image.Image) -> float:
 def _sharpness(face: Image.Image) -> float:
     gray = np.asarray(face, dtype=np.int16)  # whole numbers: all that follows is exact
     laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]
-    values = laplacian.ravel().astype(np.float64)
-    return (values.size * int(values @ values) - int(values.sum()) ** 2) / values.size**2
+    squares = np.square(laplacian, dtype=np.int64)  # not by `@`: BLAS would wake all its threads for it
+    return (laplacian.size * int(squares.sum()) - int(laplacian.sum()) ** 2) / laplacian.size**2
 
 
 def noise(face: Image.Image) -> float:

@@ -78,29 +78,29 @@ class ApproximateIndex:
         found: NDArray[np.int64] = numbers[0][numbers[0] >= 0]
         return found
 
-    def save(self, path: Path, sign: Callable[[bytes], str]) -> None:
+    def save(self, path: Path, sign: Callable[[bytes], str] | None) -> None:
         """Write it, readable by its owner only and NOT ENCRYPTED: the file holds the templates at 8 bits a number.
 
         Args:
             path: of the file; a second file with `.json` appended holds its signature.
-            sign: keyed signature of the gallery, so that no other index is read back.
+            sign: keyed signature of the gallery, so that no other index is read back; None without one.
         """
         faiss = _faiss()
         try:
             with atomic_open(path, private=True) as file:
                 faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
-            about = {"last": self.last, "signature": sign(_digest(path, self.last))}
+            about = {"last": self.last, "signature": sign(_digest(path, self.last)) if sign else None}
             atomic_write(_about(path), json.dumps(about).encode(), private=True)
         except (OSError, RuntimeError) as error:
             raise InputError(f"The index {path} cannot be written ({error}): make buffer on the disk.") from None
 
     @classmethod
-    def load(cls, path: Path, sign: Callable[[bytes], str]) -> ApproximateIndex | None:
-        """Map a saved index into memory; lists that no search visits stay on the disk.
+    def load(cls, path: Path, sign: Callable[[bytes], str] | None) -> ApproximateIndex | None:
+        """Map a saved index into memory; lists that no search visits stay on the disk, unless it is signed.
 
         Args:
             path: see `save`.
-            sign: see `save`.
+            sign: see `save`; reads the whole file.
 
         Returns:
             None if there is none, or its signature is wrong.
@@ -109,7 +109,7 @@ class ApproximateIndex:
         try:
             about = json.loads(_about(path).read_bytes())
             last = int(about["last"])
-            if about["signature"] != sign(_digest(path, last)):
+            if about["signature"] != (sign(_digest(path, last)) if sign else None):
                 return None
             return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY), last)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError):

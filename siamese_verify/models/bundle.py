@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import secrets
-import shutil
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,6 +193,8 @@ def write_bundle(
     Raises:
         InputError: the folder holds anything else, or cannot be written.
     """
+    import shutil  # not at the top: verifying two photos does not need it
+
     content: dict[str, Any] = {
         "format": FORMAT,
         "alignment": alignment_name(metadata.input_spec.crop),
@@ -206,7 +207,7 @@ def write_bundle(
     content["sha256"] = manifest_digest(content)
     if folder.exists() and (others := _other_files(folder)):
         raise InputError(f"{folder} holds {others[0]}, which is not part of a bundle: give another folder.")
-    token = secrets.token_hex(8)  # separates concurrent writers, and nobody can place a link there beforehand
+    token = os.urandom(8).hex()  # separates concurrent writers, and nobody can place a link there beforehand
     unfinished, former = (folder.with_name(f".{token}.{word}") for word in ("part", "former"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

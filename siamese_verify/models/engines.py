@@ -42,6 +42,7 @@ class OnnxEngine:
         threads: for one batch; None for one per core.
         arrays: the network takes (N,*shape) arrays of this type; None for photos.
         device: see `siamese_verify.onnx_runtime.open_session`.
+        optimized: likewise.
 
     Attributes:
         batch: faces that are best run together.
@@ -57,9 +58,10 @@ class OnnxEngine:
         threads: int | None = None,
         arrays: str | None = None,
         device: str = "cpu",
+        optimized: bool = False,
     ) -> None:
         self._arrays = arrays
-        self._session = open_session(model, name, threads or 0, arena=True, device=device)
+        self._session = open_session(model, name, threads or 0, arena=True, device=device, optimized=optimized)
         self._name = name
         self.batch = GPU_BATCH if CUDA in self._session.get_providers() else BATCH
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -21,6 +22,9 @@ from siamese_verify.faces import DETECTORS, FaceDetector, load_detector
 from siamese_verify.models.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
 from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine
 from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points, training_of
+from siamese_verify.models.optimized_network import check_optimized, optimized_network
+from siamese_verify.onnx_runtime import gpu_number, import_onnxruntime
+from siamese_verify.opencv_zoo import SFACE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,23 +100,44 @@ def load_parts(
         return VerifierParts(model.metadata, TorchEngine(model.encoder), None, None)
     bundle = find_bundle(name)
     with_name = replace(bundle.metadata, name=str(name) if str(name) in PRETRAINED else bundle.metadata.name)
+    if device == "auto" and bundle.metadata.quantization != "none":
+        device = "cpu"  # int8 is made for it
     pool = ThreadPoolExecutor(1)
-    integrity = pool.submit(bundle.check, bundle.files)  # while the network is loaded
+    try:
+        network = network_of(bundle, trust_code)
+        optimized = _optimized(network, bundle, device)
+    except InputError:
+        bundle.check(bundle.files)  # a changed file is the better explanation
+        raise
+    integrity = pool.submit(_check_files, bundle, optimized)  # while the network is loaded
     pool.shutdown(wait=False)
     detector, crop = None, bundle.metadata.input_spec.crop
     if crop.needs_face:
         files = {name: bundle.read(f"{DETECTOR}/{name}") for name in DETECTORS[crop.detector].files}
         detector = load_detector(crop.detector, files)
-    if device == "auto" and bundle.metadata.quantization != "none":
-        device = "cpu"  # int8 is made for it
+    opened = optimized or network
+    place = str(opened if isinstance(opened, Path) else bundle.folder / NETWORK)
+    kind = bundle.metadata.input_spec.array_type
     try:
-        network = network_of(bundle, trust_code)
-        place = str(network if isinstance(network, Path) else bundle.folder / NETWORK)
-        kind = bundle.metadata.input_spec.array_type
-        return VerifierParts(with_name, OnnxEngine(network, place, threads, kind, device), detector, integrity)
+        runs = OnnxEngine(opened, place, threads, kind, device, optimized is not None)
     except InputError:
-        integrity.result()  # a changed file is the better explanation
+        integrity.result()
         raise
+    return VerifierParts(with_name, runs, detector, integrity)
+
+
+def _optimized(network: Path | bytes, bundle: Bundle, device: str) -> Path | None:
+    """The network of a bundle as ONNX Runtime optimizes it for this machine, see `optimized_network`."""
+    if isinstance(network, bytes) or gpu_number(device, import_onnxruntime().get_available_providers()):
+        return None
+    return optimized_network(network, bundle.files.get(NETWORK) or network.stem.rpartition("-")[2])
+
+
+def _check_files(bundle: Bundle, optimized: Path | None) -> None:
+    """Integrity check of the files of a bundle, and of the network that is opened in the place of its own."""
+    if optimized:
+        check_optimized(optimized)
+    bundle.check([name for name in bundle.files if not (optimized and name == NETWORK)])
 
 
 def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path | bytes:
@@ -128,7 +153,10 @@ def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path |
     if NETWORK in bundle.files or WEIGHTS not in bundle.files:
         return bundle.path(NETWORK)
     made_of = [bundle.metadata.weights_sha256, bundle.metadata.configuration, asdict(bundle.metadata.input_spec)]
-    digest = hashlib.sha256(json.dumps([__version__, *made_of], sort_keys=True).encode()).hexdigest()
+    from importlib.metadata import version  # not at the top: it takes 10 ms
+
+    made_by = [__version__, version("torch"), _exporting_code()]
+    digest = hashlib.sha256(json.dumps([*made_by, *made_of], sort_keys=True).encode()).hexdigest()
     folder, stem = cache_folder() / "networks", digest[:32]
     for path in folder.glob(f"{stem}-*.onnx"):  # named by its hash
         with suppress(OSError):
@@ -151,6 +179,14 @@ def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path |
         log.warning("It cannot be kept (%s), and is exported each time: make room below $XDG_CACHE_HOME.", error)
         return network
     return path
+
+
+@cache
+def _exporting_code() -> str:
+    """SHA-256 of the modules that make an ONNX network of weights: a checkout changes without its version."""
+    package = Path(__file__).parents[1]
+    files = [package / "onnx_runtime.py", package / "models" / "export.py", *(package / "encoders").glob("*.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
 
 
 def find_bundle(name: str | Path) -> Bundle:
@@ -250,6 +286,15 @@ def _can_create(folder: Path, trust_code: str | Collection[str]) -> bool:
     if WEIGHTS not in open_bundle(folder).files:
         return False
     return metadata.quantization == "none" and set(metadata.needs_code) <= set(_names(trust_code))
+
+
+def torch_model(bundle: Bundle) -> FaceModel | None:
+    """The model of a bundle for torch, if it needs no code of others; None where it has no weights for torch."""
+    if _can_create(bundle.folder, ()):
+        return load_bundle(bundle.folder)
+    if bundle.metadata.weights_sha256 == SFACE.sha256:  # as published: torch takes them from that file
+        return load_model("sface")
+    return None
 
 
 def _names(trust_code: str | Collection[str]) -> Collection[str]:

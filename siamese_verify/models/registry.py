@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -222,6 +221,8 @@ def _is_damaged(folder: Path) -> bool:
         bundle = open_bundle(folder)
         bundle.check(bundle.files)
     except InputError:
+        import shutil
+
         shutil.rmtree(folder, ignore_errors=True)
         return True
     return False

@@ -72,7 +72,7 @@ def pair_file(
         if len(several):
             line = columns.lines[several[0] % len(same)]
             raise InputError(f"Line {line} of {path} gives a photo another {group} than another line: correct one.")
-    return PairProtocol(
+    protocol = PairProtocol(
         name or file.stem,
         photos,
         listed,
@@ -80,6 +80,9 @@ def pair_file(
         photo_groups=photo_groups,
         group_column=group,
     )
+    if sides is not None and protocol.compared_groups() < 2:
+        raise InputError(f"The pairs of {path} are of fewer than two values of {group}: a comparison needs two.")
+    return protocol
 
 
 def connected_identities(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -35,10 +35,12 @@ from siamese_verify.evaluation import (
     score_pairs,
     verification_report,
 )
-from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+from siamese_verify.evaluation.acquisition import group_failures, with_failures
+from siamese_verify.evaluation.all_pairs_rows import clustered_rows
 from siamese_verify.evaluation.base_report import Failures, Report
+from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, cluster_pairs
 from siamese_verify.evaluation.discard import discard_curves, genuine_pairs
-from siamese_verify.evaluation.pair_intervals import clustered_intervals
+from siamese_verify.evaluation.rate_intervals import clustered_intervals
 from siamese_verify.evaluation.report import LabelDoubt
 from siamese_verify.evaluation.tail_extrapolation import extrapolate
 from siamese_verify.structures import Photos
@@ -140,8 +142,8 @@ class Protocol(ABC):
     def evaluate(self, embeddings: np.ndarray, settings: EvaluationSettings) -> Report:
         """Return all metrics of (N,D) unit embeddings of the photos."""
 
-    def count_failures(self, report: Report, rows: np.ndarray) -> Any:
-        """Failures to acquire, for the report of a protocol restricted to (K,) rows."""
+    def count_failures(self, report: Report, rows: np.ndarray, embeddings: np.ndarray | None = None) -> Any:
+        """Failures to acquire, for the report of a protocol restricted to (K,) rows, of their (K,D) embeddings."""
         failed = self._failed(rows)
         interval = failure_interval(self.photos.identities, failed)
         return Failures(len(failed), int(failed.sum()), float(failed.mean()), interval)
@@ -274,8 +276,20 @@ class PairProtocol(Protocol):
         accuracy = found.kfold.mean if found.kfold else None
         return LabelDoubt(int(self.doubtful.sum()), report.pairs - found.pairs, found.eer, accuracy, self.doubted_by)
 
-    def _differentials(self, embeddings: np.ndarray, threshold: float, resamples: int) -> GroupDifferentials:
+    def compared_groups(self) -> int:
+        """Number of groups of photos whose pairs are compared."""
         assert self.photo_groups is not None
+        groups = self.photo_groups
+        if self.pairs is not None:
+            sides = groups[np.stack([self.pairs.left, self.pairs.right], axis=1)]
+            groups = sides[(sides != "").all(axis=1)]
+        return len(np.unique(groups[groups != ""]))
+
+    def _differentials(self, embeddings: np.ndarray, threshold: float, resamples: int) -> GroupDifferentials | None:
+        """None where failures to acquire have left fewer than two groups."""
+        assert self.photo_groups is not None
+        if self.compared_groups() < 2:
+            return None
         people, pairs, column = np.asarray(self.photos.identities), self.pairs, self.group_column
         if pairs is None:
             return all_pairs_differentials(
@@ -292,10 +306,28 @@ class PairProtocol(Protocol):
             resamples=resamples,
         )
 
-    def count_failures(self, report: Report, rows: np.ndarray) -> Any:
-        """Failures to acquire, and the rates that include them."""
+    def count_failures(self, report: Report, rows: np.ndarray, embeddings: np.ndarray | None = None) -> Any:
+        """Failures to acquire, and the rates that include them, with intervals where embeddings are given."""
         assert isinstance(report, VerificationReport)
-        return add_failures(report, self.photos.identities, self._failed(rows), *self.count_pairs())
+        failed, people, pairs = self._failed(rows), np.asarray(self.photos.identities), None
+        if embeddings is not None and self.identities_known:
+            pairs = self._pairs_with_failures(embeddings, rows, failed, people)
+        found = add_failures(report, people, failed, *self.count_pairs(), pairs)
+        if self.photo_groups is None:
+            return found
+        return found._replace(groups=group_failures(people, failed, self.photo_groups))
+
+    def _pairs_with_failures(
+        self, embeddings: np.ndarray, rows: np.ndarray, failed: np.ndarray, people: np.ndarray
+    ) -> ClusteredPairs:
+        if self.pairs is None:
+            return with_failures(clustered_rows(embeddings, people[rows]), people, failed)
+        left, right = self.pairs.left, self.pairs.right
+        compared = ~(failed[left] | failed[right])
+        place, scores = np.cumsum(~failed) - 1, np.full(len(left), -np.inf)
+        scores[compared] = score_pairs(embeddings, place[left[compared]], place[right[compared]])
+        _, numbers = np.unique(np.stack([people[left], people[right]], axis=1), return_inverse=True)
+        return cluster_pairs(scores, self.pairs.same, numbers.reshape(-1, 2))
 
     def digest(self) -> str:
         """SHA-256 of the names of the photos, their identities and the pairs; not of pixels."""
@@ -374,12 +406,13 @@ def with_groups(protocol: PairProtocol, path: str | Path, column: str) -> PairPr
     groups = labels_of(np.array([known.get(name, "") for name in names]))  # parts of these photos, not of all lines
     if not (groups != "").any():
         raise InputError(f"{path} lists none of the {len(names):,} photos of {protocol.name}, such as {names[0]!r}.")
-    if len(np.unique(groups[groups != ""])) < 2:
+    grouped = replace(protocol, photo_groups=groups, group_column=column)
+    if grouped.compared_groups() < 2:
         raise InputError(
-            f"All {int((groups != '').sum()):,} photos of {protocol.name} that {path} lists have one {column}: a "
-            "comparison of groups needs two."
+            f"All {int((groups != '').sum()):,} photos of {protocol.name} that {path} lists, or all of their pairs, "
+            f"have one {column}: a comparison of groups needs two."
         )
-    return replace(protocol, photo_groups=groups, group_column=column)
+    return grouped
 
 
 def all_pairs(photos: Photos, name: str) -> PairProtocol:

@@ -16,9 +16,8 @@ from siamese_verify.evaluation import (
     all_pairs_report,
     verification_report,
 )
-from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+from siamese_verify.evaluation.all_pairs_rows import clustered_rows
 from siamese_verify.evaluation.base_report import Report
-from siamese_verify.evaluation.pair_intervals import clustered_intervals
 from siamese_verify.evaluation.photo_sets import (
     best_pair_scores,
     check_combine,
@@ -26,6 +25,7 @@ from siamese_verify.evaluation.photo_sets import (
     draw_templates,
     quality_weights,
 )
+from siamese_verify.evaluation.rate_intervals import clustered_intervals
 from siamese_verify.evaluation.tail_extrapolation import extrapolate
 from siamese_verify.protocols.held_out import HeldOutShare, made_of
 from siamese_verify.protocols.protocol import EvaluationSettings, Protocol
@@ -117,8 +117,11 @@ class TemplateProtocol(Protocol):
         scores = best_pair_scores(rows, templates)[left, right]
         return verification_report(scores, people[left] == people[right], identities=sides, targets=targets)
 
-    def count_failures(self, report: Report, rows: np.ndarray) -> Any:
-        """Failures to acquire, and the rates that include pairs of a template of which no photo is left."""
+    def count_failures(self, report: Report, rows: np.ndarray, embeddings: np.ndarray | None = None) -> Any:
+        """Failures to acquire, and the rates that include pairs of a template of which no photo is left.
+
+        These have no intervals.
+        """
         assert isinstance(report, VerificationReport)
         templates = self.template_numbers()
         first = np.unique(templates[templates >= 0], return_index=True)[1]

@@ -8,6 +8,7 @@ import json
 import logging
 import time
 import traceback
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -37,7 +38,7 @@ PAGE_FILES = {
     "/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
 }
 PROBES = frozenset({"/healthz", "/readyz"})  # asked by orchestrators, by any name or address of the server
-OPEN = frozenset({*PAGE_FILES, *PROBES, "/openapi.json"})  # need no key, and count against no rate
+OPEN = frozenset({*PAGE_FILES, *PROBES, "/openapi.json"})
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 METHODS = CHANGING | {"GET", "HEAD", "OPTIONS"}
 SUBSCRIBER_BITS = 64  # of an IPv6 address: a subscriber chooses the others
@@ -109,12 +110,20 @@ class Guard:
         keys: accepted API keys; None if none is needed.
         rates: rate limit of clients.
         metrics: count requests.
+        open_paths: that need no key, and count against no rate.
     """
 
     def __init__(
-        self, app: ASGIApp, *, settings: Settings, keys: KeyFile | None, rates: RateLimit, metrics: Metrics
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        keys: KeyFile | None,
+        rates: RateLimit,
+        metrics: Metrics,
+        open_paths: Collection[str] = OPEN,
     ) -> None:
-        self.app, self.keys, self.rates, self.metrics = app, keys, rates, metrics
+        self.app, self.keys, self.rates, self.metrics, self.open_paths = app, keys, rates, metrics, open_paths
         self.hosts, self.root_path = settings.allowed_hosts, settings.root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,12 +169,12 @@ class Guard:
         if path.startswith(f"{self.root_path}/"):
             path = path.removeprefix(self.root_path)
         if self.hosts and host_name(host) not in self.hosts and path not in PROBES:
-            detail = "The server is not known by the name in Host: use its own, or start it with --allow-host NAME."
+            detail = "The server is not known by the name in Host: use its own, or allow it by serve --allow-host NAME."
             raise Problem(400, "wrong_host", detail)
         address = subscriber(scope["client"][0] if scope.get("client") else "")
         state = scope.setdefault("state", {})
         state["client"] = address
-        if path in OPEN and scope["method"] == "GET":
+        if path in self.open_paths and scope["method"] == "GET":
             return
         if scope["method"] in CHANGING and is_foreign(headers, host):
             way_out = "open its own page, or let the proxy before it pass on Host"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from siamese_verify.serving.batching import FaceEngine
+    from siamese_verify.serving.service import Service
 
 HEAD_BYTES = 16 * 1024  # of a request
 OTHER_FILES = 128  # open files that are not connections: the model, a gallery, libraries
@@ -205,7 +205,7 @@ def run(
     """Serve until SIGTERM or Ctrl-C; work that does not end in time is cut off.
 
     Args:
-        app: from `create_app`.
+        app: from `create_app`, or `create_people_app`.
         settings: of the app.
         listener: from `listen`.
         certificate: PEM file, for HTTPS.
@@ -234,11 +234,11 @@ def run(
     )
     scheme, port = "https" if certificate else "http", listener.getsockname()[1]
     url = f"{scheme}://{bracketed(settings.host)}:{port}{settings.root_path}/"
-    engine: FaceEngine = app.state.service.engine
-    server = Server(config, lambda: ready(url), lambda: supervised and engine.stuck)
+    service: Service | None = getattr(app.state, "service", None)
+    server = Server(config, lambda: ready(url), lambda: supervised and service is not None and service.engine.stuck)
     server.run(sockets=[listener])
     status = 1 if server.gave_up else 0
-    if not engine.close(0 if server.force_exit else 1):
+    if service is not None and not service.engine.close(0 if server.force_exit else 1):
         log.error("Work that took too long was cut off.")
         logging.shutdown()
         sys.stdout.flush()

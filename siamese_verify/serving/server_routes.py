@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -46,15 +47,15 @@ def add_server_routes(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(service.admission), media_type=service.metrics.content_type)
 
 
-def add_page(app: FastAPI) -> None:
-    """Serve the files of the web page from memory."""
+def add_page(app: FastAPI, page_files: Mapping[str, tuple[str, str]] = PAGE_FILES) -> None:
+    """Serve the files of a web page from memory, by path their name and type."""
 
     def add(path: str, content: bytes, kind: str) -> None:
         @app.get(path, include_in_schema=False)
         async def page_file() -> Response:
             return Response(content, headers={"Content-Type": kind, "Cache-Control": "no-cache"})
 
-    for path, (name, kind) in PAGE_FILES.items():
+    for path, (name, kind) in page_files.items():
         add(path, (files("siamese_verify.serving") / "page" / name).read_bytes(), kind)
 
 

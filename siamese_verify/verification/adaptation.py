@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,14 @@ from siamese_verify.evaluation import ScoreComparison, VerificationReport, compa
 from siamese_verify.evaluation.calibration import calibrate_pairs
 from siamese_verify.faces import ranges_of
 from siamese_verify.models.bundle import CARD, NETWORK, WEIGHTS, Bundle, write_bundle
-from siamese_verify.models.engines import OnnxEngine, embed_crops
-from siamese_verify.models.loading import network_of
+from siamese_verify.models.engines import OnnxEngine, TorchEngine, embed_crops
+from siamese_verify.models.loading import FaceModel, network_of, torch_model
 from siamese_verify.models.metadata import ModelMetadata, model_card
 from siamese_verify.verification.recalibration import check_enough, embed_people, measured_in_words
 from siamese_verify.verification.verifier import Verifier
+
+if TYPE_CHECKING:
+    pass
 
 FOLDS = 5  # of the people: each is scored by a head that was trained without them
 MAX_ROWS = 1024  # photos that a head is trained on: every step compares all with all
@@ -224,8 +227,26 @@ def append_head(network: bytes, head: Floats) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def with_head(model: FaceModel, head: Floats) -> FaceModel | None:
+    """A model for torch with a (D,D) head, which becomes a part of the one it has; None for a mirrored encoder."""
+    import torch
+
+    from siamese_verify.encoders import AdaptedEncoder, MirroredEncoder
+
+    encoder, configuration = model.encoder, model.metadata.configuration
+    if isinstance(encoder, MirroredEncoder):
+        return None  # encoders are wrapped once
+    if not isinstance(encoder, AdaptedEncoder):
+        encoder = AdaptedEncoder(encoder)
+        inner = {name: value for name, value in configuration.items() if name != "pretrained"}
+        configuration = {"_target_": "siamese_verify.encoders.AdaptedEncoder", "encoder": inner}
+    with torch.no_grad():
+        encoder.head.weight.copy_(torch.from_numpy(head).T @ encoder.head.weight)
+    return FaceModel(encoder.eval(), replace(model.metadata, configuration=configuration))
+
+
 def save_adapted(folder: Path, bundle: Bundle, found: Adaptation, versions: Mapping[str, str]) -> Bundle:
-    """Write a bundle with the head in its ONNX network; it has no weights for torch.
+    """Write a bundle with the head in its ONNX network and, if the model can be run on torch, in its weights.
 
     Args:
         folder: of the bundle.
@@ -237,23 +258,29 @@ def save_adapted(folder: Path, bundle: Bundle, found: Adaptation, versions: Mapp
         InputError: a file of the bundle is damaged, the network with the head gives other embeddings than the head, or
             the folder cannot be written to.
     """
-    from siamese_verify.models.export import MIN_COSINE, lowest_cosine, random_inputs
+    from siamese_verify.models.export import MIN_COSINE, lowest_cosine, random_inputs, weights_file
 
     assert found.head is not None
     stored = network_of(bundle)
     plain = stored if isinstance(stored, bytes) else stored.read_bytes()
-    network, spec = append_head(plain, found.head), found.metadata.input_spec
+    network, metadata = append_head(plain, found.head), found.metadata
+    spec, size = metadata.input_spec, metadata.embedding_size
     images = random_inputs(spec)
     before, after = (
-        embed_crops(OnnxEngine(one, NETWORK, arrays=spec.array_type), images, found.metadata.embedding_size)
-        for one in (plain, network)
+        embed_crops(OnnxEngine(one, NETWORK, arrays=spec.array_type), images, size) for one in (plain, network)
     )
-    lowest = lowest_cosine(apply_head(before, found.head), after)
-    if not lowest > MIN_COSINE:
-        raise InputError(f"The network of {found.metadata.name} takes no head (cosine {lowest:.6f}): report this.")
-    digest = hashlib.sha256(network).hexdigest()
-    metadata = replace(found.metadata, weights_sha256=digest)
-    checks = {"pictures": len(images), "lowest_cosine": lowest, "weights_sha256": digest}
+    expected = [apply_head(before, found.head)]
     files = {name: bundle.read(name) for name in bundle.files if name not in (CARD, NETWORK, WEIGHTS)}
+    model = torch_model(bundle)
+    if model and (adapted := with_head(model, found.head)):
+        files[WEIGHTS] = weights_file(adapted.encoder)
+        expected.append(embed_crops(TorchEngine(adapted.encoder), images, size))
+        metadata = replace(metadata, configuration=adapted.metadata.configuration)
+    lowest = min(lowest_cosine(one, after) for one in expected)
+    if not lowest > MIN_COSINE:
+        raise InputError(f"The network of {metadata.name} takes no head (cosine {lowest:.6f}): report this.")
+    digest = hashlib.sha256(files.get(WEIGHTS, network)).hexdigest()
+    metadata = replace(metadata, weights_sha256=digest)
+    checks = {"pictures": len(images), "lowest_cosine": lowest, "weights_sha256": digest}
     files |= {NETWORK: network, CARD: model_card(metadata, checks).encode()}
     return write_bundle(folder, metadata, files, checks, dict(versions))

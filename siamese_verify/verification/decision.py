@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreCalibration
-from siamese_verify.evaluation.base_report import to_json_types
 from siamese_verify.evaluation.calibration import check_share
 from siamese_verify.faces import Quality
 from siamese_verify.models.metadata import DecisionThreshold, ModelMetadata, Range
@@ -142,6 +141,8 @@ class Verification:
         `reason` and `detail` say why there is no decision, in a word and in a sentence, as in `undecided`; both are
         None where there is one.
         """
+        from siamese_verify.evaluation.base_report import to_json_types
+
         undecided = self.same is None
         return {
             **{one.name: getattr(self, one.name) for one in fields(self)},

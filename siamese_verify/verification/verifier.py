@@ -175,15 +175,19 @@ class Verifier:
         self.check(**options)  # before any photo is opened
         selection = check_on_multiple_faces(on_multiple_faces or self.on_multiple_faces)
         spent: tuple[dict[str, float], dict[str, float]] = ({}, {})
-        with ThreadPoolExecutor(2) as pool:  # decoding and detection release the GIL for most of their time
+
+        def embedded(
+            photo: Photo, name: str, milliseconds: dict[str, float]
+        ) -> tuple[list[DetectedFace], NDArray[np.float32]]:
+            faces = self._find(photo, name, selection, milliseconds)
+            with timed(milliseconds, "embed"):
+                return faces, self.embed_faces(faces)
+
+        with ThreadPoolExecutor(2) as pool:  # decoding, detection and embedding release the GIL for most of their time
             names = (_photo_name(a, "photo 1"), _photo_name(b, "photo 2"))
-            left, right = pool.map(self._find, (a, b), names, (selection, selection), spent)
+            (left, left_rows), (right, right_rows) = pool.map(embedded, (a, b), names, spent)
         milliseconds = {stage: max(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
-        with timed(milliseconds, "embed"):
-            embeddings = self.embed_faces([*left, *right])
-        return self.compare(
-            left, embeddings[: len(left)], right, embeddings[len(left) :], milliseconds=milliseconds, **options
-        )
+        return self.compare(left, left_rows, right, right_rows, milliseconds=milliseconds, **options)
 
     def check(self, **options: Unpack[DecisionOptions]) -> None:
         """Check that decisions can be made with these options, before any photo is opened.

@@ -85,6 +85,10 @@ def test_faiss_proposes_and_is_kept(folder: Path) -> None:
         found = proposed_rows(table.embeddings[11], album.rows(), 5, open_index(album))
         assert np.array_equal(found.rows, nearest_rows(table.embeddings[11:12], album.rows(), 5).rows)
     assert {path.stat().st_mode & 0o777 for path in folder.glob("rows-*.faiss*")} == {0o600}
+    mapped = album.rows(mapped=True)
+    assert isinstance(mapped.stored, np.memmap) and np.array_equal(mapped[:], album.rows()[:])
+    answer = search_album(album, METADATA, table.embeddings[11], top=5, threshold=0.99, approximate=True)
+    assert [hit.row for hit in answer.hits] == found.rows[0].tolist()
 
 
 def test_a_photo_finds_itself_with_its_place(folder: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,16 @@ import pytest
 from pyarrow import parquet
 
 from siamese_verify.albums import FaceTable
-from siamese_verify.albums.album_folder import LOCK, AlbumFace, AlbumFolder
+from siamese_verify.albums.album_folder import (
+    LOCK,
+    AlbumFace,
+    AlbumFolder,
+    added_names,
+    default_part,
+    read_names,
+    write_metadata,
+    write_names,
+)
 from siamese_verify.albums.embed_album import UNKNOWN, album_face, embed_album
 from siamese_verify.cli.main import main
 from siamese_verify.datasets import RecordPhotos
@@ -146,12 +156,66 @@ def test_photos_that_came_are_added_behind_the_others(tmp_path: Path) -> None:
     assert same(embed(album, tmp_path / "out"), after)
 
 
+@pytest.mark.parametrize(
+    ("known", "listed"),
+    [
+        ("abcd", "abcd"),
+        ("abcd", "abcdef"),  # behind the others
+        ("abcd", "axbcyd"),  # among them
+        ("abcd", "cd"),  # some were deleted
+        ("cdab", "abcdx"),  # some came in an earlier folder and were added behind
+        ("", "ab"),
+    ],
+)
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_names_that_came_are_told_from_those_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str, listed: str, block: int
+) -> None:
+    monkeypatch.setattr("siamese_verify.albums.album_folder.BLOCK", block)
+    write_names(tmp_path, known)
+    found = added_names(read_names(tmp_path), iter(listed)).to_pylist()
+    assert found == [name for name in listed if name not in known]
+
+
+def test_memory_for_names_does_not_grow_where_only_the_end_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siamese_verify.albums.album_folder.BLOCK", 2**10)
+    names = [f"2024/{number // 1000:04}/IMG_{number:08}.jpg" for number in range(200_000)]
+    write_names(tmp_path, names)
+    before, most = pa.total_allocated_bytes(), 0
+
+    def listed() -> Iterator[str]:
+        nonlocal most
+        for name in [*names, "new.jpg"]:
+            most = max(most, pa.total_allocated_bytes() - before)
+            yield name
+
+    assert added_names(read_names(tmp_path), listed()).to_pylist() == ["new.jpg"]
+    assert most < sum(map(len, names)) / 20
+
+
+def test_parts_of_large_albums_are_larger_so_that_their_files_stay_few() -> None:
+    photos = [1, 100, 10**4, 10**6, 10**8, 10**9, 10**10]
+    assert [default_part(count) for count in photos[:4]] == [16, 16, 39, 2048]
+    assert all(-(-count // default_part(count)) <= 2**16 for count in photos)
+
+
 def test_int8_is_a_quarter_and_close(album: Path, tmp_path: Path) -> None:
     exact, rounded = embed(album, tmp_path / "float32"), embed(album, tmp_path / "int8", int8=True)
     error = np.abs(exact.embeddings - rounded.embeddings).max(axis=1)
     assert (error <= np.abs(exact.embeddings).max(axis=1) / 127).all() and error.max() > 0
     assert np.abs(np.linalg.norm(rounded.embeddings, axis=1) - 1).max() < 1e-6
     assert AlbumFolder(tmp_path / "int8").rows().stored.dtype == np.int8
+    rows = np.random.default_rng(0).normal(size=(500, 512)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    sizes = []
+    for name in ("int8", "float32"):
+        write_metadata(tmp_path / name, replace(AlbumFolder(tmp_path / name).metadata, embedding_size=512))
+        folder = AlbumFolder(tmp_path / name)
+        folder.write_part(folder.ranges()[0], [AlbumFace("a", (0, 0, 8, 8), 1.0, UNKNOWN, row) for row in rows], [])
+        sizes.append(folder.part(folder.ranges()[0]).stat().st_size)
+    assert sizes[0] < 0.3 * sizes[1]
 
 
 def test_large_tables_are_mapped(album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,12 +19,13 @@ from siamese_verify.cli.training_checks import check_run
 from siamese_verify.data import FaceDataModule
 from siamese_verify.datasets import FolderPhotos, LFWPhotos
 from siamese_verify.errors import InputError
-from siamese_verify.models import load_model, open_bundle
+from siamese_verify.models import load_model, open_bundle, save_bundle
 from siamese_verify.models.registry import describe_bundle
 from siamese_verify.protocols import HeldOutShare, TrainingSubset, all_pairs, find_leak, save_people
 from siamese_verify.run_record import RunRecord
 from siamese_verify.samplers import IdentityBatchSampler
 from siamese_verify.structures import Crop, InputSpec
+from siamese_verify.verification.adaptation import with_head
 from tests.cli.conftest import Command, save_faces
 from tests.cli.test_train import TRUSTED, equal, signal_at, weights
 from tests.conftest import SMALL_BATCHES, TINY
@@ -184,6 +185,20 @@ def test_frozen_layers_have_the_weights_of_the_model_and_the_bundle_records_both
 
     third = load_model(run / "checkpoints" / "best.ckpt").metadata.training["stages"]
     assert [stage["loss"] for stage in third] == ["TripletLoss", "ArcFaceLoss"]
+
+
+def test_training_goes_on_from_an_adapted_model_with_its_head(moved: Path, trained: Trained, tmp_path: Path) -> None:
+    model = load_model(moved)
+    head = np.random.default_rng(0).normal(size=(model.encoder.embedding_size,) * 2).astype(np.float32)
+    adapted = with_head(model, head)
+    assert adapted is not None
+    save_bundle(tmp_path / "mine", adapted)
+    frozen = f"trainer.frozen_layers={ALL_LAYERS}"
+    run = trained(tmp_path / "run", *SECOND, f"initialize_from='{tmp_path / 'mine'}'", frozen, "optimizer.lr=1e-2")
+    first, second = (load_model(one).encoder.state_dict() for one in (moved, run))
+    assert equal({name.removeprefix("backbone."): second[name] for name in second if name != "head.weight"}, first)
+    assert not np.allclose(second["head.weight"].numpy(), head.T), "the head learns behind the frozen encoder"
+    np.testing.assert_allclose(second["head.weight"].numpy(), head.T, atol=0.5, err_msg="from where it was")
 
 
 def test_people_of_the_first_stage_are_no_test_people_of_the_second(

@@ -29,6 +29,7 @@ NOTHING: dict[str, Any] = {
 ONE_BY_ONE = {
     "flip": {"flip": 0.5},
     "crop": {"scale": (0.4, 0.9)},
+    "rotation": {"rotation": 20.0},
     "color": {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3},
     "grayscale": {"grayscale": 0.5},
     "blur": {"blur": 0.5},
@@ -81,6 +82,21 @@ def test_a_crop_is_the_resized_part_that_torchvision_makes() -> None:
         assert 0.25 < height * width / 32**2 < 0.85
         expected = vision.resized_crop(image, top, left, height, width, [32, 32], antialias=True)
         assert torch.equal(one, expected)
+
+
+def test_a_rotation_is_that_of_torchvision_away_from_the_border() -> None:
+    images = faces(8)
+    augment = FaceAugmentation(**{**NOTHING, "rotation": 25.0})
+    torch.manual_seed(3)
+    degrees = augment.draw(8, 32).degrees.tolist()
+    torch.manual_seed(3)
+    found = augment(images)
+    assert max(map(abs, degrees)) <= 25
+    assert max(degrees) > 5 > -5 > min(degrees)
+    inside = slice(8, 24)  # reaches no border at 25 degrees
+    for image, angle, one in zip(images, degrees, found, strict=True):
+        expected = vision.rotate(image.float(), -angle, vision.InterpolationMode.BILINEAR)  # counter-clockwise there
+        assert (one - expected)[:, inside, inside].abs().max() <= 0.51
 
 
 @pytest.mark.parametrize(("brightness", "contrast", "saturation"), [(0.8, 1.0, 1.0), (1.0, 0.6, 1.0), (0.9, 0.7, 0.4)])
@@ -162,7 +178,14 @@ def test_any_transform_of_torchvision_can_be_used_image_by_image() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"flip": 1.5}, {"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"quality": (0, 50)}, {"cover": (0.5, 1.5)}],
+    [
+        {"flip": 1.5},
+        {"scale": (0.0, 1.0)},
+        {"scale": (0.9, 0.5)},
+        {"quality": (0, 50)},
+        {"cover": (0.5, 1.5)},
+        {"rotation": 181},
+    ],
 )
 def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"^{next(iter(wrong))} of an augmentation"):

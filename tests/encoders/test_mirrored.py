@@ -54,3 +54,24 @@ def test_weights_and_center_survive_and_nothing_else_is_built() -> None:
         build_encoder({**CONFIGURATION, "encoder": CONFIGURATION}, encoder.state_dict())
     with pytest.raises(InputError, match=r"os\.system"):
         build_encoder({**CONFIGURATION, "encoder": {"_target_": "os.system"}}, encoder.state_dict())
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_outside_of_training_an_encoder_can_give_the_mean_of_both_sides(normalize: bool) -> None:
+    plain = SmallResNet(size=32, width=8, feature_norm=True, normalize=normalize).eval()
+    encoder = SmallResNet(size=32, width=8, feature_norm=True, normalize=normalize, mirror=True).eval()
+    encoder.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        expected = (plain(IMAGES).double() + plain(IMAGES.flip(3)).double()).numpy() / 2
+        if normalize:
+            expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(encoder(IMAGES).numpy(), expected, atol=1e-6)
+        torch.testing.assert_close(encoder(IMAGES), encoder(IMAGES.flip(3)))
+        for network in (plain, encoder):
+            network.train()
+        assert torch.equal(encoder(IMAGES), plain(IMAGES)), "in training each image is embedded once"
+
+
+def test_only_photos_are_mirrored() -> None:
+    with pytest.raises(InputError, match="Only photos have a mirror image"):
+        SmallResNet(shape=(1, 16, 16), crop=None, mirror=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from scipy.stats import binomtest
 
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import add_failures, failure_interval, verification_report
+from siamese_verify.evaluation import add_failures, failure_interval, pair_intervals, verification_report
 from siamese_verify.evaluation.base_report import LeftOut
-from siamese_verify.protocols import PairList, PairProtocol, all_pairs, keep_photos
+from siamese_verify.protocols import EvaluationSettings, PairList, PairProtocol, all_pairs, keep_photos
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -51,6 +52,49 @@ def test_generalized_rates_count_pairs_with_a_failure_as_rejected(listed: bool) 
     assert "FTA 12.50%, 95 % interval" in found.sentence
     assert found == protocol.count_failures(report, rows)
     assert json.loads(json.dumps(found._asdict()))["rates"][0]
+
+
+def test_generalized_rates_have_the_intervals_of_pairs_whose_failures_score_lowest() -> None:
+    rng = np.random.default_rng(0)
+    photos = SyntheticFaces(identities=20, images=4, size=16)
+    people, failed = np.asarray(photos.identities), rng.random(80) < 0.15
+    failed[people == people[0]] = True  # nothing is left of one person
+    rows = (rng.normal(size=(20, 16))[people] + 0.7 * rng.normal(size=(80, 16))).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    left, right = np.triu_indices(80, 1)
+    same, lost = people[left] == people[right], failed[left] | failed[right]
+    scores = (rows[left].astype(np.float64) * rows[right]).sum(axis=1)
+    threshold, kept = 0.4017, np.flatnonzero(~failed)
+    report = verification_report(scores[~lost], same[~lost], threshold=threshold, targets=(1e-2,))
+    sides = np.stack([people[left], people[right]], axis=1)
+    wanted = pair_intervals(np.where(lost, -9, scores), same, sides, threshold=threshold)
+    for protocol in (all_pairs(photos, "all"), PairProtocol("listed", photos, PairList(left, right, same))):
+        at = protocol.count_failures(report, kept, rows[kept]).rates[0]
+        assert at.generalized_frr_interval == pytest.approx(wanted["frr"], rel=1e-6)
+        assert at.generalized_far_interval == pytest.approx(wanted["far"], rel=0.02)  # other thresholds are looked at
+        assert at.generalized_frr_interval.low < at.generalized_frr < at.generalized_frr_interval.high
+        assert protocol.count_failures(report, kept).rates[0].generalized_frr_interval is None
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_a_group_without_any_face_is_reported_and_the_others_are_compared(groups: int) -> None:
+    photos = SyntheticFaces(identities=9, images=3, size=16)
+    people = np.asarray(photos.identities)
+    numbers = np.unique(people, return_inverse=True)[1]
+    labels = np.array(["a", "b", "c"])[numbers % groups]
+    kept = np.flatnonzero(labels != "a")
+    rows = np.random.default_rng(0).normal(size=(len(kept), 8)).astype(np.float32)
+    protocol = replace(all_pairs(photos, "all"), photo_groups=labels)
+    report = protocol.keep(kept).evaluate(rows, EvaluationSettings(resamples=20))
+    assert (report.differentials is None) == (groups == 2)
+    if report.differentials:
+        assert report.differentials.groups == ("b", "c")
+    found = protocol.count_failures(report, kept)
+    lost = int((labels == "a").sum())
+    assert [(one.group, one.failures) for one in found.groups] == [("a", lost), *[(g, 0) for g in "bc"[: groups - 1]]]
+    some = len(np.unique(numbers[labels == "a"]))
+    assert found.groups[0].failure_interval == pytest.approx((0.05 ** (1 / some), 1))
+    assert f"FTA by group: a 100.00% of {lost} photos" in found.sentence
 
 
 def test_the_interval_of_failures_counts_people_and_not_photos() -> None:

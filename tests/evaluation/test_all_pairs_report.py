@@ -15,7 +15,7 @@ import torch
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport, all_pairs_report, verification_report
 from siamese_verify.evaluation.all_pairs import SAMPLE_FROM, bins_needed
-from siamese_verify.evaluation.all_pairs_intervals import all_pairs_intervals
+from siamese_verify.evaluation.all_pairs_rows import all_pairs_intervals
 from siamese_verify.pairwise import pair_scores
 from siamese_verify.pairwise.pair_scores import PairScores, full_precision, parallel, torch_device
 

@@ -11,12 +11,10 @@ import pytest
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.differentials import (
     all_pairs_differentials,
-    garbe,
-    gini,
     group_differentials,
     labels_of,
-    worst_ratio,
 )
+from siamese_verify.evaluation.inequality import garbe, gini, inequalities, worst_ratio
 
 
 def photos(
@@ -123,6 +121,28 @@ def test_a_group_that_is_mistaken_for_itself_is_found() -> None:
     alike = next(one for one in equal.inequalities if one.name == "Gini coefficient of FMR")
     assert measures["Gini coefficient of FMR"].interval is not None
     assert measures["Gini coefficient of FMR"].interval.low > alike.value
+
+
+@pytest.mark.parametrize("rates", [[[0.02] * 4, [0.05] * 4], [[0.01, 0.01, 0.02, 0.04], [0.05, 0.05, 0.1, 0.1]]])
+def test_intervals_of_inequality_hold_the_truth_where_groups_are_alike_and_where_not(rates: list[list[float]]) -> None:
+    rng, true, trials = np.random.default_rng(0), np.array(rates), np.array([[1000] * 4, [200] * 4])
+    truth = [float(worst_ratio(true[0])), float(worst_ratio(true[1])), float(gini(true[0])), float(gini(true[1]))]
+    truth.append(float(garbe(*true)))
+    held = np.zeros(5)
+    for _ in range(16):
+        found = inequalities(rng.binomial(trials, true) / trials, trials.astype(np.float64))
+        ends = np.array([one.interval for one in found], dtype=np.float64)
+        held += (ends[:, 0] <= np.array(truth) + 1e-9) & (np.array(truth) <= ends[:, 1] + 1e-9)
+    assert (held >= 13).all(), held
+
+
+def test_without_errors_nothing_is_known_of_their_inequality() -> None:
+    trials = np.full((2, 3), 100.0)
+    found = inequalities(np.array([[0.1, 0.2, 0.0], [0.0, 0.0, 0.0]]), trials)
+    assert [one.interval is None for one in found] == [False, True, False, True, True]
+    assert found[0].interval is not None
+    assert found[0].interval.high == found[0].value == np.inf
+    assert all(one.interval is None for one in inequalities(np.full((2, 3), 0.1), None))
 
 
 def test_people_decide_the_interval_and_not_pairs() -> None:

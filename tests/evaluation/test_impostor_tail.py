@@ -16,7 +16,7 @@ from siamese_verify.evaluation import (
     roc_curve,
     tar_at_far,
 )
-from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+from siamese_verify.evaluation.all_pairs_rows import clustered_rows
 from siamese_verify.evaluation.operating_points import most_accepts
 
 

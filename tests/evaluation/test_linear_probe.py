@@ -19,7 +19,7 @@ from siamese_verify.evaluation.linear_probe import (
     probe_embeddings,
     split_photos,
 )
-from siamese_verify.evaluation.pair_intervals import mean_interval
+from siamese_verify.evaluation.rate_intervals import mean_interval
 from siamese_verify.evaluation.representation import TEMPERATURE
 
 

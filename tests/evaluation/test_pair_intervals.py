@@ -6,9 +6,9 @@ from scipy.stats import beta
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import all_pairs_intervals, all_pairs_report, pair_intervals, verification_report
-from siamese_verify.evaluation.all_pairs_intervals import clustered_rows
+from siamese_verify.evaluation.all_pairs_rows import clustered_rows
 from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, cluster_pairs, dyadic_variance, rate_interval
-from siamese_verify.evaluation.pair_intervals import clustered_intervals
+from siamese_verify.evaluation.rate_intervals import clustered_intervals
 
 TARGETS = (0.3, 0.1, 0.01, 1e-4)
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import genpareto, norm
+from scipy.stats import beta, genpareto, norm, t, uniform
 
 from siamese_verify.evaluation import extrapolate, roc_curve, verification_report
-from siamese_verify.evaluation.bootstrap import Interval
 from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, cluster_pairs
 from siamese_verify.evaluation.tail_extrapolation import GeneralizedParetoTail, fit_tail
 
@@ -31,12 +30,6 @@ def tail_of(*pairs: np.ndarray) -> tuple[ClusteredPairs, GeneralizedParetoTail]:
     tail = fit_tail(clustered, float(np.median(pairs[0][~pairs[1]])))
     assert tail is not None
     return clustered, tail
-
-
-def interval_of(tail: GeneralizedParetoTail, rate: float, level: float = 0.95) -> Interval:
-    found = tail.threshold_interval(rate, level)
-    assert found is not None
-    return found
 
 
 def test_the_fit_is_as_likely_as_that_of_scipy() -> None:
@@ -78,13 +71,13 @@ def test_the_constrained_fit_is_the_likeliest_with_that_rate() -> None:
 
 def test_the_interval_ends_where_the_deviance_exceeds_its_quantile() -> None:
     _, tail = tail_of(*normal_pairs(0, likeness=0.3))
-    interval = interval_of(tail, 1e-5)
+    interval = tail.threshold_interval(1e-5)
     for score, sign in ((interval.low, 1), (interval.high, -1)):
         for step, inside in ((-1e-3, False), (1e-3, True)):
             found = tail.constrained(1e-5, score + sign * step)
             assert (found.deviance <= 3.8415 * tail.effect(1e-5, score + sign * step, found)) == inside
     assert interval.low < tail.threshold(1e-5) < interval.high
-    narrow = interval_of(tail, 1e-5, 0.8)
+    narrow = tail.threshold_interval(1e-5, 0.8)
     assert interval.low < narrow.low < narrow.high < interval.high
 
 
@@ -93,7 +86,7 @@ def test_intervals_hold_the_true_threshold_at_rates_that_no_impostor_shows(liken
     sets, held, wide = 40, 0, []
     for seed in range(sets):
         _, tail = tail_of(*normal_pairs(seed, 30, likeness=likeness))
-        interval = interval_of(tail, 1e-6)
+        interval = tail.threshold_interval(1e-6)
         held += interval.low <= norm.isf(1e-6) <= interval.high
         wide.append(interval.high - interval.low)
     assert held >= 0.85 * sets
@@ -103,7 +96,7 @@ def test_intervals_hold_the_true_threshold_at_rates_that_no_impostor_shows(liken
 def test_pairs_of_one_person_make_the_interval_wider() -> None:
     widths = []
     for likeness in (0.0, 0.5):
-        found = [interval_of(tail_of(*normal_pairs(seed, 40, likeness=likeness))[1], 1e-4) for seed in range(5)]
+        found = [tail_of(*normal_pairs(seed, 40, likeness=likeness))[1].threshold_interval(1e-4) for seed in range(5)]
         widths.append(np.median([one.high - one.low for one in found]))
     assert widths[1] > 1.5 * widths[0]
 
@@ -138,17 +131,33 @@ def test_no_interval_is_made_from_too_few_or_equal_impostors() -> None:
     assert fit_tail(cluster_pairs(*few), 0.0) is None, "how the pairs of three people depend is not seen"
 
 
-def test_nothing_is_extrapolated_from_scores_that_end_abruptly() -> None:
+@pytest.mark.parametrize("name", ["uniform", "cosines of 4 dimensions", "cosines of 5 dimensions"])
+def test_of_scores_that_end_abruptly_the_threshold_is_bounded_from_above(name: str) -> None:
     _, same, people = normal_pairs(0, 60, 5)
-    rng = np.random.default_rng(0)
-    drawn = {
-        "uniform": rng.random(len(same)),
-        "cosines of 4 dimensions": 2 * rng.beta(1.5, 1.5, len(same)) - 1,
-        "cosines of 5 dimensions": 2 * rng.beta(2, 2, len(same)) - 1,
-    }
-    for name, impostors in drawn.items():
-        scores = np.where(same, 1.0, impostors)
-        assert extrapolate(cluster_pairs(scores, same, people), roc_curve(scores, same), (1e-5,)) is None, name
+    scores = {"uniform": uniform(), "cosines of 4 dimensions": beta(1.5, 1.5), "cosines of 5 dimensions": beta(2, 2)}
+    for seed in range(4):
+        drawn = np.where(same, 2.0, scores[name].rvs(len(same), random_state=seed))
+        found = extrapolate(cluster_pairs(drawn, same, people), roc_curve(drawn, same), (1e-5,))
+        assert found is not None
+        low, high = found.points[0].threshold_interval
+        truth, ranked = scores[name].isf(1e-5), np.sort(drawn[~same])
+        assert ranked[-100] < low <= truth <= high < 1.05 * truth
+        assert found.points[0].threshold <= high
+
+
+@pytest.mark.parametrize("freedom", [1, 3])
+def test_heavy_tails_are_extrapolated_as_heavy(freedom: int) -> None:
+    """Normal scores are moved so that they have Student's distribution, that of Cauchy with one degree of freedom."""
+    held, ratios = 0, []
+    for seed in range(20):
+        scores, same, people = normal_pairs(seed, likeness=0.2)
+        scores = np.where(same, 1e9, t.isf(norm.sf(scores), freedom))
+        _, tail = tail_of(scores, same, people)
+        low, high = tail.threshold_interval(1e-5)
+        held += low <= t.isf(1e-5, freedom) <= high
+        ratios.append(tail.threshold(1e-5) / t.isf(1e-5, freedom))
+    assert held >= 17
+    assert 0.5 < np.median(ratios) < 2
 
 
 def test_no_threshold_of_cosines_is_above_one() -> None:

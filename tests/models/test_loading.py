@@ -36,10 +36,11 @@ from siamese_verify.models.registry import (
     list_models,
     pretrained_bundle,
     pretrained_folder,
+    pretrained_metadata,
     read_thresholds,
     ships_thresholds,
 )
-from siamese_verify.structures import Crop
+from siamese_verify.structures import Crop, InputSpec
 from siamese_verify.verification import Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +95,15 @@ def test_a_network_is_exported_at_the_first_use_and_kept(
     copied = shutil.copytree(unfinished, tmp_path / "elsewhere")
     np.testing.assert_allclose(Verifier.load(copied).embed(photos), expected, atol=1e-5)
     assert {path.name: path.read_bytes() for path in unfinished.iterdir()} == before
+
+
+def test_a_network_that_other_code_has_exported_is_exported_again(
+    unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Verifier.load(unfinished)
+    monkeypatch.setattr("siamese_verify.models.loading._exporting_code", lambda: "of another commit")
+    Verifier.load(unfinished)
+    assert len(list((tmp_path / "cache/siamese-verify/networks").iterdir())) == 2
 
 
 def test_a_damaged_or_foreign_network_of_the_cache_is_exported_again(
@@ -266,7 +276,9 @@ VERIFY = """
 import sys
 from siamese_verify.cli.main import main
 status = main(sys.argv[1:])
-print(sorted({"torch", "torchvision", "pytorch_lightning", "matplotlib", "scipy", "rich"} & set(sys.modules)), status)
+heavy = {"torch", "torchvision", "pytorch_lightning", "matplotlib", "scipy", "pandas", "pyarrow", "hydra", "onnx"}
+ours = {f"siamese_verify.evaluation.{name}" for name in ("all_pairs", "report", "run_comparison", "differentials")}
+print(sorted((heavy | ours | {"rich", "zipfile", "csv"}) & set(sys.modules)), status)
 """
 
 
@@ -450,6 +462,18 @@ def test_one_measurement_gives_a_pretrained_model_its_own_thresholds(
         assert casia != report.operating_points
 
 
+@pytest.mark.parametrize("name", ["sface", "casia-webface", "openface"])
+def test_shipped_thresholds_are_of_all_pairs_of_view_1(name: str) -> None:
+    shipped = read_thresholds(name)
+    assert ships_thresholds(name)
+    assert (shipped["genuine"], shipped["impostors"]) == (24_620, 6_848_158)
+    metadata = pretrained_metadata(name, InputSpec(112), 1)
+    assert metadata.score_calibration is not None
+    far, thresholds = zip(*((point.far, point.threshold) for point in metadata.operating_points), strict=True)
+    assert list(far) == sorted(far, reverse=True) and list(thresholds) == sorted(thresholds)
+    assert metadata.decision_threshold(1e-3).threshold == pytest.approx(thresholds[2])
+
+
 def test_thresholds_of_another_face_detector_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert ships_thresholds("casia-webface")
@@ -537,3 +561,18 @@ def test_a_file_that_is_no_checkpoint_is_one_sentence(content: bytes, tmp_path: 
     with pytest.raises(InputError, match="is not a checkpoint of siamese-verify") as error:
         load_model(tmp_path / "model.ckpt")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("threshold", "status"), [("-1", 0), ("1", 1)])
+def test_the_command_ends_with_its_status_after_what_was_left_for_the_end(
+    threshold: str, status: int, bundle: Path, photos: list[Path]
+) -> None:
+    program = "import atexit; from siamese_verify.cli.main import main; atexit.register(print, 'ended'); main()"
+    command = ["verify", *map(str, photos[:2]), "--model", str(bundle), f"--threshold={threshold}"]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (status, "")
+    first, *_, last = ended.stdout.splitlines()
+    assert first.startswith("Different people" if status else "The same person")
+    assert last == "ended"

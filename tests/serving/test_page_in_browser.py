@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
+from siamese_verify.albums.people import Decisions
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.serving.schemas import EXAMPLE_DECISION
+from tests.albums.people_album import PeopleAlbum, write_people
 
 pytest.importorskip("playwright", reason="needs playwright: pip install playwright")
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -34,7 +36,7 @@ SHARED = HERE.parents[2] / "shared"
 
 
 def started(command: list[str], **environment: str) -> Iterator[str]:
-    """URL of a server that runs meanwhile: the last word of its first line."""
+    """URL of a server that runs meanwhile: the last word of the first line that has one."""
     path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -44,7 +46,7 @@ def started(command: list[str], **environment: str) -> Iterator[str]:
     )
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().split()[-1]
+        yield next(line for line in process.stdout if "http://" in line).split()[-1]
     finally:
         process.terminate()
         assert process.wait(20) == 0
@@ -397,6 +399,86 @@ def test_key_is_asked_for_and_kept_in_memory_only(locked: str, opened: Callable[
     assert compare(page, photos[0], photos[0]) == "The same person"
     kept = page.evaluate("JSON.stringify([localStorage, sessionStorage]) + document.cookie + location.href")
     assert KEY not in kept
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, PeopleAlbum]]:
+    album = write_people(tmp_path_factory.mktemp("people"))
+    command = ["-m", "siamese_verify.cli.main", "group", str(album.folder), "--serve", "--port", "0"]
+    for url in started(command):
+        yield url, album
+
+
+def said(page: Page, sentence: str) -> None:
+    """Wait until the page has said something about people, and shows it."""
+    until(page, f"document.querySelector('#status').textContent.includes({sentence!r})")
+    until(page, "document.body.getAttribute('aria-busy') === 'false'")
+
+
+def test_people_are_decided_about_by_keyboard_and_by_mouse(
+    people: tuple[str, PeopleAlbum], opened: Callable[..., Page], tmp_path: Path
+) -> None:
+    url, album = people
+    page = opened(url, viewport={"width": 1200, "height": 900})
+    page.wait_for_selector("#question:not([hidden])")
+    until(page, "document.querySelectorAll('#question img[src^=blob]').length >= 4")
+    first = page.inner_text("#question-text")
+    page.focus("#yes")
+    page.keyboard.press("y")
+    said(page, "are one person.")
+    assert page.inner_text("#question-text") != first
+    assert page.evaluate("document.activeElement.id") == "yes", "the next question is answered from here"
+    assert len(Decisions.read(album.folder).same) == 1
+    page.dblclick("#no")  # the second click is not about the next question
+    said(page, "are not one person.")
+    assert len(Decisions.read(album.folder).different) == 1
+    for kept in (1, 0):
+        page.click("#undo")
+        said(page, "Taken back:")
+        until(page, f"document.querySelector('#undo').disabled === {str(not kept).lower()}")
+    assert page.evaluate("document.activeElement.id") == "list-title", "a button that goes out passes the focus on"
+    assert not Decisions.read(album.folder).same + Decisions.read(album.folder).different
+    page.fill(".person input[type=text]", "<b>Ann</b>")
+    page.keyboard.press("Enter")
+    said(page, "Person 1 is <b>Ann</b>.")
+    assert page.inner_text(".person h3") == "<b>Ann</b>" and page.locator("h3 b").count() == 0
+    assert page.evaluate("document.activeElement.id") == "name-list-1"
+    page.fill("#find", "ann")
+    until(page, "document.querySelectorAll('.person').length === 1")
+    page.click(".person button:has-text('All')")
+    page.wait_for_selector("#sheet:not([hidden])")
+    assert page.evaluate("document.activeElement.id") == "sheet-title"
+    page.focus("#faces input")
+    page.keyboard.press("Space")
+    page.click("#new")
+    said(page, "1 face is a new person, not person 1.")
+    assert page.inner_text("#sheet-title").startswith("<b>Ann</b>: 5 faces")
+    page.click("#back")
+    until(page, "document.activeElement.id === 'open-1'")
+    page.fill("#find", "")
+    until(page, "document.querySelectorAll('.person').length > 3")
+    for place in (1, 2):
+        page.locator(".person input[type=checkbox]").nth(place).click()
+    page.click("#same")
+    said(page, "are one person.")
+    page.reload()
+    page.wait_for_selector("#undo:not([disabled])")
+    for nameless in ("'input'), (one) => !one.labels.length", "'button'), (one) => !one.textContent.trim()"):
+        found, _, without = nameless.partition(", ")
+        assert page.evaluate(f"[...document.querySelectorAll({found}].filter({without}).length") == 0
+    assert page.locator("img:not([alt])").count() == 0
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.screenshot(path=tmp_path / "people.png", full_page=True)
+
+
+def test_people_are_shown_to_nobody_without_the_whole_address(
+    people: tuple[str, PeopleAlbum], opened: Callable[..., Page]
+) -> None:
+    page = opened(people[0].partition("#")[0], expected_error="401")
+    page.wait_for_selector("#failure:not([hidden])")
+    assert page.inner_text("#failure").startswith("Open the address that the command printed")
+    assert page.locator(".person").count() == 0
 
 
 @pytest.mark.slow

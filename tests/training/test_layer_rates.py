@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from siamese_verify.encoders import (
+    AdaptedEncoder,
     InceptionResNet,
     IResNet,
     MirroredEncoder,
@@ -83,6 +84,7 @@ def test_layers_are_the_stages_of_the_networks_from_the_lowest() -> None:
     blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
     assert resnet_names == ["conv1", *blocks, "fc.0"]
     assert [layer.name for layer in list_layers(MirroredEncoder(small()))] == small_names
+    assert [layer.name for layer in list_layers(AdaptedEncoder(small()))] == [*small_names, "head"]
     assert len(list_layers(nn.Transformer(8, 2, 2, 3, 16, batch_first=True))) == 2 + 3
     assert [layer.name for layer in list_layers(InceptionResNet())][-1] == "last_linear"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,22 @@ import pytest
 from numpy.typing import NDArray
 
 from siamese_verify.cli.main import main
-from siamese_verify.encoders import Pixels
+from siamese_verify.encoders import MirroredEncoder, Pixels
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import compare_scores
 from siamese_verify.models import FaceModel, load_model, open_bundle, save_bundle
 from siamese_verify.structures import Crop
 from siamese_verify.verification import Verifier
 from siamese_verify.verification import adaptation as module
-from siamese_verify.verification.adaptation import Adaptation, adapt, apply_head, choose_rows, fit_head, hold_out
+from siamese_verify.verification.adaptation import (
+    Adaptation,
+    adapt,
+    apply_head,
+    choose_rows,
+    fit_head,
+    hold_out,
+    save_adapted,
+)
 from tests.cli.conftest import save_faces
 
 Floats = NDArray[np.float32]
@@ -50,7 +59,22 @@ def test_a_linear_distortion_is_undone_for_people_that_the_head_has_not_seen(see
 
 
 def test_where_nothing_can_be_gained_the_head_is_refused() -> None:
-    assert sum(gains(*draw(seed, distorted=False), seed) for seed in range(40)) <= 2, "at most one of twenty"
+    assert sum(gains(*draw(seed, distorted=False), seed) for seed in range(20)) <= 1, "at most one of twenty"
+
+
+def test_a_head_that_is_as_good_as_none_is_taken_in_one_of_twenty_cases_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half of the coordinates counts less, and with the head the other half: by symmetry neither is better."""
+    weights = np.repeat([1.0, 0.4], 8)
+    head = np.diag(weights[::-1] / weights).astype(np.float32)
+    monkeypatch.setattr(module, "fit_head", lambda rows, people, seed: head)
+    accepted = 0
+    for seed in range(60):
+        rows, people = draw(seed, distorted=False, people=20)
+        rows = (rows * weights).astype(np.float32)
+        accepted += gains(rows / np.linalg.norm(rows, axis=1, keepdims=True), people, seed)
+    assert accepted <= 3
 
 
 def test_pairs_are_of_people_whose_fold_the_head_was_trained_without(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +127,7 @@ def test_where_there_are_too_many_photos_everybody_has_an_equal_number() -> None
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Gray levels as embeddings."""
     folder = tmp_path_factory.mktemp("bundle") / "plain"
-    configuration = {"_target_": "siamese_verify.encoders.Pixels", "size": 8}
+    configuration = {"_target_": "siamese_verify.encoders.Pixels", "size": 8, "crop": {"kind": "whole"}}
     model = FaceModel.create("", Pixels(size=8, crop=Crop("whole")).eval(), configuration, training={"data": "none"})
     save_bundle(folder, model, {})
     return folder
@@ -144,11 +168,34 @@ def test_a_bundle_with_a_head_verifies_by_it_and_its_card_says_so(
     assert metadata.score_calibration is not None
     assert metadata.decision_threshold(1e-2).threshold >= metadata.decision_threshold(1e-1).threshold
     assert "adapted: 100 photos of 25 people in " in (target / "README.md").read_text()
+    on_torch = Verifier.load(target, engine="torch").embed(photo)
+    np.testing.assert_allclose(on_torch, mine, atol=1e-5, err_msg="training can go on from its weights")
+    again = adapt(Verifier.load(target, engine="onnx", threads=1), faces, progress=False)
+    second = np.eye(len(head), dtype=np.float32) + 0.1 * np.roll(np.eye(len(head), dtype=np.float32), 1, axis=0)
+    twice = tmp_path / "twice"
+    save_adapted(twice, open_bundle(target), replace(again, head=second), {})
+    for engine in ("onnx", "torch"):
+        found_twice = Verifier.load(twice, engine=engine, threads=1).embed(photo)
+        np.testing.assert_allclose(found_twice, apply_head(mine, second), atol=1e-5, err_msg="an adapted one too")
+
+
+def test_a_centered_model_is_adapted_without_weights_for_torch(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = {"_target_": "siamese_verify.encoders.Pixels", "size": 8, "crop": {"kind": "whole"}}
+    configuration = {"_target_": "siamese_verify.encoders.MirroredEncoder", "encoder": inner}
+    encoder = MirroredEncoder(Pixels(size=8, crop=Crop("whole"))).eval()
+    save_bundle(tmp_path / "centered", FaceModel.create("", encoder, configuration), {})
+    head = np.eye(encoder.embedding_size, dtype=np.float32)
+    found = replace(adapt(Verifier.load(tmp_path / "centered", engine="onnx", threads=1), faces), head=head)
+    monkeypatch.setattr(module, "adapt", lambda *arguments, **options: found)
+    target = tmp_path / "mine"
+    arguments = ["adapt", str(tmp_path / "centered"), "--people", str(faces), "--output", str(target), "--threads", "1"]
+    assert main(arguments) == 0
+    assert "It has no weights for torch, so `train` cannot go on from it: " in capsys.readouterr().out
     with pytest.raises(InputError, match="has no weights for torch: use the one that it was made from"):
         load_model(target)
-    assert load_model(target, or_onnx=True).metadata.embedding_size == metadata.embedding_size
-    again = adapt(Verifier.load(target, engine="onnx", threads=1), faces, progress=False)
-    assert again.people == 25, "an adapted model can be adapted"
+    assert load_model(target, or_onnx=True).metadata.embedding_size == encoder.embedding_size
 
 
 def test_too_few_people_are_refused_in_one_sentence(bundle: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs import ALL_PAIRS_TARGETS
 from siamese_verify.evaluation.bootstrap import Interval, check_level
 from siamese_verify.evaluation.clustered_pairs import ClusteredPairs
-from siamese_verify.evaluation.pair_intervals import clustered_intervals
+from siamese_verify.evaluation.rate_intervals import clustered_intervals
 from siamese_verify.evaluation.scores import checked_threshold, numbered, unit_rows
 
 if TYPE_CHECKING:

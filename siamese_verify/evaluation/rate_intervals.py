@@ -12,6 +12,7 @@ from siamese_verify.evaluation.clustered_pairs import (
     cluster_pairs,
     dyadic_variance,
     effective_size,
+    equal_people,
     person_totals,
     rate_interval,
 )
@@ -169,7 +170,7 @@ def clustered_intervals(
     if threshold is not None and known:
         place = int(np.searchsorted(-rates.thresholds, -threshold))
         found["far"] = far_interval_at(rates, place, level)
-        found["frr"] = proportion_interval(rates.frr[place], rates.frr_size[place], level)
+        found["frr"] = frr_interval_at(rates, place, level)
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
@@ -179,14 +180,25 @@ def far_interval_at(rates: ClusteredRates, place: int, level: float = 0.95) -> I
     return Interval(float(low[place]), float(high[place]))
 
 
-def proportion_interval(rate: float, size: float, level: float) -> Interval:
+def frr_interval_at(rates: ClusteredRates, place: int, level: float = 0.95) -> Interval:
+    """Return the interval of the FRR at one of the thresholds, likewise."""
+    return proportion_interval(rates.frr[place], rates.frr_size[place], level, rates.frr_people[place])
+
+
+def proportion_interval(rate: float, size: float, level: float, people_in_error: float = 0.0) -> Interval:
     """Return the interval of a rate with `size` effective trials, one-sided where it is 0 or 1."""
-    low, high = rate_interval(rate, size, one_sided(level) if rate in (0, 1) else level)
+    low, high = rate_interval(rate, size, one_sided(level) if rate in (0, 1) else level, people_in_error)
     return Interval(float(low), float(high))
 
 
 def error_interval(
-    errors: Floats, weights: Floats, same: NDArray[np.bool_], people: NDArray[np.int64], level: float, decisive: Floats
+    errors: Floats,
+    weights: Floats,
+    same: NDArray[np.bool_],
+    people: NDArray[np.int64],
+    level: float,
+    decisive: Floats,
+    grows: bool = True,
 ) -> Interval:
     """Return the interval of a weighted mean of errors.
 
@@ -196,33 +208,38 @@ def error_interval(
         same: (N,) bool.
         people: (N,2) numbers of the people on the photos, from 0.
         level: of the interval.
-        decisive: (N,) nonzero for the pairs whose people count as people in error.
+        decisive: (N,) errors of the pairs whose people count as people in error.
+        grows: see `clustered_rate_interval`.
     """
     rate = float(weights @ errors / weights.sum())
-    wrong, totals = len(np.unique(people[decisive != 0])), person_totals(weights, same, people)
+    fewer = decisive
+    if rate > 0.5:
+        fewer = 1 - errors
+        rate = 1 - float(weights @ fewer / weights.sum())  # exactly 1 without any
+    wrong, totals = float(equal_people(person_totals(fewer, same, people))), person_totals(weights, same, people)
     variance = dyadic_variance(weights * (errors - rate), same, people)
-    return clustered_rate_interval(rate, variance, wrong, totals[totals > 0], level)
+    return clustered_rate_interval(rate, variance, wrong, totals[totals > 0], level, grows)
 
 
 def clustered_rate_interval(
-    rate: float, variance: float, people_in_error: int, weights: Floats, level: float
+    rate: float, variance: float, people_in_error: float, weights: Floats, level: float, grows: bool = True
 ) -> Interval:
     """Return the interval of a rate of errors of people.
 
     Args:
         rate: in [0, 1].
         variance: of the rate, over people.
-        people_in_error: people with errors.
+        people_in_error: see `equal_people`.
         weights: (n,) of the people in the rate.
         level: of the interval.
+        grows: the dependence would be larger if the rate were, see `ClusteredRates.far_interval`.
     """
-    size = effective_size(rate, variance, people_in_error, weights)
-    low, high = proportion_interval(rate, float(size), level)
-    if rate in (0, 1):
+    size = float(effective_size(rate, variance, people_in_error, weights))
+    low, high = proportion_interval(rate, size, level, people_in_error)
+    if rate in (0, 1) or not grows:
         return Interval(low, high)
-    alone = min(float(size), float(len(weights)))
-    fewer = max(float(size) * rate / high, alone)  # see `ClusteredRates.far_interval`
-    return Interval(low, proportion_interval(rate, fewer, level).high)
+    fewer = max(size * rate / high, min(size, float(len(weights))))
+    return Interval(low, proportion_interval(rate, fewer, level, people_in_error).high)
 
 
 def mean_interval(people: NDArray[np.int64], values: Floats, level: float = 0.95) -> Interval:
@@ -276,7 +293,7 @@ def pair_intervals(
     found = clustered_intervals(cluster_pairs(values, labels, people), targets, fixed, level)
     losses = _losses(values, labels)
     kinds = np.where(labels, 1 / labels.sum(), 1 / (~labels).sum())
-    found["auc"] = _complement(error_interval(losses, kinds, labels, people, level, losses * labels))
+    found["auc"] = _complement(error_interval(losses, kinds, labels, people, level, losses * labels, False))
     wrong = None
     if folds is not None:
         wrong, weights = fold_errors(values, labels, folds)

@@ -1,0 +1,148 @@
+"""How unequal the error rates of groups are (ISO/IEC 19795-10), with intervals that allow for differences by chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from siamese_verify.evaluation.bootstrap import Interval
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+ALPHA = 0.5  # weight of the false match rates in GARBE
+DRAWS = 1000  # of the groups' rates, for each degree of inequality that is tried
+MOST = 8.0  # times the observed differences: no larger ones are tried
+
+
+class Inequality(NamedTuple):
+    """How unequal the groups' own error rates are; of infinite size where one group has no error and another some.
+
+    Attributes:
+        name: of the measure.
+        value: the measure.
+        interval: 95 % confidence interval over people, None where they are unknown or no group has an error.
+    """
+
+    name: str
+    value: float
+    interval: Interval | None
+
+
+def gini(values: Floats) -> Floats:
+    """Return the Gini coefficient of (..., G) rates with the correction G / (G - 1): 0 if equal, 1 if one has all.
+
+    It is the sum of |x_i - x_j| over all i and j, over 2 G^2 mean(x), times G / (G - 1); 0 where all rates are 0.
+    Howard et al., "Evaluating proposed fairness models for face recognition algorithms", ICPR workshops 2022.
+    """
+    count, total = values.shape[-1], values.sum(axis=-1)
+    below = np.arange(1, count)  # a gap between neighbors is in the differences of all below it from all above
+    differences = 2 * np.diff(np.sort(values, axis=-1), axis=-1) @ (below * (count - below))
+    return np.asarray(np.divide(differences, 2 * (count - 1) * total, out=np.zeros_like(total), where=total > 0))
+
+
+def garbe(fmr: Floats, fnmr: Floats, alpha: float = ALPHA) -> Floats:
+    """Return the Gini aggregation rate for biometric equitability of (..., G) rates of G groups, in [0, 1].
+
+    alpha G(FMR) + (1 - alpha) G(FNMR), see `gini`; Howard et al. 2022, ISO/IEC 19795-10.
+    """
+    return alpha * gini(fmr) + (1 - alpha) * gini(fnmr)
+
+
+def worst_ratio(values: Floats) -> Floats:
+    """Return the largest of (..., G) rates over their geometric mean: 1 if equal, infinite if one of several is 0.
+
+    NIST IR 8429, "Face Recognition Vendor Test (FRVT) Part 8: Summarizing Demographic Differentials", 2022.
+    """
+    largest = values.max(axis=-1)
+    with np.errstate(divide="ignore"):
+        mean = np.exp(np.log(values).mean(axis=-1))
+    ratio = np.divide(largest, mean, out=np.full_like(largest, np.inf), where=mean > 0)
+    return np.asarray(np.where(largest > 0, ratio, 1.0))
+
+
+def inequalities(rates: Floats, sizes: Floats | None, level: float = 0.95, seed: int = 0) -> tuple[Inequality, ...]:
+    """Return all measures of the groups' own rates, with intervals.
+
+    By chance alone the rates of equal groups differ, so that any of the measures is above its true value more often
+    than not, and so are those of resamples. An interval therefore has the degrees of inequality under which what was
+    observed is no surprise: the groups' differences from their mean (the ratio: from the geometric mean) are made
+    smaller or larger by a factor, and rates drawn for each group with its effective number of trials. Differences that
+    may be by chance have an interval from 0 (the ratio: from 1).
+
+    Args:
+        rates: (2,G) FMR and FNMR.
+        sizes: (2,G) effective numbers of independent trials behind them; None for no intervals.
+        level: of the intervals, in (0, 1).
+        seed: of the draws.
+
+    Returns:
+        The ratio of either kind, the Gini coefficient of either, GARBE.
+
+    Barndorff-Nielsen & Cox, "Inference and Asymptotics", 1994, section 2.3 (intervals by inverting tests).
+    """
+
+    def ratio(kind: int) -> Callable[[Floats], Floats]:
+        return lambda values: worst_ratio(values[..., kind, :])
+
+    def coefficient(kind: int) -> Callable[[Floats], Floats]:
+        return lambda values: gini(values[..., kind, :])
+
+    both = ((0, "FMR"), (1, "FNMR"))
+    measures = [(f"largest {name} over the geometric mean", ratio(kind), [kind], True) for kind, name in both]
+    measures += [(f"Gini coefficient of {name}", coefficient(kind), [kind], False) for kind, name in both]
+    measures += [("GARBE", lambda values: garbe(values[..., 0, :], values[..., 1, :]), [0, 1], False)]
+    found = []
+    for name, measure, kinds, logs in measures:
+        known = sizes is not None and all(rates[kind].sum() > 0 for kind in kinds)
+        interval = _interval(measure, rates, sizes, logs, level, seed) if known and sizes is not None else None
+        if interval is not None and logs and rates[kinds[0]].min() == 0:
+            interval = Interval(interval.low, np.inf)
+        found.append(Inequality(name, float(measure(rates)), interval))
+    return tuple(found)
+
+
+def _interval(
+    measure: Callable[[Floats], Floats], rates: Floats, sizes: Floats, logs: bool, level: float, seed: int
+) -> Interval:
+    trials = np.maximum(np.rint(sizes), 1).astype(np.int64)
+    some = (rates * trials + 0.5) / (trials + 1)  # half an error more, half a success more
+    center = np.exp(np.log(some).mean(axis=1)) if logs else some.mean(axis=1)
+
+    def scaled(factor: float) -> Floats:
+        if logs:
+            moved = np.exp(np.log(center)[:, None] + factor * (np.log(some) - np.log(center)[:, None]))
+        else:
+            moved = center[:, None] + factor * (some - center[:, None])
+        return np.asarray(np.clip(moved, 1e-9, 1 - 1e-9))
+
+    def statistic(values: Floats) -> Floats:
+        return measure((values * trials + 0.5) / (trials + 1) if logs else values)
+
+    observed = float(statistic(rates))
+
+    def drawn(factor: float) -> Floats:
+        rng = np.random.default_rng(seed)
+        return statistic(rng.binomial(trials, scaled(factor), (DRAWS, *trials.shape)) / trials)
+
+    def too_equal(factor: float) -> bool:  # what was observed is more unequal than that
+        return bool((drawn(factor) >= observed).mean() <= (1 - level) / 2)
+
+    def too_unequal(factor: float) -> bool:
+        return bool((drawn(factor) <= observed).mean() <= (1 - level) / 2)
+
+    low = _crossing(too_equal, 0.0, MOST) if too_equal(0.0) else 0.0
+    high = _crossing(lambda factor: not too_unequal(factor), 0.0, MOST) if not too_unequal(0.0) else 0.0
+    return Interval(float(measure(scaled(low))), float(measure(scaled(max(low, high)))))
+
+
+def _crossing(before: Callable[[float], bool], low: float, high: float) -> float:
+    """Return where a condition that holds at the low end ceases to hold; the high end where it does not."""
+    for _ in range(14):
+        middle = (low + high) / 2
+        low, high = (middle, high) if before(middle) else (low, middle)
+    return high
