@@ -23,7 +23,7 @@ def nearest_neighbors(queries: Tensor, keys: Tensor | None, count: int, size: in
     """The `count` keys with the largest inner product with each query, largest first; ties in the order of the keys.
 
     Inner products are compared in float64, each summed in the same order, so that neither threads nor blocks change
-    the result. Memory is some five times that of the result, at most half that of the queries, and that of a
+    the result. Memory is some fifteen times that of the result, at most half that of the queries, and that of a
     float32 copy of other types.
 
     Args:

@@ -113,15 +113,17 @@ def gather_shards(checkpoint: dict[str, Any], name: str, position: int) -> None:
         position: of the parameter in the optimizer's state.
     """
     for states, key in _places(checkpoint, name, position):
-        shard = states[key]
-        whole = []
-        for owner, size in enumerate(sizes_of_ranks(len(shard), shard.device)):
+        shard, start = states[key], 0
+        sizes = sizes_of_ranks(len(shard), shard.device)
+        whole = shard.new_empty(sum(sizes), *shard.shape[1:], device="cpu") if rank() == 0 else None
+        for owner, size in enumerate(sizes):
             rows = shard.contiguous() if owner == rank() else shard.new_empty(size, *shard.shape[1:])
             dist.broadcast(rows, owner)
-            if rank() == 0:
-                whole.append(rows.cpu())
-        if whole:
-            states[key] = torch.cat(whole)
+            if whole is not None:
+                whole[start : start + size] = rows
+            start += size
+        if whole is not None:
+            states[key] = whole
 
 
 def take_shard(checkpoint: dict[str, Any], name: str, position: int, own: slice) -> None:

@@ -225,3 +225,16 @@ def test_a_temperature_that_is_too_small_is_refused(kind: type[SoftmaxObjective]
 def test_items_of_many_rows_have_their_type_at_low_temperatures() -> None:
     embeddings = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
     assert NTXentLoss(0.01).items(embeddings, torch.arange(400) // 2).dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_a_batch_of_65536_has_the_loss_of_the_closed_form() -> None:
+    centers = F.normalize(torch.randn(64, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    row = torch.arange(2**16)  # 1,024 rows along each direction; four of a person, in a row, along four directions
+    found = SupConLoss()(centers[row % 64].float(), row // 4)
+    cosine = centers @ centers.T / SupConLoss().temperature
+    others = torch.log(
+        1024 * cosine.exp().sum(dim=1) - cosine.diagonal().exp()
+    )  # of all 2^32 pairs but those with itself
+    own = torch.stack([cosine[row % 64, (row ^ step) % 64] for step in (1, 2, 3)]).mean(dim=0)
+    assert float(found) == pytest.approx(float((others[row % 64] - own).mean()), rel=1e-6)
