@@ -27,6 +27,7 @@ LEAST_SHAPE, MOST_SHAPE = -0.5, 3.0  # below -1/2 the likelihood is not regular;
 POINTS = 300  # of the ratio of shape and scale at which the likelihood is evaluated
 SHARES = 41  # of exceeding impostors, likewise
 BOUNDED = LEAST_SHAPE + 0.05  # scores whose tail may have a lower shape end too abruptly for this likelihood
+HEAVY = 0.5  # shape from which on tails are heavy: of the squares of Student's distribution with 4 degrees of freedom
 LEAST_PEOPLE = 10  # fewer are not fitted: how their pairs depend is not seen
 FARTHEST = 1e4  # times the largest excess: a threshold beyond has no end
 
@@ -213,7 +214,11 @@ class GeneralizedParetoTail:
         shared = np.bincount(numbers, influence)
         within = shared @ shared - 2 * shared @ pairs.dyad_pairs[:count][first] + pairs.squares
         independent = total * (1 - share + slope @ weights) / share
-        return max(float((off @ off - within) / independent) * small_sample_correction(pairs.totals, 4), 1.0)
+        # Of heavy tails few people decide: as many as people of equal totals have such squares. Lighter tails are
+        # fitted too heavy, if anything, which is as much again: their interval would be too wide.
+        many = small_sample_correction(pairs.totals, 4)
+        few = many * max(small_sample_correction(off**2, 1) / many, 1) ** np.clip(self.fit[0] / HEAVY, 0, 1)
+        return max(float((off @ off - within) / independent * few), 1.0)
 
     def threshold_interval(self, rate: float, level: float = 0.95) -> Interval:
         """Return the confidence interval of the threshold at a rate, with people as the independent units.
