@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.05,
         help="share of the findings that may be wrong, by the model (default: %(default)s; planted errors of LFW were "
-        "0.59 to 0.86 of what was found at it)",
+        "0.72 to 0.93 of what was found at it)",
     )
     parser.add_argument("--page", metavar="HTML", help="write a page with the photos, two for each finding, here")
 
