@@ -1,8 +1,4 @@
-"""Nearest neighbors by cosine: half a matrix product for a set with itself, decided by exact inner products.
-
-Embeddings often vary in fewer directions than they have numbers. A large set is then searched in its leading
-directions, which bound what the others add to an inner product (Cauchy-Schwarz), so that the neighbors are the same.
-"""
+"""Nearest neighbors by cosine: half a matrix product for a set with itself, decided by exact inner products."""
 
 from __future__ import annotations
 
@@ -15,7 +11,6 @@ from siamese_verify.pairwise.distances import chunks, identical, matmul_precisio
 from siamese_verify.pairwise.tiles import TILE, fused
 
 SIZE = 2048  # rows of a block: small enough for a cache, large enough for threads to pay
-LEFT_OUT = 2.0**-10  # of the squared length of a row, at most, when only leading directions are multiplied
 CUT = {"highest": 0.0, "high": 2.0**-11, "medium": 2.0**-8}  # what float32 factors may lose before they are multiplied
 
 
@@ -23,8 +18,7 @@ def nearest_neighbors(queries: Tensor, keys: Tensor | None, count: int, size: in
     """The `count` keys with the largest inner product with each query, largest first; ties in the order of the keys.
 
     Inner products are compared in float64, each summed in the same order, so that neither threads nor blocks change
-    the result. Memory is some fifteen times that of the result, at most half that of the queries, and that of a
-    float32 copy of other types.
+    the result. Memory is some fifteen times that of the result, and that of a float32 copy of other types.
 
     Args:
         queries: (Q, D) finite unit rows of any floating-point type; half and bfloat16 are multiplied in float32.
@@ -59,8 +53,6 @@ def _nearest_neighbors(queries: Tensor, keys: Tensor | None, count: int, size: i
         keys = keys[kept]
     queries = keys if itself else queries
     found = _by_tiles(queries, keys, count, itself) if fused(keys) else None
-    if found is None and itself and (leading := _leading(keys)):
-        found = _TopK(queries, keys, count, *leading).search(itself, size)
     if found is None:
         found = _TopK(queries, keys, count).search(itself, size)
     if found is None:
@@ -69,27 +61,6 @@ def _nearest_neighbors(queries: Tensor, keys: Tensor | None, count: int, size: i
         assert found is not None
     found = kept[found]
     return found[torch.searchsorted(kept, replacement)] if itself else found
-
-
-def _leading(rows: Tensor) -> tuple[Tensor, float] | None:
-    """(N, d) coordinates along the leading directions, and the squared length that they leave of any row at most.
-
-    None for float64, for few rows, and where more than half of the directions would be needed.
-    """
-    half = rows.shape[1] // 2
-    if rows.dtype != torch.float32 or half < 32 or len(rows) < 32 * rows.shape[1]:  # or it would not pay
-        return None
-    directions = torch.linalg.eigh((rows.T @ rows).double()).eigenvectors.flip(1)[:, :half].float()
-    left = rows.new_zeros(half, dtype=torch.float64)
-    for block in ranges(len(rows), SIZE):
-        part = rows[block]
-        square = part.double().square().sum(dim=1, keepdim=True)
-        left = torch.maximum(left, (square - (part @ directions).double().square().cumsum(dim=1)).amax(dim=0))
-    enough = (left[15::16] <= LEFT_OUT).nonzero()
-    if not len(enough):
-        return None
-    count = 16 * (int(enough[0]) + 1)
-    return rows @ directions[:, :count], max(0.0, float(left[count - 1]))
 
 
 def _by_tiles(queries: Tensor, keys: Tensor, count: int, itself: bool, size: int = TILE) -> Tensor | None:
@@ -136,30 +107,16 @@ def _replacements(rows: Tensor, most: int) -> Tensor:
 
 
 class _TopK:
-    """Candidates for the largest inner products, while blocks of them are computed.
+    """Candidates for the largest inner products, while blocks of them are computed."""
 
-    Args:
-        queries: to find the keys of.
-        keys: to find.
-        count: of each query.
-        leading: coordinates of the keys, which are the queries too, to multiply instead.
-        left: squared length that these leave of any row at most.
-    """
-
-    def __init__(
-        self, queries: Tensor, keys: Tensor, count: int, leading: Tensor | None = None, left: float = 0.0
-    ) -> None:
+    def __init__(self, queries: Tensor, keys: Tensor, count: int) -> None:
         self.queries, self.keys, self.count = queries, keys, count
-        self.factors = (queries, keys) if leading is None else (leading, leading)
         longest = [float(torch.linalg.vector_norm(rows, dim=1).max()) for rows in (queries, keys)]
         # After Higham & Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.
         rounding = 8 * keys.shape[1] ** 0.5 * torch.finfo(keys.dtype).eps / 2
         if keys.dtype == torch.float32:
             rounding += 3 * CUT[matmul_precision()]
-        if leading is not None:
-            rounding = 3 * rounding  # that of the coordinates as well
-        # Two products further apart are in the right order.
-        self.slack = 2 * (rounding * longest[0] * longest[1] + left)
+        self.slack = 2 * rounding * longest[0] * longest[1]  # two products further apart are in the right order
         self.least = keys.new_full((len(queries),), torch.finfo(keys.dtype).min)  # that a candidate must reach
         none = torch.empty(0, dtype=torch.int64, device=keys.device)
         self.candidates = [(none, none, keys.new_empty(0))]  # queries, keys and approximate products
@@ -177,7 +134,7 @@ class _TopK:
         for rows, columns in walk:
             shape = rows.stop - rows.start, columns.stop - columns.start
             product = memory[: shape[0] * shape[1]].view(shape)
-            torch.mm(self.factors[0][rows], self.factors[1][columns].T, out=product)
+            torch.mm(self.queries[rows], self.keys[columns].T, out=product)
             mirrored = itself and rows != columns
             if itself and not mirrored:
                 product.fill_diagonal_(-torch.inf)

@@ -93,23 +93,6 @@ def test_neither_blocks_nor_threads_nor_less_precise_products_change_the_result(
         assert torch.equal(nearest_neighbors(rows, None, 10, size), expected)
 
 
-@pytest.mark.usefixtures("threads_and_precision")
-@pytest.mark.parametrize("noise", [0.0, 3e-3, 3e-2, 0.5])
-@pytest.mark.parametrize("precision", ["highest", "medium"])
-def test_rows_that_vary_in_few_directions(noise: float, precision: str) -> None:
-    """Many enough that only their leading directions are multiplied, unless these leave too much."""
-    torch.set_float32_matmul_precision(precision)
-    draw = generator(4)
-    rows = torch.randn(2100, 20, generator=draw) @ torch.randn(20, 64, generator=draw) / 8
-    rows = unit(rows + noise * torch.randn(rows.shape, generator=draw))
-    rows[50:60] = rows[:10]  # ties
-    queries = torch.arange(0, 2100, 10)
-    similarity = (rows[queries].double()[:, None] * rows.double()).sum(dim=2)
-    similarity[torch.arange(len(queries)), queries] = -torch.inf
-    expected = similarity.sort(dim=1, descending=True, stable=True).indices[:, :6]
-    assert torch.equal(nearest_neighbors(rows, None, 6)[queries], expected)
-
-
 @pytest.mark.parametrize("precise", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows_of", KINDS)
 def test_many_ties_in_small_blocks(rows_of: Kind, precise: torch.dtype) -> None:
