@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import ndtr
@@ -182,6 +185,13 @@ def test_intervals_of_the_auc_cover_it_where_some_people_resemble_all() -> None:
         auc = pair_intervals(scores, same, identities, targets=())["auc"]
         covered.append(auc.low <= truth <= auc.high)
     assert 0.94 <= np.mean(covered) <= 0.98
+
+
+def test_the_benchmark_claims_no_more_than_its_sets_can_tell() -> None:
+    verdict = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "coverage.py"))["verdict"]
+    assert [verdict(held, 150) for held in (0.98, 0.95, 0.92, 0.90)] == ["as claimed"] + 3 * ["not told"]
+    assert [verdict(held, 3000) for held in (0.95, 0.92, 0.90)] == ["as claimed", "not told", "not as claimed"]
+    assert verdict(1.0, 10) == "not told"
 
 
 def test_the_report_has_the_intervals_of_known_people() -> None:
