@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ FORMAT = 1
 MOST_PEOPLE = 2**53  # what JSON holds exactly
 OVERLAP = 0.5  # intersection over union from which two boxes of a photo are one face, as in detection benchmarks
 REMEMBERED = 2**17  # faces whose row is remembered
+ALIKE, SPREAD = 32, 32  # of a person, from which a face of somebody else is told apart: most like it, and of all
 Box = tuple[float, float, float, float]
 
 
@@ -116,28 +118,39 @@ class Decisions:
     def name(self, faces: Sequence[FaceReference], name: str) -> None:
         """Remember the name of a person with these faces; an empty one takes back that they have one.
 
+        Who has the name already is the same person, also when it is taken away later.
+
         Raises:
             InputError: see `checked_name`.
         """
-        own = set(faces)
+        own, name = set(faces), checked_name(name)
         self.names = [one for one in self.names if one[0] not in own]
-        if checked_name(name):
+        if name:
+            joined = [(faces[0], face) for face, known in self.names if known == name]
+            self.same = list(dict.fromkeys([*self.same, *joined]))
             self.names.append((faces[0], name))
 
-    def merge(self, first: Sequence[FaceReference], second: Sequence[FaceReference]) -> None:
-        """Remember that two people with these faces are one; takes back that they are not."""
-        inside = set(first), set(second)
-        self.different = [
-            (a, b)
-            for a, b in self.different
-            if not ((a in inside[0] and b in inside[1]) or (a in inside[1] and b in inside[0]))
-        ]
-        self.decide(first[0], second[0], same=True)
+    def merge(self, *people: Sequence[FaceReference]) -> None:
+        """Remember that people with these faces are one; takes back that any two of them are not."""
+        person = {face: number for number, faces in enumerate(people) for face in faces}
+        self.different = [(a, b) for a, b in self.different if a not in person or person[a] == person.get(b, person[a])]
+        for other in people[1:]:
+            self.decide(people[0][0], other[0], same=True)
 
-    def split(self, faces: Sequence[FaceReference], rest: Sequence[FaceReference], together: bool = False) -> None:
+    def split(
+        self,
+        index: AlbumFaces,
+        faces: Sequence[FaceReference],
+        rest: Sequence[FaceReference],
+        together: bool = False,
+    ) -> None:
         """Remember that faces are not of the person with the rest of the faces, which keep the name.
 
+        Each face is told apart from each of the rest, or of more than 64 from the 32 most like it, which would draw it
+        back when the album is grouped again from nothing, and from 32 spread over all of them by likeness.
+
         Args:
+            index: faces of the album.
             faces: of somebody else.
             rest: the person's other faces.
             together: whether the faces are of one person; else each may be of another.
@@ -155,23 +168,39 @@ class Decisions:
         self.same = [(stays(a), stays(b)) if between(a, b) else (a, b) for a, b in self.same]
         self.same = [(a, b) for a, b in self.same if a != b]
         self.names = [(stays(face), name) for face, name in self.names]
-        # Each with each, so that it holds when the album is grouped again from nothing.
-        split = [(face, other) for face in (faces[:1] if together else faces) for other in rest]
+        split = [(face, other) for face, others in _told_apart(index, faces, rest) for other in others]
         if together:
             self.same += [(faces[0], face) for face in faces[1:]]
-            split += [(face, rest[0]) for face in faces[1:]]
         self.different = list(dict.fromkeys([*self.different, *said, *split]))
 
 
+def _told_apart(
+    index: AlbumFaces, faces: Sequence[FaceReference], rest: Sequence[FaceReference]
+) -> Iterator[tuple[FaceReference, Sequence[FaceReference]]]:
+    """Faces of which each is told apart from the rest, and these, or some of them, see `Decisions.split`."""
+    if len(rest) <= ALIKE + SPREAD:
+        yield from ((face, rest) for face in faces)
+        return
+    rows = {row: other for other in rest if (row := index.find(other)) is not None}
+    embeddings, others = index.table.embeddings[list(rows)], list(rows.values())
+    for face in faces:
+        row = index.find(face)
+        if row is not None and others:
+            order = np.argsort(-(embeddings @ index.table.embeddings[row]), kind="stable")
+            spread = np.linspace(0, len(order) - 1, SPREAD).astype(np.int64)
+            places = dict.fromkeys([*order[:ALIKE].tolist(), *order[spread].tolist()])
+            yield face, [others[place] for place in places]
+
+
 def checked_name(name: str) -> str:
-    """The name of a person.
+    """The name of a person, composed (NFC): "é" typed in two ways is one name.
 
     Raises:
         InputError: it has control characters or is not UTF-8.
     """
     if printable(name) != name:
         raise InputError(f"The name {printable(name)!r} has control characters or is not UTF-8: type it anew.")
-    return name
+    return unicodedata.normalize("NFC", name)
 
 
 def _lines(decisions: Iterable[Any]) -> str:
@@ -308,11 +337,15 @@ class AlbumPeople:
         sink = io.StringIO()
         writer = csv.writer(sink)  # ends lines by \r\n, since only then "\r" in a name is quoted
         writer.writerow(COLUMNS)
-        for row in np.argsort(self.persons, kind="stable").tolist():
-            face, person, score = face_of(self.table, row), int(self.persons[row]), self.grouping.scores[row]
-            name = csv_cell(self.names.get(person, ""))
-            said = "" if np.isnan(score) else f"{score:.4f}"
-            writer.writerow([csv_cell(face.photo), *face.box, person, name, said])
+        names = {person: csv_cell(name) for person, name in self.names.items()}
+        order = np.argsort(self.persons, kind="stable")
+        for start in range(0, len(order), 4096):  # lists, since single elements of arrays are slow
+            rows = order[start : start + 4096]
+            parts = (self.table.boxes[rows], self.persons[rows], self.grouping.scores[rows])
+            for row, box, person, score in zip(rows.tolist(), *(part.tolist() for part in parts), strict=True):
+                edges = [round(edge, 2) for edge in box]
+                said = "" if score != score else f"{score:.4f}"
+                writer.writerow([csv_cell(self.table.photos[row]), *edges, person, names.get(person, ""), said])
         atomic_write(folder / GROUPS, sink.getvalue().encode(), private=True)
 
 

@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from siamese_verify.albums.people import (
     AlbumPeople,
     Decisions,
     FaceReference,
+    checked_name,
     decided_people,
     face_of,
     regroup_album,
@@ -34,10 +36,10 @@ from siamese_verify.evaluation import ScoreCalibration
 PAGE, SHEET, SAMPLE = 24, 96, 6  # people of a page, faces of one's contact sheet, faces of each on a page of people
 ASKED, COMPLETED = 24, 20  # questions and names sent at once
 UNDONE = 20  # decisions that can be taken back
-PAIRS = 50_000  # of faces that one decision may tell apart
 SORTED = 256  # people whose faces stay sorted
 SIDE, PICTURES = 160, 2000  # pixels of a picture, and pictures in memory, of some 6 KB
 QUIET, LONGEST_QUIET = 1.0, 10.0  # seconds; more than one where sorting takes longer
+RETRY = 10.0  # seconds after which groups.csv, which could not be written, is tried again
 Rows = NDArray[np.int64]
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,6 @@ class Undo(NamedTuple):
     """What there was before a decision."""
 
     said: str  # what was decided
-    version: int  # of the view
     decisions: Decisions
     persons: Rows
     names: dict[int, str]
@@ -91,9 +92,11 @@ class PeopleView:
 class PeopleReview:
     """People of an album while their user decides about them; safe to be used by several threads.
 
-    The caller has claimed the album. A decision is checked, written to `decisions.json` and applied to the people it is
-    about; then a thread sorts the other faces anew from there as `group_album` does, writes `groups.csv`, and finds
-    what to ask. Every argument may come from anybody: faces are addressed by row, people by number.
+    The caller has claimed the album. A decision is checked, applied to the people it is about, and written to
+    `decisions.json` and `groups.csv` before it is answered; then a thread sorts the other faces anew from there as
+    `group_album` does, writes both again, and finds what to ask. Where only `groups.csv` cannot be written, the
+    decision holds: `state` says so, and it is tried again. Every argument may come from anybody: faces are addressed by
+    row, people by number.
 
     Args:
         album: folder of the album.
@@ -127,7 +130,7 @@ class PeopleReview:
         self._pictures: OrderedDict[int, bytes] = OrderedDict()
         self._changed = threading.Condition(threading.RLock())
         self._stale, self._unwritten, self._closing = False, False, False
-        self._in_file = 0  # version of the view whose groups are in the file
+        self._scored = people.persons, people.grouping.scores  # mean scores, and the persons that they are of
         self._decided_at, self._began, self._took = -math.inf, 0.0, 0.0  # monotonic; seconds of the last sorting
         self._failure = ""
         self._thread = threading.Thread(target=self._work, name="people", daemon=True)
@@ -159,7 +162,7 @@ class PeopleReview:
         """
         view = self._view
         numbers = view.numbers.tolist()
-        if text := text.strip().casefold():
+        if text := normalize("NFC", text.strip()).casefold():
             numbers = [
                 one for one in numbers if text == str(one) or (one in view.names and text in view.names[one].casefold())
             ]
@@ -227,7 +230,7 @@ class PeopleReview:
 
     def completions(self, start: str) -> list[str]:
         """Known names of which a word starts with a text, sorted."""
-        start = start.strip().casefold()
+        start = normalize("NFC", start.strip()).casefold()
         names = {name for name in self._view.names.values() if f" {name}".casefold().find(f" {start}") >= 0}
         return sorted(names)[:COMPLETED]
 
@@ -264,7 +267,7 @@ class PeopleReview:
                 all decisions, nothing is changed.
         """
         with self._changed:
-            name, faces = " ".join(name.split()), self._faces(person)
+            name, faces = checked_name(" ".join(name.split())), self._faces(person)
             others = [number for number, known in self._view.names.items() if known == name and number != person]
             said = f"Person {person} is {name}." if name else f"Person {person} has no name."
             if others:
@@ -272,15 +275,10 @@ class PeopleReview:
             return self._decide(said, lambda decisions: decisions.name(faces, name))
 
     def merge(self, people: Sequence[int]) -> str:
-        """Say that people are one person."""
+        """Say that people are one person; takes back that any two of them are not."""
         with self._changed:
-            first, *others = (self._faces(person) for person in _each_once(people))
-
-            def change(decisions: Decisions) -> None:
-                for other in others:
-                    decisions.merge(first, other)
-
-            return self._decide(f"{_listed(people)} are one person.", change)
+            faces = [self._faces(person) for person in _each_once(people)]
+            return self._decide(f"{_listed(people)} are one person.", lambda decisions: decisions.merge(*faces))
 
     def apart(self, people: Sequence[int]) -> str:
         """Say that two people are not one."""
@@ -307,14 +305,9 @@ class PeopleReview:
             rest = [face_of(self.table, row) for row in own if row not in chosen]
             if not rest:
                 raise InputError(f"These are all faces of person {person}: leave one at least.")
-            if not together and len(faces) > 1 and len(faces) * len(rest) > PAIRS:
-                raise InputError(
-                    f"{len(faces):,} faces and {len(rest):,} are more than {PAIRS:,} pairs to remember: choose fewer "
-                    "faces, or say that they are one new person."
-                )
             count = "1 face is" if len(faces) == 1 else f"{len(faces):,} faces are"
             said = f"{count} {'a new person' if together else 'somebody else'}, not person {person}."
-            return self._decide(said, lambda decisions: decisions.split(faces, rest, together))
+            return self._decide(said, lambda decisions: decisions.split(self._index, faces, rest, together))
 
     def undo(self) -> str:
         """Take back the last decision, and what was sorted anew after it; the last 20 can be taken back.
@@ -325,16 +318,10 @@ class PeopleReview:
         with self._changed:
             if not self._undo:
                 raise InputError("There is no decision to take back.")
-            said, version, decisions, persons, names = self._undo[-1]
+            said, decisions, persons, names = self._undo[-1]
             decisions.highest = self._decisions.highest  # numbers that were given are not given again
-            repeats = self._in_file > version  # groups in the file that follow the decision would repeat it
-            if repeats:
-                self._write_groups(persons, names)
-            self._write_decisions(decisions)
-            self._undo.pop()
             self._change(decisions, persons, names)
-            if repeats:
-                self._in_file = self._view.version
+            self._undo.pop()
             return f"Taken back: {said}"
 
     def close(self, seconds: float = 1.0) -> bool:
@@ -343,8 +330,7 @@ class PeopleReview:
             self._closing = True
             self._changed.notify_all()
             if self._unwritten:
-                self._write_groups(self._view.persons, self._view.names)
-                self._unwritten = False
+                self._write_groups()
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
@@ -353,17 +339,18 @@ class PeopleReview:
         change(decisions)
         decided = decided_people(self._index, decisions, self._view.persons)
         persons = decided.numbers(decided.groups, decisions)
-        self._write_decisions(decisions)
         view = self._view
-        self._undo.append(Undo(said, view.version, before, view.persons, view.names))
         self._change(decisions, persons, decided.names(persons))
+        self._undo.append(Undo(said, before, view.persons, view.names))
         return said
 
     def _change(self, decisions: Decisions, persons: Rows, names: dict[int, str]) -> None:
-        """Show a decision, and let the thread sort the other faces."""
+        """Write and show a decision, and let the thread sort the other faces."""
+        self._write_decisions(decisions)
         self._decisions, self._view = decisions, PeopleView(self._view.version + 1, persons, names)
-        self._stale = self._unwritten = True
-        self._decided_at, self._failure = time.monotonic(), ""
+        self._stale, self._failure = True, ""
+        self._try_groups()
+        self._decided_at = time.monotonic()
         self._changed.notify_all()
 
     # ---- sorting anew
@@ -371,7 +358,11 @@ class PeopleReview:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._stale or self._questions is None)
+                while not (self._closing or self._stale or self._questions is None):
+                    self._changed.wait(RETRY if self._unwritten else None)
+                    if self._unwritten and not (self._closing or self._stale):
+                        self._failure = ""
+                        self._try_groups()
                 quiet = min(max(self._quiet, self._took), LONGEST_QUIET)
                 while not self._closing and (rest := self._decided_at + quiet - time.monotonic()) > 0:
                     self._changed.wait(rest)
@@ -401,29 +392,39 @@ class PeopleReview:
                 if people is not None and not failure:
                     try:
                         self._write_decisions(decisions)  # numbers of new people
-                        self._write_groups(persons, names)
                     except InputError as error:
                         self._failure = str(error)
                         continue
-                    self._unwritten = False
-                    self._grouping = people.grouping
+                    self._grouping, self._scored = people.grouping, (persons, people.grouping.scores)
                     self._decisions = decisions
                     if not np.array_equal(persons, view.persons):
                         self._view = PeopleView(view.version + 1, persons, names)
-                    self._in_file = self._view.version
+                    self._try_groups()
 
     def _write_decisions(self, decisions: Decisions) -> None:
         """Write `decisions.json`."""
         _written(lambda: decisions.write(self.album.path))
 
-    def _write_groups(self, persons: Rows, names: dict[int, str]) -> None:
+    def _write_groups(self) -> None:
         """Write `groups.csv`."""
-        scores = np.full(len(persons), np.nan)
-        order = np.argsort(persons, kind="stable")
-        for rows in np.split(order, np.flatnonzero(np.diff(persons[order])) + 1):
+        view, (scored, scores) = self._view, self._scored
+        scores, changed = scores.copy(), view.persons != scored
+        for person in np.unique(view.persons[np.isin(scored, scored[changed]) | changed]).tolist():
+            rows = view.rows(person)
             scores[rows] = mean_scores(self.table.embeddings, rows)
-        people = AlbumPeople(self.table, persons, names, replace(self._grouping, groups=persons, scores=scores), 0)
+        self._scored = view.persons, scores
+        grouping = replace(self._grouping, groups=view.persons, scores=scores)
+        people = AlbumPeople(self.table, view.persons, view.names, grouping, 0)
         _written(lambda: people.write(self.album.path))
+        self._unwritten = False
+
+    def _try_groups(self) -> None:
+        """Write `groups.csv`; `state` says where it cannot be written, and it is tried again."""
+        self._unwritten = True
+        try:
+            self._write_groups()
+        except InputError as error:
+            self._failure = str(error)
 
     # ---- parts
 

@@ -93,7 +93,7 @@ def identities_of(source: AlbumSource, photos: Sequence[str]) -> list[str]:
     """
     from siamese_verify.datasets.listing import read_list
 
-    if source.kind == "list" and not source.place.endswith(".txt"):
+    if source.kind == "list" and not source.place.lower().endswith(".txt"):
         index = read_list(source.place)
         known = dict(zip(index.names, index.identities.tolist(), strict=True))
         if gone := [photo for photo in photos if photo not in known]:

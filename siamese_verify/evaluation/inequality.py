@@ -10,13 +10,14 @@ import numpy as np
 from siamese_verify.evaluation.bootstrap import Interval
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
 
 ALPHA = 0.5  # weight of the false match rates in GARBE
 DRAWS = 1000  # of the groups' rates, for each degree of inequality that is tried
-MOST = 8.0  # times the observed differences: no larger ones are tried
+MOST = 8.0  # times the observed differences, or those of one standard error: no larger ones are tried
+SURPRISE = 0.16  # share of equal groups, one standard deviation from the median, that may be more equal than observed
 
 
 class Inequality(NamedTuple):
@@ -33,19 +34,22 @@ class Inequality(NamedTuple):
     interval: Interval | None
 
 
-def gini(values: Floats) -> Floats:
+def gini(values: ArrayLike) -> Floats:
     """Return the Gini coefficient of (..., G) rates with the correction G / (G - 1): 0 if equal, 1 if one has all.
 
-    It is the sum of |x_i - x_j| over all i and j, over 2 G^2 mean(x), times G / (G - 1); 0 where all rates are 0.
+    It is the sum of |x_i - x_j| over all i and j, over 2 G^2 mean(x), times G / (G - 1); 0 where all rates are 0, and
+    for one group.
     Howard et al., "Evaluating proposed fairness models for face recognition algorithms", ICPR workshops 2022.
     """
-    count, total = values.shape[-1], values.sum(axis=-1)
+    rates = np.asarray(values, dtype=np.float64)
+    count, total = rates.shape[-1], rates.sum(axis=-1)
     below = np.arange(1, count)  # a gap between neighbors is in the differences of all below it from all above
-    differences = 2 * np.diff(np.sort(values, axis=-1), axis=-1) @ (below * (count - below))
-    return np.asarray(np.divide(differences, 2 * (count - 1) * total, out=np.zeros_like(total), where=total > 0))
+    differences = 2 * np.diff(np.sort(rates, axis=-1), axis=-1) @ (below * (count - below))
+    scale = 2 * (count - 1) * total
+    return np.asarray(np.divide(differences, scale, out=np.zeros_like(total), where=scale > 0))
 
 
-def garbe(fmr: Floats, fnmr: Floats, alpha: float = ALPHA) -> Floats:
+def garbe(fmr: ArrayLike, fnmr: ArrayLike, alpha: float = ALPHA) -> Floats:
     """Return the Gini aggregation rate for biometric equitability of (..., G) rates of G groups, in [0, 1].
 
     alpha G(FMR) + (1 - alpha) G(FNMR), see `gini`; Howard et al. 2022, ISO/IEC 19795-10.
@@ -53,16 +57,17 @@ def garbe(fmr: Floats, fnmr: Floats, alpha: float = ALPHA) -> Floats:
     return alpha * gini(fmr) + (1 - alpha) * gini(fnmr)
 
 
-def worst_ratio(values: Floats) -> Floats:
+def worst_ratio(values: ArrayLike) -> Floats:
     """Return the largest of (..., G) rates over their geometric mean: 1 if equal, infinite if one of several is 0.
 
     NIST IR 8429, "Face Recognition Vendor Test (FRVT) Part 8: Summarizing Demographic Differentials", 2022.
     """
-    largest = values.max(axis=-1)
+    rates = np.asarray(values, dtype=np.float64)
+    largest = rates.max(axis=-1)
     with np.errstate(divide="ignore"):
-        mean = np.exp(np.log(values).mean(axis=-1))
+        mean = np.exp(np.log(rates).mean(axis=-1))
     ratio = np.divide(largest, mean, out=np.full_like(largest, np.inf), where=mean > 0)
-    return np.asarray(np.where(largest > 0, ratio, 1.0))
+    return np.asarray(np.where(largest > 0, np.maximum(ratio, 1), 1.0))
 
 
 def inequalities(rates: Floats, sizes: Floats | None, level: float = 0.95, seed: int = 0) -> tuple[Inequality, ...]:
@@ -71,8 +76,10 @@ def inequalities(rates: Floats, sizes: Floats | None, level: float = 0.95, seed:
     By chance alone the rates of equal groups differ, so that any of the measures is above its true value more often
     than not, and so are those of resamples. An interval therefore has the degrees of inequality under which what was
     observed is no surprise: the groups' differences from their mean (the ratio: from the geometric mean) are made
-    smaller or larger by a factor, and rates drawn for each group with its effective number of trials. Differences that
-    may be by chance have an interval from 0 (the ratio: from 1).
+    smaller or larger by a factor, and rates drawn for each group with its effective number of trials. Differences below
+    one standard error are enlarged to one first, as a factor of none would be none. Differences that may be by chance
+    have an interval from 0 (the ratio: from 1), and rates more equal than those of 84 % of equal groups show no more
+    than these.
 
     Args:
         rates: (2,G) FMR and FNMR.
@@ -83,7 +90,8 @@ def inequalities(rates: Floats, sizes: Floats | None, level: float = 0.95, seed:
     Returns:
         The ratio of either kind, the Gini coefficient of either, GARBE.
 
-    Barndorff-Nielsen & Cox, "Inference and Asymptotics", 1994, section 2.3 (intervals by inverting tests).
+    Barndorff-Nielsen & Cox, "Inference and Asymptotics", 1994, section 2.3 (intervals by inverting tests); Cowan et
+    al., "Power-constrained limits", arXiv:1105.3166, 2011 (for the most equal rates).
     """
 
     def ratio(kind: int) -> Callable[[Floats], Floats]:
@@ -111,14 +119,17 @@ def _interval(
 ) -> Interval:
     trials = np.maximum(np.rint(sizes), 1).astype(np.int64)
     some = (rates * trials + 0.5) / (trials + 1)  # half an error more, half a success more
-    center = np.exp(np.log(some).mean(axis=1)) if logs else some.mean(axis=1)
+    values = np.log(some) if logs else some
+    center = values.mean(axis=1, keepdims=True)
+    errors = np.sqrt(some * (1 - some) / trials) / (some if logs else 1)
+    direction, size = values - center, np.sqrt((((values - center) / errors) ** 2).mean(axis=1, keepdims=True))
+    sides = np.where(np.arange(some.shape[1]) < some.shape[1] // 2, 1.0, -1.0) * errors  # for groups that are equal
+    sides -= sides.mean(axis=1, keepdims=True)
+    direction = np.where(size > 1e-6, direction / np.clip(size, 1e-6, 1), sides)
 
     def scaled(factor: float) -> Floats:
-        if logs:
-            moved = np.exp(np.log(center)[:, None] + factor * (np.log(some) - np.log(center)[:, None]))
-        else:
-            moved = center[:, None] + factor * (some - center[:, None])
-        return np.asarray(np.clip(moved, 1e-9, 1 - 1e-9))
+        moved = center + factor * direction
+        return np.asarray(np.clip(np.exp(moved) if logs else moved, 1e-9, 1 - 1e-9))
 
     def statistic(values: Floats) -> Floats:
         return measure((values * trials + 0.5) / (trials + 1) if logs else values)
@@ -132,11 +143,13 @@ def _interval(
     def too_equal(factor: float) -> bool:  # what was observed is more unequal than that
         return bool((drawn(factor) >= observed).mean() <= (1 - level) / 2)
 
+    usual = max(observed, float(np.quantile(drawn(0.0), SURPRISE)))
+
     def too_unequal(factor: float) -> bool:
-        return bool((drawn(factor) <= observed).mean() <= (1 - level) / 2)
+        return bool((drawn(factor) <= usual).mean() <= (1 - level) / 2)
 
     low = _crossing(too_equal, 0.0, MOST) if too_equal(0.0) else 0.0
-    high = _crossing(lambda factor: not too_unequal(factor), 0.0, MOST) if not too_unequal(0.0) else 0.0
+    high = _crossing(lambda factor: not too_unequal(factor), 0.0, MOST)
     return Interval(float(measure(scaled(low))), float(measure(scaled(max(low, high)))))
 
 

@@ -198,7 +198,6 @@ def error_interval(
     people: NDArray[np.int64],
     level: float,
     decisive: Floats,
-    grows: bool = True,
 ) -> Interval:
     """Return the interval of a weighted mean of errors.
 
@@ -209,7 +208,6 @@ def error_interval(
         people: (N,2) numbers of the people on the photos, from 0.
         level: of the interval.
         decisive: (N,) errors of the pairs whose people count as people in error.
-        grows: see `clustered_rate_interval`.
     """
     rate = float(weights @ errors / weights.sum())
     fewer = decisive
@@ -218,13 +216,15 @@ def error_interval(
         rate = 1 - float(weights @ fewer / weights.sum())  # exactly 1 without any
     wrong, totals = float(equal_people(person_totals(fewer, same, people))), person_totals(weights, same, people)
     variance = dyadic_variance(weights * (errors - rate), same, people)
-    return clustered_rate_interval(rate, variance, wrong, totals[totals > 0], level, grows)
+    return clustered_rate_interval(rate, variance, wrong, totals[totals > 0], level)
 
 
 def clustered_rate_interval(
-    rate: float, variance: float, people_in_error: float, weights: Floats, level: float, grows: bool = True
+    rate: float, variance: float, people_in_error: float, weights: Floats, level: float
 ) -> Interval:
     """Return the interval of a rate of errors of people.
+
+    If the rate were as high as the high end, the dependence would be larger: `ClusteredRates.far_interval`.
 
     Args:
         rate: in [0, 1].
@@ -232,11 +232,10 @@ def clustered_rate_interval(
         people_in_error: see `equal_people`.
         weights: (n,) of the people in the rate.
         level: of the interval.
-        grows: the dependence would be larger if the rate were, see `ClusteredRates.far_interval`.
     """
     size = float(effective_size(rate, variance, people_in_error, weights))
     low, high = proportion_interval(rate, size, level, people_in_error)
-    if rate in (0, 1) or not grows:
+    if rate in (0, 1):
         return Interval(low, high)
     fewer = max(size * rate / high, min(size, float(len(weights))))
     return Interval(low, proportion_interval(rate, fewer, level, people_in_error).high)
@@ -293,7 +292,7 @@ def pair_intervals(
     found = clustered_intervals(cluster_pairs(values, labels, people), targets, fixed, level)
     losses = _losses(values, labels)
     kinds = np.where(labels, 1 / labels.sum(), 1 / (~labels).sum())
-    found["auc"] = _complement(error_interval(losses, kinds, labels, people, level, losses * labels, False))
+    found["auc"] = _complement(error_interval(losses, kinds, labels, people, level, losses * labels))
     wrong = None
     if folds is not None:
         wrong, weights = fold_errors(values, labels, folds)

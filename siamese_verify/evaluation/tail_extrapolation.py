@@ -28,6 +28,7 @@ POINTS = 300  # of the ratio of shape and scale at which the likelihood is evalu
 SHARES = 41  # of exceeding impostors, likewise
 BOUNDED = LEAST_SHAPE + 0.05  # scores whose tail may have a lower shape end too abruptly for this likelihood
 HEAVY = 0.5  # shape from which on tails are heavy: of the squares of Student's distribution with 4 degrees of freedom
+COARSEST = 0.04  # of the fitted scale: the gap of scores that are rounded more coarsely moves the fit
 LEAST_PEOPLE = 10  # fewer are not fitted: how their pairs depend is not seen
 FARTHEST = 1e4  # times the largest excess: a threshold beyond has no end
 
@@ -281,7 +282,8 @@ def fit_tail(pairs: ClusteredPairs, origin: float) -> GeneralizedParetoTail | No
 
     Returns:
         None where fewer than 30 impostors are above the threshold, it is not above the origin, there are fewer than 10
-        people, or the likeliest shape is 3: of scores whose tail is heavier than that of a Cauchy distribution.
+        people, the likeliest shape is 3: of scores whose tail is heavier than that of a Cauchy distribution, or scores
+        are rounded: most excesses are equal to others and more than 4 % of the fitted scale from the next value.
 
     Loretan & Phillips, "Testing the covariance stationarity of heavy-tailed time series", Journal of Empirical Finance
     1994, for the number of excesses.
@@ -299,7 +301,9 @@ def fit_tail(pairs: ClusteredPairs, origin: float) -> GeneralizedParetoTail | No
     if not (squares[-1] > 0 and np.isfinite(squares[0])):
         return None
     tail = GeneralizedParetoTail(pairs, origin, squares, above)
-    return tail if tail.fit[0] < MOST_SHAPE else None
+    values, times = np.unique(squares, return_counts=True)
+    gaps = np.where(times > 1, np.diff(values, prepend=0), 0).repeat(times)
+    return tail if tail.fit[0] < MOST_SHAPE and np.median(gaps) <= COARSEST * tail.fit[1] else None
 
 
 def extrapolate(
@@ -325,14 +329,15 @@ def extrapolate(
     if tail is None:
         return None
     bound = 1.0 if max(curve.thresholds[1], -curve.thresholds[-1]) <= 1 + 1e-6 else np.inf
-    points = []
-    for target in targets:
+    points: dict[float, ExtrapolatedPoint] = {}
+    highest = Interval(-np.inf, -np.inf)  # of thresholds at higher rates: ends rise as thresholds do
+    for target in sorted(targets, reverse=True):
         if not 0 < target < min(DECISIVE_IMPOSTORS / curve.impostors, tail.share):
             continue
-        threshold, interval = tail.threshold(target), tail.threshold_interval(target, level)
+        threshold, found = tail.threshold(target), tail.threshold_interval(target, level)
         if threshold > bound:
             continue
-        interval = Interval(interval.low, min(interval.high, bound))
+        highest = interval = Interval(max(found.low, highest.low), max(min(found.high, bound), highest.high))
         ends = [one for one in (threshold, *interval) if np.isfinite(one)]
         rates = pairs.rates(np.sort(ends)[::-1])
         bounds = rates.bounds(level)
@@ -341,7 +346,8 @@ def extrapolate(
             1 - float(bounds.frr_high[0]) if interval.high < np.inf else 0.0,
             1 - float(bounds.frr_low[-1]) if interval.low > -np.inf else 1.0,
         )
-        points.append(ExtrapolatedPoint(float(target), threshold, interval, 1 - float(rates.frr[place]), tar))
+        points[target] = ExtrapolatedPoint(float(target), threshold, interval, 1 - float(rates.frr[place]), tar)
     if not points:
         return None
-    return TailExtrapolation(tuple(points), len(tail.excesses), tail.above, tail.fit[0])
+    ordered = tuple(points[target] for target in targets if target in points)
+    return TailExtrapolation(ordered, len(tail.excesses), tail.above, tail.fit[0])

@@ -92,7 +92,7 @@ class ApproximateIndex:
             about = {"last": self.last, "signature": sign(_digest(path, self.last)) if sign else None}
             atomic_write(_about(path), json.dumps(about).encode(), private=True)
         except (OSError, RuntimeError) as error:
-            raise InputError(f"The index {path} cannot be written ({error}): make buffer on the disk.") from None
+            raise InputError(f"The index {path} cannot be written ({error}): make room on the disk.") from None
 
     @classmethod
     def load(cls, path: Path, sign: Callable[[bytes], str] | None) -> ApproximateIndex | None:

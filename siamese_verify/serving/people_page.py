@@ -12,12 +12,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from siamese_verify.errors import InputError
 from siamese_verify.serving.api_keys import Key, KeyFile, hash_key
 from siamese_verify.serving.fair_share import RateLimit
 from siamese_verify.serving.middleware import Guard
-from siamese_verify.serving.problems import Problem, input_errors_as_problems
+from siamese_verify.serving.problems import Problem, client_closed, input_errors_as_problems
 from siamese_verify.serving.server_routes import add_page
 from siamese_verify.serving.service import Metrics
 from siamese_verify.serving.settings import Settings
@@ -172,7 +173,7 @@ async def read_decision(request: Request, seconds: float) -> PeopleDecision:
     """Read the JSON of a decision.
 
     Raises:
-        Problem: it is too large or too slow, no JSON, or has other fields.
+        Problem: it is too large or too slow, no JSON, or has other fields; or the client has left.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem(415, "wrong_type", "A decision is sent as application/json.")
@@ -185,6 +186,8 @@ async def read_decision(request: Request, seconds: float) -> PeopleDecision:
                     raise too_large("The decision", BODY_BYTES)
     except TimeoutError:
         raise Problem(408, "slow_upload", f"The decision did not arrive within {seconds:g} s: send it again.") from None
+    except ClientDisconnect:
+        raise client_closed() from None
     try:
         return PeopleDecision.model_validate_json(bytes(content))
     except ValidationError as error:

@@ -105,6 +105,10 @@ def test_summaries_are_their_published_formulas() -> None:
     assert worst_ratio(np.full(4, 0.2)) == pytest.approx(1)
     assert gini(np.array([0.0, 0.0, 0.3])) == pytest.approx(1)  # one group has all errors
     assert math.isinf(worst_ratio(np.array([0.0, 0.3])))
+    assert gini([0.1, 0.3]) == pytest.approx(0.5)
+    assert garbe([0.1, 0.3], [0.2, 0.2]) == pytest.approx(0.25)
+    assert worst_ratio([0.1, 0.4]) == pytest.approx(2)
+    assert (gini([0.3]), garbe([0.3], [0.1]), worst_ratio([0.1])) == (0, 0, 1), "one group"
     assert gini(np.zeros(3)) == 0
     assert worst_ratio(np.zeros(3)) == 1
     both = np.stack([rates, rates[::-1] + 0.1])
@@ -134,6 +138,21 @@ def test_intervals_of_inequality_hold_the_truth_where_groups_are_alike_and_where
         ends = np.array([one.interval for one in found], dtype=np.float64)
         held += (ends[:, 0] <= np.array(truth) + 1e-9) & (np.array(truth) <= ends[:, 1] + 1e-9)
     assert (held >= 13).all(), held
+
+
+def test_equal_rates_of_two_groups_may_differ_by_as_much_as_chance_hides() -> None:
+    rates, trials = np.array([[0.02, 0.02], [0.1, 0.1]]), np.array([[20_000, 20_000], [10_000, 10_000]])
+    found = inequalities(rates, trials.astype(np.float64))
+    for kind in (0, 1):
+        # The end of the usual interval of a log ratio of rates; both the ratio and the coefficient are half of it.
+        half = 1.96 * np.sqrt(2 * (1 - rates[kind, 0]) / (rates[kind, 0] * trials[kind, 0])) / 2
+        for one, value in ((found[kind], np.exp(half) - 1), (found[2 + kind], half)):
+            assert one.interval is not None
+            low, high = np.array(one.interval) - one.name.startswith("largest")
+            assert low == pytest.approx(0, abs=1e-9)
+            assert high == pytest.approx(value, rel=0.15)
+    assert found[4].interval is not None
+    assert found[4].interval.high > 0.02
 
 
 def test_without_errors_nothing_is_known_of_their_inequality() -> None:

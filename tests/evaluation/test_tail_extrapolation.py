@@ -127,6 +127,10 @@ def test_no_interval_is_made_from_too_few_or_equal_impostors() -> None:
     assert extrapolate(cluster_pairs(equal, same, people), roc_curve(equal, same), (1e-6,)) is None
     two = np.where(same, scores, (scores > 0).astype(float))  # the higher half is equal
     assert extrapolate(cluster_pairs(two, same, people), roc_curve(two, same), (1e-6,)) is None
+    for steps, known in ((10, False), (1000, True)):  # in one standard deviation of the impostors
+        rounded = np.round(scores * steps) / steps
+        found = extrapolate(cluster_pairs(rounded, same, people), roc_curve(rounded, same), (1e-6,))
+        assert (found is not None) == known, f"rounded to 1 / {steps}: few distinct values hide how steep the tail is"
     few = normal_pairs(0, 3, 20)
     assert fit_tail(cluster_pairs(*few), 0.0) is None, "how the pairs of three people depend is not seen"
 
@@ -143,6 +147,21 @@ def test_of_scores_that_end_abruptly_the_threshold_is_bounded_from_above(name: s
         truth, ranked = scores[name].isf(1e-5), np.sort(drawn[~same])
         assert ranked[-100] < low <= truth <= high < 1.05 * truth
         assert found.points[0].threshold <= high
+
+
+def test_ends_rise_as_rates_fall_in_any_order_of_targets() -> None:
+    """Scores that are cut off: from the fit alone the high end is lower at 0.0001 % than at 0.001 %."""
+    scores, same, people = normal_pairs(0, 40, 3)
+    cut = np.where(same, 0.95, np.minimum(scores / 3, 0.9))
+    found = [
+        extrapolate(cluster_pairs(cut, same, people), roc_curve(cut, same), targets)
+        for targets in ((1e-4, 1e-5, 1e-6), (1e-5, 1e-6, 1e-4))
+    ]
+    assert found[0] is not None
+    assert found[1] is not None
+    for ends in zip(*(point.threshold_interval for point in found[0].points), strict=True):
+        assert list(ends) == sorted(ends)
+    assert found[1].points == tuple(found[0].points[at] for at in (1, 2, 0))
 
 
 @pytest.mark.parametrize("freedom", [1, 3])
