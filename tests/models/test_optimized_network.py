@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -9,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import onnxruntime
 import pytest
 import torch
 
+from siamese_verify.cli import list_models, verify_photos
 from siamese_verify.encoders import SmallResNet
 from siamese_verify.errors import InputError
 from siamese_verify.models import FaceModel, OnnxEngine, TorchEngine, save_bundle
@@ -87,6 +90,18 @@ def test_a_start_takes_the_one_that_the_start_before_has_made(bundle: Path, kept
 def test_only_a_quick_start_makes_and_takes_one(bundle: Path, kept: Path) -> None:
     Verifier.load(bundle).embed_crops(crops(1))
     assert not kept.exists()
+
+
+@pytest.mark.parametrize("command", [verify_photos, list_models])
+def test_verify_and_pull_start_quickly(
+    command: ModuleType, bundle: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siamese_verify.models.registry.pretrained_bundle", lambda *_, **__: bundle)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    missing = ["a.png", "b.png", "--threshold", "0.5", "--model", str(bundle)]
+    command.run(parser.parse_args(["pull", "sface"] if command is list_models else missing))
+    assert len([*kept.iterdir()]) == 1
 
 
 def test_starts_at_the_same_time_keep_one(bundle: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
