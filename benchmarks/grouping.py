@@ -59,7 +59,7 @@ PEOPLE = (
     ("John_Burnett", "John_Barnett"), ("Hassan_Wirajuda", "Hasan_Wirayuda"), ("Wen_Jiabao", "Hu_Jintao"),
     ("Eduardo_Duhalde", "Carlos_Ruckauf"), ("Wang_Nan", "Nan_Wang"), ("Tia_Mowry", "Tamara_Mowry"),
 )  # fmt: skip
-# Not in that list, but the names say that they are one person.
+# Not in that list, but the names say that they are one person: added after looking at the method's own false merges.
 SPELLED_OTHERWISE = (
     ("Glenn_Rivers", "Doc_Rivers"), ("Cristina_Kirchner", "Cristina_Fernandez"), ("John_Gruden", "Jon_Gruden"),
     ("Joseph_Blatter", "Sepp_Blatter"), ("Mireya_Elisa_Moscoso_Rodriguez", "Mireya_Moscoso"),

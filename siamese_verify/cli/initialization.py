@@ -20,6 +20,7 @@ from siamese_verify.structures import Photos
 from siamese_verify.training.run_files import differing_settings
 
 log = logging.getLogger(__name__)
+ADAPTED = "siamese_verify.encoders.AdaptedEncoder"
 FREE = ("crop", "drop_path", "dropout", "mirror", "normalize", "size")  # settings that may differ from the model's
 
 
@@ -58,6 +59,9 @@ def initialized_configuration(cfg: DictConfig, overrides: Sequence[str]) -> Dict
         file = f"{name}.yaml" if name in ("sface", "openface") else "inception_resnet.yaml"
         usual = OmegaConf.to_container(OmegaConf.load(CONF / "encoder" / file))
         theirs = {**cast("dict[str, Any]", usual), **theirs}
+    head = theirs if theirs["_target_"] == ADAPTED else None
+    if head:  # settings are those of the encoder before its head
+        theirs = head["encoder"]
     if isinstance(crop := theirs.get("crop"), dict):
         if crop.get("kind") != cfg.data.crop:
             log.warning("Photos are cropped as %s; those of %s were cropped as %s.", cfg.data.crop, name, crop["kind"])
@@ -67,6 +71,8 @@ def initialized_configuration(cfg: DictConfig, overrides: Sequence[str]) -> Dict
         theirs = {**theirs, **{key: value for key, value in own.items() if key in FREE}}
     encoder = OmegaConf.create(theirs)
     change_free_settings(encoder, cfg, name, overrides)
+    if head:
+        encoder = OmegaConf.create({**head, "encoder": encoder})
     found = cfg.copy()
     with open_dict(found):
         found.encoder = encoder

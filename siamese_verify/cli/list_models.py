@@ -35,7 +35,10 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "pull":
         if not options.name:
             raise InputError(f"No model is named: siamese-verify models pull {DEFAULT_MODEL}.")
+        from siamese_verify.verification import Verifier
+
         folder = pretrained_bundle(options.name, options.sources, check=True)
+        Verifier.load(folder, engine="onnx", quick_start=True)  # the first `verify` finds its network optimized
         print(f"{options.name} is in {printable(folder)}: it needs no network any more.")
         return 0
     if options.sources:

@@ -127,8 +127,8 @@ def add_prior_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_verifier(options: argparse.Namespace, liveness: Liveness | None = None) -> Verifier:
-    """Load the verifier that the options ask for."""
+def load_verifier(options: argparse.Namespace, liveness: Liveness | None = None, quick_start: bool = False) -> Verifier:
+    """Load the verifier that the options ask for, see `Verifier.load`."""
     from siamese_verify.verification import Verifier
 
     return Verifier.load(
@@ -139,4 +139,5 @@ def load_verifier(options: argparse.Namespace, liveness: Liveness | None = None)
         trust_code=options.trust_code,
         on_multiple_faces=options.on_multiple_faces,
         liveness=liveness,
+        quick_start=quick_start,
     )

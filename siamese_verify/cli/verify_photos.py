@@ -88,7 +88,7 @@ def decide_about(options: argparse.Namespace, photos: list[Photo]) -> int:
     """Decide about two photos."""
     from siamese_verify.verification import NoDecision, Verification, undecided
 
-    verifier = load_verifier(options)
+    verifier = load_verifier(options, quick_start=not options.picture)  # a picture takes hundreds of faces
     try:
         result = verifier.verify(
             photos[0],

@@ -22,7 +22,7 @@ from siamese_verify.faces import DETECTORS, FaceDetector, load_detector
 from siamese_verify.models.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
 from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine
 from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points, training_of
-from siamese_verify.models.optimized_network import check_optimized, optimized_network
+from siamese_verify.models.optimized_network import QuickEngine, optimized_network
 from siamese_verify.onnx_runtime import gpu_number, import_onnxruntime
 from siamese_verify.opencv_zoo import SFACE
 
@@ -84,6 +84,7 @@ def load_parts(
     threads: int | None = None,
     trust_code: str | Collection[str] = (),
     encoder: Encoder | None = None,
+    quick_start: bool = False,
 ) -> VerifierParts:
     """Load the parts of a verifier, see `Verifier.load`."""
     if engine not in ("auto", "onnx", "torch"):
@@ -105,21 +106,27 @@ def load_parts(
     pool = ThreadPoolExecutor(1)
     try:
         network = network_of(bundle, trust_code)
-        optimized = _optimized(network, bundle, device)
+        optimized = _optimized(network, bundle, device) if quick_start else None
     except InputError:
         bundle.check(bundle.files)  # a changed file is the better explanation
         raise
-    integrity = pool.submit(_check_files, bundle, optimized)  # while the network is loaded
+    later = [name for name in bundle.files if not (optimized and name == NETWORK)]
+    integrity = pool.submit(bundle.check, later)  # while the network is loaded
     pool.shutdown(wait=False)
     detector, crop = None, bundle.metadata.input_spec.crop
     if crop.needs_face:
         files = {name: bundle.read(f"{DETECTOR}/{name}") for name in DETECTORS[crop.detector].files}
         detector = load_detector(crop.detector, files)
-    opened = optimized or network
-    place = str(opened if isinstance(opened, Path) else bundle.folder / NETWORK)
+    place = str(network if isinstance(network, Path) else bundle.folder / NETWORK)
     kind = bundle.metadata.input_spec.array_type
+
+    def open_itself() -> OnnxEngine:
+        bundle.check(bundle.files.keys() - later)
+        return OnnxEngine(network, place, threads, kind, device)
+
+    runs: Engine
     try:
-        runs = OnnxEngine(opened, place, threads, kind, device, optimized is not None)
+        runs = QuickEngine(optimized, threads, kind, open_itself) if optimized else open_itself()
     except InputError:
         integrity.result()
         raise
@@ -131,13 +138,6 @@ def _optimized(network: Path | bytes, bundle: Bundle, device: str) -> Path | Non
     if isinstance(network, bytes) or gpu_number(device, import_onnxruntime().get_available_providers()):
         return None
     return optimized_network(network, bundle.files.get(NETWORK) or network.stem.rpartition("-")[2])
-
-
-def _check_files(bundle: Bundle, optimized: Path | None) -> None:
-    """Integrity check of the files of a bundle, and of the network that is opened in the place of its own."""
-    if optimized:
-        check_optimized(optimized)
-    bundle.check([name for name in bundle.files if not (optimized and name == NETWORK)])
 
 
 def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path | bytes:
@@ -171,7 +171,7 @@ def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path |
     network, _ = compared_network(load_bundle(bundle.folder, trust_code))
     path = folder / f"{stem}-{hashlib.sha256(network).hexdigest()}.onnx"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         atomic_write(path, network)
         for old in sorted(folder.glob("*.onnx"), key=lambda one: -one.stat().st_mtime)[KEPT_NETWORKS:]:
             old.unlink(missing_ok=True)

@@ -169,7 +169,10 @@ class Guard:
         if path.startswith(f"{self.root_path}/"):
             path = path.removeprefix(self.root_path)
         if self.hosts and host_name(host) not in self.hosts and path not in PROBES:
-            detail = "The server is not known by the name in Host: use its own, or allow it by serve --allow-host NAME."
+            detail = (
+                "The server is not known by the name in Host: use the address that it printed; `siamese-verify serve` "
+                "allows others by --allow-host NAME."
+            )
             raise Problem(400, "wrong_host", detail)
         address = subscriber(scope["client"][0] if scope.get("client") else "")
         state = scope.setdefault("state", {})

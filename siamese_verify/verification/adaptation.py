@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,6 @@ from siamese_verify.models.loading import FaceModel, network_of, torch_model
 from siamese_verify.models.metadata import ModelMetadata, model_card
 from siamese_verify.verification.recalibration import check_enough, embed_people, measured_in_words
 from siamese_verify.verification.verifier import Verifier
-
-if TYPE_CHECKING:
-    pass
 
 FOLDS = 5  # of the people: each is scored by a head that was trained without them
 MAX_ROWS = 1024  # photos that a head is trained on: every step compares all with all

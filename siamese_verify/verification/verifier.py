@@ -108,6 +108,7 @@ class Verifier:
         liveness: Liveness | None = None,
         trust_code: str | Collection[str] = (),
         encoder: Encoder | None = None,
+        quick_start: bool = False,
     ) -> Verifier:
         """Load a verifier.
 
@@ -123,13 +124,16 @@ class Verifier:
             trust_code: classes of others, such as `my_package.MyNet`, that the engine torch may import for the encoder
                 of this model; onnx needs none.
             encoder: takes the weights, as a copy, on the engine torch, instead of one that is created.
+            quick_start: of the engine onnx on the CPU, for a process that embeds a few faces: take the network as
+                optimized for this machine, which the first start puts into the user's cache. Starts sooner, and is up
+                to a tenth slower for a face.
 
         Raises:
             InputError: there is no such model, it is damaged, or its encoder on torch needs code that is not trusted.
         """
         from siamese_verify.models.loading import load_parts
 
-        parts = load_parts(model, engine, device, threads, trust_code, encoder)
+        parts = load_parts(model, engine, device, threads, trust_code, encoder, quick_start)
         return cls(
             parts.metadata,
             parts.engine,

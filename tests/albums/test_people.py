@@ -212,6 +212,30 @@ def test_contradicting_decisions_name_the_photos(
         group_album(table, calibration, Decisions(same=[(first, second)], different=[(first, second)]))
 
 
+def test_a_face_that_is_not_of_a_large_person_stays_away_by_a_bounded_number_of_pairs(
+    tmp_path: Path, calibration: ScoreCalibration
+) -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=SIZE) + 0.4 * rng.normal(size=(500, SIZE))
+    many = table_of((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+    many = replace(many, photos=[f"{row}.jpg" for row in range(500)])
+    assert set(grouped(tmp_path, many, calibration).persons.tolist()) == {1}
+    gone = [7, 60, 123, 499]
+    for row in gone:
+        found = grouped(tmp_path, many, calibration, "--split", f"1={row}.jpg")
+    assert len(Decisions.read(tmp_path).different) <= 64 * len(gone)
+    for people in (found, grouped(tmp_path, many, calibration, again=True)):
+        rest = set(np.delete(people.persons, gone).tolist())
+        assert len(rest) == 1 and rest.isdisjoint(people.persons[gone].tolist())
+
+
+def test_a_name_typed_in_two_ways_is_one(tmp_path: Path, table: FaceTable, calibration: ScoreCalibration) -> None:
+    people = grouped(tmp_path, table, calibration)
+    a, b = int(people.persons[0]), int(people.persons[25])
+    joined = grouped(tmp_path, table, calibration, "--name", f"{a}=Ren\u00e9", "--name", f"{b}=Rene\u0301")
+    assert joined.persons[0] == joined.persons[25] and set(joined.names.values()) == {"Ren\u00e9"}
+
+
 def test_a_later_merge_takes_back_apart_also_after_boxes_have_moved(
     tmp_path: Path, table: FaceTable, calibration: ScoreCalibration
 ) -> None:

@@ -203,16 +203,87 @@ def test_undo_takes_back_decisions_one_by_one(album: PeopleAlbum, opened: Open) 
     assert read(settled(review).album.path) == groups
 
 
-def test_a_decision_is_in_its_file_before_it_is_answered_and_groups_at_the_end(
-    album: PeopleAlbum, opened: Open
+@pytest.mark.parametrize("gone", [(0, 1, 2), (0, 3, 4), (2, 4, 5)])
+def test_decisions_and_numbers_hold_whatever_ends_the_process(
+    gone: tuple[int, ...], album: PeopleAlbum, opened: Open
 ) -> None:
     first, second = pairs(group(album), album)
+    before = (album.folder / GROUPS).read_bytes()
     review = opened(album, quiet=60.0)
     review.merge([int(first), int(second)])
-    assert len(Decisions.read(album.folder).same) == 1
-    assert review.close(20)
-    found = read(album.folder)
-    assert found["05/0.png"][0] == found["05/3.png"][0]
+    person = int(read(album.folder)["05/0.png"][0])
+    review.split(person, [row_of(album, f"05/{number}.png") for number in gone], together=True)
+    shown = dict(zip(album.table.photos, review._view.persons.tolist(), strict=True))
+    assert {photo: int(number) for photo, (number, _) in read(album.folder).items()} == shown
+    assert len(Decisions.read(album.folder).same) >= 2
+    shown_to = [shown[f"05/{number}.png"] for number in range(6)]
+    found = group(album)  # as the command does after a kill: nothing was sorted or closed
+    assert [int(found[f"05/{number}.png"][0]) for number in range(6)] == shown_to
+    for earlier in (b"", before):  # and where it ended before groups.csv was written
+        (album.folder / GROUPS).write_bytes(earlier)
+        again = group(album)
+        kept = {again[f"05/{number}.png"][0] for number in range(6) if number not in gone}
+        assert kept.isdisjoint(again[f"05/{number}.png"][0] for number in gone)
+
+
+def test_a_second_split_keeps_the_first(album: PeopleAlbum, opened: Open) -> None:
+    person = int(group(album)["00/0.png"][0])
+    review = opened(album, quiet=60.0)
+    rows = [row_of(album, f"00/{number}.png") for number in (1, 3, 5)]
+    for last in range(3):
+        review.split(person, rows, together=True)
+        review.split(int(review._view.persons[rows[0]]), [rows[last]], together=False)
+        again = group(album, again=True)
+        rest = {again[f"00/{number}.png"][0] for number in (0, 2, 4)}
+        assert rest.isdisjoint(again[f"00/{number}.png"][0] for number in (1, 3, 5))
+        review.undo()
+        review.undo()
+
+
+def test_people_joined_by_a_name_stay_one_without_it(album: PeopleAlbum, opened: Open) -> None:
+    first, second = pairs(group(album), album)
+    review = opened(album, quiet=60.0)
+    review.name(int(first), "Ann")
+    review.name(int(second), "Ann")
+    review.name(int(read(album.folder)["05/0.png"][0]), "Bob")
+    again = group(album, again=True)
+    assert again["05/0.png"] == again["05/3.png"] and again["05/0.png"][1] == "Bob"
+
+
+def test_a_merge_takes_back_that_any_two_are_not_one(album: PeopleAlbum, opened: Open) -> None:
+    groups = group(album)
+    first, second = (int(one) for one in pairs(groups, album))
+    other = int(groups["07/0.png"][0])
+    review = opened(album)
+    review.apart([first, second])
+    review.apart([other, second])
+    review.merge([other, first, second])
+    assert not Decisions.read(album.folder).different
+    found = read(settled(review).album.path)
+    assert found["05/0.png"][0] == found["05/3.png"][0] == found["07/0.png"][0]
+
+
+def test_groups_that_could_not_be_written_are_written_later(
+    album: PeopleAlbum, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siamese_verify.albums.people_review.RETRY", 0.05)
+    before = group(album)
+    first, second = (int(one) for one in pairs(before, album))
+    review = settled(opened(album))
+    review.merge([first, second])
+    settled(review)
+    (album.folder / GROUPS).unlink()
+    (album.folder / GROUPS).mkdir()
+    assert review.undo().startswith("Taken back")
+    while review.state()["busy"]:
+        time.sleep(0.01)
+    assert "groups.csv cannot be written" in review.state()["failure"]
+    (album.folder / GROUPS).rmdir()
+    end = time.monotonic() + 60
+    while not (album.folder / GROUPS).is_file() or review.state()["failure"]:  # without another decision
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert read(album.folder) == before
 
 
 def test_files_that_cannot_be_written_are_a_sentence(album: PeopleAlbum, opened: Open) -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from siamese_verify.cli.initialization import earlier_people, initialized_configuration
+from siamese_verify.cli.configuration import make_encoder
+from siamese_verify.cli.initialization import earlier_people, initialized_configuration, take_weights
 from siamese_verify.cli.measure import find_lfw_category
 from siamese_verify.cli.training_checks import check_run
 from siamese_verify.data import FaceDataModule
@@ -199,6 +200,26 @@ def test_training_goes_on_from_an_adapted_model_with_its_head(moved: Path, train
     assert equal({name.removeprefix("backbone."): second[name] for name in second if name != "head.weight"}, first)
     assert not np.allclose(second["head.weight"].numpy(), head.T), "the head learns behind the frozen encoder"
     np.testing.assert_allclose(second["head.weight"].numpy(), head.T, atol=0.5, err_msg="from where it was")
+
+
+def test_free_settings_of_an_adapted_model_are_those_of_the_encoder_before_its_head(
+    moved: Path, configured: Configured, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load_model(moved)
+    adapted = with_head(model, np.eye(model.encoder.embedding_size, dtype=np.float32))
+    assert adapted is not None
+    save_bundle(tmp_path / "mine", adapted)
+    free = ("encoder.dropout=0.25", "encoder.size=48", "encoder.mirror=true", "encoder.width=8")
+    start = f"initialize_from='{tmp_path / 'mine'}'"
+    cfg = initialized(configured, tmp_path, start, "data=lfw", "encoder=small", *free[3:], *free)
+    assert "Photos are cropped as box; those of" in caplog.text
+    inner = cfg.encoder.encoder
+    assert (inner.crop.kind, inner.dropout, inner.size, inner.mirror) == ("box", 0.25, 48, True)
+    encoder = make_encoder(cfg)
+    assert encoder.input_spec.crop.kind == "box"
+    take_weights(encoder, cfg)
+    with pytest.raises(InputError, match=r"encoder\.width is 8 there and 16 here"):
+        initialized(configured, tmp_path, start, "encoder.width=16")
 
 
 def test_people_of_the_first_stage_are_no_test_people_of_the_second(

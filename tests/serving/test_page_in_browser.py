@@ -421,6 +421,7 @@ def test_people_are_decided_about_by_keyboard_and_by_mouse(
     url, album = people
     page = opened(url, viewport={"width": 1200, "height": 900})
     page.wait_for_selector("#question:not([hidden])")
+    assert "#" in url and "#" not in page.url, "the key is not left where others see it"
     until(page, "document.querySelectorAll('#question img[src^=blob]').length >= 4")
     first = page.inner_text("#question-text")
     page.focus("#yes")
@@ -438,9 +439,11 @@ def test_people_are_decided_about_by_keyboard_and_by_mouse(
         until(page, f"document.querySelector('#undo').disabled === {str(not kept).lower()}")
     assert page.evaluate("document.activeElement.id") == "list-title", "a button that goes out passes the focus on"
     assert not Decisions.read(album.folder).same + Decisions.read(album.folder).different
+    page.locator(".person input[type=text]").nth(1).fill("not given yet")
     page.fill(".person input[type=text]", "<b>Ann</b>")
     page.keyboard.press("Enter")
     said(page, "Person 1 is <b>Ann</b>.")
+    assert page.locator(".person input[type=text]").nth(1).input_value() == "not given yet"
     assert page.inner_text(".person h3") == "<b>Ann</b>" and page.locator("h3 b").count() == 0
     assert page.evaluate("document.activeElement.id") == "name-list-1"
     page.fill("#find", "ann")

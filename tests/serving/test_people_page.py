@@ -197,6 +197,30 @@ async def test_a_body_without_end_is_cut_off(review: PeopleReview) -> None:
     assert answer.status_code == 413
 
 
+@pytest.mark.anyio
+async def test_a_client_that_leaves_is_no_bug(review: PeopleReview, caplog: pytest.LogCaptureFixture) -> None:
+    app, sent = create_people_app(review, TOKEN, Settings(port=8765, rate=0)), []
+    received = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    headers = {"host": "127.0.0.1:8765", "authorization": KEYS["Authorization"], "content-type": "application/json"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/decide",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+
+    async def receive() -> Any:
+        return next(received)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert 500 not in [one.get("status") for one in sent]
+
+
 def test_the_page_loads_nothing_from_elsewhere_and_may_not(client: TestClient) -> None:
     for path, (name, kind) in FILES.items():
         answer = client.get(path, headers={"Authorization": ""})

@@ -9,6 +9,9 @@ const EMPTY = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAI
 const chosen = new Set(); // numbers of people
 const picked = new Set(); // rows of faces of the person that is shown
 const later = new Set(); // questions put off, until the page is loaded anew
+// The key behind # leaves the address bar; this tab keeps it, for when the page is loaded anew.
+if (location.hash.length > 1) history.replaceState(location.hash.slice(1), "", location.pathname);
+const key = history.state || "";
 let shown = { page: 0, person: null, sheet: 0 }; // pages, and the person whose faces are shown
 let version = -1; // of what is shown
 let asked = []; // questions
@@ -35,7 +38,7 @@ const called = (person) => person.name || `Person ${person.number}`;
 // ---- server
 
 async function ask(path, body) {
-  const options = { headers: { Authorization: `Bearer ${location.hash.slice(1)}` }, cache: "no-store", credentials: "omit", redirect: "error" };
+  const options = { headers: { Authorization: `Bearer ${key}` }, cache: "no-store", credentials: "omit", redirect: "error" };
   if (body) {
     options.method = "POST";
     options.headers["Content-Type"] = "application/json";
@@ -50,7 +53,7 @@ async function ask(path, body) {
   if (response.ok) return response;
   if (response.status === 401) throw new Error("Open the address that the command printed, with all that follows #: it is another at each start.");
   const content = await response.json().catch(() => ({}));
-  throw new Error(content.detail || `The command answered ${response.status}.`);
+  throw Object.assign(new Error(content.detail || `The command answered ${response.status}.`), { status: response.status });
 }
 const get = async (path) => (await ask(path)).json();
 
@@ -177,10 +180,12 @@ function pager(place, page, pages, go) {
 
 const heading = () => $(shown.person === null ? "list-title" : "sheet-title");
 
-/** Draw anew without taking the focus from where it is. */
+/** Draw anew without taking the focus from where it is, or names that are typed but not given yet. */
 function keepingFocus(draw) {
   const id = document.activeElement && document.activeElement.id;
+  const typed = [...document.querySelectorAll("form input[type=text]")].filter((one) => one.value !== one.defaultValue);
   draw();
+  for (const { id: field, value } of typed) if ($(field)) $(field).value = value;
   const same = id && $(id);
   if (same && !same.disabled && !same.closest("[hidden]")) same.focus({ preventScroll: true });
   else if (id) heading().focus({ preventScroll: true });
@@ -282,8 +287,9 @@ function pose() {
     $("question").dataset.pair = "";
     return;
   }
-  if (before === keyOf(question) + version) return;
-  $("question").dataset.pair = keyOf(question) + version;
+  const pair = `${keyOf(question)} ${version}`;
+  if (before === pair) return;
+  $("question").dataset.pair = pair;
   for (const [place, person] of [["one", question.people[0]], ["other", question.people[1]]]) {
     const named = person.name ? `${person.name} (person ${person.number})` : `Person ${person.number}`;
     $(place).replaceChildren(make("p", {}, `${named}, ${faces(person.size)}`), strip(person));
@@ -317,7 +323,8 @@ async function refresh() {
   if (shown.person !== null) {
     try {
       await sheet();
-    } catch {
+    } catch (error) {
+      if (error.status !== 422) throw error;
       await show(null); // nobody has this number any more
     }
   } else {
@@ -409,7 +416,7 @@ $("find").addEventListener("input", () => {
   }, 150);
 });
 $("skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the part behind # is the key
+  event.preventDefault(); // the part behind # would be taken for a key
   $("list-title").focus();
 });
 document.addEventListener("visibilitychange", () => {
