@@ -108,7 +108,7 @@ def test_summaries_are_their_published_formulas() -> None:
     assert gini([0.1, 0.3]) == pytest.approx(0.5)
     assert garbe([0.1, 0.3], [0.2, 0.2]) == pytest.approx(0.25)
     assert worst_ratio([0.1, 0.4]) == pytest.approx(2)
-    assert (gini([0.3]), garbe([0.3], [0.1]), worst_ratio([0.1])) == (0, 0, 1), "one group"
+    assert [float(one) for one in (gini([0.3]), garbe([0.3], [0.1]), worst_ratio([0.1]))] == [0, 0, 1], "one group"
     assert gini(np.zeros(3)) == 0
     assert worst_ratio(np.zeros(3)) == 1
     both = np.stack([rates, rates[::-1] + 0.1])
