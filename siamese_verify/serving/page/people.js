@@ -146,14 +146,20 @@ async function complete(start) {
   if (mine === completed) $("names").replaceChildren(...names.map((name) => make("option", { value: name })));
 }
 
-function card(person) {
-  const box = make("input", { type: "checkbox", id: `choose-${person.number}` });
-  box.checked = chosen.has(person.number);
+// A checkbox that puts a number into a set.
+function choice(numbers, number, id) {
+  const box = make("input", { type: "checkbox", id });
+  box.checked = numbers.has(number);
   box.addEventListener("change", () => {
-    if (box.checked) chosen.add(person.number);
-    else chosen.delete(person.number);
+    if (box.checked) numbers.add(number);
+    else numbers.delete(number);
     tell();
   });
+  return box;
+}
+
+function card(person) {
+  const box = choice(chosen, person.number, `choose-${person.number}`);
   const open = make("button", { type: "button", class: "quiet", id: `open-${person.number}` }, person.size === 1 ? "The face" : `All ${faces(person.size)}`, make("span", { class: "hidden" }, ` of ${called(person)}`));
   open.addEventListener("click", () => show(person.number));
   return make(
@@ -222,13 +228,7 @@ async function sheet() {
     $("sheet-name").replaceChildren(naming(person, "sheet"));
     $("faces").replaceChildren(
       ...person.faces.map((face) => {
-        const box = make("input", { type: "checkbox", id: `face-${face.row}` });
-        box.checked = picked.has(face.row);
-        box.addEventListener("change", () => {
-          if (box.checked) picked.add(face.row);
-          else picked.delete(face.row);
-          tell();
-        });
+        const box = choice(picked, face.row, `face-${face.row}`);
         const caption = make("span", {}, face.photo, face.score === null ? "" : ` ${face.score.toFixed(2)}`);
         const image = picture(face);
         image.alt = ""; // its caption says it
