@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
@@ -36,7 +38,7 @@ class AlbumSource:
             column `path`, or a `.txt` with a path in each line; a `.rec` with its `.idx`, or their folder; a `.npy`
             with (N,*shape) arrays; or a clip. All but arrays and clips may be addresses in object storage, such as
             `s3://bucket/album`.
-        root: folder that the paths of a list start from; by default the list's own.
+        root: folder that the paths of a list start from, and that absolute ones lie in; by default the list's own.
 
     Attributes:
         kind: of the source.
@@ -73,7 +75,7 @@ class AlbumSource:
         """Unique names of the photos, in the order in which they are embedded.
 
         Raises:
-            InputError: a list that cannot be read, has no column `path`, or has a path empty or twice.
+            InputError: a list that cannot be read, has no column `path`, or has a path empty, twice or out of the root.
         """
         if self.kind == "folder":
             for name in self._storage.names():
@@ -82,12 +84,39 @@ class AlbumSource:
                 else:
                     self.skipped[suffix_of(name) or "no suffix"] += 1
         elif self.kind == "list":
-            yield from read_paths(self.place)
+            yield from StringColumn(self.within(read_paths(self.place).column))
         elif self.kind == "clip":
             yield self.place.rpartition("/")[2]
         else:
             count = len(self._records) if self.kind == "records" else len(self._arrays)
             yield from (self._records.names[row] if self.kind == "records" else f"row {row}" for row in range(count))
+
+    def within(self, paths: pa.Array) -> pa.Array:
+        """Paths of a list from the root, which absolute ones lose.
+
+        Raises:
+            InputError: one leads out of the root, or two are the same then.
+        """
+        names = paths
+        for root in dict.fromkeys([self.root, self.root if self.remote else os.path.realpath(self.root)]):
+            start = f"{root.rstrip('/')}/"
+            inside = pc.starts_with(names, start)
+            names = pc.if_else(inside, pc.utf8_slice_codeunits(names, len(start)), names)
+        for name in names.filter(pc.match_substring_regex(names, r"^[/\\]|^.:|\.\.|\x00")).to_pylist():
+            try:
+                self._storage.check_name(name)
+            except InputError:
+                raise InputError(
+                    f"The list {self.place} has the path {name!r}, which does not lie in {self.root}: give the folder "
+                    "that its photos lie in as --root, such as / for absolute paths anywhere on this machine."
+                ) from None
+        if not names.equals(paths):
+            refuse_repeated(self.place, names, "remove one of them")
+        return names
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of a photo."""
+        return self._storage.exists(name)
 
     def location(self, name: str) -> str:
         """Path or address of a photo, for people."""
@@ -184,7 +213,7 @@ def _kind_of(place: str) -> Kind:
     raise InputError(f"{place} is neither a folder nor one of {known}: put the photos into a folder.")
 
 
-def read_paths(place: str) -> Sequence[str]:
+def read_paths(place: str) -> StringColumn:
     """Paths of a list: the column `path` of a `.csv` or `.parquet`, else its lines.
 
     Raises:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -45,6 +45,7 @@ from siamese_verify.albums.album_folder import (
 )
 from siamese_verify.albums.album_source import AlbumSource
 from siamese_verify.atomic_write import atomic_open
+from siamese_verify.datasets.index import StringColumn
 from siamese_verify.errors import InputError
 from siamese_verify.faces import DETECTORS, Quality, open_photo, reduced
 from siamese_verify.faces.rotation import Box, to_photo
@@ -52,6 +53,7 @@ from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.tables import csv_cell
 from siamese_verify.verification import DetectedFace, NoDecision, Verifier
 
+SAMPLE = 256  # photos of a list that are looked for before the first is embedded
 CHUNK = 64  # photos whose faces are embedded together
 EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 SOFTWARE = ("siamese-verify", "onnxruntime", "numpy", "pillow", "pyarrow")
@@ -122,8 +124,9 @@ def embed_album(
         photos_per_part: at most; by default by the number of photos.
 
     Raises:
-        InputError: a source that cannot be read, or without a photo; a folder that another process writes to, or that
-            was made of another source or by another model or policy; a process that was killed.
+        InputError: a source that cannot be read, or without a photo; a list none of whose photos is there; a folder
+            that another process writes to, or that was made of another source or by another model or policy; a process
+            that was killed.
     """
     started = time.monotonic()
     if engine not in ("processes", "ray"):
@@ -176,6 +179,8 @@ def _begin(
         count = write_names(folder, source.names())
         if not count:
             raise InputError(f"{source.place} holds no photo: give a folder, a list, a .rec, a .npy or a clip.")
+        if source.kind == "list":
+            _refuse_absent(source, StringColumn(read_names(folder)))
         made = AlbumMetadata(
             metadata.name, bundle, metadata.weights_sha256, metadata.fingerprint, policy, source.identity, source.place,
             source.root, metadata.embedding_size, storage, photos_per_part or default_part(count), (count,),
@@ -202,6 +207,16 @@ def _begin(
     if count != known.lists[-1]:  # also where a kill came between both files
         write_metadata(folder, replace(known, lists=(*known.lists, count)))
     return AlbumFolder(folder)
+
+
+def _refuse_absent(source: AlbumSource, names: Sequence[str]) -> None:
+    """Raise InputError if none of a sample of a list's photos is there: its paths start from elsewhere."""
+    rows = np.unique(np.linspace(0, len(names) - 1, SAMPLE).astype(int)).tolist()
+    if not any(source.exists(names[row]) for row in rows):
+        raise InputError(
+            f"Of the list {source.place}, {len(rows):,} photos were looked for and none is there, such as "
+            f"{source.location(names[0])}: give the folder that its paths start from as --root."
+        )
 
 
 def _version(package: str) -> str:

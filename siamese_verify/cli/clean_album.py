@@ -95,7 +95,8 @@ def identities_of(source: AlbumSource, photos: Sequence[str]) -> list[str]:
 
     if source.kind == "list" and not source.place.lower().endswith(".txt"):
         index = read_list(source.place)
-        known = dict(zip(index.names, index.identities.tolist(), strict=True))
+        names = source.within(index.names.column).to_pylist()
+        known = dict(zip(names, index.identities.tolist(), strict=True))
         if gone := [photo for photo in photos if photo not in known]:
             raise InputError(f"{gone[0]} is not in {source.place} any more: embed the list anew.")
         return [index.people[known[photo]] for photo in photos]

@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sface, casia-webface, vggface2, openface, a bundle or a run (default: %(default)s)",
     )
     parser.add_argument(
-        "--root", metavar="FOLDER", help="that the paths of a list start from (default: the list's own)"
+        "--root",
+        metavar="FOLDER",
+        help="that the paths of a list start from, and that absolute ones lie in (default: the list's own)",
     )
     parser.add_argument(
         "--processes", type=int, help="that embed, each on one thread (default: one for each core; 1 with a GPU)"

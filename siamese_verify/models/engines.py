@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from siamese_verify.encoders import Encoder
     from siamese_verify.structures import Photos
 
-BATCH = 8  # faces run together: small enough for activations to stay in the processor's cache
+BATCH = 4  # faces run together: small enough for activations to stay in the processor's cache
 LARGE_BATCH = 64  # of whole data sets on torch
 GPU_BATCH = 256
 CHUNK = 64  # photos opened together

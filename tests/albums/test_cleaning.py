@@ -137,6 +137,8 @@ def test_lists_leave_out_what_was_reviewed_and_say_who_is_on_a_photo(tmp_path: P
     with pytest.raises(InputError, match="leave some"):
         ListedPhotos(place, drop=review)
     assert identities_of(AlbumSource(place), ["3.jpg", "1.jpg"]) == ["bob", "zoe"]
+    place.write_text(f"path,identity\n{tmp_path}/1.jpg,zoe\n3.jpg,bob\n")
+    assert identities_of(AlbumSource(place), ["3.jpg", "1.jpg"]) == ["bob", "zoe"]
     (tmp_path / "train.TXT").write_text("zoe/1.jpg\nbob/3.jpg\n")  # no column: their folders
     assert identities_of(AlbumSource(tmp_path / "train.TXT"), ["bob/3.jpg", "zoe/1.jpg"]) == ["bob", "zoe"]
     with pytest.raises(InputError, match="any more"):

@@ -114,12 +114,54 @@ def test_all_sources_of_the_same_photos_give_the_same_rows(album: Path, tmp_path
         assert same(embed(tmp_path / f"list.{kind}", tmp_path / kind, root=album), expected)
 
 
+def test_absolute_paths_within_the_root_are_those_from_it(album: Path, tmp_path: Path) -> None:
+    names = list(Storage(album).names())
+    (tmp_path / "link").symlink_to(album)
+    expected = embed(album, tmp_path / "folder")
+    (tmp_path / "list.txt").write_text("\n".join([names[0], *(f"{album}/{name}" for name in names[1:])]))
+    for number, root in enumerate((album, f"{album}/", tmp_path / "link")):
+        assert same(embed(tmp_path / "list.txt", tmp_path / str(number), root=root), expected)
+    (album / "list.txt").write_text((tmp_path / "list.txt").read_text())
+    assert same(embed(album / "list.txt", tmp_path / "own"), expected)
+    (album / "list.txt").unlink()
+    parquet.write_table(pa.table({"path": [f"{album}/{name}" for name in names]}), tmp_path / "list.parquet")
+    table = embed(tmp_path / "list.parquet", tmp_path / "machine", root="/")
+    assert [f"/{name}" for name in table.photos] == [f"{album}/{name}" for name in expected.photos]
+    assert np.array_equal(table.embeddings, expected.embeddings)
+
+
+@pytest.mark.parametrize(
+    "path", ["/elsewhere/a.png", "../album/a.png", "a/../../b.png", r"C:\a.png", r"\a.png", "a\0.png"]
+)
+def test_paths_out_of_the_root_are_refused_before_the_work(album: Path, tmp_path: Path, path: str) -> None:
+    parquet.write_table(pa.table({"path": ["000/0.png", "a..b.png", path]}), tmp_path / "list.parquet")
+    with pytest.raises(InputError, match=r"has the path .*, which does not lie in .*as --root, such as /"):
+        embed(tmp_path / "list.parquet", tmp_path / "out", root=album)
+    assert not list((tmp_path / "out" / "parts").iterdir())
+
+
+def test_one_photo_by_two_paths_is_refused(album: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"000/0.png\n{album}/000/0.png")
+    with pytest.raises(InputError, match=r"has the photo 000/0\.png twice"):
+        embed(tmp_path / "list.txt", tmp_path / "out", root=album)
+
+
+def test_a_list_none_of_whose_photos_is_there_is_refused(album: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("\n".join(["000/0.png", *(f"{number}.png" for number in range(999))]))
+    with pytest.raises(InputError, match=r"256 photos were looked for and none is there, such as .*/000/0\.png: give"):
+        embed(tmp_path / "list.txt", tmp_path / "out")
+    assert len(embed(tmp_path / "list.txt", tmp_path / "out", root=album)) == 1
+
+
 def test_object_storage_is_a_source(album: Path, tmp_path: Path) -> None:
     import fsspec
 
     files = fsspec.filesystem("memory")
     files.put(str(album), "/album", recursive=True)
-    assert same(embed("memory://album", tmp_path / "out"), embed(album, tmp_path / "local"))
+    expected = embed(album, tmp_path / "local")
+    assert same(embed("memory://album", tmp_path / "out"), expected)
+    (tmp_path / "list.txt").write_text("\n".join(f"memory://album/{name}" for name in Storage(album).names()))
+    assert same(embed(tmp_path / "list.txt", tmp_path / "listed", root="memory://album"), expected)
 
 
 def test_records_are_a_source(tmp_path: Path) -> None:
