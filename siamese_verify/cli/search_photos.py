@@ -1,4 +1,4 @@
-"""`siamese-verify search`: the faces of embedded photos that are most like the one on a photo."""
+"""`siamese-verify search`: the faces of embedded photos that are most like the one on a photo, or any nearest rows."""
 
 from __future__ import annotations
 
@@ -27,16 +27,30 @@ FOUND, NOTHING, NO_DECISION = 0, 1, 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `search`."""
     parser.description = (
-        "Find the faces among embedded photos that are most like the one on a photo, and say what their scores mean."
+        "Find the faces among embedded photos that are most like the one on a photo, and say what their scores mean; "
+        "or the rows of any embeddings with the largest cosine."
     )
     parser.epilog = (
-        "Exit status: 0 a face at the threshold or above, 1 none, 2 user error, 3 no decision (no face, multiple "
-        "faces, unreadable file), 70 a bug, 74 output that cannot be written."
+        "Exit status: 0 a face at the threshold or above, or rows, 1 none, 2 user error, 3 no decision (no face, "
+        "multiple faces, unreadable file), 70 a bug, 74 output that cannot be written."
     )
-    parser.add_argument("photo", help="a photo with one face, - reads it from standard input; or a .npy with one array")
-    parser.add_argument("--in", dest="folder", metavar="FOLDER", required=True, help="that `embed` has written")
+    parser.add_argument(
+        "photo",
+        metavar="QUERY",
+        help="a photo with one face, - reads it from standard input; or a .npy with one array. Among embeddings: "
+        "a .npy of (Q,D) or (D,), or the name or number, from 0, of a row",
+    )
+    parser.add_argument(
+        "--in",
+        dest="folder",
+        metavar="FOLDER",
+        required=True,
+        help="that `embed` has written; or any embeddings, a .npy of (N,D) or a .parquet with a column of lists",
+    )
+    parser.add_argument("--column", help="of the embeddings in a .parquet (default: embedding)")
+    parser.add_argument("--names", help="column of names in a .parquet (default: name, photo, path or id)")
     parser.add_argument("--model", help="that it was embedded by, where it is elsewhere now")
-    parser.add_argument("--top", type=int, default=20, help="faces to show (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=20, help="faces, or rows, to show (default: %(default)s)")
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument(
         "--far",
@@ -58,6 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Search, and print what was found."""
+    if Path(options.folder).is_file():
+        return _search_embeddings(options)
+    if options.column is not None or options.names is not None:
+        raise InputError(f"--column and --names go with a .parquet of embeddings, and {options.folder} is none.")
     from siamese_verify.albums.album_folder import AlbumFolder
     from siamese_verify.albums.album_search import search_album
     from siamese_verify.verification import NoDecision, Verifier
@@ -95,6 +113,37 @@ def run(options: argparse.Namespace) -> int:
     if options.page:
         _write_page(Path(options.page), options.photo, face, album, answer)
     return FOUND if any(hit.accepted for hit in answer.hits) else NOTHING
+
+
+def _search_embeddings(options: argparse.Namespace) -> int:
+    """Search rows of any embeddings, and print the nearest."""
+    import numpy as np
+
+    from siamese_verify.albums.embedding_rows import EmbeddingsFile
+
+    for name in ("model", "far", "threshold", "prior", "page"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name} goes with a folder that `embed` has written, not with {options.folder}.")
+    file = EmbeddingsFile(options.folder, options.column, options.names)
+    found = file.search(file.queries(options.photo), options.top, approximate=options.faiss, device=options.device)
+    names = file.names_of(np.concatenate([one.rows[0] for one in found]))
+    answers = [
+        [
+            {"row": row, "name": names[row], "score": score}
+            for row, score in zip(one.rows[0].tolist(), one.scores[0].tolist(), strict=True)
+        ]
+        for one in found
+    ]
+    if options.json:
+        print(json.dumps({"searched": len(file.rows), "queries": answers}, allow_nan=False))
+        return FOUND
+    print(f"{len(file.rows):,} rows searched, by cosine: scores rank, and say no more.")
+    for number, hits in enumerate(answers):
+        if len(answers) > 1:
+            print(f"Query {number}:")
+        for hit in hits:
+            print(printable(f"{hit['score']:8.4f}  {hit['name']}"))
+    return FOUND
 
 
 def _query(photo: str, verifier: Verifier) -> tuple[DetectedFace | None, NDArray[np.float32]]:

@@ -368,12 +368,11 @@ def test_several_processes_write_what_one_does(album: Path, tmp_path: Path, engi
     expected = embed(album, tmp_path / "one", photos_per_part=1)
     command = start_of(album, tmp_path / engine, tmp_path, engine)
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    if engine == "processes":  # killed as soon as a part is there; its processes end by themselves
-        with subprocess.Popen(command, env=environment, cwd=ROOT) as first:
-            while first.poll() is None and not list((tmp_path / engine).rglob("*.parquet")):
-                time.sleep(0.01)
-            first.kill()
-        assert 0 < len(list((tmp_path / engine).rglob("*.parquet"))) < 41
+    with subprocess.Popen(command, env=environment, cwd=ROOT) as first:  # killed as soon as a part is there
+        while first.poll() is None and not list((tmp_path / engine).rglob("*.parquet")):
+            time.sleep(0.01)
+        first.kill()
+    assert 0 < len(list((tmp_path / engine).rglob("*.parquet"))) < 41
     run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     assert same(FaceTable.read(tmp_path / engine), expected)
