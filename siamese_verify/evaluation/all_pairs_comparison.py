@@ -117,6 +117,9 @@ class AllPairsErrors:
     def difference(self, other: AllPairsErrors) -> Difference | None:
         """The other's EER minus this one's, with its interval; None where one of the intervals is not known.
 
+        The interval follows from those of both rates and from the covariance of their errors over people, see
+        `correlated_difference`; nothing is resampled. `benchmarks/coverage.py` measures how often it holds the truth.
+
         Raises:
             InputError: the models have embedded other photos.
         """
@@ -133,6 +136,13 @@ class AllPairsErrors:
         intervals: list[Interval] = [self.interval, other.interval]
         return correlated_difference(values, intervals, float(np.clip(correlation, -1, 1)))
 
+    def compare(self, other: AllPairsErrors, names: tuple[str, str]) -> EqualErrorComparison | None:
+        """This model, the first, and another by their names; None and raises as `difference`."""
+        difference = self.difference(other)
+        if difference is None:
+            return None
+        return EqualErrorComparison(names, self.pairs, (self.eer, other.eer), difference, self.level)
+
 
 def equal_error_rate_of(pairs: ClusteredPairs) -> float:
     """Equal error rate of all pairs; exact where it is decided by the impostors that are listed."""
@@ -140,33 +150,3 @@ def equal_error_rate_of(pairs: ClusteredPairs) -> float:
     same = np.arange(len(scores)) < len(pairs.genuine)
     order = np.argsort(scores)[::-1]
     return equal_error(replace(count_accepts(scores[order], same[order]), impostors=pairs.impostor_total)).rate
-
-
-def compare_all_pairs(
-    first: ArrayLike,
-    second: ArrayLike,
-    identities: ArrayLike,
-    *,
-    names: tuple[str, str] = ("A", "B"),
-    level: float = 0.95,
-) -> EqualErrorComparison:
-    """Compare the equal error rates of two models over all pairs of the same photos, with people as independent units.
-
-    The interval follows from those of both rates and from the covariance of their errors over people, see
-    `correlated_difference`; nothing is resampled. `benchmarks/coverage.py` measures how often it holds the truth.
-
-    Args:
-        first: (N,D) embeddings by the first model.
-        second: (N,E) by the second.
-        identities: (N,) one number or name per photo.
-        names: of the models.
-        level: of the interval, in (0, 1).
-
-    Raises:
-        InputError: see `AllPairsErrors`; other numbers of photos; more than the two million highest impostors decide.
-    """
-    one, other = (AllPairsErrors(rows, identities, level) for rows in (first, second))
-    difference = one.difference(other)
-    if difference is None:
-        raise InputError("More than the two million highest impostors decide the EER: compare fewer photos.")
-    return EqualErrorComparison(names, one.pairs, (one.eer, other.eer), difference, level)
