@@ -41,7 +41,7 @@ from siamese_verify.models import (
     save_bundle,
 )
 from siamese_verify.models.engines import embed_photos_by
-from siamese_verify.models.loading import may_wait
+from siamese_verify.models.exported_network import may_wait
 from siamese_verify.protocols import Protocol, save_people
 from siamese_verify.run_record import RunRecord
 from siamese_verify.structures import InputSpec
