@@ -9,7 +9,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs_rows import clustered_rows
-from siamese_verify.evaluation.bootstrap import Difference, Interval, check_level, correlated_difference
+from siamese_verify.evaluation.bootstrap import Difference, check_level, correlated_difference, correlation_of
 from siamese_verify.evaluation.operating_points import equal_error
 from siamese_verify.evaluation.rate_intervals import equal_error_interval, equal_error_slopes
 from siamese_verify.evaluation.roc import count_accepts
@@ -129,12 +129,8 @@ class AllPairsErrors:
             return None
         if np.array_equal(self.rows, other.rows):
             return Difference(0.0, 0.0, 0.0)
-        variances = self.covariance(self), other.covariance(other)
-        known = min(variances) > 0
-        correlation = self.covariance(other) / (variances[0] * variances[1]) ** 0.5 if known else 0.0
-        values = np.array([self.eer, other.eer])
-        intervals: list[Interval] = [self.interval, other.interval]
-        return correlated_difference(values, intervals, float(np.clip(correlation, -1, 1)))
+        correlation = correlation_of(self.covariance(other), (self.covariance(self), other.covariance(other)))
+        return correlated_difference(np.array([self.eer, other.eer]), (self.interval, other.interval), correlation)
 
     def compare(self, other: AllPairsErrors, names: tuple[str, str]) -> EqualErrorComparison | None:
         """This model, the first, and another by their names; None and raises as `difference`."""
