@@ -18,7 +18,6 @@ from siamese_verify.atomic_write import atomic_write
 from siamese_verify.cli.configuration import check_values, hydra_command, refuse_code, trusted_code
 from siamese_verify.cli.measure import (
     Result,
-    category_of,
     check_claim,
     further_protocols,
     measure,
@@ -87,7 +86,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> float:
         options = {"resamples": cfg.resamples, "targets": rates, "earlier": earlier, "device": cfg.device}
         result = measure(*given, **options, quality=cfg.quality if uses_quality(protocol) else None)
         if not number:
-            check_claim(category_of(result), cfg.claim)
+            check_claim(result.lfw_category, cfg.claim)
         if cfg.robustness:
             result = measure_robustness(result, model.encoder, cfg.cache, cfg.robustness)
         record = run_record(cfg) | ({"tested people": f"trained on in part: {leak}"} if leak else {})

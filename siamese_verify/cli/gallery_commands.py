@@ -5,21 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siamese_verify.cli.options import add_model_options, load_verifier
+from siamese_verify.cli.options import (
+    NO_DECISION,
+    add_model_options,
+    add_threshold_options,
+    load_verifier,
+    print_undecided,
+)
 from siamese_verify.cli.verify_photos import read_standard_input
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
     from siamese_verify.gallery import Gallery
-    from siamese_verify.verification import NoDecision
 
 ENROLLED = ("name", "person", "added", "templates", "warnings", "reason", "detail")  # of JSON
-FOUND, NOBODY, NO_DECISION = 0, 1, 3
+FOUND, NOBODY = 0, 1
 STATUS = (
     "Exit status: 0 an enrolled person, 1 nobody, 2 user error, 3 no decision (inconclusive, no face, multiple faces, "
     "unreadable file), 70 a bug, 74 output that cannot be written."
@@ -48,7 +52,7 @@ def enroll(options: argparse.Namespace) -> int:
         with _opened(options, create=True) as gallery:
             result = gallery.enroll(name, options.photo, force=options.force, keep_photos=options.keep_photos)
     except NoDecision as error:
-        return _no_decision(error, options.json, ENROLLED)
+        return print_undecided(error, options.json, ENROLLED)
     if options.json:
         values = (result.name, result.pseudonym, result.added, result.templates, list(result.warnings), None, None)
         print(json.dumps(dict(zip(ENROLLED, values, strict=True))))
@@ -65,13 +69,9 @@ def identify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo", help="a photo with one face; - reads it from standard input")
     _add_place(parser)
     add_model_options(parser)
-    limit = parser.add_mutually_exclusive_group()
-    limit.add_argument(
-        "--far",
-        type=float,
-        help="share of searches for people who are not enrolled that may find one (default: 1e-3, else 1e-2)",
+    add_threshold_options(
+        parser, "share of searches for people who are not enrolled that may find one (default: 1e-3, else 1e-2)"
     )
-    limit.add_argument("--threshold", type=float, help="threshold to use instead of a measured one, in [-1, 1]")
     parser.add_argument(
         "--combine",
         choices=("best", "mean", "quality"),
@@ -104,7 +104,7 @@ def identify(options: argparse.Namespace) -> int:
                 combine=options.combine,
             )
     except NoDecision as error:
-        return _no_decision(error, options.json, [one.name for one in fields(Identification)])
+        return print_undecided(error, options.json, [one.name for one in fields(Identification)])
     if options.json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     else:
@@ -218,12 +218,3 @@ def _opened(options: argparse.Namespace, create: bool) -> Gallery:
 def _warn(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
         print(f"Warning: {printable(warning)}", file=sys.stderr)
-
-
-def _no_decision(error: NoDecision, as_json: bool, keys: Iterable[str]) -> int:
-    from siamese_verify.verification import undecided
-
-    if as_json:
-        print(json.dumps(undecided(error, keys)))
-    print(f"No decision: {printable(error)}", file=sys.stderr)
-    return NO_DECISION

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +74,12 @@ class Result:
         sentences = [failed.sentence] if failed and failed.failures else []
         sentences += [self.report.hint] if self.report.hint else []
         return Figures(self.name, type(self.report).__name__, self.report.row(), tuple(sentences))
+
+    @cached_property
+    def lfw_category(self) -> str | None:
+        """Category of LFW's results page, see `find_lfw_category`; None also for a baseline."""
+        known = self.model.metadata.training if self.model else None
+        return None if known is None else find_lfw_category(known, self.protocol, self.cropper.spec)
 
 
 class Figures(NamedTuple):
@@ -227,12 +233,6 @@ def find_lfw_category(training: Mapping[str, Any], protocol: Protocol, spec: Inp
     return lfw_category(data, training.get("pretrained"), detector=spec.crop.needs_face, disjoint=disjoint)
 
 
-def category_of(result: Result) -> str | None:
-    """The category of a result, see `find_lfw_category`; None also for a baseline."""
-    model = result.model
-    return find_lfw_category(model.metadata.training, result.protocol, result.cropper.spec) if model else None
-
-
 def check_claim(category: str | None, claim: str | None) -> None:
     """Check the LFW category that a result claims.
 
@@ -266,8 +266,8 @@ def save_results(
         PAIRS_DIGEST: protocol.digest(),
         **record,
     }
-    if category := category_of(result):
-        details["LFW category"] = category
+    if result.lfw_category:
+        details["LFW category"] = result.lfw_category
     page = result.report.save(
         folder,
         title=f"{result.name} on {protocol.name}",

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, printable
 from siamese_verify.structures import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from siamese_verify.albums.album_folder import AlbumFolder
     from siamese_verify.models.bundle import Bundle
     from siamese_verify.models.metadata import ModelMetadata
-    from siamese_verify.verification import Verifier
+    from siamese_verify.verification import NoDecision, Verifier
     from siamese_verify.verification.verifier import Liveness
+
+NO_DECISION = 3  # exit status; 2 is of user errors
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -111,10 +116,12 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_threshold_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose the decision threshold."""
+def add_threshold_options(
+    parser: argparse.ArgumentParser, far: str = "false accept rate to operate at, such as 1e-3"
+) -> None:
+    """Add the options that choose the decision threshold; `far` says what it is a rate of."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--far", type=float, help="false accept rate to operate at, such as 1e-3")
+    group.add_argument("--far", type=float, help=far)
     group.add_argument("--threshold", type=float, help="threshold to use instead of a measured one, in [-1, 1]")
 
 
@@ -141,3 +148,13 @@ def load_verifier(options: argparse.Namespace, liveness: Liveness | None = None,
         liveness=liveness,
         quick_start=quick_start,
     )
+
+
+def print_undecided(error: NoDecision, as_json: bool, keys: Iterable[str] = ()) -> int:
+    """Print why photos allow no decision, also as JSON with the keys of an answer; return the exit status."""
+    from siamese_verify.verification import undecided
+
+    if as_json:
+        print(json.dumps(undecided(error, keys)))
+    print(f"No decision: {printable(error)}", file=sys.stderr)
+    return NO_DECISION

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siamese_verify.cli.options import add_selection_option
+from siamese_verify.cli.options import add_selection_option, add_threshold_options, print_undecided
 from siamese_verify.cli.verify_photos import read_standard_input
 from siamese_verify.errors import InputError, printable
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from siamese_verify.albums.album_search import AlbumAnswer
     from siamese_verify.verification import DetectedFace, Verifier
 
-FOUND, NOTHING, NO_DECISION = 0, 1, 3
+FOUND, NOTHING = 0, 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,13 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--names", help="column of names in a .parquet (default: name, photo, path or id)")
     parser.add_argument("--model", help="that it was embedded by, where it is elsewhere now")
     parser.add_argument("--top", type=int, default=20, help="faces, or rows, to show (default: %(default)s)")
-    limit = parser.add_mutually_exclusive_group()
-    limit.add_argument(
-        "--far",
-        type=float,
-        help="share of searches for somebody who is not there that may show a face (default: 1e-3, else 1e-2)",
+    add_threshold_options(
+        parser, "share of searches for somebody who is not there that may show a face (default: 1e-3, else 1e-2)"
     )
-    limit.add_argument("--threshold", type=float, help="threshold to use instead, in [-1, 1]")
     parser.add_argument(
         "--prior", type=float, help="share of genuine pairs among those compared, such as 1e-4: adds the probability"
     )
@@ -86,10 +82,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         face, embedding = _query(options.photo, verifier)
     except NoDecision as error:
-        if options.json:
-            print(json.dumps({"reason": error.reason, "detail": str(error)}))
-        print(f"No decision: {printable(error)}", file=sys.stderr)
-        return NO_DECISION
+        return print_undecided(error, options.json)
     answer = search_album(
         album,
         verifier.metadata,

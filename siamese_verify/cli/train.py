@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from siamese_verify.cli.configuration import hydra_command
 from siamese_verify.cli.initialization import initialized_configuration
-from siamese_verify.cli.measure import Figures, Result, category_of, measure, print_results, save_results
+from siamese_verify.cli.measure import Figures, Result, measure, print_results, save_results
 from siamese_verify.cli.pretraining import train_first_stage
 from siamese_verify.cli.recorded_run import Recording, recorded, write_log
 from siamese_verify.cli.remembered_baseline import baseline_key, may_remember, recall, remember
@@ -41,7 +41,7 @@ from siamese_verify.models import (
     save_bundle,
 )
 from siamese_verify.models.engines import embed_photos_by
-from siamese_verify.models.loading import may_wait
+from siamese_verify.models.exported_network import may_wait
 from siamese_verify.protocols import Protocol, save_people
 from siamese_verify.run_record import RunRecord
 from siamese_verify.structures import InputSpec
@@ -236,7 +236,7 @@ def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConf
         }
         save_results(folder / name, result, others, details, keep_embeddings=cfg.keep_embeddings)
         record.test[name or protocol.name] = result.report.record()
-        record.lfw_category = record.lfw_category or category_of(result) or ""
+        record.lfw_category = record.lfw_category or result.lfw_category or ""
     first, *rest = (one.report for one in results.values())
     further = dict(zip(parts.further, rest, strict=True))
     best, settings = record.metrics.get(cfg.sweep.metric), record.configuration

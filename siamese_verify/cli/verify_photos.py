@@ -12,7 +12,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from siamese_verify.cli.options import add_model_options, add_prior_option, add_threshold_options, load_verifier
+from siamese_verify.cli.options import (
+    NO_DECISION,
+    add_model_options,
+    add_prior_option,
+    add_threshold_options,
+    load_verifier,
+    print_undecided,
+)
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 LARGE = 2**20  # bytes
-SAME, DIFFERENT, NO_DECISION = 0, 1, 3  # 2 is of user errors
+SAME, DIFFERENT = 0, 1  # exit status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +93,7 @@ def verify_photos(options: argparse.Namespace, photos: list[Photo]) -> int:
 
 def decide_about(options: argparse.Namespace, photos: list[Photo]) -> int:
     """Decide about two photos."""
-    from siamese_verify.verification import NoDecision, Verification, undecided
+    from siamese_verify.verification import NoDecision, Verification
 
     verifier = load_verifier(options, quick_start=not options.picture)  # a picture takes hundreds of faces
     try:
@@ -99,10 +106,7 @@ def decide_about(options: argparse.Namespace, photos: list[Photo]) -> int:
             decide=options.decide,
         )
     except NoDecision as error:
-        if options.json:
-            print(json.dumps(undecided(error, (one.name for one in fields(Verification)))))
-        print(f"No decision: {printable(error)}", file=sys.stderr)
-        return NO_DECISION
+        return print_undecided(error, options.json, (one.name for one in fields(Verification)))
     if options.json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     else:

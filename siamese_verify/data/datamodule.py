@@ -165,25 +165,16 @@ class FaceDataModule(pl.LightningDataModule):
         self.in_memory, self.max_damaged = in_memory, max_damaged
         self.workers, self.seed, self.test, self.device = workers, seed, test, device
         identities, self.of_anyone = photos.identities, rows_of_person(photos, unlabeled_identity)
-        known = np.delete(identities, self.of_anyone) if len(self.of_anyone) else identities
+        rest = np.delete(np.arange(len(identities), dtype=np.int32), self.of_anyone)
+        known = identities[rest] if len(self.of_anyone) else identities
         if validation is None:
-            split = split_by_identity(
-                known,
-                validation_share,
-                validation_max_samples_per_identity,
-                split_seed,
-                validation_max_identities,
-                test,
-            )
+            limits = validation_share, validation_max_samples_per_identity, split_seed, validation_max_identities
+            split = split_by_identity(known, *limits, test)
+            split = Split(*(rest[rows] for rows in split))
         else:
-            train, tested = np.arange(len(known), dtype=np.int32), np.empty(0, dtype=np.int32)
-            if test is not None:
-                train, tested = hold_out(known, **test.choice)
-            split = Split(train, np.arange(len(validation), dtype=np.int32), tested)
-        if len(self.of_anyone):
-            rest = np.delete(np.arange(len(identities), dtype=np.int32), self.of_anyone)
-            validated = rest[split.validation] if validation is None else split.validation
-            split = Split(rest[split.train], validated, rest[split.test])
+            none = np.empty(0, dtype=np.int32)
+            train, tested = hold_out(known, **test.choice) if test else (np.arange(len(known), dtype=np.int32), none)
+            split = Split(rest[train], np.arange(len(validation), dtype=np.int32), rest[tested])
         others = self.of_anyone if unlabeled else None
         chosen = label_rows(identities, split.train, others, labeled_identities, labeled_samples, split_seed)
         self.split = split._replace(train=chosen.rows)

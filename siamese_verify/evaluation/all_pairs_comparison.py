@@ -9,7 +9,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.all_pairs_rows import clustered_rows
-from siamese_verify.evaluation.bootstrap import Difference, Interval, check_level, correlated_difference
+from siamese_verify.evaluation.bootstrap import Difference, check_level, correlated_difference, correlation_of
 from siamese_verify.evaluation.operating_points import equal_error
 from siamese_verify.evaluation.rate_intervals import equal_error_interval, equal_error_slopes
 from siamese_verify.evaluation.roc import count_accepts
@@ -117,6 +117,9 @@ class AllPairsErrors:
     def difference(self, other: AllPairsErrors) -> Difference | None:
         """The other's EER minus this one's, with its interval; None where one of the intervals is not known.
 
+        The interval follows from those of both rates and from the covariance of their errors over people, see
+        `correlated_difference`; nothing is resampled. `benchmarks/coverage.py` measures how often it holds the truth.
+
         Raises:
             InputError: the models have embedded other photos.
         """
@@ -126,12 +129,15 @@ class AllPairsErrors:
             return None
         if np.array_equal(self.rows, other.rows):
             return Difference(0.0, 0.0, 0.0)
-        variances = self.covariance(self), other.covariance(other)
-        known = min(variances) > 0
-        correlation = self.covariance(other) / (variances[0] * variances[1]) ** 0.5 if known else 0.0
-        values = np.array([self.eer, other.eer])
-        intervals: list[Interval] = [self.interval, other.interval]
-        return correlated_difference(values, intervals, float(np.clip(correlation, -1, 1)))
+        correlation = correlation_of(self.covariance(other), (self.covariance(self), other.covariance(other)))
+        return correlated_difference(np.array([self.eer, other.eer]), (self.interval, other.interval), correlation)
+
+    def compare(self, other: AllPairsErrors, names: tuple[str, str]) -> EqualErrorComparison | None:
+        """This model, the first, and another by their names; None and raises as `difference`."""
+        difference = self.difference(other)
+        if difference is None:
+            return None
+        return EqualErrorComparison(names, self.pairs, (self.eer, other.eer), difference, self.level)
 
 
 def equal_error_rate_of(pairs: ClusteredPairs) -> float:
@@ -140,33 +146,3 @@ def equal_error_rate_of(pairs: ClusteredPairs) -> float:
     same = np.arange(len(scores)) < len(pairs.genuine)
     order = np.argsort(scores)[::-1]
     return equal_error(replace(count_accepts(scores[order], same[order]), impostors=pairs.impostor_total)).rate
-
-
-def compare_all_pairs(
-    first: ArrayLike,
-    second: ArrayLike,
-    identities: ArrayLike,
-    *,
-    names: tuple[str, str] = ("A", "B"),
-    level: float = 0.95,
-) -> EqualErrorComparison:
-    """Compare the equal error rates of two models over all pairs of the same photos, with people as independent units.
-
-    The interval follows from those of both rates and from the covariance of their errors over people, see
-    `correlated_difference`; nothing is resampled. `benchmarks/coverage.py` measures how often it holds the truth.
-
-    Args:
-        first: (N,D) embeddings by the first model.
-        second: (N,E) by the second.
-        identities: (N,) one number or name per photo.
-        names: of the models.
-        level: of the interval, in (0, 1).
-
-    Raises:
-        InputError: see `AllPairsErrors`; other numbers of photos; more than the two million highest impostors decide.
-    """
-    one, other = (AllPairsErrors(rows, identities, level) for rows in (first, second))
-    difference = one.difference(other)
-    if difference is None:
-        raise InputError("More than the two million highest impostors decide the EER: compare fewer photos.")
-    return EqualErrorComparison(names, one.pairs, (one.eer, other.eer), difference, level)

@@ -165,11 +165,12 @@ class Report(ABC):
         Args:
             folder: made if it is missing; files of an earlier report are replaced.
             title: heading of the page.
-            details: configuration, hash of the data, versions, provenance; nested mappings become sections.
-            pictures: of pairs; not shown here.
-            captions: of pairs; not shown here.
+            details: configuration, hash of the data, versions, provenance, claims; nested mappings become sections.
+            pictures: returns the two photos of a pair by its row; InputError or OSError leaves a gap in the page. As
+                `captions` and `published`, for reports of scored pairs: others do not show it.
+            captions: returns a caption of a pair by its row.
             comparison: rows of a table, such as this encoder and raw pixels.
-            published: curves of other authors; not shown here.
+            published: curves of other authors, drawn beside this one.
             left_out: photos with a failure to acquire; the page shows the first of them.
 
         Returns:

@@ -59,6 +59,13 @@ def difference_interval(
     return correlated_difference(values, intervals, correlation)
 
 
+def correlation_of(covariance: float, variances: tuple[float, float]) -> float:
+    """Correlation of two errors, in [-1, 1]; 0 where one does not vary."""
+    if min(variances) <= 0:
+        return 0.0
+    return float(np.clip(covariance / (variances[0] * variances[1]) ** 0.5, -1, 1))
+
+
 def correlated_difference(values: NDArray[np.float64], intervals: Sequence[Interval], correlation: float) -> Difference:
     """Return the second of two metrics minus the first, with the interval that follows from theirs.
 

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.bootstrap import Difference, Interval, correlated_difference
+from siamese_verify.evaluation.bootstrap import Difference, Interval, correlated_difference, correlation_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,8 +152,6 @@ def compare_cases(
     if np.array_equal(first.values, second.values):
         difference = Difference(0.0, 0.0, 0.0)
     else:
-        variances = first.covariance(first), second.covariance(second)
-        known = min(variances) > 0
-        correlation = first.covariance(second) / (variances[0] * variances[1]) ** 0.5 if known else 0.0
-        difference = correlated_difference(means, intervals, float(np.clip(correlation, -1, 1)))
+        correlation = correlation_of(first.covariance(second), (first.covariance(first), second.covariance(second)))
+        difference = correlated_difference(means, intervals, correlation)
     return CaseComparison(names, metric, len(first.values), (float(means[0]), float(means[1])), difference, level)

@@ -213,23 +213,9 @@ class VerificationReport(Report):
         published: Sequence[PublishedCurve] = (),
         left_out: Sequence[LeftOut] = (),
     ) -> Path:
-        """Write metrics.json, curve.csv, a PNG of each figure and report.html, each whole or not at all.
+        """Write metrics.json, curve.csv, a PNG of each figure and report.html, see `Report.save`.
 
-        Args:
-            folder: made if it is missing; files of an earlier report are replaced.
-            title: heading of the page.
-            details: configuration, hash of the data, versions, provenance, claims; nested mappings become sections.
-            pictures: returns the two photos of a pair by its row; InputError or OSError leaves a gap in the page.
-            captions: returns a caption by row.
-            comparison: rows of a table, such as this encoder and raw pixels.
-            published: curves of other authors, drawn beside this one.
-            left_out: photos with a failure to acquire; the page shows the first of them.
-
-        Returns:
-            The path of report.html.
-
-        Raises:
-            InputError: `folder` is a file.
+        Here the page shows the pairs that were hardest, by `pictures` and `captions`, and `published` curves.
         """
         from siamese_verify.evaluation.pages.figures import report_figures
         from siamese_verify.evaluation.pages.page import render_report

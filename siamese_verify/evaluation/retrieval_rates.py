@@ -186,12 +186,6 @@ def retrieval_report(
     Xiang, Jegelka & Savarese, "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016 (recall@k
     without a gallery set); Musgrave, Belongie & Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2 (MAP@R).
     """
-    import torch
-    from tqdm import tqdm
-
-    from siamese_verify.pairwise.nearest import check_compared
-    from siamese_verify.pairwise.nearest_ranks import genuine_ranks
-
     if not len(ranks) or min(ranks) < 1:
         raise InputError(f"ranks are one or more whole numbers from 1 on, got {list(ranks)}.")
     itself = gallery is None
@@ -204,26 +198,11 @@ def retrieval_report(
         columns = queries = units, numbered(identities, len(units))
     else:
         queries, columns = checked_gallery(embeddings, identities, gallery, gallery_identities)
-    group = column_group = None
+    seen_by = None
     if cameras is not None:
-        both = [np.asarray(cameras), np.asarray(cameras if itself else gallery_cameras)]
-        names = np.concatenate(both)
-        numbers = numbered(names, len(queries[0]) + len(columns[0]))
-        if names.dtype.kind == "U":
-            unknown = np.char.strip(names) == ""
-            numbers[unknown] = len(numbers) + np.arange(unknown.sum())  # each another camera
-        group, column_group = (torch.from_numpy(part) for part in np.split(numbers, [len(queries[0])]))
-    rows, people, others, other_people = (
-        torch.from_numpy(np.ascontiguousarray(part)) for side in (queries, columns) for part in side
-    )
-    compared = check_compared(rows, people, *((None, None) if itself else (others, other_people)))
-    bar = tqdm(total=len(queries[0]), desc="Ranking", delay=2, leave=False, disable=None if progress else True)
-    found: list[Floats] = []
-    with bar:
-        for part in genuine_ranks(compared, group, column_group):
-            found.append(_band_metrics(*(one.numpy() for one in part[:3])))
-            bar.update(part.rows.stop - part.rows.start)
-    row, first, precision, r_precision, at_r = np.concatenate(found, axis=1)
+        both = np.concatenate([np.asarray(cameras), np.asarray(cameras if itself else gallery_cameras)])
+        seen_by = _numbered_cameras(both, len(queries[0]), len(columns[0]))
+    row, first, precision, r_precision, at_r = _query_metrics(queries, None if itself else columns, seen_by, progress)
     searched = row.astype(np.int64)
     if not len(searched):
         raise InputError(
@@ -250,6 +229,47 @@ def retrieval_report(
         intervals={name: mean_interval(who, values) for name, values in each.items()} if intervals else {},
         cases=Cases(precision, people_searched[1][:, None], len(people_searched[0])),
     )
+
+
+def _numbered_cameras(names: NDArray[Any], queries: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(Q,) and (M,) numbers of cameras; each empty name is another camera."""
+    numbers = numbered(names, queries + columns)
+    if names.dtype.kind == "U":
+        unknown = np.char.strip(names) == ""
+        numbers[unknown] = len(numbers) + np.arange(unknown.sum())
+    return numbers[:queries], numbers[queries:]
+
+
+def _query_metrics(
+    queries: tuple[NDArray[Any], NDArray[np.int64]],
+    gallery: tuple[NDArray[Any], NDArray[np.int64]] | None,
+    cameras: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+    progress: bool,
+) -> Floats:
+    """(5,q) numbers of the queries that have a photo to be found, see `_band_metrics`.
+
+    Args:
+        queries: (Q,D) unit rows and (Q,) people.
+        gallery: likewise; None to search among the other queries.
+        cameras: of the queries, and of what is searched.
+        progress: draw a bar.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from siamese_verify.pairwise.nearest import check_compared
+    from siamese_verify.pairwise.nearest_ranks import genuine_ranks
+
+    rows, people = (torch.from_numpy(np.ascontiguousarray(part)) for part in queries)
+    others = (torch.from_numpy(np.ascontiguousarray(part)) for part in gallery) if gallery else (None, None)
+    compared = check_compared(rows, people, *others)
+    seen_by = map(torch.from_numpy, cameras) if cameras else (None, None)
+    found: list[Floats] = []
+    with tqdm(total=len(queries[0]), desc="Ranking", delay=2, leave=False, disable=None if progress else True) as bar:
+        for part in genuine_ranks(compared, *seen_by):
+            found.append(_band_metrics(*(one.numpy() for one in part[:3])))
+            bar.update(part.rows.stop - part.rows.start)
+    return np.concatenate(found, axis=1)
 
 
 def _band_metrics(row: NDArray[np.int64], rank: NDArray[np.int64], order: NDArray[np.int64]) -> Floats:

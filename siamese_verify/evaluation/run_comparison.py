@@ -242,10 +242,7 @@ def _all_pairs_test(first: Evaluation, second: Evaluation, names: tuple[str, str
     if not all(np.array_equal(one, other) for one, other in zip(*photos, strict=True)):
         return None
     one, other = first.errors, second.errors
-    difference = one.difference(other) if one and other else None
-    if one is None or other is None or difference is None:
-        return None
-    return EqualErrorComparison(names, one.pairs, (one.eer, other.eer), difference)
+    return one.compare(other, names) if one and other else None
 
 
 def _case_test(first: Evaluation, second: Evaluation, names: tuple[str, str]) -> CaseComparison | None:

@@ -169,7 +169,8 @@ def save_bundle(
         pairs: to compare on, besides random images.
         inputs: (N,*shape) arrays to compare on instead of random ones, which mean nothing where an encoder looks
             numbers up, such as those of words.
-        network: export it now. If False, that waits for the first use, see `siamese_verify.models.loading.network_of`.
+        network: export it now. If False, that waits for the first use, see
+            `siamese_verify.models.exported_network.network_of`.
 
     Raises:
         InputError: the network cannot be exported, gives other embeddings than torch, or decides a pair differently;

@@ -1,29 +1,17 @@
-"""Load models by name: a pretrained name, a bundle, a run or a checkpoint; for torch or for a verifier."""
+"""Load models by name: a pretrained name, a bundle, a run or a checkpoint."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import logging
 from collections.abc import Collection, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from siamese_verify import __version__
-from siamese_verify.atomic_write import atomic_write, cache_folder
 from siamese_verify.errors import InputError
-from siamese_verify.faces import DETECTORS, FaceDetector, load_detector
-from siamese_verify.models.bundle import DETECTOR, MANIFEST, NETWORK, WEIGHTS, Bundle, open_bundle
-from siamese_verify.models.engines import Engine, OnnxEngine, TorchEngine
+from siamese_verify.models.bundle import MANIFEST, WEIGHTS, Bundle, open_bundle
 from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points, training_of
-from siamese_verify.models.optimized_network import QuickEngine, optimized_network
-from siamese_verify.onnx_runtime import gpu_number, import_onnxruntime
 from siamese_verify.opencv_zoo import SFACE
 
 if TYPE_CHECKING:
@@ -31,11 +19,6 @@ if TYPE_CHECKING:
 
     from siamese_verify.encoders import Encoder
     from siamese_verify.evaluation import OperatingPoint
-
-log = logging.getLogger(__name__)
-MAX_THREADS = 256
-KEPT_NETWORKS = 16  # in the cache
-OF_TIMM = ("TimmEncoder", "VisionTransformer")  # encoders that need it
 
 
 @dataclass(frozen=True)
@@ -66,160 +49,6 @@ class FaceModel:
         """
         spec, size = encoder.input_spec, encoder.embedding_size
         return cls(encoder, ModelMetadata(name, dict(configuration or {}), spec, size, operating_points, **known))
-
-
-class VerifierParts(NamedTuple):
-    """Parts of a verifier."""
-
-    metadata: ModelMetadata
-    engine: Engine
-    detector: FaceDetector | None  # None for that of this machine's cache
-    integrity: Future[None] | None  # integrity check of the bundle's files, None without a bundle
-
-
-def load_parts(
-    name: str | Path,
-    engine: Literal["auto", "onnx", "torch"],
-    device: str = "auto",
-    threads: int | None = None,
-    trust_code: str | Collection[str] = (),
-    encoder: Encoder | None = None,
-    quick_start: bool = False,
-) -> VerifierParts:
-    """Load the parts of a verifier, see `Verifier.load`."""
-    if engine not in ("auto", "onnx", "torch"):
-        raise InputError(f"engine must be 'auto', 'onnx' or 'torch', got {engine!r}.")
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"ONNX Runtime takes 1 to {MAX_THREADS} threads, got {threads}.")
-    if engine == "onnx" and encoder is not None:
-        raise InputError("The engine onnx runs the bundle's own network: leave encoder out, or use the engine torch.")
-    on_torch = Path(name).is_file() or device not in ("auto", "cpu") or encoder is not None
-    if engine == "torch" or (engine == "auto" and on_torch):
-        from siamese_verify.models.export import with_weights_hash
-
-        model = with_weights_hash(load_model(name, device, trust_code, encoder))
-        return VerifierParts(model.metadata, TorchEngine(model.encoder), None, None)
-    bundle = find_bundle(name)
-    with_name = replace(bundle.metadata, name=str(name) if str(name) in PRETRAINED else bundle.metadata.name)
-    if device == "auto" and bundle.metadata.quantization != "none":
-        device = "cpu"  # int8 is made for it
-    pool = ThreadPoolExecutor(1)
-    try:
-        network = network_of(bundle, trust_code)
-        optimized = _optimized(network, bundle, device) if quick_start else None
-    except InputError:
-        bundle.check(bundle.files)  # a changed file is the better explanation
-        raise
-    later = [name for name in bundle.files if not (optimized and name == NETWORK)]
-    integrity = pool.submit(bundle.check, later)  # while the network is loaded
-    pool.shutdown(wait=False)
-    detector, crop = None, bundle.metadata.input_spec.crop
-    if crop.needs_face:
-        files = {name: bundle.read(f"{DETECTOR}/{name}") for name in DETECTORS[crop.detector].files}
-        detector = load_detector(crop.detector, files)
-    place = str(network if isinstance(network, Path) else bundle.folder / NETWORK)
-    kind = bundle.metadata.input_spec.array_type
-
-    def open_itself() -> OnnxEngine:
-        bundle.check(bundle.files.keys() - later)
-        return OnnxEngine(network, place, threads, kind, device)
-
-    runs: Engine
-    try:
-        runs = QuickEngine(optimized, threads, kind, open_itself) if optimized else open_itself()
-    except InputError:
-        integrity.result()
-        raise
-    return VerifierParts(with_name, runs, detector, integrity)
-
-
-def _optimized(network: Path | bytes, bundle: Bundle, device: str) -> Path | None:
-    """The network of a bundle as ONNX Runtime optimizes it for this machine, see `optimized_network`."""
-    if isinstance(network, bytes) or gpu_number(device, import_onnxruntime().get_available_providers()):
-        return None
-    return optimized_network(network, bundle.files.get(NETWORK) or network.stem.rpartition("-")[2])
-
-
-def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path | bytes:
-    """Path of the ONNX network of a bundle, or its content where it cannot be kept.
-
-    The bundle of a training has none, as most runs of a sweep never verify: it is exported at the first use, compared
-    with torch, and kept in the user's cache under its hash, whoever may write to the bundle's folder. `siamese-verify
-    export` puts it into a bundle.
-
-    Raises:
-        InputError: a file is missing or damaged; the network cannot be exported, see `load_model`.
-    """
-    if NETWORK in bundle.files or WEIGHTS not in bundle.files:
-        return bundle.path(NETWORK)
-    made_of = [bundle.metadata.weights_sha256, bundle.metadata.configuration, asdict(bundle.metadata.input_spec)]
-    from importlib.metadata import version  # not at the top: it takes 10 ms
-
-    made_by = [__version__, version("torch"), _exporting_code()]
-    digest = hashlib.sha256(json.dumps([*made_by, *made_of], sort_keys=True).encode()).hexdigest()
-    folder, stem = cache_folder() / "networks", digest[:32]
-    for path in folder.glob(f"{stem}-*.onnx"):  # named by its hash
-        with suppress(OSError):
-            if path.stem == f"{stem}-{hashlib.sha256(path.read_bytes()).hexdigest()}":
-                with suppress(OSError):
-                    path.touch()  # those used last are kept
-                return path
-            path.unlink()
-    log.warning("Exporting the network of %s to ONNX, at its first use ...", bundle.folder)
-    from siamese_verify.models.export import compared_network
-
-    network, _ = compared_network(load_bundle(bundle.folder, trust_code))
-    path = folder / f"{stem}-{hashlib.sha256(network).hexdigest()}.onnx"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        atomic_write(path, network)
-        for old in sorted(folder.glob("*.onnx"), key=lambda one: -one.stat().st_mtime)[KEPT_NETWORKS:]:
-            old.unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("It cannot be kept (%s), and is exported each time: make room below $XDG_CACHE_HOME.", error)
-        return network
-    return path
-
-
-@cache
-def _exporting_code() -> str:
-    """SHA-256 of the modules that make an ONNX network of weights: a checkout changes without its version."""
-    package = Path(__file__).parents[1]
-    files = [package / "onnx_runtime.py", package / "models" / "export.py", *(package / "encoders").glob("*.py")]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
-
-
-def find_bundle(name: str | Path) -> Bundle:
-    """Open the bundle of a pretrained name, bundle folder or run.
-
-    Raises:
-        InputError: there is no such model, it is damaged, or it is a checkpoint.
-    """
-    if str(name) in PRETRAINED:
-        from siamese_verify.models.registry import pretrained_bundle
-
-        return open_bundle(pretrained_bundle(str(name)))
-    if Path(name).is_file():
-        raise InputError(f"{name} is a checkpoint: `siamese-verify export {name} --output BUNDLE` makes a bundle.")
-    return open_bundle(bundle_folder(name))
-
-
-def bundle_folder(name: str | Path) -> Path:
-    """Return the bundle folder of a path: itself, or that of a run.
-
-    Raises:
-        InputError: there is none.
-    """
-    path = Path(name)
-    if (path / "bundle").is_dir():
-        return path / "bundle"
-    if (path / "checkpoints").is_dir():
-        raise InputError(f"The run {name} has no bundle, it did not finish: give {path / 'checkpoints' / 'best.ckpt'}.")
-    if (path / MANIFEST).is_file() or (path / WEIGHTS).is_file():
-        return path
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{name} is a pipe or a device: give a bundle folder or a checkpoint.")
-    raise InputError(f"There is no model {name}: give {', '.join(PRETRAINED)}, a bundle folder or a checkpoint.")
 
 
 def load_model(
@@ -254,7 +83,12 @@ def load_model(
         model = load_checkpoint(name, trust_code, encoder)
     else:
         folder = bundle_folder(name)
-        if or_onnx and device in ("auto", "cpu") and encoder is None and not _can_create(folder, trust_code):
+        if (
+            or_onnx
+            and device in ("auto", "cpu")
+            and encoder is None
+            and not _can_create(open_bundle(folder), trust_code)
+        ):
             from siamese_verify.models.onnx_encoder import load_onnx
 
             return load_onnx(folder, device)
@@ -263,42 +97,6 @@ def load_model(
 
     model.encoder.to(torch_device(device))
     return model
-
-
-def may_wait(metadata: ModelMetadata) -> bool:
-    """Whether the ONNX network of a bundle may be exported at its first use: it needs this package and no other.
-
-    Networks of arrays are compared on arrays of the validation set, which are there only after training.
-    """
-    return not metadata.needs_code and not _is_of_timm(metadata) and metadata.input_spec.is_photo
-
-
-def _is_of_timm(metadata: ModelMetadata) -> bool:
-    ours = str(metadata.configuration)
-    return any(f"siamese_verify.encoders.{name}'" in ours for name in OF_TIMM)
-
-
-def _can_create(folder: Path, trust_code: str | Collection[str]) -> bool:
-    """Whether the encoder of a bundle can be created for torch."""
-    metadata = open_bundle(folder).metadata
-    if _is_of_timm(metadata) and find_spec("timm") is None:
-        return False
-    if WEIGHTS not in open_bundle(folder).files:
-        return False
-    return metadata.quantization == "none" and set(metadata.needs_code) <= set(_names(trust_code))
-
-
-def torch_model(bundle: Bundle) -> FaceModel | None:
-    """The model of a bundle for torch, if it needs no code of others; None where it has no weights for torch."""
-    if _can_create(bundle.folder, ()):
-        return load_bundle(bundle.folder)
-    if bundle.metadata.weights_sha256 == SFACE.sha256:  # as published: torch takes them from that file
-        return load_model("sface")
-    return None
-
-
-def _names(trust_code: str | Collection[str]) -> Collection[str]:
-    return (trust_code,) if isinstance(trust_code, str) else trust_code
 
 
 def load_bundle(folder: Path, trust_code: str | Collection[str] = (), encoder: Encoder | None = None) -> FaceModel:
@@ -340,8 +138,142 @@ def load_bundle(folder: Path, trust_code: str | Collection[str] = (), encoder: E
     return FaceModel(found, bundle.metadata)
 
 
-def _without_weights(bundle: Bundle) -> InputError:
-    return InputError(f"The bundle {bundle.folder} has no weights for torch: use the one that it was made from.")
+def load_checkpoint(
+    path: str | Path, trust_code: str | Collection[str] = (), encoder: Encoder | None = None
+) -> FaceModel:
+    """Load the encoder and thresholds of a checkpoint that `VerificationModule` wrote, without unpickling code.
+
+    Args:
+        path: of the checkpoint.
+        trust_code: see `load_model`.
+        encoder: see `load_model`; needed where the module was trained without a configuration.
+
+    Raises:
+        InputError: the file is not such a checkpoint; see `load_model`.
+    """
+    settings, state, measured = _read_checkpoint(path)
+    configuration, training = dict(settings.get("encoder") or {}), training_of(settings)
+    people = f"all {measured.get('pairs', 0):,} pairs of the people held out from {training['data'] or 'its'} training"
+    return FaceModel.create(
+        str(path),
+        build_encoder(configuration, state, trust_code, encoder),
+        configuration,
+        read_operating_points(measured.get("operating_points", [])),
+        eer_threshold=measured.get("eer_threshold"),
+        measured_on=people if measured else "",
+        training=training,
+        metrics=measured,
+    )
+
+
+def _read_checkpoint(path: str | Path, lazily: bool = False) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Configuration, state of the encoder and last validation of a checkpoint, read without unpickling code.
+
+    Args:
+        path: of the checkpoint.
+        lazily: read weights only when they are used.
+
+    Raises:
+        InputError: the file is not such a checkpoint.
+    """
+    import torch
+
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
+        state = {k.removeprefix("encoder."): v for k, v in checkpoint["state_dict"].items() if k.startswith("encoder.")}
+        settings = dict(checkpoint.get("hyper_parameters") or {})
+        training_of(settings), dict(settings.get("encoder") or {})  # which must be what they are here
+        return settings, state, dict(checkpoint.get("validation") or {})
+    except Exception as error:  # torch's unpickler raises anything, and advises to trust the file
+        raise InputError(f"{path} is not a checkpoint of siamese-verify ({type(error).__name__}).") from None
+
+
+def build_encoder(
+    configuration: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    trust_code: str | Collection[str] = (),
+    encoder: Encoder | None = None,
+) -> Encoder:
+    """Build an encoder in evaluation mode.
+
+    Args:
+        configuration: `_target_` and arguments, see `siamese_verify.encoders.create_encoder`.
+        state: its state dict.
+        trust_code: see `load_model`.
+        encoder: see `load_model`.
+
+    Raises:
+        InputError: another target, wrong arguments, or weights that do not fit.
+    """
+    from siamese_verify.encoders import Encoder, create_encoder
+
+    if encoder is not None and not isinstance(encoder, Encoder):
+        raise InputError(f"{type(encoder).__name__} is not an Encoder: wrap it by siamese_verify.encoders.wrap_module.")
+    name = type(encoder).__name__ if encoder else str(configuration.get("_target_")).rpartition(".")[2]
+    problem = f"The encoder {name} cannot be created"
+    try:
+        built = copy.deepcopy(encoder) if encoder is not None else create_encoder(configuration, _names(trust_code))
+        problem = f"The weights do not fit the encoder {name}"
+        built.load_state_dict(state)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{problem}: {' '.join(str(error).split())}") from None
+    return built.eval()
+
+
+def _names(trust_code: str | Collection[str]) -> Collection[str]:
+    return (trust_code,) if isinstance(trust_code, str) else trust_code
+
+
+def torch_model(bundle: Bundle) -> FaceModel | None:
+    """The model of a bundle for torch, if it needs no code of others; None where it has no weights for torch."""
+    if _can_create(bundle, ()):
+        return load_bundle(bundle.folder)
+    if bundle.metadata.weights_sha256 == SFACE.sha256:  # as published: torch takes them from that file
+        return load_model("sface")
+    return None
+
+
+def _can_create(bundle: Bundle, trust_code: str | Collection[str]) -> bool:
+    """Whether the encoder of a bundle can be created for torch."""
+    metadata = bundle.metadata
+    if WEIGHTS not in bundle.files or (metadata.needs_timm and find_spec("timm") is None):
+        return False
+    return metadata.quantization == "none" and set(metadata.needs_code) <= set(_names(trust_code))
+
+
+def find_bundle(name: str | Path) -> Bundle:
+    """Open the bundle of a pretrained name, bundle folder or run.
+
+    Raises:
+        InputError: there is no such model, it is damaged, or it is a checkpoint.
+    """
+    if str(name) in PRETRAINED:
+        from siamese_verify.models.registry import pretrained_bundle
+
+        return open_bundle(pretrained_bundle(str(name)))
+    if Path(name).is_file():
+        raise InputError(f"{name} is a checkpoint: `siamese-verify export {name} --output BUNDLE` makes a bundle.")
+    return open_bundle(bundle_folder(name))
+
+
+def bundle_folder(name: str | Path) -> Path:
+    """Return the bundle folder of a path: itself, or that of a run.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(name)
+    if (path / "bundle").is_dir():
+        return path / "bundle"
+    if (path / "checkpoints").is_dir():
+        raise InputError(f"The run {name} has no bundle, it did not finish: give {path / 'checkpoints' / 'best.ckpt'}.")
+    if (path / MANIFEST).is_file() or (path / WEIGHTS).is_file():
+        return path
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{name} is a pipe or a device: give a bundle folder or a checkpoint.")
+    raise InputError(f"There is no model {name}: give {', '.join(PRETRAINED)}, a bundle folder or a checkpoint.")
 
 
 class Origin(NamedTuple):
@@ -382,85 +314,5 @@ def read_origin(name: str | Path) -> Origin:
     return Origin(dict(metadata.configuration), dict(metadata.training), metadata.weights_sha256)
 
 
-def _read_checkpoint(path: str | Path, lazily: bool = False) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Configuration, state of the encoder and last validation of a checkpoint, read without unpickling code.
-
-    Args:
-        path: of the checkpoint.
-        lazily: read weights only when they are used.
-
-    Raises:
-        InputError: the file is not such a checkpoint.
-    """
-    import torch
-
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
-        state = {k.removeprefix("encoder."): v for k, v in checkpoint["state_dict"].items() if k.startswith("encoder.")}
-        settings = dict(checkpoint.get("hyper_parameters") or {})
-        training_of(settings), dict(settings.get("encoder") or {})  # which must be what they are here
-        return settings, state, dict(checkpoint.get("validation") or {})
-    except Exception as error:  # torch's unpickler raises anything, and advises to trust the file
-        raise InputError(f"{path} is not a checkpoint of siamese-verify ({type(error).__name__}).") from None
-
-
-def load_checkpoint(
-    path: str | Path, trust_code: str | Collection[str] = (), encoder: Encoder | None = None
-) -> FaceModel:
-    """Load the encoder and thresholds of a checkpoint that `VerificationModule` wrote, without unpickling code.
-
-    Args:
-        path: of the checkpoint.
-        trust_code: see `load_model`.
-        encoder: see `load_model`; needed where the module was trained without a configuration.
-
-    Raises:
-        InputError: the file is not such a checkpoint; see `load_model`.
-    """
-    settings, state, measured = _read_checkpoint(path)
-    configuration, training = dict(settings.get("encoder") or {}), training_of(settings)
-    people = f"all {measured.get('pairs', 0):,} pairs of the people held out from {training['data'] or 'its'} training"
-    return FaceModel.create(
-        str(path),
-        build_encoder(configuration, state, trust_code, encoder),
-        configuration,
-        read_operating_points(measured.get("operating_points", [])),
-        eer_threshold=measured.get("eer_threshold"),
-        measured_on=people if measured else "",
-        training=training,
-        metrics=measured,
-    )
-
-
-def build_encoder(
-    configuration: Mapping[str, Any],
-    state: Mapping[str, Tensor],
-    trust_code: str | Collection[str] = (),
-    encoder: Encoder | None = None,
-) -> Encoder:
-    """Build an encoder in evaluation mode.
-
-    Args:
-        configuration: `_target_` and arguments, see `siamese_verify.encoders.create_encoder`.
-        state: its state dict.
-        trust_code: see `load_model`.
-        encoder: see `load_model`.
-
-    Raises:
-        InputError: another target, wrong arguments, or weights that do not fit.
-    """
-    from siamese_verify.encoders import Encoder, create_encoder
-
-    if encoder is not None and not isinstance(encoder, Encoder):
-        raise InputError(f"{type(encoder).__name__} is not an Encoder: wrap it by siamese_verify.encoders.wrap_module.")
-    name = type(encoder).__name__ if encoder else str(configuration.get("_target_")).rpartition(".")[2]
-    problem = f"The encoder {name} cannot be created"
-    try:
-        built = copy.deepcopy(encoder) if encoder is not None else create_encoder(configuration, _names(trust_code))
-        problem = f"The weights do not fit the encoder {name}"
-        built.load_state_dict(state)
-    except InputError:
-        raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{problem}: {' '.join(str(error).split())}") from None
-    return built.eval()
+def _without_weights(bundle: Bundle) -> InputError:
+    return InputError(f"The bundle {bundle.folder} has no weights for torch: use the one that it was made from.")

@@ -18,6 +18,7 @@ from siamese_verify.faces import Quality, alignment_name
 from siamese_verify.structures import InputSpec
 
 PRETRAINED = ("sface", "casia-webface", "vggface2", "openface")  # of OpenCV's model zoo, facenet-pytorch and OpenFace
+OF_TIMM = ("TimmEncoder", "VisionTransformer")  # encoders that need it
 DEFAULT_FAR = 1e-3
 LOOSEST_FAR = 1e-2  # of the default operating point
 Range = tuple[float | None, float | None]
@@ -84,6 +85,11 @@ class ModelMetadata:
     def needs_code(self) -> tuple[str, ...]:
         """Classes of others without which the weights cannot be loaded on torch; see `code_of_others`."""
         return code_of_others(self.configuration)
+
+    @property
+    def needs_timm(self) -> bool:
+        """Whether the weights cannot be loaded on torch without timm."""
+        return any(f"siamese_verify.encoders.{name}'" in str(self.configuration) for name in OF_TIMM)
 
     @property
     def fingerprint(self) -> str:

@@ -120,23 +120,24 @@ class QuickEngine:
         """See `siamese_verify.models.engines.Engine`."""
         if self._itself:
             return self._itself(crops)
-        embeddings = None
-        with suppress(InputError):
+        try:
             embeddings = self._optimized(crops)
-        if not self._intact.result():
-            return self._replace()(crops)
-        return self._optimized(crops) if embeddings is None else embeddings
+        except InputError:
+            if self._intact.result():
+                raise
+        else:
+            if self._intact.result():
+                return embeddings
+        return self._replace()(crops)
 
     def _replace(self) -> OnnxEngine:
         """Open the network itself, which runs from now on, and forget the damaged one."""
         itself = self._itself = self._open_itself()
         import shutil
 
-        with suppress(OSError):  # a cache that cannot be written to
-            if self._folder.is_dir() and not self._folder.is_symlink():
-                shutil.rmtree(self._folder)
-            else:
-                self._folder.unlink()
+        for remove in (Path.unlink, shutil.rmtree):  # a file or link; a folder
+            with suppress(OSError):  # a cache that cannot be written to
+                remove(self._folder)
         if os.path.lexists(self._folder):
             log.warning("%s is damaged, and cannot be removed: remove it, for starts to be quick.", self._folder)
         return itself

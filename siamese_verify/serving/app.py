@@ -16,9 +16,10 @@ from siamese_verify.serving.batching import FaceEngine
 from siamese_verify.serving.fair_share import Admission, RateLimit
 from siamese_verify.serving.gallery_routes import add_gallery_routes
 from siamese_verify.serving.middleware import Guard
+from siamese_verify.serving.page_files import VERIFY_PAGES, add_page_files
 from siamese_verify.serving.problems import Problem
 from siamese_verify.serving.schemas import DESCRIPTION, ERRORS
-from siamese_verify.serving.server_routes import add_page, add_server_routes
+from siamese_verify.serving.server_routes import add_server_routes
 from siamese_verify.serving.service import Metrics, Service
 from siamese_verify.serving.settings import Settings
 from siamese_verify.serving.verify_routes import add_verify_routes
@@ -77,7 +78,7 @@ def create_app(
     if gallery is not None:
         add_gallery_routes(app, service, gallery)
     add_server_routes(app, service)
-    add_page(app)
+    add_page_files(app, VERIFY_PAGES)
     app.add_exception_handler(HTTPException, _router_error)
     rates = RateLimit(settings.rate, settings.burst)
     app.add_middleware(Guard, settings=settings, keys=keys, rates=rates, metrics=metrics)

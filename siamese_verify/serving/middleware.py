@@ -16,6 +16,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from siamese_verify.serving.api_keys import SCOPES
+from siamese_verify.serving.page_files import VERIFY_PAGES
 from siamese_verify.serving.problems import CLIENT_CLOSED, Problem, shutting_down
 
 if TYPE_CHECKING:
@@ -28,17 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("siamese_verify.serving")
 
-PAGE_FILES = {
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-    "/docs": ("docs.html", "text/html; charset=utf-8"),
-    "/docs.css": ("docs.css", "text/css; charset=utf-8"),
-    "/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
-}
 PROBES = frozenset({"/healthz", "/readyz"})  # asked by orchestrators, by any name or address of the server
-OPEN = frozenset({*PAGE_FILES, *PROBES, "/openapi.json"})
+OPEN = frozenset({*VERIFY_PAGES, *PROBES, "/openapi.json"})
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 METHODS = CHANGING | {"GET", "HEAD", "OPTIONS"}
 SUBSCRIBER_BITS = 64  # of an IPv6 address: a subscriber chooses the others

@@ -18,19 +18,12 @@ from siamese_verify.errors import InputError
 from siamese_verify.serving.api_keys import Key, KeyFile, hash_key
 from siamese_verify.serving.fair_share import RateLimit
 from siamese_verify.serving.middleware import Guard
+from siamese_verify.serving.page_files import PEOPLE_PAGE, add_page_files
 from siamese_verify.serving.problems import Problem, client_closed, input_errors_as_problems
-from siamese_verify.serving.server_routes import add_page
 from siamese_verify.serving.service import Metrics
 from siamese_verify.serving.settings import Settings
 from siamese_verify.serving.uploads import too_large
 
-FILES = {
-    "/": ("people.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/people.css": ("people.css", "text/css; charset=utf-8"),
-    "/people.js": ("people.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
 BODY_BYTES = 32 * 1024  # of a decision
 DIGITS = 15  # of a number
 TEXT = 200  # characters of a name
@@ -135,7 +128,7 @@ def create_people_app(review: ReviewedPeople, token: str, settings: Settings) ->
         with input_errors_as_problems():
             return {"said": await asyncio.to_thread(follow, review, decision)}
 
-    add_page(app, FILES)
+    add_page_files(app, PEOPLE_PAGE)
     app.add_exception_handler(HTTPException, _router_error)
     key = Key(hash_key(token), "page", frozenset())
     app.add_middleware(
@@ -144,7 +137,7 @@ def create_people_app(review: ReviewedPeople, token: str, settings: Settings) ->
         keys=KeyFile([key]),
         rates=RateLimit(settings.rate, settings.burst),
         metrics=Metrics(),
-        open_paths=FILES,
+        open_paths=PEOPLE_PAGE,
     )
     return app
 

@@ -1,16 +1,14 @@
-"""Routes of the server itself: `/v1/model`, `/healthz`, `/readyz`, `/metrics` and the web page."""
+"""Routes of the server itself: `/v1/model`, `/healthz`, `/readyz` and `/metrics`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Response
 
 from siamese_verify.serving import schemas
-from siamese_verify.serving.middleware import PAGE_FILES, requires
+from siamese_verify.serving.middleware import requires
 from siamese_verify.serving.problems import not_ready
 
 if TYPE_CHECKING:
@@ -45,18 +43,6 @@ def add_server_routes(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", dependencies=requires("read"), summary="Metrics for Prometheus", response_class=Response)
     async def metrics() -> Response:
         return Response(service.metrics.text(service.admission), media_type=service.metrics.content_type)
-
-
-def add_page(app: FastAPI, page_files: Mapping[str, tuple[str, str]] = PAGE_FILES) -> None:
-    """Serve the files of a web page from memory, by path their name and type."""
-
-    def add(path: str, content: bytes, kind: str) -> None:
-        @app.get(path, include_in_schema=False)
-        async def page_file() -> Response:
-            return Response(content, headers={"Content-Type": kind, "Cache-Control": "no-cache"})
-
-    for path, (name, kind) in page_files.items():
-        add(path, (files("siamese_verify.serving") / "page" / name).read_bytes(), kind)
 
 
 def describe_model(metadata: ModelMetadata, service: Service) -> dict[str, Any]:

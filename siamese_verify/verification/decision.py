@@ -245,22 +245,10 @@ def decide(
         for complaint in quality_complaints(face.quality, metadata.quality)
     ]
     reasons = [*([f"The score {score:.3f} {doubt}"] if doubt else []), *unlike]
-    warnings = [
-        f"{face.name} shows {face.faces} faces, {_place(face)} was compared." for face in faces if face.faces > 1
-    ]
-    warnings += [
-        f"{face.name} was rotated by {face.rotated_by:.0f} degrees for its face." for face in faces if face.rotated_by
-    ]
-    if comparisons > 1:
-        raised = "the threshold was raised for it" if threshold is None else "your threshold does not allow for that"
-        warnings.append(f"The best of {comparisons} pairs of faces was taken: {raised}.")
-    if limit.insufficient:
-        warnings.append("Fewer than ten impostors decided the threshold: its false accept rate is a rough guess.")
-    calibration, ratio, tail = metadata.score_calibration, None, None
-    probability = share = None
-    if calibration:
-        tail = calibration.impostor_tail
-        share = tail.at_most(score)
+    warnings = _warnings(faces, limit, comparisons, raised=threshold is None)
+    calibration, ratio, probability = metadata.score_calibration, None, None
+    tail = calibration.impostor_tail if calibration else None
+    share = tail.at_most(score) if tail else None
     if calibration and comparisons == 1:
         ratio = likelihood_ratio(calibration, score)
         if unlike:
@@ -288,6 +276,20 @@ def decide(
         warnings=(*reasons, *warnings) if decide else tuple(warnings),
         milliseconds=dict(milliseconds or {}),
     )
+
+
+def _warnings(faces: Sequence[DetectedFace], limit: DecisionThreshold, comparisons: int, raised: bool) -> list[str]:
+    """What may surprise about the faces compared and the threshold; `raised` says whether it allows for comparisons."""
+    found = [f"{face.name} shows {face.faces} faces, {_place(face)} was compared." for face in faces if face.faces > 1]
+    found += [
+        f"{face.name} was rotated by {face.rotated_by:.0f} degrees for its face." for face in faces if face.rotated_by
+    ]
+    if comparisons > 1:
+        allowed = "the threshold was raised for it" if raised else "your threshold does not allow for that"
+        found.append(f"The best of {comparisons} pairs of faces was taken: {allowed}.")
+    if limit.insufficient:
+        found.append("Fewer than ten impostors decided the threshold: its false accept rate is a rough guess.")
+    return found
 
 
 def _place(face: DetectedFace) -> str:

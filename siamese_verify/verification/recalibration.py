@@ -18,7 +18,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import Interval, VerificationReport, all_pairs_intervals, all_pairs_report, calibrate
 from siamese_verify.faces import Quality, ranges_of
 from siamese_verify.models.bundle import CARD, NETWORK, Bundle, write_bundle
-from siamese_verify.models.loading import network_of
+from siamese_verify.models.exported_network import network_of
 from siamese_verify.models.metadata import DecisionThreshold, ModelMetadata, model_card
 from siamese_verify.verification.decision import NoDecision, quality_complaints
 from siamese_verify.verification.verifier import CHUNK, Verifier

@@ -131,7 +131,7 @@ class Verifier:
         Raises:
             InputError: there is no such model, it is damaged, or its encoder on torch needs code that is not trusted.
         """
-        from siamese_verify.models.loading import load_parts
+        from siamese_verify.models.verifier_parts import load_parts
 
         parts = load_parts(model, engine, device, threads, trust_code, encoder, quick_start)
         return cls(

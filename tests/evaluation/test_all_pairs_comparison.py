@@ -10,7 +10,7 @@ import pytest
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import all_pairs_intervals, all_pairs_report, compare_scores
-from siamese_verify.evaluation.all_pairs_comparison import AllPairsErrors, compare_all_pairs
+from siamese_verify.evaluation.all_pairs_comparison import AllPairsErrors, EqualErrorComparison
 from siamese_verify.evaluation.embedding_file import FULL, MOST, read_embeddings, write_embeddings
 
 
@@ -25,9 +25,17 @@ def embedded(
     return first, seen + noise * rng.normal(size=seen.shape), who
 
 
+def compared(
+    first: np.ndarray, second: np.ndarray, who: np.ndarray, names: tuple[str, str] = ("A", "B")
+) -> EqualErrorComparison:
+    found = AllPairsErrors(first, who).compare(AllPairsErrors(second, who), names)
+    assert found is not None
+    return found
+
+
 def test_both_rates_and_intervals_are_those_of_the_report() -> None:
     first, second, who = embedded(0.8)
-    found = compare_all_pairs(first, second, who)
+    found = compared(first, second, who)
     reports = [all_pairs_report(rows, who) for rows in (first, second)]
     assert found.eers == (reports[0].eer, reports[1].eer)
     assert found.pairs == reports[0].pairs
@@ -70,7 +78,7 @@ def test_the_covariance_is_the_sum_over_all_pairs_of_pairs_that_share_a_person()
 
 def test_the_difference_is_as_sure_as_by_resampling_the_people() -> None:
     first, second, who = embedded(0.7, people=40)
-    found = compare_all_pairs(first, second, who).eer
+    found = compared(first, second, who).eer
     left, right = np.triu_indices(len(who), 1)
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (first, second)]
     scores = [(rows @ rows.T)[left, right] for rows in unit]
@@ -93,9 +101,9 @@ def test_models_that_see_the_same_are_compared_more_surely_than_their_intervals_
 
 def test_a_worse_model_is_said_to_be_worse_whichever_comes_first() -> None:
     first, second, who = embedded(3.0, people=60)
-    found = compare_all_pairs(first, second, who, names=("sharp", "dull"))
+    found = compared(first, second, who, names=("sharp", "dull"))
     assert found.sentence.startswith("sharp is better: an EER ")
-    turned = compare_all_pairs(second, first, who, names=("dull", "sharp"))
+    turned = compared(second, first, who, names=("dull", "sharp"))
     assert turned.sentence == found.sentence
     value, low, high = (100 * number for number in found.eer)
     assert f"{value:.2f} percentage points lower (95 % CI {low:.2f} to {high:.2f})" in found.sentence
@@ -104,14 +112,14 @@ def test_a_worse_model_is_said_to_be_worse_whichever_comes_first() -> None:
 
 def test_equal_models_show_no_difference_and_the_same_one_none_at_all() -> None:
     first, second, who = embedded(0.3)
-    assert compare_all_pairs(first, second, who).sentence.startswith("No difference shown: ")
-    assert compare_all_pairs(first, first, who).eer == (0.0, 0.0, 0.0)
+    assert compared(first, second, who).sentence.startswith("No difference shown: ")
+    assert compared(first, first, who).eer == (0.0, 0.0, 0.0)
 
 
 def test_models_without_errors_may_still_differ() -> None:
     who = np.repeat(np.arange(12), 2)
     rows = np.eye(12)[who] + 0.01 * np.random.default_rng(0).normal(size=(24, 12))
-    found = compare_all_pairs(rows, rows + 0.001, who)
+    found = compared(rows, rows + 0.001, who)
     assert found.eer.value == 0
     assert found.eer.low < -0.01 < 0.01 < found.eer.high
 

@@ -101,7 +101,7 @@ def test_a_network_that_other_code_has_exported_is_exported_again(
     unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Verifier.load(unfinished)
-    monkeypatch.setattr("siamese_verify.models.loading._exporting_code", lambda: "of another commit")
+    monkeypatch.setattr("siamese_verify.models.exported_network._exporting_code", lambda: "of another commit")
     Verifier.load(unfinished)
     assert len(list((tmp_path / "cache/siamese-verify/networks").iterdir())) == 2
 
