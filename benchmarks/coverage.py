@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr
-from scipy.stats import beta, binomtest
+from scipy.stats import beta, binom, binomtest
 from scipy.stats import t as student
 
 from siamese_verify.evaluation import (
     ImpostorTail,
+    auc,
     compare_scores,
     failure_interval,
     few_shot_report,
@@ -43,10 +44,10 @@ from siamese_verify.evaluation import (
     worst_ratio,
 )
 from siamese_verify.evaluation.all_pairs_comparison import AllPairsErrors
-from siamese_verify.evaluation.bootstrap import correlated_difference
+from siamese_verify.evaluation.bootstrap import Interval, correlated_difference
 from siamese_verify.evaluation.cases import compare_cases
 from siamese_verify.evaluation.clustered_pairs import cluster_pairs
-from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
+from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, equal_error
 from siamese_verify.evaluation.rate_intervals import mean_interval
 from siamese_verify.evaluation.tail_extrapolation import extrapolate
 
@@ -189,9 +190,8 @@ class Effects:
         return np.stack(found), same, np.stack([one, other], axis=1)
 
 
-def heavy_tails(freedom: int) -> tuple[Draw, Truth]:
-    """60 people whose impostors' scores have Student's distribution: Cauchy's with one degree of freedom."""
-    effects = Effects(60)
+def heavy_tails(freedom: int, effects: Effects) -> tuple[Draw, Truth]:
+    """People whose impostors' scores have Student's distribution: Cauchy's with one degree of freedom."""
     deviation = float(np.sqrt(2 * effects.likeness**2 + 2 * effects.photo**2 + effects.pair**2 + effects.noise**2))
 
     def move(scores: Any) -> Any:
@@ -231,7 +231,78 @@ def populations() -> dict[str, Callable[[], tuple[Draw, Truth]]]:
         clustered_embeddings, 60, 5, 4, 0.3
     )
     for freedom in (1, 3):
-        found[f"heavy: 60 people, all pairs of 5 photos, Student's tails of {freedom}"] = partial(heavy_tails, freedom)
+        name = f"heavy: 60 people, all pairs of 5 photos, Student's tails of {freedom}"
+        found[name] = partial(heavy_tails, freedom, Effects(60))
+    return found
+
+
+def proof_populations() -> dict[str, tuple[Draw, Truth]]:
+    """Small populations of every kind, on which nothing was chosen."""
+    alone = Effects(60, (3,), self_match=0.0, likeness=0.0, pair=0.0, photo=0.0, noise=1.0, distance=3.0)
+    return {
+        "60 people, 3 photos, pairs independent": alone.both(),
+        "60 people, 3 photos, correlated": Effects(60, (3,), self_match=0.8, likeness=0.5).both(),
+        "45 people, 3 embeddings": clustered_embeddings(45, 3, 20, 0.9),
+        "20 people, 8 photos": Effects(20, (8,)).both(),
+        "50 people, 3 photos, Student's tail of 3": heavy_tails(3, Effects(50, (3,))),
+        "60 people, 1 to 8 photos": Effects(60, (1, 2, 2, 3, 8), likeness=0.4).both(),
+        "20 people, 4 photos, one person in 20 fails": Effects(20, (4,), distance=12.0, goats=0.05, goat=12.0).both(),
+    }
+
+
+def cover_everything(draw: Draw, truth: Truth, sets: int, seed: int) -> Tally:
+    """Draw sets, and see which intervals of EER, AUC, FRR, extrapolated thresholds and "1 in N" hold the truth.
+
+    FRR is that at the equal error rate, "1 in 100" the impostor tail's rate at the score of FAR 1 %.
+    """
+    rng = np.random.default_rng(seed)
+    at, hundredth, tally = truth.equal_error_threshold, truth.threshold(1e-2), Tally()
+    eer = float(truth.far(at))
+    thresholds = {target: truth.threshold(target) for target in TAIL_TARGETS}
+    for _ in range(sets):
+        scores, same, people = draw(rng)
+        intervals = pair_intervals(scores, same, people, threshold=truth.score(at), targets=TAIL_TARGETS)
+        curve = roc_curve(scores, same)
+        estimates = {
+            "eer": equal_error(curve).rate,
+            "auc": auc(scores, same),
+            "frr": float((scores[same] < truth.score(at)).mean()),
+        }
+        for name, value in {"eer": eer, "auc": truth.auc, "frr": eer}.items():
+            tally.note(name, *_around(intervals[name], value), estimates[name])
+        pairs = cluster_pairs(scores, same, np.unique(people, return_inverse=True)[1].reshape(-1, 2))
+        tail = ImpostorTail.from_curve(curve).with_intervals(pairs)
+        one_in = tail.interval(hundredth)
+        assert one_in is not None
+        tally.note("1 in 100", *_around(one_in, 1e-2), tail.rate(hundredth))
+        if truth.score is float:
+            tally.note("fewer than 1 in N", 0.0, truth.far(tail.scores[-1]), tail.at_most(tail.scores[-1]) or 1.0)
+        found = extrapolate(pairs, curve, TAIL_TARGETS)
+        given = {point.target: point for point in (found.points if found else ())}
+        for target, threshold in thresholds.items():
+            name = f"threshold at FAR {target:g}"
+            if target >= DECISIVE_IMPOSTORS / curve.impostors:
+                tally.note(name, *_around(intervals[f"threshold_at_far_{target:g}"], threshold))
+            elif target in given:
+                tally.note(name, *_around(given[target].threshold_interval, threshold), given[target].threshold)
+            else:
+                tally.none[name] += 1
+    return tally
+
+
+def _around(interval: Interval, value: float) -> tuple[float, float, float]:
+    return interval.low, value, interval.high
+
+
+def attainable(people: int, share: float) -> dict[str, float]:
+    """Return how often exact intervals hold the share of people who fail: their number is whole."""
+    failed = np.arange(people + 1)
+    found = {}
+    for name, half in (("Clopper and Pearson", 0.0), ("Jeffreys", 0.5)):
+        low = beta.ppf(0.025, failed + half, people - failed + 1 - half)
+        high = beta.ppf(0.975, failed + 1 - half, people - failed + half)
+        held = (np.nan_to_num(low, nan=0.0) <= share) & (share <= np.nan_to_num(high, nan=1.0))
+        found[name] = float(binom.pmf(failed, people, share) @ held)
     return found
 
 
@@ -241,10 +312,13 @@ class Tally:
     def __init__(self) -> None:
         self.held: dict[str, list[tuple[bool, bool, float]]] = defaultdict(list)
         self.none: dict[str, int] = defaultdict(int)  # sets without such an interval
+        self.estimates: dict[str, list[float]] = defaultdict(list)
 
-    def note(self, name: str, low: float, value: float, high: float) -> None:
+    def note(self, name: str, low: float, value: float, high: float, estimate: float | None = None) -> None:
         """Count an interval that holds the value or not."""
         self.held[name].append((low <= value + 1e-12, value <= high + 1e-12, high - low))
+        if estimate is not None:
+            self.estimates[name].append(estimate)
 
     def lines(self) -> Iterator[tuple[str, float, float, float, float]]:
         """Give each name, how often both ends, the low and the high one held, and the median width."""
@@ -263,9 +337,9 @@ def doubt(share: float, sets: int) -> float:
 def cover(draw: Draw, truth: Truth, sets: int, seed: int) -> Tally:
     """Draw sets, and see which intervals hold the truth."""
     rng = np.random.default_rng(seed)
-    at, auc = truth.equal_error_threshold, truth.auc
+    at = truth.equal_error_threshold
     thresholds = {target: truth.threshold(target) for target in TARGETS}
-    values = {"eer": float(truth.far(at)), "auc": auc, "far": float(truth.far(at)), "frr": float(truth.frr(at))}
+    values = {"eer": float(truth.far(at)), "auc": truth.auc, "far": float(truth.far(at)), "frr": float(truth.frr(at))}
     for target, threshold in thresholds.items():
         values[f"threshold_at_far_{target:g}"] = threshold
         values[f"tar_at_far_{target:g}"] = 1 - truth.frr(threshold)
@@ -477,11 +551,18 @@ def verdict(held: float, sets: int) -> str:
 def report(tally: Tally, name: str, sets: int) -> Iterator[tuple[str, str]]:
     """Print how often intervals held the truth; yield the verdict on each and what it is of."""
     print(f"\n{name}: {sets} sets, nominal 95 %")
-    print(f"{'':36} {'covered':>8} {'+- 2 se':>8} {'low ends':>9} {'high ends':>10} {'median width':>13} {'none':>6}")
+    titles = ("covered", "95 % interval", "low ends", "high ends", "median width", "/ ideal", "none")
+    print(f"{'':36} {titles[0]:>8} {titles[1]:>14} " + " ".join(f"{title:>12}" for title in titles[2:]))
     for metric, held, low, high, width in tally.lines():
         given = len(tally.held[metric])
         error, none = doubt(held, given), tally.none[metric] / (given + tally.none[metric])
-        print(f"{metric:36} {held:8.1%} {2 * error:8.1%} {low:9.1%} {high:10.1%} {width:13.4g} {none:6.0%}")
+        seen = binomtest(round(held * given), given).proportion_ci()
+        estimates = tally.estimates.get(metric)  # the ideal interval knows their standard deviation
+        ideal = f"{width / (2 * 1.96 * np.std(estimates)):12.2f}" if estimates else f"{'':12}"
+        print(
+            f"{metric:36} {held:8.1%} {seen.low:6.1%} {seen.high:7.1%} "
+            f"{low:12.1%} {high:12.1%} {width:12.4g} {ideal} {none:12.0%}"
+        )
         if not metric.startswith("("):
             yield verdict(held, given), f"{metric} of {name}: {held:.1%} +- {2 * error:.1%}"
     for metric in tally.none.keys() - tally.held.keys():
@@ -492,9 +573,17 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--sets", type=int, default=300)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--only", default="", help="part of a title, such as 'tails:' or '60 people'")
+    options.add_argument("--only", default="", help="part of a title, such as 'proof:', 'tails:' or '60 people'")
     chosen = options.parse_args()
     found: list[tuple[str, str]] = []
+    for name, (draw, truth) in proof_populations().items() if chosen.only.startswith("proof") else ():
+        if chosen.only in f"proof: {name}":
+            start = time.process_time()
+            found += report(cover_everything(draw, truth, chosen.sets, chosen.seed), f"proof: {name}", chosen.sets)
+            print(f"{time.process_time() - start:.0f} s of processor time", flush=True)
+    if chosen.only == "proof:":
+        exact = ", ".join(f"{name} {held:.1%}" for name, held in attainable(20, 0.05).items())
+        print(f"\nOne in 20 of 20 people, exact intervals of their number: {exact}")
     for name, population in populations().items():
         for kind, function in (("rates", cover), ("tails", cover_tails)):
             if chosen.only in f"{kind}: {name}" and not f"{kind}: {name}".startswith("rates: heavy"):

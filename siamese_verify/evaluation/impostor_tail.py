@@ -91,9 +91,16 @@ class ImpostorTail:
         return self.accepts(score) / self.impostors
 
     def interval(self, score: float) -> Interval | None:
-        """Return the 95 % confidence interval of `rate`, None where it is unknown; see `accepts`."""
+        """Return the 95 % confidence interval of the share of impostors that score as high, None where it is unknown.
+
+        Between two points of the tail it ends at the high end of the lower one, and at the low end of the other.
+        """
         place = self._place(score)
-        return self.intervals[place] if self.intervals and place >= 0 else None
+        found = self.intervals[place] if self.intervals and place >= 0 else None
+        if found is None or score == self.scores[place] or place + 1 == len(self.scores):
+            return found
+        above = self.intervals[place + 1]
+        return above and Interval(min(above.low, found.low), found.high)
 
     def threshold(self, far: float) -> tuple[float, Interval | None]:
         """Return a threshold for any false accept rate, and its 95 % confidence interval.

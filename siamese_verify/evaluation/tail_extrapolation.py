@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.evaluation.bootstrap import Interval
-from siamese_verify.evaluation.clustered_pairs import FADING, small_sample_correction
+from siamese_verify.evaluation.clustered_pairs import FADING, small_sample_correction, variance_over_people
 from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
 
 if TYPE_CHECKING:
@@ -217,9 +217,10 @@ class GeneralizedParetoTail:
         independent = total * (1 - share + slope @ weights) / share
         # Of heavy tails few people decide: as many as people of equal totals have such squares. Lighter tails are
         # fitted too heavy, if anything, which is as much again: their interval would be too wide.
-        many = small_sample_correction(pairs.totals, 4)
-        few = many * max(small_sample_correction(off**2, 1) / many, 1) ** np.clip(self.fit[0] / HEAVY, 0, 1)
-        return max(float((off @ off - within) / independent * few), 1.0)
+        few = max(small_sample_correction(off**2, 1) / small_sample_correction(pairs.totals, 4), 1)
+        variance = float(variance_over_people(float(off @ off), float(within), pairs.totals))
+        heavy = min(max(self.fit[0] / HEAVY, 0.0), 1.0)
+        return float(max(variance * few**heavy / independent, 1.0))
 
     def threshold_interval(self, rate: float, level: float = 0.95) -> Interval:
         """Return the confidence interval of the threshold at a rate, with people as the independent units.

@@ -72,6 +72,12 @@ def test_a_score_above_all_impostors_has_a_one_sided_bound() -> None:
     assert few.at_most(2.0) > 10 * bound  # type: ignore[operator]
 
 
+def test_the_interval_between_two_points_ends_at_those_of_both() -> None:
+    ends = Interval(0.3, 0.5), Interval(0.05, 0.15), Interval(0.0, 0.1)
+    tail = ImpostorTail((0.1, 0.3, 0.5), (40, 9, 0), 100, ends)
+    assert [tail.interval(score) for score in (0.3, 0.2, 0.6)] == [(0.05, 0.15), (0.05, 0.5), (0.0, 0.1)]
+
+
 def test_a_rate_outside_of_the_tail_raises() -> None:
     tail = calibrate(*drawn(9), intervals=False).impostor_tail
     assert tail.threshold(0.1)[1] is None

@@ -12,7 +12,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import all_pairs_intervals, all_pairs_report, pair_intervals, verification_report
 from siamese_verify.evaluation.all_pairs_rows import clustered_rows
 from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, cluster_pairs, dyadic_variance, rate_interval
-from siamese_verify.evaluation.rate_intervals import clustered_intervals
+from siamese_verify.evaluation.rate_intervals import clustered_intervals, far_interval_at
 
 TARGETS = (0.3, 0.1, 0.01, 1e-4)
 
@@ -89,13 +89,12 @@ def test_the_variance_adds_up_the_products_of_all_pairs_that_share_a_person(seed
     people = rng.integers(0, 6, (60, 2))
     same = people[:, 0] == people[:, 1]
     residuals = rng.normal(size=60)
-    products = [
-        one * other
-        for one, these in zip(residuals, people.tolist(), strict=True)
-        for other, those in zip(residuals, people.tolist(), strict=True)
-        if set(these) & set(those)
-    ]
-    assert dyadic_variance(residuals, same, people) == pytest.approx(max(sum(products), 0))
+    products, within = 0.0, 0.0
+    for one, these in zip(residuals, map(set, people.tolist()), strict=True):
+        for other, those in zip(residuals, map(set, people.tolist()), strict=True):
+            products += one * other * bool(these & those)
+            within += one * other * (these == those and len(these) == 2)
+    assert dyadic_variance(residuals, same, people) == pytest.approx(max(products, within))
 
 
 def test_the_far_has_that_variance_at_every_threshold() -> None:
@@ -185,6 +184,21 @@ def test_intervals_of_the_auc_cover_it_where_some_people_resemble_all() -> None:
         auc = pair_intervals(scores, same, identities, targets=())["auc"]
         covered.append(auc.low <= truth <= auc.high)
     assert 0.94 <= np.mean(covered) <= 0.98
+
+
+def test_intervals_of_the_far_cover_it_where_no_person_is_like_more_others() -> None:
+    """92.5 % if products of pairs that share one person could make the variance smaller."""
+    rng, people = np.random.default_rng(0), np.repeat(np.arange(20), 2)
+    left, right = np.triu_indices(len(people), 1)
+    identities = np.stack([people[left], people[right]], axis=1)
+    same, covered = identities[:, 0] == identities[:, 1], []
+    for _ in range(400):
+        between = rng.normal(size=(20, 20))
+        scores = 3 * same + between[identities[:, 0], identities[:, 1]] + rng.normal(size=len(same))
+        rates = cluster_pairs(scores, same, identities).rates(np.array([0.0]))
+        far = far_interval_at(rates, 0)
+        covered.append(far.low <= 0.5 <= far.high)
+    assert 0.94 <= np.mean(covered) <= 0.99
 
 
 def test_the_benchmark_claims_no_more_than_its_sets_can_tell() -> None:
