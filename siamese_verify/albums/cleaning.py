@@ -17,7 +17,6 @@ from siamese_verify.albums.grouping import (
     NEIGHBORS,
     QUEUED,
     FalseMerges,
-    PersonModel,
     Rows,
     _Agglomeration,
     _Stop,
@@ -25,7 +24,7 @@ from siamese_verify.albums.grouping import (
 )
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import ScoreCalibration
+from siamese_verify.evaluation import PersonModel, ScoreCalibration
 from siamese_verify.tables import csv_cell
 
 RATE = 0.05  # of the findings that may be wrong, by the model
@@ -90,7 +89,7 @@ def find_label_errors(
         raise InputError(f"Each face has one identity, got {labels.shape} for {len(rows):,} faces.")
     if not len(rows):
         return []
-    model = PersonModel.from_calibration(calibration.calibration)
+    model = PersonModel.from_calibration(calibration.calibration, calibration.correlation)
     false = FalseMerges(calibration.impostor_tail, model)
     members = _rows_by_identity(labels)
     state = _Agglomeration(model, rows, {})
