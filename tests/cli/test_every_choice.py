@@ -158,7 +158,6 @@ SMALL_ENCODERS = {
 }
 
 
-SLOW = {"inception_resnet", "sface"}
 EXPORTED = {"iresnet100", "mobilefacenet", "resnet18", "small"}  # networks of their classes, here or in tests/models
 
 
@@ -173,10 +172,7 @@ def test_every_encoder_gives_embeddings(name: str, configured: Configured, tmp_p
     assert embedding.shape == (1, encoder.embedding_size)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CHOICES["encoder"]],
-)
+@pytest.mark.parametrize("name", CHOICES["encoder"])
 def test_every_encoder_learns_and_is_exported(name: str, configured: Configured, tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = make_encoder(configured("train", tmp_path, f"encoder={name}", *SMALL_ENCODERS[name]))
