@@ -8,7 +8,7 @@ demo: setup
 	$(BIN)/siamese-verify demo
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as read by torch: a test is too small for two threads
 
 import pytest
 import torch
@@ -36,13 +40,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
             patch.setenv(name, str(folder / name.lower()))
+        patch.setenv("COLUMNS", "80")  # what is printed does not depend on the terminal
         yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Tensors of a test are too small for two threads."""
-    torch.set_num_threads(1)
+def interruptible() -> None:
+    """Ctrl-C reaches what a test starts, though a shell has it ignored in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

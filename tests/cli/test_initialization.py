@@ -193,7 +193,7 @@ def test_training_goes_on_from_an_adapted_model_with_its_head(moved: Path, train
     head = np.random.default_rng(0).normal(size=(model.encoder.embedding_size,) * 2).astype(np.float32)
     adapted = with_head(model, head)
     assert adapted is not None
-    save_bundle(tmp_path / "mine", adapted)
+    save_bundle(tmp_path / "mine", adapted, network=False)
     frozen = f"trainer.frozen_layers={ALL_LAYERS}"
     run = trained(tmp_path / "run", *SECOND, f"initialize_from='{tmp_path / 'mine'}'", frozen, "optimizer.lr=1e-2")
     first, second = (load_model(one).encoder.state_dict() for one in (moved, run))
@@ -208,7 +208,7 @@ def test_free_settings_of_an_adapted_model_are_those_of_the_encoder_before_its_h
     model = load_model(moved)
     adapted = with_head(model, np.eye(model.encoder.embedding_size, dtype=np.float32))
     assert adapted is not None
-    save_bundle(tmp_path / "mine", adapted)
+    save_bundle(tmp_path / "mine", adapted, network=False)
     free = ("encoder.dropout=0.25", "encoder.size=48", "encoder.mirror=true", "encoder.width=8")
     start = f"initialize_from='{tmp_path / 'mine'}'"
     cfg = initialized(configured, tmp_path, start, "data=lfw", "encoder=small", *free[3:], *free)

@@ -442,13 +442,9 @@ STOPPED = re.compile(r"Stopped by (.+) after step (\d+): resume with `siamese-ve
 
 
 def start(place: Path, *overrides: str, by: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """Start a training in `place`, perhaps by another program, and wait for its first checkpoint."""
-    program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # off in a background job
-        "from siamese_verify.cli import main\nsys.exit(main.main(sys.argv[1:]))"
-    )
+    """Start a training in `place`, perhaps by torchrun, and wait for its first checkpoint."""
     process = subprocess.Popen(
-        [sys.executable, *(by or ("-c", program)), "train", *overrides],
+        [sys.executable, *by, "-m", "siamese_verify.cli.main", "train", *overrides],
         cwd=place,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -505,7 +501,7 @@ def test_a_second_signal_ends_within_the_step(tmp_path: Path) -> None:
     time.sleep(2)  # sooner, it counts as the first one that came twice
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=40)  # the step lasts 60
     assert process.returncode == 75
     assert (
         "Stopped by SIGTERM for the second time, within a step: resume with `siamese-verify train resume=run`." in err
@@ -513,7 +509,7 @@ def test_a_second_signal_ends_within_the_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "rank"), [("SIGTERM", 0), ("SIGUSR1", 1), ("SIGKILL", 0), ("SIGKILL", 1)])
+@pytest.mark.parametrize(("name", "rank"), [("SIGUSR1", 1), ("SIGKILL", 0), ("SIGKILL", 1)])
 def test_two_processes_end_after_the_same_step_or_both_if_one_is_killed(name: str, rank: int, tmp_path: Path) -> None:
     process = start(tmp_path, *ENDLESS, *TWO_RANKS)
     (other,) = children(process.pid)
@@ -538,15 +534,15 @@ def test_two_processes_end_after_the_same_step_or_both_if_one_is_killed(name: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_of_two_processes_that_torchrun_starts_one_ends_when_the_other_is_killed(rank: int, tmp_path: Path) -> None:
+def test_of_two_processes_that_torchrun_starts_one_ends_when_the_other_is_killed(tmp_path: Path) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--monitor-interval=5")
-    launcher = start(tmp_path, *ENDLESS, *TWO_RANKS, by=(*torchrun, "-m", "siamese_verify.cli.main"))
-    named = f"LOCAL_RANK={rank}".encode()
-    (killed,) = (
-        one for one in children(launcher.pid) if named in Path(f"/proc/{one}/environ").read_bytes().split(b"\0")
+    launcher = start(tmp_path, *ENDLESS, *TWO_RANKS, by=torchrun)
+    (first,) = (
+        one
+        for one in children(launcher.pid)
+        if b"LOCAL_RANK=0" in Path(f"/proc/{one}/environ").read_bytes().split(b"\0")
     )
-    os.kill(killed, signal.SIGKILL)
+    os.kill(first, signal.SIGKILL)  # which writes the record if it lives
     _, err = launcher.communicate(timeout=60)
     assert launcher.returncode == 1  # torchrun's own
     assert err.count("Another rank has ended: resume with `siamese-verify train resume=run`.\n") == 1
@@ -563,38 +559,26 @@ def test_cached_chunks_train_the_network_of_the_plain_step(fitted: Trained, tmp_
     assert not 0.5 < weights(plain)["loss.mean"] < 2
 
 
-def trained_on_two_ranks(run: Path, *overrides: str) -> str:
-    """What a training of two processes prints that leaves `run`, from the folder above it."""
-    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *overrides, *TWO_RANKS, f"hydra.run.dir={run}"]
-    loopback = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    ended = subprocess.run(command, cwd=run.parent, capture_output=True, text=True, env=loopback)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
-
-
 @pytest.mark.slow
-def test_two_processes_share_the_people_of_a_softmax_and_save_all(tmp_path: Path) -> None:
-    several = (*TINY, *SMALL_BATCHES, "data.photos.identities=40", "loss=arc_face", "scheduler=constant")
-    partial = ("loss.sharded=true", "loss.sample_rate=0.7", "trainer.cached_chunk=4", "trainer.max_epochs=1")
-    trained_on_two_ranks(tmp_path / "a", *several, *partial)
-    last = tmp_path / "a" / "checkpoints" / "last.ckpt"
-    assert weights(tmp_path / "a")["loss.weights"].shape == (36, 128)  # all shards
-    state = torch.load(last, weights_only=True)["optimizer_states"][0]["state"]
-    assert [values["exp_avg"].shape for values in state.values()].count((36, 128)) == 1
-
-
-@pytest.mark.slow
-def test_two_processes_train_and_leave_one_run_that_is_validated_on_each_photo_once(
+def test_two_processes_share_the_people_of_a_softmax_and_leave_one_run_validated_on_each_photo_once(
     configured: Configured, tmp_path: Path
 ) -> None:
     odd = ("data.photos.identities=30", "data.photos.images=5")  # 15 photos to validate on, so the ranks' shares differ
-    overrides = (*TINY, *SMALL_BATCHES, *odd, "trainer.max_epochs=1")
-    printed = trained_on_two_ranks(tmp_path / "run", *overrides)
-    assert printed.count("Report:") == 1
+    partial = ("loss=arc_face", "loss.sharded=true", "loss.sample_rate=0.7", "trainer.cached_chunk=4")
+    overrides = (*TINY, *SMALL_BATCHES, *odd, *partial, "trainer.max_epochs=1")
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "siamese_verify.cli.main", "train", *overrides, *TWO_RANKS, f"hydra.run.dir={run}"]
+    loopback = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=loopback)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("Report:") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
+    assert (run / "bundle" / "bundle.json").is_file()
+    assert weights(run)["loss.weights"].shape == (27, 128)  # all shards
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+    assert [values["exp_avg"].shape for values in state.values()].count((27, 128)) == 1
 
-    model = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    model = load_checkpoint(run / "checkpoints" / "last.ckpt")
     cfg = configured("train", tmp_path / "one", *overrides)
     data = instantiate(cfg.datamodule, _partial_=True)(input_spec=model.encoder.input_spec)
     data.setup()

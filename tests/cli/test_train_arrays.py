@@ -47,7 +47,7 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "gray")) for name in SETS])
+@pytest.mark.parametrize("name", SETS)
 def test_arrays_are_trained_measured_bundled_and_embedded(
     name: str,
     trained: Trained,

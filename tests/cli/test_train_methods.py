@@ -30,7 +30,6 @@ SMALL: dict[str, tuple[str, ...]] = {
     "simsiam": ("method.hidden_size=16", "method.output_size=16"),
     "semi": (*LABELED, "method.threshold=0.3"),
 }
-QUICK = ("moco", "semi")  # of those whose resumption is tested; the others are slow together
 
 
 def overrides(method: str) -> tuple[str, ...]:
@@ -41,9 +40,7 @@ def test_every_method_is_tried() -> None:
     assert {*SMALL, "supervised"} == {*CHOICES["method"]}
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in SMALL]
-)
+@pytest.mark.parametrize("method", SMALL)
 def test_a_stopped_run_of_every_method_ends_with_the_weights_of_the_uninterrupted_run(
     method: str, fitted: Trained, tmp_path: Path
 ) -> None:

@@ -227,7 +227,6 @@ def test_items_of_many_rows_have_their_type_at_low_temperatures() -> None:
     assert NTXentLoss(0.01).items(embeddings, torch.arange(400) // 2).dtype == torch.float32
 
 
-@pytest.mark.slow
 def test_a_batch_of_65536_has_the_loss_of_the_closed_form() -> None:
     centers = F.normalize(torch.randn(64, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     row = torch.arange(2**16)  # 1,024 rows along each direction; four of a person, in a row, along four directions

@@ -128,7 +128,7 @@ def test_a_bundle_holds_no_pickle(bundle: Path) -> None:
 def test_a_threshold_that_nothing_reaches_survives_as_null(tmp_path: Path) -> None:
     report = verification_report([0.9, 0.1, 0.9, 0.2], [True, True, False, False])
     model = FaceModel.create("mine", measured_model().encoder, ENCODER, report.operating_points)
-    save_bundle(tmp_path, model, {})
+    save_bundle(tmp_path, model, {}, network=False)
     assert "Infinity" not in (tmp_path / "bundle.json").read_text()
     assert load_bundle(tmp_path).metadata.operating_points == report.operating_points
 
@@ -136,14 +136,13 @@ def test_a_threshold_that_nothing_reaches_survives_as_null(tmp_path: Path) -> No
 def test_what_scores_mean_round_trips(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(40, 8)) + np.repeat(np.eye(8), 5, axis=0)
     score_calibration = calibrate(rows, np.arange(40) // 5, "these people")
-    save_bundle(
-        tmp_path, FaceModel.create("mine", measured_model().encoder, ENCODER, score_calibration=score_calibration), {}
-    )
+    model = FaceModel.create("mine", measured_model().encoder, ENCODER, score_calibration=score_calibration)
+    save_bundle(tmp_path, model, {}, network=False)
     assert load_bundle(tmp_path).metadata.score_calibration == score_calibration
 
 
 def test_a_model_that_was_never_measured_round_trips(tmp_path: Path) -> None:
-    save_bundle(tmp_path, FaceModel.create("mine", measured_model().encoder, ENCODER), {})
+    save_bundle(tmp_path, FaceModel.create("mine", measured_model().encoder, ENCODER), {}, network=False)
     loaded = load_bundle(tmp_path)
     assert (loaded.metadata.operating_points, loaded.metadata.eer_threshold) == ((), None)
 

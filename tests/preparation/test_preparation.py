@@ -211,7 +211,6 @@ def test_faces_that_are_aligned_already_keep_their_bytes(tmp_path: Path) -> None
         assert face.size == (24, 24)
 
 
-@pytest.mark.slow
 def test_two_processes_make_what_one_makes(album: FolderPhotos, tmp_path: Path) -> None:
     prepare(album, tmp_path / "one")
     prepare(album, tmp_path / "two", processes=2)

@@ -51,7 +51,7 @@ PartitionName=tests Nodes={host} Default=YES State=UP
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Environment in which sbatch reaches a SLURM of this machine."""
     if missing := [name for name in (*DAEMONS, "sbatch", "srun") if not shutil.which(name, path=PATH)]:
@@ -97,20 +97,20 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-@pytest.mark.parametrize(
-    ("tasks", "margins"),
-    [
-        pytest.param(1, [0.2, 0.5], id="a run starts its processes"),
-        pytest.param(2, [0.2], id="SLURM starts the processes of a run"),
-    ],
-)
-def test_runs_of_two_processes(tasks: int, margins: list[float], slurm: dict[str, str], tmp_path: Path) -> None:
+def test_processes_of_a_run_are_started_by_the_run_or_by_slurm(slurm: dict[str, str], tmp_path: Path) -> None:
+    for tasks, margins in ((1, [0.2, 0.5]), (2, [0.2])):  # in one test: its daemons are of one worker of pytest
+        folder = tmp_path / str(tasks)
+        folder.mkdir()
+        sweep(tasks, margins, slurm, folder)
+
+
+def sweep(tasks: int, margins: list[float], slurm: dict[str, str], folder: Path) -> None:
     swept = f"loss.margin={','.join(map(str, margins))}"
     options = (f"hydra.launcher.tasks_per_node={tasks}", f"hydra.launcher.cpus_per_task={2 // tasks}")
     command = [sys.executable, "-m", "siamese_verify.cli.main", "train", "-m", *TINY, *SMALL_BATCHES, *DDP, PROBE]
     ended = subprocess.run(
         [*command, "hydra/launcher=submitit_slurm", *options, "trainer.max_epochs=1", swept, "hydra.sweep.dir=sweep"],
-        cwd=tmp_path,
+        cwd=folder,
         env={**slurm, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
@@ -118,10 +118,10 @@ def test_runs_of_two_processes(tasks: int, margins: list[float], slurm: dict[str
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     for number, margin in enumerate(margins):
-        run = tmp_path / "sweep" / str(number)
+        run = folder / "sweep" / str(number)
         assert RunRecord.read(run).status == "finished"
         assert read_ranks(run) == 2 * [{"margin": margin, "ranks": 2}]
     deadline = time.monotonic() + 60
-    while processes_of(tmp_path) and time.monotonic() < deadline:
+    while processes_of(folder) and time.monotonic() < deadline:
         time.sleep(0.2)  # a result is read before srun, which wrote it, ends
-    assert not processes_of(tmp_path)
+    assert not processes_of(folder)

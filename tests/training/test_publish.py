@@ -122,7 +122,6 @@ def test_wandb_gets_metrics_configuration_pictures_and_curve_without_a_network(t
     assert len([*(run / "wandb").glob("offline-run-*")]) == 2
 
 
-@pytest.mark.slow
 def test_mlflow_gets_metrics_and_settings_in_a_database_of_the_run(
     trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +142,6 @@ def test_mlflow_gets_metrics_and_settings_in_a_database_of_the_run(
     assert shown == {"map", "neighbors", *PICTURES}
 
 
-@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed_is_one_run_of_mlflow_and_tensorboard(
     fitted: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
