@@ -101,7 +101,8 @@ class AlbumSource:
         for root in dict.fromkeys([self.root, self.root if self.remote else os.path.realpath(self.root)]):
             start = f"{root.rstrip('/')}/"
             inside = pc.starts_with(names, start)
-            names = pc.if_else(inside, pc.utf8_slice_codeunits(names, len(start)), names)
+            if pc.any(inside).as_py():
+                names = pc.if_else(inside, pc.utf8_slice_codeunits(names, len(start)), names)
         for name in names.filter(pc.match_substring_regex(names, r"^[/\\]|^.:|\.\.|\x00")).to_pylist():
             try:
                 self._storage.check_name(name)

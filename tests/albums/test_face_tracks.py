@@ -113,9 +113,11 @@ def test_what_is_no_clip_is_left_out(tmp_path: Path) -> None:
 
 def test_a_clip_whose_file_is_away_is_tracked_when_it_is_back(tmp_path: Path) -> None:
     away = write_clip(tmp_path / "away.mp4", [(250, 5, 5)])
-    (tmp_path / "list.txt").write_text("clip.mp4")
+    (tmp_path / "0.png").touch()
+    (tmp_path / "list.txt").write_text("0.png\nclip.mp4")
     embed_album(tmp_path / "list.txt", tmp_path / "out", METADATA, load, processes=1)
-    assert [one.reason for one in AlbumFolder(tmp_path / "out").left_out()] == ["unread_file"]
+    reasons = {one.photo: one.reason for one in AlbumFolder(tmp_path / "out").left_out()}
+    assert reasons == {"0.png": "unreadable_photo", "clip.mp4": "unread_file"}
     away.rename(tmp_path / "clip.mp4")
     assert embed_album(tmp_path / "list.txt", tmp_path / "out", METADATA, load, processes=1).faces == 1
 
