@@ -346,9 +346,8 @@ class Gallery:
             InputError: an invalid rate, means without a threshold, templates of unknown quality, a model without an
                 impostor tail, or see `unit_templates`.
         """
-        from siamese_verify.verification.decision import (
-            threshold_doubt,
-        )  # imported here and below since it loads Pillow
+        # Here and below, since it loads Pillow.
+        from siamese_verify.verification.decision import threshold_doubt
 
         start = time.perf_counter()
         rows = unit_templates(embedding, self.model.embedding_size)
