@@ -17,6 +17,7 @@ from siamese_verify.albums.grouping import (
     NEIGHBORS,
     QUEUED,
     FalseMerges,
+    PersonModel,
     Rows,
     _Agglomeration,
     _Stop,
@@ -24,7 +25,7 @@ from siamese_verify.albums.grouping import (
 )
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import PersonModel, ScoreCalibration
+from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.tables import csv_cell
 
 RATE = 0.05  # of the findings that may be wrong, by the model
@@ -89,7 +90,7 @@ def find_label_errors(
         raise InputError(f"Each face has one identity, got {labels.shape} for {len(rows):,} faces.")
     if not len(rows):
         return []
-    model = PersonModel.from_calibration(calibration.calibration, calibration.correlation)
+    model = PersonModel.from_calibration(calibration.calibration)
     false = FalseMerges(calibration.impostor_tail, model)
     members = _rows_by_identity(labels)
     state = _Agglomeration(model, rows, {})

@@ -13,22 +13,109 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
+from scipy.optimize import brentq
 from tqdm import tqdm
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import ImpostorTail, PersonModel, ScoreCalibration
+from siamese_verify.evaluation import Calibration, ImpostorTail, ScoreCalibration
 from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
 from siamese_verify.pairwise.distances import identical
 from siamese_verify.pairwise.neighbors import nearest_neighbors
 
+CORRELATION = 0.2  # of the photos of one person; chosen on people of LFW's training list, see docs/grouping.md
 NEIGHBORS = 32  # candidates of each face, and then of each group
 QUEUED = 8  # times as many candidates of a group that was merged are compared after each merge; the others wait
 ROUNDS = 4  # searches for candidates: of faces, then of the groups found so far
 FALSE_MERGE_RATE = 0.01
-WRONG_LABELS = 1e-5  # share of impostor pairs that may be one person under two names; chosen on LFW's training people
+WRONG_LABELS = 1e-5  # share of impostor pairs that may be one person under two names; chosen on the same people
 BLOCK = 2**12  # pairs whose scores are computed at once
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PersonModel:
+    """Log-likelihood ratio of two groups of faces: one person or two.
+
+    The embedding of a face is the person's vector plus that of the photo, both normal with the same variance in each of
+    `dimensions` dimensions, which add up to the unit length of an embedding. For two single faces the ratio is then a
+    straight line of their score, and the line of the calibration determines both parameters. For groups it follows
+    exactly from the sums of their embeddings. n photos of one person count as n / (1 + (n - 1) correlation) independent
+    ones, the design effect, since photos of one day or decade have more in common than the person.
+
+    Attributes:
+        ratio: variance between people by variance between photos of one, > 0.
+        dimensions: effective number of dimensions, > 0.
+        slope: of the ratio of two single faces, in nats for a change of the score by 1.
+        neutral: score of two single faces where the ratio is 0.
+        correlation: of the photos of one person beyond the model, in [0, 1].
+
+    Ioffe, "Probabilistic Linear Discriminant Analysis", ECCV 2006; Kish, "Survey Sampling", 1965 (design effect).
+    """
+
+    ratio: float
+    dimensions: float
+    slope: float
+    neutral: float
+    correlation: float = CORRELATION
+
+    @classmethod
+    def from_calibration(cls, calibration: Calibration, correlation: float = CORRELATION) -> PersonModel:
+        """Return the model whose single faces have the ratios of a calibration.
+
+        Raises:
+            InputError: scores that say nothing about who it is, or a correlation outside of [0, 1].
+        """
+        if not 0 <= correlation <= 1:
+            raise InputError(f"The correlation of photos is in [0, 1], got {correlation}.")
+        grid = np.linspace(calibration.scores[0], calibration.scores[-1], 1001)
+        ratios = calibration.log_likelihood_ratio(grid)
+        inner = ~calibration.bounded(grid)
+        if inner.sum() > 1:
+            grid, ratios = grid[inner], ratios[inner]
+        slope, start = (float(one) for one in np.polyfit(grid, ratios, 1)) if np.ptp(grid) > 0 else (0.0, 0.0)
+        if not slope > 0:
+            raise InputError("The scores of this model do not tell people apart: calibrate it on more people.")
+        neutral = min(max(-start / slope, 0.01), 0.99)
+        ratio = float(brentq(lambda one: _neutral(one) - neutral, 1e-9, 1e9, xtol=1e-12))
+        return cls(ratio, slope * (1 + 2 * ratio) / (ratio * (1 + ratio)), slope, neutral, correlation)
+
+    def effective(self, size: ArrayLike) -> Floats:
+        """Return how many independent photos `size` photos of one person count as."""
+        count = np.asarray(size, dtype=np.float64)
+        return np.asarray(count / (1 + (count - 1) * self.correlation))
+
+    def log_likelihood(self, size: ArrayLike, square: ArrayLike) -> Floats:
+        """Return the log-likelihood of effective photos being of one person, less that of each being of its own.
+
+        Args:
+            size: effective number of photos.
+            square: squared length of the sum of their embeddings.
+        """
+        count, photo = np.asarray(size), 1 / (self.dimensions * (1 + self.ratio))  # variance of a photo, per dimension
+        spread = 1 + count * self.ratio
+        return 0.5 * self.ratio / photo * np.asarray(square) / spread - 0.5 * self.dimensions * np.log(spread)
+
+    def log_likelihood_ratio(
+        self, score: ArrayLike, first: tuple[ArrayLike, ArrayLike], second: tuple[ArrayLike, ArrayLike]
+    ) -> Floats:
+        """Return the log-likelihood ratio of two groups of faces in nats: above 0 for one person, below 0 for two.
+
+        Args:
+            score: mean of the scores of all pairs of a face of each.
+            first: number of faces of the first group, and squared length of the mean of its embeddings.
+            second: of the second group.
+        """
+        a, b = self.effective(first[0]), self.effective(second[0])
+        squares = a**2 * np.asarray(first[1]), b**2 * np.asarray(second[1])
+        joined = squares[0] + squares[1] + 2 * a * b * np.asarray(score)
+        apart = self.log_likelihood(a, squares[0]) + self.log_likelihood(b, squares[1])
+        return np.asarray(self.log_likelihood(a + b, joined) - apart)
+
+
+def _neutral(ratio: float) -> float:
+    """Score at which two single faces of the model are as likely one person as two."""
+    return ratio / (1 + ratio) - 0.5 * (1 + 2 * ratio) / (ratio * (1 + ratio)) * math.log1p(ratio**2 / (1 + 2 * ratio))
 
 
 class FalseMerges:
@@ -319,7 +406,7 @@ def group_faces(
     rate: float = FALSE_MERGE_RATE,
     start: ArrayLike | None = None,
     exclusive: Sequence[Sequence[int]] = (),
-    correlation: float | None = None,
+    correlation: float = CORRELATION,
     neighbors: int = NEIGHBORS,
     progress: bool = False,
 ) -> Grouping:
@@ -341,7 +428,7 @@ def group_faces(
         rate: false-merge rate, the share of merges that may join two people; in (0, 1).
         start: (N,) groups to start from, such as known people: faces of one stay together. None: every face alone.
         exclusive: sets of rows of which no two are one person.
-        correlation: see `PersonModel`; None for that of the calibration.
+        correlation: see `PersonModel`.
         neighbors: candidates of each face.
         progress: show a progress bar.
 
@@ -352,7 +439,6 @@ def group_faces(
     Benjamini & Hochberg, "Controlling the False Discovery Rate", J. R. Stat. Soc. B 1995, for the share of the merges.
     """
     rows = check_embeddings(embeddings, rate)
-    correlation = calibration.correlation if correlation is None else correlation
     model = PersonModel.from_calibration(calibration.calibration, correlation)
     false = FalseMerges(calibration.impostor_tail, model)
     first = np.arange(len(rows)) if start is None else np.unique(np.asarray(start), return_inverse=True)[1]

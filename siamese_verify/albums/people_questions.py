@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from siamese_verify.evaluation import PersonModel
+from siamese_verify.albums.grouping import PersonModel
 from siamese_verify.pairwise.neighbors import nearest_neighbors
 
 NEIGHBORS = 16  # people that each is compared with

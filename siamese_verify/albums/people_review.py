@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from siamese_verify.albums.album_folder import AlbumFolder
 from siamese_verify.albums.face_pictures import read_face
-from siamese_verify.albums.grouping import FALSE_MERGE_RATE
+from siamese_verify.albums.grouping import FALSE_MERGE_RATE, PersonModel
 from siamese_verify.albums.people import (
     AlbumFaces,
     AlbumPeople,
@@ -31,7 +31,7 @@ from siamese_verify.albums.people import (
 )
 from siamese_verify.albums.people_questions import Question, ask
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import PersonModel, ScoreCalibration
+from siamese_verify.evaluation import ScoreCalibration
 
 PAGE, SHEET, SAMPLE = 24, 96, 6  # people of a page, faces of one's contact sheet, faces of each on a page of people
 ASKED, COMPLETED = 24, 20  # questions and names sent at once
@@ -119,7 +119,7 @@ class PeopleReview:
         self.album, self.table, self.calibration, self.rate = album, people.table, calibration, rate
         self._quiet = quiet
         self._source = album.source
-        self._model = PersonModel.from_calibration(calibration.calibration, calibration.correlation)
+        self._model = PersonModel.from_calibration(calibration.calibration)
         self._index = AlbumFaces(people.table)
         self._decisions = decisions.copy()
         self._decisions.follow(self._index)

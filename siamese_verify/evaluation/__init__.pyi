@@ -49,7 +49,6 @@ from .operating_points import (
     zero_fmr,
     zero_fnmr,
 )
-from .person_model import PersonModel, fit_correlation
 from .rate_intervals import pair_intervals
 from .report import TARGETS, VerificationReport, inverted_hint, verification_report
 from .representation import (
@@ -87,7 +86,6 @@ __all__ = [
     "MeanOfGroups",
     "OperatingPoint",
     "PartialArea",
-    "PersonModel",
     "PublishedCurve",
     "Representation",
     "RetrievalReport",
@@ -118,7 +116,6 @@ __all__ = [
     "extrapolate",
     "failure_interval",
     "few_shot_report",
-    "fit_correlation",
     "fit_isotonic",
     "fit_logistic",
     "garbe",

@@ -257,16 +257,14 @@ def choose_calibration(whole: RocCurve, halves: tuple[RocCurve, RocCurve], measu
 
 
 class ScoreCalibration(NamedTuple):
-    """Calibration of scores, their impostor tail, and the correlation of photos, None if it was not estimated."""
+    """Calibration of scores and their impostor tail."""
 
     calibration: Calibration
     impostor_tail: ImpostorTail
-    correlation: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
-        parts = {"calibration": self.calibration.to_dict(), "impostor_tail": self.impostor_tail.to_dict()}
-        return {**parts, "correlation": self.correlation}
+        return {"calibration": self.calibration.to_dict(), "impostor_tail": self.impostor_tail.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ScoreCalibration:
@@ -276,11 +274,7 @@ class ScoreCalibration(NamedTuple):
             InputError: a part is missing or invalid.
         """
         try:
-            parts = Calibration.from_dict(values["calibration"]), ImpostorTail.from_dict(values["impostor_tail"])
-            correlation = values.get("correlation")
-            if correlation is not None and not 0 <= correlation <= 1:
-                raise InputError(f"The score calibration is damaged (correlation {correlation!r}): measure it again.")
-            return cls(*parts, correlation)
+            return cls(Calibration.from_dict(values["calibration"]), ImpostorTail.from_dict(values["impostor_tail"]))
         except (KeyError, TypeError) as error:
             raise InputError(f"The score calibration is damaged ({error}): measure it again.") from None
 
@@ -293,7 +287,7 @@ def calibrate(
     *,
     intervals: bool = True,
 ) -> ScoreCalibration:
-    """Calibrate scores by all pairs of some people, and estimate the correlation of their photos (`fit_correlation`).
+    """Calibrate scores by all pairs of some people.
 
     The kind of calibration is chosen by halves of the people, learned on one and tested on the other, see
     `choose_calibration`. Where a half has no genuine or no impostor pair, it is the straight line.
@@ -302,7 +296,7 @@ def calibrate(
         embeddings: (N,D) of any nonzero length.
         identities: (N,) one number or name per row.
         measured_on: name of the data.
-        seed: of the split into halves, and of the people whose photos' correlation is estimated.
+        seed: of the split into halves.
         intervals: of the impostor tail, for which the pairs are compared once more. The ratios are then limited to what
             people, not pairs, support, see `bound_ratios`.
 
@@ -311,7 +305,6 @@ def calibrate(
     """
     from siamese_verify.evaluation.all_pairs import all_pairs_report
     from siamese_verify.evaluation.all_pairs_rows import clustered_rows
-    from siamese_verify.evaluation.person_model import PersonModel, fit_correlation
 
     rows, names = as_array(embeddings), as_array(identities)
     whole = all_pairs_report(rows, names).curve
@@ -322,12 +315,7 @@ def calibrate(
         calibration = choose_calibration(whole, (halves[0], halves[1]), measured_on)
     except InputError:  # too few people to hold some out
         calibration = fit_logistic(whole, measured_on)
-    found = _with_tail(calibration, whole, clustered_rows(rows, names) if intervals else None)
-    try:
-        model = PersonModel.from_calibration(found.calibration)
-    except InputError:  # the scores do not tell people apart
-        return found
-    return found._replace(correlation=fit_correlation(rows, names, model, seed))
+    return _with_tail(calibration, whole, clustered_rows(rows, names) if intervals else None)
 
 
 def calibrate_pairs(

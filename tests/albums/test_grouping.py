@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
-from siamese_verify.albums.grouping import FalseMerges, Grouping, group_faces
+from siamese_verify.albums.grouping import FalseMerges, Grouping, PersonModel, group_faces
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import PersonModel, ScoreCalibration, calibrate, grouping_rates
+from siamese_verify.evaluation import Calibration, ScoreCalibration, calibrate, grouping_rates
 
 SIZE = 24
 
@@ -26,6 +27,40 @@ def draw(people: int, photos: int, seed: int = 0, noise: float = 0.9) -> tuple[n
 def calibration() -> ScoreCalibration:
     rows, identities = draw(60, 5, seed=99)
     return calibrate(rows, identities, intervals=False)
+
+
+def line(slope: float, neutral: float) -> Calibration:
+    return Calibration("logistic", (neutral - 1, neutral + 1), (-slope, slope), 1000, 1000)
+
+
+@pytest.mark.parametrize(("slope", "neutral"), [(24.0, 0.39), (8.0, 0.6), (60.0, 0.1)])
+def test_single_faces_have_the_ratio_of_the_calibration(slope: float, neutral: float) -> None:
+    scores = np.linspace(-0.5, 0.99, 9)
+    found = PersonModel.from_calibration(line(slope, neutral)).log_likelihood_ratio(scores, (1, 1.0), (1, 1.0))
+    np.testing.assert_allclose(found, slope * (scores - neutral), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (2, 1), (3, 4)])
+def test_the_ratio_of_groups_is_that_of_normal_densities(first: int, second: int) -> None:
+    """Naive oracle: the joint density of all coordinates, given one person or two."""
+    model = PersonModel(ratio=1.7, dimensions=SIZE, slope=1.0, neutral=0.5, correlation=0.0)
+    photo = 1 / (SIZE * (1 + model.ratio))
+    rows, _ = draw(1, first + second)
+
+    def density(some: np.ndarray) -> float:
+        covariance = photo * (np.eye(len(some)) + model.ratio)
+        return float(sum(multivariate_normal(cov=covariance).logpdf(one) for one in some.T.astype(np.float64)))
+
+    expected = density(rows) - density(rows[:first]) - density(rows[first:])
+    means = rows[:first].mean(axis=0), rows[first:].mean(axis=0)
+    found = model.log_likelihood_ratio(means[0] @ means[1], (first, means[0] @ means[0]), (second, means[1] @ means[1]))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_completely_correlated_photos_count_as_one() -> None:
+    model = PersonModel(ratio=1.7, dimensions=SIZE, slope=1.0, neutral=0.5, correlation=1.0)
+    assert model.effective([1, 2, 50]).tolist() == [1, 1, 1]
+    assert PersonModel(1.7, SIZE, 1.0, 0.5, 0.0).effective(50) == 50
 
 
 def test_expected_false_merges_follow_the_impostor_tail_and_beyond_it_the_ratio(calibration: ScoreCalibration) -> None:
@@ -133,17 +168,6 @@ def test_a_larger_rate_only_merges_more(calibration: ScoreCalibration) -> None:
     assert strict.cut > loose.cut and strict.merges < loose.merges
 
 
-def test_the_correlation_is_that_of_the_calibration_unless_another_is_given(calibration: ScoreCalibration) -> None:
-    rows, _ = draw(12, 30, seed=8, noise=0.9)
-    assert calibration.correlation is None  # of 60 people, too few to estimate it
-    scores = {one: group_faces(rows, calibration, correlation=one).scores for one in (0.0, 0.2, 0.6)}
-    for one in (0.0, 0.6):
-        found = group_faces(rows, calibration._replace(correlation=one)).scores
-        np.testing.assert_array_equal(found, scores[one])
-        assert not np.array_equal(found, scores[0.2], equal_nan=True)
-    np.testing.assert_array_equal(group_faces(rows, calibration).scores, scores[0.2])
-
-
 def test_faces_of_one_photo_stay_apart_even_when_identical(calibration: ScoreCalibration) -> None:
     rows = np.tile(draw(1, 1)[0], (20, 1))
     assert len(set(group_faces(rows, calibration, np.zeros(20)).groups.tolist())) == 20
@@ -188,6 +212,11 @@ def test_invalid_input_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=match):
         group_faces(rows, calibration, **options)
+
+
+def test_a_model_whose_scores_say_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="tell people apart"):
+        PersonModel.from_calibration(Calibration("logistic", (0.0, 1.0), (0.0, 0.0), 10, 10))
 
 
 def test_memory_of_identical_and_of_crowded_faces_grows_with_their_number(calibration: ScoreCalibration) -> None:

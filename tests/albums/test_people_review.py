@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from siamese_verify.albums.album_folder import AlbumFolder
+from siamese_verify.albums.grouping import PersonModel
 from siamese_verify.albums.people import DECISIONS, GROUPS, AlbumFaces, Decisions, group_album, read_groups
 from siamese_verify.albums.people_questions import LEAST, ask
 from siamese_verify.albums.people_review import PeopleReview, mean_scores
 from siamese_verify.cli.group_album import add_arguments, decide
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import PersonModel
 from tests.albums.people_album import PeopleAlbum, draw_rows, write_people
 
 Open = Callable[..., PeopleReview]

@@ -92,7 +92,7 @@ def test_ratios_are_bounded_by_the_number_of_people() -> None:
     who = np.repeat(np.arange(30), 4)
     rng = np.random.default_rng(0)
     rows = np.eye(30)[who] + 0.01 * rng.normal(size=(120, 30))  # nobody is like anybody else
-    calibration, tail, _ = calibrate(rows, who)
+    calibration, tail = calibrate(rows, who)
     by_pairs = calibrate(rows, who, intervals=False).calibration
     low, high = calibration.log_likelihood_ratio([-1.0, 1.0])
     assert tail.at_most(1.0) is not None

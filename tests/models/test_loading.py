@@ -469,7 +469,6 @@ def test_shipped_thresholds_are_of_all_pairs_of_view_1(name: str) -> None:
     assert (shipped["genuine"], shipped["impostors"]) == (24_620, 6_848_158)
     metadata = pretrained_metadata(name, InputSpec(112), 1)
     assert metadata.score_calibration is not None
-    assert metadata.score_calibration.correlation == {"sface": 0.22, "openface": 0.04}.get(name)
     far, thresholds = zip(*((point.far, point.threshold) for point in metadata.operating_points), strict=True)
     assert list(far) == sorted(far, reverse=True) and list(thresholds) == sorted(thresholds)
     assert metadata.decision_threshold(1e-3).threshold == pytest.approx(thresholds[2])
