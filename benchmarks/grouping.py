@@ -40,7 +40,7 @@ from siamese_verify.evaluation import GroupingRates, ScoreCalibration, calibrate
 SHARE = 0.05  # of the photos or people that errors are planted in
 SEEDS = (0, 1, 2)
 RATES = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2)
-CORRELATIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+CORRELATIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 GRID = np.round(np.arange(0.30, 0.76, 0.025), 3)  # scores from which the other methods join
 # Wrong labels of LFW that are public: the same photograph under two names, photos of somebody else, and people under
 # two names, listed by https://github.com/jackgrimes/face_distance_investigation (config.py); Erdogan's and Schumacher's
