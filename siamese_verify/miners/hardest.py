@@ -9,6 +9,7 @@ import torch
 from siamese_verify.errors import InputError
 from siamese_verify.miners.miner import Miner
 from siamese_verify.pairwise import Identities
+from siamese_verify.pairwise.distances import places
 from siamese_verify.pairwise.nearest import (
     ComparedRows,
     exact_distance,
@@ -37,14 +38,11 @@ class BatchHard(Miner[Triplets]):
     def choose(self, compared: ComparedRows) -> Triplets:
         """See the class."""
         farthest = farthest_positives(compared) if fused(compared.rows) and len(compared.columns) else None
-        if farthest is not None:
-            nearest = nearest_by_kernel(compared)[:, 0]
-            anchor = ((farthest >= 0) & (nearest >= 0)).nonzero().flatten()
-            return Triplets(anchor, farthest[anchor], nearest[anchor])
-        small = farthest_and_nearest(compared)
-        if small is not None:
-            anchor = ((small[0] >= 0) & (small[1] >= 0)).nonzero().flatten()
-            return Triplets(anchor, small[0][anchor], small[1][anchor])
+        found = None if farthest is None else (farthest, nearest_by_kernel(compared)[:, 0])
+        found = found or farthest_and_nearest(compared)
+        if found is not None:
+            anchor = places(torch.minimum(*found) >= 0)
+            return Triplets(anchor, *(column.index_select(0, anchor) for column in found))
         row, column = compared.genuine_pairs()
         positive = first_best(row, column, -exact_distance(compared, row, column), len(compared.labels))  # (B,)
         anchor = (positive >= 0).nonzero().flatten()
@@ -80,8 +78,8 @@ class SemiHard(Miner[Triplets]):
         """See the class."""
         small = nearest_beyond_positives(compared, self.margin, self.squared)
         if small is not None:
-            chosen = small[2] >= 0
-            return Triplets(*(field[chosen] for field in small))
+            chosen = places(small[2] >= 0)
+            return Triplets(*(field.index_select(0, chosen) for field in small))
         anchor, positive = compared.genuine_pairs()
         inner = exact_distance(compared, anchor, positive, self.squared)  # (M,)
         negative = nearest_negatives(compared, anchor, inner, inner + self.margin, self.squared, self.numbers)

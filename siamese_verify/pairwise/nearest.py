@@ -12,7 +12,7 @@ from torch import Tensor
 
 from siamese_verify.pairwise.batch import GenuinePairs, Identities, check_batch
 from siamese_verify.pairwise.blocks import BAND, bands, blocks, ranges, rectangles
-from siamese_verify.pairwise.distances import Centered, chunks, has_exact_products, identical
+from siamese_verify.pairwise.distances import Centered, chunks, has_exact_products, identical, places
 from siamese_verify.pairwise.ranks import gather_rows, sizes_of_ranks
 from siamese_verify.pairwise.tiles import QUERIES, TILE, WALKED, Tiles, fused, kernels, rounded, squared_lengths
 
@@ -457,7 +457,8 @@ def first_best(group: Tensor, column: Tensor, value: Tensor, groups: int) -> Ten
         groups: their number.
     """
     best = value.new_full((groups,), torch.inf).scatter_reduce(0, group, value, "amin")
-    winners = value == best[group]
+    winners = places(value == best.index_select(0, group))
+    group, column = group.index_select(0, winners), column.index_select(0, winners)
     none = torch.iinfo(torch.int64).max
-    chosen = column.new_full((groups,), none).scatter_reduce(0, group[winners], column[winners], "amin")
+    chosen = column.new_full((groups,), none).scatter_reduce(0, group, column, "amin")
     return torch.where(chosen == none, -1, chosen)

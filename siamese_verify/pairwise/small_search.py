@@ -43,26 +43,24 @@ def farthest_and_nearest(compared: ComparedRows) -> tuple[Tensor, Tensor] | None
     if found is None:
         return None
     squared, slack, same = found
-    negative = _least(compared, squared.masked_fill(same, torch.inf), slack, 1)
+    negative = squared.masked_fill(same, torch.inf)
     if compared.itself:
         same.fill_diagonal_(False)
-    positive = _least(compared, squared.neg_().masked_fill_(~same, torch.inf), slack, -1)
-    return None if positive is None or negative is None else (positive, negative)
-
-
-def _least(compared: ComparedRows, value: Tensor, slack: float, sign: int) -> Tensor | None:
-    """(N,) columns of the least value of each row; values are squared distances times the sign, inf for none."""
+    value = torch.cat([squared.neg_().masked_fill_(~same, torch.inf), negative])  # (2N,C): the least are searched
     least, column = value.min(dim=1)
     second = value.scatter(1, column[:, None], torch.inf).amin(dim=1)
-    several = (second <= least + 2 * slack).logical_and_(second < torch.inf).nonzero().flatten()
+    several = places(second - least <= 2 * slack)  # false where there is no second one
     if len(several):
-        candidates = value[several] <= (least[several, None] + 2 * slack).clamp_(max=torch.finfo(value.dtype).max)
-        number, other = candidates.nonzero(as_tuple=True)
+        limit = (least.index_select(0, several) + 2 * slack).clamp_(max=torch.finfo(value.dtype).max)
+        number, other = (value.index_select(0, several) <= limit[:, None]).nonzero(as_tuple=True)
         if len(number) > DOUBTFUL * len(value):
             return None
-        exact = exact_distance(compared, several[number], other).mul_(sign)
-        column[several] = first_best(number, other, exact, len(several))
-    return column.masked_fill_(least == torch.inf, -1)
+        row = several.index_select(0, number)
+        exact = exact_distance(compared, row % len(same), other)
+        best = first_best(number, other, torch.where(row < len(same), -exact, exact), len(several))
+        column.index_copy_(0, several, best)
+    positive, negative = column.masked_fill_(least == torch.inf, -1).chunk(2)
+    return positive, negative
 
 
 def nearest_beyond_positives(
@@ -83,31 +81,29 @@ def nearest_beyond_positives(
     row, positive = place // same.shape[1], place % same.shape[1]
     if len(row) * others.shape[1] > matrix.numel() * DOUBTFUL * 2:  # rows of many positives
         return None
-    inner = matrix[row, positive]
-    low, high = (inner - slack).clamp_(min=0), inner + slack
-    if squared:
-        surely, possibly = low + margin, high + margin
-    else:
-        surely, possibly = (low.sqrt_() + margin).square_(), (high.sqrt() + margin).square_()
+    inner = matrix.view(-1).index_select(0, place)
+    ends = torch.stack([inner - slack, inner + slack]).clamp_(min=0)
+    surely, possibly = ends.add_(margin) if squared else ends.sqrt_().add_(margin).square_()
     beyond = others.index_select(0, row)  # (M,C)
     beyond.masked_fill_(beyond <= (inner - 2 * slack)[:, None], torch.inf)
     least, column = beyond.min(dim=1)
-    second = beyond.scatter_(1, column[:, None], torch.inf).amin(dim=1)
+    second = beyond.scatter(1, column[:, None], torch.inf).amin(dim=1)
     none = least > possibly + slack
-    clear = (least > inner + 2 * slack) & (second > least + 2 * slack) & (least + slack < surely)
+    clear = torch.minimum(second - least, least - inner) > 2 * slack
+    clear.logical_and_(least + slack < surely).logical_or_(none)
     column.masked_fill_(none, -1)
-    doubtful = clear.logical_or_(none).logical_not_().nonzero().flatten()
+    doubtful = places(~clear)
     if len(doubtful):
-        anchor, inner = row[doubtful], inner[doubtful, None]
-        distance = others.index_select(0, anchor)
-        least = distance.masked_fill(distance <= inner + 2 * slack, torch.inf).amin(dim=1)
-        limit = torch.minimum(least + 2 * slack, possibly[doubtful] + slack)
-        candidates = (distance <= limit[:, None]).logical_and_(distance > inner - 2 * slack)
-        number, other = candidates.nonzero(as_tuple=True)
+        distance, inner, high = (field.index_select(0, doubtful) for field in (beyond, inner, possibly))
+        least = distance.masked_fill(distance <= (inner + 2 * slack)[:, None], torch.inf).amin(dim=1)
+        limit = torch.minimum(least + 2 * slack, high + slack)
+        number, other = (distance <= limit[:, None]).nonzero(as_tuple=True)
         if len(number) > DOUBTFUL * len(row):
             return None
-        nearest = exact_distance(compared, anchor, positive[doubtful], squared)[number]
-        value = exact_distance(compared, anchor[number], other, squared)
-        within = ((value > nearest) & (value < nearest + margin)).nonzero().flatten()
-        column[doubtful] = first_best(number[within], other[within], value[within], len(doubtful))
+        anchor = row.index_select(0, torch.cat([doubtful, doubtful.index_select(0, number)]))
+        exact = exact_distance(compared, anchor, torch.cat([positive.index_select(0, doubtful), other]), squared)
+        nearest, value = exact.index_select(0, number), exact[len(doubtful) :]
+        within = places((value > nearest) & (value < nearest + margin))
+        near = (field.index_select(0, within) for field in (number, other, value))
+        column.index_copy_(0, doubtful, first_best(*near, len(doubtful)))
     return row, positive, column
