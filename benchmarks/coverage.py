@@ -431,7 +431,6 @@ def cover_groups(shifts: tuple[float, ...], people: int, sets: int, seed: int) -
             (sides // people).astype(str),
             threshold,
             sides,
-            resamples=200,
         )
         for one, value in zip(found.inequalities, values, strict=True):
             if one.interval is None:

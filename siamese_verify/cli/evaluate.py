@@ -232,7 +232,13 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
         report = replace(report, groups=tuple(groups), mean_of_groups=mean_of_groups(groups))
     if given.sides is not None:
         within = group_differentials(
-            given.scores, given.same, given.sides, report.threshold, people, column=cfg.group, resamples=cfg.resamples
+            given.scores,
+            given.same,
+            given.sides,
+            report.threshold,
+            people,
+            column=cfg.group,
+            intervals=cfg.resamples > 0,
         )
         report = replace(report, differentials=within)
     page = report.save(

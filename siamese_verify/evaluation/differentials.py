@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.bootstrap import BLOCK, Interval, check_level, numbered_people
-from siamese_verify.evaluation.clustered_pairs import effective_size
+from siamese_verify.evaluation.bootstrap import Interval, check_level, numbered_people
+from siamese_verify.evaluation.clustered_pairs import effective_size, equal_people
 from siamese_verify.evaluation.inequality import Inequality, inequalities
 from siamese_verify.evaluation.rate_intervals import proportion_interval
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, numbered, unit_rows
 from siamese_verify.tables import is_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 MAX_GROUPS = 50
 BINS, DISTINCT = 4, 8  # a column of more than 8 different numbers is divided into 4 parts at most
 MAX_ERRORS = 2**23  # accepted impostors that are held in memory; more are counted, without intervals
-MAX_WEIGHTS = 2**29  # errors times resamples
 
 
 class GroupCell(NamedTuple):
@@ -107,30 +104,91 @@ def labels_of(values: ArrayLike) -> NDArray[np.str_]:
     return texts
 
 
-class _Kind(NamedTuple):
-    """Pairs of one kind: functions of (R,n) weights of people that return (R,C) numbers of pairs of each cell."""
+class _Pairs(NamedTuple):
+    """Pairs of one kind: the errors among them, and what all of them are in a cell of groups g <= h.
 
-    wrong: Callable[[Whole], Floats]
-    totals: Callable[[Whole], Floats]
-    errors: int
+    Attributes:
+        people: (2,E) people on the pairs in error.
+        cells: (E,) of these.
+        totals: of g and h, gives (n,) pairs of each person.
+        dyad_pairs: of g, h and (2,D) people, gives (D,) pairs of these two; None for genuine pairs.
+        squares: of g and h, gives the sum over each two people of their squared number of pairs.
+    """
 
-    def rates(self, weights: Whole) -> tuple[Floats, Floats]:
-        """(R,C) rates, NaN without pairs, and the numbers of pairs."""
-        wrong, totals = self.wrong(weights), self.totals(weights)
-        return np.divide(wrong, totals, out=np.full(totals.shape, np.nan), where=totals > 0), totals
+    people: Whole
+    cells: Whole
+    totals: Callable[[int, int], Floats]
+    dyad_pairs: Callable[[int, int, Whole], Floats] | None = None
+    squares: Callable[[int, int], float] | None = None
+
+    def measure(self, g: int, h: int, at: int) -> _Measured:
+        """Measure the rate of a cell and its variance over people."""
+        totals = self.totals(g, h)
+        people = self.people[:, self.cells == at]
+        pairs = float(totals.sum()) / (1 if self.dyad_pairs is None else 2)
+        if not pairs:
+            return _Measured(np.nan, 0.0, 0.0, 0.0)
+        rate, sides = people.shape[1] / pairs, people[:1] if self.dyad_pairs is None else people
+        errors = np.bincount(sides.ravel(), minlength=len(totals)).astype(np.float64)
+        off, within = errors - rate * totals, 0.0
+        if self.dyad_pairs is not None and self.squares is not None:
+            both, times = np.unique(np.sort(people, axis=0), axis=1, return_counts=True)
+            within = float(times @ times - 2 * rate * (times @ self.dyad_pairs(g, h, both)))
+            within += rate**2 * self.squares(g, h)
+        variance = max(float(off @ off) - within, within) / pairs**2  # see `variance_over_people`
+        return _Measured(rate, pairs, variance, float(min(equal_people(errors), equal_people(totals - errors))))
 
 
-def _counter(people: Whole, cells: Whole, count: int, genuine: bool) -> Callable[[Whole], Floats]:
-    """Count listed pairs by cell; (2,K) people, (K,) cells. The person of a genuine pair counts once."""
-    from scipy.sparse import csr_array
+class _Measured(NamedTuple):
+    rate: float  # NaN without pairs
+    pairs: float
+    variance: float
+    people_in_error: float
 
-    gather = csr_array((np.ones(len(cells)), (cells, np.arange(len(cells)))), shape=(count**2, len(cells)))
 
-    def count_pairs(weights: Whole) -> Floats:
-        times = weights[:, people[0]]
-        return np.asarray((gather @ (times if genuine else times * weights[:, people[1]]).T).T)
+def _listed(people: Whole, cells: Whole, wrong: NDArray[np.bool_], count: int, genuine: bool) -> _Pairs:
+    """Pairs of (2,K) people that are listed, with (K,) cells."""
+    size = int(people.max(initial=0)) + 1
 
-    return count_pairs
+    def totals(g: int, h: int) -> Floats:
+        sides = people[:1] if genuine else people
+        return np.bincount(sides[:, cells == g * count + h].ravel(), minlength=size).astype(np.float64)
+
+    def dyads(g: int, h: int) -> tuple[Whole, Whole]:
+        low, high = np.sort(people[:, cells == g * count + h], axis=0)
+        return np.unique(low * size + high, return_counts=True)
+
+    def dyad_pairs(g: int, h: int, both: Whole) -> Floats:
+        codes, times = dyads(g, h)
+        return times[np.searchsorted(codes, both[0] * size + both[1])].astype(np.float64)
+
+    def squares(g: int, h: int) -> float:
+        return float((dyads(g, h)[1] ** 2).sum())
+
+    own = people[:, wrong], cells[wrong], totals
+    return _Pairs(*own) if genuine else _Pairs(*own, dyad_pairs, squares)
+
+
+def _all_pairs(photos: Floats, errors: Whole, cells: Whole, genuine: bool) -> _Pairs:
+    """All pairs of (n,G) photos of each person in each group."""
+    whole = photos.sum(axis=0)
+
+    def totals(g: int, h: int) -> Floats:
+        one, other = photos[:, g], photos[:, h]
+        if genuine:
+            return one * (one - 1) / 2 if g == h else one * other
+        return one * (whole[h] - other) + (other * (whole[g] - one) if g != h else 0)
+
+    def dyad_pairs(g: int, h: int, both: Whole) -> Floats:
+        one, other = photos[both[0]], photos[both[1]]
+        return np.asarray(one[:, g] * other[:, h] + (one[:, h] * other[:, g] if g != h else 0))
+
+    def squares(g: int, h: int) -> float:
+        one, other = photos[:, g], photos[:, h]
+        ordered = float((one @ one) * (other @ other) - (one**2 @ other**2))
+        return ordered / 2 if g == h else ordered + float((one @ other) ** 2 - (one**2 @ other**2))
+
+    return _Pairs(errors, cells, totals) if genuine else _Pairs(errors, cells, totals, dyad_pairs, squares)
 
 
 def _cell(groups: Whole, count: int) -> Whole:
@@ -146,7 +204,7 @@ def group_differentials(
     identities: ArrayLike | None = None,
     *,
     column: str = "group",
-    resamples: int = 1000,
+    intervals: bool = True,
     level: float = 0.95,
     seed: int = 0,
 ) -> GroupDifferentials:
@@ -159,9 +217,9 @@ def group_differentials(
         threshold: for all groups.
         identities: (N,2) number or name of the person on either photo; without, there are no intervals.
         column: what the groups are of.
-        resamples: number of bootstrap resamples of the people.
+        intervals: whether to compute them.
         level: of the intervals, in (0, 1).
-        seed: of the resamples.
+        seed: of the rates drawn for the intervals of inequality.
 
     Raises:
         InputError: not two labels per pair, fewer than two groups, see also `checked_pairs` and `numbered_people`.
@@ -181,20 +239,10 @@ def group_differentials(
     kinds = []
     for kind, wrong in ((~labels, accepted), (labels, ~accepted)):
         chosen = kind[known]
-        own, places, failed = people[known][chosen].T, cells[chosen], wrong[known][chosen]
-        count, genuine = len(found), kind is labels
-        kinds.append(
-            _Kind(
-                _counter(own[:, failed], places[failed], count, genuine),
-                _counter(own, places, count, genuine),
-                len(places),
-            )
-        )
+        kinds.append(_listed(people[known][chosen].T, cells[chosen], wrong[known][chosen], len(found), kind is labels))
     own = np.unique(np.stack([numbers.reshape(-1), people[known].reshape(-1)]), axis=1)[0]
-    members, size = np.bincount(own, minlength=len(found)), int(people.max()) + 1
-    return _differentials(
-        found, threshold, kinds, size, members, identities is not None, column, resamples, level, seed
-    )
+    members = np.bincount(own, minlength=len(found))
+    return _differentials(found, threshold, kinds, members, intervals and identities is not None, column, level, seed)
 
 
 def all_pairs_differentials(
@@ -204,7 +252,7 @@ def all_pairs_differentials(
     threshold: float,
     *,
     column: str = "group",
-    resamples: int = 1000,
+    intervals: bool = True,
     level: float = 0.95,
     seed: int = 0,
 ) -> GroupDifferentials:
@@ -216,7 +264,7 @@ def all_pairs_differentials(
         groups: (N,) label of each photo; photos labeled "" are left out.
         threshold: for all groups.
         column: see `group_differentials`, as the others.
-        resamples: likewise.
+        intervals: likewise.
         level: likewise.
         seed: likewise.
 
@@ -237,31 +285,13 @@ def all_pairs_differentials(
     accepted, counts, rejected = _error_rows(rows, people, numbers, count, checked_threshold(threshold))
     photos = np.zeros((size, count))
     np.add.at(photos, (people, numbers), 1)
-    # Unordered pairs within one group are counted twice in a product of its photos with themselves.
-    once = np.where(np.eye(count, dtype=np.bool_), 0.5, 1.0)
-
-    def within(times: Floats) -> Floats:  # (R,G,G) pairs of photos of one person, and of a photo with itself
-        return np.stack([(times * own) @ photos for own in photos.T], axis=1)
-
-    def genuine_pairs(weights: Whole) -> Floats:
-        times = weights.astype(np.float64)
-        itself = np.eye(count) * (times @ photos)[:, None]
-        return np.asarray(((within(times) - itself) * once).reshape(len(weights), -1))
-
-    def impostor_pairs(weights: Whole) -> Floats:
-        seen, times = weights @ photos, weights.astype(np.float64)
-        return np.asarray(((seen[:, :, None] * seen[:, None, :] - within(times**2)) * once).reshape(len(weights), -1))
-
-    def wrong(pairs: Whole, genuine: bool) -> Callable[[Whole], Floats]:
-        return _counter(people[pairs], _cell(numbers[pairs].T, count), count, genuine)
-
-    impostors = (lambda _: counts[None]) if accepted is None else wrong(accepted, False)
-    kinds = [
-        _Kind(impostors, impostor_pairs, 0 if accepted is None else accepted.shape[1]),
-        _Kind(wrong(rejected, True), genuine_pairs, rejected.shape[1]),
-    ]
+    kinds = []
+    for errors, genuine in ((accepted, False), (rejected, True)):
+        pairs = np.empty((2, 0), dtype=np.int64) if errors is None else errors
+        kinds.append(_all_pairs(photos, people[pairs], _cell(numbers[pairs].T, count), genuine))
     members = np.count_nonzero(photos, axis=0)
-    return _differentials(found, threshold, kinds, size, members, accepted is not None, column, resamples, level, seed)
+    known = counts if accepted is None else None
+    return _differentials(found, threshold, kinds, members, intervals and known is None, column, level, seed, known)
 
 
 def _error_rows(
@@ -289,28 +319,29 @@ def _error_rows(
 def _differentials(
     found: NDArray[np.str_],
     threshold: float,
-    kinds: list[_Kind],
-    people: int,
+    kinds: list[_Pairs],
     members: Whole,
     known: bool,
     column: str,
-    resamples: int,
     level: float,
     seed: int,
+    counts: Floats | None = None,
 ) -> GroupDifferentials:
+    """Return the rates of each cell; of (G * G,) counts of accepted impostors where these are not listed."""
     count = len(found)
     if count < 2:
         raise InputError(f"The column {column} has {count} groups: a comparison of groups needs two.")
-    rates, numbers = zip(*(kind.rates(np.ones((1, people), dtype=np.int64)) for kind in kinds), strict=True)
+    rates, numbers, variances, wrong = (np.full((2, count**2), np.nan) for _ in range(4))
+    for kind, pairs in enumerate(kinds):
+        for row in range(count):
+            for place in range(row, count):
+                at = row * count + place
+                one = pairs.measure(row, place, at)
+                rates[kind, at], numbers[kind, at], variances[kind, at], wrong[kind, at] = one
+    if counts is not None:
+        rates[0] = np.divide(counts, numbers[0], out=np.full(count**2, np.nan), where=numbers[0] > 0)
     own = np.arange(count) * (count + 1)
-    both = own[np.isfinite(rates[0][0, own]) & np.isfinite(rates[1][0, own])]
-    errors = sum(kind.errors for kind in kinds)
-    times = min(resamples, max(100, MAX_WEIGHTS // max(errors, people, 1))) if known and resamples else 0
-    drawn: list[list[Floats]] = [[np.empty((0, count**2))], [np.empty((0, count**2))]]
-    for weights in _resampled(people, times, max(errors, people), seed):
-        for kind, blocks in zip(kinds, drawn, strict=True):
-            blocks.append(kind.rates(weights)[0])
-    resampled = [np.concatenate(blocks) for blocks in drawn]
+    both = own[np.isfinite(rates[:, own]).all(axis=0)]
 
     trials = np.minimum.outer(members, members)
     # Trials where all pairs of people, or of a person, fail or none: disjoint pairs of people, and people.
@@ -318,38 +349,28 @@ def _differentials(
     sizes = np.full((2, count**2), np.nan)
 
     def interval(kind: int, at: int) -> Interval | None:
-        rate, values = float(rates[kind][0, at]), resampled[kind][:, at]
-        values = values[~np.isnan(values)]
-        if not times or len(values) < times / 2:
+        rate, most = float(rates[kind, at]), fewest[kind][at]
+        if not known:
             return None
-        variance = float(values.var())
-        most = fewest[kind][at]
-        wrong = min(min(rate, 1 - rate) ** 2 / variance, most) if variance > 0 else 0.0  # people in error, if few are
-        sizes[kind, at] = min(effective_size(rate, variance, wrong, np.ones(most)), numbers[kind][0, at])
-        return proportion_interval(rate, float(sizes[kind, at]), level, wrong)
+        people = min(float(wrong[kind, at]), most)
+        size = float(effective_size(rate, float(variances[kind, at]), people, np.ones(most)))
+        sizes[kind, at] = min(size, numbers[kind, at])
+        return proportion_interval(rate, float(sizes[kind, at]), level, people)
 
     cells = []
     for row in range(count):
         for place in range(row, count):
             at = row * count + place
             (fmr, fmr_interval), (fnmr, fnmr_interval) = (
-                (None, None) if np.isnan(rate[0, at]) else (float(rate[0, at]), interval(kind, at))
+                (None, None) if np.isnan(rate[at]) else (float(rate[at]), interval(kind, at))
                 for kind, rate in enumerate(rates)
             )
             names = str(found[row]), str(found[place])
-            pairs = [round(float(number[0, at])) for number in numbers]
-            cells.append(GroupCell(names, pairs[0], fmr, fmr_interval, pairs[1], fnmr, fnmr_interval))
+            impostors, genuine = (round(float(number[at])) for number in numbers)
+            cells.append(GroupCell(names, impostors, fmr, fmr_interval, genuine, fnmr, fnmr_interval))
     found_inequalities: tuple[Inequality, ...] = ()
     if len(both) > 1:
-        own_rates, own_sizes = np.concatenate(rates)[:, both], sizes[:, both]
+        own_sizes = sizes[:, both]
         known = bool(np.isfinite(own_sizes).all())
-        found_inequalities = inequalities(own_rates, own_sizes if known else None, level, seed)
+        found_inequalities = inequalities(rates[:, both], own_sizes if known else None, level, seed)
     return GroupDifferentials(tuple(map(str, found)), float(threshold), tuple(cells), found_inequalities, column)
-
-
-def _resampled(people: int, resamples: int, size: int, seed: int) -> Iterator[Whole]:
-    """Yield (R,n) how often each person is in each resample, in blocks."""
-    rng = np.random.default_rng(seed)
-    step = max(1, 4 * BLOCK // max(size, 1))
-    for start in range(0, resamples, step):
-        yield rng.multinomial(people, np.full(people, 1 / people), min(step, resamples - start))

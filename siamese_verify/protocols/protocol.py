@@ -293,7 +293,7 @@ class PairProtocol(Protocol):
         people, pairs, column = np.asarray(self.photos.identities), self.pairs, self.group_column
         if pairs is None:
             return all_pairs_differentials(
-                embeddings, people, self.photo_groups, threshold, column=column, resamples=resamples
+                embeddings, people, self.photo_groups, threshold, column=column, intervals=resamples > 0
             )
         sides = np.stack([pairs.left, pairs.right], axis=1)
         return group_differentials(
@@ -303,7 +303,6 @@ class PairProtocol(Protocol):
             threshold,
             people[sides] if resamples and self.identities_known else None,
             column=column,
-            resamples=resamples,
         )
 
     def count_failures(self, report: Report, rows: np.ndarray, embeddings: np.ndarray | None = None) -> Any:

@@ -40,7 +40,7 @@ def test_each_cell_has_the_rates_of_a_loop_over_its_pairs() -> None:
     rows, who, groups = photos(groups=3)
     groups[5], groups[17] = "", "young"  # one photo without a group, one of another group than the person's others
     scores, same, sides, people = listed(rows, who, groups)
-    found = group_differentials(scores, same, sides, 0.35, people, resamples=20)
+    found = group_differentials(scores, same, sides, 0.35, people)
     assert found.groups == ("adult", "old", "young")
     for cell in found.cells:
         counts = np.zeros((2, 2), dtype=int)
@@ -59,13 +59,13 @@ def test_all_pairs_of_a_set_are_the_listed_pairs() -> None:
     rows, who, groups = photos(shift=0.3)
     groups[[3, 40]] = "", "old"
     scores, same, sides, people = listed(rows, who, groups)
-    one = group_differentials(scores, same, sides, 0.3, people, resamples=50)
-    other = all_pairs_differentials(rows, who, groups, 0.3, resamples=50)
+    one = group_differentials(scores, same, sides, 0.3, people)
+    other = all_pairs_differentials(rows, who, groups, 0.3)
     for first, second in zip(one.cells, other.cells, strict=True):
         assert first[:3] == second[:3]
         assert first[4:6] == second[4:6]
         for ours, theirs in ((first.fmr_interval, second.fmr_interval), (first.fnmr_interval, second.fnmr_interval)):
-            assert ours == pytest.approx(theirs)  # of the same resamples of people
+            assert ours == pytest.approx(theirs)
     for found, again in zip(one.inequalities, other.inequalities, strict=True):
         assert found.name == again.name
         assert found.value == pytest.approx(again.value)
@@ -74,9 +74,9 @@ def test_all_pairs_of_a_set_are_the_listed_pairs() -> None:
 
 def test_more_errors_than_memory_holds_are_counted_without_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, who, groups = photos(shift=0.3)
-    whole = all_pairs_differentials(rows, who, groups, 0.1, resamples=20)
+    whole = all_pairs_differentials(rows, who, groups, 0.1)
     monkeypatch.setattr("siamese_verify.evaluation.differentials.MAX_ERRORS", 100)
-    found = all_pairs_differentials(rows, who, groups, 0.1, resamples=20)
+    found = all_pairs_differentials(rows, who, groups, 0.1)
     assert [cell[:3] + cell[4:6] for cell in found.cells] == [cell[:3] + cell[4:6] for cell in whole.cells]
     assert {cell.fmr_interval for cell in found.cells} == {None}
     assert [(one.value, one.interval) for one in found.inequalities] == [
@@ -88,7 +88,7 @@ def test_memory_does_not_grow_with_people_times_squared_groups() -> None:
     rows = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
     groups = np.array([f"g{number % 50}" for number in range(2000)])
     tracemalloc.start()
-    all_pairs_differentials(rows, np.arange(2000) // 2, groups, 0.99, resamples=10)
+    all_pairs_differentials(rows, np.arange(2000) // 2, groups, 0.99)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1000 * 50**2 * 8, "one array of (people, groups, groups)"
@@ -116,7 +116,7 @@ def test_summaries_are_their_published_formulas() -> None:
 
 
 def test_a_group_that_is_mistaken_for_itself_is_found() -> None:
-    equal, unequal = (all_pairs_differentials(*photos(90, 3, shift=shift), 0.45, resamples=300) for shift in (0, 0.8))
+    equal, unequal = (all_pairs_differentials(*photos(90, 3, shift=shift), 0.45) for shift in (0, 0.8))
     measures = {one.name: one for one in unequal.inequalities}
     assert measures["GARBE"].interval is not None
     assert measures["GARBE"].interval.low <= measures["GARBE"].value <= measures["GARBE"].interval.high
@@ -167,7 +167,7 @@ def test_without_errors_nothing_is_known_of_their_inequality() -> None:
 def test_people_decide_the_interval_and_not_pairs() -> None:
     rows, who, groups = photos(30, 4)
     scores, same, sides, people = listed(rows, who, groups)
-    over_people = group_differentials(scores, same, sides, 0.3, people, resamples=400)
+    over_people = group_differentials(scores, same, sides, 0.3, people)
     assert group_differentials(scores, same, sides, 0.3).cells[0].fmr_interval is None
     cell = over_people.cells[0]
     assert cell.fmr is not None
