@@ -276,7 +276,7 @@ def cover_everything(draw: Draw, truth: Truth, sets: int, seed: int) -> Tally:
         assert one_in is not None
         tally.note("1 in 100", *_around(one_in, 1e-2), tail.rate(hundredth))
         if truth.score is float:
-            tally.note("fewer than 1 in N", 0.0, truth.far(tail.scores[-1]), tail.at_most(tail.scores[-1]) or 1.0)
+            tally.note("at most 1 in N", 0.0, truth.far(tail.scores[-1]), tail.at_most(tail.scores[-1]) or 1.0)
         found = extrapolate(pairs, curve, TAIL_TARGETS)
         given = {point.target: point for point in (found.points if found else ())}
         for target, threshold in thresholds.items():
@@ -353,7 +353,7 @@ def cover(draw: Draw, truth: Truth, sets: int, seed: int) -> Tally:
         numbers = np.unique(people, return_inverse=True)[1].reshape(-1, 2)
         tail = ImpostorTail.from_curve(roc_curve(scores, same)).with_intervals(cluster_pairs(scores, same, numbers))
         highest = tail.scores[-1]
-        tally.note("fewer than 1 in N impostors", 0.0, truth.far(highest), tail.at_most(highest) or 1.0)
+        tally.note("at most 1 in N impostors", 0.0, truth.far(highest), tail.at_most(highest) or 1.0)
     return tally
 
 

@@ -271,14 +271,13 @@ def search_album(
     places = _places(album, found.rows[0])
     hits = []
     for row, score in zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True):
-        share = calibration.impostor_tail.at_most(score) if calibration else None
         hits.append(
             AlbumHit(
                 row,
                 *places[row],
                 score,
                 score >= limit.threshold if limit else None,
-                max(1, int(1 / (share * len(rows)))) if share else None,
+                calibration.impostor_tail.one_in(score, len(rows)) if calibration else None,
                 likelihood_ratio(calibration, score).log if calibration else None,
                 float(calibration.calibration.probability(score, prior)) if calibration and prior is not None else None,
             )

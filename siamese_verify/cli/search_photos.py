@@ -157,7 +157,7 @@ def _print(answer: AlbumAnswer, prior: float | None) -> None:
     for sentence in sentences(answer):
         print(printable(sentence))
     probability = "  probability" if prior is not None else ""
-    print(f"   score  {'seen by chance':>16}  {'likelihood ratio':>16}{probability}  photo")
+    print(f"   score  {'chance, at most':>16}  {'likelihood ratio':>16}{probability}  photo")
     for hit in answer.hits:
         chance = "" if hit.one_in is None else "often" if hit.one_in == 1 else f"1 in {hit.one_in:,}"
         ratio = "" if hit.log_likelihood_ratio is None else f"{math.exp(hit.log_likelihood_ratio):,.3g}"

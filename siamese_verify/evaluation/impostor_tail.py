@@ -138,25 +138,35 @@ class ImpostorTail:
         return far >= DECISIVE_IMPOSTORS / self.impostors  # as a product it could round
 
     def at_most(self, score: float) -> float | None:
-        """Return the high end of `interval`, without an interval `rate`; None where no impostor scored as high."""
-        interval = self.interval(score)
-        return interval.high if interval else self.rate(score) or None
+        """Return the high end of `interval`, which never rises with the score; None where no impostor scored as high.
 
-    def sentence(self, score: float) -> str:
-        """Return in words how many pairs of different people score as high; see `accepts`."""
-        accepted, interval = self.accepts(score), self.interval(score)
-        if accepted == 0 and interval is None:
+        Without an interval it is `rate`, but no less than the high end of any interval, which are of higher scores.
+        """
+        interval = self.interval(score)
+        if interval:
+            return interval.high
+        return max(self.rate(score), *(one.high for one in self.intervals if one), 0.0) or None
+
+    def one_in(self, score: float, comparisons: int = 1) -> int | None:
+        """Return the N of "at most one in N impostors scores as high", rounded down: `at_most` as a chance.
+
+        Args:
+            score: of a pair.
+            comparisons: number of pairs that it is the best of.
+        """
+        share = self.at_most(score)
+        return max(1, int(1 / (share * comparisons))) if share else None
+
+    def sentence(self, score: float, comparisons: int = 1) -> str:
+        """Return `one_in` in words; with multiple comparisons, that of two photos with multiple faces."""
+        often, pairs = self.one_in(score, comparisons), f"pairs of {'photos of ' * (comparisons > 1)}different people"
+        if often is None:
             return f"None of {self.impostors:,} pairs of different people scored this high."
-        would = "pairs of different people would score this high"
-        if accepted == 0 and interval is not None:
-            return f"Fewer than 1 in {int(1 / interval.high):,} {would} (95 % confidence)."
-        if 2 * accepted > self.impostors:
-            return f"Most {would}."
-        said = f"1 in {self.impostors // accepted:,} {would}"  # rounded down: never rarer than counted
-        if interval is None:
-            return f"{said}."
-        rarest = f"1 in {int(1 / interval.low):,}" if interval.low else "none at all"
-        return f"{said} (95 % interval: 1 in {int(1 / interval.high):,} to {rarest})."
+        if often == 1:
+            return f"Half of all {pairs} or more may score this high."
+        if self.interval(score):
+            return f"At most 1 in {often:,} {pairs} would score this high (95 % confidence)."
+        return f"1 in {often:,} {pairs} would score this high."
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""

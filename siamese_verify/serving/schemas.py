@@ -59,7 +59,7 @@ EXAMPLE_DECISION: dict[str, Any] = {
     "insufficient": False,
     "measured_on": "all pairs of LFW View 1's test people",
     "model": "sface",
-    "impostor_tail": "Fewer than 1 in 1,023,193 pairs of different people would score this high (95 % confidence).",
+    "impostor_tail": "At most 1 in 1,023,193 pairs of different people would score this high (95 % confidence).",
     "likelihood": "A score like this is at least 1,000,000 times as frequent among pairs of one person as among pairs "
     "of two people: the data can show no more.",
     "faces": [EXAMPLE_FACE, {**EXAMPLE_FACE, "name": "photo b"}],
@@ -150,7 +150,7 @@ class VerifyAnswer(DecisionAnswer):
     probability: float | None = Field(description="Probability of one person for that prior; null without one.")
     impostors: int = Field(description="Impostor pairs that the threshold was measured on.")
     measured_on: str
-    impostor_tail: str = Field("", description="How many impostor pairs score this high, in words.")
+    impostor_tail: str = Field("", description="`one_in` in words.")
     likelihood: str = Field("", description="The likelihood ratio in words.")
     faces: list[FaceAnswer]
 

@@ -93,8 +93,7 @@ class Verification:
         insufficient: fewer than ten of them decided it, so that `far` is a rough estimate.
         measured_on: data of the measurement.
         model: name that the model was loaded by.
-        impostor_tail: how many impostors would score this high, in words; empty where it was not measured or multiple
-            pairs of faces were compared.
+        impostor_tail: `one_in` in words; empty where it was not measured.
         likelihood: the likelihood ratio in words; empty without one.
         faces: of the first and the second photo.
         reasons: sentences that say why it is inconclusive.
@@ -248,7 +247,6 @@ def decide(
     warnings = _warnings(faces, limit, comparisons, raised=threshold is None)
     calibration, ratio, probability = metadata.score_calibration, None, None
     tail = calibration.impostor_tail if calibration else None
-    share = tail.at_most(score) if tail else None
     if calibration and comparisons == 1:
         ratio = likelihood_ratio(calibration, score)
         if unlike:
@@ -261,7 +259,7 @@ def decide(
         threshold=limit.threshold,
         threshold_interval=limit.interval,
         far=limit.far,
-        one_in=max(1, int(1 / (share * comparisons))) if share else None,
+        one_in=tail.one_in(score, comparisons) if tail else None,
         log_likelihood_ratio=ratio.log if ratio else None,
         probability=probability,
         prior=prior,
@@ -269,7 +267,7 @@ def decide(
         insufficient=limit.insufficient,
         measured_on=metadata.measured_on if limit.far is not None else "",
         model=metadata.name,
-        impostor_tail=tail.sentence(score) if tail and comparisons == 1 else "",
+        impostor_tail=tail.sentence(score, comparisons) if tail else "",
         likelihood=ratio.sentence() if ratio else "",
         faces=tuple(faces),
         reasons=() if decide else tuple(reasons),
@@ -286,7 +284,10 @@ def _warnings(faces: Sequence[DetectedFace], limit: DecisionThreshold, compariso
     ]
     if comparisons > 1:
         allowed = "the threshold was raised for it" if raised else "your threshold does not allow for that"
-        found.append(f"The best of {comparisons} pairs of faces was taken: {allowed}.")
+        found.append(
+            f"The best of {comparisons} pairs of faces was taken: {allowed}, and there is no likelihood ratio, which "
+            "is known of single pairs only."
+        )
     if limit.insufficient:
         found.append("Fewer than ten impostors decided the threshold: its false accept rate is a rough guess.")
     return found

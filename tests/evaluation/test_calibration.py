@@ -260,7 +260,7 @@ def test_no_impostor_scores_above_the_highest() -> None:
 
 def test_the_impostor_tail_is_given_in_words() -> None:
     tail = ImpostorTail((0.1, 0.5, 0.9, 0.95), (5000, 80, 1, 0), 10_000)
-    assert tail.sentence(0.0) == "Most pairs of different people would score this high."
+    assert tail.sentence(0.0) == "Half of all pairs of different people or more may score this high."
     assert tail.sentence(0.5) == "1 in 125 pairs of different people would score this high."
     assert tail.sentence(0.9) == "1 in 10,000 pairs of different people would score this high."
     assert tail.sentence(0.99) == "None of 10,000 pairs of different people scored this high."

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,11 +66,23 @@ def test_a_score_above_all_impostors_has_a_one_sided_bound() -> None:
     assert 3 / tail.impostors <= bound < 100 / tail.impostors  # pairs that share people are fewer than they seem
     assert (
         tail.sentence(2.0)
-        == f"Fewer than 1 in {int(1 / bound):,} pairs of different people would score this high (95 % confidence)."
+        == f"At most 1 in {int(1 / bound):,} pairs of different people would score this high (95 % confidence)."
     )
     few = calibrate(*drawn(people=10)).impostor_tail
     assert few.at_most(2.0) is not None
     assert few.at_most(2.0) > 10 * bound  # type: ignore[operator]
+
+
+def test_a_higher_score_is_never_said_to_be_more_likely_by_chance() -> None:
+    rows, who = drawn()
+    tail = calibrate(rows, who).impostor_tail
+    partly = replace(tail, intervals=(*(None for _ in tail.scores[:-30]), *tail.intervals[-30:]))
+    for known in (tail, partly):
+        said = [known.sentence(score) for score in np.linspace(-1, 1, 500)]
+        chances = [int(one.split(" in ")[1].split()[0].replace(",", "")) for one in said if " in " in one]
+        assert chances == sorted(chances)
+        assert len(set(chances)) > 20
+        assert said[0] == "Half of all pairs of different people or more may score this high."
 
 
 def test_the_interval_between_two_points_ends_at_those_of_both() -> None:

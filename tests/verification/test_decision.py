@@ -285,6 +285,8 @@ def test_the_best_of_several_pairs_is_less_rare(metadata: ModelMetadata) -> None
     one, nine = (decide(metadata, 0.5, comparisons=number, decide=True) for number in (1, 9))
     assert one.one_in is not None
     assert nine.one_in == max(1, one.one_in // 9) or nine.one_in == pytest.approx(one.one_in / 9, abs=1)
+    assert f"At most 1 in {nine.one_in:,} pairs of photos of different people" in nine.impostor_tail
+    assert "there is no likelihood ratio, which is known of single pairs only" in nine.warnings[0]
     own = decide(metadata, 0.5, threshold=0.4, comparisons=9, decide=True)
     assert own.threshold == 0.4
     assert "your threshold does not allow for that" in own.warnings[0]

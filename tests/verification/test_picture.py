@@ -52,7 +52,7 @@ def decision(same: bool | None = True, score: float = 0.7, **settings: Any) -> V
         "insufficient": False,
         "measured_on": "nobody",
         "model": "mine",
-        "impostor_tail": "1 in 5,000 pairs of different people would score this high.",
+        "impostor_tail": "At most 1 in 5,000 pairs of different people would score this high (95 % confidence).",
         "faces": (seen(), seen("photo 2")),
     }
     return Verification(**{**given, **settings})

@@ -288,7 +288,8 @@ function show(answer) {
   $("result").dataset.same = same;
   $("sign").setAttribute("d", SIGNS[same]);
   $("verdict").textContent = VERDICTS[same];
-  $("meaning").textContent = [rarity(answer), answer.likelihood].filter(Boolean).join(" ");
+  const rarity = answer.impostor_tail || "How many pairs of different people would score this high is not known for this model.";
+  $("meaning").textContent = [rarity, answer.likelihood].filter(Boolean).join(" ");
   remarks("reasons", answer.reasons);
   remarks("warnings", answer.warnings);
   facts(answer);
@@ -302,13 +303,6 @@ function show(answer) {
   draw();
   $("verdict").focus({ preventScroll: true });
   reveal($("result"));
-}
-
-function rarity(answer) {
-  const often = answer.one_in;
-  if (often === null) return "How many pairs of two people would score this high is not known for this model.";
-  if (often < 2) return "Half of all pairs of two people or more may score this high.";
-  return `Two people score this high at most once in ${whole(often)} pairs.`;
 }
 
 function remarks(id, sentences) {
