@@ -11,6 +11,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.losses.base import BatchLoss, Items, Reduction
 from siamese_verify.pairwise import Batch, Identities, Totals, row_product, unit
 from siamese_verify.pairwise.blocks import is_small
+from siamese_verify.pairwise.distances import block_product
 from siamese_verify.pairwise.log_softmax import SMALLEST_TEMPERATURE, log_sum_exp_of_others, softmax_over_others
 from siamese_verify.pairwise.tiles import as_multiplied
 from siamese_verify.structures import Pairs, Triplets
@@ -111,19 +112,19 @@ class SoftmaxObjective(BatchLoss):
     def anchor_sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(N,) sums of `nt_xent_loss` over all positives of each of N anchors, and (N,) how many positives it has."""
         if batch.own is None and len(batch.candidate_labels) > 1 and is_small(batch.candidate_labels):
-            return self._plain_sums(unit(batch.candidates), batch.labels, batch.candidate_labels)
+            return self._plain_sums(block_product(unit(batch.candidates), len(batch.labels)), batch)
         labels, own = (batch.labels, batch.reference_labels), batch.anchors
         log_sum, positive, count = softmax_over_others(
             unit(batch.embeddings), unit(batch.references), labels, self.temperature, batch.own, batch.factors
         )
         return nt_xent_loss(positive[own], count[own] * log_sum[own]), count[own]
 
-    def _plain_sums(self, candidates: Tensor, labels: Tensor, candidate_labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `anchor_sums`, by the matrix of logits of unit rows."""
-        logits = (candidates[: len(labels)] / self.temperature) @ candidates.T  # (B,B+R)
-        genuine = (labels[:, None] == candidate_labels).fill_diagonal_(False).to(logits.dtype)
-        probability = logits.fill_diagonal_(LOWEST).log_softmax(dim=1)
-        return -torch.linalg.vecdot(probability, genuine), genuine.sum(dim=1)
+    def _plain_sums(self, cosines: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As `anchor_sums`, by (B, B + R) cosines."""
+        genuine = (batch.labels[:, None] == batch.candidate_labels).fill_diagonal_(False).to(cosines.dtype)
+        itself = torch.eye(*cosines.shape, dtype=torch.bool, device=cosines.device)
+        logits = (cosines / self.temperature).masked_fill_(itself, LOWEST)  # fill_diagonal_ has a slow backward pass
+        return -torch.linalg.vecdot(logits.log_softmax(dim=1), genuine), genuine.sum(dim=1)
 
     def extra_repr(self) -> str:
         """Parameters for `print(module)`."""
@@ -151,8 +152,9 @@ class NTXentLoss(SoftmaxObjective):
 
     def sum_all(self, batch: Batch) -> Totals:
         """Sum over all ordered positive pairs."""
-        losses, count = self.anchor_sums(batch)
-        return Totals(losses.sum(), count.sum(), count.sum() if len(batch.candidate_labels) > 2 else 0)
+        losses, positives = self.anchor_sums(batch)
+        count = positives.sum()
+        return Totals(losses.sum(), count, count if len(batch.candidate_labels) > 2 else 0)
 
 
 class SupConLoss(SoftmaxObjective):

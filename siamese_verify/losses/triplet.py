@@ -72,7 +72,7 @@ class TripletLoss(BatchLoss):
         anchor, others = torch.cat([triplets.anchor] * 2), torch.cat([triplets.positive, triplets.negative])
         metric: Metric = "squared" if self.squared else "euclidean"
         distance = row_distance(batch.embeddings, batch.candidates, anchor, others, metric)
-        losses = self._loss(*distance.tensor_split(2))
+        losses = self._loss(*distance.chunk(2))
         return Items(losses, torch.ones_like(losses, dtype=torch.bool)) if self.soft else Items.from_losses(losses)
 
     def sum_all(self, batch: Batch) -> Totals:

@@ -76,7 +76,7 @@ def check_batch(
     """
     check_rows(embeddings, labels, "embeddings", "labels")
     if references is None:
-        references, reference_labels = embeddings[:0].detach(), labels[:0]
+        references, reference_labels = embeddings.new_empty(0, embeddings.shape[1]), labels.new_empty(0)
     elif reference_labels is None:
         raise InputError(f"{len(references)} references came without reference_labels: give one label for each.")
     else:

@@ -46,13 +46,20 @@ def row_distance(
         directions = unit(embeddings)
         others = directions if candidates is embeddings else unit(candidates)
         return (1 - row_product(directions, others, rows, columns)).clamp(min=0)  # rounding may leave -1e-7
-    distance: Tensor = _RowDistance.apply(embeddings, candidates, rows, columns, metric == "squared")
+    distinct = None if candidates is embeddings else candidates
+    distance: Tensor = _RowDistance.apply(embeddings, distinct, rows, columns, metric == "squared")
     return distance
 
 
 def row_product(embeddings: Tensor, candidates: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(M,) inner products of listed pairs of rows; arguments as in `row_distance`."""
     product: Tensor = _RowProduct.apply(embeddings, candidates, rows, columns)
+    return product
+
+
+def block_product(candidates: Tensor, count: int) -> Tensor:
+    """(count, C) inner products of the first of (C, D) candidates with all of them."""
+    product: Tensor = _BlockProduct.apply(candidates, count)
     return product
 
 
@@ -167,21 +174,28 @@ class _Unit(torch.autograd.Function):
 class _RowDistance(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, embeddings: Tensor, candidates: Tensor, rows: Tensor, columns: Tensor, squared: bool
+        ctx: Any, embeddings: Tensor, candidates: Tensor | None, rows: Tensor, columns: Tensor, squared: bool
     ) -> Tensor:
-        distance = listed_distance(embeddings, candidates, rows, columns)
-        ctx.save_for_backward(embeddings, candidates, rows, columns, distance)
+        others, difference = embeddings if candidates is None else candidates, None
+        if len(rows) * embeddings.shape[1] <= GATHERED:  # so few that they may wait for the backward pass
+            difference = differences(embeddings, others, rows, columns)
+            distance: Tensor = torch.linalg.vector_norm(difference, dim=1)
+        else:
+            distance = listed_distance(embeddings, others, rows, columns)
+        ctx.save_for_backward(embeddings, candidates, rows, columns, distance, difference)
         ctx.squared = squared
         return distance.square() if squared else distance
 
     @staticmethod
     @first_order
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        embeddings, candidates, rows, columns, distance = ctx.saved_tensors
-        weight = 2 * slope if ctx.squared else torch.where(distance > 0, slope / distance, 0)
+        embeddings, candidates, rows, columns, distance, difference = ctx.saved_tensors
+        weight = 2 * slope if ctx.squared else (slope / distance).masked_fill_(distance == 0, 0)
         to_rows = torch.zeros_like(embeddings) if ctx.needs_input_grad[0] else None
         to_columns = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
-        add_differences(to_rows, to_columns, embeddings, candidates, rows, columns, weight)
+        itself = candidates is None
+        ends = (to_rows, to_rows, embeddings, embeddings) if itself else (to_rows, to_columns, embeddings, candidates)
+        add_differences(*ends, rows, columns, weight, difference)
         return to_rows, to_columns, None, None, None
 
 
@@ -207,6 +221,23 @@ class _RowProduct(torch.autograd.Function):
                 for part in chunks(len(rows), target):
                     gradient.index_add_(0, to[part], source.index_select(0, of[part]).mul_(slope[part, None]))
         return *gradients, None, None
+
+
+class _BlockProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, candidates: Tensor, count: int) -> Tensor:
+        ctx.save_for_backward(candidates)
+        return candidates[:count] @ candidates.T
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        (candidates,) = ctx.saved_tensors
+        if len(slope) == len(candidates):  # by symmetry one product suffices
+            return (slope + slope.T) @ candidates, None
+        gradient = slope.T @ candidates[: len(slope)]
+        gradient[: len(slope)].addmm_(slope, candidates)
+        return gradient, None
 
 
 class _BlockDistance(torch.autograd.Function):
@@ -265,9 +296,14 @@ def listed_distance(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor) 
     """(M,) Euclidean distances of listed pairs, from differences; not differentiable."""
     distance = left.new_empty(len(rows))
     for part in chunks(len(rows), left):
-        difference = left.index_select(0, rows[part]).sub_(right.index_select(0, columns[part]))  # (m,D)
+        difference = differences(left, right, rows[part], columns[part])
         torch.linalg.vector_norm(difference, dim=1, out=distance[part])
     return distance
+
+
+def differences(left: Tensor, right: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(M, D) differences of listed pairs."""
+    return left.index_select(0, rows).sub_(right.index_select(0, columns))
 
 
 def add_differences(
@@ -278,11 +314,13 @@ def add_differences(
     rows: Tensor,
     columns: Tensor,
     weight: Tensor,
+    kept: Tensor | None = None,
 ) -> None:
-    """Add the differences of listed pairs, times (M,) weights, to the gradient of either end."""
+    """Add the differences of listed pairs, `kept` or computed, times (M,) weights, to the gradient of either end."""
     for part in chunks(len(rows), left):
-        pull = left.index_select(0, rows[part]).sub_(right.index_select(0, columns[part])).mul_(weight[part, None])
+        row, column = rows[part], columns[part]
+        pull = (differences(left, right, row, column) if kept is None else kept) * weight[part, None]
         if to_left is not None:
-            to_left.index_add_(0, rows[part], pull)
+            to_left.index_add_(0, row, pull)
         if to_right is not None:
-            to_right.index_add_(0, columns[part], pull, alpha=-1)
+            to_right.index_add_(0, column, pull, alpha=-1)

@@ -104,6 +104,6 @@ def nearest_beyond_positives(
         exact = exact_distance(compared, anchor, torch.cat([positive.index_select(0, doubtful), other]), squared)
         nearest, value = exact.index_select(0, number), exact[len(doubtful) :]
         within = places((value > nearest) & (value < nearest + margin))
-        near = (field.index_select(0, within) for field in (number, other, value))
-        column.index_copy_(0, doubtful, first_best(*near, len(doubtful)))
+        number, other, value = (field.index_select(0, within) for field in (number, other, value))
+        column.index_copy_(0, doubtful, first_best(number, other, value, len(doubtful)))
     return row, positive, column

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.pairwise import Metric, block_distance, row_distance, row_product, unit
-from siamese_verify.pairwise.distances import has_exact_products
+from siamese_verify.pairwise.distances import block_product, has_exact_products
 
 
 def rows(count: int, size: int = 5, seed: int = 0) -> Tensor:
@@ -74,6 +74,13 @@ def test_products_of_rows_and_their_gradient() -> None:
     torch.testing.assert_close(row_product(left, right, ROW, COLUMN), (left[ROW] * right[COLUMN]).sum(1))
     assert torch.autograd.gradcheck(lambda a, b: row_product(a, b, ROW, COLUMN), (left, right))
     assert torch.autograd.gradcheck(lambda a: row_product(a, a, ROW, COLUMN), left)
+
+
+@pytest.mark.parametrize("count", [0, 2, 6])
+def test_products_of_the_first_rows_with_all_and_their_gradient(count: int) -> None:
+    z = rows(6).requires_grad_()
+    torch.testing.assert_close(block_product(z, count), (z[:count, None] * z).sum(2))
+    assert torch.autograd.gradcheck(lambda a: block_product(a, count), z)
 
 
 def test_unit_rows_have_length_one_and_the_right_gradient() -> None:
