@@ -484,15 +484,19 @@ def test_people_are_shown_to_nobody_without_the_whole_address(
     assert page.locator(".person").count() == 0
 
 
+FACES = [SHARED / f"data/lfw/lfw-deepfunneled/George_W_Bush/George_W_Bush_000{number}.jpg" for number in (1, 2)]
+WEIGHTS = SHARED / "weights"
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not FACES[0].is_file() or not (WEIGHTS / "checkpoints/20180408-102900-casia-webface.pt").is_file(),
+    reason="needs casia-webface's weights in ../shared/weights and LFW in ../shared/data/lfw",
+)
 def test_real_faces_are_boxed(opened: Callable[..., Page], tmp_path: Path) -> None:
-    faces = [SHARED / f"data/lfw/lfw-deepfunneled/George_W_Bush/George_W_Bush_000{number}.jpg" for number in (1, 2)]
-    weights = SHARED / "weights"
-    if not faces[0].is_file() or not (weights / "checkpoints/20180408-102900-casia-webface.pt").is_file():
-        pytest.skip("needs casia-webface's weights in ../shared/weights and LFW in ../shared/data/lfw")
     command = ["-m", "siamese_verify.cli.main", "serve", "--model", "casia-webface", "--port", "0"]
-    for url in started(command, TORCH_HOME=str(weights)):
+    for url in started(command, TORCH_HOME=str(WEIGHTS)):
         page = opened(url)
-        assert compare(page, *faces) == "The same person"
+        assert compare(page, *FACES) == "The same person"
         assert page.locator("svg.marks .box").count() == 2
         page.screenshot(path=tmp_path / "real.png", full_page=True)
