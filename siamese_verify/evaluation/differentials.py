@@ -160,7 +160,7 @@ def _listed(people: Whole, cells: Whole, wrong: NDArray[np.bool_], count: int, g
 
     def dyad_pairs(g: int, h: int, both: Whole) -> Floats:
         codes, times = dyads(g, h)
-        return times[np.searchsorted(codes, both[0] * size + both[1])].astype(np.float64)
+        return np.asarray(times[np.searchsorted(codes, both[0] * size + both[1])].astype(np.float64))
 
     def squares(g: int, h: int) -> float:
         return float((dyads(g, h)[1] ** 2).sum())
@@ -177,7 +177,7 @@ def _all_pairs(photos: Floats, errors: Whole, cells: Whole, genuine: bool) -> _P
         one, other = photos[:, g], photos[:, h]
         if genuine:
             return one * (one - 1) / 2 if g == h else one * other
-        return one * (whole[h] - other) + (other * (whole[g] - one) if g != h else 0)
+        return np.asarray(one * (whole[h] - other) + (other * (whole[g] - one) if g != h else 0))
 
     def dyad_pairs(g: int, h: int, both: Whole) -> Floats:
         one, other = photos[both[0]], photos[both[1]]
