@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +44,29 @@ class Raising(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         raise self.error
+
+
+class OwnLoss(nn.Module):
+    """A loss of embeddings and labels, which returns what `change` makes of the spread of each identity.
+
+    Args:
+        change: applied to the (P,) mean distances of rows from the mean row of their identity.
+    """
+
+    def __init__(self, change: Callable[[Tensor], object] = torch.Tensor.mean) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> object:
+        groups = [embeddings[labels == label] for label in {*labels.tolist()}]
+        return self.change(torch.stack([(rows - rows.mean(0)).norm(dim=1).mean() for rows in groups]))
+
+
+class WeightedLoss(nn.Module):
+    """A loss that training cannot call."""
+
+    def forward(self, embeddings: Tensor, labels: Tensor, tuples: object, weights: Tensor) -> Tensor:
+        return (embeddings * weights).sum()
 
 
 class Undecided(nn.Module):

@@ -27,7 +27,7 @@ from siamese_verify.data.datamodule import check_device, check_views
 from siamese_verify.data.identity_split import check_labeled, check_share
 from siamese_verify.encoders import Encoder, check_encoder
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import refuse_miner
+from siamese_verify.losses.base import refuse_miner, taken_tuples
 from siamese_verify.methods import Method
 from siamese_verify.models import code_of_others, load_checkpoint
 from siamese_verify.samplers import PairSampler, TripletSampler
@@ -306,7 +306,7 @@ def check_loss(cfg: DictConfig) -> None:
         raise InputError("Weights that ranks share are not averaged: leave out callbacks=ema or loss.sharded=true.")
     loss, sampler = instantiate(cfg.loss, _partial_=True).func, instantiate(cfg.sampler).func
     sampled = Pairs if sampler is PairSampler else Triplets if sampler is TripletSampler else None
-    accepted = getattr(loss, "takes", None)
+    accepted = taken_tuples(loss)
     if sampled and accepted is not None:
         single_pairs = sampled is Pairs and getattr(loss, "needs_negatives", False)
         if sampled not in accepted or single_pairs:

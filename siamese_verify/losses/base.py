@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -289,12 +290,36 @@ def own_tuples(batch: Batch, tuples: Pairs | Triplets | None, directed: bool = F
 
 def refuse_miner(loss: type[nn.Module], miner: object) -> None:
     """Raise InputError for a miner whose tuples a loss does not take; losses of other libraries say so themselves."""
-    taken, kind = getattr(loss, "takes", None), kind_of(miner)
+    taken, kind = taken_tuples(loss), kind_of(miner)
     if taken is None or kind is None or issubclass(kind, taken):
         return
     instead = getattr(loss, "instead", "set miner=none")
     raise InputError(
         f"{loss.__name__} takes no {kind.__name__.lower()}, which {type(miner).__name__} chooses: {instead}."
+    )
+
+
+def taken_tuples(loss: Any) -> tuple[type[Pairs | Triplets], ...] | None:
+    """What a loss, or its class, accepts as tuples; None for a loss of others that takes some, which is not asked.
+
+    Raises:
+        InputError: a loss of others can be called neither as `loss(embeddings, labels)` nor with tuples as well.
+    """
+    own: tuple[type[Pairs | Triplets], ...] | None = getattr(loss, "takes", None)
+    kind = loss if inspect.isclass(loss) else type(loss)
+    if own is not None or (inspect.isroutine(loss) and not inspect.isclass(loss)):  # a function that makes the loss
+        return own
+    signature = inspect.signature(getattr(kind, "forward", kind.__call__))
+    for tuples, taken in (((None,), None), ((), ())):
+        try:
+            signature.bind(loss, None, None, *tuples)
+            return taken
+        except TypeError:
+            continue
+    names = ", ".join([*signature.parameters][1:]) or "nothing"
+    raise InputError(
+        f"{kind.__name__} takes {names}, but training gives a loss embeddings and labels, and tuples if it takes three "
+        "arguments: give further ones a default."
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from siamese_verify.errors import InputError
+from siamese_verify.losses.base import taken_tuples
 from siamese_verify.pairwise import both_directions
 from siamese_verify.structures import Pairs, Triplets
 from siamese_verify.training.distributed import gather_batch, gather_tuples
@@ -24,11 +26,14 @@ def loss_over_ranks(
     libraries all on each rank.
 
     Args:
-        loss: of ours, or of another library.
+        loss: of ours, or of others, called as `loss(embeddings, labels)` if it takes no tuples.
         miner: chooses tuples where there are none; None leaves all of them to the loss.
         embeddings: (N,D) of this rank.
         labels: (N,) of them.
         tuples: of them.
+
+    Raises:
+        InputError: tuples for a loss that takes none; a loss of others that does not return one number with a gradient.
     """
     own = slice(0, len(labels))  # rows of this rank
     if getattr(loss, "compares_rows", True) and (tuples is None or not hasattr(loss, "measure")):
@@ -41,7 +46,30 @@ def loss_over_ranks(
     if shared:
         value, fraction_nonzero = loss.measure(embeddings, labels, tuples, **shared)
         return value, fraction_nonzero
-    return loss(embeddings, labels, pml_tuples(tuples, len(labels))), None
+    return call_others(loss, embeddings, labels, tuples), None
+
+
+def call_others(loss: Any, embeddings: Tensor, labels: Tensor, tuples: Pairs | Triplets | None) -> Tensor:
+    """Loss of others of a batch, called with tuples if it takes some; errors as in `loss_over_ranks`."""
+    name = type(loss).__name__
+    if taken_tuples(loss) is None:
+        value = loss(embeddings, labels, pml_tuples(tuples, len(labels)))
+    elif tuples is None:
+        value = loss(embeddings, labels)
+    else:
+        raise InputError(
+            f"{name} takes no tuples, but was given {len(tuples[0])}: set miner=none and sampler=identity."
+        )
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise InputError(
+            f"{name} returned {given}, but the loss must return one number: a tensor, such as .mean() gives."
+        )
+    if embeddings.requires_grad and not value.requires_grad:
+        raise InputError(
+            f"{name} returned a number without a gradient: compute it from the embeddings, without detach()."
+        )
+    return value
 
 
 def pml_tuples(tuples: Pairs | Triplets | None, rows: int) -> tuple[Tensor, ...] | None:

@@ -40,8 +40,9 @@ class VerificationModule(pl.LightningModule):
 
     Args:
         encoder: (N,3,S,S) uint8 images -> (N,D) embeddings. For a loss that `needs_norms` it stops normalizing them.
-        loss: called as `loss(embeddings, labels, tuples)`; its parameters are trained too. Losses of other libraries
-            get tuples as the miners of pytorch-metric-learning return them. None for a method with its own objective.
+        loss: called as `loss(embeddings, labels, tuples)`; its parameters are trained too. Losses of others get tuples
+            as the miners of pytorch-metric-learning return them, and are called as `loss(embeddings, labels)` if they
+            take no third argument; they return one number. None for a method with its own objective.
         miner: chooses tuples for batches without; None leaves all of them to the loss.
         optimizer: makes the optimizer from parameter groups; on a GPU fused, if it takes `fused`.
         scheduler: makes the scheduler from the optimizer and the number of steps; None keeps the learning rate.

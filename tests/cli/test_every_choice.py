@@ -32,6 +32,7 @@ from tests.cli.conftest import CHOICES
 
 Configured = Callable[..., DictConfig]
 
+OWN = "loss=nt_xent ~loss.temperature ~loss.reduction loss._target_=tests.own_networks"
 REFUSING = {
     "ada_face",
     "arc_face",
@@ -114,6 +115,8 @@ def test_a_memory_takes_its_objective_and_its_miner_from_the_command_line(
         ("loss=sup_con sampler=pairs", "SupConLoss cannot use the tuples of PairSampler"),
         ("loss=triplet sampler=pairs", "TripletLoss cannot use the tuples of PairSampler"),
         ("loss=magnet sampler=triplets", "MagnetLoss cannot use the tuples of TripletSampler"),
+        (f"{OWN}.OwnLoss sampler=pairs", "OwnLoss cannot use the tuples of PairSampler: set sampler=identity."),
+        (f"{OWN}.WeightedLoss", "WeightedLoss takes embeddings, labels, tuples, weights, but training"),
         ("loss=contrastive sampler=pairs miner=batch_hard", "PairSampler gives pairs itself, of which BatchHard would"),
     ],
 )

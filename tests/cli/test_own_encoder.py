@@ -56,7 +56,8 @@ def own_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_shows_its_files() -> None:
-    assert set(FILES) == {"my_network.py", "my_conf/encoder/mine.yaml", "my_conf/data/mine.yaml"}
+    configs = {f"my_conf/{group}/mine.yaml" for group in ("encoder", "data", "loss")}
+    assert set(FILES) == {"my_network.py", "my_loss.py", *configs}
 
 
 def test_a_run_with_configs_of_ones_own_is_evaluated_where_its_class_is_not(own_run: Path, command: Command) -> None:

@@ -32,6 +32,7 @@ from siamese_verify.miners import AllPairs, BatchHard, SemiHard
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training import VerificationModule, one_cycle
 from siamese_verify.training.loss_over_ranks import Miner
+from tests.own_networks import OwnLoss
 
 ADAM = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
 Schedule = Callable[[torch.optim.Optimizer, int], LRScheduler]
@@ -219,6 +220,32 @@ def test_a_loss_without_items_trains_and_logs_no_fraction_nonzero(tmp_path: Path
     trainer = fit(module, [batch(seed=number) for number in range(10)], tmp_path)
     assert not all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
     assert set(trainer.callback_metrics) == FIGURES - {"train/fraction_nonzero"}
+
+
+def test_a_loss_of_embeddings_and_labels_trains(tmp_path: Path) -> None:
+    module = VerificationModule(encoder(), OwnLoss(), None, partial(torch.optim.SGD, lr=0.01))
+    expected = OwnLoss()(module(batch().images), batch().labels)
+    trainer = fit(module, [batch()], tmp_path)
+    assert trainer.callback_metrics["train/loss"] == pytest.approx(float(expected.detach()))
+    with pytest.raises(InputError, match="OwnLoss takes no triplets, which BatchHard chooses: set miner=none"):
+        VerificationModule(encoder(), OwnLoss(), BatchHard(), ADAM)
+    chosen = Pairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([True]))
+    with pytest.raises(InputError, match="OwnLoss takes no tuples, but was given 1: set miner=none and sampler"):
+        module.compare(module(batch().images), batch().labels, chosen)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (torch.clone, r"OwnLoss returned a tensor of shape \(3,\), but the loss must return one number"),
+        (lambda losses: losses.mean().item(), "OwnLoss returned a float, but the loss must return one number"),
+        (lambda losses: losses.mean().detach(), "OwnLoss returned a number without a gradient"),
+    ],
+    ids=["several numbers", "a float", "no gradient"],
+)
+def test_a_loss_that_returns_no_number_to_train_by_is_named(change: Any, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=sentence):
+        fit(VerificationModule(encoder(), OwnLoss(change), None, ADAM), [batch()], tmp_path)
 
 
 def test_the_last_validation_is_the_report_on_all_its_embeddings(tmp_path: Path) -> None:
