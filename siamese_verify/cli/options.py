@@ -156,5 +156,6 @@ def print_undecided(error: NoDecision, as_json: bool, keys: Iterable[str] = ()) 
 
     if as_json:
         print(json.dumps(undecided(error, keys)))
-    print(f"No decision: {printable(error)}", file=sys.stderr)
+    way_out = " Or choose a face by --on-multiple-faces." if error.reason == "multiple_faces" else ""
+    print(f"No decision: {printable(error)}{way_out}", file=sys.stderr)
     return NO_DECISION

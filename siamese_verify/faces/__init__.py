@@ -13,7 +13,7 @@ from siamese_verify.faces.finder import (
     check_on_multiple_faces,
     check_select_one_face,
 )
-from siamese_verify.faces.photo import Photo, open_photo, reduced
+from siamese_verify.faces.photo import NotAPhoto, Photo, open_photo, reduced
 from siamese_verify.faces.quality import Quality, quality_of, quality_scores, ranges_of, sharpness
 from siamese_verify.faces.rotation import rotate_photo, rotated_size
 
@@ -25,6 +25,7 @@ __all__ = [
     "FaceFinder",
     "FaceSearch",
     "Mtcnn",
+    "NotAPhoto",
     "OnMultipleFaces",
     "Photo",
     "Quality",

@@ -34,6 +34,10 @@ LARGE = threading.Lock()  # photos of more than a sixteenth of the memory are de
 Photo = str | Path | bytes | bytearray | memoryview | BinaryIO | np.ndarray | Image.Image
 
 
+class NotAPhoto(InputError):
+    """A value is of a type that holds no photo: an error of the program, not of a photo."""
+
+
 class TooManyPixels(InputError):
     """A photo is larger than what may be decoded."""
 
@@ -74,8 +78,8 @@ def open_photo(
     pixels are white. Of several pictures in a file the first is decoded.
 
     Args:
-        source: a path, the bytes of an image file, a binary file object, an (H,W,3) or (H,W) uint8 RGB array, or a PIL
-            image.
+        source: a path, the bytes of an image file, a binary file object, an (H,W,3) RGB or (H,W) gray uint8 array, or a
+            PIL image.
         name: of the photo in errors; by default its path.
         max_pixels: that it may have, up to `limits.max_pixels`.
         formats: of files that are read, some of `FORMATS`.
@@ -85,6 +89,7 @@ def open_photo(
         RGB image, rotated upright by its EXIF orientation.
 
     Raises:
+        NotAPhoto: it is nothing of these.
         TooManyPixels: it has more pixels than `max_pixels`, or more than its format can have in the memory allowed.
         InputError: the file is missing, not an image of these formats, damaged, empty, fully transparent, larger than
             `limits.max_bytes`, or would cost more to decode than any photo; or it is HEIC and its package is missing.
@@ -136,7 +141,7 @@ class _Decoder:
 
     def from_array(self, array: np.ndarray) -> Image.Image:
         if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-            raise InputError(
+            raise NotAPhoto(
                 f"An array must be (H, W, 3) or (H, W) uint8, {self.name} is {array.shape} {array.dtype}: convert it."
             )
         if not array.size:
@@ -172,7 +177,10 @@ class _Decoder:
             content = self.read_file(source)
         else:
             kind = "None" if source is None else type(source).__name__
-            raise InputError(f"A photo is a path, bytes, a file, an array or a PIL image, {self.name} is {kind}.")
+            way_out = ": give an (H, W, 3) uint8 array, by .numpy()" if hasattr(source, "numpy") else ""
+            raise NotAPhoto(
+                f"A photo is a path, bytes, a file, an array or a PIL image, {self.name} is {kind}{way_out}."
+            )
         if len(content) > limit:
             raise too_large(self.name, len(content), limit)
         return content
@@ -180,7 +188,7 @@ class _Decoder:
     def read_file(self, file: IO[bytes]) -> bytes:
         """Read a file object from its position and seek back: the photo may be opened again, to be drawn."""
         if getattr(file, "closed", False):
-            raise InputError(f"{self.name} is a closed file: give it while it is open, or its path.")
+            raise NotAPhoto(f"{self.name} is a closed file: give it while it is open, or its path.")
         start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
         content = bytearray()
         while len(content) <= self.limits.max_bytes:
@@ -192,7 +200,7 @@ class _Decoder:
             except (OSError, ValueError) as error:
                 raise InputError(f"{self.name} cannot be read: {_one_line(error)}.") from None
             if isinstance(part, str):
-                raise InputError(f'{self.name} is a file that gives text: open it with mode "rb".')
+                raise NotAPhoto(f'{self.name} is a file that gives text: open it with mode "rb".')
             if not part:
                 if start is not None:
                     file.seek(start)
@@ -202,6 +210,8 @@ class _Decoder:
 
     def decode(self, content: bytes) -> Image.Image:
         """Decode a file, in a process of its own where its header does not bound the work."""
+        if not content:
+            raise InputError(f"{self.name} is empty: it has no bytes.")
         kind = format_of(content)
         if kind is None or kind not in self.formats:
             raise self.unreadable()

@@ -20,6 +20,7 @@ from siamese_verify.faces import (
     FaceDetector,
     FaceFinder,
     FaceSearch,
+    NotAPhoto,
     OnMultipleFaces,
     Photo,
     SelectedFace,
@@ -162,7 +163,8 @@ class Verifier:
         """Decide whether two photos show the same person.
 
         Args:
-            a: a path, the bytes of an image file, an (H,W,3) uint8 array or a PIL image.
+            a: a path, the bytes of an image file, an (H,W,3) uint8 RGB array or a PIL image. OpenCV's arrays are BGR,
+                which is not noticed: give `array[:, :, ::-1]`.
             b: likewise.
             far: false accept rate to operate at; by default the strictest that enough impostors were measured for.
             threshold: used instead of a measured one, in [-1, 1].
@@ -173,7 +175,8 @@ class Verifier:
         Raises:
             NoDecision: a photo is unreadable, has no face, has multiple faces and `on_multiple_faces` is `error`, or
                 was refused by the liveness hook.
-            InputError: no threshold was measured for the model or for this rate, or a value is out of range.
+            InputError: no threshold was measured for the model or for this rate, or a value is out of range or of a
+                wrong type.
         """
         options = DecisionOptions(far=far, threshold=threshold, prior=prior, decide=decide)
         self.check(**options)  # before any photo is opened
@@ -189,7 +192,11 @@ class Verifier:
 
         with ThreadPoolExecutor(2) as pool:  # decoding, detection and embedding release the GIL for most of their time
             names = (_photo_name(a, "photo 1"), _photo_name(b, "photo 2"))
-            (left, left_rows), (right, right_rows) = pool.map(embedded, (a, b), names, spent)
+            both = [pool.submit(embedded, *one) for one in zip((a, b), names, spent, strict=True)]
+        errors = [error for one in both if isinstance(error := one.exception(), NoDecision)]
+        if len(errors) > 1:
+            raise NoDecision(" ".join(dict.fromkeys(map(str, errors))), errors[0].reason)
+        (left, left_rows), (right, right_rows) = (one.result() for one in both)
         milliseconds = {stage: max(one.get(stage, 0.0) for one in spent) for stage in {**spent[0], **spent[1]}}
         return self.compare(left, left_rows, right, right_rows, milliseconds=milliseconds, **options)
 
@@ -238,6 +245,8 @@ class Verifier:
         try:
             with timed(milliseconds, "read"):
                 image = photo if opened and isinstance(photo, Image.Image) else open_photo(photo, name)
+        except NotAPhoto:
+            raise
         except InputError as error:
             raise NoDecision(str(error), "unreadable_photo") from None
         selected: Sequence[SelectedFace | None] = [None]

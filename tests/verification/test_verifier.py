@@ -5,7 +5,7 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -185,6 +185,29 @@ def test_a_missing_file_is_no_decision_and_named(photos: list[Path], tmp_path: P
 def test_bytes_that_cannot_be_read_are_named_by_their_place(photos: list[Path]) -> None:
     with pytest.raises(NoDecision, match="photo 2"):
         verifier().verify(photos[0], b"nothing")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "photo 2 is None"),
+        (torch.zeros(3, 9, 9), r"photo 2 is Tensor: give an \(H, W, 3\) uint8 array, by .numpy"),
+        (np.zeros((9, 9, 3), np.float32), "An array must be"),
+        (io.StringIO("text"), "file that gives text"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_an_error_of_the_program(photos: list[Path], value: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said) as error:
+        verifier().verify(photos[0], value)
+    assert not isinstance(error.value, NoDecision)
+    with pytest.raises(InputError):
+        verifier().embed([value], on_error="skip")
+
+
+def test_both_photos_without_a_face_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(NoDecision, match=r"empty\.jpg is empty: it has no bytes\. There is no file nowhere\.jpg\."):
+        verifier().verify(tmp_path / "empty.jpg", "nowhere.jpg")
 
 
 @pytest.mark.parametrize("photo", [np.full((200, 200, 3), 90, np.uint8), np.zeros((5, 5, 3), np.uint8)])
