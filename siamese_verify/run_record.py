@@ -37,8 +37,8 @@ class RunRecord:
         started: ISO 8601 time.
         seconds: that it has run, over all its starts.
         working_folder: that relative paths of the configuration start from.
-        metrics: of the epoch whose weights are bundled, by their names in the loggers, and its `epoch`.
-        history: epoch, step and metrics of each validation.
+        metrics: of the epoch whose weights are bundled, by their names in the loggers, and its `epoch`, from 0.
+        history: epoch from 0, step and metrics of each validation.
         pruned: whether the search that it is a trial of gave it up; it then has neither bundle nor test results.
         test: by the name of a protocol: the metric that stands for it, its interval and others.
         versions: of the software.
@@ -71,6 +71,12 @@ class RunRecord:
     lfw_category: str = ""
     configuration: dict[str, Any] = field(default_factory=dict)
     written: float = field(default=0.0, compare=False)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Number of the epoch whose weights are bundled, from 1 as people count; None without a validation."""
+        epoch = self.metrics.get("epoch")
+        return None if epoch is None else int(epoch) + 1
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:

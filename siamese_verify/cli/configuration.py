@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import pkgutil
 import re
+import shutil
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
+from contextlib import suppress
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -17,10 +20,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from siamese_verify.cli.run_metadata import PACKAGE
-from siamese_verify.cli.user_errors import library_of, report_user_errors
+from siamese_verify.cli.user_errors import EXIT_USER_ERROR, library_of, report_user_errors
 from siamese_verify.errors import InputError
 from siamese_verify.models.metadata import code_of_others
-from siamese_verify.run_record import has_plain_interpolations
+from siamese_verify.run_record import RECORD, has_plain_interpolations
 
 if TYPE_CHECKING:
     from siamese_verify.encoders import Encoder
@@ -50,7 +53,7 @@ def hydra_command(
 
     def decorate(main: Callable[[DictConfig], R]) -> Callable[[], R]:
         # Reported inside as well: there the configuration is known, and a missing value is named by its setting.
-        reported = report_user_errors(main)
+        reported = discard_failed(report_user_errors(main))
         run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(
             task(reported) if task else reported
         )
@@ -71,6 +74,44 @@ def hydra_command(
         return compose_and_run
 
     return decorate
+
+
+def discard_failed(main: Callable[[DictConfig], R]) -> Callable[[DictConfig], R]:
+    """Decorate a command: of a mistake that ends it before it has left anything, no folder named by the time remains.
+
+    A folder that the command line names keeps the record of the failure, and so does a run of a sweep.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    @wraps(main)
+    def run(cfg: DictConfig) -> R:
+        try:
+            return main(cfg)
+        except SystemExit as end:
+            hydra = HydraConfig.get()
+            named = hydra.mode != RunMode.RUN or any("hydra.run.dir=" in one for one in hydra.overrides.hydra)
+            if end.code == EXIT_USER_ERROR and hydra.output_subdir and not named:
+                folder = Path(hydra.runtime.output_dir)
+                if {path.name for path in folder.iterdir()} <= {hydra.output_subdir, RECORD, f"{hydra.job.name}.log"}:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    with suppress(OSError, ValueError):  # not empty, or elsewhere
+                        for parent in folder.relative_to(Path.cwd()).parents[:-1]:
+                            parent.rmdir()
+            raise
+
+    return run
+
+
+def choices_of(name: str) -> dict[str, list[str]]:
+    """Choices of each group of the configuration `name`."""
+    groups: dict[str, list[str]] = {}
+    for default in cast("DictConfig", OmegaConf.load(CONF / f"{name}.yaml")).defaults:
+        if isinstance(default, str):
+            groups |= {} if default == "_self_" else choices_of(default)
+        elif (CONF / (group := str(next(iter(default))))).is_dir():
+            groups[group] = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return groups
 
 
 def override_error(error: Exception, name: str, overrides: list[str], added: Sequence[str] = ()) -> str:
@@ -125,6 +166,27 @@ def unknown_setting(key: str, configuration: dict[str, object]) -> str:
         return f"There is no setting {key}: {suggestion(key, all_settings(configuration))}"
     names = [name for name in siblings if not name.startswith("_") and name != last]
     return f"There is no setting {key}: {suggestion(last, names, parent, key.removesuffix(last))}"
+
+
+def refused_setting(part: str, name: str, configuration: object) -> str:
+    """Sentence that a class does not take a setting, which was misspelt or comes from another choice of the part.
+
+    Args:
+        part: of the configuration, such as loss.
+        name: of the first setting that the class refuses.
+        configuration: that is composed, if it is known.
+    """
+    settings = as_dict(OmegaConf.select(configuration, part) if isinstance(configuration, DictConfig) else None)
+    if "_target_" not in settings:
+        return unknown_setting(f"{part}.{name}", as_dict(configuration))
+    target, taken = str(settings["_target_"]), [name]
+    with suppress(ImportError, AttributeError, ValueError, TypeError):  # of C
+        taken = [*inspect.signature(pkgutil.resolve_name(target)).parameters]
+    if difflib.get_close_matches(name, taken, cutoff=0.65):
+        return unknown_setting(f"{part}.{name}", as_dict(configuration))
+    refused = [one for one in settings if not one.startswith("_") and one not in taken]
+    dropped = " ".join(f"~{part}.{one}" for one in refused)
+    return f"{target} takes no {', '.join(refused)}: leave out what another choice of {part} has by {dropped}."
 
 
 def all_settings(configuration: dict[str, object], prefix: str = "") -> list[str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import difflib
 import errno
 import io
 import os
 import pkgutil
+import re
 import signal
 import sys
+import textwrap
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -18,7 +22,7 @@ from typing import NamedTuple, NoReturn
 from siamese_verify import __version__
 from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.cli.user_errors import EXIT_BUG, EXIT_CTRL_C, EXIT_TEMPORARY, report_user_errors
-from siamese_verify.errors import printable
+from siamese_verify.errors import InputError, printable
 
 
 class Command(NamedTuple):
@@ -27,6 +31,7 @@ class Command(NamedTuple):
     help: str
     run: str  # a module run as __main__ by Hydra commands, else a function of the parsed options that returns a status
     add_arguments: str | None = None  # None for Hydra commands, which take overrides
+    examples: tuple[str, ...] = ()  # of Hydra commands
     leaves: bool = False  # without freeing what it holds, which takes long beside the little that it does
 
 
@@ -34,29 +39,37 @@ COMMANDS = {
     "prepare": Command(
         "download, check and align a data set: Hydra overrides follow, such as data=lfw align=five_point",
         "siamese_verify.cli.prepare",
+        examples=("data=lfw align=five_point", "data=folder data.root=photos output=prepared/mine"),
     ),
     "preview": Command(
-        "draw the batches that training will see: takes the overrides of train", "siamese_verify.cli.preview"
+        "draw the batches that training will see: takes the overrides of train",
+        "siamese_verify.cli.preview",
+        examples=("experiment=demo", "data=prepared data.root=prepared/mine batches=4"),
     ),
     "train": Command(
         "train an encoder: Hydra overrides follow, such as experiment=lfw_triplet trainer.max_epochs=10",
         "siamese_verify.cli.train",
+        examples=("experiment=demo loss=contrastive loss.margin=1", "-m experiment=demo loss.margin=0.1,0.2 seed=0,1"),
     ),
     "evaluate": Command(
         "evaluate a model: Hydra overrides follow, such as model=sface protocol=lfw_view2",
         "siamese_verify.cli.evaluate",
+        examples=("model=sface protocol=lfw_view2", "model=runs/demo/TIME"),
     ),
     "probe": Command(
         "train classifiers on the frozen embeddings of a model, such as model=RUN data=lfw",
         "siamese_verify.cli.probe",
+        examples=("model=runs/demo/TIME", "model=sface data=lfw shots=[1,5]"),
     ),
     "center": Command(
         "export a bundle that adds the mirror image and subtracts the mean face, such as model=sface",
         "siamese_verify.cli.center",
+        examples=("model=sface output=centered", "model=sface output=centered mirror=false"),
     ),
     "demo": Command(
         "train on built-in synthetic faces and verify two pairs of photos; takes the overrides of train",
         "siamese_verify.cli.demo",
+        examples=("trainer.max_epochs=2", "loss=contrastive loss.margin=1"),
     ),
     "compare": Command(
         "compare evaluations side by side",
@@ -141,6 +154,8 @@ COMMANDS = {
     ),
 }
 
+# Hydra's flags that a value follows.
+WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 EXIT_OUTPUT = 74  # EX_IOERR
 EXIT_PIPE = 141  # 128 + SIGPIPE, as shells report it
 STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # Windows lacks some
@@ -229,7 +244,11 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
 
     if invisible := [one for one in overrides if printable(one) != one]:  # Hydra would print it as it is
         Parser(prog="siamese-verify").error(f"the override {invisible[0]} holds an invisible character: remove it")
-    overrides = [quote_elements(one) for one in overrides]
+    given = report_user_errors(flags_first)(overrides)
+    if given[:1] == ["--help"]:
+        print(hydra_help(name))
+        return 0
+    overrides = [quote_elements(one) for one in given]
     follow_parent()
     pass_on_search_path()
     if name == "train":
@@ -243,6 +262,48 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
 
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Arguments of a Hydra command with its flags before the overrides, as Hydra needs them; only --help if asked for.
+
+    Raises:
+        InputError: a flag that Hydra does not have.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    flags: list[str] = []
+    overrides: list[str] = []
+    for last, one in zip(("", *arguments), arguments, strict=False):
+        is_value = last in WITH_VALUE or (last in ("--info", "-i") and re.fullmatch(r"[\w-]+", one))
+        (flags if one.startswith("-") or is_value else overrides).append(one)
+    known, unknown = get_args_parser().parse_known_args([*flags, *overrides])
+    if unknown:
+        flag, _, value = unknown[0].partition("=")
+        after = [*arguments, ""][arguments.index(unknown[0]) + 1]
+        value = value or (after if re.fullmatch(r"[^-=][^=]*", after) else "VALUE")
+        setting = flag.lstrip("-").replace("-", "_")
+        raise InputError(f"There is no option {flag}: write settings without dashes, {setting}={value}.")
+    return ["--help"] if known.help else [*flags, *overrides]
+
+
+def hydra_help(name: str) -> str:
+    """Help of a Hydra command: what it does, how it is called, and the choices of its groups."""
+    from siamese_verify.cli.configuration import choices_of
+
+    command = COMMANDS[name]
+    indent = {"initial_indent": "  ", "subsequent_indent": "      ", "width": 100, "break_on_hyphens": False}
+    groups = choices_of("train" if name == "demo" else name).items()
+    return "\n".join(
+        [
+            f"usage: siamese-verify {name} [-m] [--config-dir FOLDER] [GROUP=CHOICE ...] [SETTING=VALUE ...]",
+            f"\n{command.help.partition(': ')[0].partition('; ')[0].capitalize()}.\n\nexamples:",
+            *(f"  siamese-verify {name} {example}" for example in command.examples),
+            "\ngroups, and their choices:",
+            *(textwrap.fill(f"{group}: {', '.join(choices)}", **indent) for group, choices in groups),  # type: ignore[arg-type]
+            f"\nSettings and their values: siamese-verify {'train' if name == 'demo' else name} --cfg job",
+        ]
+    )
 
 
 def pass_on_search_path() -> None:
@@ -280,6 +341,8 @@ def parse_overview(arguments: list[str]) -> None:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         commands.add_parser(name, help=command.help, add_help=False)
+    if close := difflib.get_close_matches(arguments[0] if arguments else "", COMMANDS, n=1):
+        top.error(f"there is no command {arguments[0]}: did you mean {close[0]}?")
     top.parse_args(arguments)
 
 

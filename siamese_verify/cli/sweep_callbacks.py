@@ -38,6 +38,8 @@ class RefuseUsedFolder(Callback):
 class WatchSweep(Callback):
     """Hydra callback that checks all runs of a sweep before the first, shows them, lets signals stop them, and ends."""
 
+    runs = 0  # of the sweep, where that is known
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Exit if the folder holds another sweep, or runs can never work, or if the sweep cannot be watched.
 
@@ -56,7 +58,7 @@ class WatchSweep(Callback):
             refuse_password(str(storage), str(cast("dict[str, Any]", written)["storage"]))
         refuse_other_sweep(folder, sys.argv[1:])
         with suppress(HydraException, OmegaConfBaseException):  # Hydra finds it again, and it is reported in words
-            refuse_invalid(loader, config, check_run)
+            self.runs = refuse_invalid(loader, config, check_run)
         record_sweep(folder, sys.argv[1:])
         self.handlers = stop_at_signals(folder)
         self.progress = SweepProgress(folder, lines=True)
@@ -76,7 +78,7 @@ class WatchSweep(Callback):
             finally:
                 for number, handler in self.handlers.items():
                     signal.signal(number, handler)
-                end_of_sweep(Path(config.hydra.sweep.dir))
+                end_of_sweep(Path(config.hydra.sweep.dir), self.runs)
         except Exception as error:
             if not isinstance(error, BrokenPipeError):  # which `main` answers
                 traceback.print_exc()

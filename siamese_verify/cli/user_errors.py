@@ -8,7 +8,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, requires
 from typing import ParamSpec, TypeVar
 
 from siamese_verify.atomic_write import DISK_FULL
@@ -56,7 +57,7 @@ def user_message(error: Exception, arguments: tuple[object, ...]) -> str | None:
         error: raised by a command.
         arguments: of the command; a composed configuration among them gives settings their names.
     """
-    from siamese_verify.cli.configuration import as_dict, setting_name, unknown_setting
+    from siamese_verify.cli.configuration import refused_setting, setting_name
 
     causes: list[BaseException] = [error]  # Hydra wraps what a constructor raises
     while causes[-1].__cause__ is not None:
@@ -65,8 +66,7 @@ def user_message(error: Exception, arguments: tuple[object, ...]) -> str | None:
         if isinstance(cause, InputError):
             return str(cause)
         if isinstance(cause, ModuleNotFoundError) and cause.name and library_of(error) in CONFIGURED_LIBRARIES:
-            package = cause.name.partition(".")[0].replace("_", "-")
-            return f"The configuration asks for {package}, which is not installed: pip install {package}."
+            return _cannot_import(cause.name)
         if isinstance(cause, OSError) and library_of(cause) not in CONFIGURED_LIBRARIES and cause.filename:
             way_out = "make room there" if cause.errno in DISK_FULL else "check that it exists and may be used"
             return f"{cause.filename} cannot be read or written ({cause.strerror}): {way_out}, or name another path."
@@ -79,7 +79,7 @@ def user_message(error: Exception, arguments: tuple[object, ...]) -> str | None:
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]} is required: add {missing[1]}=... to the command."
     if unknown := re.search(r"got an unexpected keyword argument '(\w+)'.*full_key: ([\w.]+)", text):  # added by +
-        return unknown_setting(f"{unknown[2]}.{unknown[1]}", as_dict(next(iter(arguments), None)))
+        return refused_setting(unknown[2], unknown[1], next(iter(arguments), None))
     if kind == "InstantiationException" and len(causes) > 1:
         part = text.rpartition("full_key: ")[2] if "full_key: " in text else "configuration"
         return _cannot_configure(part, causes[-1])
@@ -106,6 +106,19 @@ def configuring(part: str) -> Iterator[None]:
 def library_of(error: BaseException) -> str:
     """Top-level package that defines an error's class."""
     return type(error).__module__.partition(".")[0]
+
+
+def _cannot_import(name: str) -> str:
+    """Sentence on a module that a configuration names; a package is recommended only if ours asks for it."""
+    module, _, missing = name.rpartition(".")
+    package = name.partition(".")[0].replace("_", "-")
+    with suppress(PackageNotFoundError):
+        if package in {re.split(r"[^\w.-]", one)[0].lower() for one in requires("siamese-verify") or ()}:
+            return f"The configuration asks for {package}, which is not installed: pip install {package}."
+    path = "PYTHONPATH to the folder of its module"
+    if module in sys.modules:
+        return f"{module} has no {missing}: correct the _target_ that names it, or set {path}."
+    return f"The configuration names {name}, which cannot be imported: install its package, or set {path}."
 
 
 def _cannot_configure(part: str, error: BaseException) -> str:

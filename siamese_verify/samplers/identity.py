@@ -62,10 +62,11 @@ class IdentityBatchSampler(EpochSampler[list[int]]):
         check_whole(identities_per_batch=(identities_per_batch, 2), samples_per_identity=(samples_per_identity, 2))
         self.index = IdentityIndex(identities)
         self.repeated = np.flatnonzero(self.index.counts > 1)  # (E,) places in the index; below, these are 0 ... E - 1
-        if len(self.repeated) < identities_per_batch:
+        if (found := len(self.repeated)) < identities_per_batch:
+            lower = f"set sampler.identities_per_batch={found}, or " if found > 1 else ""
             raise InputError(
-                f"identities_per_batch is {identities_per_batch}, but only {len(self.repeated)} of {len(self.index)} "
-                "identities have two samples or more: lower it or add samples."
+                f"identities_per_batch is {identities_per_batch}, but only {found} of {len(self.index)} identities "
+                f"have two samples or more: {lower}add samples."
             )
         self.singles = self.index.order[self.index.starts[self.index.counts == 1]]  # rows
         if len(self.singles) < singles_per_batch:

@@ -23,7 +23,7 @@ SHOWN = 10  # runs in a message
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 
 
-def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[[DictConfig], None]) -> None:
+def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[[DictConfig], None]) -> int:
     """Check all runs of a grid that are not finished; with `sweep.skip_invalid` record the invalid ones as skipped.
 
     A record of what a run has done is never replaced; that of a skipped run that can work now is removed.
@@ -33,12 +33,15 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
         sweep: configuration of the sweep, with Hydra's part. Other sweepers than Hydra's own check what they choose.
         check: raises InputError for a configuration that cannot be trained on.
 
+    Returns:
+        Number of runs; 0 where another sweeper chooses them one by one.
+
     Raises:
         InputError: the folder of a run holds another one.
         SystemExit: with status 2, when the runs that can never work are printed with the reasons.
     """
     if sweep.hydra.sweeper._target_ != BASIC:
-        return
+        return 0
     params = [f"{name}={value}" for name, value in (sweep.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *sweep.hydra.overrides.task])
     (runs,) = BasicSweeper.split_arguments(parsed, None)
@@ -66,13 +69,13 @@ def refuse_invalid(loader: ConfigLoaderImpl, sweep: DictConfig, check: Callable[
         elif record is not None and not started:
             (folder / RECORD).unlink()  # it can work now
     if not reasons:
-        return
+        return len(runs)
     lines = [printable(f"{varied[number]}: {reason}") for number, reason in reasons.items()][:SHOWN]
     more = [f"and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else []
     count = f"{len(reasons)} of {len(runs)} runs can never work"
     if sweep.sweep.skip_invalid:
         print("\n  ".join([f"{count} and are left out:", *lines, *more]), flush=True)
-        return
+        return len(runs)
     way_out = "correct them, or leave them out by sweep.skip_invalid=true."
     print("\n  ".join([f"siamese-verify: {count}: {way_out}", *lines, *more]), file=sys.stderr)
     raise SystemExit(2)

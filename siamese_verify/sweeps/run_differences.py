@@ -13,7 +13,7 @@ SEED = "seed"
 ABSENT = None  # value of a parameter that a run's configuration does not have
 ELSEWHERE = {  # say where or how a run ran, not what it is, or follow from initialize_from
     *("hydra", "sweep", "resume", "name", "logger", "trust_code"),
-    "earlier_stages",
+    *("earlier_stages", "resamples", "remember_baseline", "keep_embeddings", "export_onnx"),
 }
 CACHE = "cache"  # likewise, in any part
 

@@ -315,7 +315,9 @@ def _curves_figure(sweep: SweepResults) -> ReportFigure:
 
     def draw(axes: Axes) -> None:
         for run in reversed(runs):
-            points = [(epoch, found[sweep.metric]) for epoch, _, found in run.record.history if sweep.metric in found]
+            points = [
+                (epoch + 1, found[sweep.metric]) for epoch, _, found in run.record.history if sweep.metric in found
+            ]
             step = max(1, -(-len(points) // POINTS))
             points = [*points[: len(points) - 1 : step], *points[-1:]]
             if not points:

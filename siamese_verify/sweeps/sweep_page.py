@@ -81,9 +81,9 @@ def render_sweep(sweep: SweepResults) -> str:
 
 
 def _row(sweep: SweepResults, run: RunRow) -> list[str]:
-    epoch = run.record.metrics.get("epoch")
+    epoch = run.record.best_epoch
     cells = [run.name, *(shown(run.parameters[name]) for name in sweep.parameters)]
-    cells += [rate_or_number(run.value, sweep.metric), "" if epoch is None else f"{epoch:g}"]
+    cells += [rate_or_number(run.value, sweep.metric), "" if epoch is None else str(epoch)]
     cells += [tested_text(run, protocol) for protocol in sweep.protocols]
     return [*cells, duration(run.record.seconds), run.status]
 

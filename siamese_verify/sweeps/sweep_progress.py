@@ -64,10 +64,10 @@ def runs_table(sweep: SweepResults, rows: int = ROWS) -> Table:
     for place, run in enumerate(shown_runs):
         if place == rows - 5 and len(sweep.runs) > rows:
             table.add_row(f"... {len(sweep.runs) - rows} more in {TABLE}")
-        epoch = run.record.metrics.get("epoch")
+        epoch = run.record.best_epoch
         cells = [run.name, *(shown(run.parameters[name]) for name in few), rate_or_number(run.value, sweep.metric)]
         cells += [
-            "" if epoch is None else f"{epoch:g}",
+            "" if epoch is None else str(epoch),
             *(tested_text(run, one) for one in sweep.protocols[:PROTOCOLS]),
         ]
         cells += [duration(run.record.seconds), status_text(run)]
@@ -104,7 +104,7 @@ def seeds_table(sweep: SweepResults) -> Table | None:
 def closing_lines(sweep: SweepResults) -> list[str]:
     """How many runs ended how, the best run's command, and where its model is."""
     counts = ", ".join(f"{count} {status}" for status, count in sweep.counts.items())
-    lines = [f"{len(sweep.runs)} runs: {counts}."]
+    lines = [f"{len(sweep.runs)} {'run' if len(sweep.runs) == 1 else 'runs'}: {counts}."]
     if sweep.folds:  # none of them is the best: they answer different questions
         return [*lines, sweep.folds.sentence]
     best = sweep.best

@@ -420,7 +420,7 @@ def sweep_table(sweep: SweepResults) -> bytes:
     for run in sweep.runs:
         record = run.record
         row: list[Any] = [run.name, run.status, *(run.parameters[name] for name in sweep.parameters)]
-        row += [run.value, record.metrics.get("epoch")]
+        row += [run.value, record.best_epoch]
         for protocol in sweep.protocols:
             found = run.tested(protocol)
             row += [found.value, *(found.interval or (None, None))] if found else [None, None, None]

@@ -137,6 +137,10 @@ class SweepTask:
                 record = run_in_process(
                     overrides, run.folder, environment, flags=run.flags, cwd=run.cwd, stop=stop, alive=alive
                 )
+                if record.error and sentinel.exists() and sentinel.read_text() == str(int(signal.SIGINT)):
+                    # the sweep passes Ctrl-C on as a signal that no process can ignore
+                    record.error = record.error.replace("Stopped by SIGTERM", "Stopped by Ctrl-C", 1)
+                    record.write(run.folder)
         return run.value(record)
 
     def orphaned(self) -> bool:
@@ -223,8 +227,12 @@ def stop_at_signals(sweep: Path) -> dict[signal.Signals, Any]:
     return {number: signal.signal(number, stop) for number in numbers}
 
 
-def end_of_sweep(sweep: Path) -> None:
+def end_of_sweep(sweep: Path, runs: int = 0) -> None:
     """Print why runs of a sweep did not finish.
+
+    Args:
+        sweep: its folder.
+        runs: that it has; 0 if that is not known.
 
     Raises:
         SystemExit: with status 1 if runs failed, all were skipped, or a search gave up; 130 if the sweep was stopped by
@@ -239,7 +247,9 @@ def end_of_sweep(sweep: Path) -> None:
     finished = [folder for folder, record in records.items() if record and record.status == "finished"]
     if number:
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        print(f"Stopped by {by}: {len(finished)} runs are finished; resume={sweep} continues.", file=sys.stderr)
+        waiting = f", {runs - len(records)} not started" if runs > len(records) else ""
+        count = f"{len(finished)} of {max(runs, len(records))} runs finished{waiting}"
+        print(f"Stopped by {by}: {count}; resume={sweep} continues.", file=sys.stderr)
         raise SystemExit(130 if number == signal.SIGINT else STOPPED[0])
     gave_up = gave_up_file(sweep)
     why = gave_up.read_text() if gave_up.exists() else ""

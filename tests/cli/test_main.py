@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from siamese_verify import __version__
-from siamese_verify.cli.main import pass_on_search_path
+from siamese_verify.cli.main import flags_first, pass_on_search_path
 from tests.cli.conftest import Command
 
 
@@ -18,6 +18,7 @@ from tests.cli.conftest import Command
     [
         [],
         ["nonsense"],
+        ["trian"],
         ["verify"],
         ["verify", "a.jpg"],
         ["verify", "a", "b", "c"],
@@ -37,6 +38,24 @@ def test_help_and_version_end_with_0(command: Command) -> None:
     assert helped.code == 0
     assert all(name in helped.out for name in ("train", "evaluate", "verify", "demo"))
     assert command("--version") == (0, f"siamese-verify {__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", ["train", "demo", "preview", "prepare", "evaluate", "probe", "center"])
+def test_the_help_of_a_hydra_command_is_a_sentence_examples_and_groups(name: str, command: Command) -> None:
+    ended = command(name, "seed=1", "--help")
+    assert (ended.code, ended.err) == (0, "")
+    usage, _, sentence, *lines = ended.out.splitlines()
+    assert usage.startswith(f"usage: siamese-verify {name} ")
+    assert sentence.endswith(".") and len(lines) < 80
+    assert sum(line.startswith(f"  siamese-verify {name} ") for line in lines) == 2
+    if name != "probe":
+        assert any(line.startswith("  data: array_pairs, arrays, ") for line in lines)
+
+
+def test_a_command_is_suggested_and_flags_may_follow_overrides(command: Command) -> None:
+    assert "there is no command trian: did you mean train?" in command("trian").err
+    arguments = ["seed=1", "-m", "--config-dir", "a=b", "x=1,2", "-c", "job"]
+    assert flags_first(arguments) == ["-m", "--config-dir", "a=b", "-c", "job", "seed=1", "x=1,2"]
 
 
 def test_a_model_is_pulled_from_files_that_are_those_of_the_zoo_only(

@@ -114,12 +114,15 @@ def test_a_data_loader_takes_it_as_batch_sampler() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"identities_per_batch": 14}, "identities_per_batch is 14, but only 13 of 18 identities have two samples"),
+        (
+            {"identities_per_batch": 14},
+            "of 18 identities have two samples or more: set sampler.identities_per_batch=13, or add",
+        ),
         ({"identities_per_batch": 1}, "identities_per_batch must be a whole number of 2 or more, got 1"),
         ({"identities_per_batch": 2.5}, r"identities_per_batch must be .*, got 2\.5"),
         ({"samples_per_identity": 1}, "samples_per_identity must be a whole number of 2 or more, got 1"),
         ({"visits_per_epoch": 0}, "visits_per_epoch must be a whole number of 1 or more, got 0"),
-        ({"identities": [3, 3, 3]}, "only 1 of 1 identities have two samples or more: lower it or add samples"),
+        ({"identities": [3, 3, 3]}, "only 1 of 1 identities have two samples or more: add samples"),
         ({"identities": np.zeros(0, dtype=np.int64)}, "only 0 of 0 identities"),
     ],
 )

@@ -15,7 +15,8 @@ from siamese_verify.cli import sweep_callbacks
 from siamese_verify.cli.sweep_callbacks import WatchSweep
 from siamese_verify.run_record import Status
 from siamese_verify.sweeps import sweep_progress, sweep_task
-from siamese_verify.sweeps.sweep_progress import SweepProgress
+from siamese_verify.sweeps.sweep_progress import SweepProgress, closing_lines
+from siamese_verify.sweeps.sweep_results import read_sweep
 from siamese_verify.sweeps.sweep_task import end_of_sweep, stop_at_signals
 from tests.sweeps.written_runs import write_run
 
@@ -94,6 +95,25 @@ def test_a_sweep_that_cannot_be_watched_does_not_start(
         hydra.on_multirun_start(config)
     assert end.value.code == 70
     assert "RuntimeError: a bug" in capsys.readouterr().err
+
+
+def test_a_stopped_sweep_says_how_many_runs_it_has_not_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "0", None, {"seed": 0}, status="stopped", error="Stopped by Ctrl-C.")
+    earlier = stop_at_signals(tmp_path)
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        end_of_sweep(tmp_path, runs=3)
+    assert end.value.code == 130
+    expected = f"Stopped by Ctrl-C: 0 of 3 runs finished, 2 not started; resume={tmp_path} continues.\n"
+    assert capsys.readouterr().err == expected
+    assert closing_lines(read_sweep(tmp_path))[0] == "1 run: 1 stopped."
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -109,9 +109,9 @@ def differ(tmp_path: Path, *runs: tuple[dict[str, Any], list[str]]) -> dict[str,
 
 
 def test_what_differs_is_in_the_configurations_and_not_only_in_overrides(tmp_path: Path) -> None:
-    one = {"optimizer": {"lr": 0.1, "betas": [0.9, 0.99]}, "threads": 1}
-    two = {"optimizer": {"lr": 0.1, "betas": [0.8, 0.99]}, "threads": 1}
-    assert differ(tmp_path, (one, []), (two, [])) == {"optimizer.betas": ["[0.9, 0.99]", "[0.8, 0.99]"]}
+    one = {"optimizer": {"lr": 0.1, "betas": [0.9, 0.99]}, "threads": 1, "resamples": 1000}
+    two = {"optimizer": {"lr": 0.1, "betas": [0.8, 0.99]}, "threads": 1, "resamples": 0}
+    assert differ(tmp_path, (one, []), (two, ["resamples=0"])) == {"optimizer.betas": ["[0.9, 0.99]", "[0.8, 0.99]"]}
 
 
 def test_copies_and_paths_of_a_run_do_not_differ(tmp_path: Path) -> None:
@@ -227,6 +227,7 @@ def test_the_table_has_a_line_for_each_run_and_no_formula(tmp_path: Path) -> Non
     rows = list(csv.DictReader(io.StringIO(sweep_table(sweep).decode())))
     assert [row["run"] for row in rows] == [run.name for run in sweep.runs]
     assert float(rows[0]["val/eer"]) == 0.02
+    assert rows[0]["epoch"] == "3"  # from 1
     ends = [float(rows[0][f"{name} ({PROTOCOL})"]) for name in ("low", "high")]
     assert ends == [pytest.approx(0.02), pytest.approx(0.04)]
     assert rows[0]["command"].endswith("loss.margin=0.5 seed=0")
