@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection
 
 JOINERS = "\u200c\u200d"  # invisible, but Persian and Indian names are spelled with them
 
 
 class InputError(ValueError):
     """Invalid input from the user. The message is one sentence: what was wrong, the value, the way out."""
+
+
+def did_you_mean(name: str, names: Collection[str], cutoff: float = 0.65, prefix: str = "") -> str:
+    """Return the names most similar to `name`, as a question; empty if none is.
+
+    Args:
+        name: that there is not.
+        names: that there are.
+        cutoff: similarity from which on a name is given, see `difflib.get_close_matches`.
+        prefix: of the names in the question.
+    """
+    import difflib
+
+    close = difflib.get_close_matches(name, names, n=3, cutoff=cutoff)
+    return f"did you mean {' or '.join(prefix + one for one in close)}?" if close else ""
 
 
 def printable(text: object) -> str:

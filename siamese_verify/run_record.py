@@ -100,6 +100,18 @@ class RunRecord:
         atomic_write(folder / RECORD, json.dumps(asdict(self), indent=1).encode())
 
 
+def runs_within(folder: str | Path) -> str:
+    """The newest run in a folder of runs, in words that follow its name; empty if there is none.
+
+    Runs lie in a folder of one experiment, or in one of experiments.
+    """
+    runs = [path for pattern in ("*", "*/*") for path in Path(folder).glob(f"{pattern}/{RECORD}")]
+    if not runs:
+        return ""
+    newest = max(runs, key=lambda path: path.stat().st_mtime).parent
+    return f" is a folder of runs ({len(runs)}): give one of them, such as the newest, {newest}."
+
+
 def record_of(folder: Path) -> RunRecord | None:
     """The record of a run's folder; None if there is none that can be read."""
     try:

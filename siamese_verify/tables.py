@@ -83,7 +83,9 @@ def read_table(
         InputError: no such file, not UTF-8, a column that is missing or occurs twice, a line of another length,
             no row.
     """
-    if Path(path).exists() and not Path(path).is_file():  # a pipe that nobody may write to
+    if not Path(path).exists():
+        raise InputError(f"There is no table {path}: give the path of a CSV.")
+    if not Path(path).is_file():  # a pipe that nobody may write to
         raise InputError(f"The table {path} is not a regular file: write it to one first.")
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
@@ -92,6 +94,9 @@ def read_table(
             missing = [name for name in needed if name not in header]
             if missing:
                 names = ", ".join(header) or "none"
+                if len(header) == 1 and (mark := next((one for one in ";\t" if one in header[0]), "")):
+                    word = "semicolons" if mark == ";" else "tabs"
+                    raise InputError(f"{path} separates its columns by {word} ({header[0]!r}): write commas.")
                 raise InputError(f"{path} has no column {', '.join(missing)} (its columns: {names}): rename them.")
             wanted = [name for name in (*needed, *optional) if name in header]
             twice = [name for name in wanted if header.count(name) > 1]

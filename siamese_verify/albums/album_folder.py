@@ -131,7 +131,7 @@ class AlbumFolder:
             self.metadata = AlbumMetadata(**{one.name: stored[one.name] for one in fields(AlbumMetadata)})
         except FileNotFoundError:
             raise InputError(
-                f"{path} holds no embeddings: make them by `siamese-verify embed SOURCE --out {path}`."
+                f"{path} holds no embeddings: make them by `siamese-verify embed SOURCE --output {path}`."
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):

@@ -19,7 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("model", help="a pretrained name, a bundle or a run")
     parser.add_argument(
-        "--people", required=True, metavar="FOLDER", help="photos in a folder for each person, two or more of most"
+        "--faces",
+        "--people",
+        dest="faces",
+        required=True,
+        metavar="FOLDER",
+        help="photos in a folder for each person, two or more of most",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the folds of people (default: %(default)s)")
     add_measuring_options(parser)
@@ -32,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     if options.seed < 0:
         raise InputError(f"--seed must be >= 0, got {options.seed}.")
     output, bundle, verifier = load_measured(options)
-    found = adapt(verifier, options.people, options.seed, progress=sys.stdout.isatty())
+    found = adapt(verifier, options.faces, options.seed, progress=sys.stdout.isatty())
     for sentence in found.sentences():
         print(printable(sentence))
     if output is None or found.head is None:

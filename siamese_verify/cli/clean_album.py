@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the largest counts."
     )
     parser.add_argument("folder", help="with the embeddings")
-    parser.add_argument("--out", default="review.csv", metavar="CSV", help="the list to review (default: %(default)s)")
+    parser.add_argument(
+        "--output", default="review.csv", metavar="CSV", help="the list to review (default: %(default)s)"
+    )
     parser.add_argument("--model", help="bundle with the calibration (default: the one that embedded the photos)")
     parser.add_argument(
         "--rate",
@@ -46,9 +48,9 @@ def run(options: argparse.Namespace) -> int:
     from siamese_verify.albums.cleaning import find_label_errors, write_findings
     from siamese_verify.albums.face_table import FaceTable
 
-    if Path(options.out).exists():
-        raise InputError(f"{options.out} exists and may have been reviewed: name another file by --out.")
-    for path in filter(None, (options.out, options.page)):
+    if Path(options.output).exists():
+        raise InputError(f"{options.output} exists and may have been reviewed: name another file by --out.")
+    for path in filter(None, (options.output, options.page)):
         if not Path(path).parent.is_dir():
             raise InputError(f"There is no folder {Path(path).parent} to write {path} to: create it first.")
     album, metadata = open_album(options)
@@ -62,10 +64,10 @@ def run(options: argparse.Namespace) -> int:
     number = {name: place for place, name in enumerate(people)}
     identities = np.array([number[name] for name in names], dtype=np.int64)
     findings = find_label_errors(table.embeddings[rows], identities, metadata.score_calibration, rate=options.rate)
-    write_findings(Path(options.out), findings, photos, people)
+    write_findings(Path(options.output), findings, photos, people)
     counts = Counter(one.kind for one in findings)
     said = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing"
-    print(printable(f"{len(rows):,} photos of {len(people):,} identities: {said}. To review: {options.out}"))
+    print(printable(f"{len(rows):,} photos of {len(people):,} identities: {said}. To review: {options.output}"))
     if options.page:
         from siamese_verify.albums.face_pictures import FacePicture, read_face, render_faces
         from siamese_verify.albums.people import face_of

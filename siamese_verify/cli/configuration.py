@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from siamese_verify.cli.run_metadata import PACKAGE
 from siamese_verify.cli.user_errors import EXIT_USER_ERROR, library_of, report_user_errors
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, did_you_mean
 from siamese_verify.models.metadata import code_of_others
 from siamese_verify.run_record import RECORD, has_plain_interpolations
 
@@ -201,8 +200,8 @@ def all_settings(configuration: dict[str, object], prefix: str = "") -> list[str
 
 def suggestion(name: str, names: list[str], parent: str = "", prefix: str = "") -> str:
     """The names most similar to `name`, as a question; else all names below `parent`."""
-    if close := difflib.get_close_matches(name, names, n=3, cutoff=0.65):
-        return f"did you mean {' or '.join(prefix + one for one in close)}?"
+    if question := did_you_mean(name, names, prefix=prefix):
+        return question
     available = sorted({one.partition(".")[0] for one in names})
     return f"{parent or 'the configuration'} has {', '.join(available) or 'none'}."
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder of photos; a list of paths (.csv or .parquet with the column path, .txt); a .rec; a .npy of "
         "arrays; a clip (.mp4 and such); folders, lists and .rec also in object storage",
     )
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="for the embeddings")
+    parser.add_argument("--output", metavar="FOLDER", required=True, help="for the embeddings")
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--processes", type=int, help="that embed, each on one thread (default: one for each core; 1 with a GPU)"
     )
     parser.add_argument(
+        "--on",
         "--engine",
+        dest="engine",
         choices=("processes", "ray"),
         default="processes",
         help="processes of this machine, or actors of Ray (default: %(default)s)",
@@ -69,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         found = embed_album(
             options.source,
-            options.out,
+            options.output,
             metadata,
             load,
             bundle=options.model if pretrained else place,
@@ -81,9 +83,9 @@ def run(options: argparse.Namespace) -> int:
     except ConnectionError as error:  # parts that are finished stay
         raise InputError(str(error)) from None
     rate = f", {found.embedded / found.seconds:,.1f} photos a second" if found.embedded else ""
-    print(printable(f"{found.photos:,} photos, {found.faces:,} faces in {options.out}{rate}."))
+    print(printable(f"{found.photos:,} photos, {found.faces:,} faces in {options.output}{rate}."))
     if found.left_out:
-        print(f"{found.left_out:,} photos have none: see {printable(Path(options.out) / 'left_out.csv')}.")
+        print(f"{found.left_out:,} photos have none: see {printable(Path(options.output) / 'left_out.csv')}.")
     for suffix, count in found.skipped.most_common(5):
         print(printable(f"Warning: {count:,} files are no photos ({suffix})."), file=sys.stderr)
     return 0

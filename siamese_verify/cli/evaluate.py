@@ -41,6 +41,7 @@ from siamese_verify.evaluation import (
     read_scores,
     verification_report,
 )
+from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS
 from siamese_verify.faces import ranges_of
 from siamese_verify.models import PRETRAINED, load_model, ships_thresholds, store_thresholds
 from siamese_verify.protocols import (
@@ -252,6 +253,8 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
     known = report.intervals.get("eer") if report.intervals else None
     interval = f" ({known.low:.2%} to {known.high:.2%})" if known else ""
     few = "" if given.identities is not None else " Without identities there are no confidence intervals."
+    if not known and report.eer * min(report.curve.genuine, report.curve.impostors) < DECISIVE_IMPOSTORS:
+        few += " Fewer than ten errors decide the EER: a rough estimate."
     print(f"EER {report.eer:.2%}{interval}, AUC {report.auc:.4f}, {report.pairs:,} pairs.{few} Report: {page}")
     remedy = "replace each number of the column score by its negative"
     if hint := inverted_hint(report.auc, report.eer, remedy):

@@ -21,7 +21,7 @@ from siamese_verify.cli.configuration import CONF, refuse_code, targets_in, trus
 from siamese_verify.cli.recorded_run import is_first_process, shortest
 from siamese_verify.errors import InputError
 from siamese_verify.protocols.held_out import absolute_paths
-from siamese_verify.run_record import RECORD, RunRecord, is_gone
+from siamese_verify.run_record import RECORD, RunRecord, is_gone, runs_within
 from siamese_verify.sweeps.child_run import quoted
 from siamese_verify.sweeps.resume_sweep import FREE
 
@@ -51,6 +51,8 @@ def find_run(asked: str | Path) -> ResumedRun:
         return ResumedRun(folder, path, RunRecord.read(folder) if folder else RunRecord())
     if not path.is_dir():
         raise InputError(f"There is no run {asked}: name a run's folder, or one of its checkpoints.")
+    if not (path / RECORD).is_file() and (runs := runs_within(path)):
+        raise InputError(f"{asked}{runs}")
     found = [path / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]  # best is written before last
     return ResumedRun(path.absolute(), next((one for one in found if one.is_file()), None), RunRecord.read(path))
 

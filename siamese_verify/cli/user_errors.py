@@ -123,4 +123,6 @@ def _cannot_import(name: str) -> str:
 
 def _cannot_configure(part: str, error: BaseException) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
+    if "No supported gpu backend" in reason:
+        return f"The {part} asks for a GPU, and torch finds none here: write trainer=cpu."
     return f"The {part} cannot be created as configured ({reason}): correct its settings."

@@ -24,6 +24,7 @@ from siamese_verify.evaluation.embedding_map import choose_rows, neighbor_strips
 from siamese_verify.evaluation.pages.embedding_page import history_figure, map_figure, render_embeddings, tile_of
 from siamese_verify.evaluation.score_history import read_score_history
 from siamese_verify.models import embed_photos, load_model
+from siamese_verify.models.loading import read_origin
 from siamese_verify.protocols.held_out import run_folder
 from siamese_verify.structures import Photos
 
@@ -116,6 +117,7 @@ def photos_to_show(options: argparse.Namespace) -> tuple[str, Photos]:
     if options.faces:
         return printable(str(options.faces)), FolderPhotos(options.faces)
     if run_folder(options.model) is None:
+        read_origin(options.model)  # which raises where there is no model
         raise InputError(f"{options.model} is no run that has tested people: give photos by --faces FOLDER.")
     settings = {"model": str(options.model), "trust_code": list(options.trust_code), "protocols": {}}
     protocol, *_ = first_protocol(OmegaConf.create(settings))

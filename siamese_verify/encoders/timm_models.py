@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import nn
 
 from siamese_verify.encoders.encoder import Encoder
 from siamese_verify.encoders.own_module import find_embedding_size
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, did_you_mean
 from siamese_verify.structures import Crop, InputSpec
 
 
@@ -48,8 +47,7 @@ class TimmEncoder(Encoder):
     ) -> None:
         timm = import_timm()
         if not timm.is_model(name):  # nor a model on the Hub or in a folder, which `create_model` would load
-            close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists its networks."
+            hint = did_you_mean(name, timm.list_models(), 0.5) or "timm.list_models() lists its networks."
             raise InputError(f"timm has no network {name!r}: {hint}")
         options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
         try:

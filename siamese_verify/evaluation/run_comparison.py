@@ -21,6 +21,7 @@ from siamese_verify.evaluation.embedding_file import EMBEDDINGS, EmbeddingFile, 
 from siamese_verify.evaluation.report import PAIRS_DIGEST, inverted_hint, verification_report
 from siamese_verify.evaluation.roc import RocCurve, read_curve
 from siamese_verify.evaluation.score_file import ScoreFile, read_scores
+from siamese_verify.run_record import runs_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,6 +130,8 @@ def read_evaluation(path: str | Path) -> Evaluation:
         InputError: there is no evaluation in `path`.
     """
     place = Path(path)
+    if not place.exists():
+        raise InputError(f"There is no file or folder {path}: name a run, an evaluation or a table of scores.")
     if place.is_file():
         scores = read_scores(place)
         report = verification_report(scores.scores, scores.same, scores.folds)
@@ -147,7 +150,10 @@ def read_evaluation(path: str | Path) -> Evaluation:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} holds no finished evaluation ({error}): name a run, or a table of scores.") from None
+        if runs := runs_within(place):
+            raise InputError(f"{path}{runs}") from None
+        reason = f"no {Path(str(error.filename)).name}" if isinstance(error, FileNotFoundError) else str(error)
+        raise InputError(f"{path} holds no finished evaluation ({reason}): name a run, or a table of scores.") from None
 
 
 def compare_runs(
@@ -166,9 +172,9 @@ def compare_runs(
     """
     from siamese_verify.evaluation.pages.page import render_comparison
 
-    if len(paths) < 2:
-        raise InputError(f"{len(paths)} evaluation has nothing to be compared with: name two or more.")
     runs = [read_evaluation(path) for path in paths]
+    if len(runs) < 2:
+        raise InputError(f"{len(runs)} evaluation has nothing to be compared with: name two or more.")
     titles = list(labels) if labels else [run.name for run in runs]
     names = [
         title if titles.count(title) == 1 else f"{title} ({path})" for title, path in zip(titles, paths, strict=True)

@@ -211,7 +211,7 @@ class _Decoder:
     def decode(self, content: bytes) -> Image.Image:
         """Decode a file, in a process of its own where its header does not bound the work."""
         if not content:
-            raise InputError(f"{self.name} is empty: it has no bytes.")
+            raise InputError(f"{self.name} is empty: give a file that holds an image.")
         kind = format_of(content)
         if kind is None or kind not in self.formats:
             raise self.unreadable()

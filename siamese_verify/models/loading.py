@@ -9,10 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, did_you_mean
 from siamese_verify.models.bundle import MANIFEST, WEIGHTS, Bundle, open_bundle
 from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points, training_of
 from siamese_verify.opencv_zoo import SFACE
+from siamese_verify.run_record import runs_within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -273,7 +274,13 @@ def bundle_folder(name: str | Path) -> Path:
         return path
     if path.exists() and not path.is_dir():
         raise InputError(f"{name} is a pipe or a device: give a bundle folder or a checkpoint.")
-    raise InputError(f"There is no model {name}: give {', '.join(PRETRAINED)}, a bundle folder or a checkpoint.")
+    if str(name) and path.is_dir():
+        raise InputError(
+            f"{name}{runs_within(path) or ' holds no model: give a run, a bundle folder or a checkpoint.'}"
+        )
+    close = did_you_mean(str(name), PRETRAINED)
+    choices = f"give {', '.join(PRETRAINED)}, a run, a bundle folder or a checkpoint."
+    raise InputError(f"There is no model {name}: {close or choices}")
 
 
 class Origin(NamedTuple):

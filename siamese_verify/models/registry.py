@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from siamese_verify import __version__
 from siamese_verify.atomic_write import atomic_write, cache_folder, data_folder
-from siamese_verify.errors import InputError, printable
+from siamese_verify.errors import InputError, did_you_mean, printable
 from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.faces import DETECTORS
 from siamese_verify.models.bundle import FORMAT, MANIFEST, NETWORK, Bundle, open_bundle, save_files
@@ -185,7 +185,8 @@ def pretrained_bundle(name: str, sources: Sequence[Path] = (), *, check: bool = 
         InputError: there is no such name, its weights are unavailable, or the cache cannot be written.
     """
     if name not in PRETRAINED:
-        raise InputError(f"There is no pretrained model {name!r}: choose {' or '.join(PRETRAINED)}.")
+        choices = f"choose {' or '.join(PRETRAINED)}."
+        raise InputError(f"There is no pretrained model {name!r}: {did_you_mean(name, PRETRAINED) or choices}")
     if sources and name == "openface":
         if len(sources) > 1:
             raise InputError(f"The weights of openface are one file, got {len(sources)} paths: give one by --from.")

@@ -39,7 +39,9 @@ def torch_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"The device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+        said = str(error).splitlines()[0].partition(". ")[0]
+        reason = "torch finds no GPU here" if "NVIDIA" in said else said
+        raise InputError(f"The device {name!r} cannot be used ({reason}): give cpu or auto.") from None
 
 
 @contextmanager

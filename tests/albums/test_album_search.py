@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from siamese_verify.albums.album_search import AlbumAnswer, nearest_rows, open_i
 from siamese_verify.albums.album_source import AlbumSource
 from siamese_verify.albums.embed_album import AlbumSummary, embed_album
 from siamese_verify.albums.face_pictures import read_face
+from siamese_verify.cli import embed_photos
 from siamese_verify.cli.main import main
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import Calibration, ImpostorTail, ScoreCalibration
@@ -189,7 +191,7 @@ def test_the_commands_embed_and_search(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     draw_album(tmp_path / "album", 12)
-    assert main(["embed", "album", "--out", "faces", "--model", str(tiny_run), "--processes", "1", "--int8"]) == 0
+    assert main(["embed", "album", "--output", "faces", "--model", str(tiny_run), "--processes", "1", "--int8"]) == 0
     said = capsys.readouterr()
     assert "12 photos, 11 faces in faces" in said.out and "1 photos have none: see faces/left_out.csv" in said.out
     photo = "album/001/5.png"
@@ -204,3 +206,10 @@ def test_the_commands_embed_and_search(
     with pytest.raises(SystemExit) as ended:
         main(["search", photo, "--in", "nowhere"])
     assert ended.value.code == 2 and "nowhere holds no embeddings" in capsys.readouterr().err
+
+
+def test_former_names_of_options_are_understood() -> None:
+    parser = ArgumentParser()
+    embed_photos.add_arguments(parser)
+    former = parser.parse_args(["photos", "--out", "faces", "--engine", "ray"])
+    assert former == parser.parse_args(["photos", "--output", "faces", "--on", "ray"])

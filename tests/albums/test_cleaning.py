@@ -94,7 +94,7 @@ def test_a_folder_that_is_missing_is_said_before_the_work(tmp_path: Path) -> Non
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     with pytest.raises(InputError, match=r"no folder .*missing"):
-        run(parser.parse_args([str(tmp_path), "--out", str(tmp_path / "missing" / "review.csv")]))
+        run(parser.parse_args([str(tmp_path), "--output", str(tmp_path / "missing" / "review.csv")]))
 
 
 def test_invalid_input_is_refused(calibration: ScoreCalibration) -> None:

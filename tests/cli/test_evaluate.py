@@ -181,10 +181,20 @@ def test_distances_draw_a_hint(configured: Configured, tmp_path: Path, capsys: p
     lines = [f"{row % 7 / 7 - row % 2},{row % 2}" for row in range(80)]
     (tmp_path / "scores.csv").write_text("\n".join(["score,same", *lines]))
     evaluate(configured("evaluate", tmp_path, f"scores='{tmp_path / 'scores.csv'}'"), tmp_path)
-    assert "as distances do: replace each number of the column score by its negative." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "as distances do: replace each number of the column score by its negative." in said
+    assert "a rough estimate" not in said
     assert "as distances do: negate the scores" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     generator = np.random.default_rng(0)
     assert verification_report(generator.random(2000), np.arange(2000) % 2).hint is None
+
+
+def test_few_errors_are_a_rough_estimate(
+    configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scores.csv").write_text("score,same\n0.9,1\n0.1,0\n")
+    evaluate(configured("evaluate", tmp_path, f"scores='{tmp_path / 'scores.csv'}'"), tmp_path)
+    assert "Fewer than ten errors decide the EER: a rough estimate." in capsys.readouterr().out
 
 
 def test_a_claim_about_lfw_is_refused_elsewhere(tiny_run: Path, configured: Configured, tmp_path: Path) -> None:

@@ -6,10 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from siamese_verify import __version__
 from siamese_verify.cli.main import flags_first, pass_on_search_path
+from siamese_verify.cli.user_errors import user_message
+from siamese_verify.errors import InputError
+from siamese_verify.pairwise.pair_scores import torch_device
 from tests.cli.conftest import Command
 
 
@@ -108,3 +114,12 @@ def test_further_processes_find_the_modules_of_the_first(
     program = "import random; print(random.__name__)"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)  # -c looks there as -m does
     assert ended.stdout.strip() == expected, ended.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_has_a_way_out() -> None:
+    with pytest.raises(InputError, match=r"torch finds no GPU here\): give cpu or auto"):
+        torch_device("cuda")
+    with pytest.raises(InstantiationException) as found:
+        instantiate({"_target_": "pytorch_lightning.Trainer", "accelerator": "gpu"})
+    assert str(user_message(found.value, ())).endswith("asks for a GPU, and torch finds none here: write trainer=cpu.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -14,8 +15,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from siamese_verify.cli.configuration import CONF, as_dict
-from siamese_verify.cli.resume import resumed_arguments
+from siamese_verify.cli.resume import find_run, resumed_arguments
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.run_comparison import read_evaluation
+from siamese_verify.models import load_model
 from siamese_verify.run_record import RECORD, RunRecord
 
 OVERRIDES = ["loss=contrastive", "loss.margin=0.4", "+note='two words'"]
@@ -100,3 +103,18 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is no run: it holds no run\.json"):
         resumed_arguments([f"resume='{tmp_path}'"])
     assert resumed_arguments(["seed=1", "-m"]) == ["seed=1", "-m"]
+
+
+def test_the_newest_run_of_a_folder_is_suggested(tmp_path: Path) -> None:
+    for time, name in enumerate(("zzz", "aaa")):
+        folder = tmp_path / "demo" / name
+        folder.mkdir(parents=True)
+        RunRecord().write(folder)
+        os.utime(folder / "run.json", (time, time))
+    for asked in (tmp_path, tmp_path / "demo"):
+        for find in (find_run, load_model, read_evaluation):
+            with pytest.raises(InputError, match=r"is a folder of runs \(2\): .* such as the newest, .*/demo/aaa\."):
+                find(asked)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty holds no model: give a run"):
+        load_model(tmp_path / "empty")

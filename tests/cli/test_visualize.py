@@ -64,7 +64,7 @@ def test_digits_are_tested_on_other_images_of_the_same_digits_which_the_record_s
         (("RUN", "--photos", "1"), "--photos must be from 2 to 5000, got 1"),
         (("RUN", "--seed", "-1"), "--seed must be from 0 to 4294967295, got -1"),
         (("RUN", "--output", "file"), "--output file is a file: name a folder"),
-        (("nowhere",), "nowhere is no run that has tested people"),
+        (("nowhere",), "There is no model nowhere"),
         (("RUN", "--faces", "nowhere"), "There is no folder nowhere"),
     ],
 )

@@ -73,6 +73,8 @@ def test_evaluations_of_one_name_are_listed_with_their_paths(tmp_path: Path) -> 
 
 def test_what_cannot_be_compared_raises(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 evaluation has nothing to be compared with"):
-        compare_runs([tmp_path], tmp_path)
-    with pytest.raises(InputError, match="holds no finished evaluation"):
+        compare_runs([table(tmp_path / "one.csv", 0)], tmp_path)
+    with pytest.raises(InputError, match=r"There is no file or folder .*nowhere: name a run"):
+        compare_runs([tmp_path / "nowhere"], tmp_path)
+    with pytest.raises(InputError, match=r"holds no finished evaluation \(no metrics.json\)"):
         compare_runs([tmp_path, tmp_path], tmp_path)

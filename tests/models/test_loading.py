@@ -433,9 +433,16 @@ def test_an_unknown_model_is_an_error_that_lists_what_there_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        InputError, match=rf"There is no model {name}.*casia-webface, vggface2, openface, a bundle folder"
+        InputError, match=rf"There is no model {name}.*casia-webface, vggface2, openface, a run, a bundle folder"
     ):
         load_model(name)
+
+
+def test_a_model_that_is_nearly_named_is_suggested() -> None:
+    with pytest.raises(InputError, match=r"There is no model sfcae: did you mean sface\?"):
+        load_model("sfcae")
+    with pytest.raises(InputError, match=r"There is no pretrained model 'sfac': did you mean sface\?"):
+        pretrained_bundle("sfac")
 
 
 def test_pretrained_weights_that_cannot_be_had_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,7 @@ def test_photos_are_connected_through_others() -> None:
     [
         ("a,b\nx,y\n", r"has no column same \(its columns: a, b\)"),
         ("", r"has no column a, b, same \(its columns: none\)"),
+        ("a;b;same\nx;y;1\n", r"separates its columns by semicolons \('a;b;same'\): write commas"),
         ("a,b,same\n", "has no line below its header"),
         ("a,b,same,a\nx,y,1,z\n", "has the column a twice"),
         ("a,b,same\nx,y\n", "Line 2 of .* has 2 fields, not 3"),
@@ -97,7 +98,7 @@ def test_invalid_tables_are_refused_with_the_line(root: Path, table: str, messag
 
 
 def test_unreadable_tables_are_refused(root: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"There is no table .*nowhere\.csv"):
         pair_file(root / "nowhere.csv")
     (root / "pairs.csv").write_bytes(b"a,b,same\n\xff\xfe,y,1\n")
     with pytest.raises(InputError, match="cannot be read"):

@@ -153,7 +153,7 @@ def test_a_bundle_with_a_head_verifies_by_it_and_its_card_says_so(
 
     monkeypatch.setattr(module, "adapt", adapted)
     target = tmp_path / "mine"
-    assert main(["adapt", str(bundle), "--people", str(faces), "--output", str(target), "--threads", "1"]) == 0
+    assert main(["adapt", str(bundle), "--faces", str(faces), "--output", str(target), "--threads", "1"]) == 0
     told = capsys.readouterr().out.splitlines()
     head, photo = found[0].head, sorted(faces.rglob("*.png"))[:3]
     assert head is not None, told
@@ -190,7 +190,7 @@ def test_a_centered_model_is_adapted_without_weights_for_torch(
     found = replace(adapt(Verifier.load(tmp_path / "centered", engine="onnx", threads=1), faces), head=head)
     monkeypatch.setattr(module, "adapt", lambda *arguments, **options: found)
     target = tmp_path / "mine"
-    arguments = ["adapt", str(tmp_path / "centered"), "--people", str(faces), "--output", str(target), "--threads", "1"]
+    arguments = ["adapt", str(tmp_path / "centered"), "--faces", str(faces), "--output", str(target), "--threads", "1"]
     assert main(arguments) == 0
     assert "It has no weights for torch, so `train` cannot go on from it: " in capsys.readouterr().out
     with pytest.raises(InputError, match="has no weights for torch: use the one that it was made from"):

@@ -206,7 +206,7 @@ def test_a_value_of_a_wrong_type_is_an_error_of_the_program(photos: list[Path], 
 
 def test_both_photos_without_a_face_are_reported(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
-    with pytest.raises(NoDecision, match=r"empty\.jpg is empty: it has no bytes\. There is no file nowhere\.jpg\."):
+    with pytest.raises(NoDecision, match=r"empty\.jpg is empty: .* There is no file nowhere\.jpg\."):
         verifier().verify(tmp_path / "empty.jpg", "nowhere.jpg")
 
 
