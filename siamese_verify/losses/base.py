@@ -183,10 +183,10 @@ def check_reduction(reduction: str) -> None:
         raise InputError(f"reduction is {reduction!r}, but must be one of {', '.join(get_args(Reduction))}.")
 
 
-def check_numbers(**values: float) -> None:
+def check_numbers(**values: object) -> None:
     """Raise InputError for the first value that is no number, by its name."""
     for name, value in values.items():
-        if not isinstance(value, int | float | Tensor) and not hasattr(value, "__float__"):
+        if not hasattr(value, "__float__"):
             raise InputError(f"{name} must be a number, got {value!r}.")
 
 
