@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import pkgutil
@@ -100,6 +101,26 @@ def test_every_config_is_in_a_command(group: str) -> None:
     named |= {entry[group] for entry in defaults if group in entry}
     listing = {"all_pairs", "all_triplets"}  # the page says to leave these to loops of one's own
     assert {path.stem for path in (CONF / group).glob("*.yaml")} - listing == named
+
+
+def test_the_page_says_what_each_config_sets_otherwise_than_its_class() -> None:
+    expected = {}
+    for path in sorted((CONF / "loss").glob("*.yaml")):
+        settings: Any = OmegaConf.to_container(OmegaConf.load(path))
+        if not settings.get("_target_", "").startswith("siamese_verify."):
+            continue
+        loss = pkgutil.resolve_name(settings["_target_"])
+        parameters = inspect.signature(loss).parameters
+        own = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in settings.items() if name in parameters
+        }
+        defaults = {name: parameters[name].default for name, one in own.items() if not isinstance(one, dict)}
+        sets = [name for name, default in defaults.items() if own[name] not in (default, None)]
+        if sets:
+            values = (", ".join(f"{name}={given[name]!r}" for name in sets) for given in (own, defaults))
+            expected[path.stem, loss.__name__] = tuple(text.replace("'", '"') for text in values)
+    rows = re.findall(r"^\| `loss=(\w+)` \| `(\w+)` \| `(.+)` \| `(.+)` \|$", PAGE, re.MULTILINE)
+    assert {(choice, name): values for choice, name, *values in rows} == {key: [*one] for key, one in expected.items()}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -217,7 +238,7 @@ def test_every_encoder_is_on_the_page_of_training() -> None:
     assert named >= {path.stem for path in (CONF / "encoder").glob("*.yaml")}
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+@pytest.mark.filterwarnings("ignore", "error::UserWarning:pytorch_lightning", "error:.*LeafSpec")
 def test_a_network_is_trained_bundled_verified_and_resumed_from_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

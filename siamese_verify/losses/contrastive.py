@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchLoss, Items, Reduction, listed_pairs
+from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_numbers, listed_pairs
 from siamese_verify.pairwise import Batch, Totals, row_distance
 from siamese_verify.pairwise.pair_sum import Hinge, pair_sum
 from siamese_verify.structures import Pairs, Triplets
@@ -71,6 +71,7 @@ class ContrastiveLoss(BatchLoss):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(reduction)
+        check_numbers(margin=margin, scale=scale)
         if not margin >= 0:
             raise InputError(f"margin is {margin}, but a contrastive loss needs a margin of 0 or more.")
         if distance not in get_args(PairDistance):
@@ -119,6 +120,7 @@ class CosinePairLoss(BatchLoss):
 
     def __init__(self, margin: float = 0.0, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)
+        check_numbers(margin=margin)
         if not -1 <= margin <= 1:
             raise InputError(f"margin is {margin}, but is compared with a cosine: choose one from -1 to 1.")
         self.margin = margin

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchLoss, Items, Reduction
+from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_numbers
 from siamese_verify.pairwise import Batch, Identities, Totals, row_product, unit
 from siamese_verify.pairwise.blocks import is_small
 from siamese_verify.pairwise.distances import block_product
@@ -188,6 +188,7 @@ class SupConLoss(SoftmaxObjective):
 
 def check_temperature(temperature: float) -> None:
     """Raise InputError for a temperature that exponentials of float64 have no room for."""
+    check_numbers(temperature=temperature)
     if not temperature >= SMALLEST_TEMPERATURE:
         raise InputError(
             f"temperature is {temperature}, but must be {SMALLEST_TEMPERATURE} or more: 0.05 to 0.5 are usual."

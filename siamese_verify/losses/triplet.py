@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchLoss, Items, Reduction
+from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_numbers
 from siamese_verify.pairwise import Batch, Metric, Totals, every_triplet, row_distance
 from siamese_verify.pairwise.triplet_sum import triplet_sum
 from siamese_verify.structures import Pairs, Triplets
@@ -54,6 +54,7 @@ class TripletLoss(BatchLoss):
         self, margin: float = 0.2, squared: bool = False, soft: bool = False, reduction: Reduction = "mean"
     ) -> None:
         super().__init__(reduction)
+        check_numbers(margin=margin)
         if not margin >= 0:
             raise InputError(f"margin is {margin}, but a triplet loss needs a margin of 0 or more.")
         self.margin = margin

@@ -100,6 +100,9 @@ def check_batch(
 
 def check_rows(embeddings: Tensor, labels: Tensor, name: str, name_of_labels: str) -> None:
     """Check that embeddings are a matrix with a label for each row; see `check_batch`."""
+    for value, its_name in ((embeddings, name), (labels, name_of_labels)):
+        if not isinstance(value, Tensor):
+            raise InputError(f"{its_name} must be a tensor, but are a {type(value).__name__}: give torch.tensor(...).")
     check_matrix(embeddings, name)
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         raise InputError(

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 UNHELPFUL = (  # beginnings of UserWarnings of Lightning and torch, each with the reason why nobody can act on it
     "You're resuming from a checkpoint that ended before the epoch ended",  # our samplers go on within an epoch
+    "Checkpoint directory .* exists and is not empty",  # that of a run which goes on
     "The dirpath has changed from",  # a run resumed in another folder; BestCheckpoint brings the best epoch along
     "The number of training batches .* is smaller than the logging interval",  # steps are counted over all epochs
     r"It is recommended to use `self.log\('val/.*sync_dist",  # all ranks measure all pairs

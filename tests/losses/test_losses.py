@@ -242,6 +242,7 @@ ROW = torch.tensor([0])
     [
         ((torch.ones(4), torch.ones(4).long()), r"embeddings must be .* shape \(4,\)"),
         ((torch.ones(4, 5).long(), torch.ones(4).long()), r"type torch\.int64"),
+        ((torch.ones(4, 5), [0, 0, 1, 1]), r"labels must be a tensor, but are a list: give torch\.tensor"),
         ((torch.ones(4, 5), torch.ones(4, 1).long()), r"labels must be .* shape \(4, 1\)"),
         ((torch.ones(4, 5), torch.ones(4)), r"type torch\.float32"),
         ((torch.ones(4, 5), torch.ones(3).long()), "4 embeddings came with 3 labels"),

@@ -122,7 +122,11 @@ def test_pairs_are_refused_with_the_way_out() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"margin": -1}, "margin is -1"), ({"reduction": "max"}, "reduction is 'max'")],
+    [
+        ({"margin": -1}, "margin is -1"),
+        ({"margin": "a"}, "margin must be a number, got 'a'"),
+        ({"reduction": "max"}, "reduction is 'max'"),
+    ],
 )
 def test_an_argument_out_of_range_is_named(arguments: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -157,6 +157,7 @@ def test_only_warnings_that_nobody_can_act_on_are_left_out(monkeypatch: pytest.M
         with without_unhelpful_warnings():
             warnings.warn(srun, UserWarning, stacklevel=1)
             warnings.warn("The dirpath has changed from 'a' to 'b'", UserWarning, stacklevel=1)
+            warnings.warn("Checkpoint directory a/checkpoints exists and is not empty.", UserWarning, stacklevel=1)
             warnings.warn("The dirpath has changed from 'a' to 'b'", DeprecationWarning, stacklevel=1)
             warnings.warn("The disk is full", UserWarning, stacklevel=1)
         monkeypatch.setenv("SLURM_JOB_ID", "1")
