@@ -84,7 +84,7 @@ def read_table(
             no row.
     """
     if not Path(path).exists():
-        raise InputError(f"There is no table {path}: give the path of a CSV.")
+        raise InputError(f"The table {path} cannot be read: there is no such file.")
     if not Path(path).is_file():  # a pipe that nobody may write to
         raise InputError(f"The table {path} is not a regular file: write it to one first.")
     try:

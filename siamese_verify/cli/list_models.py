@@ -47,15 +47,10 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([asdict(entry) for entry in entries], indent=1))
         return 0
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("model", "available", "size", "accuracy", "trained by", "license of the weights")
     for entry in entries:
-        size = f"{entry.megabytes:.0f} MB" if entry.megabytes else ""
-        available, accuracy = "yes" if entry.available else "no", entry.accuracy or entry.note
-        row = (entry.name, available, size, accuracy, entry.stages, entry.license)
-        table.add_row(*(escape(printable(cell)) for cell in row))
-    Console().print(table)
+        size = f"{entry.megabytes:.0f} MB {'on this machine' if entry.available else 'to download'}"
+        print(printable(f"{entry.name}: {size}" if entry.megabytes else f"{entry.name}: cannot be used"))
+        named = {"trained by": entry.stages, "license of the weights": entry.license}
+        facts = [entry.note, entry.accuracy, *(f"{name}: {value}" for name, value in named.items() if value)]
+        print(*(printable(f"  {fact}") for fact in facts if fact), sep="\n")
     return 0

@@ -100,7 +100,8 @@ def export_bundle(
         raise InputError("The cost of int8 shows on photos of people only: give --faces data/lfw, not --synthetic.")
     if not synthetic and not (root / "pairsDevTest.txt").is_file():
         raise InputError(
-            f"There is no Labeled Faces in the Wild in {root} to compare on: give --faces, or --synthetic."
+            f"There is no Labeled Faces in the Wild in {root} to compare on: give --faces, or --synthetic for drawn "
+            "faces, which take no download and show less: a difference on real photos could go unnoticed."
         )
     pairs = synthetic_pairs(spec) if synthetic else lfw_test_pairs(root, spec)
     if quantize:

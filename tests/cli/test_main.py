@@ -73,6 +73,7 @@ def test_a_model_is_pulled_from_files_that_are_those_of_the_zoo_only(
     assert ". holds no face_recognition_sface_2021dec_int8bq.onnx (SHA-256 fb143eea" in refused.err
     assert not list((tmp_path / "cache").rglob("*.onnx"))
     assert "--from goes with pull" in command("models", "--from", ".").err
+    assert "\nvggface2: 107 MB to download\n  to get it: siamese-verify models pull vggface2\n" in command("models").out
     listed = command("models", "--json")
     assert {one["name"] for one in json.loads(listed.out)} >= {"sface", "casia-webface", "vggface2"}
 

@@ -35,7 +35,9 @@ def test_without_faces_of_people_one_has_to_ask_for_drawn_ones(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"data/lfw to compare on: give --faces, or --synthetic"):
+    with pytest.raises(
+        InputError, match=r"data/lfw to compare on: give --faces, or --synthetic for drawn faces, .* and show less"
+    ):
         list(export_bundle(str(tiny_run), tmp_path / "out", {}))
     with pytest.raises(InputError, match="not --synthetic"):
         list(export_bundle(str(tiny_run), tmp_path / "out", {}, quantize=True, synthetic=True))
