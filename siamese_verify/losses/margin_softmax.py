@@ -160,7 +160,7 @@ class MarginSoftmax(BatchLoss):
         """
         if self.sample_rate < 1 and not self.sharded and world_size() > 1:
             raise InputError(f"sample_rate is {self.sample_rate} in {world_size()} processes: set sharded to true.")
-        if not (self.sharded and self.weights.is_meta):
+        if not self.weights.is_meta:
             return
         if self.num_identities < world_size():
             raise InputError(
@@ -173,7 +173,7 @@ class MarginSoftmax(BatchLoss):
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
         """Losses of rows; see `BatchLoss.items`."""
-        if self.sharded and self.weights.is_meta:
+        if self.weights.is_meta:
             raise InputError("The weights are sharded and not drawn yet: call shard() first.")
         norms = torch.linalg.vector_norm(batch.embeddings, dim=1)
         check_identities(self, batch)
