@@ -21,7 +21,6 @@ from siamese_verify.structures import Pairs, Triplets
 
 OPTIONS = {"subcenters": 1, "label_smoothing": 0.0, "sample_rate": 1.0, "sharded": False}
 UNIT = 1e-4  # deviation from length 1 of embeddings that an encoder normalized
-DRAWN = 1024  # identities whose weights are drawn at once
 LOGITS = 1 << 26  # cosines that are held at once, 256 MB; of more, a block at a time is computed again going back
 
 
@@ -84,7 +83,7 @@ class MarginSoftmax(BatchLoss):
         subcenters: weights of each identity, >= 1; the nearest counts. 3 let wrong labels gather at one of their own.
         label_smoothing: share of the target that is spread evenly over all compared identities, in [0, 1).
         sample_rate: share of the identities that a batch is compared with in training, in (0, 1].
-        sharded: whether processes share the weights, which have no values before `shard` is called.
+        sharded: whether processes share the weights, once `shard` was called.
 
     Attributes:
         weights: (num_identities, subcenters * embedding_size) parameter, or this process's rows of it; only the
@@ -138,9 +137,8 @@ class MarginSoftmax(BatchLoss):
         self.sharded = sharded
         self.first = 0
         self.compares_rows = sharded  # rows of all ranks, with this rank's identities
-        self._seed = int(torch.randint(2**62, ()))
-        weights = torch.empty(num_identities, subcenters * embedding_size, device="meta" if sharded else None)
-        self.weights = nn.Parameter(weights if sharded else draw_weights_(weights, 0, num_identities, self._seed))
+        # normal: every direction is as likely
+        self.weights = nn.Parameter(torch.randn(num_identities, subcenters * embedding_size))
 
     def with_margin(self, cosine: Tensor, norms: Tensor) -> Tensor:
         """(B,) cosines with the own identity as they stand in the softmax, of the cosines and lengths of embeddings."""
@@ -150,17 +148,14 @@ class MarginSoftmax(BatchLoss):
         """(B,) terms that are added to the losses, of the lengths of embeddings."""
 
     def shard(self) -> None:
-        """Draw this process's rows of the weights, if they are sharded.
-
-        All processes must have made the loss by the same seed of torch's generator; then the weights are those that
-        one process would draw. Call it before the loss is moved to a device or given to an optimizer.
+        """Keep this process's rows of the weights, if they are sharded; all processes must hold the same weights.
 
         Raises:
             InputError: fewer identities than processes, or a sample of identities that processes do not share.
         """
         if self.sample_rate < 1 and not self.sharded and world_size() > 1:
             raise InputError(f"sample_rate is {self.sample_rate} in {world_size()} processes: set sharded to true.")
-        if not self.weights.is_meta:
+        if not self.sharded or len(self.weights) < self.num_identities:
             return
         if self.num_identities < world_size():
             raise InputError(
@@ -168,13 +163,10 @@ class MarginSoftmax(BatchLoss):
             )
         own = shard_range(self.num_identities, rank(), world_size())
         self.first = own.start
-        weights = torch.empty(len(own), self.weights.shape[1], dtype=self.weights.dtype)
-        self.weights = nn.Parameter(draw_weights_(weights, own.start, self.num_identities, self._seed))
+        self.weights.data = self.weights.data[own.start : own.stop].clone()
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
         """Losses of rows; see `BatchLoss.items`."""
-        if self.weights.is_meta:
-            raise InputError("The weights are sharded and not drawn yet: call shard() first.")
         norms = torch.linalg.vector_norm(batch.embeddings, dim=1)
         check_identities(self, batch)
         compared = self._compare(unit(batch.embeddings), batch.labels)
@@ -335,28 +327,6 @@ def compare_rows(
     lowest = torch.finfo(rows.dtype).min / 2  # not infinity: without negatives there would be nothing to differentiate
     negative = (scale * cosine).scatter(1, place, (scale * at_place).masked_fill(there, lowest))
     return negative.logsumexp(dim=1), own[:, 0], cosine.sum(dim=1) - own[:, 0]
-
-
-def draw_weights_(weights: Tensor, first: int, identities: int, seed: int) -> Tensor:
-    """Draw the weights of some identities in place: the same ones, whoever draws those of the others.
-
-    Args:
-        weights: (C, D) of identities `first` to `first` + C - 1.
-        first: the first of them.
-        identities: how many there are in all.
-        seed: of all weights, in [0, 2^62).
-
-    Returns:
-        The weights: normal, so that every direction is as likely.
-    """
-    last = first + len(weights)
-    for start in range(first - first % DRAWN, last, DRAWN):
-        stop = min(start + DRAWN, identities)
-        generator = torch.Generator().manual_seed(seed + start)
-        drawn = torch.randn(stop - start, weights.shape[1], generator=generator, device="cpu")
-        begin, end = max(start, first), min(stop, last)
-        weights[begin - first : end - first] = drawn[begin - start : end - start]
-    return weights
 
 
 def shard_range(rows: int, shard: int, shards: int) -> range:

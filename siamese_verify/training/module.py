@@ -240,11 +240,11 @@ class VerificationModule(pl.LightningModule):
         return weights if getattr(self.loss, "sharded", False) and world_size() > 1 else None
 
     def setup(self, stage: str) -> None:
-        """Draw this rank's share of the loss's weights, before they are moved to the device or loaded."""
+        """Keep this rank's share of the loss's weights, before they are moved to the device or loaded."""
         if stage == "fit" and self.compile_encoder:
             self.encoder.compile(backend="inductor" if self.compile_encoder is True else self.compile_encoder)
         loss: Any = self.loss
-        if hasattr(loss, "shard"):
+        if stage == "fit" and hasattr(loss, "shard"):
             loss.shard()
             if loss.sharded or loss.sample_rate < 1:  # which in several processes means sharded
                 self._ddp_params_and_buffers_to_ignore = ["loss.weights"]

@@ -21,14 +21,13 @@ from torch.utils.data import DataLoader
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses import AdaFaceLoss, ArcFaceLoss, MagFaceLoss
-from siamese_verify.losses.margin_softmax import MarginSoftmax, draw_weights_
+from siamese_verify.losses.margin_softmax import MarginSoftmax
 from siamese_verify.pairwise.ranks import world_size
 from siamese_verify.structures import FaceBatch
 from siamese_verify.training import VerificationModule
 from siamese_verify.training.partial_weights import RowSteps, gather_shards, take_shard
 from tests.training.rank_pool import RankPool, rank_pool
 
-MANY = 3000  # identities, of which blocks are drawn
 IDENTITIES, SIZE, ROWS, STEPS, LIMIT = 31, 4, 10, 3, 0.05
 LABELS = torch.tensor([0, 30, 3, 3, 17, 1, 0, 30, 25, 6])
 ADAMW = partial(AdamW, lr=0.01, weight_decay=0.1)
@@ -347,34 +346,6 @@ def test_clipped_steps_and_checkpoints_of_shards_are_those_of_one_process(count:
         "exp_avg": (4, SIZE),
         "exp_avg_sq": (4, SIZE),
     }
-
-
-def drawn_on_rank(rank: int) -> tuple[Tensor, int]:
-    torch.manual_seed(1)
-    loss = ArcFaceLoss(MANY, embedding_size=SIZE, sharded=True)
-    loss.shard()
-    return loss.weights.data, loss.first
-
-
-def test_weights_of_shards_are_those_of_one_process(pool: RankPool) -> None:
-    torch.manual_seed(1)
-    whole = ArcFaceLoss(MANY, embedding_size=SIZE).weights.data
-    for count in (1, 2, 3):
-        found = pool.run(count, drawn_on_rank)
-        assert [first for _, first in found] == [MANY * rank // count for rank in range(count)]
-        assert torch.equal(torch.cat([weights for weights, _ in found]), whole)
-    assert abs(whole.mean()) < 4 / whole.numel() ** 0.5
-    assert abs(whole.std() - 1) < 4 / (2 * whole.numel()) ** 0.5
-    assert len({*map(tuple, whole.tolist())}) == MANY  # no block is another one's
-
-
-def test_a_shard_of_more_weights_than_fit_is_drawn() -> None:
-    loss = ArcFaceLoss(10**9, sharded=True)  # 2 TB
-    assert loss.weights.shape == (10**9, 512)
-    with pytest.raises(InputError, match="not drawn yet: call shard"):
-        loss(torch.ones(2, 512), torch.arange(2))
-    weights = [draw_weights_(torch.empty(3, 512), first, 10**9, seed=0) for first in (10**9 - 4, 10**9 - 3)]
-    assert torch.equal(weights[0][1:], weights[1][:-1])
 
 
 def shard_on_rank(rank: int, settings: dict[str, Any], identities: int) -> str:
