@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # as read by torch: a test is too small for two threads
+os.environ["OMP_NUM_THREADS"] = "1"  # as read by torch, here and in what tests start: they are too small for two
 
 import pytest
 import torch

@@ -17,7 +17,10 @@ from siamese_verify.sweeps.sweep_results import read_sweep, record_files
 from tests.sweeps.written_runs import PROTOCOL, make, write_grid, write_run
 
 
-def test_the_end_of_a_sweep_shows_its_runs_its_best_and_its_failures(tmp_path: Path) -> None:
+def test_the_end_of_a_sweep_shows_its_runs_its_best_and_its_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     write_grid(tmp_path / "grid")
     (tmp_path / "grid" / "3" / "bundle").mkdir()
     text = finish_sweep(tmp_path / "grid")
@@ -55,7 +58,8 @@ def test_the_page_has_every_part_and_needs_nothing_else(tmp_path: Path) -> None:
     assert not re.search(r'(?:src|href)="(?!#)', page)
 
 
-def test_other_protocols_show_the_metric_that_stands_for_them(tmp_path: Path) -> None:
+def test_other_protocols_show_the_metric_that_stands_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     for seed, value in enumerate((0.9, 0.94)):
         shots = {"accuracy": value, "accuracy_interval": [value - 0.1, value + 0.05]}
         ranked = {"mean_average_precision": value / 2, "mean_average_precision_interval": None, "recall_at_1": 0.5}
