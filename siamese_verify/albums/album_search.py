@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,29 +124,14 @@ def open_index(album: AlbumFolder) -> ApproximateIndex:
         InputError: FAISS is not installed, there is no face, or it is to be made while another process writes.
     """
     path = album.file_of_rows(".faiss")
-    index = ApproximateIndex.load(path, None)
+    index = ApproximateIndex.load(path, None) if path.is_file() else None
     if index is None:
-        rows = album.rows(mapped=True)
+        rows: Any = album.rows(mapped=True)
         with claimed(album.path):
-            index = build_index(path, rows, "rows-")
-    return index
-
-
-def build_index(path: Path, rows: StoredRows, prefix: str) -> ApproximateIndex:
-    """Build a FAISS index of rows and keep it, readable by its owner only; older ones are deleted.
-
-    Args:
-        path: of the index.
-        rows: N.
-        prefix: that the names of older ones begin with, in the same folder.
-
-    Raises:
-        InputError: FAISS is not installed, there is no row, or the file cannot be written.
-    """
-    for old in path.parent.glob(f"{glob.escape(prefix)}*.faiss*"):
-        old.unlink()
-    index = ApproximateIndex.build(cast(Any, rows), np.arange(len(rows), dtype=np.int64))
-    index.save(path, None)
+            for old in album.path.glob("rows-*.faiss*"):
+                old.unlink()
+            index = ApproximateIndex.build(rows, np.arange(len(rows), dtype=np.int64))
+            index.save(path, None)
     return index
 
 

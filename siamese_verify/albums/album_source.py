@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
@@ -38,7 +41,7 @@ class AlbumSource:
             column `path`, or a `.txt` with a path in each line; a `.rec` with its `.idx`, or their folder; a `.npy`
             with (N,*shape) arrays; or a clip. All but arrays and clips may be addresses in object storage, such as
             `s3://bucket/album`.
-        root: folder that the paths of a list start from, and that absolute ones lie in; by default the list's own.
+        root: folder that the paths of a list start from, also absolute ones that lie in it; by default the list's own.
 
     Attributes:
         kind: of the source.
@@ -75,7 +78,7 @@ class AlbumSource:
         """Unique names of the photos, in the order in which they are embedded.
 
         Raises:
-            InputError: a list that cannot be read, has no column `path`, or has a path empty, twice or out of the root.
+            InputError: a list that cannot be read, has no column `path`, or has a path empty or twice.
         """
         if self.kind == "folder":
             for name in self._storage.names():
@@ -84,40 +87,29 @@ class AlbumSource:
                 else:
                     self.skipped[suffix_of(name) or "no suffix"] += 1
         elif self.kind == "list":
-            yield from StringColumn(self.within(read_paths(self.place).column))
+            paths = read_paths(self.place)
+            if pc.any(pc.match_substring_regex(paths.column, "^/|://")).as_py():
+                paths = StringColumn(string_array(list(map(self.from_root, paths))))
+                refuse_repeated(self.place, paths.column, "remove one of them")
+            yield from paths
         elif self.kind == "clip":
             yield self.place.rpartition("/")[2]
         else:
             count = len(self._records) if self.kind == "records" else len(self._arrays)
             yield from (self._records.names[row] if self.kind == "records" else f"row {row}" for row in range(count))
 
-    def within(self, paths: pa.Array) -> pa.Array:
-        """Paths of a list from the root, which absolute ones lose.
-
-        Raises:
-            InputError: one leads out of the root, or two are the same then.
-        """
-        names = paths
-        for root in dict.fromkeys([self.root, self.root if self.remote else os.path.realpath(self.root)]):
-            start = f"{root.rstrip('/')}/"
-            inside = pc.starts_with(names, start)
-            if pc.any(inside).as_py():
-                names = pc.if_else(inside, pc.utf8_slice_codeunits(names, len(start)), names)
-        for name in names.filter(pc.match_substring_regex(names, r"^[/\\]|^.:|\.\.|\x00")).to_pylist():
-            try:
-                self._storage.check_name(name)
-            except InputError:
-                raise InputError(
-                    f"The list {self.place} has the path {name!r}, which does not lie in {self.root}: give the folder "
-                    "that its photos lie in as --root, such as / for absolute paths anywhere on this machine."
-                ) from None
-        if not names.equals(paths):
-            refuse_repeated(self.place, names, "remove one of them")
-        return names
-
-    def exists(self, name: str) -> bool:
-        """Whether there is a file of a photo."""
-        return self._storage.exists(name)
+    def from_root(self, path: str) -> str:
+        """A path or address of a list, from the root if it lies there; any other as it is."""
+        root, given = _plain(self.root).rstrip("/"), _plain(path)
+        if given.startswith(f"{root}/") and "/../" not in given:
+            return given[len(root) + 1 :] or path
+        if given.startswith("/") and not self.remote:
+            folder, _, name = given.rpartition("/")
+            root, resolved = (_resolved(one or "/").rstrip("/") for one in (root, folder))
+            if f"{resolved}/".startswith(f"{root}/"):
+                with suppress(UnicodeEncodeError):
+                    return f"{resolved}/{name}"[len(root) + 1 :].encode().decode()
+        return path
 
     def location(self, name: str) -> str:
         """Path or address of a photo, for people."""
@@ -180,13 +172,40 @@ class AlbumSource:
 
     @cached_property
     def _arrays(self) -> np.ndarray:
-        try:
-            arrays: np.ndarray = np.load(self.place, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{self.place} holds no arrays ({error}): write them by numpy.save.") from None
+        arrays = map_array(self.place)
         if arrays.ndim < 2:
             raise InputError(f"{self.place} has the shape {arrays.shape}: give an array of inputs, (N,*shape).")
         return arrays
+
+
+def map_array(path: str | Path) -> NDArray[Any]:
+    """Array of a `.npy`, mapped for reading; no pickle is read, and nothing is allocated.
+
+    Raises:
+        InputError: there is no such file, or it is none, damaged, cut off or of objects.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}.") from None
+    except Exception as error:  # a damaged header raises whatever its text makes of it
+        raise InputError(f"{path} holds no array ({' '.join(str(error).split())}): write one by numpy.save.") from None
+    return array
+
+
+def _plain(place: str) -> str:
+    """A local path without its scheme and repeated slashes, or an address as it is."""
+    local = re.sub("^(file|local)://", "", place)
+    return local if "://" in local else re.sub("/+", "/", local)
+
+
+@lru_cache(maxsize=2**12)
+def _resolved(folder: str) -> str:
+    try:
+        return os.path.realpath(folder)
+    except ValueError:  # a zero byte
+        return folder
 
 
 def absolute(place: str | Path) -> str:

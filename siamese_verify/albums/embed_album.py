@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -45,7 +45,6 @@ from siamese_verify.albums.album_folder import (
 )
 from siamese_verify.albums.album_source import AlbumSource
 from siamese_verify.atomic_write import atomic_open
-from siamese_verify.datasets.index import StringColumn
 from siamese_verify.errors import InputError
 from siamese_verify.faces import DETECTORS, Quality, open_photo, reduced
 from siamese_verify.faces.rotation import Box, to_photo
@@ -53,7 +52,6 @@ from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.tables import csv_cell
 from siamese_verify.verification import DetectedFace, NoDecision, Verifier
 
-SAMPLE = 256  # photos of a list that are looked for before the first is embedded
 CHUNK = 64  # photos whose faces are embedded together
 EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 SOFTWARE = ("siamese-verify", "onnxruntime", "numpy", "pillow", "pyarrow")
@@ -124,9 +122,9 @@ def embed_album(
         photos_per_part: at most; by default by the number of photos.
 
     Raises:
-        InputError: a source that cannot be read, or without a photo; a list none of whose photos is there; a folder
-            that another process writes to, or that was made of another source or by another model or policy; a process
-            that was killed.
+        InputError: a source that cannot be read, or without a photo; a list none of whose photos can be read, when all
+            were tried; a folder that another process writes to, or that was made of another source or by another model
+            or policy; a process that was killed.
     """
     started = time.monotonic()
     if engine not in ("processes", "ray"):
@@ -151,7 +149,14 @@ def embed_album(
         done = _on_ray(job, todo, processes) if engine == "ray" else _here(job, todo, processes)
         embedded = _watch(done, total, total - sum(stop - start for start, stop in todo))
         left_out = _list_left_out(album)
-        return AlbumSummary(total, sum(album.sizes()), left_out, embedded, time.monotonic() - started, origin.skipped)
+        if origin.kind == "list" and left_out[UNREAD] == total:
+            raise InputError(
+                f"No photo of the list {source} can be read, such as {album.names[0]!r}, which was looked for in "
+                f"{origin.root}: put them there, or delete {folder} and give the folder they start from as --root."
+            )
+        return AlbumSummary(
+            total, sum(album.sizes()), left_out.total(), embedded, time.monotonic() - started, origin.skipped
+        )
 
 
 def _can_read_more(album: AlbumFolder, source: AlbumSource, photos: PhotoRange) -> bool:
@@ -179,8 +184,6 @@ def _begin(
         count = write_names(folder, source.names())
         if not count:
             raise InputError(f"{source.place} holds no photo: give a folder, a list, a .rec, a .npy or a clip.")
-        if source.kind == "list":
-            _refuse_absent(source, StringColumn(read_names(folder)))
         made = AlbumMetadata(
             metadata.name, bundle, metadata.weights_sha256, metadata.fingerprint, policy, source.identity, source.place,
             source.root, metadata.embedding_size, storage, photos_per_part or default_part(count), (count,),
@@ -207,16 +210,6 @@ def _begin(
     if count != known.lists[-1]:  # also where a kill came between both files
         write_metadata(folder, replace(known, lists=(*known.lists, count)))
     return AlbumFolder(folder)
-
-
-def _refuse_absent(source: AlbumSource, names: Sequence[str]) -> None:
-    """Raise InputError if none of a sample of a list's photos is there: its paths start from elsewhere."""
-    rows = np.unique(np.linspace(0, len(names) - 1, SAMPLE).astype(int)).tolist()
-    if not any(source.exists(names[row]) for row in rows):
-        raise InputError(
-            f"Of the list {source.place}, {len(rows):,} photos were looked for and none is there, such as "
-            f"{source.location(names[0])}: give the folder that its paths start from as --root."
-        )
 
 
 def _version(package: str) -> str:
@@ -423,15 +416,15 @@ def _watch(done: Iterator[PartCount], total: int, before: int) -> int:
     return photos
 
 
-def _list_left_out(album: AlbumFolder) -> int:
-    """Write the table of photos without a face; return how many there are."""
-    count = 0
+def _list_left_out(album: AlbumFolder) -> Counter[str]:
+    """Write the table of photos without a face; return how many there are of each reason."""
+    counts = Counter[str]()
     with atomic_open(album.path / LEFT_OUT, private=True) as file:
         text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
         writer = csv.writer(text)
         writer.writerow(LeftOutPhoto._fields)
         for one in album.left_out():
             writer.writerow(map(csv_cell, one))
-            count += 1
+            counts[one.reason] += 1
         text.detach()  # the file is closed by who opened it
-    return count
+    return counts

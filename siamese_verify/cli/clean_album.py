@@ -59,12 +59,12 @@ def run(options: argparse.Namespace) -> int:
     table = FaceTable.read(options.folder)
     rows = largest_faces(table)
     photos = [table.photos[row] for row in rows]
-    names = identities_of(album.source, photos)
+    names, listed = identities_of(album.source, photos)
     people = sorted(set(names))
     number = {name: place for place, name in enumerate(people)}
     identities = np.array([number[name] for name in names], dtype=np.int64)
     findings = find_label_errors(table.embeddings[rows], identities, metadata.score_calibration, rate=options.rate)
-    write_findings(Path(options.output), findings, photos, people)
+    write_findings(Path(options.output), findings, listed, people)
     counts = Counter(one.kind for one in findings)
     said = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing"
     print(printable(f"{len(rows):,} photos of {len(people):,} identities: {said}. To review: {options.output}"))
@@ -87,24 +87,33 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def identities_of(source: AlbumSource, photos: Sequence[str]) -> list[str]:
-    """Names of the identities of photos: the column `identity` of a list in CSV or Parquet, else their folders.
+def identities_of(source: AlbumSource, photos: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of the identities of photos, and of the photos as the source has them.
+
+    Identities are the column `identity` of a list in CSV or Parquet, else the folders of the photos.
 
     Raises:
-        InputError: such a list without this column or one of the photos, or a photo in no folder.
+        InputError: such a list without this column or one of the photos, a photo in no folder, or absolute paths
+            in a `.txt`.
     """
+    from siamese_verify.albums.album_source import read_paths
     from siamese_verify.datasets.listing import read_list
 
     if source.kind == "list" and not source.place.lower().endswith(".txt"):
         index = read_list(source.place)
-        names = source.within(index.names.column).to_pylist()
-        known = dict(zip(names, index.identities.tolist(), strict=True))
-        if gone := [photo for photo in photos if photo not in known]:
+        rows = {source.from_root(path): row for row, path in enumerate(index.names)}
+        if gone := [photo for photo in photos if photo not in rows]:
             raise InputError(f"{gone[0]} is not in {source.place} any more: embed the list anew.")
-        return [index.people[known[photo]] for photo in photos]
+        found = [rows[photo] for photo in photos]
+        return [index.people[index.identities[row]] for row in found], [index.names[row] for row in found]
+    if source.kind == "list" and any(source.from_root(path) != path for path in read_paths(source.place)):
+        raise InputError(
+            f"{source.place} has absolute paths, which do not say whose folder is the identity: give a CSV with the "
+            "columns path and identity."
+        )
     if flat := [name for name in photos if "/" not in name]:
         raise InputError(f"{flat[0]} is in no identity's folder: embed a folder that has one for each identity.")
-    return [name.partition("/")[0] for name in photos]
+    return [name.partition("/")[0] for name in photos], [*photos]
 
 
 def largest_faces(table: FaceTable) -> np.ndarray:

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root",
         metavar="FOLDER",
-        help="that the paths of a list start from, and that absolute ones lie in (default: the list's own)",
+        help="that the paths of a list start from, also absolute ones that lie in it (default: the list's own)",
     )
     parser.add_argument(
         "--processes", type=int, help="that embed, each on one thread (default: one for each core; 1 with a GPU)"

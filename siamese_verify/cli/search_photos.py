@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "photo",
         metavar="QUERY",
         help="a photo with one face, - reads it from standard input; or a .npy with one array. Among embeddings: "
-        "a .npy of (Q,D) or (D,), or the name or number, from 0, of a row",
+        "a .npy of (Q,D) or (D,), or the number, from 0, of a row, or with --names its name",
     )
     parser.add_argument(
         "--in",
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="that `embed` has written; or any embeddings, a .npy of (N,D) or a .parquet with a column of lists",
     )
     parser.add_argument("--column", help="of the embeddings in a .parquet (default: embedding)")
-    parser.add_argument("--names", help="column of names in a .parquet (default: name, photo, path or id)")
+    parser.add_argument("--names", help="column of names in a .parquet, one of which is the QUERY then")
     parser.add_argument("--model", help="that it was embedded by, where it is elsewhere now")
     parser.add_argument("--top", type=int, default=20, help="faces, or rows, to show (default: %(default)s)")
     add_threshold_options(
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prior", type=float, help="share of genuine pairs among those compared, such as 1e-4: adds the probability"
     )
     add_selection_option(parser, "the photo is searched for")
-    parser.add_argument("--faiss", action="store_true", help="search an index of FAISS, which may miss some")
+    parser.add_argument("--faiss", action="store_true", help="search a FOLDER by FAISS, which may miss some")
     parser.add_argument(
         "--device", default="cpu", help="cpu, or a GPU that compares, such as cuda (default: %(default)s)"
     )
@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Search, and print what was found."""
-    if Path(options.folder).is_file():
+    place = Path(options.folder)
+    if place.is_file() or (place.suffix.lower() in (".npy", ".parquet") and not place.is_dir()):
         return _search_embeddings(options)
     if options.column is not None or options.names is not None:
         raise InputError(f"--column and --names go with a .parquet of embeddings, and {options.folder} is none.")
@@ -114,11 +115,14 @@ def _search_embeddings(options: argparse.Namespace) -> int:
 
     from siamese_verify.albums.embedding_rows import EmbeddingsFile
 
-    for name in ("model", "far", "threshold", "prior", "page"):
-        if getattr(options, name) is not None:
-            raise InputError(f"--{name} goes with a folder that `embed` has written, not with {options.folder}.")
+    for name in ("model", "far", "threshold", "prior", "page", "faiss", "on_multiple_faces"):
+        if getattr(options, name) not in (None, False, "error"):
+            raise InputError(
+                f"--{name.replace('_', '-')} goes with a folder that `embed` has written, not with {options.folder}: "
+                "leave it out."
+            )
     file = EmbeddingsFile(options.folder, options.column, options.names)
-    found = file.search(file.queries(options.photo), options.top, approximate=options.faiss, device=options.device)
+    found = file.search(file.queries(options.photo), options.top, device=options.device)
     names = file.names_of(np.concatenate([one.rows[0] for one in found]))
     answers = [
         [
@@ -142,13 +146,9 @@ def _search_embeddings(options: argparse.Namespace) -> int:
 def _query(photo: str, verifier: Verifier) -> tuple[DetectedFace | None, NDArray[np.float32]]:
     """The face that is searched for, None for an array, and its embedding."""
     if not verifier.metadata.input_spec.is_photo:
-        import numpy as np
+        from siamese_verify.albums.album_source import map_array
 
-        try:
-            array = np.load(photo, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{photo} holds no array ({error}): write one by numpy.save.") from None
-        return None, verifier.embed_arrays(array[None])[0]
+        return None, verifier.embed_arrays(map_array(photo)[None])[0]
     (face,) = verifier.find(read_standard_input() if photo == "-" else photo)
     return face, verifier.embed_faces([face])[0]
 

@@ -166,7 +166,7 @@ class ImpostorTail:
             return f"Half of all {pairs} or more may score this high."
         if self.interval(score):
             return f"At most 1 in {often:,} {pairs} would score this high (95 % confidence)."
-        return f"1 in {often:,} {pairs} would score this high."
+        return f"{'At most ' * (comparisons > 1)}1 in {often:,} {pairs} would score this high."
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""

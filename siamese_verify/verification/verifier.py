@@ -193,6 +193,9 @@ class Verifier:
         with ThreadPoolExecutor(2) as pool:  # decoding, detection and embedding release the GIL for most of their time
             names = (_photo_name(a, "photo 1"), _photo_name(b, "photo 2"))
             both = [pool.submit(embedded, *one) for one in zip((a, b), names, spent, strict=True)]
+        for one in both:
+            if (wrong := one.exception()) and not isinstance(wrong, NoDecision):
+                raise wrong
         errors = [error for one in both if isinstance(error := one.exception(), NoDecision)]
         if len(errors) > 1:
             raise NoDecision(" ".join(dict.fromkeys(map(str, errors))), errors[0].reason)

@@ -136,14 +136,18 @@ def test_lists_leave_out_what_was_reviewed_and_say_who_is_on_a_photo(tmp_path: P
     review.write_text("photo,drop\n" + "".join(f"{number}.jpg,yes\n" for number in range(1, 5)))
     with pytest.raises(InputError, match="leave some"):
         ListedPhotos(place, drop=review)
-    assert identities_of(AlbumSource(place), ["3.jpg", "1.jpg"]) == ["bob", "zoe"]
+    assert identities_of(AlbumSource(place), ["3.jpg", "1.jpg"]) == (["bob", "zoe"], ["3.jpg", "1.jpg"])
     place.write_text(f"path,identity\n{tmp_path}/1.jpg,zoe\n3.jpg,bob\n")
-    assert identities_of(AlbumSource(place), ["3.jpg", "1.jpg"]) == ["bob", "zoe"]
+    listed = ["3.jpg", f"{tmp_path}/1.jpg"]  # as `drop` has to name them
+    assert identities_of(AlbumSource(place), ["3.jpg", "1.jpg"]) == (["bob", "zoe"], listed)
     (tmp_path / "train.TXT").write_text("zoe/1.jpg\nbob/3.jpg\n")  # no column: their folders
-    assert identities_of(AlbumSource(tmp_path / "train.TXT"), ["bob/3.jpg", "zoe/1.jpg"]) == ["bob", "zoe"]
+    assert identities_of(AlbumSource(tmp_path / "train.TXT"), ["bob/3.jpg", "zoe/1.jpg"])[0] == ["bob", "zoe"]
+    (tmp_path / "train.TXT").write_text(f"{tmp_path}/zoe/1.jpg\n")
+    with pytest.raises(InputError, match="has absolute paths, which do not say whose folder"):
+        identities_of(AlbumSource(tmp_path / "train.TXT", "/"), [f"{tmp_path}/zoe/1.jpg"[1:]])
     with pytest.raises(InputError, match="any more"):
         identities_of(AlbumSource(place), ["9.jpg"])
-    assert identities_of(AlbumSource(tmp_path), ["anna/1.jpg"]) == ["anna"]
+    assert identities_of(AlbumSource(tmp_path), ["anna/1.jpg"]) == (["anna"], ["anna/1.jpg"])
     with pytest.raises(InputError, match="no identity's folder"):
         identities_of(AlbumSource(tmp_path), ["1.jpg"])
 

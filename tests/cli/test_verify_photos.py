@@ -208,7 +208,7 @@ def test_wrong_values_end_with_2_and_a_sentence(
 
 
 def test_a_trained_run_verifies(command: Command, tiny_run: Path, photos: list[str]) -> None:
-    ended = command("verify", photos[0], photos[0], "--model", str(tiny_run))
+    ended = command("verify", photos[0], photos[0], "--model", str(tiny_run), "--decide")
     assert ended.code == 0
     assert "held out from synthetic training" in ended.out
 
