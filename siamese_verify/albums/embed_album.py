@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -67,10 +67,12 @@ class EmbeddingJob:
     Attributes:
         folder: of the album.
         load: gives the verifier; called once in each process.
+        threads: of each process that find faces, where a GPU embeds them.
     """
 
     folder: str
     load: Callable[[], Verifier]
+    threads: int = 1
 
 
 class PartCount(NamedTuple):
@@ -100,6 +102,7 @@ def embed_album(
     bundle: str = "",
     root: str | Path | None = None,
     processes: int | None = None,
+    threads: int = 1,
     engine: EmbeddingEngine = "processes",
     int8: bool = False,
     photos_per_part: int | None = None,
@@ -116,6 +119,8 @@ def embed_album(
         bundle: that the model was loaded from, so that a search finds it again.
         root: see `AlbumSource`.
         processes: that embed; by default one for each core. With 1, this one does.
+        threads: of each process that read photos and find their faces, on the processor everywhere, so that a photo has
+            the same faces; more than one serve where a GPU embeds.
         engine: `processes` of this machine, or `ray`: an actor for each, on the cluster that Ray is connected to, whose
             machines have to share source and folder.
         int8: store embeddings as int8, a quarter of the bytes.
@@ -129,7 +134,7 @@ def embed_album(
     started = time.monotonic()
     if engine not in ("processes", "ray"):
         raise InputError(f"engine must be 'processes' or 'ray', got {engine!r}.")
-    processes = _cores() if processes is None else processes
+    processes = cores() if processes is None else processes
     if not 1 <= processes <= 1024:
         raise InputError(f"From 1 to 1024 processes can embed, got {processes}.")
     if photos_per_part is not None and not 1 <= photos_per_part <= 2**16:
@@ -145,7 +150,7 @@ def embed_album(
         finished = {photos for photos in album.finished() if not _can_read_more(album, origin, photos)}
         todo = [photos for photos in album.ranges() if photos not in finished]
         total = album.metadata.lists[-1]
-        job = EmbeddingJob(str(path.absolute()), load)
+        job = EmbeddingJob(str(path.absolute()), load, threads)
         done = _on_ray(job, todo, processes) if engine == "ray" else _here(job, todo, processes)
         embedded = _watch(done, total, total - sum(stop - start for start, stop in todo))
         left_out = _list_left_out(album)
@@ -169,7 +174,8 @@ def _can_read_more(album: AlbumFolder, source: AlbumSource, photos: PhotoRange) 
     return False
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -243,6 +249,7 @@ class PhotoEmbedder:
         self.album = AlbumFolder(job.folder)
         self.source = self.album.source
         self.verifier = job.load()
+        self.threads = job.threads
 
     def write(self, photos: PhotoRange) -> PartCount:
         """Embed the photos of a range and write their part.
@@ -254,18 +261,27 @@ class PhotoEmbedder:
         faces: list[AlbumFace] = []
         left_out: list[LeftOutPhoto] = []
         names = iter(self.album.names[photos.start : photos.stop])
-        while chunk := list(islice(names, CHUNK)):
-            found: list[tuple[AlbumFace, Any]] = []  # faces without an embedding, and what the encoder takes
-            for name in chunk:
-                try:
-                    found += [(face, crop) for face, crop in self._find(name)]
-                except NoDecision as error:
-                    left_out.append(LeftOutPhoto(name, error.reason, str(error)))
-                except _UnreadFileError as error:
-                    left_out.append(LeftOutPhoto(name, UNREAD, str(error)))
-            faces += self._embedded(found)
+        with ThreadPoolExecutor(self.threads) as pool:
+            search = map if self.threads == 1 else pool.map
+            while chunk := list(islice(names, max(CHUNK, self.verifier.batch))):
+                found: list[tuple[AlbumFace, Any]] = []  # faces without an embedding, and what the encoder takes
+                for answer in search(self._search, chunk):
+                    if isinstance(answer, LeftOutPhoto):
+                        left_out.append(answer)
+                    else:
+                        found += answer
+                faces += self._embedded(found)
         self.album.write_part(photos, faces, left_out)
         return PartCount(photos.stop - photos.start, len(faces))
+
+    def _search(self, name: str) -> list[tuple[AlbumFace, Any]] | LeftOutPhoto:
+        """Faces of a photo, or why it has none."""
+        try:
+            return self._find(name)
+        except NoDecision as error:
+            return LeftOutPhoto(name, error.reason, str(error))
+        except _UnreadFileError as error:
+            return LeftOutPhoto(name, UNREAD, str(error))
 
     def _find(self, name: str) -> list[tuple[AlbumFace, Any]]:
         """Faces of a photo, or tracks of a clip, which have their embedding already."""
@@ -375,7 +391,7 @@ def _on_ray(job: EmbeddingJob, todo: list[PhotoRange], processes: int) -> Iterat
     if not todo:
         return
     if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:  # no cluster: one for this run
-        ray.init(num_cpus=max(processes, _cores()), include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=max(processes, cores()), include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours shows photos
     rows = ray.data.from_items([{"start": one.start, "stop": one.stop} for one in todo], override_num_blocks=len(todo))
     actors = ActorPoolStrategy(size=min(processes, len(todo)))

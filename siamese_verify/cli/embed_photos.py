@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Embed the photos, and print what was found."""
-    from siamese_verify.albums.embed_album import embed_album
+    from siamese_verify.albums.embed_album import cores, embed_album
     from siamese_verify.errors import InputError
     from siamese_verify.models.loading import find_bundle
     from siamese_verify.models.metadata import PRETRAINED
@@ -65,9 +65,10 @@ def run(options: argparse.Namespace) -> int:
     load = partial(Verifier.load, place, device=options.device, threads=1)
     pretrained = options.model in PRETRAINED
     metadata = replace(bundle.metadata, name=options.model) if pretrained else bundle.metadata
-    processes = options.processes
-    if processes is None and _on_gpu(options.device):
-        processes = 1  # each would have a CUDA context and a model of its own
+    processes, threads = options.processes, 1
+    if _on_gpu(options.device):
+        processes = 1 if processes is None else processes  # each has a CUDA context and a model of its own
+        threads = max(1, cores() // max(1, processes))
     try:
         found = embed_album(
             options.source,
@@ -77,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
             bundle=options.model if pretrained else place,
             root=options.root,
             processes=processes,
+            threads=threads,
             engine=options.engine,
             int8=options.int8,
         )

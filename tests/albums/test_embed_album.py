@@ -79,6 +79,12 @@ def test_each_photo_has_its_row_in_the_order_of_names(album: Path, tmp_path: Pat
     assert (table.model, table.weights_sha256, table.root) == ("stub", "ab" * 32, str(album))
 
 
+def test_threads_that_find_faces_change_nothing(album: Path, tmp_path: Path) -> None:
+    assert same(embed(album, tmp_path / "three", threads=3), embed(album, tmp_path / "one"))
+    left_out = [(tmp_path / name / "left_out.csv").read_bytes() for name in ("three", "one")]
+    assert left_out[0] == left_out[1] != b""
+
+
 def test_photos_without_a_face_are_listed_with_reasons(album: Path, tmp_path: Path) -> None:
     embed(album, tmp_path)
     (row,) = csv.DictReader((tmp_path / "left_out.csv").open(encoding="utf-8"))
