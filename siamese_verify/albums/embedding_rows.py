@@ -125,10 +125,10 @@ class EmbeddingsFile:
                 rows += [row for row, name in enumerate(batch.to_pylist(), start) if name == query]
                 start += len(batch)
             if len(rows) != 1:
-                found = f"rows {rows[0]} and {rows[1]}" if rows else "no row"
+                found = f"rows {rows[0]} and {rows[1]} are" if rows else "no row is"
                 raise InputError(
-                    f"In the column {self.names} of {self.path} {found} have the name {query!r}: without --names, rows "
-                    "are given by their number."
+                    f"In the column {self.names} of {self.path} {found} named {query!r}: without --names, rows are "
+                    "given by their number."
                 )
             return self.rows[np.array(rows)]
         if Path(query).suffix.lower() == ".npy":

@@ -79,7 +79,7 @@ def test_a_query_is_a_file_a_name_or_a_row(tmp_path: Path) -> None:
     for query, row in (("n250", 250), ("12", 9)):
         assert np.array_equal(file.queries(query), file.rows[row : row + 1])
     assert file.names_of(np.array([250, 0, 250, 71])) == {0: "n0", 71: "n71", 250: "n250"}
-    with pytest.raises(InputError, match=r"rows 7 and 8 have the name 'twin': without --names"):
+    with pytest.raises(InputError, match=r"rows 7 and 8 are named 'twin': without --names"):
         file.queries("twin")
     file = EmbeddingsFile(path, "vector")
     np.save(tmp_path / "one.npy", rows[5])
@@ -205,7 +205,7 @@ def test_numbers_are_rows_and_names_are_names(tmp_path: Path) -> None:
     assert np.array_equal(file.queries("1"), file.rows[1:2])
     assert np.array_equal(named.queries("1"), file.rows[0:1])
     assert named.names_of(np.array([2, 0])) == {0: "1", 2: ""}
-    with pytest.raises(InputError, match="no row have the name '0'"):
+    with pytest.raises(InputError, match="no row is named '0'"):
         named.queries("0")
 
 

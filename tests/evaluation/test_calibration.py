@@ -267,6 +267,8 @@ def test_the_impostor_tail_is_given_in_words() -> None:
     assert (
         ImpostorTail((0.0,), (2800,), 10_000).sentence(0.1) == "1 in 3 pairs of different people would score this high."
     )
+    best = "At most 1 in 31 pairs of photos of different people would score this high."  # the union bound
+    assert tail.sentence(0.5, 4) == best
     with pytest.raises(InputError, match="score is NaN"):
         tail.sentence(math.nan)
     assert ImpostorTail.from_dict(json.loads(json.dumps(tail.to_dict()))) == tail

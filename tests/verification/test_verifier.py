@@ -197,9 +197,10 @@ def test_bytes_that_cannot_be_read_are_named_by_their_place(photos: list[Path]) 
     ],
 )
 def test_a_value_of_a_wrong_type_is_an_error_of_the_program(photos: list[Path], value: Any, said: str) -> None:
-    with pytest.raises(InputError, match=said) as error:
-        verifier().verify(photos[0], value)
-    assert not isinstance(error.value, NoDecision)
+    for photo in (photos[0], "nowhere.jpg"):
+        with pytest.raises(InputError, match=said) as error:
+            verifier().verify(photo, value)
+        assert not isinstance(error.value, NoDecision)
     with pytest.raises(InputError):
         verifier().embed([value], on_error="skip")
 
