@@ -114,11 +114,13 @@ class EmbeddingsFile:
         return found
 
     def queries(self, query: str) -> NDArray[np.float32]:
-        """(Q,D) queries of unit length: a row by its name if there are names, else by its number; or a `.npy` of them.
+        """(Q,D) queries of unit length: a `.npy` of them, or a row by its name if there are names, else by its number.
 
         Raises:
             InputError: none of these, or a name that several rows have.
         """
+        if Path(query).suffix.lower() == ".npy" and (self.names is None or Path(query).is_file()):
+            return UnitRows(np.atleast_2d(map_array(query)), query)[:]
         if self.names is not None:
             rows, start = list[int](), 0
             for batch in self._name_batches():
@@ -131,8 +133,6 @@ class EmbeddingsFile:
                     "given by their number."
                 )
             return self.rows[np.array(rows)]
-        if Path(query).suffix.lower() == ".npy":
-            return UnitRows(np.atleast_2d(map_array(query)), query)[:]
         if not (query.isdecimal() and len(query) < 20 and int(query) < len(self.rows)):
             raise InputError(
                 f"{query!r} is no .npy of queries, and no row of {self.path}: its {len(self.rows):,} rows are numbered "

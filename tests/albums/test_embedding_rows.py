@@ -234,7 +234,10 @@ def test_the_command_searches_them(tmp_path: Path, capsys: pytest.CaptureFixture
     assert hits[0] | {"score": 1} == {"row": 4, "name": "photo 4", "score": 1} and hits[0]["score"] > 1 - 1e-6
     assert hits[1]["row"] == np.argsort(-cosines(rows[4:5], rows)[0])[1]
     np.save(tmp_path / "queries.npy", rows[[9, 2]])
-    assert main(["search", str(tmp_path / "queries.npy"), "--in", str(tmp_path / "rows.npy"), "--top", "1"]) == 0
+    query = str(tmp_path / "queries.npy")
+    assert main(["search", query, "--in", str(path), "--names", "photo", "--top", "1", "--json"]) == 0
+    assert [hits[0]["name"] for hits in json.loads(capsys.readouterr().out)["queries"]] == ["photo 9", "photo 2"]
+    assert main(["search", query, "--in", str(tmp_path / "rows.npy"), "--top", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split() for line in lines] == [
         ["Query", "0:"],
