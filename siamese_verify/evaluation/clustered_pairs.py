@@ -21,6 +21,7 @@ STEP = 1.02  # ratio of neighboring error counts among the thresholds used; smal
 PRIOR_PEOPLE = 1.0  # people in error at which half is assumed: that a person fails in all pairs or in none
 HALFWAY = 10.0  # people in error at which intervals are halfway from Clopper & Pearson's to Jeffreys'
 FADING = 0.45  # power of the rate by which dependence fades towards the far tail, see `ClusteredRates.far_interval`
+LEAST_PEOPLE = 4  # residuals of the pairs of fewer people (Kish) do not show their variance
 DECISIVE_PEOPLE = 30  # fewer people among the accepted impostors cannot show how dependent their pairs are
 
 
@@ -61,6 +62,20 @@ def equal_people(errors: Floats) -> Floats:
     squares = np.einsum("...n,...n->...", errors, errors)
     total = errors.sum(axis=-1)
     return np.asarray(np.divide(total**2, squares, out=np.zeros_like(squares), where=squares > 0))
+
+
+def people_in_error(errors: Floats, weights: Floats | Whole) -> Floats:
+    """Return how many people are in error: `equal_people`, but no more than their share of the weights is of all.
+
+    Where a few people have most of the weight, errors of the others do not show how often these few fail.
+
+    Args:
+        errors: (..., n) of each person.
+        weights: (n,) of the people in the rate, n of unequal weights counting for fewer (Kish).
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    share = (errors > 0) @ weights * weights.sum() / (weights @ weights)
+    return np.asarray(np.minimum(equal_people(errors), share))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +151,7 @@ class ClusteredPairs:
                 np.einsum("tn,tn->t", missed, missed) / len(self.genuine) ** 2,
                 np.einsum("tn,tn->t", off, missed) / (pairs * len(self.genuine)),
                 np.count_nonzero(accepted, axis=1),
-                np.minimum(equal_people(passed), equal_people(own - passed)),
+                np.minimum(people_in_error(passed, own), people_in_error(own - passed, own)),
                 equal_people(accepted),
             )
         variance = variance_over_people(columns[0], within, self.totals) / pairs
@@ -189,12 +204,13 @@ def effective_size(
         rate: (...) in [0, 1].
         variance: (...) of the rate, over people.
         people_in_error: (...) see `equal_people`; people without errors if they are fewer.
-        weights: (n,) of the people in the rate.
+        weights: (n,) of the people in the rate; of unequal weights they are fewer trials (Kish).
     """
     spread = np.asarray(rate * (1 - rate))
     per_trial = np.divide(variance, spread, out=np.zeros_like(spread), where=spread > 0)  # 1 / n where it is known
     known, assumed = np.where(spread > 0, people_in_error, 0) ** 2, PRIOR_PEOPLE**2
-    size = (known + assumed) / (known * per_trial * small_sample_correction(weights, 1) + assumed / len(weights))
+    most = equal_people(np.asarray(weights, dtype=np.float64))
+    size = (known + assumed) / (known * per_trial * small_sample_correction(weights, 1) + assumed / most)
     return np.asarray(size)
 
 
@@ -238,7 +254,8 @@ def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, tot
     """Return design effects: the factor by which pairs that share people enlarge the variance of the FAR.
 
     At strict thresholds too few people are accepted to show how dependent their pairs are: the effect of the strictest
-    threshold with enough people is used there. Without any, n people count as n / 2 disjoint pairs.
+    threshold with enough people is used there. Without any, and of fewer than four people (Kish), n people count as
+    n / 2 disjoint pairs.
 
     Args:
         rate: (P,) FAR, ascending.
@@ -249,12 +266,12 @@ def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, tot
     Returns:
         (P,) effects, 1 or more, and (P,) the FAR at which they were estimated; infinity where they were not.
     """
-    people = len(totals)
+    people = int(np.count_nonzero(totals))
     spread = rate * (1 - rate)
     effect = np.maximum(np.divide(variance, spread, out=np.ones_like(spread), where=spread > 0), 1)
     decisive = min(DECISIVE_PEOPLE, people)
     enough = (people_in_error >= decisive) & (spread > 0)
-    if not enough.any():
+    if equal_people(totals.astype(np.float64)) < LEAST_PEOPLE or not enough.any():
         return np.full_like(rate, int(totals.sum()) // 2 / max(1, people // 2)), np.full_like(rate, np.inf)
     first = int(enough.argmax())
     return np.where(enough, effect, np.maximum(effect, effect[first])), np.where(enough, rate, rate[first])
