@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, requires
 from typing import ParamSpec, TypeVar
 
 from siamese_verify.atomic_write import DISK_FULL
@@ -112,6 +111,8 @@ def _cannot_import(name: str) -> str:
     """Sentence on a module that a configuration names; a package is recommended only if ours asks for it."""
     module, _, missing = name.rpartition(".")
     package = name.partition(".")[0].replace("_", "-")
+    from importlib.metadata import PackageNotFoundError, requires
+
     with suppress(PackageNotFoundError):
         if package in {re.split(r"[^\w.-]", one)[0].lower() for one in requires("siamese-verify") or ()}:
             return f"The configuration asks for {package}, which is not installed: pip install {package}."

@@ -171,7 +171,8 @@ def test_what_the_command_itself_names_is_trusted_when_a_run_is_resumed(own_run:
         ["a.B", "c.D"],
     ]
     folder = ("--config-dir", str(own_run.parent / "my_conf"))
-    assert {"encoder=mine", "trust_code=[my_network.MyNet]", *folder} <= {*resumed_arguments([*folder, *longer])}
+    trusted = "trust_code=[my_loss.MyLoss,my_network.MyNet]"
+    assert {"encoder=mine", trusted, *folder} <= {*resumed_arguments([*folder, *longer])}
     named = resumed_arguments([*longer, "trust_code=my_network.MyNet"])
     assert "trust_code=[my_network.MyNet]" in named
     assert not any("trust_code" in one for one in resumed_arguments(longer))

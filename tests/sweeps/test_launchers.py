@@ -109,7 +109,7 @@ def test_a_signal_stops_the_runs_of_a_sweep_which_write_their_checkpoints(
     out, err = sweep.communicate(timeout=120)
     assert sweep.returncode == status, out + err
     assert "Traceback" not in out + err
-    assert err.splitlines()[-1].startswith(f"Stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}: 0 runs")
+    assert err.splitlines()[-1].startswith(f"Stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}: 0 of ")
     for run in first:
         assert RunRecord.read(run).status == "stopped"
         assert (run / "checkpoints" / "last.ckpt").is_file()
