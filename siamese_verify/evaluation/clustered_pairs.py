@@ -21,6 +21,7 @@ STEP = 1.02  # ratio of neighboring error counts among the thresholds used; smal
 PRIOR_PEOPLE = 1.0  # people in error at which half is assumed: that a person fails in all pairs or in none
 HALFWAY = 10.0  # people in error at which intervals are halfway from Clopper & Pearson's to Jeffreys'
 FADING = 0.45  # power of the rate by which dependence fades towards the far tail, see `ClusteredRates.far_interval`
+LEAST_PEOPLE = 4  # residuals of the pairs of fewer people (Kish) do not show their variance
 DECISIVE_PEOPLE = 30  # fewer people among the accepted impostors cannot show how dependent their pairs are
 
 
@@ -238,7 +239,8 @@ def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, tot
     """Return design effects: the factor by which pairs that share people enlarge the variance of the FAR.
 
     At strict thresholds too few people are accepted to show how dependent their pairs are: the effect of the strictest
-    threshold with enough people is used there. Without any, n people count as n / 2 disjoint pairs.
+    threshold with enough people is used there. Without any, n people count as n / 2 disjoint pairs, and fewer than four
+    (Kish) as one.
 
     Args:
         rate: (P,) FAR, ascending.
@@ -249,13 +251,15 @@ def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, tot
     Returns:
         (P,) effects, 1 or more, and (P,) the FAR at which they were estimated; infinity where they were not.
     """
-    people = len(totals)
+    people = int(np.count_nonzero(totals))
     spread = rate * (1 - rate)
     effect = np.maximum(np.divide(variance, spread, out=np.ones_like(spread), where=spread > 0), 1)
     decisive = min(DECISIVE_PEOPLE, people)
     enough = (people_in_error >= decisive) & (spread > 0)
-    if not enough.any():
-        return np.full_like(rate, int(totals.sum()) // 2 / max(1, people // 2)), np.full_like(rate, np.inf)
+    few = equal_people(totals.astype(np.float64)) < LEAST_PEOPLE
+    if few or not enough.any():
+        trials = 1 if few else max(1, people // 2)
+        return np.full_like(rate, int(totals.sum()) // 2 / trials), np.full_like(rate, np.inf)
     first = int(enough.argmax())
     return np.where(enough, effect, np.maximum(effect, effect[first])), np.where(enough, rate, rate[first])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -109,7 +110,7 @@ class _Pairs(NamedTuple):
 
     Attributes:
         people: (2,E) people on the pairs in error.
-        cells: (E,) of these.
+        cells: (E,) of these, ascending.
         totals: of g and h, gives (n,) pairs of each person.
         dyad_pairs: of g, h and (2,D) people, gives (D,) pairs of these two; None for genuine pairs.
         squares: of g and h, gives the sum over each two people of their squared number of pairs.
@@ -121,29 +122,39 @@ class _Pairs(NamedTuple):
     dyad_pairs: Callable[[int, int, Whole], Floats] | None = None
     squares: Callable[[int, int], float] | None = None
 
-    def measure(self, g: int, h: int, at: int) -> _Measured:
-        """Measure the rate of a cell and its variance over people."""
+    def measure(self, g: int, h: int, at: int, spread: bool) -> _Measured:
+        """Measure the rate of a cell, and with `spread` its variance over people."""
         totals = self.totals(g, h)
-        people = self.people[:, self.cells == at]
+        people = self.people[:, slice(*np.searchsorted(self.cells, [at, at + 1]))]
         pairs = float(totals.sum()) / (1 if self.dyad_pairs is None else 2)
-        if not pairs:
-            return _Measured(np.nan, 0.0, 0.0, 0.0)
+        own = None if self.dyad_pairs else totals[totals > 0]
+        if not pairs or not spread:
+            return _Measured(people.shape[1] / pairs if pairs else np.nan, pairs, own)
         rate, sides = people.shape[1] / pairs, people[:1] if self.dyad_pairs is None else people
         errors = np.bincount(sides.ravel(), minlength=len(totals)).astype(np.float64)
         off, within = errors - rate * totals, 0.0
         if self.dyad_pairs is not None and self.squares is not None:
-            both, times = np.unique(np.sort(people, axis=0), axis=1, return_counts=True)
+            size = len(totals)
+            codes, times = np.unique(people.min(axis=0) * size + people.max(axis=0), return_counts=True)
+            both = np.stack(np.divmod(codes, size))
             within = float(times @ times - 2 * rate * (times @ self.dyad_pairs(g, h, both)))
             within += rate**2 * self.squares(g, h)
         variance = max(float(off @ off) - within, within) / pairs**2  # see `variance_over_people`
-        return _Measured(rate, pairs, variance, float(min(equal_people(errors), equal_people(totals - errors))))
+        wrong = float(min(equal_people(errors), equal_people(totals - errors)))
+        return _Measured(rate, pairs, own, variance, wrong)
 
 
 class _Measured(NamedTuple):
     rate: float  # NaN without pairs
     pairs: float
-    variance: float
-    people_in_error: float
+    genuine: Floats | None  # pairs of each person who has any; None for impostors
+    variance: float = np.nan
+    people_in_error: float = np.nan
+
+
+def _by_cell(people: Whole, cells: Whole) -> tuple[Whole, Whole]:
+    order = np.argsort(cells.astype(np.int16), kind="stable")
+    return people[:, order], cells[order]
 
 
 def _listed(people: Whole, cells: Whole, wrong: NDArray[np.bool_], count: int, genuine: bool) -> _Pairs:
@@ -154,6 +165,7 @@ def _listed(people: Whole, cells: Whole, wrong: NDArray[np.bool_], count: int, g
         sides = people[:1] if genuine else people
         return np.bincount(sides[:, cells == g * count + h].ravel(), minlength=size).astype(np.float64)
 
+    @lru_cache(maxsize=1)
     def dyads(g: int, h: int) -> tuple[Whole, Whole]:
         low, high = np.sort(people[:, cells == g * count + h], axis=0)
         return np.unique(low * size + high, return_counts=True)
@@ -165,7 +177,7 @@ def _listed(people: Whole, cells: Whole, wrong: NDArray[np.bool_], count: int, g
     def squares(g: int, h: int) -> float:
         return float((dyads(g, h)[1] ** 2).sum())
 
-    own = people[:, wrong], cells[wrong], totals
+    own = *_by_cell(people[:, wrong], cells[wrong]), totals
     return _Pairs(*own) if genuine else _Pairs(*own, dyad_pairs, squares)
 
 
@@ -188,7 +200,8 @@ def _all_pairs(photos: Floats, errors: Whole, cells: Whole, genuine: bool) -> _P
         ordered = float((one @ one) * (other @ other) - (one**2 @ other**2))
         return ordered / 2 if g == h else ordered + float((one @ other) ** 2 - (one**2 @ other**2))
 
-    return _Pairs(errors, cells, totals) if genuine else _Pairs(errors, cells, totals, dyad_pairs, squares)
+    own = *_by_cell(errors, cells), totals
+    return _Pairs(*own) if genuine else _Pairs(*own, dyad_pairs, squares)
 
 
 def _cell(groups: Whole, count: int) -> Whole:
@@ -331,31 +344,33 @@ def _differentials(
     count = len(found)
     if count < 2:
         raise InputError(f"The column {column} has {count} groups: a comparison of groups needs two.")
-    rates, numbers, variances, wrong = (np.full((2, count**2), np.nan) for _ in range(4))
+    rates, numbers = (np.full((2, count**2), np.nan) for _ in range(2))
+    measured: dict[tuple[int, int], _Measured] = {}
     for kind, pairs in enumerate(kinds):
         for row in range(count):
             for place in range(row, count):
                 at = row * count + place
-                one = pairs.measure(row, place, at)
-                rates[kind, at], numbers[kind, at], variances[kind, at], wrong[kind, at] = one
+                measured[kind, at] = one = pairs.measure(row, place, at, known)
+                rates[kind, at], numbers[kind, at] = one.rate, one.pairs
     if counts is not None:
         rates[0] = np.divide(counts, numbers[0], out=np.full(count**2, np.nan), where=numbers[0] > 0)
     own = np.arange(count) * (count + 1)
     both = own[np.isfinite(rates[:, own]).all(axis=0)]
 
     trials = np.minimum.outer(members, members)
-    # Trials where all pairs of people, or of a person, fail or none: disjoint pairs of people, and people.
-    fewest = [np.where(np.eye(count, dtype=np.bool_), np.maximum(trials // 2, 1), trials).ravel(), trials.ravel()]
+    # Disjoint pairs of people: the trials where all pairs of two people fail or none.
+    disjoint = np.where(np.eye(count, dtype=np.bool_), np.maximum(trials // 2, 1), trials).ravel()
     sizes = np.full((2, count**2), np.nan)
 
     def interval(kind: int, at: int) -> Interval | None:
-        rate, most = float(rates[kind, at]), fewest[kind][at]
         if not known:
             return None
-        people = min(float(wrong[kind, at]), most)
-        size = float(effective_size(rate, float(variances[kind, at]), people, np.ones(most)))
-        sizes[kind, at] = min(size, numbers[kind, at])
-        return proportion_interval(rate, float(sizes[kind, at]), level, people)
+        one = measured[kind, at]
+        weights = np.ones(disjoint[at]) if one.genuine is None else one.genuine
+        people = min(one.people_in_error, float(equal_people(weights)))
+        size = float(effective_size(one.rate, one.variance, people, weights))
+        sizes[kind, at] = min(size, one.pairs)
+        return proportion_interval(one.rate, float(sizes[kind, at]), level, people)
 
     cells = []
     for row in range(count):

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from siamese_verify.errors import InputError
+from siamese_verify.evaluation.clustered_pairs import effective_size
 from siamese_verify.evaluation.differentials import (
     all_pairs_differentials,
     group_differentials,
     labels_of,
 )
 from siamese_verify.evaluation.inequality import garbe, gini, inequalities, worst_ratio
+from siamese_verify.evaluation.rate_intervals import proportion_interval
 
 
 def photos(
@@ -70,6 +72,69 @@ def test_all_pairs_of_a_set_are_the_listed_pairs() -> None:
         assert found.name == again.name
         assert found.value == pytest.approx(again.value)
         assert found.interval == pytest.approx(again.interval)
+
+
+def naive_interval(wrong: np.ndarray, people: list[tuple[int, int]], genuine: bool, most: int) -> list[float]:
+    """Interval of one cell, its variance summed over all pairs of pairs that share a person."""
+    rate = float(np.mean(wrong))
+    products, within = 0.0, 0.0
+    for first, one in zip(wrong - rate, map(set, people), strict=True):
+        for second, other in zip(wrong - rate, map(set, people), strict=True):
+            products += first * second * bool(one & other)
+            within += first * second * (one == other)
+    errors, rest, totals = ({one: 0 for pair in people for one in pair} for _ in range(3))
+    for bad, pair in zip(wrong, people, strict=True):
+        for person in set(pair):
+            totals[person] += 1
+            (errors if bad else rest)[person] += 1
+    weights = np.array([*totals.values()]) if genuine else np.ones(most)
+    few = [sum(one.values()) ** 2 / max(1, sum(e**2 for e in one.values())) for one in (errors, rest)]
+    count = min(*few, weights.sum() ** 2 / (weights**2).sum())
+    size = float(effective_size(rate, max(products, within) / len(wrong) ** 2, count, weights))
+    return list(proportion_interval(rate, min(size, len(wrong)), 0.95, count))
+
+
+@pytest.mark.parametrize("kind", ["people", "dyads", "few"])
+def test_intervals_are_those_of_a_loop_over_pairs_of_pairs(kind: str) -> None:
+    rng, who = np.random.default_rng(1), np.repeat(np.arange(12), [2, 2, 3, 3, 4, 4] * 2)
+    groups = np.where(who < 6, "a", "b")
+    scores, same, sides, people = listed(rng.normal(size=(len(who), 8)), who, groups)
+    left, right = people.T
+    if kind == "people":
+        scores = 2 * (rng.normal(size=12)[left] + rng.normal(size=12)[right]) + rng.normal(size=len(same))
+    elif kind == "dyads":
+        scores = rng.normal(size=(12, 12))[left, right] + 0.3 * rng.normal(size=len(same))
+    else:
+        scores = np.where(same, right % 6 != 1, (left % 6 == 0) & (right % 6 < 3)) + 0.1 * rng.random(len(same))
+    found = group_differentials(scores, same, sides, 0.5, people)
+    for cell in found.cells:
+        inside = np.array([tuple(sorted(pair)) == cell.groups for pair in sides.tolist()])
+        for genuine, interval in ((False, cell.fmr_interval), (True, cell.fnmr_interval)):
+            some = inside & (same == genuine)
+            if some.any():
+                most = 3 if cell.groups[0] == cell.groups[1] else 6
+                pairs = list(map(tuple, people[some].tolist()))
+                expected = naive_interval((scores[some] >= 0.5) != genuine, pairs, genuine, most)
+                assert interval == pytest.approx(expected), (cell.groups, genuine)
+
+
+def test_people_without_genuine_pairs_do_not_narrow_the_false_non_match_rate() -> None:
+    who = np.concatenate([np.repeat([0, 1], 20), np.arange(2, 100), np.repeat(np.arange(100, 150), 3)])
+    rows = np.eye(150)[who] + 0.01 * np.random.default_rng(0).normal(size=(len(who), 150))
+    cell = all_pairs_differentials(rows, who, np.where(who < 100, "a", "b"), 0.5).cells[0]
+    assert (cell.genuine, cell.fnmr) == (380, 0)
+    assert cell.fnmr_interval == pytest.approx((0, 1 - 0.05 ** (1 / 2)))
+
+
+def test_without_intervals_no_variance_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = all_pairs_differentials(*photos(), 0.3)
+
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("siamese_verify.evaluation.differentials.equal_people", fail)
+    found = all_pairs_differentials(*photos(), 0.3, intervals=False)
+    assert [cell[:3] + cell[4:6] for cell in found.cells] == [cell[:3] + cell[4:6] for cell in whole.cells]
 
 
 def test_more_errors_than_memory_holds_are_counted_without_intervals(monkeypatch: pytest.MonkeyPatch) -> None:

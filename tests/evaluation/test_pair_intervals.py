@@ -6,12 +6,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.special import ndtr
-from scipy.stats import beta
+from scipy.stats import beta, norm
+from scipy.stats import t as student
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import all_pairs_intervals, all_pairs_report, pair_intervals, verification_report
+from siamese_verify.evaluation import (
+    ImpostorTail,
+    all_pairs_intervals,
+    all_pairs_report,
+    pair_intervals,
+    roc_curve,
+    verification_report,
+)
 from siamese_verify.evaluation.all_pairs_rows import clustered_rows
-from siamese_verify.evaluation.clustered_pairs import ClusteredPairs, cluster_pairs, dyadic_variance, rate_interval
+from siamese_verify.evaluation.clustered_pairs import (
+    ClusteredPairs,
+    cluster_pairs,
+    dyadic_variance,
+    rate_interval,
+    variance_over_people,
+)
 from siamese_verify.evaluation.rate_intervals import clustered_intervals, far_interval_at
 
 TARGETS = (0.3, 0.1, 0.01, 1e-4)
@@ -95,6 +109,50 @@ def test_the_variance_adds_up_the_products_of_all_pairs_that_share_a_person(seed
             products += one * other * bool(these & those)
             within += one * other * (these == those and len(these) == 2)
     assert dyadic_variance(residuals, same, people) == pytest.approx(max(products, within))
+
+
+@pytest.mark.parametrize("dependent", [True, False])
+def test_that_variance_is_enlarged_for_few_people_and_is_no_less_than_over_the_same_two(dependent: bool) -> None:
+    rng = np.random.default_rng(0)
+    people = rng.integers(0, 12, (80, 2))
+    people = people[people[:, 0] != people[:, 1]]
+    residuals = rng.normal(size=len(people)) if not dependent else rng.normal(size=12)[people].sum(axis=1)
+    if not dependent:  # what is left by effects of people
+        design = (people[:, :, None] == np.arange(12)).sum(axis=1).astype(np.float64)
+        residuals -= design @ np.linalg.lstsq(design, residuals)[0]
+    sums, dyads, totals = np.zeros(12), dict[tuple[int, int], float](), np.zeros(12)
+    products = 0.0
+    for one, (first, second) in zip(residuals.tolist(), np.sort(people, axis=1).tolist(), strict=True):
+        sums[[first, second]] += one
+        totals[[first, second]] += 1
+        dyads[first, second] = dyads.get((first, second), 0.0) + one
+        for other, pair in zip(residuals.tolist(), people.tolist(), strict=True):
+            products += one * other * (first in pair or second in pair)
+    within = sum(one**2 for one in dyads.values())
+    equal = totals.sum() ** 2 / (totals**2).sum()
+    correction = equal / (equal - 4) * (student.ppf(0.975, equal - 1) / norm.ppf(0.975)) ** 2
+    assert (products * correction > within) == dependent
+    found = variance_over_people(float((sums**2).sum()), within, totals)
+    assert found == pytest.approx(max(products * correction, within))
+
+
+@pytest.mark.parametrize(("people", "others"), [(2, 0), (3, 0), (2, 6)])
+def test_of_fewer_than_four_people_all_impostors_are_one_trial(people: int, others: int) -> None:
+    """Likewise where two people have nearly all pairs."""
+    rng = np.random.default_rng(0)
+    left, right = np.triu_indices(people, 1)
+    impostors = np.tile(np.stack([left, right], axis=1), (3000 // len(left), 1))
+    some = people + np.arange(others).repeat(2).reshape(-1, 2)
+    some[:, 1] = 0
+    own = np.arange(people + others).repeat(2).reshape(-1, 2)
+    identities = np.concatenate([impostors, some, own])
+    same = identities[:, 0] == identities[:, 1]
+    scores = rng.permutation(len(same)) / len(same) + 2 * same
+    for threshold in (0.5, 1.5):
+        found = pair_intervals(scores, same, identities, threshold=threshold, targets=())["far"]
+        assert found.high >= 0.95 - 1e-9
+    tail = ImpostorTail.from_curve(roc_curve(scores, same)).with_intervals(cluster_pairs(scores, same, identities))
+    assert tail.one_in(1.5) == 1
 
 
 def test_the_far_has_that_variance_at_every_threshold() -> None:
