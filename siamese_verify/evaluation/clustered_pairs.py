@@ -64,20 +64,6 @@ def equal_people(errors: Floats) -> Floats:
     return np.asarray(np.divide(total**2, squares, out=np.zeros_like(squares), where=squares > 0))
 
 
-def people_in_error(errors: Floats, weights: Floats | Whole) -> Floats:
-    """Return how many people are in error: `equal_people`, but no more than their share of the weights is of all.
-
-    Where a few people have most of the weight, errors of the others do not show how often these few fail.
-
-    Args:
-        errors: (..., n) of each person.
-        weights: (n,) of the people in the rate, n of unequal weights counting for fewer (Kish).
-    """
-    weights = np.asarray(weights, dtype=np.float64)
-    share = (errors > 0) @ weights * weights.sum() / (weights @ weights)
-    return np.asarray(np.minimum(equal_people(errors), share))
-
-
 @dataclass(frozen=True, eq=False)
 class ClusteredPairs:
     """Scored pairs and the people on them.
@@ -151,7 +137,7 @@ class ClusteredPairs:
                 np.einsum("tn,tn->t", missed, missed) / len(self.genuine) ** 2,
                 np.einsum("tn,tn->t", off, missed) / (pairs * len(self.genuine)),
                 np.count_nonzero(accepted, axis=1),
-                np.minimum(people_in_error(passed, own), people_in_error(own - passed, own)),
+                np.minimum(equal_people(passed), equal_people(own - passed)),
                 equal_people(accepted),
             )
         variance = variance_over_people(columns[0], within, self.totals) / pairs
@@ -204,13 +190,12 @@ def effective_size(
         rate: (...) in [0, 1].
         variance: (...) of the rate, over people.
         people_in_error: (...) see `equal_people`; people without errors if they are fewer.
-        weights: (n,) of the people in the rate; of unequal weights they are fewer trials (Kish).
+        weights: (n,) of the people in the rate.
     """
     spread = np.asarray(rate * (1 - rate))
     per_trial = np.divide(variance, spread, out=np.zeros_like(spread), where=spread > 0)  # 1 / n where it is known
     known, assumed = np.where(spread > 0, people_in_error, 0) ** 2, PRIOR_PEOPLE**2
-    most = equal_people(np.asarray(weights, dtype=np.float64))
-    size = (known + assumed) / (known * per_trial * small_sample_correction(weights, 1) + assumed / most)
+    size = (known + assumed) / (known * per_trial * small_sample_correction(weights, 1) + assumed / len(weights))
     return np.asarray(size)
 
 
@@ -254,8 +239,8 @@ def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, tot
     """Return design effects: the factor by which pairs that share people enlarge the variance of the FAR.
 
     At strict thresholds too few people are accepted to show how dependent their pairs are: the effect of the strictest
-    threshold with enough people is used there. Without any, and of fewer than four people (Kish), n people count as
-    n / 2 disjoint pairs.
+    threshold with enough people is used there. Without any, n people count as n / 2 disjoint pairs, and fewer than four
+    (Kish) as one.
 
     Args:
         rate: (P,) FAR, ascending.
@@ -271,8 +256,10 @@ def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, tot
     effect = np.maximum(np.divide(variance, spread, out=np.ones_like(spread), where=spread > 0), 1)
     decisive = min(DECISIVE_PEOPLE, people)
     enough = (people_in_error >= decisive) & (spread > 0)
-    if equal_people(totals.astype(np.float64)) < LEAST_PEOPLE or not enough.any():
-        return np.full_like(rate, int(totals.sum()) // 2 / max(1, people // 2)), np.full_like(rate, np.inf)
+    few = equal_people(totals.astype(np.float64)) < LEAST_PEOPLE
+    if few or not enough.any():
+        trials = 1 if few else max(1, people // 2)
+        return np.full_like(rate, int(totals.sum()) // 2 / trials), np.full_like(rate, np.inf)
     first = int(enough.argmax())
     return np.where(enough, effect, np.maximum(effect, effect[first])), np.where(enough, rate, rate[first])
 

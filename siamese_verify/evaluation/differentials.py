@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval, check_level, numbered_people
-from siamese_verify.evaluation.clustered_pairs import effective_size, equal_people, people_in_error
+from siamese_verify.evaluation.clustered_pairs import effective_size, equal_people
 from siamese_verify.evaluation.inequality import Inequality, inequalities
 from siamese_verify.evaluation.rate_intervals import proportion_interval
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, numbered, unit_rows
@@ -140,8 +140,8 @@ class _Pairs(NamedTuple):
             within = float(times @ times - 2 * rate * (times @ self.dyad_pairs(g, h, both)))
             within += rate**2 * self.squares(g, h)
         variance = max(float(off @ off) - within, within) / pairs**2  # see `variance_over_people`
-        count = equal_people if own is None else partial(people_in_error, weights=totals)
-        return _Measured(rate, pairs, own, variance, float(min(count(errors), count(totals - errors))))
+        wrong = float(min(equal_people(errors), equal_people(totals - errors)))
+        return _Measured(rate, pairs, own, variance, wrong)
 
 
 class _Measured(NamedTuple):

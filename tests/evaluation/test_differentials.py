@@ -84,14 +84,11 @@ def naive_interval(wrong: np.ndarray, people: list[tuple[int, int]], genuine: bo
             within += first * second * (one == other)
     errors, rest, totals = ({one: 0 for pair in people for one in pair} for _ in range(3))
     for bad, pair in zip(wrong, people, strict=True):
-        for one in set(pair):
-            totals[one] += 1
-            (errors if bad else rest)[one] += 1
+        for person in set(pair):
+            totals[person] += 1
+            (errors if bad else rest)[person] += 1
     weights = np.array([*totals.values()]) if genuine else np.ones(most)
     few = [sum(one.values()) ** 2 / max(1, sum(e**2 for e in one.values())) for one in (errors, rest)]
-    if genuine:
-        share = [sum(n for one, n in totals.items() if side[one]) / sum(totals.values()) for side in (errors, rest)]
-        few = [min(one, part * weights.sum() ** 2 / (weights**2).sum()) for one, part in zip(few, share, strict=True)]
     count = min(*few, weights.sum() ** 2 / (weights**2).sum())
     size = float(effective_size(rate, max(products, within) / len(wrong) ** 2, count, weights))
     return list(proportion_interval(rate, min(size, len(wrong)), 0.95, count))

@@ -137,7 +137,7 @@ def test_that_variance_is_enlarged_for_few_people_and_is_no_less_than_over_the_s
 
 
 @pytest.mark.parametrize(("people", "others"), [(2, 0), (3, 0), (2, 6)])
-def test_of_fewer_than_four_people_all_impostors_are_one_trial_for_each_two(people: int, others: int) -> None:
+def test_of_fewer_than_four_people_all_impostors_are_one_trial(people: int, others: int) -> None:
     """Likewise where two people have nearly all pairs."""
     rng = np.random.default_rng(0)
     left, right = np.triu_indices(people, 1)
@@ -150,23 +150,9 @@ def test_of_fewer_than_four_people_all_impostors_are_one_trial_for_each_two(peop
     scores = rng.permutation(len(same)) / len(same) + 2 * same
     for threshold in (0.5, 1.5):
         found = pair_intervals(scores, same, identities, threshold=threshold, targets=())["far"]
-        rate, trials = float((scores[~same] >= threshold).mean()), (people + others) // 2
-        shown = 0.025 if rate else 0.05
-        assert found.high >= beta.ppf(1 - shown, rate * trials + 0.5, trials - rate * trials + 0.5)
-        assert found.high > (0.95 if others == 0 else 0.5) - 1e-9
+        assert found.high >= 0.95 - 1e-9
     tail = ImpostorTail.from_curve(roc_curve(scores, same)).with_intervals(cluster_pairs(scores, same, identities))
     assert tail.one_in(1.5) == 1
-
-
-def test_people_with_few_pairs_do_not_show_how_often_those_with_most_fail() -> None:
-    identities = np.repeat(np.arange(40), [66] * 5 + [1] * 35).repeat(2).reshape(-1, 2)
-    scores = np.where(np.isin(identities[:, 0], [10, 11, 12, 13]), 0.0, 1.0)
-    others = np.stack([np.arange(40), np.roll(np.arange(40), 1)], axis=1)
-    same = np.arange(len(scores) + 40) < len(scores)
-    every = np.concatenate([identities, others])
-    frr = pair_intervals(np.append(scores, np.zeros(40)), same, every, threshold=0.5, targets=())["frr"]
-    assert frr.low < 4 / 365
-    assert frr.high > 1 - 0.05 ** (1 / 6.2)  # nobody of six equal people fails
 
 
 def test_the_far_has_that_variance_at_every_threshold() -> None:
