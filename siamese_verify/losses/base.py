@@ -314,7 +314,8 @@ def taken_tuples(loss: Any) -> tuple[type[Pairs | Triplets], ...] | None:
     """
     own: tuple[type[Pairs | Triplets], ...] | None = getattr(loss, "takes", None)
     kind = loss if inspect.isclass(loss) else type(loss)
-    if own is not None or (inspect.isroutine(loss) and not inspect.isclass(loss)):  # a function that makes the loss
+    makes_loss = inspect.isroutine(loss) and not inspect.isclass(loss)  # a function of the configuration
+    if own is not None or makes_loss or hasattr(kind, "measure"):
         return own
     signature = inspect.signature(getattr(kind, "forward", kind.__call__))
     for tuples, taken in (((None,), None), ((), ())):
