@@ -114,7 +114,7 @@ class Storage:
             return iter(sorted(name for name in names if not name.endswith("/") and not re.search(r"(^|/)\.", name)))
 
     def _local_path(self, name: str) -> str:
-        self.check_name(name)
+        self._check(name)
         return f"{self._folder}/{name}"
 
     def _remote_path(self, name: str | None = None) -> tuple[Any, str]:
@@ -122,13 +122,13 @@ class Storage:
         from fsspec.core import url_to_fs
 
         if name is not None:
-            self.check_name(name)
+            self._check(name)
         files, folder = url_to_fs(self.root)
         folder = folder.rstrip("/")
         return files, folder if name is None else f"{folder}/{name}"
 
-    def check_name(self, name: str) -> None:
-        """Check that no system could read a name as a path outside of the folder; raises InputError."""
+    def _check(self, name: str) -> None:
+        """Check that no system could read a name as a path outside of the folder."""
         if not name or name[0] in "/\\" or name[1:2] == ":" or "\0" in name:
             raise InputError(f"{name!r} does not name a file in {self.root}: give its path within that folder.")
         if ".." in name and ".." in re.split(r"[/\\]", name):
