@@ -30,7 +30,7 @@ def contrastive_loss(distance: Tensor, same: Tensor, margin: float = 1.0, scale:
 
     Hadsell, Chopra & LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006, eq. 4.
     """
-    return scale * torch.where(same, distance, (margin - distance).clamp(min=0)).square()
+    return scale * torch.where(same, distance, (margin - distance).relu()).square()
 
 
 def cosine_pair_loss(cosine: Tensor, same: Tensor, margin: float = 0.0) -> Tensor:

@@ -10,7 +10,7 @@ from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_reduct
 from siamese_verify.losses.softmax import LOWEST, check_temperature
 from siamese_verify.pairwise import Batch, Identities, in_bands, row_product, unit
 from siamese_verify.pairwise.batch import check_matrix
-from siamese_verify.pairwise.blocks import is_small
+from siamese_verify.pairwise.blocks import full_precision
 from siamese_verify.pairwise.distances import places
 from siamese_verify.pairwise.log_softmax import log_sum_exp_of_others
 from siamese_verify.structures import Pairs, Triplets
@@ -115,7 +115,7 @@ class QueryLoss(nn.Module):
         check_queries(query, positive, negatives)
         precise = torch.float64 if query.dtype == torch.float64 else torch.float32
         query, positive, negatives = (rows.to(query.device, precise) for rows in (query, positive, negatives))
-        with torch.autocast(query.device.type, enabled=False):
+        with full_precision(query.device):
             if negatives.ndim == 3:
                 return in_bands(self._score_own, negatives.shape[1:].numel(), (query, positive, negatives))
             return in_bands(self._score_shared, len(negatives), (query, positive), (unit(negatives).T,))
@@ -230,7 +230,7 @@ class InBatchNegatives(BatchLoss):
             genuine, impostor = (row_product(rows, columns, tuples.anchor, end) / temperature for end in tuples[1:])
             losses = self.objective.score(genuine, impostor[:, None])
             return Items(losses, torch.ones_like(losses, dtype=torch.bool))
-        if tuples is None and batch.own is None and is_small(batch.candidate_labels):
+        if tuples is None and batch.small:
             logits = (rows / temperature) @ columns.T  # (B,B+R)
             same = batch.labels[:, None] == batch.candidate_labels
             gathered = self.objective.gather(logits.masked_fill(same, LOWEST))

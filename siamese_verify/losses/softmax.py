@@ -10,8 +10,7 @@ from torch import Tensor
 from siamese_verify.errors import InputError
 from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_numbers
 from siamese_verify.pairwise import Batch, Identities, Totals, row_product, unit
-from siamese_verify.pairwise.blocks import is_small
-from siamese_verify.pairwise.distances import block_product
+from siamese_verify.pairwise.distances import block_cosine
 from siamese_verify.pairwise.log_softmax import SMALLEST_TEMPERATURE, log_sum_exp_of_others, softmax_over_others
 from siamese_verify.pairwise.tiles import as_multiplied
 from siamese_verify.structures import Pairs, Triplets
@@ -111,20 +110,16 @@ class SoftmaxObjective(BatchLoss):
 
     def anchor_sums(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(N,) sums of `nt_xent_loss` over all positives of each of N anchors, and (N,) how many positives it has."""
-        if batch.own is None and len(batch.candidate_labels) > 1 and is_small(batch.candidate_labels):
-            return self._plain_sums(block_product(unit(batch.candidates), len(batch.labels)), batch)
+        if batch.small:
+            logits = block_cosine(batch.candidates, len(batch.labels), self.temperature)  # (B,B+R)
+            logits.detach().diagonal().fill_(LOWEST)  # where the gradient is 0 without a backward pass of its own
+            genuine = (batch.labels[:, None] == batch.candidate_labels).fill_diagonal_(False).to(logits.dtype)
+            return torch.linalg.vecdot(logits.log_softmax(dim=1), -genuine), genuine.sum(dim=1)
         labels, own = (batch.labels, batch.reference_labels), batch.anchors
         log_sum, positive, count = softmax_over_others(
             unit(batch.embeddings), unit(batch.references), labels, self.temperature, batch.own, batch.factors
         )
         return nt_xent_loss(positive[own], count[own] * log_sum[own]), count[own]
-
-    def _plain_sums(self, cosines: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """As `anchor_sums`, by (B, B + R) cosines."""
-        genuine = (batch.labels[:, None] == batch.candidate_labels).fill_diagonal_(False).to(cosines.dtype)
-        itself = torch.eye(*cosines.shape, dtype=torch.bool, device=cosines.device)
-        logits = (cosines / self.temperature).masked_fill_(itself, LOWEST)  # fill_diagonal_ has a slow backward pass
-        return -torch.linalg.vecdot(logits.log_softmax(dim=1), genuine), genuine.sum(dim=1)
 
     def extra_repr(self) -> str:
         """Parameters for `print(module)`."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.errors import InputError
-from siamese_verify.pairwise.blocks import BAND, bands
+from siamese_verify.pairwise.blocks import BAND, bands, is_small
 from siamese_verify.pairwise.ranks import shared_totals
 from siamese_verify.pairwise.tiles import factor_type
 from siamese_verify.structures import Pairs, Triplets
@@ -29,6 +29,11 @@ class Batch(NamedTuple):
     def anchors(self) -> slice:
         """Rows that are anchors here: this rank's, or all."""
         return slice(0, len(self.labels)) if self.own is None else self.own
+
+    @property
+    def small(self) -> bool:
+        """Whether the plain formula, over the matrix of all pairs, is fastest."""
+        return self.own is None and is_small(self.candidate_labels)
 
     @property
     def candidates(self) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
@@ -133,6 +134,16 @@ def in_bands(
     return result
 
 
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for a device; `meta` has none."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Context without autocast, which would round products."""
+    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
+
+
 def first_order(backward: Callable[P, R]) -> Callable[P, R]:
     """Decorate a backward pass that must not be differentiated again; `once_differentiable` lets constants through.
 
@@ -179,7 +190,7 @@ class _InBands(torch.autograd.Function):
             places = [piece] * ctx.divided + [...] * (len(tensors) - ctx.divided)
             leaves = [tensor[place].detach() for tensor, place in zip(tensors, places, strict=True)]
             wanted = [leaf.requires_grad_() for leaf, need in zip(leaves, needed, strict=True) if need]
-            with torch.enable_grad(), torch.autocast(slope.device.type, enabled=False):
+            with torch.enable_grad(), full_precision(slope.device):
                 losses = ctx.losses(*leaves)
             found = iter(torch.autograd.grad(losses, wanted, slope[piece]))
             for gradient, place in zip(gradients, places, strict=True):

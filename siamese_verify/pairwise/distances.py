@@ -57,10 +57,10 @@ def row_product(embeddings: Tensor, candidates: Tensor, rows: Tensor, columns: T
     return product
 
 
-def block_product(candidates: Tensor, count: int) -> Tensor:
-    """(count, C) inner products of the first of (C, D) candidates with all of them."""
-    product: Tensor = _BlockProduct.apply(candidates, count)
-    return product
+def block_cosine(candidates: Tensor, count: int, temperature: float = 1) -> Tensor:
+    """(count, C) cosines of the first of (C, D) candidates with all of them, over temperature; 0 for a row of zeros."""
+    logits: Tensor = _BlockCosine.apply(candidates, count, temperature)
+    return logits
 
 
 def block_distance(left: Tensor, right: Tensor | None = None) -> Tensor:
@@ -102,6 +102,15 @@ class Centered(NamedTuple):
         """Move (N, D) rows by a (D,) center."""
         moved = rows - center
         return cls(moved, torch.linalg.vecdot(moved, moved), rows)
+
+
+def centered(rows: Tensor, columns: Tensor, itself: bool) -> tuple[Centered, Centered]:
+    """Rows and columns around the mean of the columns; `itself` if the first columns are the rows."""
+    center = columns.mean(dim=0)
+    right = Centered.around(columns, center)
+    if not itself:
+        return Centered.around(rows, center), right
+    return right if len(rows) == len(columns) else right.part(slice(len(rows))), right
 
 
 def matmul_precision() -> str:
@@ -156,19 +165,27 @@ def identical(rows: Tensor) -> Tensor:
 class _Unit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
-        length.masked_fill_(length == 0, 1)
-        directions: Tensor = embeddings / length
+        directions, length = _directions(embeddings)
         ctx.save_for_backward(directions, length)
         return directions
 
     @staticmethod
     @first_order
     def backward(ctx: Any, slope: Tensor) -> Tensor:
-        directions, length = ctx.saved_tensors
-        along = torch.linalg.vecdot(slope, directions)[:, None]  # a change of length changes nothing
-        gradient: Tensor = slope.addcmul(directions, along, value=-1).div_(length)
-        return gradient
+        return _turned(slope, *ctx.saved_tensors)
+
+
+def _directions(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, D) unit rows and (B, 1) lengths, 1 for a row of zeros."""
+    length = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
+    length.masked_fill_(length == 0, 1)
+    return embeddings / length, length
+
+
+def _turned(slope: Tensor, directions: Tensor, length: Tensor) -> Tensor:
+    """Gradient by rows of that by their directions."""
+    along = torch.linalg.vecdot(slope, directions)[:, None]  # a change of length changes nothing
+    return slope.addcmul(directions, along, value=-1).div_(length)
 
 
 class _RowDistance(torch.autograd.Function):
@@ -223,21 +240,22 @@ class _RowProduct(torch.autograd.Function):
         return *gradients, None, None
 
 
-class _BlockProduct(torch.autograd.Function):
+class _BlockCosine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, candidates: Tensor, count: int) -> Tensor:
-        ctx.save_for_backward(candidates)
-        return candidates[:count] @ candidates.T
+    def forward(ctx: Any, candidates: Tensor, count: int, temperature: float) -> Tensor:
+        directions, length = _directions(candidates)
+        ctx.save_for_backward(directions, length * temperature)
+        return (directions[:count] @ directions.T).div_(temperature)
 
     @staticmethod
     @first_order
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        (candidates,) = ctx.saved_tensors
-        if len(slope) == len(candidates):  # by symmetry one product suffices
-            return (slope + slope.T) @ candidates, None
-        gradient = slope.T @ candidates[: len(slope)]
-        gradient[: len(slope)].addmm_(slope, candidates)
-        return gradient, None
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        directions, length = ctx.saved_tensors
+        if len(slope) == len(directions):  # by symmetry one product suffices
+            return _turned((slope + slope.T) @ directions, directions, length), None, None
+        gradient = slope.T @ directions[: len(slope)]
+        gradient[: len(slope)].addmm_(slope, directions)
+        return _turned(gradient, directions, length), None, None
 
 
 class _BlockDistance(torch.autograd.Function):
@@ -245,8 +263,7 @@ class _BlockDistance(torch.autograd.Function):
     def forward(ctx: Any, left: Tensor, right: Tensor | None, differences: bool) -> Tensor:
         ctx.itself, ctx.differences = right is None, differences
         right = left if right is None else right
-        b, b_squares, _ = Centered.around(right, right.mean(dim=0))
-        a, a_squares, _ = (b, b_squares, right) if ctx.itself else Centered.around(left, right.mean(dim=0))
+        (a, a_squares, _), (b, b_squares, _) = centered(left, right, ctx.itself)
         squared = (a_squares[:, None] + b_squares).addmm_(a, b.T, alpha=-2)  # (n,m)
         if ctx.itself:
             squared.fill_diagonal_(torch.inf)
@@ -254,8 +271,8 @@ class _BlockDistance(torch.autograd.Function):
         if not differences:
             rounding = 8 * torch.finfo(squared.dtype).eps * (a_squares[:, None] + b_squares)
             squared.masked_fill_(squared <= rounding, 0)
-        elif squared.numel() and squared.amin() <= NEAR * (a_squares.max() + b_squares.max()):  # else none is near
-            near = squared <= NEAR * (a_squares[:, None] + b_squares)
+        elif squared.numel() and float(squared.amin()) <= NEAR * float(a_squares.max() + b_squares.max()):
+            near = squared <= NEAR * (a_squares[:, None] + b_squares)  # most batches have none
             row, column = near.nonzero(as_tuple=True)
             if len(row) > CROWDED * squared.numel():
                 numbers, others = identical(torch.cat([left, right])).tensor_split([len(left)])
@@ -282,7 +299,7 @@ class _BlockDistance(torch.autograd.Function):
             weight.masked_fill_(near, 0)
         to_left = to_right = None
         if ctx.itself:
-            weight += weight.T.clone()
+            weight = weight + weight.T
         if ctx.needs_input_grad[0]:
             to_left = (a * weight.sum(dim=1, keepdim=True)).addmm_(weight, b, alpha=-1)
         if ctx.needs_input_grad[1]:

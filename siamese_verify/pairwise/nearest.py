@@ -12,7 +12,7 @@ from torch import Tensor
 
 from siamese_verify.pairwise.batch import GenuinePairs, Identities, check_batch
 from siamese_verify.pairwise.blocks import BAND, bands, blocks, ranges, rectangles
-from siamese_verify.pairwise.distances import Centered, chunks, has_exact_products, identical, places
+from siamese_verify.pairwise.distances import Centered, centered, chunks, has_exact_products, identical, places
 from siamese_verify.pairwise.ranks import gather_rows, sizes_of_ranks
 from siamese_verify.pairwise.tiles import QUERIES, TILE, WALKED, Tiles, fused, kernels, rounded, squared_lengths
 
@@ -111,18 +111,13 @@ class Distances:
 
     def __init__(self, compared: ComparedRows) -> None:
         self.compared = compared
-        self.left, self.right = self._centered(compared.rows, compared.columns)
+        self.left, self.right = centered(compared.rows, compared.columns, compared.itself)
         self.identities = Identities(compared.column_labels)
-
-    def _centered(self, rows: Tensor, columns: Tensor) -> tuple[Centered, Centered]:
-        center = columns.mean(dim=0)  # distances stay, and the lengths that they cancel from become small
-        right = Centered.around(columns, center)
-        return right.part(slice(len(rows))) if self.compared.itself else Centered.around(rows, center), right
 
     @cached_property
     def precise(self) -> tuple[Centered, Centered]:
         """Rows and columns in float64."""
-        return self._centered(self.compared.rows.double(), self.compared.columns.double())
+        return centered(self.compared.rows.double(), self.compared.columns.double(), self.compared.itself)
 
     @cached_property
     def number(self) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from siamese_verify.pairwise.batch import Batch, Identities, Totals
-from siamese_verify.pairwise.blocks import block_size, first_order, is_small, rectangles, share_blocks, uncompiled
-from siamese_verify.pairwise.distances import block_distance, block_product, unit
+from siamese_verify.pairwise.blocks import block_size, first_order, rectangles, share_blocks, uncompiled
+from siamese_verify.pairwise.distances import block_cosine, block_distance, unit
 from siamese_verify.pairwise.tiles import TILE, WALKED, Tiles, fused, kernels, multiply, rounded, squared_lengths
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
@@ -49,15 +49,15 @@ def pair_sum(
     """
     rows, references = batch.embeddings, batch.references
     own = batch.anchors.stop - batch.anchors.start
-    shared = sum(len(some) * len(others) for some, others in rectangles(batch.anchors, len(rows)))
-    pairs = own * (own - 1) // 2 + shared + own * len(references)
-    if size is None and batch.own is None and is_small(batch.candidate_labels) and not fused(rows):
+    pairs = own * (own - 1) // 2 + own * len(references)
+    if size is None and batch.small and not fused(rows):
         if cosine:
-            measure = block_product(unit(batch.candidates), len(rows))
+            measure = block_cosine(batch.candidates, len(rows))
         else:
             measure = block_distance(rows, batch.candidates if len(references) else None)
         losses = loss(measure, batch.labels[:, None] == batch.candidate_labels).triu(diagonal=1)
         return Totals(losses.sum(), pairs, torch.count_nonzero(losses.detach()))
+    pairs += sum(len(some) * len(others) for some, others in rectangles(batch.anchors, len(rows)))
     if cosine:
         rows, references = unit(rows), unit(references)
     learning = torch.is_grad_enabled()

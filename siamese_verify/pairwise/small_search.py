@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.pairwise.blocks import is_small
-from siamese_verify.pairwise.distances import Centered, has_exact_products, places
+from siamese_verify.pairwise.distances import centered, has_exact_products, places
 from siamese_verify.pairwise.nearest import ComparedRows, exact_distance, expanded, first_best, rounding
 
 DOUBTFUL = 4  # candidates for each row or pair, on average, beyond which the searches of `nearest` take less time
@@ -27,11 +27,9 @@ def small_matrix(compared: ComparedRows) -> Matrix | None:
     small = compared.own is None and is_small(compared.column_labels) and has_exact_products(compared.rows)
     if not small or not len(compared.rows) or not len(compared.columns):
         return None
-    center = compared.columns.mean(dim=0)
-    right = Centered.around(compared.columns, center)
-    left = right.part(slice(len(compared.rows))) if compared.itself else Centered.around(compared.rows, center)
+    left, right = centered(compared.rows, compared.columns, compared.itself)
     same = compared.labels[:, None] == compared.column_labels
-    return Matrix(expanded(left, right).clamp_(min=0), rounding(left, right), same)
+    return Matrix(expanded(left, right), rounding(left, right), same)
 
 
 def farthest_and_nearest(compared: ComparedRows) -> tuple[Tensor, Tensor] | None:

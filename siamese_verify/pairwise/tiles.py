@@ -45,6 +45,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from siamese_verify.pairwise.blocks import autocasts
 from siamese_verify.pairwise.distances import matmul_precision
 
 TILE = 8192  # rows of a tile: 256 MiB in float32
@@ -108,10 +109,8 @@ def _obstacle(device: torch.device) -> str | None:
 
 def factor_type(embeddings: Tensor) -> torch.dtype:
     """Type of the factors of tiles: bfloat16 for such embeddings and under autocast to it, else float32."""
-    kind = embeddings.device.type
-    half = (  # `meta` has no autocast
-        kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
-    )
+    device = embeddings.device
+    half = autocasts(device) and torch.get_autocast_dtype(device.type) == torch.bfloat16
     return torch.bfloat16 if embeddings.dtype == torch.bfloat16 or half else torch.float32
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from siamese_verify.pairwise import Metric, block_distance, row_distance, row_product, unit
-from siamese_verify.pairwise.distances import block_product, has_exact_products
+from siamese_verify.pairwise.distances import block_cosine, has_exact_products
 
 
 def rows(count: int, size: int = 5, seed: int = 0) -> Tensor:
@@ -77,10 +77,13 @@ def test_products_of_rows_and_their_gradient() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 2, 6])
-def test_products_of_the_first_rows_with_all_and_their_gradient(count: int) -> None:
+def test_cosines_of_the_first_rows_with_all_and_their_gradient(count: int) -> None:
     z = rows(6).requires_grad_()
-    torch.testing.assert_close(block_product(z, count), (z[:count, None] * z).sum(2))
-    assert torch.autograd.gradcheck(lambda a: block_product(a, count), z)
+    torch.testing.assert_close(block_cosine(z, count), torch.cosine_similarity(z[:count, None], z, dim=2))
+    assert torch.autograd.gradcheck(lambda a: block_cosine(a, count), z)
+    with_zero = z.detach().index_fill(0, torch.tensor(0), 0).requires_grad_()
+    assert not block_cosine(with_zero, count)[:1].any()
+    assert torch.autograd.grad(block_cosine(with_zero, count).sum(), with_zero)[0].isfinite().all()
 
 
 def test_unit_rows_have_length_one_and_the_right_gradient() -> None:
