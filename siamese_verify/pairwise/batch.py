@@ -80,27 +80,20 @@ def check_batch(
             infinite embeddings (on a GPU, looking for them would wait for it).
     """
     check_rows(embeddings, labels, "embeddings", "labels")
+    device, precise = embeddings.device, torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    rows, labels = embeddings.to(precise), labels.to(device, torch.int64)
     if references is None:
-        references, reference_labels = embeddings.new_empty(0, embeddings.shape[1]), labels.new_empty(0)
-    elif reference_labels is None:
+        return Batch(rows, labels, rows.new_empty(0, rows.shape[1]), labels.new_empty(0), own, factor_type(embeddings))
+    if reference_labels is None:
         raise InputError(f"{len(references)} references came without reference_labels: give one label for each.")
-    else:
-        check_rows(references, reference_labels, "references", "reference_labels")
+    check_rows(references, reference_labels, "references", "reference_labels")
     if references.shape[1] != embeddings.shape[1]:
         raise InputError(
             f"embeddings of {embeddings.shape[1]} dimensions can't be compared with references of "
             f"{references.shape[1]}: take both from one encoder."
         )
-    precise = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-    device = embeddings.device
-    return Batch(
-        embeddings.to(precise),
-        labels.to(device, torch.int64),
-        references.to(device, precise),
-        reference_labels.to(device, torch.int64),
-        own,
-        factor_type(embeddings),
-    )
+    references, reference_labels = references.to(device, precise), reference_labels.to(device, torch.int64)
+    return Batch(rows, labels, references, reference_labels, own, factor_type(embeddings))
 
 
 def check_rows(embeddings: Tensor, labels: Tensor, name: str, name_of_labels: str) -> None:
