@@ -47,17 +47,17 @@ def pair_sum(
         size: rows of a block; None chooses by device.
         hinge: the loss in the form that kernels know; None leaves all to PyTorch.
     """
-    rows, references = batch.embeddings, batch.references
-    own = batch.anchors.stop - batch.anchors.start
-    pairs = own * (own - 1) // 2 + own * len(references)
+    rows, references, own = batch.embeddings, batch.references, batch.anchors
+    count = own.stop - own.start
+    pairs = count * (count - 1) // 2 + count * len(references)
     if size is None and batch.small and not fused(rows):
         if cosine:
             measure = block_cosine(batch.candidates, len(rows))
         else:
             measure = block_distance(rows, batch.candidates if len(references) else None)
         losses = loss(measure, batch.labels[:, None] == batch.candidate_labels).triu(diagonal=1)
-        return Totals(losses.sum(), pairs, torch.count_nonzero(losses.detach()))
-    pairs += sum(len(some) * len(others) for some, others in rectangles(batch.anchors, len(rows)))
+        return Totals(losses.sum(), pairs, torch.count_nonzero(losses))
+    pairs += sum(len(some) * len(others) for some, others in rectangles(own, len(rows)))
     if cosine:
         rows, references = unit(rows), unit(references)
     learning = torch.is_grad_enabled()
@@ -67,7 +67,7 @@ def pair_sum(
     else:
         size = size or block_size(rows.device)
         total, nonzero = _PairSum.apply(
-            rows, batch.labels, references, batch.reference_labels, batch.anchors, loss, cosine, size, learning
+            rows, batch.labels, references, batch.reference_labels, own, loss, cosine, size, learning
         )
     return Totals(total, pairs, nonzero)
 
@@ -127,7 +127,7 @@ def _sum_block(
     leaves = [end for end in ends if end is not None]
     found = iter(torch.autograd.grad(total, leaves) if leaves else ())
     to_left, to_right = (None if end is None else next(found) for end in ends)
-    return total.detach(), torch.count_nonzero(losses.detach()), (to_left, to_right)
+    return total.detach(), torch.count_nonzero(losses), (to_left, to_right)
 
 
 class _FusedPairSum(torch.autograd.Function):

@@ -68,7 +68,7 @@ class _TripletSum(torch.autograd.Function):
                     losses = loss(leaf[anchor, positive, None], leaf.index_select(0, anchor)).masked_fill(same, 0)
                     subtotal = losses.sum()
                 total += subtotal.detach()
-                nonzero += torch.count_nonzero(losses.detach())
+                nonzero += torch.count_nonzero(losses)
                 if learning:
                     slope += torch.autograd.grad(subtotal, leaf)[0]
             if learning:
