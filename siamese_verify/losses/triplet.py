@@ -19,7 +19,7 @@ def triplet_loss(positive_distance: Tensor, negative_distance: Tensor, margin: f
 
     Schroff, Kalenichenko & Philbin, "FaceNet", CVPR 2015, section 3.1, on squared distances.
     """
-    return (positive_distance - negative_distance + margin).relu()
+    return (positive_distance - negative_distance + margin).clamp(min=0)
 
 
 def soft_triplet_loss(positive_distance: Tensor, negative_distance: Tensor) -> Tensor:
