@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
@@ -163,29 +164,59 @@ def test_autocast_does_not_round_what_is_searched(monkeypatch: pytest.MonkeyPatc
 
 # Of each kernel f(loat), i(nteger) and their pointers F, L(ong), I, H(alf: bfloat16); "." is a constant.
 SIGNATURES = {
-    "_exponential_sums": "FFFFLLii.....i",
-    "_exponential_weights": "FHFFFFFLLii......i",
-    "_hinge_losses": "FHFILLFFiiff......i",
+    "_exponential_sums": "FFFFLLiii.....i",
+    "_exponential_weights": "FHFFFFFLLiii......i",
+    "_hinge_losses": "FHFILLFFiiiff......i",
     "_genuine_losses": "FLLLFFLiiiif....",
-    "_nearest_impostors": "FLLLLFFFFFFiiiii....i",
+    "_nearest_impostors": "FLLLLFFFFFFiiiiii....i",
     "_farthest_genuine": "FFLLLLi..",
 }
 TYPES = {"F": "*fp32", "L": "*i64", "I": "*i32", "H": "*bf16", "f": "fp32", "i": "i32", ".": "constexpr"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-def test_kernels_compile_for_gpus_that_are_not_there(capability: int) -> None:
+HEIGHTS = {"_exponential_sums": 64, "_exponential_weights": 64, "_hinge_losses": 32, "_nearest_impostors": 16}
+
+
+def test_the_blocks_that_are_compiled_here_are_those_of_a_launch() -> None:
     pytest.importorskip("triton")
+    from siamese_verify.pairwise import kernels
+
+    for name, height in HEIGHTS.items():
+        blocks = inspect.signature(getattr(kernels, name[1:])).parameters["blocks"].default
+        assert blocks == (height, 128, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("single", [False, True])  # of one row and column, which Triton compiles anew
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_for_gpus_that_are_not_there(capability: int, single: bool, tmp_path: Path) -> None:
+    """And keep their numbers in registers: what Triton's interpreter cannot show."""
+    triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     from siamese_verify.pairwise import kernels
 
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
     for name, letters in SIGNATURES.items():
         kernel = getattr(kernels, name)
         types = dict(zip(kernel.arg_names, map(TYPES.get, letters), strict=True))
-        sizes = {"HEIGHT": 32, "WIDTH": 128, "SIZE": 512}
+        sizes = {"HEIGHT": HEIGHTS.get(name), "WIDTH": 128, "SIZE": 512}
         constants = {argument: sizes.get(argument, True) for argument, kind in types.items() if kind == "constexpr"}
-        compiled = compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", capability, 32))
+        if single:
+            constants |= {argument: 1 for argument in types if argument in ("n", "m", "queries", "size")}
+            types |= dict.fromkeys(constants, "constexpr")
+        aligned = [
+            number for number, (argument, kind) in enumerate(types.items()) if argument == "stride" or "*" in kind
+        ]
+        source = ASTSource(kernel, types, constants, {(number,): [["tt.divisibility", 16]] for number in aligned})
+        options = {"num_warps": kernels.WARPS if name in HEIGHTS else 4}
+        compiled = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         assert compiled.asm["cubin"]
+        (tmp_path / "kernel.ptx").write_text(compiled.asm["ptx"])
+        architecture = f"sm_{capability}{'a' * (capability == 90)}"
+        command = [assembler, "-v", f"--gpu-name={architecture}", tmp_path / "kernel.ptx", "-o", tmp_path / "kernel"]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        assert " 0 bytes spill stores, 0 bytes spill loads" in told, (name, told)
+        if name in HEIGHTS:
+            assert "ld.global.v4.b32" in compiled.asm["ptx"], f"{name} loads single numbers of a tile"
