@@ -206,16 +206,16 @@ def test_kernels_compile_for_gpus_that_are_not_there(capability: int, single: bo
         if single:
             constants |= {argument: 1 for argument in types if argument in ("n", "m", "queries", "size")}
             types |= dict.fromkeys(constants, "constexpr")
-        aligned = [
-            number for number, (argument, kind) in enumerate(types.items()) if argument == "stride" or "*" in kind
-        ]
-        source = ASTSource(kernel, types, constants, {(number,): [["tt.divisibility", 16]] for number in aligned})
+        aligned = [argument == "stride" or "*" in kind for argument, kind in types.items()]
+        divisible = {(number,): [["tt.divisibility", 16]] for number, is_aligned in enumerate(aligned) if is_aligned}
+        source = ASTSource(kernel, types, constants, divisible)
         options = {"num_warps": kernels.WARPS if name in HEIGHTS else 4}
         compiled = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         assert compiled.asm["cubin"]
         (tmp_path / "kernel.ptx").write_text(compiled.asm["ptx"])
         architecture = f"sm_{capability}{'a' * (capability == 90)}"
-        command = [assembler, "-v", f"--gpu-name={architecture}", tmp_path / "kernel.ptx", "-o", tmp_path / "kernel"]
+        files = map(str, (assembler, tmp_path / "kernel.ptx", tmp_path / "kernel"))
+        command = [next(files), "-v", f"--gpu-name={architecture}", next(files), "-o", next(files)]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
         assert " 0 bytes spill stores, 0 bytes spill loads" in told, (name, told)
         if name in HEIGHTS:
