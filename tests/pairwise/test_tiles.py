@@ -112,6 +112,37 @@ def test_the_benchmark_of_a_gpu_can_be_tried_without_one() -> None:
         assert re.search(rf"48 fp32 {objective}: ours +\d+\.\d+ ms", ended.stdout), ended.stdout
 
 
+def test_a_part_of_the_session_on_a_gpu_ends_in_time_and_says_what_it_lacks(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    session = module_of("gpu_session")
+    (tmp_path / "waits.py").write_text("import time; print('begun'); time.sleep(600)")
+    assert not session.run(session.Part("waiting", str(tmp_path / "waits.py"), 600), 4)
+    assert not session.run(session.Part("training", "-c pass", 600, "torch no_such_package"), 600)
+    assert not session.run(session.Part("late", "-c pass", 600), 0)
+    assert session.run(session.Part("done", "-c pass", 600), 600)
+    told = capfd.readouterr().out
+    for words in (
+        "begun\n== waiting: ended at its limit",
+        "no_such_package not installed",
+        "time is over",
+        "done: ended w",
+    ):
+        assert words in told, told
+    for part in (*session.ON_GPU, *session.ON_CPU):
+        assert (BENCHMARK.parents[1] / next(word for word in part.command.split() if word.endswith(".py"))).is_file()
+
+
+def module_of(name: str) -> Any:
+    """A benchmark, as a module."""
+    spec = importlib.util.spec_from_file_location(name, BENCHMARK.with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what a GPU would be asked to compute: operations that are no view and no allocation, and kernels."""
 
@@ -131,11 +162,7 @@ class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_a_small_batch_launches_no_more_than_the_formula_by_hand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a small batch takes on a GPU is to launch; no GPU is needed to count that."""
     triton = pytest.importorskip("triton")
-    spec = importlib.util.spec_from_file_location("benchmark_of_a_gpu", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    benchmark = module_of("gpu")
     monkeypatch.setattr(tiles, "has_kernels", lambda _: True)
     monkeypatch.setattr(blocks, "SMALL", blocks.SMALL_ON_GPU)
     monkeypatch.setattr(torch.cuda, "device_of", nullcontext)
