@@ -54,7 +54,7 @@ class FaceBatch(NamedTuple):
     labels: Tensor  # (N,) int64 identities, -1 of an image without
     tuples: Pairs | Triplets | None  # given by a pair or triplet sampler; None = a miner chooses
     rows: Tensor | None = None  # (N / views,) int64 rows of the data set: its images are in blocks, one for each view
-    labeled: Tensor | None = None  # (N / views,) bool, whether a label may be learned from, or only measured with
+    labeled: Tensor | None = None  # (N / views,) bool on the CPU: may a label be learned from, or only measured with
 
 
 class Photos(Protocol):

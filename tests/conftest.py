@@ -8,16 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["OMP_NUM_THREADS"] = "1"  # as read by torch, here and in what tests start: they are too small for two
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
 
-from siamese_verify.cli.configuration import CONF
+if TYPE_CHECKING:  # tests of kernels run on machines with a GPU and no Hydra
+    from omegaconf import DictConfig
 
 # Overrides of a training that takes a second; the size of a batch is an option of the sampler.
 TINY = (
@@ -54,6 +53,12 @@ def interruptible() -> None:
 def configured() -> Callable[..., DictConfig]:
     """`configured(name, folder, *overrides)`: a composed config of a run that leaves its files in `folder`."""
 
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    from siamese_verify.cli.configuration import CONF
+
     def configure(name: str, folder: Path, *overrides: str) -> DictConfig:
         folder.mkdir(parents=True, exist_ok=True)
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -88,6 +93,8 @@ def fitted(configured: Callable[..., DictConfig]) -> Callable[..., Path]:
     """`fitted(folder, *overrides)`: a run that ends with its checkpoints, before bundle and report are made."""
 
     def fit(folder: Path, *overrides: str) -> Path:
+        from hydra.core.hydra_config import HydraConfig
+
         from siamese_verify.cli import train
         from siamese_verify.cli.pretraining import train_first_stage
         from siamese_verify.cli.recorded_run import recorded

@@ -228,7 +228,9 @@ def evaluate_scores(cfg: DictConfig, folder: Path) -> VerificationReport:
     )
     if given.groups is not None:
         groups = group_reports(
-            given.scores, given.same, given.groups, report.threshold, people, resamples=max(cfg.resamples, 1)
+            *(given.scores, given.same, given.groups, report.threshold, people),
+            resamples=max(cfg.resamples, 1),
+            device=cfg.device,
         )
         report = replace(report, groups=tuple(groups), mean_of_groups=mean_of_groups(groups))
     if given.sides is not None:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from siamese_verify.data import batched_changes
-from siamese_verify.data.batched_changes import copied_ahead
 from siamese_verify.errors import InputError
+from siamese_verify.pairwise.blocks import copied_ahead
 
 LUMA = np.array(batched_changes.LUMA, dtype=np.float32)
 

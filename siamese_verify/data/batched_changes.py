@@ -22,11 +22,6 @@ BLOCK = 8  # pixels of a side, that JPEG transforms together
 PASSES = 3  # of a box, which Pillow blurs with
 
 
-def copied_ahead(numbers: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; the CPU goes on while it is copied."""
-    return (numbers.pin_memory() if device.type == "cuda" else numbers).to(device, non_blocking=True)
-
-
 def rounded(images: Tensor) -> Tensor:
     """The nearest levels."""
     return (images + 0.5).floor_().clamp_(0, 255)

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 
 from siamese_verify.data.data_loaders import (
@@ -30,6 +31,7 @@ from siamese_verify.data.identity_split import Split, hold_out, label_rows, rows
 from siamese_verify.errors import InputError
 from siamese_verify.faces import SelectOneFace
 from siamese_verify.faces.alignment import spec_for
+from siamese_verify.pairwise.blocks import copied_ahead
 from siamese_verify.protocols import HeldOutShare, PhotoSubset, Protocol, TrainingSubset, find_leak
 from siamese_verify.samplers import UNLABELED
 from siamese_verify.samplers.epoch import EpochSampler
@@ -323,7 +325,8 @@ class FaceDataModule(pl.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: FaceBatch, device: torch.device, dataloader_idx: int) -> FaceBatch:
         """The batch on the device that trains, augmented there if it was not before."""
-        moved: FaceBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved: FaceBatch = tree_map_only(torch.Tensor, partial(copied_ahead, device=device), batch)
+        moved = moved._replace(labeled=batch.labeled)
         later = self.train_set is not None and self.train_set.augments_later
         if not later or self.trainer is None or not self.trainer.training:
             return moved

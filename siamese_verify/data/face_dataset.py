@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from siamese_verify.data.batched_changes import copied_ahead
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import crop_face
+from siamese_verify.pairwise.blocks import copied_ahead
 from siamese_verify.samplers import TupleBatch
 from siamese_verify.structures import ARRAYS_FOR_PHOTOS, FaceBatch, InputSpec, Photos
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -10,13 +11,14 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation.scores import as_array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    Weights = NDArray[np.int64]  # (R,N) how often each pair is in each resample
+    Weights = Any  # (R,N) int64, how often each pair is in each resample: an array, or a tensor of a GPU
 
-BLOCK = 2**20  # weights in memory at once
+BLOCK, BLOCK_ON_GPU = 2**20, 2**25  # weights in memory at once
+LARGE = 2**27  # weights from which a GPU is looked for: seconds of a processor
 
 
 class Interval(NamedTuple):
@@ -109,6 +111,28 @@ def numbered_people(same: NDArray[np.bool_], identities: ArrayLike) -> NDArray[n
     return pairs
 
 
+def placement(device: str, weights: int) -> Callable[[Any], Any]:
+    """Return what brings arrays to where resamples are counted: to NumPy as they are, or to a GPU.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto` for a GPU if there is one and enough to count: else importing torch takes more.
+        weights: how many there are, of all resamples together.
+    """
+    if device == "cpu" or (device == "auto" and weights < LARGE):
+        return np.asarray
+    import torch
+
+    from siamese_verify.pairwise.pair_scores import torch_device
+
+    there = torch_device(device)
+    return partial(torch.as_tensor, device=there) if there.type == "cuda" else np.asarray
+
+
+def listed(counts: Any) -> NDArray[np.int64]:
+    """Return an array or a tensor of a GPU as an array."""
+    return counts if isinstance(counts, np.ndarray) else np.asarray(counts.cpu())
+
+
 class Resamples:
     """Sets of people drawn with replacement, and how often each pair is then there.
 
@@ -119,35 +143,52 @@ class Resamples:
         same: (N,) bool, True for a genuine pair.
         identities: (N,2) number or name of the person on either photo of each pair.
         resamples: number of sets, R.
-        seed: of the draws.
+        seed: of the draws, which are the same on each device.
+        device: see `placement`.
+
+    Attributes:
+        place: brings arrays to where the weights are.
 
     Raises:
-        InputError: see `numbered_people`; R < 1.
+        InputError: see `numbered_people`; R < 1; a device that cannot be used.
 
     Bolle, Ratha & Pankanti, "Error analysis of pattern recognition systems - the subsets bootstrap", CVIU 2004;
     Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.
     """
 
-    def __init__(self, same: NDArray[np.bool_], identities: ArrayLike, resamples: int = 1000, seed: int = 0) -> None:
+    def __init__(
+        self,
+        same: NDArray[np.bool_],
+        identities: ArrayLike,
+        resamples: int = 1000,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
         if resamples < 1:
             raise InputError(f"The number of resamples is {resamples}: draw 1,000.")
-        self.left, self.right = numbered_people(same, identities).T
-        self.people = int(max(self.left.max(), self.right.max())) + 1
-        self.same, self.count, self.seed = same, resamples, seed
+        left, right = numbered_people(same, identities).T
+        self.people, self.pairs = int(max(left.max(), right.max())) + 1, len(same)
+        self.place = placement(device, resamples * len(same))
+        self.left, self.right = self.place(left.copy()), self.place(np.where(same, self.people, right))
+        self.same = self.place(same)
+        self.count, self.seed = resamples, seed
+        self.block = BLOCK if self.place is np.asarray else BLOCK_ON_GPU
 
     def __iter__(self) -> Iterator[Weights]:
         """Yield (R,N) weights in blocks; resamples without genuine or without impostor pairs are left out."""
         rng = np.random.default_rng(self.seed)
-        step = max(1, BLOCK // max(len(self.same), self.people))
+        step = max(1, self.block // max(self.pairs, self.people))
         for start in range(0, self.count, step):
             number = min(step, self.count - start)
             drawn = rng.integers(0, self.people, (number, self.people)) + self.people * np.arange(number)[:, None]
-            times = np.bincount(drawn.ravel(), minlength=number * self.people).reshape(number, self.people)
-            weights = times[:, self.left]
-            weights[:, ~self.same] *= times[:, self.right[~self.same]]
-            whole = (weights @ self.same > 0) & (weights @ ~self.same > 0)
-            if whole.any():
-                yield weights[whole]
+            times = np.ones((number, self.people + 1), dtype=np.int64)  # the last for genuine pairs, of one person
+            times[:, :-1] = np.bincount(drawn.ravel(), minlength=number * self.people).reshape(number, -1)
+            placed = self.place(times)
+            weights = placed[:, self.left] * placed[:, self.right]
+            genuine, every = listed((weights * self.same).sum(1)), listed(weights.sum(1))
+            whole = np.flatnonzero((genuine > 0) & (genuine < every))
+            if len(whole):
+                yield weights if len(whole) == number else weights[self.place(whole)]
 
 
 class WeightedPairs:
@@ -160,42 +201,63 @@ class WeightedPairs:
         scores: (N,) checked similarities.
         same: (N,) bool.
         targets: false accept rates.
+        place: that of the `Resamples`.
     """
 
-    def __init__(self, scores: NDArray[np.float64], same: NDArray[np.bool_], targets: Sequence[float] = ()) -> None:
-        self.order = np.argsort(scores)[::-1]
-        self.same = same[self.order]
-        ranked = scores[self.order]
-        self.last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # (T,) ends of ties
-        self.targets = targets
+    def __init__(
+        self,
+        scores: NDArray[np.float64],
+        same: NDArray[np.bool_],
+        targets: Sequence[float] = (),
+        place: Callable[[Any], Any] = np.asarray,
+    ) -> None:
+        order = np.argsort(scores)[::-1].copy()
+        ranked = scores[order]
+        last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # (T,) ends of ties
+        self.last = slice(None) if len(last) == len(ranked) else place(last)
+        self.order, self.same, self.targets = place(order), place(same[order]), targets
 
     def metrics(self, weights: Weights) -> dict[str, NDArray[np.float64]]:
         """Return each metric in (R,) resamples, with the names of `pair_intervals`."""
         ranked = weights[:, self.order]
-        true = np.cumsum(ranked * self.same, axis=1)[:, self.last]  # (R,T) genuine pairs accepted at each score
-        false = np.cumsum(ranked, axis=1)[:, self.last] - true
-        genuine, impostors = true[:, -1:], false[:, -1:]
-        ahead = true.copy()
-        ahead[:, 1:] += true[:, :-1]
-        area = (np.diff(false, axis=1, prepend=0) * ahead).sum(axis=1)
-        found = {"eer": _equal_error_rates(true, false), "auc": area / (2 * genuine * impostors)[:, 0]}
+        true = (ranked * self.same).cumsum(1)[:, self.last]  # (R,T) genuine pairs accepted at each score
+        false = ranked.cumsum(1)[:, self.last] - true
+        genuine, impostors = listed(true[:, -1]), listed(false[:, -1])
+        area = ((false[:, 1:] - false[:, :-1]) * (true[:, 1:] + true[:, :-1])).sum(1) + false[:, 0] * true[:, 0]
+        found = {"eer": _equal_error_rates(true, false), "auc": listed(area) / (2 * genuine * impostors)}
         for target in self.targets:
-            place = (false / impostors <= target).sum(axis=1) - 1
-            found[f"tar_at_far_{target:g}"] = _at(true, place) / genuine[:, 0]
+            accepting = _leading(false.shape, lambda place: _at(false, place) / impostors <= target)  # noqa: B023
+            found[f"tar_at_far_{target:g}"] = _at(true, accepting - 1) / genuine
         return found
 
 
 def _equal_error_rates(true: Weights, false: Weights) -> NDArray[np.float64]:
     """(R,) equal error rates as by `equal_error`; products of counts below 2**53 are exact."""
-    genuine, impostors = true[:, -1], false[:, -1]
-    after = ((genuine[:, None] - true) * impostors[:, None] <= false * genuine[:, None]).argmax(axis=1)
-    gaps = [(genuine - _at(true, place)) * impostors - _at(false, place) * genuine for place in (after - 1, after)]
-    upper, lower = gaps[0].astype(np.float64), -gaps[1].astype(np.float64)
+    genuine, impostors = listed(true[:, -1]), listed(false[:, -1])
+
+    def gap(place: NDArray[np.int64]) -> NDArray[np.int64]:
+        return (genuine - _at(true, place)) * impostors - _at(false, place) * genuine
+
+    after = _leading(true.shape, lambda place: gap(place) > 0)
+    upper, lower = gap(after - 1).astype(np.float64), -gap(after).astype(np.float64)
     strict, lenient = _at(false, after - 1), _at(false, after)
     return np.asarray((strict * lower + lenient * upper) / (impostors * (upper + lower)))
 
 
+def _leading(shape: Sequence[int], holds: Callable[[NDArray[np.int64]], NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """(R,) in how many of the T places of each resample something holds, which it does from the first on, by bisection.
+
+    Args:
+        shape: R and T.
+        holds: (R,) places -> (R,) whether it does.
+    """
+    found = np.zeros(shape[0], dtype=np.int64)
+    for bit in reversed(range(shape[1].bit_length())):
+        more = found + 2**bit
+        found = np.where((more <= shape[1]) & holds(np.minimum(more, shape[1]) - 1), more, found)
+    return found
+
+
 def _at(counts: Weights, place: NDArray[np.int64]) -> NDArray[np.int64]:
     """(R,) entries of (R,T) counts; 0 before the first, at the threshold +inf."""
-    found = np.take_along_axis(counts, np.maximum(place, 0)[:, None], axis=1)[:, 0]
-    return np.where(place < 0, 0, found)
+    return np.where(place < 0, 0, listed(counts[np.arange(len(place)), np.maximum(place, 0)]))

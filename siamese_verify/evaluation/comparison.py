@@ -15,6 +15,7 @@ from siamese_verify.evaluation.bootstrap import (
     WeightedPairs,
     check_level,
     difference_interval,
+    listed,
     numbered_people,
 )
 from siamese_verify.evaluation.clustered_pairs import dyadic_variance, person_totals, small_sample_correction
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+    from siamese_verify.evaluation.bootstrap import Weights
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def compare_scores(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    device: str = "cpu",
 ) -> ScoreComparison:
     """Compare two models by their scores of the same pairs.
 
@@ -112,6 +116,8 @@ def compare_scores(
         resamples: number of them.
         level: of the intervals, in (0, 1).
         seed: of the resamples.
+        device: where resamples are counted: `cpu`, `cuda`, or `auto` for a GPU if there is one and many to count. The
+            counts are the same.
 
     Raises:
         InputError: the models scored different numbers of pairs; see also `checked_pairs` and `Resamples`.
@@ -128,9 +134,11 @@ def compare_scores(
         for model, (scores, _) in enumerate(both)
     ]
     alone = int(np.count_nonzero(wrong[0] & ~wrong[1])), int(np.count_nonzero(wrong[1] & ~wrong[0]))
-    ranked = [WeightedPairs(scores, labels, targets) for scores, _ in both]
-    drawn = [_metrics(ranked, wrong, weights) for weights in Resamples(labels, people, resamples, seed)]
-    plain = _metrics(ranked, wrong, np.ones((1, len(labels)), dtype=np.int64))
+    resampled = Resamples(labels, people, resamples, seed, device)
+    ranked = [WeightedPairs(scores, labels, targets, resampled.place) for scores, _ in both]
+    rows = [resampled.place(np.flatnonzero(errors)) for errors in wrong]
+    drawn = [_metrics(ranked, rows, weights) for weights in resampled]
+    plain = _metrics(ranked, rows, resampled.place(np.ones((1, len(labels)), dtype=np.int64)))
     single = [
         _intervals(scores, labels, people, errors, targets, level)
         for (scores, _), errors in zip(both, wrong, strict=True)
@@ -202,13 +210,11 @@ def _wrong(
     return np.asarray((scores >= equal_error(roc_curve(scores, same)).threshold) != same)
 
 
-def _metrics(
-    ranked: list[WeightedPairs], wrong: list[NDArray[np.bool_]], weights: NDArray[np.int64]
-) -> dict[str, NDArray[np.float64]]:
-    """(2,R) each metric of both models in R resamples."""
+def _metrics(ranked: list[WeightedPairs], wrong: list[Weights], weights: Weights) -> dict[str, NDArray[np.float64]]:
+    """(2,R) each metric of both models in R resamples; `wrong` has the rows that each decides wrong."""
     found = [pairs.metrics(weights) for pairs in ranked]
-    for metrics, errors in zip(found, wrong, strict=True):
-        metrics["error_rate"] = weights @ errors / weights.sum(axis=1)
+    for metrics, rows in zip(found, wrong, strict=True):
+        metrics["error_rate"] = listed(weights[:, rows].sum(1)) / listed(weights.sum(1))
     return {name: np.stack([metrics[name] for metrics in found]) for name in found[0]}
 
 

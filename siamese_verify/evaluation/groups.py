@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation.bootstrap import Interval, Resamples, check_level, difference_interval, numbered_people
+from siamese_verify.evaluation.bootstrap import (
+    Interval,
+    Resamples,
+    check_level,
+    difference_interval,
+    listed,
+    numbered_people,
+)
 from siamese_verify.evaluation.operating_points import DECISIVE_IMPOSTORS, equal_error, operating_point, rates_at
 from siamese_verify.evaluation.rate_intervals import error_interval
 from siamese_verify.evaluation.roc import roc_curve
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+    from siamese_verify.evaluation.bootstrap import Weights
 
 
 class GroupRates(NamedTuple):
@@ -43,6 +52,7 @@ def group_reports(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    device: str = "cpu",
 ) -> list[GroupRates]:
     """Return the rates of each group of pairs at one threshold, and their differences from all other groups.
 
@@ -55,6 +65,7 @@ def group_reports(
         resamples: number of bootstrap resamples of the people.
         level: of the intervals, in (0, 1).
         seed: of the resamples.
+        device: where resamples are counted, see `compare_scores`.
 
     Returns:
         The groups in the order of their names.
@@ -74,12 +85,13 @@ def group_reports(
     if not known.any():
         raise InputError("None of the pairs has a group: give a label other than the empty one.")
     accepted = values >= checked_threshold(threshold)
-    plain = _rates_by_side(np.ones((1, len(labels)), dtype=np.int64), accepted, labels, names)
-    drawn = (
-        [_rates_by_side(weights, accepted, labels, names) for weights in Resamples(labels, identities, resamples, seed)]
-        if identities is not None
-        else []
-    )
+    cells = _Cells(accepted, labels, names)
+    plain = cells.rates(np.ones((1, len(labels)), dtype=np.int64))
+    drawn = []
+    if identities is not None:
+        resampled = Resamples(labels, identities, resamples, seed, device)
+        cells = _Cells(accepted, labels, names, resampled.place)
+        drawn = [cells.rates(weights) for weights in resampled]
 
     def difference(name: str, kind: str) -> tuple[float, Interval] | None:
         both = plain[name, kind][:, 0]
@@ -161,19 +173,37 @@ def _sides(names: NDArray[np.str_], name: str) -> tuple[NDArray[np.bool_], NDArr
     return (names != name) & (names != ""), names == name
 
 
-def _rates_by_side(
-    weights: NDArray[np.int64], accepted: NDArray[np.bool_], same: NDArray[np.bool_], names: NDArray[np.str_]
-) -> dict[tuple[str, str], NDArray[np.float64]]:
-    """(2,R) FAR and FRR of all other groups together and of each group; NaN where there are no pairs."""
-    found = {}
-    for name in np.unique(names[names != ""]).tolist():
-        for kind, wrong, among in (("far", accepted, ~same), ("frr", ~accepted, same)):
-            rates = []
-            for side in _sides(names, name):
-                errors, pairs = weights @ (wrong & among & side), weights @ (among & side)
-                rates.append(np.divide(errors, pairs, out=np.full(len(weights), np.nan), where=pairs > 0))
-            found[name, kind] = np.stack(rates)
-    return found
+class _Cells:
+    """Pairs, sorted by group, whether they are genuine, and whether they are accepted; `place` as in `Resamples`."""
+
+    def __init__(
+        self,
+        accepted: NDArray[np.bool_],
+        same: NDArray[np.bool_],
+        names: NDArray[np.str_],
+        place: Callable[[Any], Any] = np.asarray,
+    ) -> None:
+        self.names = np.unique(names[names != ""])
+        cell = 4 * np.searchsorted(self.names, names) + 2 * same + accepted
+        order = np.flatnonzero(names != "")
+        order = order[np.argsort(cell[order], kind="stable")]
+        self.ends = np.searchsorted(cell[order], np.arange(4 * len(self.names)), side="right")  # (4G,)
+        self.order, self.last = place(order), place(np.maximum(self.ends - 1, 0))
+
+    def rates(self, weights: Weights) -> dict[tuple[str, str], NDArray[np.float64]]:
+        """(2,R) FAR and FRR of all other groups together and of each group; NaN where there are no pairs."""
+        below = np.where(self.ends > 0, listed(weights[:, self.order].cumsum(1)[:, self.last]), 0)  # (R,4G)
+        counts = np.diff(below, axis=1, prepend=0).reshape(len(below), len(self.names), 2, 2)
+        found = {}
+        for number, name in enumerate(self.names.tolist()):
+            own = counts[:, number]
+            for kind, same, wrong in (("far", 0, 1), ("frr", 1, 0)):
+                rates = []
+                for side in (counts.sum(axis=1) - own, own):
+                    errors, pairs = side[:, same, wrong], side[:, same].sum(axis=1)
+                    rates.append(np.divide(errors, pairs, out=np.full(len(below), np.nan), where=pairs > 0))
+                found[name, kind] = np.stack(rates)
+        return found
 
 
 class DamagedRates(NamedTuple):

@@ -237,6 +237,7 @@ def _paired_test(first: Evaluation, second: Evaluation, names: tuple[str, str]) 
         thresholds=thresholds,
         names=names,
         targets=TARGETS,
+        device="auto",
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
 from siamese_verify.pairwise import Batch, Totals, both_directions, check_batch, without_duplicates
-from siamese_verify.pairwise.blocks import full_precision
+from siamese_verify.pairwise.blocks import full_precision, number_on
 from siamese_verify.structures import Pairs, Triplets
 
 Reduction = Literal["mean", "mean_nonzero", "sum", "none"]
@@ -223,7 +223,7 @@ def reduce_totals(totals: Totals, reduction: Reduction) -> Tensor:
 
 def fraction_nonzero(totals: Totals) -> Tensor:
     """Items above zero over all items, 0 without items: a scalar that stays on the device."""
-    nonzero, count = (torch.as_tensor(number, device=totals.total.device) for number in (totals.nonzero, totals.items))
+    nonzero, count = (number_on(totals.total.device, number) for number in (totals.nonzero, totals.items))
     return (nonzero / count.clamp(min=1)).detach()
 
 

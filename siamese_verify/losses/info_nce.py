@@ -108,8 +108,11 @@ class QueryLoss(nn.Module):
         nonzero = negatives.shape[-2] > 0 or not self.zero_without_negatives
         return reduce_items(items, self.reduction, torch.full_like(items, nonzero, dtype=torch.bool)).to(query.dtype)
 
-    def items(self, query: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
-        """(N,) losses of all queries, float32 or float64; arguments and errors as in `forward`."""
+    def items(self, query: Tensor, positive: Tensor, negatives: Tensor, absent: Tensor | None = None) -> Tensor:
+        """(N,) losses of all queries, float32 or float64; arguments and errors as in `forward`.
+
+        Of shared negatives (K,) may be absent: they count for none of the queries.
+        """
         if negatives.shape == (0, 0):
             negatives = query.new_empty(0, query.shape[-1])
         check_queries(query, positive, negatives)
@@ -118,7 +121,8 @@ class QueryLoss(nn.Module):
         with full_precision(query.device):
             if negatives.ndim == 3:
                 return in_bands(self._score_own, negatives.shape[1:].numel(), (query, positive, negatives))
-            return in_bands(self._score_shared, len(negatives), (query, positive), (unit(negatives).T,))
+            shared = (unit(negatives).T,) if absent is None else (unit(negatives).T, absent)
+            return in_bands(self._score_shared, len(negatives), (query, positive), shared)
 
     def _score_own(self, query: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
         query = unit(query)
@@ -126,9 +130,10 @@ class QueryLoss(nn.Module):
         logits = torch.bmm(own, query[:, :, None]).squeeze(2) / self.temperature  # (n,K)
         return self.score(torch.linalg.vecdot(query, unit(positive)) / self.temperature, logits)
 
-    def _score_shared(self, query: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
+    def _score_shared(self, query: Tensor, positive: Tensor, negatives: Tensor, absent: Tensor | None = None) -> Tensor:
         query = unit(query)
         logits = query @ negatives / self.temperature  # (n,D) @ (D,K)
+        logits = logits if absent is None else logits.masked_fill(absent, -torch.inf)
         return self.score(torch.linalg.vecdot(query, unit(positive)) / self.temperature, logits)
 
     def extra_repr(self) -> str:

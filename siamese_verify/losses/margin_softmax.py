@@ -40,7 +40,7 @@ def arc_face_cosine(cosine: Tensor, margin: float | Tensor = 0.5) -> Tensor:
 
     Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019, eq. 3.
     """
-    margin = torch.as_tensor(margin, dtype=cosine.dtype, device=cosine.device)
+    margin = torch.as_tensor(margin, dtype=cosine.dtype)  # a number stays on the CPU, which then waits for nothing
     continued = cosine - margin * margin.sin()
     return torch.where(cosine >= -margin.cos(), add_angle(cosine, margin), continued)
 

@@ -14,6 +14,7 @@ from siamese_verify.losses import nce_loss
 from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.memory_bank import MemoryBank
 from siamese_verify.methods.method import Learner, Method, gather_without_gradient, mean_over_ranks, products, unit_rows
+from siamese_verify.pairwise.blocks import copied_ahead
 from siamese_verify.samplers.epoch import check_whole
 from siamese_verify.structures import FaceBatch
 
@@ -59,7 +60,7 @@ class InstanceDiscrimination(Method):
         self.bank = MemoryBank(images, output_size, momentum)
         self.head = nn.Linear(encoder.embedding_size, output_size)
         self.negatives, self.temperature, self.proximal = negatives, temperature, proximal
-        self.log_normalizer: float | None = None  # log Z, estimated in the first step
+        self.log_normalizer: Tensor | float | None = None  # log Z, estimated in the first step
 
     def step(self, batch: FaceBatch, learner: Learner) -> Tensor:
         """See `Method.step`."""
@@ -72,7 +73,7 @@ class InstanceDiscrimination(Method):
             losses = F.cross_entropy(logits, batch.rows, reduction="none")
         else:
             drawn = torch.randint(len(self.bank), (self.negatives,), generator=learner.generator())
-            noise = self.bank[drawn.to(batch.rows.device)]  # (K,D)
+            noise = self.bank[copied_ahead(drawn, batch.rows.device)]  # (K,D)
             positive = torch.linalg.vecdot(embedding, own) / self.temperature
             losses = self.nce(positive, products(embedding, noise) / self.temperature)
         losses = losses + self.proximal * (embedding - own).square().sum(dim=1)
@@ -87,13 +88,13 @@ class InstanceDiscrimination(Method):
         """
         if self.log_normalizer is None:
             mean = mean_over_ranks(negatives.detach().double().exp().mean(dim=1))
-            self.log_normalizer = math.log(len(self.bank)) + math.log(float(mean))
+            self.log_normalizer = math.log(len(self.bank)) + mean.log()
         odds = self.log_normalizer + math.log(negatives.shape[1] / len(self.bank))  # log Z K / N
         return nce_loss(positive - odds, negatives - odds)
 
     def get_extra_state(self) -> dict[str, Any]:
         """State for a checkpoint."""
-        return {"log_normalizer": self.log_normalizer}
+        return {"log_normalizer": self.log_normalizer if self.log_normalizer is None else float(self.log_normalizer)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore a checkpoint."""

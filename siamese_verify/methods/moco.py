@@ -65,19 +65,28 @@ class MoCo(Method):
         query = self.head(learner.embed(first))  # (N,D)
         key = unit_rows(self.momentum_encoder(second))  # (N,D)
         keys, rows = gather_without_gradient(key, batch.rows)
-        others = ~torch.isin(self.queue.labels.to(rows.device), rows)
-        negatives = self.queue.embeddings[others] if len(self.queue) else key[:0]
+        negatives, absent = key[:0], None
+        if len(self.queue):
+            negatives, absent = self.queue.embeddings, is_among(self.queue.labels, rows)
         self.queue.enqueue(keys, rows)
         learner.log("train/queue_age", len(self.queue) / len(keys))  # steps, of the oldest key
-        return query_loss(learner.loss, query, key, negatives)
+        return query_loss(learner.loss, query, key, negatives, absent)
 
     def after_step(self, encoder: nn.Module, progress: float) -> None:
         """See `Method.after_step`."""
         self.momentum_encoder.update((encoder, self.head), self.momentum)
 
 
-def query_loss(loss: QueryLoss | InBatchNegatives, query: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
-    """Reduced loss of the queries of all ranks together; arguments as in `QueryLoss.forward`."""
+def is_among(numbers: Tensor, others: Tensor) -> Tensor:
+    """(K,) whether each of (K,) integers is one of (N,), N >= 1, for which `torch.isin` would wait for a GPU."""
+    ordered = others.sort().values
+    return ordered[torch.searchsorted(ordered, numbers).clamp(max=len(ordered) - 1)] == numbers
+
+
+def query_loss(
+    loss: QueryLoss | InBatchNegatives, query: Tensor, positive: Tensor, negatives: Tensor, absent: Tensor | None
+) -> Tensor:
+    """Reduced loss of the queries of all ranks together; arguments as in `QueryLoss.items`."""
     objective = loss.objective if isinstance(loss, InBatchNegatives) else loss
-    items = Items.from_losses(objective.items(query, positive, negatives))
+    items = Items.from_losses(objective.items(query, positive, negatives, absent))
     return reduce_totals(sum_items(items).over_ranks(), objective.reduction)

@@ -56,8 +56,10 @@ class MomentumEncoder(nn.Module):
             momentum: m, in [0, 1].
         """
         for own, followed in zip(self.parts, parts, strict=True):
-            for mine, theirs in zip(own.parameters(), followed.parameters(), strict=True):
-                mine.mul_(momentum).add_(theirs, alpha=1 - momentum)
+            mine, theirs = tuple(own.parameters()), tuple(followed.parameters())
+            if mine:
+                torch._foreach_mul_(mine, momentum)
+                torch._foreach_add_(mine, theirs, alpha=1 - momentum)
             updates = self.updates.double()
             share = 1 - torch.clamp((1 + updates) / (10 + updates), max=momentum)
             for statistic, now in zip(own.buffers(), followed.buffers(), strict=True):

@@ -12,6 +12,7 @@ from siamese_verify.losses.info_nce import log_sum_exp
 from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.memory_bank import MemoryBank
 from siamese_verify.methods.method import Learner, Method, gather_without_gradient, mean_over_ranks, products, unit_rows
+from siamese_verify.pairwise.blocks import copied_ahead
 from siamese_verify.pairwise.ranks import rank, sizes_of_ranks
 from siamese_verify.samplers.epoch import check_whole
 from siamese_verify.structures import FaceBatch
@@ -75,12 +76,13 @@ class PIRL(Method):
         assert rows is not None
         sizes = sizes_of_ranks(len(rows), rows.device)
         numbers = torch.split(torch.rand(sum(sizes), self.grid**2, 3, generator=generator), sizes)[rank()]
-        patches = jigsaw(shuffled, self.grid, numbers.to(rows.device))  # (N,9,3,S,S)
+        patches = jigsaw(shuffled, self.grid, copied_ahead(numbers, rows.device))  # (N,9,3,S,S)
         parts = self.patch_head(learner.embed(patches.flatten(0, 1)))  # (N*9,D)
         pretext = unit_rows(self.jigsaw_head(parts.view(len(rows), -1)))  # (N,D), g(v_It)
         image = unit_rows(self.image_head(learner.embed(whole)))  # (N,D), f(v_I)
 
-        drawn = torch.randint(len(self.bank), (self.negatives,), generator=generator).to(rows.device)
+        drawn = torch.randint(len(self.bank), (self.negatives,), generator=generator)
+        drawn = copied_ahead(drawn, rows.device)
         own, noise = self.bank[rows].to(image), self.bank[drawn]
         itself = rows[:, None] == drawn  # (N,K)
         losses = self.weight * self.nce(pretext, own, noise, itself)
@@ -125,14 +127,16 @@ def jigsaw(images: Tensor, grid: int, numbers: Tensor) -> Tensor:
         (N,grid*grid,C,H,W) float.
     """
     count, channels, height, width = images.shape
-    cell = torch.tensor([height // grid, width // grid], device=images.device)
-    side = [max(1, round(CUT * length)) for length in (height // grid, width // grid)]
     order = numbers[..., 0].argsort(dim=1)  # (N,9)
-    corner = torch.stack([order // grid, order % grid], dim=2) * cell  # (N,9,2)
-    free = cell - torch.tensor(side, device=images.device) + 1
-    corner = corner + (numbers[..., 1:] * free).long()
-    y = corner[..., 0, None] + torch.arange(side[0], device=images.device)  # (N,9,h)
-    x = corner[..., 1, None] + torch.arange(side[1], device=images.device)  # (N,9,w)
+
+    def pixels(cells: Tensor, cell: int, number: Tensor) -> Tensor:
+        """(N,9,h) of a patch within each of (N,9) cells."""
+        side = max(1, round(CUT * cell))
+        first = cells * cell + (number * (cell - side + 1)).long()
+        return first[..., None] + torch.arange(side, device=images.device)
+
+    y = pixels(order // grid, height // grid, numbers[..., 1])
+    x = pixels(order % grid, width // grid, numbers[..., 2])  # (N,9,w)
     row = torch.arange(count, device=images.device)[:, None, None, None]
     patches = images.permute(0, 2, 3, 1)[row, y[..., :, None], x[..., None, :]]  # (N,9,h,w,C)
     flat = patches.flatten(0, 1).permute(0, 3, 1, 2).float()

@@ -11,6 +11,7 @@ from siamese_verify.losses import BatchLoss, NTXentLoss, QueryLoss
 from siamese_verify.losses.softmax import check_temperature
 from siamese_verify.methods.heads import mlp
 from siamese_verify.methods.method import Learner, Method, check_momentum, gather_without_gradient, products, unit_rows
+from siamese_verify.pairwise.blocks import copied_ahead
 from siamese_verify.pairwise.ranks import add_ranks_
 from siamese_verify.samplers import UNLABELED, SemiSupervisedSampler
 from siamese_verify.structures import FaceBatch
@@ -103,18 +104,19 @@ class SemiSupervised(Method):
         if batch.rows is None or batch.labeled is None:
             raise InputError("SemiSupervised needs images without labels: set datamodule.unlabeled=true.")
         embeddings = learner.embed(batch.images)  # (V*N,D)
-        labeled = batch.labeled.repeat(views)
-        known, others = embeddings[labeled], embeddings[~labeled]
-        labels = batch.labels[labeled]
+        # From a mask on a GPU the CPU would wait for how many there are.
+        places = [one.repeat(views).nonzero()[:, 0] for one in (batch.labeled, ~batch.labeled)]
+        labeled, unlabeled = (copied_ahead(place, embeddings.device) for place in places)
+        known, others = embeddings[labeled], embeddings[unlabeled]
+        labels, first = batch.labels[labeled], unlabeled[: len(others) // views]
         if self.threshold is not None:
             self.follow(known, labels)
-            first = others[: len(others) // views]
-            guesses, confident = self.guess(first, batch.labels[~labeled][: len(first)], learner)
+            guesses, confident = self.guess(embeddings[first], batch.labels[first], learner)
             chosen = confident.repeat(views)
             known, labels = torch.cat([known, others[chosen]]), torch.cat([labels, guesses.repeat(views)[chosen]])
         loss = learner.compare(known, labels)
         if self.head is not None:
-            projected, rows = unit_rows(self.head(others)), batch.rows[~batch.labeled].repeat(views)
+            projected, rows = unit_rows(self.head(others)), batch.rows[first].repeat(views)
             loss = loss + self.weight * learner.compare(projected, rows, loss=self.contrastive)
         return loss
 
@@ -123,7 +125,7 @@ class SemiSupervised(Method):
         """Move the centroids of the labeled identities of all ranks towards the mean of their (N,D) embeddings."""
         rows, numbers = gather_without_gradient(unit_rows(embeddings), labels)
         sums = torch.zeros_like(self.centroids).index_add_(0, numbers, rows.to(self.centroids))
-        counts = numbers.bincount(minlength=len(self.centroids))[:, None]
+        counts = sums.new_zeros(len(sums), 1).index_add_(0, numbers, sums.new_ones(len(rows), 1))
         kept = self.momentum * self.centroids.ne(0).any(dim=1, keepdim=True).to(self.centroids)  # 0 for the first ones
         moved = kept * self.centroids + (1 - kept) * sums / counts.clamp(min=1)
         self.centroids.copy_(torch.where(counts > 0, moved, self.centroids))

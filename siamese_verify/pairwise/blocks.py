@@ -22,6 +22,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def copied_ahead(numbers: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, or one that is there; the CPU goes on while it is copied."""
+    pinned = device.type == "cuda" and numbers.device.type == "cpu"
+    return (numbers.pin_memory() if pinned else numbers).to(device, non_blocking=pinned)
+
+
+def number_on(device: torch.device, number: Tensor | float, dtype: torch.dtype | None = None) -> Tensor:
+    """A number as a tensor of no dimension, for which the CPU does not wait as it would for `torch.tensor`."""
+    if isinstance(number, Tensor):
+        return number.to(device, dtype)
+    return torch.full((), number, dtype=dtype, device=device)
+
+
 def block_size(device: torch.device) -> int:
     """Rows of a block on a device."""
     return BLOCK if device.type == "cpu" else ACCELERATOR_BLOCK

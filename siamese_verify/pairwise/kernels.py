@@ -47,7 +47,7 @@ def exponential_sums(
     """Sums of exp((cosine - 1) * scale) over each row and column of a tile.
 
     Args:
-        tile: (n, m) float32 cosines.
+        tile: (n, m) float32 cosines; the memory between the end of a row and the next one is loaded too.
         scale: (1,) float32 or float64, the type of the sums.
         diagonal: leave out the pairs of a row with the column of its number.
         mirrored: sum over columns too.
@@ -64,7 +64,7 @@ def exponential_sums(
     of_rows, of_columns = _contiguous(labels, tile)
     _launch(
         *(_exponential_sums, grid, tile, scale, by_row, by_column, of_rows, of_columns, n, m),
-        *(diagonal, mirrored, labels is not None),
+        *(tile.stride(0), diagonal, mirrored, labels is not None),
         **_constants(blocks),
     )
     return by_row.sum(dim=0), by_column.sum(dim=0) if mirrored else None
@@ -80,6 +80,7 @@ def _exponential_sums(
     column_labels,
     n,
     m,
+    stride,
     DIAGONAL: tl.constexpr,
     MIRRORED: tl.constexpr,
     LABELED: tl.constexpr,
@@ -89,12 +90,14 @@ def _exponential_sums(
 ):
     top, strip = tl.program_id(0), tl.program_id(1)
     i = top * HEIGHT + tl.arange(0, HEIGHT)
+    rows = tile + i.to(tl.int64) * stride
     factor = tl.load(scale)
     total = tl.zeros((HEIGHT,), by_row.dtype.element_ty)
     for k in range(STRIP):
         j = (strip * STRIP + k) * WIDTH + tl.arange(0, WIDTH)
-        inside = (i[:, None] < n) & (j[None, :] < m)
-        cosine = tl.load(tile + i[:, None].to(tl.int64) * m + j[None, :], mask=inside, other=0.0)
+        there = (i[:, None] < n) & (j[None, :] < stride)
+        inside = there & (j[None, :] < m)
+        cosine = tl.load(rows[:, None] + j[None, :], mask=there, other=0.0)
         value = tl.exp((cosine.to(by_row.dtype.element_ty) - 1) * factor)
         if DIAGONAL:
             inside = inside & (i[:, None] != j[None, :])
@@ -122,7 +125,7 @@ def exponential_weights(
 
     Args:
         tile: (n, m) float32 cosines.
-        weights: (n, m) memory for the result; that of the tile is fine.
+        weights: (n, m) memory for the result, in rows as far apart as the tile's; that of the tile is fine.
         scale: (1,) float32 or float64.
         of_rows: (n,) of the type of the scale.
         of_columns: (m,) likewise, or None for zeros.
@@ -142,7 +145,7 @@ def exponential_weights(
     _launch(
         *(_exponential_weights, _grid(tile, blocks), tile, weights, scale, of_rows.contiguous(), others),
         *(pull.contiguous(), pull_of_others, *_contiguous(labels, tile), n, m),
-        *(diagonal, of_columns is not None, labels is not None, pulls is not None),
+        *(tile.stride(0), diagonal, of_columns is not None, labels is not None, pulls is not None),
         **_constants(blocks),
     )
     return weights
@@ -161,6 +164,7 @@ def _exponential_weights(
     column_labels,
     n,
     m,
+    stride,
     DIAGONAL: tl.constexpr,
     MIRRORED: tl.constexpr,
     LABELED: tl.constexpr,
@@ -171,13 +175,14 @@ def _exponential_weights(
 ):
     top, strip = tl.program_id(0), tl.program_id(1)
     i = top * HEIGHT + tl.arange(0, HEIGHT)
+    start = i.to(tl.int64) * stride
     factor = tl.load(scale)
     of_row = tl.load(of_rows + i, mask=i < n, other=0.0)
     for k in range(STRIP):
         j = (strip * STRIP + k) * WIDTH + tl.arange(0, WIDTH)
-        inside = (i[:, None] < n) & (j[None, :] < m)
-        place = i[:, None].to(tl.int64) * m + j[None, :]
-        cosine = tl.load(tile + place, mask=inside, other=0.0)
+        there = (i[:, None] < n) & (j[None, :] < stride)
+        place = start[:, None] + j[None, :]
+        cosine = tl.load(tile + place, mask=there, other=0.0)
         weight = tl.exp((cosine.to(of_rows.dtype.element_ty) - 1) * factor)
         if MIRRORED:
             weight = weight * (of_row[:, None] + tl.load(of_columns + j, mask=j < m, other=0.0)[None, :])
@@ -192,7 +197,7 @@ def _exponential_weights(
             weight = tl.where(_differ(row_labels, i, n, column_labels, j, m), weight, pull)
         if DIAGONAL:
             weight = tl.where(i[:, None] != j[None, :], weight, 0.0)
-        tl.store(weights + place, weight.to(weights.dtype.element_ty), mask=inside)
+        tl.store(weights + place, weight.to(weights.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -212,7 +217,7 @@ def hinge_losses(
     scale: float,
     power: int,
     diagonal: bool,
-    blocks: tuple[int, int, int] = (HEIGHT, WIDTH, STRIP),
+    blocks: tuple[int, int, int] = (HEIGHT // 2, WIDTH, STRIP),
 ) -> tuple[Tensor, Tensor]:
     """Losses scale * max(0, margin - distance)^power of the impostors of a tile, and how they pull.
 
@@ -220,7 +225,7 @@ def hinge_losses(
 
     Args:
         tile: (n, m) float32 products; of unit rows, if there are no squares.
-        weights: (n, m) memory for what each pair pulls with, or None; that of the tile is fine. A row's gradient is the
+        weights: (n, m) memory for what each pair pulls with, likewise, or None. A row's gradient is the
             sum of these weights times the columns; for Euclidean distances, times the difference column - row.
         row_labels: (n,) int64; genuine pairs of labels from 0 on are left to `genuine_losses`.
         column_labels: (m,) int64.
@@ -255,6 +260,7 @@ def hinge_losses(
             of_columns,
             n,
             m,
+            tile.stride(0),
         ),
         *(float(margin), float(scale), euclidean, power == 2, diagonal, learning),
         **_constants(blocks),
@@ -274,6 +280,7 @@ def _hinge_losses(
     column_squares,
     n,
     m,
+    stride,
     margin,
     scale,
     EUCLIDEAN: tl.constexpr,
@@ -286,14 +293,16 @@ def _hinge_losses(
 ):
     top, strip = tl.program_id(0), tl.program_id(1)
     i = top * HEIGHT + tl.arange(0, HEIGHT)
+    start = i.to(tl.int64) * stride
     label = tl.load(row_labels + i, mask=i < n, other=0)
     total = tl.zeros((HEIGHT,), tl.float32)
     count = tl.zeros((HEIGHT,), tl.int32)
     for k in range(STRIP):
         j = (strip * STRIP + k) * WIDTH + tl.arange(0, WIDTH)
-        inside = (i[:, None] < n) & (j[None, :] < m)
-        place = i[:, None].to(tl.int64) * m + j[None, :]
-        product = tl.load(tile + place, mask=inside, other=0.0)
+        there = (i[:, None] < n) & (j[None, :] < stride)
+        inside = there & (j[None, :] < m)
+        place = start[:, None] + j[None, :]
+        product = tl.load(tile + place, mask=there, other=0.0)
         same = label[:, None] == tl.load(column_labels + j, mask=j < m, other=0)[None, :]
         genuine = inside & same & (label[:, None] < 0)
         if DIAGONAL:
@@ -315,7 +324,7 @@ def _hinge_losses(
             if EUCLIDEAN:
                 # Below this a distance is rounding of float32, and its inverse anything.
                 slope = slope / tl.maximum(distance, 1e-3 * tl.sqrt(lengths) + 1e-30)
-            tl.store(weights + place, slope.to(weights.dtype.element_ty), mask=inside)
+            tl.store(weights + place, slope.to(weights.dtype.element_ty), mask=there)
         if DIAGONAL:
             loss = tl.where(i[:, None] < j[None, :], loss, 0.0)
         total += tl.sum(loss, 1)
@@ -452,7 +461,7 @@ def nearest_impostors(
     column_bounds: tuple[Tensor, Tensor] | None,
     starts: tuple[int, int],
     mirrored: bool,
-    blocks: tuple[int, int, int] = (HEIGHT // 2, WIDTH, STRIP),
+    blocks: tuple[int, int, int] = (HEIGHT // 4, WIDTH, STRIP),
 ) -> tuple[Tensor, Tensor | None]:
     """The nearest impostor of each row of a tile, and of each column if mirrored; ties take the lowest.
 
@@ -479,7 +488,7 @@ def nearest_impostors(
     _launch(
         *(_nearest_impostors, grid, tile, by_row, by_column, row_labels.contiguous(), column_labels.contiguous()),
         *(*_contiguous(squares, tile), *_contiguous(bounds, tile), *_contiguous(column_bounds, tile)),
-        *(n, m, queries, *starts, bounds is not None, mirrored),
+        *(n, m, tile.stride(0), queries, *starts, bounds is not None, mirrored),
         **_constants(blocks),
     )
     return by_row.amin(dim=0), by_column.amin(dim=0) if mirrored else None
@@ -505,6 +514,7 @@ def _nearest_impostors(
     column_far,
     n,
     m,
+    stride,
     queries,
     row_start,
     column_start,
@@ -518,13 +528,15 @@ def _nearest_impostors(
     i = top * HEIGHT + tl.arange(0, HEIGHT)
     label = tl.load(row_labels + i, mask=i < n, other=0)
     square = tl.load(row_squares + i, mask=i < n, other=0.0)
+    rows = tile + i.to(tl.int64) * stride
     row_number = (i + row_start).to(tl.int64)
     for query in range(queries):
         nearest = tl.full((HEIGHT,), 0x7FFFFFFFFFFFFFFF, tl.int64)
         for k in range(STRIP):
             j = (strip * STRIP + k) * WIDTH + tl.arange(0, WIDTH)
-            inside = (i[:, None] < n) & (j[None, :] < m)
-            product = tl.load(tile + i[:, None].to(tl.int64) * m + j[None, :], mask=inside, other=0.0)
+            there = (i[:, None] < n) & (j[None, :] < stride)
+            inside = there & (j[None, :] < m)
+            product = tl.load(rows[:, None] + j[None, :], mask=there, other=0.0)
             squared = square[:, None] + tl.load(column_squares + j, mask=j < m, other=0.0)[None, :] - 2 * product
             squared = _at_least(squared, 0.0)
             impostor = label[:, None] != tl.load(column_labels + j, mask=j < m, other=0)[None, :]

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from siamese_verify.pairwise.blocks import number_on
+
 
 def world_size() -> int:
     """Number of ranks, 1 without a process group."""
@@ -95,8 +97,8 @@ def shared_totals(total: Tensor, *counts: Tensor | int) -> tuple[Tensor, ...]:
         The sums: the total in its type, the numbers in float64.
     """
     if world_size() == 1:
-        return total, *(torch.as_tensor(count, device=total.device) for count in counts)
-    numbers = [torch.as_tensor(count, device=total.device, dtype=torch.float64) for count in counts]
+        return total, *(number_on(total.device, count) for count in counts)
+    numbers = [number_on(total.device, count, torch.float64) for count in counts]
     result: tuple[Tensor, ...] = _SharedTotals.apply(total, torch.stack(numbers) if numbers else total.new_empty(0))
     return (result[0], *result[1].unbind())
 

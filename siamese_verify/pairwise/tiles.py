@@ -49,6 +49,7 @@ from siamese_verify.pairwise.blocks import autocasts
 from siamese_verify.pairwise.distances import matmul_precision
 
 TILE = 8192  # rows of a tile: 256 MiB in float32
+ALIGNED = 16  # numbers: by multiples of it Triton knows that it may load four at once
 LONGEST_ROW = 8192  # dimensions of a row that a kernel holds at once
 WALKED = 512  # rows of an identity beyond which its genuine pairs are taken from products too: a walk is quadratic
 QUERIES = 64  # searches of a row beyond which PyTorch's form takes less time, and memory
@@ -166,20 +167,29 @@ class Tiles:
     """
 
     def __init__(self, rows: Tensor, largest: tuple[int, int]) -> None:
-        self.memory = torch.empty(largest[0] * largest[1], dtype=torch.float32, device=rows.device)
+        numbers = largest[0] * self._stride(largest[1])
+        self.memory = torch.empty(numbers, dtype=torch.float32, device=rows.device)
         # Weights that need no more room than the product may overwrite it.
         self.weights = self.memory if rows.dtype == torch.float32 else self.memory.new_empty(0, dtype=rows.dtype)
 
+    @staticmethod
+    def _stride(columns: int) -> int:
+        """Numbers from row to row: more than there are columns where several of them could not be loaded at once."""
+        return -(-columns // ALIGNED) * ALIGNED
+
+    def _part(self, memory: Tensor, rows: int, columns: int) -> Tensor:
+        stride = self._stride(columns)
+        return memory[: rows * stride].view(rows, stride)[:, :columns]
+
     def product(self, left: Tensor, right: Tensor) -> Tensor:
         """(n, m) of (n, D) and (m, D)."""
-        shape = len(left), len(right)
-        return multiply(left, right.T, self.memory[: shape[0] * shape[1]].view(shape))
+        return multiply(left, right.T, self._part(self.memory, len(left), len(right)))
 
     def weights_like(self, product: Tensor) -> Tensor:
         """(n, m) memory for weights, in the type of the rows; float32 ones are where the product is."""
-        if self.weights.numel() < product.numel():
+        if not self.weights.numel():
             self.weights = self.weights.new_empty(self.memory.numel())
-        return self.weights[: product.numel()].view(product.shape)
+        return self._part(self.weights, *product.shape)
 
 
 def kernels() -> Any:

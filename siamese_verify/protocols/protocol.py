@@ -238,7 +238,9 @@ class PairProtocol(Protocol):
             report = verification_report(scores, pairs.same, pairs.folds, known, threshold, targets)
             if pairs.groups is not None:
                 groups = group_reports(
-                    scores, pairs.same, pairs.groups, report.threshold, known, resamples=max(resamples, 1)
+                    *(scores, pairs.same, pairs.groups, report.threshold, known),
+                    resamples=max(resamples, 1),
+                    device=settings.device,
                 )
                 report = replace(report, groups=tuple(groups), mean_of_groups=mean_of_groups(groups))
         if self.identities_known and np.unique(people, return_counts=True)[1].max() > 1:

@@ -21,6 +21,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import VerificationReport
 from siamese_verify.losses.base import refuse_miner
 from siamese_verify.methods import Method
+from siamese_verify.pairwise.blocks import number_on
 from siamese_verify.pairwise.ranks import world_size
 from siamese_verify.structures import FaceBatch, Pairs, Triplets
 from siamese_verify.training.chunks import batch_norms, embed_in_chunks
@@ -201,6 +202,11 @@ class VerificationModule(pl.LightningModule):
         if self.logs_figures and loss is None and fraction_nonzero is not None:
             self.log("train/fraction_nonzero", fraction_nonzero)
         return value
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log a figure, as Lightning does; numbers are brought to the device without waiting for it."""
+        figure = number_on(self.device, value, torch.get_default_dtype()) if isinstance(value, int | float) else value
+        super().log(name, figure, *args, **kwargs)
 
     def generator(self) -> torch.Generator:
         """Random numbers of this step: on all ranks the same, and in a resumed run those of the uninterrupted one."""

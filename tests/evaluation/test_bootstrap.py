@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from siamese_verify.errors import InputError
-from siamese_verify.evaluation import Interval, verification_report
-from siamese_verify.evaluation.bootstrap import Resamples, WeightedPairs, difference_interval
+from siamese_verify.evaluation import Interval, bootstrap, compare_scores, group_reports, verification_report
+from siamese_verify.evaluation.bootstrap import Resamples, WeightedPairs, difference_interval, placement
 
 TARGETS = (0.1, 0.3)
 
@@ -73,6 +73,33 @@ def test_the_interval_of_a_difference_is_that_of_independent_metrics_or_narrower
     assert difference_interval(values, intervals, []) == pytest.approx(alone, abs=5e-4)
     perfect = difference_interval(np.ones(2), [Interval(0.9, 1.0)] * 2, [np.ones((2, 9))])
     assert perfect == pytest.approx((0, -0.1, 0.1))  # nothing moved in the resamples, which proves nothing
+
+
+@pytest.mark.parametrize("block", [2**25, 2000])
+def test_tensors_are_counted_as_arrays_are(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    scores, same, identities = pairs(1, 500, 20)
+    groups = np.array(["", "a", "b"])[identities[:, 0] % 3]
+
+    def found() -> tuple[object, object]:
+        comparison = compare_scores(scores, scores**3, same, identities, resamples=50, device="cuda")
+        return comparison, group_reports(scores, same, groups, 0.5, identities, resamples=50, device="cuda")
+
+    monkeypatch.setattr(bootstrap, "BLOCK_ON_GPU", block)
+    monkeypatch.setattr(bootstrap, "placement", lambda *_: torch.as_tensor)
+    on_gpu = found()
+    monkeypatch.setattr(bootstrap, "placement", lambda *_: np.asarray)
+    assert on_gpu == found()
+
+
+def test_few_weights_are_counted_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert placement("auto", bootstrap.LARGE - 1) is np.asarray
+    assert placement("cpu", bootstrap.LARGE) is np.asarray
+    assert placement("auto", bootstrap.LARGE) is not np.asarray
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert placement("auto", bootstrap.LARGE) is np.asarray
 
 
 @pytest.mark.parametrize("resamples", [0, -1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
@@ -111,6 +112,37 @@ def test_the_benchmark_of_a_gpu_can_be_tried_without_one() -> None:
         assert re.search(rf"48 fp32 {objective}: ours +\d+\.\d+ ms", ended.stdout), ended.stdout
 
 
+def test_a_part_of_the_session_on_a_gpu_ends_in_time_and_says_what_it_lacks(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    session = module_of("gpu_session")
+    (tmp_path / "waits.py").write_text("import time; print('begun'); time.sleep(600)")
+    assert not session.run(session.Part("waiting", str(tmp_path / "waits.py"), 600), 4)
+    assert not session.run(session.Part("training", "-c pass", 600, "torch no_such_package"), 600)
+    assert not session.run(session.Part("late", "-c pass", 600), 0)
+    assert session.run(session.Part("done", "-c pass", 600), 600)
+    told = capfd.readouterr().out
+    for words in (
+        "begun\n== waiting: ended at its limit",
+        "no_such_package not installed",
+        "time is over",
+        "done: ended w",
+    ):
+        assert words in told, told
+    for part in (*session.ON_GPU, *session.ON_CPU):
+        assert (BENCHMARK.parents[1] / next(word for word in part.command.split() if word.endswith(".py"))).is_file()
+
+
+def module_of(name: str) -> Any:
+    """A benchmark, as a module."""
+    spec = importlib.util.spec_from_file_location(name, BENCHMARK.with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what a GPU would be asked to compute: operations that are no view and no allocation, and kernels."""
 
@@ -130,11 +162,7 @@ class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_a_small_batch_launches_no_more_than_the_formula_by_hand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a small batch takes on a GPU is to launch; no GPU is needed to count that."""
     triton = pytest.importorskip("triton")
-    spec = importlib.util.spec_from_file_location("benchmark_of_a_gpu", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    benchmark = module_of("gpu")
     monkeypatch.setattr(tiles, "has_kernels", lambda _: True)
     monkeypatch.setattr(blocks, "SMALL", blocks.SMALL_ON_GPU)
     monkeypatch.setattr(torch.cuda, "device_of", nullcontext)
@@ -162,29 +190,59 @@ def test_autocast_does_not_round_what_is_searched(monkeypatch: pytest.MonkeyPatc
 
 # Of each kernel f(loat), i(nteger) and their pointers F, L(ong), I, H(alf: bfloat16); "." is a constant.
 SIGNATURES = {
-    "_exponential_sums": "FFFFLLii.....i",
-    "_exponential_weights": "FHFFFFFLLii......i",
-    "_hinge_losses": "FHFILLFFiiff......i",
+    "_exponential_sums": "FFFFLLiii.....i",
+    "_exponential_weights": "FHFFFFFLLiii......i",
+    "_hinge_losses": "FHFILLFFiiiff......i",
     "_genuine_losses": "FLLLFFLiiiif....",
-    "_nearest_impostors": "FLLLLFFFFFFiiiii....i",
+    "_nearest_impostors": "FLLLLFFFFFFiiiiii....i",
     "_farthest_genuine": "FFLLLLi..",
 }
 TYPES = {"F": "*fp32", "L": "*i64", "I": "*i32", "H": "*bf16", "f": "fp32", "i": "i32", ".": "constexpr"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-def test_kernels_compile_for_gpus_that_are_not_there(capability: int) -> None:
+HEIGHTS = {"_exponential_sums": 64, "_exponential_weights": 64, "_hinge_losses": 32, "_nearest_impostors": 16}
+
+
+def test_the_blocks_that_are_compiled_here_are_those_of_a_launch() -> None:
     pytest.importorskip("triton")
+    from siamese_verify.pairwise import kernels
+
+    for name, height in HEIGHTS.items():
+        blocks = inspect.signature(getattr(kernels, name[1:])).parameters["blocks"].default
+        assert blocks == (height, 128, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("single", [False, True])  # of one row and column, which Triton compiles anew
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_for_gpus_that_are_not_there(capability: int, single: bool, tmp_path: Path) -> None:
+    """And keep their numbers in registers: what Triton's interpreter cannot show."""
+    triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     from siamese_verify.pairwise import kernels
 
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
     for name, letters in SIGNATURES.items():
         kernel = getattr(kernels, name)
         types = dict(zip(kernel.arg_names, map(TYPES.get, letters), strict=True))
-        sizes = {"HEIGHT": 32, "WIDTH": 128, "SIZE": 512}
+        sizes = {"HEIGHT": HEIGHTS.get(name), "WIDTH": 128, "SIZE": 512}
         constants = {argument: sizes.get(argument, True) for argument, kind in types.items() if kind == "constexpr"}
-        compiled = compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", capability, 32))
+        if single:
+            constants |= {argument: 1 for argument in types if argument in ("n", "m", "queries", "size")}
+            types |= dict.fromkeys(constants, "constexpr")
+        aligned = [argument == "stride" or "*" in kind for argument, kind in types.items()]
+        divisible = {(number,): [["tt.divisibility", 16]] for number, is_aligned in enumerate(aligned) if is_aligned}
+        source = ASTSource(kernel, types, constants, divisible)
+        options = {"num_warps": kernels.WARPS if name in HEIGHTS else 4}
+        compiled = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         assert compiled.asm["cubin"]
+        (tmp_path / "kernel.ptx").write_text(compiled.asm["ptx"])
+        architecture = f"sm_{capability}{'a' * (capability == 90)}"
+        files = map(str, (assembler, tmp_path / "kernel.ptx", tmp_path / "kernel"))
+        command = [next(files), "-v", f"--gpu-name={architecture}", next(files), "-o", next(files)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        assert " 0 bytes spill stores, 0 bytes spill loads" in told, (name, told)
+        if name in HEIGHTS:
+            assert "ld.global.v4.b32" in compiled.asm["ptx"], f"{name} loads single numbers of a tile"
