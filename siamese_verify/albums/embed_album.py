@@ -45,6 +45,7 @@ from siamese_verify.albums.album_folder import (
 )
 from siamese_verify.albums.album_source import AlbumSource
 from siamese_verify.atomic_write import atomic_open
+from siamese_verify.cores import usable_cores
 from siamese_verify.errors import InputError
 from siamese_verify.faces import DETECTORS, Quality, open_photo, reduced
 from siamese_verify.faces.rotation import Box, to_photo
@@ -134,7 +135,7 @@ def embed_album(
     started = time.monotonic()
     if engine not in ("processes", "ray"):
         raise InputError(f"engine must be 'processes' or 'ray', got {engine!r}.")
-    processes = cores() if processes is None else processes
+    processes = usable_cores() if processes is None else processes
     if not 1 <= processes <= 1024:
         raise InputError(f"From 1 to 1024 processes can embed, got {processes}.")
     if photos_per_part is not None and not 1 <= photos_per_part <= 2**16:
@@ -172,11 +173,6 @@ def _can_read_more(album: AlbumFolder, source: AlbumSource, photos: PhotoRange) 
                 source.check(one.photo)
                 return True
     return False
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin(
@@ -391,7 +387,7 @@ def _on_ray(job: EmbeddingJob, todo: list[PhotoRange], processes: int) -> Iterat
     if not todo:
         return
     if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:  # no cluster: one for this run
-        ray.init(num_cpus=max(processes, cores()), include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=max(processes, usable_cores()), include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours shows photos
     rows = ray.data.from_items([{"start": one.start, "stop": one.stop} for one in todo], override_num_blocks=len(todo))
     actors = ActorPoolStrategy(size=min(processes, len(todo)))
