@@ -258,10 +258,9 @@ class PhotoEmbedder:
         left_out: list[LeftOutPhoto] = []
         names = iter(self.album.names[photos.start : photos.stop])
         with ThreadPoolExecutor(self.threads) as pool:
-            search = map if self.threads == 1 else pool.map
             while chunk := list(islice(names, max(CHUNK, self.verifier.batch))):
                 found: list[tuple[AlbumFace, Any]] = []  # faces without an embedding, and what the encoder takes
-                for answer in search(self._search, chunk):
+                for answer in pool.map(self._search, chunk):
                     if isinstance(answer, LeftOutPhoto):
                         left_out.append(answer)
                     else:
