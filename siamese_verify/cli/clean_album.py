@@ -101,12 +101,12 @@ def identities_of(source: AlbumSource, photos: Sequence[str]) -> tuple[list[str]
 
     if source.kind == "list" and not source.place.lower().endswith(".txt"):
         index = read_list(source.place)
-        rows = {source.from_root(path): row for row, path in enumerate(index.names)}
+        rows = {source.storage.name_of(path): row for row, path in enumerate(index.names)}
         if gone := [photo for photo in photos if photo not in rows]:
             raise InputError(f"{gone[0]} is not in {source.place} any more: embed the list anew.")
         found = [rows[photo] for photo in photos]
         return [index.people[index.identities[row]] for row in found], [index.names[row] for row in found]
-    if source.kind == "list" and any(source.from_root(path) != path for path in read_paths(source.place)):
+    if source.kind == "list" and any(source.storage.name_of(path) != path for path in read_paths(source.place)):
         raise InputError(
             f"{source.place} has absolute paths, which do not say whose folder is the identity: give a CSV with the "
             "columns path and identity."
