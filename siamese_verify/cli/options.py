@@ -105,6 +105,35 @@ def open_album(options: argparse.Namespace) -> tuple[AlbumFolder, ModelMetadata]
     return album, metadata
 
 
+def add_page_option(parser: argparse.ArgumentParser, shown: str) -> None:
+    """Add the option that asks for a page; `shown` says what it shows."""
+    parser.add_argument("--page", metavar="FOLDER", help=f"write a page with {shown} here, as index.html")
+
+
+def page_path(place: str | None, several: bool = False) -> Path | None:
+    """Path of the page that `--page` asks for: `index.html` in a folder, which need not be there.
+
+    Args:
+        place: the folder, or a file that ends in .html; without it there is no page.
+        several: the page leads to others beside it, which need a folder.
+
+    Raises:
+        InputError: there is another file in the place of the folder, or no folder for the file.
+    """
+    if not place:
+        return None
+    path = Path(place)
+    if any(one.is_file() for one in (path, *path.parents)) and path.suffix.lower() != ".html":
+        raise InputError(f"--page {place} is a file: name a folder, or a file for the page that ends in .html.")
+    if path.suffix.lower() != ".html" or path.is_dir():
+        return path / "index.html"
+    if several:
+        raise InputError(f"--page {place} names a file, but there is a page for each person: name a folder.")
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent} to write {place} to: create it first.")
+    return path
+
+
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that permits to import the class of an encoder."""
     parser.add_argument(
