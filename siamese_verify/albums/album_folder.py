@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,11 @@ from siamese_verify.atomic_write import atomic_open, atomic_write
 from siamese_verify.datasets.index import StringColumn, string_array
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Quality
+from siamese_verify.faces.rotation import Box, to_photo
 from siamese_verify.run_lock import claim
+
+if TYPE_CHECKING:
+    from siamese_verify.verification import DetectedFace
 
 METADATA, PHOTOS, PARTS, LEFT_OUT, LOCK = "metadata.json", "photos.arrow", "parts", "left_out.csv", ".lock"
 FORMAT = 1
@@ -57,7 +61,7 @@ class AlbumFace(NamedTuple):
     """A face of an album, or the track of one through a clip."""
 
     photo: str
-    box: tuple[float, float, float, float]  # of the upright photo, in pixels
+    box: Box  # of the upright photo, in pixels
     probability: float
     quality: Quality
     embedding: NDArray[np.float32]  # (D,) of unit length
@@ -487,3 +491,21 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException):
         raise InputError(f"The part {path} is damaged: delete it, and embed again, which makes it anew.") from None
+
+
+def album_face(photo: str, face: DetectedFace, size: tuple[int, int]) -> AlbumFace:
+    """A face that was found on a photo, without its embedding.
+
+    Args:
+        photo: name.
+        face: that was found.
+        size: width and height of the photo.
+    """
+    box: Box = (0.0, 0.0, float(size[0]), float(size[1]))
+    if face.box is not None:
+        left, top, right, bottom = face.box
+        corners = to_photo([(left, top), (right, top), (right, bottom), (left, bottom)], size, face.rotated_by)
+        across, down = zip(*corners, strict=True)
+        box = (min(across), min(down), max(across), max(down))
+    probability = 1.0 if face.probability is None else face.probability
+    return AlbumFace(photo, box, probability, face.quality, np.empty(0, dtype=np.float32))

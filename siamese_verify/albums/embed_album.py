@@ -35,6 +35,7 @@ from siamese_verify.albums.album_folder import (
     LeftOutPhoto,
     PhotoRange,
     added_names,
+    album_face,
     claimed,
     create_folder,
     default_part,
@@ -44,14 +45,14 @@ from siamese_verify.albums.album_folder import (
     write_names,
 )
 from siamese_verify.albums.album_source import AlbumSource
+from siamese_verify.albums.face_tracks import track_clip
 from siamese_verify.atomic_write import atomic_open
 from siamese_verify.cores import usable_cores
 from siamese_verify.errors import InputError
 from siamese_verify.faces import DETECTORS, Quality, open_photo, reduced
-from siamese_verify.faces.rotation import Box, to_photo
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.tables import csv_cell
-from siamese_verify.verification import DetectedFace, NoDecision, Verifier
+from siamese_verify.verification import NoDecision, Verifier
 
 CHUNK = 64  # photos whose faces are embedded together
 EVERY = 30.0  # seconds between two lines of progress where there is no terminal
@@ -282,8 +283,6 @@ class PhotoEmbedder:
         """Faces of a photo, or tracks of a clip, which have their embedding already."""
         location = self.source.location(name)
         if self.source.is_clip(name):
-            from siamese_verify.albums.face_tracks import track_clip
-
             try:
                 return [(face, None) for face in track_clip(location, name, self.verifier)]
             except NoDecision:
@@ -308,24 +307,6 @@ class PhotoEmbedder:
         embeddings = iter(embed(np.stack(inputs)) if inputs else ())
         for face, crop in found:
             yield face if crop is None else face._replace(embedding=next(embeddings))
-
-
-def album_face(photo: str, face: DetectedFace, size: tuple[int, int]) -> AlbumFace:
-    """A face that was found on a photo, without its embedding.
-
-    Args:
-        photo: name.
-        face: that was found.
-        size: width and height of the photo.
-    """
-    box: Box = (0.0, 0.0, float(size[0]), float(size[1]))
-    if face.box is not None:
-        left, top, right, bottom = face.box
-        corners = to_photo([(left, top), (right, top), (right, bottom), (left, bottom)], size, face.rotated_by)
-        across, down = zip(*corners, strict=True)
-        box = (min(across), min(down), max(across), max(down))
-    probability = 1.0 if face.probability is None else face.probability
-    return AlbumFace(photo, box, probability, face.quality, np.empty(0, dtype=np.float32))
 
 
 _embedder: PhotoEmbedder | None = None  # of this process

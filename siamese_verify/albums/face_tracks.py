@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from siamese_verify.albums.album_folder import AlbumFace
-from siamese_verify.albums.embed_album import album_face
+from siamese_verify.albums.album_folder import AlbumFace, album_face
 from siamese_verify.errors import InputError
 from siamese_verify.faces.rotation import Box
 from siamese_verify.verification import NoDecision, Verifier

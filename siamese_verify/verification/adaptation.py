@@ -18,10 +18,10 @@ from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreComparison, VerificationReport, compare_scores, verification_report
 from siamese_verify.evaluation.calibration import calibrate_pairs
 from siamese_verify.faces import ranges_of
-from siamese_verify.models.bundle import CARD, NETWORK, WEIGHTS, Bundle, write_bundle
+from siamese_verify.models.bundle import CARD, NETWORK, WEIGHTS, Bundle, FaceModel, write_bundle
 from siamese_verify.models.engines import OnnxEngine, TorchEngine, embed_crops
 from siamese_verify.models.exported_network import network_of
-from siamese_verify.models.loading import FaceModel, torch_model
+from siamese_verify.models.loading import torch_model
 from siamese_verify.models.metadata import ModelMetadata, model_card
 from siamese_verify.verification.recalibration import check_enough, embed_people, measured_in_words
 from siamese_verify.verification.verifier import Verifier

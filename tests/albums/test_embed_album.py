@@ -24,12 +24,13 @@ from siamese_verify.albums.album_folder import (
     AlbumFace,
     AlbumFolder,
     added_names,
+    album_face,
     default_part,
     read_names,
     write_metadata,
     write_names,
 )
-from siamese_verify.albums.embed_album import UNKNOWN, album_face, embed_album
+from siamese_verify.albums.embed_album import UNKNOWN, embed_album
 from siamese_verify.cli.main import main
 from siamese_verify.datasets import RecordPhotos
 from siamese_verify.datasets.storage import Storage
