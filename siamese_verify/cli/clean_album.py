@@ -53,9 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if not Path(options.output).parent.is_dir():
         raise InputError(f"There is no folder {Path(options.output).parent} to write the list to: create it first.")
     page = page_path(options.page)
-    album, metadata = open_album(options)
-    if metadata.score_calibration is None:
-        raise InputError(f"The scores of {metadata.name} were never calibrated: `siamese-verify recalibrate` does it.")
+    album, calibration = open_album(options)
     table = FaceTable.read(options.folder)
     rows = largest_faces(table)
     photos = [table.photos[row] for row in rows]
@@ -63,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     people = sorted(set(names))
     number = {name: place for place, name in enumerate(people)}
     identities = np.array([number[name] for name in names], dtype=np.int64)
-    findings = find_label_errors(table.embeddings[rows], identities, metadata.score_calibration, rate=options.rate)
+    findings = find_label_errors(table.embeddings[rows], identities, calibration, rate=options.rate)
     write_findings(Path(options.output), findings, listed, people)
     counts = Counter(one.kind for one in findings)
     said = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing"

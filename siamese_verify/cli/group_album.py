@@ -61,19 +61,14 @@ def run(options: argparse.Namespace) -> int:
 
     page = page_path(options.page, several=True)
     listener = listen_here(options.port) if options.serve else None
-    album, metadata = open_album(options)
-    if metadata.score_calibration is None:
-        raise InputError(
-            f"The scores of {metadata.name} were never calibrated, which the false-merge rate needs: "
-            "`siamese-verify recalibrate` does it."
-        )
+    album, calibration = open_album(options)
     table = FaceTable.read(options.folder)
     with claimed(album.path):  # else the decisions of two at once would be lost
         decisions, earlier = Decisions.read(album.path), read_groups(album.path)
         decide(decisions, earlier, options, AlbumFaces(table))
         people = group_album(
             table,
-            metadata.score_calibration,
+            calibration,
             decisions,
             () if options.again else earlier,
             rate=options.rate,
@@ -85,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         if page:
             write_pages(page.parent, album, people)
         if listener is not None:
-            serve_page(album, people, decisions, metadata.score_calibration, options, listener)
+            serve_page(album, people, decisions, calibration, options, listener)
     return 0
 
 

@@ -14,8 +14,8 @@ from siamese_verify.structures import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from siamese_verify.albums.album_folder import AlbumFolder
+    from siamese_verify.evaluation import ScoreCalibration
     from siamese_verify.models.bundle import Bundle
-    from siamese_verify.models.metadata import ModelMetadata
     from siamese_verify.verification import NoDecision, Verifier
     from siamese_verify.verification.verifier import Liveness
 
@@ -89,8 +89,8 @@ def load_measured(options: argparse.Namespace) -> tuple[Path | None, Bundle, Ver
     )
 
 
-def open_album(options: argparse.Namespace) -> tuple[AlbumFolder, ModelMetadata]:
-    """The embedded album in `options.folder`, and the model that compares its faces: `options.model`, or its own.
+def open_album(options: argparse.Namespace) -> tuple[AlbumFolder, ScoreCalibration]:
+    """The embedded album in `options.folder`, and the calibration of its scores: of `options.model`, or its own.
 
     Raises:
         InputError: there is none, or it was embedded by another model.
@@ -102,7 +102,12 @@ def open_album(options: argparse.Namespace) -> tuple[AlbumFolder, ModelMetadata]
     metadata = find_bundle(options.model or album.metadata.loaded_from).metadata
     if metadata.fingerprint != album.metadata.fingerprint:
         raise InputError(f"{options.folder} was embedded by {album.metadata.model}, not by {metadata.name}.")
-    return album, metadata
+    if metadata.score_calibration is None:
+        raise InputError(
+            f"The scores of {metadata.name} were never calibrated, which --rate needs: `siamese-verify recalibrate` "
+            "does it."
+        )
+    return album, metadata.score_calibration
 
 
 def add_page_option(parser: argparse.ArgumentParser, shown: str) -> None:

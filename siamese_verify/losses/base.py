@@ -105,8 +105,7 @@ class BatchLoss(nn.Module):
         """
         if self.reduction == "none":
             return self.items(embeddings, labels, tuples, references, reference_labels, own).to(embeddings.dtype)
-        totals = self._totals(embeddings, labels, tuples, references, reference_labels, own)
-        return reduce_totals(totals, self.reduction).to(embeddings.dtype)
+        return self.measure(embeddings, labels, tuples, references, reference_labels, own).loss
 
     def measure(
         self,
@@ -118,7 +117,10 @@ class BatchLoss(nn.Module):
         own: slice | None = None,
     ) -> MeasuredLoss:
         """Reduced loss and fraction of nonzero items; arguments and errors as in `forward`."""
-        totals = self._totals(embeddings, labels, tuples, references, reference_labels, own)
+        batch, chosen = self._check(check_batch(embeddings, labels, references, reference_labels, own), tuples)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            totals = self.sum_all(batch) if chosen is None else sum_items(self.list_items(batch, chosen))
+            totals = totals if own is None else totals.over_ranks()
         return MeasuredLoss(reduce_totals(totals, self.reduction).to(embeddings.dtype), fraction_nonzero(totals))
 
     def items(
@@ -146,20 +148,6 @@ class BatchLoss(nn.Module):
     def sum_all(self, batch: Batch) -> Totals:
         """Sum over everything that the loss compares, or over this rank's share of it."""
         return sum_items(self.list_items(batch, None))
-
-    def _totals(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        tuples: Tuples,
-        references: Tensor | None,
-        reference_labels: Tensor | None,
-        own: slice | None,
-    ) -> Totals:
-        batch, chosen = self._check(check_batch(embeddings, labels, references, reference_labels, own), tuples)
-        with torch.autocast(embeddings.device.type, enabled=False):
-            totals = self.sum_all(batch) if chosen is None else sum_items(self.list_items(batch, chosen))
-            return totals if own is None else totals.over_ranks()
 
     def _check(self, batch: Batch, tuples: Tuples) -> tuple[Batch, Pairs | Triplets | None]:
         name = type(self).__name__
