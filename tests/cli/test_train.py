@@ -343,7 +343,6 @@ def signal_at(step: int, name: str = "SIGTERM") -> str:
 
 
 TRUSTED = "trust_code=tests.cli.test_train.SignalAt"
-VIEWS_OF_IMAGES = "datamodule.instances=true"
 WITHIN, LAST = 4, 5  # steps of the second epoch of three
 
 
