@@ -278,7 +278,11 @@ class AlbumFolder:
             return StoredRows(np.load(file, mmap_mode="r"), size)
         shape = (sum(self.sizes(unfinished)), size + 4 * is_int8)  # int8 rows are followed by their scale
         if not shape[0] or (not mapped and shape[0] * shape[1] * dtype.itemsize <= IN_MEMORY):
-            return StoredRows(self._fill(np.empty(shape, dtype), unfinished), size)
+            rows, start = np.empty(shape, dtype), 0
+            for block in self._blocks(unfinished):
+                rows[start : start + len(block)] = block
+                start += len(block)
+            return StoredRows(rows, size)
         if not file.is_file():
             with claimed(self.path):
                 for old in self.path.glob("rows-*.npy"):
@@ -286,8 +290,8 @@ class AlbumFolder:
                 with atomic_open(file, private=True) as sink:
                     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_2_0(sink, header)
-                    for table in self.tables(unfinished=unfinished, columns=self._row_columns):
-                        sink.write(self._packed(table).data)
+                    for block in self._blocks(unfinished):
+                        sink.write(block.data)
         return StoredRows(np.load(file, mmap_mode="r"), size)
 
     def file_of_rows(self, suffix: str, unfinished: bool = False) -> Path:
@@ -296,23 +300,16 @@ class AlbumFolder:
         state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in parts]
         return self.path / f"rows-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}{suffix}"
 
-    @property
-    def _row_columns(self) -> list[str]:
-        return ["embedding", "scale"] if self.metadata.storage == "int8" else ["embedding"]
-
-    def _packed(self, table: pa.Table) -> NDArray[Any]:
-        rows = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, self.metadata.embedding_size)
-        if "scale" not in table.column_names:
-            return np.ascontiguousarray(rows, dtype=np.float32)
-        scale = table["scale"].to_numpy().astype(np.float32)
-        return np.concatenate([rows, scale[:, None].view(np.int8)], axis=1)
-
-    def _fill(self, rows: NDArray[Any], unfinished: bool) -> NDArray[Any]:
-        start = 0
-        for table in self.tables(unfinished=unfinished, columns=self._row_columns):
-            rows[start : start + len(table)] = self._packed(table)
-            start += len(table)
-        return rows
+    def _blocks(self, unfinished: bool) -> Iterator[NDArray[Any]]:
+        """Rows of each part, as `StoredRows` has them."""
+        is_int8 = self.metadata.storage == "int8"
+        for table in self.tables(["embedding", "scale"] if is_int8 else ["embedding"], unfinished):
+            rows = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, self.metadata.embedding_size)
+            if is_int8:
+                scale = table["scale"].to_numpy().astype(np.float32)
+                yield np.concatenate([rows, scale[:, None].view(np.int8)], axis=1)
+            else:
+                yield np.ascontiguousarray(rows, dtype=np.float32)
 
 
 class StoredRows:

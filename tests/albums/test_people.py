@@ -22,7 +22,6 @@ from siamese_verify.albums.people import (
     _numbers,
     face_of,
     group_album,
-    overlap,
     read_groups,
 )
 from siamese_verify.cli.group_album import add_arguments, decide, write_pages
@@ -269,12 +268,6 @@ def test_numbering_people_of_a_large_album_takes_memory_and_time_by_faces() -> N
     assert (_numbers(swapped, known, 60_000) == known).all()
     known[:4], groups = (1, 2, 2, 0), np.array([0, 0, 0, 1])
     assert _numbers(groups, known[:4], 9).tolist() == [1, 1, 1, 10]
-
-
-def test_overlap_of_boxes() -> None:
-    assert overlap((0, 0, 2, 2), (1, 1, 3, 3)) == 1 / 7
-    assert overlap((0, 0, 1, 1), (2, 2, 3, 3)) == 0
-    assert overlap((0, 0, 0, 0), (0, 0, 0, 0)) == 1
 
 
 def test_an_empty_album_has_no_people(tmp_path: Path, calibration: ScoreCalibration) -> None:
