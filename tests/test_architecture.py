@@ -8,6 +8,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ LEVELS = (
     {"run_record"},
     {"opencv_zoo"},
     {"onnx_folding"},
-    {"structures", "atomic_write", "tables", "onnx_runtime", "download", "run_lock"},
+    {"structures", "atomic_write", "tables", "onnx_runtime", "download", "run_lock", "cores"},
     {"errors"},
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
@@ -190,6 +191,20 @@ def test_a_relative_import_of_a_package_starts_at_the_package() -> None:
 def test_the_package_itself_shows_only_its_verifier() -> None:
     assert not breaches("from siamese_verify import verification", PACKAGE, is_package=True)
     assert breaches("from siamese_verify import training", PACKAGE, is_package=True)
+
+
+def test_no_two_modules_import_each_other() -> None:
+    class Running(ast.NodeTransformer):  # what only type checkers read is left out
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if ast.unparse(node.test) == "TYPE_CHECKING" else node
+
+    files = {".".join(file.relative_to(FOLDER.parent).with_suffix("").parts): file for file in FOLDER.rglob("*.py")}
+    imported: dict[str, set[str]] = {}
+    for module, file in files.items():
+        found = read_imports(ast.unparse(Running().visit(ast.parse(file.read_text()))), module)
+        names = {place for target, _, _ in found for place in (target, target.rpartition(".")[0])}
+        imported[module] = names & set(files) - {module}
+    TopologicalSorter(imported).prepare()  # raises of a cycle, and names its modules
 
 
 @pytest.mark.parametrize("module", [PACKAGE, f"{PACKAGE}.structures", f"{PACKAGE}.errors", f"{PACKAGE}.cli.main"])

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,11 @@ from siamese_verify.atomic_write import atomic_open, atomic_write
 from siamese_verify.datasets.index import StringColumn, string_array
 from siamese_verify.errors import InputError
 from siamese_verify.faces import Quality
+from siamese_verify.faces.rotation import Box, to_photo
 from siamese_verify.run_lock import claim
+
+if TYPE_CHECKING:
+    from siamese_verify.verification import DetectedFace
 
 METADATA, PHOTOS, PARTS, LEFT_OUT, LOCK = "metadata.json", "photos.arrow", "parts", "left_out.csv", ".lock"
 FORMAT = 1
@@ -57,7 +61,7 @@ class AlbumFace(NamedTuple):
     """A face of an album, or the track of one through a clip."""
 
     photo: str
-    box: tuple[float, float, float, float]  # of the upright photo, in pixels
+    box: Box  # of the upright photo, in pixels
     probability: float
     quality: Quality
     embedding: NDArray[np.float32]  # (D,) of unit length
@@ -274,7 +278,11 @@ class AlbumFolder:
             return StoredRows(np.load(file, mmap_mode="r"), size)
         shape = (sum(self.sizes(unfinished)), size + 4 * is_int8)  # int8 rows are followed by their scale
         if not shape[0] or (not mapped and shape[0] * shape[1] * dtype.itemsize <= IN_MEMORY):
-            return StoredRows(self._fill(np.empty(shape, dtype), unfinished), size)
+            rows, start = np.empty(shape, dtype), 0
+            for block in self._blocks(unfinished):
+                rows[start : start + len(block)] = block
+                start += len(block)
+            return StoredRows(rows, size)
         if not file.is_file():
             with claimed(self.path):
                 for old in self.path.glob("rows-*.npy"):
@@ -282,8 +290,8 @@ class AlbumFolder:
                 with atomic_open(file, private=True) as sink:
                     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_2_0(sink, header)
-                    for table in self.tables(unfinished=unfinished, columns=self._row_columns):
-                        sink.write(self._packed(table).data)
+                    for block in self._blocks(unfinished):
+                        sink.write(block.data)
         return StoredRows(np.load(file, mmap_mode="r"), size)
 
     def file_of_rows(self, suffix: str, unfinished: bool = False) -> Path:
@@ -292,23 +300,16 @@ class AlbumFolder:
         state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in parts]
         return self.path / f"rows-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}{suffix}"
 
-    @property
-    def _row_columns(self) -> list[str]:
-        return ["embedding", "scale"] if self.metadata.storage == "int8" else ["embedding"]
-
-    def _packed(self, table: pa.Table) -> NDArray[Any]:
-        rows = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, self.metadata.embedding_size)
-        if "scale" not in table.column_names:
-            return np.ascontiguousarray(rows, dtype=np.float32)
-        scale = table["scale"].to_numpy().astype(np.float32)
-        return np.concatenate([rows, scale[:, None].view(np.int8)], axis=1)
-
-    def _fill(self, rows: NDArray[Any], unfinished: bool) -> NDArray[Any]:
-        start = 0
-        for table in self.tables(unfinished=unfinished, columns=self._row_columns):
-            rows[start : start + len(table)] = self._packed(table)
-            start += len(table)
-        return rows
+    def _blocks(self, unfinished: bool) -> Iterator[NDArray[Any]]:
+        """Rows of each part, as `StoredRows` has them."""
+        is_int8 = self.metadata.storage == "int8"
+        for table in self.tables(["embedding", "scale"] if is_int8 else ["embedding"], unfinished):
+            rows = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, self.metadata.embedding_size)
+            if is_int8:
+                scale = table["scale"].to_numpy().astype(np.float32)
+                yield np.concatenate([rows, scale[:, None].view(np.int8)], axis=1)
+            else:
+                yield np.ascontiguousarray(rows, dtype=np.float32)
 
 
 class StoredRows:
@@ -487,3 +488,21 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException):
         raise InputError(f"The part {path} is damaged: delete it, and embed again, which makes it anew.") from None
+
+
+def album_face(photo: str, face: DetectedFace, size: tuple[int, int]) -> AlbumFace:
+    """A face that was found on a photo, without its embedding.
+
+    Args:
+        photo: name.
+        face: that was found.
+        size: width and height of the photo.
+    """
+    box: Box = (0.0, 0.0, float(size[0]), float(size[1]))
+    if face.box is not None:
+        left, top, right, bottom = face.box
+        corners = to_photo([(left, top), (right, top), (right, bottom), (left, bottom)], size, face.rotated_by)
+        across, down = zip(*corners, strict=True)
+        box = (min(across), min(down), max(across), max(down))
+    probability = 1.0 if face.probability is None else face.probability
+    return AlbumFace(photo, box, probability, face.quality, np.empty(0, dtype=np.float32))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -46,6 +43,7 @@ class AlbumSource:
     Attributes:
         kind: of the source.
         root: folder or address that the names start from.
+        storage: files below the root.
         skipped: files of a folder that are no photos, by suffix; known when all names were listed.
 
     Raises:
@@ -60,7 +58,7 @@ class AlbumSource:
         folder = self.place.rpartition("/")[0] or "."
         self.root = absolute(root) if root is not None else folder if self.kind in ("list", "clip") else self.place
         self.skipped: Counter[str] = Counter()
-        self._storage = Storage(self.root)
+        self.storage = Storage(self.root)
 
     @property
     def identity(self) -> str:
@@ -69,11 +67,6 @@ class AlbumSource:
             place if "://" in place else str(Path(place).resolve()) for place in dict.fromkeys([self.place, self.root])
         )
 
-    @property
-    def remote(self) -> bool:
-        """Whether the photos are in object storage."""
-        return self._storage.remote
-
     def names(self) -> Iterator[str]:
         """Unique names of the photos, in the order in which they are embedded.
 
@@ -81,7 +74,7 @@ class AlbumSource:
             InputError: a list that cannot be read, has no column `path`, or has a path empty or twice.
         """
         if self.kind == "folder":
-            for name in self._storage.names():
+            for name in self.storage.names():
                 if suffix_of(name) in SUFFIXES:
                     yield name
                 else:
@@ -89,7 +82,7 @@ class AlbumSource:
         elif self.kind == "list":
             paths = read_paths(self.place)
             if pc.any(pc.match_substring_regex(paths.column, "^/|://")).as_py():
-                paths = StringColumn(string_array(list(map(self.from_root, paths))))
+                paths = StringColumn(string_array(list(map(self.storage.name_of, paths))))
                 refuse_repeated(self.place, paths.column, "remove one of them")
             yield from paths
         elif self.kind == "clip":
@@ -98,24 +91,11 @@ class AlbumSource:
             count = len(self._records) if self.kind == "records" else len(self._arrays)
             yield from (self._records.names[row] if self.kind == "records" else f"row {row}" for row in range(count))
 
-    def from_root(self, path: str) -> str:
-        """A path or address of a list, from the root if it lies there; any other as it is."""
-        root, given = _plain(self.root).rstrip("/"), _plain(path)
-        if given.startswith(f"{root}/") and "/../" not in given:
-            return given[len(root) + 1 :] or path
-        if given.startswith("/") and not self.remote:
-            folder, _, name = given.rpartition("/")
-            root, resolved = (_resolved(one or "/").rstrip("/") for one in (root, folder))
-            if f"{resolved}/".startswith(f"{root}/"):
-                with suppress(UnicodeEncodeError):
-                    return f"{resolved}/{name}"[len(root) + 1 :].encode().decode()
-        return path
-
     def location(self, name: str) -> str:
         """Path or address of a photo, for people."""
         if self.kind in ("records", "arrays"):
             return f"{name} of {self.place}"
-        return self._storage.location(name)
+        return self.storage.location(name)
 
     def read(self, name: str) -> Any:
         """Bytes of a photo's file, or an array.
@@ -132,7 +112,7 @@ class AlbumSource:
             if row == len(keys) or keys[row] != self._number(name):
                 raise InputError(f"There is no {self.location(name)}.")
             return self._persistently(lambda: self._records.read(row))
-        return self._persistently(lambda: read_photo(self._storage, name))
+        return self._persistently(lambda: read_photo(self.storage, name))
 
     def is_clip(self, name: str) -> bool:
         """Whether a name is that of a clip."""
@@ -141,7 +121,7 @@ class AlbumSource:
     def check(self, name: str) -> None:
         """Read a photo's file, or the first byte of a clip's; raises what `read` does."""
         if self.is_clip(name):
-            self._persistently(lambda: self._storage.read(name, 0, 1))
+            self._persistently(lambda: self.storage.read(name, 0, 1))
         else:
             self.read(name)
 
@@ -152,7 +132,7 @@ class AlbumSource:
                 content: bytes = read()
                 return content
             except InputError as error:
-                if not self.remote or "check permissions and connection" not in str(error):
+                if not self.storage.remote or "check permissions and connection" not in str(error):
                     raise
                 if pause is None:
                     raise ConnectionError(str(error)) from None
@@ -192,20 +172,6 @@ def map_array(path: str | Path) -> NDArray[Any]:
     except Exception as error:  # a damaged header raises whatever its text makes of it
         raise InputError(f"{path} holds no array ({' '.join(str(error).split())}): write one by numpy.save.") from None
     return array
-
-
-def _plain(place: str) -> str:
-    """A local path without its scheme and repeated slashes, or an address as it is."""
-    local = re.sub("^(file|local)://", "", place)
-    return local if "://" in local else re.sub("/+", "/", local)
-
-
-@lru_cache(maxsize=2**12)
-def _resolved(folder: str) -> str:
-    try:
-        return os.path.realpath(folder)
-    except ValueError:  # a zero byte
-        return folder
 
 
 def absolute(place: str | Path) -> str:

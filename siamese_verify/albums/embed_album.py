@@ -35,6 +35,7 @@ from siamese_verify.albums.album_folder import (
     LeftOutPhoto,
     PhotoRange,
     added_names,
+    album_face,
     claimed,
     create_folder,
     default_part,
@@ -44,13 +45,14 @@ from siamese_verify.albums.album_folder import (
     write_names,
 )
 from siamese_verify.albums.album_source import AlbumSource
+from siamese_verify.albums.face_tracks import track_clip
 from siamese_verify.atomic_write import atomic_open
+from siamese_verify.cores import usable_cores
 from siamese_verify.errors import InputError
 from siamese_verify.faces import DETECTORS, Quality, open_photo, reduced
-from siamese_verify.faces.rotation import Box, to_photo
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.tables import csv_cell
-from siamese_verify.verification import DetectedFace, NoDecision, Verifier
+from siamese_verify.verification import NoDecision, Verifier
 
 CHUNK = 64  # photos whose faces are embedded together
 EVERY = 30.0  # seconds between two lines of progress where there is no terminal
@@ -134,7 +136,7 @@ def embed_album(
     started = time.monotonic()
     if engine not in ("processes", "ray"):
         raise InputError(f"engine must be 'processes' or 'ray', got {engine!r}.")
-    processes = cores() if processes is None else processes
+    processes = usable_cores() if processes is None else processes
     if not 1 <= processes <= 1024:
         raise InputError(f"From 1 to 1024 processes can embed, got {processes}.")
     if photos_per_part is not None and not 1 <= photos_per_part <= 2**16:
@@ -172,11 +174,6 @@ def _can_read_more(album: AlbumFolder, source: AlbumSource, photos: PhotoRange) 
                 source.check(one.photo)
                 return True
     return False
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin(
@@ -262,10 +259,9 @@ class PhotoEmbedder:
         left_out: list[LeftOutPhoto] = []
         names = iter(self.album.names[photos.start : photos.stop])
         with ThreadPoolExecutor(self.threads) as pool:
-            search = map if self.threads == 1 else pool.map
             while chunk := list(islice(names, max(CHUNK, self.verifier.batch))):
                 found: list[tuple[AlbumFace, Any]] = []  # faces without an embedding, and what the encoder takes
-                for answer in search(self._search, chunk):
+                for answer in pool.map(self._search, chunk):
                     if isinstance(answer, LeftOutPhoto):
                         left_out.append(answer)
                     else:
@@ -287,8 +283,6 @@ class PhotoEmbedder:
         """Faces of a photo, or tracks of a clip, which have their embedding already."""
         location = self.source.location(name)
         if self.source.is_clip(name):
-            from siamese_verify.albums.face_tracks import track_clip
-
             try:
                 return [(face, None) for face in track_clip(location, name, self.verifier)]
             except NoDecision:
@@ -313,24 +307,6 @@ class PhotoEmbedder:
         embeddings = iter(embed(np.stack(inputs)) if inputs else ())
         for face, crop in found:
             yield face if crop is None else face._replace(embedding=next(embeddings))
-
-
-def album_face(photo: str, face: DetectedFace, size: tuple[int, int]) -> AlbumFace:
-    """A face that was found on a photo, without its embedding.
-
-    Args:
-        photo: name.
-        face: that was found.
-        size: width and height of the photo.
-    """
-    box: Box = (0.0, 0.0, float(size[0]), float(size[1]))
-    if face.box is not None:
-        left, top, right, bottom = face.box
-        corners = to_photo([(left, top), (right, top), (right, bottom), (left, bottom)], size, face.rotated_by)
-        across, down = zip(*corners, strict=True)
-        box = (min(across), min(down), max(across), max(down))
-    probability = 1.0 if face.probability is None else face.probability
-    return AlbumFace(photo, box, probability, face.quality, np.empty(0, dtype=np.float32))
 
 
 _embedder: PhotoEmbedder | None = None  # of this process
@@ -391,7 +367,7 @@ def _on_ray(job: EmbeddingJob, todo: list[PhotoRange], processes: int) -> Iterat
     if not todo:
         return
     if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:  # no cluster: one for this run
-        ray.init(num_cpus=max(processes, cores()), include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=max(processes, usable_cores()), include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours shows photos
     rows = ray.data.from_items([{"start": one.start, "stop": one.stop} for one in todo], override_num_blocks=len(todo))
     actors = ActorPoolStrategy(size=min(processes, len(todo)))

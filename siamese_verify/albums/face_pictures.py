@@ -7,11 +7,13 @@ import io
 import re
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
 from siamese_verify.albums.album_source import AlbumSource
+from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError, printable
 from siamese_verify.faces import open_photo, reduced
 from siamese_verify.faces.rotation import Box
@@ -77,8 +79,28 @@ def read_face(source: AlbumSource, photo: str, box: Box, side: int = SIDE) -> Im
     return square
 
 
-def render_faces(title: str, sentences: Sequence[str], faces: Sequence[FacePicture]) -> str:
-    """HTML page of faces, which loads nothing from elsewhere."""
+def picture_of(source: AlbumSource, photo: str, box: Box, caption: str, accepted: bool = False) -> FacePicture:
+    """A face for a page, without its picture where `read_face` raises."""
+    try:
+        picture = read_face(source, photo, box)
+    except InputError:
+        picture = None
+    return FacePicture(picture, caption, accepted)
+
+
+def write_faces(
+    path: Path, title: str, sentences: Sequence[str], faces: Sequence[FacePicture], links: str = ""
+) -> None:
+    """Write an HTML page of faces for its owner only, which loads nothing from elsewhere.
+
+    Args:
+        path: of the page; its folder is made, also for its owner only.
+        title: of the page.
+        sentences: below the title.
+        faces: below those.
+        links: between both, as HTML.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     items = []
     for face in faces:
         picture = '<div style="height: 112px; background: #e6e8eb"></div>'
@@ -90,7 +112,8 @@ def render_faces(title: str, sentences: Sequence[str], faces: Sequence[FacePictu
         items.append(f"<li{' class=accepted' if face.accepted else ''}>{picture}{escape(printable(face.caption))}</li>")
     said = "".join(f"<p>{escape(printable(one))}</p>" for one in sentences)
     heading = escape(printable(title))
-    return (
+    page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{heading}</title><style>{STYLE}</style>'
-        f"<h1>{heading}</h1>{said}<ul>{''.join(items)}</ul></html>"
+        f"<h1>{heading}</h1>{said}<p>{links}</p><ul>{''.join(items)}</ul></html>"
     )
+    atomic_write(path, page.encode(), private=True)

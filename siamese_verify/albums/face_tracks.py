@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from siamese_verify.albums.album_folder import AlbumFace
-from siamese_verify.albums.embed_album import album_face
+from siamese_verify.albums.album_folder import AlbumFace, album_face
 from siamese_verify.errors import InputError
-from siamese_verify.faces.rotation import Box
+from siamese_verify.faces.rotation import Box, overlap
 from siamese_verify.verification import NoDecision, Verifier
 
 LEAD = 1.0  # seconds sought before a frame, as frames are stored in another order than they are shown in
@@ -75,9 +74,9 @@ class FaceTracker:
         pairs = []
         for row, column in itertools.product(range(len(faces)), range(known)):
             track = self._running[column]
-            cosine, overlap = float(faces[row].embedding @ track.template), overlap_of(faces[row].box, track.box)
-            if cosine >= (self.same / 2 if overlap >= OVERLAP else self.same):
-                pairs.append((cosine + overlap, row, column))
+            cosine, shared = float(faces[row].embedding @ track.template), overlap(faces[row].box, track.box)
+            if cosine >= (self.same / 2 if shared >= OVERLAP else self.same):
+                pairs.append((cosine + shared, row, column))
         taken = set[int]()
         for _, row, column in sorted(pairs, reverse=True):
             if row in linked or column in taken:
@@ -103,15 +102,6 @@ class FaceTracker:
 def _rank(face: AlbumFace) -> tuple[float, float]:
     left, top, right, bottom = face.box
     return round(face.probability, 2), (right - left) * (bottom - top)
-
-
-def overlap_of(left: Box, right: Box) -> float:
-    """Intersection over union of two boxes, in [0, 1]."""
-    across = min(left[2], right[2]) - max(left[0], right[0])
-    down = min(left[3], right[3]) - max(left[1], right[1])
-    shared = max(0.0, across) * max(0.0, down)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (left, right))
-    return shared / (areas - shared) if areas > shared else 0.0
 
 
 def track_clip(path: str, name: str, verifier: Verifier) -> list[AlbumFace]:

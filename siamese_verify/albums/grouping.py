@@ -450,7 +450,6 @@ def group_faces(
     state = begin()
     groups = len(state.roots())
     cut: float | None = None
-    expected = 0.0
     merges = 0
     with tqdm(total=ROUNDS, desc="Grouping faces", delay=2, disable=not progress, unit=" searches") as bar:
         for _ in range(ROUNDS):
@@ -459,22 +458,20 @@ def group_faces(
                 break
             products = state.search(neighbors)
             stop = _Stop(false, rate, groups if cut is None else remaining, cut)
+            state.greedy(products, 0.0 if cut is None else cut, stop, QUEUED * neighbors)
             if cut is None:
-                state.greedy(products, 0.0, stop, QUEUED * neighbors)
                 if stop.holds < len(stop.merged):  # without the last ones
                     state = begin()
                     for a, b in stop.merged[: stop.holds]:
                         state.merge(state.find_one(a), state.find_one(b))
                 cut = stop.cut
-            else:
-                state.greedy(products, cut, stop, QUEUED * neighbors)
             merges += stop.holds
             bar.update()
             if not stop.holds:
                 break
-    if merges and cut is not None:
-        expected = false.expected(cut, len(state.roots())) / merges
-    return _finished(rows, state, math.inf if cut is None or not merges else cut, expected, merges)
+    if cut is None or not merges:
+        return _finished(rows, state, math.inf, 0.0, merges)
+    return _finished(rows, state, cut, false.expected(cut, len(state.roots())) / merges, merges)
 
 
 def _starting(

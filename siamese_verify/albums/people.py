@@ -24,6 +24,7 @@ from siamese_verify.albums.grouping import FALSE_MERGE_RATE, Grouping, group_fac
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError, printable
 from siamese_verify.evaluation import ScoreCalibration
+from siamese_verify.faces.rotation import Box, overlap
 from siamese_verify.tables import csv_cell, read_csv_cell
 
 GROUPS, DECISIONS = "groups.csv", "decisions.json"
@@ -33,7 +34,6 @@ MOST_PEOPLE = 2**53  # what JSON holds exactly
 OVERLAP = 0.5  # intersection over union from which two boxes of a photo are one face, as in detection benchmarks
 REMEMBERED = 2**17  # faces whose row is remembered
 ALIKE, SPREAD = 32, 32  # of a person, from which a face of somebody else is told apart: most like it, and of all
-Box = tuple[float, float, float, float]
 
 
 class FaceReference(NamedTuple):
@@ -225,14 +225,6 @@ def face_of(table: FaceTable, row: int) -> FaceReference:
     """The face in a row."""
     left, top, right, bottom = (round(float(edge), 2) for edge in table.boxes[row])
     return FaceReference(table.photos[row], (left, top, right, bottom))
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes, in [0, 1]."""
-    sides = (min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1]))
-    shared = max(0.0, sides[0]) * max(0.0, sides[1])
-    areas = sum(max(0.0, one[2] - one[0]) * max(0.0, one[3] - one[1]) for one in (a, b))
-    return shared / (areas - shared) if areas > shared else float(a == b)
 
 
 class AlbumFaces:

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 from unicodedata import normalize
 
@@ -98,6 +99,9 @@ class PeopleReview:
     decision holds: `state` says so, and it is tried again. Every argument may come from anybody: faces are addressed by
     row, people by number.
 
+    `picture(row)` is a JPEG of the face in a row, a square of 160 pixels, read from its photo; InputError where there
+    is no such face, or its photo cannot be read any more.
+
     Args:
         album: folder of the album.
         people: as they were grouped, and written to the folder.
@@ -127,7 +131,7 @@ class PeopleReview:
         self._view = PeopleView(0, people.persons, people.names)
         self._questions: list[Question] | None = None  # not found yet
         self._undo: deque[Undo] = deque(maxlen=UNDONE)
-        self._pictures: OrderedDict[int, bytes] = OrderedDict()
+        self.picture = lru_cache(PICTURES)(self._picture)
         self._changed = threading.Condition(threading.RLock())
         self._stale, self._unwritten, self._closing = False, False, False
         self._scored = people.persons, people.grouping.scores  # mean scores, and the persons that they are of
@@ -166,16 +170,9 @@ class PeopleReview:
             numbers = [
                 one for one in numbers if text == str(one) or (one in view.names and text in view.names[one].casefold())
             ]
-        pages = max(1, math.ceil(len(numbers) / PAGE))
-        page = min(page, pages - 1)
-        shown = numbers[page * PAGE : (page + 1) * PAGE]
-        return {
-            "version": view.version,
-            "total": len(numbers),
-            "page": page,
-            "pages": pages,
-            "people": [self._person(view, number) for number in shown],
-        }
+        paging, part = _paged(len(numbers), page, PAGE)
+        people = [self._person(view, number) for number in numbers[part]]
+        return {"version": view.version, "total": len(numbers), **paging, "people": people}
 
     def person(self, number: int, page: int = 0, least_first: bool = False) -> dict[str, Any]:
         """A page of the contact sheet of a person: `number`, `name`, `size`, and `faces` with row, photo and score.
@@ -192,20 +189,12 @@ class PeopleReview:
         rows, scores = self._sorted(view, number)
         if least_first:
             rows, scores = rows[::-1], scores[::-1]
-        pages = math.ceil(len(rows) / SHEET)
-        page = min(page, pages - 1)
-        part = slice(page * SHEET, (page + 1) * SHEET)
+        paging, part = _paged(len(rows), page, SHEET)
         faces = [
             {"row": row, "photo": self.table.photos[row], "score": None if math.isnan(score) else round(score, 3)}
             for row, score in zip(rows[part].tolist(), scores[part].tolist(), strict=True)
         ]
-        return {
-            **self._person(view, number),
-            "version": view.version,
-            "page": page,
-            "pages": pages,
-            "faces": faces,
-        }
+        return {**self._person(view, number), "version": view.version, **paging, "faces": faces}
 
     def questions(self) -> dict[str, Any]:
         """Pairs of people that may be one, the most probable first, and `ready`: whether they have been found."""
@@ -234,24 +223,11 @@ class PeopleReview:
         names = {name for name in self._view.names.values() if f" {name}".casefold().find(f" {start}") >= 0}
         return sorted(names)[:COMPLETED]
 
-    def picture(self, row: int) -> bytes:
-        """JPEG of the face in a row, a square of 160 pixels, read from its photo.
-
-        Raises:
-            InputError: there is no such face, or its photo cannot be read any more.
-        """
+    def _picture(self, row: int) -> bytes:
         if not 0 <= row < len(self.table):
             raise InputError(f"There is no face {row}: the album has {len(self.table):,}.")
-        with self._changed:
-            if row in self._pictures:
-                self._pictures.move_to_end(row)
-                return self._pictures[row]
         face, content = face_of(self.table, row), io.BytesIO()
         read_face(self._source, face.photo, face.box, SIDE).save(content, "JPEG", quality=85)
-        with self._changed:
-            self._pictures[row] = content.getvalue()
-            while len(self._pictures) > PICTURES:
-                self._pictures.popitem(last=False)
         return content.getvalue()
 
     # ---- decisions
@@ -470,6 +446,13 @@ def mean_scores(embeddings: NDArray[np.float32], rows: Rows) -> NDArray[np.float
     own = [np.einsum("nd,nd->n", embeddings[part], embeddings[part], dtype=np.float64) for part in parts]
     with_all = [embeddings[part] @ total for part in parts]
     return np.asarray((np.concatenate(with_all) - np.concatenate(own)) / (len(rows) - 1))
+
+
+def _paged(count: int, page: int, size: int) -> tuple[dict[str, int], slice]:
+    """Number of a page of so many things, from 0, the last one if there are fewer, and of all pages; and its part."""
+    pages = max(1, math.ceil(count / size))
+    page = min(page, pages - 1)
+    return {"page": page, "pages": pages}, slice(page * size, (page + 1) * size)
 
 
 def _each_once(people: Sequence[int]) -> Sequence[int]:

@@ -11,7 +11,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from siamese_verify.cli.configuration import check_values, hydra_command, trusted_code
+from siamese_verify.cli.configuration import check_values, trusted_code
+from siamese_verify.cli.hydra_command import hydra_command
 from siamese_verify.cli.measure import measure, print_results, save_results
 from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.data import FaceCropper

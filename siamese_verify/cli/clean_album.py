@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from siamese_verify.cli.options import open_album
+from siamese_verify.cli.options import add_page_option, open_album, page_path
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the findings that may be wrong, by the model (default: %(default)s; planted errors of LFW were "
         "0.72 to 0.93 of what was found at it)",
     )
-    parser.add_argument("--page", metavar="HTML", help="write a page with the photos, two for each finding, here")
+    add_page_option(parser, "the photos, two for each finding")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,13 +49,11 @@ def run(options: argparse.Namespace) -> int:
     from siamese_verify.albums.face_table import FaceTable
 
     if Path(options.output).exists():
-        raise InputError(f"{options.output} exists and may have been reviewed: name another file by --out.")
-    for path in filter(None, (options.output, options.page)):
-        if not Path(path).parent.is_dir():
-            raise InputError(f"There is no folder {Path(path).parent} to write {path} to: create it first.")
-    album, metadata = open_album(options)
-    if metadata.score_calibration is None:
-        raise InputError(f"The scores of {metadata.name} were never calibrated: `siamese-verify recalibrate` does it.")
+        raise InputError(f"{options.output} exists and may have been reviewed: name another file by --output.")
+    if not Path(options.output).parent.is_dir():
+        raise InputError(f"There is no folder {Path(options.output).parent} to write the list to: create it first.")
+    page = page_path(options.page)
+    album, calibration = open_album(options)
     table = FaceTable.read(options.folder)
     rows = largest_faces(table)
     photos = [table.photos[row] for row in rows]
@@ -63,27 +61,24 @@ def run(options: argparse.Namespace) -> int:
     people = sorted(set(names))
     number = {name: place for place, name in enumerate(people)}
     identities = np.array([number[name] for name in names], dtype=np.int64)
-    findings = find_label_errors(table.embeddings[rows], identities, metadata.score_calibration, rate=options.rate)
+    findings = find_label_errors(table.embeddings[rows], identities, calibration, rate=options.rate)
     write_findings(Path(options.output), findings, listed, people)
     counts = Counter(one.kind for one in findings)
     said = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing"
     print(printable(f"{len(rows):,} photos of {len(people):,} identities: {said}. To review: {options.output}"))
-    if options.page:
-        from siamese_verify.albums.face_pictures import FacePicture, read_face, render_faces
+    if page:
+        from siamese_verify.albums.face_pictures import picture_of, write_faces
         from siamese_verify.albums.people import face_of
-        from siamese_verify.atomic_write import atomic_write
 
         pictures = []
         for one in findings[:SHOWN]:
             for place in (one.rows[0], one.shown):
                 face = face_of(table, int(rows[place]))
-                try:
-                    picture = read_face(album.source, face.photo, face.box)
-                except InputError:
-                    picture = None
-                pictures.append(FacePicture(picture, f"{one.kind}: {face.photo}", place == one.rows[0]))
+                caption = f"{one.kind}: {face.photo}"
+                pictures.append(picture_of(album.source, face.photo, face.box, caption, place == one.rows[0]))
         sentences = [f"{len(findings):,} findings; each is framed, with a photo to compare it with beside it."]
-        atomic_write(Path(options.page), render_faces("To review", sentences, pictures).encode(), private=True)
+        write_faces(page, "To review", sentences, pictures)
+        print(printable(f"Page: {page}"))
     return 0
 
 
@@ -101,12 +96,12 @@ def identities_of(source: AlbumSource, photos: Sequence[str]) -> tuple[list[str]
 
     if source.kind == "list" and not source.place.lower().endswith(".txt"):
         index = read_list(source.place)
-        rows = {source.from_root(path): row for row, path in enumerate(index.names)}
+        rows = {source.storage.name_of(path): row for row, path in enumerate(index.names)}
         if gone := [photo for photo in photos if photo not in rows]:
             raise InputError(f"{gone[0]} is not in {source.place} any more: embed the list anew.")
         found = [rows[photo] for photo in photos]
         return [index.people[index.identities[row]] for row in found], [index.names[row] for row in found]
-    if source.kind == "list" and any(source.from_root(path) != path for path in read_paths(source.place)):
+    if source.kind == "list" and any(source.storage.name_of(path) != path for path in read_paths(source.place)):
         raise InputError(
             f"{source.place} has absolute paths, which do not say whose folder is the identity: give a CSV with the "
             "columns path and identity."

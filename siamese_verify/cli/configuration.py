@@ -7,12 +7,10 @@ import importlib
 import inspect
 import pkgutil
 import re
-import shutil
-import sys
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -20,10 +18,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from siamese_verify.cli.run_metadata import PACKAGE
-from siamese_verify.cli.user_errors import EXIT_USER_ERROR, library_of, report_user_errors
 from siamese_verify.errors import InputError, did_you_mean
 from siamese_verify.models.metadata import code_of_others
-from siamese_verify.run_record import RECORD, has_plain_interpolations
+from siamese_verify.run_record import has_plain_interpolations
 
 if TYPE_CHECKING:
     from siamese_verify.encoders import Encoder
@@ -37,70 +34,6 @@ CHOSEN = {"trainer.precision": "auto"}  # values that stand for one that the cla
 COMPOSED = ("datamodule", "baseline")  # take their values from settings elsewhere, which errors name
 SWITCHES = ("allow_leakage", "mirror")
 KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "text"}
-
-
-def hydra_command(
-    name: str, task: Callable[..., Any] | None = None
-) -> Callable[[Callable[[DictConfig], R]], Callable[[], R]]:
-    """Decorate a command that runs on the configuration `name`, composed by Hydra from the command line.
-
-    Args:
-        name: of the configuration.
-        task: makes what Hydra's launchers call of the command, such as `SweepTask`; None for the command itself.
-    """
-    import hydra
-    from hydra._internal.utils import get_args_parser
-
-    def decorate(main: Callable[[DictConfig], R]) -> Callable[[], R]:
-        # Reported inside as well: there the configuration is known, and a missing value is named by its setting.
-        reported = discard_failed(report_user_errors(main))
-        run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(
-            task(reported) if task else reported
-        )
-
-        @report_user_errors
-        def compose_and_run() -> R:
-            try:
-                return cast(R, run())
-            except Exception as error:
-                if isinstance(error, ValueError) and str(error).startswith("Only one of --run"):  # of Hydra itself
-                    raise InputError("-m, --cfg and --info go one at a time: leave out all but one.") from None
-                if library_of(error) not in ("hydra", "omegaconf"):
-                    raise
-                given = get_args_parser().parse_args(sys.argv[1:])
-                added = [f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']"] if given.config_dir else []
-                raise InputError(override_error(error, name, given.overrides, added)) from None
-
-        return compose_and_run
-
-    return decorate
-
-
-def discard_failed(main: Callable[[DictConfig], R]) -> Callable[[DictConfig], R]:
-    """Decorate a command: of a mistake that ends it before it has left anything, no folder named by the time remains.
-
-    A folder that the command line names keeps the record of the failure, and so does a run of a sweep.
-    """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    @wraps(main)
-    def run(cfg: DictConfig) -> R:
-        try:
-            return main(cfg)
-        except SystemExit as end:
-            hydra = HydraConfig.get()
-            named = hydra.mode != RunMode.RUN or any("hydra.run.dir=" in one for one in hydra.overrides.hydra)
-            if end.code == EXIT_USER_ERROR and hydra.output_subdir and not named:
-                folder = Path(hydra.runtime.output_dir)
-                if {path.name for path in folder.iterdir()} <= {hydra.output_subdir, RECORD, f"{hydra.job.name}.log"}:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    with suppress(OSError, ValueError):  # not empty, or elsewhere
-                        for parent in folder.relative_to(Path.cwd()).parents[:-1]:
-                            parent.rmdir()
-            raise
-
-    return run
 
 
 def choices_of(name: str) -> dict[str, list[str]]:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from siamese_verify.errors import printable
+from siamese_verify.cores import usable_cores
+from siamese_verify.errors import InputError, printable
 from siamese_verify.structures import DEFAULT_MODEL
 
 
@@ -54,8 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Embed the photos, and print what was found."""
-    from siamese_verify.albums.embed_album import cores, embed_album
-    from siamese_verify.errors import InputError
+    from siamese_verify.albums.embed_album import embed_album
     from siamese_verify.models.loading import find_bundle
     from siamese_verify.models.metadata import PRETRAINED
     from siamese_verify.verification import Verifier
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     processes, threads = options.processes, 1
     if _on_gpu(options.device):
         processes = 1 if processes is None else processes  # each has a CUDA context and a model of its own
-        threads = max(1, cores() // max(1, processes))
+        threads = max(1, usable_cores() // max(1, processes))
     try:
         found = embed_album(
             options.source,

@@ -15,7 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from siamese_verify.atomic_write import atomic_write
-from siamese_verify.cli.configuration import check_values, hydra_command, refuse_code, trusted_code
+from siamese_verify.cli.configuration import check_values, refuse_code, trusted_code
+from siamese_verify.cli.hydra_command import hydra_command
 from siamese_verify.cli.measure import (
     Result,
     check_claim,

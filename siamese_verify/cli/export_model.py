@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Export the bundle, and print how it was compared."""
     folder = Path(options.output)
     check_target(folder)
-    from siamese_verify.models.export import export_bundle
+    from siamese_verify.models.bundle_export import export_bundle
 
     sentences = export_bundle(
         options.model,

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siamese_verify.cli.options import open_album
+from siamese_verify.cli.options import add_page_option, open_album, page_path
 from siamese_verify.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decisions.add_argument(
         "--split", metavar="PERSON=PHOTO", action="append", default=[], help="the face on this photo is somebody else's"
     )
-    parser.add_argument("--page", metavar="FOLDER", help="write a contact sheet of each person as a page here")
+    add_page_option(parser, "the people with the most faces, with a contact sheet of each")
     parser.add_argument("--serve", action="store_true", help="decide in a browser of this machine, until Ctrl-C")
     parser.add_argument("--port", type=int, default=8765, help="of --serve, 0 for a free one (default: %(default)s)")
 
@@ -59,20 +59,16 @@ def run(options: argparse.Namespace) -> int:
     from siamese_verify.albums.face_table import FaceTable
     from siamese_verify.albums.people import AlbumFaces, Decisions, group_album, read_groups
 
+    page = page_path(options.page, several=True)
     listener = listen_here(options.port) if options.serve else None
-    album, metadata = open_album(options)
-    if metadata.score_calibration is None:
-        raise InputError(
-            f"The scores of {metadata.name} were never calibrated, which the false-merge rate needs: "
-            "`siamese-verify recalibrate` does it."
-        )
+    album, calibration = open_album(options)
     table = FaceTable.read(options.folder)
     with claimed(album.path):  # else the decisions of two at once would be lost
         decisions, earlier = Decisions.read(album.path), read_groups(album.path)
         decide(decisions, earlier, options, AlbumFaces(table))
         people = group_album(
             table,
-            metadata.score_calibration,
+            calibration,
             decisions,
             () if options.again else earlier,
             rate=options.rate,
@@ -81,10 +77,10 @@ def run(options: argparse.Namespace) -> int:
         decisions.write(album.path)  # only those that do not contradict each other
         people.write(album.path)
         report(album, people)
-        if options.page:
-            write_pages(Path(options.page), album, people)
+        if page:
+            write_pages(page.parent, album, people)
         if listener is not None:
-            serve_page(album, people, decisions, metadata.score_calibration, options, listener)
+            serve_page(album, people, decisions, calibration, options, listener)
     return 0
 
 
@@ -205,11 +201,9 @@ def write_pages(folder: Path, album: AlbumFolder, people: AlbumPeople) -> None:
 
     Pages that an earlier call wrote of people who have none now are removed.
     """
-    from siamese_verify.albums.face_pictures import FacePicture, read_face, render_faces
+    from siamese_verify.albums.face_pictures import FacePicture, picture_of, write_faces
     from siamese_verify.albums.people import face_of
-    from siamese_verify.atomic_write import atomic_write
 
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     first: list[FacePicture] = []
     listed = people.largest()[:PAGES]
     for person in listed:
@@ -218,24 +212,19 @@ def write_pages(folder: Path, album: AlbumFolder, people: AlbumPeople) -> None:
         pictures = []
         for row in rows[:FACES].tolist():
             face, score = face_of(people.table, row), people.grouping.scores[row]
-            try:
-                picture = read_face(album.source, face.photo, face.box)
-            except InputError:
-                picture = None
-            pictures.append(FacePicture(picture, f"{face.photo} {score:.2f}" if score == score else face.photo))
+            caption = f"{face.photo} {score:.2f}" if score == score else face.photo
+            pictures.append(picture_of(album.source, face.photo, face.box, caption))
         title = f"Person {person}{': ' if name else ''}{name}"
         said = [f"{len(rows):,} faces; the number of each is its mean score with the others."]
         if len(rows) > FACES:
             said.append(f"The first {FACES:,} are shown.")
-        page = render_faces(title, said, pictures)
-        atomic_write(folder / f"person-{person}.html", page.encode(), private=True)
+        write_faces(folder / f"person-{person}.html", title, said, pictures)
         first += [one._replace(caption=f"{person} {name} ({len(rows):,})") for one in pictures[:SHOWN]]
     links = " ".join(
         f'<a href="person-{person}.html">{person} {escape(printable(people.names.get(person, "")))}</a>'
         for person in listed
     )
-    page = render_faces("People", [f"The {len(listed):,} people with the most faces."], first)
-    atomic_write(folder / "index.html", page.replace("<ul>", f"<p>{links}</p><ul>", 1).encode(), private=True)
+    write_faces(folder / "index.html", "People", [f"The {len(listed):,} people with the most faces."], first, links)
     written = {f"person-{person}.html" for person in listed}
     for page_file in folder.glob("person-*.html"):
         if page_file.name not in written and page_file.stem.removeprefix("person-").isdecimal():

@@ -21,7 +21,14 @@ from typing import NamedTuple, NoReturn
 
 from siamese_verify import __version__
 from siamese_verify.atomic_write import DISK_FULL
-from siamese_verify.cli.user_errors import EXIT_BUG, EXIT_CTRL_C, EXIT_TEMPORARY, report_user_errors
+from siamese_verify.cli.user_errors import (
+    EXIT_BUG,
+    EXIT_CTRL_C,
+    EXIT_TEMPORARY,
+    own_frames,
+    place_in_own_code,
+    report_user_errors,
+)
 from siamese_verify.errors import InputError, printable
 
 
@@ -325,12 +332,18 @@ def stop_before_start(number: int, _: object) -> NoReturn:
 def report_bug(error: Exception) -> int:
     """Print the traceback of a bug, and return a status that cannot be mistaken for a decision, as 1 would.
 
+    Of one in a user's own code, the traceback begins there, and a sentence says so.
+
     Raises:
         OSError: output that cannot be written, which is not a bug.
     """
     if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.errno in UNWRITABLE):
         raise error
-    traceback.print_exc()
+    if own := own_frames(error):
+        error.__traceback__ = own[0]
+    traceback.print_exception(error)
+    if own:
+        print(f"siamese-verify: {printable(place_in_own_code(error))}", file=sys.stderr)
     return EXIT_BUG
 
 

@@ -180,7 +180,7 @@ def qualities_of(photos: Photos, path: str | Path | None) -> dict[str, np.ndarra
     return found
 
 
-def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pairs: int, seed: int = 0) -> Result:
+def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pairs: int) -> Result:
     """Add to a result of pairs the rates when the first photo of some is damaged, by kind and severity.
 
     Results of other protocols are returned as they are.
@@ -190,12 +190,11 @@ def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pair
         encoder: in evaluation mode.
         cache: of detected faces.
         pairs: number of pairs, half of them genuine; fewer if the protocol has fewer.
-        seed: of the choice of pairs, and of the noise in low light.
     """
     report, protocol = result.report, result.compared
     if not (isinstance(report, VerificationReport) and isinstance(protocol, PairProtocol)):
         return result
-    listed = sampled_pairs(protocol, pairs, seed)
+    listed = sampled_pairs(protocol, pairs)
     photos, places = np.unique(listed.left, return_inverse=True)
     rows: list[DamagedRates] = []
     for kind, corruption in CORRUPTIONS.items():
@@ -206,7 +205,7 @@ def measure_robustness(result: Result, encoder: Encoder, cache: str | None, pair
                 protocol.photos,
                 FaceCropper(encoder.input_spec, cache, on_multiple_faces=result.cropper.on_multiple_faces),
                 photos.tolist(),
-                partial(corrupt, kind=kind, severity=severity, seed=seed),
+                partial(corrupt, kind=kind, severity=severity),
                 text,
             )
             scores = np.einsum("md,md->m", damaged[places], result.embeddings[listed.right])

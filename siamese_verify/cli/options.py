@@ -14,8 +14,8 @@ from siamese_verify.structures import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from siamese_verify.albums.album_folder import AlbumFolder
+    from siamese_verify.evaluation import ScoreCalibration
     from siamese_verify.models.bundle import Bundle
-    from siamese_verify.models.metadata import ModelMetadata
     from siamese_verify.verification import NoDecision, Verifier
     from siamese_verify.verification.verifier import Liveness
 
@@ -89,8 +89,8 @@ def load_measured(options: argparse.Namespace) -> tuple[Path | None, Bundle, Ver
     )
 
 
-def open_album(options: argparse.Namespace) -> tuple[AlbumFolder, ModelMetadata]:
-    """The embedded album in `options.folder`, and the model that compares its faces: `options.model`, or its own.
+def open_album(options: argparse.Namespace) -> tuple[AlbumFolder, ScoreCalibration]:
+    """The embedded album in `options.folder`, and the calibration of its scores: of `options.model`, or its own.
 
     Raises:
         InputError: there is none, or it was embedded by another model.
@@ -102,7 +102,41 @@ def open_album(options: argparse.Namespace) -> tuple[AlbumFolder, ModelMetadata]
     metadata = find_bundle(options.model or album.metadata.loaded_from).metadata
     if metadata.fingerprint != album.metadata.fingerprint:
         raise InputError(f"{options.folder} was embedded by {album.metadata.model}, not by {metadata.name}.")
-    return album, metadata
+    if metadata.score_calibration is None:
+        raise InputError(
+            f"The scores of {metadata.name} were never calibrated, which --rate needs: `siamese-verify recalibrate` "
+            "does it."
+        )
+    return album, metadata.score_calibration
+
+
+def add_page_option(parser: argparse.ArgumentParser, shown: str) -> None:
+    """Add the option that asks for a page; `shown` says what it shows."""
+    parser.add_argument("--page", metavar="FOLDER", help=f"write a page with {shown} here, as index.html")
+
+
+def page_path(place: str | None, several: bool = False) -> Path | None:
+    """Path of the page that `--page` asks for: `index.html` in a folder, which need not be there.
+
+    Args:
+        place: the folder, or a file that ends in .html; without it there is no page.
+        several: the page leads to others beside it, which need a folder.
+
+    Raises:
+        InputError: there is another file in the place of the folder, or no folder for the file.
+    """
+    if not place:
+        return None
+    path = Path(place)
+    if any(one.is_file() for one in (path, *path.parents)) and path.suffix.lower() != ".html":
+        raise InputError(f"--page {place} is a file: name a folder, or a file for the page that ends in .html.")
+    if path.suffix.lower() != ".html" or path.is_dir():
+        return path / "index.html"
+    if several:
+        raise InputError(f"--page {place} names a file, but there is a page for each person: name a folder.")
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent} to write {place} to: create it first.")
+    return path
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:

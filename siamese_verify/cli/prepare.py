@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from siamese_verify.cli.configuration import check_values, hydra_command
+from siamese_verify.cli.configuration import check_values
+from siamese_verify.cli.hydra_command import hydra_command
 from siamese_verify.cli.run_metadata import versions
 from siamese_verify.datasets import IMAGE_FOLDERS, Preparation, fetch_lfw, unpack_once
 from siamese_verify.errors import InputError, printable

@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from siamese_verify.cli.configuration import check_values, hydra_command, make_encoder
+from siamese_verify.cli.configuration import check_values, make_encoder
+from siamese_verify.cli.hydra_command import hydra_command
 from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.data import FaceDataModule
 from siamese_verify.data.face_dataset import picture_of

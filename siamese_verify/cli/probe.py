@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from siamese_verify.atomic_write import atomic_write
-from siamese_verify.cli.configuration import check_values, hydra_command, trusted_code
+from siamese_verify.cli.configuration import check_values, trusted_code
 from siamese_verify.cli.evaluate import first_protocol
+from siamese_verify.cli.hydra_command import hydra_command
 from siamese_verify.cli.run_metadata import set_threads, versions
 from siamese_verify.data import FaceCropper
 from siamese_verify.encoders import Encoder

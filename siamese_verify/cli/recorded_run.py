@@ -27,6 +27,7 @@ from siamese_verify.cli.user_errors import (
     EXIT_LOST,
     EXIT_TEMPORARY,
     EXIT_USER_ERROR,
+    place_in_own_code,
     user_message,
 )
 from siamese_verify.errors import InputError
@@ -202,7 +203,8 @@ def outcome(error: BaseException, folder: Path, cfg: DictConfig | None) -> tuple
     sentence = user_message(error, (cfg,)) if isinstance(error, Exception) else None
     if sentence is not None:
         return "failed", EXIT_USER_ERROR, sentence
-    return "failed", EXIT_BUG, " ".join(f"{type(error).__name__}: {error}".split())
+    said = (" ".join(f"{type(error).__name__}: {error}".split()), place_in_own_code(error))
+    return "failed", EXIT_BUG, ". ".join(filter(None, said))
 
 
 def shortest(folder: Path) -> Path:

@@ -9,7 +9,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siamese_verify.cli.options import add_selection_option, add_threshold_options, print_undecided
+from siamese_verify.cli.options import (
+    add_page_option,
+    add_selection_option,
+    add_threshold_options,
+    page_path,
+    print_undecided,
+)
 from siamese_verify.cli.verify_photos import read_standard_input
 from siamese_verify.errors import InputError, printable
 
@@ -63,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="cpu", help="cpu, or a GPU that compares, such as cuda (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--page", metavar="HTML", help="write a page with the faces, read from their photos, here")
+    add_page_option(parser, "the faces, read from their photos")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
     from siamese_verify.albums.album_search import search_album
     from siamese_verify.verification import NoDecision, Verifier
 
+    page = page_path(options.page)
     album = AlbumFolder(options.folder)
     model = options.model or album.metadata.loaded_from
     verifier = Verifier.load(model, on_multiple_faces=options.on_multiple_faces)
@@ -104,8 +111,8 @@ def run(options: argparse.Namespace) -> int:
 
         for complaint in quality_complaints(face.quality, verifier.metadata.quality):
             print(printable(f"Warning: {face.name}: {complaint}"), file=sys.stderr)
-    if options.page:
-        _write_page(Path(options.page), options.photo, face, album, answer)
+    if page:
+        _write_page(page, options.photo, face, album, answer)
     return FOUND if any(hit.accepted for hit in answer.hits) else NOTHING
 
 
@@ -190,17 +197,11 @@ def sentences(answer: AlbumAnswer) -> list[str]:
 def _write_page(path: Path, photo: str, face: DetectedFace | None, album: AlbumFolder, answer: AlbumAnswer) -> None:
     from PIL import Image
 
-    from siamese_verify.albums.face_pictures import FacePicture, read_face, render_faces
-    from siamese_verify.atomic_write import atomic_write
-    from siamese_verify.verification import NoDecision
+    from siamese_verify.albums.face_pictures import FacePicture, picture_of, write_faces
 
     faces = [FacePicture(Image.fromarray(face.crop).resize((112, 112)), "searched for")] if face is not None else []
     for hit in answer.hits:
-        try:
-            picture = read_face(album.source, hit.photo, hit.box)
-        except (InputError, NoDecision, ConnectionError):
-            picture = None
-        faces.append(FacePicture(picture, f"{hit.score:.3f} {hit.photo}", bool(hit.accepted)))
-    page = render_faces(f"Faces like that on {photo}", sentences(answer), faces)
-    atomic_write(path, page.encode(), private=True)
+        caption = f"{hit.score:.3f} {hit.photo}"
+        faces.append(picture_of(album.source, hit.photo, hit.box, caption, bool(hit.accepted)))
+    write_faces(path, f"Faces like that on {photo}", sentences(answer), faces)
     print(printable(f"Page: {path}"), file=sys.stderr)

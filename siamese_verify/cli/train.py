@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from siamese_verify.cli.configuration import hydra_command
+from siamese_verify.cli.hydra_command import hydra_command
 from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.cli.measure import Figures, Result, measure, print_results, save_results
 from siamese_verify.cli.pretraining import train_first_stage

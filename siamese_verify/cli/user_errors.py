@@ -7,8 +7,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from siamese_verify.atomic_write import DISK_FULL
@@ -22,6 +25,9 @@ EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_LOST = 71  # EX_OSERR: another process of the run was killed
 EXIT_TEMPORARY = 75  # EX_TEMPFAIL: stopped, to be resumed
 EXIT_CTRL_C = 130  # 128 + SIGINT, as shells report it
+PACKAGE = Path(__file__).parents[1]
+STANDARD = sysconfig.get_path("stdlib")
+INSTALLED = {"site-packages", "dist-packages"}  # parts of the paths of libraries
 CONFIGURED_LIBRARIES = ("hydra", "omegaconf", "lightning_fabric", "pytorch_lightning", "wandb")
 
 
@@ -56,11 +62,17 @@ def user_message(error: Exception, arguments: tuple[object, ...]) -> str | None:
         error: raised by a command.
         arguments: of the command; a composed configuration among them gives settings their names.
     """
-    from siamese_verify.cli.configuration import refused_setting, setting_name
-
     causes: list[BaseException] = [error]  # Hydra wraps what a constructor raises
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
+    sentence, place = _sentence(causes, arguments), place_in_own_code(causes[-1])
+    return sentence if sentence is None or place in sentence else f"{sentence.rstrip('.')}. {place}"
+
+
+def _sentence(causes: Sequence[BaseException], arguments: tuple[object, ...]) -> str | None:
+    from siamese_verify.cli.configuration import refused_setting, setting_name
+
+    error = causes[0]
     for cause in causes:
         if isinstance(cause, InputError):
             return str(cause)
@@ -85,6 +97,28 @@ def user_message(error: Exception, arguments: tuple[object, ...]) -> str | None:
     if library_of(error) == "wandb":
         return f"W&B cannot be used ({text}): set WANDB_MODE=offline to keep its files on this machine."
     return text
+
+
+def own_frames(error: BaseException) -> list[TracebackType]:
+    """Frames of an error's traceback that are in a user's own code, outermost first; none if ours come after them."""
+    found: list[TracebackType] = []
+    step = error.__traceback__
+    while step is not None:
+        path = Path(step.tb_frame.f_code.co_filename)
+        if path.is_relative_to(PACKAGE):
+            found.clear()
+        elif not (path.name.startswith("<") or path.is_relative_to(STANDARD) or INSTALLED & {*path.parts}):
+            found.append(step)
+        step = step.tb_next
+    return found
+
+
+def place_in_own_code(error: BaseException) -> str:
+    """Sentence on the line of a user's own code that raised an error, "" if that was somebody else's."""
+    if not (frames := own_frames(error)):
+        return ""
+    line, code = frames[-1].tb_lineno, frames[-1].tb_frame.f_code
+    return f"This was raised in code of your own: {code.co_qualname}, line {line} of {code.co_filename}."
 
 
 @contextmanager

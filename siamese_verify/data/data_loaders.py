@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from siamese_verify.cores import usable_cores
 from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory
 from siamese_verify.datasets.generated import GeneratedSet
 from siamese_verify.errors import InputError
@@ -51,7 +51,7 @@ def drawn_ahead(photos: Photos, parts: Sequence[Sequence[int]]) -> Iterator[list
     """
     if multiprocessing.current_process().daemon:  # it may have no processes of its own
         return None
-    workers = min(torch.get_num_threads(), os.cpu_count() or 1, len(parts))
+    workers = min(torch.get_num_threads(), usable_cores(), len(parts))
     if workers < 2 or not isinstance(photos, GeneratedSet) or sum(map(len, parts)) < DRAWN_TOGETHER:
         return None
     return iter(

@@ -7,6 +7,8 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,27 @@ class Storage:
 
     def __init__(self, root: str | Path) -> None:
         self.root = str(root)
-        self.remote = "://" in self.root and not self.root.startswith(("file://", "local://"))
-        self._folder = self.root.removeprefix("file://").removeprefix("local://") or "."
+        self._folder = re.sub("^(file|local)://", "", self.root) or "."
+        self.remote = "://" in self._folder
 
     def location(self, name: str) -> str:
         """Full path or address of a file, for messages."""
         return f"{self.root.rstrip('/')}/{name}"
+
+    def name_of(self, path: str) -> str:
+        """Name of a file, given its absolute path or its address; one that is not below the root stays as it is."""
+        given, root = _plain(path), _plain(self._folder).rstrip("/")
+        if not given.startswith("/") and "://" not in given:
+            return path
+        if given.startswith(f"{root}/") and "/../" not in given:
+            return given[len(root) + 1 :] or path
+        if given.startswith("/") and not self.remote:
+            folder, _, name = given.rpartition("/")
+            root, resolved = (_resolved(one or "/").rstrip("/") for one in (root, folder))
+            if f"{resolved}/".startswith(f"{root}/"):
+                with suppress(UnicodeEncodeError):
+                    return f"{resolved}/{name}"[len(root) + 1 :].encode().decode()
+        return path
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
         """Read a file, or its bytes from `start` up to `end`; what lies beyond its end is left out."""
@@ -140,6 +157,20 @@ class Storage:
             return str(files.info(path)["type"])
         except FileNotFoundError:
             return None
+
+
+def _plain(place: str) -> str:
+    """A local path without its scheme and repeated slashes, or an address as it is."""
+    local = re.sub("^(file|local)://", "", place)
+    return local if "://" in local else re.sub("/+", "/", local)
+
+
+@lru_cache(maxsize=2**12)
+def _resolved(folder: str) -> str:
+    try:
+        return os.path.realpath(folder)
+    except ValueError:  # a zero byte
+        return folder
 
 
 class _NamedErrors:

@@ -1,4 +1,4 @@
-"""Rotated photos, and the coordinates of points in them."""
+"""Rotated photos, the coordinates of points in them, and boxes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
 RIGHT_ANGLES = {90: Image.Transpose.ROTATE_90, 270: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180}
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes, in [0, 1]."""
+    sides = (min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1]))
+    shared = max(0.0, sides[0]) * max(0.0, sides[1])
+    areas = sum(max(0.0, one[2] - one[0]) * max(0.0, one[3] - one[1]) for one in (a, b))
+    return shared / (areas - shared) if areas > shared else float(a == b)
 
 
 def rotate_photo(photo: Image.Image, degrees: float) -> Image.Image:

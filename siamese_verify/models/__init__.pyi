@@ -1,7 +1,8 @@
-from .bundle import Bundle, open_bundle
+from .bundle import Bundle, FaceModel, load_bundle, open_bundle
+from .bundle_export import export_bundle
 from .engines import OnnxEngine, TorchEngine, embed_faces, embed_photos
-from .export import export_bundle, export_network, save_bundle
-from .loading import FaceModel, load_bundle, load_checkpoint, load_model, read_origin
+from .export import export_network, save_bundle
+from .loading import load_checkpoint, load_model, read_origin
 from .metadata import (
     PRETRAINED,
     ModelMetadata,

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from siamese_verify.atomic_write import atomic_write
 from siamese_verify.errors import InputError
 from siamese_verify.faces import DETECTORS, alignment_name, detector_files
 from siamese_verify.models.metadata import ModelMetadata, model_card
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from siamese_verify.encoders import Encoder
+    from siamese_verify.evaluation import OperatingPoint
 
 FORMAT = 6
 MANIFEST, WEIGHTS, NETWORK, CARD = "bundle.json", "model.safetensors", "model.onnx", "README.md"
@@ -278,3 +286,123 @@ def _damaged(folder: Path, reason: object) -> InputError:
 
 def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+@dataclass(frozen=True)
+class FaceModel:
+    """An encoder on torch, in evaluation mode, with its metadata."""
+
+    encoder: Encoder
+    metadata: ModelMetadata
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        encoder: Encoder,
+        configuration: Mapping[str, Any] | None = None,
+        operating_points: tuple[OperatingPoint, ...] = (),
+        **known: Any,
+    ) -> FaceModel:
+        """Create a model of an encoder.
+
+        Args:
+            name: of the model.
+            encoder: on torch.
+            configuration: `_target_` and arguments that create it; None if only the author's script can: its bundle
+                then runs on ONNX, and on torch where the script gives the encoder.
+            operating_points: measured thresholds.
+            known: further fields of `ModelMetadata`.
+        """
+        spec, size = encoder.input_spec, encoder.embedding_size
+        return cls(encoder, ModelMetadata(name, dict(configuration or {}), spec, size, operating_points, **known))
+
+
+def load_bundle(folder: Path, trust_code: str | Collection[str] = (), encoder: Encoder | None = None) -> FaceModel:
+    """Load a bundle for torch, after an integrity check of all its files.
+
+    Args:
+        folder: of the bundle.
+        trust_code: see `siamese_verify.models.load_model`.
+        encoder: see `load_model`.
+
+    Raises:
+        InputError: a file or field is missing, of another format, or was changed; see `load_model`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    bundle = open_bundle(folder)
+    if bundle.metadata.quantization != "none":
+        raise InputError(
+            f"The bundle {folder} computes in {bundle.metadata.quantization} and has no weights for torch: "
+            "use the engine onnx, or the bundle that it was made from."
+        )
+    if WEIGHTS not in bundle.files:
+        raise without_weights(bundle)
+    weights = bundle.read(WEIGHTS)
+    bundle.check([name for name in bundle.files if name != WEIGHTS])
+    wanted = (bundle.metadata.input_spec, bundle.metadata.embedding_size)
+    if encoder is not None and wanted != (encoder.input_spec, encoder.embedding_size):
+        raise InputError(
+            f"The bundle {folder} is of an encoder with {wanted[0]} and {wanted[1]} dimensions, the one given has "
+            f"{encoder.input_spec} and {encoder.embedding_size}."
+        )
+    try:
+        found = build_encoder(bundle.metadata.configuration, load(weights), trust_code, encoder)
+    except SafetensorError as error:
+        raise bundle.damaged(error) from None
+    if wanted != (found.input_spec, found.embedding_size):
+        raise bundle.damaged("field input differs from that of its encoder")
+    return FaceModel(found, bundle.metadata)
+
+
+def build_encoder(
+    configuration: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    trust_code: str | Collection[str] = (),
+    encoder: Encoder | None = None,
+) -> Encoder:
+    """Build an encoder in evaluation mode.
+
+    Args:
+        configuration: `_target_` and arguments, see `siamese_verify.encoders.create_encoder`.
+        state: its state dict.
+        trust_code: see `load_model`.
+        encoder: see `load_model`.
+
+    Raises:
+        InputError: another target, wrong arguments, or weights that do not fit.
+    """
+    from siamese_verify.encoders import Encoder, create_encoder
+
+    if encoder is not None and not isinstance(encoder, Encoder):
+        raise InputError(f"{type(encoder).__name__} is not an Encoder: wrap it by siamese_verify.encoders.wrap_module.")
+    name = type(encoder).__name__ if encoder else str(configuration.get("_target_")).rpartition(".")[2]
+    problem = f"The encoder {name} cannot be created"
+    try:
+        built = copy.deepcopy(encoder) if encoder is not None else create_encoder(configuration, _names(trust_code))
+        problem = f"The weights do not fit the encoder {name}"
+        built.load_state_dict(state)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{problem}: {' '.join(str(error).split())}") from None
+    return built.eval()
+
+
+def can_create(bundle: Bundle, trust_code: str | Collection[str]) -> bool:
+    """Whether the encoder of a bundle can be created for torch."""
+    metadata = bundle.metadata
+    if WEIGHTS not in bundle.files or (metadata.needs_timm and find_spec("timm") is None):
+        return False
+    return metadata.quantization == "none" and set(metadata.needs_code) <= set(_names(trust_code))
+
+
+def _names(trust_code: str | Collection[str]) -> Collection[str]:
+    return (trust_code,) if isinstance(trust_code, str) else trust_code
+
+
+def without_weights(bundle: Bundle) -> InputError:
+    """Error of a bundle that has no weights for torch."""
+    return InputError(f"The bundle {bundle.folder} has no weights for torch: use the one that it was made from.")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from siamese_verify import __version__
 from siamese_verify.atomic_write import atomic_write, cache_folder
-from siamese_verify.models.bundle import NETWORK, WEIGHTS, Bundle
+from siamese_verify.models.bundle import NETWORK, WEIGHTS, Bundle, load_bundle
 from siamese_verify.models.metadata import ModelMetadata
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ def network_of(bundle: Bundle, trust_code: str | Collection[str] = ()) -> Path |
         return kept
     log.warning("Exporting the network of %s to ONNX, at its first use ...", bundle.folder)
     from siamese_verify.models.export import compared_network
-    from siamese_verify.models.loading import load_bundle
 
     network, _ = compared_network(load_bundle(bundle.folder, trust_code))
     path = folder / f"{stem}-{hashlib.sha256(network).hexdigest()}.onnx"

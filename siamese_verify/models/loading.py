@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from siamese_verify.errors import InputError, did_you_mean
-from siamese_verify.models.bundle import MANIFEST, WEIGHTS, Bundle, open_bundle
-from siamese_verify.models.metadata import PRETRAINED, ModelMetadata, read_operating_points, training_of
+from siamese_verify.models.bundle import (
+    MANIFEST,
+    WEIGHTS,
+    Bundle,
+    FaceModel,
+    build_encoder,
+    can_create,
+    load_bundle,
+    open_bundle,
+    without_weights,
+)
+from siamese_verify.models.metadata import PRETRAINED, read_operating_points, training_of
 from siamese_verify.opencv_zoo import SFACE
 from siamese_verify.run_record import runs_within
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from siamese_verify.encoders import Encoder
-    from siamese_verify.evaluation import OperatingPoint
-
-
-@dataclass(frozen=True)
-class FaceModel:
-    """An encoder on torch, in evaluation mode, with its metadata."""
-
-    encoder: Encoder
-    metadata: ModelMetadata
-
-    @classmethod
-    def create(
-        cls,
-        name: str,
-        encoder: Encoder,
-        configuration: Mapping[str, Any] | None = None,
-        operating_points: tuple[OperatingPoint, ...] = (),
-        **known: Any,
-    ) -> FaceModel:
-        """Create a model of an encoder.
-
-        Args:
-            name: of the model.
-            encoder: on torch.
-            configuration: `_target_` and arguments that create it; None if only the author's script can: its bundle
-                then runs on ONNX, and on torch where the script gives the encoder.
-            operating_points: measured thresholds.
-            known: further fields of `ModelMetadata`.
-        """
-        spec, size = encoder.input_spec, encoder.embedding_size
-        return cls(encoder, ModelMetadata(name, dict(configuration or {}), spec, size, operating_points, **known))
 
 
 def load_model(
@@ -88,7 +62,7 @@ def load_model(
             or_onnx
             and device in ("auto", "cpu")
             and encoder is None
-            and not _can_create(open_bundle(folder), trust_code)
+            and not can_create(open_bundle(folder), trust_code)
         ):
             from siamese_verify.models.onnx_encoder import load_onnx
 
@@ -98,45 +72,6 @@ def load_model(
 
     model.encoder.to(torch_device(device))
     return model
-
-
-def load_bundle(folder: Path, trust_code: str | Collection[str] = (), encoder: Encoder | None = None) -> FaceModel:
-    """Load a bundle for torch, after an integrity check of all its files.
-
-    Args:
-        folder: of the bundle.
-        trust_code: see `load_model`.
-        encoder: see `load_model`.
-
-    Raises:
-        InputError: a file or field is missing, of another format, or was changed; see `load_model`.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    bundle = open_bundle(folder)
-    if bundle.metadata.quantization != "none":
-        raise InputError(
-            f"The bundle {folder} computes in {bundle.metadata.quantization} and has no weights for torch: "
-            "use the engine onnx, or the bundle that it was made from."
-        )
-    if WEIGHTS not in bundle.files:
-        raise _without_weights(bundle)
-    weights = bundle.read(WEIGHTS)
-    bundle.check([name for name in bundle.files if name != WEIGHTS])
-    wanted = (bundle.metadata.input_spec, bundle.metadata.embedding_size)
-    if encoder is not None and wanted != (encoder.input_spec, encoder.embedding_size):
-        raise InputError(
-            f"The bundle {folder} is of an encoder with {wanted[0]} and {wanted[1]} dimensions, the one given has "
-            f"{encoder.input_spec} and {encoder.embedding_size}."
-        )
-    try:
-        found = build_encoder(bundle.metadata.configuration, load(weights), trust_code, encoder)
-    except SafetensorError as error:
-        raise bundle.damaged(error) from None
-    if wanted != (found.input_spec, found.embedding_size):
-        raise bundle.damaged("field input differs from that of its encoder")
-    return FaceModel(found, bundle.metadata)
 
 
 def load_checkpoint(
@@ -189,59 +124,13 @@ def _read_checkpoint(path: str | Path, lazily: bool = False) -> tuple[dict[str, 
         raise InputError(f"{path} is not a checkpoint of siamese-verify ({type(error).__name__}).") from None
 
 
-def build_encoder(
-    configuration: Mapping[str, Any],
-    state: Mapping[str, Tensor],
-    trust_code: str | Collection[str] = (),
-    encoder: Encoder | None = None,
-) -> Encoder:
-    """Build an encoder in evaluation mode.
-
-    Args:
-        configuration: `_target_` and arguments, see `siamese_verify.encoders.create_encoder`.
-        state: its state dict.
-        trust_code: see `load_model`.
-        encoder: see `load_model`.
-
-    Raises:
-        InputError: another target, wrong arguments, or weights that do not fit.
-    """
-    from siamese_verify.encoders import Encoder, create_encoder
-
-    if encoder is not None and not isinstance(encoder, Encoder):
-        raise InputError(f"{type(encoder).__name__} is not an Encoder: wrap it by siamese_verify.encoders.wrap_module.")
-    name = type(encoder).__name__ if encoder else str(configuration.get("_target_")).rpartition(".")[2]
-    problem = f"The encoder {name} cannot be created"
-    try:
-        built = copy.deepcopy(encoder) if encoder is not None else create_encoder(configuration, _names(trust_code))
-        problem = f"The weights do not fit the encoder {name}"
-        built.load_state_dict(state)
-    except InputError:
-        raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{problem}: {' '.join(str(error).split())}") from None
-    return built.eval()
-
-
-def _names(trust_code: str | Collection[str]) -> Collection[str]:
-    return (trust_code,) if isinstance(trust_code, str) else trust_code
-
-
 def torch_model(bundle: Bundle) -> FaceModel | None:
     """The model of a bundle for torch, if it needs no code of others; None where it has no weights for torch."""
-    if _can_create(bundle, ()):
+    if can_create(bundle, ()):
         return load_bundle(bundle.folder)
     if bundle.metadata.weights_sha256 == SFACE.sha256:  # as published: torch takes them from that file
         return load_model("sface")
     return None
-
-
-def _can_create(bundle: Bundle, trust_code: str | Collection[str]) -> bool:
-    """Whether the encoder of a bundle can be created for torch."""
-    metadata = bundle.metadata
-    if WEIGHTS not in bundle.files or (metadata.needs_timm and find_spec("timm") is None):
-        return False
-    return metadata.quantization == "none" and set(metadata.needs_code) <= set(_names(trust_code))
 
 
 def find_bundle(name: str | Path) -> Bundle:
@@ -316,10 +205,6 @@ def read_origin(name: str | Path) -> Origin:
         return Origin(dict(settings.get("encoder") or {}), training_of(settings), "")
     bundle = open_bundle(bundle_folder(name))
     if WEIGHTS not in bundle.files:
-        raise _without_weights(bundle)
+        raise without_weights(bundle)
     metadata = bundle.metadata
     return Origin(dict(metadata.configuration), dict(metadata.training), metadata.weights_sha256)
-
-
-def _without_weights(bundle: Bundle) -> InputError:
-    return InputError(f"The bundle {bundle.folder} has no weights for torch: use the one that it was made from.")

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from siamese_verify.encoders import Encoder
-from siamese_verify.models.bundle import NETWORK, open_bundle
+from siamese_verify.models.bundle import NETWORK, FaceModel, open_bundle
 from siamese_verify.models.engines import Engine, OnnxEngine
 from siamese_verify.models.exported_network import network_of
-from siamese_verify.models.loading import FaceModel
 from siamese_verify.structures import InputSpec
 
 

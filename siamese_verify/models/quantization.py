@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese_verify.errors import InputError
-from siamese_verify.models.bundle import NETWORK, Bundle, save_files
+from siamese_verify.models.bundle import NETWORK, Bundle, FaceModel, save_files
 from siamese_verify.models.engines import BATCH, Engine, OnnxEngine
 from siamese_verify.models.export import (
     ComparisonPairs,
@@ -21,7 +21,6 @@ from siamese_verify.models.export import (
     export_network,
     with_weights_hash,
 )
-from siamese_verify.models.loading import FaceModel
 from siamese_verify.onnx_runtime import import_onnxruntime
 
 MAX_EER_RISE = 0.002

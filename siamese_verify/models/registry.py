@@ -8,14 +8,14 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from siamese_verify import __version__
 from siamese_verify.atomic_write import atomic_write, cache_folder, data_folder
 from siamese_verify.errors import InputError, did_you_mean, printable
 from siamese_verify.evaluation import ScoreCalibration
 from siamese_verify.faces import DETECTORS
-from siamese_verify.models.bundle import FORMAT, MANIFEST, NETWORK, Bundle, open_bundle, save_files
+from siamese_verify.models.bundle import FORMAT, MANIFEST, NETWORK, Bundle, FaceModel, open_bundle, save_files
 from siamese_verify.models.metadata import (
     PRETRAINED,
     ModelMetadata,
@@ -25,9 +25,6 @@ from siamese_verify.models.metadata import (
 )
 from siamese_verify.opencv_zoo import FOLDING, SFACE, SFACE_INPUT, YUNET, folded, published
 from siamese_verify.structures import DetectorName, InputSpec
-
-if TYPE_CHECKING:
-    from siamese_verify.models.loading import FaceModel
 
 BUNDLES = ("bundle", "bundles/*", "runs/*/*/bundle", "runs/*/*/*/bundle", "models/*")  # where bundles are looked for
 
@@ -158,7 +155,6 @@ def load_pretrained(name: str) -> FaceModel:
         InputError: its weights are neither in the cache nor can be downloaded.
     """
     from siamese_verify.encoders import InceptionResNet, OpenFace, SFace
-    from siamese_verify.models.loading import FaceModel
 
     classes = {"sface": SFace, "openface": OpenFace}
     encoder = classes.get(name, InceptionResNet)(pretrained=name).eval()

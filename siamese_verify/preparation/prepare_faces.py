@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import multiprocessing
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from pyarrow import parquet
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from siamese_verify.atomic_write import atomic_open, atomic_write
+from siamese_verify.cores import usable_cores
 from siamese_verify.datasets.listing import identity_name, read_drop_list
 from siamese_verify.datasets.prepared import INDEX, RECORD, Preparation, read_preparation
 from siamese_verify.errors import InputError
@@ -180,7 +180,7 @@ def align_chunks(
             for rows, index in missing:
                 progress.advance(bar, aligner(rows, index))
             return
-        count = processes or len(os.sched_getaffinity(0))
+        count = processes or usable_cores()
         context = multiprocessing.get_context("spawn")  # threads of a library do not survive a fork
         with ProcessPoolExecutor(count, context, initializer=start_worker, initargs=arguments) as pool:
             try:

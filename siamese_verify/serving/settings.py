@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from siamese_verify.cores import usable_cores
 from siamese_verify.errors import InputError
 
 MEGABYTE = 2**20
@@ -62,7 +62,7 @@ class Settings:
     connections: int = 1024
     uploads: int = 64
     in_flight: int = 32
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=usable_cores)
     pixels: int = 96_000_000
     batch: int | None = None
     batch_milliseconds: float = 2.0

@@ -16,6 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from siamese_verify.cores import usable_cores
 from siamese_verify.errors import InputError
 from siamese_verify.sweeps.sweep_task import SweepRun, SweepTask, stop_file
 
@@ -128,8 +129,7 @@ class LocalLauncher(Launcher):
         if self.runs_at_once == 1 or config.threads is not None or "OMP_NUM_THREADS" in os.environ:
             return {}
         ranks = config.trainer.devices if isinstance(config.trainer.devices, int) else 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return {"OMP_NUM_THREADS": str(max(1, cores // (self.runs_at_once * ranks)))}
+        return {"OMP_NUM_THREADS": str(max(1, usable_cores() // (self.runs_at_once * ranks)))}
 
 
 def parts_of(config: DictConfig) -> tuple[DictConfig, DictConfig]:

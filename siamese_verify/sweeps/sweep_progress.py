@@ -126,9 +126,9 @@ def write_results(sweep: SweepResults, output: Path) -> Path:
     return output / PAGE
 
 
-def describe_sweep(sweep: SweepResults, console: Console | None = None) -> str:
+def describe_sweep(sweep: SweepResults) -> str:
     """Tables and closing lines of a sweep as text, as wide as the terminal."""
-    width = console.width if console else shutil.get_terminal_size((160, 50)).columns
+    width = shutil.get_terminal_size((160, 50)).columns
     paper = Console(width=max(width, 100), record=False, file=None, force_terminal=False)
     with paper.capture() as captured:
         paper.print(runs_table(sweep))

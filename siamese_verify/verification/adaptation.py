@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from siamese_verify.datasets import FolderPhotos
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreComparison, VerificationReport, compare_scores, verification_report
 from siamese_verify.evaluation.calibration import calibrate_pairs
 from siamese_verify.faces import ranges_of
-from siamese_verify.models.bundle import CARD, NETWORK, WEIGHTS, Bundle, write_bundle
+from siamese_verify.models.bundle import CARD, NETWORK, WEIGHTS, Bundle, FaceModel, write_bundle
 from siamese_verify.models.engines import OnnxEngine, TorchEngine, embed_crops
 from siamese_verify.models.exported_network import network_of
-from siamese_verify.models.loading import FaceModel, torch_model
+from siamese_verify.models.loading import torch_model
 from siamese_verify.models.metadata import ModelMetadata, model_card
-from siamese_verify.verification.recalibration import check_enough, embed_people, measured_in_words
+from siamese_verify.verification.recalibration import embed_people, measured_in_words
 from siamese_verify.verification.verifier import Verifier
 
 FOLDS = 5  # of the people: each is scored by a head that was trained without them
@@ -181,10 +180,8 @@ def adapt(verifier: Verifier, folder: str | Path, seed: int = 0, *, progress: bo
     """
     if verifier.on_multiple_faces == "any":
         raise InputError("One face of each photo is learned: set on_multiple_faces to error, largest or central.")
-    photos, shipped = FolderPhotos(folder), verifier.metadata
-    embeddings, rows, qualities, left_out = embed_people(verifier, photos, progress)
-    people = np.unique(np.asarray(photos.identities)[rows], return_inverse=True)[1].astype(np.int64)
-    check_enough(folder, people, left_out)
+    shipped = verifier.metadata
+    embeddings, people, qualities, left_out = embed_people(verifier, folder, progress)
     pairs = hold_out(embeddings, people, seed, progress)
     both = np.stack([people[pairs.left], people[pairs.right]], axis=1)
     same = both[:, 0] == both[:, 1]
@@ -203,12 +200,12 @@ def adapt(verifier: Verifier, folder: str | Path, seed: int = 0, *, progress: bo
             operating_points=report.operating_points,
             eer_threshold=report.eer_threshold,
             measured_on=name,
-            training={**shipped.training, "adapted": f"{len(rows):,} photos of {count:,} people in {place}"},
+            training={**shipped.training, "adapted": f"{len(people):,} photos of {count:,} people in {place}"},
             metrics=report.to_metadata(),
             score_calibration=calibrate_pairs(pairs.adapted, same, both, name, seed),
             quality=ranges_of(qualities),
         )
-    return Adaptation(comparison, report, head, metadata, len(rows), count, left_out)
+    return Adaptation(comparison, report, head, metadata, len(people), count, left_out)
 
 
 def append_head(network: bytes, head: Floats) -> bytes:

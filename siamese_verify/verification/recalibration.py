@@ -110,15 +110,12 @@ def recalibrate(
     shipped, threshold = verifier.metadata, None
     if far is not None or shipped.score_calibration or shipped.operating_points:
         threshold = shipped.decision_threshold(far)
-    photos = FolderPhotos(faces)
-    embeddings, rows, qualities, left_out = embed_people(verifier, photos, progress)
-    identities = np.asarray(photos.identities)[rows]
-    check_enough(faces, identities, left_out)
+    embeddings, identities, qualities, left_out = embed_people(verifier, faces, progress)
     accept_at = threshold.threshold if threshold else None
     report = all_pairs_report(embeddings, identities, threshold=accept_at, progress=progress)
     report = replace(report, intervals=all_pairs_intervals(embeddings, identities, accept_at))
-    count = len(np.unique(identities))
-    name = f"all {report.pairs:,} pairs of {len(rows):,} photos of {count:,} people in {Path(faces).resolve().name}"
+    count, place = len(np.unique(identities)), Path(faces).resolve().name
+    name = f"all {report.pairs:,} pairs of {len(identities):,} photos of {count:,} people in {place}"
     metadata = replace(
         shipped,
         operating_points=report.operating_points,
@@ -129,13 +126,18 @@ def recalibrate(
         quality=ranges_of(qualities),
     )
     unlike = sum(bool(quality_complaints(quality, shipped.quality)) for quality in qualities)
-    return Recalibration(shipped, threshold, metadata, report, len(rows), count, left_out, unlike)
+    return Recalibration(shipped, threshold, metadata, report, len(identities), count, left_out, unlike)
 
 
 def embed_people(
-    verifier: Verifier, photos: FolderPhotos, progress: bool
-) -> tuple[NDArray[np.float32], list[int], list[Quality], Counter[str]]:
-    """Embed the photos that show a face: embeddings, their rows, qualities, and reasons why others are left out."""
+    verifier: Verifier, folder: str | Path, progress: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int64], list[Quality], Counter[str]]:
+    """Embed photos that show a face: embeddings, identities from 0, qualities, and reasons why others are left out.
+
+    Raises:
+        InputError: no folder with a folder for each person, or too few people or pairs for a threshold.
+    """
+    photos = FolderPhotos(folder)
     parts, rows = [verifier.embed_faces([])], list[int]()
     qualities, digests, left_out = list[Quality](), set[bytes](), Counter[str]()
     with tqdm(total=len(photos), desc="Embedding photos", delay=2, disable=not progress or None) as bar:
@@ -156,7 +158,9 @@ def embed_people(
             qualities += [face.quality for face in found]
             parts.append(verifier.embed_faces(found))
             bar.update(len(chunk))
-    return np.concatenate(parts), rows, qualities, left_out
+    people = np.unique(np.asarray(photos.identities)[rows], return_inverse=True)[1].astype(np.int64)
+    check_enough(folder, people, left_out)
+    return np.concatenate(parts), people, qualities, left_out
 
 
 def measured_in_words(report: VerificationReport, photos: int, people: int, left_out: Counter[str]) -> Iterator[str]:

@@ -199,13 +199,39 @@ def test_the_commands_embed_and_search(
     answer = json.loads(capsys.readouterr().out)
     assert set(answer) == set(AlbumAnswer.__dataclass_fields__)
     assert answer["hits"][0]["photo"] == "001/5.png" and answer["hits"][0]["score"] > 0.999
-    assert main(["search", photo, "--in", "faces", "--threshold", "0.9", "--page", "page.html"]) == 0
-    assert "* " in capsys.readouterr().out
+    for place in ("page.html", "page"):
+        assert main(["search", photo, "--in", "faces", "--threshold", "0.9", "--page", place]) == 0
+        assert "* " in capsys.readouterr().out
     page = (tmp_path / "page.html").read_text()
+    assert page == (tmp_path / "page" / "index.html").read_text()
     assert page.count("<img") == 12 and "http" not in page
     with pytest.raises(SystemExit) as ended:
         main(["search", photo, "--in", "nowhere"])
     assert ended.value.code == 2 and "nowhere holds no embeddings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "page", "said"),
+    [
+        (["search", "a.jpg", "--in"], "file", "--page file is a file: name a folder, or a file for the page"),
+        (["clean"], "file/page", "--page file/page is a file: name a folder"),
+        (["clean"], "gone/page.html", "There is no folder gone to write gone/page.html to: create it first."),
+        (["group"], "page.html", "--page page.html names a file, but there is a page for each person: name a folder."),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(
+    command: list[str],
+    page: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "nowhere", "--page", page])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_former_names_of_options_are_understood() -> None:

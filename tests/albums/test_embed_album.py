@@ -24,13 +24,13 @@ from siamese_verify.albums.album_folder import (
     AlbumFace,
     AlbumFolder,
     added_names,
+    album_face,
     default_part,
     read_names,
     write_metadata,
     write_names,
 )
-from siamese_verify.albums.album_source import AlbumSource
-from siamese_verify.albums.embed_album import UNKNOWN, album_face, embed_album
+from siamese_verify.albums.embed_album import UNKNOWN, embed_album
 from siamese_verify.cli.main import main
 from siamese_verify.datasets import RecordPhotos
 from siamese_verify.datasets.storage import Storage
@@ -135,43 +135,6 @@ def test_absolute_paths_within_the_root_are_those_from_it(album: Path, tmp_path:
     table = embed(tmp_path / "list.parquet", tmp_path / "machine", root="/")
     assert [f"/{name}" for name in table.photos] == [f"{album}/{name}" for name in expected.photos]
     assert np.array_equal(table.embeddings, expected.embeddings)
-
-
-@pytest.mark.parametrize(
-    ("root", "path", "name"),
-    [
-        ("{album}", "{album}//000//0.png", "000/0.png"),
-        ("/", "/{album}/000/0.png", "{album}/000/0.png"),
-        ("{album}", "{link}/000/0.png", "000/0.png"),
-        ("{link}", "{album}/000/0.png", "000/0.png"),
-        ("{album}", "{album}/001/../000/0.png", "000/0.png"),
-        ("file://{album}", "{album}/000/0.png", "000/0.png"),
-        ("{album}", "file://{album}/000/0.png", "000/0.png"),
-        ("memory://alb", "memory://alb/000/0.png", "000/0.png"),
-        ("{album}", "{album}/../{name}/000/0.png", "000/0.png"),
-        *(
-            ("{album}", one, one)
-            for one in (
-                "/elsewhere/a.png",
-                "{album}2/0.png",
-                "../a.png",
-                "b/../a.png",
-                "C:\\a.png",
-                "/a\0/b",
-                "s3://a/b.png",
-            )
-        ),
-        ("memory://alb", "memory://oth/x.png", "memory://oth/x.png"),
-    ],
-)
-def test_paths_within_the_root_are_taken_from_it_and_others_as_they_are(
-    album: Path, tmp_path: Path, root: str, path: str, name: str
-) -> None:
-    (tmp_path / "link").symlink_to(album)
-    (tmp_path / "list.txt").write_text("a.png")
-    places = {"album": album, "link": tmp_path / "link", "name": album.name}
-    source = AlbumSource(tmp_path / "list.txt", root.format(**places))
-    assert source.from_root(path.format(**places)) == name.format(**places).removeprefix("/" if root == "/" else "")
 
 
 def test_entries_that_cannot_be_read_are_left_out_with_their_reason(album: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from siamese_verify.albums import FaceTable
 from siamese_verify.albums.album_folder import AlbumFace, AlbumFolder
 from siamese_verify.albums.embed_album import UNKNOWN, embed_album
 from siamese_verify.albums.face_pictures import read_face
-from siamese_verify.albums.face_tracks import GAP, FaceTracker, Track, frame_at, overlap_of, read_frames, track_clip
+from siamese_verify.albums.face_tracks import GAP, FaceTracker, Track, frame_at, read_frames, track_clip
 from siamese_verify.errors import InputError
 from siamese_verify.faces.rotation import Box
 from siamese_verify.verification import NoDecision
@@ -34,12 +34,6 @@ def tracks_of(frames: Sequence[tuple[float, list[AlbumFace]]]) -> list[Track]:
     for seconds, faces in frames:
         found += tracker.add(seconds, faces)
     return sorted(found + tracker.finish(), key=lambda track: track.first)
-
-
-def test_the_overlap_of_boxes() -> None:
-    assert overlap_of((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
-    assert overlap_of((0, 0, 2, 2), (0, 0, 2, 2)) == 1
-    assert overlap_of((0, 0, 2, 2), (2, 2, 3, 3)) == 0 == overlap_of((1, 1, 1, 1), (1, 1, 1, 1))
 
 
 def test_people_who_change_places_keep_their_tracks() -> None:

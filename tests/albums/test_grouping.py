@@ -99,16 +99,19 @@ def naive(
         lengths = [scores[np.ix_(sorted(some), sorted(some))].mean() for some in (a, b)]
         return bool(block.mean() / math.sqrt(lengths[0] * lengths[1]) >= model.neutral)
 
-    groups = [{row} for row in range(len(rows))]
-    states, lowest, cut, held = [groups], math.inf, math.inf, 0
-    while True:
+    def best_pair(by_mean: bool) -> tuple[float, int, int]:
         pairs = [
             (ratio(a, b), i, j)
             for i, a in enumerate(groups)
             for j, b in enumerate(groups[:i])
-            if close(a, b, by_mean=False) and joinable(a, b)
+            if close(a, b, by_mean) and joinable(a, b)
         ]
-        best = max(pairs, default=(-1.0, 0, 0))
+        return max(pairs, default=(-1.0, 0, 0))
+
+    groups = [{row} for row in range(len(rows))]
+    states, lowest, cut, held = [groups], math.inf, math.inf, 0
+    while True:
+        best = best_pair(by_mean=False)
         lowest = min(lowest, best[0])
         expected = false.expected(lowest, len(groups)) if best[0] >= 0 else math.inf
         if expected > rate * (len(rows) - 1):
@@ -120,13 +123,7 @@ def naive(
             held, cut = len(states) - 1, lowest
     groups = states[held]
     while True:  # later searches, by the means of the groups
-        pairs = [
-            (ratio(a, b), i, j)
-            for i, a in enumerate(groups)
-            for j, b in enumerate(groups[:i])
-            if close(a, b, by_mean=True) and joinable(a, b)
-        ]
-        best = max(pairs, default=(-1.0, 0, 0))
+        best = best_pair(by_mean=True)
         if best[0] < cut:
             return groups
         joined = groups[best[1]] | groups[best[2]]

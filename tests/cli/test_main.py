@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,12 @@ from omegaconf import OmegaConf
 from siamese_verify import __version__
 from siamese_verify.cli.main import flags_first, pass_on_search_path
 from siamese_verify.cli.user_errors import user_message
+from siamese_verify.encoders import wrap_module
 from siamese_verify.errors import InputError
 from siamese_verify.pairwise.pair_scores import torch_device
+from siamese_verify.structures import InputSpec
 from tests.cli.conftest import Command
+from tests.own_networks import Raising
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,14 @@ def test_further_processes_find_the_modules_of_the_first(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_a_users_own_network_raises_is_told_with_its_line() -> None:
+    with pytest.raises(InputError) as found:
+        wrap_module(Raising(ValueError("odd")), InputSpec(8))
+    place = r"This was raised in code of your own: Raising\.forward, line \d+ of .*own_networks\.py\."
+    said = rf"Raising cannot be run on images of shape \(2, 3, 8, 8\): odd\. {place}"
+    assert re.fullmatch(said, str(user_message(found.value, ())))
+
+
 def test_a_gpu_that_is_not_there_has_a_way_out() -> None:
     with pytest.raises(InputError, match=r"torch finds no GPU here\): give cpu or auto"):
         torch_device("cuda")

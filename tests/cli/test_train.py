@@ -152,14 +152,20 @@ class BrokenLoss(nn.Module):
         raise ZeroDivisionError("a bug")
 
 
-def test_a_bug_is_recorded_with_its_traceback_in_the_log(command: Command, tmp_path: Path) -> None:
+def test_an_error_in_a_users_own_loss_is_recorded_and_shown_from_there_on(command: Command, tmp_path: Path) -> None:
     ended = command(
         "train", *TINY, *SMALL_BATCHES, "loss._target_=tests.cli.test_train.BrokenLoss", "hydra.run.dir=run"
     )
     assert ended.code == 70
     record = RunRecord.read(tmp_path / "run")
-    assert (record.status, record.exit_status, record.error) == ("failed", 70, "ZeroDivisionError: a bug")
-    assert "Traceback (most recent call last)" in (tmp_path / "run" / "train.log").read_text()
+    place = rf"This was raised in code of your own: BrokenLoss.forward, line \d+ of {re.escape(__file__)}\."
+    assert (record.status, record.exit_status) == ("failed", 70)
+    assert re.fullmatch(f"ZeroDivisionError: a bug. {place}", str(record.error))
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.count("Traceback (most recent call last)") == 1 and "in training_step" in log
+    shown = ended.err[ended.err.index("Traceback") :].splitlines()
+    assert __file__ in shown[1] and "in training_step" not in ended.err
+    assert shown[-2] == "ZeroDivisionError: a bug" and re.fullmatch(f"siamese-verify: {place}", shown[-1])
 
 
 def test_the_metric_of_a_sweep_decides_which_epoch_is_the_best(fitted: Trained, tmp_path: Path) -> None:
@@ -337,7 +343,6 @@ def signal_at(step: int, name: str = "SIGTERM") -> str:
 
 
 TRUSTED = "trust_code=tests.cli.test_train.SignalAt"
-VIEWS_OF_IMAGES = "datamodule.instances=true"
 WITHIN, LAST = 4, 5  # steps of the second epoch of three
 
 

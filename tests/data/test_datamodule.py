@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.samplers import HardMiningSampler, IdentityBatchSampler, PairSampler, TripletSampler
 from siamese_verify.structures import Crop, FaceBatch, InputSpec, Pairs, Triplets
+from tests.data.test_face_dataset import Damaged
 
 SPEC = InputSpec(16, crop=Crop("whole"))
 IDENTITY = partial(IdentityBatchSampler, identities_per_batch=3, samples_per_identity=2)
@@ -315,30 +315,18 @@ def test_before_training_there_is_no_state() -> None:
     assert datamodule(HARD).state_dict() == {}
 
 
-class Damaged(SyntheticFaces):
-    """Synthetic people, some of whose photos cannot be opened."""
-
-    rows = (2, 17, 33)
-
-    def __getitem__(self, row: int) -> Image.Image:
-        if row in self.rows:
-            raise InputError(f"row {row} is damaged.")
-        photo: Image.Image = super().__getitem__(row)
-        return photo
-
-
 def damaged() -> Damaged:
-    return Damaged(identities=10, images=4, size=16)
+    return Damaged(identities=10, images=4, size=16, rows=(2, 17, 33))
 
 
 def test_damaged_photos_are_left_out_with_their_labels() -> None:
     module = datamodule(photos=damaged(), validation_max_samples_per_identity=4, max_damaged=3)
     train, validation = sets_of(module)
     assert len(train) + len(validation) == 37
-    assert {name for name, _ in module.cropper.damaged} == {damaged().names[row] for row in Damaged.rows}
+    assert {name for name, _ in module.cropper.damaged} == {damaged().names[row] for row in damaged().rows}
     people = (module.people[train.labels], validation.labels.numpy())
     for found, rows in zip(people, module.split[:2], strict=True):
-        readable = [row for row in rows.tolist() if row not in Damaged.rows]
+        readable = [row for row in rows.tolist() if row not in damaged().rows]
         np.testing.assert_array_equal(found, damaged().identities[readable])
 
 

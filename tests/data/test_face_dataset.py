@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,9 @@ def test_arrays_are_refused_where_the_encoder_takes_photos(crop: Crop) -> None:
 class Damaged(SyntheticFaces):
     """Synthetic people, some of whose photos cannot be opened."""
 
-    rows = (1, 5, 6)
+    def __init__(self, identities: int, images: int, size: int, rows: Sequence[int] = (1, 5, 6)) -> None:
+        super().__init__(identities, images, size)
+        self.rows = rows
 
     def __getitem__(self, row: int) -> Image.Image:
         if row in self.rows:

@@ -89,6 +89,46 @@ def test_dots_within_a_name_are_allowed(tmp_path: Path) -> None:
     assert Storage(tmp_path).read("a..b.jpg") == b"x"
 
 
+@pytest.mark.parametrize(
+    ("root", "path", "name"),
+    [
+        ("{here}/album", "{here}/album//000//0.png", "000/0.png"),
+        ("/", "/{here}/000/0.png", "{below}/000/0.png"),
+        ("{here}/album", "{here}/link/000/0.png", "000/0.png"),
+        ("{here}/link", "{here}/album/000/0.png", "000/0.png"),
+        ("{here}/album", "{here}/album/001/../000/0.png", "000/0.png"),
+        ("file://{here}/album", "{here}/album/000/0.png", "000/0.png"),
+        ("{here}/album", "file://{here}/album/000/0.png", "000/0.png"),
+        ("memory://alb", "memory://alb/000/0.png", "000/0.png"),
+        ("album", "{here}/album/0.png", "0.png"),
+        ("", "{here}/0.png", "0.png"),
+        ("album", "album/0.png", "album/0.png"),
+        ("{here}/album", "{here}/album/../album/000/0.png", "000/0.png"),
+        *(
+            ("{here}/album", one, one)
+            for one in (
+                "/elsewhere/a.png",
+                "{here}/album2/0.png",
+                "../a.png",
+                "b/../a.png",
+                "C:\\a.png",
+                "/a\0/b",
+                "s3://a/b.png",
+            )
+        ),
+        ("memory://alb", "memory://oth/x.png", "memory://oth/x.png"),
+    ],
+)
+def test_paths_below_the_root_name_files_and_others_stay_as_they_are(
+    tmp_path: Path, root: str, path: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "album").mkdir()
+    (tmp_path / "link").symlink_to("album")
+    monkeypatch.chdir(tmp_path)
+    path, root, name = (text.format(here=tmp_path, below=str(tmp_path)[1:]) for text in (path, root, name))
+    assert Storage(root).name_of(path) == name
+
+
 def test_linked_folders_are_listed(tmp_path: Path) -> None:
     for name in ("elsewhere/anna", "elsewhere/berta/2020", "here"):
         (tmp_path / name).mkdir(parents=True)

@@ -6,7 +6,7 @@ import torch
 
 from siamese_verify.encoders import MirroredEncoder, SmallResNet
 from siamese_verify.errors import InputError
-from siamese_verify.models.loading import build_encoder
+from siamese_verify.models.bundle import build_encoder
 from siamese_verify.structures import Crop
 
 IMAGES = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from siamese_verify.errors import InputError
 from siamese_verify.faces import Face, FaceFinder, Mtcnn, OnMultipleFaces, SelectedFace, crop_face, rotate_photo
 from siamese_verify.faces.finder import MAX_FACES, MAX_TILT, central_face, select_faces
 from siamese_verify.faces.quality import roll_of
-from siamese_verify.faces.rotation import crop_rotated, rotated_size, to_photo, to_rotated
+from siamese_verify.faces.rotation import crop_rotated, overlap, rotated_size, to_photo, to_rotated
 from siamese_verify.structures import Crop, InputSpec
 
 
@@ -287,3 +287,10 @@ def test_a_cache_that_cannot_be_written_does_not_end_a_run(tmp_path: Path, caplo
         finder.find_many(noise(2), selection)
     finder.save()
     assert "cannot be cached" in caplog.text
+
+
+def test_overlap_of_boxes() -> None:
+    assert overlap((0, 0, 2, 2), (1, 1, 3, 3)) == 1 / 7
+    assert overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert overlap((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+    assert overlap((0, 0, 0, 0), (0, 0, 0, 0)) == 1

@@ -11,7 +11,7 @@ import pytest
 from siamese_verify.errors import InputError
 from siamese_verify.models import load_bundle, load_model, open_bundle, quantization
 from siamese_verify.models.bundle import DETECTOR
-from siamese_verify.models.export import export_bundle, synthetic_pairs
+from siamese_verify.models.bundle_export import export_bundle, synthetic_pairs
 from siamese_verify.models.quantization import check_gain, save_quantized
 from siamese_verify.verification import Verifier
 

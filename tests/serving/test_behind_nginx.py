@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
 import shutil
 import socket
@@ -25,12 +27,6 @@ EXAMPLE = HERE.parents[1] / "docs/deploy/nginx.conf"
 FOLDERS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def proxied(start: Callable[..., Running], tmp_path: Path) -> Iterator[Callable[..., str]]:
     running: list[subprocess.Popen[bytes]] = []
@@ -38,7 +34,9 @@ def proxied(start: Callable[..., Running], tmp_path: Path) -> Iterator[Callable[
     def run(host: bool = True, **settings: object) -> str:
         """URL of nginx; without `host` it does not pass on Host, as is its default."""
         server = start(root_path="/faces", trusted_proxies="127.0.0.1", **settings)
-        certificate, key, port = tmp_path / "certificate.pem", tmp_path / "key.pem", free_port()
+        certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+        listener = socket.create_server(("127.0.0.1", 0))  # nginx takes over what the variable NGINX lists
+        port, number = listener.getsockname()[1], listener.fileno()
         command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
         subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
         example = EXAMPLE.read_text()
@@ -55,11 +53,14 @@ def proxied(start: Callable[..., Running], tmp_path: Path) -> Iterator[Callable[
             example = re.sub(r".*\$http_host;", "", example).replace("//siamese_verify", f"//127.0.0.1:{server.port}")
         paths = "\n".join(f"{name}_temp_path {tmp_path / name};" for name in FOLDERS)
         (tmp_path / "nginx.conf").write_text(
-            f"daemon off; master_process off; pid {tmp_path}/pid; error_log {tmp_path}/errors;\n"
+            f"daemon off; user {getpass.getuser()}; pid {tmp_path}/pid; error_log {tmp_path}/errors;\n"
             f"events {{}}\nhttp {{ access_log off;\n{paths}\n{example}\n}}\n"
         )
         assert NGINX is not None
-        running.append(subprocess.Popen([NGINX, "-p", tmp_path, "-c", tmp_path / "nginx.conf"]))
+        with listener:
+            environment = {**os.environ, "NGINX": f"{number};"}
+            nginx = [NGINX, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
+            running.append(subprocess.Popen(nginx, env=environment, pass_fds=[number]))
         url = f"https://localhost:{port}/faces/"
         deadline = time.monotonic() + 20
         while True:
