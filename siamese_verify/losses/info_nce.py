@@ -110,6 +110,8 @@ class QueryLoss(nn.Module):
 
     def items(self, query: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
         """(N,) losses of all queries, float32 or float64; arguments and errors as in `forward`."""
+        if not isinstance(negatives, Tensor):
+            raise InputError(f"negatives must be a tensor, got {negatives!r}: without any give torch.empty(0, 0).")
         if negatives.shape == (0, 0):
             negatives = query.new_empty(0, query.shape[-1])
         check_queries(query, positive, negatives)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_numbers
+from siamese_verify.errors import InputError, check_numbers
+from siamese_verify.losses.base import BatchLoss, Items, Reduction
 from siamese_verify.pairwise import Batch, Identities, Totals, row_product, unit
 from siamese_verify.pairwise.blocks import is_small
 from siamese_verify.pairwise.distances import block_product
