@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Collection
 
@@ -10,6 +11,16 @@ JOINERS = "\u200c\u200d"  # invisible, but Persian and Indian names are spelled 
 
 class InputError(ValueError):
     """Invalid input from the user. The message is one sentence: what was wrong, the value, the way out."""
+
+
+def check_numbers(*, finite: bool = True, **values: object) -> None:
+    """Raise InputError for the first value that is no number, or an infinite one unless those are allowed, by its name.
+
+    NaN is left to the check of a range.
+    """
+    for name, value in values.items():
+        if not hasattr(value, "__float__") or (finite and abs(value.__float__()) == math.inf):
+            raise InputError(f"{name} must be a {'finite ' * hasattr(value, '__float__')}number, got {value!r}.")
 
 
 def did_you_mean(name: str, names: Collection[str], cutoff: float = 0.65, prefix: str = "") -> str:

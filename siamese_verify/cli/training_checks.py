@@ -202,8 +202,9 @@ def refusal_of_module(settings: str) -> str | None:
             the encoder may have weights.
     """
     own = OmegaConf.create(settings)
-    if "pretrained" in own.encoder:
-        own.encoder.pretrained = False
+    for part in (own.encoder, own.encoder.get("encoder") or {}):
+        if part.get("pretrained"):
+            part.pretrained = None
 
     def build() -> None:
         encoder: Encoder = instantiate(own.encoder)

@@ -184,13 +184,6 @@ def check_reduction(reduction: str) -> None:
         raise InputError(f"reduction is {reduction!r}, but must be one of {', '.join(get_args(Reduction))}.")
 
 
-def check_numbers(**values: object) -> None:
-    """Raise InputError for the first value that is no number, by its name."""
-    for name, value in values.items():
-        if not hasattr(value, "__float__"):
-            raise InputError(f"{name} must be a number, got {value!r}.")
-
-
 def reduce_items(items: Tensor, reduction: Reduction = "mean", nonzero: Tensor | None = None) -> Tensor:
     """Reduce (M,) losses >= 0 to a scalar; see `BatchLoss`.
 

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_numbers, listed_pairs
+from siamese_verify.errors import InputError, check_numbers
+from siamese_verify.losses.base import BatchLoss, Items, Reduction, listed_pairs
 from siamese_verify.pairwise import Batch, Totals, row_distance
 from siamese_verify.pairwise.pair_sum import Hinge, pair_sum
 from siamese_verify.structures import Pairs, Triplets

@@ -113,6 +113,8 @@ class QueryLoss(nn.Module):
 
         Of shared negatives (K,) may be absent: they count for none of the queries.
         """
+        if not isinstance(negatives, Tensor):
+            raise InputError(f"negatives must be a tensor, got {negatives!r}: without any give torch.empty(0, 0).")
         if negatives.shape == (0, 0):
             negatives = query.new_empty(0, query.shape[-1])
         check_queries(query, positive, negatives)

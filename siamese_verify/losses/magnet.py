@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, check_numbers
 from siamese_verify.losses.base import BatchLoss, Items, Reduction
 from siamese_verify.losses.info_nce import log_sum_exp
 from siamese_verify.pairwise import Batch, Identities, in_bands
@@ -60,7 +60,8 @@ class MagnetLoss(BatchLoss):
     ) -> None:
         super().__init__(reduction)
         if not isinstance(clusters, int) or clusters < 1:
-            raise InputError(f"clusters is {clusters}, but an identity has a whole number of clusters, 1 or more.")
+            raise InputError(f"clusters is {clusters!r}, but an identity has a whole number of clusters, 1 or more.")
+        check_numbers(variance_floor=variance_floor, margin=margin)
         if not variance_floor > 0:
             raise InputError(f"variance_floor is {variance_floor}, but must be above 0: distances are divided by it.")
         if not margin >= 0:

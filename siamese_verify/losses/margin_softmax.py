@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, check_numbers
 from siamese_verify.losses.base import BatchLoss, Items, Reduction
 from siamese_verify.pairwise import Batch, unit
 from siamese_verify.pairwise.blocks import ranges
@@ -120,6 +120,7 @@ class MarginSoftmax(BatchLoss):
     ) -> None:
         super().__init__(reduction)
         check_counts(num_identities=num_identities, embedding_size=embedding_size, subcenters=subcenters)
+        check_numbers(scale=scale, margin=margin, label_smoothing=label_smoothing, sample_rate=sample_rate)
         if not scale > 0:
             raise InputError(f"scale is {scale}, but must be above 0: 64 is usual.")
         if not margin >= 0:
@@ -241,7 +242,7 @@ def check_counts(**counts: int) -> None:
     """Raise InputError unless all are whole numbers, 1 or more."""
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
-            raise InputError(f"{name} is {count}, but must be a whole number, 1 or more.")
+            raise InputError(f"{name} is {count!r}, but must be a whole number, 1 or more.")
 
 
 def check_smoothing(label_smoothing: float) -> None:

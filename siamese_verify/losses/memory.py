@@ -14,6 +14,7 @@ from siamese_verify.structures import Pairs, Triplets
 
 Result = TypeVar("Result", Tensor, MeasuredLoss)
 Miner = Callable[..., Any]  # ours or pytorch-metric-learning's
+MOST = 2**26  # rows of a memory
 NOBODY = -1  # label of a row that is nobody's
 
 
@@ -24,18 +25,18 @@ class EmbeddingQueue(nn.Module):
     keys of the momentum encoder.
 
     Args:
-        size: rows to keep, >= 1.
+        size: rows to keep, 1 to `MOST`.
 
     Raises:
-        InputError: a size below 1; when enqueueing, embeddings of another size than those before.
+        InputError: another size; when enqueueing, embeddings of another size than those before, or too little memory.
 
     He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, section 3.2.
     """
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        if not size >= 1:
-            raise InputError(f"size is {size}, but a memory keeps one row or more.")
+        if not isinstance(size, int) or not 1 <= size <= MOST:
+            raise InputError(f"size is {size!r}, but a memory keeps a whole number of rows, from 1 to {MOST:,}.")
         self.size = size
         self._rows: Tensor | None = None  # (size, D), allocated with the first batch; a ring
         self._labels = torch.empty(0, dtype=torch.int64)  # (size,)
@@ -65,8 +66,12 @@ class EmbeddingQueue(nn.Module):
         overflow of mixed precision gives them, zeros of nobody are kept: they would spoil the loss of many batches.
         """
         if self._rows is None or len(self) == 0:
-            self._rows = embeddings.new_empty(self.size, embeddings.shape[1])
-            self._labels = torch.empty(self.size, dtype=torch.int64, device=embeddings.device)
+            try:
+                self._rows = embeddings.new_empty(self.size, embeddings.shape[1])
+                self._labels = torch.empty(self.size, dtype=torch.int64, device=embeddings.device)
+            except RuntimeError:
+                shape = f"{self.size:,} embeddings of {embeddings.shape[1]} numbers"
+                raise InputError(f"A memory of {shape} does not fit here: choose a smaller size.") from None
         if embeddings.shape[1] != self._rows.shape[1]:
             raise InputError(
                 f"The memory holds embeddings of {self._rows.shape[1]} dimensions, and was given some of "

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, check_numbers
 from siamese_verify.losses.base import Reduction
 from siamese_verify.losses.margin_softmax import MarginSoftmax, add_angle, arc_face_cosine
 from siamese_verify.pairwise.ranks import add_ranks_
@@ -103,6 +103,7 @@ class AdaFaceLoss(MarginSoftmax):
     ) -> None:
         options = (subcenters, label_smoothing, sample_rate, sharded)
         super().__init__(num_identities, scale, margin, embedding_size, reduction, *options)
+        check_numbers(concentration=concentration, momentum=momentum)
         if not margin < math.pi / 2:
             raise InputError(f"margin is {margin}, but is an angle in radians below pi / 2: 0.4 is usual.")
         if not concentration > 0:
@@ -180,6 +181,9 @@ class MagFaceLoss(MarginSoftmax):
         for name, ends in (("norm_range", norm_range), ("margins", margins)):
             if len(ends) != 2:
                 raise InputError(f"{name} is {list(ends)}, but must be two numbers, the lower one first.")
+            for end in ends:
+                check_numbers(**{name: end})
+        check_numbers(penalty_weight=penalty_weight)
         if not 0 < norm_range[0] < norm_range[1]:
             raise InputError(f"norm_range is {list(norm_range)}, but must rise from above 0: [10, 110] is usual.")
         if not 0 <= margins[0] <= margins[1] < math.pi:

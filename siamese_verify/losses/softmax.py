@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_numbers
+from siamese_verify.errors import InputError, check_numbers
+from siamese_verify.losses.base import BatchLoss, Items, Reduction
 from siamese_verify.pairwise import Batch, Identities, Totals, row_product, unit
 from siamese_verify.pairwise.distances import block_cosine
 from siamese_verify.pairwise.log_softmax import SMALLEST_TEMPERATURE, log_sum_exp_of_others, softmax_over_others

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from siamese_verify.errors import InputError
-from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_numbers
+from siamese_verify.errors import InputError, check_numbers
+from siamese_verify.losses.base import BatchLoss, Items, Reduction
 from siamese_verify.pairwise import Batch, Metric, Totals, every_triplet, row_distance
 from siamese_verify.pairwise.triplet_sum import triplet_sum
 from siamese_verify.structures import Pairs, Triplets

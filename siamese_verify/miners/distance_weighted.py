@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, check_numbers
 from siamese_verify.miners.miner import Miner
 from siamese_verify.pairwise import Identities, bands, unit
 from siamese_verify.pairwise.nearest import ComparedRows, bisect_rows
@@ -50,6 +50,7 @@ class DistanceWeighted(Miner[Triplets]):
     gives = Triplets
 
     def __init__(self, cutoff: float = 0.5, farthest: float = 1.4, generator: torch.Generator | None = None) -> None:
+        check_numbers(finite=False, cutoff=cutoff, farthest=farthest)
         if not 0 < cutoff < 2:
             raise InputError(f"cutoff is {cutoff}, but must lie between 0 and 2, as the distances of unit vectors do.")
         if not farthest > cutoff:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from siamese_verify.errors import InputError
+from siamese_verify.errors import InputError, check_numbers
 from siamese_verify.miners.miner import Miner
 from siamese_verify.pairwise import Identities
 from siamese_verify.pairwise.distances import places
@@ -70,6 +70,7 @@ class SemiHard(Miner[Triplets]):
     gives = Triplets
 
     def __init__(self, margin: float = 0.2, squared: bool = False) -> None:
+        check_numbers(finite=False, margin=margin)
         if not margin > 0:
             raise InputError(f"margin is {margin}, but must be above 0, or there are no semi-hard negatives.")
         self.margin, self.squared = margin, squared
@@ -103,6 +104,7 @@ class HardPairs(Miner[Pairs]):
     gives = Pairs
 
     def __init__(self, ratio: float = 1.0) -> None:
+        check_numbers(finite=False, ratio=ratio)
         if not 0 < ratio < math.inf:
             raise InputError(f"ratio is {ratio}, but must be a number above 0: impostor pairs for each genuine pair.")
         self.ratio = ratio

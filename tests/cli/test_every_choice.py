@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from siamese_verify.cli.configuration import make_encoder
-from siamese_verify.cli.training_checks import check_method
+from siamese_verify.cli.training_checks import check_method, check_module
 from siamese_verify.cli.training_parts import compose_trainer
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.encoders import Encoder, wrap_module
@@ -173,6 +173,14 @@ def test_every_encoder_gives_embeddings(name: str, configured: Configured, tmp_p
     with torch.inference_mode():
         embedding = encoder.eval()(torch.zeros(1, *encoder.input_spec.shape, dtype=torch.uint8))
     assert embedding.shape == (1, encoder.embedding_size)
+
+
+@pytest.mark.parametrize("name", CHOICES["encoder"])
+def test_every_encoder_passes_the_check_before_training(name: str, configured: Configured, tmp_path: Path) -> None:
+    published = {"inception_resnet": "vggface2", "openface": "openface", "sface": "sface", "timm": "true"}
+    for weights in (None, published.get(name)):
+        more = [f"encoder.pretrained={weights}"] if weights else []
+        check_module(configured("train", tmp_path, f"encoder={name}", *SMALL_ENCODERS[name], *more))
 
 
 @pytest.mark.parametrize("name", CHOICES["encoder"])

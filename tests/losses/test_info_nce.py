@@ -228,6 +228,7 @@ ROWS, NEGATIVES = torch.ones(4, 3), torch.ones(5, 3)
     [
         (torch.ones(3), ROWS, NEGATIVES, r"^queries must be.*shape \(3,\)"),
         (ROWS, torch.ones(4, 1, 3), NEGATIVES, r"^positives must be.*shape \(4, 1, 3\)"),
+        (ROWS, ROWS, None, r"^negatives must be a tensor, got None: without any give torch\.empty\(0, 0\)"),
         (ROWS, ROWS, torch.ones(3), r"^negatives must be.*shape \(3,\)"),
         (ROWS, ROWS, torch.ones(1, 4, 5, 3), r"^negatives must be.*shape \(1, 4, 5, 3\)"),
         (ROWS.long(), ROWS, NEGATIVES, r"^queries.*torch\.int64"),
@@ -240,7 +241,7 @@ ROWS, NEGATIVES = torch.ones(4, 3), torch.ones(5, 3)
         (ROWS, ROWS, torch.full((4, 5, 3), math.inf), "20 of 20 negatives hold NaN or infinity"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(query: Tensor, positive: Tensor, negatives: Tensor, message: str) -> None:
+def test_what_cannot_be_compared_is_refused(query: Tensor, positive: Tensor, negatives: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         InfoNCELoss()(query, positive, negatives)
 
@@ -249,6 +250,8 @@ def test_what_cannot_be_compared_is_refused(query: Tensor, positive: Tensor, neg
 def test_an_argument_out_of_range_is_named(kind: Any) -> None:
     with pytest.raises(InputError, match="temperature is 0"):
         kind(0)
+    with pytest.raises(InputError, match="temperature must be a finite number, got inf"):
+        kind(math.inf)
     with pytest.raises(InputError, match="reduction is 'median'"):
         kind(reduction="median")
     assert repr(kind(0.5)) == f"{kind.__name__}(temperature=0.5, reduction='mean')"

@@ -165,6 +165,7 @@ def test_the_reduction_is_over_rows(reduction: Any) -> None:
     [
         ({"clusters": 0}, "clusters is 0"),
         ({"clusters": 1.5}, r"clusters is 1\.5"),
+        ({"variance_floor": math.inf}, "variance_floor must be a finite number"),
         ({"variance_floor": 0}, "variance_floor is 0"),
         ({"margin": -1}, "margin is -1"),
         ({"reduction": "median"}, "reduction is 'median'"),

@@ -173,10 +173,14 @@ def test_weights_in_half_precision_will_do(kind: Any, dtype: torch.dtype) -> Non
     [
         ({"num_identities": 0}, "num_identities is 0"),
         ({"num_identities": 2.0}, r"num_identities is 2\.0"),
+        ({"num_identities": "10"}, "num_identities is '10'"),
         ({"embedding_size": 0}, "embedding_size is 0"),
         ({"scale": 0}, "scale is 0"),
         ({"margin": -0.1}, r"margin is -0\.1"),
         ({"margin": math.nan}, "margin is nan"),
+        ({"margin": math.inf}, "margin must be a finite number, got inf"),
+        ({"scale": math.inf}, "scale must be a finite number, got inf"),
+        ({"scale": "x"}, "scale must be a number, got 'x'"),
         ({"reduction": "median"}, "reduction is 'median'"),
     ],
 )

@@ -97,10 +97,15 @@ def test_a_queue_of_another_size_does_not_go_on() -> None:
         EmbeddingQueue(4).load_state_dict(EmbeddingQueue(8).state_dict())
 
 
-@pytest.mark.parametrize("size", [0, -3])
-def test_a_queue_without_room_is_refused(size: int) -> None:
+@pytest.mark.parametrize("size", [0, -3, 8.5, 10**12])
+def test_a_queue_of_no_possible_size_is_refused(size: Any) -> None:
     with pytest.raises(InputError, match=f"size is {size}"):
         EmbeddingQueue(size)
+
+
+def test_a_queue_that_memory_has_no_room_for_is_refused() -> None:
+    with pytest.raises(InputError, match="memory of 67,108,864 embeddings of 1073741824 numbers does not fit here"):
+        EmbeddingQueue(2**26).enqueue(torch.empty(1, 1).expand(1, 2**30), torch.zeros(1).long())
 
 
 def test_a_queue_refuses_another_encoders_rows() -> None:

@@ -125,6 +125,7 @@ def test_pairs_are_refused_with_the_way_out() -> None:
     [
         ({"margin": -1}, "margin is -1"),
         ({"margin": "a"}, "margin must be a number, got 'a'"),
+        ({"margin": math.inf}, "margin must be a finite number, got inf"),
         ({"reduction": "max"}, "reduction is 'max'"),
     ],
 )

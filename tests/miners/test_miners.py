@@ -265,6 +265,10 @@ def test_the_number_of_impostors_is_rounded_up_and_at_most_all(ratio: float, imp
     [
         *((lambda ratio=ratio: HardPairs(ratio), f"ratio is {ratio},") for ratio in (0, -1.0, math.nan, math.inf)),
         *((lambda margin=margin: SemiHard(margin), f"margin is {margin},") for margin in (0.0, -0.5, math.nan)),
+        *(
+            (lambda kind=kind: kind("x"), "must be a number, got 'x'")
+            for kind in (HardPairs, SemiHard, DistanceWeighted)
+        ),
     ],
 )
 def test_settings_that_choose_nothing_are_refused_in_one_sentence(make: Callable[[], Any], message: str) -> None:
