@@ -34,7 +34,7 @@ LEVELS = (
     {"run_record"},
     {"opencv_zoo"},
     {"onnx_folding"},
-    {"structures", "atomic_write", "tables", "onnx_runtime", "download", "run_lock", "cores"},
+    {"structures", "atomic_write", "tables", "onnx_runtime", "download", "run_lock", "worker_pool"},
     {"errors"},
 )
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}

@@ -9,17 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import os
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -47,12 +45,12 @@ from siamese_verify.albums.album_folder import (
 from siamese_verify.albums.album_source import AlbumSource
 from siamese_verify.albums.face_tracks import track_clip
 from siamese_verify.atomic_write import atomic_open
-from siamese_verify.cores import usable_cores
 from siamese_verify.errors import InputError
 from siamese_verify.faces import DETECTORS, Quality, open_photo, reduced
 from siamese_verify.models.metadata import ModelMetadata
 from siamese_verify.tables import csv_cell
 from siamese_verify.verification import NoDecision, Verifier
+from siamese_verify.worker_pool import GO_ON, run_in_processes, usable_cores
 
 CHUNK = 64  # photos whose faces are embedded together
 EVERY = 30.0  # seconds between two lines of progress where there is no terminal
@@ -154,7 +152,12 @@ def embed_album(
         total = album.metadata.lists[-1]
         job = EmbeddingJob(str(path.absolute()), load, threads)
         done = _on_ray(job, todo, processes) if engine == "ray" else _here(job, todo, processes)
-        embedded = _watch(done, total, total - sum(stop - start for start, stop in todo))
+        try:
+            with closing(done):  # its processes end now, though a traceback holds it
+                embedded = _watch(done, total, total - sum(stop - start for start, stop in todo))
+        except KeyboardInterrupt as stopped:
+            stopped.add_note(GO_ON)
+            raise
         left_out = _list_left_out(album)
         if origin.kind == "list" and left_out[UNREAD] == total:
             raise InputError(
@@ -313,16 +316,8 @@ _embedder: PhotoEmbedder | None = None  # of this process
 
 
 def _start_process(job: EmbeddingJob) -> None:
-    """Load what a process needs; it ends when the one that started it does, however that ends."""
+    """Load what a process needs."""
     global _embedder
-    parent = os.getppid()
-
-    def follow() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
     _embedder = PhotoEmbedder(job)
 
 
@@ -331,33 +326,23 @@ def _write_in_process(photos: PhotoRange) -> PartCount:
     return _embedder.write(photos)
 
 
-def _here(job: EmbeddingJob, todo: list[PhotoRange], processes: int) -> Iterator[PartCount]:
+def _here(job: EmbeddingJob, todo: list[PhotoRange], processes: int) -> Generator[PartCount]:
     """Write parts by processes of this machine."""
     processes = min(processes, len(todo))
     if processes <= 1:
         embedder = PhotoEmbedder(job) if todo else None
         yield from (embedder.write(photos) for photos in todo if embedder)
         return
-    context = get_context("spawn")
-    rest = iter(todo)
-    with ProcessPoolExecutor(processes, context, _start_process, (job,)) as pool:
-        try:
-            running = {pool.submit(_write_in_process, photos) for photos in islice(rest, 2 * processes)}
-            while running:
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
-                running |= {pool.submit(_write_in_process, photos) for photos in islice(rest, len(ended))}
-                for one in ended:
-                    yield one.result()
-        except BrokenProcessPool:
-            raise InputError(
-                "A process that embeds could not start, or was killed, perhaps for want of memory: start again with "
-                f"fewer --processes than {processes}; finished parts are kept."
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    try:
+        yield from run_in_processes(processes, _write_in_process, ((photos,) for photos in todo), _start_process, job)
+    except BrokenProcessPool:
+        raise InputError(
+            "A process that embeds could not start, or was killed, perhaps for want of memory: start again with "
+            f"fewer --processes than {processes}; finished parts are kept."
+        ) from None
 
 
-def _on_ray(job: EmbeddingJob, todo: list[PhotoRange], processes: int) -> Iterator[PartCount]:
+def _on_ray(job: EmbeddingJob, todo: list[PhotoRange], processes: int) -> Generator[PartCount]:
     """Write parts by Ray Data: the ranges are its rows, and each of its actors loads the model once."""
     try:
         import ray

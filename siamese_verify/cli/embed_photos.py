@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from siamese_verify.cores import usable_cores
 from siamese_verify.errors import InputError, printable
 from siamese_verify.structures import DEFAULT_MODEL
+from siamese_verify.worker_pool import usable_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,9 @@ from siamese_verify.cli.user_errors import (
     EXIT_TEMPORARY,
     own_frames,
     place_in_own_code,
+    report_stopped,
     report_user_errors,
+    terminate,
 )
 from siamese_verify.errors import InputError, printable
 
@@ -182,8 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         Exit status: 0 success or same person, 1 different people or failed runs of a sweep, 2 user error, 3 no
-        decision, 70 a bug, 74 output that cannot be written, 75 a training stopped by a signal, 130 by Ctrl-C, 141 a
-        closed pipe.
+        decision, 70 a bug, 74 output that cannot be written, 75 stopped by a signal, 130 by Ctrl-C, 141 a closed pipe.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -228,6 +229,9 @@ def run(arguments: list[str]) -> int:
     if command is None:
         parse_overview(arguments)
         return 0
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        with suppress(ValueError):  # in another thread than the main one
+            signal.signal(signal.SIGTERM, terminate)
     try:
         if command.add_arguments is None:
             return run_hydra(name, command.run, arguments[1:])
@@ -240,6 +244,8 @@ def run(arguments: list[str]) -> int:
         if isinstance(end.__context__, BrokenPipeError):  # rich's way to end
             raise end.__context__ from None
         raise
+    except KeyboardInterrupt as stopped:  # while modules are imported
+        return report_stopped(stopped)
     except Exception as error:
         return report_bug(error)
 

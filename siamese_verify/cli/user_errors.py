@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 from siamese_verify.atomic_write import DISK_FULL
 from siamese_verify.errors import InputError, printable
@@ -31,6 +31,23 @@ INSTALLED = {"site-packages", "dist-packages"}  # parts of the paths of librarie
 CONFIGURED_LIBRARIES = ("hydra", "omegaconf", "lightning_fabric", "pytorch_lightning", "wandb")
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which commands answer as they answer Ctrl-C."""
+
+
+def terminate(*_: object) -> NoReturn:
+    """Handler of SIGTERM."""
+    raise Terminated
+
+
+def report_stopped(stopped: KeyboardInterrupt) -> int:
+    """Say what has stopped a command, and how to go on if the exception has a note of it; the exit status."""
+    terminated = isinstance(stopped, Terminated)
+    by = "SIGTERM" if terminated else "Ctrl-C"
+    print(": ".join([f"Stopped by {by}", *getattr(stopped, "__notes__", ())]) + ".", file=sys.stderr)
+    return EXIT_TEMPORARY if terminated else EXIT_CTRL_C
+
+
 def report_user_errors(main: Callable[P, R]) -> Callable[P, R]:
     """Decorate a command: a user's mistake ends with one sentence and status 2, Ctrl-C with status 130."""
 
@@ -41,10 +58,10 @@ def report_user_errors(main: Callable[P, R]) -> Callable[P, R]:
         try:
             return main(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit) as end:
-            if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+            stopped = end.__context__ if isinstance(end, SystemExit) and not end.__suppress_context__ else end
+            if not isinstance(stopped, KeyboardInterrupt):
                 raise  # not Lightning's answer to Ctrl-C
-            print("Interrupted.", file=sys.stderr)
-            raise SystemExit(EXIT_CTRL_C) from None
+            raise SystemExit(report_stopped(stopped)) from None
         except Exception as error:
             sentence = user_message(error, args)
             if sentence is None:

@@ -13,11 +13,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from siamese_verify.cores import usable_cores
 from siamese_verify.data.face_dataset import FaceDataset, FacesInMemory
 from siamese_verify.datasets.generated import GeneratedSet
 from siamese_verify.errors import InputError
 from siamese_verify.structures import FaceBatch, Photos
+from siamese_verify.worker_pool import usable_cores
 
 DRAWN_TOGETHER = 512  # samples from which processes that draw them pay
 IN_ORDER = 256  # photos of a batch where nothing is learned

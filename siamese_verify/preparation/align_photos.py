@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import multiprocessing
-import os
-import signal
-import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -203,17 +199,7 @@ _ALIGNER: Aligner | None = None  # of this worker process
 def start_worker(*arguments: Any) -> None:
     """Initialize a worker process with the arguments of `Aligner`."""
     global _ALIGNER
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    threading.Thread(target=leave_with_parent, daemon=True).start()
     _ALIGNER = Aligner(*arguments)
-
-
-def leave_with_parent() -> None:
-    """End a worker when its parent ends, instead of waiting for work forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def run_worker(rows: range, index: Path) -> int:

@@ -6,11 +6,8 @@ import csv
 import hashlib
 import io
 import json
-import multiprocessing
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +19,6 @@ from pyarrow import parquet
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from siamese_verify.atomic_write import atomic_open, atomic_write
-from siamese_verify.cores import usable_cores
 from siamese_verify.datasets.listing import identity_name, read_drop_list
 from siamese_verify.datasets.prepared import INDEX, RECORD, Preparation, read_preparation
 from siamese_verify.errors import InputError
@@ -31,6 +27,7 @@ from siamese_verify.preparation.align_photos import SCHEMA, Aligner, Alignment, 
 from siamese_verify.preparation.contact_sheets import draw_sheets
 from siamese_verify.structures import Photos
 from siamese_verify.tables import csv_cell
+from siamese_verify.worker_pool import GO_ON, run_in_processes, usable_cores
 
 CHUNK = 256  # photos between two saves: what a kill can lose, for each process
 WORK = ".unfinished"
@@ -92,6 +89,9 @@ def prepare_faces(
     try:
         align_chunks(chunks, photos, output, alignment, dropped, processes)
         counts, digest = merge_chunks(chunks, output)
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(GO_ON)
+        raise
     except OSError as error:
         raise InputError(
             f"{output} cannot be written ({error.strerror}): make room, and run the command again to go on."
@@ -181,34 +181,14 @@ def align_chunks(
                 progress.advance(bar, aligner(rows, index))
             return
         count = processes or usable_cores()
-        context = multiprocessing.get_context("spawn")  # threads of a library do not survive a fork
-        with ProcessPoolExecutor(count, context, initializer=start_worker, initargs=arguments) as pool:
-            try:
-                for size in unordered(pool, missing, 2 * count):
-                    progress.advance(bar, size)
-            except BrokenProcessPool:
-                raise InputError(
-                    "A process that aligned faces was killed, perhaps for want of memory: run the command again to go "
-                    "on, with fewer processes."
-                ) from None
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-
-def unordered(pool: Executor, jobs: Sequence[tuple[range, Path]], ahead: int) -> Iterator[int]:
-    """Run jobs, at most `ahead` of them submitted at a time; yields their numbers of photos as they finish."""
-    waiting: set[Future[int]] = set()
-    rest = iter(jobs)
-    while True:
-        for job in rest:
-            waiting.add(pool.submit(run_worker, *job))
-            if len(waiting) >= ahead:
-                break
-        if not waiting:
-            return
-        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield future.result()
+        try:
+            for size in run_in_processes(count, run_worker, missing, start_worker, *arguments):
+                progress.advance(bar, size)
+        except BrokenProcessPool:
+            raise InputError(
+                "A process that aligned faces was killed, perhaps for want of memory: run the command again to go on, "
+                "with fewer processes."
+            ) from None
 
 
 def merge_chunks(chunks: dict[Path, range], output: Path) -> tuple[Counter[str], str]:

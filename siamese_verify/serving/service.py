@@ -124,6 +124,9 @@ class Service:
             settings.stall_seconds,
             settings.body_rate,
         )
+        for name in request.query_params:
+            limits.check_name(name)
+            raise malformed(f"{name} is in the query of the address; send it as a part of the form")
         try:
             with self.admission.upload(client) as held:
                 form = await read_form(request.headers, request.stream(), limits, held.add)

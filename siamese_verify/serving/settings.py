@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from siamese_verify.cores import usable_cores
 from siamese_verify.errors import InputError
+from siamese_verify.worker_pool import usable_cores
 
 MEGABYTE = 2**20
 FORM_OVERHEAD = 64 * 1024  # bytes of a body that are not photos: boundaries, headers and fields

@@ -91,9 +91,10 @@ class BodyLimits:
     rate: int
 
     def check_name(self, name: str) -> None:
-        """Refuse an unknown part, without repeating a name that the client chose."""
+        """Refuse an unknown part; its name is repeated if it is a word."""
         if name not in self.photos and name not in self.fields:
-            raise malformed(f"it has an unknown part; the parts are {', '.join((*self.photos, *self.fields))}")
+            called = f" {name}" if re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name) else ""
+            raise malformed(f"it has an unknown part{called}; the parts are {', '.join((*self.photos, *self.fields))}")
 
     def check_photo(self, name: str, size: int, declared: str | None) -> None:
         """Refuse a photo that is too large or declared as something else than an image."""

@@ -16,9 +16,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from siamese_verify.cores import usable_cores
 from siamese_verify.errors import InputError
 from siamese_verify.sweeps.sweep_task import SweepRun, SweepTask, stop_file
+from siamese_verify.worker_pool import usable_cores
 
 
 class LocalLauncher(Launcher):

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from siamese_verify import __version__
 from siamese_verify.cli.main import flags_first, pass_on_search_path
-from siamese_verify.cli.user_errors import user_message
+from siamese_verify.cli.user_errors import report_user_errors, user_message
 from siamese_verify.encoders import wrap_module
 from siamese_verify.errors import InputError
 from siamese_verify.pairwise.pair_scores import torch_device
@@ -136,3 +136,15 @@ def test_a_gpu_that_is_not_there_has_a_way_out() -> None:
     with pytest.raises(InstantiationException) as found:
         instantiate({"_target_": "pytorch_lightning.Trainer", "accelerator": "gpu"})
     assert str(user_message(found.value, ())).endswith("asks for a GPU, and torch finds none here: write trainer=cpu.")
+
+
+def test_ctrl_c_is_reported_once_by_a_command_within_another(capfd: pytest.CaptureFixture[str]) -> None:
+    def stopped() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # noqa: B904 (Lightning's answer)
+
+    with pytest.raises(SystemExit) as end:
+        report_user_errors(report_user_errors(stopped))()
+    assert (end.value.code, capfd.readouterr().err) == (130, "Stopped by Ctrl-C.\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,26 +74,48 @@ class Endless(Deadly):
         return self.photos[row]
 
 
-PROGRAM = """
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("album")
+    parser.add_argument("output", type=Path)
+
+
+def prepare_endlessly(options: argparse.Namespace) -> int:
+    photos = Endless(FolderPhotos(options.album), Path())
+    prepare_faces(photos, "album", options.output, ALIGNMENT, {}, processes=2, chunk=1)
+    return 0
+
+
+HERE = "tests.preparation.test_preparation_processes"  # as a program in the root finds it
+PROGRAM = f"""
 import sys
-from pathlib import Path
-from tests.preparation.test_preparation_processes import ALIGNMENT, Endless
-from siamese_verify.datasets import FolderPhotos
-from siamese_verify.preparation import prepare_faces
-prepare_faces(Endless(FolderPhotos(sys.argv[1]), Path()), "album", Path(sys.argv[2]), ALIGNMENT, {}, processes=1)
+from siamese_verify.cli.main import COMMANDS, Command, main
+COMMANDS["prepare"] = Command("", "{HERE}:prepare_endlessly", "{HERE}:add_arguments")
+sys.exit(main(["prepare", *sys.argv[1:]]))
 """
 
 
 @LINUX
-def test_no_process_outlives_the_one_that_gave_it_work(album: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "name"),
+    [(signal.SIGKILL, -9, ""), (signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 75, "SIGTERM")],
+)
+def test_no_process_outlives_the_one_that_gave_it_work(
+    number: int, status: int, name: str, album: Path, tmp_path: Path
+) -> None:
     program = [sys.executable, "-c", PROGRAM, str(album), str(tmp_path / "out")]
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=root) as parent:
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(program, cwd=Path(__file__).parents[2], start_new_session=True, **pipes) as parent:
         assert parent.stdout is not None
         assert any(line.endswith("ready\n") for line in parent.stdout)
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
         assert children
-        parent.kill()
+        (os.killpg if number == signal.SIGINT else os.kill)(parent.pid, number)  # a terminal's goes to all
+        try:
+            _, err = parent.communicate(timeout=40)
+        finally:
+            parent.kill()
+    assert parent.returncode == status
+    assert not name or err == f"Stopped by {name}: run the same command again to go on.\n"
     limit = time.monotonic() + 30
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < limit:
         time.sleep(0.05)

@@ -108,7 +108,7 @@ def test_file_name_is_dropped(name: str) -> None:
         body(part("far", b"1"), part("far", b"2")),
         body(part("a", b"1", "")),  # a photo without a file name
         body(part("far", b"1", '; filename="x"')),
-        body(part("secret", b"1")),
+        body(part("a secret", b"1")),
         body(part("", b"1")),
         body(b"--XX\r\nContent-Type: image/png\r\n\r\n1\r\n"),  # without a name
         body(part("a", b"1", '; filename="x"\r\n' + "\r\n".join(f"X-{n}: 1" for n in range(50)))),
@@ -121,6 +121,12 @@ def test_invalid_form_is_malformed(content: bytes) -> None:
     problem = refusal(content, body_bytes=9000)
     assert (problem.status, problem.reason) == (400, "malformed_request")
     assert "secret" not in problem.detail
+
+
+@pytest.mark.parametrize("content", [body(part("fra", b"0.1")), b'{"fra": 0.1}'])
+def test_an_unknown_part_is_named(content: bytes) -> None:
+    problem = refusal(content, JSON if content[:1] == b"{" else MULTIPART)
+    assert problem.detail == "The form cannot be read: it has an unknown part fra; the parts are a, photo, far, name."
 
 
 @pytest.mark.parametrize("boundary", ["", "; boundary=", f"; boundary={'x' * 999}"])
@@ -249,7 +255,7 @@ def test_base64_in_lines_true_and_null_are_accepted() -> None:
         '{"far": NaN}',
         '{"far": {"x": 1}}',
         '{"far": ' + "9" * 5000 + "}",
-        '{"secret": 1}',
+        '{"a secret": 1}',
         '{"secret": ' + "[" * 3000,
     ],
 )

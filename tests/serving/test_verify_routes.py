@@ -138,6 +138,9 @@ async def test_missing_photos_are_malformed_and_fields_of_json_are_checked() -> 
         only = await client.post("/v1/verify", files={"a": photo(1)})
         assert (only.status_code, only.json()["detail"]) == (400, "The form cannot be read: the photo b is missing.")
         assert (await client.post("/v1/verify", content=b"")).status_code == 415
+        asked = await client.post("/v1/verify?far=0.1", **pair())
+        sentence = "The form cannot be read: far is in the query of the address; send it as a part of the form."
+        assert (asked.status_code, asked.json()["detail"]) == (400, sentence)
         only = await client.post("/v1/verify", json={"a": "MQ=="})
         assert (only.status_code, only.json()["reason"]) == (400, "malformed_request")
         for wrong in ("\ud800", "x" * 2000):
