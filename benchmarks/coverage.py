@@ -255,7 +255,7 @@ def proof_populations() -> dict[str, tuple[Draw, Truth]]:
         "uneven: 8 people with 9 photos and 40 with 2": Effects(
             48, (9,) * 8 + (2,) * 40, self_match=0.8, likeness=0.4
         ).both(),
-        "uneven: 2 people with 20 photos and 28 with 3, one in 12 is known badly": Effects(
+        "uneven: 2 people with 20 photos and 28 with 3, one in 12 matches badly": Effects(
             30, (20,) * 2 + (3,) * 28, distance=3.5, goats=1 / 12, goat=2.0
         ).both(),
     }
