@@ -120,7 +120,7 @@ class Effects:
     """Scores as sums of normal effects of people, of photos and of the pair.
 
     Attributes:
-        photos: of each person, one number or several to draw from.
+        photos: of each person, one number or several to draw from, or one for each person.
         impostors: listed for each person; None for all pairs.
         distance: of the genuine scores' mean from the impostors'.
         self_match: standard deviation between people of how well they match themselves.
@@ -170,7 +170,8 @@ class Effects:
 
     def models(self, rng: np.random.Generator, models: int) -> Pairs:
         """Draw people and (models, N) scores of their pairs: photos are the same, all else is each model's own."""
-        who = np.repeat(np.arange(self.people), rng.choice(self.photos, self.people))
+        each = len(self.photos) == self.people
+        who = np.repeat(np.arange(self.people), self.photos if each else rng.choice(self.photos, self.people))
         left, right = np.triu_indices(len(who), 1)
         same = who[left] == who[right]
         if self.impostors is not None:
@@ -237,7 +238,7 @@ def populations() -> dict[str, Callable[[], tuple[Draw, Truth]]]:
 
 
 def proof_populations() -> dict[str, tuple[Draw, Truth]]:
-    """Small populations of every kind, on which nothing was chosen."""
+    """Small populations of every kind; nothing was chosen on the first seven and the last two."""
     alone = Effects(60, (3,), self_match=0.0, likeness=0.0, pair=0.0, photo=0.0, noise=1.0, distance=3.0)
     return {
         "60 people, 3 photos, pairs independent": alone.both(),
@@ -247,6 +248,16 @@ def proof_populations() -> dict[str, tuple[Draw, Truth]]:
         "50 people, 3 photos, Student's tail of 3": heavy_tails(3, Effects(50, (3,))),
         "60 people, 1 to 8 photos": Effects(60, (1, 2, 2, 3, 8), likeness=0.4).both(),
         "20 people, 4 photos, one person in 20 fails": Effects(20, (4,), distance=12.0, goats=0.05, goat=12.0).both(),
+        "uneven: 5 people with 12 photos and 35 with 2, one person in 10 fails": Effects(
+            40, (12,) * 5 + (2,) * 35, distance=12.0, goats=0.1, goat=12.0
+        ).both(),
+        # Drawn up when the rule for uneven numbers of photos was done.
+        "uneven: 8 people with 9 photos and 40 with 2": Effects(
+            48, (9,) * 8 + (2,) * 40, self_match=0.8, likeness=0.4
+        ).both(),
+        "uneven: 2 people with 20 photos and 28 with 3, one in 12 matches badly": Effects(
+            30, (20,) * 2 + (3,) * 28, distance=3.5, goats=1 / 12, goat=2.0
+        ).both(),
     }
 
 
@@ -408,27 +419,29 @@ def cover_differences(population: Effects, worse: float, sets: int, seed: int) -
     return tally
 
 
-def cover_groups(shifts: tuple[float, ...], people: int, sets: int, seed: int) -> Tally:
-    """See which intervals of group rates and their inequality hold the truth, for groups that score higher by a shift.
+def cover_groups(groups: tuple[tuple[float, int], ...], sets: int, seed: int) -> Tally:
+    """See which intervals of group rates and their inequality hold the truth.
 
-    All have the threshold at which groups without a shift have an FMR of 1 %.
+    Groups score higher by a shift, and each has a number of people. All have the threshold at which groups without a
+    shift have an FMR of 1 %.
     """
     rng = np.random.default_rng(seed)
-    effects = Effects(people, (3,), distance=3.5)
-    truth = effects.truth
+    effects = [Effects(people, (3,), distance=3.5) for _, people in groups]
+    truth, shifts = effects[0].truth, [shift for shift, _ in groups]
+    starts = np.cumsum([people for _, people in groups])
     threshold = truth.threshold(1e-2)
     fmr = np.array([truth.far(threshold - shift) for shift in shifts])
     fnmr = np.array([truth.frr(threshold - shift) for shift in shifts])
     values = [worst_ratio(fmr), worst_ratio(fnmr), gini(fmr), gini(fnmr), garbe(fmr, fnmr)]
     tally = Tally()
     for _ in range(sets):
-        parts = [effects.draw(rng) for _ in shifts]
+        parts = [one.draw(rng) for one in effects]
         scores = np.concatenate([one[0] + shift for one, shift in zip(parts, shifts, strict=True)])
-        sides = np.concatenate([one[2] + number * people for number, one in enumerate(parts)])
+        sides = np.concatenate([one[2] + start for one, start in zip(parts, [0, *starts[:-1]], strict=True)])
         found = group_differentials(
             scores,
             np.concatenate([one[1] for one in parts]),
-            (sides // people).astype(str),
+            np.searchsorted(starts, sides, side="right").astype(str),
             threshold,
             sides,
         )
@@ -600,11 +613,15 @@ def main() -> None:
         for worse in (0.0, 0.3):
             title = f"differences: {name}, second model {'worse' if worse else 'as good'}"
             further[title] = partial(cover_differences, effects, worse)
-    for shifts in ((0.0,) * 4, (0.0, 0.0, 0.3, 0.6)):
-        for people in (30, 100):
-            further[f"groups: 4 of {people} people, 3 photos, {'unequal' if shifts[3] else 'equal'}"] = partial(
-                cover_groups, shifts, people
-            )
+    for name, groups in {
+        "4 of 30 people, equal": [(0.0, 30)] * 4,
+        "4 of 100 people, equal": [(0.0, 100)] * 4,
+        "4 of 30 people, FMR up to twice as high": [(0.0, 30)] * 2 + [(0.27, 30)] * 2,
+        "4 of 30 people, FMR up to 5 times as high": [(0.0, 30), (0.0, 30), (0.3, 30), (0.68, 30)],
+        "4 of 100 people, FMR up to 5 times as high": [(0.0, 100), (0.0, 100), (0.3, 100), (0.68, 100)],
+        "3 of 60 people and one of 12, FMR 2.7 times as high": [(0.0, 60)] * 3 + [(0.4, 12)],
+    }.items():
+        further[f"groups: {name}, 3 photos"] = partial(cover_groups, tuple(groups))
     for people in (30, 100):
         further[f"failures: {people} people, all pairs of 4 photos"] = partial(cover_failures, Effects(people, (4,)))
     for name, measure in further.items():

@@ -53,12 +53,13 @@ def rate_interval(
     return np.asarray(low), np.asarray(high)
 
 
-def equal_people(errors: Floats) -> Floats:
+def equal_people(errors: Floats | Whole) -> Floats:
     """Return how many people with equal numbers of errors are as few as these: (sum e)^2 / sum e^2 (Kish).
 
     Args:
         errors: (..., n) of each person, weighted or not.
     """
+    errors = np.asarray(errors, dtype=np.float64)
     squares = np.einsum("...n,...n->...", errors, errors)
     total = errors.sum(axis=-1)
     return np.asarray(np.divide(total**2, squares, out=np.zeros_like(squares), where=squares > 0))
@@ -112,7 +113,8 @@ class ClusteredPairs:
     def rates(self, thresholds: Floats) -> ClusteredRates:
         """Return the error rates at descending thresholds, and their variance over people.
 
-        The variance of the FAR is the sum of products of residuals over all pairs of pairs that share a person.
+        The variance of the FAR is the sum of products of residuals over all pairs of pairs that share a person; for the
+        FRR see `genuine_size`.
         Aronow, Samii & Assenova, "Cluster-robust variance estimation for dyadic data", Political Analysis 2015.
         """
         false = np.searchsorted(-self.impostors, -thresholds, side="right")
@@ -131,13 +133,14 @@ class ClusteredPairs:
         passed_blocks = _running_counts(self.genuine_people[None], true, self.people)
         for (place, accepted), (_, passed) in zip(accepted_blocks, passed_blocks, strict=True):
             off = accepted - far[place, None] * self.totals
-            missed = own - passed - frr[place, None] * own
+            failed = own - passed
+            size, people = genuine_size(failed[:, own > 0], own[own > 0])
             columns[:, place] = (
                 np.einsum("tn,tn->t", off, off),
-                np.einsum("tn,tn->t", missed, missed) / len(self.genuine) ** 2,
-                np.einsum("tn,tn->t", off, missed) / (pairs * len(self.genuine)),
+                size,
+                np.einsum("tn,tn->t", off, failed - frr[place, None] * own) / (pairs * len(self.genuine)),
                 np.count_nonzero(accepted, axis=1),
-                np.minimum(equal_people(passed), equal_people(own - passed)),
+                people,
                 equal_people(accepted),
             )
         variance = variance_over_people(columns[0], within, self.totals) / pairs
@@ -149,7 +152,7 @@ class ClusteredPairs:
             impostors=pairs,
             effect=effect,
             effect_far=effect_far,
-            frr_size=effective_size(frr, columns[1], columns[4], own[own > 0]),
+            frr_size=columns[1],
             far_people=columns[5],
             frr_people=columns[4],
             covariance=columns[2],
@@ -199,6 +202,47 @@ def effective_size(
     return np.asarray(size)
 
 
+def genuine_size(errors: Floats, pairs: Whole | Floats) -> tuple[Floats, Floats]:
+    """Return the effective number of independent genuine pairs behind rates, and the people in error.
+
+    Args:
+        errors: (..., n) of each person.
+        pairs: (n,) of each person, 1 or more.
+
+    Returns:
+        (...) sizes, at least those of people who fail in all pairs or in none (Kish); (...) people in error, see
+        `equal_people`, or without errors if they are fewer.
+    """
+    people = np.minimum(equal_people(errors), equal_people(pairs - errors))
+    rate = errors.sum(axis=-1) / pairs.sum()
+    size = effective_size(rate, one_way_variance(errors, errors, pairs), people, pairs)
+    return np.maximum(size, equal_people(pairs)), people
+
+
+def one_way_variance(sums: Floats, squares: Floats, counts: Floats | Whole) -> Floats:
+    """Return the variance of the mean of values of people, from the variances within and between people.
+
+    The people with most values decide the mean. Sums of their residuals would show no variance if none of these few is
+    in error, so what people differ by is estimated from all of them. Of people with equal numbers of values, both are
+    the same. The variance is never less than that of independent values.
+
+    Args:
+        sums: (..., n) of the values of each person.
+        squares: (..., n) sums of the squared values; of errors, which are 0 or 1, the same.
+        counts: (n,) number of values of each person, 1 or more.
+
+    Fleiss & Cuzick, "The reliability of dichotomous judgments: unequal numbers of judges per subject", Applied
+    Psychological Measurement 1979 (correlation of two values of a person: one less the variance within people over all
+    of it); Kish, "Survey Sampling", 1965 (design effect: 1 + (m - 1) correlation, here with m = sum n^2 / sum n).
+    """
+    weights = np.asarray(counts, dtype=np.float64)
+    total = weights.sum()
+    spread = squares.sum(axis=-1) / total - (sums.sum(axis=-1) / total) ** 2
+    residuals = (squares - sums**2 / weights).sum(axis=-1)
+    within = np.minimum(residuals / max(total - len(weights), 1), spread)
+    return np.asarray((within + (spread - within) * (weights @ weights) / total) / total)
+
+
 def small_sample_correction(weights: Floats | Whole, fitted: int) -> float:
     """Return the factor by which a variance estimated from few people must be enlarged.
 
@@ -212,7 +256,7 @@ def small_sample_correction(weights: Floats | Whole, fitted: int) -> float:
     """
     from scipy.special import ndtri, stdtrit
 
-    people = float(weights.sum()) ** 2 / float((np.asarray(weights, dtype=np.float64) ** 2).sum())
+    people = float(equal_people(weights))
     free = max(people - 1, 1)
     return people / max(people - fitted, 1) * float((stdtrit(free, 0.975) / ndtri(0.975)) ** 2)
 
@@ -256,7 +300,7 @@ def _design_effects(rate: Floats, variance: Floats, people_in_error: Floats, tot
     effect = np.maximum(np.divide(variance, spread, out=np.ones_like(spread), where=spread > 0), 1)
     decisive = min(DECISIVE_PEOPLE, people)
     enough = (people_in_error >= decisive) & (spread > 0)
-    few = equal_people(totals.astype(np.float64)) < LEAST_PEOPLE
+    few = equal_people(totals) < LEAST_PEOPLE
     if few or not enough.any():
         trials = 1 if few else max(1, people // 2)
         return np.full_like(rate, int(totals.sum()) // 2 / trials), np.full_like(rate, np.inf)

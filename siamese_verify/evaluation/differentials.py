@@ -10,7 +10,7 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.bootstrap import Interval, check_level, numbered_people
-from siamese_verify.evaluation.clustered_pairs import effective_size, equal_people
+from siamese_verify.evaluation.clustered_pairs import FADING, effective_size, equal_people, genuine_size
 from siamese_verify.evaluation.inequality import Inequality, inequalities
 from siamese_verify.evaluation.rate_intervals import proportion_interval
 from siamese_verify.evaluation.scores import as_array, checked_pairs, checked_threshold, numbered, unit_rows
@@ -122,34 +122,47 @@ class _Pairs(NamedTuple):
     dyad_pairs: Callable[[int, int, Whole], Floats] | None = None
     squares: Callable[[int, int], float] | None = None
 
-    def measure(self, g: int, h: int, at: int, spread: bool) -> _Measured:
-        """Measure the rate of a cell, and with `spread` its variance over people."""
+    def measure(self, g: int, h: int, at: int, disjoint: int, spread: bool) -> _Measured:
+        """Measure the rate of a cell, and with `spread` the effective number of trials."""
         totals = self.totals(g, h)
         people = self.people[:, slice(*np.searchsorted(self.cells, [at, at + 1]))]
         pairs = float(totals.sum()) / (1 if self.dyad_pairs is None else 2)
-        own = None if self.dyad_pairs else totals[totals > 0]
         if not pairs or not spread:
-            return _Measured(people.shape[1] / pairs if pairs else np.nan, pairs, own)
+            return _Measured(people.shape[1] / pairs if pairs else np.nan, pairs)
         rate, sides = people.shape[1] / pairs, people[:1] if self.dyad_pairs is None else people
         errors = np.bincount(sides.ravel(), minlength=len(totals)).astype(np.float64)
-        off, within = errors - rate * totals, 0.0
-        if self.dyad_pairs is not None and self.squares is not None:
-            size = len(totals)
-            codes, times = np.unique(people.min(axis=0) * size + people.max(axis=0), return_counts=True)
-            both = np.stack(np.divmod(codes, size))
-            within = float(times @ times - 2 * rate * (times @ self.dyad_pairs(g, h, both)))
-            within += rate**2 * self.squares(g, h)
+        if self.dyad_pairs is None or self.squares is None:
+            return _Measured(rate, pairs, *map(float, genuine_size(errors[totals > 0], totals[totals > 0])))
+        off, count = errors - rate * totals, len(totals)
+        codes, times = np.unique(people.min(axis=0) * count + people.max(axis=0), return_counts=True)
+        both = np.stack(np.divmod(codes, count))
+        within = float(times @ times - 2 * rate * (times @ self.dyad_pairs(g, h, both)))
+        within += rate**2 * self.squares(g, h)
         variance = max(float(off @ off) - within, within) / pairs**2  # see `variance_over_people`
-        wrong = float(min(equal_people(errors), equal_people(totals - errors)))
-        return _Measured(rate, pairs, own, variance, wrong)
+        wrong = min(float(equal_people(errors)), float(equal_people(totals - errors)), float(disjoint))
+        size = float(effective_size(rate, variance, wrong, np.ones(disjoint)))
+        return _Measured(rate, pairs, min(size, pairs), wrong, float(disjoint))
 
 
 class _Measured(NamedTuple):
     rate: float  # NaN without pairs
     pairs: float
-    genuine: Floats | None  # pairs of each person who has any; None for impostors
-    variance: float = np.nan
+    size: float = np.nan
     people_in_error: float = np.nan
+    disjoint: float | None = None  # pairs of people who are in one pair only; None for genuine pairs
+
+    def interval(self, level: float) -> tuple[Interval, float]:
+        """Return the interval, and the effective size at its high end.
+
+        If the rate of false matches were as high as that, the design effect would be larger: it grows with a power of
+        the rate, see `ClusteredRates.far_interval`.
+        """
+        found = proportion_interval(self.rate, self.size, level, self.people_in_error)
+        if self.disjoint is None or self.rate in (0, 1):
+            return found, self.size
+        more = 1 + (self.pairs / self.size - 1) * (found.high / self.rate) ** FADING
+        fewer = max(self.pairs / more, min(self.size, self.disjoint))
+        return Interval(found.low, proportion_interval(self.rate, fewer, level, self.people_in_error).high), fewer
 
 
 def _by_cell(people: Whole, cells: Whole) -> tuple[Whole, Whole]:
@@ -344,33 +357,27 @@ def _differentials(
     count = len(found)
     if count < 2:
         raise InputError(f"The column {column} has {count} groups: a comparison of groups needs two.")
-    rates, numbers = (np.full((2, count**2), np.nan) for _ in range(2))
+    trials = np.minimum.outer(members, members)
+    # Disjoint pairs of people: the trials where all pairs of two people fail or none.
+    disjoint = np.where(np.eye(count, dtype=np.bool_), np.maximum(trials // 2, 1), trials).ravel()
+    rates, numbers, sizes = (np.full((2, count**2), np.nan) for _ in range(3))
     measured: dict[tuple[int, int], _Measured] = {}
     for kind, pairs in enumerate(kinds):
         for row in range(count):
             for place in range(row, count):
                 at = row * count + place
-                measured[kind, at] = one = pairs.measure(row, place, at, known)
+                measured[kind, at] = one = pairs.measure(row, place, at, int(disjoint[at]), known)
                 rates[kind, at], numbers[kind, at] = one.rate, one.pairs
     if counts is not None:
         rates[0] = np.divide(counts, numbers[0], out=np.full(count**2, np.nan), where=numbers[0] > 0)
     own = np.arange(count) * (count + 1)
     both = own[np.isfinite(rates[:, own]).all(axis=0)]
 
-    trials = np.minimum.outer(members, members)
-    # Disjoint pairs of people: the trials where all pairs of two people fail or none.
-    disjoint = np.where(np.eye(count, dtype=np.bool_), np.maximum(trials // 2, 1), trials).ravel()
-    sizes = np.full((2, count**2), np.nan)
-
     def interval(kind: int, at: int) -> Interval | None:
         if not known:
             return None
-        one = measured[kind, at]
-        weights = np.ones(disjoint[at]) if one.genuine is None else one.genuine
-        people = min(one.people_in_error, float(equal_people(weights)))
-        size = float(effective_size(one.rate, one.variance, people, weights))
-        sizes[kind, at] = min(size, one.pairs)
-        return proportion_interval(one.rate, float(sizes[kind, at]), level, people)
+        found, sizes[kind, at] = measured[kind, at].interval(level)
+        return found
 
     cells = []
     for row in range(count):

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 ALPHA = 0.5  # weight of the false match rates in GARBE
-DRAWS = 1000  # of the groups' rates, for each degree of inequality that is tried
+DRAWS = 1000  # of the groups' rates, for the high end and for each degree of inequality that is tried
 MOST = 8.0  # times the observed differences, or those of one standard error: no larger ones are tried
-SURPRISE = 0.16  # share of equal groups, one standard deviation from the median, that may be more equal than observed
 
 
 class Inequality(NamedTuple):
@@ -74,12 +73,16 @@ def inequalities(rates: Floats, sizes: Floats | None, level: float = 0.95, seed:
     """Return all measures of the groups' own rates, with intervals.
 
     By chance alone the rates of equal groups differ, so that any of the measures is above its true value more often
-    than not, and so are those of resamples. An interval therefore has the degrees of inequality under which what was
-    observed is no surprise: the groups' differences from their mean (the ratio: from the geometric mean) are made
+    than not, and so are those of resamples. The low end is therefore the least degree of inequality under which what
+    was observed is no surprise: the groups' differences from their mean (the ratio: from the geometric mean) are made
     smaller or larger by a factor, and rates drawn for each group with its effective number of trials. Differences below
     one standard error are enlarged to one first, as a factor of none would be none. Differences that may be by chance
-    have an interval from 0 (the ratio: from 1), and rates more equal than those of 84 % of equal groups show no more
-    than these.
+    have an interval from 0 (the ratio: from 1).
+
+    The high end is the quantile of the measure when each group's rate is drawn from its fiducial distribution, the beta
+    distribution of Jeffreys. A measure is the largest of smooth functions of the rates, one for each order of the
+    groups, and its quantile no less than that of the true order: the high end is too low no more often than that of a
+    smooth function, and for groups that are nearly equal hardly ever.
 
     Args:
         rates: (2,G) FMR and FNMR.
@@ -90,8 +93,9 @@ def inequalities(rates: Floats, sizes: Floats | None, level: float = 0.95, seed:
     Returns:
         The ratio of either kind, the Gini coefficient of either, GARBE.
 
-    Barndorff-Nielsen & Cox, "Inference and Asymptotics", 1994, section 2.3 (intervals by inverting tests); Cowan et
-    al., "Power-constrained limits", arXiv:1105.3166, 2011 (for the most equal rates).
+    Barndorff-Nielsen & Cox, "Inference and Asymptotics", 1994, section 2.3 (the low end, by inverting tests);
+    Krishnamoorthy & Lee, "Inference for functions of parameters in discrete distributions based on fiducial approach:
+    binomial and Poisson cases", Journal of Statistical Planning and Inference 2010 (the high end).
     """
 
     def ratio(kind: int) -> Callable[[Floats], Floats]:
@@ -121,9 +125,9 @@ def _interval(
     some = (rates * trials + 0.5) / (trials + 1)  # half an error more, half a success more
     values = np.log(some) if logs else some
     center = values.mean(axis=1, keepdims=True)
-    errors = np.sqrt(some * (1 - some) / trials) / (some if logs else 1)
-    direction, size = values - center, np.sqrt((((values - center) / errors) ** 2).mean(axis=1, keepdims=True))
-    sides = np.where(np.arange(some.shape[1]) < some.shape[1] // 2, 1.0, -1.0) * errors  # for groups that are equal
+    deviation = np.sqrt(some * (1 - some) / trials) / (some if logs else 1)
+    direction, size = values - center, np.sqrt((((values - center) / deviation) ** 2).mean(axis=1, keepdims=True))
+    sides = np.where(np.arange(some.shape[1]) < some.shape[1] // 2, 1.0, -1.0) * deviation  # for groups that are equal
     sides -= sides.mean(axis=1, keepdims=True)
     direction = np.where(size > 1e-6, direction / np.clip(size, 1e-6, 1), sides)
 
@@ -136,21 +140,15 @@ def _interval(
 
     observed = float(statistic(rates))
 
-    def drawn(factor: float) -> Floats:
-        rng = np.random.default_rng(seed)
-        return statistic(rng.binomial(trials, scaled(factor), (DRAWS, *trials.shape)) / trials)
-
     def too_equal(factor: float) -> bool:  # what was observed is more unequal than that
-        return bool((drawn(factor) >= observed).mean() <= (1 - level) / 2)
-
-    usual = max(observed, float(np.quantile(drawn(0.0), SURPRISE)))
-
-    def too_unequal(factor: float) -> bool:
-        return bool((drawn(factor) <= usual).mean() <= (1 - level) / 2)
+        drawn = np.random.default_rng(seed).binomial(trials, scaled(factor), (DRAWS, *trials.shape)) / trials
+        return bool((statistic(drawn) >= observed).mean() <= (1 - level) / 2)
 
     low = _crossing(too_equal, 0.0, MOST) if too_equal(0.0) else 0.0
-    high = _crossing(lambda factor: not too_unequal(factor), 0.0, MOST)
-    return Interval(float(measure(scaled(low))), float(measure(scaled(max(low, high)))))
+    errors = rates * sizes
+    drawn = np.random.default_rng(seed).beta(errors + 0.5, sizes - errors + 0.5, (DRAWS, *sizes.shape))
+    least = float(measure(scaled(low)))
+    return Interval(least, max(least, float(np.quantile(measure(drawn), (1 + level) / 2))))
 
 
 def _crossing(before: Callable[[float], bool], low: float, high: float) -> float:

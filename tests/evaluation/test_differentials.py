@@ -7,6 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.clustered_pairs import effective_size
@@ -87,11 +88,22 @@ def naive_interval(wrong: np.ndarray, people: list[tuple[int, int]], genuine: bo
         for person in set(pair):
             totals[person] += 1
             (errors if bad else rest)[person] += 1
-    weights = np.array([*totals.values()]) if genuine else np.ones(most)
     few = [sum(one.values()) ** 2 / max(1, sum(e**2 for e in one.values())) for one in (errors, rest)]
-    count = min(*few, weights.sum() ** 2 / (weights**2).sum())
-    size = float(effective_size(rate, max(products, within) / len(wrong) ** 2, count, weights))
-    return list(proportion_interval(rate, min(size, len(wrong)), 0.95, count))
+    if genuine:
+        inner = sum(errors[one] * rest[one] / total for one, total in totals.items())
+        correlation = min(1.0, 1 - inner / (len(wrong) - len(totals)) / (rate * (1 - rate))) if 0 < rate < 1 else 1.0
+        kish = len(wrong) ** 2 / sum(total**2 for total in totals.values())
+        variance = rate * (1 - rate) / len(wrong) * (1 + (len(wrong) / kish - 1) * max(correlation, 0))
+        size = float(effective_size(rate, variance, min(few), np.array([*totals.values()])))
+        return list(proportion_interval(rate, max(size, kish), 0.95, min(few)))
+    count = min(*few, most)
+    size = float(effective_size(rate, max(products, within) / len(wrong) ** 2, count, np.ones(most)))
+    size = min(size, len(wrong))
+    low, high = proportion_interval(rate, size, 0.95, count)
+    if 0 < rate < 1:
+        fewer = len(wrong) / (1 + (len(wrong) / size - 1) * (high / rate) ** 0.45)
+        high = proportion_interval(rate, max(fewer, min(size, most)), 0.95, count).high
+    return [low, high]
 
 
 @pytest.mark.parametrize("kind", ["people", "dyads", "few"])
@@ -209,8 +221,8 @@ def test_equal_rates_of_two_groups_may_differ_by_as_much_as_chance_hides() -> No
     rates, trials = np.array([[0.02, 0.02], [0.1, 0.1]]), np.array([[20_000, 20_000], [10_000, 10_000]])
     found = inequalities(rates, trials.astype(np.float64))
     for kind in (0, 1):
-        # The end of the usual interval of a log ratio of rates; both the ratio and the coefficient are half of it.
-        half = 1.96 * np.sqrt(2 * (1 - rates[kind, 0]) / (rates[kind, 0] * trials[kind, 0])) / 2
+        # The 97.5 % quantile of the absolute log ratio of rates; both the ratio and the coefficient are half of it.
+        half = norm.ppf(1 - 0.025 / 2) * np.sqrt(2 * (1 - rates[kind, 0]) / (rates[kind, 0] * trials[kind, 0])) / 2
         for one, value in ((found[kind], np.exp(half) - 1), (found[2 + kind], half)):
             assert one.interval is not None
             low, high = np.array(one.interval) - one.name.startswith("largest")

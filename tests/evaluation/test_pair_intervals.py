@@ -23,6 +23,7 @@ from siamese_verify.evaluation.clustered_pairs import (
     ClusteredPairs,
     cluster_pairs,
     dyadic_variance,
+    one_way_variance,
     rate_interval,
     variance_over_people,
 )
@@ -228,6 +229,42 @@ def test_intervals_cover_the_true_value_at_their_level() -> None:
         frr = pair_intervals(scores, same, identities, threshold=0.5, targets=())["frr"]
         covered.append(frr.low <= share <= frr.high)
     assert 0.92 <= np.mean(covered) <= 0.995
+
+
+@pytest.mark.parametrize("share", [0.03, 0.1])
+def test_intervals_of_the_frr_cover_it_where_few_people_have_most_pairs(share: float) -> None:
+    """40 % for one in ten, if people without errors among those few showed that people do not differ."""
+    rng, photos = np.random.default_rng(0), np.array([12] * 5 + [2] * 35)
+    pairs = photos * (photos - 1) // 2
+    impostors = np.stack([np.arange(40), (np.arange(40) + 1) % 40], 1)
+    identities = np.concatenate([np.repeat(np.arange(40), pairs).repeat(2).reshape(-1, 2), impostors])
+    same, covered = identities[:, 0] == identities[:, 1], []
+    for _ in range(300):
+        fails = rng.random(40) < share
+        scores = np.where(same & ~fails[identities[:, 0]], 1.0, 0.0)
+        frr = pair_intervals(scores, same, identities, threshold=0.5, targets=())["frr"]
+        covered.append(frr.low <= share <= frr.high)
+    assert np.mean(covered) >= 0.94
+
+
+def test_the_variance_of_a_mean_over_people_is_that_of_the_one_way_model() -> None:
+    """Of people with equal numbers of values that of their residuals; between that of independent values and Kish's."""
+    rng = np.random.default_rng(0)
+    errors = (rng.random((30, 6)) < rng.beta(0.5, 2, 30)[:, None]).astype(np.float64)
+    residuals, people = (errors - errors.mean()).ravel() / errors.size, np.arange(30).repeat(12).reshape(-1, 2)
+    equal = one_way_variance(errors.sum(axis=1), errors.sum(axis=1), np.full(30, 6))
+    assert equal == pytest.approx(dyadic_variance(residuals, np.ones(180, dtype=np.bool_), people))
+    counts = np.array([66] * 5 + [1] * 35)
+    spread = 3 / 365 * (1 - 3 / 365)
+    light = np.array([0.0] * 37 + [1.0] * 3)  # none of the five is in error
+    assert one_way_variance(light, light, counts) == pytest.approx(spread * (counts @ counts) / 365**2)
+    halves = np.where(counts > 1, counts / 2, 0)  # people do not differ, and their pairs do
+    assert one_way_variance(halves[:5], halves[:5], counts[:5]) == pytest.approx(0.25 / 330)
+    many = rng.poisson(3, 2000) + 1
+    normal = [rng.normal(scale=0.7) + rng.normal(size=number) for number in many]
+    sums, squares = (np.array([(one**power).sum() for one in normal]) for power in (1, 2))
+    found = one_way_variance(sums, squares, many)
+    assert found == pytest.approx((0.7**2 * (many @ many) / many.sum() + 1) / many.sum(), rel=0.1)
 
 
 def test_intervals_of_the_auc_cover_it_where_some_people_resemble_all() -> None:
