@@ -1,4 +1,4 @@
-"""The cores that a process may use, and jobs that processes share and that end at once with the process that gave them."""
+"""The cores that a process may use, and jobs that processes share and that end at once with the one that gave them."""
 
 from __future__ import annotations
 
