@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from siamese_verify.cli.configuration import CONF, encoder_settings, trusted_code
 from siamese_verify.cli.resume import selected, setting_of
-from siamese_verify.encoders import Encoder
+from siamese_verify.encoders import Encoder, encoder_class
 from siamese_verify.errors import InputError
 from siamese_verify.models import PRETRAINED, code_of_others, load_model, read_origin
 from siamese_verify.protocols import TrainingSubset, read_training_run
@@ -57,8 +58,9 @@ def initialized_configuration(cfg: DictConfig, overrides: Sequence[str]) -> Dict
         )
     if name in PRETRAINED:
         file = f"{name}.yaml" if name in ("sface", "openface") else "inception_resnet.yaml"
-        usual = OmegaConf.to_container(OmegaConf.load(CONF / "encoder" / file))
-        theirs = {**cast("dict[str, Any]", usual), **theirs}
+        usual = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(CONF / "encoder" / file)))
+        usual["crop"]["kind"] = inspect.signature(encoder_class(theirs)).parameters["crop"].default.kind
+        theirs = {**usual, **theirs}
     head = theirs if theirs["_target_"] == ADAPTED else None
     if head:  # settings are those of the encoder before its head
         theirs = head["encoder"]

@@ -47,9 +47,11 @@ class EqualErrorComparison:
     def sentence(self) -> str:
         """The result in words; the difference in percentage points."""
         value, low, high = (100 * number for number in self.eer)
+        if not any(self.eer):
+            return f"No difference shown: {self.names[0]} and {self.names[1]} have the same EER."
         better, less = (self.names[1], (-value, -high, -low)) if value <= 0 else (self.names[0], (value, low, high))
         amount = (
-            f"an EER {less[0]:.2f} percentage points lower ({100 * self.level:g} % CI {less[1]:.2f} to {less[2]:.2f})"
+            f"an EER {less[0]:.2f} percentage points lower ({100 * self.level:g} % CI {less[1]:z.2f} to {less[2]:z.2f})"
         )
         if low > 0 or high < 0:
             return f"{better} is better: {amount}."

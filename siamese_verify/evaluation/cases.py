@@ -108,7 +108,7 @@ class CaseComparison:
         better, more = (self.names[1], (value, low, high)) if value >= 0 else (self.names[0], (-value, -high, -low))
         amount = (
             f"its {words} is {more[0]:.2f} percentage points higher "
-            f"({100 * self.level:g} % CI {more[1]:.2f} to {more[2]:.2f})"
+            f"({100 * self.level:g} % CI {more[1]:z.2f} to {more[2]:z.2f})"
         )
         if low > 0 or high < 0:
             return f"{better} is better: {amount}."

@@ -68,9 +68,11 @@ class ScoreComparison:
         """The result in words; differences in percentage points."""
         first, second = self.names
         value, low, high = (100 * number for number in self.error_rate)
+        if not any(self.error_rate):
+            return f"No difference shown: {first} and {second} make as many errors."
         better, fewer = (second, (-value, -high, -low)) if value <= 0 else (first, (value, low, high))
         amount = f"{fewer[0]:.2f} percentage points fewer errors"
-        doubt = f"{100 * self.level:g} % CI {fewer[1]:.2f} to {fewer[2]:.2f}, p = {self.p_value:.2g}"
+        doubt = f"{100 * self.level:g} % CI {fewer[1]:z.2f} to {fewer[2]:z.2f}, p = {self.p_value:.2g}"
         if low > 0 or high < 0:
             return f"{better} is better: {amount} ({doubt})."
         return f"No difference shown: {better} makes {amount} ({doubt})."

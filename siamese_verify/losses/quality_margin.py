@@ -182,7 +182,7 @@ class MagFaceLoss(MarginSoftmax):
             if len(ends) != 2:
                 raise InputError(f"{name} is {list(ends)}, but must be two numbers, the lower one first.")
             for end in ends:
-                check_numbers(**{name: end})
+                check_numbers(finite=True, **{name: end})
         check_numbers(penalty_weight=penalty_weight)
         if not 0 < norm_range[0] < norm_range[1]:
             raise InputError(f"norm_range is {list(norm_range)}, but must rise from above 0: [10, 110] is usual.")

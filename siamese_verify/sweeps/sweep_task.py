@@ -164,7 +164,10 @@ def refuse_other_run(folder: Path, record: RunRecord | None, task: Sequence[str]
         for overrides in (record.overrides, task)
     )
     values = (
-        {str(one.input_line).partition("=")[0]: one.value() for one in parser.parse_overrides(overrides)}
+        {
+            str(one.input_line).partition("=")[0]: value if (value := one.value()) == value else "nan"
+            for one in parser.parse_overrides(overrides)
+        }
         for overrides in (earlier, present)
     )
     if next(values) != next(values):

@@ -20,7 +20,7 @@ from siamese_verify.cli.training_checks import check_run
 from siamese_verify.data import FaceDataModule
 from siamese_verify.datasets import FolderPhotos, LFWPhotos
 from siamese_verify.errors import InputError
-from siamese_verify.models import load_model, open_bundle, save_bundle
+from siamese_verify.models import PRETRAINED, load_model, open_bundle, save_bundle
 from siamese_verify.models.registry import describe_bundle
 from siamese_verify.protocols import HeldOutShare, TrainingSubset, all_pairs, find_leak, save_people
 from siamese_verify.run_record import RunRecord
@@ -200,6 +200,15 @@ def test_training_goes_on_from_an_adapted_model_with_its_head(moved: Path, train
     assert equal({name.removeprefix("backbone."): second[name] for name in second if name != "head.weight"}, first)
     assert not np.allclose(second["head.weight"].numpy(), head.T), "the head learns behind the frozen encoder"
     np.testing.assert_allclose(second["head.weight"].numpy(), head.T, atol=0.5, err_msg="from where it was")
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_published_weights_say_how_their_photos_were_cropped(
+    name: str, configured: Configured, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    initialized(configured, tmp_path, f"initialize_from={name}", "data=lfw", "data.crop=center")
+    kind = {"sface": "five_point", "openface": "eyes_and_nose"}.get(name, "box")
+    assert f"Photos are cropped as center; those of {name} were cropped as {kind}." in caplog.text
 
 
 def test_free_settings_of_an_adapted_model_are_those_of_the_encoder_before_its_head(

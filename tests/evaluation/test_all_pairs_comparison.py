@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import all_pairs_intervals, all_pairs_report, compare_scores
 from siamese_verify.evaluation.all_pairs_comparison import AllPairsErrors, EqualErrorComparison
+from siamese_verify.evaluation.bootstrap import Difference
 from siamese_verify.evaluation.embedding_file import FULL, MOST, read_embeddings, write_embeddings
 
 
@@ -113,7 +115,10 @@ def test_a_worse_model_is_said_to_be_worse_whichever_comes_first() -> None:
 def test_equal_models_show_no_difference_and_the_same_one_none_at_all() -> None:
     first, second, who = embedded(0.3)
     assert compared(first, second, who).sentence.startswith("No difference shown: ")
-    assert compared(first, first, who).eer == (0.0, 0.0, 0.0)
+    same = compared(first, first, who, names=("a", "b"))
+    assert same.eer == (0.0, 0.0, 0.0)
+    assert same.sentence == "No difference shown: a and b have the same EER."
+    assert "-0.00" not in replace(same, eer=Difference(1e-6, -1e-6, 1e-6)).sentence
 
 
 def test_models_without_errors_may_still_differ() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.stats import binom, binomtest
 
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import ScoreComparison, compare_scores, equal_error_rate, kfold_accuracy, tar_at_far
+from siamese_verify.evaluation.bootstrap import Difference
 
 
 def scored(better: float, seed: int = 0) -> dict[str, Any]:
@@ -56,6 +58,8 @@ def test_equally_good_models_show_no_difference() -> None:
     found = compare(0.0)
     assert found.error_rate.low < 0 < found.error_rate.high
     assert found.sentence.startswith("No difference shown: ")
+    same = replace(found, error_rate=Difference(0.0, 0.0, 0.0))
+    assert same.sentence == f"No difference shown: {' and '.join(found.names)} make as many errors."
 
 
 def test_the_sentence_has_the_numbers_in_percentage_points() -> None:

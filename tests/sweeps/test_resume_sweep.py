@@ -19,6 +19,7 @@ from siamese_verify.run_lock import claim, is_claimed, one_at_a_time
 from siamese_verify.run_record import RunRecord
 from siamese_verify.sweeps.optuna_sweeper import JOURNAL
 from siamese_verify.sweeps.resume_sweep import record_sweep, resume_arguments
+from siamese_verify.sweeps.sweep_task import refuse_other_run
 from siamese_verify.sweeps.trial_pruning import open_storage
 from tests.conftest import SMALL_BATCHES, TINY
 
@@ -182,3 +183,10 @@ def test_a_search_with_two_processes_a_run_prunes_and_goes_on(tmp_path: Path) ->
         assert [epoch for epoch, _, _ in record.history] == [0, 1] == sorted(trial.intermediate_values)
         assert record.history[1][2]["val/eer"] == pytest.approx(trial.intermediate_values[1])
     assert len({trial.params["loss.margin"] for trial in trials}) == 2
+
+
+def test_a_run_whose_setting_is_nan_is_the_same_run(tmp_path: Path) -> None:
+    record = RunRecord(overrides=["seed=1", "loss.margin=nan"])
+    refuse_other_run(tmp_path, record, ["loss.margin=nan", "seed=1"])
+    with pytest.raises(InputError, match="holds another run"):
+        refuse_other_run(tmp_path, record, ["loss.margin=0.2", "seed=1"])
