@@ -138,7 +138,7 @@ def boolean_column(path: str | Path, table: Table, name: str) -> list[bool]:
     return [bool(value) for value in found]
 
 
-def required_column(path: str | Path, table: Table, name: str) -> list[str]:
+def required_column(path: str | Path, table: Table, name: str, way_out: str = "leave the column out") -> list[str]:
     """Values of a column that every row must have, without blanks around them.
 
     Raises:
@@ -147,7 +147,7 @@ def required_column(path: str | Path, table: Table, name: str) -> list[str]:
     values = [value.strip() for value in table[name]]
     for row, value in enumerate(values):
         if not value or value.lower() == "nan":
-            raise InputError(f"Line {table.lines[row]} of {path} has no {name}: fill it in, or leave the column out.")
+            raise InputError(f"Line {table.lines[row]} of {path} has no {name}: fill it in, or {way_out}.")
     return values
 
 

@@ -189,6 +189,9 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the terminal may lack a letter
+    with suppress(OSError, ValueError, AttributeError):  # standard error is closed or replaced
+        if os.get_terminal_size(sys.stderr.fileno()) == (0, 0):  # as of `docker run -t`: tqdm would draw nothing
+            os.environ |= {"TQDM_NCOLS": "80", "TQDM_NROWS": "24"}
     given = sys.argv[1:] if arguments is None else arguments
     command = COMMANDS.get(given[0]) if given else None
     leaves = arguments is None and command is not None and command.leaves

@@ -17,6 +17,7 @@ from siamese_verify.cli.initialization import initialized_configuration
 from siamese_verify.data import FaceDataModule
 from siamese_verify.data.face_dataset import picture_of
 from siamese_verify.datasets import identity_name
+from siamese_verify.datasets.folder import refuse_within
 from siamese_verify.encoders import list_layers
 from siamese_verify.preparation import Cell, contact_sheet, in_rows, save_sheet
 from siamese_verify.protocols import HeldOutShare
@@ -37,6 +38,7 @@ def preview(cfg: DictConfig) -> list[Path]:
     share = protocol if isinstance(protocol, HeldOutShare) else None
     data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=spec, test=share)
     data.setup()
+    refuse_within(cfg.output, data.photos)
     paths = []
     for number, batch in enumerate(islice(data.train_dataloader(), cfg.batches), start=1):
         names = [name_of(data, label) for label in batch.labels.tolist()]

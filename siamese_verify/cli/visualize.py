@@ -18,6 +18,7 @@ from siamese_verify.cli.options import add_trust_option
 from siamese_verify.data import FaceCropper
 from siamese_verify.data.face_dataset import picture_of
 from siamese_verify.datasets import FolderPhotos, identity_name
+from siamese_verify.datasets.folder import refuse_within
 from siamese_verify.encoders import Encoder
 from siamese_verify.errors import InputError, printable
 from siamese_verify.evaluation.embedding_map import choose_rows, neighbor_strips, pca_map, umap_map
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file: name a folder.")
     title, photos = photos_to_show(options)
+    refuse_within(output, photos)
     model = load_model(options.model, "cpu", options.trust_code, or_onnx=True)
     history = read_score_history(folder) if folder else []
     chosen = choose_rows(photos.identities, options.photos, options.seed)

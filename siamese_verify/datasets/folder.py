@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -128,6 +129,17 @@ class FolderPhotos(IndexedPhotos):
                 printable(counts),
             )
         super().__init__(root, index)
+
+
+def refuse_within(output: str | Path, photos: Any) -> None:
+    """Check that pictures to be written to a folder would not be among the photos.
+
+    Raises:
+        InputError: it lies in the folder that the photos are all of.
+    """
+    local = isinstance(photos, FolderPhotos) and not photos.storage.remote
+    if local and Path(output).resolve().is_relative_to(Path(photos.root).resolve()):
+        raise InputError(f"{output} lies in {photos.root}, among its people: give an output elsewhere.")
 
 
 def read_photo(storage: Storage, name: str) -> bytes:

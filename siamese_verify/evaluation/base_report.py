@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from abc import ABC, abstractmethod
 from dataclasses import fields
 from pathlib import Path
@@ -210,8 +211,10 @@ def write_report(
     """Write metrics.json, figures, further files and last report.html; return its path.
 
     Raises:
-        InputError: `folder` is a file.
+        InputError: `folder` is a file, or no path.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"The report needs a folder, got {type(folder).__name__}: give its path.")
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise InputError(f"The report needs a folder, and {target} is a file: name another place.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -43,6 +44,8 @@ def load_parts(
     quick_start: bool = False,
 ) -> VerifierParts:
     """Load the parts of a verifier, see `Verifier.load`."""
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(f"A model is a name or a path, got {type(name).__name__}: give one such as 'sface'.")
     if engine not in ("auto", "onnx", "torch"):
         raise InputError(f"engine must be 'auto', 'onnx' or 'torch', got {engine!r}.")
     if threads is not None and not 1 <= threads <= MAX_THREADS:

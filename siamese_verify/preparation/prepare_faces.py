@@ -19,6 +19,7 @@ from pyarrow import parquet
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from siamese_verify.atomic_write import atomic_open, atomic_write
+from siamese_verify.datasets.folder import refuse_within
 from siamese_verify.datasets.listing import identity_name, read_drop_list
 from siamese_verify.datasets.prepared import INDEX, RECORD, Preparation, read_preparation
 from siamese_verify.errors import InputError
@@ -66,9 +67,10 @@ def prepare_faces(
         chunk: photos between two saves; a stopped run continues with the same.
 
     Raises:
-        InputError: the folder holds something else, the drop list cannot be read or has no identity of the data set,
-            the disk is full, or no photo has a face.
+        InputError: the folder holds something else or lies among the photos, the drop list cannot be read or has no
+            identity of the data set, the disk is full, or no photo has a face.
     """
+    refuse_within(output, photos)
     dropped = read_drop_list(drop, photos) if drop else {}
     settings = {
         "source": source,

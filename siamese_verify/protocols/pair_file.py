@@ -11,7 +11,7 @@ from siamese_verify.datasets.folder import FilePhotos
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation.score_file import group_columns, read_groups
 from siamese_verify.protocols.protocol import PairList, PairProtocol
-from siamese_verify.tables import boolean_column, fold_column, identity_columns, read_table
+from siamese_verify.tables import boolean_column, fold_column, identity_columns, read_table, required_column
 
 
 def pair_file(
@@ -35,6 +35,8 @@ def pair_file(
     file = Path(path)
     columns = read_table(file, ("a", "b", "same"), ("fold", "identity_a", "identity_b", *group_columns(group)))
     same = np.array(boolean_column(file, columns, "same"), dtype=np.bool_)
+    for column in ("a", "b"):
+        required_column(path, columns, column, "remove the line")
     # One photo may be written as x.jpg and ./x.jpg.
     paths = [PurePosixPath(photo).as_posix() for column in ("a", "b") for photo in columns[column]]
     names, rows = np.unique(paths, return_inverse=True)
@@ -43,7 +45,7 @@ def pair_file(
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(photos):,} photos in {path} are not in {photos.root}, the first: "
-            f"{', '.join(missing[:5])}: set root."
+            f"{', '.join(missing[:5])}: set protocol.root."
         )
     left, right = rows[: len(same)], rows[len(same) :]
     folds = fold_column(path, columns)

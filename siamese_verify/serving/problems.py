@@ -11,8 +11,7 @@ from siamese_verify.errors import InputError
 CLIENT_CLOSED = 499  # nginx's status for a client that did not wait for the answer
 
 REASONS = {
-    "malformed_request": "the body is not a form or JSON object, or a part is missing, unknown, given twice or in the "
-    "address",
+    "malformed_request": "the body is no form or JSON object, or a part is missing, unknown, repeated or in the query",
     "unreadable_photo": "a file is not a photo that can be read, or it is damaged",
     "wrong_host": "the name in `Host` is not one that this server answers to",
     "no_key": "the API key is missing or unknown",

@@ -370,6 +370,8 @@ class Verifier:
             raise InputError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
         if isinstance(photos, str | bytes | Path):
             raise InputError(f"embed takes a list of photos, got one {type(photos).__name__}: write [photo].")
+        if not hasattr(photos, "__getitem__"):
+            raise InputError(f"embed takes a list of photos, got a {type(photos).__name__}: write list(photos).")
         selection: OnMultipleFaces = "error" if self.on_multiple_faces == "any" else self.on_multiple_faces
         parts = [self.embed_faces([])]
         rows: list[int] = []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -119,6 +120,18 @@ def test_further_processes_find_the_modules_of_the_first(
     program = "import random; print(random.__name__)"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)  # -c looks there as -m does
     assert ended.stdout.strip() == expected, ended.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no pseudo-terminals")
+def test_a_progress_bar_shows_in_a_terminal_without_a_size() -> None:
+    reader, terminal = os.openpty()
+    draw = "from tqdm import tqdm; list(tqdm(range(3), 'Embedding', disable=None))"
+    program = f"from siamese_verify.cli.main import main; main(['models']); {draw}"
+    ended = subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=terminal)
+    os.close(terminal)
+    assert ended.returncode == 0
+    assert b"Embedding: 100%" in os.read(reader, 4096)
+    os.close(reader)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

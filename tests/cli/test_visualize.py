@@ -66,12 +66,17 @@ def test_digits_are_tested_on_other_images_of_the_same_digits_which_the_record_s
         (("RUN", "--output", "file"), "--output file is a file: name a folder"),
         (("nowhere",), "There is no model nowhere"),
         (("RUN", "--faces", "nowhere"), "There is no folder nowhere"),
+        (
+            ("RUN", "--faces", "a", "--output", "a/../a/c"),
+            "a/../a/c lies in a, among its people: give an output",
+        ),
     ],
 )
 def test_a_mistake_is_explained_in_a_sentence(
     arguments: tuple[str, ...], sentence: str, tiny_run: Path, command: Command
 ) -> None:
     Path("file").touch()
+    save_faces(Path("a"), 2, 1)
     ended = command("visualize", *(str(tiny_run) if one == "RUN" else one for one in arguments))
     assert ended.code == 2
     assert SENTENCE.fullmatch(ended.err)

@@ -207,6 +207,8 @@ def test_a_file_in_place_of_the_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'taken'} is a file")):
         sample_report().save(tmp_path / "taken")
+    with pytest.raises(InputError, match="needs a folder, got NoneType: give its path"):
+        sample_report().save(None)  # type: ignore[arg-type]
 
 
 def test_the_hardest_pairs_are_listed_in_order() -> None:

@@ -241,6 +241,14 @@ def test_a_folder_that_is_not_empty_is_refused(album: FolderPhotos, tmp_path: Pa
         prepare(album, tmp_path)
 
 
+def test_a_folder_among_the_photos_is_refused(album: FolderPhotos, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(album.root)
+    for output in (tmp_path / "album" / "out", tmp_path / "link" / "anna" / "out"):
+        with pytest.raises(InputError, match=r"lies in .*album, among its people"):
+            prepare(album, output)
+    assert not [*Path(album.root).rglob("out")]
+
+
 def test_identities_on_a_list_are_dropped_with_their_reasons(album: FolderPhotos, tmp_path: Path) -> None:
     (tmp_path / "drop.txt").write_text("Ж\tin LFW as well\nnobody\n\nanna, asked for it\n", encoding="utf-8")
     found = prepare(album, tmp_path / "out", drop=tmp_path / "drop.txt")

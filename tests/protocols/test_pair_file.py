@@ -72,7 +72,11 @@ def test_photos_are_connected_through_others() -> None:
         ("a,b,same,a\nx,y,1,z\n", "has the column a twice"),
         ("a,b,same\nx,y\n", "Line 2 of .* has 2 fields, not 3"),
         ("a,b,same\ny.png,z.png,0\ny.png,z.png,maybe\n", "Line 3 of .* has 'maybe' as same"),
-        ("a,b,same\nn1,n2,1\nn3,n4,1\nn5,n6,0\n", "6 of the 6 photos in .* the first: n1, n2, n3, n4, n5: set root"),
+        (
+            "a,b,same\nn1,n2,1\nn3,n4,1\nn5,n6,0\n",
+            "6 of the 6 photos in .* the first: n1, n2, n3, n4, n5: set protocol.root",
+        ),
+        ("a,b,same\ny.png,z.png,1\n ,z.png,0\n", "Line 3 of .* has no a: fill it in, or remove the line"),
         ("a,b,same\n../y.png,/etc/passwd,1\n", "'../y.png' leads out of"),
         ("a,b,same\nC:\\x.png,x\\..\\y.png,1\n", "does not name a file in"),
         ("a,b,same,fold\ny.png,z.png,0,1\nx/1.png,x/2.png,1,1\n", "has one fold, '1'"),

@@ -135,6 +135,10 @@ def test_a_bad_photo_is_reported_and_the_others_are_embedded(photos: list[Path],
         judge.embed(given)
     with pytest.raises(InputError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
         judge.embed(given, on_error="ignore")  # type: ignore[call-overload]
+    with pytest.raises(InputError, match=r"a list of photos, got a generator: write list\(photos\)"):
+        judge.embed(one for one in given)  # type: ignore[call-overload]
+    with pytest.raises(InputError, match="A model is a name or a path, got NoneType"):
+        Verifier.load(None)  # type: ignore[arg-type]
 
 
 def test_no_decision_has_a_word_that_the_server_knows() -> None:
