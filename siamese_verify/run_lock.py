@@ -17,6 +17,7 @@ except ImportError:  # Windows, where nothing counts as claimed
     fcntl = None  # type: ignore[assignment]
 
 ALIVE = ".alive"  # in the folder of a run, claimed by its process and by what started it
+TRAINING = ".training"  # in the folder of a run, claimed by its first process
 TAKEN = ".taken"  # in the folder of a trial, claimed by the search that waits for it
 PATIENCE = 1.0  # seconds in which a claim is tried again: those who only look at a file hold it for a moment
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without locks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LARGEST_INPUT = 3 * 4096**2  # numbers
 ARRAYS_FOR_PHOTOS = (
     "The encoder takes photos, but the data are arrays: set encoder=array_resnet or encoder=perceptron, with "
     "encoder.shape."
@@ -160,6 +162,8 @@ class InputSpec:
             raise InputError(ARRAYS_FOR_PHOTOS)
         if not self.shape or not all(isinstance(length, int) and length > 0 for length in self.shape):
             raise InputError(f"The shape of an input is one or more positive numbers, got {self.shape}.")
+        if math.prod(self.shape) > LARGEST_INPUT:
+            raise InputError(f"An input has at most 3 x 4096 x 4096 numbers, got the shape {self.shape}.")
         if self.dtype not in ("uint8", "float32"):
             raise InputError(f"The numbers of an input are uint8 or float32, got {self.dtype!r}.")
         for values in (self.mean, self.std):

@@ -29,7 +29,7 @@ from PIL import Image
 
 from siamese_verify import losses, miners
 from siamese_verify.cli import visualize
-from siamese_verify.cli.configuration import CONF
+from siamese_verify.cli.configuration import CONF, choices_of
 from siamese_verify.cli.main import COMMANDS as COMMANDS_OF_ALL
 from siamese_verify.cli.pretraining import composed, first_stage_overrides
 from siamese_verify.cli.training_checks import check_settings
@@ -128,6 +128,20 @@ def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     exec(compile(EXAMPLES[name], name, "exec"), {"__name__": "example"})
+
+
+def test_the_readme_names_each_choice_of_each_group() -> None:
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*)(?: \(\[.*?\)\))? \| (.+) \|$", WRITTEN["README.md"], re.MULTILINE)
+    named = {group: text for groups, text in rows for group in re.findall(r"`(\w+)`", groups)}
+    own = {"experiment", "hparams_search", "sweep", "align"}  # told elsewhere
+    groups = {group: names for group, names in choices_of("train").items() if group not in own and "/" not in group}
+    variants = ("_lfw",)  # of an experiment
+    assert {
+        f"{group}={name}"
+        for group, names in groups.items()
+        for name in names
+        if not name.endswith(variants) and not re.search(rf"`{name}`", named.get(group, ""))
+    } <= {f"data={name}" for name in ("choices", "pedestrians", "products", "sentences", "signatures", "voices")}
 
 
 def test_the_examples_of_the_readme_run(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import shlex
 import types
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from siamese_verify.cli.run_metadata import PACKAGE
 from siamese_verify.errors import InputError, did_you_mean
 from siamese_verify.models.metadata import code_of_others
 from siamese_verify.run_record import has_plain_interpolations
+from siamese_verify.sweeps.child_run import quoted
 
 if TYPE_CHECKING:
     from siamese_verify.encoders import Encoder
@@ -33,7 +35,29 @@ MAX_SEED = 2**32 - 1
 CHOSEN = {"trainer.precision": "auto"}  # values that stand for one that the class takes, by the machine
 COMPOSED = ("datamodule", "baseline")  # take their values from settings elsewhere, which errors name
 SWITCHES = ("allow_leakage", "mirror")
+OPTIONAL = ("augmentation", "loss", "method", "miner", "scheduler")  # groups that ~GROUP removes
+GROUP_VALUE = "Config group override must be"  # of Hydra's ValueError
 KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "text"}
+
+
+def hydra_form(override: str) -> str:
+    """An override as Hydra takes it: `none` for null where a group has that, and quotes around a value that needs them.
+
+    What could be a list, a sweep, a function or an interpolation is left as it is.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    setting, _, value = override.partition("=")
+    if value == "null" and (CONF / setting / "none.yaml").is_file():
+        return f"{setting}=none"
+    if not value or re.search(r"[][(){},'\"\\$]", value):
+        return override
+    for form in (override, f"{setting}={quoted(value)}"):
+        with suppress(HydraException):
+            OverridesParser.create().parse_override(form)
+            return form
+    return override
 
 
 def choices_of(name: str) -> dict[str, list[str]]:
@@ -61,13 +85,29 @@ def override_error(error: Exception, name: str, overrides: list[str], added: Seq
         group, _, choice = str(file).rpartition("/")
         return f"There is no {group}={choice}: {suggestion(choice, getattr(error, 'options', None) or [], group)}"
     if wrong := getattr(error, "override", None):
-        return f"{wrong} is not a valid Hydra override: write KEY=VALUE, and quote special characters."
+        setting, _, value = str(wrong).partition("=")
+        text = quoted(value) if '"' in value else f'"{value}"'
+        form = shlex.quote(f"{setting}={text}") if value else "KEY=VALUE, and quote special characters"
+        return f"{wrong} is not a valid Hydra override: write {form}."
+    if text.startswith(GROUP_VALUE):
+        for one in overrides:
+            group, _, value = one.partition("=")
+            if (CONF / group).is_dir() and re.fullmatch(r"null|true|false|[-+.\d]+.*", value, re.IGNORECASE):
+                names = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+                none = f"; ~{group} removes it" if group in OPTIONAL else ""
+                return f"There is no {one}: {group} has {names}{none}."
     if existing := re.search(r"An item is already at '([^']+)'", text):
         return f"{existing[1]} exists already: leave out the + before it."
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{ambiguous[1]} has several values: add --multirun to run each, or write a list in brackets."
     if key := re.search(r"(?:Could not (?:override|delete(?: from config\.)?)|but config group) '([^'=]+)", text):
-        return unknown_setting(key[1], compose_without(key[1], name, overrides, added))
+        composed = compose_without(key[1], name, overrides, added)
+        parent, _, last = key[1].rpartition(".")
+        target = OmegaConf.select(OmegaConf.create(composed), f"{parent}._target_")
+        for one in overrides:
+            if target and one.startswith(f"{key[1]}=") and last in parameters_of(str(target)):
+                return f"{key[1]} is not in the configuration, but {target} takes it: write +{one}."
+        return unknown_setting(key[1], composed)
     return text.rstrip(".") + "."
 
 
@@ -112,14 +152,21 @@ def refused_setting(part: str, name: str, configuration: object) -> str:
     settings = as_dict(OmegaConf.select(configuration, part) if isinstance(configuration, DictConfig) else None)
     if "_target_" not in settings:
         return unknown_setting(f"{part}.{name}", as_dict(configuration))
-    target, taken = str(settings["_target_"]), [name]
-    with suppress(ImportError, AttributeError, ValueError, TypeError):  # of C
-        taken = [*inspect.signature(pkgutil.resolve_name(target)).parameters]
+    target = str(settings["_target_"])
+    taken = parameters_of(target) or [name]
     if difflib.get_close_matches(name, taken, cutoff=0.65):
         return unknown_setting(f"{part}.{name}", as_dict(configuration))
     refused = [one for one in settings if not one.startswith("_") and one not in taken]
     dropped = " ".join(f"~{part}.{one}" for one in refused)
     return f"{target} takes no {', '.join(refused)}: leave out what another choice of {part} has by {dropped}."
+
+
+def parameters_of(target: str) -> list[str]:
+    """Names of the parameters of a class or function; none where that is not known."""
+    try:
+        return [*inspect.signature(pkgutil.resolve_name(target)).parameters]
+    except (ImportError, AttributeError, ValueError, TypeError):  # of C
+        return []
 
 
 def all_settings(configuration: dict[str, object], prefix: str = "") -> list[str]:

@@ -12,9 +12,10 @@ from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig
 
-from siamese_verify.cli.configuration import CONF, override_error
+from siamese_verify.cli.configuration import CONF, GROUP_VALUE, override_error
 from siamese_verify.cli.user_errors import EXIT_USER_ERROR, library_of, report_user_errors
 from siamese_verify.errors import InputError
+from siamese_verify.run_lock import TRAINING
 from siamese_verify.run_record import RECORD
 
 R = TypeVar("R")
@@ -46,7 +47,7 @@ def hydra_command(
             except Exception as error:
                 if isinstance(error, ValueError) and str(error).startswith("Only one of --run"):  # of Hydra itself
                     raise InputError("-m, --cfg and --info go one at a time: leave out all but one.") from None
-                if library_of(error) not in ("hydra", "omegaconf"):
+                if library_of(error) not in ("hydra", "omegaconf") and not str(error).startswith(GROUP_VALUE):
                     raise
                 given = get_args_parser().parse_args(sys.argv[1:])
                 added = [f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']"] if given.config_dir else []
@@ -74,7 +75,9 @@ def discard_failed(main: Callable[[DictConfig], R]) -> Callable[[DictConfig], R]
             named = hydra.mode != RunMode.RUN or any("hydra.run.dir=" in one for one in hydra.overrides.hydra)
             if end.code == EXIT_USER_ERROR and hydra.output_subdir and not named:
                 folder = Path(hydra.runtime.output_dir)
-                if {path.name for path in folder.iterdir()} <= {hydra.output_subdir, RECORD, f"{hydra.job.name}.log"}:
+                if {path.name for path in folder.iterdir()} <= {
+                    *(hydra.output_subdir, RECORD, TRAINING, f"{hydra.job.name}.log")
+                }:
                     shutil.rmtree(folder, ignore_errors=True)
                     with suppress(OSError, ValueError):  # not empty, or elsewhere
                         for parent in folder.relative_to(Path.cwd()).parents[:-1]:

@@ -255,6 +255,7 @@ def run(arguments: list[str]) -> int:
 
 def run_hydra(name: str, module: str, overrides: list[str]) -> int:
     """Run a Hydra command as `python -m` does, so that DDP finds out how to start its other processes."""
+    from siamese_verify.cli.configuration import hydra_form
     from siamese_verify.sweeps.child_run import follow_parent, quote_elements
     from siamese_verify.sweeps.resume_sweep import resume_arguments
 
@@ -264,7 +265,7 @@ def run_hydra(name: str, module: str, overrides: list[str]) -> int:
     if given[:1] == ["--help"]:
         print(hydra_help(name))
         return 0
-    overrides = [quote_elements(one) for one in given]
+    overrides = [hydra_form(quote_elements(one)) for one in given]
     follow_parent()
     pass_on_search_path()
     if name == "train":

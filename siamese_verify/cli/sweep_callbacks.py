@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import traceback
@@ -16,8 +17,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from siamese_verify.cli.recorded_run import is_first_process
 from siamese_verify.cli.training_checks import check_run
 from siamese_verify.cli.user_errors import EXIT_BUG, report_user_errors
+from siamese_verify.errors import InputError
+from siamese_verify.run_lock import TRAINING, claim
 from siamese_verify.sweeps.check_runs import refuse_invalid
 from siamese_verify.sweeps.resume_sweep import record_sweep, refuse_other_sweep
 from siamese_verify.sweeps.sweep_progress import SweepProgress
@@ -27,12 +31,25 @@ from siamese_verify.training.run_files import refuse_used
 
 
 class RefuseUsedFolder(Callback):
-    """Hydra callback that refuses the folder of another run before Hydra writes its files there."""
+    """Hydra callback that takes a folder for a run, or refuses that of another, before Hydra writes its files there."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit if the folder holds another run."""
-        if config.hydra.output_subdir:  # null in `preview` and in further processes of a run
-            report_user_errors(refuse_used)(Path(config.hydra.run.dir), config.resume)
+        """Exit if the folder holds another run; of one that is named by the time, take the next free name."""
+        if config.hydra.output_subdir and is_first_process():  # null in `preview` and in further processes of a run
+            report_user_errors(self._take)(config)
+
+    def _take(self, config: DictConfig) -> None:
+        folder = Path(config.hydra.run.dir)
+        named = any("hydra.run.dir=" in one for one in config.hydra.overrides.hydra)
+        for number in itertools.count(2):
+            refuse_used(folder, config.resume)
+            self.claimed = claim(folder / TRAINING)
+            if self.claimed:
+                break
+            if named:
+                raise InputError(f"Another training writes to {folder}: wait for it, or set another hydra.run.dir.")
+            folder = Path(f"{config.hydra.run.dir}-{number}")
+        config.hydra.run.dir = str(folder)
 
 
 class WatchSweep(Callback):

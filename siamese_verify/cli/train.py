@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -132,6 +132,7 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
 
     if trial := trial_of(run.folder):  # on all ranks: they stop together
         trainer.callbacks.append(LambdaCallback(on_validation_end=trial.stop_if_hopeless))  # type: ignore[attr-defined]
+    trainer.callbacks.append(LambdaCallback(on_train_start=refuse_early_end))  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         run.save()
         hooks = LambdaCallback(on_train_start=record_people, on_validation_end=record_validation)
@@ -164,6 +165,18 @@ def fit(parts: TrainingParts, run: Recording, cfg: DictConfig, signals: StopSign
     finally:
         watch.close(wait)
     run.record.pruned = trial is not None and trial.pruned
+
+
+def refuse_early_end(trainer: pl.Trainer, _: pl.LightningModule) -> None:
+    """Raise InputError if training ends before the first validation, which gives the model."""
+    batches = (trainer.num_training_batches, trainer.val_check_batch or 0)  # of an epoch, until the validation in one
+    epoch, validation = (math.ceil(number / trainer.accumulate_grad_batches) for number in batches)
+    needed = ((trainer.check_val_every_n_epoch or 1) - 1) * epoch + validation
+    if 0 <= trainer.max_steps < needed:
+        raise InputError(
+            f"trainer.max_steps={trainer.max_steps} ends before the first validation, which gives the model: set it to "
+            f"{needed} or more."
+        )
 
 
 def best_model(parts: TrainingParts) -> FaceModel:
@@ -215,10 +228,8 @@ def with_stage(model: FaceModel, run: Recording) -> FaceModel:
 
 def report(model: FaceModel, parts: TrainingParts, run: Recording, cfg: DictConfig) -> None:
     """Evaluate the model and the raw pixels on each protocol; save, record, publish and print the results."""
-    spec, folder, record = model.encoder.input_spec, run.folder / "report", run.record
-    baseline: Encoder | None = None
-    if cfg.get("baseline"):
-        baseline = instantiate(cfg.baseline, _partial_=True)(input_spec=spec)
+    folder, record, baseline = run.folder / "report", run.record, parts.baseline
+    if baseline:
         baseline.to(next(model.encoder.buffers()).device)
     results: dict[str, Result] = {}
     shown: dict[str, tuple[Protocol, list[Figures]]] = {}

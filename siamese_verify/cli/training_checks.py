@@ -36,6 +36,10 @@ from siamese_verify.training import without_unhelpful_warnings
 from siamese_verify.training.layer_rates import freeze_layers, rate_groups
 from siamese_verify.training.validation import VALIDATION_METRICS
 
+NEEDED = (
+    *("data", "encoder", "sampler._target_", "optimizer._target_", "trainer._target_", "callbacks"),
+    *("protocol._target_", "sweep.metric", "datamodule._target_"),
+)
 OF_RUN = (  # that not every machine can check, or that are of one run
     *("accelerator", "devices", "num_nodes", "strategy", "precision", "sync_batchnorm", "deterministic", "plugins"),
     *("default_root_dir", "logger", "callbacks", "enable_checkpointing", "enable_progress_bar"),
@@ -60,6 +64,10 @@ def check_settings(cfg: DictConfig) -> None:
         InputError: values of a wrong type, an unknown metric, a loss that cannot use the tuples of the sampler or
             miner, an encoder that cannot be imported, values that a class refuses.
     """
+    for part in NEEDED:
+        if not OmegaConf.select(cfg, part, throw_on_resolution_failure=False):
+            name = part.partition(".")[0]
+            raise InputError(f"There is no training without {name}: leave out ~{name}.")
     check_values(cfg)
     check_metric(cfg.sweep.metric, cfg.sweep.mode)
     check_method(cfg)
@@ -201,9 +209,9 @@ def refusal_of_module(settings: str) -> str | None:
         settings: YAML with `encoder`, `method`, `frozen_layers`, `layer_decay`, and `others`, whether something beside
             the encoder may have weights.
     """
-    own = OmegaConf.create(settings)
-    for part in (own.encoder, own.encoder.get("encoder") or {}):
-        if part.get("pretrained"):
+    own: Any = OmegaConf.create(settings)
+    for part in (own.encoder, own.encoder.get("encoder")):
+        if part and part.get("pretrained"):
             part.pretrained = None
 
     def build() -> None:
@@ -263,9 +271,18 @@ def check_trainer(cfg: DictConfig) -> None:
     no_gpu = settings.accelerator == "auto" and not runs_elsewhere() and torch.cuda.device_count() == 0
     if settings.get("sync_batchnorm") and (settings.accelerator == "cpu" or no_gpu):
         raise InputError("trainer.sync_batchnorm=true needs GPUs: set it to false on CPUs.")
-    for name in ("max_epochs", "max_steps"):
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if settings.get(name) == 0:
             raise InputError(f"trainer.{name}=0 trains nothing: set it to 1 or more.")
+    if settings.get("limit_val_batches") == 0 or settings.get("fast_dev_run"):
+        name = "fast_dev_run" if settings.get("fast_dev_run") else "limit_val_batches"
+        raise InputError(f"trainer.{name}={settings[name]} validates no epoch, so there is no model: leave it out.")
+    every, epochs = settings.get("check_val_every_n_epoch"), settings.get("max_epochs")
+    if isinstance(every, int) and not 1 <= every <= (epochs if isinstance(epochs, int) and epochs > 0 else every):
+        raise InputError(
+            f"trainer.check_val_every_n_epoch={every} validates none of {epochs} epochs, so there is no model: set it "
+            "to 1."
+        )
     own = {name: value for name, value in settings.items() if name not in (*OF_MODULE, *OF_RUN)}
     if refused := refusal_of_trainer(OmegaConf.to_yaml({"trainer": own})):
         raise InputError(refused)

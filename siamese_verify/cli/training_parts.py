@@ -46,6 +46,7 @@ class TrainingParts(NamedTuple):
     data: FaceDataModule
     protocol: Protocol
     leak: str  # people or photos in both training and protocol, in words; empty if none
+    baseline: Encoder | None  # what the results are compared with
     further: dict[str, tuple[Protocol, str]]  # other protocols by name, each with its leak
     module: VerificationModule
     trainer: pl.Trainer
@@ -66,6 +67,11 @@ def compose(cfg: DictConfig) -> TrainingParts:
     if code_of_others(encoder_settings(cfg)):
         log.info("The export of %s to ONNX is tried: its bundle will need it.", cfg.encoder._target_)
         export_network(encoder)
+    if isinstance(cfg.get("baseline"), str):
+        raise InputError(f"baseline must be null or have a _target_, got {cfg.baseline!r}.")
+    with configuring("baseline"), torch.random.fork_rng(devices=[]):
+        make_baseline = instantiate(cfg.baseline, _partial_=True) if cfg.get("baseline") else None
+        baseline = make_baseline(input_spec=encoder.input_spec) if make_baseline else None
     with configuring("training set"):
         share = asked if isinstance(asked, HeldOutShare) else None
         data: FaceDataModule = instantiate(cfg.datamodule, _partial_=True)(input_spec=encoder.input_spec, test=share)
@@ -82,7 +88,7 @@ def compose(cfg: DictConfig) -> TrainingParts:
     module = compose_module(cfg, encoder, data.num_identities, len(data.split.train))
     trainer = compose_trainer(cfg)
     data.setup()
-    return TrainingParts(data, protocol, leak, further, module, trainer, seen, all_known)
+    return TrainingParts(data, protocol, leak, baseline, further, module, trainer, seen, all_known)
 
 
 def warn_of_known_validation(earlier: Sequence[TrainingSubset], data: FaceDataModule) -> None:
@@ -120,7 +126,7 @@ def compose_trainer(cfg: DictConfig) -> pl.Trainer:
     with configuring("trainer"), without_unhelpful_warnings():
         trainer: pl.Trainer = instantiate(
             settings,
-            logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
+            logger=[instantiate(logger) for logger in (cfg.get("logger") or {}).values() if logger],
             callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
         )
     return trainer
@@ -157,9 +163,11 @@ def unset(settings: DictConfig | None, derived: dict[str, int]) -> dict[str, int
 
 
 def refuse_empty(encoder: Encoder) -> None:
-    """Raise InputError if an encoder's embeddings have no values."""
+    """Raise InputError if an encoder's embeddings have no values, or a layer of it no weights."""
     if encoder.embedding_size < 1:
         raise InputError(f"encoder.embedding_size must be 1 or more, got {encoder.embedding_size}.")
+    if not all(weight.numel() for weight in encoder.parameters()):
+        raise InputError("The encoder has a layer without weights: set its widths and numbers of heads to 1 or more.")
 
 
 def quiet_lightning() -> None:

@@ -9,6 +9,8 @@ import numpy as np
 
 from siamese_verify.errors import InputError
 
+MOST = 10_000_000  # samples of a set
+
 
 class GeneratedSet(ABC):
     """Samples of identities numbered from `first`: ranges that do not overlap hold different identities.
@@ -27,7 +29,7 @@ class GeneratedSet(ABC):
         nouns: for an identity and a sample, in names.
 
     Raises:
-        InputError: a number is too small.
+        InputError: a number is too small, or there are more than `MOST` samples.
     """
 
     kind: ClassVar[str]
@@ -35,18 +37,21 @@ class GeneratedSet(ABC):
 
     def __init__(self, identities: int, samples: int, seed: int = 0, first: int = 0) -> None:
         self.check(identities=(identities, 1), samples=(samples, 1), seed=(seed, 0), first=(first, 0))
+        self.check(identities=(identities, 1, MOST // samples))
         self.count, self.samples, self.seed, self.first = identities, samples, seed, first
 
     @classmethod
-    def check(cls, **given: tuple[float, float]) -> None:
-        """Check numbers against the least that each may be.
+    def check(cls, **given: tuple[float, float] | tuple[float, float, float]) -> None:
+        """Check numbers against the least, and perhaps the most, that each may be.
 
         Raises:
-            InputError: one is too small.
+            InputError: one is too small or too large.
         """
-        for name, (value, least) in given.items():
+        for name, (value, least, *most) in given.items():
             if value < least:
                 raise InputError(f"{name} of {cls.kind} must be at least {least}, got {value}.")
+            if most and value > most[0]:
+                raise InputError(f"{name} of {cls.kind} must be at most {most[0]:,}, got {value}.")
 
     @property
     def namespace(self) -> str:

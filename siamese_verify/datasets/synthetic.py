@@ -170,7 +170,7 @@ class SyntheticFaces(GeneratedSet):
         background: whether each photo has a background of its own; else all have the same gray.
 
     Raises:
-        InputError: a number is too small.
+        InputError: a number is too small or too large.
     """
 
     kind = "synthetic faces"
@@ -185,7 +185,7 @@ class SyntheticFaces(GeneratedSet):
         first: int = 0,
         background: bool = True,
     ) -> None:
-        self.check(images=(images, 1), size=(size, 16))
+        self.check(images=(images, 1), size=(size, 16, 4096))
         super().__init__(identities, images, seed, first)
         self.size, self.background = size, background
 

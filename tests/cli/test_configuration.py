@@ -9,7 +9,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from siamese_verify.cli.configuration import check_values
+from siamese_verify.cli.configuration import check_values, hydra_form
 from siamese_verify.cli.user_errors import report_user_errors
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord
@@ -81,6 +81,15 @@ def test_a_value_of_another_type_is_refused(
         ("train -m --cfg job seed=0,1", "-m, --cfg and --info go one at a time: leave out all but one"),
         ("train loss=nonsense", "There is no loss=nonsense: loss has ada_face, arc_face, contrastive"),
         ("train experiment=nonsense", "There is no experiment=nonsense: experiment has att_pretrained"),
+        ("train loss=null", "There is no loss=null: loss has ada_face, arc_face, contrastive"),
+        ("train sampler=3", "There is no sampler=3: sampler has hard, identity"),
+        ("train ~trainer", "There is no training without trainer: leave out ~trainer."),
+        ("train data.root=a{b", "data.root=a{b is not a valid Hydra override: write 'data.root=\"a{b\"'."),
+        (
+            "train trainer.limit_train_batches=1",
+            "trainer.limit_train_batches is not in the configuration, but pytorch_lightning.Trainer takes it: write "
+            "+trainer.limit_train_batches=1.",
+        ),
         ("train =", "Could not override ''."),
         ("train --seed=3", "There is no option --seed: write settings without dashes, seed=3."),
         ("preview batches=1 --max-epochs 3", "There is no option --max-epochs: write settings without dashes, max_ep"),
@@ -103,6 +112,24 @@ def test_a_wrong_override_is_named_with_those_that_are_like_it(
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
     assert ended.err.startswith(f"siamese-verify: {sentence}")
     assert {"-m", "--multirun"} & {*arguments.split()} or not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "form"),
+    [
+        ("data.root=fotos é/all", "data.root='fotos é/all'"),
+        ("data.root=写真", "data.root='写真'"),
+        ("data.root=photos", "data.root=photos"),
+        ("data.root=é,b", "data.root=é,b"),
+        ("data.root='é'", "data.root='é'"),
+        ("loss.margin", "loss.margin"),
+        ("logger=null", "logger=none"),
+        ("loss=null", "loss=null"),
+        ("baseline=null", "baseline=null"),
+    ],
+)
+def test_an_override_is_given_to_hydra_in_its_form(given: str, form: str) -> None:
+    assert hydra_form(given) == form
 
 
 def test_a_misspelt_setting_that_was_added_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +173,17 @@ def test_a_misspelt_setting_that_was_added_is_named(capsys: pytest.CaptureFixtur
         (["sampler.identities_per_batch=4", "loss.reduction=none"], "loss.reduction is none"),
         (["data.root=null", "protocol=lfw_view1"], "There is no folder None: set data.root"),
         (["encoder._target_=os.system"], "os.system cannot be created as configured"),
+        (["encoder.width=0"], "The encoder has a layer without weights"),
+        (["encoder.size=100000"], "An input has at most 3 x 4096 x 4096 numbers, got the shape (3, 100000, 100000)"),
+        (["data.photos.size=20000"], "size of synthetic faces must be at most 4,096, got 20000"),
+        (["data.photos.identities=100000000"], "identities of synthetic faces must be at most 2,500,000"),
+        (["loss.margin=inf"], "margin must be a finite number, got inf"),
+        (["baseline=foo"], "baseline must be null or have a _target_, got 'foo'"),
+        (["baseline._target_=l2_.x"], "names l2_, which cannot be imported"),
+        (["trainer.check_val_every_n_epoch=100"], "trainer.check_val_every_n_epoch=100 validates none of 20 epochs"),
+        (["trainer.check_val_every_n_epoch=0"], "trainer.check_val_every_n_epoch=0 validates none of 20 epochs"),
+        (["+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 validates no epoch, so there is no model"),
+        (["+trainer.fast_dev_run=true"], "trainer.fast_dev_run=True validates no epoch, so there is no model"),
         (["datamodule.validation_share=2"], "hold out must lie between 0 and 1, got 2"),
     ],
 )
@@ -158,7 +196,7 @@ def test_a_training_that_is_not_possible_ends_with_2_and_a_sentence_and_leaves_n
     assert SENTENCE.fullmatch(ended.err), ended.err
     assert complaint in ended.err
     left = {path.relative_to(tmp_path / "run").parts[0] for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert left <= {".hydra", "train.log", "run.json"}
+    assert left <= {".hydra", ".training", "train.log", "run.json"}
     record = RunRecord.read(tmp_path / "run")
     assert (record.status, record.exit_status) == ("failed", 2)
     assert ended.err == f"siamese-verify: {record.error}\n"

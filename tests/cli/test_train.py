@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from PIL import Image
 from torch import nn
 
 from siamese_verify.cli.evaluate import evaluate
+from siamese_verify.cli.sweep_callbacks import RefuseUsedFolder
 from siamese_verify.datasets import SyntheticFaces
 from siamese_verify.errors import InputError
 from siamese_verify.evaluation import all_pairs_report
@@ -193,6 +195,39 @@ def test_the_report_compares_with_raw_pixels(tiny_run: Path) -> None:
     assert [row["model"] for row in metrics["comparison"]] == ["trained network", "raw pixels"]
     assert metrics["pairs"] == 18 * 17 // 2
     assert metrics["details"]["versions"]["torch"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_of_two_runs_at_once_the_second_takes_another_folder_or_ends(
+    named: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hydra = {
+        "run": {"dir": str(tmp_path / "run")},
+        "output_subdir": ".hydra",
+        "overrides": {"hydra": ["hydra.run.dir=run"] * named},
+    }
+    first, second = (OmegaConf.create({"hydra": hydra, "resume": None}) for _ in range(2))
+    callbacks = RefuseUsedFolder(), RefuseUsedFolder()
+    callbacks[0].on_run_start(first)
+    with pytest.raises(SystemExit) if named else nullcontext():
+        callbacks[1].on_run_start(second)
+    assert first.hydra.run.dir == str(tmp_path / "run")
+    assert second.hydra.run.dir == str(tmp_path / ("run" if named else "run-2"))
+    assert ("Another training writes to" in capsys.readouterr().err) == named
+
+
+def test_steps_that_end_before_the_first_validation_are_refused(fitted: Trained, tmp_path: Path) -> None:
+    short = (*TINY, *SMALL_BATCHES, "sampler.batches=3", "trainer.check_val_every_n_epoch=2")
+    with pytest.raises(InputError, match=r"trainer\.max_steps=5 ends before .* set it to 6 or more"):
+        fitted(tmp_path / "refused", *short, "+trainer.max_steps=5")
+    fitted(tmp_path / "run", *short, "+trainer.max_steps=6")
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_a_run_needs_neither_loggers_nor_monitors(trained: Trained, tmp_path: Path) -> None:
+    trained(tmp_path, *TINY, *SMALL_BATCHES, "trainer.max_epochs=1", "logger=none", "callbacks=none")
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert not (tmp_path / "metrics").exists()
 
 
 def test_a_folder_that_holds_a_run_is_left_as_it_is(tiny_run: Path, fitted: Trained, command: Command) -> None:
