@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -255,7 +256,9 @@ def find_bundle(name: str | Path) -> Bundle:
 
         return open_bundle(pretrained_bundle(str(name)))
     if Path(name).is_file():
-        raise InputError(f"{name} is a checkpoint: `siamese-verify export {name} --output BUNDLE` makes a bundle.")
+        raise InputError(
+            f"{name} is a checkpoint: `siamese-verify export {shlex.quote(str(name))} --output BUNDLE` makes a bundle."
+        )
     return open_bundle(bundle_folder(name))
 
 
