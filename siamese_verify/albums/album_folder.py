@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -135,7 +136,8 @@ class AlbumFolder:
             self.metadata = AlbumMetadata(**{one.name: stored[one.name] for one in fields(AlbumMetadata)})
         except FileNotFoundError:
             raise InputError(
-                f"{path} holds no embeddings: make them by `siamese-verify embed SOURCE --output {path}`."
+                f"{path} holds no embeddings: make them by "
+                f"`siamese-verify embed SOURCE --output {shlex.quote(str(path))}`."
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -144,7 +145,8 @@ def people(options: argparse.Namespace) -> int:
         new_key(path)
         print(
             f"The key is in {path}: keep a copy elsewhere, as nothing opens a gallery without its key.\n"
-            f"Give it by --key {path}, or for all commands: export SIAMESE_VERIFY_KEY_FILE={path.absolute()}"
+            f"Give it by --key {shlex.quote(str(path))}, or for all commands: "
+            f"export SIAMESE_VERIFY_KEY_FILE={shlex.quote(str(path.absolute()))}"
         )
         return 0
     with Gallery.open(_place(options), key=find_key(options.key)) as gallery:

@@ -17,6 +17,7 @@ from siamese_verify.errors import InputError, printable
 from siamese_verify.preparation import Alignment, prepare_faces
 from siamese_verify.preparation.prepare_faces import OUTCOMES
 from siamese_verify.structures import InputSpec, Photos
+from siamese_verify.sweeps.child_run import pasted
 
 
 def prepare(cfg: DictConfig) -> Preparation:
@@ -77,7 +78,8 @@ def print_outcomes(found: Preparation, output: Path) -> None:
     console.print(
         f"Contact sheets: {output / 'sheets'}; left out: {output / 'left_out.csv'}", soft_wrap=True, markup=False
     )
-    console.print(f"To train on: siamese-verify train data=prepared data.root={output}", soft_wrap=True, markup=False)
+    command = f"siamese-verify train data=prepared {pasted('data.root', output)}"
+    console.print(f"To train on: {command}", soft_wrap=True, markup=False, highlight=False)
 
 
 @hydra_command("prepare")

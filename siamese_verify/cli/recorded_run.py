@@ -32,6 +32,7 @@ from siamese_verify.cli.user_errors import (
 )
 from siamese_verify.errors import InputError
 from siamese_verify.run_record import RunRecord
+from siamese_verify.sweeps.child_run import pasted
 from siamese_verify.training.rank_processes import RankLost
 from siamese_verify.training.stopping import Stopped, StopSignals
 
@@ -191,7 +192,7 @@ def new_record(cfg: DictConfig, earlier: RunRecord) -> RunRecord:
 
 def outcome(error: BaseException, folder: Path, cfg: DictConfig | None) -> tuple[Any, int, str]:
     """Status, exit status and sentence of a run that an error ends."""
-    resume = f"resume with `siamese-verify train resume={shlex.quote(str(shortest(folder)))}`."
+    resume = f"resume with `siamese-verify train {pasted('resume', shortest(folder))}`."
     if isinstance(error, Stopped):
         return "stopped", EXIT_CTRL_C if error.number == signal.SIGINT else EXIT_TEMPORARY, f"{error}: {resume}"
     if isinstance(error, RankLost):

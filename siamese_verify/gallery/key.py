@@ -6,6 +6,7 @@ import base64
 import binascii
 import os
 import secrets
+import shlex
 import stat
 from pathlib import Path
 
@@ -66,7 +67,8 @@ class GalleryKey:
         try:
             if not path.is_file():
                 raise InputError(
-                    f"There is no key file {path}: create one with `siamese-verify people --new-key {path}`."
+                    f"There is no key file {path}: create one with "
+                    f"`siamese-verify people --new-key {shlex.quote(str(path))}`."
                 )
             mode = path.stat().st_mode
             if os.name == "posix" and mode & (stat.S_IRWXO | stat.S_IWGRP):

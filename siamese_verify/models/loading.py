@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -144,7 +145,9 @@ def find_bundle(name: str | Path) -> Bundle:
 
         return open_bundle(pretrained_bundle(str(name)))
     if Path(name).is_file():
-        raise InputError(f"{name} is a checkpoint: `siamese-verify export {name} --output BUNDLE` makes a bundle.")
+        raise InputError(
+            f"{name} is a checkpoint: `siamese-verify export {shlex.quote(str(name))} --output BUNDLE` makes a bundle."
+        )
     return open_bundle(bundle_folder(name))
 
 

@@ -7,6 +7,7 @@ import hmac
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -100,7 +101,7 @@ class KeyFile:
         Raises:
             InputError: if there is no such file, it has no keys, a line that is not a key, or a name twice.
         """
-        create = f"`siamese-verify serve --new-key {path}` adds one"
+        create = f"`siamese-verify serve --new-key {shlex.quote(str(path))}` adds one"
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shlex
 import signal
 import socket
@@ -150,8 +151,16 @@ def follow_parent() -> None:
 
 def quoted(text: str) -> str:
     """A text as a value in an override of Hydra."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'") if "'" in text else text
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
     return f"'{escaped}'"
+
+
+def pasted(name: str, value: object) -> str:
+    """An override of Hydra as an argument to paste into a shell, quoted for both where that is needed."""
+    text = str(value)
+    if re.fullmatch(r"[\w./-]+", text, re.ASCII):
+        return f"{name}={text}"
+    return shlex.quote(f"{name}=" + (quoted(text) if '"' in text or text.endswith("\\") else f'"{text}"'))
 
 
 def quote_elements(argument: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from typing import Any
 
 from siamese_verify.sweeps.parameter_importance import Importance, importances
@@ -49,7 +50,9 @@ def bundle_line(run: RunRow) -> str:
     """Where the bundle of a run is, or the command that makes it."""
     if run.bundle:
         return str(run.bundle)
-    return f"siamese-verify export {run.folder} --output {run.folder / 'bundle'} --synthetic"
+    return shlex.join(
+        ["siamese-verify", "export", str(run.folder), "--output", str(run.folder / "bundle"), "--synthetic"]
+    )
 
 
 def render_sweep(sweep: SweepResults) -> str:

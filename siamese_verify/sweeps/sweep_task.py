@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from siamese_verify.errors import InputError, printable
 from siamese_verify.run_lock import ALIVE, claim, is_claimed
 from siamese_verify.run_record import FIRST_STAGE, RECORD, RunRecord, is_gone, record_of
-from siamese_verify.sweeps.child_run import STOPPED, quoted, run_in_process, task_rank
+from siamese_verify.sweeps.child_run import STOPPED, pasted, quoted, run_in_process, task_rank
 from siamese_verify.sweeps.resume_sweep import FREE, own_arguments, resume_override
 
 EXIT_FAILED_RUNS = 1  # of a sweep
@@ -252,7 +252,7 @@ def end_of_sweep(sweep: Path, runs: int = 0) -> None:
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         waiting = f", {runs - len(records)} not started" if runs > len(records) else ""
         count = f"{len(finished)} of {max(runs, len(records))} runs finished{waiting}"
-        print(f"Stopped by {by}: {count}; resume={sweep} continues.", file=sys.stderr)
+        print(f"Stopped by {by}: {count}; {pasted('resume', sweep)} continues.", file=sys.stderr)
         raise SystemExit(130 if number == signal.SIGINT else STOPPED[0])
     gave_up = gave_up_file(sweep)
     why = gave_up.read_text() if gave_up.exists() else ""

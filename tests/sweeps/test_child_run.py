@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from siamese_verify.run_record import RunRecord
-from siamese_verify.sweeps.child_run import OUTPUT, run_environment, run_in_process
+from siamese_verify.sweeps.child_run import OUTPUT, pasted, run_environment, run_in_process
 from tests.conftest import TINY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -151,3 +153,13 @@ def test_a_run_ends_when_the_process_that_started_it_is_killed(tmp_path: Path) -
     if not ended:
         os.killpg(run, signal.SIGKILL)
     assert ended
+
+
+@pytest.mark.parametrize(
+    "value", ["prepared/a-b_1.x", "prepared é/u v", "a'b", 'a"b', "a\\b", "end\\", "b\\c'\"", "a,b", "k=v", "$HOME"]
+)
+def test_a_pasted_override_is_the_value_again(value: str) -> None:
+    (argument,) = shlex.split(pasted("data.root", value))
+    (override,) = OverridesParser.create().parse_overrides([argument])
+    assert (override.key_or_group, override.value()) == ("data.root", value)
+    assert pasted("resume", "runs/demo/1") == "resume=runs/demo/1"
