@@ -205,41 +205,45 @@ def effective_size(
 def genuine_size(errors: Floats, pairs: Whole | Floats) -> tuple[Floats, Floats]:
     """Return the effective number of independent genuine pairs behind rates, and the people in error.
 
+    It is the smaller of two. One has the variance of the residuals of people, which is too small if by chance none of
+    a few people with most of the pairs is in error. The other has that of `one_way_variance`, which is too small if
+    those with most pairs are in error more often than others.
+
     Args:
         errors: (..., n) of each person.
         pairs: (n,) of each person, 1 or more.
 
     Returns:
-        (...) sizes, at least those of people who fail in all pairs or in none (Kish); (...) people in error, see
-        `equal_people`, or without errors if they are fewer.
+        (...) sizes; (...) people in error, see `equal_people`, or without errors if they are fewer.
     """
-    people = np.minimum(equal_people(errors), equal_people(pairs - errors))
-    rate = errors.sum(axis=-1) / pairs.sum()
-    size = effective_size(rate, one_way_variance(errors, errors, pairs), people, pairs)
-    return np.maximum(size, equal_people(pairs)), people
+    people, total = np.minimum(equal_people(errors), equal_people(pairs - errors)), pairs.sum()
+    rate = errors.sum(axis=-1) / total
+    off = errors - rate[..., None] * pairs
+    sums = effective_size(rate, np.einsum("...n,...n->...", off, off) / total**2, people, pairs)
+    # Estimated from all people alike, and no fewer than if each failed in all pairs or in none (Kish).
+    shared = effective_size(rate, one_way_variance(errors, pairs), people, np.ones(len(pairs)))
+    return np.minimum(sums, np.maximum(shared, equal_people(pairs))), people
 
 
-def one_way_variance(sums: Floats, squares: Floats, counts: Floats | Whole) -> Floats:
-    """Return the variance of the mean of values of people, from the variances within and between people.
+def one_way_variance(errors: Floats, pairs: Whole | Floats) -> Floats:
+    """Return the variance of rates over people, from the variances within and between people.
 
-    The people with most values decide the mean. Sums of their residuals would show no variance if none of these few is
-    in error, so what people differ by is estimated from all of them. Of people with equal numbers of values, both are
-    the same. The variance is never less than that of independent values.
+    What people differ by is estimated from all of them, as if it did not depend on how many pairs they have. The
+    variance is never less than that of independent pairs.
 
     Args:
-        sums: (..., n) of the values of each person.
-        squares: (..., n) sums of the squared values; of errors, which are 0 or 1, the same.
-        counts: (n,) number of values of each person, 1 or more.
+        errors: (..., n) of each person.
+        pairs: (n,) of each person, 1 or more.
 
     Fleiss & Cuzick, "The reliability of dichotomous judgments: unequal numbers of judges per subject", Applied
-    Psychological Measurement 1979 (correlation of two values of a person: one less the variance within people over all
+    Psychological Measurement 1979 (correlation of two pairs of a person: one less the variance within people over all
     of it); Kish, "Survey Sampling", 1965 (design effect: 1 + (m - 1) correlation, here with m = sum n^2 / sum n).
     """
-    weights = np.asarray(counts, dtype=np.float64)
+    weights = np.asarray(pairs, dtype=np.float64)
     total = weights.sum()
-    spread = squares.sum(axis=-1) / total - (sums.sum(axis=-1) / total) ** 2
-    residuals = (squares - sums**2 / weights).sum(axis=-1)
-    within = np.minimum(residuals / max(total - len(weights), 1), spread)
+    rate = errors.sum(axis=-1) / total
+    spread = rate * (1 - rate)
+    within = np.minimum((errors - errors**2 / weights).sum(axis=-1) / max(total - len(weights), 1), spread)
     return np.asarray((within + (spread - within) * (weights @ weights) / total) / total)
 
 

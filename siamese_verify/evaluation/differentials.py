@@ -154,8 +154,8 @@ class _Measured(NamedTuple):
     def interval(self, level: float) -> tuple[Interval, float]:
         """Return the interval, and the effective size at its high end.
 
-        If the rate of false matches were as high as that, the design effect would be larger: it grows with a power of
-        the rate, see `ClusteredRates.far_interval`.
+        If the rate of false matches were as high as that, the design effect would be larger: by simulation it grows
+        with a power of the rate, the one of `ClusteredRates` for lower rates.
         """
         found = proportion_interval(self.rate, self.size, level, self.people_in_error)
         if self.disjoint is None or self.rate in (0, 1):

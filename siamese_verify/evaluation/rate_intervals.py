@@ -13,7 +13,6 @@ from siamese_verify.evaluation.clustered_pairs import (
     dyadic_variance,
     effective_size,
     equal_people,
-    one_way_variance,
     person_totals,
     rate_interval,
 )
@@ -204,7 +203,7 @@ def error_interval(
 
     Args:
         errors: (N,) in [0, 1].
-        weights: (N,) of each pair in the mean: 1 / N for a plain mean, which that of genuine pairs alone must be.
+        weights: (N,) of each pair in the mean: 1 / N for a plain mean.
         same: (N,) bool.
         people: (N,2) numbers of the people on the photos, from 0.
         level: of the interval.
@@ -216,14 +215,7 @@ def error_interval(
         fewer = 1 - errors
         rate = 1 - float(weights @ fewer / weights.sum())  # exactly 1 without any
     wrong, totals = float(equal_people(person_totals(fewer, same, people))), person_totals(weights, same, people)
-    used = weights > 0
-    if same[used].all():
-        sums, squares, counts = (
-            person_totals(np.asarray(used * one, dtype=np.float64), same, people) for one in (fewer, fewer**2, used)
-        )
-        variance = float(one_way_variance(*(one[counts > 0] for one in (sums, squares, counts))))
-    else:
-        variance = dyadic_variance(weights * (errors - rate), same, people)
+    variance = dyadic_variance(weights * (errors - rate), same, people)
     return clustered_rate_interval(rate, variance, wrong, totals[totals > 0], level)
 
 

@@ -94,8 +94,10 @@ def naive_interval(wrong: np.ndarray, people: list[tuple[int, int]], genuine: bo
         correlation = min(1.0, 1 - inner / (len(wrong) - len(totals)) / (rate * (1 - rate))) if 0 < rate < 1 else 1.0
         kish = len(wrong) ** 2 / sum(total**2 for total in totals.values())
         variance = rate * (1 - rate) / len(wrong) * (1 + (len(wrong) / kish - 1) * max(correlation, 0))
-        size = float(effective_size(rate, variance, min(few), np.array([*totals.values()])))
-        return list(proportion_interval(rate, max(size, kish), 0.95, min(few)))
+        shared = max(float(effective_size(rate, variance, min(few), np.ones(len(totals)))), kish)
+        own = np.array([*totals.values()])
+        sums = float(effective_size(rate, products / len(wrong) ** 2, min(few), own))
+        return list(proportion_interval(rate, min(shared, sums), 0.95, min(few)))
     count = min(*few, most)
     size = float(effective_size(rate, max(products, within) / len(wrong) ** 2, count, np.ones(most)))
     size = min(size, len(wrong))
