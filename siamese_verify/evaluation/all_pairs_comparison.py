@@ -72,7 +72,7 @@ class AllPairsErrors:
 
     Attributes:
         eer: the rate.
-        interval: of the rate, None where it depends on more than the four million highest impostors.
+        interval: of the rate, None where it depends on more than the two million highest impostors.
 
     Raises:
         InputError: see `clustered_rows`.

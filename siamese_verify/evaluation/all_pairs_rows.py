@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from siamese_verify.pairwise.pair_scores import PairScores
 
-KEPT = 2**22  # impostors, the highest, that are compared one by one
+KEPT = 2**21  # impostors, the highest, that are compared one by one
 
 
 def clustered_rows(
@@ -103,7 +103,7 @@ def all_pairs_intervals(
 ) -> dict[str, Interval]:
     """Return confidence intervals of metrics over all pairs of a set, with people as the independent units.
 
-    They are those that `pair_intervals` finds on the listed pairs. Metrics that more than the four million highest
+    They are those that `pair_intervals` finds on the listed pairs. Metrics that more than the two million highest
     impostors would decide are left out, the AUC among them.
 
     Args:
