@@ -21,7 +21,7 @@ from siamese_verify.structures import Photos
 from siamese_verify.training.run_files import differing_settings
 
 log = logging.getLogger(__name__)
-ADAPTED = "siamese_verify.encoders.AdaptedEncoder"
+WRAPPERS = ("siamese_verify.encoders.AdaptedEncoder", "siamese_verify.encoders.MirroredEncoder")
 FREE = ("crop", "drop_path", "dropout", "mirror", "normalize", "size")  # settings that may differ from the model's
 
 
@@ -61,9 +61,9 @@ def initialized_configuration(cfg: DictConfig, overrides: Sequence[str]) -> Dict
         usual = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(CONF / "encoder" / file)))
         usual["crop"]["kind"] = inspect.signature(encoder_class(theirs)).parameters["crop"].default.kind
         theirs = {**usual, **theirs}
-    head = theirs if theirs["_target_"] == ADAPTED else None
-    if head:  # settings are those of the encoder before its head
-        theirs = head["encoder"]
+    wrapped = theirs if theirs["_target_"] in WRAPPERS else None
+    if wrapped:  # settings are those of the encoder within
+        theirs = wrapped["encoder"]
     if isinstance(crop := theirs.get("crop"), dict):
         if crop.get("kind") != cfg.data.crop:
             log.warning("Photos are cropped as %s; those of %s were cropped as %s.", cfg.data.crop, name, crop["kind"])
@@ -73,8 +73,8 @@ def initialized_configuration(cfg: DictConfig, overrides: Sequence[str]) -> Dict
         theirs = {**theirs, **{key: value for key, value in own.items() if key in FREE}}
     encoder = OmegaConf.create(theirs)
     change_free_settings(encoder, cfg, name, overrides)
-    if head:
-        encoder = OmegaConf.create({**head, "encoder": encoder})
+    if wrapped:
+        encoder = OmegaConf.create({**wrapped, "encoder": encoder})
     found = cfg.copy()
     with open_dict(found):
         found.encoder = encoder

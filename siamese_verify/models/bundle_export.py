@@ -102,9 +102,9 @@ def lfw_test_pairs(lfw: Path, spec: InputSpec) -> ComparisonPairs:
 
 
 def _crops(protocol: Protocol, count: int, spec: InputSpec) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Rows of the first photos of a protocol that have a face, and their (N,S,S,3) uint8 crops."""
+    """Rows of the first photos of a protocol, at most `count`, that have a face; their (N,S,S,3) uint8 crops."""
     rows, images = FaceCropper(spec, cache_folder())(
-        protocol.photos, range(count), f"Aligning faces of {protocol.name}"
+        protocol.photos, range(min(count, len(protocol.photos))), f"Aligning faces of {protocol.name}"
     )
     crops: NDArray[np.uint8] = images.permute(0, 2, 3, 1).numpy()
     return np.array(rows, dtype=np.int64), crops

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from siamese_verify.cli.measure import find_lfw_category
 from siamese_verify.cli.training_checks import check_run
 from siamese_verify.data import FaceDataModule
 from siamese_verify.datasets import FolderPhotos, LFWPhotos
+from siamese_verify.encoders import MirroredEncoder
 from siamese_verify.errors import InputError
-from siamese_verify.models import PRETRAINED, load_model, open_bundle, save_bundle
+from siamese_verify.models import PRETRAINED, FaceModel, load_model, open_bundle, save_bundle
 from siamese_verify.models.registry import describe_bundle
 from siamese_verify.protocols import HeldOutShare, TrainingSubset, all_pairs, find_leak, save_people
 from siamese_verify.run_record import RunRecord
@@ -209,6 +211,25 @@ def test_published_weights_say_how_their_photos_were_cropped(
     initialized(configured, tmp_path, f"initialize_from={name}", "data=lfw", "data.crop=center")
     kind = {"sface": "five_point", "openface": "eyes_and_nose"}.get(name, "box")
     assert f"Photos are cropped as center; those of {name} were cropped as {kind}." in caplog.text
+
+
+def test_a_centered_model_is_cropped_as_the_data_say(
+    moved: Path, configured: Configured, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load_model(moved)
+    configuration = {
+        "_target_": "siamese_verify.encoders.MirroredEncoder",
+        "encoder": {**model.metadata.configuration, "crop": asdict(model.encoder.input_spec.crop)},
+        "mirror": True,
+    }
+    encoder = MirroredEncoder(model.encoder, True).eval()
+    metadata = replace(model.metadata, configuration=configuration, embedding_size=encoder.embedding_size)
+    save_bundle(tmp_path / "mine", FaceModel(encoder, metadata), network=False)
+    cfg = initialized(configured, tmp_path, f"initialize_from='{tmp_path / 'mine'}'", "data=lfw")
+    assert "Photos are cropped as box; those of" in caplog.text
+    found = make_encoder(cfg)
+    assert found.input_spec.crop.kind == "box"
+    take_weights(found, cfg)
 
 
 def test_free_settings_of_an_adapted_model_are_those_of_the_encoder_before_its_head(
