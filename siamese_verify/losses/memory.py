@@ -37,9 +37,12 @@ class EmbeddingQueue(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        if isinstance(size, bool) or not hasattr(size, "__index__") or not 1 <= size <= MOST:
+        try:
+            self.size = 0 if isinstance(size, bool) else operator.index(size)
+        except TypeError:
+            self.size = 0
+        if not 1 <= self.size <= MOST:
             raise InputError(f"size is {size!r}, but a memory keeps a whole number of rows, from 1 to {MOST:,}.")
-        self.size = operator.index(size)
         self._rows: Tensor | None = None  # (size, D), allocated with the first batch; a ring
         self._labels = torch.empty(0, dtype=torch.int64)  # (size,)
         self._next = 0
