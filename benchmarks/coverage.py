@@ -238,7 +238,7 @@ def populations() -> dict[str, Callable[[], tuple[Draw, Truth]]]:
 
 
 def proof_populations() -> dict[str, tuple[Draw, Truth]]:
-    """Small populations of every kind; nothing was chosen on the first seven and the last two."""
+    """Small populations of every kind; nothing was chosen on the first five and the last two."""
     alone = Effects(60, (3,), self_match=0.0, likeness=0.0, pair=0.0, photo=0.0, noise=1.0, distance=3.0)
     return {
         "60 people, 3 photos, pairs independent": alone.both(),

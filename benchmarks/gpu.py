@@ -328,7 +328,7 @@ def measure(machine: Machine, size: int, precision: str) -> None:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--device", default="cuda", help="(%(default)s)")
+    options.add_argument("--device", help="cpu or cuda; without this, a GPU if there is one, else nothing is measured")
     sizes = [4096, 65536, 16384, 1024, 256]
     options.add_argument("--sizes", type=int, nargs="+", default=sizes, help="of the batch, in turn (%(default)s)")
     options.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="(all)")
@@ -336,9 +336,10 @@ def main() -> int:
     options.add_argument("--seconds", type=float, default=170, help="for all of it at most (%(default)s)")
     options.add_argument("--only-check", action="store_true", help="compare with float64 and measure nothing")
     given = options.parse_args()
+    asked, given.device = given.device, given.device or "cuda"
     if given.device.startswith("cuda") and not torch.cuda.is_available():
-        print("This measures on a GPU, and torch finds none here: add --device cpu --sizes 256 to try it out.")
-        return 0
+        print("Not measured, for torch finds no GPU here: add --device cpu --sizes 256 to try it out.")
+        return 2 if asked else 0
     machine = Machine(given)
     card = torch.cuda.get_device_name() if machine.cuda else "CPU"
     print(f"{card}, torch {torch.__version__}; D = {DIMENSIONS}, {PHOTOS} photos a person", flush=True)

@@ -1,4 +1,4 @@
-"""All that has to be measured on a GPU, in one run of 13 minutes at most: is it right, how fast, and how fast training.
+"""Losses, miners, kernels, training, all pairs and resamples on a GPU, in 13 minutes at most: right, and how fast.
 
 Each part is a process of its own that is ended at its time limit, whatever it waits for, and prints as it goes. A part
 that lacks a package says so and is left out; torch, Triton and NumPy do for the first ones.
@@ -33,10 +33,11 @@ class Part(NamedTuple):
 
 CONFIGURED = "hydra omegaconf antlr4 pytorch_lightning torchvision pooch platformdirs rich scipy lazy_loader"
 ON_GPU = [
-    Part("losses and miners, with kernels", "benchmarks/gpu.py", 180, "triton"),
+    Part("losses and miners, with kernels", "benchmarks/gpu.py --device cuda", 180, "triton"),
     Part("each kernel by itself", "-m pytest --tb=line tests/pairwise/kernel_cases.py", 150, "triton pytest"),
-    Part("without kernels", "benchmarks/gpu.py --sizes 4096 16384 --seconds 70", 75, kernels=0),
+    Part("without kernels", "benchmarks/gpu.py --device cuda --sizes 4096 16384 --seconds 70", 75, kernels=0),
     Part("training", "benchmarks/training.py --encoder resnet18 --size 112 --images 256 --steps 150", 150, CONFIGURED),
+    Part("resamples", "benchmarks/gpu_session.py --device cuda --resample 150000", 20, "lazy_loader"),
     Part("all pairs", "benchmarks/all_pairs.py --device cuda", 40, "lazy_loader"),
     Part("all pairs", "benchmarks/all_pairs.py --device cuda --sizes 1000000 --repetitions 1", 185, "lazy_loader"),
 ]
@@ -44,6 +45,7 @@ TINY = "benchmarks/gpu.py --device cpu --sizes 48 --precisions fp32 --patience 0
 ON_CPU = [
     Part("losses and miners", TINY, 60),
     Part("training", "benchmarks/training.py --device cpu --steps 2 --repetitions 1", 120, CONFIGURED),
+    Part("resamples", "benchmarks/gpu_session.py --device cpu --resample 1000", 20, "lazy_loader"),
     Part("all pairs", "benchmarks/all_pairs.py --sizes 500 --repetitions 1 --threads 1", 60, "lazy_loader sklearn"),
 ]
 
@@ -75,18 +77,41 @@ def run(part: Part, seconds: float) -> bool:
     return code == 0
 
 
+def resample(device: str, count: int) -> int:
+    """Count 1,000 resamples of so many pairs on a device, once to start it, then on the CPU: 0 if EERs are the same."""
+    import numpy as np
+
+    from siamese_verify.evaluation.bootstrap import Resamples, WeightedPairs
+
+    generator, same = np.random.default_rng(0), np.arange(count) % 2 == 0
+    first = generator.integers(0, 2000, count)
+    people = np.stack([first, np.where(same, first, (first + generator.integers(1, 2000, count)) % 2000)], axis=1)
+    scores, found = generator.normal(size=count) + 2 * same, []
+    for there in (device, device, "cpu"):
+        start = time.perf_counter()
+        resampled = Resamples(same, people, device=there)
+        pairs = WeightedPairs(scores, same, place=resampled.place)
+        found.append(np.concatenate([pairs.metrics(weights)["eer"] for weights in resampled]))
+        print(f"{count:,} pairs on {there}: {time.perf_counter() - start:.3f} s", flush=True)
+    return int(not np.array_equal(found[1], found[2]))
+
+
 def main() -> int:
     import torch
 
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(%(default)s)")
+    options.add_argument("--device", choices=("cuda", "cpu"), help="(a GPU if there is one, else nothing is measured)")
     options.add_argument("--seconds", type=float, default=780, help="for all of it at most (%(default)s)")
+    options.add_argument("--resample", type=int, help="only count resamples of so many pairs, there and on the CPU")
     given = options.parse_args()
-    if given.device == "cuda" and not torch.cuda.is_available():
-        print("This measures on a GPU, and torch finds none here: add --device cpu to try it out.")
-        return 0
+    device = given.device or "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        print("Not measured, for torch finds no GPU here: add --device cpu to try it out.")
+        return 2 if given.device else 0
+    if given.resample:
+        return resample(device, given.resample)
     begun = time.perf_counter()
-    parts = ON_GPU if given.device == "cuda" else ON_CPU
+    parts = ON_GPU if device == "cuda" else ON_CPU
     ended = [run(part, given.seconds - (time.perf_counter() - begun)) for part in parts]
     failed = [part.name for part, well in zip(parts, ended, strict=True) if not well]
     print(f"== failed or left out: {', '.join(failed)}" if failed else "== all ended well")

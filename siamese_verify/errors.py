@@ -19,8 +19,14 @@ def check_numbers(*, finite: bool = True, **values: object) -> None:
     NaN is left to the check of a range.
     """
     for name, value in values.items():
-        if not hasattr(value, "__float__") or (finite and abs(value.__float__()) == math.inf):
-            raise InputError(f"{name} must be a {'finite ' * hasattr(value, '__float__')}number, got {value!r}.")
+        try:
+            number = value.__float__()  # type: ignore[attr-defined]  # unlike float(value), not of text
+        except OverflowError:
+            number = math.inf
+        except (AttributeError, TypeError, ValueError, RuntimeError):  # the last ones of tensors of more numbers
+            number = None
+        if number is None or (finite and abs(number) == math.inf):
+            raise InputError(f"{name} must be a {'finite ' * (number is not None)}number, got {value!r:.80}.")
 
 
 def did_you_mean(name: str, names: Collection[str], cutoff: float = 0.65, prefix: str = "") -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Weights = Any  # (R,N) int64, how often each pair is in each resample: an array, or a tensor of a GPU
 
-BLOCK, BLOCK_ON_GPU = 2**20, 2**25  # weights in memory at once
+BLOCK, BLOCK_ON_GPU = 2**20, 2**23  # weights at once; some 60 bytes of memory each: 0.5 GB of a GPU
 LARGE = 2**27  # weights from which a GPU is looked for: seconds of a processor
 
 

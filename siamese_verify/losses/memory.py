@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
 from siamese_verify.losses.base import BatchLoss, MeasuredLoss, Tuples, refuse_miner
+from siamese_verify.pairwise.blocks import copied_ahead
 from siamese_verify.structures import Pairs, Triplets
 
 Result = TypeVar("Result", Tensor, MeasuredLoss)
@@ -35,9 +37,12 @@ class EmbeddingQueue(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        if not isinstance(size, int) or not 1 <= size <= MOST:
+        try:
+            self.size = 0 if isinstance(size, bool) else operator.index(size)
+        except TypeError:
+            self.size = 0
+        if not 1 <= self.size <= MOST:
             raise InputError(f"size is {size!r}, but a memory keeps a whole number of rows, from 1 to {MOST:,}.")
-        self.size = size
         self._rows: Tensor | None = None  # (size, D), allocated with the first batch; a ring
         self._labels = torch.empty(0, dtype=torch.int64)  # (size,)
         self._next = 0
@@ -77,8 +82,7 @@ class EmbeddingQueue(nn.Module):
                 f"The memory holds embeddings of {self._rows.shape[1]} dimensions, and was given some of "
                 f"{embeddings.shape[1]}: use one memory for each encoder."
             )
-        self._rows = self._rows.to(embeddings.device)
-        self._labels = self._labels.to(embeddings.device)
+        self._rows, self._labels = (copied_ahead(one, embeddings.device) for one in (self._rows, self._labels))
         newest = embeddings[-self.size :]
         finite = newest.isfinite().all(dim=1)
         place = (self._next + torch.arange(len(newest), device=embeddings.device)) % self.size
@@ -113,7 +117,7 @@ class CrossBatchMemory(nn.Module):
 
     Args:
         objective: compares everything, or what `miner` chooses.
-        size: rows to keep, >= 1; at most a few epochs' worth.
+        size: rows to keep, 1 to `MOST`; at most a few epochs' worth.
         miner: chooses among the batch and the memory together: the positives of an anchor may lie in one and its
             negatives in the other. None leaves everything to the loss.
         warm_up: batches during which the memory is only filled: embeddings change fast at first.

@@ -179,8 +179,8 @@ class MagFaceLoss(MarginSoftmax):
         sharded: bool = False,
     ) -> None:
         for name, ends in (("norm_range", norm_range), ("margins", margins)):
-            if len(ends) != 2:
-                raise InputError(f"{name} is {list(ends)}, but must be two numbers, the lower one first.")
+            if not hasattr(ends, "__len__") or len(ends) != 2:
+                raise InputError(f"{name} is {ends}, but must be two numbers, the lower one first.")
             for end in ends:
                 check_numbers(finite=True, **{name: end})
         check_numbers(penalty_weight=penalty_weight)

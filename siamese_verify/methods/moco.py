@@ -11,6 +11,7 @@ from siamese_verify.losses.base import Items, reduce_totals, sum_items
 from siamese_verify.methods.heads import mlp
 from siamese_verify.methods.method import Learner, Method, check_momentum, gather_without_gradient, unit_rows
 from siamese_verify.methods.momentum import MomentumEncoder
+from siamese_verify.pairwise.blocks import copied_ahead
 from siamese_verify.structures import FaceBatch
 
 
@@ -67,7 +68,9 @@ class MoCo(Method):
         keys, rows = gather_without_gradient(key, batch.rows)
         negatives, absent = key[:0], None
         if len(self.queue):
-            negatives, absent = self.queue.embeddings, is_among(self.queue.labels, rows)
+            # A checkpoint's queue is on the CPU.
+            negatives, labels = (copied_ahead(one, rows.device) for one in (self.queue.embeddings, self.queue.labels))
+            absent = is_among(labels, rows)
         self.queue.enqueue(keys, rows)
         learner.log("train/queue_age", len(self.queue) / len(keys))  # steps, of the oldest key
         return query_loss(learner.loss, query, key, negatives, absent)

@@ -24,8 +24,8 @@ R = TypeVar("R")
 
 def copied_ahead(numbers: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on a device, or one that is there; the CPU goes on while it is copied."""
-    pinned = device.type == "cuda" and numbers.device.type == "cpu"
-    return (numbers.pin_memory() if pinned else numbers).to(device, non_blocking=pinned)
+    ahead = numbers.device.type == "cpu" and device.type not in ("cpu", "mps")  # Apple's may read what was freed since
+    return (numbers.pin_memory() if ahead and device.type == "cuda" else numbers).to(device, non_blocking=ahead)
 
 
 def number_on(device: torch.device, number: Tensor | float, dtype: torch.dtype | None = None) -> Tensor:

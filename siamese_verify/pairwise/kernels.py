@@ -125,7 +125,8 @@ def exponential_weights(
 
     Args:
         tile: (n, m) float32 cosines.
-        weights: (n, m) memory for the result, in rows as far apart as the tile's; that of the tile is fine.
+        weights: (n, m) memory for the result, in rows as far apart as the tile's, or the tile itself; the memory
+            between rows is overwritten.
         scale: (1,) float32 or float64.
         of_rows: (n,) of the type of the scale.
         of_columns: (m,) likewise, or None for zeros.
@@ -225,8 +226,8 @@ def hinge_losses(
 
     Args:
         tile: (n, m) float32 products; of unit rows, if there are no squares.
-        weights: (n, m) memory for what each pair pulls with, likewise, or None. A row's gradient is the
-            sum of these weights times the columns; for Euclidean distances, times the difference column - row.
+        weights: (n, m) memory for what each pair pulls with, as in `exponential_weights`, or None. A row's gradient is
+            the sum of these weights times the columns; for Euclidean distances, times the difference column - row.
         row_labels: (n,) int64; genuine pairs of labels from 0 on are left to `genuine_losses`.
         column_labels: (m,) int64.
         squares: (n,) and (m,) squared lengths of the rows that were multiplied: the distance is Euclidean; None

@@ -75,7 +75,7 @@ def test_the_interval_of_a_difference_is_that_of_independent_metrics_or_narrower
     assert perfect == pytest.approx((0, -0.1, 0.1))  # nothing moved in the resamples, which proves nothing
 
 
-@pytest.mark.parametrize("block", [2**25, 2000])
+@pytest.mark.parametrize("block", [bootstrap.BLOCK_ON_GPU, 2000])
 def test_tensors_are_counted_as_arrays_are(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     scores, same, identities = pairs(1, 500, 20)

@@ -181,6 +181,8 @@ def test_weights_in_half_precision_will_do(kind: Any, dtype: torch.dtype) -> Non
         ({"margin": math.inf}, "margin must be a finite number, got inf"),
         ({"scale": math.inf}, "scale must be a finite number, got inf"),
         ({"scale": "x"}, "scale must be a number, got 'x'"),
+        ({"scale": torch.ones(2)}, r"scale must be a number, got tensor\("),
+        ({"scale": 10**400}, r"scale must be a finite number, got 10{79}\."),
         ({"reduction": "median"}, "reduction is 'median'"),
     ],
 )

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pytorch_metric_learning import losses as peers
@@ -97,10 +98,11 @@ def test_a_queue_of_another_size_does_not_go_on() -> None:
         EmbeddingQueue(4).load_state_dict(EmbeddingQueue(8).state_dict())
 
 
-@pytest.mark.parametrize("size", [0, -3, 8.5, 10**12])
+@pytest.mark.parametrize("size", [0, -3, 8.5, 10**12, True, "8"])
 def test_a_queue_of_no_possible_size_is_refused(size: Any) -> None:
-    with pytest.raises(InputError, match=f"size is {size}"):
+    with pytest.raises(InputError, match=f"size is {size!r}"):
         EmbeddingQueue(size)
+    assert type(EmbeddingQueue(np.int64(8)).size) is int  # type: ignore[arg-type]
 
 
 def test_a_queue_that_memory_has_no_room_for_is_refused() -> None:

@@ -112,6 +112,17 @@ def test_the_benchmark_of_a_gpu_can_be_tried_without_one() -> None:
         assert re.search(rf"48 fp32 {objective}: ours +\d+\.\d+ ms", ended.stdout), ended.stdout
 
 
+@pytest.mark.parametrize("name", ["gpu", "gpu_session"])
+def test_a_benchmark_without_a_gpu_fails_where_one_is_asked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for options, code in (([], 0), (["--device", "cuda"], 2)):
+        monkeypatch.setattr(sys, "argv", [name, *options])
+        assert module_of(name).main() == code
+        assert capsys.readouterr().out.startswith("Not measured")
+
+
 def test_a_part_of_the_session_on_a_gpu_ends_in_time_and_says_what_it_lacks(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

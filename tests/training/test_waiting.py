@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kinds = {one.device.type for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
         there = kinds - {"cpu"}
         ahead = kwargs.get("non_blocking") and kinds == {"cpu"}
-        place = kwargs["device"].type if name == "_to_copy" and kwargs.get("device") else "meta"
-        moved = place != "meta" and place not in kinds and not ahead
+        place = kwargs["device"].type if name == "_to_copy" and kwargs.get("device") else None
+        moved = place is not None and place not in kinds and not ahead
         mixed = name in ("copy_", "index", "index_put_") and len(kinds) > 1
         if moved or (there and (mixed or name in DECIDES)):
             raise Waits(name)
@@ -266,21 +267,25 @@ def test_a_step_that_waits_is_found(read: Callable[[Tensor], Any], tmp_path: Pat
         fit(Softmax(read), tmp_path)
 
 
+COPIES: list[Callable[[Tensor], Any]] = [
+    lambda there: torch.ones(3).to(there.device),
+    lambda there: there.cpu(),
+    lambda there: there[torch.tensor([1])],
+    lambda there: there.copy_(torch.ones(3)),
+    lambda there: torch.isin(there, there),
+]
+CONSTANTS: list[Callable[[Tensor], Any]] = [  # which on `meta` are copied from nowhere
+    lambda there: torch.tensor(5, device=there.device),
+    lambda there: there[[0, 1]],
+]
+
+
 @pytest.mark.parametrize(
-    "copy_there",
-    [
-        lambda there: torch.tensor(5, device=there.device),
-        lambda there: torch.ones(3).to(there.device),
-        lambda there: there.cpu(),
-        lambda there: there[[0, 1]],
-        lambda there: there[torch.tensor([1])],
-        lambda there: there.copy_(torch.ones(3)),
-        lambda there: torch.isin(there, there),
-    ],
+    ("device", "copy_there"), [*product(["cuda:0", "meta"], COPIES), *product(["cuda:0"], CONSTANTS)]
 )
-def test_a_copy_that_is_waited_for_is_found(copy_there: Callable[[Tensor], Any]) -> None:
+def test_a_copy_that_is_waited_for_is_found(device: str, copy_there: Callable[[Tensor], Any]) -> None:
     with FakeTensorMode():
-        there = torch.empty(3, device="cuda:0")
+        there = torch.empty(3, device=device)
         with Copies():  # type: ignore[no-untyped-call]
             torch.ones(3).to(there.device, non_blocking=True)
             there.mul_(torch.tensor(2.0)).add_(1)
@@ -305,6 +310,13 @@ def test_a_batch_of_faces_on_a_device_is_made_without_waiting() -> None:
         assert marked.has(changed)
 
 
+def resumed(encoder: Encoder) -> MoCo:
+    """MoCo with the queue of a checkpoint, which is loaded to the CPU."""
+    method = MoCo(encoder)
+    method.queue.set_extra_state({"rows": torch.ones(5, 128), "labels": torch.arange(5), "size": 4096, "next": 5})
+    return method
+
+
 SGD = partial(torch.optim.SGD, lr=0.1)
 STEPS: dict[str, tuple[Callable[[Encoder], Method] | None, nn.Module | None]] = {
     "NT-Xent": (None, NTXentLoss(0.1)),
@@ -316,6 +328,7 @@ STEPS: dict[str, tuple[Callable[[Encoder], Method] | None, nn.Module | None]] = 
     "SimCLR": (SimCLR, NTXentLoss(0.5)),
     "MoCo": (MoCo, InfoNCELoss(0.2)),
     "MoCo, NCE": (MoCo, NCELoss()),
+    "MoCo, resumed": (resumed, InfoNCELoss(0.2)),
     "MoCo v3": (MoCoV3, None),
     "SimSiam": (SimSiam, None),  # without the rank of its outputs, of each tenth step
     "instances": (partial(InstanceDiscrimination, images=40), None),
