@@ -127,7 +127,7 @@ async def test_log_has_no_name_no_query_and_no_number_of_a_face(caplog: pytest.L
         await client.delete("/v1/people/Ada")
     lines = [record.message for record in caplog.records if record.name == "siamese_verify.serving"]
     assert [line.split(" ")[:3] for line in lines] == [
-        ["POST", "/v1/verify", "200"],
+        ["POST", "/v1/verify", "400"],
         ["GET", "(none)", "404"],
         ["DELETE", "(none)", "404"],
     ]
