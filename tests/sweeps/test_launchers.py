@@ -64,7 +64,8 @@ def read_ranks(run: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_ranks_of_a_run_agree_and_broken_runs_do_not_end_the_sweep(launcher: str, tmp_path: Path) -> None:
     killed = r"(The run was killed by SIGKILL, such as for want of memory\.|Rank 0 has ended: .*)"  # who sees it first
-    broken = {**({0.3: "RuntimeError: this run has a bug"} if launcher == "local" else {}), 0.4: killed}
+    own = r"This was raised in code of your own: .*, line \d+ of .*breaking_runs\.py\."
+    broken = {**({0.3: rf"RuntimeError: this run has a bug\. {own}"} if launcher == "local" else {}), 0.4: killed}
     margins = [*broken, 0.2]
     ranks = DDP if launcher == "submitit_local" else ()  # the others leave their runs no variables of a cluster
     swept = f"loss.margin={','.join(map(str, margins))}"
