@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from siamese_verify.errors import InputError
 from siamese_verify.pairwise import Batch, Totals, both_directions, check_batch, without_duplicates
-from siamese_verify.pairwise.blocks import full_precision, number_on
+from siamese_verify.pairwise.blocks import number_on, without_autocast
 from siamese_verify.structures import Pairs, Triplets
 
 Reduction = Literal["mean", "mean_nonzero", "sum", "none"]
@@ -137,7 +137,7 @@ class BatchLoss(nn.Module):
             (M,) losses, >= 0, float32, or float64 for float64 embeddings.
         """
         batch, chosen = self._check(check_batch(embeddings, labels, references, reference_labels, own), tuples)
-        with full_precision(embeddings.device):
+        with without_autocast(embeddings.device):
             return self.list_items(batch, chosen).loss
 
     def list_items(self, batch: Batch, tuples: Pairs | Triplets | None) -> Items:
@@ -158,7 +158,7 @@ class BatchLoss(nn.Module):
         own: slice | None,
     ) -> Totals:
         batch, chosen = self._check(check_batch(embeddings, labels, references, reference_labels, own), tuples)
-        with full_precision(embeddings.device):
+        with without_autocast(embeddings.device):
             totals = self.sum_all(batch) if chosen is None else sum_items(self.list_items(batch, chosen))
             return totals if own is None else totals.over_ranks()
 

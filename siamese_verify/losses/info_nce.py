@@ -10,7 +10,7 @@ from siamese_verify.losses.base import BatchLoss, Items, Reduction, check_reduct
 from siamese_verify.losses.softmax import LOWEST, check_temperature
 from siamese_verify.pairwise import Batch, Identities, in_bands, row_product, unit
 from siamese_verify.pairwise.batch import check_matrix
-from siamese_verify.pairwise.blocks import full_precision
+from siamese_verify.pairwise.blocks import without_autocast
 from siamese_verify.pairwise.distances import places
 from siamese_verify.pairwise.log_softmax import log_sum_exp_of_others
 from siamese_verify.structures import Pairs, Triplets
@@ -120,7 +120,7 @@ class QueryLoss(nn.Module):
         check_queries(query, positive, negatives)
         precise = torch.float64 if query.dtype == torch.float64 else torch.float32
         query, positive, negatives = (rows.to(query.device, precise) for rows in (query, positive, negatives))
-        with full_precision(query.device):
+        with without_autocast(query.device):
             if negatives.ndim == 3:
                 return in_bands(self._score_own, negatives.shape[1:].numel(), (query, positive, negatives))
             shared = (unit(negatives).T,) if absent is None else (unit(negatives).T, absent)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from siamese_verify.errors import InputError
 from siamese_verify.pairwise import Identities, every_triplet
-from siamese_verify.pairwise.blocks import BAND, full_precision
+from siamese_verify.pairwise.blocks import BAND, without_autocast
 from siamese_verify.pairwise.nearest import ComparedRows, check_compared
 from siamese_verify.structures import Pairs, Triplets
 
@@ -67,7 +67,7 @@ class Miner(Generic[Tuples]):
         return self._choose(check_compared(embeddings, labels, references, reference_labels, together=True, own=own))
 
     def _choose(self, compared: ComparedRows) -> Tuples:
-        with full_precision(compared.rows.device):
+        with without_autocast(compared.rows.device):
             return self.choose(compared)
 
 

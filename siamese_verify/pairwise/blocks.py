@@ -152,8 +152,8 @@ def autocasts(device: torch.device) -> bool:
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Context without autocast, which would round products."""
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Context manager: autocast, which would round products, is off."""
     return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
 
 
@@ -203,7 +203,7 @@ class _InBands(torch.autograd.Function):
             places = [piece] * ctx.divided + [...] * (len(tensors) - ctx.divided)
             leaves = [tensor[place].detach() for tensor, place in zip(tensors, places, strict=True)]
             wanted = [leaf.requires_grad_() for leaf, need in zip(leaves, needed, strict=True) if need]
-            with torch.enable_grad(), full_precision(slope.device):
+            with torch.enable_grad(), without_autocast(slope.device):
                 losses = ctx.losses(*leaves)
             found = iter(torch.autograd.grad(losses, wanted, slope[piece]))
             for gradient, place in zip(gradients, places, strict=True):
