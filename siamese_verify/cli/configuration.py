@@ -90,12 +90,12 @@ def override_error(error: Exception, name: str, overrides: list[str], added: Seq
         form = shlex.quote(f"{setting}={text}") if value else "KEY=VALUE, and quote special characters"
         return f"{wrong} is not a valid Hydra override: write {form}."
     if text.startswith(GROUP_VALUE):
+        choices = choices_of(name)
         for one in overrides:
             group, _, value = one.partition("=")
-            if (CONF / group).is_dir() and re.fullmatch(r"null|true|false|[-+.\d]+.*", value, re.IGNORECASE):
-                names = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+            if group in choices and re.fullmatch(r"null|true|false|[-+.\d]+.*", value, re.IGNORECASE):
                 none = f"; ~{group} removes it" if group in OPTIONAL else ""
-                return f"There is no {one}: {group} has {names}{none}."
+                return f"There is no {one}: {group} has {', '.join(choices[group])}{none}."
     if existing := re.search(r"An item is already at '([^']+)'", text):
         return f"{existing[1]} exists already: leave out the + before it."
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
